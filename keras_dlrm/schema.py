@@ -1,0 +1,590 @@
+"""The one description of a click log's columns. Plain Python and NumPy: no framework is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PADDING = -1
+COMBINERS = ("sum", "mean", "sqrtn")
+DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile")
+# Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
+MAX_VOCABULARY_SIZE = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A dense (numeric) feature column and how raw values become model inputs.
+
+    Args:
+        name: Column name.
+        transform: What a preprocessor does to raw values. `"none"` copies them, `"log1p"` is `log(1 + max(x, 0))`,
+            `"standardise"` subtracts the mean and divides by the standard deviation of the training part,
+            `"log1p_standardise"` does both, `"quantile"` maps a value to its rank among the training part's
+            quantiles, in [-1, 1].
+        missing: Value that stands for a missing (null) one *after* the transform.
+
+    Example:
+
+    >>> Dense("price", transform="log1p").transform
+    'log1p'
+    """
+
+    name: str
+    transform: str = "none"
+    missing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "Dense")
+        if self.transform not in DENSE_TRANSFORMS:
+            raise ValueError(
+                f"Dense column {self.name!r}: transform={self.transform!r} is unknown; use one of {DENSE_TRANSFORMS}."
+            )
+        if not np.isfinite(self.missing):
+            raise ValueError(f"Dense column {self.name!r}: missing={self.missing!r} must be a finite number.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """A sparse (categorical) feature column and the embedding table that it looks up.
+
+    Args:
+        name: Column name.
+        vocabulary_size: Rows of the table; ids are `0 … vocabulary_size - 1`. `None` where a preprocessor is to fit
+            the vocabulary on the training part; a model needs the fitted schema.
+        hotness: Most ids that one example can have. Shorter lists are padded with -1.
+        combiner: How the rows of one example are pooled: `"sum"`, `"mean"` (by the sum of the weights) or `"sqrtn"`
+            (by the root of the sum of squared weights).
+        table: Name of the table, where several columns share one; the column's own name by default.
+        oov: Row that an unseen or out-of-range id is mapped to inside the graph, or `None`: such an id contributes
+            nothing, like padding. A fitted vocabulary reserves this row for unseen values.
+        min_count: Values seen fewer times in the training part share the OOV row when a vocabulary is fitted.
+        max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
+
+    Example:
+
+    >>> Categorical("tags", 5000, hotness=8, combiner="mean").table_name
+    'tags'
+    """
+
+    name: str
+    vocabulary_size: int | None = None
+    hotness: int = 1
+    combiner: str = "sum"
+    table: str | None = None
+    oov: int | None = 0
+    min_count: int = 1
+    max_vocabulary: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "Categorical")
+        who = f"Categorical column {self.name!r}"
+        if self.vocabulary_size is not None:
+            _check_int(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
+        _check_int(who, "hotness", self.hotness, 1, None)
+        _check_int(who, "min_count", self.min_count, 1, None)
+        if self.max_vocabulary is not None:
+            _check_int(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
+        if self.combiner not in COMBINERS:
+            raise ValueError(f"{who}: combiner={self.combiner!r} is unknown; use one of {COMBINERS}.")
+        if self.oov is not None:
+            _check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
+        if self.table is not None:
+            _check_name(self.table, f"{who}: table")
+
+    @property
+    def table_name(self) -> str:
+        """Name of the logical table that the column looks up."""
+        return self.table or self.name
+
+
+class Schema:
+    """The columns of a click log: what a model's inputs are called, how wide they are and what values they may take.
+
+    A packed batch of B examples is `{"dense": float32 (B, n_dense), "sparse": int (B, W)}` with `W = Σ hotness`, -1
+    for padding, and optionally `"weights": float32 (B, W)`, one factor per id. Columns stand in the order given here.
+
+    Args:
+        dense: Dense columns: names or `Dense`.
+        categorical: Sparse columns: `Categorical`.
+        label: Name of the label column (0 or 1).
+        weighted: Whether batches carry per-id `"weights"`.
+
+    Raises:
+        ValueError: duplicate names, tables shared at different sizes, no column at all.
+
+    Example:
+
+    >>> schema = Schema(dense=["I1"], categorical=[Categorical("C1", 10), Categorical("tags", 5, hotness=3)])
+    >>> batch = schema.pack({"I1": [0.5, 1.5], "C1": [3, 9], "tags": [[1, 2], []]})
+    >>> batch["sparse"].tolist()
+    [[3, 1, 2, -1], [9, -1, -1, -1]]
+    """
+
+    def __init__(
+        self,
+        dense: Iterable[str | Dense] = (),
+        categorical: Iterable[Categorical] = (),
+        label: str = "label",
+        weighted: bool = False,
+    ) -> None:
+        self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
+        self.categorical = tuple(categorical)
+        self.label = label
+        self.weighted = bool(weighted)
+        for column in self.dense:
+            if not isinstance(column, Dense):
+                raise TypeError(f"Schema: dense holds {column!r}; give column names or kd.Dense(name, …).")
+        for column in self.categorical:
+            if not isinstance(column, Categorical):
+                raise TypeError(
+                    f"Schema: categorical holds {column!r}; give kd.Categorical(name, vocabulary_size, …)."
+                )
+        _check_name(label, "Schema: label")
+        if not self.dense and not self.categorical:
+            raise ValueError("Schema: no columns; give at least one dense or categorical column.")
+        if self.weighted and not self.categorical:
+            raise ValueError("Schema: weighted=True needs a categorical column: weights belong to ids.")
+        names = [*self.dense_names, *self.categorical_names, label]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"Schema: the name {name!r} is given to {names.count(name)} columns; make names unique.")
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        first: dict[str, Categorical] = {}
+        for column in self.categorical:
+            known = first.setdefault(column.table_name, column)
+            for field in ("vocabulary_size", "oov", "min_count", "max_vocabulary"):
+                if getattr(known, field) != getattr(column, field):
+                    raise ValueError(
+                        f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
+                        f"{field}={getattr(known, field)} and {getattr(column, field)}; a shared table has one."
+                    )
+
+    # -- shape -------------------------------------------------------------------------------------------------------
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the dense columns, in order."""
+        return tuple(c.name for c in self.dense)
+
+    @property
+    def categorical_names(self) -> tuple[str, ...]:
+        """Names of the sparse columns, in order."""
+        return tuple(c.name for c in self.categorical)
+
+    @property
+    def n_dense(self) -> int:
+        """Width of `batch["dense"]`."""
+        return len(self.dense)
+
+    @property
+    def width(self) -> int:
+        """Width W of `batch["sparse"]`: the sum of the columns' hotness."""
+        return sum(c.hotness for c in self.categorical)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each sparse column starts in `batch["sparse"]`."""
+        ends = np.cumsum([0, *(c.hotness for c in self.categorical)])
+        return tuple(int(e) for e in ends[:-1])
+
+    @property
+    def table_sizes(self) -> dict[str, int]:
+        """Rows of each logical table, by table name.
+
+        Raises:
+            ValueError: a vocabulary is not fitted yet.
+        """
+        self.require_fitted()
+        return {c.table_name: int(c.vocabulary_size) for c in self.categorical}  # type: ignore[arg-type]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Keys of a packed batch, in the order `dense, sparse, weights`."""
+        names = []
+        if self.dense:
+            names.append("dense")
+        if self.categorical:
+            names.append("sparse")
+        if self.weighted:
+            names.append("weights")
+        return tuple(names)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether every sparse column has a vocabulary size."""
+        return all(c.vocabulary_size is not None for c in self.categorical)
+
+    def require_fitted(self) -> None:
+        """Raise `ValueError` naming the first sparse column without a vocabulary size."""
+        for column in self.categorical:
+            if column.vocabulary_size is None:
+                raise ValueError(
+                    f"Schema: column {column.name!r} has no vocabulary_size; give one, or take the schema of the "
+                    "preprocessed data (kd.data.open(directory).schema)."
+                )
+
+    # -- packing -----------------------------------------------------------------------------------------------------
+
+    def pack(self, columns: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Named columns → packed batch, every value checked.
+
+        Args:
+            columns: Mapping or DataFrame (pandas, Polars): one entry per dense and sparse column, each of length B.
+                A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label may be
+                present and is left out of the batch; any other column is an error.
+            weights: For a weighted schema: per-id factors by sparse column name, shaped like the ids. Columns that are
+                left out weigh 1.
+
+        Returns:
+            `{"dense": float32 (B, n_dense), "sparse": int64 (B, W)}`, and `"weights": float32 (B, W)` where the
+            schema is weighted. Keys without columns are absent.
+
+        Raises:
+            KeyError: a column is missing or unknown.
+            TypeError: a column has the wrong dtype.
+            ValueError: NaN or infinity in a dense column; an id out of range, or negative and not -1; more ids than
+                hotness; columns of different lengths.
+        """
+        self.require_fitted()
+        given = set(_column_names(columns))
+        expected = {*self.dense_names, *self.categorical_names}
+        for name in [*self.dense_names, *self.categorical_names]:
+            if name not in given:
+                raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(expected)}.")
+        unknown = sorted(str(n) for n in given - expected - {self.label})
+        if unknown:
+            raise KeyError(
+                f"pack: unknown column {unknown[0]!r}; the schema has {sorted(expected)}. Drop it or add it to the schema."
+            )
+        if weights is not None and not self.weighted:
+            raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
+
+        arrays: dict[str, np.ndarray] = {}
+        for name in self.dense_names:
+            arrays[name] = _dense_values(name, columns[name])
+        for column in self.categorical:
+            arrays[column.name] = _id_matrix(column, columns[column.name])
+        rows = {name: len(a) for name, a in arrays.items()}
+        if len(set(rows.values())) > 1:
+            first = next(iter(rows))
+            other = next(n for n in rows if rows[n] != rows[first])
+            raise ValueError(f"pack: column {other!r} has {rows[other]} rows but {first!r} has {rows[first]}; they must agree.")
+        batch: dict[str, np.ndarray] = {}
+        if self.dense:
+            batch["dense"] = np.stack([arrays[n] for n in self.dense_names], axis=1)
+        if self.categorical:
+            batch["sparse"] = np.concatenate([arrays[n] for n in self.categorical_names], axis=1)
+        if self.weighted:
+            batch["weights"] = self._weight_matrix(weights or {}, batch["sparse"])
+        return batch
+
+    def _weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray) -> np.ndarray:
+        for name in weights:
+            if name not in self.categorical_names:
+                raise KeyError(f"pack: weights for unknown column {name!r}; the schema has {list(self.categorical_names)}.")
+        packed = (sparse != PADDING).astype(np.float32)
+        for column, start in zip(self.categorical, self.offsets, strict=True):
+            if column.name in weights:
+                values = _ragged(column.name, weights[column.name], column.hotness, 0.0, np.float32)
+                if len(values) != len(sparse):
+                    raise ValueError(
+                        f"pack: weights of {column.name!r} have {len(values)} rows, the batch has {len(sparse)}; they must agree."
+                    )
+                _check_finite(f"weights of {column.name!r}", values)
+                packed[:, start : start + column.hotness] *= values
+        return packed
+
+    def validate(self, batch: Mapping[str, Any]) -> None:
+        """Check a packed NumPy batch: keys, shapes, dtypes, ids in range, finite dense values.
+
+        Raises:
+            KeyError: a key is missing or unknown.
+            TypeError: a wrong dtype.
+            ValueError: wrong widths or row counts, ids out of range, NaN; the message names the column and the value.
+
+        Example:
+
+        >>> Schema(categorical=[Categorical("C1", 10)]).validate({"sparse": np.array([[3]])})
+        """
+        self.require_fitted()
+        for key in self.input_names:
+            if key not in batch:
+                raise KeyError(f"batch: {key!r} is missing; the schema needs {list(self.input_names)}.")
+        for key in batch:
+            if key not in self.input_names:
+                raise KeyError(f"batch: unknown key {key!r}; the schema needs {list(self.input_names)}.")
+        widths = {"dense": self.n_dense, "sparse": self.width, "weights": self.width}
+        arrays = {key: np.asarray(batch[key]) for key in self.input_names}
+        rows = {len(a) if a.ndim else -1 for a in arrays.values()}
+        for key, array in arrays.items():
+            if array.ndim != 2 or array.shape[1] != widths[key]:
+                raise ValueError(f"batch[{key!r}] has shape {array.shape}; the schema needs (B, {widths[key]}).")
+        if len(rows) > 1:
+            raise ValueError(f"batch: row counts differ: { {k: len(a) for k, a in arrays.items()} }; they must agree.")
+        if self.dense:
+            dense = arrays["dense"]
+            if not (np.issubdtype(dense.dtype, np.floating) or np.issubdtype(dense.dtype, np.integer)):
+                raise TypeError(f"batch['dense'] has dtype {dense.dtype}; it must be float32.")
+            for i, name in enumerate(self.dense_names):
+                _check_finite(f"dense column {name!r}", dense[:, i])
+        if self.categorical:
+            sparse = arrays["sparse"]
+            if not np.issubdtype(sparse.dtype, np.integer):
+                raise TypeError(f"batch['sparse'] has dtype {sparse.dtype}; ids must be integers (int32 or int64).")
+            for column, start in zip(self.categorical, self.offsets, strict=True):
+                _check_ids(column, sparse[:, start : start + column.hotness])
+        if self.weighted:
+            _check_finite("weights", arrays["weights"])
+
+    # -- round trips -------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists; fields at their defaults are left out."""
+        out: dict[str, Any] = {
+            "dense": [_compact(c) for c in self.dense],
+            "categorical": [_compact(c) for c in self.categorical],
+            "label": self.label,
+        }
+        if self.weighted:
+            out["weighted"] = True
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Schema:
+        """Inverse of `to_dict`. Unknown keys are an error that names them."""
+        if not isinstance(data, Mapping):
+            raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {data!r}.")
+        unknown = sorted(set(data) - {"dense", "categorical", "label", "weighted"})
+        if unknown:
+            raise ValueError(f"Schema: unknown key {unknown[0]!r}; known are dense, categorical, label, weighted.")
+        return cls(
+            dense=[_from_entry(Dense, d) for d in data.get("dense") or ()],
+            categorical=[_from_entry(Categorical, c) for c in data.get("categorical") or ()],
+            label=data.get("label", "label"),
+            weighted=data.get("weighted", False),
+        )
+
+    # Keras serialises by these two names.
+    get_config = to_dict
+    from_config = from_dict
+
+    def to_json(self) -> str:
+        """The schema as a JSON text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schema:
+        """Inverse of `to_json`."""
+        return cls.from_dict(json.loads(text))
+
+    def to_yaml(self) -> str:
+        """The schema as a YAML text."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Schema:
+        """Inverse of `to_yaml`."""
+        import yaml
+
+        return cls.from_dict(yaml.safe_load(text))
+
+    def save(self, path: str | Path) -> None:
+        """Write the schema to `path`: YAML for `.yaml` and `.yml`, JSON for `.json`."""
+        path = Path(path)
+        path.write_text(self.to_yaml() if _is_yaml(path) else self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Schema:
+        """Inverse of `save`."""
+        path = Path(path)
+        text = path.read_text(encoding="utf-8")
+        return cls.from_yaml(text) if _is_yaml(path) else cls.from_json(text)
+
+    def replace_categorical(self, **changes: Mapping[str, Any]) -> Schema:
+        """A copy with fields of the named sparse columns replaced: `replace_categorical(C1={"vocabulary_size": 7})`."""
+        for name in changes:
+            if name not in self.categorical_names:
+                raise KeyError(f"Schema: no sparse column {name!r}; there are {list(self.categorical_names)}.")
+        columns = [dataclasses.replace(c, **changes.get(c.name, {})) for c in self.categorical]
+        return Schema(self.dense, columns, self.label, self.weighted)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.dense, self.categorical, self.label, self.weighted))
+
+    def __repr__(self) -> str:
+        return (
+            f"Schema({self.n_dense} dense, {len(self.categorical)} categorical (W={self.width}), label={self.label!r})"
+        )
+
+
+# -- helpers of this file ----------------------------------------------------------------------------------------------
+
+
+def _is_yaml(path: Path) -> bool:
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise ValueError(f"Schema file {path.name!r}: use the ending .yaml, .yml or .json.")
+    return path.suffix != ".json"
+
+
+def _check_name(name: Any, who: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{who}: name={name!r} must be a string that is not empty.")
+
+
+def _check_int(who: str, field: str, value: Any, low: int, high: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{who}: {field}={value!r} must be an integer.")
+    if value < low or (high is not None and value > high):
+        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{who}: {field}={value} must be {allowed}.")
+
+
+def _compact(column: Dense | Categorical) -> dict[str, Any]:
+    out = {}
+    for field in dataclasses.fields(column):
+        value = getattr(column, field.name)
+        if field.name == "name" or value != field.default:
+            out[field.name] = int(value) if isinstance(value, np.integer) else value
+    return out
+
+
+def _from_entry(kind: Any, entry: Any) -> Any:
+    if isinstance(entry, (kind, str)):
+        return kind(entry) if isinstance(entry, str) else entry
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = sorted(set(entry) - set(known))
+    if unknown:
+        raise ValueError(f"Schema: unknown field {unknown[0]!r} in {dict(entry)}; known are {known}.")
+    if "name" not in entry:
+        raise ValueError(f"Schema: a column without a name: {dict(entry)}.")
+    return kind(**entry)
+
+
+def _column_names(columns: Any) -> list[str]:
+    if hasattr(columns, "keys"):
+        return list(columns.keys())
+    if hasattr(columns, "columns"):
+        return list(columns.columns)
+    raise TypeError(f"pack: expected a mapping of named columns or a DataFrame, not {type(columns).__name__}.")
+
+
+def _dense_values(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"pack: dense column {name!r} has shape {array.shape}; it must be (B,).")
+    if array.dtype == object and any(v is None for v in array):
+        raise ValueError(f"pack: dense column {name!r} has a missing value (None); fill it, as a preprocessor does.")
+    if array.size and not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be numeric.")
+    if np.issubdtype(array.dtype, np.complexfloating):
+        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be real.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    _check_finite(f"dense column {name!r}", array)
+    return array
+
+
+def _check_finite(who: str, values: np.ndarray) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        where = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{who}: value {values[tuple(where)]} in row {where[0]}; it must be a finite float32. Fill or drop it."
+        )
+
+
+def _id_matrix(column: Categorical, values: Any) -> np.ndarray:
+    ids = _ragged(column.name, values, column.hotness, PADDING, np.int64)
+    _check_ids(column, ids)
+    return ids
+
+
+def _check_ids(column: Categorical, ids: np.ndarray) -> None:
+    size = int(column.vocabulary_size)  # type: ignore[arg-type]
+    bad = (ids >= size) | (ids < PADDING)
+    if bad.any():
+        where = np.argwhere(bad)[0]
+        raise ValueError(
+            f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are "
+            f"0 … {size - 1}, and {PADDING} for padding. Map unseen ids to "
+            + (f"the OOV row {column.oov}" if column.oov is not None else f"padding ({PADDING})")
+            + ", or give the column a larger vocabulary_size."
+        )
+
+
+def _ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> np.ndarray:
+    """Any of (B,), (B, k) or B lists → (B, hotness), filled up on the right."""
+    integer = np.issubdtype(dtype, np.integer)
+    if hasattr(values, "to_list"):
+        # Polars and pandas list columns; their to_numpy gives arrays of objects.
+        array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
+        if array.dtype == object:
+            values = values.to_list()
+        else:
+            values = array
+    array = values if isinstance(values, np.ndarray) else None
+    if array is None:
+        try:
+            array = np.asarray(values)
+        except ValueError:  # lists of different lengths
+            array = np.empty(0, dtype=object)
+            values = list(values)
+    if array.dtype == object:
+        rows = [_as_row(name, i, v) for i, v in enumerate(values)]
+        longest = max((len(r) for r in rows), default=0)
+        _check_hotness(name, longest, hotness)
+        out = np.full((len(rows), hotness), fill, dtype=dtype)
+        for i, row in enumerate(rows):
+            if len(row):
+                _check_dtype(name, row, integer)
+                out[i, : len(row)] = row
+        return out
+    if array.ndim == 1:
+        # B empty lists come as shape (0,) only where B = 0.
+        array = array[:, None]
+    if array.ndim != 2:
+        raise ValueError(f"pack: column {name!r} has shape {array.shape}; it must be (B,) or (B, ids).")
+    if array.size:
+        _check_dtype(name, array, integer)
+    _check_hotness(name, array.shape[1], hotness)
+    out = np.full((len(array), hotness), fill, dtype=dtype)
+    out[:, : array.shape[1]] = array
+    return out
+
+
+def _as_row(name: str, index: int, value: Any) -> np.ndarray:
+    if value is None:
+        raise TypeError(f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list.")
+    row = np.asarray(value)
+    return row[None] if row.ndim == 0 else row
+
+
+def _check_dtype(name: str, array: np.ndarray, integer: bool) -> None:
+    if integer and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"pack: column {name!r} has dtype {array.dtype}; ids must be integers. Encode values first.")
+    if not integer and not np.issubdtype(array.dtype, np.number):
+        raise TypeError(f"pack: weights of {name!r} have dtype {array.dtype}; they must be numeric.")
+    if integer and array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"pack: column {name!r}: id {array.max()} does not fit in int64.")
+
+
+def _check_hotness(name: str, width: int, hotness: int) -> None:
+    if width > hotness:
+        raise ValueError(
+            f"pack: column {name!r} has an example with {width} ids but hotness={hotness}; raise hotness or shorten the list."
+        )
