@@ -1,0 +1,1 @@
+"""Embedding tables: lookup and pooling, row rules, and the seam to the backends."""

@@ -1,0 +1,26 @@
+"""The seam: the few operations on rows that differ between backends, chosen here and nowhere else.
+
+Each adapter has the same functions:
+
+- `unique(ids)` → `(unique_ids, inverse)` of a flat id tensor; JAX pads `unique_ids` with -1 to a static size.
+- `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
+- `scatter(variable, ids, rows)` writes rows whose id is not negative; ids do not repeat.
+- `sum_by(values, index, count)` → values (n, …) with equal index summed into (count, …).
+- `densify(gradient)` → a plain tensor, with repeated rows summed.
+"""
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from keras_dlrm.embeddings.backend.tensorflow import densify, gather, scatter, sum_by, unique
+elif keras.backend.backend() == "jax":
+    from keras_dlrm.embeddings.backend.jax import densify, gather, scatter, sum_by, unique
+elif keras.backend.backend() == "torch":
+    from keras_dlrm.embeddings.backend.torch import densify, gather, scatter, sum_by, unique
+else:
+    raise ImportError(
+        f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
+        "set KERAS_BACKEND."
+    )
+
+__all__ = ["densify", "gather", "scatter", "sum_by", "unique"]

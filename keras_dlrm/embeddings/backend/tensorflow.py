@@ -1,0 +1,30 @@
+"""The seam for TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def unique(ids: Any) -> tuple[Any, Any]:
+    return tf.unique(ids)
+
+
+def gather(variable: Any, ids: Any) -> Any:
+    # A gather from the resource reads the rows only; reading the variable first would copy the table.
+    return tf.stop_gradient(tf.gather(variable.value, tf.maximum(ids, 0)))
+
+
+def scatter(variable: Any, ids: Any, rows: Any) -> None:
+    real = ids >= 0
+    update = tf.IndexedSlices(tf.boolean_mask(rows, real), tf.boolean_mask(ids, real))
+    variable.value.scatter_update(update)
+
+
+def sum_by(values: Any, index: Any, count: Any) -> Any:
+    return tf.math.unsorted_segment_sum(values, index, count)
+
+
+def densify(gradient: Any) -> Any:
+    return tf.convert_to_tensor(gradient)

@@ -1,0 +1,30 @@
+"""The seam for torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def unique(ids: Any) -> tuple[Any, Any]:
+    return torch.unique(ids, return_inverse=True)
+
+
+def gather(variable: Any, ids: Any) -> Any:
+    return variable.value.detach().index_select(0, ids.clamp(min=0))
+
+
+def scatter(variable: Any, ids: Any, rows: Any) -> None:
+    real = ids >= 0
+    with torch.no_grad():
+        variable.value.index_copy_(0, ids[real].long(), rows[real].to(variable.value.dtype))
+
+
+def sum_by(values: Any, index: Any, count: int) -> Any:
+    out = torch.zeros((count, *values.shape[1:]), dtype=values.dtype, device=values.device)
+    return out.index_add_(0, index, values)
+
+
+def densify(gradient: Any) -> Any:
+    return gradient

@@ -1,0 +1,100 @@
+"""Which rule updates the rows where `compile` was given a dense optimizer only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_dlrm.embeddings.rules.adagrad import Adagrad
+from keras_dlrm.embeddings.rules.adam import Adam
+from keras_dlrm.embeddings.rules.rowwise_adagrad import RowwiseAdagrad
+from keras_dlrm.embeddings.rules.rule import RowRule
+from keras_dlrm.embeddings.rules.sgd import SGD
+
+RULES: dict[str, type[RowRule]] = {
+    "sgd": SGD,
+    "adagrad": Adagrad,
+    "rowwise_adagrad": RowwiseAdagrad,
+    "adam": Adam,
+}
+# What a Keras optimizer may carry that a row rule does not do.
+_EXTRAS = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+def get(identifier: Any) -> RowRule:
+    """A row rule from a name, a rule, or a Keras optimizer with the same mathematics.
+
+    Raises:
+        ValueError: an unknown name, or a Keras optimizer or option that has no row rule.
+
+    Example:
+
+    >>> get("rowwise_adagrad").name
+    'rowwise_adagrad'
+    """
+    if isinstance(identifier, RowRule):
+        return identifier
+    if isinstance(identifier, str):
+        if identifier.lower() in RULES:
+            return RULES[identifier.lower()]()
+        raise ValueError(f"embedding_optimizer={identifier!r} is unknown; use one of {sorted(RULES)} or a row rule.")
+    if isinstance(identifier, dict):
+        return get(keras.saving.deserialize_keras_object(identifier))
+    if isinstance(identifier, keras.optimizers.Optimizer):
+        return follow(identifier)
+    raise TypeError(f"embedding_optimizer={identifier!r}: use one of {sorted(RULES)} or a rule of kd.optimizers.")
+
+
+def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
+    """The row rule with the mathematics of a dense optimizer.
+
+    Args:
+        optimizer: A row rule (copied), or Keras's SGD without momentum, Adagrad, or Adam without AMSGrad (on rows it
+            becomes lazy, see `Adam`).
+
+    Raises:
+        ValueError: an optimizer or option without a row rule; the message says what to pass instead.
+    """
+    if isinstance(optimizer, RowRule):
+        return type(optimizer).from_config(optimizer.get_config())
+    who = type(optimizer).__name__
+    fix = "pass embedding_optimizer=… explicitly (kd.optimizers.SGD, Adagrad, RowwiseAdagrad or Adam) for the tables"
+    for option in _EXTRAS:
+        if getattr(optimizer, option, None):
+            raise ValueError(
+                f"{option}={getattr(optimizer, option)!r} of the optimizer {who} is not defined on embedding rows; {fix}."
+            )
+    makers: dict[type, Callable[[Any, Any], RowRule | None]] = {
+        keras.optimizers.SGD: lambda o, rate: None if o.momentum or o.nesterov else SGD(rate),
+        keras.optimizers.Adagrad: lambda o, rate: Adagrad(
+            rate, o.initial_accumulator_value, o.epsilon, epsilon_in_root=True
+        ),
+        keras.optimizers.Adam: lambda o, rate: None if o.amsgrad else Adam(rate, o.beta_1, o.beta_2, o.epsilon),
+    }
+    for kind, make in makers.items():
+        # Keras makes backend-specific subclasses; AdamW is a subclass of Adam with another meaning.
+        if isinstance(optimizer, kind) and who == kind.__name__:
+            rule = make(optimizer, _rate(optimizer))
+            if rule is not None:
+                return rule
+    raise ValueError(f"the optimizer {who} with {_options(optimizer)} has no row rule of the same mathematics; {fix}.")
+
+
+def _rate(optimizer: Any) -> Any:
+    rate = optimizer._learning_rate
+    return float(keras.ops.convert_to_numpy(rate.value)) if isinstance(rate, keras.Variable) else rate
+
+
+def _options(optimizer: Any) -> str:
+    config = optimizer.get_config()
+    return ", ".join(f"{k}={config[k]}" for k in ("momentum", "nesterov", "amsgrad") if config.get(k)) or "its options"

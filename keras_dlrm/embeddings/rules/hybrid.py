@@ -1,0 +1,140 @@
+"""One Keras optimizer made of two: one for dense parameters, a row rule for embedding tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.lookup import Lookup
+from keras_dlrm.embeddings.rules.follow import RULES, follow, get
+from keras_dlrm.embeddings.rules.rule import RowRule
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class Hybrid(keras.optimizers.Optimizer):
+    """What `model.compile(optimizer=…, embedding_optimizer=…)` makes of its two arguments.
+
+    `learning_rate` and `iterations` are those of the dense part. Setting `learning_rate` (as `ReduceLROnPlateau` and
+    `LearningRateScheduler` do) scales the row rule's rate by the same factor.
+
+    Args:
+        dense: Optimizer of the dense parameters: any Keras optimizer, a row rule, or a name.
+        rows: Row rule of the embedding tables; if omitted it follows `dense`.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: the dense optimizer accumulates gradients over steps or scales the loss, or no rule follows it.
+
+    Example:
+
+    >>> Hybrid("adam", "rowwise_adagrad").rows.name
+    'rowwise_adagrad'
+    """
+
+    def __init__(self, dense: Any = "adagrad", rows: Any = None, name: str = "hybrid") -> None:
+        super().__init__(learning_rate=0.0, name=name)
+        if isinstance(dense, dict):
+            dense = keras.saving.deserialize_keras_object(dense)
+        if isinstance(dense, str) and dense.lower() in RULES:
+            dense = get(dense)
+        self.dense = keras.optimizers.get(dense)
+        if isinstance(self.dense, keras.optimizers.LossScaleOptimizer) or self.dense.loss_scale_factor:
+            raise ValueError(
+                "optimizer: loss scaling is not defined on embedding rows; train in mixed_bfloat16, which needs none."
+            )
+        if self.dense.gradient_accumulation_steps:
+            raise ValueError(
+                f"optimizer: gradient_accumulation_steps={self.dense.gradient_accumulation_steps} is not defined on "
+                "embedding rows; use a larger batch size."
+            )
+        self.rows: RowRule = follow(self.dense) if rows is None else get(rows)
+        if self.rows is self.dense:
+            self.rows = follow(self.dense)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        if self.built:
+            return
+        tables = [v for v in variables if getattr(v, "is_embedding_table", False)]
+        self.dense.build([v for v in variables if not getattr(v, "is_embedding_table", False)])
+        self.rows.build(tables)
+        super().build(list(variables))
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """Update all variables from dense gradients, the tables' included."""
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        self.build(variables)
+        pairs = list(zip(grads, variables, strict=True))
+        self._apply_dense([p for p in pairs if not getattr(p[1], "is_embedding_table", False)])
+        for gradient, table in pairs:
+            if getattr(table, "is_embedding_table", False) and gradient is not None:
+                self.rows.update_step(gradient, table, self.rows.learning_rate)
+        self.rows.advance()
+
+    def apply_rows(self, grads: Sequence[Any], variables: Sequence[Any], lookups: Sequence[Lookup], row_grads: Any) -> None:
+        """Update dense variables from their gradients, and of the tables only the rows that were looked up.
+
+        Args:
+            grads: Gradients of `variables`, or `None` for one that took no part.
+            variables: Dense variables.
+            lookups: The lookups of the step.
+            row_grads: For each lookup, the gradient of its rows (n, D).
+        """
+        self._apply_dense(list(zip(grads, variables, strict=True)))
+        by_table: dict[int, list[tuple[Lookup, Any]]] = {}
+        for lookup, gradient in zip(lookups, row_grads, strict=True):
+            if gradient is not None:
+                by_table.setdefault(id(lookup.table), []).append((lookup, backend.densify(gradient)))
+        for group in by_table.values():
+            ids, gradient = group[0][0].ids, group[0][1]
+            if len(group) > 1:
+                # The table was looked up more than once in the step: one row may have several gradients.
+                ids, index = backend.unique(ops.concatenate([lookup.ids for lookup, _ in group]))
+                gradient = backend.sum_by(ops.concatenate([g for _, g in group]), index, ops.shape(ids)[0])
+            self.rows.update_rows(group[0][0].table, ids, gradient)
+        self.rows.advance()
+
+    def _apply_dense(self, pairs: list[tuple[Any, Any]]) -> None:
+        used = [(g, v) for g, v in pairs if g is not None]
+        if used:
+            self.dense.apply([g for g, _ in used], [v for _, v in used])
+        else:
+            self.dense._iterations.assign_add(1)
+
+    @property
+    def variables(self) -> list[Any]:
+        return [*self.dense.variables, *self.rows.variables]
+
+    @property
+    def iterations(self) -> Any:
+        return self.dense.iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        return self.dense.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        if isinstance(self.rows._learning_rate, keras.Variable) and not callable(value):
+            old = float(ops.convert_to_numpy(self.dense.learning_rate))
+            if old > 0:
+                factor = float(ops.convert_to_numpy(value)) / old
+                self.rows.learning_rate = float(ops.convert_to_numpy(self.rows.learning_rate)) * factor
+        self.dense.learning_rate = value
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        self.dense.finalize_variable_values([v for v in var_list if not getattr(v, "is_embedding_table", False)])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "dense": keras.saving.serialize_keras_object(self.dense),
+            "rows": keras.saving.serialize_keras_object(self.rows),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Hybrid:
+        return cls(**config)

@@ -1,0 +1,135 @@
+"""What all row rules share: slots per table, and one update for looked-up rows and for dense variables alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dlrm.embeddings import backend
+
+
+class RowRule(keras.optimizers.Optimizer):
+    """An optimizer as a pure function of rows: `(rows, gradient, slots) → (rows, slots)`.
+
+    The same function updates the looked-up rows of a table and, applied to a whole variable, the dense parameters;
+    so a rule can be given for both parts of `compile`. Gradients of repeated ids are summed before the rule sees them.
+
+    Args:
+        learning_rate: A number or a `keras.optimizers.schedules.LearningRateSchedule`.
+        l2: Adds `l2 · row` to the gradient of each *touched* row: the regularisation λ/2 · ‖row‖² of the rows in the
+            batch, once per batch however often they occur. Rows that are not looked up do not shrink.
+        name: Name of the optimizer.
+    """
+
+    def __init__(self, learning_rate: Any, l2: float = 0.0, name: str | None = None) -> None:
+        who = type(self).__name__
+        schedule = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+        if not schedule and not callable(learning_rate):
+            try:
+                learning_rate = float(learning_rate)
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"{who}: learning_rate={learning_rate!r} must be a number or a LearningRateSchedule."
+                ) from None
+            if not math.isfinite(learning_rate) or learning_rate < 0:
+                raise ValueError(f"{who}: learning_rate={learning_rate} must be finite and >= 0.")
+        super().__init__(learning_rate=learning_rate, name=name)
+        self.l2 = _number(who, "l2", l2)
+        self._slots: list[dict[str, Any]] = []
+
+    def slots(self, shape: tuple[int, ...], table: bool) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Slots of a variable: name → (shape, initial value). A table's slots have its rows as first dimension."""
+        raise NotImplementedError
+
+    def update(
+        self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, step: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The rule.
+
+        Args:
+            rows: (n, D) rows of a table, or a dense variable of any shape.
+            gradient: Same shape.
+            slots: Slot values of those rows.
+            learning_rate: Scalar tensor.
+            step: Number of this step, from 1, as a float32 scalar.
+
+        Returns:
+            New rows and new slots.
+        """
+        raise NotImplementedError
+
+    def build(self, variables: list[Any]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        for variable in variables:
+            table = getattr(variable, "is_embedding_table", False)
+            self._slots.append(
+                {
+                    name: self.add_variable(
+                        shape=shape,
+                        initializer=keras.initializers.Constant(initial),
+                        dtype="float32",
+                        name=f"{variable.path}_{name}".replace("/", "_"),
+                    )
+                    for name, (shape, initial) in self.slots(tuple(variable.shape), table).items()
+                }
+            )
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update a whole variable. Keras calls this for dense parameters."""
+        slots = self._slots[self._get_variable_index(variable)]
+        value = ops.convert_to_tensor(variable)
+        new, changed = self._apply_rule(value, backend.densify(gradient), dict(slots), learning_rate)
+        self.assign(variable, ops.cast(new, variable.dtype))
+        for name, slot in slots.items():
+            self.assign(slot, changed[name])
+
+    def update_rows(self, table: Any, ids: Any, gradient: Any) -> None:
+        """Update the rows `ids` of a table and their slots; nothing else is read or written.
+
+        Args:
+            table: Stacked table, a Keras variable (rows, D) that this rule was built with.
+            ids: (n,) unique row ids; negative ones are left out.
+            gradient: (n, D) gradient of each row, summed over repeats.
+        """
+        slots = self._slots[self._get_variable_index(table)]
+        held = {name: backend.gather(slot, ids) for name, slot in slots.items()}
+        rows, changed = self._apply_rule(backend.gather(table, ids), gradient, held, self.learning_rate)
+        backend.scatter(table, ids, ops.cast(rows, table.dtype))
+        for name, slot in slots.items():
+            backend.scatter(slot, ids, changed[name])
+
+    def _apply_rule(self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any) -> Any:
+        rows = ops.cast(rows, "float32")
+        gradient = ops.cast(gradient, "float32")
+        if self.l2:
+            gradient = gradient + self.l2 * rows
+        step = ops.cast(self._iterations + 1, "float32")
+        slots = {name: ops.convert_to_tensor(slot) for name, slot in slots.items()}
+        return self.update(rows, gradient, slots, ops.cast(learning_rate, "float32"), step)
+
+    def advance(self) -> None:
+        """Count one step."""
+        self._iterations.assign_add(1)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        rate = config["learning_rate"]
+        return {"name": config["name"], "learning_rate": rate, "l2": self.l2}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RowRule:
+        config = dict(config)
+        if isinstance(config["learning_rate"], dict):
+            config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
+        return cls(**config)
+
+
+def _number(who: str, field: str, value: Any, low: float = 0.0, below: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < below:
+        raise ValueError(f"{who}: {field}={value!r} must be a number in [{low}, {below}).")
+    return float(value)

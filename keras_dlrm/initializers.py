@@ -1,0 +1,90 @@
+"""The reference's initialisation rules, drawn by NumPy: one seed gives the same weights on every backend."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def new_seed(seed: int | None) -> int:
+    """`seed`, or a fresh one from Python's generator, which `keras.utils.set_random_seed` seeds."""
+    return random.randrange(2**31) if seed is None else int(seed)
+
+
+class _NumpyInitializer(keras.initializers.Initializer):
+    def __init__(self, seed: int | Sequence[int] | None = None) -> None:
+        self.seed = [new_seed(None)] if seed is None else [int(s) for s in np.atleast_1d(seed)]
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        values = self.draw(np.random.default_rng(self.seed), tuple(shape))
+        return keras.ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class ReferenceKernel(_NumpyInitializer):
+    """Kernel (n inputs, m outputs) ~ N(0, √(2 / (m + n))), as the reference DLRM draws its MLPs.
+
+    Args:
+        seed: Integer or integers; a fresh seed if omitted.
+    """
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        scale = np.float32(math.sqrt(2.0 / (shape[0] + shape[-1])))
+        return rng.standard_normal(shape, dtype=np.float32) * scale
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class ReferenceBias(_NumpyInitializer):
+    """Bias (m,) ~ N(0, √(1 / m)), as the reference DLRM draws its MLPs.
+
+    Args:
+        seed: Integer or integers; a fresh seed if omitted.
+    """
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(1.0 / shape[0]))
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class StackedTables(_NumpyInitializer):
+    """Rows of several tables in one variable, each table of n rows ~ U(-√(1/n), √(1/n)) as the reference draws them.
+
+    Args:
+        sizes: Rows of each logical table, in stacking order.
+        scale: `None` for the reference's rule, or one half-width of the uniform distribution for all tables.
+        seed: Integer or integers; a fresh seed if omitted. Table t draws from (seed, t): the same values however
+            tables are stacked.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], scale: float | None = None, seed: int | Sequence[int] | None = None
+    ) -> None:
+        super().__init__(seed)
+        self.sizes = list(sizes)
+        self.scale = scale
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        out = np.empty(shape, dtype=np.float32)
+        start = 0
+        for table, size in enumerate(self.sizes):
+            rows = out[start : start + size]
+            np.random.default_rng([*self.seed, table]).random(dtype=np.float32, out=rows)
+            half_width = np.float32(math.sqrt(1.0 / size) if self.scale is None else self.scale)
+            rows -= np.float32(0.5)
+            rows *= 2 * half_width
+            start += size
+        return out
+
+    def get_config(self) -> dict[str, Any]:
+        return {"sizes": self.sizes, "scale": self.scale, **super().get_config()}

@@ -1,0 +1,17 @@
+"""Keras layers that a DLRM is composed of: keras.ops only, one layer a file."""
+
+from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.layers.bottom_mlp import BottomMLP
+from keras_dlrm.layers.concatenation import ConcatenationInteraction
+from keras_dlrm.layers.cross_layer import CrossLayer
+from keras_dlrm.layers.dot_interaction import DotInteraction
+from keras_dlrm.layers.top_mlp import TopMLP
+
+__all__ = [
+    "BottomMLP",
+    "ConcatenationInteraction",
+    "CrossLayer",
+    "DotInteraction",
+    "EmbeddingCollection",
+    "TopMLP",
+]

@@ -1,0 +1,98 @@
+"""Cross layers of the Deep & Cross Networks, version 1 and 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dlrm.initializers import ReferenceKernel, new_seed
+
+KINDS = ("vector", "matrix")
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class CrossLayer(keras.layers.Layer):
+    """One explicit feature cross of x₀ (B, n) with xₗ (B, n).
+
+    - `kind="vector"` (DCN v1): x₀ (xₗᵀw) + b + xₗ
+    - `kind="matrix"` (DCN v2): x₀ ⊙ (W xₗ + b) + xₗ
+    - `kind="matrix", projection_dim=r` (DCN v2, low rank): x₀ ⊙ (W (V xₗ) + b) + xₗ with V: n → r, W: r → n
+
+    Args:
+        kind: `"vector"` or `"matrix"`.
+        projection_dim: Rank r of the low-rank form; `None` for the full matrix.
+        kernel_l2: L2 factor of the kernels, or 0.
+        seed: Seed of the initial weights; a fresh one if omitted.
+
+    Call arguments:
+        x0: (B, n), the network's input.
+        x: (B, n), the previous cross layer's output; x0 if omitted.
+
+    Source: Wang et al. 2017, equation 3 (v1); Wang et al. 2021, equations 1 and 2 (v2).
+
+    Example:
+
+    >>> x0 = np.ones((2, 5), "float32")
+    >>> CrossLayer(projection_dim=2)(x0, CrossLayer("vector")(x0)).shape[-1]
+    5
+    """
+
+    def __init__(
+        self,
+        kind: str = "matrix",
+        projection_dim: int | None = None,
+        kernel_l2: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if kind not in KINDS:
+            raise ValueError(f"CrossLayer: kind={kind!r} is unknown; use one of {KINDS}.")
+        if projection_dim is not None and (kind != "matrix" or projection_dim < 1):
+            raise ValueError(
+                f"CrossLayer: projection_dim={projection_dim!r} must be a positive integer and needs kind='matrix', "
+                f"not {kind!r}."
+            )
+        self.kind = kind
+        self.projection_dim = projection_dim
+        self.kernel_l2 = kernel_l2
+        self.seed = new_seed(seed)
+
+    def build(self, x0_shape: Any, x_shape: Any = None) -> None:
+        n = x0_shape[-1]
+        regularizer = keras.regularizers.L2(self.kernel_l2) if self.kernel_l2 else None
+
+        def kernel(name: str, shape: tuple[int, int], part: int) -> Any:
+            return self.add_weight(
+                name=name, shape=shape, initializer=ReferenceKernel([self.seed, part]), regularizer=regularizer
+            )
+
+        if self.projection_dim is not None:
+            self.down = kernel("down", (n, self.projection_dim), 0)
+            self.kernel = kernel("kernel", (self.projection_dim, n), 1)
+        else:
+            self.kernel = kernel("kernel", (n, 1 if self.kind == "vector" else n), 0)
+        self.bias = self.add_weight(name="bias", shape=(n,), initializer="zeros")
+        self.built = True
+
+    def call(self, x0: Any, x: Any = None) -> Any:
+        x = x0 if x is None else x
+        projected = ops.matmul(x, self.down) if self.projection_dim is not None else x
+        crossed = ops.matmul(projected, self.kernel)
+        if self.kind == "vector":
+            return x0 * crossed + self.bias + x
+        return x0 * (crossed + self.bias) + x
+
+    def compute_output_shape(self, x0_shape: Any, x_shape: Any = None) -> Any:
+        return x0_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "kind": self.kind,
+            "projection_dim": self.projection_dim,
+            "kernel_l2": self.kernel_l2,
+            "seed": self.seed,
+        }

@@ -1,0 +1,112 @@
+"""What the bottom and the top MLP share: a stack of Dense layers with the reference's initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed
+
+
+class MLP(keras.layers.Layer):
+    """A stack of Dense layers. Use `BottomMLP` and `TopMLP`, which say what follows the last one.
+
+    Each hidden layer is Dense → batch norm (if asked) → activation → dropout (if asked).
+
+    Args:
+        units: Width of each layer.
+        activation: Activation of the hidden layers, a Keras name or callable.
+        dropout: Share of activations dropped after each hidden layer, in [0, 1).
+        batch_norm: Whether to normalise before the activation.
+        kernel_l2: L2 factor of the kernels, or 0.
+        seed: Seed of the initial weights and of dropout; a fresh one if omitted.
+    """
+
+    #: Whether the last layer is a hidden one (activated) or gives logits.
+    activate_last = True
+
+    def __init__(
+        self,
+        units: Sequence[int],
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        kernel_l2: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        who = type(self).__name__
+        units = list(units)
+        if not units or any(isinstance(u, bool) or int(u) != u or u < 1 for u in units):
+            raise ValueError(f"{who}: units={units!r} must be a list of positive integers with at least one entry.")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"{who}: dropout={dropout!r} must be in [0, 1).")
+        self.units = [int(u) for u in units]
+        self.activation = keras.activations.get(activation)
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.kernel_l2 = kernel_l2
+        self.seed = new_seed(seed)
+        self.dense_layers: list[keras.layers.Dense] = []
+        self.norms: list[keras.layers.BatchNormalization] = []
+        self.dropouts: list[keras.layers.Dropout] = []
+        for i, width in enumerate(self.units):
+            hidden = self.activate_last or i < len(self.units) - 1
+            self.dense_layers.append(
+                keras.layers.Dense(
+                    width,
+                    kernel_initializer=ReferenceKernel([self.seed, i, 0]),
+                    bias_initializer=ReferenceBias([self.seed, i, 1]),
+                    kernel_regularizer=keras.regularizers.L2(kernel_l2) if kernel_l2 else None,
+                    # Logits in 8 bits of mantissa would cost accuracy: the last layer stays in float32.
+                    dtype=self.dtype_policy if hidden else "float32",
+                    name=f"dense_{i}",
+                )
+            )
+            if hidden and batch_norm:
+                self.norms.append(keras.layers.BatchNormalization(dtype=self.dtype_policy, name=f"norm_{i}"))
+            if hidden and dropout:
+                self.dropouts.append(
+                    keras.layers.Dropout(dropout, seed=self.seed + i, dtype=self.dtype_policy, name=f"dropout_{i}")
+                )
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        if input_shape[-1] is None:
+            raise ValueError(f"{type(self).__name__}: the last dimension of the input {tuple(input_shape)} is unknown.")
+        shape = (None, input_shape[-1])
+        for i, dense in enumerate(self.dense_layers):
+            dense.build(shape)
+            shape = (None, dense.units)
+            for group in (self.norms, self.dropouts):
+                if i < len(group):
+                    group[i].build(shape)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        x = inputs
+        for i, dense in enumerate(self.dense_layers):
+            x = dense(x)
+            if self.activate_last or i < len(self.dense_layers) - 1:
+                if self.batch_norm:
+                    x = self.norms[i](x, training=training)
+                x = self.activation(x)
+                if self.dropout:
+                    x = self.dropouts[i](x, training=training)
+        return x
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return (*input_shape[:-1], self.units[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+            "kernel_l2": self.kernel_l2,
+            "seed": self.seed,
+        }

@@ -1,0 +1,166 @@
+"""What every model here is: packed batches in, click probabilities out, trained from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.rules.hybrid import Hybrid
+from keras_dlrm.initializers import new_seed
+from keras_dlrm.schema import Schema
+from keras_dlrm.training.backend import SparseStep
+
+
+class ClickModel(SparseStep, keras.Model):
+    """Base of the models: a packed batch (see `Schema`) → p(click), float32 (B, 1).
+
+    `predict` gives probabilities; losses on probabilities (`"binary_crossentropy"`) are computed from the logits in
+    float32, also under mixed precision. A subclass creates its layers, calls `finish(…)` and defines `logits`.
+
+    Args:
+        schema: A fitted `Schema`.
+        seed: Seed of all initial weights and of dropout; the same seed gives the same weights on every backend.
+    """
+
+    def __init__(self, schema: Schema | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        self.schema.require_fitted()
+        self.seed = new_seed(seed)
+        self.embeddings: EmbeddingCollection | None = None
+        self._loss_on_logits = False
+        self._out_of_range: keras.metrics.Metric | None = None
+
+    def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
+        """Packed batch → logits (B, 1)."""
+        raise NotImplementedError
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
+        """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`."""
+        self._check_inputs(inputs)
+        logits = ops.cast(self.logits(inputs, training=training), "float32")
+        return logits if return_logits else ops.sigmoid(logits)
+
+    def _check_inputs(self, inputs: Any) -> None:
+        names = self.schema.input_names
+        if not isinstance(inputs, Mapping):
+            raise TypeError(f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}.")
+        for name in names:
+            if name not in inputs:
+                raise ValueError(f"{self.name}: the batch has {sorted(inputs)}, {name!r} is missing; use schema.pack.")
+        if self.schema.dense and inputs["dense"].shape[-1] != self.schema.n_dense:
+            raise ValueError(
+                f"{self.name}: batch['dense'] has shape {tuple(inputs['dense'].shape)}; the schema needs "
+                f"(B, {self.schema.n_dense})."
+            )
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True
+
+    def input_spec_symbolic(self) -> dict[str, keras.KerasTensor]:
+        """Symbolic packed batch with an open batch size."""
+        return {
+            "dense": keras.KerasTensor((None, self.schema.n_dense), "float32"),
+            "sparse": keras.KerasTensor((None, self.schema.width), "int32"),
+            "weights": keras.KerasTensor((None, self.schema.width), "float32"),
+        }
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: Any = "adagrad",
+        loss: Any = "binary_crossentropy",
+        metrics: Any = None,
+        embedding_optimizer: Any = None,
+        count_out_of_range: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training.
+
+        Args:
+            optimizer: Optimizer of the dense parameters: a Keras optimizer, a rule of `kd.optimizers`, or a name.
+                `"sgd"`, `"adagrad"`, `"rowwise_adagrad"` and `"adam"` are the rules of `kd.optimizers`.
+            loss: Loss on p(click). Binary cross-entropy is computed from the logits.
+            metrics: Metrics on p(click).
+            embedding_optimizer: Row rule of the embedding tables; follows `optimizer` if omitted.
+            count_out_of_range: Whether logs get `ids_out_of_range`: ids so far in the epoch that are neither padding
+                nor in their column's vocabulary.
+            **kwargs: As `keras.Model.compile` takes them.
+
+        Raises:
+            ValueError: no row rule follows `optimizer`, or an option is not defined on rows.
+        """
+        if not isinstance(optimizer, Hybrid):
+            optimizer = Hybrid(optimizer, embedding_optimizer)
+        elif embedding_optimizer is not None:
+            raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")
+        loss = _from_logits(loss)
+        self._loss_on_logits = getattr(loss, "from_logits", False)
+        self._out_of_range = keras.metrics.Sum(name="ids_out_of_range") if count_out_of_range else None
+        self._count_out_of_range = bool(count_out_of_range)
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = super().get_compile_config()
+        if config is not None:
+            config["count_out_of_range"] = self._count_out_of_range
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def loss_and_probability(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
+        """One forward pass: the loss, regularisation included, and p(click)."""
+        logits = self(x, training=training, return_logits=True)
+        y_pred = ops.sigmoid(logits)
+        loss = self.compute_loss(
+            x=x, y=y, y_pred=logits if self._loss_on_logits else y_pred, sample_weight=sample_weight, training=training
+        )
+        return loss, y_pred
+
+    def update_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any) -> dict[str, Any]:
+        """Add a batch to the metrics and return their values."""
+        self._loss_tracker.update_state(loss, sample_weight=ops.shape(y_pred)[0])
+        if self._out_of_range is not None and self.embeddings is not None:
+            self._out_of_range.update_state(self.embeddings.count_out_of_range(x))
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    # -- tables ------------------------------------------------------------------------------------------------------
+
+    def embedding_tables(self) -> dict[str, np.ndarray]:
+        """Logical tables: name → float32 (rows, D), copies in schema order."""
+        return {} if self.embeddings is None else self.embeddings.embedding_tables()
+
+    def set_embedding_tables(self, tables: Mapping[str, Any]) -> None:
+        """Replace the rows of the named tables; see `EmbeddingCollection.set_embedding_tables`."""
+        if self.embeddings is None:
+            raise ValueError(f"{self.name}: the schema has no categorical column, so there are no tables.")
+        self.embeddings.set_embedding_tables(tables)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed, "dtype": self._dtype_config()}
+
+    def _dtype_config(self) -> Any:
+        return keras.dtype_policies.serialize(self.dtype_policy)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ClickModel:
+        return cls(**config)
+
+
+def _from_logits(loss: Any) -> Any:
+    """A loss on probabilities → the same loss on logits, where there is one."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", None)
+    if name in ("binary_crossentropy", "BinaryCrossentropy", "bce", "BCE"):
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    if isinstance(loss, (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)):
+        config = {**loss.get_config(), "from_logits": True}
+        return type(loss).from_config(config)
+    return loss

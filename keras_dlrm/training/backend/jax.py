@@ -1,0 +1,81 @@
+"""The sparse train step for JAX: the same step as a function of the state that Keras hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from keras_dlrm.embeddings.lookup import Lookup, LookupTape, taped
+
+
+class SparseStep:
+    """`train_step` and `test_step` of a `ClickModel`: gradients of looked-up rows instead of whole tables."""
+
+    def train_step(self: Any, state: Any, data: Any) -> Any:
+        trainable, non_trainable, slots, metrics = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        variables = self.trainable_variables
+        is_table = [getattr(v, "is_embedding_table", False) for v in variables]
+        dense = [value for value, table in zip(trainable, is_table, strict=True) if not table]
+        taken: list[Any] = []
+
+        def forward(dense: Sequence[Any], leaf: Callable[[int, Any], Any]) -> Any:
+            values, rest = list(trainable), iter(dense)
+            for i, table in enumerate(is_table):
+                if not table:
+                    values[i] = next(rest)
+            mapping = [*zip(variables, values, strict=True), *zip(self.non_trainable_variables, non_trainable, strict=True)]
+            with keras.StatelessScope(mapping, collect_losses=True) as scope, taped(LookupTape(leaf)) as tape:
+                loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
+            taken[:] = [lookup.table for lookup in tape.lookups]
+            updated = [scope.get_current_value(v) for v in self.non_trainable_variables]
+            return loss, (y_pred, updated, [lookup.ids for lookup in tape.lookups])
+
+        # The gradient of rows is the gradient of zeros that are added to them. How many lookups there are, and of
+        # what shape, is known only after the forward pass, so that one is traced (not run) first.
+        shapes: list[Any] = []
+
+        def record(index: int, rows: Any) -> Any:
+            shapes.append(jax.ShapeDtypeStruct(rows.shape, rows.dtype))
+            return rows
+
+        jax.eval_shape(lambda d: forward(d, record), dense)
+        zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
+        step = jax.value_and_grad(
+            lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
+        )
+        (loss, (y_pred, non_trainable, ids)), (grads, row_grads) = step(dense, zeros)
+        lookups = [Lookup(table, i, None) for table, i in zip(taken, ids, strict=True)]
+
+        mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
+        with keras.StatelessScope(mapping) as scope:
+            dense_variables = [v for v, table in zip(variables, is_table, strict=True) if not table]
+            self.optimizer.apply_rows(grads, dense_variables, lookups, row_grads)
+        trainable = [scope.get_current_value(v) for v in variables]
+        slots = [scope.get_current_value(v) for v in self.optimizer.variables]
+        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, sample_weight, loss)
+        return logs, (trainable, non_trainable, slots, metrics)
+
+    def test_step(self: Any, state: Any, data: Any) -> Any:
+        trainable, non_trainable, metrics = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        mapping = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, non_trainable, strict=True),
+        ]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=False)
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, sample_weight, loss)
+        return logs, (trainable, non_trainable, metrics)
+
+    def _stateless_metrics(
+        self: Any, metrics: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any
+    ) -> tuple[Any, list[Any]]:
+        with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
+            logs = self.update_metrics(x, y, y_pred, sample_weight, loss)
+        return logs, [scope.get_current_value(v) for v in self.metrics_variables]

@@ -1,0 +1,32 @@
+"""The sparse train step for torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import torch
+
+from keras_dlrm.embeddings.lookup import LookupTape, taped
+
+
+class SparseStep:
+    """`train_step` and `test_step` of a `ClickModel`: gradients of looked-up rows instead of whole tables."""
+
+    def train_step(self: Any, data: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
+            loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
+        self.zero_grad()
+        loss.backward()
+        dense = [v for v in self.trainable_variables if not getattr(v, "is_embedding_table", False)]
+        with torch.no_grad():
+            self.optimizer.apply_rows(
+                [v.value.grad for v in dense], dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups]
+            )
+            return self.update_metrics(x, y, y_pred, sample_weight, loss)
+
+    def test_step(self: Any, data: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=False)
+        return self.update_metrics(x, y, y_pred, sample_weight, loss)
