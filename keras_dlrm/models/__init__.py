@@ -1,6 +1,9 @@
 """Models: each reads like the figure in its paper."""
 
 from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.models.dcn import DCN
+from keras_dlrm.models.dcn_v2 import DCNv2
 from keras_dlrm.models.dlrm import DLRM
+from keras_dlrm.models.presets import PRESETS, Preset
 
-__all__ = ["DLRM", "ClickModel"]
+__all__ = ["DCN", "DLRM", "PRESETS", "ClickModel", "DCNv2", "Preset"]

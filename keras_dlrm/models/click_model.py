@@ -62,14 +62,6 @@ class ClickModel(SparseStep, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         self.built = True
 
-    def input_spec_symbolic(self) -> dict[str, keras.KerasTensor]:
-        """Symbolic packed batch with an open batch size."""
-        return {
-            "dense": keras.KerasTensor((None, self.schema.n_dense), "float32"),
-            "sparse": keras.KerasTensor((None, self.schema.width), "int32"),
-            "weights": keras.KerasTensor((None, self.schema.width), "float32"),
-        }
-
     # -- training ----------------------------------------------------------------------------------------------------
 
     def compile(
@@ -143,6 +135,19 @@ class ClickModel(SparseStep, keras.Model):
         if self.embeddings is None:
             raise ValueError(f"{self.name}: the schema has no categorical column, so there are no tables.")
         self.embeddings.set_embedding_tables(tables)
+
+    def _seed_states(self) -> list[Any]:
+        weights = {id(v) for v in self.weights}
+        return [v for v in self.non_trainable_variables if id(v) not in weights]
+
+    def save_own_variables(self, store: Any) -> None:
+        # Keras does not save the state of dropout's generators, without which a run does not resume exactly.
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_{i}"] = ops.convert_to_numpy(state.value)
+
+    def load_own_variables(self, store: Any) -> None:
+        for i, state in enumerate(self._seed_states()):
+            state.assign(store[f"seed_{i}"])
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed, "dtype": self._dtype_config()}

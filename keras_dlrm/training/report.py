@@ -1,0 +1,244 @@
+"""What a training run shows at its end: a picture of learning and reliability, and a table of scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from keras_dlrm.metrics import auc, log_loss, reliability
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Colour-blind safe (Okabe and Ito): training is grey, what counts is blue.
+TRAIN, VALID, GRID, INK = "#8C8C8C", "#0072B2", "#E3E3E3", "#333333"
+CURVES = {"AUC": ("auc",), "log loss": ("logloss", "log_loss", "binary_crossentropy", "loss")}
+
+
+def learning_curves_png(
+    history: Mapping[str, Sequence[float]],
+    labels: Any,
+    probabilities: Any,
+    path: str | os.PathLike[str],
+    title: str = "",
+) -> None:
+    """Draw one PNG with two panels: learning curves per epoch, and reliability with a histogram of predictions.
+
+    The left panel shows AUC and log loss of the training part and, where the history has `val_…` keys, of the
+    validation part, with its best epoch marked. The right one shows how often a click followed predictions of a given
+    size, in bins of equal numbers of rows; on the diagonal the model is calibrated.
+
+    Args:
+        history: `model.fit(…).history`: values per epoch by key. AUC is read from `auc`; log loss from `logloss`,
+            `log_loss`, `binary_crossentropy` or else `loss`; each with and without the prefix `val_`. A curve without
+            a key is left out.
+        labels: 0 or 1, (n,) or (n, 1), of the rows in the right panel.
+        probabilities: Predictions for them in [0, 1], (n,) or (n, 1).
+        path: File to write; its folder exists.
+        title: Line above the panels.
+
+    Raises:
+        ValueError: the history has no epoch, or labels and probabilities are bad (see `kd.metrics.reliability`).
+
+    Example:
+
+    >>> import tempfile
+    >>> history = {"auc": [0.6, 0.7], "val_auc": [0.6, 0.65], "loss": [0.6, 0.5], "val_loss": [0.6, 0.55]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     learning_curves_png(history, [0, 1, 0, 1], [0.2, 0.7, 0.4, 0.6], f"{folder}/run.png", "Tiny run")
+    ...     os.path.getsize(f"{folder}/run.png") > 10_000
+    True
+    """
+    # The object-oriented interface: no global figure, no window system, safe in threads.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = {name: _curve(history, keys) for name, keys in CURVES.items()}
+    if not any(values for pair in curves.values() for values in pair):
+        raise ValueError(
+            f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; give "
+            "model.fit(…).history of a run with at least one epoch."
+        )
+    figure = Figure(figsize=(11.5, 5.4), dpi=150, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=14, fontweight="bold", color=INK)
+    left, right = figure.subfigures(1, 2, wspace=0.05)
+    _draw_curves(left, curves)
+    _draw_reliability(right, labels, probabilities)
+    figure.savefig(path, format="png")
+
+
+def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
+    """A table for the terminal: one line per row, numbers aligned at the decimal point.
+
+    Args:
+        rows: One mapping per line; columns are the keys in order of first appearance, a missing value stays blank.
+            Floats get four decimals, whole numbers thousands separators.
+        title: Line above the table.
+
+    Returns:
+        A `rich.table.Table`; `print_table` prints it.
+
+    Raises:
+        ValueError: `rows` is empty.
+
+    Example:
+
+    >>> table = result_table([{"part": "valid", "rows": 20000, "auc": 0.81234}, {"part": "test", "rows": 1000}])
+    >>> table.row_count, [column.justify for column in table.columns]
+    (2, ['left', 'right', 'right'])
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        raise ValueError("result_table: rows is empty; give at least one mapping of column name to value.")
+    table = Table(title=Text(title, "bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for key in columns:
+        numeric = all(_is_number(row[key]) for row in rows if row.get(key) is not None)
+        table.add_column(Text(str(key)), justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(key))) for key in columns))
+    return table
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO | None = None) -> None:
+    """Print `result_table(rows, title)`: coloured on a terminal, plain and never cut off in a pipe or a file.
+
+    Args:
+        rows: As for `result_table`.
+        title: Line above the table.
+        file: Where to print; standard output by default.
+
+    Raises:
+        ValueError: `rows` is empty.
+
+    Example:
+
+    >>> print_table([{"part": "test", "auc": 0.81234}])  # doctest: +NORMALIZE_WHITESPACE
+     part      auc
+    ───────────────
+     test   0.8123
+    """
+    from rich.console import Console
+
+    table = result_table(rows, title)
+    console = Console(file=file)
+    if not console.is_terminal:
+        console = Console(file=file, width=10_000)
+    console.print(table)
+
+
+# -- helpers of this file ----------------------------------------------------------------------------------------------
+
+
+def _curve(history: Mapping[str, Sequence[float]], keys: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Training and validation values under the first of `keys` that the history has."""
+    for key in keys:
+        if len(history.get(key, ())) or len(history.get(f"val_{key}", ())):
+            return [float(v) for v in history.get(key, ())], [float(v) for v in history.get(f"val_{key}", ())]
+    return [], []
+
+
+def _draw_curves(panel: Any, curves: Mapping[str, tuple[list[float], list[float]]]) -> None:
+    shown = {name: pair for name, pair in curves.items() if pair[0] or pair[1]}
+    panels = panel.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    epochs = max(len(values) for pair in shown.values() for values in pair)
+    for axes, (name, (train, valid)) in zip(panels, shown.items(), strict=True):
+        _style(axes)
+        size = 7 if epochs == 1 else 4 if epochs <= 30 else 0
+        for values, label, colour in ((train, "train", TRAIN), (valid, "valid", VALID)):
+            if values:
+                axes.plot(range(1, len(values) + 1), values, "o-", label=label, color=colour, markersize=size, lw=1.8)
+        counted = valid or train
+        if np.isfinite(counted).any():
+            best = int(np.nanargmax(counted) if name == "AUC" else np.nanargmin(counted))
+            where = "valid" if valid else "train"
+            axes.set_title(
+                f"{name}: {counted[best]:.4f} {where}" + (f", epoch {best + 1} is best" if epochs > 1 else ""),
+                loc="left", fontsize=10.5, color=INK,
+            )  # fmt: skip
+            if epochs > 1:
+                axes.plot(best + 1, counted[best], "o", ms=10, mfc="none", mec=VALID if valid else TRAIN, mew=1.4)
+        axes.margins(x=0.04, y=0.18)
+        if epochs == 1:  # two dots: name their values instead of drawing a scale for them
+            axes.set_xlim(0.5, 1.5)
+            axes.margins(y=0.4)
+            axes.set_xticks([1])
+            for values in (train, valid):
+                if values:
+                    offset = {"xytext": (12, 0), "textcoords": "offset points", "va": "center"}
+                    axes.annotate(f"{values[0]:.4f}", (1, values[0]), **offset, fontsize=9.5, color=INK)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.ticklabel_format(axis="y", useOffset=False)
+    panels[-1].set_xlabel("epoch", color=INK)
+    panels[0].legend(frameon=False, fontsize=9.5, loc="best")
+
+
+def _draw_reliability(panel: Any, labels: Any, probabilities: Any) -> None:
+    values = np.asarray(probabilities, dtype=np.float64).reshape(-1)
+    clicks = np.asarray(labels).reshape(-1)
+    points = reliability(labels, probabilities, bins=int(np.clip(len(values) // 200, 5, 20)))
+    top, bottom = panel.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    low, high = _wilson(points.observed, points.count)
+    limit = min(1.0, 1.05 * max(points.predicted.max(), high.max(), 0.01))
+    _style(top)
+    top.plot([0, limit], [0, limit], "--", color=TRAIN, lw=1.2, label="calibrated")
+    top.errorbar(
+        points.predicted, points.observed, yerr=[points.observed - low, high - points.observed], fmt="o-",
+        color=VALID, ms=4.5, lw=1.5, elinewidth=1.0, capsize=2, label=f"observed, {len(points.count)} bins, 95%",
+    )  # fmt: skip
+    top.set_xlim(0, limit)
+    top.set_ylim(0, limit)
+    top.set_ylabel("observed click rate", color=INK)
+    top.legend(frameon=False, fontsize=9.5, loc="best")
+    ratio = f"{values.sum() / clicks.sum():.3f}" if clicks.any() else "undefined"
+    scores = f"log loss {log_loss(labels, probabilities):.4f}"
+    if 0 < clicks.sum() < len(clicks):
+        scores = f"AUC {auc(labels, probabilities):.4f}, {scores}"
+    top.set_title(f"Reliability: {scores}, calibration {ratio}", loc="left", fontsize=10.5, color=INK)
+    _style(bottom)
+    bottom.hist(values, bins=np.linspace(0, limit, 41), color=VALID, alpha=0.75)
+    bottom.set_ylabel("rows", color=INK)
+    beyond = int((values > limit).sum())
+    note = f" ({beyond:,} of {len(values):,} rows lie beyond)" if beyond else ""
+    bottom.set_xlabel(f"predicted click probability{note}", color=INK)
+    bottom.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    bottom.yaxis.get_major_locator().set_params(nbins=3, integer=True)
+    panel.align_ylabels([top, bottom])
+
+
+def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's 95% interval of a share: unlike the normal one it has a width where the share is 0 or 1."""
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)
+
+
+def _style(axes: Any) -> None:
+    axes.grid(color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9, length=3)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if not _is_number(value):
+        return str(value)
+    return f"{int(value):,}" if isinstance(value, (int, np.integer)) else f"{float(value):,.4f}"
