@@ -124,6 +124,14 @@ class ClickModel(SparseStep, keras.Model):
             self._out_of_range.update_state(self.embeddings.count_out_of_range(x))
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        return super().compute_loss(x, _column(y), y_pred, sample_weight, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        return super().compute_metrics(x, _column(y), y_pred, sample_weight)
+
     # -- tables ------------------------------------------------------------------------------------------------------
 
     def embedding_tables(self) -> dict[str, np.ndarray]:
@@ -158,6 +166,11 @@ class ClickModel(SparseStep, keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ClickModel:
         return cls(**config)
+
+
+def _column(y: Any) -> Any:
+    """Labels (B,) → (B, 1): not every Keras metric takes the shape (B,) beside predictions (B, 1)."""
+    return ops.expand_dims(y, -1) if y is not None and len(y.shape) == 1 else y
 
 
 def _from_logits(loss: Any) -> Any:

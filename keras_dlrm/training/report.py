@@ -55,6 +55,7 @@ def learning_curves_png(
     # The object-oriented interface: no global figure, no window system, safe in threads.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     curves = {name: _curve(history, keys) for name, keys in CURVES.items()}
     if not any(values for pair in curves.values() for values in pair):
@@ -62,12 +63,13 @@ def learning_curves_png(
             f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; give "
             "model.fit(…).history of a run with at least one epoch."
         )
-    figure = Figure(figsize=(11.5, 5.4), dpi=150, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(11.5, 5.4), dpi=150, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=14, fontweight="bold", color=INK)
-    left, right = figure.subfigures(1, 2, wspace=0.05)
+    panels: Any = figure.subfigures(1, 2, wspace=0.05)
+    left, right = panels
     _draw_curves(left, curves)
     _draw_reliability(right, labels, probabilities)
     figure.savefig(path, format="png")
@@ -99,7 +101,8 @@ def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
 
     if not rows:
         raise ValueError("result_table: rows is empty; give at least one mapping of column name to value.")
-    table = Table(title=Text(title, "bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    heading = Text(title, "bold") if title else None
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for key in columns:
         numeric = all(_is_number(row[key]) for row in rows if row.get(key) is not None)

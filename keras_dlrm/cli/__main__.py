@@ -1,0 +1,3 @@
+from keras_dlrm.cli import main
+
+main()

@@ -1,0 +1,42 @@
+"""`keras-dlrm evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
+
+EPILOG = """\b
+Examples:
+  keras-dlrm evaluate runs/a/model.keras --data my-log
+  keras-dlrm evaluate runs/a/model.keras --data my-log --split valid --backend torch --json
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", type=PathArgument)
+@click.option("--data", type=PathArgument, required=True, help="Processed directory.")
+@click.option("--split", default="test", show_default=True, help="train, valid or test.")
+@click.option("--batch-size", type=int, default=8192, show_default=True)
+@backend_option
+@json_option
+def command(model: Path, data: Path, split: str, batch_size: int, as_json: bool) -> None:
+    """Score a saved MODEL (.keras) on a part of a click log."""
+    if not model.exists():
+        raise FileNotFoundError(f"no model at {model}; give a .keras file, such as runs/a/model.keras.")
+    import keras
+
+    from keras_dlrm import data as data_package
+    from keras_dlrm.training.checkpoint import validation_scores
+    from keras_dlrm.training.report import print_table
+
+    log = data_package.open(data)
+    part = log.split(split)
+    loaded = keras.saving.load_model(model)
+    if loaded.schema.to_dict() != log.schema.to_dict():
+        raise ValueError(f"{model} was trained on another schema than {data} has; preprocess with the model's own.")
+    found = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
+    print_table([{"part": split, "rows": len(part), **found}], f"{loaded.name} ({model})")
+    print_json(as_json, {"split": split, "rows": len(part), **found})

@@ -1,0 +1,110 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+PathArgument = click.Path(path_type=Path)
+
+
+def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--backend`: set before Keras is imported."""
+
+    @click.option(
+        "--backend",
+        type=click.Choice(["tensorflow", "jax", "torch"]),
+        help="Keras backend; that of KERAS_BACKEND or Keras's own configuration by default.",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: Any, backend: str | None, **kwargs: Any) -> Any:
+        if backend is not None:
+            os.environ["KERAS_BACKEND"] = backend
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`: a machine-readable last line."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")(function)
+
+
+def experiment_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What is trained: a file, and single values on top of it."""
+    for option in reversed(
+        (
+            click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                         help="Any value of the experiment, such as model.dropout=0.2. May be repeated."),
+            click.option("--batch-size", type=int, help="Rows of a training batch."),
+            click.option("--epochs", type=int, help="Most epochs."),
+            click.option("--optimizer", help="sgd, adagrad, rowwise_adagrad, adam, or a Keras optimizer."),
+            click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer by default."),
+            click.option("--learning-rate", type=float, help="Of the optimizer, and of the tables' where it has none."),
+            click.option("--mixed-precision", is_flag=True, default=None, help="Compute in bfloat16."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def apply_experiment_options(
+    experiment: Any,
+    settings: Sequence[str],
+    batch_size: int | None,
+    epochs: int | None,
+    optimizer: str | None,
+    embedding_optimizer: str | None,
+    learning_rate: float | None,
+    mixed_precision: bool | None,
+) -> Any:
+    """The experiment with the command line's values."""
+    changes = list(settings)
+    for name, value in (("batch_size", batch_size), ("epochs", epochs)):
+        if value is not None:
+            changes.append(f"{name}={value}")
+    if optimizer is not None:
+        changes.append(f"optimizer={optimizer}")
+    if embedding_optimizer is not None:
+        changes.append(f"embedding_optimizer={embedding_optimizer}")
+    if learning_rate is not None:
+        changes.append(f"optimizer.learning_rate={learning_rate}")
+        if embedding_optimizer is not None:
+            changes.append(f"embedding_optimizer.learning_rate={learning_rate}")
+    if mixed_precision:
+        changes.append("mixed_precision=true")
+    return experiment.override(changes)
+
+
+def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
+    """The last line, where it was asked for."""
+    if as_json:
+        click.echo(json.dumps(value))
+
+
+@contextmanager
+def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A progress bar fed by `(rows_done, rows_total, stage)`, with rows/s and time left, on standard error."""
+    import time
+
+    from rich.console import Console
+
+    from keras_dlrm.training.bar import bar
+
+    start = time.perf_counter()
+    with bar(Console(stderr=True), "rows") as shown:
+        task = shown.add_task(title, total=None, note="")
+
+        def report(done: int, total: int | None, stage: str) -> None:
+            rate = done / max(time.perf_counter() - start, 1e-9)
+            shown.update(task, completed=done, total=total, description=f"{title}: {stage}", note=f"{rate:,.0f} rows/s")
+
+        yield report

@@ -1,0 +1,101 @@
+"""`keras-dlrm preprocess`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+from keras_dlrm.schema import Schema
+
+TABLES_EPILOG = """\b
+Examples:
+  keras-dlrm preprocess tables --schema log.yaml --train day_*.parquet --valid v.parquet --test t.parquet --output my-log
+  keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
+\b
+A schema file (vocabularies without a size are fitted on the training part):
+  label: click
+  dense: [{name: price, transform: log1p_standardise}]
+  categorical: [{name: user, min_count: 2}, {name: tags, hotness: 8, combiner: mean}]
+"""
+CRITEO_EPILOG = """\b
+Examples:
+  keras-dlrm preprocess criteo train.txt --output criteo
+  keras-dlrm preprocess criteo day_* --output terabyte --max-ind-range 10000000 --subsample 0.875
+"""
+
+
+@click.group()
+def command() -> None:
+    """Raw click log → processed directory that every other command reads."""
+
+
+@command.command(epilog=TABLES_EPILOG)
+@click.option("--schema", type=PathArgument, required=True, help="Schema file, .yaml or .json.")
+@click.option("--train", multiple=True, required=True, help="CSV, TSV or Parquet file or pattern; may be repeated.")
+@click.option("--valid", multiple=True, help="Files of the validation part.")
+@click.option("--test", multiple=True, help="Files of the test part.")
+@click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
+              help="Cut --train in file order instead of giving --valid and --test.")  # fmt: skip
+@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@json_option
+def tables(
+    schema: Path,
+    train: tuple[str, ...],
+    valid: tuple[str, ...],
+    test: tuple[str, ...],
+    fractions: tuple[float, float, float] | None,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """CSV, TSV or Parquet tables through a schema."""
+    from keras_dlrm.data import tables as package
+
+    split = dict(zip(("train", "valid", "test"), fractions, strict=True)) if fractions else None
+    with row_progress("preprocess") as progress:
+        log = package.preprocess(
+            Schema.load(schema),
+            list(train),
+            list(valid) or None,
+            list(test) or None,
+            output=output,
+            split=split,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _show(log, as_json)
+
+
+@command.command(epilog=CRITEO_EPILOG)
+@click.argument("inputs", nargs=-1, required=True, type=PathArgument)
+@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
+@click.option("--dialect", default="classic", show_default=True, help="Whose rules: classic (facebookresearch/dlrm).")
+@click.option("--max-ind-range", type=int, help="Categories are taken modulo this.")
+@click.option("--subsample", type=float, default=0.0, show_default=True, help="Share of label-0 rows to drop.")
+@click.option("--days", type=int, default=7, show_default=True, help="Days that a single file is cut into.")
+@click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none", show_default=True)
+@click.option("--seed", type=int, default=123, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@json_option
+def criteo(inputs: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Criteo's TSV files: one file, or one per day in order."""
+    from keras_dlrm.data import criteo as package
+
+    with row_progress("preprocess") as progress:
+        log = package.preprocess(list(inputs), progress=progress, **options)
+    _show(log, as_json)
+
+
+def _show(log: Any, as_json: bool) -> None:
+    from keras_dlrm.training.report import print_table
+
+    rows = {name: len(log.split(name)) for name in log.splits}
+    print_table([{"part": name, "rows": count} for name, count in rows.items()], str(log.directory))
+    largest = sorted(log.schema.table_sizes.items(), key=lambda item: -item[1])[:8]
+    if largest:
+        print_table([{"table": name, "rows": size} for name, size in largest], "Largest tables")
+    print_json(as_json, {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes})

@@ -1,0 +1,122 @@
+"""`keras-dlrm train`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import (
+    PathArgument,
+    apply_experiment_options,
+    backend_option,
+    experiment_options,
+    json_option,
+    print_json,
+)
+
+EPILOG = """\b
+Examples:
+  keras-dlrm train                                          the embedded planted log
+  keras-dlrm train --data my-log --model DCNv2 --epochs 3   a model on your own data
+  keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
+  keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--data", type=PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
+@click.option("--config", type=PathArgument, help="Experiment as YAML.")
+@click.option("--model", type=click.Choice(["DLRM", "DCN", "DCNv2"]), help="Model, with its default widths.")
+@experiment_options
+@click.option("--seed", type=int, help="Seed of weights, dropout and row order.")
+@click.option("--output", type=PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in --output.")
+@click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
+@backend_option
+@json_option
+def command(
+    data: Path | None,
+    config: Path | None,
+    model: str | None,
+    seed: int | None,
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    tensorboard: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a model, keep what is best on the validation part, score the test part once.
+
+    Without --data a planted click log is trained on, whose true click probabilities are known: the result then shows
+    how far the model is from the best possible one.
+    """
+    from rich.console import Console
+
+    from keras_dlrm.training.experiment import Experiment
+
+    if config is not None:
+        experiment = Experiment.load(config)
+    elif data is None:
+        from keras_dlrm.training.planted import EXPERIMENT
+
+        experiment = EXPERIMENT
+    else:
+        experiment = Experiment()
+    if model is not None:
+        experiment = experiment.override([f"model={{type: {model}}}"])
+    experiment = apply_experiment_options(experiment, **options)
+    if seed is not None:
+        experiment = experiment.override([f"seed={seed}"])
+
+    from keras_dlrm import data as data_package
+    from keras_dlrm.training.run import train
+
+    console = Console(stderr=True)
+    if data is None:
+        from keras_dlrm.training.planted import planted_log
+
+        log = planted_log(Path("runs") / "planted-log", console)
+    else:
+        log = data_package.open(data)
+    if output is None:
+        if resume:
+            raise ValueError("--resume needs --output: the folder of the run to go on with.")
+        output = Path("runs") / f"{experiment.model['type'].lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    result = train(experiment, log, output, resume, overwrite, tensorboard, console)
+    show(result, log, output)
+    print_json(as_json, {**result, "output": str(output)})
+
+
+def show(result: dict[str, Any], log: Any, output: Path) -> None:
+    """Print the result table."""
+    from keras_dlrm.training.report import print_table
+
+    rows = []
+    for part in ("valid", "test"):
+        if part in result:
+            rows.append({"part": part, "rows": len(log.split(part)), **result[part]})
+    if "best" in result:
+        rows.append({"part": "best possible (test)", "rows": len(log.split("test")), **result["best"]})
+        rows.append({"part": "distance to it", **result["distance"]})
+    counts = result["parameters"]
+    click.echo()
+    if rows:
+        print_table(
+            rows,
+            f"{result['model']} on {result['backend']}: {counts['tables']:,} table and {counts['dense']:,} dense "
+            f"parameters, {result['epochs']} epochs, {result['seconds']:.1f} s, {result['samples_per_s']:,} samples/s",
+            file=sys.stdout,
+        )
+    if "distance" in result:
+        gap = result["distance"]["auc"]
+        click.echo(
+            f"\nThe best possible AUC on these test rows is {result['best']['auc']:.4f}; {result['model']} is {gap:.4f} "
+            f"{'below' if gap >= 0 else 'above'} it."
+        )
+    click.echo(f"\nmodel, result.json and report.png: {output}")

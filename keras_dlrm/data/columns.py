@@ -1,0 +1,195 @@
+"""Raw columns as Polars hands them over: dense values, and categorical values as flat lists with their places."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_dlrm.data.vocabulary import BadValue
+from keras_dlrm.schema import PADDING, Categorical
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SEPARATOR = "|"
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Where a frame comes from, for error messages.
+
+    Args:
+        source: File name, or empty.
+        first_row: Number of the frame's first row in it, counted from 0.
+    """
+
+    source: str = ""
+    first_row: int = 0
+
+    def at(self, row: int) -> str:
+        """`"log.csv, row 12"`, for row `row` of the frame."""
+        return f"{self.source + ', ' if self.source else ''}row {self.first_row + row}"
+
+
+@contextlib.contextmanager
+def located(where: Where, name: str, rows: np.ndarray) -> Iterator[None]:
+    """Turn a `BadValue` among flat values, whose rows are `rows`, into an error that names file, row and column."""
+    try:
+        yield
+    except BadValue as bad:
+        raise ValueError(
+            f"{where.at(int(rows[bad.index]))}, column {name!r}: value {bad.value!r} {bad.reason}."
+        ) from None
+
+
+def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
+    """The named columns of a Polars DataFrame, another DataFrame or a mapping.
+
+    Raises:
+        KeyError: a column is missing.
+        TypeError: no table.
+        ValueError: columns of different lengths.
+    """
+    import polars as pl
+
+    if isinstance(data, pl.LazyFrame):
+        data = data.collect()
+    if not isinstance(data, (pl.DataFrame, Mapping)):
+        if not hasattr(data, "columns"):
+            raise TypeError(f"expected a DataFrame or a mapping of named columns, not {type(data).__name__}.")
+        data = {str(name): np.asarray(data[name]) for name in data.columns}
+    given = data.columns if isinstance(data, pl.DataFrame) else list(data)
+    source = f"{where.source}: " if where.source else ""
+    for name in names:
+        if name not in given:
+            raise KeyError(f"{source}column {name!r} is missing; there are {[str(n) for n in given]}.")
+    if isinstance(data, pl.DataFrame):
+        return data.select(names)
+    series = {name: _series(name, data[name]) for name in names}
+    first = next(iter(series))
+    for name, values in series.items():
+        if len(values) != len(series[first]):
+            raise ValueError(
+                f"{source}column {name!r} has {len(values)} rows but {first!r} has {len(series[first])}; they must agree."
+            )
+    return pl.DataFrame(series)
+
+
+def _series(name: str, values: Any) -> pl.Series:
+    import polars as pl
+
+    if isinstance(values, np.ndarray) and values.dtype == object:
+        values = values.tolist()
+    if isinstance(values, list):
+        values = [None if isinstance(v, float) and v != v else v.tolist() if isinstance(v, np.ndarray) else v for v in values]
+    return pl.Series(name, values, strict=False)
+
+
+def frames(data: Any, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """One or many Polars frames → DataFrames with the named columns. No column at all means no frame."""
+    import polars as pl
+
+    if not names:
+        return
+    if isinstance(data, pl.LazyFrame):
+        data = data.collect_batches()
+    parts: Iterable[Any] = [data] if isinstance(data, (pl.DataFrame, Mapping)) else data
+    for part in parts:
+        yield frame(part, names, Where())
+
+
+def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
+    """A numeric column as float64 (B,), NaN where missing.
+
+    Raises:
+        ValueError: a value is no number, or infinite.
+        TypeError: not a column of numbers.
+    """
+    import polars as pl
+
+    values = table[name]
+    if values.dtype in (pl.List, pl.Array, pl.Struct, pl.Object):
+        raise TypeError(f"{where.at(0)}, column {name!r}: a dense column holds numbers, not {values.dtype}.")
+    if values.dtype == pl.String:
+        values = values.set((values == "").fill_null(False), None)
+    numbers = values.cast(pl.Float64, strict=False)
+    lost = numbers.is_null() & values.is_not_null()
+    if lost.any():
+        row = int(lost.arg_max() or 0)
+        raise ValueError(f"{where.at(row)}, column {name!r}: value {values[row]!r} must be a number, or empty if missing.")
+    out = numbers.fill_null(float("nan")).to_numpy()
+    infinite = np.isinf(out)
+    if infinite.any():
+        row = int(np.argmax(infinite))
+        raise ValueError(f"{where.at(row)}, column {name!r}: value {out[row]} must be finite, or empty if missing.")
+    return out
+
+
+def categorical_values(
+    table: pl.DataFrame, column: Categorical, where: Where
+) -> tuple[pl.Series, np.ndarray, np.ndarray]:
+    """A scalar or multi-hot column as flat values.
+
+    Returns:
+        `(values, rows, places)`: n values, and int64 (n,) their rows and their positions in the rows' lists.
+
+    Raises:
+        ValueError: a list with more values than `hotness`.
+    """
+    import polars as pl
+
+    values = table[column.name]
+    if values.dtype == pl.String and column.hotness > 1:
+        empty = (values == "").fill_null(False)
+        values = values.set(empty, None).str.split(SEPARATOR)
+    if isinstance(values.dtype, pl.Array):
+        values = values.cast(pl.List(values.dtype.inner))
+    if not isinstance(values.dtype, pl.List):
+        return values, np.arange(len(values)), np.zeros(len(values), np.int64)
+    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
+    if len(lengths) and lengths.max() > column.hotness:
+        row = int(np.argmax(lengths > column.hotness))
+        raise ValueError(
+            f"{where.at(row)}, column {column.name!r}: {lengths[row]} values but hotness={column.hotness}; raise hotness or "
+            "shorten the list."
+        )
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(len(rows)) - np.repeat(starts, lengths)
+    flat = values.filter(pl.Series(lengths > 0)).explode() if len(rows) else values.clear().explode()
+    return flat, rows, places
+
+
+def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
+    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing.
+
+    Raises:
+        BadValue: no integer, or out of range.
+    """
+    import polars as pl
+
+    size = int(column.vocabulary_size or 0)
+    reason = f"must be an integer id: 0 … {size - 1}, or {PADDING} (or empty) for padding"
+    if values.dtype == pl.String:
+        values = values.set((values == "").fill_null(False), None)
+        text = values.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
+        ids = text.str.to_integer(strict=False)
+        lost = ids.is_null() & values.is_not_null()
+    elif values.dtype.is_float():
+        values = values.fill_nan(None)
+        ids = values.cast(pl.Int64, strict=False)
+        lost = (ids.is_null() & values.is_not_null()) | (ids.cast(pl.Float64) != values).fill_null(False)
+    elif values.dtype.is_integer() or values.dtype == pl.Null:
+        ids = values.cast(pl.Int64, strict=False)
+        lost = ids.is_null() & values.is_not_null()
+    else:
+        raise TypeError(f"column {column.name!r} has dtype {values.dtype}; ids must be integers.")
+    bad = lost | ((ids >= size) | (ids < PADDING)).fill_null(False)
+    if bad.any():
+        index = int(bad.arg_max() or 0)
+        raise BadValue(index, values[index], reason)
+    return ids.fill_null(PADDING).to_numpy()

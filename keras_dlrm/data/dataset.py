@@ -1,0 +1,178 @@
+"""A split as a `keras.utils.PyDataset` that can resume in the middle of an epoch."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from keras_dlrm.data.packed import Batch, check_batch_size
+
+if TYPE_CHECKING:
+    from keras_dlrm.data.packed import Split
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of a shuffled epoch: a permutation of all rows that depends on `(rows, seed, epoch)` only.
+
+    Args:
+        rows: Number of rows N.
+        seed: Seed of the shuffle.
+        epoch: Number of the epoch.
+
+    Returns:
+        int64 or uint32 (N,), row numbers.
+
+    Example:
+
+    >>> sorted(epoch_order(4, seed=0, epoch=7).tolist())
+    [0, 1, 2, 3]
+    """
+    numbers = np.arange(rows, dtype=np.uint32 if rows <= 2**32 else np.int64)
+    np.random.default_rng([seed, epoch]).shuffle(numbers)
+    return numbers
+
+
+class SplitDataset(keras.utils.PyDataset):
+    """Batches `(batch, label)` of a split: what `Split.dataset` returns.
+
+    With `shuffle=True` each epoch is one permutation of all rows, and epoch e's depends on `(seed, e)` only, so a run
+    that resumes with `start_epoch=e, start_batch=b` sees exactly the rows that the uninterrupted run would have seen:
+    first the rest of epoch e, then whole epochs.
+
+    ```python
+    dataset = part.dataset(2048, shuffle=True, seed=0, start_epoch=3, start_batch=1200)
+    model.fit(dataset, initial_epoch=3, epochs=10)
+    ```
+
+    Within an epoch batches come in this order however they are asked for: `fit` has a `shuffle=True` of its own, which
+    would otherwise mix them. For the same reason one thread reads (`workers=1`).
+
+    Keras counts the steps of an epoch once, when `fit` starts. `num_batches`, which Keras asks, therefore names a
+    whole epoch until the first one begins, and Keras sees that one end early, for which it has a warning ("ran out of
+    data") that is silenced during this epoch; its progress bar stops at `batches - start_batch`. `len(dataset)` is
+    the number of batches of the current epoch, as for any sequence.
+
+    In a loop of your own, `for batch, label in dataset` is one epoch, and the next such loop is the next one. In Keras
+    an epoch counts as done when its last batch was read and Keras says that it ended; the counter is `epoch`. A run
+    that was stopped in the middle of an epoch (`EarlyStopping` by batch, an exception) continues with a new dataset.
+
+    Args:
+        split: The split.
+        batch_size, shuffle, seed, drop_last, start_epoch, start_batch: See `Split.dataset`.
+
+    Raises:
+        ValueError: the split holds no batch, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        start_epoch: int = 0,
+        start_batch: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batch_size = check_batch_size(batch_size)
+        self.shuffle = shuffle
+        self.seed = seed
+        self.batches_per_epoch = len(split) // self.batch_size if drop_last else -(-len(split) // self.batch_size)
+        if self.batches_per_epoch == 0:
+            hint = f"; batch_size={batch_size} with drop_last=True leaves no batch" if len(split) else ""
+            raise ValueError(f"Split {split.name!r} has {len(split)} rows{hint}: there is nothing to train or evaluate on.")
+        for name, value in (("seed", seed), ("start_epoch", start_epoch), ("start_batch", start_batch)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+                raise ValueError(f"dataset: {name}={value!r} must be an integer of at least 0.")
+        if start_batch >= self.batches_per_epoch:
+            raise ValueError(
+                f"dataset: start_batch={start_batch} but an epoch has {self.batches_per_epoch} batches; for the next epoch "
+                f"give start_epoch={start_epoch + 1}, start_batch=0."
+            )
+        self.epoch = int(start_epoch)
+        self._split = split
+        self._skip = int(start_batch)  # batches to leave out of the current epoch
+        self._within_epoch = False
+        self._position = 0  # of the next batch in the current epoch
+        self._read_last = False
+        self._reset_seen = False
+        self._lock = threading.Lock()
+        self._order: tuple[int, np.ndarray] | None = None
+        self._filter: tuple | None = None
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch - self._skip
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the current epoch when it has just begun, and of a whole one at any other time.
+
+        Keras asks when it starts to iterate, and so the next batch that it asks for is the first one. It also asks
+        when `fit` starts, maybe after having read a batch to build the model.
+        """
+        just_begun = self._within_epoch and self._position == 0
+        self._position = 0
+        return len(self) if just_begun else self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[tuple[Batch, np.ndarray]]:
+        for index in range(len(self)):
+            yield self[index]
+        self._advance()
+
+    def __getitem__(self, index: int) -> tuple[Batch, np.ndarray]:
+        length = len(self)
+        if self._within_epoch:
+            # fit(shuffle=True), the default, asks for the batches in a random order of its own: they come in ours.
+            with self._lock:
+                index, self._position = self._position, self._position + 1
+            self._read_last = index == length - 1
+            limit = length
+        else:
+            # Keras looks at a few batches before the first epoch, to learn their shapes.
+            limit = self.batches_per_epoch
+        if not 0 <= index < limit:
+            raise IndexError(f"batch {index} of {limit}: the epoch has no more.")
+        index %= length
+        start = (self._skip + index) * self.batch_size
+        stop = min(start + self.batch_size, len(self._split))
+        return self._split.take(self._rows()[start:stop] if self.shuffle else slice(start, stop))
+
+    def _rows(self) -> np.ndarray:
+        with self._lock:
+            if self._order is None or self._order[0] != self.epoch:
+                self._order = (self.epoch, epoch_order(len(self._split), self.seed, self.epoch))
+            return self._order[1]
+
+    def on_epoch_begin(self) -> None:
+        """Called by Keras before an epoch, and before it looks at one batch to build a model."""
+        self._within_epoch = True
+        self._read_last = False
+        if self._skip:
+            self._position = 0
+        if self._skip and self._filter is None:
+            warnings.filterwarnings("ignore", message="Your input ran out of data", category=UserWarning)
+            self._filter = warnings.filters[0]
+
+    def on_epoch_end(self) -> None:
+        """Called by Keras after an epoch, and once more when `fit` or `evaluate` starts."""
+        if self._filter is not None:
+            if self._filter in warnings.filters:
+                warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
+            self._filter = None
+        # Keras resets its iterator, and so calls this, before the first epoch: perhaps after having read a batch or two
+        # to build the model, which must not count as an epoch that is as short.
+        was_reset, self._reset_seen = not self._reset_seen and len(self) <= 2, True
+        if self._within_epoch and self._read_last and not was_reset:
+            self._advance()
+        self._within_epoch = False
+        self._read_last = False
+
+    def _advance(self) -> None:
+        self.epoch += 1
+        self._skip = 0

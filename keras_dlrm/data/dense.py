@@ -1,0 +1,96 @@
+"""Dense values: the transforms of `kd.Dense`, fitted on training rows and applied the same way everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.schema import Dense
+
+QUANTILES = 256
+# A quantile fit keeps an evenly spaced sample of at most this many values.
+SAMPLE = 2**20
+
+
+def needs_fit(column: Dense) -> bool:
+    """Whether the column's transform has parameters that training rows determine."""
+    return column.transform in ("standardise", "log1p_standardise", "quantile")
+
+
+class DenseFit:
+    """Gathers what one column's transform needs, over many frames, in bounded memory.
+
+    Args:
+        column: The column.
+    """
+
+    def __init__(self, column: Dense) -> None:
+        self.column = column
+        self._count = 0
+        self._mean = 0.0
+        self._squares = 0.0
+        self._sample = np.empty(0)
+        self._stride = 1
+
+    def update(self, values: np.ndarray) -> None:
+        """Take float64 values (n,), NaN where missing, into account."""
+        values = values[~np.isnan(values)]
+        if not len(values):
+            return
+        if self.column.transform == "quantile":
+            first = -self._count % self._stride
+            self._sample = np.concatenate([self._sample, values[first :: self._stride]])
+            while len(self._sample) > SAMPLE:
+                self._sample = self._sample[::2]
+                self._stride *= 2
+            self._count += len(values)
+            return
+        if self.column.transform == "log1p_standardise":
+            values = _log1p(values).astype(np.float64)
+        # Chan, Golub and LeVeque's update of a mean and a sum of squares by a further part.
+        count, mean = len(values), float(values.mean())
+        total, delta = self._count + count, mean - self._mean
+        self._squares += float(((values - mean) ** 2).sum()) + delta * delta * self._count * count / total
+        self._mean += delta * count / total
+        self._count = total
+
+    def state(self) -> dict[str, Any]:
+        """The fitted parameters, as JSON values. A column without any value leaves everything at the middle."""
+        if self.column.transform == "quantile":
+            values = self._sample if len(self._sample) else np.zeros(1)
+            return {"quantiles": np.quantile(values, np.linspace(0.0, 1.0, QUANTILES)).tolist()}
+        deviation = float(np.sqrt(self._squares / self._count)) if self._count else 0.0
+        return {"mean": self._mean, "deviation": deviation or 1.0}
+
+
+def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """Raw values → model inputs.
+
+    Args:
+        column: The column.
+        state: What `DenseFit.state` returned, `{}` where `needs_fit` is False.
+        values: float64 (B,), NaN where missing.
+
+    Returns:
+        float32 (B,), without NaN.
+    """
+    missing = np.isnan(values)
+    if column.transform == "none":
+        out = values
+    elif column.transform == "log1p":
+        out = _log1p(values)
+    elif column.transform == "quantile":
+        quantiles = np.asarray(state["quantiles"])
+        ranks = np.searchsorted(quantiles, values, "left") + np.searchsorted(quantiles, values, "right")
+        out = ranks / len(quantiles) - 1.0
+    else:
+        raw = _log1p(values).astype(np.float64) if column.transform == "log1p_standardise" else values
+        out = (raw - state["mean"]) / state["deviation"]
+    with np.errstate(over="ignore"):
+        return np.where(missing, column.missing, out).astype(np.float32)
+
+
+def _log1p(values: np.ndarray) -> np.ndarray:
+    # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
+    return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))

@@ -1,0 +1,76 @@
+"""The layout of a processed directory: what the writer and the reader both have to know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.schema import Schema
+
+FORMAT = "keras_dlrm packed click log"
+VERSION = 1
+SPLITS = ("train", "valid", "test")
+MANIFEST = "manifest.json"
+SCHEMA = "schema.json"
+LABEL = "label"
+
+
+def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
+    """The arrays of a split: name → (dtype, width); a width of `None` is a one-dimensional array.
+
+    Example:
+
+    >>> array_specs(Schema(dense=["I1", "I2"]))
+    {'dense': (dtype('float32'), 2), 'label': (dtype('float32'), None)}
+    """
+    specs: dict[str, tuple[np.dtype[Any], int | None]] = {}
+    for key in schema.input_names:
+        specs[key] = (np.dtype(np.int32 if key == "sparse" else np.float32), schema.n_dense if key == "dense" else schema.width)
+    specs[LABEL] = (np.dtype(np.float32), None)
+    return specs
+
+
+def array_path(directory: Path, split: str, name: str) -> Path:
+    """Where array `name` of a split lies."""
+    return directory / split / f"{name}.npy"
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a processed directory.
+
+    Raises:
+        FileNotFoundError: no such directory.
+        NotADirectoryError: a file has that name.
+        ValueError: not a processed directory, or one of another version.
+    """
+    if not directory.exists():
+        raise FileNotFoundError(
+            f"{directory}: no such directory; write one with kd.data.tables.preprocess, kd.data.criteo.preprocess or "
+            "PlantedClickLog.write."
+        )
+    if not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; give the processed directory, the one that holds {MANIFEST}.")
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ValueError(
+            f"{directory} is not a processed directory: it has no {MANIFEST}. Raw tables go through "
+            "kd.data.tables.preprocess first."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); write the directory again.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{directory} is not a processed directory: {MANIFEST} does not say format={FORMAT!r}.")
+    if manifest.get("version") != VERSION:
+        raise ValueError(
+            f"{path}: version {manifest.get('version')!r} of the format; this release reads version {VERSION}. Write the "
+            "directory again, or use the release that wrote it."
+        )
+    splits = manifest.get("splits")
+    if not isinstance(splits, dict) or not all(s in SPLITS and isinstance(n, int) and n >= 0 for s, n in splits.items()):
+        raise ValueError(f"{path}: 'splits' is {splits!r}; it must give row counts of {SPLITS}. Write the directory again.")
+    return manifest

@@ -1,0 +1,239 @@
+"""Raw named columns → packed batches, by vocabularies and statistics that were fitted on the training rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_dlrm.data import columns as raw
+from keras_dlrm.data import dense
+from keras_dlrm.data.vocabulary import Counter, Keys, Vocabulary
+from keras_dlrm.schema import PADDING, Schema
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FILE = "preprocessor.json"
+FORMAT = "keras_dlrm preprocessor"
+VERSION = 1
+
+
+class Preprocessor:
+    """Maps raw named columns to packed batches; the same code serves files and requests.
+
+    - A dense column goes through its `Dense.transform`; a missing value (null, NaN) becomes `Dense.missing`.
+    - A categorical column with a fitted vocabulary is looked up; an unseen value becomes the column's OOV row, or -1
+      (padding) where the column has none; a missing value (null, empty string) becomes -1. Values are compared as
+      text, and whole numbers by their digits: 3, 3.0, "3" and "3.0" are one value.
+    - A categorical column that came with a `vocabulary_size` holds integer ids already; they are checked.
+    - A column with `hotness` above 1 holds lists, (B, k) arrays, or strings whose values are separated by `|`.
+
+    Make one with `fit`, `identity` or `load`.
+
+    Args:
+        schema: Fitted schema.
+        dense_state: Fitted parameters by dense column.
+        vocabularies: `Vocabulary` by table name, for the tables whose vocabulary was fitted.
+
+    Example:
+
+    >>> import polars as pl
+    >>> from keras_dlrm.schema import Categorical, Schema
+    >>> rows = pl.DataFrame({"price": [0.0, 3.0], "city": ["Rome", "Oslo"], "click": [0, 1]})
+    >>> preprocessor = Preprocessor.fit(Schema(dense=["price"], categorical=[Categorical("city")], label="click"), rows)
+    >>> preprocessor.schema.table_sizes
+    {'city': 3}
+    >>> preprocessor.transform({"price": [1.0, None], "city": ["Oslo", "Lima"]})["sparse"].tolist()
+    [[2], [0]]
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        dense_state: Mapping[str, dict[str, Any]] | None = None,
+        vocabularies: Mapping[str, Vocabulary] | None = None,
+    ) -> None:
+        schema.require_fitted()
+        self.schema = schema
+        self.dense_state = dict(dense_state or {})
+        self.vocabularies = dict(vocabularies or {})
+        for column in schema.dense:
+            if dense.needs_fit(column) and column.name not in self.dense_state:
+                raise ValueError(
+                    f"Preprocessor: dense column {column.name!r} with transform={column.transform!r} is not fitted; use "
+                    "Preprocessor.fit(schema, rows)."
+                )
+
+    @classmethod
+    def identity(cls, schema: Schema) -> Preprocessor:
+        """A preprocessor for columns that hold ids and model inputs already: it checks, packs and changes nothing.
+
+        Args:
+            schema: Fitted schema, whose dense transforms are taken as done: they are set to `"none"`.
+        """
+        plain = [{**entry, "transform": "none"} for entry in schema.to_dict()["dense"]]
+        return cls(Schema.from_dict({**schema.to_dict(), "dense": plain}))
+
+    @classmethod
+    def fit(
+        cls, schema: Schema, frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame], keys: Mapping[str, Keys] | None = None
+    ) -> Preprocessor:
+        """Fit on training rows.
+
+        Args:
+            schema: Columns without a `vocabulary_size` get one.
+            frames: Training rows as one Polars frame, or in parts; other columns are ignored.
+            keys: `Keys` by table name, where values are not compared as text.
+
+        Returns:
+            The preprocessor; its `schema` is fitted.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError, TypeError: a value cannot be used; the message names column and row.
+        """
+        open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
+        counters = {c.table_name: Counter() for c in open_columns}
+        keys = {table: (keys or {}).get(table, Keys()) for table in counters}
+        fits = {c.name: dense.DenseFit(c) for c in schema.dense if dense.needs_fit(c)}
+        width = max(schema.width, 1)
+        first = 0
+        for frame in raw.frames(frames, [*fits, *(c.name for c in open_columns)]):
+            where = raw.Where(first_row=first)
+            for name, fit in fits.items():
+                fit.update(raw.dense_values(frame, name, where))
+            for column, offset in zip(schema.categorical, schema.offsets, strict=True):
+                if column.vocabulary_size is None:
+                    values, rows, places = raw.categorical_values(frame, column, where)
+                    with raw.located(where, column.name, rows):
+                        key = keys[column.table_name].normalise(values, f"column {column.name!r}")
+                    counters[column.table_name].update(key, (first + rows) * width + offset + places)
+            first += len(frame)
+        vocabularies = {}
+        for column in open_columns:
+            table = column.table_name
+            if table not in vocabularies:
+                vocabularies[table] = Vocabulary.fit(counters[table], column, keys[table])
+        sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in open_columns}
+        fitted = schema.replace_categorical(**sizes)
+        return cls(fitted, {name: fit.state() for name, fit in fits.items()}, vocabularies)
+
+    def transform(
+        self,
+        frame: pl.DataFrame | Mapping[str, Any],
+        weights: Mapping[str, Any] | None = None,
+        where: raw.Where | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Raw columns → packed batch.
+
+        Args:
+            frame: Polars DataFrame, or mapping of column names to B values; columns that the schema does not name are
+                ignored.
+            weights: For a weighted schema, per-id factors by column, as in `Schema.pack`.
+            where: File and row at which the frame starts, for error messages.
+
+        Returns:
+            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)}`, and `"weights": float32 (B, W)` where the schema
+            is weighted.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError, TypeError: a value cannot be used; the message names file, column and row.
+        """
+        schema = self.schema
+        where = where or raw.Where()
+        table = raw.frame(frame, [*schema.dense_names, *schema.categorical_names], where)
+        batch: dict[str, np.ndarray] = {}
+        if schema.dense:
+            out = np.empty((len(table), schema.n_dense), np.float32)
+            for j, dense_column in enumerate(schema.dense):
+                values = raw.dense_values(table, dense_column.name, where)
+                out[:, j] = dense.transform(dense_column, self.dense_state.get(dense_column.name, {}), values)
+                bad = ~np.isfinite(out[:, j])
+                if bad.any():
+                    row = int(np.argmax(bad))
+                    raise ValueError(
+                        f"{where.at(row)}, column {dense_column.name!r}: value {values[row]} is outside the range of float32; "
+                        "clip or drop it."
+                    )
+            batch["dense"] = out
+        if schema.categorical:
+            sparse = np.full((len(table), schema.width), PADDING, np.int32)
+            for column, offset in zip(schema.categorical, schema.offsets, strict=True):
+                values, rows, places = raw.categorical_values(table, column, where)
+                with raw.located(where, column.name, rows):
+                    vocabulary = self.vocabularies.get(column.table_name)
+                    ids = raw.given_ids(values, column) if vocabulary is None else vocabulary.encode(values, f"column {column.name!r}")
+                sparse[rows, offset + places] = ids
+            batch["sparse"] = sparse
+        if schema.weighted:
+            batch["weights"] = schema._weight_matrix(weights or {}, batch["sparse"])
+        elif weights is not None:
+            raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
+        return batch
+
+    # -- round trips -------------------------------------------------------------------------------------------------
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write `preprocessor.json` and a Parquet file per fitted vocabulary into an existing or new directory."""
+        import polars as pl
+
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        tables = {}
+        for i, (name, vocabulary) in enumerate(self.vocabularies.items()):
+            file = f"vocabulary_{i:03d}.parquet"
+            pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(directory / file)
+            tables[name] = {
+                "file": file,
+                "size": vocabulary.size,
+                "oov": vocabulary.oov,
+                "keys": vocabulary.keys.kind,
+                "modulo": vocabulary.keys.modulo,
+            }
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "schema": self.schema.to_dict(),
+            "dense": self.dense_state,
+            "vocabularies": tables,
+        }
+        (directory / FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
+        """Inverse of `save`.
+
+        Raises:
+            FileNotFoundError: no preprocessor there.
+            ValueError: damaged, or written in another version of the format.
+        """
+        import polars as pl
+
+        path = Path(directory) / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); write it again.") from error
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise ValueError(
+                f"{path}: format {content.get('format')!r}, version {content.get('version')!r}; this release reads "
+                f"{FORMAT!r}, version {VERSION}. Fit and save it again, or use the release that wrote it."
+            )
+        vocabularies = {}
+        for name, entry in content["vocabularies"].items():
+            file = path.parent / entry["file"]
+            try:
+                table = pl.read_parquet(file)
+            except (OSError, pl.exceptions.PolarsError) as error:
+                raise ValueError(f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again.") from error
+            keys = Keys(entry["keys"], entry["modulo"])
+            vocabularies[name] = Vocabulary(table["key"], table["id"].to_numpy(), entry["size"], entry["oov"], keys)
+        return cls(Schema.from_dict(content["schema"]), content["dense"], vocabularies)

@@ -1,0 +1,176 @@
+"""Values of a categorical column → ids: counting them, and looking them up."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_dlrm.schema import PADDING, Categorical
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TEXT = "text"
+HEX = "hex"
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """How raw values are normalised before they are looked up, so that a file and a request agree.
+
+    Args:
+        kind: `"text"`: the value as a string. Integers, and floats and strings that hold one (`3.0`, `"3.0"`), become
+            its digits (`"3"`), because a column of integers with missing values often arrives as floats. Null, NaN and
+            the empty string are missing. `"hex"`: a string of hexadecimal digits becomes a number, as in Criteo's
+            logs; missing is 0.
+        modulo: For `"hex"`: the number is taken modulo this, or `None`.
+    """
+
+    kind: str = TEXT
+    modulo: int | None = None
+
+    def normalise(self, values: pl.Series, who: str) -> pl.Series:
+        """Raw values → keys (String or UInt64), null where missing.
+
+        Raises:
+            ValueError: a value that is no hexadecimal number.
+            TypeError: values that are neither strings, numbers nor booleans.
+        """
+        import polars as pl
+
+        if self.kind == HEX:
+            return self._hex(values, who)
+        dtype = values.dtype
+        if dtype.is_float():
+            values = values.fill_nan(None)
+            whole = (values == values.round()) & (values.abs() < 2.0**63)
+            digits = values.set(~whole.fill_null(False), None).cast(pl.Int64).cast(pl.String)
+            return digits.fill_null(values.cast(pl.String))
+        if dtype == pl.String or dtype in (pl.Categorical, pl.Enum):
+            text = values.cast(pl.String)
+            if text.str.ends_with("0").any():
+                text = text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
+            return text.set((text == "").fill_null(False), None)
+        if dtype.is_integer() or dtype == pl.Boolean or dtype == pl.Null:
+            return values.cast(pl.String)
+        raise TypeError(f"{who} has dtype {dtype}; a vocabulary holds strings or numbers.")
+
+    def _hex(self, values: pl.Series, who: str) -> pl.Series:
+        import polars as pl
+
+        if values.dtype == pl.Null:
+            values = values.cast(pl.String)
+        if values.dtype != pl.String:
+            raise TypeError(f"{who} has dtype {values.dtype}; give strings of hexadecimal digits, as in the raw log.")
+        text = values.set((values == "").fill_null(False), None).fill_null("0")
+        numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False)
+        bad = numbers.is_null() | text.str.starts_with("+")
+        if bad.any():
+            row = int(bad.arg_max() or 0)
+            raise BadValue(row, text[row], "must be hexadecimal digits (at most 16) or empty")
+        return numbers % self.modulo if self.modulo else numbers
+
+
+class BadValue(ValueError):
+    """A value that cannot be used. Whoever knows the file, the column and the row says so; this has the rest.
+
+    Args:
+        index: Position among the values at hand.
+        value: The value.
+        reason: What is allowed.
+    """
+
+    def __init__(self, index: int, value: object, reason: str) -> None:
+        super().__init__(f"value {value!r} at position {index} {reason}")
+        self.index = index
+        self.value = value
+        self.reason = reason
+
+
+class Counter:
+    """Counts the values of one table over many frames, and remembers where each was seen first."""
+
+    def __init__(self) -> None:
+        self._seen: pl.DataFrame | None = None
+
+    def update(self, keys: pl.Series, positions: np.ndarray) -> None:
+        """Count keys.
+
+        Args:
+            keys: n keys; nulls do not count.
+            positions: int64 (n,), where in the log each stands; the order of first appearance follows these.
+        """
+        import polars as pl
+
+        frame = pl.DataFrame({"key": keys, "count": np.ones(len(keys), np.int64), "first": positions}).drop_nulls("key")
+        parts = [frame] if self._seen is None else [self._seen, frame]
+        self._seen = pl.concat(parts).group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
+
+    def keys(self, column: Categorical) -> pl.Series:
+        """The keys that get a row of their own, in the order of their ids. See `Vocabulary.fit`."""
+        import polars as pl
+
+        if self._seen is None:
+            return pl.Series("key", [], dtype=pl.String)
+        kept = self._seen.filter(pl.col("count") >= column.min_count)
+        room = None if column.max_vocabulary is None else column.max_vocabulary - (column.oov is not None)
+        if room is not None and len(kept) > room:
+            return kept.sort(["count", "first"], descending=[True, False])["key"].head(room)
+        return kept.sort("first")["key"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The fitted values of one logical table.
+
+    Args:
+        values: Keys, one per known value (String or UInt64).
+        ids: int32, their rows.
+        size: Rows of the table.
+        oov: Row of unseen values, or `None`: they become padding.
+        keys: How raw values become keys.
+    """
+
+    values: pl.Series
+    ids: np.ndarray
+    size: int
+    oov: int | None
+    keys: Keys = Keys()
+
+    @classmethod
+    def fit(cls, counter: Counter, column: Categorical, keys: Keys = Keys()) -> Vocabulary:
+        """Give ids to the counted values.
+
+        Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
+        frequency, and ties the first appearance. The OOV row is left out of the numbering.
+
+        Raises:
+            ValueError: `oov` lies beyond `max_vocabulary`.
+        """
+        if column.max_vocabulary is not None and column.oov is not None and column.oov >= column.max_vocabulary:
+            raise ValueError(
+                f"Categorical column {column.name!r}: oov={column.oov} is outside max_vocabulary={column.max_vocabulary}; "
+                "give a smaller oov."
+            )
+        values = counter.keys(column)
+        ids = np.arange(len(values), dtype=np.int32)
+        size = len(values)
+        if column.oov is not None:
+            ids += ids >= column.oov
+            size = max(size + 1, column.oov + 1)
+        return cls(values, ids, max(size, 1), column.oov, keys)
+
+    def encode(self, values: pl.Series, who: str) -> np.ndarray:
+        """Raw values → int32 ids: -1 where missing, `oov` (or -1) where unseen."""
+        import polars as pl
+
+        keys = self.keys.normalise(values, who)
+        known = pl.DataFrame({"key": self.values.cast(keys.dtype), "id": self.ids})
+        found = keys.alias("key").to_frame().join(known, on="key", how="left", maintain_order="left")["id"]
+        unseen = PADDING if self.oov is None else self.oov
+        ids = found.fill_null(unseen).to_numpy().astype(np.int32)
+        if keys.null_count():
+            ids[keys.is_null().to_numpy()] = PADDING
+        return ids

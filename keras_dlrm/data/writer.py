@@ -1,0 +1,179 @@
+"""Write a processed directory, batch by batch, complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from keras_dlrm.data import format as layout
+from keras_dlrm.schema import Schema
+
+
+class PackedWriter:
+    """Appends batches to the splits of a processed directory without knowing their number of rows beforehand.
+
+    The files grow in a hidden sibling of `output` which takes its name when the `with` block ends without an error
+    and is removed when it ends with one: `output` is complete or absent. Memory stays bounded by one batch.
+
+    Args:
+        output: Directory to write.
+        schema: Fitted schema of the batches.
+        preprocessor: `Preprocessor` to save with the data; by default one that checks ids against `schema` and copies
+            them.
+        overwrite: Whether an existing processed directory may be replaced (when the new one is complete).
+
+    Raises:
+        FileExistsError: `output` exists and is not empty, and `overwrite` is False; or it is not a processed directory.
+        ValueError: the schema is not fitted.
+
+    Example:
+
+    >>> import tempfile, numpy as np
+    >>> from keras_dlrm.schema import Schema
+    >>> output = Path(tempfile.mkdtemp()) / "log"
+    >>> with PackedWriter(output, Schema(dense=["I1"], label="click")) as writer:
+    ...     writer.append("train", {"dense": np.array([[0.5], [1.5]], "float32")}, np.array([0, 1]))
+    >>> sorted(p.name for p in output.iterdir())
+    ['manifest.json', 'preprocessor.json', 'schema.json', 'train']
+    """
+
+    def __init__(
+        self, output: str | os.PathLike[str], schema: Schema, preprocessor: Any = None, overwrite: bool = False
+    ) -> None:
+        schema.require_fitted()
+        self.output = Path(output)
+        self.schema = schema
+        self.preprocessor = preprocessor
+        self.rows: dict[str, int] = {}
+        self._overwrite = overwrite
+        self._extra: dict[str, Any] = {}
+        self._specs = layout.array_specs(schema)
+        self._files: dict[tuple[str, str], IO[bytes]] = {}
+        check_output(self.output, overwrite)
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self.partial = self.output.parent / f".{self.output.name}.{uuid.uuid4().hex[:8]}.partial"
+        self.partial.mkdir()
+
+    def begin(self, split: str) -> None:
+        """Make a split exist, with no rows so far. `append` does this by itself."""
+        if split not in layout.SPLITS:
+            raise ValueError(f"PackedWriter: split {split!r} is unknown; the splits are {layout.SPLITS}.")
+        if split in self.rows:
+            return
+        (self.partial / split).mkdir()
+        self.rows[split] = 0
+        for name in self._specs:
+            file = open(layout.array_path(self.partial, split, name), "wb")
+            self._files[split, name] = file
+            self._write_header(file, name, 0)
+
+    def append(self, split: str, batch: Mapping[str, Any], label: Any) -> None:
+        """Append rows to a split, after checking every value.
+
+        Args:
+            split: `"train"`, `"valid"` or `"test"`.
+            batch: Packed batch of B rows, as `Schema.pack` makes it.
+            label: (B,) or (B, 1) of 0 and 1.
+
+        Raises:
+            KeyError, TypeError, ValueError: the batch does not fit the schema, or the label is not 0 or 1.
+        """
+        self.begin(split)
+        labels = np.asarray(label)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim != 1:
+            raise ValueError(f"PackedWriter: label has shape {labels.shape}; it must be (B,) or (B, 1).")
+        self.schema.validate(batch)
+        arrays = {name: np.asarray(batch[name]) for name in self.schema.input_names}
+        for name, array in arrays.items():
+            if len(array) != len(labels):
+                raise ValueError(f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree.")
+        bad = (labels != 0) & (labels != 1)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"PackedWriter: label {self.schema.label!r} is {labels[row]} in row {self.rows[split] + row} of {split!r}; "
+                "it must be 0 or 1."
+            )
+        arrays[layout.LABEL] = labels
+        for name, array in arrays.items():
+            dtype = self._specs[name][0]
+            self._files[split, name].write(np.ascontiguousarray(array, dtype=dtype).tobytes())
+        self.rows[split] += len(labels)
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a JSON value under `key` in the manifest."""
+        if key in ("format", "version", "splits"):
+            raise ValueError(f"PackedWriter: the manifest's {key!r} is written by the writer; choose another key.")
+        self._extra[key] = value
+
+    def __enter__(self) -> PackedWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._complete()
+        finally:
+            for file in self._files.values():
+                file.close()
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _complete(self) -> None:
+        for (split, name), file in self._files.items():
+            file.seek(0)
+            self._write_header(file, name, self.rows[split])
+            file.close()
+        self.schema.save(self.partial / layout.SCHEMA)
+        preprocessor = self.preprocessor
+        if preprocessor is None:
+            from keras_dlrm.data.preprocessor import Preprocessor
+
+            preprocessor = Preprocessor.identity(self.schema)
+        preprocessor.save(self.partial)
+        manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra}
+        (self.partial / layout.MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        check_output(self.output, self._overwrite)
+        if self.output.exists() and any(self.output.iterdir()):
+            old = self.partial.with_suffix(".old")
+            self.output.rename(old)
+            self.partial.rename(self.output)
+            shutil.rmtree(old)
+        else:
+            self.partial.replace(self.output)
+
+    def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
+        # NumPy pads a header so that its first axis can grow in place.
+        dtype, width = self._specs[name]
+        shape = (rows,) if width is None else (rows, width)
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        )
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise `FileExistsError` where `output` may not be written: see `PackedWriter`."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise FileExistsError(f"{output} is a file; give the name of a directory that does not exist yet.")
+    if not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{output} exists and is not empty; give another output, or overwrite=True to replace it.")
+    if not (output / layout.MANIFEST).is_file():
+        raise FileExistsError(
+            f"{output} exists and is not a processed directory (no {layout.MANIFEST}), so overwrite=True leaves it alone; "
+            "give another output or remove it yourself."
+        )

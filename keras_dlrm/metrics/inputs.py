@@ -1,0 +1,58 @@
+"""What the streaming metrics accept: labels and probabilities of B examples as flat float32 tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+
+def flat_inputs(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+    """Labels, probabilities and weights as float32 tensors of shape (B,).
+
+    Args:
+        metric: Name of the metric, for messages.
+        y_true: Labels, (B,) or (B, 1), any dtype.
+        y_pred: Probabilities, (B,) or (B, 1), any float dtype.
+        sample_weight: `None`, a scalar, (B,) or (B, 1).
+
+    Returns:
+        `(labels, probabilities, weights)`, each float32 (B,).
+
+    Raises:
+        ValueError: the number of labels, probabilities or weights differs, as far as shapes are known.
+
+    Example:
+
+    >>> labels, probabilities, weights = flat_inputs("ne", np.array([0, 1]), np.array([[0.25], [0.5]]))
+    >>> tuple(labels.shape), tuple(probabilities.shape), tuple(weights.shape)
+    ((2,), (2,), (2,))
+    """
+    labels = ops.convert_to_tensor(y_true)
+    probabilities = ops.convert_to_tensor(y_pred)
+    _check_sizes(metric, "y_true", labels.shape, probabilities.shape)
+    probabilities = ops.reshape(ops.cast(probabilities, "float32"), (-1,))
+    labels = ops.reshape(ops.cast(labels, "float32"), (-1,))
+    if sample_weight is None:
+        return labels, probabilities, ops.ones_like(probabilities)
+    weights = ops.convert_to_tensor(sample_weight)
+    if len(weights.shape) > 0:
+        _check_sizes(metric, "sample_weight", weights.shape, probabilities.shape)
+        return labels, probabilities, ops.reshape(ops.cast(weights, "float32"), (-1,))
+    return labels, probabilities, ops.ones_like(probabilities) * ops.cast(weights, "float32")
+
+
+def _check_sizes(metric: str, argument: str, shape: Any, expected: Any) -> None:
+    sizes = []
+    for dimensions in (tuple(shape), tuple(expected)):
+        if any(d is None for d in dimensions):
+            return
+        size = 1
+        for d in dimensions:
+            size *= int(d)
+        sizes.append(size)
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{metric}: {argument} has shape {tuple(shape)} but y_pred has shape {tuple(expected)}; give one value per "
+            "example, (B,) or (B, 1)."
+        )

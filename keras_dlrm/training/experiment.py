@@ -1,0 +1,173 @@
+"""What is trained and how, as data: one YAML file that reproduces a result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MODELS = ("DLRM", "DCN", "DCNv2")
+MONITORS = ("auc", "logloss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A model, its optimizers and the rules of training.
+
+    Args:
+        model: `{"type": "DLRM" | "DCN" | "DCNv2", …}` with that model's arguments besides schema and seed.
+        optimizer: Of the dense parameters: a name or `{"name": …, "learning_rate": …, …}`. `sgd`, `adagrad`,
+            `rowwise_adagrad` and `adam` are the rules of `kd.optimizers`; other names are Keras's. A `learning_rate`
+            of `{"warmup_steps": …, …}` is a `WarmupHoldDecay`.
+        embedding_optimizer: Row rule of the tables, likewise; follows `optimizer` if omitted.
+        batch_size: Rows of a training batch.
+        epochs: Most epochs.
+        monitor: Validation score that decides on the best model: `"auc"` or `"logloss"`.
+        patience: Epochs without a better score before training stops; 0: never.
+        lr_factor: Factor on the learning rates after each epoch without a better score; 1: none.
+        label_smoothing: Of the binary cross-entropy, in [0, 1).
+        mixed_precision: Whether to compute in bfloat16 (variables, logits and loss stay float32).
+        seed: Of initial weights, dropout and the order of the rows.
+        checkpoint_steps: Steps between resumable checkpoints within an epoch; each epoch's end is one, too.
+
+    Example:
+
+    >>> Experiment.from_dict({"model": {"type": "DCN"}, "epochs": 3}).override(["model.cross_layers=2"]).model
+    {'type': 'DCN', 'cross_layers': 2}
+    """
+
+    model: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"type": "DLRM"})
+    optimizer: Any = "adam"
+    embedding_optimizer: Any = None
+    batch_size: int = 2048
+    epochs: int = 1
+    monitor: str = "auc"
+    patience: int = 2
+    lr_factor: float = 1.0
+    label_smoothing: float = 0.0
+    mixed_precision: bool = False
+    seed: int = 0
+    checkpoint_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Mapping) or self.model.get("type") not in MODELS:
+            raise ValueError(f"experiment: model={self.model!r} must be a mapping with a type of {MODELS}.")
+        for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"experiment: {field}={value!r} must be an integer >= {low}.")
+        if self.monitor not in MONITORS:
+            raise ValueError(f"experiment: monitor={self.monitor!r} must be one of {MONITORS}.")
+        if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
+            raise ValueError(f"experiment: lr_factor={self.lr_factor!r} must be in (0, 1].")
+        if not isinstance(self.label_smoothing, (int, float)) or not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"experiment: label_smoothing={self.label_smoothing!r} must be in [0, 1).")
+        if not isinstance(self.mixed_precision, bool):
+            raise ValueError(f"experiment: mixed_precision={self.mixed_precision!r} must be true or false.")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Experiment:
+        """Inverse of `to_dict`. An unknown key is an error that names it."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"experiment: expected a mapping, not {data!r}.")
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in data:
+            if key not in known:
+                raise ValueError(f"experiment: unknown key {key!r}; known are {known}.")
+        return cls(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, defaults included."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Experiment:
+        """Read a YAML file."""
+        try:
+            return cls.from_dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        except yaml.YAMLError as error:
+            raise ValueError(f"experiment file {path}: not valid YAML ({error}).") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write a YAML file."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+    def override(self, assignments: Sequence[str]) -> Experiment:
+        """A copy with `key=value` and `outer.inner=value` replaced; values are read as YAML."""
+        data = self.to_dict()
+        for assignment in assignments:
+            key, equals, value = assignment.partition("=")
+            if not equals or not key:
+                raise ValueError(f"--set {assignment!r}: expected key=value, such as model.embedding_dim=8.")
+            *outer, last = key.split(".")
+            target: Any = data
+            for part in outer:
+                if target.get(part) is None or isinstance(target[part], str):
+                    target[part] = {"name": target[part]} if isinstance(target.get(part), str) else {}
+                target = target[part]
+                if not isinstance(target, dict):
+                    raise ValueError(f"--set {assignment!r}: {part!r} has no parts.")
+            target[last] = yaml.safe_load(value)
+        return type(self).from_dict(data)
+
+    def build(self, schema: Any, seed: int | None = None) -> Any:
+        """The compiled model.
+
+        Args:
+            schema: A fitted `Schema`.
+            seed: Instead of the experiment's.
+        """
+        import keras
+
+        from keras_dlrm import metrics, models
+
+        options = dict(self.model)
+        kind = options.pop("type")
+        try:
+            model = getattr(models, kind)(
+                schema,
+                seed=self.seed if seed is None else seed,
+                dtype="mixed_bfloat16" if self.mixed_precision else "float32",
+                **options,
+            )
+        except TypeError as error:
+            raise ValueError(f"experiment: model {kind}: {error}") from error
+        model.compile(
+            optimizer=_optimizer(self.optimizer),
+            embedding_optimizer=None if self.embedding_optimizer is None else _optimizer(self.embedding_optimizer),
+            loss=keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing),
+            metrics=[
+                keras.metrics.AUC(name="auc"),
+                keras.metrics.BinaryCrossentropy(name="logloss"),
+                metrics.NormalizedEntropy(name="ne"),
+            ],
+            count_out_of_range=True,
+        )
+        return model
+
+
+def _optimizer(spec: Any) -> Any:
+    """An optimizer from a name or `{"name": …, "learning_rate": …}`."""
+    import keras
+
+    from keras_dlrm.embeddings.rules.follow import RULES
+    from keras_dlrm.training.schedules import WarmupHoldDecay
+
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"experiment: the optimizer {spec!r} needs a name, such as {sorted(RULES)}.")
+    rate = options.get("learning_rate")
+    if isinstance(rate, Mapping):
+        options["learning_rate"] = WarmupHoldDecay(**rate)
+    elif rate is not None:
+        options["learning_rate"] = float(rate)
+    try:
+        if name in RULES:
+            return RULES[name](**options)
+        return keras.optimizers.get({"class_name": name, "config": options})
+    except TypeError as error:
+        raise ValueError(f"experiment: optimizer {name!r}: {error}") from error

@@ -1,0 +1,41 @@
+"""The embedded default: DLRM on a planted click log in the shape of Criteo's, scaled down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from keras_dlrm.training.experiment import Experiment
+
+SCALE = 1e-4
+ROWS = {"train": 800_000, "valid": 50_000, "test": 100_000}
+EXPERIMENT = Experiment(
+    model={"type": "DLRM", "embedding_dim": 16, "bottom_mlp": [64, 16], "top_mlp": [128, 64, 1]},
+    optimizer={"name": "adam", "learning_rate": 0.002},
+    batch_size=2048,
+    epochs=3,
+    lr_factor=0.5,
+)
+
+
+def planted_log(directory: Path, console: Console | None = None) -> Any:
+    """The planted log, written once.
+
+    Args:
+        directory: Where it is or will be.
+        console: Where to say so.
+
+    Returns:
+        A `ClickLog` whose `best` is what the best possible model reaches.
+    """
+    from keras_dlrm import data
+
+    if not directory.exists():
+        if console is not None:
+            console.print(f"writing a planted click log of {sum(ROWS.values()):,} rows to {directory}", highlight=False)
+        schema = data.synthetic.criteo_shape(SCALE)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        data.synthetic.PlantedClickLog(schema, seed=0).write(directory, rows=ROWS)
+    return data.open(directory)

@@ -1,0 +1,149 @@
+"""From an experiment and processed data to a trained, scored and saved model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from keras_dlrm.metrics import scores
+from keras_dlrm.training.checkpoint import BestModel, Resume, predictions
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.progress import TrainingProgress
+
+MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
+
+
+def train(
+    experiment: Experiment,
+    data: Any,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    tensorboard: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train, keep the model that is best on the validation part, score the test part once.
+
+    Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability
+    diagram), `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, `resume.npz`.
+
+    Args:
+        experiment: What to train.
+        data: A `ClickLog` of `kd.data.open`.
+        output: Folder; new or empty unless `resume` or `overwrite`.
+        resume: Whether to continue a run that was interrupted; a new run starts where there is none.
+        overwrite: Whether to delete what is in `output`.
+        tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
+        console: Where progress is shown; nowhere by default.
+
+    Returns:
+        The content of `result.json`: `test` and `valid` scores, `history` by epoch, `parameters`, `seconds`,
+        `samples_per_s`, and for a planted log `best` and `distance` to it.
+
+    Raises:
+        FileExistsError: `output` has content.
+        ValueError: `output` is of another experiment, or the data lacks rows.
+    """
+    output = Path(output)
+    _prepare(experiment, output, resume, overwrite)
+    if resume and (output / RESULT).exists():
+        return json.loads((output / RESULT).read_text())
+    console = console or Console(quiet=True)
+    keras.utils.set_random_seed(experiment.seed)
+    part = data.split("train")
+    if not len(part):
+        raise ValueError(f"{data.directory}: the train part is empty.")
+    valid = data.split("valid") if "valid" in data.splits and len(data.split("valid")) else None
+    model = experiment.build(data.schema)
+    batches = -(-len(part) // experiment.batch_size)
+    best = BestModel(
+        valid, output / MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
+    )
+    state = Resume(output / STATE, experiment.checkpoint_steps, batches, [best])
+    if resume and state.restore(model):
+        console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
+    if state.epoch < experiment.epochs and not best.stopped:
+        bar = TrainingProgress(console, experiment.epochs, batches, experiment.batch_size, state.batch)
+        # The order matters: scores first, then what shows them, then what saves them.
+        callbacks: list[Any] = [best, bar, state]
+        if tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(str(output / "tensorboard")))
+        dataset = part.dataset(
+            experiment.batch_size,
+            shuffle=True,
+            seed=experiment.seed,
+            start_epoch=state.epoch,
+            start_batch=state.batch,
+        )
+        model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
+    result = _finish(experiment, data, output, best, len(part))
+    (output / STATE).unlink(missing_ok=True)
+    return result
+
+
+def _prepare(experiment: Experiment, output: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ValueError("train: resume and overwrite exclude each other.")
+    if output.exists() and any(output.iterdir()):
+        known = output / EXPERIMENT
+        if overwrite:
+            if not known.exists():
+                raise FileExistsError(f"{output} has content but no {EXPERIMENT}, so it is not a run; not overwritten.")
+            shutil.rmtree(output)
+        elif not resume:
+            raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
+        elif not known.exists() or Experiment.load(known) != experiment:
+            raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    experiment.save(output / EXPERIMENT)
+
+
+def _scoring_batch(experiment: Experiment) -> int:
+    return max(experiment.batch_size, 4096)
+
+
+def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int) -> dict[str, Any]:
+    from keras_dlrm.training.report import learning_curves_png
+
+    model = keras.saving.load_model(output / MODEL)
+    tables = sum(t.size for t in model.embedding_tables().values())
+    epochs = len(best.history.get("loss", []))
+    result: dict[str, Any] = {
+        "model": experiment.model["type"],
+        "backend": keras.backend.backend(),
+        "seed": experiment.seed,
+        "parameters": {"tables": int(tables), "dense": int(sum(np.prod(v.shape) for v in model.weights) - tables)},
+        "epochs": epochs,
+        "best_epoch": best.best_epoch + 1,
+        "seconds": round(best.seconds, 2),
+        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)),
+        "history": best.history,
+    }
+    plotted = None
+    for name in ("valid", "test"):
+        if name in data.splits and len(data.split(name)):
+            part = data.split(name)
+            labels = np.asarray(part.arrays()[1])
+            probabilities = predictions(model, part, _scoring_batch(experiment))
+            result[name] = {k: float(v) for k, v in scores(labels, probabilities).items()}
+            plotted = (labels, probabilities)
+            if name == "test":
+                np.save(output / "predictions.npy", probabilities.astype(np.float32))
+    if data.best is not None and "test" in result:
+        result["best"] = dict(data.best)
+        result["distance"] = {k: data.best[k] - result["test"][k] for k in ("auc", "logloss")}
+    if plotted is not None:
+        title = f"{experiment.model['type']} on {data.directory.name}"
+        learning_curves_png(best.history, *plotted, output / REPORT, title)
+    result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
+    aside = output / (RESULT + ".writing")
+    aside.write_text(json.dumps(result, indent=2))
+    aside.replace(output / RESULT)
+    return result

@@ -1,0 +1,45 @@
+"""What every test runs under: one backend (KERAS_BACKEND), the CPU, fixed seeds, warnings as errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before a framework is imported: quiet logs, no accelerator, and two threads a worker rather than one per core.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if os.environ.get("KERAS_DLRM_TEST_GPU", "0") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+# Compiling dominates a first call, so there is no deadline; the examples are the same in every run.
+hypothesis.settings.register_profile("keras_dlrm", deadline=None, max_examples=25, derandomize=True, database=None)
+hypothesis.settings.load_profile("keras_dlrm")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of data sets and golden vectors that cannot be part of the repository; the test is skipped without it."""
+    folder = Path(os.environ.get("KERAS_DLRM_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs data that the repository may not hold: {folder} is absent; set KERAS_DLRM_SHARED to it")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras() -> None:
+    """A clean Keras session and the same seeds for each test, whatever ran before."""
+    import keras
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(1234)

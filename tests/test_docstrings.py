@@ -1,0 +1,71 @@
+"""Every public thing has a docstring, and every example in one runs."""
+
+import doctest
+import importlib
+import inspect
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FRAMEWORKS = {"tensorflow", "jax", "torch"}
+
+
+def module_names():
+    for path in sorted((ROOT / "keras_dlrm").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def load(name):
+    """The module, or a skip where it belongs to another backend or to an extra that is not installed."""
+    backend = keras.backend.backend()
+    of_framework = FRAMEWORKS & set(name.split("."))
+    if of_framework - {backend}:
+        pytest.skip(f"{name} is for {of_framework.pop()}, this run is for {backend}")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "keras_dlrm":
+            raise
+        pytest.skip(f"{name} needs {error.name}, which is not installed")
+
+
+@pytest.mark.parametrize("name", list(module_names()))
+def test_examples_run(name, tmp_path, monkeypatch):
+    import keras_dlrm as kd
+
+    module = load(name)
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    runner = doctest.DocTestRunner(optionflags=flags, verbose=False)
+    report: list[str] = []
+    examples = {"np": np, "keras": keras, "kd": kd}
+    with np.printoptions(precision=4, suppress=True, linewidth=120, threshold=1000):
+        for test in doctest.DocTestFinder(exclude_empty=True).find(module, name, extraglobs=examples):
+            keras.utils.set_random_seed(0)
+            runner.run(test, out=report.append)
+    if report:
+        pytest.fail("".join(report), pytrace=False)
+
+
+@pytest.mark.parametrize("name", list(module_names()))
+def test_everything_public_has_a_docstring(name):
+    module = load(name)
+    if ".backend." in name:  # adapters of one interface, whose functions are documented once, beside the choice
+        assert module.__doc__
+        return
+    bare = [] if module.__doc__ or not Path(str(module.__file__)).read_text(encoding="utf-8").strip() else [name]
+    for key, value in vars(module).items():
+        if key.startswith("_") or getattr(value, "__module__", None) != name:
+            continue
+        if inspect.isclass(value) or inspect.isfunction(value):
+            bare += [] if value.__doc__ else [key]
+        if inspect.isclass(value):
+            for method, function in vars(value).items():
+                inherited = any(method in vars(base) for base in value.__mro__[1:])
+                if inspect.isfunction(function) and not method.startswith("_") and not inherited:
+                    bare += [] if function.__doc__ else [f"{key}.{method}"]
+    assert bare == [], f"without a docstring in {name}: {bare}"

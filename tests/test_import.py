@@ -1,0 +1,56 @@
+"""What importing the package costs, and where a framework may be named."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "keras_dlrm"
+FRAMEWORKS = {"tensorflow", "jax", "torch"}
+# The seam, the train steps and the exporters are per framework; nothing else is.
+MAY_NAME_A_FRAMEWORK = ("embeddings/backend/", "training/", "export/")
+COUNT = """
+import json, sys
+import keras
+before = {name.split(".")[0] for name in sys.modules}
+import keras_dlrm
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - before)))
+"""
+
+
+def test_importing_the_package_loads_nothing_heavy_beyond_keras():
+    done = subprocess.run([sys.executable, "-c", COUNT], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    new = set(json.loads(done.stdout.splitlines()[-1]))
+    assert new & (FRAMEWORKS | {"polars", "matplotlib", "click", "rich", "pandas", "pyarrow", "sklearn"}) == set()
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_frameworks_are_imported_by_name_only_in_the_seam():
+    named = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE).as_posix()
+        if not place.startswith(MAY_NAME_A_FRAMEWORK) and imported_packages(path) & FRAMEWORKS:
+            named[place] = sorted(imported_packages(path) & FRAMEWORKS)
+    assert named == {}
+
+
+def test_the_package_has_no_assert_statements():
+    """`python -O` removes them: checks raise."""
+    asserting = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    ]
+    assert asserting == []
