@@ -133,10 +133,14 @@ class Schema:
         label: str = "label",
         weighted: bool = False,
     ) -> None:
+        if isinstance(dense, str):
+            raise TypeError(f"Schema: dense={dense!r} is one string; give a list of names.")
+        if not isinstance(weighted, bool):
+            raise TypeError(f"Schema: weighted={weighted!r} must be True or False.")
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
         self.categorical = tuple(categorical)
         self.label = label
-        self.weighted = bool(weighted)
+        self.weighted = weighted
         for column in self.dense:
             if not isinstance(column, Dense):
                 raise TypeError(f"Schema: dense holds {column!r}; give column names or kd.Dense(name, …).")

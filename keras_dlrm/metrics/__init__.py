@@ -1,6 +1,6 @@
 """Scores of click models: streaming Keras metrics, and exact ones of whole arrays in NumPy."""
 
-from keras_dlrm.metrics.bootstrap import Difference, paired_bootstrap
+from keras_dlrm.metrics.bootstrap import Difference, paired_bootstrap, paired_bootstrap_runs
 from keras_dlrm.metrics.calibration import Calibration
 from keras_dlrm.metrics.normalized_entropy import NormalizedEntropy
 from keras_dlrm.metrics.reliability import Reliability, expected_calibration_error, reliability
@@ -20,6 +20,7 @@ __all__ = [
     "log_loss",
     "normalized_entropy",
     "paired_bootstrap",
+    "paired_bootstrap_runs",
     "reliability",
     "scores",
 ]

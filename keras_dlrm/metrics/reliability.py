@@ -16,7 +16,7 @@ class Reliability(NamedTuple):
     Args:
         predicted: float64 (k,), mean prediction in each bin.
         observed: float64 (k,), share of clicks in each bin.
-        count: int64 (k,), rows in each bin.
+        rows: int64 (k,), number of rows in each bin.
 
     Example:
 
@@ -26,7 +26,7 @@ class Reliability(NamedTuple):
 
     predicted: np.ndarray
     observed: np.ndarray
-    count: np.ndarray
+    rows: np.ndarray
 
 
 def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
@@ -42,7 +42,7 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
         bins: Most bins, at least 1.
 
     Returns:
-        A `Reliability` of arrays `predicted`, `observed`, `count`.
+        A `Reliability` of arrays `predicted`, `observed`, `rows`.
 
     Raises:
         ValueError: bad shapes or values, or `bins` below 1.
@@ -50,7 +50,7 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
     Example:
 
     >>> points = reliability([0, 0, 1, 1], [0.1, 0.3, 0.3, 0.9], bins=4)
-    >>> points.observed.tolist(), points.count.tolist()
+    >>> points.observed.tolist(), points.rows.tolist()
     ([0.0, 0.5, 1.0], [1, 2, 1])
     """
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
@@ -91,4 +91,4 @@ def expected_calibration_error(labels: Any, probabilities: Any, bins: int = 10) 
     Source: Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019 (adaptive binning).
     """
     points = reliability(labels, probabilities, bins)
-    return float(np.average(np.abs(points.predicted - points.observed), weights=points.count))
+    return float(np.average(np.abs(points.predicted - points.observed), weights=points.rows))

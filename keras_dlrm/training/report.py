@@ -191,13 +191,13 @@ def _draw_reliability(panel: Any, labels: Any, probabilities: Any) -> None:
     clicks = np.asarray(labels).reshape(-1)
     points = reliability(labels, probabilities, bins=int(np.clip(len(values) // 200, 5, 20)))
     top, bottom = panel.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    low, high = _wilson(points.observed, points.count)
+    low, high = _wilson(points.observed, points.rows)
     limit = min(1.0, 1.05 * max(points.predicted.max(), high.max(), 0.01))
     _style(top)
     top.plot([0, limit], [0, limit], "--", color=TRAIN, lw=1.2, label="calibrated")
     top.errorbar(
         points.predicted, points.observed, yerr=[points.observed - low, high - points.observed], fmt="o-",
-        color=VALID, ms=4.5, lw=1.5, elinewidth=1.0, capsize=2, label=f"observed, {len(points.count)} bins, 95%",
+        color=VALID, ms=4.5, lw=1.5, elinewidth=1.0, capsize=2, label=f"observed, {len(points.rows)} bins, 95%",
     )  # fmt: skip
     top.set_xlim(0, limit)
     top.set_ylim(0, limit)

@@ -44,10 +44,10 @@ def test_auc_sees_only_the_order_and_mirrors_when_labels_or_scores_turn(data):
 def test_reliability_does_not_depend_on_the_order_of_the_rows_and_keeps_totals(data, bins, random):
     labels, values = data
     points = metrics.reliability(labels, values, bins)
-    assert len(points.count) <= bins
-    assert points.count.sum() == len(labels)
-    assert np.dot(points.count, points.predicted) == pytest.approx(values.sum())
-    assert np.dot(points.count, points.observed) == pytest.approx(labels.sum())
+    assert len(points.rows) <= bins
+    assert points.rows.sum() == len(labels)
+    assert np.dot(points.rows, points.predicted) == pytest.approx(values.sum())
+    assert np.dot(points.rows, points.observed) == pytest.approx(labels.sum())
     assert (np.diff(points.predicted) > 0).all()
     shuffled = list(range(len(labels)))
     random.shuffle(shuffled)

@@ -1,0 +1,126 @@
+"""`keras-dlrm compare`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import (
+    PathArgument,
+    apply_experiment_options,
+    backend_option,
+    experiment_options,
+    json_option,
+    print_json,
+)
+
+EPILOG = """\b
+Examples:
+  keras-dlrm compare --data my-log                                  DLRM beside DCN, 3 seeds
+  keras-dlrm compare --data my-log --model DLRM --model DCNv2 --seeds 5
+  keras-dlrm compare --data my-log --config dlrm.yaml --config dcn.yaml
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--data", type=PathArgument, help="Processed directory. Default: a planted log.")
+@click.option("--config", "configs", type=PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
+@click.option("--model", "models", type=click.Choice(["DLRM", "DCN", "DCNv2"]), multiple=True, help="May be repeated.")
+@experiment_options
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each, seeds 0, 1, …")
+@click.option("--samples", type=click.IntRange(1), default=500, show_default=True, help="Bootstrap resamples.")
+@click.option("--output", type=PathArgument, help="Folder of the runs; finished ones are not repeated.")
+@backend_option
+@json_option
+def command(
+    data: Path | None,
+    configs: tuple[Path, ...],
+    models: tuple[str, ...],
+    seeds: int,
+    samples: int,
+    output: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train models beside each other over several seeds and say whether they differ by more than noise.
+
+    The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
+    gives the 95% interval of the difference between the mean scores.
+    """
+    import numpy as np
+    from rich.console import Console
+
+    from keras_dlrm import data as data_package
+    from keras_dlrm.metrics import paired_bootstrap_runs
+    from keras_dlrm.training.experiment import Experiment
+    from keras_dlrm.training.planted import EXPERIMENT, planted_log
+    from keras_dlrm.training.report import print_table
+    from keras_dlrm.training.run import train
+
+    if configs and models:
+        raise ValueError("--config and --model exclude each other: a configuration names its model.")
+    named = {path.stem: Experiment.load(path) for path in configs}
+    if len(named) < len(configs):
+        raise ValueError(f"--config: two files have the same name among {[str(c) for c in configs]}; rename one.")
+    if not named:
+        base = Experiment() if data is not None else EXPERIMENT
+        for model in models or ("DLRM", "DCN"):
+            same = base.model["type"] == model
+            named[model] = base if same else base.override([f"model={{type: {model}}}"])
+    if len(named) < 2:
+        raise ValueError("compare: two models are needed; repeat --config or --model.")
+    console = Console(stderr=True)
+    log = planted_log(Path("runs") / "planted-log", console) if data is None else data_package.open(data)
+    if "test" not in log.splits or not len(log.split("test")):
+        raise ValueError(f"{log.directory} has no test part to compare on.")
+    output = output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    table, runs = [], {}
+    for name, experiment in named.items():
+        experiment = apply_experiment_options(experiment, **options)
+        results = []
+        for seed in range(seeds):
+            console.print(f"[bold]{name}[/bold], seed {seed}")
+            folder = output / f"{name}-seed{seed}"
+            results.append(
+                train(experiment.override([f"seed={seed}"]), log, folder, resume=folder.exists(), console=console)
+            )
+            runs.setdefault(name, []).append(np.load(folder / "predictions.npy"))
+        row: dict[str, Any] = {"model": name, "seeds": seeds}
+        for score in ("auc", "logloss", "ne"):
+            values = [r["test"][score] for r in results]
+            row[score] = float(np.mean(values))
+            row[f"± {score}"] = float(np.std(values, ddof=1)) if seeds > 1 else None
+        row["parameters"] = results[0]["parameters"]["tables"] + results[0]["parameters"]["dense"]
+        row["seconds"] = float(np.mean([r["seconds"] for r in results]))
+        table.append(row)
+
+    labels = np.asarray(log.split("test").arrays()[1])
+    first, *others = named
+    verdicts = []
+    for other in others:
+        found = paired_bootstrap_runs(labels, runs[first], runs[other], samples)
+        for score, difference in found.items():
+            verdicts.append(
+                {
+                    "difference": f"{first} - {other}",
+                    "score": score,
+                    "mean": difference.difference,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "p": difference.p_value,
+                    "more than noise": "yes" if difference.low > 0 or difference.high < 0 else "no",
+                }
+            )
+    click.echo()
+    print_table(table, f"Test part of {log.directory} ({len(labels):,} rows), mean ± sd over seeds", file=sys.stdout)
+    print_table(verdicts, "Paired bootstrap over rows and seeds, 95% interval", file=sys.stdout)
+    result = {"models": table, "differences": verdicts}
+    (output / "compare.json").write_text(json.dumps(result, indent=2))
+    click.echo(f"runs and compare.json: {output}")
+    print_json(as_json, result)

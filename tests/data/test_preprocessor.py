@@ -1,0 +1,276 @@
+"""Raw columns → packed batches: vocabularies, statistics, lists, shared tables, and the same answer after a reload."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_dlrm.data import dense
+from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.schema import Categorical, Dense, Schema
+
+
+def fit_one(values, *more, **fields):
+    """Fit a single categorical column on values, in one frame or several."""
+    schema = Schema(categorical=[Categorical("c", **fields)])
+    return Preprocessor.fit(schema, [pl.DataFrame({"c": v}, strict=False) for v in (values, *more)])
+
+
+def ids(preprocessor, values):
+    return preprocessor.transform({"c": values})["sparse"].tolist()
+
+
+def test_ids_follow_first_appearance_and_row_0_is_for_unseen_values():
+    preprocessor = fit_one(["b", "a"], ["c", "a"])
+    assert preprocessor.schema.table_sizes == {"c": 4}
+    assert ids(preprocessor, ["b", "a", "c", "new"]) == [[1], [2], [3], [0]]
+
+
+def test_oov_row_can_lie_anywhere_or_nowhere():
+    assert ids(fit_one(["x", "y", "z"], oov=1), ["x", "y", "z", "?"]) == [[0], [2], [3], [1]]
+    last = fit_one(["x"], oov=5)
+    assert last.schema.table_sizes == {"c": 6} and ids(last, ["x", "?"]) == [[0], [5]]
+    none = fit_one(["x", "y"], oov=None)
+    assert none.schema.table_sizes == {"c": 2} and ids(none, ["y", "?"]) == [[1], [-1]]
+
+
+def test_missing_values_are_padding_and_do_not_count():
+    preprocessor = fit_one(["x", None, "", "x"], min_count=1)
+    assert preprocessor.schema.table_sizes == {"c": 2}
+    assert ids(preprocessor, [None, "", "x"]) == [[-1], [-1], [1]]
+    assert ids(preprocessor, [None, None]) == [[-1], [-1]]
+
+
+def test_column_without_any_value_still_fits():
+    assert fit_one([None, None]).schema.table_sizes == {"c": 1}
+    assert fit_one([None], oov=None).schema.table_sizes == {"c": 1}
+
+
+def test_rare_values_share_the_oov_row():
+    preprocessor = fit_one(["a", "b", "a"], ["b", "c"], min_count=2)
+    assert ids(preprocessor, ["a", "b", "c"]) == [[1], [2], [0]]
+
+
+def test_a_cap_keeps_the_most_frequent_values_and_ties_go_to_the_earlier_one():
+    values = ["a", "b", "b", "c", "c", "d", "d", "d"]
+    preprocessor = fit_one(values, max_vocabulary=3)
+    assert preprocessor.schema.table_sizes == {"c": 3}
+    assert ids(preprocessor, ["d", "b", "c", "a"]) == [[1], [2], [0], [0]]
+    with pytest.raises(ValueError, match="oov=4 is outside max_vocabulary=3"):
+        fit_one(values, max_vocabulary=3, oov=4)
+
+
+def test_whole_numbers_are_one_value_however_they_arrive():
+    preprocessor = fit_one([3, 10, 3])
+    for values in ([3, 10], [3.0, 10.0], ["3", "10"], ["3.0", "10.00"], np.array([3, 10], np.int8), [3.0, None, 10.0]):
+        assert [i for (i,) in ids(preprocessor, values) if i != -1] == [1, 2]
+    assert ids(preprocessor, [3.5]) == [[0]]
+    assert ids(fit_one([1.5, 2.0]), ["1.5", "2", 2]) == [[1], [2], [2]]
+
+
+def test_mixed_types_compare_as_text():
+    preprocessor = fit_one(["a", "3", "True"])
+    assert ids(preprocessor, np.array(["a", 3, None], object)) == [[1], [2], [-1]]
+
+
+def test_shared_table_counts_all_its_columns_in_row_order():
+    schema = Schema(
+        categorical=[Categorical("last", table="item"), Categorical("seen", table="item", hotness=2), Categorical("u")]
+    )
+    frame = pl.DataFrame({"last": ["b", "a"], "seen": [["c", "b"], ["d"]], "u": ["x", "y"]})
+    for parts in ([frame], [frame[:1], frame[1:]]):
+        preprocessor = Preprocessor.fit(schema, parts)
+        assert preprocessor.schema.table_sizes == {"item": 5, "u": 3}
+        batch = preprocessor.transform({"last": ["c", "?"], "seen": [["a", "d"], ["b"]], "u": ["y", "x"]})
+        assert batch["sparse"].tolist() == [[2, 3, 4, 2], [0, 1, -1, 1]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [["a", "b"], [], ["c"]],
+        pl.Series([["a", "b"], None, ["c"]]),
+        ["a|b", "", "c"],
+        ["a|b", None, "c"],
+        np.array([["a", "b"], [None, None], ["c", None]], object),
+    ],
+)
+def test_multi_hot_columns_are_lists_arrays_or_separated_strings(values):
+    preprocessor = fit_one([["a", "b"], ["c"]], hotness=3)
+    assert ids(preprocessor, values) == [[1, 2, -1], [-1, -1, -1], [3, -1, -1]]
+
+
+def test_missing_value_inside_a_list_keeps_its_place():
+    assert ids(fit_one([["a", "b"]], hotness=3), [["a", None, "b"]]) == [[1, -1, 2]]
+
+
+def test_more_values_than_hotness_is_an_error_that_names_the_row():
+    preprocessor = fit_one([["a"]], hotness=2)
+    with pytest.raises(ValueError, match="row 1, column 'c': 3 values but hotness=2"):
+        ids(preprocessor, [["a"], ["a", "a", "a"]])
+    with pytest.raises(ValueError, match="row 0, column 'c': 2 values but hotness=1"):
+        ids(fit_one(["a"]), [["a", "b"]])
+    assert ids(fit_one(["a|b"]), ["a|b", "a"]) == [[1], [0]]  # one value, not a list
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 4, -1, None], [0, 4, -1, -1]),
+        ([0.0, 4.0, float("nan")], [0, 4, -1]),
+        (["0", "4", "", "3.0"], [0, 4, -1, 3]),
+        (np.array([1, 2], np.uint8), [1, 2]),
+    ],
+)
+def test_given_vocabulary_takes_integer_ids(values, expected):
+    preprocessor = Preprocessor.identity(Schema(categorical=[Categorical("c", 5)]))
+    assert ids(preprocessor, values) == [[i] for i in expected]
+
+
+@pytest.mark.parametrize("values", [[0, 5], [0, -2], [0.0, 1.5], ["0", "x"], ["0", "5"]])
+def test_given_vocabulary_refuses_other_values(values):
+    preprocessor = Preprocessor.identity(Schema(categorical=[Categorical("c", 5)]))
+    with pytest.raises(ValueError, match=r"row 1, column 'c': value .* must be an integer id: 0 … 4"):
+        ids(preprocessor, values)
+    with pytest.raises(TypeError, match="ids must be integers"):
+        ids(preprocessor, [True, False])
+
+
+def fit_dense(transform, values, **fields):
+    return Preprocessor.fit(Schema(dense=[Dense("x", transform, **fields)]), [pl.DataFrame({"x": v}) for v in values])
+
+
+def test_dense_transforms_give_the_documented_values():
+    x = np.array([0.0, 1.0, 3.0, -2.0, 10.0])
+    logs = np.log1p(np.maximum(x, 0))
+    for transform, expected in [
+        ("none", x),
+        ("log1p", logs),
+        ("standardise", (x - x.mean()) / x.std()),
+        ("log1p_standardise", (logs - logs.mean()) / logs.std()),
+    ]:
+        found = fit_dense(transform, [x[:2], x[2:]]).transform({"x": x})["dense"][:, 0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_quantile_transform_spreads_any_distribution_over_minus_one_to_one():
+    x = np.random.default_rng(0).lognormal(sigma=3.0, size=5000)
+    found = fit_dense("quantile", [x[:1000], x[1000:]]).transform({"x": x})["dense"][:, 0]
+    ranks = 2.0 * np.argsort(np.argsort(x)) / len(x) - 1.0
+    assert np.abs(found - ranks).max() < 0.01
+    constant = fit_dense("quantile", [[2.0, 2.0]])
+    assert constant.transform({"x": [1.0, 2.0, 3.0]})["dense"][:, 0].tolist() == [-1.0, 0.0, 1.0]
+
+
+def test_quantile_sample_is_bounded_and_does_not_depend_on_the_batches(monkeypatch):
+    monkeypatch.setattr(dense, "SAMPLE", 50)
+    x = np.random.default_rng(0).random(1000)
+    one, many = (dense.DenseFit(Dense("x", "quantile")) for _ in range(2))
+    one.update(x)
+    for i in range(0, 1000, 7):
+        many.update(x[i : i + 7])
+    assert len(one._sample) <= 50 and one.state() == many.state()
+
+
+@pytest.mark.parametrize("transform", ["none", "log1p", "standardise", "log1p_standardise", "quantile"])
+def test_missing_dense_values_become_the_given_one_after_the_transform(transform):
+    preprocessor = fit_dense(transform, [[1.0, None, 5.0]], missing=-3.5)
+    for values in ([None, 2.0], [float("nan"), 2.0], ["", "2"]):
+        found = preprocessor.transform({"x": values})["dense"][:, 0]
+        assert found[0] == -3.5 and found[1] != -3.5
+
+
+def test_constant_or_empty_dense_column_does_not_divide_by_zero():
+    assert fit_dense("standardise", [[4.0, 4.0]]).transform({"x": [4.0]})["dense"].tolist() == [[0.0]]
+    empty = fit_dense("quantile", [pl.Series([None], dtype=pl.Float64)])
+    assert np.isfinite(empty.transform({"x": [1.0]})["dense"]).all()
+
+
+def test_bad_dense_values_are_named():
+    preprocessor = fit_dense("none", [[0.0]])
+    for values, message in [
+        (["1", "abc"], "row 1, column 'x': value 'abc' must be a number"),
+        ([1.0, np.inf], "row 1, column 'x': value inf must be finite"),
+        ([1.0, 1e300], "row 1, column 'x': value 1e.300 is outside the range of float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            preprocessor.transform({"x": values})
+    with pytest.raises(TypeError, match="holds numbers"):
+        preprocessor.transform({"x": [[1.0], [2.0]]})
+
+
+def test_missing_columns_and_unequal_lengths_are_named():
+    schema = Schema(dense=["x"], categorical=[Categorical("c", 3)])
+    preprocessor = Preprocessor.identity(schema)
+    with pytest.raises(KeyError, match="column 'c' is missing"):
+        preprocessor.transform({"x": [1.0]})
+    with pytest.raises(ValueError, match="'c' has 2 rows but 'x' has 1"):
+        preprocessor.transform({"x": [1.0], "c": [1, 2]})
+    with pytest.raises(TypeError, match="not list"):
+        preprocessor.transform([1, 2])
+    with pytest.raises(KeyError, match="column 'c' is missing"):
+        Preprocessor.fit(Schema(categorical=[Categorical("c")]), pl.DataFrame({"d": [1]}))
+    with pytest.raises(ValueError, match="is not fitted"):
+        Preprocessor(Schema(dense=[Dense("x", "quantile")]))
+
+
+def test_any_kind_of_frame_gives_the_same_batch():
+    schema = Schema(dense=[Dense("x", "standardise")], categorical=[Categorical("c")])
+    columns = {"x": [1.0, 2.0, None], "c": ["a", None, "b"], "other": [1, 2, 3]}
+    frame = pl.DataFrame(columns)
+    fitted = [Preprocessor.fit(schema, data) for data in (frame, frame.lazy(), [frame[:1], frame[1:]])]
+    batches = [p.transform(data) for p in fitted for data in (frame, columns, pd.DataFrame(columns))]
+    for batch in batches:
+        np.testing.assert_array_equal(batch["sparse"], [[1], [-1], [2]])
+        np.testing.assert_allclose(batch["dense"], [[-1.0], [1.0], [0.0]])
+        assert batch["sparse"].dtype == np.int32 and batch["dense"].dtype == np.float32
+
+
+def test_weights_of_a_weighted_schema():
+    schema = Schema(categorical=[Categorical("c", 5, hotness=2), Categorical("d", 5)], weighted=True)
+    preprocessor = Preprocessor.identity(schema)
+    batch = preprocessor.transform({"c": [[1, 2], [3]], "d": [0, None]}, weights={"c": [[0.5, 2.0], [4.0]]})
+    assert batch["weights"].tolist() == [[0.5, 2.0, 1.0], [4.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match="weighted=False"):
+        fit_one(["a"]).transform({"c": ["a"]}, weights={"c": [1.0]})
+
+
+VALUES = st.one_of(st.none(), st.text(max_size=3), st.integers(-3, 3).map(str))
+
+
+@given(train=st.lists(VALUES, max_size=20), test=st.lists(VALUES, max_size=10), oov=st.sampled_from([None, 0, 2]))
+def test_saved_and_loaded_it_gives_the_same_batches(tmp_path_factory, train, test, oov):
+    directory = tmp_path_factory.mktemp("preprocessor")
+    schema = Schema(dense=[Dense("x", "quantile")], categorical=[Categorical("c", oov=oov), Categorical("d", 4)])
+    frame = pl.DataFrame({"x": np.arange(float(len(train))), "c": pl.Series(train, dtype=pl.String), "d": [1] * len(train)})
+    preprocessor = Preprocessor.fit(schema, frame)
+    preprocessor.save(directory)
+    loaded = Preprocessor.load(directory)
+    assert loaded.schema == preprocessor.schema
+    rows = {"x": np.arange(float(len(test))), "c": pl.Series(test, dtype=pl.String), "d": np.full(len(test), 3)}
+    first, second = preprocessor.transform(rows), loaded.transform(rows)
+    known = [v for v in dict.fromkeys(train) if v]
+    size = preprocessor.schema.table_sizes["c"]
+    preprocessor.schema.validate(first)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    for value, (i, _) in zip(test, first["sparse"].tolist(), strict=True):
+        assert (i == -1) == (not value or (oov is None and value not in known))
+        assert i < size and (value not in known or i != oov)
+
+
+def test_loading_what_is_no_preprocessor(tmp_path):
+    with pytest.raises(FileNotFoundError, match="preprocessor.json does not exist"):
+        Preprocessor.load(tmp_path)
+    (tmp_path / "preprocessor.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        Preprocessor.load(tmp_path)
+    (tmp_path / "preprocessor.json").write_text('{"format": "keras_dlrm preprocessor", "version": 7}')
+    with pytest.raises(ValueError, match="version 7"):
+        Preprocessor.load(tmp_path)
+    fit_one(["a"]).save(tmp_path / "p")
+    (tmp_path / "p" / "vocabulary_000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="vocabulary of table 'c' cannot be read"):
+        Preprocessor.load(tmp_path / "p")
