@@ -2,8 +2,7 @@
 #
 # Variables:
 #   PYTHON      interpreter to create .venv with            (default: the first suitable one on the PATH)
-#   PIP_FLAGS   further options of pip install; where the package index has only CUDA builds of torch:
-#               make test PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   PIP_FLAGS   further options of pip install, such as the index of a CPU build of torch
 #   WORKERS     test processes                              (default: 2)
 #   BACKEND     backend of test-fast                        (default: tensorflow)
 #   ARGS        further arguments of `keras-dlrm train` or of pytest

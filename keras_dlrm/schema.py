@@ -15,6 +15,8 @@ COMBINERS = ("sum", "mean", "sqrtn")
 DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile")
 # Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
 MAX_VOCABULARY_SIZE = 2**31 - 1
+# Marks places of a ragged list of weights that the list did not reach; a value that no weight has.
+_UNSET = np.finfo(np.float32).min
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,11 +299,22 @@ class Schema:
         packed = (sparse != PADDING).astype(np.float32)
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:
-                values = _ragged(column.name, weights[column.name], column.hotness, 0.0, np.float32)
+                with np.errstate(over="ignore"):
+                    values = _ragged(column.name, weights[column.name], column.hotness, _UNSET, np.float32)
                 if len(values) != len(sparse):
                     raise ValueError(
                         f"pack: weights of {column.name!r} have {len(values)} rows, the batch has {len(sparse)}; they must agree."
                     )
+                ids = sparse[:, start : start + column.hotness]
+                unset = values == _UNSET
+                lacking = np.argwhere(unset & (ids != PADDING))
+                if len(lacking):
+                    row, place = lacking[0]
+                    raise ValueError(
+                        f"pack: weights of {column.name!r}: in row {row} id {ids[row, place]} has no weight; give as many "
+                        "weights as ids, or leave the column out for weights of 1."
+                    )
+                values = np.where(unset, np.float32(0), values)
                 _check_finite(f"weights of {column.name!r}", values)
                 packed[:, start : start + column.hotness] *= values
         return packed
@@ -346,7 +359,10 @@ class Schema:
             for column, start in zip(self.categorical, self.offsets, strict=True):
                 _check_ids(column, sparse[:, start : start + column.hotness])
         if self.weighted:
-            _check_finite("weights", arrays["weights"])
+            weights = arrays["weights"]
+            if not (np.issubdtype(weights.dtype, np.floating) or np.issubdtype(weights.dtype, np.integer)):
+                raise TypeError(f"batch['weights'] has dtype {weights.dtype}; it must be float32.")
+            _check_finite("weights", weights)
 
     # -- round trips -------------------------------------------------------------------------------------------------
 
@@ -461,13 +477,15 @@ def _compact(column: Dense | Categorical) -> dict[str, Any]:
     for field in dataclasses.fields(column):
         value = getattr(column, field.name)
         if field.name == "name" or value != field.default:
-            out[field.name] = int(value) if isinstance(value, np.integer) else value
+            out[field.name] = value.item() if isinstance(value, np.generic) else value
     return out
 
 
 def _from_entry(kind: Any, entry: Any) -> Any:
     if isinstance(entry, (kind, str)):
         return kind(entry) if isinstance(entry, str) else entry
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"Schema: a column is described by {entry!r}; give a mapping with its fields.")
     known = [f.name for f in dataclasses.fields(kind)]
     unknown = sorted(set(entry) - set(known))
     if unknown:
@@ -575,6 +593,8 @@ def _as_row(name: str, index: int, value: Any) -> np.ndarray:
     if value is None:
         raise TypeError(f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list.")
     row = np.asarray(value)
+    if row.ndim > 1:
+        raise ValueError(f"pack: column {name!r} has a value of shape {row.shape} in row {index}; give a list of ids.")
     return row[None] if row.ndim == 0 else row
 
 

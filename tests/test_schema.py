@@ -64,7 +64,7 @@ def test_pack_leaves_the_label_out():
         [np.array([1, 2]), np.array([], int)],
         np.array([[1, 2, -1], [-1, -1, -1]]),
         np.array([[1, 2], [-1, -1]], np.int8),
-        np.array([[1, 2], [-1, -1]], object),
+        pd.Series([[1, 2], []]).to_numpy(),
         pd.Series([[1, 2], []]),
         pl.Series([[1, 2], []]),
         pl.Series([[1, 2], [-1, -1]], dtype=pl.Array(pl.Int64, 2)),

@@ -83,7 +83,7 @@ def test_scores_bundles_the_single_scores():
 def test_reliability_bins_hold_equal_numbers_of_rows_without_ties():
     rng = np.random.default_rng(2)
     values = rng.random(1000) ** 4
-    assert metrics.reliability(rng.random(1000) < 0.5, values, 8).count.tolist() == [125] * 8
+    assert metrics.reliability(rng.random(1000) < 0.5, values, 8).rows.tolist() == [125] * 8
 
 
 def test_expected_calibration_error_is_the_shift_of_a_model_that_is_off_everywhere():

@@ -1,0 +1,129 @@
+"""The command line as a user meets it: exit codes, tables, JSON, and whole paths from raw files to scores."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from keras_dlrm.cli import COMMANDS, group, main
+from keras_dlrm.data.synthetic import PlantedClickLog
+from keras_dlrm.schema import Categorical, Schema
+
+TINY = ["--batch-size", "128", "--epochs", "1", "--set", "model.embedding_dim=4", "--set", "patience=0"]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planted") / "log"
+    schema = Schema(dense=["x", "z"], categorical=[Categorical("a", 30), Categorical("b", 10, hotness=2)])
+    PlantedClickLog(schema, seed=1).write(folder, rows={"train": 600, "valid": 200, "test": 300})
+    return folder
+
+
+def run(*args: object) -> tuple[int, str]:
+    outcome = CliRunner().invoke(group, [str(a) for a in args], catch_exceptions=False)
+    return outcome.exit_code, outcome.output
+
+
+def last_json(text: str) -> dict:
+    return json.loads(text.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(name: str) -> None:
+    for path in [[name]] if name != "preprocess" else [[name, "tables"], [name, "criteo"]]:
+        code, text = run(*path, "--help")
+        assert code == 0
+        assert f"keras-dlrm {' '.join(path)}" in text.split("Example")[1]
+
+
+def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Path) -> None:
+    small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
+    code, text = run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small, "--tensorboard", "--json")
+    assert code == 0
+    assert "best possible AUC" in text
+    trained = last_json(text)
+    assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
+    assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
+    assert not (tmp_path / "run" / "resume.npz").exists()
+
+    code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, "--json")
+    assert code == 0
+    scored = last_json(text)
+    assert scored["auc"] == pytest.approx(trained["test"]["auc"], abs=1e-9)
+    assert scored["rows"] == 300
+
+    code, text = run("export", tmp_path / "run" / "model.keras", "--output", tmp_path / "served", "--json")
+    assert code == 0
+    assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
+
+
+def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path: Path) -> None:
+    models = ["--model", "DCN", "--model", "DCNv2", "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
+    args = ["compare", "--data", planted, *models, *TINY, "--seeds", "2", "--samples", "40", "--output", tmp_path / "c"]
+    code, text = run(*args, "--json")
+    assert code == 0
+    found = last_json(text)
+    assert [row["model"] for row in found["models"]] == ["DCN", "DCNv2"]
+    assert all(row["seeds"] == 2 and row["± auc"] >= 0 for row in found["models"])
+    gap = found["models"][0]["auc"] - found["models"][1]["auc"]
+    assert found["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
+    assert found["differences"][0]["low"] <= gap <= found["differences"][0]["high"]
+    # Finished runs are not repeated.
+    assert last_json(run(*args, "--json")[1]) == found
+
+
+def test_preprocess_tables_writes_what_train_reads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"u": [f"u{i}" for i in rng.integers(0, 9, 300)], "x": rng.normal(size=300),
+                          "click": rng.integers(0, 2, 300)})  # fmt: skip
+    frame.write_csv(tmp_path / "log.csv")
+    Schema(dense=["x"], categorical=[Categorical("u", min_count=2)], label="click").save(tmp_path / "schema.yaml")
+    code, text = run("preprocess", "tables", "--schema", tmp_path / "schema.yaml", "--train", tmp_path / "log.csv",
+                     "--fractions", 0.8, 0.1, 0.1, "--output", tmp_path / "log", "--json")  # fmt: skip
+    assert code == 0
+    assert last_json(text)["rows"] == {"train": 240, "valid": 30, "test": 30}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "--data", "nowhere"], ["nowhere"]),
+        (["train", "--set", "model.embeding_dim=3"], ["embeding_dim"]),
+        (["train", "--set", "epochs=0"], ["epochs=0", ">= 1"]),
+        (["train", "--set", "nonsense"], ["key=value"]),
+        (["train", "--resume"], ["--output"]),
+        (["train", "--optimizer", "adagard"], ["adagard"]),
+        (["evaluate", "missing.keras", "--data", "x"], ["missing.keras"]),
+        (["export", "missing.keras", "--output", "x"], ["missing.keras"]),
+        (["compare", "--model", "DLRM"], ["two models"]),
+        (["preprocess", "criteo", "absent.txt", "--output", "x"], ["absent.txt"]),
+    ],
+)
+def test_bad_input_gives_exit_code_2_and_one_sentence(
+    args: list[str], words: list[str], planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if args[0] == "train" and "--data" not in args:
+        args = [*args, "--data", str(planted)]
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    for word in words:
+        assert word in shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.glob("runs/*/model.keras"))
+
+
+def test_help_does_not_import_keras() -> None:
+    code = "import sys; from keras_dlrm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'keras' not in sys.modules, 'keras'"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,147 @@
+"""Runs: the best model is kept, the test part scored once, and a killed run continues as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dlrm import data
+from keras_dlrm.data.synthetic import PlantedClickLog
+from keras_dlrm.metrics import scores
+from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.run import train
+
+EXPERIMENT = Experiment(
+    model={"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [8, 4], "top_mlp": [8, 1], "dropout": 0.3, "batch_norm": True},
+    optimizer={"name": "adam", "learning_rate": 0.01},
+    embedding_optimizer={"name": "rowwise_adagrad", "learning_rate": 0.05},
+    batch_size=64,
+    epochs=3,
+    patience=0,
+    lr_factor=0.5,
+    checkpoint_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> data.ClickLog:
+    schema = Schema(dense=["x", "z"], categorical=[Categorical("a", 30), Categorical("b", 10, hotness=2)])
+    folder = tmp_path_factory.mktemp("planted") / "log"
+    return PlantedClickLog(schema, seed=1).write(folder, rows={"train": 600, "valid": 300, "test": 300})
+
+
+@pytest.fixture(scope="module")
+def whole(log: data.ClickLog, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return train(EXPERIMENT, log, folder), folder
+
+
+def test_result_holds_exact_scores_of_the_saved_model(log: data.ClickLog, whole: tuple[dict, Path]) -> None:
+    result, folder = whole
+    model = keras.saving.load_model(folder / "model.keras")
+    batch, label = log.split("test").arrays()
+    found = scores(label, model.predict({k: np.array(v) for k, v in batch.items()}, verbose=0))
+    assert result["test"]["auc"] == pytest.approx(found["auc"], abs=1e-7)
+    assert result["distance"]["auc"] == pytest.approx(log.best["auc"] - result["test"]["auc"])
+    assert len(result["history"]["loss"]) == result["epochs"] == 3
+
+
+def test_best_epoch_is_that_with_the_best_validation_score(whole: tuple[dict, Path]) -> None:
+    result, _ = whole
+    assert result["best_epoch"] == int(np.argmax(result["history"]["val_auc"])) + 1
+    assert result["valid"]["auc"] == pytest.approx(max(result["history"]["val_auc"]), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_batches", [3, 13])
+def test_a_killed_run_continues_with_the_same_losses(
+    log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path, after_batches: int
+) -> None:
+    """A real process, killed in the middle of an epoch, then a second one that resumes."""
+    program = f"""
+import os, sys, keras
+sys.path[:0] = {sys.path!r}
+from keras_dlrm import data
+from keras_dlrm.training import checkpoint
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.run import train
+if "--slow" in sys.argv:
+    plain, seen = checkpoint.Resume.on_train_batch_end, []
+    def counted(self, batch, logs=None):
+        plain(self, batch, logs)
+        seen.append(batch)
+        if len(seen) == {after_batches}:
+            print("now", flush=True)
+            import time; time.sleep(600)
+    checkpoint.Resume.on_train_batch_end = counted
+experiment = Experiment.from_dict({EXPERIMENT.to_dict()!r})
+train(experiment, data.open({str(log.directory)!r}), {str(tmp_path / "run")!r}, resume=True)
+"""
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    first = subprocess.Popen([sys.executable, "-c", program, "--slow"], env=environment, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline().strip() == "now"
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    first.stdout.close()
+    assert (tmp_path / "run" / "resume.npz").exists()
+    assert not (tmp_path / "run" / "result.json").exists()
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    resumed = json.loads((tmp_path / "run" / "result.json").read_text())
+    for name in ("loss", "auc", "logloss", "val_auc", "val_logloss"):
+        np.testing.assert_allclose(resumed["history"][name], whole[0]["history"][name], rtol=1e-6, err_msg=name)
+    assert resumed["test"] == pytest.approx(whole[0]["test"], rel=1e-6)
+
+
+def test_a_finished_run_is_reported_not_repeated(log: data.ClickLog, whole: tuple[dict, Path]) -> None:
+    start = time.perf_counter()
+    assert train(EXPERIMENT, log, whole[1], resume=True) == whole[0]
+    assert time.perf_counter() - start < 30
+
+
+def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="has content"):
+        train(EXPERIMENT, log, whole[1])
+    with pytest.raises(ValueError, match="not a run of this experiment"):
+        train(EXPERIMENT.override(["epochs=5"]), log, whole[1], resume=True)
+    (tmp_path / "precious.txt").write_text("keep")
+    with pytest.raises(FileExistsError, match="not a run"):
+        train(EXPERIMENT, log, tmp_path, overwrite=True)
+    assert (tmp_path / "precious.txt").read_text() == "keep"
+
+
+def test_training_stops_when_patience_runs_out(log: data.ClickLog, tmp_path: Path) -> None:
+    still = EXPERIMENT.override(["optimizer.learning_rate=0.0", "embedding_optimizer.learning_rate=0.0", "patience=1",
+                                 "model.batch_norm=false", "lr_factor=1.0"])  # fmt: skip
+    result = train(still, log, tmp_path / "run")
+    assert (result["epochs"], result["best_epoch"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"modle": {}}, "unknown key 'modle'"),
+        ({"model": {"type": "FM"}}, "FM"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"monitor": "accuracy"}, "monitor='accuracy'"),
+        ({"lr_factor": 2}, "lr_factor=2"),
+    ],
+)
+def test_a_bad_experiment_names_the_key_and_the_value(change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Experiment.from_dict({**EXPERIMENT.to_dict(), **change})
+
+
+def test_an_experiment_survives_a_file(tmp_path: Path) -> None:
+    EXPERIMENT.save(tmp_path / "e.yaml")
+    assert Experiment.load(tmp_path / "e.yaml") == EXPERIMENT
