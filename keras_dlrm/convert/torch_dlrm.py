@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_dlrm.models.dlrm import DLRM
@@ -63,7 +64,7 @@ def from_torch_dlrm(
             )
     if not tables or not top:
         raise ValueError("from_torch_dlrm: no emb_l.N.weight or no top_l.2k.weight; is this a DLRM state_dict?")
-    hot = [hotness] * len(tables) if isinstance(hotness, int) else list(hotness)
+    hot = list(hotness) if isinstance(hotness, Sequence) else [int(hotness)] * len(tables)
     if len(hot) != len(tables):
         raise ValueError(f"from_torch_dlrm: hotness has {len(hot)} entries for {len(tables)} tables.")
     if schema is None:
@@ -73,6 +74,11 @@ def from_torch_dlrm(
                 Categorical(f"C{i + 1}", len(table), hotness=h)
                 for i, (table, h) in enumerate(zip(tables, hot, strict=True))
             ],
+        )
+    if len(schema.table_sizes) != len(tables):
+        raise ValueError(
+            f"from_torch_dlrm: the schema has {len(schema.table_sizes)} tables, the state_dict {len(tables)}; give as "
+            "many sparse columns, each with a table of its own."
         )
     model = DLRM(
         schema,
@@ -93,6 +99,8 @@ def from_torch_dlrm(
                     f"self_interaction={self_interaction} with {len(tables)} tables of width {tables[0].shape[1]} needs "
                     f"{tuple(dense.kernel.shape[::-1])}."
                 )
+            if bias.shape != (len(weight),):
+                raise ValueError(f"from_torch_dlrm: {name}.{2 * k}.bias has shape {bias.shape}, not {(len(weight),)}.")
             dense.set_weights([weight.T, bias])
     return model
 
@@ -101,7 +109,7 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
     """The inverse of `from_torch_dlrm`: NumPy arrays under the reference's names.
 
     Args:
-        model: A `DLRM` with interaction `"dot"` or `"cat"` and without batch norm or shared tables.
+        model: A `DLRM` with interaction `"dot"` or `"cat"`, ReLU and sum pooling, without batch norm or shared tables.
 
     Returns:
         `{"emb_l.0.weight": (rows, D), …}`; `torch.as_tensor` makes a loadable state_dict of the values.
@@ -113,6 +121,11 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
         raise ValueError(f"to_torch_dlrm: the reference has no interaction {model.interaction_kind!r}.")
     if model.top_mlp.batch_norm:
         raise ValueError("to_torch_dlrm: the reference has no batch norm.")
+    if model.top_mlp.activation is not keras.activations.relu:
+        raise ValueError(f"to_torch_dlrm: the reference has no activation {model.top_mlp.activation.__name__!r}, only ReLU.")
+    for column in model.schema.categorical:
+        if column.combiner != "sum" and column.hotness > 1:
+            raise ValueError(f"to_torch_dlrm: column {column.name!r} pools by {column.combiner!r}; the reference sums.")
     columns = [c.table_name for c in model.schema.categorical]
     if len(set(columns)) < len(columns):
         raise ValueError("to_torch_dlrm: the reference has one table per column; this model shares tables.")

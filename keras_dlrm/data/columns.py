@@ -74,7 +74,8 @@ def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     for name, values in series.items():
         if len(values) != len(series[first]):
             raise ValueError(
-                f"{source}column {name!r} has {len(values)} rows but {first!r} has {len(series[first])}; they must agree."
+                f"{source}column {name!r} has {len(values)} rows but {first!r} has {len(series[first])}; "
+                "they must agree."
             )
     return pl.DataFrame(series)
 
@@ -85,21 +86,26 @@ def _series(name: str, values: Any) -> pl.Series:
     if isinstance(values, np.ndarray) and values.dtype == object:
         values = values.tolist()
     if isinstance(values, list):
-        values = [None if isinstance(v, float) and v != v else v.tolist() if isinstance(v, np.ndarray) else v for v in values]
+        plain = (v.tolist() if isinstance(v, np.ndarray) else v for v in values)
+        values = [None if isinstance(v, float) and np.isnan(v) else v for v in plain]
     return pl.Series(name, values, strict=False)
 
 
-def frames(data: Any, names: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """One or many Polars frames → DataFrames with the named columns. No column at all means no frame."""
+def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
+    """One or many Polars frames, or pairs `(frame, Where)` → pairs with the named columns; none without names."""
     import polars as pl
 
     if not names:
         return
     if isinstance(data, pl.LazyFrame):
-        data = data.collect_batches()
+        data = data.collect_batches(chunk_size=65_536, maintain_order=True)
     parts: Iterable[Any] = [data] if isinstance(data, (pl.DataFrame, Mapping)) else data
+    first = 0
     for part in parts:
-        yield frame(part, names, Where())
+        part, where = part if isinstance(part, tuple) else (part, Where(first_row=first))
+        table = frame(part, names, where)
+        yield table, where
+        first += len(table)
 
 
 def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
@@ -120,7 +126,9 @@ def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
     lost = numbers.is_null() & values.is_not_null()
     if lost.any():
         row = int(lost.arg_max() or 0)
-        raise ValueError(f"{where.at(row)}, column {name!r}: value {values[row]!r} must be a number, or empty if missing.")
+        raise ValueError(
+            f"{where.at(row)}, column {name!r}: value {values[row]!r} must be a number, or empty if missing."
+        )
     out = numbers.fill_null(float("nan")).to_numpy()
     infinite = np.isinf(out)
     if infinite.any():
@@ -154,8 +162,8 @@ def categorical_values(
     if len(lengths) and lengths.max() > column.hotness:
         row = int(np.argmax(lengths > column.hotness))
         raise ValueError(
-            f"{where.at(row)}, column {column.name!r}: {lengths[row]} values but hotness={column.hotness}; raise hotness or "
-            "shorten the list."
+            f"{where.at(row)}, column {column.name!r}: {lengths[row]} values but hotness={column.hotness}; raise "
+            "hotness or shorten the list."
         )
     rows = np.repeat(np.arange(len(lengths)), lengths)
     starts = np.cumsum(lengths) - lengths

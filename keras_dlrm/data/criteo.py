@@ -120,7 +120,7 @@ def preprocess(
 
 
 def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) -> dict[str, np.ndarray]:
-    """The first stage of the classic dialect by itself, in memory: numbers and ids, without logarithm, split or shuffle.
+    """The first stage of the classic dialect by itself, in memory: numbers and ids; no logarithm, split or shuffle.
 
     Args:
         inputs: Raw log or logs.

@@ -132,9 +132,10 @@ def _check_widths(block: bytes, path: Path, first_line: int) -> None:
         start = int(ends[row - 1]) + 1 if row else 0
         shown = block[start : int(ends[row])][:60].decode("utf-8", "replace")
         width = int(widths[row])
+        fault = "the line is too long"
+        if width < len(COLUMNS):
+            fault = f"column {COLUMNS[width]} is missing, the line is cut short"
         raise ValueError(
-            f"{path}, line {first_line + row + 1}: {width} columns where Criteo's format has {len(COLUMNS)} (label, 13 counts, "
-            f"26 categories, tab-separated); "
-            + (f"column {COLUMNS[width]} is missing, the line is cut short" if width < len(COLUMNS) else "the line is too long")
-            + f". It starts with {shown!r}."
+            f"{path}, line {first_line + row + 1}: {width} columns where Criteo's format has {len(COLUMNS)} (label, "
+            f"13 counts, 26 categories, tab-separated); {fault}. It starts with {shown!r}."
         )

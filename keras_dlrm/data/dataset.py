@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -52,10 +51,8 @@ class SplitDataset(keras.utils.PyDataset):
     Within an epoch batches come in this order however they are asked for: `fit` has a `shuffle=True` of its own, which
     would otherwise mix them. For the same reason one thread reads (`workers=1`).
 
-    Keras counts the steps of an epoch once, when `fit` starts. `num_batches`, which Keras asks, therefore names a
-    whole epoch until the first one begins, and Keras sees that one end early, for which it has a warning ("ran out of
-    data") that is silenced during this epoch; its progress bar stops at `batches - start_batch`. `len(dataset)` is
-    the number of batches of the current epoch, as for any sequence.
+    `len(dataset)` is the number of batches of the current epoch, so `batches - start_batch` in the first one; the
+    progress bar of `fit` counts to that number, out of those of a whole epoch.
 
     In a loop of your own, `for batch, label in dataset` is one epoch, and the next such loop is the next one. In Keras
     an epoch counts as done when its last batch was read and Keras says that it ended; the counter is `epoch`. A run
@@ -86,14 +83,14 @@ class SplitDataset(keras.utils.PyDataset):
         self.batches_per_epoch = len(split) // self.batch_size if drop_last else -(-len(split) // self.batch_size)
         if self.batches_per_epoch == 0:
             hint = f"; batch_size={batch_size} with drop_last=True leaves no batch" if len(split) else ""
-            raise ValueError(f"Split {split.name!r} has {len(split)} rows{hint}: there is nothing to train or evaluate on.")
+            raise ValueError(f"Split {split.name!r} has {len(split)} rows{hint}: there is nothing to iterate over.")
         for name, value in (("seed", seed), ("start_epoch", start_epoch), ("start_batch", start_batch)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise ValueError(f"dataset: {name}={value!r} must be an integer of at least 0.")
         if start_batch >= self.batches_per_epoch:
             raise ValueError(
-                f"dataset: start_batch={start_batch} but an epoch has {self.batches_per_epoch} batches; for the next epoch "
-                f"give start_epoch={start_epoch + 1}, start_batch=0."
+                f"dataset: start_batch={start_batch} but an epoch has {self.batches_per_epoch} batches; for the next "
+                f"epoch give start_epoch={start_epoch + 1}, start_batch=0."
             )
         self.epoch = int(start_epoch)
         self._split = split
@@ -104,7 +101,6 @@ class SplitDataset(keras.utils.PyDataset):
         self._reset_seen = False
         self._lock = threading.Lock()
         self._order: tuple[int, np.ndarray] | None = None
-        self._filter: tuple | None = None
 
     def __len__(self) -> int:
         return self.batches_per_epoch - self._skip
@@ -118,7 +114,9 @@ class SplitDataset(keras.utils.PyDataset):
         """
         just_begun = self._within_epoch and self._position == 0
         self._position = 0
-        return len(self) if just_begun else self.batches_per_epoch
+        if just_begun:
+            return len(self)
+        return _Steps(self) if self._skip else self.batches_per_epoch
 
     def __iter__(self) -> Iterator[tuple[Batch, np.ndarray]]:
         for index in range(len(self)):
@@ -155,16 +153,9 @@ class SplitDataset(keras.utils.PyDataset):
         self._read_last = False
         if self._skip:
             self._position = 0
-        if self._skip and self._filter is None:
-            warnings.filterwarnings("ignore", message="Your input ran out of data", category=UserWarning)
-            self._filter = warnings.filters[0]
 
     def on_epoch_end(self) -> None:
         """Called by Keras after an epoch, and once more when `fit` or `evaluate` starts."""
-        if self._filter is not None:
-            if self._filter in warnings.filters:
-                warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
-            self._filter = None
         # Keras resets its iterator, and so calls this, before the first epoch: perhaps after having read a batch or two
         # to build the model, which must not count as an epoch that is as short.
         was_reset, self._reset_seen = not self._reset_seen and len(self) <= 2, True
@@ -176,3 +167,22 @@ class SplitDataset(keras.utils.PyDataset):
     def _advance(self) -> None:
         self.epoch += 1
         self._skip = 0
+
+
+class _Steps(int):
+    """A whole epoch's number of batches, which `steps_seen >= steps` compares as the current epoch's.
+
+    Keras 3 (`EpochIterator`) takes the number of steps of all epochs once, when `fit` starts, and ends each epoch where
+    that comparison holds. A first epoch that merely ran dry would not do: Keras warns, and on TensorFlow the step
+    without data still counts as one for the optimizer.
+    """
+
+    dataset: SplitDataset
+
+    def __new__(cls, dataset: SplitDataset) -> _Steps:
+        steps = super().__new__(cls, dataset.batches_per_epoch)
+        steps.dataset = dataset
+        return steps
+
+    def __le__(self, steps_seen: int) -> bool:
+        return len(self.dataset) <= steps_seen

@@ -17,8 +17,10 @@ class FirstAppearance:
 
     >>> import polars as pl
     >>> ids = FirstAppearance()
-    >>> ids.encode(pl.Series([70, 50, 70], dtype=pl.UInt64)).tolist(), ids.encode(pl.Series([9, 50], dtype=pl.UInt64)).tolist()
-    ([0, 1, 0], [2, 1])
+    >>> ids.encode(pl.Series([70, 50, 70], dtype=pl.UInt64)).tolist()
+    [0, 1, 0]
+    >>> ids.encode(pl.Series([9, 50], dtype=pl.UInt64)).tolist()
+    [2, 1]
     """
 
     def __init__(self) -> None:

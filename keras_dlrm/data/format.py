@@ -28,7 +28,8 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
     """
     specs: dict[str, tuple[np.dtype[Any], int | None]] = {}
     for key in schema.input_names:
-        specs[key] = (np.dtype(np.int32 if key == "sparse" else np.float32), schema.n_dense if key == "dense" else schema.width)
+        dtype = np.int32 if key == "sparse" else np.float32
+        specs[key] = (np.dtype(dtype), schema.n_dense if key == "dense" else schema.width)
     specs[LABEL] = (np.dtype(np.float32), None)
     return specs
 
@@ -67,10 +68,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{directory} is not a processed directory: {MANIFEST} does not say format={FORMAT!r}.")
     if manifest.get("version") != VERSION:
         raise ValueError(
-            f"{path}: version {manifest.get('version')!r} of the format; this release reads version {VERSION}. Write the "
-            "directory again, or use the release that wrote it."
+            f"{path}: version {manifest.get('version')!r} of the format; this release reads version {VERSION}. Write "
+            "the directory again, or use the release that wrote it."
         )
     splits = manifest.get("splits")
-    if not isinstance(splits, dict) or not all(s in SPLITS and isinstance(n, int) and n >= 0 for s, n in splits.items()):
-        raise ValueError(f"{path}: 'splits' is {splits!r}; it must give row counts of {SPLITS}. Write the directory again.")
+    if not isinstance(splits, dict) or not all(s in SPLITS and type(n) is int and n >= 0 for s, n in splits.items()):
+        raise ValueError(
+            f"{path}: 'splits' is {splits!r}; it must give row counts of {SPLITS}. Write the directory again."
+        )
     return manifest

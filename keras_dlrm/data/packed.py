@@ -59,7 +59,7 @@ class ClickLog:
         try:
             self.schema = Schema.load(path)
         except FileNotFoundError as error:
-            raise ValueError(f"{directory} is damaged: {layout.SCHEMA} is missing; write the directory again.") from error
+            raise ValueError(f"{directory}: {layout.SCHEMA} is missing; write the directory again.") from error
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); write the directory again.") from error
 
@@ -77,7 +77,8 @@ class ClickLog:
 
     @property
     def best(self) -> dict[str, float] | None:
-        """What the best possible model reaches on the test split in expectation (`"auc"`, `"logloss"`).
+        """What the best possible model reaches on the test split: `"auc"` and `"logloss"` in expectation,
+        `"drawn_auc"` and `"drawn_logloss"` on its labels.
 
         Known for planted logs only (see `PlantedClickLog.write`), `None` for others.
         """

@@ -65,8 +65,8 @@ class Preprocessor:
         for column in schema.dense:
             if dense.needs_fit(column) and column.name not in self.dense_state:
                 raise ValueError(
-                    f"Preprocessor: dense column {column.name!r} with transform={column.transform!r} is not fitted; use "
-                    "Preprocessor.fit(schema, rows)."
+                    f"Preprocessor: dense column {column.name!r} with transform={column.transform!r} is not fitted; "
+                    "use Preprocessor.fit(schema, rows)."
                 )
 
     @classmethod
@@ -81,13 +81,17 @@ class Preprocessor:
 
     @classmethod
     def fit(
-        cls, schema: Schema, frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame], keys: Mapping[str, Keys] | None = None
+        cls,
+        schema: Schema,
+        frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame | tuple[pl.DataFrame, raw.Where]],
+        keys: Mapping[str, Keys] | None = None,
     ) -> Preprocessor:
         """Fit on training rows.
 
         Args:
             schema: Columns without a `vocabulary_size` get one.
-            frames: Training rows as one Polars frame, or in parts; other columns are ignored.
+            frames: Training rows as one Polars frame, or in parts; other columns are ignored. A part can be a pair
+                `(frame, Where)`, which says where it comes from.
             keys: `Keys` by table name, where values are not compared as text.
 
         Returns:
@@ -103,8 +107,7 @@ class Preprocessor:
         fits = {c.name: dense.DenseFit(c) for c in schema.dense if dense.needs_fit(c)}
         width = max(schema.width, 1)
         first = 0
-        for frame in raw.frames(frames, [*fits, *(c.name for c in open_columns)]):
-            where = raw.Where(first_row=first)
+        for frame, where in raw.frames(frames, [*fits, *(c.name for c in open_columns)]):
             for name, fit in fits.items():
                 fit.update(raw.dense_values(frame, name, where))
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
@@ -158,17 +161,20 @@ class Preprocessor:
                 if bad.any():
                     row = int(np.argmax(bad))
                     raise ValueError(
-                        f"{where.at(row)}, column {dense_column.name!r}: value {values[row]} is outside the range of float32; "
-                        "clip or drop it."
+                        f"{where.at(row)}, column {dense_column.name!r}: value {values[row]} is outside the range of "
+                        "float32; clip or drop it."
                     )
             batch["dense"] = out
         if schema.categorical:
             sparse = np.full((len(table), schema.width), PADDING, np.int32)
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-                values, rows, places = raw.categorical_values(table, column, where)
+                flat, rows, places = raw.categorical_values(table, column, where)
                 with raw.located(where, column.name, rows):
                     vocabulary = self.vocabularies.get(column.table_name)
-                    ids = raw.given_ids(values, column) if vocabulary is None else vocabulary.encode(values, f"column {column.name!r}")
+                    if vocabulary is None:
+                        ids = raw.given_ids(flat, column)
+                    else:
+                        ids = vocabulary.encode(flat, f"column {column.name!r}")
                 sparse[rows, offset + places] = ids
             batch["sparse"] = sparse
         if schema.weighted:
@@ -217,7 +223,9 @@ class Preprocessor:
 
         path = Path(directory) / FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote.")
+            raise FileNotFoundError(
+                f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote."
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -233,7 +241,9 @@ class Preprocessor:
             try:
                 table = pl.read_parquet(file)
             except (OSError, pl.exceptions.PolarsError) as error:
-                raise ValueError(f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again.") from error
+                raise ValueError(
+                    f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."
+                ) from error
             keys = Keys(entry["keys"], entry["modulo"])
             vocabularies[name] = Vocabulary(table["key"], table["id"].to_numpy(), entry["size"], entry["oov"], keys)
         return cls(Schema.from_dict(content["schema"]), content["dense"], vocabularies)

@@ -76,7 +76,7 @@ def preprocess(
     ```
     """
     if schema.weighted:
-        raise ValueError("tables: weighted=True schemas have no column for the weights; write batches with PackedWriter.")
+        raise ValueError("tables: a weighted=True schema names no column of weights; write batches with PackedWriter.")
     check_output(Path(output), overwrite)
     if split is not None and (valid is not None or test is not None):
         raise ValueError("tables: give either split=… or valid and test files, not both.")
@@ -93,7 +93,7 @@ def preprocess(
 
     fit_needed = not schema.fitted or any(dense.needs_fit(c) for c in schema.dense)
     fit_names = [*schema.dense_names, *schema.categorical_names]
-    training = (table for table, _ in total.run("fit", parts[:1], fit_names)) if fit_needed else ()
+    training = total.run("fit", parts[:1], fit_names) if fit_needed else ()
     preprocessor = Preprocessor.fit(schema, training)
     with PackedWriter(output, preprocessor.schema, preprocessor, overwrite) as writer:
         for part in parts:
@@ -137,9 +137,7 @@ class _Total:
                 rows = sum(count_rows(p) for p in part.paths) if part.stop is None else part.stop - part.start
                 self.rows[part.split] = rows
 
-    def run(
-        self, stage: str, parts: list[_Part], names: Sequence[str]
-    ) -> Iterator[tuple[pl.DataFrame, raw.Where]]:
+    def run(self, stage: str, parts: list[_Part], names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, raw.Where]]:
         for part in parts:
             for table, where in part.frames(names):
                 yield table, where
@@ -183,7 +181,9 @@ def _expand(inputs: Inputs) -> list[Path]:
                 raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
             paths += found
         elif not path.is_file():
-            raise FileNotFoundError(f"{entry}: no such file; give a .csv, .tsv or .parquet file, a list, or a glob pattern.")
+            raise FileNotFoundError(
+                f"{entry}: no such file; give a .csv, .tsv or .parquet file, a list, or a glob pattern."
+            )
         else:
             paths.append(path)
     if not paths:
@@ -226,5 +226,7 @@ def _labels(table: pl.DataFrame, name: str, where: raw.Where) -> np.ndarray:
     bad = (labels != 0) & (labels != 1)
     if bad.any():
         row = int(np.argmax(bad))
-        raise ValueError(f"{where.at(row)}, label {name!r}: value {table[name][row]!r} must be 0 or 1. Fix or drop the row.")
+        raise ValueError(
+            f"{where.at(row)}, label {name!r}: value {table[name][row]!r} must be 0 or 1. Fix or drop the row."
+        )
     return labels.astype(np.float32)

@@ -151,8 +151,8 @@ class Vocabulary:
         """
         if column.max_vocabulary is not None and column.oov is not None and column.oov >= column.max_vocabulary:
             raise ValueError(
-                f"Categorical column {column.name!r}: oov={column.oov} is outside max_vocabulary={column.max_vocabulary}; "
-                "give a smaller oov."
+                f"Categorical column {column.name!r}: oov={column.oov} is outside "
+                f"max_vocabulary={column.max_vocabulary}; give a smaller oov."
             )
         values = counter.keys(column)
         ids = np.arange(len(values), dtype=np.int32)

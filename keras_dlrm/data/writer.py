@@ -96,13 +96,15 @@ class PackedWriter:
         arrays = {name: np.asarray(batch[name]) for name in self.schema.input_names}
         for name, array in arrays.items():
             if len(array) != len(labels):
-                raise ValueError(f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree.")
+                raise ValueError(
+                    f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree."
+                )
         bad = (labels != 0) & (labels != 1)
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
-                f"PackedWriter: label {self.schema.label!r} is {labels[row]} in row {self.rows[split] + row} of {split!r}; "
-                "it must be 0 or 1."
+                f"PackedWriter: label {self.schema.label!r} is {labels[row]} in row {self.rows[split] + row} of "
+                f"{split!r}; it must be 0 or 1."
             )
         arrays[layout.LABEL] = labels
         for name, array in arrays.items():
@@ -171,9 +173,11 @@ def check_output(output: Path, overwrite: bool) -> None:
     if not any(output.iterdir()):
         return
     if not overwrite:
-        raise FileExistsError(f"{output} exists and is not empty; give another output, or overwrite=True to replace it.")
+        raise FileExistsError(
+            f"{output} exists and is not empty; give another output, or overwrite=True to replace it."
+        )
     if not (output / layout.MANIFEST).is_file():
         raise FileExistsError(
-            f"{output} exists and is not a processed directory (no {layout.MANIFEST}), so overwrite=True leaves it alone; "
-            "give another output or remove it yourself."
+            f"{output} exists and is not a processed directory (no {layout.MANIFEST}), so overwrite=True leaves it "
+            "alone; give another output or remove it yourself."
         )

@@ -24,7 +24,8 @@ class EmbeddingCollection(keras.layers.Layer):
 
     An id of -1 is padding and contributes nothing; any other id outside `0 … vocabulary_size - 1` is looked up as the
     column's OOV row (`Categorical.oov`), or contributes nothing where that is `None`. That is the same on every
-    backend; `schema.pack` refuses such ids before they get here.
+    backend, but for ids that do not fit in int32: JAX keeps their low 32 bits before a layer sees them. `schema.pack`
+    refuses all such ids before they get here.
 
     Args:
         schema: A fitted `Schema`.
@@ -171,10 +172,14 @@ class EmbeddingCollection(keras.layers.Layer):
             KeyError: an unknown table.
             ValueError: a wrong shape.
         """
-        known = {name for stack in self.stacks for name in stack.tables}
+        known = {name: (size, s.width) for s in self.stacks for name, (_, size) in s.tables.items()}
         for name in tables:
             if name not in known:
                 raise KeyError(f"set_embedding_tables: unknown table {name!r}; there are {sorted(known)}.")
+            if np.shape(tables[name]) != known[name]:
+                raise ValueError(
+                    f"set_embedding_tables: table {name!r} has shape {np.shape(tables[name])}; it must be {known[name]}."
+                )
         for stack, variable in zip(self.stacks, self.tables, strict=True):
             touched = [name for name in stack.tables if name in tables]
             if not touched:
@@ -182,12 +187,7 @@ class EmbeddingCollection(keras.layers.Layer):
             values = np.array(ops.convert_to_numpy(variable.value))
             for name in touched:
                 start, size = stack.tables[name]
-                rows = np.asarray(tables[name])
-                if rows.shape != (size, stack.width):
-                    raise ValueError(
-                        f"set_embedding_tables: table {name!r} has shape {rows.shape}; it must be {(size, stack.width)}."
-                    )
-                values[start : start + size] = rows
+                values[start : start + size] = np.asarray(tables[name])
             variable.assign(values)
 
     def save_own_variables(self, store: Any) -> None:
@@ -255,7 +255,10 @@ def _ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     if len(sparse.shape) != 2 or sparse.shape[1] != schema.width:
         raise ValueError(f"batch['sparse'] has shape {tuple(sparse.shape)}; the schema needs (B, {schema.width}).")
     if dtype not in ("int32", "int64"):
-        sparse = ops.cast(sparse, "int64" if dtype in ("uint32", "uint64") else "int32")
+        if dtype in ("uint32", "uint64"):
+            # Out of any vocabulary, and without a turn to negative numbers.
+            sparse = ops.minimum(sparse, ops.convert_to_tensor(np.array(2**31 - 1), dtype))
+        sparse = ops.cast(sparse, "int32")
     if weights is not None:
         weights = ops.convert_to_tensor(weights)
         if tuple(weights.shape[1:]) != (schema.width,):

@@ -45,11 +45,11 @@ def savedmodel(model: Any, directory: str | Path, preprocessor: Any = None, vers
 
     if not isinstance(model, ClickModel):
         raise TypeError(f"savedmodel: expected a model of kd.models, not {type(model).__name__}.")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
+        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0.")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / str(_next_version(directory) if version is None else version)
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
-        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0.")
     if final.exists():
         raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
     # Not a number, so that a server that watches the folder does not take it for a version.

@@ -35,6 +35,7 @@ class ClickModel(SparseStep, keras.Model):
         self.embeddings: EmbeddingCollection | None = None
         self._loss_on_logits = False
         self._out_of_range: keras.metrics.Metric | None = None
+        self._count_out_of_range = False
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Packed batch → logits (B, 1)."""

@@ -37,8 +37,12 @@ class Resume(keras.callbacks.Callback):
         self.batch = 0
         self._restored_metrics: list[np.ndarray] | None = None
 
-    def restore(self, model: Any) -> bool:
+    def restore(self, model: Any, example: tuple[Any, Any]) -> bool:
         """Load the file into a compiled model, if there is one. Sets `epoch` and `batch`, where to go on.
+
+        Args:
+            model: The model.
+            example: Some batch and its labels: Keras creates the variables of metrics when it first sees one.
 
         Raises:
             ValueError: the file is of another model.
@@ -47,15 +51,16 @@ class Resume(keras.callbacks.Callback):
             return False
         with np.load(self.path, allow_pickle=False) as saved:
             place = json.loads(str(saved["place"]))
-            variables = [*_state(model), *model.metrics_variables]
-            if place["paths"] != [v.path for v in _state(model)] or any(
-                saved[f"v{i}"].shape != tuple(v.shape) for i, v in enumerate(variables)
+            state = _state(model)
+            if place["paths"] != [v.path for v in state] or any(
+                saved[f"v{i}"].shape != tuple(v.shape) for i, v in enumerate(state)
             ):
                 raise ValueError(f"{self.path} is of another model or optimizer; train into another folder.")
-            state = _state(model)
+            model.test_on_batch(*example)
+            model.reset_metrics()
             for i, variable in enumerate(state):
                 variable.assign(saved[f"v{i}"])
-            self._restored_metrics = [saved[f"v{i}"] for i in range(len(state), len(variables))]
+            self._restored_metrics = [saved[f"v{i}"] for i in range(len(state), len(saved.files) - 1)]
         self.epoch, self.batch = place["epoch"], place["batch"]
         for callback, memory in zip(self.remembering, place["memories"], strict=True):
             callback.restore(memory)

@@ -67,7 +67,7 @@ def train(
         valid, output / MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
     )
     state = Resume(output / STATE, experiment.checkpoint_steps, batches, [best])
-    if resume and state.restore(model):
+    if resume and state.restore(model, part.take(slice(0, 2))):
         console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
     if state.epoch < experiment.epochs and not best.stopped:
         bar = TrainingProgress(console, experiment.epochs, batches, experiment.batch_size, state.batch)

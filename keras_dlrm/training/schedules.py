@@ -61,7 +61,8 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: Any) -> Any:
         k = ops.cast(step, "float32") + 1.0
         warmup, start, length = (float(v) for v in (self.warmup_steps, self.decay_start_step, self.decay_steps))
-        held = 1.0 - 1.0 / warmup if warmup and length else 1.0
+        # A warm-up of one step has no step of its own, so nothing that could be held.
+        held = 1.0 - 1.0 / warmup if warmup > 1 and length else 1.0
         scale = ops.where(k < warmup, k / max(warmup, 1.0), held)
         rate = self.learning_rate * scale
         if length:

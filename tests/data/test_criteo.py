@@ -93,7 +93,9 @@ def test_longer_half_of_an_odd_last_day_is_the_test_split(tmp_path):
 
 def test_several_inputs_are_a_day_each(tmp_path):
     lines = make_lines(25)
-    paths = [save(tmp_path / "day_0", lines[:10]), save(tmp_path / "day_1", lines[10:14], end=""), tmp_path / "day_2.gz"]
+    paths = [tmp_path / "day_0", tmp_path / "day_1", tmp_path / "day_2.gz"]
+    save(paths[0], lines[:10])
+    save(paths[1], lines[10:14], end="")
     paths[2].write_bytes(gzip.compress(("\r\n".join(lines[14:]) + "\r\n").encode()))
     log = criteo.preprocess(paths, tmp_path / "out")
     check(log, lines, {"train": np.arange(14), "test": np.arange(14, 20), "valid": np.arange(20, 25)})
@@ -116,12 +118,14 @@ def test_day_shuffle_permutes_each_training_day(tmp_path):
 
 def test_subsampling_drops_rows_without_a_click_before_ids_are_given(tmp_path):
     lines = make_lines(60)
-    log = criteo.preprocess(save(tmp_path / "raw.txt", lines), tmp_path / "out", days=3, subsample=0.6, seed=4, shuffle="total")
+    path = save(tmp_path / "raw.txt", lines)
+    log = criteo.preprocess(path, tmp_path / "out", days=3, subsample=0.6, seed=4, shuffle="total")
     random = np.random.RandomState(4)
     kept, sizes = [], []
     for day in range(3):
         u = random.uniform(low=0.0, high=1.0, size=20)
-        rows = [l for l, x in zip(lines[20 * day : 20 * day + 20], u, strict=True) if not (l[0] == "0" and x < 0.6)]
+        day_lines = lines[20 * day : 20 * day + 20]
+        rows = [line for line, x in zip(day_lines, u, strict=True) if not (line[0] == "0" and x < 0.6)]
         kept += rows
         sizes.append(len(rows))
     train = random.permutation(np.arange(sizes[0] + sizes[1]))
@@ -174,10 +178,10 @@ def test_bad_value_names_file_line_and_column(tmp_path, field, value, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda l: l[:20], "line 8: .* columns .*missing, the line is cut short"),
-        (lambda l: l.rsplit("\t", 1)[0], "line 8: 39 columns.*column C26 is missing"),
-        (lambda l: l + "\t1", "line 8: 41 columns.*too long"),
-        (lambda l: "", "line 8: 1 columns"),
+        (lambda line: line[:20], "line 8: .* columns .*missing, the line is cut short"),
+        (lambda line: line.rsplit("\t", 1)[0], "line 8: 39 columns.*column C26 is missing"),
+        (lambda line: line + "\t1", "line 8: 41 columns.*too long"),
+        (lambda line: "", "line 8: 1 columns"),
     ],
 )
 def test_line_with_the_wrong_number_of_columns_is_named(tmp_path, change, message):

@@ -25,7 +25,7 @@ def rows(batches):
 
 
 class Recorder(keras.layers.Layer):
-    """Passes its input on and is told by a callback-free route which rows a training step saw."""
+    """Passes its input on and keeps a fingerprint of the rows that each training step saw."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -35,7 +35,6 @@ class Recorder(keras.layers.Layer):
     def call(self, x, training=False):
         if training:
             ops = keras.ops
-            # Sum over the batch of distinct powers would overflow; a mix of the rows' squares tells batches apart.
             mix = ops.sum(ops.square(x + 1.0))
             here = ops.cast(ops.equal(ops.arange(64, dtype="float32"), self.step), "float32")
             self.seen.assign(self.seen + here * mix)
@@ -51,6 +50,7 @@ def fit_trace(dataset, unbuilt=True, **arguments):
     model.compile(optimizer="sgd", loss="binary_crossentropy", metrics=["accuracy"] if unbuilt else None)
     model.fit(dataset, verbose=0, **arguments)
     steps = int(keras.ops.convert_to_numpy(recorder.step.value))
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations.value)) == steps
     return keras.ops.convert_to_numpy(recorder.seen.value)[:steps].astype(int).tolist()
 
 
@@ -129,6 +129,11 @@ def test_fit_with_validation_data_and_evaluate(part):
     trace = fit_trace(dataset, epochs=2, validation_data=part.dataset(7))
     assert trace == expected_trace(epochs_of(part, 0, 1, seed=5))
     assert dataset.epoch == 2
+
+
+def test_steps_per_epoch_shorter_than_an_epoch_continues_the_same_epoch(part):
+    trace = fit_trace(part.dataset(BATCH, shuffle=True, seed=5), epochs=4, steps_per_epoch=3)
+    assert trace == expected_trace(epochs_of(part, 0, 1, seed=5))
 
 
 def test_empty_split_and_bad_arguments_are_clear_errors(tmp_path, part):

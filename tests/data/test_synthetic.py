@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
 
 import keras_dlrm.data as data
-from keras_dlrm.data.synthetic import PlantedClickLog, criteo_shape, expected_auc, expected_logloss
+from keras_dlrm.data.expectation import expected_auc, expected_logloss
+from keras_dlrm.data.synthetic import PlantedClickLog, criteo_shape
 from keras_dlrm.schema import Categorical, Schema
 
 SCHEMA = Schema(
@@ -119,7 +121,14 @@ def test_written_directory_holds_the_rows_and_the_best_of_its_test_split(tmp_pat
     np.testing.assert_array_equal(opened.split("test").arrays()[0]["sparse"], batch["sparse"])
     np.testing.assert_array_equal(opened.split("test").arrays()[1], label)
     p = log.probabilities(batch)
-    assert opened.best == {"auc": pytest.approx(expected_auc(p)), "logloss": pytest.approx(expected_logloss(p))}
+    assert opened.best == pytest.approx(
+        {
+            "auc": expected_auc(p),
+            "logloss": expected_logloss(p),
+            "drawn_auc": roc_auc_score(label, p),
+            "drawn_logloss": log_loss(label, p),
+        }
+    )
     assert opened.manifest["planted"]["seed"] == 4
 
 

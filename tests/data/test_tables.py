@@ -23,7 +23,8 @@ def make_frame(rows, first=0):
             "price": [None if i % 5 == 4 else float(i) for i in index],
             "city": [f"city{i // 4}" for i in index],
             "tags": [["a", "b"][: i % 3] for i in index],
-        }
+        },
+        schema_overrides={"tags": pl.List(pl.String)},
     )
 
 
@@ -133,7 +134,8 @@ def test_bad_arguments_are_clear_errors(tmp_path):
         tables.preprocess(Schema(dense=["price"]), path, output=output)
     with pytest.raises(ValueError, match="either split"):
         tables.preprocess(SCHEMA, path, test=path, output=output, split={"train": 1.0})
-    for split, message in [({"train": 0.5}, "add up to 1"), ({"dev": 1.0}, "names 'dev'"), ({"train": 2.0}, "between 0 and 1")]:
+    wrong = [({"train": 0.5}, "add up to 1"), ({"dev": 1.0}, "names 'dev'"), ({"train": 2.0}, "between 0 and 1")]
+    for split, message in wrong:
         with pytest.raises(ValueError, match=message):
             tables.preprocess(SCHEMA, path, output=output, split=split)
     (tmp_path / "log.xlsx").touch()

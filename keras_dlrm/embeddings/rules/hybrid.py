@@ -118,12 +118,20 @@ class Hybrid(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        if isinstance(self.rows._learning_rate, keras.Variable) and not callable(value):
-            old = float(ops.convert_to_numpy(self.dense.learning_rate))
-            if old > 0:
-                factor = float(ops.convert_to_numpy(value)) / old
-                self.rows.learning_rate = float(ops.convert_to_numpy(self.rows.learning_rate)) * factor
+        if not isinstance(self.rows._learning_rate, keras.Variable):
+            raise TypeError("optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again.")
+        old = float(ops.convert_to_numpy(self.dense.learning_rate))
         self.dense.learning_rate = value
+        if old > 0 and not callable(value):
+            factor = float(ops.convert_to_numpy(value)) / old
+            self.rows.learning_rate = float(ops.convert_to_numpy(self.rows.learning_rate)) * factor
+
+    def save_own_variables(self, store: Any) -> None:
+        # Keras saves the two parts, which are attributes; here they would be written a second time.
+        pass
+
+    def load_own_variables(self, store: Any) -> None:
+        pass
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         self.dense.finalize_variable_values([v for v in var_list if not getattr(v, "is_embedding_table", False)])

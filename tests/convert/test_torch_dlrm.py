@@ -1,0 +1,172 @@
+"""Weights of the reference: a torch forward pass by hand equals the converted model's prediction."""
+
+import numpy as np
+import pytest
+
+from keras_dlrm.convert import from_torch_dlrm, to_torch_dlrm
+from keras_dlrm.models import DLRM
+from keras_dlrm.schema import Categorical, Schema
+
+torch = pytest.importorskip("torch")
+
+SIZES, DIM, DENSE = [9, 5, 6], 4, 3
+
+
+def state_dict(interaction="dot", self_interaction=False, seed=0):
+    """Named and shaped as the reference's model names and shapes its parameters."""
+    rng = torch.Generator().manual_seed(seed)
+    vectors = len(SIZES) + 1
+    pairs = vectors * (vectors + (1 if self_interaction else -1)) // 2
+    width = DIM + pairs if interaction == "dot" else vectors * DIM
+    out = {f"emb_l.{i}.weight": torch.randn(n, DIM, generator=rng) for i, n in enumerate(SIZES)}
+    for part, widths in (("bot_l", [DENSE, 7, DIM]), ("top_l", [width, 6, 1])):
+        for k, (n, m) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            out[f"{part}.{2 * k}.weight"] = torch.randn(m, n, generator=rng) / n**0.5
+            out[f"{part}.{2 * k}.bias"] = torch.randn(m, generator=rng)
+    return out
+
+
+def torch_forward(state, dense, bags, interaction, self_interaction):
+    """dlrm_s_pytorch.py's forward: Linear and ReLU, EmbeddingBag sums, T Tᵀ with its lower triangle by index lists."""
+    def mlp(part, x, last):
+        for k in (0, 2):
+            x = torch.nn.functional.linear(x, state[f"{part}.{k}.weight"], state[f"{part}.{k}.bias"])
+            x = torch.relu(x) if k == 0 else last(x)
+        return x
+
+    x = mlp("bot_l", torch.tensor(dense), torch.relu)
+    ly = []
+    for i, column in enumerate(bags):
+        flat = torch.tensor([index for bag in column for index in bag])
+        offsets = torch.tensor(np.cumsum([0, *(len(bag) for bag in column)])[:-1])
+        ly.append(torch.nn.functional.embedding_bag(flat, state[f"emb_l.{i}.weight"], offsets, mode="sum"))
+    if interaction == "cat":
+        return mlp("top_l", torch.cat([x, *ly], dim=1), torch.sigmoid)
+    stacked = torch.cat([x, *ly], dim=1).view(len(dense), -1, DIM)
+    z = torch.bmm(stacked, stacked.transpose(1, 2))
+    offset = 1 if self_interaction else 0
+    li = torch.tensor([i for i in range(z.shape[1]) for _ in range(i + offset)])
+    lj = torch.tensor([j for i in range(z.shape[2]) for j in range(i + offset)])
+    return mlp("top_l", torch.cat([x, z[:, li, lj]], dim=1), torch.sigmoid)
+
+
+DENSE_VALUES = np.random.default_rng(1).normal(size=(4, DENSE)).astype("float32")
+ONE_HOT = [[[8], [0], [3], [3]], [[4], [1], [0], [2]], [[5], [5], [0], [1]]]
+MULTI_HOT = [[[8, 1, 1], [], [3], [0, 2]], [[4], [1], [0], [2]], [[5, 4], [5], [], [1, 0]]]
+
+
+def packed(model, bags):
+    schema = model.schema
+    dense = {name: DENSE_VALUES[:, i] for i, name in enumerate(schema.dense_names)}
+    return schema.pack({**dense, **dict(zip(schema.categorical_names, bags, strict=True))})
+
+
+@pytest.mark.parametrize(
+    "interaction, self_interaction, bags, hotness",
+    [("dot", False, ONE_HOT, 1), ("dot", True, ONE_HOT, np.int64(1)), ("cat", False, MULTI_HOT, [3, 1, 2])],
+)
+def test_predictions_equal_torch(interaction, self_interaction, bags, hotness):
+    state = state_dict(interaction, self_interaction)
+    model = from_torch_dlrm(state, interaction, self_interaction, hotness)
+    with torch.no_grad():
+        expected = torch_forward(state, DENSE_VALUES, bags, interaction, self_interaction).numpy()
+    np.testing.assert_allclose(model.predict(packed(model, bags), verbose=0), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("interaction, self_interaction", [("dot", False), ("dot", True), ("cat", False)])
+def test_round_trip_gives_the_same_weights_back(interaction, self_interaction):
+    state = state_dict(interaction, self_interaction)
+    back = to_torch_dlrm(from_torch_dlrm(state, interaction, self_interaction))
+    assert set(back) == set(state)
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value.numpy())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {k: v.numpy() for k, v in s.items()},
+        lambda s: {k: v.requires_grad_() for k, v in s.items()},
+        lambda s: {k: v.double() for k, v in s.items()},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {"epoch": 3, "state_dict": s},
+    ],
+    ids=["arrays", "parameters", "float64", "data parallel", "checkpoint"],
+)
+def test_every_packaging_of_a_state_dict_is_read(wrap):
+    state = state_dict()
+    back = to_torch_dlrm(from_torch_dlrm(wrap(state)))
+    for key, value in state_dict().items():
+        np.testing.assert_array_equal(back[key], value.numpy())
+
+
+def test_columns_may_be_named_by_a_schema():
+    schema = Schema(["a", "b", "c"], [Categorical(n, s, oov=None) for n, s in zip("xyz", SIZES, strict=True)], "click")
+    model = from_torch_dlrm(state_dict(), schema=schema)
+    assert model.schema == schema
+    np.testing.assert_array_equal(model.embedding_tables()["y"], state_dict()["emb_l.1.weight"].numpy())
+
+
+def changed(**changes):
+    state = state_dict()
+    for key, value in changes.items():
+        key = key.replace("__", ".")
+        if value is None:
+            del state[key]
+        else:
+            state[key] = value
+    return state
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: from_torch_dlrm(state_dict(), "cross"), ["'cross'", "cat"]),
+        (lambda: from_torch_dlrm(state_dict(), hotness=[1, 2]), ["hotness", "2 entries", "3 tables"]),
+        (lambda: from_torch_dlrm(state_dict(), self_interaction=True), ["top_l.0.weight", "(6, 10)", "(6, 14)"]),
+        (lambda: from_torch_dlrm({}), ["no emb_l"]),
+        (lambda: from_torch_dlrm(changed(emb_l__1__weight=None)), ["'emb_l.1.weight'", "missing"]),
+        (lambda: from_torch_dlrm(changed(emb_l__1__weight=torch.ones(5, 3))), ["'emb_l.1.weight'", "(5, 3)"]),
+        (lambda: from_torch_dlrm(changed(bot_l__2__bias=None)), ["bot_l.2.bias", "missing"]),
+        (lambda: from_torch_dlrm(changed(bot_l__2__bias=torch.ones(3))), ["bot_l.2.bias", "(3,)", "(4,)"]),
+        (lambda: from_torch_dlrm(changed(bot_l__2__weight=torch.ones(4, 5))), ["bot_l.2.weight", "(4, 5)", "(4, 7)"]),
+        (lambda: from_torch_dlrm(changed(emb_l__0__weight_q=torch.ones(3, 3))), ["'emb_l.0.weight_q'", "(3, 3)"]),
+        (
+            lambda: from_torch_dlrm(state_dict(), schema=Schema(["a", "b", "c"], [Categorical("x", 9)])),
+            ["schema", "1 table", "3"],
+        ),
+        (
+            lambda: from_torch_dlrm(
+                state_dict(), schema=Schema(["a", "b"], [Categorical(n, s) for n, s in zip("xyz", SIZES, strict=True)])
+            ),
+            ["bot_l.0.weight", "(7, 3)", "(7, 2)"],
+        ),
+        (
+            lambda: from_torch_dlrm(
+                state_dict(), schema=Schema(["a", "b", "c"], [Categorical(n, 5) for n in "xyz"])
+            ),
+            ["'x'", "(9, 4)", "(5, 4)"],
+        ),
+    ],
+)  # fmt: skip
+def test_state_dicts_that_do_not_fit_are_refused(make, words):
+    with pytest.raises(ValueError) as caught:
+        make()
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options, columns, words",
+    [
+        ({"interaction": "cross"}, [Categorical("x", 3)], "cross"),
+        ({"batch_norm": True}, [Categorical("x", 3)], "batch norm"),
+        ({}, [Categorical("x", 3), Categorical("y", 3, table="x")], "shares tables"),
+        ({}, [Categorical("x", 3, hotness=2, combiner="mean")], "'x'.*'mean'"),
+        ({"activation": "tanh"}, [Categorical("x", 3)], "activation"),
+    ],
+)
+def test_models_that_the_reference_does_not_have_are_refused(options, columns, words):
+    model = DLRM(Schema(["a"], columns), 4, [4], [1], **options)
+    with pytest.raises(ValueError, match=words):
+        to_torch_dlrm(model)

@@ -1,0 +1,360 @@
+"""One suite that every row rule passes, and what `compile` does with optimizers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.lookup import Lookup
+from keras_dlrm.embeddings.rules.follow import follow, get
+from keras_dlrm.optimizers import SGD, Adagrad, Adam, Hybrid, RowwiseAdagrad
+from keras_dlrm.schedules import WarmupHoldDecay
+
+ROWS, D = 7, 3
+RULES = {
+    "sgd": lambda rate=0.1, **k: SGD(rate, **k),
+    "adagrad": lambda rate=0.1, **k: Adagrad(rate, **k),
+    "adagrad in root": lambda rate=0.1, **k: Adagrad(rate, 0.1, 1e-7, epsilon_in_root=True, **k),
+    "rowwise adagrad": lambda rate=0.1, **k: RowwiseAdagrad(rate, **k),
+    "rowwise adagrad, started": lambda rate=0.1, **k: RowwiseAdagrad(rate, 0.3, 1e-3, **k),
+    "adam": lambda rate=0.1, **k: Adam(rate, **k),
+}
+every_rule = pytest.mark.parametrize("name", RULES)
+# Steps of (ids, with repeats and padding). Row 0 and the last row are never looked up, rows 2 and 5 repeat.
+STEPS = [[2, -1, 5, 2, 1, -1], [5, 5, 5, -1, 3, 2], [1, 2, -1, -1, -1, 4]]
+UNTOUCHED = [0, 6]
+
+
+def gradients(seed=1):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(len(ids), D)).astype("float32") for ids in STEPS]
+
+
+def reference(name, table, ids_and_gradients, rate, l2=0.0):
+    """Float64, one row at a time, straight from the papers' formulas."""
+    table = table.astype("float64").copy()
+    start = {"adagrad in root": 0.1, "rowwise adagrad, started": 0.3}.get(name, 0.0)
+    acc = np.full(len(table) if "rowwise" in name else table.shape, start)
+    m, v = np.zeros_like(table), np.zeros_like(table)
+    for t, (ids, gradient) in enumerate(ids_and_gradients, 1):
+        lr = rate(t) if callable(rate) else rate
+        for row in {i for i in ids if i >= 0}:
+            g = sum(g for i, g in zip(ids, gradient.astype("float64"), strict=True) if i == row) + l2 * table[row]
+            if name == "sgd":
+                table[row] -= lr * g
+            elif "rowwise" in name:
+                acc[row] += np.mean(g**2)
+                table[row] -= lr * g / (np.sqrt(acc[row]) + (1e-3 if "started" in name else 1e-10))
+            elif "adagrad" in name:
+                acc[row] += g**2
+                table[row] -= lr * g / (np.sqrt(acc[row] + 1e-7) if "in root" in name else np.sqrt(acc[row]) + 1e-10)
+            else:
+                m[row] = 0.9 * m[row] + 0.1 * g
+                v[row] = 0.999 * v[row] + 0.001 * g**2
+                table[row] -= lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m[row] / (np.sqrt(v[row]) + 1e-7)
+    return table
+
+
+def table_variable(seed=0):
+    values = np.random.default_rng(seed).normal(size=(ROWS, D)).astype("float32")
+    variable = keras.Variable(values, name="tables_3")
+    variable.is_embedding_table = True
+    return variable, values
+
+
+def step(hybrid, table, ids, gradient):
+    """What a train step does with one lookup: unique ids, summed gradients, rows."""
+    unique, inverse = backend.unique(ops.convert_to_tensor(np.array(ids), "int32"))
+    summed = backend.sum_by(ops.convert_to_tensor(gradient), ops.reshape(inverse, (-1,)), unique.shape[0])
+    hybrid.apply_rows([], [], [Lookup(table, unique, None)], [summed])
+
+
+def trained(name, rate=0.1, **options):
+    table, start = table_variable()
+    hybrid = Hybrid(keras.optimizers.SGD(0.1), RULES[name](rate, **options))
+    hybrid.build([table])
+    for ids, gradient in zip(STEPS, gradients(), strict=True):
+        step(hybrid, table, ids, gradient)
+    return hybrid, table, start
+
+
+# -- every rule ------------------------------------------------------------------------------------------------------------
+
+
+@every_rule
+@pytest.mark.parametrize("l2", [0.0, 0.05])
+def test_rows_follow_the_formula_with_repeated_ids_summed_first(name, l2):
+    _, table, start = trained(name, l2=l2)
+    expected = reference(name, start, list(zip(STEPS, gradients(), strict=True)), 0.1, l2)
+    np.testing.assert_allclose(ops.convert_to_numpy(table), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_rule
+def test_rows_that_are_not_looked_up_stay_bit_identical(name):
+    """Also row 0 and the last row, where padding would land if it were not left out; and l2 does not shrink them."""
+    hybrid, table, start = trained(name, l2=0.1)
+    np.testing.assert_array_equal(ops.convert_to_numpy(table)[UNTOUCHED], start[UNTOUCHED])
+    for slot_name, slot in hybrid.rows._slots[0].items():
+        initial = hybrid.rows.slots((ROWS, D), True)[slot_name][1]
+        np.testing.assert_array_equal(ops.convert_to_numpy(slot)[UNTOUCHED], np.full((2, *slot.shape[1:]), initial, "float32"))
+
+
+@every_rule
+def test_a_batch_of_padding_changes_nothing(name):
+    table, start = table_variable()
+    hybrid = Hybrid("sgd", RULES[name](l2=0.5))
+    hybrid.build([table])
+    before = [ops.convert_to_numpy(v).copy() for v in hybrid.rows._slots[0].values()]
+    step(hybrid, table, [-1, -1], np.ones((2, D), "float32"))
+    np.testing.assert_array_equal(ops.convert_to_numpy(table), start)
+    for slot, old in zip(hybrid.rows._slots[0].values(), before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(slot), old)
+
+
+@every_rule
+def test_rows_equal_the_same_rule_applied_to_the_whole_table(name):
+    """Exact for SGD and Adagrad, of either kind. Adam is lazy, so there all rows are looked up at every step."""
+    table, _ = table_variable()
+    dense, _ = table_variable()
+    by_rows, whole = Hybrid("sgd", RULES[name]()), Hybrid("sgd", RULES[name]())
+    by_rows.build([table])
+    whole.build([dense])
+    for ids, gradient in zip(STEPS, gradients(), strict=True):
+        ids = [*ids, *range(ROWS)] if name == "adam" else ids
+        gradient = np.concatenate([gradient, np.ones((len(ids) - len(gradient), D), "float32")])
+        full = np.zeros((ROWS, D), "float32")
+        for i, g in zip(ids, gradient, strict=True):
+            if i >= 0:
+                full[i] += g
+        step(by_rows, table, ids, gradient)
+        whole.apply([ops.convert_to_tensor(full)], [dense])
+    np.testing.assert_allclose(ops.convert_to_numpy(table), ops.convert_to_numpy(dense), rtol=1e-6, atol=1e-7)
+
+
+@every_rule
+def test_two_lookups_of_one_table_are_one_update(name):
+    table, start = table_variable()
+    hybrid = Hybrid("sgd", RULES[name]())
+    hybrid.build([table])
+    first, second = np.ones((3, D), "float32"), np.full((2, D), 0.5, "float32")
+    ids = ops.convert_to_tensor(np.array([1, 2, -1]), "int32"), ops.convert_to_tensor(np.array([2, 5]), "int32")
+    hybrid.apply_rows(
+        [], [], [Lookup(table, i, None) for i in ids], [ops.convert_to_tensor(first), ops.convert_to_tensor(second)]
+    )
+    expected = reference(name, start, [([1, 2, -1, 2, 5], np.concatenate([first, second]))], 0.1)
+    np.testing.assert_allclose(ops.convert_to_numpy(table), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_rule
+def test_schedules_advance_once_a_step(name):
+    schedule = WarmupHoldDecay(0.4, warmup_steps=4)
+    hybrid, table, start = trained(name, rate=schedule)
+    expected = reference(name, start, list(zip(STEPS, gradients(), strict=True)), lambda t: 0.4 * t / 4)
+    np.testing.assert_allclose(ops.convert_to_numpy(table), expected, rtol=1e-5, atol=1e-6)
+    assert int(hybrid.rows.iterations) == len(STEPS) == int(hybrid.iterations)
+
+
+@every_rule
+def test_a_rule_also_updates_dense_parameters(name):
+    """Of any rank, also where no row exists; row-wise Adagrad is Adagrad there."""
+    kernel = keras.Variable(np.ones((2, 3), "float32"))
+    bias = keras.Variable(np.float32([1, -1]))
+    hybrid = Hybrid(RULES[name]())
+    hybrid.build([kernel, bias])
+    g = np.arange(1, 7, dtype="float32").reshape(2, 3) / 5
+    for _ in range(2):
+        hybrid.apply([ops.convert_to_tensor(g), ops.convert_to_tensor(g[0, :2])], [kernel, bias])
+    for variable, gradient in ((kernel, g), (bias, g[0, :2])):
+        start = np.ones((2, 3)) if variable is kernel else np.array([1.0, -1.0])
+        elements = []
+        dense_name = {"rowwise adagrad": "adagrad"}.get(name, name)
+        for value, one in zip(start.ravel(), gradient.ravel(), strict=True):
+            pair = ([0], np.array([[one]]))  # one element is a row of width one
+            elements.append(reference(dense_name, np.array([[value]]), [pair, pair], 0.1)[0, 0])
+        np.testing.assert_allclose(ops.convert_to_numpy(variable).ravel(), elements, rtol=1e-5)
+
+
+@every_rule
+def test_config_round_trip_keeps_the_rule(name):
+    for rate in (0.25, WarmupHoldDecay(0.5, 3)):
+        rule = RULES[name](rate, l2=0.125)
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rule))
+        assert type(again) is type(rule) and again.get_config() == rule.get_config()
+        for config in (again.get_config(), follow(rule).get_config()):
+            assert config["l2"] == 0.125
+
+
+@every_rule
+def test_bad_numbers_are_refused(name):
+    for options, error, words in (
+        ({"rate": -0.1}, ValueError, "learning_rate=-0.1"),
+        ({"rate": float("nan")}, ValueError, "learning_rate=nan"),
+        ({"rate": "fast"}, TypeError, "learning_rate='fast'"),
+        ({"l2": -1.0}, ValueError, "l2=-1.0"),
+    ):
+        with pytest.raises(error, match=words):
+            RULES[name](**options)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Adagrad(epsilon=-1.0), "Adagrad: epsilon=-1.0"),
+        (lambda: RowwiseAdagrad(initial_accumulator_value=-1.0), "RowwiseAdagrad: initial_accumulator_value"),
+        (lambda: Adam(beta_1=1.0), "beta_1=1.0"),
+        (lambda: Adam(beta_2=True), "beta_2=True"),
+    ],
+)
+def test_bad_options_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_an_epsilon_of_zero_gives_no_nan():
+    table, _ = table_variable()
+    hybrid = Hybrid("sgd", Adagrad(0.1, epsilon=0.0))
+    hybrid.build([table])
+    step(hybrid, table, [1, 2], np.zeros((2, D), "float32"))
+    assert np.isfinite(ops.convert_to_numpy(table)).all()
+
+
+# -- equal to Keras --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [lambda: keras.optimizers.SGD(0.1), lambda: keras.optimizers.Adagrad(0.1, 0.2, 1e-3)],
+    ids=["sgd", "adagrad"],
+)
+def test_followers_equal_the_keras_optimizer_on_a_whole_table(optimizer):
+    table, start = table_variable()
+    dense = keras.Variable(start)
+    hybrid, plain = Hybrid(optimizer()), optimizer()
+    hybrid.build([table])
+    plain.build([dense])
+    for ids, gradient in zip(STEPS, gradients(), strict=True):
+        full = np.zeros((ROWS, D), "float32")
+        for i, g in zip(ids, gradient, strict=True):
+            if i >= 0:
+                full[i] += g
+        step(hybrid, table, ids, gradient)
+        plain.apply([ops.convert_to_tensor(full)], [dense])
+    np.testing.assert_allclose(ops.convert_to_numpy(table), ops.convert_to_numpy(dense), rtol=1e-5, atol=1e-6)
+
+
+def test_adam_on_dense_parameters_is_kerass():
+    ours, theirs = keras.Variable(np.ones((2, 3), "float32")), keras.Variable(np.ones((2, 3), "float32"))
+    rule, plain = Adam(0.1), keras.optimizers.Adam(0.1)
+    rule.build([ours])
+    plain.build([theirs])
+    for g in gradients():
+        rule.apply([ops.convert_to_tensor(g[:2])], [ours])
+        plain.apply([ops.convert_to_tensor(g[:2])], [theirs])
+    np.testing.assert_allclose(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs), rtol=1e-5)
+
+
+def test_lazy_adam_leaves_a_row_alone_until_it_is_looked_up_again():
+    table, _ = table_variable()
+    hybrid = Hybrid("sgd", Adam(0.1))
+    hybrid.build([table])
+    one = np.ones((1, D), "float32")
+    step(hybrid, table, [1], one)
+    after_first = ops.convert_to_numpy(table)[1].copy()
+    momentum = ops.convert_to_numpy(hybrid.rows._slots[0]["momentum"])[1].copy()
+    step(hybrid, table, [2], one)
+    np.testing.assert_array_equal(ops.convert_to_numpy(table)[1], after_first)
+    np.testing.assert_array_equal(ops.convert_to_numpy(hybrid.rows._slots[0]["momentum"])[1], momentum)
+
+
+# -- follow, get, Hybrid -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, kind", [("sgd", SGD), ("adagrad", Adagrad), ("rowwise_adagrad", RowwiseAdagrad), ("Adam", Adam)])
+def test_strings_name_rules(name, kind):
+    assert type(get(name)) is kind
+    hybrid = Hybrid(name)
+    assert type(hybrid.dense) is kind and type(hybrid.rows) is kind and hybrid.rows is not hybrid.dense
+
+
+def test_a_rule_for_both_parts_is_copied():
+    rule = Adagrad(0.3, 0.1)
+    for hybrid in (Hybrid(rule), Hybrid(rule, rule)):
+        assert hybrid.rows is not rule and hybrid.rows.get_config() == rule.get_config()
+
+
+def test_keras_optimizers_are_followed_with_their_options():
+    sgd = follow(keras.optimizers.SGD(0.3))
+    assert isinstance(sgd, SGD) and float(sgd.learning_rate) == pytest.approx(0.3)
+    adagrad = follow(keras.optimizers.Adagrad(0.3, 0.2, 1e-5)).get_config()
+    assert (adagrad["initial_accumulator_value"], adagrad["epsilon"], adagrad["epsilon_in_root"]) == (0.2, 1e-5, True)
+    adam = follow(keras.optimizers.Adam(0.3, 0.8, 0.9, 1e-5)).get_config()
+    assert (adam["beta_1"], adam["beta_2"], adam["epsilon"]) == (0.8, 0.9, 1e-5)
+    schedule = WarmupHoldDecay(0.1, 3)
+    assert follow(keras.optimizers.Adam(schedule)).get_config()["learning_rate"] == Adam(schedule).get_config()["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "optimizer, words",
+    [
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.9), "SGD with momentum=0.9"),
+        (lambda: keras.optimizers.SGD(0.1, clipnorm=1.0), "clipnorm=1.0"),
+        (lambda: keras.optimizers.SGD(0.1, clipvalue=1.0), "clipvalue=1.0"),
+        (lambda: keras.optimizers.Adam(0.1, global_clipnorm=1.0), "global_clipnorm=1.0"),
+        (lambda: keras.optimizers.Adam(0.1, weight_decay=0.1), "weight_decay=0.1"),
+        (lambda: keras.optimizers.Adam(0.1, use_ema=True), "use_ema=True"),
+        (lambda: keras.optimizers.Adam(0.1, amsgrad=True), "Adam with amsgrad=True"),
+        (lambda: keras.optimizers.AdamW(0.1), "AdamW"),
+        (lambda: keras.optimizers.RMSprop(0.1), "RMSprop"),
+        (lambda: keras.optimizers.Adam(0.1, loss_scale_factor=2.0), "loss_scale_factor=2.0"),
+        (lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=2), "gradient_accumulation_steps=2"),
+    ],
+)  # fmt: skip
+def test_what_rows_cannot_follow_is_refused_with_what_to_pass(optimizer, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        follow(optimizer())
+    assert "embedding_optimizer" in str(caught.value) and "Adagrad" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "optimizer, words",
+    [
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "mixed_bfloat16"),
+        (lambda: keras.optimizers.Adam(0.1, loss_scale_factor=2.0), "mixed_bfloat16"),
+        (lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=2), "steps=2.*batch size"),
+    ],
+)
+def test_what_cannot_be_split_is_refused_even_beside_a_rule(optimizer, words):
+    with pytest.raises(ValueError, match=words):
+        Hybrid(optimizer(), "sgd")
+
+
+def test_dense_options_are_free_beside_a_rule():
+    assert Hybrid(keras.optimizers.AdamW(0.1, clipnorm=1.0), "sgd").dense.clipnorm == 1.0
+
+
+@pytest.mark.parametrize("bad, error", [("momentum", ValueError), (3, TypeError), (None, TypeError)])
+def test_unknown_rules_are_refused_with_those_there_are(bad, error):
+    with pytest.raises(error, match="rowwise_adagrad"):
+        get(bad)
+
+
+def test_setting_the_learning_rate_scales_both_parts():
+    hybrid = Hybrid(keras.optimizers.Adam(0.4), RowwiseAdagrad(0.1))
+    hybrid.learning_rate = 0.2
+    assert float(hybrid.learning_rate) == pytest.approx(0.2)
+    assert float(hybrid.rows.learning_rate) == pytest.approx(0.05)
+
+
+def test_setting_the_learning_rate_beside_a_scheduled_rule_is_refused():
+    """It would train the two parts at rates that nobody chose."""
+    hybrid = Hybrid(keras.optimizers.Adam(0.4), RowwiseAdagrad(WarmupHoldDecay(0.1, 3)))
+    with pytest.raises(TypeError, match="schedule"):
+        hybrid.learning_rate = 0.2
+
+
+def test_hybrid_config_round_trip_keeps_both_parts():
+    hybrid = Hybrid(keras.optimizers.AdamW(0.4, clipnorm=1.0), RowwiseAdagrad(WarmupHoldDecay(0.1, 3), l2=0.5))
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(hybrid))
+    assert again.get_config() == hybrid.get_config()
+    assert isinstance(again.dense, keras.optimizers.AdamW) and isinstance(again.rows, RowwiseAdagrad)

@@ -1,0 +1,170 @@
+"""SavedModels: what stands in them, and that they load without Keras and without this package."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dlrm.export import savedmodel
+from keras_dlrm.models import DLRM, DCNv2
+from keras_dlrm.schema import Categorical, Schema
+
+tf = pytest.importorskip("tensorflow")
+
+SCHEMA = Schema(
+    dense=["I1", "I2"],
+    categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)],
+)
+WEIGHTED = Schema(categorical=[Categorical("C1", 20_000, hotness=2), Categorical("C2", 5)], weighted=True)
+
+# Runs where neither keras nor keras_dlrm can be imported; prints predictions and signatures.
+LOADER = """
+import json, sys
+sys.modules["keras"] = sys.modules["keras_dlrm"] = sys.modules["tf_keras"] = None
+import numpy as np, tensorflow as tf
+out = []
+for path, batches in json.load(open(sys.argv[1])):
+    loaded = tf.saved_model.load(path)
+    serve = loaded.signatures["serving_default"]
+    inputs = {k: [s.dtype.name, s.shape.as_list()] for k, s in serve.structured_input_signature[1].items()}
+    outputs = {k: [s.dtype.name, s.shape.as_list()] for k, s in serve.structured_outputs.items()}
+    rows = []
+    for batch in batches:
+        fed = {k: tf.constant(np.array(v, s[0]).reshape([-1, s[1][1]])) for (k, v), s in
+               zip(sorted(batch.items()), [inputs[k] for k in sorted(batch)])}
+        rows.append(serve(**fed)["probability"].numpy().tolist())
+    out.append({"inputs": inputs, "outputs": outputs, "rows": rows, "signatures": list(loaded.signatures)})
+print(json.dumps(out))
+"""
+
+
+def batch_of(schema, rows, seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {}
+    if schema.dense:
+        batch["dense"] = rng.normal(size=(rows, schema.n_dense)).astype("float32")
+    sizes = np.repeat([c.vocabulary_size for c in schema.categorical], [c.hotness for c in schema.categorical])
+    batch["sparse"] = rng.integers(-1, sizes, size=(rows, schema.width))
+    if schema.weighted:
+        batch["weights"] = rng.uniform(0.1, 2, size=(rows, schema.width)).astype("float32")
+    return batch
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Two models, exported and loaded by a bare TensorFlow in another process."""
+    folder = tmp_path_factory.mktemp("export")
+    keras.utils.set_random_seed(0)
+    models = {"dlrm": DLRM(SCHEMA, 4, [4], [3, 1], dropout=0.2, batch_norm=True, seed=0), "dcn": DCNv2(WEIGHTED, 8, 1, [4], seed=0)}
+    out, jobs = {}, []
+    far = batch_of(SCHEMA, 3)
+    far["sparse"] = np.array([[7, 5, -2], [2**40, 2**32 + 1, -(2**40)], [-9, 2**31, 4]])
+    for name, model in models.items():
+        path = savedmodel(model, folder / name)
+        batches = [batch_of(model.schema, rows) for rows in (0, 1, 7)] + ([far] if name == "dlrm" else [])
+        out[name] = {"model": model, "path": path, "batches": batches}
+        jobs.append([str(path), [{k: v.tolist() for k, v in batch.items()} for batch in batches]])
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(folder / "jobs.json")], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for found, entry in zip(json.loads(done.stdout.splitlines()[-1]), out.values(), strict=True):
+        entry.update(found)
+    return out
+
+
+def test_signatures_have_exact_names_and_dtypes(exported):
+    assert exported["dlrm"]["signatures"] == ["serving_default"]
+    assert exported["dlrm"]["inputs"] == {"dense": ["float32", [None, 2]], "sparse": ["int64", [None, 3]]}
+    assert exported["dcn"]["inputs"] == {"sparse": ["int64", [None, 3]], "weights": ["float32", [None, 3]]}
+    for entry in exported.values():
+        assert entry["outputs"] == {"probability": ["float32", [None, 1]]}
+
+
+@pytest.mark.parametrize("name", ["dlrm", "dcn"])
+def test_probabilities_equal_predict_at_any_batch_size(exported, name):
+    entry = exported[name]
+    assert entry["rows"][0] == []
+    for batch, rows in list(zip(entry["batches"], entry["rows"], strict=True))[1:3]:
+        expected = entry["model"].predict(batch, verbose=0)
+        np.testing.assert_allclose(np.array(rows), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ids_out_of_range_take_the_oov_row_or_contribute_nothing(exported):
+    entry = exported["dlrm"]
+    batch = dict(entry["batches"][3])
+    batch["sparse"] = np.array([[3, -1, -1], [3, -1, -1], [3, -1, 4]])
+    expected = entry["model"].predict(batch, verbose=0)
+    np.testing.assert_allclose(np.array(entry["rows"][3]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_stored_once(exported):
+    entry = exported["dcn"]
+    stored = sum(p.stat().st_size for p in (entry["path"] / "variables").iterdir())
+    assert stored <= 1.02 * 4 * entry["model"].count_params() + 10_000
+    whole = sum(p.stat().st_size for p in entry["path"].rglob("*") if p.is_file())
+    assert whole <= stored + 200_000
+
+
+def test_the_schema_lies_beside_the_model(exported):
+    assert Schema.load(exported["dlrm"]["path"] / "assets.extra" / "schema.json") == SCHEMA
+
+
+def tiny(**options):
+    return DLRM(Schema(categorical=[Categorical("a", 3), Categorical("b", 2)]), 2, None, [1], seed=0, **options)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Writing stubbed out, for the tests of folders: what it wrote is tested above."""
+    import keras_dlrm.export.savedmodel  # noqa: F401
+
+    module = sys.modules["keras_dlrm.export.savedmodel"]
+    monkeypatch.setattr(module, "_write", lambda model, path: path.mkdir())
+    return module
+
+
+def test_versions_count_upwards_from_the_highest(tmp_path, quick):
+    assert savedmodel(tiny(), tmp_path).name == "1"
+    assert savedmodel(tiny(), tmp_path, version=7).name == "7"
+    (tmp_path / "notes").mkdir()
+    assert savedmodel(tiny(), str(tmp_path)) == tmp_path / "8"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "7", "8", "notes"]
+
+
+def test_an_existing_version_is_refused(tmp_path, quick):
+    savedmodel(tiny(), tmp_path, version=3)
+    with pytest.raises(FileExistsError, match=r"3 exists.*another version"):
+        savedmodel(tiny(), tmp_path, version=3)
+
+
+@pytest.mark.parametrize("version", [-1, True, 1.5, "2"])
+def test_a_bad_version_is_refused_and_makes_nothing(tmp_path, version):
+    with pytest.raises(ValueError, match="version="):
+        savedmodel(tiny(), tmp_path / "new", version=version)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, quick, monkeypatch):
+    def fail(model, path):
+        path.mkdir()
+        (path / "half").write_text("written")
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(quick, "_write", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        savedmodel(tiny(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_models_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="Sequential"):
+        savedmodel(keras.Sequential([keras.layers.Dense(1)]), tmp_path)
+
+
+def test_a_mixed_precision_model_exports(tmp_path):
+    assert savedmodel(tiny(dtype="mixed_bfloat16"), tmp_path).name == "1"

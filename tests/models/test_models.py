@@ -1,0 +1,524 @@
+"""One suite for every model: parameters, forward pass in NumPy, training from any kind of data, saving."""
+
+import warnings
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from keras_dlrm.models import DCN, DLRM, DCNv2
+from keras_dlrm.schema import Categorical, Schema
+
+BACKEND = keras.backend.backend()
+SPARSE = [Categorical("C1", 7), Categorical("tags", 5, hotness=3, combiner="mean"), Categorical("C3", 4)]
+SCHEMA = Schema(dense=["I1", "I2"], categorical=SPARSE)
+WITHOUT_DENSE = Schema(categorical=SPARSE)
+WITHOUT_SPARSE = Schema(dense=["I1", "I2"])
+# Tables of 16 rows of width 4. Bottom MLP 2-6-4, top MLP n-5-1, deep network n-6-5.
+TABLES, BOTTOM = 16 * 4, (2 * 6 + 6) + (6 * 4 + 4)
+
+
+def top(n):
+    return (n * 5 + 5) + (5 + 1)
+
+
+def deep(n):
+    return (n * 6 + 6) + (6 * 5 + 5)
+
+
+def dlrm(schema=SCHEMA, **options):
+    bottom = [6, 4] if schema.dense else None
+    return DLRM(schema, 4, bottom, [5, 1], **{"seed": 1, **options})
+
+
+def cross(kind, schema=SCHEMA, **options):
+    return kind(schema, 4, **{"cross_layers": 2, "deep_mlp": [6, 5], "seed": 1, **options})
+
+
+# name → (model, parameters counted by hand)
+MODELS = {
+    "dlrm dot": (lambda **k: dlrm(**k), TABLES + BOTTOM + top(4 + 6)),
+    "dlrm dot with self": (lambda **k: dlrm(self_interaction=True, **k), TABLES + BOTTOM + top(4 + 10)),
+    "dlrm cat": (lambda **k: dlrm(interaction="cat", **k), TABLES + BOTTOM + top(16)),
+    "dlrm cross": (
+        lambda **k: dlrm(interaction="cross", cross_layers=2, projection_dim=3, **k),
+        TABLES + BOTTOM + 2 * (2 * 16 * 3 + 16) + top(16),
+    ),
+    "dlrm dot without dense": (lambda **k: dlrm(WITHOUT_DENSE, **k), TABLES + top(3)),
+    "dlrm cat without dense": (lambda **k: dlrm(WITHOUT_DENSE, interaction="cat", **k), TABLES + top(12)),
+    "dlrm cat without sparse": (lambda **k: dlrm(WITHOUT_SPARSE, interaction="cat", **k), BOTTOM + top(4)),
+    "dcn": (lambda **k: cross(DCN, **k), TABLES + 2 * 2 * 14 + deep(14) + (14 + 5 + 1)),
+    "dcn without dense": (lambda **k: cross(DCN, WITHOUT_DENSE, **k), TABLES + 2 * 2 * 12 + deep(12) + (12 + 5 + 1)),
+    "dcnv2 stacked": (lambda **k: cross(DCNv2, **k), TABLES + 2 * (14 * 14 + 14) + deep(14) + (5 + 1)),
+    "dcnv2 parallel": (
+        lambda **k: cross(DCNv2, structure="parallel", **k),
+        TABLES + 2 * (14 * 14 + 14) + deep(14) + (14 + 5 + 1),
+    ),
+    "dcnv2 low rank": (
+        lambda **k: cross(DCNv2, projection_dim=3, **k),
+        TABLES + 2 * (2 * 14 * 3 + 14) + deep(14) + (5 + 1),
+    ),
+    "dcnv2 cross only": (lambda **k: cross(DCNv2, deep_mlp=[], **k), TABLES + 2 * (14 * 14 + 14) + (14 + 1)),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def data(schema=SCHEMA, rows=10, seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {}
+    if schema.dense:
+        batch["dense"] = rng.normal(size=(rows, 2)).astype("float32")
+    if schema.categorical:
+        sparse = np.stack([rng.integers(-1 if i in (2, 3) else 0, v, rows) for i, v in enumerate([7, 5, 5, 5, 4])], 1)
+        batch["sparse"] = sparse
+    return batch, rng.integers(0, 2, rows).astype("float32")
+
+
+def numpy_forward(model, batch):
+    """Logits in float64 from the weights, by the figures of the papers."""
+
+    def mlp(layer, x, activate_last):
+        for i, dense in enumerate(layer.dense_layers):
+            kernel, bias = (w.astype("float64") for w in dense.get_weights())
+            x = x @ kernel + bias
+            x = np.maximum(x, 0) if activate_last or i < len(layer.dense_layers) - 1 else x
+        return x
+
+    def crossed(x0):
+        x = x0
+        for layer in model.crosses:
+            weights = dict(zip((v.name for v in layer.weights), layer.get_weights(), strict=True))
+            inner = x @ weights["down"] if "down" in weights else x
+            inner = inner @ weights["kernel"]
+            v1 = layer.kind == "vector"
+            x = x0 * inner + weights["bias"] + x if v1 else x0 * (inner + weights["bias"]) + x
+        return x
+
+    vectors = []
+    if model.schema.categorical:
+        tables = {k: v.astype("float64") for k, v in model.embedding_tables().items()}
+        ids = batch["sparse"]
+        bags = [tables["tags"][[i for i in row if i >= 0]] for row in ids[:, 1:4]]
+        tags = np.array([bag.mean(0) if len(bag) else np.zeros(4) for bag in bags])
+        vectors = [tables["C1"][ids[:, 0]], tags, tables["C3"][ids[:, 4]]]
+    if isinstance(model, DLRM):
+        x = [mlp(model.bottom_mlp, batch["dense"].astype("float64"), True)] if model.schema.dense else []
+        vectors = x + vectors
+        if model.interaction_kind == "dot":
+            extra = 1 if model.dot.self_interaction else 0
+            pairs = [(i, j) for i in range(len(vectors)) for j in range(i + extra)]
+            flat = np.stack([(vectors[i] * vectors[j]).sum(1) for i, j in pairs], 1)
+            flat = np.concatenate([*x, flat], 1)
+        else:
+            flat = crossed(np.concatenate(vectors, 1))
+        return mlp(model.top_mlp, flat, False)
+    x0 = np.concatenate(([batch["dense"]] if model.schema.dense else []) + vectors, 1)
+    last = crossed(x0)
+    if model.deep_mlp is not None:
+        deep_out = mlp(model.deep_mlp, last if model.structure == "stacked" else x0, True)
+        last = deep_out if model.structure == "stacked" else np.concatenate([last, deep_out], 1)
+    kernel, bias = model.logit.get_weights()
+    return last @ kernel + bias
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def bce(z, y):
+    """Per example, from logits."""
+    return np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+
+
+def snapshot(model):
+    return [w.copy() for w in model.get_weights()]
+
+
+# -- every model -------------------------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_parameters_are_as_many_as_counted_by_hand(name):
+    make, count = MODELS[name]
+    model = make()
+    assert model.count_params() == count
+    assert sum(np.prod(v.shape) for v in model.trainable_variables) == count
+
+
+@every_model
+def test_predictions_equal_numpy_also_in_the_last_partial_batch(name):
+    model = MODELS[name][0]()
+    batch, _ = data(model.schema, 10)
+    got = model.predict(batch, batch_size=4, verbose=0)
+    assert got.shape == (10, 1) and got.dtype == np.float32
+    np.testing.assert_allclose(got, sigmoid(numpy_forward(model, batch)), rtol=1e-5, atol=1e-6)
+
+
+@every_model
+def test_config_round_trip_keeps_the_model_and_its_initial_weights(name):
+    model = MODELS[name][0]()
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    assert type(again) is type(model) and again.get_config() == model.get_config()
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@every_model
+def test_seeds_decide_the_initial_weights(name):
+    first, second = MODELS[name][0](seed=1).get_weights(), MODELS[name][0](seed=2).get_weights()
+    for a, b in zip(first, second, strict=True):
+        assert (a == 0).all() or np.abs(a - b).max() > 0
+
+
+RESUMED = {
+    "dlrm dot, dropout and batch norm": lambda: dlrm(dropout=0.3, batch_norm=True, embedding_dropout=0.2),
+    "dlrm cross": lambda: dlrm(interaction="cross", cross_layers=1, projection_dim=3, kernel_l2=0.01),
+    "dcn": lambda: cross(DCN, dropout=0.3),
+    "dcnv2": lambda: cross(DCNv2, structure="parallel", batch_norm=True, embedding_dropout=0.2),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_training_continues_after_loading_with_the_same_losses(name, tmp_path):
+    model = RESUMED[name]()
+    model.compile(keras.optimizers.Adam(0.05), embedding_optimizer="rowwise_adagrad")
+    batch, y = data(rows=8)
+    first = [float(model.train_on_batch(batch, y)) for _ in range(2)]
+    assert first[0] != first[1]
+    model.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        archive.extract("model.weights.h5", tmp_path)
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert int(loaded.optimizer.iterations) == 2
+    predictions = [m.predict_on_batch(batch) for m in (model, loaded)]
+    np.testing.assert_array_equal(*predictions)
+    for _ in range(2):
+        model.reset_metrics()
+        loaded.reset_metrics()
+        assert float(model.train_on_batch(batch, y)) == float(loaded.train_on_batch(batch, y))
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    # Tables and slots are in the file once.
+    sizes = []
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file.visititems(lambda _, item: sizes.append(item.size) if isinstance(item, h5py.Dataset) else None)
+    dense = sum(int(np.prod(v.shape)) for v in model.trainable_variables) - TABLES
+    kept = model.count_params() + 2 * dense + 16
+    assert kept <= sum(sizes) <= kept + 40, "some weight is stored twice"
+
+
+# -- data of any kind ----------------------------------------------------------------------------------------------------------
+
+X, Y = data(rows=10)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One compiled model for the tests of data: plain SGD, so that its weights are its whole state."""
+    keras.utils.set_random_seed(0)
+    model = dlrm()
+    model.compile(keras.optimizers.SGD(0.1), metrics=["auc"])
+    model.initial = snapshot(model)
+    return model
+
+
+def losses(model, *args, **options):
+    model.set_weights(model.initial)
+    history = model.fit(*args, epochs=2, shuffle=False, verbose=0, **options).history
+    return history["loss"]
+
+
+@pytest.fixture(scope="module")
+def expected(trained):
+    return losses(trained, X, Y, batch_size=4)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        part = slice(4 * i, 4 * i + 4)
+        return {name: a[part] for name, a in X.items()}, Y[part]
+
+
+def test_fit_takes_a_pydataset(trained, expected):
+    np.testing.assert_allclose(losses(trained, Batches()), expected, rtol=1e-6)
+
+
+def test_fit_takes_a_generator(trained, expected):
+    def endless():
+        while True:
+            yield from (Batches()[i] for i in range(3))
+
+    np.testing.assert_allclose(losses(trained, endless(), steps_per_epoch=3), expected, rtol=1e-6)
+
+
+def test_fit_takes_a_tf_dataset(trained, expected):
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+    np.testing.assert_allclose(losses(trained, dataset), expected, rtol=1e-6)
+
+
+def test_fit_takes_a_torch_data_loader(trained, expected):
+    torch = pytest.importorskip("torch")
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(Y)
+
+        def __getitem__(self, i):
+            return {name: a[i] for name, a in X.items()}, Y[i]
+
+    loader = torch.utils.data.DataLoader(Rows(), batch_size=4)
+    np.testing.assert_allclose(losses(trained, loader), expected, rtol=1e-6)
+
+
+def test_validation_and_evaluate_agree(trained):
+    trained.set_weights(trained.initial)
+    history = trained.fit(X, Y, batch_size=4, epochs=1, verbose=0, validation_data=(X, Y), shuffle=False).history
+    result = trained.evaluate(X, Y, batch_size=4, verbose=0, return_dict=True)
+    assert set(result) == {"loss", "auc"}
+    for name, value in result.items():
+        assert history[f"val_{name}"][0] == pytest.approx(value, rel=1e-6)
+    assert result["loss"] == pytest.approx(bce(numpy_forward(trained, X), Y[:, None]).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("y_shape", [(10,), (10, 1)], ids=str)
+@pytest.mark.parametrize("weight_shape", [None, (10,), (10, 1)], ids=str)
+def test_labels_and_weights_may_be_columns_or_flat(trained, y_shape, weight_shape):
+    trained.set_weights(trained.initial)
+    weights = None if weight_shape is None else np.linspace(0.5, 2, 10, dtype="float32")
+    got = trained.evaluate(
+        X,
+        Y.reshape(y_shape).astype("int64"),
+        sample_weight=None if weights is None else weights.reshape(weight_shape),
+        batch_size=10,
+        verbose=0,
+        return_dict=True,
+    )
+    z = numpy_forward(trained, X)[:, 0]
+    assert got["loss"] == pytest.approx(np.mean(bce(z, Y) * (1 if weights is None else weights)), rel=1e-5)
+    assert 0 <= got["auc"] <= 1
+
+
+def test_sample_weights_scale_the_gradient(trained):
+    """Weights of 2 at half the rate make the same step as weights of 1."""
+    ends = []
+    for weight in (None, np.full(10, 2.0, "float32")):
+        trained.set_weights(trained.initial)
+        trained.optimizer.learning_rate = 0.1 if weight is None else 0.05
+        trained.train_on_batch(X, Y, sample_weight=weight)
+        ends.append(snapshot(trained))
+    trained.optimizer.learning_rate = 0.1
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_running_eagerly_makes_the_same_steps(trained, expected):
+    eager = dlrm()
+    eager.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    eager.initial = trained.initial
+    np.testing.assert_allclose(losses(eager, X, Y, batch_size=4), expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras has no steps_per_execution on torch")
+def test_several_steps_an_execution_make_the_same_steps(trained, expected):
+    model = dlrm()
+    model.compile(keras.optimizers.SGD(0.1), steps_per_execution=2)
+    model.initial = trained.initial
+    np.testing.assert_allclose(losses(model, X, Y, batch_size=4), expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow's unique breaks under XLA")
+def test_tensorflow_does_not_compile_the_row_update_with_xla():
+    """XLA's unique pads: rows were updated that should not be. Keras turns jit_compile off and says so."""
+    model = dlrm()
+    with pytest.warns(UserWarning, match="jit_compile"):
+        model.compile("sgd", jit_compile=True)
+    assert not model.jit_compile
+
+
+# -- losses --------------------------------------------------------------------------------------------------------------------
+
+
+def test_cross_entropy_of_extreme_logits_is_exact_and_has_a_gradient():
+    model = dlrm()
+    model.top_mlp.dense_layers[-1].bias.assign([300.0])
+    model.compile(keras.optimizers.SGD(0.5))
+    y = np.zeros(10, "float32")
+    expected = bce(numpy_forward(model, X), y[:, None]).mean()
+    assert expected > 250
+    assert float(model.train_on_batch(X, y)) == pytest.approx(expected, rel=1e-5)
+    # The gradient of the bias is the mean of p - y: 1 where p is wrong for sure.
+    bias = model.top_mlp.dense_layers[-1].get_weights()[1]
+    assert bias[0] == pytest.approx(299.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "binary_crossentropy",
+        "bce",
+        keras.losses.binary_crossentropy,
+        keras.losses.BinaryCrossentropy(label_smoothing=0.2),
+        ["binary_crossentropy"],
+    ],
+    ids=["name", "short name", "function", "object", "list"],
+)
+def test_every_spelling_of_cross_entropy_is_computed_from_logits(loss):
+    model = dlrm()
+    model.top_mlp.dense_layers[-1].bias.assign([60.0])
+    model.compile("sgd", loss=loss, run_eagerly=True)
+    smoothed = np.full((10, 1), 0.1 if isinstance(loss, keras.losses.Loss) else 0.0)
+    got = model.evaluate(X, np.zeros(10, "float32"), batch_size=10, verbose=0)
+    assert got == pytest.approx(bce(numpy_forward(model, X), smoothed).mean(), rel=1e-5)
+
+
+def test_other_losses_see_probabilities():
+    model = dlrm(kernel_l2=0.1)
+    model.compile("sgd", loss="mse", run_eagerly=True)
+    p = sigmoid(numpy_forward(model, X))[:, 0]
+    dense = [*model.bottom_mlp.dense_layers, *model.top_mlp.dense_layers]
+    penalty = 0.1 * sum((layer.get_weights()[0] ** 2).sum() for layer in dense)
+    assert model.evaluate(X, Y, batch_size=10, verbose=0) == pytest.approx(np.mean((p - Y) ** 2) + penalty, rel=1e-5)
+
+
+# -- options -------------------------------------------------------------------------------------------------------------------
+
+
+def test_mixed_precision_trains_near_float32_and_predicts_float32():
+    ends = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        model = dlrm(dtype=dtype)
+        model.compile("adagrad")
+        history = model.fit(X, Y, batch_size=10, epochs=3, shuffle=False, verbose=0).history["loss"]
+        got = model.predict(X, verbose=0)
+        assert got.dtype == np.float32 and {w.dtype for w in model.trainable_variables} == {"float32"}
+        ends.append(history)
+    np.testing.assert_allclose(*ends, rtol=0.03)
+    assert ends[1][2] < ends[1][0]
+
+
+def test_mixed_float16_is_refused_with_what_to_use():
+    """Keras would wrap the optimizer in loss scaling, which is not defined on rows."""
+    with pytest.raises(ValueError, match="mixed_bfloat16"):
+        dlrm(dtype="mixed_float16").compile("sgd")
+
+
+def test_frozen_embeddings_stay_bit_identical(tmp_path):
+    model = dlrm()
+    model.embeddings.trainable = False
+    model.compile("adagrad")
+    before, weights = model.embedding_tables(), model.top_mlp.get_weights()
+    model.fit(X, Y, batch_size=10, epochs=2, verbose=0)
+    for name, rows in model.embedding_tables().items():
+        np.testing.assert_array_equal(rows, before[name])
+    assert np.abs(weights[0] - model.top_mlp.get_weights()[0]).max() > 0
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert not loaded.embeddings.trainable and loaded.bottom_mlp.trainable
+
+
+def test_ids_out_of_range_are_counted_over_the_epoch():
+    wrong = {**X, "sparse": X["sparse"].copy()}
+    wrong["sparse"][[0, 5, 9], [0, 1, 4]] = [7, -2, 99]
+    model = dlrm()
+    model.compile("sgd", count_out_of_range=True)
+    assert model.fit(wrong, Y, batch_size=4, epochs=2, verbose=0).history["ids_out_of_range"] == [3, 3]
+    assert model.evaluate(wrong, Y, batch_size=4, verbose=0, return_dict=True)["ids_out_of_range"] == 3
+    model.compile("sgd", run_eagerly=True)
+    assert set(model.evaluate(X, Y, verbose=0, return_dict=True)) == {"loss"}
+
+
+def test_only_the_rows_of_the_batch_change():
+    model = dlrm()
+    model.compile("adagrad")
+    before = model.embedding_tables()
+    sparse = np.array([[0, 4, -1, -1, 3], [0, -1, -1, -1, 9]])  # 9 is out of range: OOV row 0
+    model.train_on_batch({"dense": X["dense"][:2], "sparse": sparse}, np.ones(2, "float32"))
+    touched = {"C1": {0}, "tags": {4}, "C3": {0, 3}}
+    for name, rows in model.embedding_tables().items():
+        changed = {i for i in range(len(rows)) if (rows[i] != before[name][i]).any()}
+        assert changed == touched[name], name
+
+
+def test_a_weighted_schema_trains():
+    schema = Schema(dense=["I1", "I2"], categorical=SPARSE, weighted=True)
+    model = dlrm(schema)
+    model.compile("adam", run_eagerly=True)
+    weights = np.ones(X["sparse"].shape, "float32")
+    plain = dlrm()
+    plain.set_weights(model.get_weights())
+    np.testing.assert_allclose(
+        model.predict_on_batch({**X, "weights": weights}), plain.predict_on_batch(X), rtol=1e-6
+    )
+    before = model.embedding_tables()
+    weights[:, 0] = 0
+    model.train_on_batch({**X, "weights": weights}, Y)
+    after = model.embedding_tables()
+    np.testing.assert_array_equal(before["C1"], after["C1"])
+    assert np.abs(before["C3"] - after["C3"]).max() > 0
+
+
+def test_tables_can_be_replaced_by_name():
+    model = dlrm()
+    model.set_embedding_tables({"C3": np.zeros((4, 4))})
+    assert not model.embedding_tables()["C3"].any() and model.embedding_tables()["C1"].any()
+    with pytest.raises(ValueError, match="no categorical"):
+        dlrm(WITHOUT_SPARSE, interaction="cat").set_embedding_tables({})
+
+
+def test_weights_of_a_model_without_dropout_load_into_one_with_it(tmp_path):
+    model = dlrm()
+    model.save_weights(tmp_path / "w.weights.h5")
+    other = dlrm(dropout=0.5, seed=9)
+    other.load_weights(tmp_path / "w.weights.h5")
+    np.testing.assert_array_equal(other.get_weights()[0], model.get_weights()[0])
+
+
+def test_summary_counts_the_tables_as_trainable():
+    lines = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dlrm().summary(print_fn=lambda line, **_: lines.append(line))
+    assert "171" in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: DLRM(SCHEMA, 4, [6, 5], [5, 1]), ["bottom_mlp=[6, 5]", "embedding_dim=4"]),
+        (lambda: DLRM(SCHEMA, 4, [], [5, 1]), ["bottom_mlp=[]", "nothing"]),
+        (lambda: DLRM(SCHEMA, 4, [6, 4], [5, 2]), ["top_mlp=[5, 2]", "1"]),
+        (lambda: DLRM(SCHEMA, 4, [6, 4], []), ["top_mlp=[]"]),
+        (lambda: DLRM(SCHEMA, 0, [6, 0], [1]), ["embedding_dim=0"]),
+        (lambda: DLRM(WITHOUT_DENSE, 4, [6, 4], [1]), ["bottom_mlp=[6, 4]", "no dense"]),
+        (lambda: dlrm(interaction="sum"), ["'sum'", "dot"]),
+        (lambda: dlrm(interaction="cat", self_interaction=True), ["self_interaction", "dot"]),
+        (lambda: dlrm(interaction="cross", cross_layers=0), ["cross_layers=0"]),
+        (lambda: dlrm(WITHOUT_SPARSE), ["two feature vectors", "cat"]),
+        (lambda: DLRM(Schema(categorical=[Categorical("a")]), 4), ["'a'", "vocabulary_size"]),
+        (lambda: cross(DCN, cross_layers=0), ["DCN", "cross_layers=0"]),
+        (lambda: cross(DCNv2, structure="both"), ["DCNv2", "'both'", "parallel"]),
+        (lambda: DCN(SCHEMA, "wide"), ["'wide'", "paper"]),
+        (lambda: dlrm().compile("adagrad", embedding_optimizer="fast"), ["'fast'", "rowwise_adagrad"]),
+        (lambda: dlrm().compile(keras.optimizers.SGD(momentum=0.9)), ["momentum", "embedding_optimizer"]),
+        (lambda: dlrm()({"dense": X["dense"]}), ["'sparse'", "schema.pack"]),
+        (lambda: dlrm()({**X, "dense": X["dense"][:, :1]}), ["'dense'", "(B, 2)"]),
+        (lambda: dlrm()({**X, "sparse": X["sparse"][:, :3]}), ["'sparse'", "(B, 5)"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_in_one_sentence(make, words):
+    with pytest.raises(ValueError) as caught:
+        make()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_batch_that_is_no_dict_is_refused():
+    with pytest.raises(TypeError, match="packed batch"):
+        dlrm()(X["dense"])
