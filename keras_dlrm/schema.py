@@ -146,11 +146,9 @@ class Schema:
         for column in self.dense:
             if not isinstance(column, Dense):
                 raise TypeError(f"Schema: dense holds {column!r}; give column names or kd.Dense(name, …).")
-        for column in self.categorical:
-            if not isinstance(column, Categorical):
-                raise TypeError(
-                    f"Schema: categorical holds {column!r}; give kd.Categorical(name, vocabulary_size, …)."
-                )
+        for entry in self.categorical:
+            if not isinstance(entry, Categorical):
+                raise TypeError(f"Schema: categorical holds {entry!r}; give kd.Categorical(name, vocabulary_size, …).")
         _check_name(label, "Schema: label")
         if not self.dense and not self.categorical:
             raise ValueError("Schema: no columns; give at least one dense or categorical column.")
@@ -159,7 +157,9 @@ class Schema:
         names = [*self.dense_names, *self.categorical_names, label]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"Schema: the name {name!r} is given to {names.count(name)} columns; make names unique.")
+                raise ValueError(
+                    f"Schema: the name {name!r} is given to {names.count(name)} columns; make names unique."
+                )
         self._check_tables()
 
     def _check_tables(self) -> None:
@@ -282,7 +282,9 @@ class Schema:
         if len(set(rows.values())) > 1:
             first = next(iter(rows))
             other = next(n for n in rows if rows[n] != rows[first])
-            raise ValueError(f"pack: column {other!r} has {rows[other]} rows but {first!r} has {rows[first]}; they must agree.")
+            raise ValueError(
+                f"pack: column {other!r} has {rows[other]} rows but {first!r} has {rows[first]}; they must agree."
+            )
         batch: dict[str, np.ndarray] = {}
         if self.dense:
             batch["dense"] = np.stack([arrays[n] for n in self.dense_names], axis=1)
@@ -295,12 +297,14 @@ class Schema:
     def _weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray) -> np.ndarray:
         for name in weights:
             if name not in self.categorical_names:
-                raise KeyError(f"pack: weights for unknown column {name!r}; the schema has {list(self.categorical_names)}.")
+                raise KeyError(
+                    f"pack: weights for unknown column {name!r}; the schema has {list(self.categorical_names)}."
+                )
         packed = (sparse != PADDING).astype(np.float32)
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:
                 with np.errstate(over="ignore"):
-                    values = _ragged(column.name, weights[column.name], column.hotness, _UNSET, np.float32)
+                    values = _ragged(column.name, weights[column.name], column.hotness, float(_UNSET), np.float32)
                 if len(values) != len(sparse):
                     raise ValueError(
                         f"pack: weights of {column.name!r} have {len(values)} rows, the batch has {len(sparse)}; they must agree."
@@ -591,7 +595,9 @@ def _ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> np
 
 def _as_row(name: str, index: int, value: Any) -> np.ndarray:
     if value is None:
-        raise TypeError(f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list.")
+        raise TypeError(
+            f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list."
+        )
     row = np.asarray(value)
     if row.ndim > 1:
         raise ValueError(f"pack: column {name!r} has a value of shape {row.shape} in row {index}; give a list of ids.")

@@ -13,7 +13,11 @@ from keras_dlrm.schema import Categorical, Dense, Schema
 
 SCHEMA = Schema(
     dense=["price", Dense("age")],
-    categorical=[Categorical("C1", 10), Categorical("tags", 5, hotness=3, oov=2), Categorical("last", 5, table="tags", oov=2)],
+    categorical=[
+        Categorical("C1", 10),
+        Categorical("tags", 5, hotness=3, oov=2),
+        Categorical("last", 5, table="tags", oov=2),
+    ],
     label="click",
 )
 COLUMNS = {"price": [0.5, 1.5], "age": [1, 2], "C1": [3, 9], "tags": [[1, 2], []], "last": [4, -1]}
@@ -23,7 +27,7 @@ def with_column(name, values):
     return {**COLUMNS, name: values}
 
 
-# -- shape ---------------------------------------------------------------------------------------------------------------
+# -- shape --
 
 
 def test_shape_follows_the_order_of_the_columns():
@@ -41,7 +45,7 @@ def test_equal_schemas_have_equal_hashes():
     assert again == SCHEMA and hash(again) == hash(SCHEMA) and again != Schema(["x"])
 
 
-# -- packing -------------------------------------------------------------------------------------------------------------
+# -- packing --
 
 
 def test_pack_pads_on_the_right_with_minus_one():
@@ -88,7 +92,9 @@ def test_pack_takes_every_integer_dtype(dtype):
     assert SCHEMA.pack(with_column("C1", np.array([3, 9], dtype)))["sparse"][:, 0].tolist() == [3, 9]
 
 
-@pytest.mark.parametrize("empty", [list, lambda: np.zeros(0, int), lambda: pd.Series([], dtype=int), lambda: pl.Series([], dtype=pl.Int64)])
+@pytest.mark.parametrize(
+    "empty", [list, lambda: np.zeros(0, int), lambda: pd.Series([], dtype=int), lambda: pl.Series([], dtype=pl.Int64)]
+)
 def test_an_empty_batch_has_full_width(empty):
     batch = SCHEMA.pack({name: empty() for name in COLUMNS})
     assert batch["dense"].shape == (0, 2) and batch["sparse"].shape == (0, 5)
@@ -116,7 +122,7 @@ def test_packing_random_ragged_lists_can_be_undone(data):
         assert got == columns[column.name]
 
 
-# -- weights -------------------------------------------------------------------------------------------------------------
+# -- weights --
 
 WEIGHTED = Schema(categorical=[Categorical("a", 5), Categorical("b", 5, hotness=2)], weighted=True)
 WEIGHTED_COLUMNS = {"a": [1, -1], "b": [[1, 2], [3]]}
@@ -154,7 +160,7 @@ def test_weights_for_an_unweighted_schema_are_refused():
         SCHEMA.pack(COLUMNS, weights={"C1": [1.0, 1.0]})
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input --
 
 
 @pytest.mark.parametrize(
@@ -227,7 +233,8 @@ def test_validate_refuses_bad_batches(batch, error, words):
 
 
 @pytest.mark.parametrize(
-    "weights, error", [(np.full((1, 3), np.nan), ValueError), (np.full((1, 3), "x"), TypeError), (np.ones((1, 2)), ValueError)]
+    "weights, error",
+    [(np.full((1, 3), np.nan), ValueError), (np.full((1, 3), "x"), TypeError), (np.ones((1, 2)), ValueError)],
 )
 def test_validate_refuses_bad_weights(weights, error):
     with pytest.raises(error, match="weights"):
@@ -295,7 +302,7 @@ def test_a_schema_that_is_not_fitted_does_not_pack():
     assert schema.replace_categorical(a={"vocabulary_size": 7}).table_sizes == {"a": 7, "b": 3}
 
 
-# -- round trips ---------------------------------------------------------------------------------------------------------
+# -- round trips --
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
@@ -305,7 +312,8 @@ def schemas(draw):
     names = draw(st.lists(NAMES, min_size=2, max_size=7, unique=True))
     cut = draw(st.integers(0, len(names) - 2))
     dense = [
-        Dense(n, draw(st.sampled_from(["none", "log1p", "quantile"])), draw(st.floats(-1e6, 1e6))) for n in names[1 : 1 + cut]
+        Dense(n, draw(st.sampled_from(["none", "log1p", "quantile"])), draw(st.floats(-1e6, 1e6)))
+        for n in names[1 : 1 + cut]
     ]
     categorical = []
     for name in names[1 + cut :]:

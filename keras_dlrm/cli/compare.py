@@ -80,7 +80,8 @@ def command(
         raise ValueError(f"{log.directory} has no test part to compare on.")
     output = output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
 
-    table, runs = [], {}
+    table: list[dict[str, Any]] = []
+    runs: dict[str, list[Any]] = {}
     for name, experiment in named.items():
         experiment = apply_experiment_options(experiment, **options)
         results = []

@@ -90,7 +90,8 @@ def from_torch_dlrm(
         seed=0,
     )
     model.set_embedding_tables(dict(zip(schema.table_sizes, tables, strict=True)))
-    for name, mlp, layers in (("bot_l", bottom, model.bottom_mlp), ("top_l", top, model.top_mlp)):
+    parts: list[tuple[str, Any, Any]] = [("bot_l", bottom, model.bottom_mlp), ("top_l", top, model.top_mlp)]
+    for name, mlp, layers in parts:
         for k, (weight, bias) in enumerate(mlp):
             dense = layers.dense_layers[k]
             if dense.kernel.shape != weight.shape[::-1]:
@@ -122,7 +123,9 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
     if model.top_mlp.batch_norm:
         raise ValueError("to_torch_dlrm: the reference has no batch norm.")
     if model.top_mlp.activation is not keras.activations.relu:
-        raise ValueError(f"to_torch_dlrm: the reference has no activation {model.top_mlp.activation.__name__!r}, only ReLU.")
+        raise ValueError(
+            f"to_torch_dlrm: the reference has no activation {model.top_mlp.activation.__name__!r}, only ReLU."
+        )
     for column in model.schema.categorical:
         if column.combiner != "sum" and column.hotness > 1:
             raise ValueError(f"to_torch_dlrm: column {column.name!r} pools by {column.combiner!r}; the reference sums.")
@@ -159,7 +162,7 @@ def _tables(weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def _mlp(weights: Mapping[str, np.ndarray], part: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    layers = []
+    layers: list[tuple[np.ndarray, np.ndarray]] = []
     # Between the Linear layers stand activations without weights, so that Linear k has the number 2k.
     while f"{part}.{2 * len(layers)}.weight" in weights:
         key = f"{part}.{2 * len(layers)}"

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.lookup import lookup
 from keras_dlrm.embeddings.stacking import Stack, stack_tables
 from keras_dlrm.initializers import StackedTables, new_seed
@@ -76,6 +77,8 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"{np.iinfo(np.int32).max} fit one stack. Give some tables another width or hash their ids."
                 )
         self.tables: list[Any] = []
+        # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
+        self.supports_jit = backend.UNDER_XLA
 
     def build(self, input_shape: Any = None) -> None:
         first = 0
@@ -262,5 +265,7 @@ def _ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     if weights is not None:
         weights = ops.convert_to_tensor(weights)
         if tuple(weights.shape[1:]) != (schema.width,):
-            raise ValueError(f"batch['weights'] has shape {tuple(weights.shape)}; the schema needs (B, {schema.width}).")
+            raise ValueError(
+                f"batch['weights'] has shape {tuple(weights.shape)}; the schema needs (B, {schema.width})."
+            )
     return sparse, weights

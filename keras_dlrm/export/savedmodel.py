@@ -81,7 +81,8 @@ def _write(model: Any, path: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.keras")
-        np.savez(Path(folder) / "expected.npz", expected=expected, **batch)
+        arrays: dict[str, Any] = {"expected": expected, **batch}
+        np.savez(Path(folder) / "expected.npz", **arrays)
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         done = subprocess.run(

@@ -39,14 +39,14 @@ def write_and_check(model: Any, path: Path, batch: Mapping[str, np.ndarray], exp
     module.weights = [v.value for v in model.weights]
     module.serve = serve
     keywords = tf.function(lambda **inputs: serve(inputs), autograph=False)
-    tf.saved_model.save(
-        module, str(path), signatures={"serving_default": keywords.get_concrete_function(**signature)}
-    )
+    tf.saved_model.save(module, str(path), signatures={"serving_default": keywords.get_concrete_function(**signature)})
     loaded = tf.saved_model.load(str(path)).signatures["serving_default"]
     got = loaded(**{name: tf.constant(batch[name], signature[name].dtype) for name in signature})["probability"]
     difference = float(np.max(np.abs(got.numpy() - expected), initial=0.0))
     if got.shape != expected.shape or not difference <= 1e-5:
-        raise RuntimeError(f"savedmodel: the written model differs from the live one by {difference}; at most 1e-5 is allowed.")
+        raise RuntimeError(
+            f"savedmodel: the written model differs from the live one by {difference}; at most 1e-5 is allowed."
+        )
 
 
 def main(folder: str, path: str) -> None:

@@ -50,7 +50,9 @@ class ClickModel(SparseStep, keras.Model):
     def _check_inputs(self, inputs: Any) -> None:
         names = self.schema.input_names
         if not isinstance(inputs, Mapping):
-            raise TypeError(f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}.")
+            raise TypeError(
+                f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}."
+            )
         for name in names:
             if name not in inputs:
                 raise ValueError(f"{self.name}: the batch has {sorted(inputs)}, {name!r} is missing; use schema.pack.")
@@ -93,8 +95,15 @@ class ClickModel(SparseStep, keras.Model):
             optimizer = Hybrid(optimizer, embedding_optimizer)
         elif embedding_optimizer is not None:
             raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")
+        if self.compute_dtype == "float16":
+            raise ValueError(
+                f"compile: {self.name} computes in float16, which needs loss scaling, and that is not defined on embedding "
+                "rows; use mixed_bfloat16."
+            )
         loss = _from_logits(loss)
         self._loss_on_logits = getattr(loss, "from_logits", False)
+        if self._out_of_range is not None:
+            self._tracker.untrack(self._out_of_range)  # else an earlier compile's counter would stay in the logs
         self._out_of_range = keras.metrics.Sum(name="ids_out_of_range") if count_out_of_range else None
         self._count_out_of_range = bool(count_out_of_range)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
@@ -128,10 +137,10 @@ class ClickModel(SparseStep, keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        return super().compute_loss(x, _column(y), y_pred, sample_weight, training)
+        return super().compute_loss(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)), training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        return super().compute_metrics(x, _column(y), y_pred, sample_weight)
+        return super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)))
 
     # -- tables ------------------------------------------------------------------------------------------------------
 
@@ -155,27 +164,42 @@ class ClickModel(SparseStep, keras.Model):
             store[f"seed_{i}"] = ops.convert_to_numpy(state.value)
 
     def load_own_variables(self, store: Any) -> None:
+        saved = set(store.keys())
         for i, state in enumerate(self._seed_states()):
-            state.assign(store[f"seed_{i}"])
+            if f"seed_{i}" in saved:  # absent where a model without dropout was saved
+                state.assign(store[f"seed_{i}"])
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed, "dtype": self._dtype_config()}
+        config = {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed, "dtype": self._dtype_config()}
+        frozen = [layer.name for layer in self.layers if not layer.trainable]
+        return {**config, "frozen": frozen} if frozen else config
 
     def _dtype_config(self) -> Any:
         return keras.dtype_policies.serialize(self.dtype_policy)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ClickModel:
-        return cls(**config)
+        config = dict(config)
+        frozen = config.pop("frozen", ())
+        model = cls(**config)
+        for layer in model.layers:
+            if layer.name in frozen:
+                layer.trainable = False
+        return model
 
 
-def _column(y: Any) -> Any:
-    """Labels (B,) → (B, 1): not every Keras metric takes the shape (B,) beside predictions (B, 1)."""
-    return ops.expand_dims(y, -1) if y is not None and len(y.shape) == 1 else y
+def _shaped(values: Any, shape: tuple[int, ...]) -> Any:
+    """Labels → (B, 1), sample weights → (B,): not every Keras metric takes either form of both.
+
+    Without a look at their rank: TensorFlow does not know it where a model has seen both forms.
+    """
+    return None if values is None else ops.reshape(values, shape)
 
 
 def _from_logits(loss: Any) -> Any:
     """A loss on probabilities → the same loss on logits, where there is one."""
+    if isinstance(loss, (list, tuple)) and len(loss) == 1:
+        loss = loss[0]
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", None)
     if name in ("binary_crossentropy", "BinaryCrossentropy", "bce", "BCE"):
         return keras.losses.BinaryCrossentropy(from_logits=True)

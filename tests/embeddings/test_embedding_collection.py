@@ -87,7 +87,7 @@ def test_any_schema_pools_as_numpy_does(problem):
     check(EmbeddingCollection(schema, widths, concatenate, seed=1), schema, sparse, weights)
 
 
-# -- ids -----------------------------------------------------------------------------------------------------------------
+# -- ids --
 
 SCHEMA = Schema(categorical=[Categorical("a", 4, oov=1), Categorical("b", 3, hotness=2, oov=None), Categorical("c", 5)])
 
@@ -172,7 +172,7 @@ def test_plain_ids_are_the_batch_without_its_dict(layer):
     np.testing.assert_array_equal(ops.convert_to_numpy(layer(ids)), ops.convert_to_numpy(layer({"sparse": ids})))
 
 
-# -- pooling -------------------------------------------------------------------------------------------------------------
+# -- pooling --
 
 
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
@@ -224,7 +224,7 @@ def test_mixed_precision_pools_float32_rows_and_gives_bfloat16():
     np.testing.assert_allclose(ops.convert_to_numpy(ops.cast(got, "float32")), expected, rtol=2**-8, atol=1e-6)
 
 
-# -- logical tables --------------------------------------------------------------------------------------------------------
+# -- logical tables --
 
 MIXED = Schema(categorical=[Categorical("a/b", 4), Categorical("b", 3, hotness=2), Categorical("100%", 5), Categorical("d", 2)])
 WIDTHS = {"a/b": 2, "b": 3, "100%": 2, "d": 3}

@@ -79,7 +79,7 @@ def trained(name, rate=0.1, **options):
     return hybrid, table, start
 
 
-# -- every rule ------------------------------------------------------------------------------------------------------------
+# -- every rule --
 
 
 @every_rule

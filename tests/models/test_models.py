@@ -136,7 +136,7 @@ def snapshot(model):
     return [w.copy() for w in model.get_weights()]
 
 
-# -- every model -------------------------------------------------------------------------------------------------------------
+# -- every model --
 
 
 @every_model
@@ -210,7 +210,7 @@ def test_training_continues_after_loading_with_the_same_losses(name, tmp_path):
     assert kept <= sum(sizes) <= kept + 40, "some weight is stored twice"
 
 
-# -- data of any kind ----------------------------------------------------------------------------------------------------------
+# -- data of any kind --
 
 X, Y = data(rows=10)
 
@@ -333,16 +333,16 @@ def test_several_steps_an_execution_make_the_same_steps(trained, expected):
     np.testing.assert_allclose(losses(model, X, Y, batch_size=4), expected, rtol=1e-5)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow's unique breaks under XLA")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow breaks under XLA")
 def test_tensorflow_does_not_compile_the_row_update_with_xla():
-    """XLA's unique pads: rows were updated that should not be. Keras turns jit_compile off and says so."""
+    """Compiled, a step with repeated ids ended at other weights. Keras turns jit_compile off and says so."""
     model = dlrm()
     with pytest.warns(UserWarning, match="jit_compile"):
         model.compile("sgd", jit_compile=True)
     assert not model.jit_compile
 
 
-# -- losses --------------------------------------------------------------------------------------------------------------------
+# -- losses --
 
 
 def test_cross_entropy_of_extreme_logits_is_exact_and_has_a_gradient():
@@ -387,7 +387,7 @@ def test_other_losses_see_probabilities():
     assert model.evaluate(X, Y, batch_size=10, verbose=0) == pytest.approx(np.mean((p - Y) ** 2) + penalty, rel=1e-5)
 
 
-# -- options -------------------------------------------------------------------------------------------------------------------
+# -- options --
 
 
 def test_mixed_precision_trains_near_float32_and_predicts_float32():

@@ -22,7 +22,14 @@ from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.run import train
 
 EXPERIMENT = Experiment(
-    model={"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [8, 4], "top_mlp": [8, 1], "dropout": 0.3, "batch_norm": True},
+    model={
+        "type": "DLRM",
+        "embedding_dim": 4,
+        "bottom_mlp": [8, 4],
+        "top_mlp": [8, 1],
+        "dropout": 0.3,
+        "batch_norm": True,
+    },
     optimizer={"name": "adam", "learning_rate": 0.01},
     embedding_optimizer={"name": "rowwise_adagrad", "learning_rate": 0.05},
     batch_size=64,
@@ -88,7 +95,9 @@ experiment = Experiment.from_dict({EXPERIMENT.to_dict()!r})
 train(experiment, data.open({str(log.directory)!r}), {str(tmp_path / "run")!r}, resume=True)
 """
     environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
-    first = subprocess.Popen([sys.executable, "-c", program, "--slow"], env=environment, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [sys.executable, "-c", program, "--slow"], env=environment, stdout=subprocess.PIPE, text=True
+    )
     assert first.stdout is not None
     assert first.stdout.readline().strip() == "now"
     os.kill(first.pid, signal.SIGKILL)

@@ -41,7 +41,9 @@ def simulated(rate, warmup, start, length, steps):
 )
 def test_rates_equal_the_references_scheduler(rate, warmup, start, length):
     steps = start + length + warmup + 5
-    probe = sorted({*range(min(steps, 30)), *range(0, steps, 997), *(s for s in (warmup, start, start + length, steps))})
+    probe = sorted(
+        {*range(min(steps, 30)), *range(0, steps, 997), *(s for s in (warmup, start, start + length, steps))}
+    )
     expected = np.array(simulated(rate, warmup, start, length, steps + 2))
     schedule = WarmupHoldDecay(rate, warmup, start, length)
     # A step is counted from 0 by Keras, from 1 by the reference.

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+UNDER_XLA = True
+
 
 def unique(ids: Any) -> tuple[Any, Any]:
     return jnp.unique(ids, return_inverse=True, size=ids.shape[0], fill_value=-1)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+UNDER_XLA = True
+
 
 def unique(ids: Any) -> tuple[Any, Any]:
     return torch.unique(ids, return_inverse=True)

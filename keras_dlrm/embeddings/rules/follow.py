@@ -13,7 +13,7 @@ from keras_dlrm.embeddings.rules.rowwise_adagrad import RowwiseAdagrad
 from keras_dlrm.embeddings.rules.rule import RowRule
 from keras_dlrm.embeddings.rules.sgd import SGD
 
-RULES: dict[str, type[RowRule]] = {
+RULES: dict[str, Any] = {
     "sgd": SGD,
     "adagrad": Adagrad,
     "rowwise_adagrad": RowwiseAdagrad,

@@ -74,7 +74,9 @@ class Hybrid(keras.optimizers.Optimizer):
                 self.rows.update_step(gradient, table, self.rows.learning_rate)
         self.rows.advance()
 
-    def apply_rows(self, grads: Sequence[Any], variables: Sequence[Any], lookups: Sequence[Lookup], row_grads: Any) -> None:
+    def apply_rows(
+        self, grads: Sequence[Any], variables: Sequence[Any], lookups: Sequence[Lookup], row_grads: Any
+    ) -> None:
         """Update dense variables from their gradients, and of the tables only the rows that were looked up.
 
         Args:
@@ -119,7 +121,9 @@ class Hybrid(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         if not isinstance(self.rows._learning_rate, keras.Variable):
-            raise TypeError("optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again.")
+            raise TypeError(
+                "optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again."
+            )
         old = float(ops.convert_to_numpy(self.dense.learning_rate))
         self.dense.learning_rate = value
         if old > 0 and not callable(value):

@@ -28,7 +28,10 @@ class SparseStep:
             for i, table in enumerate(is_table):
                 if not table:
                     values[i] = next(rest)
-            mapping = [*zip(variables, values, strict=True), *zip(self.non_trainable_variables, non_trainable, strict=True)]
+            mapping = [
+                *zip(variables, values, strict=True),
+                *zip(self.non_trainable_variables, non_trainable, strict=True),
+            ]
             with keras.StatelessScope(mapping, collect_losses=True) as scope, taped(LookupTape(leaf)) as tape:
                 loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
             taken[:] = [lookup.table for lookup in tape.lookups]
