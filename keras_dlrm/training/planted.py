@@ -10,13 +10,16 @@ from rich.console import Console
 from keras_dlrm.training.experiment import Experiment
 
 SCALE = 1e-4
-ROWS = {"train": 800_000, "valid": 50_000, "test": 100_000}
+ROWS = {"train": 1_000_000, "valid": 50_000, "test": 100_000}
 EXPERIMENT = Experiment(
-    model={"type": "DLRM", "embedding_dim": 16, "bottom_mlp": [64, 16], "top_mlp": [128, 64, 1]},
-    optimizer={"name": "adam", "learning_rate": 0.002},
-    batch_size=2048,
-    epochs=3,
-    lr_factor=0.5,
+    model={"type": "DLRM", "embedding_dim": 16, "bottom_mlp": [64, 16], "top_mlp": [128, 64, 1], "init_scale": 0.01},
+    # 1,954 steps in two epochs: the rate falls to zero over them.
+    optimizer={
+        "name": "adam",
+        "learning_rate": {"learning_rate": 0.005, "warmup_steps": 50, "decay_start_step": 50, "decay_steps": 1904},
+    },
+    batch_size=1024,
+    epochs=2,
 )
 
 

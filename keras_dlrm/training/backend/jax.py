@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, taped
 
 
+def _narrow(x: Any) -> Any:
+    """Ids of a packed NumPy batch as int32; those that do not fit become one that is out of range everywhere.
+
+    JAX would cut off the upper bits, and an id out of range could come back as a real one.
+    """
+    if not isinstance(x, Mapping) or not isinstance(x.get("sparse"), np.ndarray):
+        return x
+    ids = x["sparse"]
+    if ids.dtype not in (np.int64, np.uint64, np.uint32):
+        return x
+    largest = np.iinfo(np.int32).max
+    fits = ids <= largest if ids.dtype.kind == "u" else (ids <= largest) & (ids >= -largest)
+    return {**x, "sparse": np.where(fits, ids, largest).astype(np.int32)}
+
+
 class SparseStep:
     """`train_step` and `test_step` of a `ClickModel`: gradients of looked-up rows instead of whole tables."""
+
+    def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(_narrow(inputs), *args, **kwargs)
+
+    def fit(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple):
+            kwargs["validation_data"] = (_narrow(validation[0]), *validation[1:])
+        return super().fit(_narrow(x), *args, **kwargs)
+
+    def evaluate(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return super().evaluate(_narrow(x), *args, **kwargs)
+
+    def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().predict(_narrow(x), *args, **kwargs)
+
+    def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().train_on_batch(_narrow(x), *args, **kwargs)
+
+    def test_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().test_on_batch(_narrow(x), *args, **kwargs)
+
+    def predict_on_batch(self: Any, x: Any) -> Any:
+        return super().predict_on_batch(_narrow(x))
 
     def train_step(self: Any, state: Any, data: Any) -> Any:
         trainable, non_trainable, slots, metrics = state
