@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.schema import Categorical, Dense, Schema
@@ -36,3 +37,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+if "keras" in sys.modules:
+    # The backend is chosen already. Keras loads a saved model only where its classes are registered, and
+    # `import keras, keras_dlrm` has to be enough for that.
+    for _name in ("models", "schedules", "metrics"):
+        importlib.import_module(f"keras_dlrm.{_name}")

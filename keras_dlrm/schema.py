@@ -10,99 +10,8 @@ from typing import Any
 
 import numpy as np
 
-PADDING = -1
-COMBINERS = ("sum", "mean", "sqrtn")
-DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile")
-# Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
-MAX_VOCABULARY_SIZE = 2**31 - 1
-# Marks places of a ragged list of weights that the list did not reach; a value that no weight has.
-_UNSET = np.finfo(np.float32).min
-
-
-@dataclasses.dataclass(frozen=True)
-class Dense:
-    """A dense (numeric) feature column and how raw values become model inputs.
-
-    Args:
-        name: Column name.
-        transform: What a preprocessor does to raw values. `"none"` copies them, `"log1p"` is `log(1 + max(x, 0))`,
-            `"standardise"` subtracts the mean and divides by the standard deviation of the training part,
-            `"log1p_standardise"` does both, `"quantile"` maps a value to its rank among the training part's
-            quantiles, in [-1, 1].
-        missing: Value that stands for a missing (null) one *after* the transform.
-
-    Example:
-
-    >>> Dense("price", transform="log1p").transform
-    'log1p'
-    """
-
-    name: str
-    transform: str = "none"
-    missing: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_name(self.name, "Dense")
-        if self.transform not in DENSE_TRANSFORMS:
-            raise ValueError(
-                f"Dense column {self.name!r}: transform={self.transform!r} is unknown; use one of {DENSE_TRANSFORMS}."
-            )
-        if not np.isfinite(self.missing):
-            raise ValueError(f"Dense column {self.name!r}: missing={self.missing!r} must be a finite number.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Categorical:
-    """A sparse (categorical) feature column and the embedding table that it looks up.
-
-    Args:
-        name: Column name.
-        vocabulary_size: Rows of the table; ids are `0 … vocabulary_size - 1`. `None` where a preprocessor is to fit
-            the vocabulary on the training part; a model needs the fitted schema.
-        hotness: Most ids that one example can have. Shorter lists are padded with -1.
-        combiner: How the rows of one example are pooled: `"sum"`, `"mean"` (by the sum of the weights) or `"sqrtn"`
-            (by the root of the sum of squared weights).
-        table: Name of the table, where several columns share one; the column's own name by default.
-        oov: Row that an unseen or out-of-range id is mapped to inside the graph, or `None`: such an id contributes
-            nothing, like padding. A fitted vocabulary reserves this row for unseen values.
-        min_count: Values seen fewer times in the training part share the OOV row when a vocabulary is fitted.
-        max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
-
-    Example:
-
-    >>> Categorical("tags", 5000, hotness=8, combiner="mean").table_name
-    'tags'
-    """
-
-    name: str
-    vocabulary_size: int | None = None
-    hotness: int = 1
-    combiner: str = "sum"
-    table: str | None = None
-    oov: int | None = 0
-    min_count: int = 1
-    max_vocabulary: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_name(self.name, "Categorical")
-        who = f"Categorical column {self.name!r}"
-        if self.vocabulary_size is not None:
-            _check_int(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
-        _check_int(who, "hotness", self.hotness, 1, None)
-        _check_int(who, "min_count", self.min_count, 1, None)
-        if self.max_vocabulary is not None:
-            _check_int(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
-        if self.combiner not in COMBINERS:
-            raise ValueError(f"{who}: combiner={self.combiner!r} is unknown; use one of {COMBINERS}.")
-        if self.oov is not None:
-            _check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
-        if self.table is not None:
-            _check_name(self.table, f"{who}: table")
-
-    @property
-    def table_name(self) -> str:
-        """Name of the logical table that the column looks up."""
-        return self.table or self.name
+from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
+from keras_dlrm.packing import UNSET, check_finite, check_ids, column_names, dense_values, id_matrix, ragged
 
 
 class Schema:
@@ -149,7 +58,7 @@ class Schema:
         for entry in self.categorical:
             if not isinstance(entry, Categorical):
                 raise TypeError(f"Schema: categorical holds {entry!r}; give kd.Categorical(name, vocabulary_size, …).")
-        _check_name(label, "Schema: label")
+        check_name(label, "Schema: label")
         if not self.dense and not self.categorical:
             raise ValueError("Schema: no columns; give at least one dense or categorical column.")
         if self.weighted and not self.categorical:
@@ -260,7 +169,7 @@ class Schema:
                 hotness; columns of different lengths.
         """
         self.require_fitted()
-        given = set(_column_names(columns))
+        given = set(column_names(columns))
         expected = {*self.dense_names, *self.categorical_names}
         for name in [*self.dense_names, *self.categorical_names]:
             if name not in given:
@@ -275,9 +184,9 @@ class Schema:
 
         arrays: dict[str, np.ndarray] = {}
         for name in self.dense_names:
-            arrays[name] = _dense_values(name, columns[name])
+            arrays[name] = dense_values(name, columns[name])
         for column in self.categorical:
-            arrays[column.name] = _id_matrix(column, columns[column.name])
+            arrays[column.name] = id_matrix(column, columns[column.name])
         rows = {name: len(a) for name, a in arrays.items()}
         if len(set(rows.values())) > 1:
             first = next(iter(rows))
@@ -291,10 +200,16 @@ class Schema:
         if self.categorical:
             batch["sparse"] = np.concatenate([arrays[n] for n in self.categorical_names], axis=1)
         if self.weighted:
-            batch["weights"] = self._weight_matrix(weights or {}, batch["sparse"])
+            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"])
         return batch
 
-    def _weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray) -> np.ndarray:
+    def weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray) -> np.ndarray:
+        """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
+
+        Args:
+            weights: Factors by sparse column name, shaped like the column's ids.
+            sparse: Packed ids (B, W).
+        """
         for name in weights:
             if name not in self.categorical_names:
                 raise KeyError(
@@ -304,13 +219,13 @@ class Schema:
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:
                 with np.errstate(over="ignore"):
-                    values = _ragged(column.name, weights[column.name], column.hotness, float(_UNSET), np.float32)
+                    values = ragged(column.name, weights[column.name], column.hotness, float(UNSET), np.float32)
                 if len(values) != len(sparse):
                     raise ValueError(
                         f"pack: weights of {column.name!r} have {len(values)} rows, the batch has {len(sparse)}; they must agree."
                     )
                 ids = sparse[:, start : start + column.hotness]
-                unset = values == _UNSET
+                unset = values == UNSET
                 lacking = np.argwhere(unset & (ids != PADDING))
                 if len(lacking):
                     row, place = lacking[0]
@@ -319,7 +234,7 @@ class Schema:
                         "weights as ids, or leave the column out for weights of 1."
                     )
                 values = np.where(unset, np.float32(0), values)
-                _check_finite(f"weights of {column.name!r}", values)
+                check_finite(f"weights of {column.name!r}", values)
                 packed[:, start : start + column.hotness] *= values
         return packed
 
@@ -355,18 +270,18 @@ class Schema:
             if not (np.issubdtype(dense.dtype, np.floating) or np.issubdtype(dense.dtype, np.integer)):
                 raise TypeError(f"batch['dense'] has dtype {dense.dtype}; it must be float32.")
             for i, name in enumerate(self.dense_names):
-                _check_finite(f"dense column {name!r}", dense[:, i])
+                check_finite(f"dense column {name!r}", dense[:, i])
         if self.categorical:
             sparse = arrays["sparse"]
             if not np.issubdtype(sparse.dtype, np.integer):
                 raise TypeError(f"batch['sparse'] has dtype {sparse.dtype}; ids must be integers (int32 or int64).")
             for column, start in zip(self.categorical, self.offsets, strict=True):
-                _check_ids(column, sparse[:, start : start + column.hotness])
+                check_ids(column, sparse[:, start : start + column.hotness])
         if self.weighted:
             weights = arrays["weights"]
             if not (np.issubdtype(weights.dtype, np.floating) or np.issubdtype(weights.dtype, np.integer)):
                 raise TypeError(f"batch['weights'] has dtype {weights.dtype}; it must be float32.")
-            _check_finite("weights", weights)
+            check_finite("weights", weights)
 
     # -- round trips -------------------------------------------------------------------------------------------------
 
@@ -454,26 +369,10 @@ class Schema:
         )
 
 
-# -- helpers of this file ----------------------------------------------------------------------------------------------
-
-
 def _is_yaml(path: Path) -> bool:
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"Schema file {path.name!r}: use the ending .yaml, .yml or .json.")
     return path.suffix != ".json"
-
-
-def _check_name(name: Any, who: str) -> None:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"{who}: name={name!r} must be a string that is not empty.")
-
-
-def _check_int(who: str, field: str, value: Any, low: int, high: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{who}: {field}={value!r} must be an integer.")
-    if value < low or (high is not None and value > high):
-        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{who}: {field}={value} must be {allowed}.")
 
 
 def _compact(column: Dense | Categorical) -> dict[str, Any]:
@@ -497,124 +396,3 @@ def _from_entry(kind: Any, entry: Any) -> Any:
     if "name" not in entry:
         raise ValueError(f"Schema: a column without a name: {dict(entry)}.")
     return kind(**entry)
-
-
-def _column_names(columns: Any) -> list[str]:
-    if hasattr(columns, "keys"):
-        return list(columns.keys())
-    if hasattr(columns, "columns"):
-        return list(columns.columns)
-    raise TypeError(f"pack: expected a mapping of named columns or a DataFrame, not {type(columns).__name__}.")
-
-
-def _dense_values(name: str, values: Any) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(f"pack: dense column {name!r} has shape {array.shape}; it must be (B,).")
-    if array.dtype == object and any(v is None for v in array):
-        raise ValueError(f"pack: dense column {name!r} has a missing value (None); fill it, as a preprocessor does.")
-    if array.size and not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be numeric.")
-    if np.issubdtype(array.dtype, np.complexfloating):
-        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be real.")
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    _check_finite(f"dense column {name!r}", array)
-    return array
-
-
-def _check_finite(who: str, values: np.ndarray) -> None:
-    finite = np.isfinite(values)
-    if not finite.all():
-        where = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"{who}: value {values[tuple(where)]} in row {where[0]}; it must be a finite float32. Fill or drop it."
-        )
-
-
-def _id_matrix(column: Categorical, values: Any) -> np.ndarray:
-    ids = _ragged(column.name, values, column.hotness, PADDING, np.int64)
-    _check_ids(column, ids)
-    return ids
-
-
-def _check_ids(column: Categorical, ids: np.ndarray) -> None:
-    size = int(column.vocabulary_size)  # type: ignore[arg-type]
-    bad = (ids >= size) | (ids < PADDING)
-    if bad.any():
-        where = np.argwhere(bad)[0]
-        raise ValueError(
-            f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are "
-            f"0 … {size - 1}, and {PADDING} for padding. Map unseen ids to "
-            + (f"the OOV row {column.oov}" if column.oov is not None else f"padding ({PADDING})")
-            + ", or give the column a larger vocabulary_size."
-        )
-
-
-def _ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> np.ndarray:
-    """Any of (B,), (B, k) or B lists → (B, hotness), filled up on the right."""
-    integer = np.issubdtype(dtype, np.integer)
-    if hasattr(values, "to_list"):
-        # Polars and pandas list columns; their to_numpy gives arrays of objects.
-        array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
-        if array.dtype == object:
-            values = values.to_list()
-        else:
-            values = array
-    array = values if isinstance(values, np.ndarray) else None
-    if array is None:
-        try:
-            array = np.asarray(values)
-        except ValueError:  # lists of different lengths
-            array = np.empty(0, dtype=object)
-            values = list(values)
-    if array.dtype == object:
-        rows = [_as_row(name, i, v) for i, v in enumerate(values)]
-        longest = max((len(r) for r in rows), default=0)
-        _check_hotness(name, longest, hotness)
-        out = np.full((len(rows), hotness), fill, dtype=dtype)
-        for i, row in enumerate(rows):
-            if len(row):
-                _check_dtype(name, row, integer)
-                out[i, : len(row)] = row
-        return out
-    if array.ndim == 1:
-        # B empty lists come as shape (0,) only where B = 0.
-        array = array[:, None]
-    if array.ndim != 2:
-        raise ValueError(f"pack: column {name!r} has shape {array.shape}; it must be (B,) or (B, ids).")
-    if array.size:
-        _check_dtype(name, array, integer)
-    _check_hotness(name, array.shape[1], hotness)
-    out = np.full((len(array), hotness), fill, dtype=dtype)
-    out[:, : array.shape[1]] = array
-    return out
-
-
-def _as_row(name: str, index: int, value: Any) -> np.ndarray:
-    if value is None:
-        raise TypeError(
-            f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list."
-        )
-    row = np.asarray(value)
-    if row.ndim > 1:
-        raise ValueError(f"pack: column {name!r} has a value of shape {row.shape} in row {index}; give a list of ids.")
-    return row[None] if row.ndim == 0 else row
-
-
-def _check_dtype(name: str, array: np.ndarray, integer: bool) -> None:
-    if integer and not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"pack: column {name!r} has dtype {array.dtype}; ids must be integers. Encode values first.")
-    if not integer and not np.issubdtype(array.dtype, np.number):
-        raise TypeError(f"pack: weights of {name!r} have dtype {array.dtype}; they must be numeric.")
-    if integer and array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"pack: column {name!r}: id {array.max()} does not fit in int64.")
-
-
-def _check_hotness(name: str, width: int, hotness: int) -> None:
-    if width > hotness:
-        raise ValueError(
-            f"pack: column {name!r} has an example with {width} ids but hotness={hotness}; raise hotness or shorten the list."
-        )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.data.vocabulary import BadValue
-from keras_dlrm.schema import PADDING, Categorical
 
 if TYPE_CHECKING:
     import polars as pl

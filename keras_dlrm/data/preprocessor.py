@@ -178,7 +178,7 @@ class Preprocessor:
                 sparse[rows, offset + places] = ids
             batch["sparse"] = sparse
         if schema.weighted:
-            batch["weights"] = schema._weight_matrix(weights or {}, batch["sparse"])
+            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"])
         elif weights is not None:
             raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
         return batch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_dlrm.schema import PADDING, Categorical
+from keras_dlrm.columns import PADDING, Categorical
 
 if TYPE_CHECKING:
     import polars as pl

@@ -25,8 +25,8 @@ class EmbeddingCollection(keras.layers.Layer):
 
     An id of -1 is padding and contributes nothing; any other id outside `0 … vocabulary_size - 1` is looked up as the
     column's OOV row (`Categorical.oov`), or contributes nothing where that is `None`. That is the same on every
-    backend, but for ids that do not fit in int32: JAX keeps their low 32 bits before a layer sees them. `schema.pack`
-    refuses all such ids before they get here.
+    backend, but for ids that do not fit in int32: of those JAX keeps the low 32 bits before a layer sees them. (The
+    models see to it where they are given NumPy batches.) `schema.pack` refuses all such ids before they get here.
 
     Args:
         schema: A fitted `Schema`.
@@ -41,8 +41,8 @@ class EmbeddingCollection(keras.layers.Layer):
     Example:
 
     >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10), kd.Categorical("tags", 5, hotness=3)])
-    >>> EmbeddingCollection(schema, 4)({"sparse": np.array([[9, 0, 2, -1]])}).shape
-    TensorShape([1, 2, 4])
+    >>> tuple(EmbeddingCollection(schema, 4)({"sparse": np.array([[9, 0, 2, -1]])}).shape)
+    (1, 2, 4)
     """
 
     def __init__(

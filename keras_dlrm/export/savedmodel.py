@@ -37,7 +37,7 @@ def savedmodel(model: Any, directory: str | Path, preprocessor: Any = None, vers
 
     Raises:
         FileExistsError: the version exists.
-        RuntimeError: the written model does not load, or does not agree with `model` within 1e-5.
+        RuntimeError: the written model does not load, or does not agree with `model` within 1e-5 (0.02 in half precision).
 
     Example: see docs/export.md.
     """

@@ -36,7 +36,7 @@ class DCNv2(CrossNetwork):
 
     >>> schema = kd.Schema(dense=["I1"], categorical=[kd.Categorical("C1", 10)])
     >>> DCNv2(schema, 4, cross_layers=2, deep_mlp=[8], structure="parallel", projection_dim=2).count_params()
-    119
+    152
     """
 
     def __init__(

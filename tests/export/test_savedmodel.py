@@ -167,4 +167,6 @@ def test_other_models_are_refused(tmp_path):
 
 
 def test_a_mixed_precision_model_exports(tmp_path):
-    assert savedmodel(tiny(dtype="mixed_bfloat16"), tmp_path).name == "1"
+    """Backends round bfloat16 each in its own way: TensorFlow's export of it is not JAX's model to five digits."""
+    model = DLRM(SCHEMA, 16, [64, 16], [64, 32, 1], seed=5, dtype="mixed_bfloat16")
+    assert savedmodel(model, tmp_path).name == "1"

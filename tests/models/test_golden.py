@@ -24,7 +24,8 @@ def reference_names(saved, prefix, tables, bottom, top):
     for ours, theirs, layers in (("bot", "bot_l", bottom), ("top", "top_l", top)):
         for k in range(layers):
             out[f"{theirs}.{2 * k}.weight"] = saved[f"{prefix}{ours}_w{k}"]
-            out[f"{theirs}.{2 * k}.bias"] = saved[f"{prefix}{ours}_b{k}"]
+            if f"{prefix}{ours}_b{k}" in saved:  # the final biases were not recorded
+                out[f"{theirs}.{2 * k}.bias"] = saved[f"{prefix}{ours}_b{k}"]
     return out
 
 
@@ -51,9 +52,11 @@ def test_recorded_training_runs_are_followed_step_by_step(shared, name):
         model.reset_metrics()
         assert float(model.train_on_batch(batch, saved[f"step{s}_y"])) == pytest.approx(float(saved["losses"][s]), rel=1e-5)
     expected = reference_names(saved, "final_", tables, *layers)
-    for key, value in to_torch_dlrm(model).items():
+    found = to_torch_dlrm(model)
+    assert len(expected) == tables + sum(layers)
+    for key, value in expected.items():
         # Relative to the array's largest weight: single ones cross zero.
-        assert np.abs(value - expected[key]).max() <= 1e-5 * np.abs(expected[key]).max(), key
+        assert np.abs(found[key] - value).max() <= 1e-5 * np.abs(value).max(), key
 
 
 # -- DLRM in NumPy, float64, with its gradients by hand ----------------------------------------------------------------------------
@@ -170,7 +173,9 @@ def test_training_equals_numpy_in_float64(interaction, self_interaction, bag_siz
     model = DLRM(
         schema, widths["bottom_mlp"][-1], interaction=interaction, self_interaction=self_interaction, seed=3, **widths
     )
-    rate = 0.1 if rule == "sgd" else 0.02
+    # Adagrad's first step moves every weight by `rate`: in a wide network a large one would saturate the sigmoid,
+    # whose gradient of 1 - p float32 cannot tell from 0.
+    rate = 0.1 if rule == "sgd" else 0.02 if widths is SMALL else 0.0005
     model.compile(optimizer=OPTIMIZERS[rule](rate))
     oracle = NumpyDLRM(to_torch_dlrm(model), interaction, self_interaction)
     for _ in range(3):

@@ -1,0 +1,115 @@
+"""The kinds of column that a schema is made of. Plain Python: no framework is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+PADDING = -1
+COMBINERS = ("sum", "mean", "sqrtn")
+DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile")
+# Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
+MAX_VOCABULARY_SIZE = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A dense (numeric) feature column and how raw values become model inputs.
+
+    Args:
+        name: Column name.
+        transform: What a preprocessor does to raw values. `"none"` copies them, `"log1p"` is `log(1 + max(x, 0))`,
+            `"standardise"` subtracts the mean and divides by the standard deviation of the training part,
+            `"log1p_standardise"` does both, `"quantile"` maps a value to its rank among the training part's
+            quantiles, in [-1, 1].
+        missing: Value that stands for a missing (null) one *after* the transform.
+
+    Example:
+
+    >>> Dense("price", transform="log1p").transform
+    'log1p'
+    """
+
+    name: str
+    transform: str = "none"
+    missing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "Dense")
+        if self.transform not in DENSE_TRANSFORMS:
+            raise ValueError(
+                f"Dense column {self.name!r}: transform={self.transform!r} is unknown; use one of {DENSE_TRANSFORMS}."
+            )
+        if not np.isfinite(self.missing):
+            raise ValueError(f"Dense column {self.name!r}: missing={self.missing!r} must be a finite number.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """A sparse (categorical) feature column and the embedding table that it looks up.
+
+    Args:
+        name: Column name.
+        vocabulary_size: Rows of the table; ids are `0 … vocabulary_size - 1`. `None` where a preprocessor is to fit
+            the vocabulary on the training part; a model needs the fitted schema.
+        hotness: Most ids that one example can have. Shorter lists are padded with -1.
+        combiner: How the rows of one example are pooled: `"sum"`, `"mean"` (by the sum of the weights) or `"sqrtn"`
+            (by the root of the sum of squared weights).
+        table: Name of the table, where several columns share one; the column's own name by default.
+        oov: Row that an unseen or out-of-range id is mapped to inside the graph, or `None`: such an id contributes
+            nothing, like padding. A fitted vocabulary reserves this row for unseen values.
+        min_count: Values seen fewer times in the training part share the OOV row when a vocabulary is fitted.
+        max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
+
+    Example:
+
+    >>> Categorical("tags", 5000, hotness=8, combiner="mean").table_name
+    'tags'
+    """
+
+    name: str
+    vocabulary_size: int | None = None
+    hotness: int = 1
+    combiner: str = "sum"
+    table: str | None = None
+    oov: int | None = 0
+    min_count: int = 1
+    max_vocabulary: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "Categorical")
+        who = f"Categorical column {self.name!r}"
+        if self.vocabulary_size is not None:
+            check_int(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
+        check_int(who, "hotness", self.hotness, 1, None)
+        check_int(who, "min_count", self.min_count, 1, None)
+        if self.max_vocabulary is not None:
+            check_int(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
+        if self.combiner not in COMBINERS:
+            raise ValueError(f"{who}: combiner={self.combiner!r} is unknown; use one of {COMBINERS}.")
+        if self.oov is not None:
+            check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
+        if self.table is not None:
+            check_name(self.table, f"{who}: table")
+
+    @property
+    def table_name(self) -> str:
+        """Name of the logical table that the column looks up."""
+        return self.table or self.name
+
+
+def check_name(name: Any, who: str) -> None:
+    """`TypeError` unless `name` is a string that is not empty."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{who}: name={name!r} must be a string that is not empty.")
+
+
+def check_int(who: str, field: str, value: Any, low: int, high: int | None) -> None:
+    """`TypeError` or `ValueError` unless `value` is an integer in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{who}: {field}={value!r} must be an integer.")
+    if value < low or (high is not None and value > high):
+        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{who}: {field}={value} must be {allowed}.")

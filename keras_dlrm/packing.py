@@ -1,0 +1,138 @@
+"""Values of one named column → checked arrays of a packed batch. NumPy only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.columns import PADDING, Categorical
+
+# Marks places of a ragged list of weights that the list did not reach; a value that no weight has.
+UNSET = np.finfo(np.float32).min
+
+
+def column_names(columns: Any) -> list[str]:
+    """Names in a mapping or DataFrame of columns."""
+    if hasattr(columns, "keys"):
+        return list(columns.keys())
+    if hasattr(columns, "columns"):
+        return list(columns.columns)
+    raise TypeError(f"pack: expected a mapping of named columns or a DataFrame, not {type(columns).__name__}.")
+
+
+def dense_values(name: str, values: Any) -> np.ndarray:
+    """A dense column (B,) or (B, 1) → float32 (B,), every value finite."""
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"pack: dense column {name!r} has shape {array.shape}; it must be (B,).")
+    if array.dtype == object and any(v is None for v in array):
+        raise ValueError(f"pack: dense column {name!r} has a missing value (None); fill it, as a preprocessor does.")
+    if array.size and not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be numeric.")
+    if np.issubdtype(array.dtype, np.complexfloating):
+        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be real.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    check_finite(f"dense column {name!r}", array)
+    return array
+
+
+def check_finite(who: str, values: np.ndarray) -> None:
+    """`ValueError` naming the first value that is NaN or infinite, and its row."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        where = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{who}: value {values[tuple(where)]} in row {where[0]}; it must be a finite float32. Fill or drop it."
+        )
+
+
+def id_matrix(column: Categorical, values: Any) -> np.ndarray:
+    """A sparse column (B,), (B, k) or B lists → int64 (B, hotness), padded with -1, every id in range."""
+    ids = ragged(column.name, values, column.hotness, PADDING, np.int64)
+    check_ids(column, ids)
+    return ids
+
+
+def check_ids(column: Categorical, ids: np.ndarray) -> None:
+    """`ValueError` naming the first id that is neither padding nor in the vocabulary, its row and the range."""
+    size = int(column.vocabulary_size)  # type: ignore[arg-type]
+    bad = (ids >= size) | (ids < PADDING)
+    if bad.any():
+        where = np.argwhere(bad)[0]
+        raise ValueError(
+            f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are "
+            f"0 … {size - 1}, and {PADDING} for padding. Map unseen ids to "
+            + (f"the OOV row {column.oov}" if column.oov is not None else f"padding ({PADDING})")
+            + ", or give the column a larger vocabulary_size."
+        )
+
+
+def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> np.ndarray:
+    """Any of (B,), (B, k) or B lists → (B, hotness), filled up on the right."""
+    integer = np.issubdtype(dtype, np.integer)
+    if hasattr(values, "to_list"):
+        # Polars and pandas list columns; their to_numpy gives arrays of objects.
+        array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
+        if array.dtype == object:
+            values = values.to_list()
+        else:
+            values = array
+    array = values if isinstance(values, np.ndarray) else None
+    if array is None:
+        try:
+            array = np.asarray(values)
+        except ValueError:  # lists of different lengths
+            array = np.empty(0, dtype=object)
+            values = list(values)
+    if array.dtype == object:
+        rows = [_as_row(name, i, v) for i, v in enumerate(values)]
+        longest = max((len(r) for r in rows), default=0)
+        _check_hotness(name, longest, hotness)
+        out = np.full((len(rows), hotness), fill, dtype=dtype)
+        for i, row in enumerate(rows):
+            if len(row):
+                _check_dtype(name, row, integer)
+                out[i, : len(row)] = row
+        return out
+    if array.ndim == 1:
+        # B empty lists come as shape (0,) only where B = 0.
+        array = array[:, None]
+    if array.ndim != 2:
+        raise ValueError(f"pack: column {name!r} has shape {array.shape}; it must be (B,) or (B, ids).")
+    if array.size:
+        _check_dtype(name, array, integer)
+    _check_hotness(name, array.shape[1], hotness)
+    out = np.full((len(array), hotness), fill, dtype=dtype)
+    out[:, : array.shape[1]] = array
+    return out
+
+
+def _as_row(name: str, index: int, value: Any) -> np.ndarray:
+    if value is None:
+        raise TypeError(
+            f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list."
+        )
+    row = np.asarray(value)
+    if row.ndim > 1:
+        raise ValueError(f"pack: column {name!r} has a value of shape {row.shape} in row {index}; give a list of ids.")
+    return row[None] if row.ndim == 0 else row
+
+
+def _check_dtype(name: str, array: np.ndarray, integer: bool) -> None:
+    if integer and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"pack: column {name!r} has dtype {array.dtype}; ids must be integers. Encode values first.")
+    if not integer and not np.issubdtype(array.dtype, np.number):
+        raise TypeError(f"pack: weights of {name!r} have dtype {array.dtype}; they must be numeric.")
+    if integer and array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"pack: column {name!r}: id {array.max()} does not fit in int64.")
+
+
+def _check_hotness(name: str, width: int, hotness: int) -> None:
+    if width > hotness:
+        raise ValueError(
+            f"pack: column {name!r} has an example with {width} ids but hotness={hotness}; raise hotness or shorten the list."
+        )
