@@ -34,6 +34,7 @@ class LookupTape:
         self.lookups: list[Lookup] = []
 
     def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of a table as `lookup` gives them, from unique rows that are kept as leaves of the gradient."""
         unique_ids, inverse = backend.unique(ops.reshape(ids, (-1,)))
         rows = self.leaf(len(self.lookups), backend.gather(table, unique_ids))
         self.lookups.append(Lookup(table, unique_ids, rows))
