@@ -36,6 +36,7 @@ class ClickModel(SparseStep, keras.Model):
         self._loss_on_logits = False
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
+        self._jit_compile_asked: Any = "auto"
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Packed batch → logits (B, 1)."""
@@ -100,6 +101,7 @@ class ClickModel(SparseStep, keras.Model):
                 f"compile: {self.name} computes in float16, which needs loss scaling, and that is not defined on embedding "
                 "rows; use mixed_bfloat16."
             )
+        self._jit_compile_asked = kwargs.get("jit_compile", "auto")
         loss = _from_logits(loss)
         self._loss_on_logits = getattr(loss, "from_logits", False)
         if self._out_of_range is not None:
@@ -113,6 +115,8 @@ class ClickModel(SparseStep, keras.Model):
         config = super().get_compile_config()
         if config is not None:
             config["count_out_of_range"] = self._count_out_of_range
+            # What was asked, not what this backend made of "auto": another one may load the file.
+            config["jit_compile"] = self._jit_compile_asked
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

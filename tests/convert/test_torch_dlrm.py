@@ -28,6 +28,7 @@ def state_dict(interaction="dot", self_interaction=False, seed=0):
 
 def torch_forward(state, dense, bags, interaction, self_interaction):
     """dlrm_s_pytorch.py's forward: Linear and ReLU, EmbeddingBag sums, T Tᵀ with its lower triangle by index lists."""
+
     def mlp(part, x, last):
         for k in (0, 2):
             x = torch.nn.functional.linear(x, state[f"{part}.{k}.weight"], state[f"{part}.{k}.bias"])

@@ -193,7 +193,9 @@ def test_weights_of_zero_give_zero_and_not_nan(combiner):
 
 
 def test_repeated_ids_of_one_example_count_twice():
-    schema = Schema(categorical=[Categorical("a", 4, hotness=3), Categorical("b", 4, hotness=3, combiner="mean", table="a")])
+    schema = Schema(
+        categorical=[Categorical("a", 4, hotness=3), Categorical("b", 4, hotness=3, combiner="mean", table="a")]
+    )
     check(EmbeddingCollection(schema, 2, seed=0), schema, np.array([[2, 2, -1, 3, 3, 1]]))
 
 
@@ -226,7 +228,9 @@ def test_mixed_precision_pools_float32_rows_and_gives_bfloat16():
 
 # -- logical tables --
 
-MIXED = Schema(categorical=[Categorical("a/b", 4), Categorical("b", 3, hotness=2), Categorical("100%", 5), Categorical("d", 2)])
+MIXED = Schema(
+    categorical=[Categorical("a/b", 4), Categorical("b", 3, hotness=2), Categorical("100%", 5), Categorical("d", 2)]
+)
 WIDTHS = {"a/b": 2, "b": 3, "100%": 2, "d": 3}
 
 

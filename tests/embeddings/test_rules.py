@@ -97,7 +97,9 @@ def test_rows_that_are_not_looked_up_stay_bit_identical(name):
     np.testing.assert_array_equal(ops.convert_to_numpy(table)[UNTOUCHED], start[UNTOUCHED])
     for slot_name, slot in hybrid.rows._slots[0].items():
         initial = hybrid.rows.slots((ROWS, D), True)[slot_name][1]
-        np.testing.assert_array_equal(ops.convert_to_numpy(slot)[UNTOUCHED], np.full((2, *slot.shape[1:]), initial, "float32"))
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(slot)[UNTOUCHED], np.full((2, *slot.shape[1:]), initial, "float32")
+        )
 
 
 @every_rule
@@ -270,7 +272,9 @@ def test_lazy_adam_leaves_a_row_alone_until_it_is_looked_up_again():
 # -- follow, get, Hybrid -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, kind", [("sgd", SGD), ("adagrad", Adagrad), ("rowwise_adagrad", RowwiseAdagrad), ("Adam", Adam)])
+@pytest.mark.parametrize(
+    "name, kind", [("sgd", SGD), ("adagrad", Adagrad), ("rowwise_adagrad", RowwiseAdagrad), ("Adam", Adam)]
+)
 def test_strings_name_rules(name, kind):
     assert type(get(name)) is kind
     hybrid = Hybrid(name)
@@ -291,7 +295,10 @@ def test_keras_optimizers_are_followed_with_their_options():
     adam = follow(keras.optimizers.Adam(0.3, 0.8, 0.9, 1e-5)).get_config()
     assert (adam["beta_1"], adam["beta_2"], adam["epsilon"]) == (0.8, 0.9, 1e-5)
     schedule = WarmupHoldDecay(0.1, 3)
-    assert follow(keras.optimizers.Adam(schedule)).get_config()["learning_rate"] == Adam(schedule).get_config()["learning_rate"]
+    assert (
+        follow(keras.optimizers.Adam(schedule)).get_config()["learning_rate"]
+        == Adam(schedule).get_config()["learning_rate"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ def exported(tmp_path_factory):
     """Two models, exported and loaded by a bare TensorFlow in another process."""
     folder = tmp_path_factory.mktemp("export")
     keras.utils.set_random_seed(0)
-    models = {"dlrm": DLRM(SCHEMA, 4, [4], [3, 1], dropout=0.2, batch_norm=True, seed=0), "dcn": DCNv2(WEIGHTED, 8, 1, [4], seed=0)}
+    models = {
+        "dlrm": DLRM(SCHEMA, 4, [4], [3, 1], dropout=0.2, batch_norm=True, seed=0),
+        "dcn": DCNv2(WEIGHTED, 8, 1, [4], seed=0),
+    }
     out, jobs = {}, []
     far = batch_of(SCHEMA, 3)
     far["sparse"] = np.array([[7, 5, -2], [2**40, 2**32 + 1, -(2**40)], [-9, 2**31, 4]])

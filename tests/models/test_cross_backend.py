@@ -45,7 +45,9 @@ MODELS = {
 }
 """
 
-TRAIN = COMMON + """
+TRAIN = (
+    COMMON
+    + """
 out = {}
 for name, (make, optimizer) in MODELS.items():
     model = make()
@@ -64,13 +66,17 @@ if keras.backend.backend() == "jax":
     np.save(folder / "jax.npy", model.predict(batch(1)[0], verbose=0))
 print(json.dumps(out))
 """
+)
 
-LOAD = COMMON + """
+LOAD = (
+    COMMON
+    + """
 model = keras.saving.load_model(Path(sys.argv[1]) / "jax.keras")
 p = model.predict(batch(1)[0], verbose=0)
 loss = model.train_on_batch(*batch(2))
 print(json.dumps({"p": p.tolist(), "iterations": int(model.optimizer.iterations), "finite": bool(np.isfinite(loss).all())}))
 """
+)
 
 
 def run(code, backend, folder):

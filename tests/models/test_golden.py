@@ -50,7 +50,9 @@ def test_recorded_training_runs_are_followed_step_by_step(shared, name):
         batch = model.schema.pack({**columns, **{n: bags(s, t) for t, n in enumerate(names)}})
         np.testing.assert_allclose(model.predict_on_batch(batch), saved["probs"][s].reshape(-1, 1), rtol=1e-5)
         model.reset_metrics()
-        assert float(model.train_on_batch(batch, saved[f"step{s}_y"])) == pytest.approx(float(saved["losses"][s]), rel=1e-5)
+        assert float(model.train_on_batch(batch, saved[f"step{s}_y"])) == pytest.approx(
+            float(saved["losses"][s]), rel=1e-5
+        )
     expected = reference_names(saved, "final_", tables, *layers)
     found = to_torch_dlrm(model)
     assert len(expected) == tables + sum(layers)

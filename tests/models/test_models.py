@@ -455,6 +455,14 @@ def test_ids_beyond_32_bits_take_the_oov_row_and_are_counted():
     assert model.fit(far, Y, validation_data=(far, Y), verbose=0).history["val_ids_out_of_range"] == [3]
 
 
+def test_the_choice_to_compile_is_left_to_the_backend_that_loads():
+    model = dlrm()
+    model.compile("sgd")
+    assert model.get_compile_config()["jit_compile"] == "auto"
+    model.compile("sgd", jit_compile=False)
+    assert model.get_compile_config()["jit_compile"] is False
+
+
 def test_only_the_rows_of_the_batch_change():
     model = dlrm()
     model.compile("adagrad")
@@ -474,9 +482,7 @@ def test_a_weighted_schema_trains():
     weights = np.ones(X["sparse"].shape, "float32")
     plain = dlrm()
     plain.set_weights(model.get_weights())
-    np.testing.assert_allclose(
-        model.predict_on_batch({**X, "weights": weights}), plain.predict_on_batch(X), rtol=1e-6
-    )
+    np.testing.assert_allclose(model.predict_on_batch({**X, "weights": weights}), plain.predict_on_batch(X), rtol=1e-6)
     before = model.embedding_tables()
     weights[:, 0] = 0
     model.train_on_batch({**X, "weights": weights}, Y)
