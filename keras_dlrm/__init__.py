@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.schema import Categorical, Dense, Schema
@@ -29,7 +30,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: the command line can then choose the backend before Keras is imported.
     if name in __all__:
         return importlib.import_module(f"keras_dlrm.{name}")
     raise AttributeError(f"module 'keras_dlrm' has no attribute {name!r}")
@@ -39,8 +39,12 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-if "keras" in sys.modules:
-    # The backend is chosen already. Keras loads a saved model only where its classes are registered, and
-    # `import keras, keras_dlrm` has to be enough for that.
-    for _name in ("models", "schedules", "metrics"):
-        importlib.import_module(f"keras_dlrm.{_name}")
+def register() -> None:
+    """Make the package's classes known to Keras, which loads a saved model only where they are."""
+    for name in ("models", "schedules", "metrics"):
+        importlib.import_module(f"keras_dlrm.{name}")
+
+
+# `import keras_dlrm` is enough to load a model. Only the command line waits: `--backend` comes before Keras.
+if not (Path(sys.argv[0] if sys.argv else "").name == "keras-dlrm" or "keras_dlrm.cli" in sys.orig_argv):
+    register()

@@ -335,7 +335,10 @@ class Schema:
         """Inverse of `to_yaml`."""
         import yaml
 
-        return cls.from_dict(yaml.safe_load(text))
+        try:
+            return cls.from_dict(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ValueError(f"Schema: not valid YAML ({' '.join(str(error).split())}).") from None
 
     def save(self, path: str | Path) -> None:
         """Write the schema to `path`: YAML for `.yaml` and `.yml`, JSON for `.json`."""

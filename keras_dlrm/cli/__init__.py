@@ -39,7 +39,7 @@ def main(args: list[str] | None = None) -> Any:
     """Entry point: exit code 0, or 2 and one sentence on standard error for bad input."""
     try:
         return group.main(args=args, prog_name="keras-dlrm")
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError) as error:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         click.echo(f"error: {text}", err=True)
         sys.exit(2)

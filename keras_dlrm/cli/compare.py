@@ -120,7 +120,8 @@ def command(
             )
     click.echo()
     print_table(table, f"Test part of {log.directory} ({len(labels):,} rows), mean ± sd over seeds", file=sys.stdout)
-    print_table(verdicts, "Paired bootstrap over rows and seeds, 95% interval", file=sys.stdout)
+    over = "rows and seeds" if seeds > 1 else "rows"
+    print_table(verdicts, f"Paired bootstrap over {over}, 95% interval", file=sys.stdout)
     result = {"models": table, "differences": verdicts}
     (output / "compare.json").write_text(json.dumps(result, indent=2))
     click.echo(f"runs and compare.json: {output}")

@@ -28,10 +28,12 @@ def command(model: Path, data: Path, split: str, batch_size: int, as_json: bool)
         raise FileNotFoundError(f"no model at {model}; give a .keras file, such as runs/a/model.keras.")
     import keras
 
+    import keras_dlrm
     from keras_dlrm import data as data_package
     from keras_dlrm.training.checkpoint import validation_scores
     from keras_dlrm.training.report import print_table
 
+    keras_dlrm.register()
     log = data_package.open(data)
     part = log.split(split)
     loaded = keras.saving.load_model(model)

@@ -27,9 +27,11 @@ def command(model: Path, output: Path, data: Path | None, number: int | None, as
         raise FileNotFoundError(f"no model at {model}; give a .keras file, such as runs/a/model.keras.")
     import keras
 
+    import keras_dlrm
     from keras_dlrm import data as data_package
     from keras_dlrm.export import savedmodel
 
+    keras_dlrm.register()
     preprocessor = None if data is None else data_package.open(data).preprocessor
     path = savedmodel(keras.saving.load_model(model, compile=False), output, preprocessor, number)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -67,7 +67,7 @@ def apply_experiment_options(
     mixed_precision: bool | None,
 ) -> Any:
     """The experiment with the command line's values."""
-    changes = list(settings)
+    changes = []
     for name, value in (("batch_size", batch_size), ("epochs", epochs)):
         if value is not None:
             changes.append(f"{name}={value}")
@@ -81,7 +81,7 @@ def apply_experiment_options(
             changes.append(f"embedding_optimizer.learning_rate={learning_rate}")
     if mixed_precision:
         changes.append("mixed_precision=true")
-    return experiment.override(changes)
+    return experiment.override([*changes, *settings])
 
 
 def print_json(as_json: bool, value: Mapping[str, Any]) -> None:

@@ -190,7 +190,13 @@ class BestModel(keras.callbacks.Callback):
 def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:
     """p(click) of a split in file order: float64 (N,)."""
     found = model.predict(part.dataset(batch_size), verbose=0)
-    return np.asarray(found, dtype=np.float64).reshape(-1)
+    found = np.asarray(found, dtype=np.float64).reshape(-1)
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"training diverged: {np.count_nonzero(~np.isfinite(found))} of {len(found)} predictions for the {part.name} part "
+            "are not finite; lower the learning rate."
+        )
+    return found
 
 
 def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class Experiment:
     def load(cls, path: str | Path) -> Experiment:
         """Read a YAML file."""
         try:
-            return cls.from_dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+            return cls.from_dict(_read(Path(path).read_text(encoding="utf-8")) or {})
         except yaml.YAMLError as error:
             raise ValueError(f"experiment file {path}: not valid YAML ({error}).") from None
 
@@ -110,7 +111,12 @@ class Experiment:
                 target = target[part]
                 if not isinstance(target, dict):
                     raise ValueError(f"--set {assignment!r}: {part!r} has no parts.")
-            target[last] = yaml.safe_load(value)
+            try:
+                target[last] = _read(value)
+            except yaml.YAMLError:
+                raise ValueError(
+                    f"--set {assignment!r}: {value!r} is not valid YAML; mind brackets and quotes."
+                ) from None
         return type(self).from_dict(data)
 
     def build(self, schema: Any, seed: int | None = None) -> Any:
@@ -147,6 +153,19 @@ class Experiment:
             count_out_of_range=True,
         )
         return model
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-6 is a number, as it is everywhere else."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
 
 
 def _optimizer(spec: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -18,6 +19,7 @@ from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
 
 MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
+DATA = "data.json"
 
 
 def train(
@@ -52,7 +54,8 @@ def train(
         ValueError: `output` is of another experiment, or the data lacks rows.
     """
     output = Path(output)
-    _prepare(experiment, output, resume, overwrite)
+    fingerprint = _check_parts(data)
+    _prepare(experiment, fingerprint, output, resume, overwrite)
     if resume and (output / RESULT).exists():
         return json.loads((output / RESULT).read_text())
     console = console or Console(quiet=True)
@@ -88,7 +91,21 @@ def train(
     return result
 
 
-def _prepare(experiment: Experiment, output: Path, resume: bool, overwrite: bool) -> None:
+def _check_parts(data: Any) -> dict[str, Any]:
+    """What a run's folder remembers of its data; an error where a part cannot be scored."""
+    digest = hashlib.sha256(data.schema.to_json().encode())
+    for name in data.splits:
+        labels = np.asarray(data.split(name).arrays()[1])
+        digest.update(name.encode() + labels.tobytes())
+        if name != "train" and len(labels) and len(np.unique(labels)) < 2:
+            raise ValueError(
+                f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
+                "log so that both occur, or leave the part out."
+            )
+    return {"directory": str(data.directory), "sha256": digest.hexdigest()}
+
+
+def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ValueError("train: resume and overwrite exclude each other.")
     if output.exists() and any(output.iterdir()):
@@ -101,7 +118,10 @@ def _prepare(experiment: Experiment, output: Path, resume: bool, overwrite: bool
             raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
         elif not known.exists() or Experiment.load(known) != experiment:
             raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
+        elif json.loads((output / DATA).read_text())["sha256"] != fingerprint["sha256"]:
+            raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
     output.mkdir(parents=True, exist_ok=True)
+    (output / DATA).write_text(json.dumps(fingerprint))
     experiment.save(output / EXPERIMENT)
 
 

@@ -19,15 +19,18 @@ class Hybrid(keras.optimizers.Optimizer):
     """What `model.compile(optimizer=…, embedding_optimizer=…)` makes of its two arguments.
 
     `learning_rate` and `iterations` are those of the dense part. Setting `learning_rate` (as `ReduceLROnPlateau` and
-    `LearningRateScheduler` do) scales the row rule's rate by the same factor.
+    `LearningRateScheduler` do) sets the row rule's rate, too: the ratio of the two stays what it was at first.
+    `clipnorm`, `clipvalue`, weight decay and EMA of the dense optimizer are those of the dense parameters alone.
 
     Args:
         dense: Optimizer of the dense parameters: any Keras optimizer, a row rule, or a name.
         rows: Row rule of the embedding tables; if omitted it follows `dense`.
+        ratio: Rate of the rows over that of the dense part; of the rates given, if omitted.
         name: Name of the optimizer.
 
     Raises:
-        ValueError: the dense optimizer accumulates gradients over steps or scales the loss, or no rule follows it.
+        ValueError: the dense optimizer clips by the global norm, accumulates gradients over steps or scales the loss, or
+            no rule follows it.
 
     Example:
 
@@ -35,7 +38,9 @@ class Hybrid(keras.optimizers.Optimizer):
     'rowwise_adagrad'
     """
 
-    def __init__(self, dense: Any = "adagrad", rows: Any = None, name: str = "hybrid") -> None:
+    def __init__(
+        self, dense: Any = "adagrad", rows: Any = None, ratio: float | None = None, name: str = "hybrid"
+    ) -> None:
         super().__init__(learning_rate=0.0, name=name)
         if isinstance(dense, dict):
             dense = keras.saving.deserialize_keras_object(dense)
@@ -51,9 +56,22 @@ class Hybrid(keras.optimizers.Optimizer):
                 f"optimizer: gradient_accumulation_steps={self.dense.gradient_accumulation_steps} is not defined on "
                 "embedding rows; use a larger batch size."
             )
+        if self.dense.global_clipnorm:
+            raise ValueError(
+                f"optimizer: global_clipnorm={self.dense.global_clipnorm} would leave out the gradients of embedding rows; "
+                "use clipnorm, which is per dense parameter, or none."
+            )
         self.rows: RowRule = follow(self.dense) if rows is None else get(rows)
         if self.rows is self.dense:
             self.rows = follow(self.dense)
+        self.ratio = self._first_ratio() if ratio is None else ratio
+
+    def _first_ratio(self) -> float | None:
+        rates = [optimizer._learning_rate for optimizer in (self.rows, self.dense)]
+        if not all(isinstance(rate, keras.Variable) for rate in rates):
+            return None
+        rows, dense = (float(ops.convert_to_numpy(rate.value)) for rate in rates)
+        return rows / dense if dense > 0 else None
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -124,11 +142,13 @@ class Hybrid(keras.optimizers.Optimizer):
             raise TypeError(
                 "optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again."
             )
-        old = float(ops.convert_to_numpy(self.dense.learning_rate))
+        if callable(value) or self.ratio is None:
+            raise ValueError(
+                f"optimizer: learning_rate={value!r} cannot be set: the row rule's rate keeps its ratio to the dense one, which "
+                f"{'has no value for a schedule' if callable(value) else 'was 0 at first'}; compile again."
+            )
         self.dense.learning_rate = value
-        if old > 0 and not callable(value):
-            factor = float(ops.convert_to_numpy(value)) / old
-            self.rows.learning_rate = float(ops.convert_to_numpy(self.rows.learning_rate)) * factor
+        self.rows.learning_rate = float(ops.convert_to_numpy(value)) * self.ratio
 
     def save_own_variables(self, store: Any) -> None:
         # Keras saves the two parts, which are attributes; here they would be written a second time.
@@ -145,6 +165,7 @@ class Hybrid(keras.optimizers.Optimizer):
             "name": self.name,
             "dense": keras.saving.serialize_keras_object(self.dense),
             "rows": keras.saving.serialize_keras_object(self.rows),
+            "ratio": self.ratio,
         }
 
     @classmethod
