@@ -54,3 +54,16 @@ def test_the_package_has_no_assert_statements():
         if any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     ]
     assert asserting == []
+
+
+def test_importing_the_package_is_enough_to_load_a_model(tmp_path):
+    make = f"""
+import keras_dlrm as kd
+schema = kd.Schema(categorical=[kd.Categorical("a", 5), kd.Categorical("b", 5)])
+kd.models.DLRM(schema, 2, top_mlp=[1]).save({str(tmp_path / "m.keras")!r})
+"""
+    load = f"import keras_dlrm, keras; print(keras.saving.load_model({str(tmp_path / 'm.keras')!r}).count_params())"
+    subprocess.run([sys.executable, "-c", make], cwd=PACKAGE.parent, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", load], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "22"

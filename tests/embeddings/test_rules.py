@@ -365,3 +365,16 @@ def test_hybrid_config_round_trip_keeps_both_parts():
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(hybrid))
     assert again.get_config() == hybrid.get_config()
     assert isinstance(again.dense, keras.optimizers.AdamW) and isinstance(again.rows, RowwiseAdagrad)
+
+
+def test_a_rate_that_was_zero_once_does_not_freeze_the_tables():
+    hybrid = Hybrid(SGD(0.1), SGD(0.05))
+    for rate in (0.0, 0.2):
+        hybrid.learning_rate = rate
+    assert float(hybrid.rows.learning_rate) == pytest.approx(0.1)
+    assert Hybrid.from_config(hybrid.get_config()).ratio == pytest.approx(0.5)
+
+
+def test_a_global_norm_is_refused_because_rows_would_be_missing_from_it():
+    with pytest.raises(ValueError, match="global_clipnorm"):
+        Hybrid(keras.optimizers.SGD(0.1, global_clipnorm=1.0), SGD(0.1))

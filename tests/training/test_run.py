@@ -129,6 +129,21 @@ def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[d
     assert (tmp_path / "precious.txt").read_text() == "keep"
 
 
+def test_a_run_on_other_data_is_not_resumed(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
+    other = PlantedClickLog(log.schema, seed=2).write(
+        tmp_path / "other", rows={"train": 600, "valid": 300, "test": 300}
+    )
+    with pytest.raises(ValueError, match="other data"):
+        train(EXPERIMENT, other, whole[1], resume=True)
+
+
+def test_a_part_with_one_class_is_refused_before_training(log: data.ClickLog, tmp_path: Path) -> None:
+    few = PlantedClickLog(log.schema, seed=1).write(tmp_path / "few", rows={"train": 100, "test": 1})
+    with pytest.raises(ValueError, match="test part"):
+        train(EXPERIMENT, few, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_stops_when_patience_runs_out(log: data.ClickLog, tmp_path: Path) -> None:
     still = EXPERIMENT.override(["optimizer.learning_rate=0.0", "embedding_optimizer.learning_rate=0.0", "patience=1",
                                  "model.batch_norm=false", "lr_factor=1.0"])  # fmt: skip
