@@ -56,6 +56,11 @@ def taped(tape: LookupTape) -> Iterator[LookupTape]:
         _active.tape = previous
 
 
+def is_table(variable: Any) -> bool:
+    """Whether a variable is a stack of embedding tables, updated row by row, rather than a dense parameter."""
+    return getattr(variable, "is_embedding_table", False)
+
+
 def lookup(table: Any, ids: Any) -> Any:
     """Rows of a stacked table.
 

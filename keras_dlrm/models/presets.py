@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from keras_dlrm.data.synthetic import CRITEO_KAGGLE_ROWS
 from keras_dlrm.schema import Categorical, Dense, Schema
 
-_KAGGLE_ROWS = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
-    2173, 4, 7046547, 18, 15, 286181, 105, 142572,
-)  # fmt: skip
 _TERABYTE_10M_ROWS = (
     9980333, 36084, 17217, 7378, 20134, 3, 7112, 1442, 61, 9758201, 1333352, 313829, 10, 2208, 11156, 122, 4, 970, 14,
     9994222, 7267859, 9946608, 415421, 12420, 101, 36,
@@ -98,7 +95,7 @@ _ALL = (
     Preset(
         "criteo_kaggle",
         "facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh",
-        _KAGGLE_ROWS,
+        CRITEO_KAGGLE_ROWS,
         {"embedding_dim": 16, "bottom_mlp": [512, 256, 64, 16], "top_mlp": [512, 256, 1]},
         "sgd",
         {"learning_rate": 0.1},

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_dlrm.embeddings import backend
-from keras_dlrm.embeddings.lookup import Lookup
+from keras_dlrm.embeddings.lookup import Lookup, is_table
 from keras_dlrm.embeddings.rules.follow import RULES, follow, get
 from keras_dlrm.embeddings.rules.rule import RowRule
 
@@ -76,8 +76,8 @@ class Hybrid(keras.optimizers.Optimizer):
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
             return
-        tables = [v for v in variables if getattr(v, "is_embedding_table", False)]
-        self.dense.build([v for v in variables if not getattr(v, "is_embedding_table", False)])
+        tables = [v for v in variables if is_table(v)]
+        self.dense.build([v for v in variables if not is_table(v)])
         self.rows.build(tables)
         super().build(list(variables))
 
@@ -86,9 +86,9 @@ class Hybrid(keras.optimizers.Optimizer):
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         self.build(variables)
         pairs = list(zip(grads, variables, strict=True))
-        self._apply_dense([p for p in pairs if not getattr(p[1], "is_embedding_table", False)])
+        self._apply_dense([p for p in pairs if not is_table(p[1])])
         for gradient, table in pairs:
-            if getattr(table, "is_embedding_table", False) and gradient is not None:
+            if is_table(table) and gradient is not None:
                 self.rows.update_step(gradient, table, self.rows.learning_rate)
         self.rows.advance()
 
@@ -158,7 +158,7 @@ class Hybrid(keras.optimizers.Optimizer):
         pass
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        self.dense.finalize_variable_values([v for v in var_list if not getattr(v, "is_embedding_table", False)])
+        self.dense.finalize_variable_values([v for v in var_list if not is_table(v)])
 
     def get_config(self) -> dict[str, Any]:
         return {

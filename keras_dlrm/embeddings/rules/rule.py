@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.lookup import is_table
 
 
 class RowRule(keras.optimizers.Optimizer):
@@ -66,7 +67,7 @@ class RowRule(keras.optimizers.Optimizer):
             return
         super().build(variables)
         for variable in variables:
-            table = getattr(variable, "is_embedding_table", False)
+            table = is_table(variable)
             self._slots.append(
                 {
                     name: self.add_variable(

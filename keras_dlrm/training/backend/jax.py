@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_dlrm.embeddings.lookup import Lookup, LookupTape, taped
+from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 
 
 def _narrow(x: Any) -> Any:
@@ -59,13 +59,13 @@ class SparseStep:
         trainable, non_trainable, slots, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
-        is_table = [getattr(v, "is_embedding_table", False) for v in variables]
-        dense = [value for value, table in zip(trainable, is_table, strict=True) if not table]
+        tables = [is_table(v) for v in variables]
+        dense = [value for value, table in zip(trainable, tables, strict=True) if not table]
         taken: list[Any] = []
 
         def forward(dense: Sequence[Any], leaf: Callable[[int, Any], Any]) -> Any:
             values, rest = list(trainable), iter(dense)
-            for i, table in enumerate(is_table):
+            for i, table in enumerate(tables):
                 if not table:
                     values[i] = next(rest)
             mapping = [
@@ -96,7 +96,7 @@ class SparseStep:
 
         mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
         with keras.StatelessScope(mapping) as scope:
-            dense_variables = [v for v, table in zip(variables, is_table, strict=True) if not table]
+            dense_variables = [v for v, table in zip(variables, tables, strict=True) if not table]
             self.optimizer.apply_rows(grads, dense_variables, lookups, row_grads)
         trainable = [scope.get_current_value(v) for v in variables]
         slots = [scope.get_current_value(v) for v in self.optimizer.variables]

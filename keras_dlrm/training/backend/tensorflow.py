@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dlrm.embeddings.lookup import LookupTape, taped
+from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
 
 
 class SparseStep:
@@ -23,7 +23,7 @@ class SparseStep:
         with tf.GradientTape() as gradient_tape:
             with taped(LookupTape(leaf)) as tape:
                 loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
-        dense = [v for v in self.trainable_variables if not getattr(v, "is_embedding_table", False)]
+        dense = [v for v in self.trainable_variables if not is_table(v)]
         rows = [lookup.rows for lookup in tape.lookups]
         grads, row_grads = gradient_tape.gradient(loss, [[v.value for v in dense], rows])
         self.optimizer.apply_rows(grads, dense, tape.lookups, row_grads)

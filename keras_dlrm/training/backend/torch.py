@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_dlrm.embeddings.lookup import LookupTape, taped
+from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
 
 
 class SparseStep:
@@ -19,7 +19,7 @@ class SparseStep:
             loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
         self.zero_grad()
         loss.backward()
-        dense = [v for v in self.trainable_variables if not getattr(v, "is_embedding_table", False)]
+        dense = [v for v in self.trainable_variables if not is_table(v)]
         with torch.no_grad():
             self.optimizer.apply_rows(
                 [v.value.grad for v in dense], dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups]
