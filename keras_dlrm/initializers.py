@@ -10,10 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.arguments import integer
+
 
 def new_seed(seed: int | None) -> int:
     """`seed`, or a fresh one from Python's generator, which `keras.utils.set_random_seed` seeds."""
-    return random.randrange(2**31) if seed is None else int(seed)
+    return random.randrange(2**31) if seed is None else integer("seed", "seed", seed, 0)
+
+
+def part_seed(seed: int, *part: int) -> int:
+    """The seed of one part of a model: parts of one model, and of models with neighbouring seeds, draw independently."""
+    # The length comes first because NumPy's SeedSequence takes trailing zeros for absent.
+    return int(np.random.SeedSequence([len(part), seed, *part]).generate_state(1)[0] >> 1)
 
 
 class _NumpyInitializer(keras.initializers.Initializer):
@@ -62,22 +70,28 @@ class StackedTables(_NumpyInitializer):
 
     Args:
         sizes: Rows of each logical table, in stacking order.
+        numbers: A number of its own for each of these tables: table t draws from (seed, numbers[t]) and so gets the same
+            values however tables are stacked.
         scale: `None` for the reference's rule, or one half-width of the uniform distribution for all tables.
-        seed: Integer or integers; a fresh seed if omitted. Table t draws from (seed, t): the same values however
-            tables are stacked.
+        seed: Integer or integers; a fresh seed if omitted.
     """
 
     def __init__(
-        self, sizes: Sequence[int], scale: float | None = None, seed: int | Sequence[int] | None = None
+        self,
+        sizes: Sequence[int],
+        numbers: Sequence[int],
+        scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(seed)
         self.sizes = list(sizes)
+        self.numbers = list(numbers)
         self.scale = scale
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         out = np.empty(shape, dtype=np.float32)
         start = 0
-        for table, size in enumerate(self.sizes):
+        for table, size in zip(self.numbers, self.sizes, strict=True):
             rows = out[start : start + size]
             np.random.default_rng([*self.seed, table]).random(dtype=np.float32, out=rows)
             half_width = np.float32(math.sqrt(1.0 / size) if self.scale is None else self.scale)
@@ -87,4 +101,4 @@ class StackedTables(_NumpyInitializer):
         return out
 
     def get_config(self) -> dict[str, Any]:
-        return {"sizes": self.sizes, "scale": self.scale, **super().get_config()}
+        return {"sizes": self.sizes, "numbers": self.numbers, "scale": self.scale, **super().get_config()}

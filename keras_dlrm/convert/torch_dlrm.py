@@ -17,7 +17,7 @@ def from_torch_dlrm(
     state_dict: Mapping[str, Any],
     interaction: str = "dot",
     self_interaction: bool = False,
-    hotness: int | Sequence[int] = 1,
+    hotness: int | Sequence[int] | None = None,
     schema: Schema | None = None,
 ) -> DLRM:
     """A `DLRM` with the weights of a PyTorch DLRM.
@@ -28,14 +28,16 @@ def from_torch_dlrm(
             the key `"state_dict"` will do too.
         interaction: `"dot"` or `"cat"`, the reference's `--arch-interaction-op`.
         self_interaction: The reference's `--arch-interaction-itself`.
-        hotness: Most ids per example, one number or one per table. Pooling is the sum, as in the reference.
-        schema: Names for the columns; `I1 …`, `C1 …` by default.
+        hotness: Most ids per example, one number or one per table; 1 by default. Pooling is the sum, as in the
+            reference.
+        schema: Names, hotness and combiners for the columns; `I1 …`, `C1 …` by default.
 
     Returns:
         The model, not compiled. Its sparse column N + 1 looks up `emb_l.N`.
 
     Raises:
-        ValueError: unknown keys (quotient–remainder or mixed-dimension tables), missing ones, or shapes that do not fit.
+        ValueError: unknown keys (quotient–remainder or mixed-dimension tables), missing ones, shapes that do not fit, or
+            both `hotness` and `schema`.
 
     Example:
 
@@ -64,7 +66,11 @@ def from_torch_dlrm(
             )
     if not tables or not top:
         raise ValueError("from_torch_dlrm: no emb_l.N.weight or no top_l.2k.weight; is this a DLRM state_dict?")
-    hot = list(hotness) if isinstance(hotness, Sequence) else [int(hotness)] * len(tables)
+    if schema is not None and hotness is not None:
+        raise ValueError(
+            f"from_torch_dlrm: hotness={hotness!r} was given beside a schema, which has its own; leave it out."
+        )
+    hot = list(hotness) if isinstance(hotness, Sequence) else [1 if hotness is None else int(hotness)] * len(tables)
     if len(hot) != len(tables):
         raise ValueError(f"from_torch_dlrm: hotness has {len(hot)} entries for {len(tables)} tables.")
     if schema is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob as globbing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,6 +96,8 @@ def preprocess(
     fit_names = [*schema.dense_names, *schema.categorical_names]
     training = total.run("fit", parts[:1], fit_names) if fit_needed else ()
     preprocessor = Preprocessor.fit(schema, training)
+    if fit_needed and not total.done.get("fit"):
+        raise ValueError(f"{files['train'][0]}: the training part has no rows, so no vocabulary can be fitted.")
     with PackedWriter(output, preprocessor.schema, preprocessor, overwrite) as writer:
         for part in parts:
             writer.begin(part.split)
@@ -114,7 +117,7 @@ class _Part:
         before = 0  # rows of the files up to the frame
         for path in self.paths:
             in_file = 0
-            for table in scan(path).select(names).collect_batches(chunk_size=CHUNK, maintain_order=True):
+            for table in _batches(path, names):
                 low = max(self.start - before, 0)
                 high = len(table) if self.stop is None else min(self.stop - before, len(table))
                 if low < high:
@@ -141,8 +144,8 @@ class _Total:
         for part in parts:
             for table, where in part.frames(names):
                 yield table, where
+                self.done[stage] = self.done.get(stage, 0) + len(table)
                 if self.progress is not None:
-                    self.done[stage] = self.done.get(stage, 0) + len(table)
                     total = self.rows["train"] if stage == "fit" else sum(self.rows.values())
                     self.progress(self.done[stage], total, stage)
 
@@ -164,11 +167,42 @@ def scan(path: Path) -> pl.LazyFrame:
     raise ValueError(f"{path}: the ending says no format; use .csv, .tsv (also .gz) or .parquet.")
 
 
-def count_rows(path: Path) -> int:
-    """Rows of a table file."""
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what Polars says of a file that it cannot read into an error that names the file."""
     import polars as pl
 
-    return int(scan(path).select(pl.len()).collect(engine="streaming").item())
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a table: {reason}. Text files must be UTF-8, with as many fields in each row as "
+            "in the header."
+        ) from error
+
+
+def _batches(path: Path, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+    with _readable(path):
+        batches = iter(scan(path).select(names).collect_batches(chunk_size=CHUNK, maintain_order=True))
+    while True:
+        with _readable(path):
+            table = next(batches, None)
+        if table is None:
+            return
+        yield table
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a table file.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    import polars as pl
+
+    with _readable(path):
+        return int(scan(path).select(pl.len()).collect(engine="streaming").item())
 
 
 def _expand(inputs: Inputs) -> list[Path]:
@@ -192,15 +226,16 @@ def _expand(inputs: Inputs) -> list[Path]:
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
-    import polars as pl
-
-    try:
+    with _readable(path):
         given = scan(path).collect_schema().names()
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
-    missing = [n for n in names if n not in given]
-    if missing:
-        raise KeyError(f"{path}: column {missing[0]!r} is missing; the file has {given}.")
+    for name in names:
+        if name not in given:
+            raise KeyError(f"{path}: column {name!r} is missing; the file has {given}.")
+        # So Polars renames the second of two columns of one name in a text file.
+        if f"{name}_duplicated_0" in given:
+            raise ValueError(
+                f"{path}: column {name!r} occurs more than once in the header; rename or drop one of them."
+            )
 
 
 def _cut(paths: list[Path], split: Mapping[str, float]) -> list[_Part]:

@@ -22,9 +22,9 @@ class Keys:
 
     Args:
         kind: `"text"`: the value as a string. Integers, and floats and strings that hold one (`3.0`, `"3.0"`), become
-            its digits (`"3"`), because a column of integers with missing values often arrives as floats. Null, NaN and
-            the empty string are missing. `"hex"`: a string of hexadecimal digits becomes a number, as in Criteo's
-            logs; missing is 0.
+            its digits (`"3"`), because a column of integers with missing values often arrives as floats. Null, NaN,
+            the empty string and -1, which is padding everywhere, are missing. `"hex"`: a string of hexadecimal digits
+            becomes a number, as in Criteo's logs; missing is 0.
         modulo: For `"hex"`: the number is taken modulo this, or `None`.
     """
 
@@ -38,10 +38,14 @@ class Keys:
             ValueError: a value that is no hexadecimal number.
             TypeError: values that are neither strings, numbers nor booleans.
         """
-        import polars as pl
-
         if self.kind == HEX:
             return self._hex(values, who)
+        keys = self._text(values, who)
+        return keys.set((keys == str(PADDING)).fill_null(False), None)
+
+    def _text(self, values: pl.Series, who: str) -> pl.Series:
+        import polars as pl
+
         dtype = values.dtype
         if dtype.is_float():
             values = values.fill_nan(None)

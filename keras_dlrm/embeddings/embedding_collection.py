@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.arguments import integer, number
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.lookup import lookup
 from keras_dlrm.embeddings.stacking import Stack, stack_tables
@@ -59,9 +60,11 @@ class EmbeddingCollection(keras.layers.Layer):
         if not self.schema.categorical:
             raise ValueError("EmbeddingCollection: the schema has no categorical column.")
         self.widths = _widths(self.schema, embedding_dim)
-        self.embedding_dim = embedding_dim if isinstance(embedding_dim, int) else dict(self.widths)
+        self.embedding_dim = (
+            dict(self.widths) if isinstance(embedding_dim, Mapping) else next(iter(self.widths.values()))
+        )
         self.concatenate = concatenate
-        self.init_scale = init_scale
+        self.init_scale = None if init_scale is None else number("EmbeddingCollection", "init_scale", init_scale)
         self.seed = new_seed(seed)
         self.stacks = stack_tables(self.schema, self.widths)
         if len(self.stacks) > 1 and not concatenate:
@@ -81,12 +84,14 @@ class EmbeddingCollection(keras.layers.Layer):
         self.supports_jit = backend.UNDER_XLA
 
     def build(self, input_shape: Any = None) -> None:
-        first = 0
+        numbers = {name: i for i, name in enumerate(self.schema.table_sizes)}
         for stack in self.stacks:
             table = self.add_weight(
                 name=f"tables_{stack.width}",
                 shape=(stack.rows, stack.width),
-                initializer=StackedTables(stack.sizes, self.init_scale, [self.seed, first]),
+                initializer=StackedTables(
+                    stack.sizes, [numbers[name] for name in stack.tables], self.init_scale, self.seed
+                ),
                 # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
                 autocast=False,
                 dtype="float32",
@@ -94,7 +99,6 @@ class EmbeddingCollection(keras.layers.Layer):
             # Tells the optimizer that this variable is updated row by row.
             table.is_embedding_table = True
             self.tables.append(table)
-            first += len(stack.tables)
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -239,9 +243,8 @@ def _widths(schema: Schema, embedding_dim: int | Mapping[str, int]) -> dict[str,
     else:
         widths = dict.fromkeys(names, embedding_dim)
     for name, width in widths.items():
-        if isinstance(width, bool) or not isinstance(width, (int, np.integer)) or width < 1:
-            raise ValueError(f"EmbeddingCollection: embedding_dim={width!r} of table {name!r} must be an integer >= 1.")
-    return {name: int(width) for name, width in widths.items()}
+        widths[name] = integer(f"EmbeddingCollection: table {name!r}", "embedding_dim", width)
+    return widths
 
 
 def _ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm.arguments import integer, number
 from keras_dlrm.initializers import ReferenceKernel, new_seed
 
 KINDS = ("vector", "matrix")
@@ -50,14 +51,13 @@ class CrossLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         if kind not in KINDS:
             raise ValueError(f"CrossLayer: kind={kind!r} is unknown; use one of {KINDS}.")
-        if projection_dim is not None and (kind != "matrix" or projection_dim < 1):
-            raise ValueError(
-                f"CrossLayer: projection_dim={projection_dim!r} must be a positive integer and needs kind='matrix', "
-                f"not {kind!r}."
-            )
+        if projection_dim is not None and kind != "matrix":
+            raise ValueError(f"CrossLayer: projection_dim={projection_dim!r} needs kind='matrix', not {kind!r}.")
         self.kind = kind
-        self.projection_dim = projection_dim
-        self.kernel_l2 = kernel_l2
+        self.projection_dim = (
+            None if projection_dim is None else integer("CrossLayer", "projection_dim", projection_dim)
+        )
+        self.kernel_l2 = number("CrossLayer", "kernel_l2", kernel_l2)
         self.seed = new_seed(seed)
 
     def build(self, x0_shape: Any, x_shape: Any = None) -> None:

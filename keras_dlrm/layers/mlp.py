@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed
+from keras_dlrm.arguments import number, widths
+from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
 
 
 class MLP(keras.layers.Layer):
@@ -39,16 +40,13 @@ class MLP(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         who = type(self).__name__
-        units = list(units)
-        if not units or any(isinstance(u, bool) or int(u) != u or u < 1 for u in units):
-            raise ValueError(f"{who}: units={units!r} must be a list of positive integers with at least one entry.")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"{who}: dropout={dropout!r} must be in [0, 1).")
-        self.units = [int(u) for u in units]
+        self.units = widths(who, "units", units)
+        if not self.units:
+            raise ValueError(f"{who}: units=[] must have at least one entry.")
         self.activation = keras.activations.get(activation)
-        self.dropout = dropout
-        self.batch_norm = batch_norm
-        self.kernel_l2 = kernel_l2
+        self.dropout = number(who, "dropout", dropout, below=1.0)
+        self.batch_norm = bool(batch_norm)
+        self.kernel_l2 = number(who, "kernel_l2", kernel_l2)
         self.seed = new_seed(seed)
         self.dense_layers: list[keras.layers.Dense] = []
         self.norms: list[keras.layers.BatchNormalization] = []
@@ -60,7 +58,7 @@ class MLP(keras.layers.Layer):
                     width,
                     kernel_initializer=ReferenceKernel([self.seed, i, 0]),
                     bias_initializer=ReferenceBias([self.seed, i, 1]),
-                    kernel_regularizer=keras.regularizers.L2(kernel_l2) if kernel_l2 else None,
+                    kernel_regularizer=keras.regularizers.L2(self.kernel_l2) if self.kernel_l2 else None,
                     # Logits in 8 bits of mantissa would cost accuracy: the last layer stays in float32.
                     dtype=self.dtype_policy if hidden else "float32",
                     name=f"dense_{i}",
@@ -68,9 +66,11 @@ class MLP(keras.layers.Layer):
             )
             if hidden and batch_norm:
                 self.norms.append(keras.layers.BatchNormalization(dtype=self.dtype_policy, name=f"norm_{i}"))
-            if hidden and dropout:
+            if hidden and self.dropout:
                 self.dropouts.append(
-                    keras.layers.Dropout(dropout, seed=self.seed + i, dtype=self.dtype_policy, name=f"dropout_{i}")
+                    keras.layers.Dropout(
+                        self.dropout, seed=part_seed(self.seed, i), dtype=self.dtype_policy, name=f"dropout_{i}"
+                    )
                 )
 
     def build(self, input_shape: Sequence[int | None]) -> None:

@@ -141,10 +141,27 @@ class ClickModel(SparseStep, keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
+        """The loss, regularisation included.
+
+        Raises:
+            ValueError: no labels, or more than one per row.
+        """
+        if y is None:
+            raise ValueError(f"{self.name}: there are no labels; give fit and evaluate (batch, labels) or x=… and y=….")
+        shape: Any = getattr(y, "shape", ())
+        # TensorFlow does not know the rank where a model has seen labels of both forms.
+        if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):
+            raise ValueError(f"{self.name}: the labels have shape {tuple(shape)}; they must be (B,) or (B, 1).")
         return super().compute_loss(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)), training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         return super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)))
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """p(click), float32 (B, 1), as `keras.Model.predict`; also of a batch without rows."""
+        if isinstance(x, Mapping) and x and all(np.ndim(v) and len(v) == 0 for v in x.values()):
+            return np.zeros((0, 1), np.float32)
+        return super().predict(x, *args, **kwargs)
 
     # -- tables ------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm.arguments import integer, number, widths
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.initializers import ReferenceBias, ReferenceKernel
+from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.mlp import MLP
 from keras_dlrm.models.click_model import ClickModel
@@ -57,13 +58,15 @@ class CrossNetwork(ClickModel):
         schema, who = self.schema, type(self).__name__
         if structure not in STRUCTURES:
             raise ValueError(f"{who}: structure={structure!r} is unknown; use one of {STRUCTURES}.")
-        if isinstance(cross_layers, bool) or not isinstance(cross_layers, int) or cross_layers < 1:
-            raise ValueError(f"{who}: cross_layers={cross_layers!r} must be an integer >= 1.")
+        cross_layers = integer(who, "cross_layers", cross_layers)
+        deep_mlp = widths(who, "deep_mlp", deep_mlp)
+        table_widths = _table_widths(who, schema, embedding_dim)
+        embedding_dropout = number(who, "embedding_dropout", embedding_dropout, below=1.0)
         self.structure = structure
         self._config: dict[str, Any] = {
-            "embedding_dim": dict(embedding_dim) if isinstance(embedding_dim, Mapping) else embedding_dim,
+            "embedding_dim": embedding_dim if embedding_dim == "paper" else table_widths,
             "cross_layers": cross_layers,
-            "deep_mlp": list(deep_mlp),
+            "deep_mlp": deep_mlp,
             "activation": activation if isinstance(activation, str) else keras.activations.serialize(activation),
             "dropout": dropout,
             "batch_norm": batch_norm,
@@ -76,15 +79,17 @@ class CrossNetwork(ClickModel):
         if schema.categorical:
             self.embeddings = EmbeddingCollection(
                 schema,
-                _widths(who, schema, embedding_dim),
+                table_widths,
                 concatenate=True,
                 init_scale=init_scale,
-                seed=self.seed,
+                seed=part_seed(self.seed, 0),
                 dtype=self.dtype_policy,
                 name="embeddings",
             )
         self.embedding_dropout = (
-            keras.layers.Dropout(embedding_dropout, seed=self.seed, dtype=self.dtype_policy, name="embedding_dropout")
+            keras.layers.Dropout(
+                embedding_dropout, seed=part_seed(self.seed, 4), dtype=self.dtype_policy, name="embedding_dropout"
+            )
             if embedding_dropout
             else None
         )
@@ -93,7 +98,7 @@ class CrossNetwork(ClickModel):
                 kind,
                 projection_dim,
                 kernel_l2,
-                seed=self.seed + 3 + i,
+                seed=part_seed(self.seed, 3, i),
                 dtype=self.dtype_policy,
                 name=f"cross_layer_{i}",
             )
@@ -106,17 +111,17 @@ class CrossNetwork(ClickModel):
                 dropout,
                 batch_norm,
                 kernel_l2,
-                seed=self.seed + 1,
+                seed=part_seed(self.seed, 1),
                 dtype=self.dtype_policy,
                 name="deep_mlp",
             )
-            if len(deep_mlp)
+            if deep_mlp
             else None
         )
         self.logit = keras.layers.Dense(
             1,
-            kernel_initializer=ReferenceKernel([self.seed, 2, 0]),
-            bias_initializer=ReferenceBias([self.seed, 2, 1]),
+            kernel_initializer=ReferenceKernel([part_seed(self.seed, 2), 0]),
+            bias_initializer=ReferenceBias([part_seed(self.seed, 2), 1]),
             dtype="float32",
             name="logit",
         )
@@ -160,9 +165,12 @@ class CrossNetwork(ClickModel):
         return {**super().get_config(), **self._config}
 
 
-def _widths(who: str, schema: Schema, embedding_dim: Any) -> Any:
+def _table_widths(who: str, schema: Schema, embedding_dim: Any) -> Any:
+    """An integer, or a mapping by table."""
+    if isinstance(embedding_dim, Mapping):
+        return dict(embedding_dim)
     if embedding_dim == "paper":
         return {name: max(1, int(6 * rows**0.25)) for name, rows in schema.table_sizes.items()}
     if isinstance(embedding_dim, str):
         raise ValueError(f"{who}: embedding_dim={embedding_dim!r}; use an integer, a mapping by table, or 'paper'.")
-    return embedding_dim
+    return integer(who, "embedding_dim", embedding_dim)

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm.arguments import integer, number, widths
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.bottom_mlp import BottomMLP
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossLayer
@@ -80,15 +82,19 @@ class DLRM(ClickModel):
     ) -> None:
         super().__init__(schema, seed, **kwargs)
         schema = self.schema
-        if bottom_mlp is None and schema.dense:
+        embedding_dim = integer("DLRM", "embedding_dim", embedding_dim)
+        if bottom_mlp is not None:
+            bottom_mlp = widths("DLRM", "bottom_mlp", bottom_mlp)
+        elif schema.dense:
             bottom_mlp = [512, 256, 64, embedding_dim]
+        top_mlp = widths("DLRM", "top_mlp", top_mlp)
         _check_widths(schema, embedding_dim, bottom_mlp, top_mlp)
+        embedding_dropout = number("DLRM", "embedding_dropout", embedding_dropout, below=1.0)
         if interaction not in INTERACTIONS:
             raise ValueError(f"DLRM: interaction={interaction!r} is unknown; use one of {INTERACTIONS}.")
         if self_interaction and interaction != "dot":
             raise ValueError(f"DLRM: self_interaction=True needs interaction='dot', not {interaction!r}.")
-        if interaction == "cross" and cross_layers < 1:
-            raise ValueError(f"DLRM: cross_layers={cross_layers} must be at least 1.")
+        cross_layers = integer("DLRM", "cross_layers", cross_layers, int(interaction == "cross"))
         vectors = len(schema.categorical) + bool(schema.dense)
         if interaction == "dot" and vectors + bool(self_interaction) < 2:
             raise ValueError("DLRM: interaction='dot' needs two feature vectors; the schema gives one. Use 'cat'.")
@@ -101,8 +107,8 @@ class DLRM(ClickModel):
         self.interaction_kind = interaction
         self._config = {
             "embedding_dim": embedding_dim,
-            "bottom_mlp": None if bottom_mlp is None else list(bottom_mlp),
-            "top_mlp": list(top_mlp),
+            "bottom_mlp": bottom_mlp,
+            "top_mlp": top_mlp,
             "interaction": interaction,
             "self_interaction": self_interaction,
             "cross_layers": cross_layers,
@@ -118,15 +124,24 @@ class DLRM(ClickModel):
         # Layers
         if schema.categorical:
             self.embeddings = EmbeddingCollection(
-                schema, embedding_dim, init_scale=init_scale, seed=self.seed, dtype=self.dtype_policy, name="embeddings"
+                schema,
+                embedding_dim,
+                init_scale=init_scale,
+                seed=part_seed(self.seed, 0),
+                dtype=self.dtype_policy,
+                name="embeddings",
             )
         self.embedding_dropout = (
-            keras.layers.Dropout(embedding_dropout, seed=self.seed, dtype=self.dtype_policy, name="embedding_dropout")
+            keras.layers.Dropout(
+                embedding_dropout, seed=part_seed(self.seed, 4), dtype=self.dtype_policy, name="embedding_dropout"
+            )
             if embedding_dropout
             else None
         )
         self.bottom_mlp = (
-            BottomMLP(bottom_mlp, seed=self.seed + 1, name="bottom_mlp", **mlp) if schema.dense and bottom_mlp else None
+            BottomMLP(bottom_mlp, seed=part_seed(self.seed, 1), name="bottom_mlp", **mlp)
+            if schema.dense and bottom_mlp
+            else None
         )
         self.flatten = ConcatenationInteraction(dtype=self.dtype_policy, name="concatenation")
         self.dot = DotInteraction(self_interaction, dtype=self.dtype_policy, name="dot_interaction")
@@ -135,13 +150,13 @@ class DLRM(ClickModel):
                 "matrix",
                 projection_dim,
                 kernel_l2,
-                seed=self.seed + 3 + i,
+                seed=part_seed(self.seed, 3, i),
                 dtype=self.dtype_policy,
                 name=f"cross_layer_{i}",
             )
             for i in range(cross_layers if interaction == "cross" else 0)
         ]
-        self.top_mlp = TopMLP(top_mlp, dropout=dropout, seed=self.seed + 2, name="top_mlp", **mlp)
+        self.top_mlp = TopMLP(top_mlp, dropout=dropout, seed=part_seed(self.seed, 2), name="top_mlp", **mlp)
 
         # Shapes: (B, F, D) from the tables, (B, D) from the bottom MLP, (B, n) into the top MLP.
         dense_width = embedding_dim if self.bottom_mlp is not None else 0
@@ -185,18 +200,14 @@ class DLRM(ClickModel):
         return {**super().get_config(), **self._config}
 
 
-def _check_widths(schema: Schema, embedding_dim: int, bottom_mlp: Any, top_mlp: Any) -> None:
-    if not isinstance(embedding_dim, int) or isinstance(embedding_dim, bool) or embedding_dim < 1:
-        raise ValueError(f"DLRM: embedding_dim={embedding_dim!r} must be an integer >= 1.")
-    if not len(top_mlp) or top_mlp[-1] != 1:
-        raise ValueError(f"DLRM: top_mlp={list(top_mlp)} must end with 1, the logit of the click probability.")
+def _check_widths(schema: Schema, embedding_dim: int, bottom_mlp: list[int] | None, top_mlp: list[int]) -> None:
+    if not top_mlp or top_mlp[-1] != 1:
+        raise ValueError(f"DLRM: top_mlp={top_mlp} must end with 1, the logit of the click probability.")
     if bottom_mlp is not None and not schema.dense:
+        raise ValueError(f"DLRM: bottom_mlp={bottom_mlp} was given, but the schema has no dense columns; leave it out.")
+    if bottom_mlp is not None and (not bottom_mlp or bottom_mlp[-1] != embedding_dim):
         raise ValueError(
-            f"DLRM: bottom_mlp={list(bottom_mlp)} was given, but the schema has no dense columns; leave it out."
-        )
-    if bottom_mlp is not None and (not len(bottom_mlp) or bottom_mlp[-1] != embedding_dim):
-        raise ValueError(
-            f"DLRM: bottom_mlp={list(bottom_mlp)} ends with {bottom_mlp[-1] if len(bottom_mlp) else 'nothing'} but "
+            f"DLRM: bottom_mlp={bottom_mlp} ends with {bottom_mlp[-1] if bottom_mlp else 'nothing'} but "
             f"embedding_dim={embedding_dim}; they must be equal, because the bottom MLP's output interacts with the "
             "embedding vectors."
         )

@@ -165,6 +165,36 @@ def test_empty_table_gives_an_empty_split(tmp_path):
     assert len(log.split("test")) == 0
 
 
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        (b"click,price,city,tags\n1,2.0,a,b\n1,2.0,a,b,c,d\n", "header"),
+        ("click,price,city,tags\n1,2.0,K\u00f6ln,b\n".encode("latin-1"), "UTF-8"),
+        (b"click,price,city,city,tags\n1,2.0,a,b,c\n", "'city' occurs more than once"),
+        (b"click,price,city,tags\n", "no rows"),
+        (b"", "cannot be read"),
+    ],
+    ids=["ragged", "latin-1", "twice", "header only", "empty"],
+)
+def test_a_broken_text_file_is_named_and_nothing_is_written(tmp_path, text, word):
+    (tmp_path / "log.csv").write_bytes(text)
+    with pytest.raises(ValueError, match="log.csv.*" + word):
+        tables.preprocess(SCHEMA, tmp_path / "log.csv", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_minus_one_is_a_missing_value_in_every_format(tmp_path):
+    """As in a packed batch, also where the vocabulary is fitted."""
+    schema = Schema(categorical=[Categorical("city"), Categorical("tags", hotness=2)], label="click")
+    frame = pl.DataFrame({"click": [0, 1, 0], "city": [7, -1, 9], "tags": [[5, -1], [-1, -1], [5, 6]]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    frame.with_columns(pl.col("tags").cast(pl.List(pl.String)).list.join("|")).write_csv(tmp_path / "a.csv")
+    for name in ("a.parquet", "a.csv"):
+        log = tables.preprocess(schema, tmp_path / name, output=tmp_path / (name + ".out"))
+        assert log.schema.table_sizes == {"city": 3, "tags": 3}
+        assert log.split("train").arrays()[0]["sparse"].tolist() == [[1, 1, -1], [-1, -1, -1], [2, 1, 2]]
+
+
 def test_real_table_of_criteo_rows(shared, tmp_path):
     schema = Schema(
         dense=[Dense(f"I{i}", "log1p") for i in range(1, 14)],

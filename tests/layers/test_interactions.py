@@ -171,7 +171,7 @@ def test_cross_seeds_give_equal_weights():
     [
         ({"kind": "tensor"}, ["'tensor'", "vector"]),
         ({"kind": "vector", "projection_dim": 2}, ["projection_dim=2", "matrix"]),
-        ({"projection_dim": 0}, ["projection_dim=0", "positive"]),
+        ({"projection_dim": 0}, ["projection_dim=0", ">= 1"]),
     ],
 )
 def test_bad_cross_options_are_refused(options, words):

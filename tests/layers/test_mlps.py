@@ -145,9 +145,9 @@ def test_config_round_trip_keeps_the_layer(kind, options):
     "options, words",
     [
         ({"units": []}, ["units=[]", "at least one"]),
-        ({"units": [3, 0]}, ["units=[3, 0]", "positive"]),
-        ({"units": [2.5]}, ["units=[2.5]", "integers"]),
-        ({"units": [True]}, ["units=[True]"]),
+        ({"units": [3, 0]}, ["units[1]=0", ">= 1"]),
+        ({"units": [2.5]}, ["units[0]=2.5", "integer"]),
+        ({"units": [True]}, ["units[0]=True"]),
         ({"units": [3], "dropout": 1.0}, ["dropout=1.0", "[0, 1)"]),
     ],
 )

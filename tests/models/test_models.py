@@ -1,5 +1,6 @@
 """One suite for every model: parameters, forward pass in NumPy, training from any kind of data, saving."""
 
+import importlib.util
 import warnings
 import zipfile
 
@@ -307,6 +308,27 @@ def test_labels_and_weights_may_be_columns_or_flat(trained, y_shape, weight_shap
     assert 0 <= got["auc"] <= 1
 
 
+def test_absent_or_several_labels_are_refused():
+    fresh = dlrm()
+    fresh.compile("sgd")
+    with pytest.raises(ValueError, match="no labels"):
+        fresh.fit(X, verbose=0)
+    with pytest.raises(ValueError, match=r"labels have shape .*2\).* must be \(B,\)"):
+        fresh.fit(X, np.stack([Y, 1 - Y], 1), verbose=0)
+
+
+def test_a_batch_without_rows_predicts_no_rows(trained):
+    empty = {name: values[:0] for name, values in X.items()}
+    assert trained.predict(empty, verbose=0).shape == (0, 1)
+
+
+def test_parts_of_models_with_neighbouring_seeds_draw_independently():
+    """No kernel of one is a kernel of the other, wherever it stands."""
+    models = [DLRM(SCHEMA, 4, [4, 4], [4, 4, 1], seed=seed) for seed in range(4)]
+    kernels = [w.ravel()[:4].tobytes() for m in models for w in m.get_weights() if w.ndim == 2]
+    assert len(set(kernels)) == len(kernels)
+
+
 def test_sample_weights_scale_the_gradient(trained):
     """Weights of 2 at half the rate make the same step as weights of 1."""
     ends = []
@@ -453,6 +475,24 @@ def test_ids_beyond_32_bits_take_the_oov_row_and_are_counted():
     assert model.evaluate(far, Y, verbose=0, return_dict=True)["ids_out_of_range"] == 3
     model.train_on_batch(far, Y)
     assert model.fit(far, Y, validation_data=(far, Y), verbose=0).history["val_ids_out_of_range"] == [3]
+
+    class Far(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            return far, Y
+
+    sources = [Far(), (pair for pair in [(far, Y)] * 3)]
+    if importlib.util.find_spec("tensorflow"):
+        import tensorflow as tf
+
+        sources.append(tf.data.Dataset.from_tensors((far, Y)))
+    for source in sources:
+        model.reset_metrics()
+        history = model.fit(source, steps_per_epoch=1, validation_data=Far(), shuffle=False, verbose=0).history
+        assert history["ids_out_of_range"] == history["val_ids_out_of_range"] == [3]
+    np.testing.assert_array_equal(model.predict(Far(), verbose=0), model.predict(near, verbose=0))
 
 
 def test_the_choice_to_compile_is_left_to_the_backend_that_loads():

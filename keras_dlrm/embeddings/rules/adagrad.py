@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.embeddings.rules.rule import RowRule, _number
+from keras_dlrm.arguments import number
+from keras_dlrm.embeddings.rules.rule import RowRule
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -44,8 +45,8 @@ class Adagrad(RowRule):
     ) -> None:
         super().__init__(learning_rate, l2, name)
         who = type(self).__name__
-        self.initial_accumulator_value = _number(who, "initial_accumulator_value", initial_accumulator_value)
-        self.epsilon = _number(who, "epsilon", epsilon)
+        self.initial_accumulator_value = number(who, "initial_accumulator_value", initial_accumulator_value)
+        self.epsilon = number(who, "epsilon", epsilon)
         self.epsilon_in_root = bool(epsilon_in_root)
 
     def slots(self, shape: tuple[int, ...], table: bool) -> dict[str, tuple[tuple[int, ...], float]]:

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.embeddings.rules.rule import RowRule, _number
+from keras_dlrm.arguments import number
+from keras_dlrm.embeddings.rules.rule import RowRule
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -44,9 +45,9 @@ class Adam(RowRule):
         name: str | None = "adam",
     ) -> None:
         super().__init__(learning_rate, l2, name)
-        self.beta_1 = _number("Adam", "beta_1", beta_1, below=1.0)
-        self.beta_2 = _number("Adam", "beta_2", beta_2, below=1.0)
-        self.epsilon = _number("Adam", "epsilon", epsilon)
+        self.beta_1 = number("Adam", "beta_1", beta_1, below=1.0)
+        self.beta_2 = number("Adam", "beta_2", beta_2, below=1.0)
+        self.epsilon = number("Adam", "epsilon", epsilon)
 
     def slots(self, shape: tuple[int, ...], table: bool) -> dict[str, tuple[tuple[int, ...], float]]:
         return {"momentum": (shape, 0.0), "velocity": (shape, 0.0)}

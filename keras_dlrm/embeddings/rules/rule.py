@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm.arguments import number
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.lookup import is_table
 
@@ -38,7 +39,7 @@ class RowRule(keras.optimizers.Optimizer):
             if not math.isfinite(learning_rate) or learning_rate < 0:
                 raise ValueError(f"{who}: learning_rate={learning_rate} must be finite and >= 0.")
         super().__init__(learning_rate=learning_rate, name=name)
-        self.l2 = _number(who, "l2", l2)
+        self.l2 = number(who, "l2", l2)
         self._slots: list[dict[str, Any]] = []
 
     def slots(self, shape: tuple[int, ...], table: bool) -> dict[str, tuple[tuple[int, ...], float]]:
@@ -128,9 +129,3 @@ class RowRule(keras.optimizers.Optimizer):
         if isinstance(config["learning_rate"], dict):
             config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
         return cls(**config)
-
-
-def _number(who: str, field: str, value: Any, low: float = 0.0, below: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < below:
-        raise ValueError(f"{who}: {field}={value!r} must be a number in [{low}, {below}).")
-    return float(value)

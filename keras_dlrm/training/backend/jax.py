@@ -28,11 +28,44 @@ def _narrow(x: Any) -> Any:
     return {**x, "sparse": np.where(fits, ids, largest).astype(np.int32)}
 
 
+def _narrow_batch(batch: Any) -> Any:
+    """`_narrow` of what a data source yields: a packed batch, alone or first of a tuple."""
+    return (_narrow(batch[0]), *batch[1:]) if isinstance(batch, tuple) else _narrow(batch)
+
+
+def _narrowing(function: Any) -> Any:
+    """A train, test or predict function of Keras that narrows the ids of each NumPy batch it draws."""
+    if function is None or getattr(function, "narrows", False):
+        return function
+
+    def narrowed(state: Any, iterator: Any) -> Any:
+        return function(state, map(_narrow_batch, iterator))
+
+    narrowed.narrows = True  # type: ignore[attr-defined]
+    return narrowed
+
+
 class SparseStep:
     """`train_step` and `test_step` of a `ClickModel`: gradients of looked-up rows instead of whole tables."""
 
     def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(_narrow(inputs), *args, **kwargs)
+
+    # Arrays are narrowed as a whole, because Keras may move them to the device before a step sees them; what comes batch
+    # by batch from a tf.data pipeline, a PyDataset, a DataLoader or a generator is narrowed on its way into the step.
+
+    def make_train_function(self: Any, force: bool = False) -> None:
+        super().make_train_function(force)
+        self.train_function = _narrowing(self.train_function)
+
+    def make_test_function(self: Any, force: bool = False) -> None:
+        super().make_test_function(force)
+        self.test_function = _narrowing(self.test_function)
+
+    def make_predict_function(self: Any, force: bool = False) -> Any:
+        super().make_predict_function(force)
+        self.predict_function = _narrowing(self.predict_function)
+        return self.predict_function
 
     def fit(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         validation = kwargs.get("validation_data")
