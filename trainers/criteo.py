@@ -1,43 +1,66 @@
 """DLRM on Criteo's click log, from the raw TSV to a scored model, with a published preset.
 
-    python trainers/criteo.py train.txt --output runs/kaggle --preset criteo_kaggle
-    python trainers/criteo.py day_0 day_1 day_2 --output runs/terabyte --preset criteo_terabyte --max-ind-range 10000000
-
 A run that is started again with the same arguments goes on where it was.
 """
 
+from pathlib import Path
+
 import click
-from rich.console import Console
 
-import keras_dlrm as kd
-from keras_dlrm.cli.train import show
-from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.run import train
+from keras_dlrm.cli.once import preprocessed_once
+from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
+
+EPILOG = """\b
+Examples:
+  python trainers/criteo.py train.txt --output runs/kaggle
+  python trainers/criteo.py day_* --output runs/terabyte --preset criteo_terabyte --max-ind-range 10000000
+  python trainers/criteo.py train.txt --output runs/dcn --model DCNv2 --backend jax --mixed-precision --tensorboard
+"""
+PRESETS = ["criteo_kaggle", "criteo_terabyte", "mlperf_v1", "mlperf_dcnv2"]
 
 
-@click.command()
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option("--output", required=True, help="Folder for the processed data and the run.")
-@click.option("--preset", default="criteo_kaggle", type=click.Choice(["criteo_kaggle", "criteo_terabyte", "mlperf_v1"]))
-@click.option("--max-ind-range", type=int, help="Categories are taken modulo this.")
-@click.option("--epochs", default=1, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-def main(inputs, output, preset, max_ind_range, epochs, seed):
-    """Preprocess (once) and train."""
-    published = kd.models.PRESETS[preset]
-    try:
-        log = kd.data.open(f"{output}/data")
-    except FileNotFoundError:
-        log = kd.data.criteo.preprocess(list(inputs), f"{output}/data", max_ind_range=max_ind_range)
-    experiment = Experiment(
-        model={"type": "DLRM", **published.model},
-        optimizer={"name": published.optimizer, **published.optimizer_options},
-        batch_size=published.batch_size,
-        epochs=epochs,
-        seed=seed,
+def preset_experiment(name):
+    """A published model and its training as an experiment of one epoch."""
+    import keras_dlrm as kd
+    from keras_dlrm.training.experiment import Experiment
+
+    preset = kd.models.PRESETS[name]
+    options = dict(preset.optimizer_options)
+    if preset.schedule:
+        options["learning_rate"] = {"learning_rate": options["learning_rate"], **preset.schedule}
+    return Experiment(
+        model={"type": "DLRM", **preset.model},
+        optimizer={"name": preset.optimizer, **options},
+        batch_size=preset.batch_size,
     )
-    result = train(experiment, log, f"{output}/run", resume=True, console=Console(stderr=True))
-    show(result, log, f"{output}/run")
+
+
+@click.command(epilog=EPILOG)
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--output", required=True, type=PathArgument, help="Folder for the processed data and the run.")
+@click.option("--preset", default="criteo_kaggle", show_default=True, type=click.Choice(PRESETS),
+              help="Published model and training, to which the options below are changes.")  # fmt: skip
+@click.option("--max-ind-range", type=int, help="Categories are taken modulo this.")
+@click.option("--days", type=int, default=7, show_default=True, help="Days that a single file is cut into.")
+@click.option("--subsample", type=float, default=0.0, show_default=True, help="Share of label-0 rows to drop.")
+@training_options
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
+@backend_option
+def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, **options):
+    """Preprocess Criteo's TSV files (once), train, keep the best model, score the test part."""
+    from rich.console import Console
+
+    from keras_dlrm.cli.train import show
+    from keras_dlrm.data import criteo
+    from keras_dlrm.training.run import train
+
+    experiment = chosen_experiment(lambda: preset_experiment(preset), **options)
+    settings = {"max_ind_range": max_ind_range, "days": days, "subsample": subsample}
+    log = preprocessed_once(
+        output, inputs, settings, lambda **where: criteo.preprocess(list(inputs), **settings, **where)
+    )
+    result = train(experiment, log, output / "run", resume=True, tensorboard=tensorboard, console=Console(stderr=True))
+    show(result, log, output / "run")
 
 
 if __name__ == "__main__":

@@ -1,39 +1,61 @@
 """A click model on your own Parquet, CSV or TSV tables.
 
-    python trainers/tables.py --schema log.yaml --train train.parquet --valid valid.parquet --test test.parquet \\
-        --experiment dlrm.yaml --output runs/mine
-
-The schema names the columns (see docs/data.md), the experiment the model and its training (see docs/training.md). A run
+The schema names the columns (see docs/data.md), a configuration the model and its training (see docs/training.md). A run
 that is started again with the same arguments goes on where it was.
 """
 
+
 import click
-from rich.console import Console
 
-import keras_dlrm as kd
-from keras_dlrm.cli.train import show
-from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.run import train
+from keras_dlrm.cli.once import preprocessed_once
+from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
+
+EPILOG = """\b
+Examples:
+  python trainers/tables.py --schema log.yaml --train train.parquet --test test.parquet --output runs/mine
+  python trainers/tables.py --schema log.yaml --train 'day-*.csv' --fractions 0.8 0.1 0.1 --model DCNv2 --output runs/b
+  python trainers/tables.py --schema log.yaml --train train.csv --config dlrm.yaml --backend torch --output runs/c
+"""
 
 
-@click.command()
-@click.option("--schema", required=True, type=click.Path(exists=True), help="Schema file, .yaml or .json.")
+@click.command(epilog=EPILOG)
+@click.option("--schema", required=True, type=PathArgument, help="Schema file, .yaml or .json.")
 @click.option("--train", "train_files", required=True, multiple=True, help="File or pattern; may be repeated.")
 @click.option("--valid", multiple=True, help="Files of the validation part.")
 @click.option("--test", multiple=True, help="Files of the test part.")
-@click.option("--experiment", type=click.Path(exists=True), help="Experiment as YAML; DLRM with Adam by default.")
-@click.option("--output", required=True, help="Folder for the processed data and the run.")
-def main(schema, train_files, valid, test, experiment, output):
-    """Preprocess (once) and train."""
-    try:
-        log = kd.data.open(f"{output}/data")
-    except FileNotFoundError:
-        log = kd.data.tables.preprocess(
-            kd.Schema.load(schema), list(train_files), list(valid) or None, list(test) or None, output=f"{output}/data"
-        )
-    chosen = Experiment.load(experiment) if experiment else Experiment()
-    result = train(chosen, log, f"{output}/run", resume=True, console=Console(stderr=True))
-    show(result, log, f"{output}/run")
+@click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
+              help="Cut --train in file order instead of giving --valid and --test.")  # fmt: skip
+@click.option("--output", required=True, type=PathArgument, help="Folder for the processed data and the run.")
+@training_options
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
+@backend_option
+def main(schema, train_files, valid, test, fractions, output, tensorboard, **options):
+    """Preprocess tables (once), train, keep the best model, score the test part."""
+    from rich.console import Console
+
+    import keras_dlrm as kd
+    from keras_dlrm.cli.train import show
+    from keras_dlrm.training.experiment import Experiment
+    from keras_dlrm.training.run import train
+
+    experiment = chosen_experiment(Experiment, **options)
+    columns = kd.Schema.load(schema)
+    parts = {"train": train_files, "valid": valid, "test": test}
+    files = {name: kd.data.tables.input_files(given) for name, given in parts.items() if given}
+    split = dict(zip(parts, fractions, strict=True)) if fractions else None
+    settings = {
+        "schema": columns.to_dict(),
+        "split": split,
+        "parts": {name: [str(path) for path in paths] for name, paths in files.items()},
+    }
+    log = preprocessed_once(
+        output,
+        [path for paths in files.values() for path in paths],
+        settings,
+        lambda **where: kd.data.tables.preprocess(columns, **files, split=split, **where),
+    )
+    result = train(experiment, log, output / "run", resume=True, tensorboard=tensorboard, console=Console(stderr=True))
+    show(result, log, output / "run")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,43 @@ def experiment_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`experiment_options`, and what belongs to one run. The command hands them to `chosen_experiment`."""
+    for option in reversed(
+        (
+            click.option("--config", type=PathArgument, help="Experiment as YAML."),
+            click.option(
+                "--model", type=click.Choice(["DLRM", "DCN", "DCNv2"]), help="Model, with its default widths."
+            ),
+            experiment_options,
+            click.option("--seed", type=int, help="Seed of weights, dropout and row order."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def chosen_experiment(
+    default: Callable[[], Any], config: Path | None, model: str | None, seed: int | None, **options: Any
+) -> Any:
+    """The experiment of the command line.
+
+    Args:
+        default: Gives the experiment where there is no `config`.
+        config: Its file.
+        model: Name of a model, with its default widths.
+        seed: Instead of the experiment's.
+        **options: Of `experiment_options`.
+    """
+    from keras_dlrm.training.experiment import Experiment
+
+    experiment = default() if config is None else Experiment.load(config)
+    if model is not None:
+        experiment = experiment.override([f"model={{type: {model}}}"])
+    experiment = apply_experiment_options(experiment, **options)
+    return experiment if seed is None else experiment.override([f"seed={seed}"])
+
+
 def apply_experiment_options(
     experiment: Any,
     settings: Sequence[str],

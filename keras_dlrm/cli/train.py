@@ -11,11 +11,11 @@ import click
 
 from keras_dlrm.cli.options import (
     PathArgument,
-    apply_experiment_options,
     backend_option,
-    experiment_options,
+    chosen_experiment,
     json_option,
     print_json,
+    training_options,
 )
 
 EPILOG = """\b
@@ -29,10 +29,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.option("--data", type=PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
-@click.option("--config", type=PathArgument, help="Experiment as YAML.")
-@click.option("--model", type=click.Choice(["DLRM", "DCN", "DCNv2"]), help="Model, with its default widths.")
-@experiment_options
-@click.option("--seed", type=int, help="Seed of weights, dropout and row order.")
+@training_options
 @click.option("--output", type=PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in --output.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
@@ -41,9 +38,6 @@ Examples:
 @json_option
 def command(
     data: Path | None,
-    config: Path | None,
-    model: str | None,
-    seed: int | None,
     output: Path | None,
     resume: bool,
     overwrite: bool,
@@ -58,24 +52,12 @@ def command(
     """
     from rich.console import Console
 
-    from keras_dlrm.training.experiment import Experiment
-
-    if config is not None:
-        experiment = Experiment.load(config)
-    elif data is None:
-        from keras_dlrm.training.planted import EXPERIMENT
-
-        experiment = EXPERIMENT
-    else:
-        experiment = Experiment()
-    if model is not None:
-        experiment = experiment.override([f"model={{type: {model}}}"])
-    experiment = apply_experiment_options(experiment, **options)
-    if seed is not None:
-        experiment = experiment.override([f"seed={seed}"])
-
     from keras_dlrm import data as data_package
+    from keras_dlrm.training.experiment import Experiment
+    from keras_dlrm.training.planted import EXPERIMENT
     from keras_dlrm.training.run import train
+
+    experiment = chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
 
     console = Console(stderr=True)
     if data is None:

@@ -83,7 +83,7 @@ def preprocess(
         raise ValueError("tables: give either split=… or valid and test files, not both.")
     names = [*schema.dense_names, *schema.categorical_names, schema.label]
     given = {"train": train, "valid": valid, "test": test}
-    files = {name: _expand(paths) for name, paths in given.items() if paths is not None}
+    files = {name: input_files(paths) for name, paths in given.items() if paths is not None}
     for path in [p for paths in files.values() for p in paths]:
         _check_columns(path, names)
     if split is None:
@@ -205,7 +205,12 @@ def count_rows(path: Path) -> int:
         return int(scan(path).select(pl.len()).collect(engine="streaming").item())
 
 
-def _expand(inputs: Inputs) -> list[Path]:
+def input_files(inputs: Inputs) -> list[Path]:
+    """The files that a path, a pattern or a list of these stands for.
+
+    Raises:
+        FileNotFoundError: one of them does not exist.
+    """
     paths: list[Path] = []
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
         path = Path(entry)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm.arguments import integer
+
 
 @keras.saving.register_keras_serializable("keras_dlrm")
 class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -44,8 +46,7 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
             ("decay_start_step", decay_start_step),
             ("decay_steps", decay_steps),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"WarmupHoldDecay: {field}={value!r} must be an integer >= 0.")
+            integer("WarmupHoldDecay", field, value, 0)
         if decay_steps and decay_start_step < warmup_steps:
             raise ValueError(
                 f"WarmupHoldDecay: decay_start_step={decay_start_step} lies inside the warm-up of {warmup_steps} steps; "
@@ -54,9 +55,9 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         if not learning_rate >= 0:
             raise ValueError(f"WarmupHoldDecay: learning_rate={learning_rate!r} must be >= 0.")
         self.learning_rate = float(learning_rate)
-        self.warmup_steps = warmup_steps
-        self.decay_start_step = decay_start_step
-        self.decay_steps = decay_steps
+        self.warmup_steps = int(warmup_steps)
+        self.decay_start_step = int(decay_start_step)
+        self.decay_steps = int(decay_steps)
 
     def __call__(self, step: Any) -> Any:
         k = ops.cast(step, "float32") + 1.0
