@@ -252,13 +252,14 @@ def test_saved_and_loaded_it_gives_the_same_batches(tmp_path_factory, train, tes
     assert loaded.schema == preprocessor.schema
     rows = {"x": np.arange(float(len(test))), "c": pl.Series(test, dtype=pl.String), "d": np.full(len(test), 3)}
     first, second = preprocessor.transform(rows), loaded.transform(rows)
-    known = [v for v in dict.fromkeys(train) if v]
+    missing = (None, "", "-1")
+    known = [v for v in dict.fromkeys(train) if v not in missing]
     size = preprocessor.schema.table_sizes["c"]
     preprocessor.schema.validate(first)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
     for value, (i, _) in zip(test, first["sparse"].tolist(), strict=True):
-        assert (i == -1) == (not value or (oov is None and value not in known))
+        assert (i == -1) == (value in missing or (oov is None and value not in known))
         assert i < size and (value not in known or i != oov)
 
 
