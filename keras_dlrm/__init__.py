@@ -45,6 +45,16 @@ def register() -> None:
         importlib.import_module(f"keras_dlrm.{name}")
 
 
-# `import keras_dlrm` is enough to load a model. Only the command line waits: `--backend` comes before Keras.
-if not (Path(sys.argv[0] if sys.argv else "").name == "keras-dlrm" or "keras_dlrm.cli" in sys.orig_argv):
+def _chooses_backend_later() -> bool:
+    """Whether this process is the command line, or a program that was given `--backend`, which comes before Keras."""
+    program = Path(sys.argv[0] if sys.argv else "").name
+    return (
+        program == "keras-dlrm"
+        or "keras_dlrm.cli" in sys.orig_argv
+        or any(argument.partition("=")[0] == "--backend" for argument in sys.argv[1:])
+    )
+
+
+# `import keras_dlrm` is enough to load a model.
+if not _chooses_backend_later():
     register()

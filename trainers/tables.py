@@ -4,7 +4,6 @@ The schema names the columns (see docs/data.md), a configuration the model and i
 that is started again with the same arguments goes on where it was.
 """
 
-
 import click
 
 from keras_dlrm.cli.once import preprocessed_once

@@ -101,7 +101,7 @@ class EmbeddingCollection(keras.layers.Layer):
             self.tables.append(table)
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         sparse, weights = _ids_and_weights(inputs, self.schema)
         pooled = []
         for stack, table in zip(self.stacks, self.tables, strict=True):
@@ -109,7 +109,7 @@ class EmbeddingCollection(keras.layers.Layer):
             if stack.take is not None:
                 ids = ops.take(sparse, stack.take, axis=1)
                 factors = None if weights is None else ops.take(weights, stack.take, axis=1)
-            pooled.append(self._pool(stack, table, ids, factors))
+            pooled.append(self._pool(stack, table, ids, factors, training))
         if not self.concatenate:
             return ops.cast(pooled[0], self.compute_dtype)
         columns: list[Any] = [None] * len(self.schema.categorical)
@@ -122,7 +122,7 @@ class EmbeddingCollection(keras.layers.Layer):
             flat = ops.concatenate(columns, axis=1)
         return ops.cast(flat, self.compute_dtype)
 
-    def _pool(self, stack: Stack, table: Any, ids: Any, weights: Any) -> Any:
+    def _pool(self, stack: Stack, table: Any, ids: Any, weights: Any, training: bool | None) -> Any:
         size, start, oov = (ops.convert_to_tensor(a, "int32") for a in stack.per_id())
         wide = ops.cast(size, ids.dtype)
         known = ops.logical_and(ids >= 0, ids < wide)
@@ -130,7 +130,7 @@ class EmbeddingCollection(keras.layers.Layer):
         local = ops.cast(ops.where(known, ids, ops.zeros_like(ids)), "int32")
         local = ops.where(known, local, ops.where(ops.equal(ids, PADDING), PADDING, oov))
         real = local >= 0
-        rows = lookup(table, ops.where(real, local + start, PADDING))
+        rows = lookup(table, ops.where(real, local + start, PADDING), training)
         factors = ops.cast(real, "float32")
         if weights is not None:
             # Not a product: a weight of NaN or infinity on padding must not reach the sum.

@@ -61,12 +61,13 @@ def is_table(variable: Any) -> bool:
     return getattr(variable, "is_embedding_table", False)
 
 
-def lookup(table: Any, ids: Any) -> Any:
+def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
     """Rows of a stacked table.
 
     Args:
         table: Keras variable (rows, D).
         ids: Integer tensor of row ids; -1 (no row) gives an arbitrary row that the caller must multiply by 0.
+        training: Whether a gradient may be taken for the table.
 
     Returns:
         (*ids.shape, D).
@@ -74,4 +75,8 @@ def lookup(table: Any, ids: Any) -> Any:
     tape = getattr(_active, "tape", None)
     if tape is not None and table.trainable:
         return tape.lookup(table, ids)
-    return ops.take(table, ops.maximum(ids, 0), axis=0)
+    ids = ops.maximum(ids, 0)
+    if training and backend.REPEATS_ARE_WRONG:
+        unique_ids, inverse = backend.unique(ops.reshape(ids, (-1,)))
+        return ops.take(ops.take(table, unique_ids, axis=0), ops.reshape(inverse, ops.shape(ids)), axis=0)
+    return ops.take(table, ids, axis=0)

@@ -10,13 +10,12 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.embeddings.rules.hybrid import Hybrid
 from keras_dlrm.initializers import new_seed
+from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
-from keras_dlrm.training.backend import SparseStep
 
 
-class ClickModel(SparseStep, keras.Model):
+class ClickModel(SparseTraining, keras.Model):
     """Base of the models: a packed batch (see `Schema`) → p(click), float32 (B, 1).
 
     `predict` gives probabilities; losses on probabilities (`"binary_crossentropy"`) are computed from the logits in
@@ -36,7 +35,6 @@ class ClickModel(SparseStep, keras.Model):
         self._loss_on_logits = False
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
-        self._jit_compile_asked: Any = "auto"
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Packed batch → logits (B, 1)."""
@@ -92,37 +90,19 @@ class ClickModel(SparseStep, keras.Model):
         Raises:
             ValueError: no row rule follows `optimizer`, or an option is not defined on rows.
         """
-        if not isinstance(optimizer, Hybrid):
-            optimizer = Hybrid(optimizer, embedding_optimizer)
-        elif embedding_optimizer is not None:
-            raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")
-        if self.compute_dtype == "float16":
-            raise ValueError(
-                f"compile: {self.name} computes in float16, which needs loss scaling, and that is not defined on embedding "
-                "rows; use mixed_bfloat16."
-            )
-        self._jit_compile_asked = kwargs.get("jit_compile", "auto")
         loss = _from_logits(loss)
         self._loss_on_logits = getattr(loss, "from_logits", False)
         if self._out_of_range is not None:
             self._tracker.untrack(self._out_of_range)  # else an earlier compile's counter would stay in the logs
         self._out_of_range = keras.metrics.Sum(name="ids_out_of_range") if count_out_of_range else None
         self._count_out_of_range = bool(count_out_of_range)
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
-        self.optimizer.build(self.trainable_variables)
+        super().compile(optimizer, loss, metrics, embedding_optimizer, **kwargs)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        if config is not None:
-            config["count_out_of_range"] = self._count_out_of_range
-            # What was asked, not what this backend made of "auto": another one may load the file.
-            config["jit_compile"] = self._jit_compile_asked
-        return config
+        return None if config is None else {**config, "count_out_of_range": self._count_out_of_range}
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def loss_and_probability(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
+    def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and p(click)."""
         logits = self(x, training=training, return_logits=True)
         y_pred = ops.sigmoid(logits)
@@ -132,11 +112,9 @@ class ClickModel(SparseStep, keras.Model):
         return loss, y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any) -> dict[str, Any]:
-        """Add a batch to the metrics and return their values."""
-        self._loss_tracker.update_state(loss, sample_weight=ops.shape(y_pred)[0])
         if self._out_of_range is not None and self.embeddings is not None:
             self._out_of_range.update_state(self.embeddings.count_out_of_range(x))
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return super().update_metrics(x, y, y_pred, sample_weight, loss)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

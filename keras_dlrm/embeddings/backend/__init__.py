@@ -8,21 +8,38 @@ Each adapter has the same functions:
 - `sum_by(values, index, count)` → values (n, …) with equal index summed into (count, …).
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
 
-and the flag `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`.
+and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;
+`REPEATS_ARE_WRONG`: whether stock Keras optimizers go wrong where a gradient names a row more than once.
 """
 
 import keras
 
 if keras.backend.backend() == "tensorflow":
-    from keras_dlrm.embeddings.backend.tensorflow import UNDER_XLA, densify, gather, scatter, sum_by, unique
+    from keras_dlrm.embeddings.backend.tensorflow import (
+        REPEATS_ARE_WRONG,
+        UNDER_XLA,
+        densify,
+        gather,
+        scatter,
+        sum_by,
+        unique,
+    )
 elif keras.backend.backend() == "jax":
-    from keras_dlrm.embeddings.backend.jax import UNDER_XLA, densify, gather, scatter, sum_by, unique
+    from keras_dlrm.embeddings.backend.jax import REPEATS_ARE_WRONG, UNDER_XLA, densify, gather, scatter, sum_by, unique
 elif keras.backend.backend() == "torch":
-    from keras_dlrm.embeddings.backend.torch import UNDER_XLA, densify, gather, scatter, sum_by, unique
+    from keras_dlrm.embeddings.backend.torch import (
+        REPEATS_ARE_WRONG,
+        UNDER_XLA,
+        densify,
+        gather,
+        scatter,
+        sum_by,
+        unique,
+    )
 else:
     raise ImportError(
         f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
         "set KERAS_BACKEND."
     )
 
-__all__ = ["UNDER_XLA", "densify", "gather", "scatter", "sum_by", "unique"]
+__all__ = ["REPEATS_ARE_WRONG", "UNDER_XLA", "densify", "gather", "scatter", "sum_by", "unique"]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 UNDER_XLA = True
+REPEATS_ARE_WRONG = False
 
 
 def unique(ids: Any) -> tuple[Any, Any]:

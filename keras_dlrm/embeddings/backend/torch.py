@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 UNDER_XLA = True
+REPEATS_ARE_WRONG = False
 
 
 def unique(ids: Any) -> tuple[Any, Any]:

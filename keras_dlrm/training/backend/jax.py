@@ -46,7 +46,7 @@ def _narrowing(function: Any) -> Any:
 
 
 class SparseStep:
-    """`train_step` and `test_step` of a `ClickModel`: gradients of looked-up rows instead of whole tables."""
+    """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
     def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(_narrow(inputs), *args, **kwargs)
@@ -104,12 +104,15 @@ class SparseStep:
             mapping = [
                 *zip(variables, values, strict=True),
                 *zip(self.non_trainable_variables, non_trainable, strict=True),
+                # Keras's loss counts the losses of several outputs itself.
+                *zip(self.metrics_variables, metrics, strict=True),
             ]
             with keras.StatelessScope(mapping, collect_losses=True) as scope, taped(LookupTape(leaf)) as tape:
-                loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
+                loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=True)
             taken[:] = [lookup.table for lookup in tape.lookups]
             updated = [scope.get_current_value(v) for v in self.non_trainable_variables]
-            return loss, (y_pred, updated, [lookup.ids for lookup in tape.lookups])
+            counted = [scope.get_current_value(v) for v in self.metrics_variables]
+            return loss, (y_pred, updated, counted, [lookup.ids for lookup in tape.lookups])
 
         # The gradient of rows is the gradient of zeros that are added to them. How many lookups there are, and of
         # what shape, is known only after the forward pass, so that one is traced (not run) first.
@@ -124,7 +127,7 @@ class SparseStep:
         step = jax.value_and_grad(
             lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
         )
-        (loss, (y_pred, non_trainable, ids)), (grads, row_grads) = step(dense, zeros)
+        (loss, (y_pred, non_trainable, metrics, ids)), (grads, row_grads) = step(dense, zeros)
         lookups = [Lookup(table, i, None) for table, i in zip(taken, ids, strict=True)]
 
         mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
@@ -142,10 +145,12 @@ class SparseStep:
         mapping = [
             *zip(self.trainable_variables, trainable, strict=True),
             *zip(self.non_trainable_variables, non_trainable, strict=True),
+            *zip(self.metrics_variables, metrics, strict=True),
         ]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=False)
+            loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=False)
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        metrics = [scope.get_current_value(v) for v in self.metrics_variables]
         logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, sample_weight, loss)
         return logs, (trainable, non_trainable, metrics)
 

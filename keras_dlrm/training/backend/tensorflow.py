@@ -11,7 +11,7 @@ from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
 
 
 class SparseStep:
-    """`train_step` and `test_step` of a `ClickModel`: gradients of looked-up rows instead of whole tables."""
+    """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -22,7 +22,9 @@ class SparseStep:
 
         with tf.GradientTape() as gradient_tape:
             with taped(LookupTape(leaf)) as tape:
-                loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
+                loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=True)
+        if not self.optimizer.built:  # A subclassed model has its variables only now.
+            self.optimizer.build(self.trainable_variables)
         dense = [v for v in self.trainable_variables if not is_table(v)]
         rows = [lookup.rows for lookup in tape.lookups]
         grads, row_grads = gradient_tape.gradient(loss, [[v.value for v in dense], rows])
@@ -31,5 +33,5 @@ class SparseStep:
 
     def test_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=False)
+        loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=False)
         return self.update_metrics(x, y, y_pred, sample_weight, loss)

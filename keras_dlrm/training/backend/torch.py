@@ -11,12 +11,12 @@ from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
 
 
 class SparseStep:
-    """`train_step` and `test_step` of a `ClickModel`: gradients of looked-up rows instead of whole tables."""
+    """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
-            loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=True)
+            loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=True)
         self.zero_grad()
         loss.backward()
         dense = [v for v in self.trainable_variables if not is_table(v)]
@@ -28,5 +28,5 @@ class SparseStep:
 
     def test_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        loss, y_pred = self.loss_and_probability(x, y, sample_weight, training=False)
+        loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=False)
         return self.update_metrics(x, y, y_pred, sample_weight, loss)

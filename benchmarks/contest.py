@@ -1,0 +1,98 @@
+"""Contestants as processes of their own, taking turns, so that each is measured in the same minutes as the others.
+
+A contestant is a program that prints `ready`, and then, for each line that it reads, does one round of work and prints
+how many milliseconds a step took. Standard library only: peers import it in environments of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+
+def serve(round_: Callable[[], int]) -> None:
+    """The contestant's side: `round_()` does some steps and returns how many."""
+    sys.stderr.flush()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        steps = round_()
+        print(1000.0 * (time.perf_counter() - start) / steps, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """One program.
+
+    Args:
+        name: What tables call it.
+        command: Its command line.
+        env: Environment variables besides the present ones.
+    """
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Times:
+    """Milliseconds a step, one figure per round."""
+
+    name: str
+    ms: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.ms)
+
+    def times_faster_than(self, other: Times) -> float:
+        """Median over the rounds of the other's time over ours: drifts of the machine cancel out."""
+        return statistics.median(b / a for a, b in zip(self.ms, other.ms, strict=True))
+
+
+def contest(contestants: Sequence[Contestant], rounds: int = 7, warmup: int = 1) -> list[Times]:
+    """Start all contestants, let them take turns, and give their times.
+
+    Raises:
+        RuntimeError: a contestant ended.
+    """
+    # Threads that spin while they wait would take the time of the others.
+    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    processes = []
+    try:
+        for contestant in contestants:
+            process = subprocess.Popen(
+                contestant.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+                env={**os.environ, **quiet, **contestant.env},
+            )  # fmt: skip
+            processes.append(process)
+            while _answer(process, contestant) != "ready":
+                pass
+        times = [Times(c.name, []) for c in contestants]
+        for round_ in range(-warmup, rounds):
+            # Every other round backwards, so that nobody always follows the same one.
+            order = range(len(contestants)) if round_ % 2 == 0 else reversed(range(len(contestants)))
+            for i in order:
+                processes[i].stdin.write("go\n")  # type: ignore[union-attr]
+                ms = float(_answer(processes[i], contestants[i]))
+                if round_ >= 0:
+                    times[i].ms.append(ms)
+                    print(f"round {round_ + 1}/{rounds}  {contestants[i].name}: {ms:.1f} ms a step", file=sys.stderr)
+        return times
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _answer(process: subprocess.Popen[str], contestant: Contestant) -> str:
+    line = process.stdout.readline()  # type: ignore[union-attr]
+    if not line:
+        raise RuntimeError(f"{contestant.name} ended with {process.wait()}: {' '.join(contestant.command)}")
+    return line.strip()

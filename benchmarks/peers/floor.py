@@ -1,0 +1,46 @@
+"""The floor: only the matrix products of a training step, forward and backward, in TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import tensorflow as tf
+from contest import serve
+from workload import read
+
+parser = argparse.ArgumentParser()
+parser.add_argument("folder", type=Path)
+parser.add_argument("--batch", type=int, default=2048)
+parser.add_argument("--dtype", default="float32")
+options = parser.parse_args()
+
+shape, _, _, label = read(options.folder)
+dtype = tf.float32 if options.dtype == "float32" else tf.bfloat16
+layers = [
+    tuple(tf.cast(tf.random.normal(s), dtype) for s in ((options.batch, n), (n, m), (options.batch, m)))
+    for n, m in shape.products
+]
+
+
+@tf.function
+def step() -> None:
+    for i, (x, kernel, gradient) in enumerate(layers):
+        products = [tf.matmul(x, kernel), tf.matmul(x, gradient, transpose_a=True)]
+        if i:  # Nobody needs the gradient of the input.
+            products.append(tf.matmul(gradient, kernel, transpose_b=True))
+        for product in products:
+            tf.raw_ops.PreventGradient(input=product)  # keeps the product from being pruned
+
+
+def many() -> int:
+    steps = len(label) // options.batch
+    for _ in range(steps):
+        step()
+    return steps
+
+
+many()
+serve(many)

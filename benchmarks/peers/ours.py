@@ -1,0 +1,57 @@
+"""keras_dlrm itself as a contestant: DLRM through `model.fit` on a processed directory, pipeline included."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+parser = argparse.ArgumentParser()
+parser.add_argument("folder", type=Path)
+parser.add_argument("--backend", default="tensorflow")
+parser.add_argument("--batch", type=int, default=2048)
+parser.add_argument("--dtype", default="float32")
+parser.add_argument("--rule", default="rowwise_adagrad")
+options = parser.parse_args()
+os.environ["KERAS_BACKEND"] = options.backend
+
+from contest import serve  # noqa: E402
+from workload import read  # noqa: E402
+
+import keras_dlrm as kd  # noqa: E402
+from keras_dlrm.data.writer import PackedWriter  # noqa: E402
+
+shape, dense, sparse, label = read(options.folder)
+schema = kd.Schema(
+    dense=[f"I{i}" for i in range(shape.n_dense)],
+    categorical=[kd.Categorical(f"C{i}", n) for i, n in enumerate(shape.rows)],
+)
+directory = tempfile.TemporaryDirectory()
+with PackedWriter(f"{directory.name}/log", schema) as writer:
+    writer.begin("train")
+    writer.append("train", {"dense": dense[:], "sparse": sparse[:]}, label[:])
+part = kd.data.open(f"{directory.name}/log").split("train")
+model = kd.models.DLRM(
+    schema, shape.dim, shape.bottom, shape.top, seed=0,
+    dtype="float32" if options.dtype == "float32" else "mixed_bfloat16",
+)  # fmt: skip
+rules = {
+    "sgd": lambda: kd.optimizers.SGD(0.1),
+    "adagrad": lambda: kd.optimizers.Adagrad(0.01),
+    "rowwise_adagrad": lambda: kd.optimizers.RowwiseAdagrad(0.01),
+    "adam": lambda: kd.optimizers.Adam(0.001),
+}
+model.compile(kd.optimizers.SGD(0.1), "binary_crossentropy", embedding_optimizer=rules[options.rule]())
+dataset = part.dataset(options.batch)
+model.fit(dataset, epochs=1, verbose=0)
+
+
+def one_epoch() -> int:
+    model.fit(dataset, epochs=1, verbose=0)
+    return len(dataset)
+
+
+serve(one_epoch)

@@ -1,0 +1,49 @@
+"""Where measured tables are kept: sections of RESULTS.md, replaced when they are measured again."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as a Markdown table."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([str(row[name]) for name in head] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine() -> str:
+    """Processor, cores, versions and date of a measurement."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        cpu = found.group(1) if found else cpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = []
+    for name in ("tensorflow", "keras", "jax", "torch"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return f"{cpu}, {cores} cores, {', '.join(versions)}, {datetime.date.today()}"
+
+
+def write_section(title: str, text: str) -> None:
+    """Replace the section `### title` of RESULTS.md, or add it at the end."""
+    whole = RESULTS.read_text(encoding="utf-8")
+    section = f"### {title}\n\n{text}\n"
+    pattern = re.compile(rf"^### {re.escape(title)}\n.*?(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+    if pattern.search(whole):
+        whole = pattern.sub(lambda _: section + "\n", whole)
+    else:
+        whole = whole.rstrip() + "\n\n" + section
+    RESULTS.write_text(whole.rstrip() + "\n", encoding="utf-8")

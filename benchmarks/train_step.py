@@ -1,0 +1,92 @@
+"""A training step at Criteo Kaggle's shape, through `model.fit` with its input pipeline, beside its peers.
+
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --batch 8192 --dtype bfloat16 --peers-python peers/bin/python --write
+
+All contestants run in processes of their own and take turns. The floor is what the matrix products of a step alone take.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from contest import Contestant, Times, contest
+from results import machine, markdown_table, write_section
+from workload import SHAPES, write
+
+PEERS = Path(__file__).parent / "peers"
+
+
+def contestants(
+    folder: Path, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...], python: str
+) -> list[Contestant]:
+    """Ours on each backend, then the peers, then the floor."""
+    common = [str(folder), "--batch", str(batch), "--dtype", dtype]
+    found = [
+        Contestant(
+            f"keras_dlrm, {backend}, {rule}",
+            [sys.executable, str(PEERS / "ours.py"), *common, "--backend", backend, "--rule", rule],
+        )
+        for backend in backends
+    ]
+    if "torch" in peers:
+        found.append(
+            Contestant("PyTorch EmbeddingBag, SGD", [sys.executable, str(PEERS / "torch_reference.py"), *common])
+        )
+    if "torchrec" in peers:
+        found.append(
+            Contestant("TorchRec/FBGEMM, row-wise Adagrad", [python, str(PEERS / "torchrec_fbgemm.py"), *common])
+        )
+    found.append(Contestant("matrix products alone", [sys.executable, str(PEERS / "floor.py"), *common]))
+    return found
+
+
+@click.command()
+@click.option("--shape", type=click.Choice(list(SHAPES)), default="kaggle", show_default=True)
+@click.option("--batch", default=2048, show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--rule", default="rowwise_adagrad", show_default=True)
+@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@click.option("--peer", "peers", multiple=True, default=["torch", "torchrec"], show_default=True)
+@click.option("--peers-python", default=sys.executable, help="Interpreter with peers/requirements-torchrec.txt.")
+@click.option("--distribution", type=click.Choice(["zipf", "uniform"]), default="zipf", show_default=True)
+@click.option("--steps", default=40, show_default=True, help="Steps of a round.")
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
+def main(
+    shape: str, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...], peers_python: str,
+    distribution: str, steps: int, rounds: int, into_results: bool,
+) -> None:  # fmt: skip
+    """Run the contest and print medians and ratios."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, SHAPES[shape], batch * steps, distribution)
+        times = contest(contestants(folder, batch, dtype, rule, backends, peers, peers_python), rounds)
+    text = table(times, batch)
+    click.echo(text)
+    if into_results:
+        title = f"Training step, {shape}, batch {batch}, {dtype}, {distribution} ids"
+        write_section(title, f"{machine()}, medians of {rounds} rounds of {steps} steps.\n\n{text}")
+
+
+def table(times: list[Times], batch: int) -> str:
+    """Medians, rates, and how many times as fast our first row is."""
+    ours, floor = times[0], times[-1]
+    rows = [
+        {
+            "program": t.name,
+            "ms a step": f"{t.median:.1f}",
+            "samples/s": f"{1000 * batch / t.median:,.0f}",
+            "share of the floor": f"{t.times_faster_than(floor):.0%}",
+            f"{ours.name.split(', ')[1]} is": f"{ours.times_faster_than(t):.2f}×",
+        }
+        for t in times
+    ]
+    return markdown_table(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Models whose training step updates the looked-up rows of embedding tables instead of the whole tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
+from keras.src.models.functional import Functional
+
+from keras_dlrm.embeddings.rules.hybrid import Hybrid
+from keras_dlrm.training.backend import SparseStep
+
+
+class SparseTraining(SparseStep):
+    """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
+
+    _jit_compile_asked: Any = "auto"
+
+    def compile(
+        self: Any,
+        optimizer: Any = "adagrad",
+        loss: Any = None,
+        metrics: Any = None,
+        embedding_optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training.
+
+        Args:
+            optimizer: Optimizer of the dense parameters: a Keras optimizer, a rule of `kd.optimizers`, or a name.
+                `"sgd"`, `"adagrad"`, `"rowwise_adagrad"` and `"adam"` are the rules of `kd.optimizers`.
+            loss: As `keras.Model.compile` takes it.
+            metrics: As `keras.Model.compile` takes them.
+            embedding_optimizer: Row rule of the embedding tables; follows `optimizer` if omitted.
+            **kwargs: As `keras.Model.compile` takes them.
+
+        Raises:
+            ValueError: no row rule follows `optimizer`, or an option is not defined on rows.
+        """
+        if not isinstance(optimizer, Hybrid):
+            optimizer = Hybrid(optimizer, embedding_optimizer)
+        elif embedding_optimizer is not None:
+            raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")
+        if self.compute_dtype == "float16":
+            raise ValueError(
+                f"compile: {self.name} computes in float16, which needs loss scaling, and that is not defined on embedding "
+                "rows; use mixed_bfloat16."
+            )
+        self._jit_compile_asked = kwargs.get("jit_compile", "auto")
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)  # type: ignore[misc]
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self: Any) -> dict[str, Any] | None:
+        config = super().get_compile_config()  # type: ignore[misc]
+        if config is not None:
+            # What was asked, not what this backend made of "auto": another one may load the file.
+            config["jit_compile"] = self._jit_compile_asked
+        return config
+
+    def compile_from_config(self: Any, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
+        """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
+        y_pred = self(x, training=training)
+        loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        return loss, y_pred
+
+    def update_metrics(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any) -> dict[str, Any]:
+        """Add a batch to the metrics and return their values."""
+        rows = ops.shape(keras.tree.flatten(x)[0])[0]
+        self._loss_tracker.update_state(loss, sample_weight=rows)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class SparseModel(SparseTraining, keras.Model):
+    """`keras.Model`, functional or subclassed, for models of your own with an `EmbeddingCollection`.
+
+    Its training step costs what the batch looks up, whatever the size of the tables, and each row gets the sum of its
+    gradients in the batch. A stock `keras.Model` with an `EmbeddingCollection` trains to the same weights where the
+    optimizer is SGD or Adagrad, but reads and writes whole tables at every step.
+
+    Args:
+        inputs: Inputs of a functional model, as in `keras.Model(inputs, outputs)`.
+        outputs: Its outputs.
+        **kwargs: `name` and the like.
+
+    Example:
+
+    >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10), kd.Categorical("C2", 5)])
+    >>> ids = keras.Input((2,), dtype="int32")
+    >>> pooled = kd.layers.EmbeddingCollection(schema, 4, concatenate=True)(ids)
+    >>> model = SparseModel(ids, keras.layers.Dense(1, activation="sigmoid")(pooled))
+    >>> model.compile("adagrad", loss="binary_crossentropy")
+    >>> len(model.fit(np.array([[1, 2], [1, 3]]), np.array([0, 1]), verbose=0).history["loss"])
+    1
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is SparseModel and _functional_arguments(args, kwargs):
+            cls = FunctionalSparseModel
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if _functional_arguments(args, kwargs) and not isinstance(self, Functional):
+            # A subclass that hands inputs and outputs to its base, as Keras allows it to.
+            _make_functional(type(self))
+            FunctionalSparseModel.__init__(self, *args, **kwargs)
+        else:
+            super().__init__(*args, **kwargs)
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class FunctionalSparseModel(SparseModel, Functional):
+    """What `SparseModel(inputs, outputs)` makes."""
+
+
+def _functional_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return len(args) + ("inputs" in kwargs) + ("outputs" in kwargs) >= 2
+
+
+def _make_functional(cls: type) -> type:
+    """Put `FunctionalSparseModel` in the place of `SparseModel` among the bases of a class."""
+    if cls is SparseModel:
+        return FunctionalSparseModel
+    if issubclass(cls, SparseModel) and not issubclass(cls, FunctionalSparseModel):
+        cls.__bases__ = tuple(_make_functional(base) for base in cls.__bases__)
+    return cls

@@ -1,0 +1,151 @@
+"""Models of the user's own: functional, subclassed, saved, and the stock `keras.Model` beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dlrm import optimizers
+from keras_dlrm.layers import EmbeddingCollection
+from keras_dlrm.models import SparseModel
+from keras_dlrm.schema import Categorical, Schema
+
+SCHEMA = Schema(
+    categorical=[Categorical("a", 50), Categorical("b", 5, hotness=2, combiner="mean"), Categorical("c", 5, table="b")]
+)
+RNG = np.random.default_rng(0)
+# Few values, so that ids repeat in a batch; one column of the multi-hot pair is padded at times.
+IDS = np.stack([RNG.integers(0, 4, 24), RNG.integers(0, 5, 24), RNG.integers(-1, 5, 24), RNG.integers(0, 5, 24)], 1)
+AGE = RNG.random((24, 2)).astype("float32")
+X = {"ids": IDS, "age": AGE}
+Y = RNG.integers(0, 2, (24, 1)).astype("float32")
+
+
+def functional(kind=SparseModel):
+    ids, age = keras.Input((4,), dtype="int32", name="ids"), keras.Input((2,), name="age")
+    pooled = EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1, name="embeddings")(ids)
+    x = keras.layers.Concatenate()([pooled, age])
+    kernel = keras.initializers.RandomNormal(seed=2)
+    return kind({"ids": ids, "age": age}, keras.layers.Dense(1, "sigmoid", kernel_initializer=kernel)(x))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(SparseModel):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.embeddings = EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1, name="embeddings")
+        kernel = keras.initializers.RandomNormal(seed=2)
+        self.top = keras.layers.Dense(1, "sigmoid", kernel_initializer=kernel)
+
+    def build(self, input_shape):
+        self.embeddings.build((None, 4))
+        self.top.build((None, 11))
+
+    def call(self, inputs, training=None):
+        pooled = self.embeddings(inputs["ids"], training=training)
+        return self.top(keras.ops.concatenate([pooled, inputs["age"]], axis=1))
+
+
+class Handed(SparseModel):
+    """Hands inputs and outputs to its base."""
+
+    def __init__(self, inputs, outputs, **kwargs):
+        super().__init__(inputs, outputs, **kwargs)
+        self.mark = 7
+
+
+def trained(model, *compiled, **options):
+    model.compile(*compiled, **{"loss": "binary_crossentropy", "metrics": ["auc"], **options})
+    history = model.fit(X, Y, batch_size=10, epochs=3, shuffle=False, verbose=0).history
+    return history, model.get_weights()
+
+
+@pytest.mark.parametrize(
+    "make", [functional, Subclassed, lambda: functional(Handed)], ids=["functional", "sub", "both"]
+)
+@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
+def test_it_trains_like_the_stock_model_with_the_dense_optimizer(make, rule):
+    dense = {
+        "sgd": lambda: keras.optimizers.SGD(0.1),
+        "adagrad": lambda: keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.1, epsilon=1e-7),
+    }
+    stock, expected = trained(functional(keras.Model), dense[rule]())
+    history, weights = trained(make(), dense[rule]())
+    np.testing.assert_allclose(history["loss"], stock["loss"], rtol=1e-5)
+    for a, b in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_only_rows_of_the_batch_have_slots_that_move():
+    model = functional()
+    trained(model, optimizers.Adagrad(0.1))
+    slot = next(v for v in model.optimizer.rows.variables if v.shape == (55, 3))
+    moved = np.abs(keras.ops.convert_to_numpy(slot.value)).max(axis=1) > 0
+    assert set(np.flatnonzero(moved[:50])) == set(IDS[:, 0]) and moved[50:].all()
+
+
+def test_a_layer_called_twice_trains_like_one_with_twice_the_columns():
+    """The gradients of one row from both calls are summed before the rule squares them."""
+    columns = SCHEMA.categorical
+    again = [dataclasses.replace(c, name=c.name + "2", table=c.table_name) for c in columns]
+    doubled = Schema(categorical=[*columns, *again])
+
+    def end(once):
+        ids, other = (keras.Input((4,), dtype="int32", name=name) for name in ("ids", "other"))
+        layer = EmbeddingCollection(doubled if once else SCHEMA, 3, concatenate=True, seed=1)
+        if once:
+            pooled = layer(keras.layers.Concatenate()([ids, other]))
+        else:
+            pooled = keras.layers.Concatenate()([layer(ids), layer(other)])
+        dense = keras.layers.Dense(1, "sigmoid", kernel_initializer=keras.initializers.RandomNormal(seed=2))
+        model = SparseModel({"ids": ids, "other": other}, dense(pooled))
+        model.compile(optimizers.Adagrad(0.1), loss="binary_crossentropy")
+        model.fit({"ids": IDS, "other": IDS[::-1]}, Y, batch_size=12, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for a, b in zip(end(True), end(False), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [functional, Subclassed], ids=["functional", "subclassed"])
+def test_saved_and_loaded_it_goes_on_with_the_same_losses(make, tmp_path):
+    model = make()
+    trained(model, optimizers.Adam(0.01), embedding_optimizer=optimizers.RowwiseAdagrad(0.05))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert isinstance(loaded, SparseModel)
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-6)
+    losses = [m.fit(X, Y, batch_size=10, epochs=2, shuffle=False, verbose=0).history["loss"] for m in (model, loaded)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_a_subclass_that_is_functional_leaves_the_others_as_they_are():
+    both = functional(Handed)
+    assert both.mark == 7 and both.predict(X, verbose=0).shape == (24, 1)
+    assert SparseModel.__bases__[-1] is keras.Model
+    assert Subclassed().__class__.__mro__[1] is SparseModel
+
+
+def test_other_losses_outputs_and_sample_weights_are_keras_own():
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    pooled = EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1)(ids)
+    outputs = {
+        "click": keras.layers.Dense(1, "sigmoid", name="click")(pooled),
+        "time": keras.layers.Dense(1, name="time")(pooled),
+    }
+    model = SparseModel(ids, outputs)
+    model.compile("sgd", loss={"click": "binary_crossentropy", "time": "mse"}, weighted_metrics={"click": ["auc"]})
+    history = model.fit(
+        IDS, {"click": Y, "time": AGE[:, :1]}, sample_weight={"click": AGE[:, 0], "time": AGE[:, 1]}, verbose=0
+    )
+    assert np.isfinite(history.history["loss"]).all() and "click_auc" in history.history
+
+
+def test_what_is_not_defined_on_rows_is_refused():
+    with pytest.raises(ValueError, match="clipvalue"):
+        functional().compile(keras.optimizers.Adagrad(0.1, clipvalue=1.0), loss="mse")
+    with pytest.raises(ValueError, match="momentum"):
+        functional().compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
