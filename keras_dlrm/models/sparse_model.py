@@ -55,6 +55,7 @@ class SparseTraining(SparseStep):
             self.optimizer.build(self.trainable_variables)
 
     def get_compile_config(self: Any) -> dict[str, Any] | None:
+        """Arguments of `compile`, as a saved model holds them."""
         config = super().get_compile_config()  # type: ignore[misc]
         if config is not None:
             # What was asked, not what this backend made of "auto": another one may load the file.
@@ -62,6 +63,7 @@ class SparseTraining(SparseStep):
         return config
 
     def compile_from_config(self: Any, config: dict[str, Any]) -> None:
+        """Compile as a saved model was."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
