@@ -130,12 +130,12 @@ class EmbeddingCollection(keras.layers.Layer):
         local = ops.cast(ops.where(known, ids, ops.zeros_like(ids)), "int32")
         local = ops.where(known, local, ops.where(ops.equal(ids, PADDING), PADDING, oov))
         real = local >= 0
-        rows = lookup(table, ops.where(real, local + start, PADDING), training)
+        rows = ops.cast(lookup(table, ops.where(real, local + start, PADDING), training), "float32")
         factors = ops.cast(real, "float32")
         if weights is not None:
             # Not a product: a weight of NaN or infinity on padding must not reach the sum.
             factors = ops.where(real, ops.cast(weights, "float32"), ops.zeros_like(factors))
-        rows = ops.cast(rows, "float32") * ops.expand_dims(factors, -1)
+            rows = rows * ops.expand_dims(factors, -1)
         pooled = []
         position = 0
         for block in stack.blocks():

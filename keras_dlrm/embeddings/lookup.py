@@ -10,12 +10,16 @@ from typing import Any
 
 from keras import ops
 
+from keras_dlrm.columns import PADDING
 from keras_dlrm.embeddings import backend
 
 
 @dataclasses.dataclass
 class Lookup:
-    """One lookup of a step: the unique row ids asked of a table (-1: no row) and those rows, as a gradient's leaf."""
+    """One lookup of a step: the unique row ids asked of a table, without padding, and those rows, a gradient's leaf.
+
+    Where shapes are static (JAX) unused places at the end of `ids` hold a number beyond the table.
+    """
 
     table: Any
     ids: Any
@@ -35,11 +39,15 @@ class LookupTape:
 
     def lookup(self, table: Any, ids: Any) -> Any:
         """Rows of a table as `lookup` gives them, from unique rows that are kept as leaves of the gradient."""
-        unique_ids, inverse = backend.unique(ops.reshape(ids, (-1,)))
+        # Padding goes first, and so is the first of the unique ids on every backend: no row that could be updated.
+        padding = ops.full((1,), PADDING, dtype=ids.dtype)
+        unique_ids, inverse = backend.unique(ops.concatenate([padding, ops.reshape(ids, (-1,))]), table.shape[0])
+        unique_ids = unique_ids[1:]
         rows = self.leaf(len(self.lookups), backend.gather(table, unique_ids))
         self.lookups.append(Lookup(table, unique_ids, rows))
+        padded = ops.concatenate([ops.zeros((1, table.shape[1]), rows.dtype), rows])
         # The gradient of this gather sums the gradients of repeated ids.
-        return ops.take(rows, ops.reshape(inverse, ops.shape(ids)), axis=0)
+        return ops.take(padded, ops.reshape(inverse[1:], ops.shape(ids)), axis=0)
 
 
 _active = threading.local()
@@ -66,7 +74,7 @@ def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
 
     Args:
         table: Keras variable (rows, D).
-        ids: Integer tensor of row ids; -1 (no row) gives an arbitrary row that the caller must multiply by 0.
+        ids: Integer tensor of row ids; -1 (padding) gives zeros.
         training: Whether a gradient may be taken for the table.
 
     Returns:
@@ -75,8 +83,12 @@ def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
     tape = getattr(_active, "tape", None)
     if tape is not None and table.trainable:
         return tape.lookup(table, ids)
+    real = ops.expand_dims(ids >= 0, -1)
     ids = ops.maximum(ids, 0)
     if training and backend.REPEATS_ARE_WRONG:
-        unique_ids, inverse = backend.unique(ops.reshape(ids, (-1,)))
-        return ops.take(ops.take(table, unique_ids, axis=0), ops.reshape(inverse, ops.shape(ids)), axis=0)
-    return ops.take(table, ids, axis=0)
+        unique_ids, inverse = backend.unique(ops.reshape(ids, (-1,)), table.shape[0])
+        rows = ops.take(ops.take(table, unique_ids, axis=0), ops.reshape(inverse, ops.shape(ids)), axis=0)
+    else:
+        rows = ops.take(table, ids, axis=0)
+    # Not a product: 0 times an infinite row would not be 0.
+    return ops.where(real, rows, ops.zeros_like(rows))

@@ -43,13 +43,7 @@ class DotInteraction(keras.layers.Layer):
         features = _stack(inputs) if isinstance(inputs, (list, tuple)) else inputs
         if len(features.shape) != 3:
             raise ValueError(f"DotInteraction: the input has shape {tuple(features.shape)}; it must be (B, F, D).")
-        products = ops.matmul(features, ops.transpose(features, (0, 2, 1)))
-        keep = 1 if self.self_interaction else 0
-        # F slices and one concatenation are faster than an index gather and its scattered gradient.
-        rows = [products[:, i, : i + keep] for i in range(features.shape[1]) if i + keep > 0]
-        if not rows:
-            return products[:, 0, :0]
-        return ops.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
+        return _pairwise(features, 1 if self.self_interaction else 0)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         if isinstance(input_shape[0], (list, tuple)):
@@ -60,6 +54,38 @@ class DotInteraction(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "self_interaction": self.self_interaction}
+
+
+def _pairwise(features: Any, keep: int) -> Any:
+    """The lower triangle of T Tᵀ for T (B, F, D), row by row, with the diagonal if `keep` is 1."""
+    count = features.shape[1]
+    widths = [i + keep for i in range(count)]
+    if not sum(widths):
+        return features[:, 0, :0]
+
+    @ops.custom_gradient
+    def triangle(features: Any) -> Any:
+        products = ops.matmul(features, ops.transpose(features, (0, 2, 1)))
+        # Slices and one concatenation are faster than an index gather.
+        rows = [products[:, i, :width] for i, width in enumerate(widths) if width]
+        out = ops.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
+
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            # Of F slices TensorFlow would make F gradients of the size of T Tᵀ and add them up.
+            upstream = args[0] if upstream is None else upstream
+            pieces, start = [], 0
+            for width in widths:
+                if width:
+                    pieces.append(upstream[:, start : start + width])
+                if width < count:
+                    pieces.append(ops.zeros_like(products[:, 0, : count - width]))
+                start += width
+            lower = ops.reshape(ops.concatenate(pieces, axis=1), ops.shape(products))
+            return ops.matmul(lower + ops.transpose(lower, (0, 2, 1)), features)
+
+        return out, gradient
+
+    return triangle(features)
 
 
 def _stack(tensors: Sequence[Any]) -> Any:

@@ -2,9 +2,11 @@
 
 Each adapter has the same functions:
 
-- `unique(ids)` → `(unique_ids, inverse)` of a flat id tensor; JAX pads `unique_ids` with -1 to a static size.
+- `unique(ids, beyond)` → `(unique_ids, inverse)` of a flat id tensor. The first id, where it is also the smallest, stays
+  the first. JAX fills `unique_ids` up with `beyond`, a number that is no row, to a static size.
 - `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
-- `scatter(variable, ids, rows)` writes rows whose id is not negative; ids do not repeat.
+- `scatter(variable, ids, rows)` writes rows; ids do not repeat, but for those beyond the table, which are left out.
+- `constant(tensor)` → the tensor, without its gradient.
 - `sum_by(values, index, count)` → values (n, …) with equal index summed into (count, …).
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
 
@@ -18,6 +20,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_dlrm.embeddings.backend.tensorflow import (
         REPEATS_ARE_WRONG,
         UNDER_XLA,
+        constant,
         densify,
         gather,
         scatter,
@@ -25,11 +28,21 @@ if keras.backend.backend() == "tensorflow":
         unique,
     )
 elif keras.backend.backend() == "jax":
-    from keras_dlrm.embeddings.backend.jax import REPEATS_ARE_WRONG, UNDER_XLA, densify, gather, scatter, sum_by, unique
+    from keras_dlrm.embeddings.backend.jax import (
+        REPEATS_ARE_WRONG,
+        UNDER_XLA,
+        constant,
+        densify,
+        gather,
+        scatter,
+        sum_by,
+        unique,
+    )
 elif keras.backend.backend() == "torch":
     from keras_dlrm.embeddings.backend.torch import (
         REPEATS_ARE_WRONG,
         UNDER_XLA,
+        constant,
         densify,
         gather,
         scatter,
@@ -42,4 +55,4 @@ else:
         "set KERAS_BACKEND."
     )
 
-__all__ = ["REPEATS_ARE_WRONG", "UNDER_XLA", "densify", "gather", "scatter", "sum_by", "unique"]
+__all__ = ["REPEATS_ARE_WRONG", "UNDER_XLA", "constant", "densify", "gather", "scatter", "sum_by", "unique"]

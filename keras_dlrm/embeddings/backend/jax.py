@@ -11,18 +11,20 @@ UNDER_XLA = True
 REPEATS_ARE_WRONG = False
 
 
-def unique(ids: Any) -> tuple[Any, Any]:
-    return jnp.unique(ids, return_inverse=True, size=ids.shape[0], fill_value=-1)
+def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
+    return jnp.unique(ids, return_inverse=True, size=ids.shape[0], fill_value=beyond)
 
 
 def gather(variable: Any, ids: Any) -> Any:
-    return jax.lax.stop_gradient(jnp.take(variable.value, jnp.maximum(ids, 0), axis=0, mode="clip"))
+    return jax.lax.stop_gradient(jnp.take(variable.value, ids, axis=0, mode="clip"))
 
 
 def scatter(variable: Any, ids: Any, rows: Any) -> None:
-    table = variable.value
-    # A negative index would wrap to the last row; one past the end is dropped.
-    variable.assign(table.at[jnp.where(ids < 0, table.shape[0], ids)].set(rows, mode="drop"))
+    variable.assign(variable.value.at[ids].set(rows, mode="drop"))
+
+
+def constant(tensor: Any) -> Any:
+    return jax.lax.stop_gradient(tensor)
 
 
 def sum_by(values: Any, index: Any, count: int) -> Any:

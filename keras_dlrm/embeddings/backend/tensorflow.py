@@ -12,19 +12,21 @@ UNDER_XLA = False
 REPEATS_ARE_WRONG = True
 
 
-def unique(ids: Any) -> tuple[Any, Any]:
+def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
     return tf.unique(ids)
 
 
 def gather(variable: Any, ids: Any) -> Any:
     # A gather from the resource reads the rows only; reading the variable first would copy the table.
-    return tf.stop_gradient(tf.gather(variable.value, tf.maximum(ids, 0)))
+    return tf.stop_gradient(tf.gather(variable.value, ids))
 
 
 def scatter(variable: Any, ids: Any, rows: Any) -> None:
-    real = ids >= 0
-    update = tf.IndexedSlices(tf.boolean_mask(rows, real), tf.boolean_mask(ids, real))
-    variable.value.scatter_update(update)
+    variable.value.scatter_update(tf.IndexedSlices(rows, ids))
+
+
+def constant(tensor: Any) -> Any:
+    return tf.stop_gradient(tensor)
 
 
 def sum_by(values: Any, index: Any, count: Any) -> Any:

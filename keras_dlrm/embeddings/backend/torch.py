@@ -10,18 +10,21 @@ UNDER_XLA = True
 REPEATS_ARE_WRONG = False
 
 
-def unique(ids: Any) -> tuple[Any, Any]:
+def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
     return torch.unique(ids, return_inverse=True)
 
 
 def gather(variable: Any, ids: Any) -> Any:
-    return variable.value.detach().index_select(0, ids.clamp(min=0))
+    return variable.value.detach().index_select(0, ids)
 
 
 def scatter(variable: Any, ids: Any, rows: Any) -> None:
-    real = ids >= 0
     with torch.no_grad():
-        variable.value.index_copy_(0, ids[real].long(), rows[real].to(variable.value.dtype))
+        variable.value.index_copy_(0, ids.long(), rows.to(variable.value.dtype))
+
+
+def constant(tensor: Any) -> Any:
+    return tensor.detach()
 
 
 def sum_by(values: Any, index: Any, count: int) -> Any:

@@ -110,11 +110,13 @@ class Hybrid(keras.optimizers.Optimizer):
                 by_table.setdefault(id(lookup.table), []).append((lookup, backend.densify(gradient)))
         for group in by_table.values():
             ids, gradient = group[0][0].ids, group[0][1]
+            table, rows = group[0][0].table, group[0][0].rows
             if len(group) > 1:
                 # The table was looked up more than once in the step: one row may have several gradients.
-                ids, index = backend.unique(ops.concatenate([lookup.ids for lookup, _ in group]))
+                ids, index = backend.unique(ops.concatenate([lookup.ids for lookup, _ in group]), table.shape[0])
                 gradient = backend.sum_by(ops.concatenate([g for _, g in group]), index, ops.shape(ids)[0])
-            self.rows.update_rows(group[0][0].table, ids, gradient)
+                rows = None
+            self.rows.update_rows(table, ids, gradient, rows)
         self.rows.advance()
 
     def _apply_dense(self, pairs: list[tuple[Any, Any]]) -> None:

@@ -90,17 +90,19 @@ class RowRule(keras.optimizers.Optimizer):
         for name, slot in slots.items():
             self.assign(slot, changed[name])
 
-    def update_rows(self, table: Any, ids: Any, gradient: Any) -> None:
+    def update_rows(self, table: Any, ids: Any, gradient: Any, rows: Any = None) -> None:
         """Update the rows `ids` of a table and their slots; nothing else is read or written.
 
         Args:
             table: Stacked table, a Keras variable (rows, D) that this rule was built with.
-            ids: (n,) unique row ids; negative ones are left out.
+            ids: (n,) unique row ids.
             gradient: (n, D) gradient of each row, summed over repeats.
+            rows: (n, D) the rows, where they are at hand.
         """
         slots = self._slots[self._get_variable_index(table)]
         held = {name: backend.gather(slot, ids) for name, slot in slots.items()}
-        rows, changed = self._apply_rule(backend.gather(table, ids), gradient, held, self.learning_rate)
+        rows = backend.gather(table, ids) if rows is None else backend.constant(rows)
+        rows, changed = self._apply_rule(rows, gradient, held, self.learning_rate)
         backend.scatter(table, ids, ops.cast(rows, table.dtype))
         for name, slot in slots.items():
             backend.scatter(slot, ids, changed[name])

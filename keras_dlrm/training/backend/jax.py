@@ -112,7 +112,7 @@ class SparseStep:
             taken[:] = [lookup.table for lookup in tape.lookups]
             updated = [scope.get_current_value(v) for v in self.non_trainable_variables]
             counted = [scope.get_current_value(v) for v in self.metrics_variables]
-            return loss, (y_pred, updated, counted, [lookup.ids for lookup in tape.lookups])
+            return loss, (y_pred, updated, counted, [(lookup.ids, lookup.rows) for lookup in tape.lookups])
 
         # The gradient of rows is the gradient of zeros that are added to them. How many lookups there are, and of
         # what shape, is known only after the forward pass, so that one is traced (not run) first.
@@ -127,8 +127,8 @@ class SparseStep:
         step = jax.value_and_grad(
             lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
         )
-        (loss, (y_pred, non_trainable, metrics, ids)), (grads, row_grads) = step(dense, zeros)
-        lookups = [Lookup(table, i, None) for table, i in zip(taken, ids, strict=True)]
+        (loss, (y_pred, non_trainable, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
+        lookups = [Lookup(table, *pair) for table, pair in zip(taken, looked_up, strict=True)]
 
         mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
         with keras.StatelessScope(mapping) as scope:
