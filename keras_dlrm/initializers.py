@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -89,16 +89,26 @@ class StackedTables(_NumpyInitializer):
         self.scale = scale
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        out = np.empty(shape, dtype=np.float32)
-        start = 0
+        return next(self.parts(shape[1], shape[0]))[1]
+
+    def parts(self, width: int, rows: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
+        """The values in parts of at most `rows` rows, `(first row, float32 (n, width))`; the same however they are cut."""
+        total = sum(self.sizes)
+        part, first, filled = np.empty((min(rows, total), width), np.float32), 0, 0
         for table, size in zip(self.numbers, self.sizes, strict=True):
-            rows = out[start : start + size]
-            np.random.default_rng([*self.seed, table]).random(dtype=np.float32, out=rows)
+            rng = np.random.default_rng([*self.seed, table])
             half_width = np.float32(math.sqrt(1.0 / size) if self.scale is None else self.scale)
-            rows -= np.float32(0.5)
-            rows *= 2 * half_width
-            start += size
-        return out
+            done = 0
+            while done < size:
+                some = part[filled : filled + size - done]
+                rng.random(dtype=np.float32, out=some)
+                some -= np.float32(0.5)
+                some *= 2 * half_width
+                done, filled = done + len(some), filled + len(some)
+                if filled == len(part):
+                    yield first, part
+                    first, filled = first + filled, 0
+                    part = np.empty((min(rows, total - first), width), np.float32)
 
     def get_config(self) -> dict[str, Any]:
         return {"sizes": self.sizes, "numbers": self.numbers, "scale": self.scale, **super().get_config()}

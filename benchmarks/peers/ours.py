@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -55,3 +56,4 @@ def one_epoch() -> int:
 
 
 serve(one_epoch)
+print("peak", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

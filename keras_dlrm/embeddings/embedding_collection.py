@@ -84,20 +84,24 @@ class EmbeddingCollection(keras.layers.Layer):
         self.supports_jit = backend.UNDER_XLA
 
     def build(self, input_shape: Any = None) -> None:
+        in_parts = backend.can_write()
         numbers = {name: i for i, name in enumerate(self.schema.table_sizes)}
         for stack in self.stacks:
+            initial = StackedTables(stack.sizes, [numbers[name] for name in stack.tables], self.init_scale, self.seed)
             table = self.add_weight(
                 name=f"tables_{stack.width}",
                 shape=(stack.rows, stack.width),
-                initializer=StackedTables(
-                    stack.sizes, [numbers[name] for name in stack.tables], self.init_scale, self.seed
-                ),
+                initializer="zeros" if in_parts else initial,
                 # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
                 autocast=False,
                 dtype="float32",
             )
             # Tells the optimizer that this variable is updated row by row.
             table.is_embedding_table = True
+            if in_parts:
+                # Part by part, so that building a model takes no more memory than its tables.
+                for start, rows in initial.parts(stack.width):
+                    backend.write(table, start, rows)
             self.tables.append(table)
         self.built = True
 
@@ -164,9 +168,8 @@ class EmbeddingCollection(keras.layers.Layer):
         """Logical tables: name → float32 (rows, D), copies in schema order."""
         found = {}
         for stack, variable in zip(self.stacks, self.tables, strict=True):
-            values = ops.convert_to_numpy(variable.value)
             for name, (start, size) in stack.tables.items():
-                found[name] = np.array(values[start : start + size])
+                found[name] = backend.read(variable, start, start + size)
         return {name: found[name] for name in self.schema.table_sizes}
 
     def set_embedding_tables(self, tables: Mapping[str, Any]) -> None:
@@ -188,14 +191,9 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"set_embedding_tables: table {name!r} has shape {np.shape(tables[name])}; it must be {known[name]}."
                 )
         for stack, variable in zip(self.stacks, self.tables, strict=True):
-            touched = [name for name in stack.tables if name in tables]
-            if not touched:
-                continue
-            values = np.array(ops.convert_to_numpy(variable.value))
-            for name in touched:
-                start, size = stack.tables[name]
-                values[start : start + size] = np.asarray(tables[name])
-            variable.assign(values)
+            for name, (start, _) in stack.tables.items():
+                if name in tables:
+                    backend.write(variable, start, np.asarray(tables[name], dtype=np.float32))
 
     def save_own_variables(self, store: Any) -> None:
         for name, rows in self.embedding_tables().items():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from keras_dlrm.initializers import StackedTables
 from keras_dlrm.layers import EmbeddingCollection
 from keras_dlrm.schema import Categorical, Schema
 
@@ -327,3 +328,21 @@ def test_bad_options_are_refused(make, words):
         make()
     for word in words:
         assert word in str(caught.value)
+
+
+def test_initial_rows_are_the_same_in_parts_and_in_another_stack():
+    """A table's first rows depend on the seed and its place in the schema, not on what it is stacked with."""
+    sizes = [5, 1, 9, 4]
+    whole = StackedTables(sizes, [0, 1, 2, 3], seed=3)
+    values = whole.draw(np.random.default_rng(0), (sum(sizes), 2))
+    for rows in (1, 3, 7, 100):
+        parts = list(whole.parts(2, rows))
+        assert [len(part) for _, part in parts] == [min(rows, 19 - first) for first, _ in parts]
+        np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), values)
+    third = StackedTables([9], [2], seed=3).draw(np.random.default_rng(0), (9, 2))
+    np.testing.assert_array_equal(third, values[6:15])
+    layer = EmbeddingCollection(SCHEMA, 3, seed=3)
+    layer.build()
+    by_width = EmbeddingCollection(SCHEMA, {"a": 3, "b": 2, "c": 3}, concatenate=True, seed=3)
+    by_width.build()
+    np.testing.assert_array_equal(layer.embedding_tables()["a"], by_width.embedding_tables()["a"])

@@ -6,6 +6,9 @@ Each adapter has the same functions:
   the first. JAX fills `unique_ids` up with `beyond`, a number that is no row, to a static size.
 - `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
 - `scatter(variable, ids, rows)` writes rows; ids do not repeat, but for those beyond the table, which are left out.
+- `read(variable, start, stop)` → a NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
+  `start` on by NumPy ones. Neither needs memory for more than those rows.
+- `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
 - `constant(tensor)` → the tensor, without its gradient.
 - `sum_by(values, index, count)` → values (n, …) with equal index summed into (count, …).
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
@@ -20,34 +23,43 @@ if keras.backend.backend() == "tensorflow":
     from keras_dlrm.embeddings.backend.tensorflow import (
         REPEATS_ARE_WRONG,
         UNDER_XLA,
+        can_write,
         constant,
         densify,
         gather,
+        read,
         scatter,
         sum_by,
         unique,
+        write,
     )
 elif keras.backend.backend() == "jax":
     from keras_dlrm.embeddings.backend.jax import (
         REPEATS_ARE_WRONG,
         UNDER_XLA,
+        can_write,
         constant,
         densify,
         gather,
+        read,
         scatter,
         sum_by,
         unique,
+        write,
     )
 elif keras.backend.backend() == "torch":
     from keras_dlrm.embeddings.backend.torch import (
         REPEATS_ARE_WRONG,
         UNDER_XLA,
+        can_write,
         constant,
         densify,
         gather,
+        read,
         scatter,
         sum_by,
         unique,
+        write,
     )
 else:
     raise ImportError(
@@ -55,4 +67,16 @@ else:
         "set KERAS_BACKEND."
     )
 
-__all__ = ["REPEATS_ARE_WRONG", "UNDER_XLA", "constant", "densify", "gather", "scatter", "sum_by", "unique"]
+__all__ = [
+    "REPEATS_ARE_WRONG",
+    "UNDER_XLA",
+    "can_write",
+    "constant",
+    "densify",
+    "gather",
+    "read",
+    "scatter",
+    "sum_by",
+    "unique",
+    "write",
+]

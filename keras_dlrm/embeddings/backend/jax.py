@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+# Keras exports no name for it.
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 UNDER_XLA = True
 REPEATS_ARE_WRONG = False
@@ -33,3 +38,24 @@ def sum_by(values: Any, index: Any, count: int) -> Any:
 
 def densify(gradient: Any) -> Any:
     return gradient
+
+
+def read(variable: Any, start: int, stop: int) -> np.ndarray:
+    return np.array(variable.value[start:stop])
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(table: Any, rows: Any, start: Any) -> Any:
+    return jax.lax.dynamic_update_slice_in_dim(table, rows, start, 0)
+
+
+def can_write() -> bool:
+    return not in_stateless_scope()
+
+
+def write(variable: Any, start: int, rows: np.ndarray) -> None:
+    if rows.shape == variable.shape:
+        variable.assign(rows)
+    else:
+        # Donated, so that it is written in place.
+        variable.assign(_written(variable.value, rows, start))

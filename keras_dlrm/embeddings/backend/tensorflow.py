@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+# Keras exports no name for it.
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 # Measured on TensorFlow 2.21: compiled by XLA, one Adagrad step with repeated ids ends at other weights than without.
 UNDER_XLA = False
@@ -35,3 +39,17 @@ def sum_by(values: Any, index: Any, count: Any) -> Any:
 
 def densify(gradient: Any) -> Any:
     return tf.convert_to_tensor(gradient)
+
+
+def read(variable: Any, start: int, stop: int) -> np.ndarray:
+    # A slice of the variable would copy all of it first; a gather reads the rows asked for.
+    return tf.gather(variable.value, tf.range(start, stop)).numpy()
+
+
+def can_write() -> bool:
+    return not in_stateless_scope() and tf.executing_eagerly()
+
+
+def write(variable: Any, start: int, rows: np.ndarray) -> None:
+    ids = tf.range(start, start + len(rows))
+    variable.value.scatter_update(tf.IndexedSlices(tf.convert_to_tensor(rows), ids))

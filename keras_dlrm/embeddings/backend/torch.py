@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+
+# Keras exports no name for it.
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 UNDER_XLA = True
 REPEATS_ARE_WRONG = False
@@ -34,3 +38,16 @@ def sum_by(values: Any, index: Any, count: int) -> Any:
 
 def densify(gradient: Any) -> Any:
     return gradient
+
+
+def read(variable: Any, start: int, stop: int) -> np.ndarray:
+    return variable.value[start:stop].detach().cpu().numpy().copy()
+
+
+def can_write() -> bool:
+    return not in_stateless_scope()
+
+
+def write(variable: Any, start: int, rows: np.ndarray) -> None:
+    with torch.no_grad():
+        variable.value[start : start + len(rows)] = torch.as_tensor(rows, device=variable.value.device)
