@@ -83,6 +83,11 @@ class EmbeddingCollection(keras.layers.Layer):
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
         self.supports_jit = backend.UNDER_XLA
 
+    @property
+    def positions(self) -> list[int]:
+        """For each stack of tables, how many ids of an example are looked up in it."""
+        return [sum(c.hotness for c in stack.columns) for stack in self.stacks]
+
     def build(self, input_shape: Any = None) -> None:
         in_parts = backend.can_write()
         numbers = {name: i for i, name in enumerate(self.schema.table_sizes)}

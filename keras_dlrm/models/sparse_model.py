@@ -10,6 +10,8 @@ from keras import ops
 # Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
 from keras.src.models.functional import Functional
 
+from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.rules.hybrid import Hybrid
 from keras_dlrm.training.backend import SparseStep
 
@@ -68,6 +70,47 @@ class SparseTraining(SparseStep):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def fit(self: Any, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: gradients are to be accumulated over batches whose size cannot be seen beforehand.
+        """
+        self.make_room(x, batch_size)
+        return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
+
+    def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`."""
+        self.make_room(x, len(keras.tree.flatten(x)[0]))
+        return super().train_on_batch(x, *args, **kwargs)  # type: ignore[misc]
+
+    def make_room(self: Any, x: Any, batch_size: int | None = None) -> None:
+        """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.
+
+        Args:
+            x: What `fit` is given.
+            batch_size: Rows of a batch, where `x` holds arrays.
+
+        Raises:
+            ValueError: `x` does not show the size of its batches.
+        """
+        if self.optimizer is None or not self.optimizer.dense.gradient_accumulation_steps:
+            return
+        rows = _batch_size(x, batch_size)
+        if not self.built:
+            raise ValueError(
+                f"{self.name}: gradient_accumulation_steps needs a model that is built; call it on a batch before fit."
+            )
+        self.optimizer.build(self.trainable_variables)
+        layers = [layer for layer in self._flatten_layers() if isinstance(layer, EmbeddingCollection)]
+        needs: dict[int, int] = {}
+        for layer in layers:
+            calls = max(1, len(layer._inbound_nodes))  # of a functional model; several share one table
+            for table, positions in zip(layer.tables, layer.positions, strict=True):
+                needs[id(table)] = rows * positions * calls
+        tables = [v for v in self.trainable_variables if is_table(v)]
+        self.optimizer.make_room([needs[id(table)] for table in tables])
+
     def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
         y_pred = self(x, training=training)
@@ -122,6 +165,23 @@ class SparseModel(SparseTraining, keras.Model):
 @keras.saving.register_keras_serializable("keras_dlrm")
 class FunctionalSparseModel(SparseModel, Functional):
     """What `SparseModel(inputs, outputs)` makes."""
+
+
+def _batch_size(x: Any, batch_size: int | None) -> int:
+    if isinstance(getattr(x, "batch_size", None), int):  # a split's dataset, torch's DataLoader
+        return int(x.batch_size)
+    if isinstance(x, keras.utils.PyDataset):
+        return len(keras.tree.flatten(x[0])[0])
+    if hasattr(x, "element_spec"):  # tf.data
+        rows = keras.tree.flatten(x.element_spec)[0].shape[0]
+        return len(keras.tree.flatten(next(iter(x)))[0]) if rows is None else int(rows)
+    leaves = keras.tree.flatten(x)
+    if all(hasattr(leaf, "shape") for leaf in leaves):
+        return min(batch_size or 32, len(leaves[0]))
+    raise ValueError(
+        f"fit: gradient_accumulation_steps needs to know the size of a batch, which {type(x).__name__} does not show; give "
+        "arrays, a PyDataset, a tf.data.Dataset or a DataLoader."
+    )
 
 
 def _functional_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

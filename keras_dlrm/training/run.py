@@ -70,6 +70,7 @@ def train(
         valid, output / MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
     )
     state = Resume(output / STATE, experiment.checkpoint_steps, batches, [best])
+    model.make_room(part.dataset(experiment.batch_size))
     if resume and state.restore(model, part.take(slice(0, 2))):
         console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
     if state.epoch < experiment.epochs and not best.stopped:

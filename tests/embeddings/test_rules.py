@@ -314,7 +314,6 @@ def test_keras_optimizers_are_followed_with_their_options():
         (lambda: keras.optimizers.AdamW(0.1), "AdamW"),
         (lambda: keras.optimizers.RMSprop(0.1), "RMSprop"),
         (lambda: keras.optimizers.Adam(0.1, loss_scale_factor=2.0), "loss_scale_factor=2.0"),
-        (lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=2), "gradient_accumulation_steps=2"),
     ],
 )  # fmt: skip
 def test_what_rows_cannot_follow_is_refused_with_what_to_pass(optimizer, words):
@@ -328,7 +327,6 @@ def test_what_rows_cannot_follow_is_refused_with_what_to_pass(optimizer, words):
     [
         (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "mixed_bfloat16"),
         (lambda: keras.optimizers.Adam(0.1, loss_scale_factor=2.0), "mixed_bfloat16"),
-        (lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=2), "steps=2.*batch size"),
     ],
 )
 def test_what_cannot_be_split_is_refused_even_beside_a_rule(optimizer, words):

@@ -149,3 +149,55 @@ def test_what_is_not_defined_on_rows_is_refused():
         functional().compile(keras.optimizers.Adagrad(0.1, clipvalue=1.0), loss="mse")
     with pytest.raises(ValueError, match="momentum"):
         functional().compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
+
+
+ACCUMULATED = {
+    "sgd": lambda k: (keras.optimizers.SGD(0.1, gradient_accumulation_steps=k), None),
+    "adagrad": lambda k: (keras.optimizers.Adagrad(0.1, gradient_accumulation_steps=k), None),
+    "rowwise": lambda k: (keras.optimizers.Adam(0.01, gradient_accumulation_steps=k), optimizers.RowwiseAdagrad(0.1)),
+    "adam, l2": lambda k: (keras.optimizers.Adam(0.01, gradient_accumulation_steps=k), optimizers.Adam(0.01, l2=0.1)),
+}
+
+
+@pytest.mark.parametrize("name", ACCUMULATED)
+def test_batches_accumulated_are_one_batch(name):
+    """Three batches of 8 rows to an update make the updates of batches of 24, whose loss is the mean of theirs."""
+    ends = []
+    for steps, batch_size in ((None, 24), (3, 8)):
+        model = functional()
+        dense, rows = ACCUMULATED[name](steps)
+        model.compile(dense, loss="binary_crossentropy", embedding_optimizer=rows)
+        model.fit(X, Y, batch_size=batch_size, epochs=4, shuffle=False, verbose=0)
+        ends.append(model.get_weights())
+        assert int(keras.ops.convert_to_numpy(model.optimizer.rows.iterations)) == 4
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_between_updates_nothing_moves_and_a_saved_model_goes_on_in_the_middle(tmp_path):
+    model = functional()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), loss="binary_crossentropy")
+    start = model.get_weights()
+    part = {name: values[:8] for name, values in X.items()}
+    model.train_on_batch(part, Y[:8])
+    for a, b in zip(model.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    ends = []
+    for each in (model, loaded):
+        each.train_on_batch({name: values[8:14] for name, values in X.items()}, Y[8:14])
+        ends.append(each.get_weights())
+    assert max(np.abs(a - b).max() for a, b in zip(ends[0], start, strict=True)) > 1e-4
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_accumulation_says_what_it_needs():
+    model = functional()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), loss="binary_crossentropy")
+    with pytest.raises(ValueError, match="size of a batch, which generator does not show"):
+        model.fit((pair for pair in [(X, Y)]), verbose=0)
+    model.fit(X, Y, batch_size=8, verbose=0)
+    with pytest.raises(ValueError, match="largest batch first"):
+        model.fit(X, Y, batch_size=16, verbose=0)

@@ -9,6 +9,7 @@ Each adapter has the same functions:
 - `read(variable, start, stop)` → a NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
   `start` on by NumPy ones. Neither needs memory for more than those rows.
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
+- `within(ids, values, rows)` → ids below `rows`, and their values; JAX leaves the others in, for `scatter` to leave out.
 - `constant(tensor)` → the tensor, without its gradient.
 - `sum_by(values, index, count)` → values (n, …) with equal index summed into (count, …).
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
@@ -31,6 +32,7 @@ if keras.backend.backend() == "tensorflow":
         scatter,
         sum_by,
         unique,
+        within,
         write,
     )
 elif keras.backend.backend() == "jax":
@@ -45,6 +47,7 @@ elif keras.backend.backend() == "jax":
         scatter,
         sum_by,
         unique,
+        within,
         write,
     )
 elif keras.backend.backend() == "torch":
@@ -59,6 +62,7 @@ elif keras.backend.backend() == "torch":
         scatter,
         sum_by,
         unique,
+        within,
         write,
     )
 else:
@@ -78,5 +82,6 @@ __all__ = [
     "scatter",
     "sum_by",
     "unique",
+    "within",
     "write",
 ]

@@ -28,6 +28,10 @@ def scatter(variable: Any, ids: Any, rows: Any) -> None:
     variable.assign(variable.value.at[ids].set(rows, mode="drop"))
 
 
+def within(ids: Any, values: Any, rows: int) -> tuple[Any, Any]:
+    return ids, values
+
+
 def constant(tensor: Any) -> Any:
     return jax.lax.stop_gradient(tensor)
 

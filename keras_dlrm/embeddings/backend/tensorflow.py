@@ -29,6 +29,11 @@ def scatter(variable: Any, ids: Any, rows: Any) -> None:
     variable.value.scatter_update(tf.IndexedSlices(rows, ids))
 
 
+def within(ids: Any, values: Any, rows: int) -> tuple[Any, Any]:
+    real = ids < rows
+    return tf.boolean_mask(ids, real), tf.boolean_mask(values, real)
+
+
 def constant(tensor: Any) -> Any:
     return tf.stop_gradient(tensor)
 

@@ -27,6 +27,11 @@ def scatter(variable: Any, ids: Any, rows: Any) -> None:
         variable.value.index_copy_(0, ids.long(), rows.to(variable.value.dtype))
 
 
+def within(ids: Any, values: Any, rows: int) -> tuple[Any, Any]:
+    real = ids < rows
+    return ids[real], values[real]
+
+
 def constant(tensor: Any) -> Any:
     return tensor.detach()
 

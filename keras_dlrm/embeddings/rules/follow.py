@@ -27,7 +27,6 @@ _EXTRAS = (
     "global_clipnorm",
     "use_ema",
     "loss_scale_factor",
-    "gradient_accumulation_steps",
 )
 
 

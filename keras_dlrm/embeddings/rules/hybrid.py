@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.lookup import Lookup, is_table
+from keras_dlrm.embeddings.rules.accumulation import RowAccumulator
 from keras_dlrm.embeddings.rules.follow import RULES, follow, get
 from keras_dlrm.embeddings.rules.rule import RowRule
 
@@ -29,8 +31,7 @@ class Hybrid(keras.optimizers.Optimizer):
         name: Name of the optimizer.
 
     Raises:
-        ValueError: the dense optimizer clips by the global norm, accumulates gradients over steps or scales the loss, or
-            no rule follows it.
+        ValueError: the dense optimizer clips by the global norm or scales the loss, or no rule follows it.
 
     Example:
 
@@ -51,11 +52,6 @@ class Hybrid(keras.optimizers.Optimizer):
             raise ValueError(
                 "optimizer: loss scaling is not defined on embedding rows; train in mixed_bfloat16, which needs none."
             )
-        if self.dense.gradient_accumulation_steps:
-            raise ValueError(
-                f"optimizer: gradient_accumulation_steps={self.dense.gradient_accumulation_steps} is not defined on "
-                "embedding rows; use a larger batch size."
-            )
         if self.dense.global_clipnorm:
             raise ValueError(
                 f"optimizer: global_clipnorm={self.dense.global_clipnorm} would leave out the gradients of embedding rows; "
@@ -64,7 +60,10 @@ class Hybrid(keras.optimizers.Optimizer):
         self.rows: RowRule = follow(self.dense) if rows is None else get(rows)
         if self.rows is self.dense:
             self.rows = follow(self.dense)
+        # The rows' updates and step counts are those of the dense part.
+        self.rows.gradient_accumulation_steps = self.dense.gradient_accumulation_steps
         self.ratio = self._first_ratio() if ratio is None else ratio
+        self._accumulators: list[RowAccumulator] = []
 
     def _first_ratio(self) -> float | None:
         rates = [optimizer._learning_rate for optimizer in (self.rows, self.dense)]
@@ -81,8 +80,38 @@ class Hybrid(keras.optimizers.Optimizer):
         self.rows.build(tables)
         super().build(list(variables))
 
+    def make_room(self, lookups: Sequence[int]) -> None:
+        """Make the variables that accumulate gradients of rows, if that was asked for and they are not there.
+
+        Args:
+            lookups: For each table, the most rows that a batch looks up.
+
+        Raises:
+            ValueError: the variables are there, for smaller batches.
+        """
+        steps = self.dense.gradient_accumulation_steps
+        if not steps:
+            return
+        for have, need in zip(self._accumulators, lookups, strict=False):
+            if have.lookups < need:
+                raise ValueError(
+                    f"optimizer: a batch looks up {need} rows, but gradients are accumulated for at most {have.lookups}, as "
+                    "many as the first batch could; put the largest batch first, or compile again."
+                )
+        if not self._accumulators:
+            tables = self.rows._trainable_variables
+            # Of the rows' optimizer, so that they are saved and carried with its slots.
+            self._accumulators = [
+                RowAccumulator(self.rows, table, steps, n) for table, n in zip(tables, lookups, strict=True)
+            ]
+
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Update all variables from dense gradients, the tables' included."""
+        if self.dense.gradient_accumulation_steps:
+            raise ValueError(
+                "optimizer: gradient_accumulation_steps works on embedding rows in kd.models.SparseModel and the models of "
+                "this package; a stock keras.Model hands over gradients of whole tables."
+            )
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         self.build(variables)
         pairs = list(zip(grads, variables, strict=True))
@@ -103,6 +132,8 @@ class Hybrid(keras.optimizers.Optimizer):
             lookups: The lookups of the step.
             row_grads: For each lookup, the gradient of its rows (n, D).
         """
+        steps = self.dense.gradient_accumulation_steps
+        place = self.dense._iterations % steps if steps else None
         self._apply_dense(list(zip(grads, variables, strict=True)))
         by_table: dict[int, list[tuple[Lookup, Any]]] = {}
         for lookup, gradient in zip(lookups, row_grads, strict=True):
@@ -116,6 +147,10 @@ class Hybrid(keras.optimizers.Optimizer):
                 ids, index = backend.unique(ops.concatenate([lookup.ids for lookup, _ in group]), table.shape[0])
                 gradient = backend.sum_by(ops.concatenate([g for _, g in group]), index, ops.shape(ids)[0])
                 rows = None
+            if steps:
+                accumulator = self._accumulators[self.rows._get_variable_index(table)]
+                accumulator.add(ids, gradient, place)
+                (ids, gradient), rows = accumulator.mean(ops.equal(place, steps - 1)), None
             self.rows.update_rows(table, ids, gradient, rows)
         self.rows.advance()
 
@@ -154,10 +189,12 @@ class Hybrid(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         # Keras saves the two parts, which are attributes; here they would be written a second time.
-        pass
+        if self._accumulators:
+            store["room"] = np.array([accumulator.lookups for accumulator in self._accumulators])
 
     def load_own_variables(self, store: Any) -> None:
-        pass
+        if "room" in set(store.keys()):
+            self.make_room([int(n) for n in np.asarray(store["room"])])
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         self.dense.finalize_variable_values([v for v in var_list if not is_table(v)])

@@ -112,7 +112,7 @@ class RowRule(keras.optimizers.Optimizer):
         gradient = ops.cast(gradient, "float32")
         if self.l2:
             gradient = gradient + self.l2 * rows
-        step = ops.cast(self._iterations + 1, "float32")
+        step = ops.cast(self.iterations + 1, "float32")
         slots = {name: ops.convert_to_tensor(slot) for name, slot in slots.items()}
         return self.update(rows, gradient, slots, ops.cast(learning_rate, "float32"), step)
 

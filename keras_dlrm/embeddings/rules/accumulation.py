@@ -1,0 +1,73 @@
+"""Gradients of rows, kept over the batches that one update is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_dlrm.embeddings import backend
+
+
+class RowAccumulator:
+    """Row ids and gradients of the last `steps` batches of one table, in variables of a fixed size.
+
+    Keras accumulates a dense parameter's gradient in a second variable of its size. For a table that would be a second
+    table, and finding the rows to update would mean reading it all; so the batches' own rows are kept instead.
+
+    Args:
+        optimizer: Optimizer that owns the variables.
+        table: Stacked table, a Keras variable (rows, D).
+        steps: Batches to an update.
+        lookups: Most row ids that a batch asks of the table.
+    """
+
+    def __init__(self, optimizer: Any, table: Any, steps: int, lookups: int) -> None:
+        self.beyond = table.shape[0]
+        self.steps = steps
+        self.lookups = lookups
+        name = table.path.replace("/", "_")
+        self.ids = optimizer.add_variable(
+            (steps * lookups,), initializer="zeros", dtype="int32", name=f"{name}_accumulated_ids"
+        )
+        self.gradients = optimizer.add_variable(
+            (steps * lookups, table.shape[1]),
+            initializer="zeros",
+            dtype="float32",
+            name=f"{name}_accumulated_gradients",
+        )
+
+    def add(self, ids: Any, gradient: Any, place: Any) -> None:
+        """Keep a batch.
+
+        Args:
+            ids: (n,) unique row ids.
+            gradient: (n, D) their gradients.
+            place: Which of the `steps` batches this is, from 0.
+
+        Raises:
+            ValueError: more ids than there is room for.
+        """
+        if isinstance(ids.shape[0], int) and ids.shape[0] > self.lookups:
+            raise ValueError(
+                f"optimizer: a batch looks up {ids.shape[0]} rows, but gradients are accumulated for at most "
+                f"{self.lookups}, as many as the first batch could; put the largest batch first, or compile again."
+            )
+        room = self.lookups - ops.shape(ids)[0]
+        ids = ops.concatenate([ops.cast(ids, "int32"), ops.full((room,), self.beyond, dtype="int32")])
+        rest = ops.zeros((room, gradient.shape[1]), "float32")
+        gradient = ops.concatenate([ops.cast(gradient, "float32"), rest])
+        start = place * self.lookups
+        self.ids.assign(ops.slice_update(self.ids.value, (start,), ids))
+        self.gradients.assign(ops.slice_update(self.gradients.value, (start, 0), gradient))
+
+    def mean(self, last: Any) -> tuple[Any, Any]:
+        """The update's rows: unique ids and the mean over the batches of their gradients; none before the last batch.
+
+        Args:
+            last: Whether the last of the `steps` batches was added.
+        """
+        ids = ops.where(last, self.ids.value, self.beyond)
+        unique_ids, index = backend.unique(ids, self.beyond)
+        gradient = backend.sum_by(self.gradients.value, index, ops.shape(unique_ids)[0]) / self.steps
+        return backend.within(unique_ids, gradient, self.beyond)
