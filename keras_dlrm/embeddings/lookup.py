@@ -87,8 +87,8 @@ def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
     ids = ops.maximum(ids, 0)
     if training and backend.REPEATS_ARE_WRONG:
         unique_ids, inverse = backend.unique(ops.reshape(ids, (-1,)), table.shape[0])
-        rows = ops.take(ops.take(table, unique_ids, axis=0), ops.reshape(inverse, ops.shape(ids)), axis=0)
+        rows = ops.take(backend.take(table, unique_ids), ops.reshape(inverse, ops.shape(ids)), axis=0)
     else:
-        rows = ops.take(table, ids, axis=0)
+        rows = backend.take(table, ids)
     # Not a product: 0 times an infinite row would not be 0.
     return ops.where(real, rows, ops.zeros_like(rows))

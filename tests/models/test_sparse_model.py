@@ -201,3 +201,20 @@ def test_accumulation_says_what_it_needs():
     model.fit(X, Y, batch_size=8, verbose=0)
     with pytest.raises(ValueError, match="largest batch first"):
         model.fit(X, Y, batch_size=16, verbose=0)
+
+
+def test_tensorflow_reads_rows_and_not_the_table_for_a_prediction():
+    """A read of the variable's value would copy all of it, once a row was written."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("about TensorFlow's variables")
+    import tensorflow as tf
+
+    model = functional()
+    graph = (
+        tf.function(lambda x: model(x, training=False))
+        .get_concrete_function({"ids": tf.zeros((8, 4), tf.int32), "age": tf.zeros((8, 2))})
+        .graph
+    )
+    table = next(v for v in model.variables if getattr(v, "is_embedding_table", False)).value
+    captured = next(inner for outer, inner in graph.captures if outer is table.handle)
+    assert {op.type for op in captured.consumers()} == {"ResourceGather"}

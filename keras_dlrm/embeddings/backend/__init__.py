@@ -4,6 +4,7 @@ Each adapter has the same functions:
 
 - `unique(ids, beyond)` → `(unique_ids, inverse)` of a flat id tensor. The first id, where it is also the smallest, stays
   the first. JAX fills `unique_ids` up with `beyond`, a number that is no row, to a static size.
+- `take(variable, ids)` → the rows of a variable for ids of any shape, with a gradient to the variable.
 - `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
 - `scatter(variable, ids, rows)` writes rows; ids do not repeat, but for those beyond the table, which are left out.
 - `read(variable, start, stop)` → a NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
@@ -31,6 +32,7 @@ if keras.backend.backend() == "tensorflow":
         read,
         scatter,
         sum_by,
+        take,
         unique,
         within,
         write,
@@ -46,6 +48,7 @@ elif keras.backend.backend() == "jax":
         read,
         scatter,
         sum_by,
+        take,
         unique,
         within,
         write,
@@ -61,6 +64,7 @@ elif keras.backend.backend() == "torch":
         read,
         scatter,
         sum_by,
+        take,
         unique,
         within,
         write,
@@ -81,6 +85,7 @@ __all__ = [
     "read",
     "scatter",
     "sum_by",
+    "take",
     "unique",
     "within",
     "write",

@@ -20,6 +20,10 @@ def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
     return jnp.unique(ids, return_inverse=True, size=ids.shape[0], fill_value=beyond)
 
 
+def take(variable: Any, ids: Any) -> Any:
+    return jnp.take(variable.value, ids, axis=0, mode="clip")
+
+
 def gather(variable: Any, ids: Any) -> Any:
     return jax.lax.stop_gradient(jnp.take(variable.value, ids, axis=0, mode="clip"))
 

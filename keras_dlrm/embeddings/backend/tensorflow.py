@@ -20,6 +20,11 @@ def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
     return tf.unique(ids)
 
 
+def take(variable: Any, ids: Any) -> Any:
+    # Not of the variable's value: after a scatter TensorFlow copies the whole variable whenever its value is read.
+    return tf.gather(variable.value, ids)
+
+
 def gather(variable: Any, ids: Any) -> Any:
     # A gather from the resource reads the rows only; reading the variable first would copy the table.
     return tf.stop_gradient(tf.gather(variable.value, ids))

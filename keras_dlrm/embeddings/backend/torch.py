@@ -18,6 +18,10 @@ def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
     return torch.unique(ids, return_inverse=True)
 
 
+def take(variable: Any, ids: Any) -> Any:
+    return torch.nn.functional.embedding(ids, variable.value)
+
+
 def gather(variable: Any, ids: Any) -> Any:
     return variable.value.detach().index_select(0, ids)
 
