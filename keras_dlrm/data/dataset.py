@@ -149,6 +149,8 @@ class SplitDataset(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Called by Keras before an epoch, and before it looks at one batch to build a model."""
+        if self._within_epoch:
+            return  # It goes on, see on_epoch_end.
         self._within_epoch = True
         self._read_last = False
         if self._skip:
@@ -158,11 +160,14 @@ class SplitDataset(keras.utils.PyDataset):
         """Called by Keras after an epoch, and once more when `fit` or `evaluate` starts."""
         # Keras resets its iterator, and so calls this, before the first epoch: perhaps after having read a batch or two
         # to build the model, which must not count as an epoch that is as short.
-        was_reset, self._reset_seen = not self._reset_seen and len(self) <= 2, True
-        if self._within_epoch and self._read_last and not was_reset:
+        first, self._reset_seen = not self._reset_seen, True
+        if self._within_epoch and self._read_last and not (first and len(self) <= 2):
             self._advance()
-        self._within_epoch = False
-        self._read_last = False
+        # After fewer steps than the epoch has (`steps_per_epoch`) Keras goes on with the same iterator, and on TensorFlow
+        # a thread reads ahead at any moment: until the last batch the epoch is not left.
+        self._within_epoch = self._within_epoch and not first and not self._read_last and self._position > 0
+        if not self._within_epoch:
+            self._read_last = False
 
     def _advance(self) -> None:
         self.epoch += 1

@@ -136,6 +136,21 @@ def test_steps_per_epoch_shorter_than_an_epoch_continues_the_same_epoch(part):
     assert trace == expected_trace(epochs_of(part, 0, 1, seed=5))
 
 
+def test_a_thread_may_read_ahead_while_keras_ends_and_begins_its_epochs(part):
+    """As TensorFlow's prefetching does where `steps_per_epoch` ends an epoch of Keras within one of ours."""
+    dataset = part.dataset(BATCH, shuffle=True, seed=5)
+    dataset.on_epoch_end()  # Keras resets its iterator before the first epoch
+    seen = []
+    for calls in ("b", "r", "r", "r", "e", "r", "b", "r", "r", "e", "b"):  # begin, read, end
+        if calls == "r":
+            batch, _ = dataset[99]  # fit(shuffle=True) asks for batches in an order of its own
+            seen.append(batch["dense"][:, 0].astype(int).tolist())
+        else:
+            dataset.on_epoch_begin() if calls == "b" else dataset.on_epoch_end()
+    assert seen == epochs_of(part, 0, seed=5)
+    assert dataset.epoch == 1
+
+
 def test_empty_split_and_bad_arguments_are_clear_errors(tmp_path, part):
     empty = data.open(tmp_path / "log").split("valid")
     with pytest.raises(ValueError, match="'valid' has 0 rows"):
