@@ -26,13 +26,15 @@ layers = [
 
 
 @tf.function
-def step() -> None:
+def step() -> tf.Tensor:
+    kept = tf.constant(0.0)
     for i, (x, kernel, gradient) in enumerate(layers):
         products = [tf.matmul(x, kernel), tf.matmul(x, gradient, transpose_a=True)]
         if i:  # Nobody needs the gradient of the input.
             products.append(tf.matmul(gradient, kernel, transpose_b=True))
         for product in products:
-            tf.raw_ops.PreventGradient(input=product)  # keeps the product from being pruned
+            kept += tf.cast(product[0, 0], tf.float32)  # or TensorFlow would leave the product out
+    return kept
 
 
 def many() -> int:
