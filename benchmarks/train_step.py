@@ -53,7 +53,7 @@ def contestants(
 @click.option("--peer", "peers", multiple=True, default=["torch", "torchrec"], show_default=True)
 @click.option("--peers-python", default=sys.executable, help="Interpreter with peers/requirements-torchrec.txt.")
 @click.option("--distribution", type=click.Choice(["zipf", "uniform"]), default="zipf", show_default=True)
-@click.option("--steps", default=40, show_default=True, help="Steps of a round.")
+@click.option("--steps", default=100, show_default=True, help="Steps of a round.")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
 def main(
