@@ -6,6 +6,7 @@ how many milliseconds a step took. Standard library only: peers import it in env
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import statistics
@@ -13,6 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    """What every contestant of a training step is told: `folder`, `batch` and `dtype`; others are left to it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--dtype", default="float32")
+    return parser.parse_known_args()[0]
 
 
 def serve(round_: Callable[[], int]) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tensorflow as tf
-from contest import serve
+from contest import arguments, serve
 from workload import read
 
-parser = argparse.ArgumentParser()
-parser.add_argument("folder", type=Path)
-parser.add_argument("--batch", type=int, default=2048)
-parser.add_argument("--dtype", default="float32")
-options = parser.parse_args()
+options = arguments()
 
 shape, _, _, label = read(options.folder)
 dtype = tf.float32 if options.dtype == "float32" else tf.bfloat16

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import numpy as np
 import torch
-from contest import serve
+from contest import arguments
+from torch_loop import compete
 from workload import read
 
-parser = argparse.ArgumentParser()
-parser.add_argument("folder", type=Path)
-parser.add_argument("--batch", type=int, default=2048)
-parser.add_argument("--dtype", default="float32")
-options = parser.parse_args()
+options = arguments()
 
-shape, dense, sparse, label = read(options.folder)
+shape, _, _, _ = read(options.folder)
 
 
 def mlp(first: int, widths: tuple[int, ...], last_is_logit: bool) -> torch.nn.Sequential:
@@ -54,21 +49,9 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 offsets = torch.arange(options.batch)
 
 
-def one_epoch() -> int:
-    steps = len(label) // options.batch
-    for i in range(steps):
-        rows = slice(i * options.batch, (i + 1) * options.batch)
-        x = torch.from_numpy(np.array(dense[rows]))
-        ids = torch.from_numpy(np.ascontiguousarray(sparse[rows].T).astype(np.int64))
-        y = torch.from_numpy(np.array(label[rows]))[:, None]
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype != "float32"):
-            logits = model(x, ids, offsets)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return steps
+def forward(x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype != "float32"):
+        return model(x, ids, offsets)
 
 
-one_epoch()
-serve(one_epoch)
+compete(options, forward, optimizer)

@@ -54,15 +54,13 @@ def command(
 
     from keras_dlrm import data as data_package
     from keras_dlrm.training.experiment import Experiment
-    from keras_dlrm.training.planted import EXPERIMENT
+    from keras_dlrm.training.planted import EXPERIMENT, planted_log
     from keras_dlrm.training.run import train
 
     experiment = chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
 
     console = Console(stderr=True)
     if data is None:
-        from keras_dlrm.training.planted import planted_log
-
         log = planted_log(Path("runs") / "planted-log", console)
     else:
         log = data_package.open(data)

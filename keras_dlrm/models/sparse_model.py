@@ -67,8 +67,6 @@ class SparseTraining(SparseStep):
     def compile_from_config(self: Any, config: dict[str, Any]) -> None:
         """Compile as a saved model was."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
 
     def fit(self: Any, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.fit`.

@@ -19,74 +19,19 @@ and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step th
 `REPEATS_ARE_WRONG`: whether stock Keras optimizers go wrong where a gradient names a row more than once.
 """
 
+import importlib
+from typing import Any
+
 import keras
 
-if keras.backend.backend() == "tensorflow":
-    from keras_dlrm.embeddings.backend.tensorflow import (
-        REPEATS_ARE_WRONG,
-        UNDER_XLA,
-        can_write,
-        constant,
-        densify,
-        gather,
-        read,
-        scatter,
-        sum_by,
-        take,
-        unique,
-        within,
-        write,
-    )
-elif keras.backend.backend() == "jax":
-    from keras_dlrm.embeddings.backend.jax import (
-        REPEATS_ARE_WRONG,
-        UNDER_XLA,
-        can_write,
-        constant,
-        densify,
-        gather,
-        read,
-        scatter,
-        sum_by,
-        take,
-        unique,
-        within,
-        write,
-    )
-elif keras.backend.backend() == "torch":
-    from keras_dlrm.embeddings.backend.torch import (
-        REPEATS_ARE_WRONG,
-        UNDER_XLA,
-        can_write,
-        constant,
-        densify,
-        gather,
-        read,
-        scatter,
-        sum_by,
-        take,
-        unique,
-        within,
-        write,
-    )
-else:
+BACKENDS = ("tensorflow", "jax", "torch")
+if keras.backend.backend() not in BACKENDS:
     raise ImportError(
         f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
         "set KERAS_BACKEND."
     )
+_adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
-__all__ = [
-    "REPEATS_ARE_WRONG",
-    "UNDER_XLA",
-    "can_write",
-    "constant",
-    "densify",
-    "gather",
-    "read",
-    "scatter",
-    "sum_by",
-    "take",
-    "unique",
-    "within",
-    "write",
-]
+
+def __getattr__(name: str) -> Any:
+    return getattr(_adapter, name)

@@ -37,6 +37,14 @@ class RowAccumulator:
             name=f"{name}_accumulated_gradients",
         )
 
+    def check_room(self, lookups: int) -> None:
+        """`ValueError` where a batch with so many lookups would not fit."""
+        if lookups > self.lookups:
+            raise ValueError(
+                f"optimizer: a batch looks up {lookups} rows, but gradients are accumulated for at most {self.lookups}, as "
+                "many as the first batch could; put the largest batch first, or compile again."
+            )
+
     def add(self, ids: Any, gradient: Any, place: Any) -> None:
         """Keep a batch.
 
@@ -48,11 +56,8 @@ class RowAccumulator:
         Raises:
             ValueError: more ids than there is room for.
         """
-        if isinstance(ids.shape[0], int) and ids.shape[0] > self.lookups:
-            raise ValueError(
-                f"optimizer: a batch looks up {ids.shape[0]} rows, but gradients are accumulated for at most "
-                f"{self.lookups}, as many as the first batch could; put the largest batch first, or compile again."
-            )
+        if isinstance(ids.shape[0], int):
+            self.check_room(ids.shape[0])
         room = self.lookups - ops.shape(ids)[0]
         ids = ops.concatenate([ops.cast(ids, "int32"), ops.full((room,), self.beyond, dtype="int32")])
         rest = ops.zeros((room, gradient.shape[1]), "float32")

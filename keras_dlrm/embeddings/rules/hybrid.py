@@ -93,11 +93,7 @@ class Hybrid(keras.optimizers.Optimizer):
         if not steps:
             return
         for have, need in zip(self._accumulators, lookups, strict=False):
-            if have.lookups < need:
-                raise ValueError(
-                    f"optimizer: a batch looks up {need} rows, but gradients are accumulated for at most {have.lookups}, as "
-                    "many as the first batch could; put the largest batch first, or compile again."
-                )
+            have.check_room(need)
         if not self._accumulators:
             tables = self.rows._trainable_variables
             # Of the rows' optimizer, so that they are saved and carried with its slots.

@@ -1,0 +1,42 @@
+"""The training loop that the PyTorch contestants share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from contest import serve
+from workload import read
+
+
+def compete(
+    options: argparse.Namespace,
+    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Train an epoch for each round.
+
+    Args:
+        options: Of `contest.arguments`.
+        forward: Dense features (B, n) and int64 ids (tables, B) → logits (B, 1); it chooses where autocast is on.
+        optimizer: Of what the backward pass does not update itself.
+    """
+    _, dense, sparse, label = read(options.folder)
+
+    def one_epoch() -> int:
+        steps = len(label) // options.batch
+        for i in range(steps):
+            rows = slice(i * options.batch, (i + 1) * options.batch)
+            x = torch.from_numpy(np.array(dense[rows]))
+            ids = torch.from_numpy(np.ascontiguousarray(sparse[rows].T).astype(np.int64))
+            y = torch.from_numpy(np.array(label[rows]))[:, None]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(forward(x, ids).float(), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return steps
+
+    one_epoch()
+    serve(one_epoch)
