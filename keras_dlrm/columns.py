@@ -62,6 +62,8 @@ class Categorical:
             nothing, like padding. A fitted vocabulary reserves this row for unseen values.
         min_count: Values seen fewer times in the training part share the OOV row when a vocabulary is fitted.
         max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
+        hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
+            the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen.
 
     Example:
 
@@ -77,6 +79,7 @@ class Categorical:
     oov: int | None = 0
     min_count: int = 1
     max_vocabulary: int | None = None
+    hashed: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
@@ -93,6 +96,10 @@ class Categorical:
             check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
         if self.table is not None:
             check_name(self.table, f"{who}: table")
+        if not isinstance(self.hashed, bool):
+            raise TypeError(f"{who}: hashed={self.hashed!r} must be True or False.")
+        if self.hashed and self.vocabulary_size is None:
+            raise ValueError(f"{who}: hashed=True needs a vocabulary_size, the rows that ids are hashed into.")
 
     @property
     def table_name(self) -> str:

@@ -65,28 +65,41 @@ class ReferenceBias(_NumpyInitializer):
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
+class ReferenceProjection(_NumpyInitializer):
+    """Matrices (tables, n inputs, m outputs) ~ U(±√(6 / (m + n))), as the reference projects narrow tables.
+
+    Args:
+        seed: Integer or integers; a fresh seed if omitted.
+    """
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        half_width = math.sqrt(6.0 / (shape[-2] + shape[-1]))
+        return rng.uniform(-half_width, half_width, shape).astype(np.float32)
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
 class StackedTables(_NumpyInitializer):
     """Rows of several tables in one variable, each table of n rows ~ U(-√(1/n), √(1/n)) as the reference draws them.
 
     Args:
-        sizes: Rows of each logical table, in stacking order.
-        numbers: A number of its own for each of these tables: table t draws from (seed, numbers[t]) and so gets the same
-            values however tables are stacked.
-        scale: `None` for the reference's rule, or one half-width of the uniform distribution for all tables.
+        sizes: Rows of each table, in stacking order.
+        numbers: A number, or numbers, of its own for each of these tables: table t draws from (seed, numbers[t]) and so
+            gets the same values however tables are stacked.
+        half_widths: s of each table's U(-s, s); the reference's √(1/n) if omitted.
         seed: Integer or integers; a fresh seed if omitted.
     """
 
     def __init__(
         self,
         sizes: Sequence[int],
-        numbers: Sequence[int],
-        scale: float | None = None,
+        numbers: Sequence[int | Sequence[int]],
+        half_widths: Sequence[float] | None = None,
         seed: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(seed)
         self.sizes = list(sizes)
-        self.numbers = list(numbers)
-        self.scale = scale
+        self.numbers = [[int(n) for n in np.atleast_1d(number)] for number in numbers]
+        self.half_widths = [math.sqrt(1.0 / size) for size in sizes] if half_widths is None else list(half_widths)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return next(self.parts(shape[1], shape[0]))[1]
@@ -95,15 +108,14 @@ class StackedTables(_NumpyInitializer):
         """The values in parts of at most `rows` rows, `(first row, float32 (n, width))`; the same however they are cut."""
         total = sum(self.sizes)
         part, first, filled = np.empty((min(rows, total), width), np.float32), 0, 0
-        for table, size in zip(self.numbers, self.sizes, strict=True):
-            rng = np.random.default_rng([*self.seed, table])
-            half_width = np.float32(math.sqrt(1.0 / size) if self.scale is None else self.scale)
+        for number, size, half_width in zip(self.numbers, self.sizes, self.half_widths, strict=True):
+            rng = np.random.default_rng([*self.seed, *number])
             done = 0
             while done < size:
                 some = part[filled : filled + size - done]
                 rng.random(dtype=np.float32, out=some)
                 some -= np.float32(0.5)
-                some *= 2 * half_width
+                some *= 2 * np.float32(half_width)
                 done, filled = done + len(some), filled + len(some)
                 if filled == len(part):
                     yield first, part
@@ -111,4 +123,5 @@ class StackedTables(_NumpyInitializer):
                     part = np.empty((min(rows, total - first), width), np.float32)
 
     def get_config(self) -> dict[str, Any]:
-        return {"sizes": self.sizes, "numbers": self.numbers, "scale": self.scale, **super().get_config()}
+        config = {"sizes": self.sizes, "numbers": self.numbers, "half_widths": self.half_widths}
+        return {**config, **super().get_config()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
+from keras_dlrm.hashing import LARGEST, fold
 
 # Marks places of a ragged list of weights that the list did not reach; a value that no weight has.
 UNSET = np.finfo(np.float32).min
@@ -51,24 +53,52 @@ def check_finite(who: str, values: np.ndarray) -> None:
 
 
 def id_matrix(column: Categorical, values: Any) -> np.ndarray:
-    """A sparse column (B,), (B, k) or B lists → int64 (B, hotness), padded with -1, every id in range."""
+    """A sparse column (B,), (B, k) or B lists → int64 (B, hotness), padded with -1, every id in range.
+
+    Unbounded ids of a hashed column are folded to 31 bits.
+    """
     ids = ragged(column.name, values, column.hotness, PADDING, np.int64)
     check_ids(column, ids)
-    return ids
+    return fold(ids) if column.hashed else ids
 
 
 def check_ids(column: Categorical, ids: np.ndarray) -> None:
     """`ValueError` naming the first id that is neither padding nor in the vocabulary, its row and the range."""
     size = int(column.vocabulary_size)  # type: ignore[arg-type]
-    bad = (ids >= size) | (ids < PADDING)
+    bad = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
     if bad.any():
         where = np.argwhere(bad)[0]
+        if column.hashed:
+            raise ValueError(
+                f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are 0 … 2^63-1, "
+                f"which are hashed, and {PADDING} for padding."
+            )
         raise ValueError(
             f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are "
             f"0 … {size - 1}, and {PADDING} for padding. Map unseen ids to "
             + (f"the OOV row {column.oov}" if column.oov is not None else f"padding ({PADDING})")
             + ", or give the column a larger vocabulary_size."
         )
+
+
+def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
+    """Ids of a packed batch as int32.
+
+    Args:
+        columns: The sparse columns.
+        ids: Integers (B, W).
+
+    Returns:
+        Where an id does not fit: of a hashed column its fold; else -2, which is out of range everywhere.
+    """
+    if ids.dtype == np.int32:
+        return ids
+    fits = ids <= LARGEST if ids.dtype.kind == "u" else (ids <= LARGEST) & (ids >= -LARGEST)
+    if fits.all():
+        return ids.astype(np.int32)
+    hashed = np.repeat([c.hashed for c in columns], [c.hotness for c in columns])
+    folded = fold(np.minimum(ids, np.iinfo(np.int64).max))
+    return np.where(fits | (hashed & (ids > 0)), folded, PADDING - 1).astype(np.int32)
 
 
 def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> np.ndarray:

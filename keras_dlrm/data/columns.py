@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.data.vocabulary import BadValue
+from keras_dlrm.hashing import fold
 
 if TYPE_CHECKING:
     import polars as pl
@@ -175,13 +176,16 @@ def categorical_values(
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
     """Values of a column that came with its vocabulary size → int64 ids; -1 where missing.
 
+    Unbounded ids of a hashed column are folded to 31 bits.
+
     Raises:
         BadValue: no integer, or out of range.
     """
     import polars as pl
 
     size = int(column.vocabulary_size or 0)
-    reason = f"must be an integer id: 0 … {size - 1}, or {PADDING} (or empty) for padding"
+    most = "2^63-1, which is hashed" if column.hashed else size - 1
+    reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"
     if values.dtype == pl.String:
         values = values.set((values == "").fill_null(False), None)
         text = values.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
@@ -196,8 +200,10 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
         lost = ids.is_null() & values.is_not_null()
     else:
         raise TypeError(f"column {column.name!r} has dtype {values.dtype}; ids must be integers.")
-    bad = lost | ((ids >= size) | (ids < PADDING)).fill_null(False)
+    beyond = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
+    bad = lost | beyond.fill_null(False)
     if bad.any():
         index = int(bad.arg_max() or 0)
         raise BadValue(index, values[index], reason)
-    return ids.fill_null(PADDING).to_numpy()
+    found = ids.fill_null(PADDING).to_numpy()
+    return fold(found) if column.hashed else found

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.data import format as layout
+from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
 
 
@@ -106,6 +107,8 @@ class PackedWriter:
                 f"PackedWriter: label {self.schema.label!r} is {labels[row]} in row {self.rows[split] + row} of "
                 f"{split!r}; it must be 0 or 1."
             )
+        if "sparse" in arrays:
+            arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
         for name, array in arrays.items():
             dtype = self._specs[name][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +12,15 @@ from keras import ops
 
 from keras_dlrm.arguments import integer, number
 from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.compression import QuotientRemainder
+from keras_dlrm.embeddings.hashing import bucket
 from keras_dlrm.embeddings.lookup import lookup
-from keras_dlrm.embeddings.stacking import Stack, stack_tables
-from keras_dlrm.initializers import StackedTables, new_seed
+from keras_dlrm.embeddings.stacking import Block, Stack, split_tables, stack_tables
+from keras_dlrm.hashing import LARGEST
+from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
 from keras_dlrm.schema import PADDING, Schema
+
+TABLE_DTYPES = ("float32", "bfloat16")
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -27,22 +33,37 @@ class EmbeddingCollection(keras.layers.Layer):
     An id of -1 is padding and contributes nothing; any other id outside `0 … vocabulary_size - 1` is looked up as the
     column's OOV row (`Categorical.oov`), or contributes nothing where that is `None`. That is the same on every
     backend, but for ids that do not fit in int32: of those JAX keeps the low 32 bits before a layer sees them. (The
-    models see to it where they are given NumPy batches.) `schema.pack` refuses all such ids before they get here.
+    models see to it where they are given NumPy batches.) `schema.pack` refuses all such ids before they get here. Ids
+    of a hashed column (`Categorical.hashed`) are unbounded; they are hashed to rows here.
 
     Args:
         schema: A fitted `Schema`.
-        embedding_dim: Width D, or a mapping table name → width (then `concatenate` must be true if widths differ).
+        embedding_dim: Width D, or a mapping table name → width (then give `output_dim`, or `concatenate=True`, if widths
+            differ).
         concatenate: Whether to give (B, Σ D) instead of (B, F, D).
         init_scale: Rows are drawn from U(-s, s) with s = √(1/rows) per table, as the reference does; a number fixes s.
         seed: Seed of the initial rows; a fresh one if omitted.
+        output_dim: Width D that tables of another width are projected to, each by a matrix of its own without a bias
+            (mixed dimensions, see `mixed_dimensions`).
+        quotient_remainder: `QuotientRemainder`, or a mapping of its arguments: large tables are stored as two small ones,
+            which are *logical* tables called `name.quotient` and `name.remainder`.
+        table_dtype: `"float32"`, or `"bfloat16"`: half the memory. Row rules compute in float32 and round new rows
+            stochastically: up or down with the probabilities that keep their expectation, so that small updates are not
+            lost.
 
     Call arguments:
         inputs: A packed batch: `{"sparse": int (B, W)}`, optionally with `"weights"` (B, W); or the ids alone.
+
+    Raises:
+        ValueError: widths that cannot be stacked; more rows of one width than an int32 counts.
 
     Example:
 
     >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10), kd.Categorical("tags", 5, hotness=3)])
     >>> tuple(EmbeddingCollection(schema, 4)({"sparse": np.array([[9, 0, 2, -1]])}).shape)
+    (1, 2, 4)
+    >>> small = EmbeddingCollection(schema, {"C1": 2, "tags": 4}, output_dim=4, table_dtype="bfloat16")
+    >>> tuple(small({"sparse": np.array([[9, 0, 2, -1]])}).shape)
     (1, 2, 4)
     """
 
@@ -53,6 +74,9 @@ class EmbeddingCollection(keras.layers.Layer):
         concatenate: bool = False,
         init_scale: float | None = None,
         seed: int | None = None,
+        output_dim: int | None = None,
+        quotient_remainder: QuotientRemainder | Mapping[str, Any] | None = None,
+        table_dtype: str = "float32",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -66,40 +90,57 @@ class EmbeddingCollection(keras.layers.Layer):
         self.concatenate = concatenate
         self.init_scale = None if init_scale is None else number("EmbeddingCollection", "init_scale", init_scale)
         self.seed = new_seed(seed)
-        self.stacks = stack_tables(self.schema, self.widths)
-        if len(self.stacks) > 1 and not concatenate:
+        self.output_dim = None if output_dim is None else integer("EmbeddingCollection", "output_dim", output_dim)
+        self.quotient_remainder = None if quotient_remainder is None else QuotientRemainder.of(quotient_remainder)
+        if table_dtype not in TABLE_DTYPES:
+            raise ValueError(f"EmbeddingCollection: table_dtype={table_dtype!r} is unknown; use one of {TABLE_DTYPES}.")
+        self.table_dtype = table_dtype
+        parts = split_tables(self.schema, self.widths, self.quotient_remainder, self.init_scale)
+        self.stacks = stack_tables(self.schema, parts, self.quotient_remainder)
+        # One projection for all tables of a width.
+        self.projected = {
+            width: [name for name in self.widths if self.widths[name] == width]
+            for width in dict.fromkeys(self.widths.values())
+            if self.output_dim not in (None, width)
+        }
+        if len(set(self.widths.values())) > 1 and not (concatenate or output_dim):
             raise ValueError(
                 f"EmbeddingCollection: embedding_dim gives the widths {sorted(set(self.widths.values()))}, which cannot "
-                "be stacked to (B, F, D); use one width or concatenate=True."
+                "be stacked to (B, F, D); use one width, output_dim=… or concatenate=True."
             )
         for stack in self.stacks:
             # Both int32 on JAX; on the others int32 halves the memory traffic of ids.
-            if stack.rows > np.iinfo(np.int32).max:
+            if stack.rows > LARGEST:
                 raise ValueError(
                     f"EmbeddingCollection: the tables of width {stack.width} have {stack.rows} rows together; at most "
-                    f"{np.iinfo(np.int32).max} fit one stack. Give some tables another width or hash their ids."
+                    f"{LARGEST} fit one stack. Give some tables another width or hash their ids."
                 )
         self.tables: list[Any] = []
+        self.projections: dict[str, Any] = {}
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
         self.supports_jit = backend.UNDER_XLA
 
     @property
     def positions(self) -> list[int]:
-        """For each stack of tables, how many ids of an example are looked up in it."""
-        return [sum(c.hotness for c in stack.columns) for stack in self.stacks]
+        """For each stack of tables, how many rows of it an example looks up."""
+        return [stack.positions for stack in self.stacks]
 
     def build(self, input_shape: Any = None) -> None:
         in_parts = backend.can_write()
-        numbers = {name: i for i, name in enumerate(self.schema.table_sizes)}
         for stack in self.stacks:
-            initial = StackedTables(stack.sizes, [numbers[name] for name in stack.tables], self.init_scale, self.seed)
+            initial = StackedTables(
+                [table.rows for table in stack.tables],
+                [table.number for table in stack.tables],
+                [table.half_width for table in stack.tables],
+                self.seed,
+            )
             table = self.add_weight(
                 name=f"tables_{stack.width}",
                 shape=(stack.rows, stack.width),
                 initializer="zeros" if in_parts else initial,
                 # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
                 autocast=False,
-                dtype="float32",
+                dtype=self.table_dtype,
             )
             # Tells the optimizer that this variable is updated row by row.
             table.is_embedding_table = True
@@ -108,63 +149,95 @@ class EmbeddingCollection(keras.layers.Layer):
                 for start, rows in initial.parts(stack.width):
                     backend.write(table, start, rows)
             self.tables.append(table)
+        for width, names in self.projected.items():
+            self.projections[str(width)] = self.add_weight(
+                name=f"projections_{width}",
+                shape=(len(names), width, self.output_dim),
+                initializer=ReferenceProjection([self.seed, width, 2]),
+                dtype="float32",
+            )
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         sparse, weights = _ids_and_weights(inputs, self.schema)
-        pooled = []
+        blocks: list[tuple[Block, Any]] = []
         for stack, table in zip(self.stacks, self.tables, strict=True):
             ids, factors = sparse, weights
             if stack.take is not None:
                 ids = ops.take(sparse, stack.take, axis=1)
                 factors = None if weights is None else ops.take(weights, stack.take, axis=1)
-            pooled.append(self._pool(stack, table, ids, factors, training))
-        if not self.concatenate:
-            return ops.cast(pooled[0], self.compute_dtype)
-        columns: list[Any] = [None] * len(self.schema.categorical)
-        if len(pooled) == 1:
-            flat = ops.reshape(pooled[0], (-1, pooled[0].shape[1] * pooled[0].shape[2]))
-        else:
-            for stack, vectors in zip(self.stacks, pooled, strict=True):
-                for i, position in enumerate(stack.positions):
-                    columns[position] = vectors[:, i]
-            flat = ops.concatenate(columns, axis=1)
-        return ops.cast(flat, self.compute_dtype)
+            if stack.blocks:
+                blocks += self._pool(stack, table, ids, factors, training)
+        blocks = [(block, self._project(block, vectors)) for block, vectors in blocks]
+        return ops.cast(self._arrange(blocks), self.compute_dtype)
 
-    def _pool(self, stack: Stack, table: Any, ids: Any, weights: Any, training: bool | None) -> Any:
-        size, start, oov = (ops.convert_to_tensor(a, "int32") for a in stack.per_id())
-        wide = ops.cast(size, ids.dtype)
-        known = ops.logical_and(ids >= 0, ids < wide)
-        # Out-of-range ids are replaced before the cast, so that none is truncated into range.
-        local = ops.cast(ops.where(known, ids, ops.zeros_like(ids)), "int32")
-        local = ops.where(known, local, ops.where(ops.equal(ids, PADDING), PADDING, oov))
+    def _pool(self, stack: Stack, table: Any, ids: Any, weights: Any, training: bool | None) -> list[tuple[Block, Any]]:
+        """Each block of columns and its pooled vectors, (B, columns, width)."""
+        local = _local_ids(stack, ids)
         real = local >= 0
-        rows = ops.cast(lookup(table, ops.where(real, local + start, PADDING), training), "float32")
-        factors = ops.cast(real, "float32")
+        rows = ops.where(real, _rows(stack, local), PADDING)
+        vectors = ops.cast(lookup(table, rows, training), "float32")
+        factors = None
         if weights is not None:
             # Not a product: a weight of NaN or infinity on padding must not reach the sum.
-            factors = ops.where(real, ops.cast(weights, "float32"), ops.zeros_like(factors))
-            rows = rows * ops.expand_dims(factors, -1)
+            factors = ops.where(real, ops.cast(weights, "float32"), ops.zeros_like(weights, "float32"))
+        elif any(block.combiner != "sum" and block.hotness > 1 for block in stack.blocks):
+            factors = ops.cast(real, "float32")
         pooled = []
-        position = 0
-        for block in stack.blocks():
-            n, h = block.columns, block.hotness
-            part, factor = rows[:, position : position + n * h], factors[:, position : position + n * h]
-            position += n * h
+        for block in stack.blocks:
+            n, h = len(block.columns), block.hotness
+            part = vectors[:, block.first : block.first + n * h]
+            if block.second is not None:
+                part = self._combine(part, vectors[:, block.second : block.second + n * h])
+            factor = None if factors is None else factors[:, block.first : block.first + n * h]
+            if weights is not None:
+                part = part * ops.expand_dims(factor, -1)
             if h > 1:
-                part = ops.sum(ops.reshape(part, (-1, n, h, stack.width)), axis=2)
+                part = ops.sum(ops.reshape(part, (-1, n, h, block.width)), axis=2)
             if block.combiner != "sum" and (h > 1 or weights is not None):
                 factor = ops.reshape(factor, (-1, n, h))
                 norm = ops.sum(factor, 2) if block.combiner == "mean" else ops.sqrt(ops.sum(factor * factor, 2))
                 part = part * ops.expand_dims(ops.divide_no_nan(ops.ones_like(norm), norm), -1)
-            pooled.append(part)
-        return ops.concatenate(pooled, axis=1) if len(pooled) > 1 else pooled[0]
+            pooled.append((block, part))
+        return pooled
+
+    def _combine(self, quotient: Any, remainder: Any) -> Any:
+        operation = self.quotient_remainder.operation  # type: ignore[union-attr]
+        if operation == "concat":
+            return ops.concatenate([quotient, remainder], axis=-1)
+        return quotient * remainder if operation == "mult" else quotient + remainder
+
+    def _project(self, block: Block, vectors: Any) -> Any:
+        names = self.projected.get(block.width)
+        if names is None:
+            return vectors
+        which = [names.index(self.schema.categorical[i].table_name) for i in block.columns]
+        kernel = ops.convert_to_tensor(self.projections[str(block.width)])
+        if which != list(range(len(names))):
+            kernel = ops.take(kernel, np.array(which, "int32"), axis=0)
+        return ops.einsum("bnd,ndo->bno", ops.cast(vectors, kernel.dtype), kernel)
+
+    def _arrange(self, blocks: list[tuple[Block, Any]]) -> Any:
+        """Pooled vectors of all blocks in schema order, as the layer gives them."""
+        order = [i for block, _ in blocks for i in block.columns]
+        if not self.concatenate:
+            vectors = _side_by_side([vectors for _, vectors in blocks])
+            return vectors if order == sorted(order) else ops.take(vectors, np.argsort(order).astype("int32"), axis=1)
+        if order == sorted(order):
+            flat = [ops.reshape(v, (-1, v.shape[1] * v.shape[2])) for _, v in blocks]
+        else:
+            columns = {i: v[:, k] for block, v in blocks for k, i in enumerate(block.columns)}
+            flat = [columns[i] for i in sorted(columns)]
+        return _side_by_side(flat)
 
     def count_out_of_range(self, inputs: Any) -> Any:
         """How many ids of a packed batch are neither padding nor inside their column's vocabulary: int32 scalar."""
         sparse, _ = _ids_and_weights(inputs, self.schema)
-        sizes = [s for c in self.schema.categorical for s in [c.vocabulary_size] * c.hotness]
-        wrong = ops.logical_or(sparse < PADDING, sparse >= ops.convert_to_tensor(np.array(sizes), sparse.dtype))
+        columns = self.schema.categorical
+        wide = np.iinfo(keras.backend.standardize_dtype(sparse.dtype)).max
+        last = [wide if c.hashed else int(c.vocabulary_size or 0) - 1 for c in columns]
+        most = np.repeat(last, [c.hotness for c in columns])
+        wrong = ops.logical_or(sparse < PADDING, sparse > ops.convert_to_tensor(most, sparse.dtype))
         return ops.sum(ops.cast(wrong, "int32"))
 
     # -- logical tables ----------------------------------------------------------------------------------------------
@@ -173,9 +246,16 @@ class EmbeddingCollection(keras.layers.Layer):
         """Logical tables: name → float32 (rows, D), copies in schema order."""
         found = {}
         for stack, variable in zip(self.stacks, self.tables, strict=True):
-            for name, (start, size) in stack.tables.items():
-                found[name] = backend.read(variable, start, start + size)
-        return {name: found[name] for name in self.schema.table_sizes}
+            for table in stack.tables:
+                start = stack.starts[table.name]
+                found[table.name] = backend.read(variable, start, start + table.rows)
+        return {name: found[name] for name in self._shapes}
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape of each logical table, in schema order."""
+        tables = sorted((t for stack in self.stacks for t in stack.tables), key=lambda table: table.number)
+        return {table.name: (table.rows, table.width) for table in tables}
 
     def set_embedding_tables(self, tables: Mapping[str, Any]) -> None:
         """Replace the rows of the named tables.
@@ -187,7 +267,7 @@ class EmbeddingCollection(keras.layers.Layer):
             KeyError: an unknown table.
             ValueError: a wrong shape.
         """
-        known = {name: (size, s.width) for s in self.stacks for name, (_, size) in s.tables.items()}
+        known = self._shapes
         for name in tables:
             if name not in known:
                 raise KeyError(f"set_embedding_tables: unknown table {name!r}; there are {sorted(known)}.")
@@ -196,25 +276,31 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"set_embedding_tables: table {name!r} has shape {np.shape(tables[name])}; it must be {known[name]}."
                 )
         for stack, variable in zip(self.stacks, self.tables, strict=True):
-            for name, (start, _) in stack.tables.items():
+            for name, start in stack.starts.items():
                 if name in tables:
                     backend.write(variable, start, np.asarray(tables[name], dtype=np.float32))
 
     def save_own_variables(self, store: Any) -> None:
         for name, rows in self.embedding_tables().items():
             store[_store_key(name)] = rows
+        for width, kernel in self.projections.items():
+            store[_PROJECTION + width] = ops.convert_to_numpy(kernel)
 
     def load_own_variables(self, store: Any) -> None:
-        names = {_store_key(name): name for name in self.schema.table_sizes}
-        if set(store.keys()) != set(names):
+        names = {_store_key(name): name for name in self._shapes}
+        kernels = {_PROJECTION + width: kernel for width, kernel in self.projections.items()}
+        if set(store.keys()) != set(names) | set(kernels):
             raise ValueError(
-                f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the schema {sorted(names)}."
+                f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer "
+                f"{sorted([*names, *kernels])}."
             )
-        self.set_embedding_tables({names[key]: np.asarray(store[key]) for key in store.keys()})
+        self.set_embedding_tables({name: np.asarray(store[key]) for key, name in names.items()})
+        for key, kernel in kernels.items():
+            kernel.assign(np.asarray(store[key]))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = input_shape["sparse"] if isinstance(input_shape, Mapping) else input_shape
-        widths = [self.widths[c.table_name] for c in self.schema.categorical]
+        widths = [self.output_dim or self.widths[c.table_name] for c in self.schema.categorical]
         return (shape[0], sum(widths)) if self.concatenate else (shape[0], len(widths), widths[0])
 
     def get_config(self) -> dict[str, Any]:
@@ -225,7 +311,44 @@ class EmbeddingCollection(keras.layers.Layer):
             "concatenate": self.concatenate,
             "init_scale": self.init_scale,
             "seed": self.seed,
+            "output_dim": self.output_dim,
+            "quotient_remainder": self.quotient_remainder and dataclasses.asdict(self.quotient_remainder),
+            "table_dtype": self.table_dtype,
         }
+
+
+def _local_ids(stack: Stack, ids: Any) -> Any:
+    """int32 ids inside each column's vocabulary; -1 where an id contributes nothing."""
+    size, oov = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("size", "oov"))
+    known = ops.logical_and(ids >= 0, ids < ops.cast(size, ids.dtype))
+    hashed = stack.per_position["hashed"].any()
+    if hashed:
+        unbounded = ops.convert_to_tensor(stack.per_position["hashed"])
+        known = ops.logical_or(known, ops.logical_and(ids >= 0, unbounded))
+    # Out-of-range ids are replaced before the cast, so that none is truncated into range.
+    inside = ops.where(known, ids, ops.zeros_like(ids))
+    local = ops.cast(inside, "int32")
+    if hashed:
+        local = ops.where(unbounded, bucket(inside, size), local)
+    return ops.where(known, local, ops.where(ops.equal(ids, PADDING), PADDING, oov))
+
+
+def _rows(stack: Stack, local: Any) -> Any:
+    """Rows of the stack's variable; of padding, anything."""
+    divisor, modulus, start = (
+        ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("divisor", "modulus", "start")
+    )
+    if any(block.second is not None for block in stack.blocks):
+        local = ops.mod(ops.floor_divide(local, divisor), modulus)
+    return local + start
+
+
+def _side_by_side(tensors: list[Any]) -> Any:
+    return ops.concatenate(tensors, axis=1) if len(tensors) > 1 else tensors[0]
+
+
+# No name of a table: in those every "%" is followed by a number.
+_PROJECTION = "%projections_"
 
 
 def _store_key(name: str) -> str:
@@ -265,9 +388,12 @@ def _ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
         raise ValueError(f"batch['sparse'] has shape {tuple(sparse.shape)}; the schema needs (B, {schema.width}).")
     if dtype not in ("int32", "int64"):
         if dtype in ("uint32", "uint64"):
-            # Out of any vocabulary, and without a turn to negative numbers.
-            sparse = ops.minimum(sparse, ops.convert_to_tensor(np.array(2**31 - 1), dtype))
-        sparse = ops.cast(sparse, "int32")
+            # JAX has no int64 unless asked for. Nothing turns negative.
+            wide = "int32" if keras.backend.backend() == "jax" else "int64"
+            most = np.array(min(np.iinfo(wide).max, np.iinfo(dtype).max), dtype)
+            sparse = ops.cast(ops.minimum(sparse, ops.convert_to_tensor(most)), wide)
+        else:
+            sparse = ops.cast(sparse, "int32")
     if weights is not None:
         weights = ops.convert_to_tensor(weights)
         if tuple(weights.shape[1:]) != (schema.width,):

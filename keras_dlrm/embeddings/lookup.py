@@ -43,7 +43,8 @@ class LookupTape:
         padding = ops.full((1,), PADDING, dtype=ids.dtype)
         unique_ids, inverse = backend.unique(ops.concatenate([padding, ops.reshape(ids, (-1,))]), table.shape[0])
         unique_ids = unique_ids[1:]
-        rows = self.leaf(len(self.lookups), backend.gather(table, unique_ids))
+        # In float32 before a gradient is taken: of repeated ids it is a sum.
+        rows = self.leaf(len(self.lookups), ops.cast(backend.gather(table, unique_ids), "float32"))
         self.lookups.append(Lookup(table, unique_ids, rows))
         padded = ops.concatenate([ops.zeros((1, table.shape[1]), rows.dtype), rows])
         # The gradient of this gather sums the gradients of repeated ids.

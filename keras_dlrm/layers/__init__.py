@@ -1,5 +1,6 @@
 """Keras layers that a DLRM is composed of: keras.ops only, one layer a file."""
 
+from keras_dlrm.embeddings.compression import QuotientRemainder, mixed_dimensions
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.layers.bottom_mlp import BottomMLP
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
@@ -13,5 +14,7 @@ __all__ = [
     "CrossLayer",
     "DotInteraction",
     "EmbeddingCollection",
+    "QuotientRemainder",
     "TopMLP",
+    "mixed_dimensions",
 ]

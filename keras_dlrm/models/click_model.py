@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
+
+EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype")
 
 
 class ClickModel(SparseTraining, keras.Model):
@@ -185,6 +189,26 @@ class ClickModel(SparseTraining, keras.Model):
             if layer.name in frozen:
                 layer.trainable = False
         return model
+
+
+def options(embedding_options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Further arguments of a model's `EmbeddingCollection`, as plain dictionaries.
+
+    Raises:
+        TypeError: no mapping.
+        ValueError: an unknown one, or one that the model gives itself.
+    """
+    if embedding_options is None:
+        return {}
+    if not isinstance(embedding_options, Mapping):
+        raise TypeError(f"embedding_options={embedding_options!r} must be a mapping of {list(EMBEDDING_OPTIONS)}.")
+    for name in embedding_options:
+        if name not in EMBEDDING_OPTIONS:
+            raise ValueError(f"embedding_options: unknown option {name!r}; known are {list(EMBEDDING_OPTIONS)}.")
+    found = dict(embedding_options)
+    if found.get("quotient_remainder") is not None:
+        found["quotient_remainder"] = dataclasses.asdict(QuotientRemainder.of(found["quotient_remainder"]))
+    return found
 
 
 def _shaped(values: Any, shape: tuple[int, ...]) -> Any:

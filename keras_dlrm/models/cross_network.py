@@ -13,7 +13,7 @@ from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.mlp import MLP
-from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.models.click_model import ClickModel, options
 from keras_dlrm.schema import Schema
 
 STRUCTURES = ("stacked", "parallel")
@@ -33,6 +33,7 @@ class CrossNetwork(ClickModel):
         kernel_l2: L2 factor of all kernels.
         embedding_dropout: Share of x₀'s embedding elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`.
         seed: Seed of all initial weights and of dropout.
     """
 
@@ -51,6 +52,7 @@ class CrossNetwork(ClickModel):
         kernel_l2: float,
         embedding_dropout: float,
         init_scale: float | None,
+        embedding_options: Mapping[str, Any] | None,
         seed: int | None,
         **kwargs: Any,
     ) -> None:
@@ -73,6 +75,7 @@ class CrossNetwork(ClickModel):
             "kernel_l2": kernel_l2,
             "embedding_dropout": embedding_dropout,
             "init_scale": init_scale,
+            "embedding_options": options(embedding_options),
         }
 
         # Layers
@@ -83,6 +86,7 @@ class CrossNetwork(ClickModel):
                 concatenate=True,
                 init_scale=init_scale,
                 seed=part_seed(self.seed, 0),
+                **self._config["embedding_options"],
                 dtype=self.dtype_policy,
                 name="embeddings",
             )

@@ -26,6 +26,7 @@ class DCN(CrossNetwork):
         kernel_l2: L2 factor of all kernels.
         embedding_dropout: Share of x₀'s embedding elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`.
         seed: Seed of all initial weights and of dropout.
 
     Source: Wang et al. 2017, "Deep & Cross Network for Ad Click Predictions".
@@ -49,6 +50,7 @@ class DCN(CrossNetwork):
         kernel_l2: float = 0.0,
         embedding_dropout: float = 0.0,
         init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -66,6 +68,7 @@ class DCN(CrossNetwork):
             kernel_l2=kernel_l2,
             embedding_dropout=embedding_dropout,
             init_scale=init_scale,
+            embedding_options=embedding_options,
             seed=seed,
             **kwargs,
         )

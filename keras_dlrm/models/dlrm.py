@@ -16,7 +16,7 @@ from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.dot_interaction import DotInteraction
 from keras_dlrm.layers.top_mlp import TopMLP
-from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.models.click_model import ClickModel, options
 from keras_dlrm.schema import Schema
 
 INTERACTIONS = ("dot", "cat", "cross")
@@ -30,7 +30,8 @@ class DLRM(ClickModel):
 
     Args:
         schema: A fitted `Schema`; F sparse columns.
-        embedding_dim: Width D of all tables.
+        embedding_dim: Width D of all tables, or a mapping table name → width: narrower tables are projected to D, the
+            bottom MLP's last width or else the largest one (see `mixed_dimensions`).
         bottom_mlp: Widths of the bottom MLP; the last must be `embedding_dim`. `[512, 256, 64, D]` if omitted.
         top_mlp: Widths of the top MLP; the last must be 1.
         interaction: `"dot"`: the bottom MLP's output, then all pairwise dot products (the paper). `"cat"`: all
@@ -45,6 +46,7 @@ class DLRM(ClickModel):
         kernel_l2: L2 factor of the MLPs' and cross layers' kernels.
         embedding_dropout: Share of the pooled vectors' elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`.
         seed: Seed of all initial weights and of dropout.
 
     Raises:
@@ -64,7 +66,7 @@ class DLRM(ClickModel):
     def __init__(
         self,
         schema: Schema | Mapping[str, Any],
-        embedding_dim: int = 16,
+        embedding_dim: int | Mapping[str, int] = 16,
         bottom_mlp: Sequence[int] | None = None,
         top_mlp: Sequence[int] = (512, 256, 1),
         interaction: str = "dot",
@@ -77,11 +79,16 @@ class DLRM(ClickModel):
         kernel_l2: float = 0.0,
         embedding_dropout: float = 0.0,
         init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(schema, seed, **kwargs)
         schema = self.schema
+        table_widths, embedding_options = embedding_dim, options(embedding_options)
+        if isinstance(embedding_dim, Mapping):
+            last = [*bottom_mlp][-1:] if bottom_mlp is not None else []
+            embedding_dim = last[0] if last else max(embedding_dim.values(), default=0)
         embedding_dim = integer("DLRM", "embedding_dim", embedding_dim)
         if bottom_mlp is not None:
             bottom_mlp = widths("DLRM", "bottom_mlp", bottom_mlp)
@@ -106,7 +113,7 @@ class DLRM(ClickModel):
         }
         self.interaction_kind = interaction
         self._config = {
-            "embedding_dim": embedding_dim,
+            "embedding_dim": dict(table_widths) if isinstance(table_widths, Mapping) else embedding_dim,
             "bottom_mlp": bottom_mlp,
             "top_mlp": top_mlp,
             "interaction": interaction,
@@ -119,15 +126,18 @@ class DLRM(ClickModel):
             "kernel_l2": kernel_l2,
             "embedding_dropout": embedding_dropout,
             "init_scale": init_scale,
+            "embedding_options": embedding_options,
         }
 
         # Layers
         if schema.categorical:
             self.embeddings = EmbeddingCollection(
                 schema,
-                embedding_dim,
+                table_widths,
+                output_dim=embedding_dim,
                 init_scale=init_scale,
                 seed=part_seed(self.seed, 0),
+                **embedding_options,
                 dtype=self.dtype_policy,
                 name="embeddings",
             )

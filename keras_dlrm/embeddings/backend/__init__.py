@@ -7,8 +7,8 @@ Each adapter has the same functions:
 - `take(variable, ids)` → the rows of a variable for ids of any shape, with a gradient to the variable.
 - `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
 - `scatter(variable, ids, rows)` writes rows; ids do not repeat, but for those beyond the table, which are left out.
-- `read(variable, start, stop)` → a NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
-  `start` on by NumPy ones. Neither needs memory for more than those rows.
+- `read(variable, start, stop)` → a float32 NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
+  `start` on by float32 NumPy ones. Neither needs memory for more than those rows.
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
 - `within(ids, values, rows)` → ids below `rows`, and their values; JAX leaves the others in, for `scatter` to leave out.
 - `constant(tensor)` → the tensor, without its gradient.

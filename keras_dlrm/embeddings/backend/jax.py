@@ -49,7 +49,7 @@ def densify(gradient: Any) -> Any:
 
 
 def read(variable: Any, start: int, stop: int) -> np.ndarray:
-    return np.array(variable.value[start:stop])
+    return np.array(variable.value[start:stop], dtype=np.float32)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -62,6 +62,7 @@ def can_write() -> bool:
 
 
 def write(variable: Any, start: int, rows: np.ndarray) -> None:
+    rows = rows.astype(variable.dtype)
     if rows.shape == variable.shape:
         variable.assign(rows)
     else:

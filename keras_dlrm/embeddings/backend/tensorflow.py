@@ -53,7 +53,7 @@ def densify(gradient: Any) -> Any:
 
 def read(variable: Any, start: int, stop: int) -> np.ndarray:
     # A slice of the variable would copy all of it first; a gather reads the rows asked for.
-    return tf.gather(variable.value, tf.range(start, stop)).numpy()
+    return tf.cast(tf.gather(variable.value, tf.range(start, stop)), tf.float32).numpy()
 
 
 def can_write() -> bool:
@@ -62,4 +62,4 @@ def can_write() -> bool:
 
 def write(variable: Any, start: int, rows: np.ndarray) -> None:
     ids = tf.range(start, start + len(rows))
-    variable.value.scatter_update(tf.IndexedSlices(tf.convert_to_tensor(rows), ids))
+    variable.value.scatter_update(tf.IndexedSlices(tf.cast(rows, variable.dtype), ids))

@@ -50,7 +50,7 @@ def densify(gradient: Any) -> Any:
 
 
 def read(variable: Any, start: int, stop: int) -> np.ndarray:
-    return variable.value[start:stop].detach().cpu().numpy().copy()
+    return variable.value[start:stop].detach().float().cpu().numpy().copy()
 
 
 def can_write() -> bool:

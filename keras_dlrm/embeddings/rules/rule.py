@@ -11,6 +11,7 @@ from keras import ops
 from keras_dlrm.arguments import number
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.embeddings.rounding import round_stochastically
 
 
 class RowRule(keras.optimizers.Optimizer):
@@ -86,7 +87,8 @@ class RowRule(keras.optimizers.Optimizer):
         slots = self._slots[self._get_variable_index(variable)]
         value = ops.convert_to_tensor(variable)
         new, changed = self._apply_rule(value, backend.densify(gradient), dict(slots), learning_rate)
-        self.assign(variable, ops.cast(new, variable.dtype))
+        ids = ops.arange(variable.shape[0], dtype="int32") if is_table(variable) else None
+        self.assign(variable, self._stored(variable, ids, new))
         for name, slot in slots.items():
             self.assign(slot, changed[name])
 
@@ -103,9 +105,15 @@ class RowRule(keras.optimizers.Optimizer):
         held = {name: backend.gather(slot, ids) for name, slot in slots.items()}
         rows = backend.gather(table, ids) if rows is None else backend.constant(rows)
         rows, changed = self._apply_rule(rows, gradient, held, self.learning_rate)
-        backend.scatter(table, ids, ops.cast(rows, table.dtype))
+        backend.scatter(table, ids, self._stored(table, ids, rows))
         for name, slot in slots.items():
             backend.scatter(slot, ids, changed[name])
+
+    def _stored(self, variable: Any, ids: Any, values: Any) -> Any:
+        """New values in the variable's dtype."""
+        if is_table(variable) and keras.backend.standardize_dtype(variable.dtype) == "bfloat16":
+            return round_stochastically(values, ids, self.iterations)
+        return ops.cast(values, variable.dtype)
 
     def _apply_rule(self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any) -> Any:
         rows = ops.cast(rows, "float32")

@@ -1,0 +1,35 @@
+"""Unbounded ids → 31 bits, on the host. NumPy only; `embeddings.hashing` does the same inside the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+#: Multipliers and shifts of a 32-bit mixing function with low bias: x ^= x >> 16; x *= …; x ^= x >> 15; x *= …; …
+MIX = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1))
+LARGEST = 2**31 - 1
+
+
+def fold(ids: Any) -> np.ndarray:
+    """Ids of up to 63 bits → ids of 31 bits: those that fit stay what they are, so folding twice changes nothing.
+
+    Args:
+        ids: Integer array.
+
+    Returns:
+        int64 array; negative ids are unchanged.
+
+    Example:
+
+    >>> fold(np.array([-1, 7, 2**40])).tolist()
+    [-1, 7, 1612487936]
+    """
+    ids = np.asarray(ids, np.int64)
+    wide = ids > LARGEST
+    if not wide.any():
+        return ids
+    high = ((ids >> 31) & LARGEST).astype(np.uint32)
+    for shift, factor in MIX:
+        high = (high ^ (high >> np.uint32(shift))) * np.uint32(factor)
+    return np.where(wide, (ids ^ high.astype(np.int64)) & LARGEST, ids)
