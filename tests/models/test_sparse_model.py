@@ -218,3 +218,33 @@ def test_tensorflow_reads_rows_and_not_the_table_for_a_prediction():
     table = next(v for v in model.variables if getattr(v, "is_embedding_table", False)).value
     captured = next(inner for outer, inner in graph.captures if outer is table.handle)
     assert {op.type for op in captured.consumers()} == {"ResourceGather"}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data pipelines of Keras's data adapters")
+def test_pipelines_have_no_tuning_thread_that_fit_would_wait_for(monkeypatch):
+    import tensorflow as tf
+
+    model, x, y = functional(), {name: v[:3] for name, v in X.items()}, np.array([0.0, 1.0, 1.0])
+    model.compile("adagrad", loss="mse")
+    seen = []
+    strategy = type(tf.distribute.get_strategy())
+    distribute = strategy.experimental_distribute_dataset
+
+    def spy(self, dataset, *args):
+        seen.append(dataset.options().autotune.enabled)
+        return distribute(self, dataset, *args)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return x, y
+
+    monkeypatch.setattr(strategy, "experimental_distribute_dataset", spy)
+    arrays = model.fit(x, y, batch_size=2, validation_data=(x, y, y), class_weight={0: 1.0, 1: 2.0}, verbose=0).history
+    batches = model.fit(Batches(), validation_data=Batches(), epochs=2, verbose=0).history
+    assert len(arrays["val_loss"]) == 1 and len(batches["val_loss"]) == 2
+    model.evaluate(x, y, sample_weight=y, verbose=0)
+    assert model.predict(Batches(), verbose=0).shape[0] == 6
+    assert seen == [False] * 6

@@ -2,16 +2,90 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+# Keras exports no names for them; `fit` takes an adapter in place of data.
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+
+
+class _Untuned:
+    """Mixed into a data adapter of Keras: its tf.data pipeline is not tuned by a thread in the background.
+
+    An iterator ends only when that thread wakes up, and in TensorFlow 2.21 nobody wakes it: it sleeps for twice as long
+    each time, from 10 ms to a minute. So `fit` would return up to twice as late as it trained. These pipelines have
+    nothing to tune. (Keras turns tuning off itself where a PyDataset has workers.)
+    """
+
+    def get_tf_dataset(self) -> Any:
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return super().get_tf_dataset().with_options(options)  # type: ignore[misc]
+
+
+class _UntunedPyDataset(_Untuned, PyDatasetAdapter):
+    pass
+
+
+class _UntunedArrays(_Untuned, ArrayDataAdapter):
+    pass
+
+
+def _untuned(given: dict[str, Any], steps: str) -> dict[str, Any]:
+    """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter where they are a PyDataset or arrays."""
+    x, y, sample_weight = (given.get(name) for name in ("x", "y", "sample_weight"))
+    shuffle, class_weight = bool(given.get("shuffle", False)), given.get("class_weight")
+    if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None:
+        adapter = _UntunedPyDataset(x, class_weight=class_weight, shuffle=shuffle)
+    elif x is not None and not given.get("validation_split") and can_convert_arrays((x, y, sample_weight)):
+        adapter = _UntunedArrays(
+            x,
+            y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            shuffle=given.get("shuffle", False),
+            batch_size=given.get("batch_size"),
+            steps=given.get(steps),
+        )
+    else:
+        return given
+    rest = {name: value for name, value in given.items() if name not in ("y", "sample_weight", "class_weight")}
+    return {**rest, "x": adapter}
+
+
+def _arguments(method: Any, model: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    bound = inspect.signature(method).bind(model, *args, **kwargs)
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    given.pop("self")
+    rest = given.pop("kwargs", {})
+    return {**given, **rest}
 
 
 class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
+
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = _untuned(_arguments(keras.Model.fit, self, args, kwargs), "steps_per_epoch")
+        if given["validation_data"] is not None:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
+            batch_size = given["validation_batch_size"] or given["batch_size"]
+            valid = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+            valid = _untuned({**valid, "steps": given["validation_steps"]}, "steps")
+            given["validation_data"] = tuple(valid[name] for name in ("x", "y", "sample_weight") if name in valid)
+        return super().fit(**given)  # type: ignore[misc]
+
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().evaluate(**_untuned(_arguments(keras.Model.evaluate, self, args, kwargs), "steps"))  # type: ignore[misc]
+
+    def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().predict(**_untuned(_arguments(keras.Model.predict, self, args, kwargs), "steps"))  # type: ignore[misc]
 
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
