@@ -186,7 +186,9 @@ class EmbeddingCollection(keras.layers.Layer):
         pooled = []
         for block in stack.blocks:
             n, h = len(block.columns), block.hotness
-            part = vectors[:, block.first : block.first + n * h]
+            # The gradient of a slice is a copy of the size of what was sliced.
+            whole = n * h == stack.positions
+            part = vectors if whole else vectors[:, block.first : block.first + n * h]
             if block.second is not None:
                 part = self._combine(part, vectors[:, block.second : block.second + n * h])
             factor = None if factors is None else factors[:, block.first : block.first + n * h]

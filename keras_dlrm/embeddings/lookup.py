@@ -47,8 +47,7 @@ class LookupTape:
         rows = self.leaf(len(self.lookups), ops.cast(backend.gather(table, unique_ids), "float32"))
         self.lookups.append(Lookup(table, unique_ids, rows))
         padded = ops.concatenate([ops.zeros((1, table.shape[1]), rows.dtype), rows])
-        # The gradient of this gather sums the gradients of repeated ids.
-        return ops.take(padded, ops.reshape(inverse[1:], ops.shape(ids)), axis=0)
+        return backend.expand(padded, ops.reshape(inverse[1:], ops.shape(ids)))
 
 
 _active = threading.local()

@@ -12,7 +12,8 @@ Each adapter has the same functions:
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
 - `within(ids, values, rows)` → ids below `rows`, and their values; JAX leaves the others in, for `scatter` to leave out.
 - `constant(tensor)` → the tensor, without its gradient.
-- `sum_by(values, index, count)` → values (n, …) with equal index summed into (count, …).
+- `expand(rows, index)` → rows (n, D) in the order of an index of any shape; its gradient sums those of repeated rows.
+- `sum_by(values, index, count)` → values (n, D) with equal index summed into (count, D).
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
 
 and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;

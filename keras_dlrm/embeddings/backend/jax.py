@@ -40,6 +40,10 @@ def constant(tensor: Any) -> Any:
     return jax.lax.stop_gradient(tensor)
 
 
+def expand(rows: Any, index: Any) -> Any:
+    return jnp.take(rows, index, axis=0)
+
+
 def sum_by(values: Any, index: Any, count: int) -> Any:
     return jax.ops.segment_sum(values, index, count)
 

@@ -43,8 +43,22 @@ def constant(tensor: Any) -> Any:
     return tf.stop_gradient(tensor)
 
 
+@tf.custom_gradient
+def expand(rows: Any, index: Any) -> Any:
+    def gradient(upstream: Any) -> tuple[Any, None]:
+        values = tf.reshape(upstream, (-1, tf.shape(rows)[1]))
+        return sum_by(values, tf.reshape(index, (-1,)), tf.shape(rows)[0]), None
+
+    return tf.gather(rows, index), gradient
+
+
 def sum_by(values: Any, index: Any, count: Any) -> Any:
-    return tf.math.unsorted_segment_sum(values, index, count)
+    # As a product with a sparse matrix of ones: 1.5 ms for 53,000 rows of 16, where unsorted_segment_sum takes 5.
+    places = tf.range(tf.size(index, index.dtype), dtype=index.dtype)
+    shape = tf.cast(tf.stack([count, tf.size(index)]), tf.int64)
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=tf.stack([index, places], 1), a_values=tf.ones_like(index, values.dtype), a_shape=shape, b=values
+    )
 
 
 def densify(gradient: Any) -> Any:

@@ -40,6 +40,10 @@ def constant(tensor: Any) -> Any:
     return tensor.detach()
 
 
+def expand(rows: Any, index: Any) -> Any:
+    return rows.index_select(0, index.reshape(-1)).reshape(*index.shape, rows.shape[1])
+
+
 def sum_by(values: Any, index: Any, count: int) -> Any:
     out = torch.zeros((count, *values.shape[1:]), dtype=values.dtype, device=values.device)
     return out.index_add_(0, index, values)
