@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ KAGGLE_ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A DLRM with dot interaction.
+    """A DLRM.
 
     Args:
         rows: Rows of each table.
@@ -24,6 +25,9 @@ class Shape:
         n_dense: Dense features.
         bottom: Widths of the bottom MLP.
         top: Widths of the top MLP.
+        hotness: Ids an example has for each table; one if empty. The contestants know no other.
+        interaction: `"dot"`, `"cat"` or `"cross"`, as in `kd.models.DLRM`. The contestants know no other than `"dot"`.
+        cross_layers, projection_dim: Of `"cross"`.
     """
 
     rows: tuple[int, ...]
@@ -31,6 +35,10 @@ class Shape:
     n_dense: int = 13
     bottom: tuple[int, ...] = (512, 256, 64, 16)
     top: tuple[int, ...] = (512, 256, 1)
+    hotness: tuple[int, ...] = ()
+    interaction: str = "dot"
+    cross_layers: int = 0
+    projection_dim: int | None = None
 
     @property
     def table_bytes(self) -> int:
@@ -38,18 +46,46 @@ class Shape:
         return 4 * self.dim * sum(self.rows)
 
     @property
+    def ids(self) -> int:
+        """Ids of an example."""
+        return sum(self.hotness) if self.hotness else len(self.rows)
+
+    @property
+    def top_inputs(self) -> int:
+        """Width of what enters the top MLP."""
+        vectors = len(self.rows) + 1
+        return self.dim + vectors * (vectors - 1) // 2 if self.interaction == "dot" else vectors * self.dim
+
+    @property
     def products(self) -> list[tuple[int, int]]:
         """(inputs, outputs) of each Dense layer."""
-        vectors = len(self.rows) + 1
-        top_in = self.dim + vectors * (vectors - 1) // 2
-        bottom, top = (self.n_dense, *self.bottom), (top_in, *self.top)
+        bottom, top = (self.n_dense, *self.bottom), (self.top_inputs, *self.top)
         return [*zip(bottom, bottom[1:], strict=False), *zip(top, top[1:], strict=False)]
+
+    @property
+    def weights(self) -> int:
+        """Weights besides the tables."""
+        width, rank = self.top_inputs, self.projection_dim
+        cross = (2 * width * rank if rank else width * width) + width
+        layers = self.cross_layers if self.interaction == "cross" else 0
+        return sum((n + 1) * m for n, m in self.products) + layers * cross
 
 
 SHAPES = {
     "kaggle": Shape(KAGGLE_ROWS),
     "kaggle-1e-3": Shape(tuple(max(3, round(n / 1000)) for n in KAGGLE_ROWS)),
 }
+
+
+def draw_ids(rng: np.random.Generator, shape: Shape, rows: int, distribution: str) -> np.ndarray:
+    """Ids, int32 (rows, Σ hotness), distributed as `write` says."""
+    sizes = np.repeat(shape.rows, shape.hotness or 1)
+    ids = np.empty((rows, len(sizes)), np.int32)
+    for column, size in enumerate(sizes):
+        u = rng.random(rows)
+        drawn = (size + 1.0) ** u - 1.0 if distribution == "zipf" else size * u
+        ids[:, column] = np.minimum(drawn.astype(np.int64), size - 1)
+    return ids
 
 
 def write(folder: Path, shape: Shape, rows: int, distribution: str = "zipf", seed: int = 0) -> None:
@@ -64,12 +100,7 @@ def write(folder: Path, shape: Shape, rows: int, distribution: str = "zipf", see
         seed: Of the random numbers.
     """
     rng = np.random.default_rng(seed)
-    ids = np.empty((rows, len(shape.rows)), np.int32)
-    for column, size in enumerate(shape.rows):
-        u = rng.random(rows)
-        drawn = (size + 1.0) ** u - 1.0 if distribution == "zipf" else size * u
-        ids[:, column] = np.minimum(drawn.astype(np.int64), size - 1)
-    np.save(folder / "sparse.npy", ids)
+    np.save(folder / "sparse.npy", draw_ids(rng, shape, rows, distribution))
     np.save(folder / "dense.npy", rng.random((rows, shape.n_dense), dtype=np.float32))
     np.save(folder / "label.npy", rng.integers(0, 2, rows).astype(np.float32))
     (folder / "shape.json").write_text(json.dumps(dataclasses.asdict(shape)))
@@ -77,6 +108,6 @@ def write(folder: Path, shape: Shape, rows: int, distribution: str = "zipf", see
 
 def read(folder: Path) -> tuple[Shape, np.ndarray, np.ndarray, np.ndarray]:
     """Shape, dense, ids and labels of `write`."""
-    values = json.loads((folder / "shape.json").read_text())
-    shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    return shape, *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("dense", "sparse", "label"))
+    found = json.loads((folder / "shape.json").read_text())
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Shape(**values), *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("dense", "sparse", "label"))

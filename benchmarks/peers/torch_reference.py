@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from torch_loop import compete
 from workload import read
 
 options = arguments()
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="cpu")
+device = parser.parse_known_args()[0].device
 
 shape, _, _, _ = read(options.folder)
 
@@ -44,14 +48,15 @@ class Model(torch.nn.Module):
         return self.top(torch.cat([x, products[:, self.lower[0], self.lower[1]]], 1))
 
 
-model = Model()
+with torch.device(device):
+    model = Model()
+    offsets = torch.arange(options.batch)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-offsets = torch.arange(options.batch)
 
 
 def forward(x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype != "float32"):
+    with torch.autocast(device, torch.bfloat16, enabled=options.dtype != "float32"):
         return model(x, ids, offsets)
 
 
-compete(options, forward, optimizer)
+compete(options, forward, optimizer, device)
