@@ -7,6 +7,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 
 def integer(who: str, field: str, value: Any, low: int = 1) -> int:
     """An integer of at least `low`; `ValueError` names the argument otherwise."""
@@ -17,6 +19,13 @@ def integer(who: str, field: str, value: Any, low: int = 1) -> int:
     if number is None or number < low:
         raise ValueError(f"{who}: {field}={value!r} must be an integer >= {low}.")
     return number
+
+
+def boolean(who: str, field: str, value: Any) -> bool:
+    """True or False; `ValueError` names the argument otherwise."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{who}: {field}={value!r} must be True or False.")
+    return bool(value)
 
 
 def widths(who: str, field: str, values: Any) -> list[int]:

@@ -10,9 +10,6 @@ import numpy as np
 from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.hashing import LARGEST, fold
 
-# Marks places of a ragged list of weights that the list did not reach; a value that no weight has.
-UNSET = np.finfo(np.float32).min
-
 
 def column_names(columns: Any) -> list[str]:
     """Names in a mapping or DataFrame of columns."""
@@ -36,30 +33,34 @@ def dense_values(name: str, values: Any) -> np.ndarray:
         raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be numeric.")
     if np.issubdtype(array.dtype, np.complexfloating):
         raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be real.")
+    return float32(f"dense column {name!r}", array)
+
+
+def float32(who: str, values: np.ndarray) -> np.ndarray:
+    """Values as float32; `ValueError` naming the first one that is not finite then, as it was given, and its row."""
     with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    check_finite(f"dense column {name!r}", array)
+        array = values.astype(np.float32)
+    check_finite(who, array, values)
     return array
 
 
-def check_finite(who: str, values: np.ndarray) -> None:
-    """`ValueError` naming the first value that is NaN or infinite, and its row."""
+def check_finite(who: str, values: np.ndarray, given: np.ndarray | None = None) -> None:
+    """`ValueError` naming the first value that is NaN or infinite, as it is in `given`, and its row."""
     finite = np.isfinite(values)
     if not finite.all():
         where = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"{who}: value {values[tuple(where)]} in row {where[0]}; it must be a finite float32. Fill or drop it."
-        )
+        value = (values if given is None else given)[tuple(where)]
+        raise ValueError(f"{who}: value {value} in row {where[0]}; it must be a finite float32. Fill or drop it.")
 
 
-def id_matrix(column: Categorical, values: Any) -> np.ndarray:
+def id_matrix(column: Categorical, values: Any) -> tuple[np.ndarray, np.ndarray]:
     """A sparse column (B,), (B, k) or B lists → int64 (B, hotness), padded with -1, every id in range.
 
-    Unbounded ids of a hashed column are folded to 31 bits.
+    Unbounded ids of a hashed column are folded to 31 bits. Also gives how many ids each row came with (B,).
     """
-    ids = ragged(column.name, values, column.hotness, PADDING, np.int64)
+    ids, lengths = ragged(column.name, values, column.hotness, PADDING, np.int64)
     check_ids(column, ids)
-    return fold(ids) if column.hashed else ids
+    return fold(ids) if column.hashed else ids, lengths
 
 
 def check_ids(column: Categorical, ids: np.ndarray) -> None:
@@ -101,9 +102,11 @@ def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
     return np.where(fits | (hashed & (ids > 0)), folded, PADDING - 1).astype(np.int32)
 
 
-def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> np.ndarray:
-    """Any of (B,), (B, k) or B lists → (B, hotness), filled up on the right."""
+def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Any of (B,), (B, k) or B lists → (B, hotness), filled up on the right, and the rows' lengths (B,)."""
     integer = np.issubdtype(dtype, np.integer)
+    if integer and hasattr(values, "isna"):  # pandas: NA, NaN and None, which its arrays hold in several ways
+        _check_missing(name, np.asarray(values.isna()))
     if hasattr(values, "to_list"):
         # Polars and pandas list columns; their to_numpy gives arrays of objects.
         array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
@@ -127,26 +130,37 @@ def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> np.
             if len(row):
                 _check_dtype(name, row, integer)
                 out[i, : len(row)] = row
-        return out
+        return out, np.array([len(r) for r in rows], dtype=np.int64)
     if array.ndim == 1:
         # B empty lists come as shape (0,) only where B = 0.
         array = array[:, None]
     if array.ndim != 2:
         raise ValueError(f"pack: column {name!r} has shape {array.shape}; it must be (B,) or (B, ids).")
     if array.size:
+        if integer and array.dtype.kind == "f":
+            # Integers with missing values become floats: in pandas, and where Polars hands over an array.
+            _check_missing(name, np.isnan(array.max(axis=1)))
         _check_dtype(name, array, integer)
     _check_hotness(name, array.shape[1], hotness)
     out = np.full((len(array), hotness), fill, dtype=dtype)
     out[:, : array.shape[1]] = array
-    return out
+    return out, np.full(len(array), array.shape[1], dtype=np.int64)
+
+
+def _check_missing(name: str, missing: np.ndarray) -> None:
+    if missing.any():
+        raise TypeError(
+            f"pack: column {name!r} has a missing value (null or NaN) in row {int(np.argmax(missing))}; use {PADDING} or an "
+            "empty list."
+        )
 
 
 def _as_row(name: str, index: int, value: Any) -> np.ndarray:
-    if value is None:
+    row = np.asarray(value)
+    if row.dtype == object and any(v is None for v in row.flat):
         raise TypeError(
             f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list."
         )
-    row = np.asarray(value)
     if row.ndim > 1:
         raise ValueError(f"pack: column {name!r} has a value of shape {row.shape} in row {index}; give a list of ids.")
     return row[None] if row.ndim == 0 else row

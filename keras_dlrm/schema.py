@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
-from keras_dlrm.packing import UNSET, check_finite, check_ids, column_names, dense_values, id_matrix, ragged
+from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, float32, id_matrix, ragged
 
 
 class Schema:
@@ -44,8 +44,7 @@ class Schema:
         label: str = "label",
         weighted: bool = False,
     ) -> None:
-        if isinstance(dense, str):
-            raise TypeError(f"Schema: dense={dense!r} is one string; give a list of names.")
+        dense, categorical = _listed("dense", dense), _listed("categorical", categorical)
         if not isinstance(weighted, bool):
             raise TypeError(f"Schema: weighted={weighted!r} must be True or False.")
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
@@ -183,10 +182,11 @@ class Schema:
             raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
 
         arrays: dict[str, np.ndarray] = {}
+        lengths: dict[str, np.ndarray] = {}
         for name in self.dense_names:
             arrays[name] = dense_values(name, columns[name])
         for column in self.categorical:
-            arrays[column.name] = id_matrix(column, columns[column.name])
+            arrays[column.name], lengths[column.name] = id_matrix(column, columns[column.name])
         rows = {name: len(a) for name, a in arrays.items()}
         if len(set(rows.values())) > 1:
             first = next(iter(rows))
@@ -200,15 +200,18 @@ class Schema:
         if self.categorical:
             batch["sparse"] = np.concatenate([arrays[n] for n in self.categorical_names], axis=1)
         if self.weighted:
-            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"])
+            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lengths)
         return batch
 
-    def weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray) -> np.ndarray:
+    def weight_matrix(
+        self, weights: Mapping[str, Any], sparse: np.ndarray, lengths: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
         """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
 
         Args:
             weights: Factors by sparse column name, shaped like the column's ids.
             sparse: Packed ids (B, W).
+            lengths: For each sparse column, how many ids each row was given (B,), -1 among them included.
         """
         for name in weights:
             if name not in self.categorical_names:
@@ -218,24 +221,29 @@ class Schema:
         packed = (sparse != PADDING).astype(np.float32)
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:
-                with np.errstate(over="ignore"):
-                    values = ragged(column.name, weights[column.name], column.hotness, float(UNSET), np.float32)
+                values, count = ragged(column.name, weights[column.name], column.hotness, 0.0, np.float64)
                 if len(values) != len(sparse):
                     raise ValueError(
                         f"pack: weights of {column.name!r} have {len(values)} rows, the batch has {len(sparse)}; they must agree."
                     )
                 ids = sparse[:, start : start + column.hotness]
-                unset = values == UNSET
-                lacking = np.argwhere(unset & (ids != PADDING))
+                places = np.arange(column.hotness)
+                lacking = np.argwhere((places >= count[:, None]) & (ids != PADDING))
                 if len(lacking):
                     row, place = lacking[0]
                     raise ValueError(
                         f"pack: weights of {column.name!r}: in row {row} id {ids[row, place]} has no weight; give as many "
                         "weights as ids, or leave the column out for weights of 1."
                     )
-                values = np.where(unset, np.float32(0), values)
-                check_finite(f"weights of {column.name!r}", values)
-                packed[:, start : start + column.hotness] *= values
+                # A weight of 0 beyond the ids is padding, as a matrix of weights has it.
+                surplus = np.argwhere((places >= lengths[column.name][:, None]) & (values != 0))
+                if len(surplus):
+                    row, place = surplus[0]
+                    raise ValueError(
+                        f"pack: weights of {column.name!r}: in row {row} weight {values[row, place]:g} has no id; give as many "
+                        "weights as ids."
+                    )
+                packed[:, start : start + column.hotness] *= float32(f"weights of {column.name!r}", values)
         return packed
 
     def validate(self, batch: Mapping[str, Any]) -> None:
@@ -305,8 +313,8 @@ class Schema:
         if unknown:
             raise ValueError(f"Schema: unknown key {unknown[0]!r}; known are dense, categorical, label, weighted.")
         return cls(
-            dense=[_from_entry(Dense, d) for d in data.get("dense") or ()],
-            categorical=[_from_entry(Categorical, c) for c in data.get("categorical") or ()],
+            dense=[_from_entry(Dense, d) for d in _listed("dense", data.get("dense"))],
+            categorical=[_from_entry(Categorical, c) for c in _listed("categorical", data.get("categorical"))],
             label=data.get("label", "label"),
             weighted=data.get("weighted", False),
         )
@@ -322,7 +330,10 @@ class Schema:
     @classmethod
     def from_json(cls, text: str) -> Schema:
         """Inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Schema: not valid JSON ({error}).") from None
 
     def to_yaml(self) -> str:
         """The schema as a YAML text."""
@@ -347,10 +358,15 @@ class Schema:
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:
-        """Inverse of `save`."""
+        """Inverse of `save`. An error names the file."""
         path = Path(path)
-        text = path.read_text(encoding="utf-8")
-        return cls.from_yaml(text) if _is_yaml(path) else cls.from_json(text)
+        read = cls.from_yaml if _is_yaml(path) else cls.from_json
+        try:
+            return read(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(f"schema file {path}: not a text file; give one in YAML or JSON.") from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"schema file {path}: {error}") from None
 
     def replace_categorical(self, **changes: Mapping[str, Any]) -> Schema:
         """A copy with fields of the named sparse columns replaced: `replace_categorical(C1={"vocabulary_size": 7})`."""
@@ -370,6 +386,17 @@ class Schema:
         return (
             f"Schema({self.n_dense} dense, {len(self.categorical)} categorical (W={self.width}), label={self.label!r})"
         )
+
+
+def _listed(field: str, columns: Any) -> list[Any]:
+    """Columns as a list. One name, or a mapping by name, would fall apart into letters or lose its values."""
+    if columns is None:
+        return []
+    if isinstance(columns, (str, Mapping, Categorical, Dense)) or not isinstance(columns, Iterable):
+        kind = {"str": "string", "dict": "mapping"}.get(type(columns).__name__, type(columns).__name__)
+        entries = "names" if field == "dense" else "columns, each with a name"
+        raise TypeError(f"Schema: {field}={columns!r} is one {kind}; give a list of {entries}.")
+    return list(columns)
 
 
 def _is_yaml(path: Path) -> bool:

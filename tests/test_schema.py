@@ -146,6 +146,8 @@ def test_weights_default_to_one_and_to_zero_on_padding():
         ({"b": [[1.0, 1.0, 1.0], [1.0]]}, ValueError, ["'b'", "3", "hotness=2"]),
         ({"b": [["x"], ["y"]]}, TypeError, ["'b'", "numeric"]),
         ({"b": [[1.0], [1.0]]}, ValueError, ["'b'", "row 0", "id 2", "no weight"]),
+        ({"b": [[1.0, 1.0], [1.0, 4.0]]}, ValueError, ["'b'", "row 1", "weight 4", "no id"]),
+        ({"b": [[1.0, 1.0], [1e300]]}, ValueError, ["'b'", "row 1", "1e+300", "float32"]),
     ],
 )
 def test_bad_weights_are_refused(weights, error, words):
@@ -153,6 +155,15 @@ def test_bad_weights_are_refused(weights, error, words):
         WEIGHTED.pack(WEIGHTED_COLUMNS, weights=weights)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_weights_of_padding_may_be_anything_and_those_beyond_the_ids_zero():
+    ids = {"a": [1, -1], "b": np.array([[1, 2], [3, -1]])}
+    weights = np.array([[0.5, 2.0], [3.0, 4.0]])
+    expected = WEIGHTED.pack(ids, weights={"b": weights})["weights"]
+    np.testing.assert_array_equal(expected, [[1, 0.5, 2], [0, 3, 0]])
+    weights[1, 1] = 0
+    np.testing.assert_array_equal(WEIGHTED.pack(WEIGHTED_COLUMNS, weights={"b": weights})["weights"], expected)
 
 
 def test_weights_for_an_unweighted_schema_are_refused():
@@ -177,9 +188,12 @@ def test_weights_for_an_unweighted_schema_are_refused():
         (with_column("C1", ["a", "b"]), TypeError, ["'C1'", "integers"]),
         (with_column("C1", [True, False]), TypeError, ["'C1'", "bool"]),
         (with_column("C1", [None, 3]), TypeError, ["'C1'", "None", "row 0", "-1"]),
-        (with_column("C1", pl.Series([None, 3])), TypeError, ["'C1'", "integers"]),
+        (with_column("C1", pl.Series([3, None])), TypeError, ["'C1'", "missing", "row 1", "-1"]),
+        (with_column("C1", pd.Series([3, None], dtype="Int64")), TypeError, ["'C1'", "missing", "row 1", "-1"]),
+        (with_column("C1", pd.Series([3, None])), TypeError, ["'C1'", "missing", "row 1", "-1"]),
         (with_column("tags", [[1.5], [2]]), TypeError, ["'tags'", "float64"]),
-        (with_column("tags", [[1, None], [2]]), TypeError, ["'tags'", "integers"]),
+        (with_column("tags", [[2], [1, None]]), TypeError, ["'tags'", "missing", "row 1"]),
+        (with_column("tags", pl.Series([[2], [1, None]])), TypeError, ["'tags'", "missing", "row 1"]),
         (with_column("tags", [[1, 2, 3, 4], [2]]), ValueError, ["'tags'", "4 ids", "hotness=3"]),
         (with_column("tags", [[[1], [2]], [3]]), ValueError, ["'tags'", "row 0"]),
         (with_column("tags", np.zeros((2, 4), int)), ValueError, ["'tags'", "4 ids", "hotness=3"]),
@@ -187,7 +201,7 @@ def test_weights_for_an_unweighted_schema_are_refused():
         (with_column("C1", [1, 2, 3]), ValueError, ["'C1'", "3 rows", "'price'", "2"]),
         (with_column("price", [1.0, np.nan]), ValueError, ["'price'", "nan", "row 1", "finite"]),
         (with_column("price", [np.inf, 1.0]), ValueError, ["'price'", "inf", "row 0"]),
-        (with_column("price", [1e39, 1.0]), ValueError, ["'price'", "inf", "float32"]),
+        (with_column("price", [1.0, 1e39]), ValueError, ["'price'", "1e+39", "row 1", "float32"]),
         (with_column("price", [None, 1.0]), ValueError, ["'price'", "None"]),
         (with_column("price", ["1", "2"]), TypeError, ["'price'", "numeric"]),
         (with_column("price", [1j, 2j]), TypeError, ["'price'", "real"]),
@@ -256,7 +270,14 @@ def test_validate_takes_unsigned_ids():
         (lambda: Schema(), ValueError, ["no columns"]),
         (lambda: Schema(["a"], weighted=True), ValueError, ["weighted"]),
         (lambda: Schema([3]), TypeError, ["3", "names"]),
-        (lambda: Schema("I1"), TypeError, ["'I1'", "list"]),
+        (lambda: Schema("I1"), TypeError, ["'I1'", "one string", "list"]),
+        (lambda: Schema(5), TypeError, ["dense=5", "list"]),
+        (lambda: Schema(categorical=Categorical("C1", 3)), TypeError, ["categorical=", "one Categorical", "list"]),
+        (lambda: Schema.from_yaml("dense: age"), TypeError, ["dense='age'", "one string", "list"]),
+        (lambda: Schema.from_yaml("dense: 5"), TypeError, ["dense=5", "one int", "list"]),
+        (lambda: Schema.from_yaml("categorical: {user: {vocabulary_size: 5}}"), TypeError,
+         ["categorical={'user'", "one mapping", "list"]),
+        (lambda: Schema.from_json("{"), ValueError, ["JSON"]),
         (lambda: Schema(categorical=["C1"]), TypeError, ["'C1'", "Categorical"]),
         (lambda: Schema(["a"], label=""), TypeError, ["label"]),
         (lambda: Schema(["a"], [Categorical("b", 3)], weighted="False"), TypeError, ["weighted", "'False'"]),
@@ -350,6 +371,21 @@ def test_round_trips_through_files(tmp_path, name):
 def test_an_unknown_file_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\.yaml"):
         SCHEMA.save(tmp_path / "schema.txt")
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("bad.json", b"{", "not valid JSON"),
+        ("bad.yaml", b"label: [", "not valid YAML"),
+        ("bad.yaml", b"dense: age", "dense='age'"),
+        ("bad.yaml", b"\xff\xfe", "not a text file"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((TypeError, ValueError), match=f"{name}: .*{words}"):
+        Schema.load(tmp_path / name)
 
 
 def test_numpy_numbers_round_trip_too():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
 
 EPILOG = """\b
 Examples:
@@ -24,19 +24,13 @@ Examples:
 @json_option
 def command(model: Path, data: Path, split: str, batch_size: int, as_json: bool) -> None:
     """Score a saved MODEL (.keras) on a part of a click log."""
-    if not model.exists():
-        raise FileNotFoundError(f"no model at {model}; give a .keras file, such as runs/a/model.keras.")
-    import keras
-
-    import keras_dlrm
+    loaded = load_model(model)
     from keras_dlrm import data as data_package
     from keras_dlrm.training.checkpoint import validation_scores
     from keras_dlrm.training.report import print_table
 
-    keras_dlrm.register()
     log = data_package.open(data)
     part = log.split(split)
-    loaded = keras.saving.load_model(model)
     if loaded.schema.to_dict() != log.schema.to_dict():
         raise ValueError(f"{model} was trained on another schema than {data} has; preprocess with the model's own.")
     found = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}

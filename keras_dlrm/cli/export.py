@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
 
 EPILOG = """\b
 Example:
@@ -23,17 +23,12 @@ Example:
 @json_option
 def command(model: Path, output: Path, data: Path | None, number: int | None, as_json: bool) -> None:
     """Write a saved MODEL (.keras) as a SavedModel for stock TensorFlow Serving."""
-    if not model.exists():
-        raise FileNotFoundError(f"no model at {model}; give a .keras file, such as runs/a/model.keras.")
-    import keras
-
-    import keras_dlrm
+    loaded = load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm.export import savedmodel
 
-    keras_dlrm.register()
     preprocessor = None if data is None else data_package.open(data).preprocessor
-    path = savedmodel(keras.saving.load_model(model, compile=False), output, preprocessor, number)
+    path = savedmodel(loaded, output, preprocessor, number)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     click.echo(f"wrote {path} ({size:,} bytes)")
     print_json(as_json, {"path": str(path), "bytes": size})

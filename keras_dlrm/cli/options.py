@@ -114,11 +114,40 @@ def apply_experiment_options(
         changes.append(f"embedding_optimizer={embedding_optimizer}")
     if learning_rate is not None:
         changes.append(f"optimizer.learning_rate={learning_rate}")
-        if embedding_optimizer is not None:
-            changes.append(f"embedding_optimizer.learning_rate={learning_rate}")
     if mixed_precision:
         changes.append("mixed_precision=true")
-    return experiment.override([*changes, *settings])
+    experiment = experiment.override([*changes, *settings])
+    if learning_rate is None:
+        return experiment
+    # An optimizer that has no rate of its own, wherever it comes from, gets this one.
+    specs = {name: getattr(experiment, name) for name in ("optimizer", "embedding_optimizer")}
+    without = [
+        n for n, spec in specs.items() if spec is not None and (isinstance(spec, str) or "learning_rate" not in spec)
+    ]
+    return experiment.override([f"{name}.learning_rate={learning_rate}" for name in without])
+
+
+def load_model(path: Path, compile: bool = True) -> Any:
+    """The model of a `.keras` file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not a whole `.keras` file.
+    """
+    import zipfile
+
+    if not path.exists():
+        raise FileNotFoundError(f"no model at {path}; give a .keras file, such as runs/a/model.keras.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the .keras file in it, such as {path / 'model.keras'}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a .keras file, or only a part of one; save or copy the model again.")
+    import keras
+
+    import keras_dlrm
+
+    keras_dlrm.register()
+    return keras.saving.load_model(path, compile=compile)
 
 
 def print_json(as_json: bool, value: Mapping[str, Any]) -> None:

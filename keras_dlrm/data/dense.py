@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.schema import Dense
+from keras_dlrm.columns import Dense
+from keras_dlrm.data.vocabulary import BadValue
 
 QUANTILES = 256
 # A quantile fit keeps an evenly spaced sample of at most this many values.
@@ -34,7 +35,13 @@ class DenseFit:
         self._stride = 1
 
     def update(self, values: np.ndarray) -> None:
-        """Take float64 values (n,), NaN where missing, into account."""
+        """Take float64 values (n,), NaN where missing, into account.
+
+        Raises:
+            BadValue: a value whose logarithm the column needs is beyond float32.
+        """
+        if self.column.transform == "log1p_standardise":
+            values = _log1p(values).astype(np.float64)
         values = values[~np.isnan(values)]
         if not len(values):
             return
@@ -46,8 +53,6 @@ class DenseFit:
                 self._stride *= 2
             self._count += len(values)
             return
-        if self.column.transform == "log1p_standardise":
-            values = _log1p(values).astype(np.float64)
         # Chan, Golub and LeVeque's update of a mean and a sum of squares by a further part.
         count, mean = len(values), float(values.mean())
         total, delta = self._count + count, mean - self._mean
@@ -73,7 +78,10 @@ def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.nd
         values: float64 (B,), NaN where missing.
 
     Returns:
-        float32 (B,), without NaN.
+        float32 (B,), finite.
+
+    Raises:
+        BadValue: the result is beyond float32.
     """
     missing = np.isnan(values)
     if column.transform == "none":
@@ -88,9 +96,21 @@ def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.nd
         raw = _log1p(values).astype(np.float64) if column.transform == "log1p_standardise" else values
         out = (raw - state["mean"]) / state["deviation"]
     with np.errstate(over="ignore"):
-        return np.where(missing, column.missing, out).astype(np.float32)
+        return _in_range(values, np.where(missing, column.missing, out).astype(np.float32))
 
 
 def _log1p(values: np.ndarray) -> np.ndarray:
     # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
-    return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))
+    with np.errstate(over="ignore"):
+        return _in_range(values, np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0)))
+
+
+def _in_range(values: np.ndarray, results: np.ndarray) -> np.ndarray:
+    """The results; `BadValue` where one is infinite, or NaN without a missing value."""
+    bad = ~np.isfinite(results)
+    if bad.any():
+        bad &= ~(np.isnan(values) & np.isnan(results))
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise BadValue(index, float(values[index]), "is outside the range of float32; clip or drop it")
+    return results

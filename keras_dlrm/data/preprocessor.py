@@ -109,7 +109,8 @@ class Preprocessor:
         first = 0
         for frame, where in raw.frames(frames, [*fits, *(c.name for c in open_columns)]):
             for name, fit in fits.items():
-                fit.update(raw.dense_values(frame, name, where))
+                with raw.located(where, name, np.arange(len(frame))):
+                    fit.update(raw.dense_values(frame, name, where))
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
                 if column.vocabulary_size is None:
                     values, rows, places = raw.categorical_values(frame, column, where)
@@ -156,17 +157,12 @@ class Preprocessor:
             out = np.empty((len(table), schema.n_dense), np.float32)
             for j, dense_column in enumerate(schema.dense):
                 values = raw.dense_values(table, dense_column.name, where)
-                out[:, j] = dense.transform(dense_column, self.dense_state.get(dense_column.name, {}), values)
-                bad = ~np.isfinite(out[:, j])
-                if bad.any():
-                    row = int(np.argmax(bad))
-                    raise ValueError(
-                        f"{where.at(row)}, column {dense_column.name!r}: value {values[row]} is outside the range of "
-                        "float32; clip or drop it."
-                    )
+                with raw.located(where, dense_column.name, np.arange(len(table))):
+                    out[:, j] = dense.transform(dense_column, self.dense_state.get(dense_column.name, {}), values)
             batch["dense"] = out
         if schema.categorical:
             sparse = np.full((len(table), schema.width), PADDING, np.int32)
+            lengths = {}
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
                 flat, rows, places = raw.categorical_values(table, column, where)
                 with raw.located(where, column.name, rows):
@@ -176,9 +172,10 @@ class Preprocessor:
                     else:
                         ids = vocabulary.encode(flat, f"column {column.name!r}")
                 sparse[rows, offset + places] = ids
+                lengths[column.name] = np.bincount(rows, minlength=len(table))
             batch["sparse"] = sparse
         if schema.weighted:
-            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"])
+            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"], lengths)
         elif weights is not None:
             raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
         return batch

@@ -22,7 +22,8 @@ class NormalizedEntropy(keras.metrics.Metric):
     The metric computes in float32 whatever the dtype of `y_pred`, and clips probabilities to [1e-7, 1 - 1e-7]. Its
     state is three sums of two float32 parts each (`RunningSum`), so billions of rows do not saturate it and replicas
     may add their states. While the entropy of the labels is zero — no row yet, or only one class so far — the ratio is
-    undefined and the result is 1, "no better than the base rate": finite, and never mistaken for a good value.
+    undefined and the result is 1, "no better than the base rate": finite, and never mistaken for a good value. A label
+    or probability of NaN makes it NaN.
 
     Args:
         name: Name of the metric.
@@ -65,10 +66,12 @@ class NormalizedEntropy(keras.metrics.Metric):
         """The normalized entropy of everything seen since the last reset, a float32 scalar tensor."""
         rows = self._rows.value()
         rate = ops.divide_no_nan(self._clicks.value(), rows)
-        defined = ops.logical_and(rate > 0.0, rate < 1.0)
-        inside = ops.where(defined, rate, 0.5)
+        loss = ops.divide_no_nan(self._loss.value(), rows)
+        # Neither comparison holds for NaN, which is to stay one.
+        constant = ops.logical_or(rate <= 0.0, rate >= 1.0)
+        inside = ops.where(constant, 0.5, rate)
         entropy = -(inside * ops.log(inside) + (1.0 - inside) * ops.log(1.0 - inside))
-        return ops.where(defined, ops.divide_no_nan(self._loss.value(), rows) / entropy, 1.0)
+        return ops.where(ops.logical_and(constant, ops.logical_not(ops.isnan(loss))), 1.0, loss / entropy)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make the metric again."""

@@ -17,6 +17,7 @@ from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
 
 EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype")
+CROSS_ENTROPIES = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
 
 
 class ClickModel(SparseTraining, keras.Model):
@@ -37,6 +38,7 @@ class ClickModel(SparseTraining, keras.Model):
         self.seed = new_seed(seed)
         self.embeddings: EmbeddingCollection | None = None
         self._loss_on_logits = False
+        self._loss_is_cross_entropy = False
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
 
@@ -45,9 +47,17 @@ class ClickModel(SparseTraining, keras.Model):
         raise NotImplementedError
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
-        """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`."""
+        """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.
+
+        A row with a dense feature of NaN gets NaN.
+        """
         self._check_inputs(inputs)
         logits = ops.cast(self.logits(inputs, training=training), "float32")
+        if self.schema.dense:
+            # TensorFlow's compiled ReLU makes 0 of NaN, and so a plausible probability of a row that has none. Not a
+            # product of the features with 0: that is optimised away.
+            missing = ops.any(ops.isnan(ops.cast(inputs["dense"], "float32")), axis=1, keepdims=True)
+            logits = ops.where(missing, float("nan"), logits)
         return logits if return_logits else ops.sigmoid(logits)
 
     def _check_inputs(self, inputs: Any) -> None:
@@ -59,6 +69,10 @@ class ClickModel(SparseTraining, keras.Model):
         for name in names:
             if name not in inputs:
                 raise ValueError(f"{self.name}: the batch has {sorted(inputs)}, {name!r} is missing; use schema.pack.")
+        for name in inputs:
+            if name not in names:
+                fix = "set weighted=True in the schema, or leave it out" if name == "weights" else "leave it out"
+                raise ValueError(f"{self.name}: the batch has {name!r}, but the schema needs {list(names)}; {fix}.")
         if self.schema.dense and inputs["dense"].shape[-1] != self.schema.n_dense:
             raise ValueError(
                 f"{self.name}: batch['dense'] has shape {tuple(inputs['dense'].shape)}; the schema needs "
@@ -96,6 +110,7 @@ class ClickModel(SparseTraining, keras.Model):
         """
         loss = _from_logits(loss)
         self._loss_on_logits = getattr(loss, "from_logits", False)
+        self._loss_is_cross_entropy = isinstance(loss, CROSS_ENTROPIES)
         if self._out_of_range is not None:
             self._tracker.untrack(self._out_of_range)  # else an earlier compile's counter would stay in the logs
         self._out_of_range = keras.metrics.Sum(name="ids_out_of_range") if count_out_of_range else None
@@ -128,20 +143,68 @@ class ClickModel(SparseTraining, keras.Model):
         Raises:
             ValueError: no labels, or more than one per row.
         """
+        self._check_labels(y)
+        return super().compute_loss(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)), training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        self._check_labels(y)  # JAX and torch build the metrics before they compute a loss.
+        return super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)))
+
+    def _check_labels(self, y: Any) -> None:
         if y is None:
             raise ValueError(f"{self.name}: there are no labels; give fit and evaluate (batch, labels) or x=… and y=….")
         shape: Any = getattr(y, "shape", ())
         # TensorFlow does not know the rank where a model has seen labels of both forms.
         if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):
             raise ValueError(f"{self.name}: the labels have shape {tuple(shape)}; they must be (B,) or (B, 1).")
-        return super().compute_loss(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)), training)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        return super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)))
+    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: arrays without rows, or with labels outside [0, 1] for a binary cross-entropy.
+        """
+        self._check_arrays("fit", x, y)
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, (tuple, list)) and len(validation) > 1:
+            self._check_arrays("fit: validation_data", *validation[:2])
+        return super().fit(x, y, batch_size, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`; raises as `fit` does."""
+        self._check_arrays("evaluate", x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`; raises as `fit` does."""
+        self._check_arrays("train_on_batch", x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.test_on_batch`; raises as `fit` does."""
+        self._check_arrays("test_on_batch", x, y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _check_arrays(self, who: str, x: Any, y: Any) -> None:
+        """What can be seen of arrays alone; every other kind of data is read batch by batch."""
+        if _has_no_rows(x):
+            raise ValueError(f"{who}: the batch has no rows; give at least one.")
+        if self._loss_is_cross_entropy and isinstance(y, np.ndarray):
+            _check_label_values(who, y)
+
+    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        # Where Keras builds from the first batch of fit (JAX, torch) it hides any error but a ValueError in advice to
+        # build the model.
+        try:
+            super()._symbolic_build(*args, **kwargs)
+        except RuntimeError as error:
+            if isinstance(error.__context__, TypeError):
+                raise error.__context__ from None
+            raise
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """p(click), float32 (B, 1), as `keras.Model.predict`; also of a batch without rows."""
-        if isinstance(x, Mapping) and x and all(np.ndim(v) and len(v) == 0 for v in x.values()):
+        if _has_no_rows(x):
             return np.zeros((0, 1), np.float32)
         return super().predict(x, *args, **kwargs)
 
@@ -211,6 +274,22 @@ def options(embedding_options: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
+def _has_no_rows(x: Any) -> bool:
+    return isinstance(x, Mapping) and bool(x) and all(np.ndim(v) and len(v) == 0 for v in x.values())
+
+
+def _check_label_values(who: str, y: np.ndarray) -> None:
+    if y.dtype.kind not in "biuf" and y.dtype.name != "bfloat16":
+        raise TypeError(f"{who}: the labels have dtype {y.dtype}; they must be numbers.")
+    wrong = ~((y >= 0) & (y <= 1))  # NaN, too
+    if wrong.any():
+        place = np.unravel_index(int(np.argmax(wrong)), y.shape)
+        raise ValueError(
+            f"{who}: label {y[place]} in row {place[0]}; a binary cross-entropy needs labels in [0, 1]. Make 0 of no click and "
+            "1 of a click, and drop rows without a label."
+        )
+
+
 def _shaped(values: Any, shape: tuple[int, ...]) -> Any:
     """Labels → (B, 1), sample weights → (B,): not every Keras metric takes either form of both.
 
@@ -226,7 +305,7 @@ def _from_logits(loss: Any) -> Any:
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", None)
     if name in ("binary_crossentropy", "BinaryCrossentropy", "bce", "BCE"):
         return keras.losses.BinaryCrossentropy(from_logits=True)
-    if isinstance(loss, (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)):
+    if isinstance(loss, CROSS_ENTROPIES):
         config = {**loss.get_config(), "from_logits": True}
         return type(loss).from_config(config)
     return loss

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.arguments import integer, number, widths
+from keras_dlrm.arguments import boolean, integer, number, widths
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.bottom_mlp import BottomMLP
@@ -99,9 +99,17 @@ class DLRM(ClickModel):
         embedding_dropout = number("DLRM", "embedding_dropout", embedding_dropout, below=1.0)
         if interaction not in INTERACTIONS:
             raise ValueError(f"DLRM: interaction={interaction!r} is unknown; use one of {INTERACTIONS}.")
+        self_interaction = boolean("DLRM", "self_interaction", self_interaction)
         if self_interaction and interaction != "dot":
             raise ValueError(f"DLRM: self_interaction=True needs interaction='dot', not {interaction!r}.")
-        cross_layers = integer("DLRM", "cross_layers", cross_layers, int(interaction == "cross"))
+        cross_layers = integer("DLRM", "cross_layers", cross_layers)
+        if interaction != "cross":
+            for field, value, default in (("cross_layers", cross_layers, 3), ("projection_dim", projection_dim, 512)):
+                if value != default:
+                    raise ValueError(
+                        f"DLRM: {field}={value!r} needs interaction='cross', not {interaction!r}, which has no cross layers; "
+                        "leave it out."
+                    )
         vectors = len(schema.categorical) + bool(schema.dense)
         if interaction == "dot" and vectors + bool(self_interaction) < 2:
             raise ValueError("DLRM: interaction='dot' needs two feature vectors; the schema gives one. Use 'cat'.")

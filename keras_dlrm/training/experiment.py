@@ -28,7 +28,7 @@ class Experiment:
         epochs: Most epochs.
         monitor: Validation score that decides on the best model: `"auc"` or `"logloss"`.
         patience: Epochs without a better score before training stops; 0: never.
-        lr_factor: Factor on the learning rates after each epoch without a better score; 1: none.
+        lr_factor: Factor on the learning rates after each epoch without a better score; 1: none, as schedules need it.
         label_smoothing: Of the binary cross-entropy, in [0, 1).
         mixed_precision: Whether to compute in bfloat16 (variables, logits and loss stay float32).
         seed: Of initial weights, dropout and the order of the rows.
@@ -68,6 +68,24 @@ class Experiment:
             raise ValueError(f"experiment: label_smoothing={self.label_smoothing!r} must be in [0, 1).")
         if not isinstance(self.mixed_precision, bool):
             raise ValueError(f"experiment: mixed_precision={self.mixed_precision!r} must be true or false.")
+        for field in ("optimizer", "embedding_optimizer"):
+            self._check_optimizer(field, getattr(self, field))
+
+    def _check_optimizer(self, field: str, spec: Any) -> None:
+        if spec is None and field == "embedding_optimizer":
+            return
+        name = spec.get("name") if isinstance(spec, Mapping) else spec
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"experiment: {field}={spec!r} must be a name, such as adagrad, or a mapping with a name, such as "
+                "{name: adagrad, learning_rate: 0.02}."
+            )
+        rate = spec.get("learning_rate") if isinstance(spec, Mapping) else None
+        if isinstance(rate, Mapping) and self.lr_factor < 1:
+            raise ValueError(
+                f"experiment: lr_factor={self.lr_factor} cannot lower {field}.learning_rate={dict(rate)!r}, which is a "
+                "schedule; set lr_factor=1, or give one number as the learning rate."
+            )
 
     @classmethod
     def from_dict(cls, data: Any) -> Experiment:
@@ -89,8 +107,12 @@ class Experiment:
         """Read a YAML file."""
         try:
             return cls.from_dict(_read(Path(path).read_text(encoding="utf-8")) or {})
+        except UnicodeDecodeError:
+            raise ValueError(f"experiment file {path}: not a text file; give one in YAML.") from None
         except yaml.YAMLError as error:
-            raise ValueError(f"experiment file {path}: not valid YAML ({error}).") from None
+            raise ValueError(f"experiment file {path}: not valid YAML ({' '.join(str(error).split())}).") from None
+        except ValueError as error:
+            raise ValueError(f"experiment file {path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Write a YAML file."""
@@ -142,8 +164,12 @@ class Experiment:
         except TypeError as error:
             raise ValueError(f"experiment: model {kind}: {error}") from error
         model.compile(
-            optimizer=_optimizer(self.optimizer),
-            embedding_optimizer=None if self.embedding_optimizer is None else _optimizer(self.embedding_optimizer),
+            optimizer=_optimizer("optimizer", self.optimizer),
+            embedding_optimizer=(
+                None
+                if self.embedding_optimizer is None
+                else _optimizer("embedding_optimizer", self.embedding_optimizer)
+            ),
             loss=keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing),
             metrics=[
                 keras.metrics.AUC(name="auc"),
@@ -168,25 +194,52 @@ def _read(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
 
 
-def _optimizer(spec: Any) -> Any:
-    """An optimizer from a name or `{"name": …, "learning_rate": …}`."""
+def _optimizer(field: str, spec: Any) -> Any:
+    """An optimizer from a name or `{"name": …, "learning_rate": …}`; `field` of the experiment holds it."""
     import keras
 
     from keras_dlrm.embeddings.rules.follow import RULES
-    from keras_dlrm.training.schedules import WarmupHoldDecay
 
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise ValueError(f"experiment: the optimizer {spec!r} needs a name, such as {sorted(RULES)}.")
-    rate = options.get("learning_rate")
-    if isinstance(rate, Mapping):
-        options["learning_rate"] = WarmupHoldDecay(**rate)
-    elif rate is not None:
-        options["learning_rate"] = float(rate)
+    name = options.pop("name")
+    if "learning_rate" in options:
+        options["learning_rate"] = _learning_rate(f"{field}.learning_rate", options["learning_rate"])
+    if name not in RULES and not _is_keras_optimizer(name):
+        raise ValueError(
+            f"experiment: {field}={name!r} is unknown; use one of {sorted(RULES)}, or the name of a Keras optimizer."
+        )
     try:
         if name in RULES:
             return RULES[name](**options)
         return keras.optimizers.get({"class_name": name, "config": options})
-    except TypeError as error:
-        raise ValueError(f"experiment: optimizer {name!r}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"experiment: {field} {name!r}: {error}") from error
+
+
+def _learning_rate(field: str, rate: Any) -> Any:
+    """A number, or the schedule that a mapping describes."""
+    from keras_dlrm.training.schedules import WarmupHoldDecay
+
+    if isinstance(rate, Mapping):
+        try:
+            return WarmupHoldDecay(**rate)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"experiment: {field}={dict(rate)!r}: {error}") from None
+    try:
+        return float(rate)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"experiment: {field}={rate!r} must be a number, or the arguments of WarmupHoldDecay as a mapping."
+        ) from None
+
+
+def _is_keras_optimizer(name: str) -> bool:
+    import keras
+
+    try:
+        keras.optimizers.get(name)
+    except ValueError:
+        return False
+    except TypeError:  # it needs arguments
+        return True
+    return True

@@ -51,11 +51,12 @@ def train(
 
     Raises:
         FileExistsError: `output` has content.
-        ValueError: `output` is of another experiment, or the data lacks rows.
+        ValueError: `output` is of another experiment, the data lacks rows, or the experiment cannot be built; `output`
+            is then as it was.
     """
     output = Path(output)
     fingerprint = _check_parts(data)
-    _prepare(experiment, fingerprint, output, resume, overwrite)
+    _check_folder(experiment, fingerprint, output, resume, overwrite)
     if resume and (output / RESULT).exists():
         return json.loads((output / RESULT).read_text())
     console = console or Console(quiet=True)
@@ -65,12 +66,14 @@ def train(
         raise ValueError(f"{data.directory}: the train part is empty.")
     valid = data.split("valid") if "valid" in data.splits and len(data.split("valid")) else None
     model = experiment.build(data.schema)
+    model.make_room(part.dataset(experiment.batch_size))
+    # Only now, when everything that was asked for is known to work: an earlier run is deleted here.
+    _prepare(experiment, fingerprint, output, overwrite)
     batches = -(-len(part) // experiment.batch_size)
     best = BestModel(
         valid, output / MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
     )
     state = Resume(output / STATE, experiment.checkpoint_steps, batches, [best])
-    model.make_room(part.dataset(experiment.batch_size))
     if resume and state.restore(model, part.take(slice(0, 2))):
         console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
     if state.epoch < experiment.epochs and not best.stopped:
@@ -106,7 +109,10 @@ def _check_parts(data: Any) -> dict[str, Any]:
     return {"directory": str(data.directory), "sha256": digest.hexdigest()}
 
 
-def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool) -> None:
+def _check_folder(
+    experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool
+) -> None:
+    """An error where `output` is not to be written to. Changes nothing."""
     if resume and overwrite:
         raise ValueError("train: resume and overwrite exclude each other.")
     if output.exists() and any(output.iterdir()):
@@ -114,13 +120,17 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
         if overwrite:
             if not known.exists():
                 raise FileExistsError(f"{output} has content but no {EXPERIMENT}, so it is not a run; not overwritten.")
-            shutil.rmtree(output)
         elif not resume:
             raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
         elif not known.exists() or Experiment.load(known) != experiment:
             raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
         elif json.loads((output / DATA).read_text())["sha256"] != fingerprint["sha256"]:
             raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
+
+
+def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
+    if overwrite and output.exists():
+        shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / DATA).write_text(json.dumps(fingerprint))
     experiment.save(output / EXPERIMENT)

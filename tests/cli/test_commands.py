@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from keras_dlrm.cli import COMMANDS, group, main
+from keras_dlrm.cli.options import apply_experiment_options
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.training.experiment import Experiment
 
 TINY = ["--batch-size", "128", "--epochs", "1", "--set", "model.embedding_dim=4", "--set", "patience=0"]
 
@@ -100,7 +102,12 @@ def test_preprocess_tables_writes_what_train_reads(tmp_path: Path) -> None:
         (["train", "--set", "epochs=0"], ["epochs=0", ">= 1"]),
         (["train", "--set", "nonsense"], ["key=value"]),
         (["train", "--resume"], ["--output"]),
-        (["train", "--optimizer", "adagard"], ["adagard"]),
+        (["train", "--optimizer", "adagard"], ["optimizer='adagard' is unknown"]),
+        (["train", "--config", "torn.keras"], ["torn.keras: not a text file"]),
+        (["evaluate", "torn.keras", "--data", "x"], ["torn.keras", "only a part"]),
+        (["export", "torn.keras", "--output", "x"], ["torn.keras", "only a part"]),
+        (["evaluate", ".", "--data", "x"], ["is a folder"]),
+        (["preprocess", "tables", "--schema", "bad.json", "--train", "x.csv", "--output", "x"], ["bad.json", "JSON"]),
         (["evaluate", "missing.keras", "--data", "x"], ["missing.keras"]),
         (["export", "missing.keras", "--output", "x"], ["missing.keras"]),
         (["compare", "--model", "DLRM"], ["two models"]),
@@ -111,6 +118,8 @@ def test_bad_input_gives_exit_code_2_and_one_sentence(
     args: list[str], words: list[str], planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("torn.keras").write_bytes(b"PK\x03\x04\xff\xfe")
+    Path("bad.json").write_text("{")
     if args[0] == "train" and "--data" not in args:
         args = [*args, "--data", str(planted)]
     with pytest.raises(SystemExit) as stop:
@@ -137,6 +146,27 @@ def test_single_values_count_over_named_options(planted: Path, tmp_path: Path) -
     assert run(*args)[0] == 0
     text = (tmp_path / "run" / "experiment.yaml").read_text()
     assert "name: sgd" in text and "l2: 1.0e-06" in text
+
+
+@pytest.mark.parametrize(
+    ("named", "settings", "rates"),
+    [
+        ({}, ["embedding_optimizer=rowwise_adagrad"], (0.5, 0.5)),
+        ({"embedding_optimizer": "sgd"}, [], (0.5, 0.5)),
+        ({"optimizer": "sgd"}, [], (0.5, None)),
+        ({}, ["embedding_optimizer={name: sgd, learning_rate: 0.1}"], (0.5, 0.1)),
+        ({}, ["optimizer.learning_rate=0.2", "embedding_optimizer.name=sgd"], (0.2, 0.5)),
+        ({}, ["optimizer=sgd"], (0.5, None)),
+    ],
+    ids=str,
+)
+def test_the_learning_rate_is_that_of_every_optimizer_without_one(
+    named: dict, settings: list[str], rates: tuple
+) -> None:
+    options = dict.fromkeys(["batch_size", "epochs", "optimizer", "embedding_optimizer", "mixed_precision"])
+    found = apply_experiment_options(Experiment(), settings, **{**options, **named}, learning_rate=0.5)
+    assert found.optimizer["learning_rate"] == rates[0]
+    assert (found.embedding_optimizer or {}).get("learning_rate") == rates[1]
 
 
 def test_a_saved_model_is_evaluated_in_a_new_process(planted: Path, tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def test_bad_dense_values_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             preprocessor.transform({"x": values})
+    with pytest.raises(ValueError, match=r"row 2, column 'x': value 1e\+39 is outside the range of float32"):
+        fit_dense("log1p_standardise", [[1.0, 2.0, 1e39]])
     with pytest.raises(TypeError, match="holds numbers"):
         preprocessor.transform({"x": [[1.0], [2.0]]})
 
@@ -233,6 +235,8 @@ def test_weights_of_a_weighted_schema():
     preprocessor = Preprocessor.identity(schema)
     batch = preprocessor.transform({"c": [[1, 2], [3]], "d": [0, None]}, weights={"c": [[0.5, 2.0], [4.0]]})
     assert batch["weights"].tolist() == [[0.5, 2.0, 1.0], [4.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match="'c': in row 1 weight 3 has no id"):
+        preprocessor.transform({"c": [[1], [3]], "d": [0, 1]}, weights={"d": [[1.0], [1.0]], "c": [[1.0], [1.0, 3.0]]})
     with pytest.raises(ValueError, match="weighted=False"):
         fit_one(["a"]).transform({"c": ["a"]}, weights={"c": [1.0]})
 

@@ -64,6 +64,7 @@ def exported(tmp_path_factory):
     }
     out, jobs = {}, []
     far = batch_of(SCHEMA, 3)
+    far["dense"][1, 0] = np.nan
     far["sparse"] = np.array([[7, 5, -2], [2**40, 2**32 + 1, -(2**40)], [-9, 2**31, 4]])
     for name, model in models.items():
         path = savedmodel(model, folder / name)
@@ -103,6 +104,10 @@ def test_ids_out_of_range_take_the_oov_row_or_contribute_nothing(exported):
     batch["sparse"] = np.array([[3, -1, -1], [3, -1, -1], [3, -1, 4]])
     expected = entry["model"].predict(batch, verbose=0)
     np.testing.assert_allclose(np.array(entry["rows"][3]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_dense_feature_of_nan_gives_no_probability(exported):
+    assert np.isnan(np.array(exported["dlrm"]["rows"][3])[:, 0]).tolist() == [False, True, False]
 
 
 def test_weights_are_stored_once(exported):

@@ -94,6 +94,16 @@ def test_normalized_entropy_is_one_while_the_entropy_of_the_labels_is_zero(label
     assert float(metric.result()) == 1.0
 
 
+@pytest.mark.parametrize("labels", [[0.0, 1.0, np.nan], [0.0, 0.0, np.nan]])
+def test_nan_stays_nan_in_normalized_entropy(labels):
+    metric = metrics.NormalizedEntropy()
+    metric.update_state(np.array(labels, "float32"), np.full(3, 0.3, "float32"))
+    assert np.isnan(float(metric.result()))
+    metric.reset_state()
+    metric.update_state(np.zeros(3, "float32"), np.array([0.3, np.nan, 0.3], "float32"))
+    assert np.isnan(float(metric.result()))
+
+
 def test_calibration_is_zero_until_a_click_is_seen():
     metric = metrics.Calibration()
     assert float(metric.result()) == 0.0

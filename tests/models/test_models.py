@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dlrm import optimizers
+from keras_dlrm.metrics import NormalizedEntropy
 from keras_dlrm.models import DCN, DLRM, DCNv2
 from keras_dlrm.schema import Categorical, Schema
 
@@ -308,13 +310,91 @@ def test_labels_and_weights_may_be_columns_or_flat(trained, y_shape, weight_shap
     assert 0 <= got["auc"] <= 1
 
 
-def test_absent_or_several_labels_are_refused():
+@pytest.mark.parametrize("metrics", [None, ["auc", NormalizedEntropy()]], ids=["no metrics", "metrics"])
+def test_absent_or_several_labels_are_refused(metrics):
     fresh = dlrm()
-    fresh.compile("sgd")
+    fresh.compile("sgd", metrics=metrics)
     with pytest.raises(ValueError, match="no labels"):
         fresh.fit(X, verbose=0)
     with pytest.raises(ValueError, match=r"labels have shape .*2\).* must be \(B,\)"):
         fresh.fit(X, np.stack([Y, 1 - Y], 1), verbose=0)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_labels_that_cross_entropy_has_no_meaning_for_are_refused(trained, call):
+    quiet = {} if call.endswith("batch") else {"verbose": 0}
+    for wrong, words in ((-1.0, "label -1.0 in row 2"), (2.0, "label 2.0 in row 2"), (np.nan, "label nan in row 2")):
+        y = Y.copy()
+        y[2] = wrong
+        with pytest.raises(ValueError, match=rf"{call}: {words}; .* in \[0, 1\]"):
+            getattr(trained, call)(X, y, **quiet)
+    with pytest.raises(TypeError, match="labels have dtype <U1"):
+        getattr(trained, call)(X, np.full(10, "1"), **quiet)
+    getattr(trained, call)(X, np.linspace(0, 1, 10), **quiet)
+
+
+def test_validation_labels_are_checked_and_other_losses_take_any(trained):
+    with pytest.raises(ValueError, match="validation_data: label 2.0"):
+        trained.fit(X, Y, validation_data=(X, Y * 2), verbose=0)
+    model = dlrm()
+    model.compile("sgd", loss="mse", run_eagerly=EAGER)
+    assert np.isfinite(model.train_on_batch(X, Y * 5 - 2))
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_a_batch_without_rows_is_refused(trained, call):
+    empty = {name: values[:0] for name, values in X.items()}
+    with pytest.raises(ValueError, match=f"{call}: the batch has no rows"):
+        getattr(trained, call)(empty, Y[:0])
+
+
+def test_fit_refuses_wrong_types_of_input():
+    for x, words in (
+        ({**X, "sparse": X["sparse"].astype("float32")}, "ids must be integers"),
+        (X["dense"], "packed batch"),
+    ):
+        model = dlrm()
+        model.compile("sgd", metrics=["auc"])
+        with pytest.raises(TypeError, match=words):
+            model.fit(x, Y, verbose=0)
+
+
+@pytest.mark.parametrize("name", ["dlrm dot", "dlrm cat without sparse", "dcnv2 parallel"])
+def test_nan_among_the_dense_features_is_nan_in_the_prediction_and_in_the_loss(name):
+    """TensorFlow's compiled ReLU would make 0 of it, and so a plausible probability."""
+    model = MODELS[name][0]()
+    model.compile("sgd", metrics=[NormalizedEntropy(name="ne")])
+    batch, y = data(model.schema)
+    batch = {**batch, "dense": batch["dense"].copy()}
+    batch["dense"][3, 1] = np.nan
+    whole = np.arange(10) != 3
+    for got in (model.predict(batch, verbose=0), keras.ops.convert_to_numpy(model(batch))):
+        np.testing.assert_array_equal(np.isfinite(got[:, 0]), whole)
+    history = model.fit(batch, y, batch_size=10, verbose=0).history
+    assert np.isnan(history["loss"][0]) and np.isnan(history["ne"][0])
+
+
+@pytest.mark.parametrize("shared", ["embedding_optimizer", "optimizer"])
+def test_a_rule_given_to_two_models_trains_both_and_keeps_its_slots_for_the_first(shared):
+    ends = []
+    for rules in ([optimizers.Adagrad(0.1)] * 2, [optimizers.Adagrad(0.1), optimizers.Adagrad(0.1)]):
+        models = [dlrm(), dlrm(seed=2)]
+        for model, rule in zip(models, rules, strict=True):
+            model.compile(**{"optimizer": "sgd", shared: rule}, run_eagerly=EAGER)
+            model.train_on_batch(X, Y)
+        models[0].train_on_batch(X, Y)
+        ends.append([w for model in models for w in model.get_weights()])
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_compiling_again_with_the_same_rule_keeps_its_slots():
+    model, rule = dlrm(), optimizers.Adagrad(0.1)
+    for _ in range(2):
+        model.compile("sgd", embedding_optimizer=rule, run_eagerly=EAGER)
+        assert model.optimizer.rows is rule
+        model.train_on_batch(X, Y)
+    assert int(keras.ops.convert_to_numpy(rule.iterations)) == 2
 
 
 def test_a_batch_without_rows_predicts_no_rows(trained):
@@ -567,6 +647,10 @@ def test_summary_counts_the_tables_as_trainable():
         (lambda: dlrm(interaction="sum"), ["'sum'", "dot"]),
         (lambda: dlrm(interaction="cat", self_interaction=True), ["self_interaction", "dot"]),
         (lambda: dlrm(interaction="cross", cross_layers=0), ["cross_layers=0"]),
+        (lambda: dlrm(projection_dim=4), ["projection_dim=4", "'cross'", "'dot'"]),
+        (lambda: dlrm(projection_dim=None, interaction="cat"), ["projection_dim=None", "'cross'"]),
+        (lambda: dlrm(cross_layers=2), ["cross_layers=2", "'cross'", "'dot'"]),
+        (lambda: dlrm(self_interaction="yes"), ["self_interaction='yes'", "True or False"]),
         (lambda: dlrm(WITHOUT_SPARSE), ["two feature vectors", "cat"]),
         (lambda: DLRM(Schema(categorical=[Categorical("a")]), 4), ["'a'", "vocabulary_size"]),
         (lambda: cross(DCN, cross_layers=0), ["DCN", "cross_layers=0"]),
@@ -574,7 +658,10 @@ def test_summary_counts_the_tables_as_trainable():
         (lambda: DCN(SCHEMA, "wide"), ["'wide'", "paper"]),
         (lambda: dlrm().compile("adagrad", embedding_optimizer="fast"), ["'fast'", "rowwise_adagrad"]),
         (lambda: dlrm().compile(keras.optimizers.SGD(momentum=0.9)), ["momentum", "embedding_optimizer"]),
+        (lambda: dlrm().compile("bogus"), ["optimizer='bogus'", "adagrad"]),
         (lambda: dlrm()({"dense": X["dense"]}), ["'sparse'", "schema.pack"]),
+        (lambda: dlrm()({**X, "weights": np.ones((10, 5), "float32")}), ["'weights'", "weighted=True"]),
+        (lambda: dlrm()({**X, "extra": X["dense"]}), ["'extra'", "leave it out"]),
         (lambda: dlrm()({**X, "dense": X["dense"][:, :1]}), ["'dense'", "(B, 2)"]),
         (lambda: dlrm()({**X, "sparse": X["sparse"][:, :3]}), ["'sparse'", "(B, 5)"]),
     ],
@@ -584,6 +671,12 @@ def test_what_does_not_fit_is_refused_in_one_sentence(make, words):
         make()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("optimizer", [None, 3])
+def test_what_is_no_optimizer_is_refused(optimizer):
+    with pytest.raises(TypeError, match=f"optimizer={optimizer}.* use one of|optimizer=None: give"):
+        dlrm().compile(optimizer)
 
 
 def test_a_batch_that_is_no_dict_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -159,13 +160,60 @@ def test_training_stops_when_patience_runs_out(log: data.ClickLog, tmp_path: Pat
         ({"batch_size": 0}, "batch_size=0"),
         ({"monitor": "accuracy"}, "monitor='accuracy'"),
         ({"lr_factor": 2}, "lr_factor=2"),
+        ({"optimizer": 5}, "optimizer=5 must be a name"),
+        ({"embedding_optimizer": {"learning_rate": 0.1}}, "embedding_optimizer={'learning_rate': 0.1} must be a name"),
+        (
+            {"lr_factor": 0.5, "optimizer": {"name": "adam", "learning_rate": {"learning_rate": 0.1}}},
+            "lr_factor=0.5 cannot lower optimizer.learning_rate={'learning_rate': 0.1}, which is a schedule",
+        ),
+        (
+            {"lr_factor": 0.5, "embedding_optimizer": {"name": "sgd", "learning_rate": {"learning_rate": 0.1}}},
+            "lr_factor=0.5 cannot lower embedding_optimizer.learning_rate",
+        ),
     ],
 )
 def test_a_bad_experiment_names_the_key_and_the_value(change: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=re.escape(words)):
         Experiment.from_dict({**EXPERIMENT.to_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("optimizer=bogus", "optimizer='bogus' is unknown; use one of ['adagrad', "),
+        ("embedding_optimizer=bogus", "embedding_optimizer='bogus' is unknown"),
+        ("optimizer.learning_rate=abc", "optimizer.learning_rate='abc' must be a number"),
+        ("optimizer.learning_rate={foo: 5}", "optimizer.learning_rate={'foo': 5}: "),
+        ("optimizer.learning_rate=-1", "optimizer 'adam': Adam: learning_rate=-1.0"),
+        ("optimizer.momentun=0.9", "optimizer 'adam': "),
+        ("model.embeding_dim=3", "embeding_dim"),
+    ],
+)
+def test_what_cannot_be_built_leaves_the_earlier_run_and_a_fresh_folder_alone(
+    log: data.ClickLog, tmp_path: Path, assignment: str, words: str
+) -> None:
+    bad = EXPERIMENT.override(["lr_factor=1", assignment])
+    (tmp_path / "run").mkdir()
+    for name in ("experiment.yaml", "result.json"):
+        (tmp_path / "run" / name).write_text("earlier")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        train(bad, log, tmp_path / "run", overwrite=True)
+    assert {file.read_text() for file in (tmp_path / "run").iterdir()} == {"earlier"}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        train(bad, log, tmp_path / "fresh")
+    assert not (tmp_path / "fresh").exists()
 
 
 def test_an_experiment_survives_a_file(tmp_path: Path) -> None:
     EXPERIMENT.save(tmp_path / "e.yaml")
     assert Experiment.load(tmp_path / "e.yaml") == EXPERIMENT
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"PAR1\xff\xfe", "not a text file"), (b"model: [", "not valid YAML"), (b"epochs: 0", "epochs=0 must be")],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "e.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"experiment file .*e\.yaml: .*{words}"):
+        Experiment.load(tmp_path / "e.yaml")

@@ -23,6 +23,7 @@ class Hybrid(keras.optimizers.Optimizer):
     `learning_rate` and `iterations` are those of the dense part. Setting `learning_rate` (as `ReduceLROnPlateau` and
     `LearningRateScheduler` do) sets the row rule's rate, too: the ratio of the two stays what it was at first.
     `clipnorm`, `clipvalue`, weight decay and EMA of the dense optimizer are those of the dense parameters alone.
+    An optimizer that another model trains with already is copied, and starts without that one's slots.
 
     Args:
         dense: Optimizer of the dense parameters: any Keras optimizer, a row rule, or a name.
@@ -31,7 +32,8 @@ class Hybrid(keras.optimizers.Optimizer):
         name: Name of the optimizer.
 
     Raises:
-        ValueError: the dense optimizer clips by the global norm or scales the loss, or no rule follows it.
+        TypeError: the dense optimizer is none.
+        ValueError: its name is unknown, it clips by the global norm or scales the loss, or no rule follows it.
 
     Example:
 
@@ -47,7 +49,7 @@ class Hybrid(keras.optimizers.Optimizer):
             dense = keras.saving.deserialize_keras_object(dense)
         if isinstance(dense, str) and dense.lower() in RULES:
             dense = get(dense)
-        self.dense = keras.optimizers.get(dense)
+        self.dense = _optimizer(dense)
         if isinstance(self.dense, keras.optimizers.LossScaleOptimizer) or self.dense.loss_scale_factor:
             raise ValueError(
                 "optimizer: loss scaling is not defined on embedding rows; train in mixed_bfloat16, which needs none."
@@ -60,8 +62,6 @@ class Hybrid(keras.optimizers.Optimizer):
         self.rows: RowRule = follow(self.dense) if rows is None else get(rows)
         if self.rows is self.dense:
             self.rows = follow(self.dense)
-        # The rows' updates and step counts are those of the dense part.
-        self.rows.gradient_accumulation_steps = self.dense.gradient_accumulation_steps
         self.ratio = self._first_ratio() if ratio is None else ratio
         self._accumulators: list[RowAccumulator] = []
 
@@ -76,7 +76,11 @@ class Hybrid(keras.optimizers.Optimizer):
         if self.built:
             return
         tables = [v for v in variables if is_table(v)]
-        self.dense.build([v for v in variables if not is_table(v)])
+        others = [v for v in variables if not is_table(v)]
+        self.dense, self.rows = _own(self.dense, others), _own(self.rows, tables)
+        # The rows' updates and step counts are those of the dense part.
+        self.rows.gradient_accumulation_steps = self.dense.gradient_accumulation_steps
+        self.dense.build(others)
         self.rows.build(tables)
         super().build(list(variables))
 
@@ -206,3 +210,26 @@ class Hybrid(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Hybrid:
         return cls(**config)
+
+
+def _optimizer(identifier: Any) -> Any:
+    try:
+        found = keras.optimizers.get(identifier)
+    except ValueError as error:
+        if isinstance(identifier, dict):
+            raise
+        kind = ValueError if isinstance(identifier, str) else TypeError
+        raise kind(
+            f"optimizer={identifier!r} is unknown; use one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer."
+        ) from error
+    if found is None:
+        raise TypeError(f"optimizer=None: give one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer.")
+    return found
+
+
+def _own(optimizer: Any, variables: Sequence[Any]) -> Any:
+    """The optimizer, or a fresh copy of one that was built with another model's variables."""
+    known = {id(v) for v in optimizer._trainable_variables} if optimizer.built else None
+    if known is None or all(id(v) in known for v in variables):
+        return optimizer
+    return type(optimizer).from_config(optimizer.get_config())
