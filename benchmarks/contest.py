@@ -67,6 +67,18 @@ class Times:
         return statistics.median(b / a for a, b in zip(self.ms, other.ms, strict=True))
 
 
+def has_peer(python: str, module: str, requirements: str) -> bool:
+    """Whether an interpreter finds a peer's module. If not, a line says so, and which file tells how to install it."""
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    if subprocess.run([python, "-c", code]).returncode == 0:
+        return True
+    print(
+        f"{module} is left out: {python} does not have it. How to make its environment: benchmarks/peers/{requirements}",
+        file=sys.stderr,
+    )
+    return False
+
+
 def contest(contestants: Sequence[Contestant], rounds: int = 7, warmup: int = 1) -> list[Times]:
     """Start all contestants, let them take turns, and give their times.
 

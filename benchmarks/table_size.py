@@ -1,30 +1,64 @@
-"""Milliseconds per training step as one table grows: ours beside stock Keras, for each rule and backend.
+"""Milliseconds per training step as one table grows: ours beside stock Keras, keras-rs and legacy Keras.
 
-    python benchmarks/table_size.py
+    python benchmarks/table_size.py --keras-peers-python keras-peers/bin/python
     python benchmarks/table_size.py --backend jax --rule adagrad --rows 10000 --rows 1000000
 
-A contestant is a model of one table and one Dense layer, trained by `model.fit`; batch 2048, width 16.
+A contestant is a model of one table and one Dense layer, trained by `model.fit`; batch 2048, width 16. Each rule and backend
+has those that know it: row-wise Adagrad only ours, tf_keras only TensorFlow. Those whose tables do not fit the memory
+together take turns in smaller groups, one after the other; who does not fit even alone is left out.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from contest import Contestant, contest
+from contest import Contestant, contest, has_peer
 from results import RESULTS, machine, markdown_table, write_section
 
 PROGRAM = Path(__file__).parent / "peers" / "one_table.py"
 ROWS = (10_000, 100_000, 1_000_000, 5_000_000, 50_000_000)
 SLOTS = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 0, "adam": 2}
+KINDS = {"ours": "keras_dlrm", "stock": "Keras", "keras_rs": "keras-rs", "tf_keras": "tf_keras"}
+# Tables' worth that a step makes besides: gradients, and new tables and slots before they replace the old. Measured at
+# 4,000,000 rows. Who is not named makes only what belongs to the rows of a batch.
+WHILE_STEPPING = {
+    ("stock", "tensorflow"): {"sgd": 1, "adagrad": 2, "adam": 4},
+    ("stock", "jax"): {"sgd": 1, "adagrad": 1, "adam": 1},
+    ("stock", "torch"): {"sgd": 1, "adagrad": 4, "adam": 4},
+    ("tf_keras", "tensorflow"): {"adam": 4},
+}
+# keras-rs looks up in Keras's own layer.
+WHILE_STEPPING |= {("keras_rs", backend): made for (kind, backend), made in WHILE_STEPPING.items() if kind == "stock"}
 
 
-def bytes_of(kind: str, rows: int, rule: str) -> int:
-    """What a contestant holds at its peak: stock Keras makes a gradient, and a new table, of the table's size."""
-    return rows * 16 * 4 * (1 + SLOTS[rule] + (2 if kind == "stock" else 0))
+def bytes_of(kinds: Sequence[str], backend: str, rule: str, rows: int) -> int:
+    """What contestants hold at their peak: all hold their tables and slots, one at a time does a step."""
+    step = max(WHILE_STEPPING.get((kind, backend), {}).get(rule, 0) for kind in kinds)
+    return rows * 16 * 4 * (len(kinds) * (1 + SLOTS[rule]) + step)
+
+
+def groups(kinds: Sequence[str], backend: str, rule: str, rows: int, memory: float) -> list[list[str]]:
+    """Who takes turns with whom: in the order given, as many as fit. Who would not fit even alone is left out."""
+    found: list[list[str]] = []
+    for kind in kinds:
+        if bytes_of([kind], backend, rule, rows) > memory:
+            print(f"{kind}, {backend}, {rule}, {rows:,} rows is left out: it would not fit", file=sys.stderr)
+        elif found and bytes_of([*found[-1], kind], backend, rule, rows) <= memory:
+            found[-1].append(kind)
+        else:
+            found.append([kind])
+    return found
+
+
+def knows(kind: str, backend: str, rule: str) -> bool:
+    """Whether there is such a contestant."""
+    return (kind == "ours" or rule != "rowwise_adagrad") and (kind != "tf_keras" or backend == "tensorflow")
 
 
 @click.command()
@@ -32,33 +66,39 @@ def bytes_of(kind: str, rows: int, rule: str) -> int:
 @click.option("--rule", "rules", multiple=True, default=list(SLOTS), show_default=True)
 @click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--memory", default=12.0, show_default=True, help="GB; what would need more is left out and said to be.")
+@click.option("--keras-peers-python", default=sys.executable, help="Interpreter with peers/requirements-keras.txt.")
+@click.option("--memory", default=12.0, show_default=True, help="GB for the tables of those who take turns.")
 @click.option("--write", "into_results", is_flag=True, help="Put table and plot into benchmarks/.")
 def main(
     sizes: tuple[int, ...],
     rules: tuple[str, ...],
     backends: tuple[str, ...],
     rounds: int,
+    keras_peers_python: str,
     memory: float,
     into_results: bool,
 ) -> None:
-    """Measure ours and stock Keras in turns, for each backend, rule and size."""
+    """Measure ours and the peers in turns, for each backend, rule and size."""
+    pythons = {"ours": sys.executable, "stock": sys.executable}
+    for kind in ("keras_rs", "tf_keras"):
+        if has_peer(keras_peers_python, kind, "requirements-keras.txt"):
+            pythons[kind] = keras_peers_python
     found: dict[tuple[str, str, str], dict[int, float]] = {}
-    for backend in backends:
-        for rule in rules:
-            for rows in sizes:
-                kinds = [k for k in ("ours", "stock") if not (k == "stock" and rule == "rowwise_adagrad")]
-                kinds = [k for k in kinds if bytes_of(k, rows, rule) <= memory * 1e9]
-                entrants = [
-                    Contestant(
-                        f"{kind}, {backend}, {rule}, {rows:,} rows",
-                        [sys.executable, str(PROGRAM), kind, backend, rule, str(rows)],
-                    )
-                    for kind in kinds
-                ]
-                for kind, times in zip(kinds, contest(entrants, rounds), strict=True):
-                    found.setdefault((kind, backend, rule), {})[rows] = statistics.median(times.ms)
-    table = markdown_table([_line(key, found[key], sizes) for key in sorted(found, key=lambda k: (k[1], k[2], k[0]))])
+    for backend, rule, rows in itertools.product(backends, rules, sizes):
+        kinds = [kind for kind in pythons if knows(kind, backend, rule)]
+        for group in groups(kinds, backend, rule, rows, memory * 1e9):
+            entrants = [
+                Contestant(
+                    f"{kind}, {backend}, {rule}, {rows:,} rows",
+                    [pythons[kind], str(PROGRAM), kind, backend, rule, str(rows)],
+                )
+                for kind in group
+            ]
+            for kind, times in zip(group, contest(entrants, rounds), strict=True):
+                found.setdefault((kind, backend, rule), {})[rows] = statistics.median(times.ms)
+    table = markdown_table(
+        [_line(key, found[key], sizes) for key in sorted(found, key=lambda k: (k[1], k[2], list(KINDS).index(k[0])))]
+    )
     click.echo(table)
     if into_results:
         path = RESULTS.parent / "table_size.png"
@@ -69,7 +109,7 @@ def main(
 
 def _line(key: tuple[str, str, str], times: dict[int, float], sizes: tuple[int, ...]) -> dict[str, Any]:
     kind, backend, rule = key
-    line: dict[str, Any] = {"backend": backend, "rule": rule, "program": kind}
+    line: dict[str, Any] = {"backend": backend, "rule": rule, "program": KINDS[kind]}
     line |= {f"{rows:,} rows": f"{times[rows]:.2f}" if rows in times else "–" for rows in sizes}
     return {**line, "largest / smallest": f"{times[max(times)] / times[min(times)]:.2f}×"}
 
@@ -79,20 +119,24 @@ def _plot(found: dict[tuple[str, str, str], dict[int, float]], path: Path) -> No
 
     matplotlib.use("agg")
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
 
     backends = list(dict.fromkeys(backend for _, backend, _ in found))
     figure, panels = pyplot.subplots(1, len(backends), figsize=(5 * len(backends), 4), sharey=True, squeeze=False)
     colours = dict(zip(SLOTS, ("C0", "C1", "C2", "C3"), strict=True))
+    strokes = dict(zip(KINDS, ("-", "--", ":", "-."), strict=True))
     for panel, backend in zip(panels[0], backends, strict=True):
         for (kind, where, rule), times in found.items():
             if where == backend:
-                style = {"color": colours[rule], "linestyle": "-" if kind == "ours" else "--", "marker": "o"}
-                name = rule if kind == "ours" else f"{rule}, stock Keras"
-                panel.loglog(list(times), list(times.values()), label=name, markersize=3, **style)
+                style = {"color": colours[rule], "linestyle": strokes[kind], "marker": "o", "markersize": 3}
+                panel.loglog(list(times), list(times.values()), **style)
         panel.set(title=backend, xlabel="rows of the table")
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("ms a step")
-    panels[0][-1].legend(fontsize=7)
+    kinds, _, rules = (set(names) for names in zip(*found, strict=True))
+    lines = [Line2D([], [], color=colours[rule], label=rule) for rule in SLOTS if rule in rules]
+    lines += [Line2D([], [], color="k", linestyle=strokes[kind], label=KINDS[kind]) for kind in KINDS if kind in kinds]
+    panels[0][-1].legend(handles=lines, fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -2,8 +2,10 @@
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --batch 8192 --dtype bfloat16 --peers-python peers/bin/python --write
+    python benchmarks/train_step.py --backend tensorflow --keras-peers-python keras-peers/bin/python
 
 All contestants run in processes of their own and take turns. The floor is what the matrix products of a step alone take.
+All hold their tables at once: at Kaggle's shape 15 GB with TensorFlow and all peers, and 3 GB for each other backend.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from contest import Contestant, Times, contest
+from contest import Contestant, Times, contest, has_peer
 from results import machine, markdown_table, write_section
 from workload import SHAPES, write
 
@@ -21,9 +23,10 @@ PEERS = Path(__file__).parent / "peers"
 
 
 def contestants(
-    folder: Path, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...], python: str
-) -> list[Contestant]:
-    """Ours on each backend, then the peers, then the floor."""
+    folder: Path, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...],
+    torchrec_python: str, keras_python: str,
+) -> list[Contestant]:  # fmt: skip
+    """Ours on each backend, then the peers that are there, then the floor."""
     common = [str(folder), "--batch", str(batch), "--dtype", dtype]
     found = [
         Contestant(
@@ -36,10 +39,14 @@ def contestants(
         found.append(
             Contestant("PyTorch EmbeddingBag, SGD", [sys.executable, str(PEERS / "torch_reference.py"), *common])
         )
-    if "torchrec" in peers:
-        found.append(
-            Contestant("TorchRec/FBGEMM, row-wise Adagrad", [python, str(PEERS / "torchrec_fbgemm.py"), *common])
-        )
+    if "torchrec" in peers and has_peer(torchrec_python, "torchrec", "requirements-torchrec.txt"):
+        command = [torchrec_python, str(PEERS / "torchrec_fbgemm.py"), *common]
+        found.append(Contestant("TorchRec/FBGEMM, row-wise Adagrad", command))
+    if "tfrs" in peers and has_peer(keras_python, "tensorflow_recommenders", "requirements-keras.txt"):
+        # It has no row-wise Adagrad.
+        theirs = rule.removeprefix("rowwise_")
+        command = [keras_python, str(PEERS / "tfrs_ranking.py"), *common, "--rule", theirs]
+        found.append(Contestant(f"TFRS Ranking, {theirs}", command))
     found.append(Contestant("matrix products alone", [sys.executable, str(PEERS / "floor.py"), *common]))
     return found
 
@@ -50,21 +57,23 @@ def contestants(
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--rule", default="rowwise_adagrad", show_default=True)
 @click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
-@click.option("--peer", "peers", multiple=True, default=["torch", "torchrec"], show_default=True)
+@click.option("--peer", "peers", multiple=True, default=["torch", "torchrec", "tfrs"], show_default=True)
 @click.option("--peers-python", default=sys.executable, help="Interpreter with peers/requirements-torchrec.txt.")
+@click.option("--keras-peers-python", default=sys.executable, help="Interpreter with peers/requirements-keras.txt.")
 @click.option("--distribution", type=click.Choice(["zipf", "uniform"]), default="zipf", show_default=True)
 @click.option("--steps", default=100, show_default=True, help="Steps of a round.")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
 def main(
     shape: str, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...], peers_python: str,
-    distribution: str, steps: int, rounds: int, into_results: bool,
+    keras_peers_python: str, distribution: str, steps: int, rounds: int, into_results: bool,
 ) -> None:  # fmt: skip
     """Run the contest and print medians and ratios."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, SHAPES[shape], batch * steps, distribution)
-        times = contest(contestants(folder, batch, dtype, rule, backends, peers, peers_python), rounds)
+        entrants = contestants(folder, batch, dtype, rule, backends, peers, peers_python, keras_peers_python)
+        times = contest(entrants, rounds)
     text = table(times, batch)
     click.echo(text)
     if into_results:

@@ -1,35 +1,81 @@
-"""A model of one embedding table, ours or stock Keras's: `one_table.py ours|stock BACKEND RULE ROWS`."""
+"""A model of one embedding table and one Dense layer: `one_table.py ours|stock|keras_rs|tf_keras BACKEND RULE ROWS`.
+
+`ours` runs where keras_dlrm is installed, `stock` wherever Keras is, the others where `requirements-keras.txt` is.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-kind, backend, rule, rows = sys.argv[1:5]
+kind, backend, rule, rows = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 os.environ["KERAS_BACKEND"] = backend
 
-import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from contest import serve  # noqa: E402
 
-import keras_dlrm as kd  # noqa: E402
-
 BATCH, WIDTH, STEPS = 2048, 16, 20
-ids = np.random.default_rng(0).integers(0, int(rows), (BATCH * STEPS, 1)).astype(np.int32)
-labels = np.random.default_rng(1).integers(0, 2, (BATCH * STEPS, 1)).astype(np.float32)
-inputs = keras.Input((1,), dtype="int32")
-if kind == "ours":
-    schema = kd.Schema(categorical=[kd.Categorical("a", int(rows))])
+NAMES = {"sgd": "SGD", "adagrad": "Adagrad", "rowwise_adagrad": "RowwiseAdagrad", "adam": "Adam"}
+
+
+def ours() -> Any:
+    """An EmbeddingCollection in a SparseModel."""
+    import keras
+
+    import keras_dlrm as kd
+
+    inputs = keras.Input((1,), dtype="int32")
+    schema = kd.Schema(categorical=[kd.Categorical("a", rows)])
     pooled = kd.layers.EmbeddingCollection(schema, WIDTH, concatenate=True)(inputs)
     model = kd.models.SparseModel(inputs, keras.layers.Dense(1, "sigmoid")(pooled))
-    optimizer = {"sgd": "SGD", "adagrad": "Adagrad", "rowwise_adagrad": "RowwiseAdagrad", "adam": "Adam"}[rule]
-    model.compile(getattr(kd.optimizers, optimizer)(0.01), loss="binary_crossentropy")
-else:
-    pooled = keras.layers.Flatten()(keras.layers.Embedding(int(rows), WIDTH, embeddings_initializer="zeros")(inputs))
+    model.compile(getattr(kd.optimizers, NAMES[rule])(0.01), "binary_crossentropy")
+    return model
+
+
+def stock() -> Any:
+    """Keras 3's own layer and optimizers."""
+    import keras
+
+    inputs = keras.Input((1,), dtype="int32")
+    pooled = keras.layers.Flatten()(keras.layers.Embedding(rows, WIDTH, embeddings_initializer="zeros")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(pooled))
-    model.compile({"sgd": "SGD", "adagrad": "Adagrad", "adam": "Adam"}[rule], loss="binary_crossentropy")
+    model.compile(NAMES[rule], "binary_crossentropy")
+    return model
+
+
+def keras_rs() -> Any:
+    """DistributedEmbedding. Off a TPU it leaves the table to the model's optimizer, whatever its TableConfig says."""
+    import keras
+    import keras_rs as kr
+
+    inputs = keras.Input((1,), dtype="int32")
+    table = kr.layers.TableConfig(
+        "a", rows, WIDTH, initializer="zeros", optimizer=keras.optimizers.get(NAMES[rule]), combiner="sum"
+    )
+    feature = kr.layers.FeatureConfig("a", table, input_shape=(BATCH, 1), output_shape=(BATCH, WIDTH))
+    pooled = kr.layers.DistributedEmbedding({"a": feature})({"a": inputs})["a"]
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(pooled))
+    model.compile(NAMES[rule], "binary_crossentropy")
+    return model
+
+
+def tf_keras() -> Any:
+    """Keras 2 with its legacy optimizers: all sum what repeated ids get, SGD and Adagrad write a batch's rows only."""
+    import tf_keras as keras
+
+    inputs = keras.Input((1,), dtype="int32")
+    pooled = keras.layers.Flatten()(keras.layers.Embedding(rows, WIDTH, embeddings_initializer="zeros")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(pooled))
+    model.compile(getattr(keras.optimizers.legacy, NAMES[rule])(), "binary_crossentropy")
+    return model
+
+
+ids = np.random.default_rng(0).integers(0, rows, (BATCH * STEPS, 1)).astype(np.int32)
+labels = np.random.default_rng(1).integers(0, 2, (BATCH * STEPS, 1)).astype(np.float32)
+model = {"ours": ours, "stock": stock, "keras_rs": keras_rs, "tf_keras": tf_keras}[kind]()
 
 
 def one_epoch() -> int:
