@@ -84,9 +84,12 @@ def measure(shape: Shape, batch: int, dtype: str, rule: str, distribution: str, 
             writer.append("train", {"dense": dense, "sparse": ids}, rng.integers(0, 2, len(ids)))
         part = kd.data.open(f"{folder}/log").split("train")
         dataset = part.dataset(batch)
+        crossed: dict[str, Any] = {}
+        if shape.interaction == "cross":
+            crossed = {"cross_layers": shape.cross_layers, "projection_dim": shape.projection_dim}
         model = kd.models.DLRM(
-            schema, shape.dim, shape.bottom, shape.top, shape.interaction, cross_layers=shape.cross_layers,
-            projection_dim=shape.projection_dim, seed=0, dtype="float32" if dtype == "float32" else "mixed_bfloat16",
+            schema, shape.dim, shape.bottom, shape.top, shape.interaction, **crossed, seed=0,
+            dtype="float32" if dtype == "float32" else "mixed_bfloat16",
         )  # fmt: skip
         model.compile(rule, "binary_crossentropy")
         model.train_on_batch(*part.take(slice(0, batch)))

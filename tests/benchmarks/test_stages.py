@@ -74,7 +74,8 @@ def test_bags_are_summed_and_crosses_multiply():
 @pytest.mark.parametrize("shape", [SMALL, CROSS], ids=["dot", "cross"])
 def test_weights_are_those_of_the_model(shape):
     schema = Schema(dense=["a", "b", "c"], categorical=[Categorical("d", 10), Categorical("e", 4)])
-    model = DLRM(schema, 2, shape.bottom, shape.top, shape.interaction, cross_layers=2, projection_dim=3)
+    crossed = {"cross_layers": 2, "projection_dim": 3} if shape.interaction == "cross" else {}
+    model = DLRM(schema, 2, shape.bottom, shape.top, shape.interaction, **crossed)
     assert model.count_params() == shape.weights + 2 * 14
 
 
