@@ -85,8 +85,7 @@ def contest(contestants: Sequence[Contestant], rounds: int = 7, warmup: int = 1)
     Raises:
         RuntimeError: a contestant ended.
     """
-    # Threads that spin while they wait would take the time of the others.
-    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     processes = []
     try:
         for contestant in contestants:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+from keras_dlrm.embeddings import backend
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -59,29 +62,28 @@ class DotInteraction(keras.layers.Layer):
 def _pairwise(features: Any, keep: int) -> Any:
     """The lower triangle of T Tᵀ for T (B, F, D), row by row, with the diagonal if `keep` is 1."""
     count = features.shape[1]
-    widths = [i + keep for i in range(count)]
-    if not sum(widths):
+    rows, columns = np.tril_indices(count, keep - 1)
+    if not len(rows):
         return features[:, 0, :0]
+    # Where in a flat F x F matrix the outputs stand, and which output each place of the matrix is; beyond the last one: none.
+    lower = (rows * count + columns).astype(np.int32)
+    outputs = np.full((count, count), len(rows), np.int32)
+    outputs[rows, columns] = outputs[columns, rows] = np.arange(len(rows))
 
     @ops.custom_gradient
     def triangle(features: Any) -> Any:
         products = ops.matmul(features, ops.transpose(features, (0, 2, 1)))
-        # Slices and one concatenation are faster than an index gather.
-        rows = [products[:, i, :width] for i, width in enumerate(widths) if width]
-        out = ops.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
+        out = backend.take_columns(ops.reshape(products, (-1, count * count)), lower)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
-            # Of F slices TensorFlow would make F gradients of the size of T Tᵀ and add them up.
+            # G T for the symmetric G whose triangle is the gradient: one product and no sum of two triangles' gradients.
             upstream = args[0] if upstream is None else upstream
-            pieces, start = [], 0
-            for width in widths:
-                if width:
-                    pieces.append(upstream[:, start : start + width])
-                if width < count:
-                    pieces.append(ops.zeros_like(products[:, 0, : count - width]))
-                start += width
-            lower = ops.reshape(ops.concatenate(pieces, axis=1), ops.shape(products))
-            return ops.matmul(lower + ops.transpose(lower, (0, 2, 1)), features)
+            symmetric = backend.take_columns(ops.pad(upstream, ((0, 0), (0, 1))), outputs.reshape(-1))
+            symmetric = ops.reshape(symmetric, (-1, count, count))
+            if keep:
+                # The derivative of tᵢ·tᵢ is 2 tᵢ.
+                symmetric = symmetric * ops.cast(1 + np.eye(count), symmetric.dtype)
+            return ops.matmul(symmetric, features)
 
         return out, gradient
 

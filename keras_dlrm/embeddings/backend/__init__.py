@@ -14,6 +14,7 @@ Each adapter has the same functions:
 - `constant(tensor)` → the tensor, without its gradient.
 - `expand(rows, index)` → rows (n, D) in the order of an index of any shape; its gradient sums those of repeated rows.
 - `sum_by(values, index, count)` → values (n, D) with equal index summed into (count, D).
+- `take_columns(matrix, columns)` → (B, n) columns of a matrix (B, m), for a constant NumPy int32 (n,).
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
 
 and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;

@@ -57,8 +57,13 @@ def sum_by(values: Any, index: Any, count: Any) -> Any:
     places = tf.range(tf.size(index, index.dtype), dtype=index.dtype)
     shape = tf.cast(tf.stack([count, tf.size(index)]), tf.int64)
     return tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.stack([index, places], 1), a_values=tf.ones_like(index, values.dtype), a_shape=shape, b=values
+        a_indices=tf.transpose(tf.stack([index, places])), a_values=tf.ones_like(index, values.dtype), a_shape=shape, b=values
     )
+
+
+def take_columns(matrix: Any, columns: np.ndarray) -> Any:
+    # As rows of the transposed matrix: TensorFlow gathers columns one number at a time.
+    return tf.transpose(tf.gather(tf.transpose(matrix), columns))
 
 
 def densify(gradient: Any) -> Any:
