@@ -144,9 +144,7 @@ def main(
 ) -> None:  # fmt: skip
     """Profile a preset, or a shape of your own, by stage."""
     os.environ["KERAS_BACKEND"] = backend
-    # Threads that spin while they wait would take the time of others.
-    for name, value in (("TF_CPP_MIN_LOG_LEVEL", "3"), ("OMP_WAIT_POLICY", "PASSIVE"), ("KMP_BLOCKTIME", "0")):
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_dlrm.models.presets import PRESETS
     from keras_dlrm.training.report import print_table
 
