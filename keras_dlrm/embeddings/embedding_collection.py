@@ -14,7 +14,7 @@ from keras_dlrm.arguments import integer, number
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.hashing import bucket
-from keras_dlrm.embeddings.lookup import lookup
+from keras_dlrm.embeddings.lookup import lookup, make_table
 from keras_dlrm.embeddings.stacking import Block, Stack, split_tables, stack_tables
 from keras_dlrm.hashing import LARGEST
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
@@ -142,8 +142,7 @@ class EmbeddingCollection(keras.layers.Layer):
                 autocast=False,
                 dtype=self.table_dtype,
             )
-            # Tells the optimizer that this variable is updated row by row.
-            table.is_embedding_table = True
+            make_table(table)
             if in_parts:
                 # Part by part, so that building a model takes no more memory than its tables.
                 for start, rows in initial.parts(stack.width):
@@ -280,7 +279,7 @@ class EmbeddingCollection(keras.layers.Layer):
         for stack, variable in zip(self.stacks, self.tables, strict=True):
             for name, start in stack.starts.items():
                 if name in tables:
-                    backend.write(variable, start, np.asarray(tables[name], dtype=np.float32))
+                    backend.write(variable, start, np.ascontiguousarray(tables[name], dtype=np.float32))
 
     def save_own_variables(self, store: Any) -> None:
         for name, rows in self.embedding_tables().items():

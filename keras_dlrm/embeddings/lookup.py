@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_dlrm.columns import PADDING
@@ -44,7 +46,9 @@ class LookupTape:
         unique_ids, inverse = backend.unique(ops.concatenate([padding, ops.reshape(ids, (-1,))]), table.shape[0])
         unique_ids = unique_ids[1:]
         # In float32 before a gradient is taken: of repeated ids it is a sum.
-        rows = self.leaf(len(self.lookups), ops.cast(backend.gather(table, unique_ids), "float32"))
+        with _by_rows():
+            rows = ops.cast(backend.gather(table, unique_ids), "float32")
+        rows = self.leaf(len(self.lookups), rows)
         self.lookups.append(Lookup(table, unique_ids, rows))
         padded = ops.concatenate([ops.zeros((1, table.shape[1]), rows.dtype), rows])
         return backend.expand(padded, ops.reshape(inverse[1:], ops.shape(ids)))
@@ -54,7 +58,7 @@ _active = threading.local()
 
 
 @contextlib.contextmanager
-def taped(tape: LookupTape) -> Iterator[LookupTape]:
+def taped(tape: Any) -> Iterator[Any]:
     """While this context is open, lookups of trainable tables on this thread go through `tape`."""
     previous = getattr(_active, "tape", None)
     _active.tape = tape
@@ -64,9 +68,50 @@ def taped(tape: LookupTape) -> Iterator[LookupTape]:
         _active.tape = previous
 
 
+class TableVariable(keras.Variable):
+    """A stack of embedding tables: updated row by row, and in a training step read by `lookup` alone."""
+
+    @property
+    def value(self) -> Any:
+        """The whole table."""
+        if getattr(_active, "tape", None) is not None and not getattr(_active, "by_rows", False) and self.trainable:
+            raise RuntimeError(
+                f"{self.path}: an embedding table is read as a whole in a training step, which would give it no gradient. Look "
+                "rows up through its EmbeddingCollection, or train in a stock keras.Model."
+            )
+        return super().value
+
+
+def make_table(variable: Any) -> None:
+    """Tell everyone who sees a Keras variable that it is a stack of embedding tables."""
+    # Layers make their variables themselves, of Keras's class.
+    variable.__class__ = TableVariable
+
+
 def is_table(variable: Any) -> bool:
     """Whether a variable is a stack of embedding tables, updated row by row, rather than a dense parameter."""
-    return getattr(variable, "is_embedding_table", False)
+    return isinstance(variable, TableVariable)
+
+
+@contextlib.contextmanager
+def _by_rows() -> Iterator[None]:
+    _active.by_rows = True
+    try:
+        yield
+    finally:
+        _active.by_rows = False
+
+
+class CountingTape:
+    """Counts the rows that a forward pass looks up, and gives zeros for them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, int] = {}
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Zeros in place of the rows."""
+        self.rows[id(table)] = self.rows.get(id(table), 0) + math.prod(ids.shape)
+        return ops.zeros((*ids.shape, table.shape[1]), "float32")
 
 
 def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:

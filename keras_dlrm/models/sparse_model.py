@@ -11,8 +11,9 @@ from keras import ops
 from keras.src.models.functional import Functional
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.embeddings.lookup import is_table
-from keras_dlrm.embeddings.rules.hybrid import Hybrid
+from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
+from keras_dlrm.embeddings.narrowing import Narrowing
+from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.training.backend import SparseStep
 
 
@@ -46,6 +47,8 @@ class SparseTraining(SparseStep):
             optimizer = Hybrid(optimizer, embedding_optimizer)
         elif embedding_optimizer is not None:
             raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")
+        elif self.built:
+            optimizer = own(optimizer, self.trainable_variables)
         if self.compute_dtype == "float16":
             raise ValueError(
                 f"compile: {self.name} computes in float16, which needs loss scaling, and that is not defined on embedding "
@@ -94,20 +97,25 @@ class SparseTraining(SparseStep):
         """
         if self.optimizer is None or not self.optimizer.dense.gradient_accumulation_steps:
             return
-        rows = _batch_size(x, batch_size)
+        batch = _first_batch(x, batch_size)
         if not self.built:
             raise ValueError(
                 f"{self.name}: gradient_accumulation_steps needs a model that is built; call it on a batch before fit."
             )
+        rows = len(keras.tree.flatten(batch)[0])
+        if rows <= self.optimizer.room_for:
+            return  # A forward pass that counts is not for every batch.
         self.optimizer.build(self.trainable_variables)
-        layers = [layer for layer in self._flatten_layers() if isinstance(layer, EmbeddingCollection)]
-        needs: dict[int, int] = {}
-        for layer in layers:
-            calls = max(1, len(layer._inbound_nodes))  # of a functional model; several share one table
-            for table, positions in zip(layer.tables, layer.positions, strict=True):
-                needs[id(table)] = rows * positions * calls
+        with taped(CountingTape()) as tape:
+            self(batch, training=False)
         tables = [v for v in self.trainable_variables if is_table(v)]
-        self.optimizer.make_room([needs[id(table)] for table in tables])
+        self.optimizer.make_room([tape.rows.get(id(table), 1) for table in tables])
+        self.optimizer.room_for = rows
+
+    @property
+    def narrowing(self: Any) -> Narrowing:
+        """Makes int32 of the ids that this model's collections read."""
+        return Narrowing([layer.schema for layer in self._flatten_layers() if isinstance(layer, EmbeddingCollection)])
 
     def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
@@ -118,6 +126,9 @@ class SparseTraining(SparseStep):
     def update_metrics(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any) -> dict[str, Any]:
         """Add a batch to the metrics and return their values."""
         rows = ops.shape(keras.tree.flatten(x)[0])[0]
+        if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
+            # Rows without weight, such as those that pad a last batch, are not in this mean.
+            rows = ops.sum(sample_weight)
         self._loss_tracker.update_state(loss, sample_weight=rows)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
@@ -164,18 +175,25 @@ class SparseModel(SparseTraining, keras.Model):
 class FunctionalSparseModel(SparseModel, Functional):
     """What `SparseModel(inputs, outputs)` makes."""
 
+    def _convert_inputs_to_tensors(self, flat_inputs: Any) -> Any:
+        # Keras casts inputs to the dtype of their Input.
+        narrowing = self.narrowing
+        inputs = [
+            narrowing.tensor(x) if x is not None and keras.backend.standardize_dtype(i.dtype) == "int32" else x
+            for x, i in zip(flat_inputs, self._inputs, strict=False)
+        ]
+        return super()._convert_inputs_to_tensors(inputs)
 
-def _batch_size(x: Any, batch_size: int | None) -> int:
-    if isinstance(getattr(x, "batch_size", None), int):  # a split's dataset, torch's DataLoader
-        return int(x.batch_size)
+
+def _first_batch(x: Any, batch_size: int | None) -> Any:
+    """The inputs of a batch that is as large as they become."""
     if isinstance(x, keras.utils.PyDataset):
-        return len(keras.tree.flatten(x[0])[0])
-    if hasattr(x, "element_spec"):  # tf.data
-        rows = keras.tree.flatten(x.element_spec)[0].shape[0]
-        return len(keras.tree.flatten(next(iter(x)))[0]) if rows is None else int(rows)
-    leaves = keras.tree.flatten(x)
-    if all(hasattr(leaf, "shape") for leaf in leaves):
-        return min(batch_size or 32, len(leaves[0]))
+        return keras.utils.unpack_x_y_sample_weight(x[0])[0]
+    if hasattr(x, "element_spec") or hasattr(x, "batch_sampler"):  # tf.data, torch's DataLoader
+        batch = next(iter(x))
+        return keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)[0]
+    if all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x)):
+        return keras.tree.map_structure(lambda leaf: leaf[: batch_size or 32], x)
     raise ValueError(
         f"fit: gradient_accumulation_steps needs to know the size of a batch, which {type(x).__name__} does not show; give "
         "arrays, a PyDataset, a tf.data.Dataset or a DataLoader."

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from keras_dlrm import optimizers
+from keras_dlrm.embeddings.lookup import CountingTape, is_table
 from keras_dlrm.layers import EmbeddingCollection
 from keras_dlrm.models import SparseModel
 from keras_dlrm.schema import Categorical, Schema
@@ -27,8 +28,8 @@ X = {"ids": IDS, "age": AGE}
 Y = RNG.integers(0, 2, (24, 1)).astype("float32")
 
 
-def functional(kind=SparseModel):
-    ids, age = keras.Input((4,), dtype="int32", name="ids"), keras.Input((2,), name="age")
+def functional(kind=SparseModel, dtype="int32"):
+    ids, age = keras.Input((4,), dtype=dtype, name="ids"), keras.Input((2,), name="age")
     pooled = EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1, name="embeddings")(ids)
     x = keras.layers.Concatenate()([pooled, age])
     kernel = keras.initializers.RandomNormal(seed=2)
@@ -218,7 +219,7 @@ def test_tensorflow_reads_rows_and_not_the_table_for_a_prediction():
         .get_concrete_function({"ids": tf.zeros((8, 4), tf.int32), "age": tf.zeros((8, 2))})
         .graph
     )
-    table = next(v for v in model.variables if getattr(v, "is_embedding_table", False)).value
+    table = next(v for v in model.variables if is_table(v)).value
     captured = next(inner for outer, inner in graph.captures if outer is table.handle)
     assert {op.type for op in captured.consumers()} == {"ResourceGather"}
 
@@ -286,3 +287,122 @@ print(sorted(faults(5) for _ in range(7))[3] / 5)
     assert kept < 1000
     # Whoever has chosen a setting keeps it; this one gives everything back at once.
     assert faults(MALLOC_MMAP_THRESHOLD_="65536") > 5 * kept
+
+
+INTEGERS = ["int32"] if keras.backend.backend() == "jax" else ["int32", "int64"]  # JAX has no other
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("make", [functional, Subclassed], ids=["functional", "subclassed"])
+def test_a_wide_id_is_out_of_range_and_no_other_id(make, dtype):
+    model = make() if make is Subclassed else functional(dtype=dtype)
+    wide, outside = IDS.astype("int64"), IDS.copy()
+    wide[0, 0], wide[1, 0] = 2**32 + 3, 2**31 + 1
+    outside[:2, 0] = 50
+    expected = model.predict({"ids": outside, "age": AGE}, verbose=0)
+    np.testing.assert_array_equal(model.predict({"ids": wide, "age": AGE}, verbose=0), expected)
+    np.testing.assert_array_equal(model.predict_on_batch({"ids": wide, "age": AGE}), expected)
+
+
+def test_wide_ids_of_a_hashed_column_are_the_same_rows_whatever_the_input():
+    schema = Schema(categorical=[Categorical("u", 50, hashed=True), Categorical("v", 5)])
+    ids = np.array([[2**40 + 7, 1], [2**33, 2**33], [5, -1]])
+    outputs = []
+    for dtype in INTEGERS:
+        inputs = keras.Input((2,), dtype=dtype)
+        collection = EmbeddingCollection(schema, 3, concatenate=True, seed=1)
+        model = SparseModel(inputs, collection(inputs))
+        outputs += [model.predict(ids, verbose=0), np.asarray(keras.ops.convert_to_numpy(model(ids)))]
+        outputs.append(keras.ops.convert_to_numpy(model(schema.pack({"u": ids[:, 0], "v": [1, 0, -1]})["sparse"])))
+        outputs[-1][1, 3:] = outputs[0][1, 3:]
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output, outputs[0])
+
+
+class Whole(SparseModel):
+    """Reads its table past the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1)
+        self.down = keras.layers.Dense(3)
+        self.embeddings.build((None, 4))
+        self.down.build((None, 9))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = self.down(self.embeddings(inputs))
+        return keras.ops.matmul(x, keras.ops.transpose(keras.ops.convert_to_tensor(self.embeddings.tables[0])))
+
+
+def test_a_table_read_as_a_whole_in_a_training_step_is_refused():
+    model = Whole()
+    model.compile("sgd", loss="mse")
+    assert model.predict(IDS, verbose=0).shape == (24, 55)
+    with pytest.raises(RuntimeError, match="is read as a whole in a training step"):
+        model.fit(IDS, np.ones((24, 55)), verbose=0)
+
+
+def test_accumulation_that_differs_between_the_two_optimizers_is_refused():
+    rows = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
+    with pytest.raises(ValueError, match="embedding_optimizer: gradient_accumulation_steps=4"):
+        functional().compile(keras.optimizers.SGD(0.1), loss="mse", embedding_optimizer=rows)
+    model = functional()
+    dense = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
+    model.compile(dense, loss="mse", embedding_optimizer=rows)
+    model.fit(X, Y, batch_size=8, verbose=0)
+
+
+def test_accumulation_has_room_for_a_collection_that_is_called_twice():
+    a, b, ids = (keras.Input((4,), dtype="int32", name=name) for name in ("a", "b", "ids"))
+    inner = keras.Model(ids, EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1, init_scale=0.1)(ids))
+    kernel = keras.initializers.RandomNormal(seed=2)
+    both = keras.layers.Dense(1, kernel_initializer=kernel)(keras.layers.Add()([inner(a), inner(b)]))
+    model = SparseModel({"a": a, "b": b}, both)
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3), loss="mse")
+    x = {"a": IDS, "b": np.ascontiguousarray(IDS[::-1])}
+    before = model.predict(x, verbose=0)
+    model.fit(x, Y, batch_size=8, shuffle=False, verbose=0)
+    after = model.predict(x, verbose=0)
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_room_is_counted_once_and_not_in_every_batch(monkeypatch):
+    counted = []
+    count = CountingTape.lookup
+    monkeypatch.setattr(CountingTape, "lookup", lambda self, table, ids: counted.append(1) or count(self, table, ids))
+    model = functional()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), loss="mse")
+    for _ in range(4):
+        model.train_on_batch({"ids": IDS[:8], "age": AGE[:8]}, Y[:8])
+    model.train_on_batch({"ids": IDS[:5], "age": AGE[:5]}, Y[:5])
+    assert len(counted) == 1
+
+
+def test_a_model_that_is_frozen_trains_nothing():
+    model = functional()
+    model.trainable = False
+    model.compile("sgd", loss="mse")
+    before = [np.array(w) for w in model.get_weights()]
+    model.fit(X, Y, verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_tables_are_set_from_arrays_of_any_layout():
+    collection = EmbeddingCollection(SCHEMA, 3)
+    collection.build()
+    rows = collection.embedding_tables()["b"]
+    collection.set_embedding_tables({"b": rows[::-1]})
+    np.testing.assert_array_equal(collection.embedding_tables()["b"], rows[::-1])
+    collection.set_embedding_tables({"b": np.asfortranarray(rows)})
+    np.testing.assert_array_equal(collection.embedding_tables()["b"], rows)
+
+
+def test_a_model_compiled_with_anothers_optimizer_has_slots_of_its_own():
+    first, second = functional(), functional()
+    first.compile("adagrad", loss="mse")
+    first.fit(X, Y, verbose=0)
+    second.compile(first.optimizer, loss="mse")
+    second.fit(X, Y, verbose=0)
+    assert second.optimizer is not first.optimizer

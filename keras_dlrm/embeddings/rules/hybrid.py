@@ -59,11 +59,19 @@ class Hybrid(keras.optimizers.Optimizer):
                 f"optimizer: global_clipnorm={self.dense.global_clipnorm} would leave out the gradients of embedding rows; "
                 "use clipnorm, which is per dense parameter, or none."
             )
+        steps = getattr(rows, "gradient_accumulation_steps", None)
+        if steps and steps != self.dense.gradient_accumulation_steps:
+            raise ValueError(
+                f"embedding_optimizer: gradient_accumulation_steps={steps}, but the dense optimizer's is "
+                f"{self.dense.gradient_accumulation_steps}, and both update in the same steps; set it on the dense optimizer."
+            )
         self.rows: RowRule = follow(self.dense) if rows is None else get(rows)
         if self.rows is self.dense:
             self.rows = follow(self.dense)
         self.ratio = self._first_ratio() if ratio is None else ratio
         self._accumulators: list[RowAccumulator] = []
+        # Rows of the largest batch that is known to have room in them.
+        self.room_for = 0
 
     def _first_ratio(self) -> float | None:
         rates = [optimizer._learning_rate for optimizer in (self.rows, self.dense)]
@@ -77,7 +85,7 @@ class Hybrid(keras.optimizers.Optimizer):
             return
         tables = [v for v in variables if is_table(v)]
         others = [v for v in variables if not is_table(v)]
-        self.dense, self.rows = _own(self.dense, others), _own(self.rows, tables)
+        self.dense, self.rows = own(self.dense, others), own(self.rows, tables)
         # The rows' updates and step counts are those of the dense part.
         self.rows.gradient_accumulation_steps = self.dense.gradient_accumulation_steps
         self.dense.build(others)
@@ -137,8 +145,9 @@ class Hybrid(keras.optimizers.Optimizer):
         self._apply_dense(list(zip(grads, variables, strict=True)))
         by_table: dict[int, list[tuple[Lookup, Any]]] = {}
         for lookup, gradient in zip(lookups, row_grads, strict=True):
-            if gradient is not None:
-                by_table.setdefault(id(lookup.table), []).append((lookup, backend.densify(gradient)))
+            # A lookup that the loss does not use: rows were touched all the same, as JAX sees it.
+            gradient = ops.zeros_like(lookup.rows) if gradient is None else backend.densify(gradient)
+            by_table.setdefault(id(lookup.table), []).append((lookup, gradient))
         for group in by_table.values():
             ids, gradient = group[0][0].ids, group[0][1]
             table, rows = group[0][0].table, group[0][0].rows
@@ -227,7 +236,7 @@ def _optimizer(identifier: Any) -> Any:
     return found
 
 
-def _own(optimizer: Any, variables: Sequence[Any]) -> Any:
+def own(optimizer: Any, variables: Sequence[Any]) -> Any:
     """The optimizer, or a fresh copy of one that was built with another model's variables."""
     known = {id(v) for v in optimizer._trainable_variables} if optimizer.built else None
     if known is None or all(id(v) in known for v in variables):

@@ -101,6 +101,7 @@ class RowRule(keras.optimizers.Optimizer):
             gradient: (n, D) gradient of each row, summed over repeats.
             rows: (n, D) the rows, where they are at hand.
         """
+        self._check_variables_are_known([table])
         slots = self._slots[self._get_variable_index(table)]
         held = {name: backend.gather(slot, ids) for name, slot in slots.items()}
         rows = backend.gather(table, ids) if rows is None else backend.constant(rows)

@@ -5,54 +5,27 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
-import numpy as np
 
-from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
-from keras_dlrm.packing import narrow
-from keras_dlrm.schema import Schema
+from keras_dlrm.embeddings.narrowing import Narrowing
 
 
-class _Narrow:
-    """Ids of packed NumPy batches as int32: JAX would cut off the upper bits, and a wide id could come back as another.
+def _within(narrowing: Narrowing, function: Any) -> Any:
+    """A train, test or predict function of Keras that narrows the ids of each NumPy batch it draws."""
+    if function is None or getattr(function, "narrows", False):
+        return function
 
-    Args:
-        schemas: Schemas of the collections that read the ids.
-    """
+    def narrowed(state: Any, iterator: Any) -> Any:
+        return function(state, map(narrowing.batch, iterator))
 
-    def __init__(self, schemas: Sequence[Schema]) -> None:
-        self.schemas = schemas
-
-    def __call__(self, x: Any) -> Any:
-        """A packed batch, narrowed; anything else as it is."""
-        if not isinstance(x, Mapping) or not isinstance(x.get("sparse"), np.ndarray):
-            return x
-        ids = x["sparse"]
-        if ids.dtype not in (np.int64, np.uint64, np.uint32) or ids.ndim != 2:
-            return x
-        fitting = [s for s in self.schemas if s.width == ids.shape[1]]
-        return {**x, "sparse": narrow(fitting[0].categorical, ids)} if fitting else x
-
-    def batch(self, batch: Any) -> Any:
-        """What a data source yields: a packed batch, alone or first of a tuple."""
-        return (self(batch[0]), *batch[1:]) if isinstance(batch, tuple) else self(batch)
-
-    def within(self, function: Any) -> Any:
-        """A train, test or predict function of Keras that narrows the ids of each NumPy batch it draws."""
-        if function is None or getattr(function, "narrows", False):
-            return function
-
-        def narrowed(state: Any, iterator: Any) -> Any:
-            return function(state, map(self.batch, iterator))
-
-        narrowed.narrows = True  # type: ignore[attr-defined]
-        return narrowed
+    narrowed.narrows = True  # type: ignore[attr-defined]
+    return narrowed
 
 
 KEPT = 1 << 30  # bytes
@@ -79,12 +52,8 @@ def keep_freed_memory() -> None:
 class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
-    @property
-    def _narrow(self: Any) -> _Narrow:
-        return _Narrow([layer.schema for layer in self._flatten_layers() if isinstance(layer, EmbeddingCollection)])
-
     def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(self._narrow(inputs), *args, **kwargs)
+        return super().__call__(self.narrowing.arrays(inputs), *args, **kwargs)
 
     # Arrays are narrowed as a whole, because Keras may move them to the device before a step sees them; what comes batch
     # by batch from a tf.data pipeline, a PyDataset, a DataLoader or a generator is narrowed on its way into the step.
@@ -92,37 +61,37 @@ class SparseStep:
     def make_train_function(self: Any, force: bool = False) -> None:
         keep_freed_memory()
         super().make_train_function(force)
-        self.train_function = self._narrow.within(self.train_function)
+        self.train_function = _within(self.narrowing, self.train_function)
 
     def make_test_function(self: Any, force: bool = False) -> None:
         super().make_test_function(force)
-        self.test_function = self._narrow.within(self.test_function)
+        self.test_function = _within(self.narrowing, self.test_function)
 
     def make_predict_function(self: Any, force: bool = False) -> Any:
         super().make_predict_function(force)
-        self.predict_function = self._narrow.within(self.predict_function)
+        self.predict_function = _within(self.narrowing, self.predict_function)
         return self.predict_function
 
     def fit(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple):
-            kwargs["validation_data"] = (self._narrow(validation[0]), *validation[1:])
-        return super().fit(self._narrow(x), *args, **kwargs)
+            kwargs["validation_data"] = (self.narrowing.arrays(validation[0]), *validation[1:])
+        return super().fit(self.narrowing.arrays(x), *args, **kwargs)
 
     def evaluate(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return super().evaluate(self._narrow(x), *args, **kwargs)
+        return super().evaluate(self.narrowing.arrays(x), *args, **kwargs)
 
     def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().predict(self._narrow(x), *args, **kwargs)
+        return super().predict(self.narrowing.arrays(x), *args, **kwargs)
 
     def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().train_on_batch(self._narrow(x), *args, **kwargs)
+        return super().train_on_batch(self.narrowing.arrays(x), *args, **kwargs)
 
     def test_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().test_on_batch(self._narrow(x), *args, **kwargs)
+        return super().test_on_batch(self.narrowing.arrays(x), *args, **kwargs)
 
     def predict_on_batch(self: Any, x: Any) -> Any:
-        return super().predict_on_batch(self._narrow(x))
+        return super().predict_on_batch(self.narrowing.arrays(x))
 
     def train_step(self: Any, state: Any, data: Any) -> Any:
         trainable, non_trainable, slots, metrics = state

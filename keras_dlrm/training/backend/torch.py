@@ -18,7 +18,8 @@ class SparseStep:
         with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
             loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=True)
         self.zero_grad()
-        loss.backward()
+        if loss.requires_grad:  # not where all is frozen
+            loss.backward()
         dense = [v for v in self.trainable_variables if not is_table(v)]
         with torch.no_grad():
             self.optimizer.apply_rows(
