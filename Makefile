@@ -2,6 +2,7 @@
 #
 # Variables:
 #   PYTHON      interpreter to create .venv with            (default: the first suitable one on the PATH)
+#   IO_PYTHON   the same for .venv-io: Python 3.11 or 3.12, all that TensorFlow 2.16 has wheels for
 #   PIP_FLAGS   further options of pip install, such as the index of a CPU build of torch
 #   WORKERS     test processes                              (default: 2)
 #   BACKEND     backend of test-fast                        (default: tensorflow)
@@ -9,16 +10,22 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test lint types test-tensorflow test-jax test-torch test-fast clean
+.PHONY: help train test lint types test-tensorflow test-jax test-torch test-io no-test-io test-fast clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+IO_VENV := .venv-io
+IO_STAMP := $(IO_VENV)/.installed
 WORKERS ?= 2
 BACKEND ?= tensorflow
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
+
+IO_SUITABLE := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+IO_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c '$(IO_SUITABLE)' 2>/dev/null && echo $$p && break; done)
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 18
@@ -26,7 +33,8 @@ help:  ## Show this list
 train: $(STAMP)  ## Train DLRM on the embedded click log and score it
 	$(BIN)/keras-dlrm train $(ARGS)
 
-test: lint types test-tensorflow test-jax test-torch  ## Run every check: ruff, mypy, pytest on all three backends
+# Without Python 3.11 or 3.12 the lane of tensorflow-io is left out, with a word; in CI that is an error.
+test: lint types test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, pytest on all backends, tensorflow-io
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
@@ -43,11 +51,19 @@ test-jax: $(STAMP)  ## pytest on JAX
 test-torch: $(STAMP)  ## pytest on torch
 	KERAS_BACKEND=torch $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
+test-io: $(IO_STAMP)  ## pytest of the streams on TensorFlow 2.16 with tensorflow-io
+	KERAS_BACKEND=tensorflow KERAS_DLRM_IO_LANE=1 PYTHONPATH=. $(IO_VENV)/bin/python -m pytest -n $(WORKERS) \
+		tests/io tests/data/test_preprocessor.py $(ARGS)
+
+no-test-io:
+	@echo "test-io left out: no Python 3.11 or 3.12 on the PATH for TensorFlow 2.16; give one: make test-io IO_PYTHON=/path/to/python3.12"
+	@test -z "$(CI)"
+
 test-fast: $(STAMP)  ## The fast tests on one backend (BACKEND=jax for another)
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
 clean:  ## Remove the environment and the caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One pip command: the exact torch of the test extra is chosen before anything else can ask for another build.
 $(STAMP): pyproject.toml setup.py
@@ -55,4 +71,11 @@ $(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c '$(SUITABLE)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; give another: make PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	@touch $@
+
+$(IO_STAMP): requirements-io.txt
+	@test -n "$(IO_PYTHON)" || { echo "No Python 3.11 or 3.12 on the PATH, all that TensorFlow 2.16 has wheels for; give one: make test-io IO_PYTHON=/path/to/python3.12"; exit 1; }
+	@$(IO_PYTHON) -c '$(IO_SUITABLE)' || { echo "$(IO_PYTHON) is neither Python 3.11 nor 3.12; give another: make test-io IO_PYTHON=…"; exit 1; }
+	$(IO_PYTHON) -m venv $(IO_VENV)
+	$(IO_VENV)/bin/python -m pip install --quiet $(PIP_FLAGS) -r requirements-io.txt pytest pytest-xdist hypothesis pandas
 	@touch $@

@@ -9,7 +9,7 @@ import numpy as np
 
 PADDING = -1
 COMBINERS = ("sum", "mean", "sqrtn")
-DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile")
+DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile", "log_above_minimum")
 # Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
 MAX_VOCABULARY_SIZE = 2**31 - 1
 
@@ -23,7 +23,8 @@ class Dense:
         transform: What a preprocessor does to raw values. `"none"` copies them, `"log1p"` is `log(1 + max(x, 0))`,
             `"standardise"` subtracts the mean and divides by the standard deviation of the training part,
             `"log1p_standardise"` does both, `"quantile"` maps a value to its rank among the training part's
-            quantiles, in [-1, 1].
+            quantiles, in [-1, 1]. `"log_above_minimum"` is `log(x - m + 2)`, where m is the smallest value of the
+            training part and smaller ones are taken as m (TorchRec's transform of Criteo's counts).
         missing: Value that stands for a missing (null) one *after* the transform.
 
     Example:

@@ -101,7 +101,7 @@ def command(
         row["seconds"] = float(np.mean([r["seconds"] for r in results]))
         table.append(row)
 
-    labels = np.asarray(log.split("test").arrays()[1])
+    labels = np.asarray(log.split("test").labels)
     first, *others = named
     verdicts = []
     for other in others:

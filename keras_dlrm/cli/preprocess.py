@@ -24,6 +24,9 @@ CRITEO_EPILOG = """\b
 Examples:
   keras-dlrm preprocess criteo train.txt --output criteo
   keras-dlrm preprocess criteo day_* --output terabyte --max-ind-range 10000000 --subsample 0.875
+  keras-dlrm preprocess criteo day_* --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
+\b
+A run that was stopped goes on where it was when the same command is given again.
 """
 
 
@@ -73,24 +76,35 @@ def tables(
 @command.command(epilog=CRITEO_EPILOG)
 @click.argument("inputs", nargs=-1, required=True, type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Directory to write.")
-@click.option("--dialect", default="classic", show_default=True, help="Whose rules: classic (facebookresearch/dlrm).")
-@click.option("--max-ind-range", type=int, help="Categories are taken modulo this.")
-@click.option("--subsample", type=float, default=0.0, show_default=True, help="Share of label-0 rows to drop.")
+@click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic", show_default=True,
+              help="Whose rules: facebookresearch/dlrm's, or those of TorchRec's scripts.")  # fmt: skip
+@click.option("--max-ind-range", type=int, help="classic: categories are taken modulo this.")
+@click.option("--subsample", type=float, default=0.0, show_default=True, help="classic: share of label-0 rows to drop.")
+@click.option("--table-size", "table_sizes", type=int, multiple=True,
+              help="torchrec: ids are taken modulo this; once for all tables, or 26 times.")  # fmt: skip
+@click.option("--min-count", type=int, default=1, show_default=True,
+              help="torchrec: values seen fewer times share the id 1.")  # fmt: skip
 @click.option("--days", type=int, default=7, show_default=True, help="Days that a single file is cut into.")
 @click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none", show_default=True)
-@click.option("--seed", type=int, default=123, show_default=True)
+@click.option("--seed", type=int, help="Of subsample and shuffle; 123 for classic and 0 for torchrec by default.")
+@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
+              help="Stop at the first line that cannot be used, or leave such lines out and count them.")  # fmt: skip
+@click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
+@click.option("--workers", type=int, help="Threads; all processors by default.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
 @json_option
-def criteo(inputs: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...], **options: Any) -> None:
     """Criteo's TSV files: one file, or one per day in order."""
     from keras_dlrm.data import criteo as package
 
     with row_progress("preprocess") as progress:
-        log = package.preprocess(list(inputs), progress=progress, **options)
+        sizes = table_sizes[0] if len(table_sizes) == 1 else list(table_sizes) or None
+        log = package.preprocess(list(inputs), table_sizes=sizes, progress=progress, **options)
     _show(log, as_json)
 
 
 def _show(log: Any, as_json: bool) -> None:
+    from keras_dlrm.data.bad_rows import BadRow
     from keras_dlrm.training.report import print_table
 
     rows = {name: len(log.split(name)) for name in log.splits}
@@ -98,4 +112,12 @@ def _show(log: Any, as_json: bool) -> None:
     largest = sorted(log.schema.table_sizes.items(), key=lambda item: -item[1])[:8]
     if largest:
         print_table([{"table": name, "rows": size} for name, size in largest], "Largest tables")
-    print_json(as_json, {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes})
+    result = {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes}
+    bad = log.manifest.get("bad_rows")
+    if bad is not None:
+        result["skipped"] = bad["skipped"]
+        if bad["skipped"]:
+            click.echo(f"{bad['skipped']:,} rows were skipped, such as:", err=True)
+            for row in bad["examples"][:5]:
+                click.echo(f"  {BadRow(**row)}", err=True)
+    print_json(as_json, result)

@@ -1,44 +1,40 @@
 """Raw logs → packed batches.
 
 `criteo` and `tables` turn raw logs into a processed directory, `synthetic` draws one with a known best answer, `open`
-reads any of them. Modules load on first use, so that `import keras_dlrm` stays fast.
+reads any of them; `mlperf`, `reference` and `torchrec` read other programs' files as they are. Modules load on first
+use, so that `import keras_dlrm` stays fast.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_dlrm.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.data import criteo as criteo
+    from keras_dlrm.data import mlperf as mlperf
+    from keras_dlrm.data import reference as reference
+    from keras_dlrm.data import streaming as streaming
     from keras_dlrm.data import synthetic as synthetic
     from keras_dlrm.data import tables as tables
+    from keras_dlrm.data import torchrec as torchrec
+    from keras_dlrm.data.file_log import FileLog as FileLog
     from keras_dlrm.data.packed import ClickLog as ClickLog
     from keras_dlrm.data.packed import Split as Split
     from keras_dlrm.data.packed import open as open
     from keras_dlrm.data.preprocessor import Preprocessor as Preprocessor
     from keras_dlrm.data.writer import PackedWriter as PackedWriter
 
-_MODULES = ("criteo", "synthetic", "tables")
+_MODULES = ("criteo", "mlperf", "reference", "streaming", "synthetic", "tables", "torchrec")
 _NAMES = {
     "ClickLog": "packed",
+    "FileLog": "file_log",
     "PackedWriter": "writer",
     "Preprocessor": "preprocessor",
     "Split": "packed",
     "open": "packed",
 }
-__all__ = ["ClickLog", "PackedWriter", "Preprocessor", "Split", "criteo", "open", "synthetic", "tables"]
+__all__ = ["open", *sorted(_MODULES), *(name for name in sorted(_NAMES) if name != "open")]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _NAMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__all__}.")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _NAMES, _MODULES)

@@ -4,138 +4,136 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TypeVar
 
 import numpy as np
 
-from keras_dlrm.data.vocabulary import HEX, BadValue, Keys
+from keras_dlrm.data.bad_rows import EXAMPLES, BadRows
+from keras_dlrm.data.criteo_line import CATEGORICAL as CATEGORICAL
+from keras_dlrm.data.criteo_line import COLUMNS as COLUMNS
+from keras_dlrm.data.criteo_line import DENSE as DENSE
+from keras_dlrm.data.criteo_line import LABEL as LABEL
+from keras_dlrm.data.criteo_line import MAX_LINE, count_lines, explain, parse
 
-if TYPE_CHECKING:
-    import polars as pl
-
-LABEL = "label"
-DENSE = tuple(f"I{i}" for i in range(1, 14))
-CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
-COLUMNS = (LABEL, *DENSE, *CATEGORICAL)
-BLOCK_BYTES = 2**26
+BLOCK_BYTES = 2**24
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive lines of a log, parsed.
+    """The lines of one part of a log that can be used.
 
     Args:
-        label: int32 (n,).
+        label: float32 (n,), 0 or 1.
         counts: int32 (n, 13), 0 where missing.
-        hashes: 26 series of n UInt64, 0 where missing, after the modulo.
+        keys: uint64 (26, n), 0 where missing.
+        offset: Bytes of the (unpacked) file that were read up to here.
+        lines: Lines that were read up to here, right and wrong ones.
+        share: Share of the file that was read up to here, in bytes.
     """
 
     label: np.ndarray
     counts: np.ndarray
-    hashes: list[pl.Series]
+    keys: np.ndarray
+    offset: int
+    lines: int
+    share: float
 
     def __len__(self) -> int:
         return len(self.label)
 
+    def take(self, rows: np.ndarray) -> Block:
+        """Only some of the rows."""
+        return dataclasses.replace(
+            self, label=self.label[rows], counts=self.counts[rows], keys=np.ascontiguousarray(self.keys[:, rows])
+        )
 
-def read(path: Path, max_ind_range: int | None = None, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+
+def read(
+    path: Path, executor: Executor, workers: int, bad: BadRows, offset: int = 0, lines: int = 0
+) -> Iterator[Block]:
     """Parse a log in blocks of lines.
 
     Args:
         path: The file, plain or `.gz`.
-        max_ind_range: Hashes are taken modulo this, or `None`.
-        block_bytes: About as many bytes are held at once.
+        executor: Where to parse; compiled code that lets other threads run.
+        workers: Parts of a block that are parsed at once.
+        bad: What to do with lines that cannot be used.
+        offset: Where to begin: `Block.offset` of the last block that is known already.
+        lines: Its `Block.lines`.
 
     Raises:
-        ValueError: a line without 40 columns, or a value that cannot be used; the message names file, line (counted
-            from 1), column and value.
+        ValueError: a line cannot be used and `bad` raises, or the file is a broken `.gz`.
+        OSError: the file cannot be read.
     """
-    line = 0
-    rest = b""
-    with _open(path) as file:
-        while chunk := file.read(block_bytes):
-            end = chunk.rfind(b"\n") + 1
-            if not end:
-                rest += chunk
-                continue
-            block, rest = rest + chunk[:end], chunk[end:]
-            parsed = _parse(block, path, line, max_ind_range)
-            line += len(parsed)
-            yield parsed
-    if rest:
-        yield _parse(rest + b"\n", path, line, max_ind_range)
+    for text, end, share in _ahead(_texts(path, offset)):
+        data = np.frombuffer(text, np.uint8)
+        parts = _split(text, data, workers)
+        sizes = list(executor.map(count_lines, parts))
+        n = sum(sizes)
+        label, counts = np.empty(n, np.float32), np.empty((n, len(DENSE)), np.int32)
+        keys, good = np.empty((len(CATEGORICAL), n), np.uint64), np.empty(n, bool)
+        bounds = np.cumsum([0, *sizes])
+        rows = [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        work = [(p, label[r], counts[r], keys[:, r], good[r]) for p, r in zip(parts, rows, strict=True)]
+        list(executor.map(lambda arguments: parse(*arguments), work))
+        block = Block(label, counts, keys, end, lines + n, share)
+        if not good.all():
+            wrong = np.flatnonzero(~good)
+            ends = np.flatnonzero(data == 10)
+            rows_found = []
+            for line in wrong[:EXAMPLES].tolist():
+                start = int(ends[line - 1]) + 1 if line else 0
+                content = text[start : int(ends[line])].removesuffix(b"\r")
+                rows_found.append(explain(str(path), lines + line + 1, content))
+            bad.add(rows_found, len(wrong) - len(rows_found))
+            block = block.take(np.flatnonzero(good))
+        lines += n
+        yield block
 
 
-def count_lines(path: Path) -> int:
-    """Lines of a file; a last one without a line end counts."""
-    lines, last = 0, b"\n"
-    with _open(path) as file:
-        while chunk := file.read(BLOCK_BYTES):
-            lines += chunk.count(b"\n")
-            last = chunk[-1:]
-    return lines + (last != b"\n")
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; the next one is got while the present one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+def _split(text: bytes, data: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Parts of about the same size, of whole lines."""
+    cuts = [0]
+    for k in range(1, parts):
+        cuts.append(max(cuts[-1], text.find(b"\n", len(text) * k // parts) + 1))
+    return [data[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True) if b > a]
 
 
-def _parse(block: bytes, path: Path, first_line: int, max_ind_range: int | None) -> Block:
-    import polars as pl
-
-    if b"\r" in block:
-        block = block.replace(b"\r\n", b"\n")
-    _check_widths(block, path, first_line)
-    table = pl.read_csv(
-        block,
-        has_header=False,
-        separator="\t",
-        quote_char=None,
-        schema={name: pl.String for name in COLUMNS},
-        encoding="utf8-lossy",
-    )
-
-    def fail(row: int, name: str, value: str | None, reason: str) -> ValueError:
-        return ValueError(f"{path}, line {first_line + row + 1}, column {name}: value {value or ''!r} {reason}.")
-
-    numbers = {}
-    for name in (LABEL, *DENSE):
-        text = table[name] if name == LABEL else table[name].fill_null("0").replace("", "0")
-        numbers[name] = text.cast(pl.Int32, strict=False)
-        bad = numbers[name].is_null()
-        if name == LABEL:
-            bad = bad | ~numbers[name].is_in([0, 1]).fill_null(False)
-        if bad.any():
-            row = int(bad.arg_max() or 0)
-            raise fail(row, name, text[row], "must be 0 or 1" if name == LABEL else "must be a 32-bit integer or empty")
-    keys = Keys(HEX, max_ind_range)
-    hashes = []
-    for name in CATEGORICAL:
-        try:
-            hashes.append(keys.normalise(table[name], name))
-        except BadValue as error:
-            raise fail(error.index, name, str(error.value), error.reason) from None
-    counts = np.stack([numbers[name].to_numpy() for name in DENSE], axis=1)
-    return Block(numbers[LABEL].to_numpy(), counts, hashes)
-
-
-def _check_widths(block: bytes, path: Path, first_line: int) -> None:
-    data = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    tabs = np.flatnonzero(data == ord("\t"))
-    widths = np.diff(np.searchsorted(tabs, ends), prepend=0) + 1
-    wrong = widths != len(COLUMNS)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        start = int(ends[row - 1]) + 1 if row else 0
-        shown = block[start : int(ends[row])][:60].decode("utf-8", "replace")
-        width = int(widths[row])
-        fault = "the line is too long"
-        if width < len(COLUMNS):
-            fault = f"column {COLUMNS[width]} is missing, the line is cut short"
+def _texts(path: Path, offset: int) -> Iterator[tuple[bytes, int, float]]:
+    """Whole lines of about `BLOCK_BYTES`, where they end, and the share of the file that was read."""
+    size = max(path.stat().st_size, 1)
+    try:
+        with open(path, "rb") as raw:
+            packed = path.suffix == ".gz"
+            file: IO[bytes] = gzip.open(raw, "rb") if packed else raw  # type: ignore[assignment]
+            file.seek(offset)
+            rest = b""
+            while chunk := file.read(BLOCK_BYTES):
+                offset += len(chunk)
+                end = chunk.rfind(b"\n") + 1
+                if not end:
+                    # Of a line that is too long, what shows that it is; a file without line ends needs no memory.
+                    rest = (rest + chunk)[: MAX_LINE + 2]
+                    continue
+                yield rest + chunk[:end], offset - len(chunk) + end, min(raw.tell() / size, 1.0)
+                rest = chunk[end:]
+            if rest:
+                yield rest + b"\n", offset, 1.0
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
-            f"{path}, line {first_line + row + 1}: {width} columns where Criteo's format has {len(COLUMNS)} (label, "
-            f"13 counts, 26 categories, tab-separated); {fault}. It starts with {shown!r}."
-        )
+            f"{path}: broken after {offset:,} unpacked bytes ({error}); copy or fetch the file again."
+        ) from None

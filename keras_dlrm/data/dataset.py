@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from keras_dlrm.data.packed import Batch, check_batch_size
+from keras_dlrm.columns import PADDING
+from keras_dlrm.data.order import BatchCut, ShuffledOrder
+from keras_dlrm.data.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed import Split
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of a shuffled epoch: a permutation of all rows that depends on `(rows, seed, epoch)` only.
-
-    Args:
-        rows: Number of rows N.
-        seed: Seed of the shuffle.
-        epoch: Number of the epoch.
-
-    Returns:
-        int64 or uint32 (N,), row numbers.
-
-    Example:
-
-    >>> sorted(epoch_order(4, seed=0, epoch=7).tolist())
-    [0, 1, 2, 3]
-    """
-    numbers = np.arange(rows, dtype=np.uint32 if rows <= 2**32 else np.int64)
-    np.random.default_rng([seed, epoch]).shuffle(numbers)
-    return numbers
-
-
 class SplitDataset(keras.utils.PyDataset):
     """Batches `(batch, label)` of a split: what `Split.dataset` returns.
+
+    With `last="pad"` they are `(batch, label, sample_weight)`.
 
     With `shuffle=True` each epoch is one permutation of all rows, and epoch e's depends on `(seed, e)` only, so a run
     that resumes with `start_epoch=e, start_batch=b` sees exactly the rows that the uninterrupted run would have seen:
@@ -49,7 +32,8 @@ class SplitDataset(keras.utils.PyDataset):
     ```
 
     Within an epoch batches come in this order however they are asked for: `fit` has a `shuffle=True` of its own, which
-    would otherwise mix them. For the same reason one thread reads (`workers=1`).
+    would otherwise mix them. For the same reason Keras reads with one thread (`workers=1`), and `prefetch` threads of
+    our own read ahead of it. What they read and nobody trained on is read again by a run that resumes.
 
     `len(dataset)` is the number of batches of the current epoch, so `batches - start_batch` in the first one; the
     progress bar of `fit` counts to that number, out of those of a whole epoch.
@@ -60,7 +44,7 @@ class SplitDataset(keras.utils.PyDataset):
 
     Args:
         split: The split.
-        batch_size, shuffle, seed, drop_last, start_epoch, start_batch: See `Split.dataset`.
+        batch_size, shuffle, seed, last, shard, prefetch, start_epoch, start_batch: See `Split.dataset`.
 
     Raises:
         ValueError: the split holds no batch, or an argument is out of range.
@@ -72,19 +56,24 @@ class SplitDataset(keras.utils.PyDataset):
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
-        drop_last: bool = False,
+        last: str = "keep",
+        shard: tuple[int, int] = (0, 1),
+        prefetch: int = 0,
         start_epoch: int = 0,
         start_batch: int = 0,
     ) -> None:
         super().__init__()
-        self.batch_size = check_batch_size(batch_size)
+        self._cut = BatchCut(len(split), batch_size, last, shard)
+        self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.seed = seed
-        self.batches_per_epoch = len(split) // self.batch_size if drop_last else -(-len(split) // self.batch_size)
+        self.batches_per_epoch = len(self._cut)
         if self.batches_per_epoch == 0:
-            hint = f"; batch_size={batch_size} with drop_last=True leaves no batch" if len(split) else ""
+            workers = f" and {shard[1]} workers" if shard[1] > 1 else ""
+            hint = f"; batch_size={batch_size} with last='drop'{workers} leaves no batch" if len(split) else ""
             raise ValueError(f"Split {split.name!r} has {len(split)} rows{hint}: there is nothing to iterate over.")
-        for name, value in (("seed", seed), ("start_epoch", start_epoch), ("start_batch", start_batch)):
+        counts = {"seed": seed, "prefetch": prefetch, "start_epoch": start_epoch, "start_batch": start_batch}
+        for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise ValueError(f"dataset: {name}={value!r} must be an integer of at least 0.")
         if start_batch >= self.batches_per_epoch:
@@ -100,7 +89,8 @@ class SplitDataset(keras.utils.PyDataset):
         self._read_last = False
         self._reset_seen = False
         self._lock = threading.Lock()
-        self._order: tuple[int, np.ndarray] | None = None
+        self._prefetch = int(prefetch)
+        self._ahead = ReadAhead(self._read, self._prefetch)
 
     def __len__(self) -> int:
         return self.batches_per_epoch - self._skip
@@ -118,12 +108,12 @@ class SplitDataset(keras.utils.PyDataset):
             return len(self)
         return _Steps(self) if self._skip else self.batches_per_epoch
 
-    def __iter__(self) -> Iterator[tuple[Batch, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for index in range(len(self)):
             yield self[index]
         self._advance()
 
-    def __getitem__(self, index: int) -> tuple[Batch, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         length = len(self)
         if self._within_epoch:
             # fit(shuffle=True), the default, asks for the batches in a random order of its own: they come in ours.
@@ -136,16 +126,31 @@ class SplitDataset(keras.utils.PyDataset):
             limit = self.batches_per_epoch
         if not 0 <= index < limit:
             raise IndexError(f"batch {index} of {limit}: the epoch has no more.")
-        index %= length
-        start = (self._skip + index) * self.batch_size
-        stop = min(start + self.batch_size, len(self._split))
-        return self._split.take(self._rows()[start:stop] if self.shuffle else slice(start, stop))
+        number = self._skip + index % length
+        following = range(number + 1, min(number + 1 + self._prefetch, self.batches_per_epoch))
+        return self._ahead.get((self.epoch, number), [(self.epoch, other) for other in following])
 
-    def _rows(self) -> np.ndarray:
-        with self._lock:
-            if self._order is None or self._order[0] != self.epoch:
-                self._order = (self.epoch, epoch_order(len(self._split), self.seed, self.epoch))
-            return self._order[1]
+    def _read(self, key: tuple[int, int]) -> tuple[Any, ...]:
+        """Batch `number` of an epoch, given `(epoch, number)`."""
+        epoch, number = key
+        start, stop = self._cut.places(number)
+        order = ShuffledOrder(len(self._split), self.seed, epoch) if self.shuffle else None
+        batch, label = self._split.take(slice(start, stop) if order is None else order[start:stop])
+        if self._cut.last != "pad":
+            return batch, label
+        weight = np.zeros(self.batch_size, np.float32)
+        weight[: stop - start] = 1.0
+        missing = self.batch_size - (stop - start)
+        if missing:
+            batch = {key: _padded(array, missing, PADDING if key == "sparse" else 0) for key, array in batch.items()}
+            label = _padded(label, missing, 0)
+        return batch, label, weight
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def on_epoch_begin(self) -> None:
         """Called by Keras before an epoch, and before it looks at one batch to build a model."""
@@ -163,8 +168,8 @@ class SplitDataset(keras.utils.PyDataset):
         first, self._reset_seen = not self._reset_seen, True
         if self._within_epoch and self._read_last and not (first and len(self) <= 2):
             self._advance()
-        # After fewer steps than the epoch has (`steps_per_epoch`) Keras goes on with the same iterator, and on TensorFlow
-        # a thread reads ahead at any moment: until the last batch the epoch is not left.
+        # After fewer steps than the epoch has (`steps_per_epoch`) Keras goes on with the same iterator, and on
+        # TensorFlow a thread reads ahead at any moment: until the last batch the epoch is not left.
         self._within_epoch = self._within_epoch and not first and not self._read_last and self._position > 0
         if not self._within_epoch:
             self._read_last = False
@@ -172,6 +177,10 @@ class SplitDataset(keras.utils.PyDataset):
     def _advance(self) -> None:
         self.epoch += 1
         self._skip = 0
+
+
+def _padded(array: np.ndarray, rows: int, value: float) -> np.ndarray:
+    return np.concatenate([array, np.full((rows, *array.shape[1:]), value, array.dtype)])
 
 
 class _Steps(int):

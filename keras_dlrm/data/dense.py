@@ -16,7 +16,7 @@ SAMPLE = 2**20
 
 def needs_fit(column: Dense) -> bool:
     """Whether the column's transform has parameters that training rows determine."""
-    return column.transform in ("standardise", "log1p_standardise", "quantile")
+    return column.transform in ("standardise", "log1p_standardise", "quantile", "log_above_minimum")
 
 
 class DenseFit:
@@ -33,6 +33,7 @@ class DenseFit:
         self._squares = 0.0
         self._sample = np.empty(0)
         self._stride = 1
+        self._minimum = np.inf
 
     def update(self, values: np.ndarray) -> None:
         """Take float64 values (n,), NaN where missing, into account.
@@ -44,6 +45,9 @@ class DenseFit:
             values = _log1p(values).astype(np.float64)
         values = values[~np.isnan(values)]
         if not len(values):
+            return
+        if self.column.transform == "log_above_minimum":
+            self._minimum = min(self._minimum, float(values.min()))
             return
         if self.column.transform == "quantile":
             first = -self._count % self._stride
@@ -65,6 +69,8 @@ class DenseFit:
         if self.column.transform == "quantile":
             values = self._sample if len(self._sample) else np.zeros(1)
             return {"quantiles": np.quantile(values, np.linspace(0.0, 1.0, QUANTILES)).tolist()}
+        if self.column.transform == "log_above_minimum":
+            return {"minimum": self._minimum if np.isfinite(self._minimum) else 0.0}
         deviation = float(np.sqrt(self._squares / self._count)) if self._count else 0.0
         return {"mean": self._mean, "deviation": deviation or 1.0}
 
@@ -92,6 +98,10 @@ def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.nd
         quantiles = np.asarray(state["quantiles"])
         ranks = np.searchsorted(quantiles, values, "left") + np.searchsorted(quantiles, values, "right")
         out = ranks / len(quantiles) - 1.0
+    elif column.transform == "log_above_minimum":
+        # In float32, to the bit what TorchRec makes of Criteo's counts.
+        with np.errstate(over="ignore"):
+            out = _in_range(values, np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32)))
     else:
         raw = _log1p(values).astype(np.float64) if column.transform == "log1p_standardise" else values
         out = (raw - state["mean"]) / state["deviation"]

@@ -2,54 +2,136 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    import polars as pl
+from keras_dlrm.data.compiled import compiled
+
+MOST = 2**31 - 2
+_LOW = np.uint64(2**32 - 1)
+_HALF = np.uint64(32)
+# 2^64 / golden ratio: spreads neighbouring keys over the table (Knuth, The Art of Computer Programming 3, 6.4).
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class FirstAppearance:
     """Numbers the distinct values of a stream 0, 1, 2, … in the order in which they turn up.
 
+    A hash table with open addressing: 19 to 31 bytes for each distinct value. Calls for different tables may run in
+    different threads.
+
+    Args:
+        values: uint64 (n,), distinct values that have the ids 0 … n - 1 already.
+
     Example:
 
-    >>> import polars as pl
     >>> ids = FirstAppearance()
-    >>> ids.encode(pl.Series([70, 50, 70], dtype=pl.UInt64)).tolist()
+    >>> ids.encode(np.array([70, 50, 70], np.uint64)).tolist()
     [0, 1, 0]
-    >>> ids.encode(pl.Series([9, 50], dtype=pl.UInt64)).tolist()
+    >>> ids.encode(np.array([9, 50], np.uint64)).tolist()
     [2, 1]
+    >>> ids.values.tolist()
+    [70, 50, 9]
     """
 
-    def __init__(self) -> None:
-        self._known: pl.DataFrame | None = None
+    def __init__(self, values: np.ndarray | None = None) -> None:
+        self._values = np.empty(64, np.uint64)
+        # A slot holds the low half of a value, and its id + 1; 0 is an empty one.
+        self._slots = np.zeros(128, np.uint64)
+        self._count = 0
+        self._wide = False
+        if values is not None and len(values):
+            found = self.encode(np.ascontiguousarray(values, np.uint64))
+            if found[-1] != len(values) - 1:
+                raise ValueError("FirstAppearance: values must be distinct.")
 
     def __len__(self) -> int:
-        return 0 if self._known is None else len(self._known)
+        return self._count
 
     @property
-    def values(self) -> pl.Series:
-        """The distinct values; their positions are their ids."""
-        import polars as pl
+    def values(self) -> np.ndarray:
+        """The distinct values, uint64 (n,); their positions are their ids."""
+        return self._values[: self._count]
 
-        return pl.Series("key", [], dtype=pl.UInt64) if self._known is None else self._known["key"]
+    def encode(self, values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Values → ids; values that are new get the next ids.
 
-    def encode(self, values: pl.Series) -> np.ndarray:
-        """Values (n,) → int32 ids (n,); values that are new get the next ids."""
-        import polars as pl
+        Args:
+            values: uint64 (n,).
+            out: int32 (n,), where to write the ids; a new array by default.
 
-        distinct = values.alias("key").unique(maintain_order=True).to_frame()
-        if self._known is None:
-            self._known = distinct.with_columns(id=pl.int_range(pl.len(), dtype=pl.Int32))
-            local = self._known
-        else:
-            # An inner join hashes the shorter side, so the cost of a batch does not follow the vocabulary.
-            found = self._known.join(distinct, on="key", how="inner")
-            new = distinct.join(found, on="key", how="anti", maintain_order="left")
-            new = new.with_columns(id=pl.int_range(pl.len(), dtype=pl.Int32) + pl.lit(len(self), pl.Int32))
-            self._known = pl.concat([self._known, new])
-            local = pl.concat([found, new])
-        ids = values.alias("key").to_frame().join(local, on="key", how="left", maintain_order="left")["id"]
-        return ids.to_numpy()
+        Returns:
+            int32 (n,).
+        """
+        out = np.empty(len(values), np.int32) if out is None else out
+        if not self._wide and len(values) and values.max() > _LOW:
+            self._wide = True
+        done = 0
+        while True:
+            done, self._count = _encode(values, done, self._slots, self._values, self._count, self._wide, out)
+            if done == len(values):
+                return out
+            self._grow()
+
+    def _grow(self) -> None:
+        if self._count >= MOST:
+            raise ValueError(f"more than {MOST:,} distinct values in one column.")
+        if self._count == len(self._values):
+            grown = np.empty(len(self._values) * 3 // 2, np.uint64)
+            grown[: self._count] = self._values
+            self._values = grown
+        if _full(self._count, len(self._slots)):
+            # Freed before the larger one is made: all that it held is in the values.
+            size = 2 * len(self._slots)
+            del self._slots
+            self._slots = np.zeros(size, np.uint64)
+            _fill(self._slots, self._values, self._count)
+
+
+@compiled
+def _full(count, size):  # type: ignore[no-untyped-def]
+    return 10 * count >= 7 * size
+
+
+@compiled
+def _place(key, size):  # type: ignore[no-untyped-def]
+    mixed = (key ^ (key >> _HALF)) * _MULTIPLIER
+    return (mixed >> _HALF ^ mixed << np.uint64(7)) & np.uint64(size - 1)
+
+
+@compiled
+def _encode(values, start, slots, known, count, wide, out):  # type: ignore[no-untyped-def]
+    """Encodes from `start` on; stops where a new value finds no room. Returns where it stopped, and the new count."""
+    mask = np.uint64(len(slots) - 1)
+    for i in range(start, len(values)):
+        key = values[i]
+        low = key & _LOW
+        at = _place(key, len(slots))
+        while True:
+            slot = slots[at]
+            if slot == np.uint64(0):
+                if count == len(known) or _full(count, len(slots)) or count >= MOST:
+                    return i, count
+                known[count] = key
+                count += 1
+                slots[at] = low << _HALF | np.uint64(count)
+                out[i] = count - 1
+                break
+            if slot >> _HALF == low:
+                row = np.int64(slot & _LOW) - 1
+                # The high half of a value is not in its slot.
+                if not wide or known[row] == key:
+                    out[i] = row
+                    break
+            at = (at + np.uint64(1)) & mask
+    return len(values), count
+
+
+@compiled
+def _fill(slots, known, count):  # type: ignore[no-untyped-def]
+    mask = np.uint64(len(slots) - 1)
+    for row in range(count):
+        key = known[row]
+        at = _place(key, len(slots))
+        while slots[at] != np.uint64(0):
+            at = (at + np.uint64(1)) & mask
+        slots[at] = (key & _LOW) << _HALF | np.uint64(row + 1)

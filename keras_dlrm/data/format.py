@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,20 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
         specs[key] = (np.dtype(dtype), schema.n_dense if key == "dense" else schema.width)
     specs[LABEL] = (np.dtype(np.float32), None)
     return specs
+
+
+def array_header(dtype: np.dtype[Any], width: int | None, rows: int) -> bytes:
+    """How the file of an array begins. NumPy pads it, so that it is as long for any number of rows."""
+    file = io.BytesIO()
+    shape = (rows,) if width is None else (rows, width)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def array_size(dtype: np.dtype[Any], width: int | None, rows: int) -> int:
+    """Bytes of the file of an array."""
+    return len(array_header(dtype, width, rows)) + rows * (width or 1) * dtype.itemsize
 
 
 def array_path(directory: Path, split: str, name: str) -> Path:

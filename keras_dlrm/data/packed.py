@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.data import format as layout
+from keras_dlrm.data.order import check_batch_size
+from keras_dlrm.data.rows import Batch, PackedRows, Rows
 from keras_dlrm.schema import Schema
 
 if TYPE_CHECKING:
     from keras_dlrm.data.dataset import SplitDataset
     from keras_dlrm.data.preprocessor import Preprocessor
-
-Batch = dict[str, np.ndarray]
 
 
 def open(directory: str | os.PathLike[str]) -> ClickLog:
@@ -93,7 +93,7 @@ class ClickLog:
         """
         if name not in self.splits:
             raise KeyError(f"{self.directory} has no split {name!r}; it has {list(self.splits)}.")
-        return Split(self.directory, name, self.schema, self.manifest["splits"][name])
+        return Split(name, self.schema, PackedRows(self.directory, name, self.schema, self.manifest["splits"][name]))
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{s}: {self.manifest['splits'][s]:,}" for s in self.splits)
@@ -104,36 +104,40 @@ class Split:
     """Part of a click log. `len(part)` is its number of rows N.
 
     Args:
-        directory: The processed directory.
         name: `"train"`, `"valid"` or `"test"`.
         schema: The log's schema.
-        rows: Rows that the manifest promises.
+        rows: Where the rows are.
     """
 
-    def __init__(self, directory: Path, name: str, schema: Schema, rows: int) -> None:
+    def __init__(self, name: str, schema: Schema, rows: Rows) -> None:
         self.name = name
         self.schema = schema
         self._rows = rows
-        self._arrays = {
-            key: _map(layout.array_path(directory, name, key), dtype, (rows,) if width is None else (rows, width))
-            for key, (dtype, width) in layout.array_specs(schema).items()
-        }
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self._rows)
 
     def arrays(self) -> tuple[Batch, np.ndarray]:
-        """The whole split as read-only memory maps.
+        """The whole split. Of a processed directory these are read-only memory maps; of other files, copies in memory.
 
         Returns:
             `({"dense": float32 (N, n_dense), "sparse": int32 (N, W)[, "weights": float32 (N, W)]}, float32 (N,))`.
         """
-        return {key: self._arrays[key] for key in self.schema.input_names}, self._arrays[layout.LABEL]
+        return self._rows.arrays()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of the whole split alone, float32 (N,)."""
+        return self._rows.labels()
 
     def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
-        """Copies of some rows: `rows` is a slice or an array of row numbers; shapes as in `arrays`, with B rows."""
-        batch = {key: np.array(self._arrays[key][rows]) for key in self.schema.input_names}
-        return batch, np.array(self._arrays[layout.LABEL][rows])
+        """Copies of some rows: `rows` is a slice or an array of row numbers; shapes as in `arrays`, with B rows.
+
+        Raises:
+            ValueError: a file was cut short in the meantime, or (of files that no `PackedWriter` checked) a value is
+                not what its column may hold.
+        """
+        return self._rows.take(rows)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batches in file order, the last one with what is left.
@@ -145,24 +149,35 @@ class Split:
             Iterator of `(batch, label)`: NumPy arrays as in `arrays`, with B rows.
         """
         size = check_batch_size(batch_size)
-        return (self.take(slice(start, start + size)) for start in range(0, self._rows, size))
+        return self._rows.batches(size)
 
     def dataset(
         self,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
-        drop_last: bool = False,
+        last: str = "keep",
+        shard: tuple[int, int] = (0, 1),
+        prefetch: int = 0,
         start_epoch: int = 0,
         start_batch: int = 0,
     ) -> SplitDataset:
         """A `keras.utils.PyDataset` for `model.fit`, `evaluate` and `predict` on every backend: see `SplitDataset`.
 
         Args:
-            batch_size: Rows of a batch.
+            batch_size: Rows of a batch, on each worker.
             shuffle: Whether each epoch is a permutation of all rows; it depends on `seed` and the epoch's number only.
             seed: Seed of the shuffle.
-            drop_last: Whether to leave out a last batch with fewer than `batch_size` rows.
+            last: What becomes of a last batch with fewer than `batch_size` rows. `"keep"`: it is shorter. `"drop"`: it
+                is left out. `"pad"`: it is filled up with rows of zeros and padding ids whose `sample_weight` is 0; all
+                batches then come as `(batch, label, sample_weight)`.
+            shard: `(index, count)`: which part of every step this worker reads, of how many workers. All of them take
+                the same number of steps, and one step of all together reads the rows that a single worker would read
+                with `count · batch_size` rows a batch. Rows that are left for the last step are spread evenly; with
+                `"keep"` they must divide by `count`.
+            prefetch: How many batches to read ahead, each by a thread of its own; 0: none, and Keras reads a batch when it
+                needs one (on TensorFlow in a thread, too). Files in the page cache are so fast to read that this gains
+                nothing on a CPU; it does where the files come from a disk, or where an accelerator waits.
             start_epoch: Number of the first epoch.
             start_batch: Batches of the first epoch to skip, to resume in its middle.
 
@@ -176,31 +191,47 @@ class Split:
             batch_size,
             shuffle=shuffle,
             seed=seed,
-            drop_last=drop_last,
+            last=last,
+            shard=shard,
+            prefetch=prefetch,
             start_epoch=start_epoch,
             start_batch=start_batch,
         )
 
+    def to_tf_dataset(
+        self,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        last: str = "keep",
+        shard: tuple[int, int] = (0, 1),
+        prefetch: int = 0,
+        start_epoch: int = 0,
+    ) -> Any:
+        """The batches of `dataset` as a `tf.data.Dataset`, for `fit` on every backend and for what else TensorFlow does with one.
+
+        Each time that its last batch is read counts as an epoch, so `fit(…, epochs=3)` sees three shuffles. To resume in
+        the middle of an epoch, use `dataset`.
+
+        Args:
+            batch_size, shuffle, seed, last, shard, prefetch, start_epoch: As of `dataset`. With `"drop"` and `"pad"`
+                the number of rows is part of the static shape.
+
+        Raises:
+            ValueError: the split holds no batch, or an argument is out of range.
+        """
+        from keras_dlrm.training.tf_data import split_dataset
+
+        return split_dataset(
+            self,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            last=last,
+            shard=shard,
+            prefetch=prefetch,
+            start_epoch=start_epoch,
+        )
+
     def __repr__(self) -> str:
-        return f"Split({self.name!r}, {self._rows:,} rows)"
-
-
-def check_batch_size(batch_size: int) -> int:
-    """`batch_size` as an int, or `ValueError`."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be an integer of at least 1.")
-    return int(batch_size)
-
-
-def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    again = "Write the directory again."
-    if not path.is_file():
-        raise ValueError(f"{path} is missing, though the manifest promises {shape[0]} rows. {again}")
-    try:
-        # An empty file cannot be mapped.
-        array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or cut short ({path.stat().st_size} bytes: {error}). {again}") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(f"{path} holds {array.dtype} {array.shape}; the schema needs {dtype} {shape}. {again}")
-    return array
+        return f"Split({self.name!r}, {len(self):,} rows)"

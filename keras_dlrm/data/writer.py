@@ -115,6 +115,35 @@ class PackedWriter:
             self._files[split, name].write(np.ascontiguousarray(array, dtype=dtype).tobytes())
         self.rows[split] += len(labels)
 
+    def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
+        """Take finished `.npy` files as a split: without copying them where the disk has hard links.
+
+        The values are not checked.
+
+        Args:
+            split: A split that does not exist yet.
+            files: File by array: `"dense"`, `"sparse"`, `"label"` …, as the schema has them.
+            rows: Rows of each.
+
+        Raises:
+            ValueError: the split exists, or a file is not of the schema's width, dtype or `rows`.
+        """
+        if split in self.rows or split not in layout.SPLITS:
+            raise ValueError(f"PackedWriter: split {split!r} exists or is not one of {layout.SPLITS}.")
+        (self.partial / split).mkdir()
+        for name, (dtype, width) in self._specs.items():
+            header = layout.array_header(dtype, width, rows)
+            size = layout.array_size(dtype, width, rows)
+            with open(files[name], "rb") as file:
+                if file.read(len(header)) != header or files[name].stat().st_size != size:
+                    raise ValueError(f"PackedWriter: {files[name]} does not hold {rows} rows of {dtype}, {width} wide.")
+            target = layout.array_path(self.partial, split, name)
+            try:
+                os.link(files[name], target)
+            except OSError:
+                shutil.copyfile(files[name], target)
+        self.rows[split] = rows
+
     def note(self, key: str, value: Any) -> None:
         """Keep a JSON value under `key` in the manifest."""
         if key in ("format", "version", "splits"):
@@ -159,12 +188,7 @@ class PackedWriter:
             self.partial.replace(self.output)
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
-        # NumPy pads a header so that its first axis can grow in place.
-        dtype, width = self._specs[name]
-        shape = (rows,) if width is None else (rows, width)
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        )
+        file.write(layout.array_header(*self._specs[name], rows))
 
 
 def check_output(output: Path, overwrite: bool) -> None:

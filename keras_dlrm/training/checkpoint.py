@@ -35,6 +35,7 @@ class Resume(keras.callbacks.Callback):
         self.remembering = remembering
         self.epoch = 0
         self.batch = 0
+        self._first = 0  # of the present epoch in this run
         self._restored_metrics: list[np.ndarray] | None = None
 
     def restore(self, model: Any, example: tuple[Any, Any]) -> bool:
@@ -74,11 +75,14 @@ class Resume(keras.callbacks.Callback):
                 variable.assign(value)
         else:
             self.batch = 0
+        self._first = self.batch
         self._restored_metrics = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.batch += 1
-        if self.batch % self.steps == 0 and self.batch < self.batches_per_epoch:
+        # Several batches with `steps_per_execution`, of which an epoch's last execution may have fewer. Batches that were
+        # read ahead do not count: they are read again.
+        before, self.batch = self.batch, self._first + batch + 1
+        if self.batch // self.steps > before // self.steps and self.batch < self.batches_per_epoch:
             self._save(self.epoch, self.batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -203,4 +207,4 @@ def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float
     """Exact scores of a split; see `kd.metrics.scores`."""
     from keras_dlrm.metrics import scores
 
-    return scores(part.arrays()[1], predictions(model, part, batch_size))
+    return scores(part.labels, predictions(model, part, batch_size))

@@ -99,7 +99,7 @@ def _check_parts(data: Any) -> dict[str, Any]:
     """What a run's folder remembers of its data; an error where a part cannot be scored."""
     digest = hashlib.sha256(data.schema.to_json().encode())
     for name in data.splits:
-        labels = np.asarray(data.split(name).arrays()[1])
+        labels = np.asarray(data.split(name).labels)
         digest.update(name.encode() + labels.tobytes())
         if name != "train" and len(labels) and len(np.unique(labels)) < 2:
             raise ValueError(
@@ -161,7 +161,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
     for name in ("valid", "test"):
         if name in data.splits and len(data.split(name)):
             part = data.split(name)
-            labels = np.asarray(part.arrays()[1])
+            labels = np.asarray(part.labels)
             probabilities = predictions(model, part, _scoring_batch(experiment))
             result[name] = {k: float(v) for k, v in scores(labels, probabilities).items()}
             plotted = (labels, probabilities)

@@ -69,7 +69,7 @@ def test_real_rows_equal_a_plain_rendering(shared, tmp_path, max_ind_range):
 @pytest.mark.parametrize("max_ind_range", [None, 5])
 @pytest.mark.parametrize("block_bytes", [200, 2**20])
 def test_ids_follow_first_appearance_whatever_the_block_size(tmp_path, max_ind_range, block_bytes, monkeypatch):
-    monkeypatch.setattr(criteo_reader.read, "__defaults__", (None, block_bytes))
+    monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", block_bytes)
     lines = make_lines(60)
     found = criteo.encode(save(tmp_path / "raw.txt", lines), max_ind_range)
     y, x, ids, counts = plain(lines, max_ind_range)
@@ -194,7 +194,7 @@ def test_line_with_the_wrong_number_of_columns_is_named(tmp_path, change, messag
 def test_bad_arguments(tmp_path):
     path = save(tmp_path / "raw.txt", make_lines(4))
     for arguments, message in [
-        ({"dialect": "torchrec"}, "dialect='torchrec' is unknown; this release has .*classic"),
+        ({"dialect": "torch"}, "dialect='torch' is unknown; this release has .*classic"),
         ({"shuffle": "yes"}, "shuffle='yes'"),
         ({"subsample": 1.5}, "subsample=1.5"),
         ({"days": 1}, "days=1"),

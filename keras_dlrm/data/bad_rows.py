@@ -1,0 +1,107 @@
+"""Rows that cannot be used: stop at the first one, or leave them out and count them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+ON_ERROR = ("raise", "skip")
+EXAMPLES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """One row that cannot be used, and why.
+
+    Args:
+        file: Name of its file.
+        row: Its number there: of the line, counted from 1, in text; of the row, counted from 0, in tables.
+        column: Name of the column, or empty where the row as a whole is wrong.
+        value: The value, as text.
+        reason: What it must be.
+        unit: `"line"` or `"row"`.
+    """
+
+    file: str
+    row: int
+    column: str
+    value: str
+    reason: str
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        column = f", column {self.column}: value {self.value!r}" if self.column else ":"
+        return f"{self.file}, {self.unit} {self.row}{column} {self.reason}."
+
+
+class BadRows:
+    """What a job does with rows that it cannot use.
+
+    Args:
+        on_error: `"raise"`: an error at the first one. `"skip"`: they are left out and counted.
+        most: With `"skip"`, an error when more than so many rows were left out; `None` for no limit.
+
+    Attributes:
+        skipped: How many were left out.
+        examples: The first 100 of them.
+
+    Example:
+
+    >>> bad = BadRows("skip")
+    >>> bad.add([BadRow("day_0", 7, "C3", "xyz", "must be hexadecimal")])
+    >>> bad.skipped, str(bad.examples[0])
+    (1, "day_0, line 7, column C3: value 'xyz' must be hexadecimal.")
+    """
+
+    def __init__(self, on_error: str = "raise", most: int | None = None) -> None:
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_error={on_error!r} is unknown; use one of {ON_ERROR}.")
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
+            raise ValueError(f"max_skipped={most!r} must be an integer of at least 0, or None for no limit.")
+        self.on_error = on_error
+        self.most = most
+        self.skipped = 0
+        self.examples: list[BadRow] = []
+
+    def add(self, rows: list[BadRow], more: int = 0) -> None:
+        """Take rows into account that were found in one part of the input.
+
+        Args:
+            rows: The first of them, in the order of the input.
+            more: How many there were besides.
+
+        Raises:
+            ValueError: `on_error` is `"raise"`, or there are too many by now.
+        """
+        if not rows:
+            return
+        if self.on_error == "raise":
+            raise ValueError(str(rows[0]))
+        self.skipped += len(rows) + more
+        self.examples += rows[: EXAMPLES - len(self.examples)]
+        if self.most is not None and self.skipped > self.most:
+            raise ValueError(
+                f"{self.skipped} rows cannot be used, more than max_skipped={self.most}; the last one found here: {rows[-1]}"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """JSON values to keep, in a manifest or to go on from."""
+        return {"skipped": self.skipped, "examples": [dataclasses.asdict(row) for row in self.examples]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`.
+
+        Raises:
+            ValueError: rows were left out that this policy does not leave out.
+        """
+        self.skipped = state["skipped"]
+        self.examples = [BadRow(**row) for row in state["examples"]]
+        self._check()
+
+    def _check(self) -> None:
+        if self.on_error == "raise" and self.skipped:
+            raise ValueError(str(self.examples[0]))
+        if self.most is not None and self.skipped > self.most:
+            raise ValueError(
+                f"{self.skipped} rows cannot be used, more than max_skipped={self.most}; one of the first: {self.examples[-1]}"
+            )

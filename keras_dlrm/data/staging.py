@@ -1,0 +1,150 @@
+"""Files that grow beside an output and survive a kill at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from keras_dlrm.data.lock import LOCK, lock
+
+STATE = "state.json"
+
+
+class Staging:
+    """A hidden directory beside `output`, of files that are appended to and a state that is committed with them.
+
+    What was appended before a commit is there when the same job starts again, to the byte; what came after it is cut
+    off. So a job that goes on from `state` gives the same files as one that was never stopped.
+
+    Args:
+        output: What the job is to write. The directory is `.{name}.partial` beside it.
+        job: JSON values that say what the job is: arguments, and its inputs' names, sizes and times (`fingerprint`).
+            What another job left behind is removed.
+
+    Attributes:
+        directory: Where the files are.
+        state: What the last commit was given, or `None` where nothing was committed.
+
+    Raises:
+        RuntimeError: another process is working on the same output.
+
+    Example:
+
+    >>> import tempfile
+    >>> output = Path(tempfile.mkdtemp()) / "log"
+    >>> with Staging(output, {"job": 1}) as staging:
+    ...     staging.append("ids", b"abc")
+    ...     staging.commit({"rows": 3})
+    ...     staging.append("ids", b"lost")
+    >>> with Staging(output, {"job": 1}) as staging:
+    ...     staging.state, staging.path("ids").read_bytes()
+    ({'rows': 3}, b'abc')
+    """
+
+    def __init__(self, output: str | os.PathLike[str], job: Mapping[str, Any]) -> None:
+        output = Path(output)
+        self.directory = staging_directory(output)
+        taken = f"{output}: another process is writing it; wait for that one or give another output."
+        self._lock = lock(self.directory, taken)
+        # As it will be when it comes back from its file.
+        self._job = json.loads(json.dumps(job))
+        self._files: dict[str, IO[bytes]] = {}
+        self._lengths: dict[str, int] = {}
+        self._cuts: dict[str, int] = {}
+        self.state: Any = None
+        self._resume()
+
+    def _resume(self) -> None:
+        try:
+            saved = json.loads((self.directory / STATE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            saved = {}
+        lengths = saved.get("lengths", {}) if saved.get("job") == self._job else {}
+        whole = all(
+            self.path(name).is_file() and self.path(name).stat().st_size >= size for name, size in lengths.items()
+        )
+        if lengths and whole:
+            self.state = saved["state"]
+            self._lengths = lengths
+        for path in self.directory.iterdir():
+            if path.name in self._lengths:
+                os.truncate(path, self._lengths[path.name])
+            elif path.name != LOCK and not (self._lengths and path.name == STATE):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def path(self, name: str) -> Path:
+        """Where the file `name` is."""
+        return self.directory / name
+
+    def append(self, name: str, data: bytes | memoryview) -> None:
+        """Add to the end of a file, which is made where there is none."""
+        if name not in self._files:
+            self._files[name] = open(self.path(name), "ab")
+        self._files[name].write(data)
+
+    def cut(self, name: str, size: int) -> None:
+        """Shorten a file to `size` bytes with the next commit; what was committed before needs all of it until then."""
+        file = self._files.pop(name, None)
+        if file is not None:
+            file.close()
+        self._cuts[name] = size
+
+    def flush(self) -> None:
+        """Let readers of the files see what was appended."""
+        for file in self._files.values():
+            file.flush()
+
+    def commit(self, state: Any) -> None:
+        """Keep all that was appended so far, together with a JSON value that says how far the job is."""
+        for name, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            self._lengths[name] = file.tell()
+        self._lengths.update(self._cuts)
+        content = {"job": self._job, "state": state, "lengths": self._lengths}
+        aside = self.directory / f"{STATE}.new"
+        with open(aside, "w", encoding="utf-8") as text:
+            json.dump(content, text)
+            text.flush()
+            os.fsync(text.fileno())
+        aside.replace(self.directory / STATE)
+        for name, size in self._cuts.items():
+            os.truncate(self.path(name), size)
+        self._cuts = {}
+        self.state = state
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            # What was not committed may be lost, also because the disk is full.
+            with contextlib.suppress(OSError):
+                file.close()
+        if not self._lengths:
+            # Nothing to go on from: an argument was wrong, or the first part failed.
+            shutil.rmtree(self.directory, ignore_errors=True)
+        self._lock.close()
+
+    def remove(self) -> None:
+        """Delete it all: the output is complete, or the job is given up."""
+        for file in self._files.values():
+            file.close()
+        self._files, self._lengths = {}, {}
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def staging_directory(output: Path) -> Path:
+    """Where the files are until `output` is complete."""
+    return output.parent / f".{output.name}.partial"
+
+
+def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Name, size and time of change of an input: whether it is still the file that a stopped job had read."""
+    stat = os.stat(path)
+    return {"path": str(Path(path).resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}

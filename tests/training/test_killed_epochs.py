@@ -1,0 +1,119 @@
+"""An epoch that is killed at random moments, with batches read ahead and several of them an execution, ends as if it never was.
+
+`KERAS_DLRM_KILLS=20 pytest tests/training/test_killed_epochs.py -k random` kills it twenty times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dlrm.data.synthetic import PlantedClickLog
+from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.training.checkpoint import Resume
+
+KILLS = int(os.environ.get("KERAS_DLRM_KILLS", 2))
+
+PROGRAM = """
+import sys, time
+sys.path[:0] = {path!r}
+import keras, numpy as np, keras_dlrm as kd
+from keras_dlrm.training.checkpoint import Resume
+
+class Slow(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        print(batch, flush=True)
+        time.sleep(0.05)
+
+data = kd.data.open({data!r})
+part = data.split("train")
+model = kd.models.DLRM(data.schema, embedding_dim=4, bottom_mlp=[4], top_mlp=[4, 1], seed=1)
+model.compile(kd.optimizers.Adagrad(0.1), metrics=["auc"], steps_per_execution={steps})
+state = Resume({folder!r} + "/resume.npz", 3, len(part.dataset(8)), [])
+state.restore(model, part.take(slice(0, 2)))
+callbacks = [state, Slow()] if "--slow" in sys.argv else [state]
+dataset = part.dataset(
+    8, shuffle=True, seed=7, prefetch=3, start_epoch=state.epoch, start_batch=state.batch
+) if state.epoch < 3 else None
+logs = {{}}
+if dataset is not None:
+    logs = model.fit(dataset, initial_epoch=state.epoch, epochs=3, verbose=0, callbacks=callbacks).history
+np.savez(
+    {folder!r} + "/end.npz", *[keras.ops.convert_to_numpy(v.value) for v in (*model.variables, *model.optimizer.variables)],
+    loss=logs.get("loss", [0.0])[-1], auc=logs.get("auc", [0.0])[-1],
+)
+"""
+
+
+def start(log: Path, folder: Path, *options: str) -> subprocess.Popen[str]:
+    steps = 1 if keras.backend.backend() == "torch" else 2  # all that Keras offers there
+    program = PROGRAM.format(path=sys.path, data=str(log), folder=str(folder), steps=steps)
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *options], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def finish(log: Path, folder: Path) -> int:
+    with start(log, folder) as process:
+        process.communicate()
+    return process.returncode
+
+
+@pytest.mark.slow
+def test_an_epoch_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    schema = Schema(["x"], [Categorical("c", 30), Categorical("h", 9, hotness=2)])
+    # Enough batches for all kills; the last one has 3 rows.
+    rows = 104 * max(KILLS, 2) + 3
+    log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": rows})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert finish(log.directory, whole) == 0
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        process = start(log.directory, killed, "--slow")
+        assert process.stdout is not None
+        process.stdout.readline()  # it trains
+        time.sleep(moments.uniform(0.0, 0.6))
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    assert (killed / "resume.npz").exists() and not (killed / "end.npz").exists()
+    assert finish(log.directory, killed) == 0
+    with np.load(whole / "end.npz") as expected, np.load(killed / "end.npz") as found:
+        assert expected.files == found.files and len(found.files) > 5
+        for name in expected.files:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+class Model:
+    """As much of a model as `Resume` asks of one."""
+
+    trainable_variables: list = []
+    non_trainable_variables: list = []
+    metrics_variables: list = []
+
+    class optimizer:
+        variables: list = []
+
+
+@pytest.mark.parametrize(("executions", "saved"), [([0, 1, 2, 3, 4], [3]), ([1, 3, 5], [4]), ([2, 5], [3])])
+def test_batches_are_counted_not_executions(tmp_path: Path, executions: list[int], saved: list[int]) -> None:
+    places = []
+    state = Resume(tmp_path / "resume.npz", 3, 5, [])
+    state.set_model(Model())
+    state._save = lambda epoch, batch: places.append(batch)  # type: ignore[method-assign]
+    state.on_epoch_begin(0)
+    for end in executions:
+        state.on_train_batch_end(end)
+    assert places == saved
