@@ -1,0 +1,224 @@
+"""`keras-dlrm synthesize`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+from keras_dlrm.schema import Schema
+
+EPILOG = """\b
+Examples:
+  keras-dlrm synthesize planted --rows 500000 50000 100000 --output planted
+  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --output random
+  keras-dlrm synthesize trace --cold 0.05 --largest 10000 --output trace
+  keras-dlrm synthesize multi-hot planted --hotness 3,2,1,2,6,1,1,1,1,7,3,8,1,6,9,5,1,1,1,12,100,27,10,3,1,1 --output bags
+"""
+PLANTED_EPILOG = """\b
+Examples:
+  keras-dlrm synthesize planted --output planted
+  keras-dlrm synthesize planted --drift-rows 1000000 --drift-effects 0.5 --output drifting
+  keras-dlrm synthesize planted --cold-share 0.1 --cold-parts test --output cold
+"""
+RANDOM_EPILOG = """\b
+Example:
+  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --dense normal --rows 1000000 0 0 --output random
+"""
+TRACE_EPILOG = """\b
+Examples:
+  keras-dlrm synthesize trace --exponent 1.0 --largest 10000 --cold 0.05 --output trace
+  keras-dlrm synthesize trace --like my-log --output trace       as local as the columns of another log
+"""
+MULTI_HOT_EPILOG = """\b
+Examples:
+  keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
+  keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
+"""
+
+
+def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What every drawn log needs: its columns, its rows, and where it goes."""
+    for option in reversed(
+        (
+            click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json."),
+            click.option("--scale", type=float, default=1e-4, show_default=True,
+                         help="Without --schema: Criteo's 13 dense and 26 sparse columns, tables scaled by this."),
+            click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
+                         default=(100_000, 10_000, 20_000), show_default=True, help="Rows of each part."),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+            click.option("--click-rate", type=float, default=0.25, show_default=True),
+            click.option("--output", type=PathArgument, required=True, help="Directory to write."),
+            click.option("--overwrite", is_flag=True, help="Replace an earlier output."),
+            json_option,
+        )
+    ):  # fmt: skip
+        function = option(function)
+
+    @functools.wraps(function)
+    def wrapper(schema: Path | None, scale: float, **options: Any) -> Any:
+        from keras_dlrm.data.synthetic import criteo_shape
+
+        return function(schema=criteo_shape(scale) if schema is None else Schema.load(schema), **options)
+
+    return wrapper
+
+
+@click.group(epilog=EPILOG)
+def command() -> None:
+    """Draw a click log: planted, random, of a given locality, or multi-hot."""
+
+
+@command.command(epilog=PLANTED_EPILOG)
+@_log_options
+@click.option("--auc", "target_auc", type=float, default=0.8, show_default=True, help="Best possible AUC.")
+@click.option("--zipf", type=float, default=1.05, show_default=True, help="Exponent of the ids' distribution.")
+@click.option("--drift-rows", type=int, help="Let the log change over so many rows.")
+@click.option("--drift-effects", type=float, default=0.0, help="1 minus the correlation of effects over that time.")
+@click.option("--drift-popularity", type=float, default=0.0, help="Share of ids from a new order over that time.")
+@click.option("--cold-share", type=float, help="Share of each table's ids that are cold at first.")
+@click.option("--cold-arrive", type=int, nargs=2, metavar="FIRST LAST", help="Between which rows they appear.")
+@click.option("--cold-parts", multiple=True, help="The only part that has them; may be repeated.")
+def planted(
+    schema: Schema,
+    rows: tuple[int, int, int],
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    drift_rows: int | None,
+    drift_effects: float,
+    drift_popularity: float,
+    cold_share: float | None,
+    cold_arrive: tuple[int, int] | None,
+    cold_parts: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """From known click probabilities: the best possible AUC and log loss are known.
+
+    With --drift-rows or --cold-share, the parts follow each other in time: train, valid, test.
+    """
+    from keras_dlrm.data.synthetic import ColdItems, Drift, PlantedClickLog
+
+    if drift_rows is None and (drift_effects or drift_popularity):
+        raise ValueError(
+            "--drift-effects and --drift-popularity need --drift-rows: over how many rows they take place."
+        )
+    if cold_share is None and (cold_arrive or cold_parts):
+        raise ValueError("--cold-arrive and --cold-parts need --cold-share.")
+    drift = None if drift_rows is None else Drift(drift_rows, drift_effects, drift_popularity)
+    cold = None if cold_share is None else ColdItems(cold_share, cold_arrive, cold_parts or None)
+    starts = {"valid": rows[0], "test": rows[0] + rows[1]} if drift or cold else None
+    log = PlantedClickLog(schema, drift=drift, cold=cold, starts=starts, **options)
+    _write(log, rows, output, overwrite, as_json)
+
+
+@command.command(epilog=RANDOM_EPILOG)
+@_log_options
+@click.option("--zipf", type=float, default=0.0, show_default=True, help="Exponent of the ids; 0 is uniform.")
+@click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform", show_default=True)
+def random(
+    schema: Schema, rows: tuple[int, int, int], output: Path, overwrite: bool, as_json: bool, **options: Any
+) -> None:
+    """Noise: what a benchmark or a test of shapes needs."""
+    from keras_dlrm.data.synthetic import RandomClickLog
+
+    _write(RandomClickLog(schema, **options), rows, output, overwrite, as_json)
+
+
+@command.command(epilog=TRACE_EPILOG)
+@_log_options
+@click.option("--exponent", type=float, default=1.0, show_default=True, help="Fall of the stack distances; 0 is even.")
+@click.option("--largest", type=click.IntRange(0), default=1000, show_default=True, help="Largest stack distance.")
+@click.option("--cold", type=float, default=0.05, show_default=True, help="Share of references to new ids.")
+@click.option("--like", type=PathArgument, help="Take schema and locality from the train part of this directory.")
+@click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform", show_default=True)
+def trace(
+    schema: Schema,
+    rows: tuple[int, int, int],
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    exponent: float,
+    largest: int,
+    cold: float,
+    like: Path | None,
+    **options: Any,
+) -> None:
+    """Noise whose ids come back after given stack distances: what a cache of rows is tried on."""
+    from keras_dlrm.data import open as open_log
+    from keras_dlrm.data.synthetic import StackProfile, TraceClickLog, measure
+
+    if like is None:
+        log = TraceClickLog(schema, StackProfile.power(exponent, largest, cold), **options)
+    else:
+        with row_progress("measure") as progress:
+            found = measure(open_log(like).split("train"), progress=progress)
+        # A table that several columns look up is as local as the first of them.
+        profiles = {c.table_name: found.sparse[c.name].locality for c in reversed(found.schema.categorical)}
+        log = TraceClickLog(found.schema, profiles, **options)
+    _write(log, rows, output, overwrite, as_json)
+
+
+@command.command("multi-hot", epilog=MULTI_HOT_EPILOG)
+@click.argument("data", type=PathArgument)
+@click.option("--hotness", required=True,
+              help="mlperf-v2, one size per sparse column (3,2,1), or NAME=SIZE of some (C1=3,C20=100).")  # fmt: skip
+@click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform", show_default=True)
+@click.option("--shape", type=float, default=0.25, show_default=True, help="Of the Pareto distribution.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@json_option
+def multi_hot(
+    data: Path, hotness: str, distribution: str, shape: float, seed: int, output: Path, overwrite: bool, as_json: bool
+) -> None:
+    """Bags in place of the ids of DATA, a processed directory: each id always brings the same others with it."""
+    from keras_dlrm.data import open as open_log
+    from keras_dlrm.data.synthetic import MultiHot
+
+    log = open_log(data)
+    bags = MultiHot(log.schema, _hotness(hotness), distribution, shape, seed)
+    with row_progress("synthesize") as progress:
+        written = bags.write(log, output, overwrite, progress)
+    _show(written, as_json)
+
+
+def _hotness(text: str) -> Any:
+    from keras_dlrm.data.synthetic import MLPERF_V2_HOTNESS
+
+    if text == "mlperf-v2":
+        return MLPERF_V2_HOTNESS
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        if "=" in text:
+            return {name: int(size) for name, size in (part.rsplit("=", 1) for part in parts)}
+        return [int(part) for part in parts]
+    except ValueError:
+        raise ValueError(f"--hotness {text!r}: give mlperf-v2, sizes as 3,2,1, or NAME=SIZE as C1=3,C20=100.") from None
+
+
+def _write(log: Any, rows: tuple[int, int, int], output: Path, overwrite: bool, as_json: bool) -> None:
+    parts = {name: count for name, count in zip(("train", "valid", "test"), rows, strict=True) if count}
+    if not parts:
+        raise ValueError("--rows 0 0 0: give at least one row.")
+    with row_progress("synthesize") as progress:
+        written = log.write(output, parts, overwrite, progress)
+    _show(written, as_json)
+
+
+def _show(log: Any, as_json: bool) -> None:
+    from keras_dlrm.training.report import print_table
+
+    best = log.manifest.get("best_by_split", {})
+    lines = [{"part": name, "rows": len(log.split(name)), **_scores(best.get(name))} for name in log.splits]
+    print_table(lines, str(log.directory))
+    rows = {name: len(log.split(name)) for name in log.splits}
+    print_json(as_json, {"directory": str(log.directory), "rows": rows, "best": best})
+
+
+def _scores(best: dict[str, float] | None) -> dict[str, float]:
+    return {f"best {name}": best[name] for name in ("auc", "logloss") if best[name] is not None} if best else {}

@@ -1,0 +1,121 @@
+"""`keras-dlrm twin`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+
+EPILOG = """\b
+Examples:
+  keras-dlrm twin measure private-log --output statistics.json      where the log is
+  keras-dlrm twin make statistics.json --output twin-log            anywhere
+"""
+MEASURE_EPILOG = """\b
+Examples:
+  keras-dlrm twin measure private-log --output statistics.json
+  keras-dlrm twin measure private-log --threshold 100 --output statistics.json
+"""
+MAKE_EPILOG = """\b
+Examples:
+  keras-dlrm twin make statistics.json --rows 500000 50000 100000 --output twin-log
+  keras-dlrm twin make statistics.json --ids locality --plot twin.png --output twin-log
+"""
+
+
+@click.group(epilog=EPILOG)
+def command() -> None:
+    """A log that can be shared, of the same shape, skew and click rate as a private one."""
+
+
+@command.command(epilog=MEASURE_EPILOG)
+@click.argument("data", type=PathArgument)
+@click.option("--split", default="train", show_default=True, help="train, valid or test.")
+@click.option("--rows", type=click.IntRange(1), help="Rows from the beginning on; all by default.")
+@click.option("--threshold", type=click.IntRange(1), default=20, show_default=True,
+              help="The least number of rows or references behind every figure.")  # fmt: skip
+@click.option("--output", type=PathArgument, required=True, help="JSON file to write.")
+@json_option
+def measure(data: Path, split: str, rows: int | None, threshold: int, output: Path, as_json: bool) -> None:
+    """Measure DATA, a processed directory: counts, shares and means over many rows, no id and no single value.
+
+    The names of columns and the sizes of vocabularies are in the file; look at it before you share it.
+    """
+    from keras_dlrm.data import open as open_log
+    from keras_dlrm.data.synthetic import measure as run
+    from keras_dlrm.training.report import print_table
+
+    with row_progress("measure") as progress:
+        found = run(open_log(data).split(split), rows, threshold=threshold, progress=progress)
+    found.save(output)
+    columns = [
+        {"column": name, "ids": c.distinct, "missing": c.lengths[0], "top 10 ids": float(c.coverage(10))}
+        for name, c in found.sparse.items()
+    ]
+    title = f"{found.rows:,} rows, click rate {found.click_rate:.4f}"
+    if columns:
+        print_table(columns, title)
+    else:
+        click.echo(title)
+    click.echo(f"\nstatistics: {output}")
+    summary = {"rows": found.rows, "click_rate": found.click_rate, "auc": found.auc}
+    print_json(as_json, {"statistics": str(output), **summary, "columns": columns})
+
+
+@command.command(epilog=MAKE_EPILOG)
+@click.argument("statistics", type=PathArgument)
+@click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
+              help="Rows of each part; by default as many as were measured, and a tenth of that for valid and test.")  # fmt: skip
+@click.option("--ids", type=click.Choice(["frequency", "locality"]), default="frequency", show_default=True,
+              help="What is kept of the ids' order.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--plot", type=PathArgument, help="PNG of both profiles; twin.png in the output by default.")
+@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@json_option
+def make(
+    statistics: Path,
+    rows: tuple[int, int, int] | None,
+    ids: str,
+    seed: int,
+    plot: Path | None,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Draw a log from STATISTICS, and show how far its own statistics are from them."""
+    from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
+    from keras_dlrm.data.synthetic import measure as run
+    from keras_dlrm.training.report import print_table
+
+    found = Statistics.load(statistics)
+    tenth = max(found.rows // 10, 1)
+    parts = dict(zip(("train", "valid", "test"), rows or (found.rows, tenth, tenth), strict=True))
+    parts = {name: count for name, count in parts.items() if count}
+    if not parts:
+        raise ValueError("--rows 0 0 0: give at least one row.")
+    largest = max(parts, key=lambda name: parts[name])
+    if parts[largest] < found.threshold:
+        raise ValueError(
+            f"--rows {' '.join(map(str, rows or ()))}: the largest part needs at least {found.threshold} rows, the "
+            "threshold of the statistics, to be measured."
+        )
+    with row_progress("twin") as progress:
+        log = Twin(found, seed, ids).write(output, parts, overwrite, progress)
+        again = run(log.split(largest), threshold=found.threshold, progress=progress)
+    apart = differences(found, again)
+    table: list[dict[str, Any]] = [
+        {"figure": name, "largest difference": max(value.values()), "in column": max(value, key=value.__getitem__)}
+        if isinstance(value, dict)
+        else {"figure": name, "largest difference": value, "in column": ""}
+        for name, value in apart.items()
+        if not isinstance(value, dict) or value
+    ]
+    print_table(table, f"{output} ({parts[largest]:,} rows of {largest}) beside {statistics} ({found.rows:,} rows)")
+    picture = plot or output / "twin.png"
+    comparison_png(found, again, picture, title=f"{statistics.name} and its twin")
+    click.echo(f"\nprofiles of both: {picture}")
+    print_json(as_json, {"directory": str(output), "rows": parts, "differences": apart, "plot": str(picture)})

@@ -1,0 +1,122 @@
+"""Random click logs: ids of a given skew, dense values of a given kind, labels that depend on nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.arguments import number
+from keras_dlrm.data.expectation import expected_logloss
+from keras_dlrm.data.packed import Batch
+from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths, zipf_distribution
+from keras_dlrm.schema import PADDING, Schema
+
+DENSE = ("uniform", "normal")
+
+
+class RandomClickLog(SyntheticClickLog):
+    """A click log of noise: what a benchmark or a test of shapes needs. No model can learn from it.
+
+    Ids are uniform or Zipf-distributed over each table, popular and rare ones mixed. A multi-hot column draws
+    1 … hotness of them.
+
+    Args:
+        schema: Fitted schema; with `weighted=True`, weights are 1.
+        seed: Seed of the rows.
+        zipf: Exponent of the ids' distribution: 0 is uniform. A number for all tables, or one by table name; tables
+            that are not named are uniform.
+        dense: `"uniform"` in [0, 1), or `"normal"` with mean 0 and variance 1.
+        click_rate: Probability of a click, in every row.
+
+    Raises:
+        ValueError, KeyError: an argument is out of range, or names an unknown table.
+
+    Example:
+
+    >>> from keras_dlrm.schema import Categorical
+    >>> log = RandomClickLog(Schema(dense=["x"], categorical=[Categorical("C1", 20)]), zipf={"C1": 1.2})
+    >>> batch, label = next(log.batches(4, n_batches=1))
+    >>> batch["sparse"].shape, log.best_auc
+    ((4, 1), 0.5)
+    """
+
+    kind = "random"
+
+    def __init__(
+        self,
+        schema: Schema,
+        seed: int = 0,
+        zipf: float | Mapping[str, float] = 0.0,
+        dense: str = "uniform",
+        click_rate: float = 0.25,
+    ) -> None:
+        super().__init__(schema, seed)
+        tables = schema.table_sizes
+        given = zipf if isinstance(zipf, Mapping) else dict.fromkeys(tables, zipf)
+        for table in given:
+            if table not in tables:
+                raise KeyError(f"RandomClickLog: zipf names table {table!r}; the schema has {sorted(tables)}.")
+        self.zipf = {t: number("RandomClickLog", f"zipf of table {t!r}", given.get(t, 0.0)) for t in tables}
+        if dense not in DENSE:
+            raise ValueError(f"RandomClickLog: dense={dense!r} is unknown; use one of {DENSE}.")
+        self.dense = dense
+        self.click_rate = number("RandomClickLog", "click_rate", click_rate, 0.0, 1.0)
+        self._ranked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def _blocks(self, part: str) -> Iterator[Block]:
+        for block in count():
+            random = self._random(f"rows {part}", block)
+            batch = self._inputs(random, BLOCK)
+            truth = np.full(BLOCK, self.click_rate)
+            yield Block(batch, (random.random(BLOCK) < truth).astype(np.float32), truth)
+
+    def _inputs(self, random: np.random.Generator, rows: int) -> Batch:
+        batch: Batch = {}
+        if self.schema.dense:
+            batch["dense"] = self._dense(random, rows)
+        if self.schema.categorical:
+            columns = []
+            for column in self.schema.categorical:
+                ids = self._ids(random, column.table_name, int(column.vocabulary_size or 0), (rows, column.hotness))
+                if column.hotness > 1:
+                    kept = np.arange(column.hotness) < random_lengths(random, rows, column.hotness)
+                    ids = np.where(kept, ids, PADDING)
+                columns.append(ids.astype(np.int32))
+            batch["sparse"] = np.concatenate(columns, axis=1)
+        return self._with_weights(batch)
+
+    def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
+        shape = (rows, self.schema.n_dense)
+        if self.dense == "uniform":
+            return random.random(shape, dtype=np.float32)
+        return random.standard_normal(shape, dtype=np.float32)
+
+    def _ids(self, random: np.random.Generator, table: str, size: int, shape: tuple[int, int]) -> np.ndarray:
+        if self.zipf[table] == 0.0:
+            return random.integers(0, size, shape, dtype=np.int32)
+        if table not in self._ranked:
+            order = self._random(f"table {table}").permutation(size).astype(np.int32)
+            self._ranked[table] = zipf_distribution(size, self.zipf[table]), order
+        distribution, order = self._ranked[table]
+        ranks = np.searchsorted(distribution, random.random(shape), side="right")
+        return order[np.minimum(ranks, size - 1)]
+
+    def probabilities(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The true click probabilities, all equal: float64 (B,)."""
+        return np.full(len(next(iter(batch.values()))), self.click_rate)
+
+    @property
+    def best_auc(self) -> float:
+        """What the best model reaches: 0.5."""
+        return 0.5
+
+    @property
+    def best_logloss(self) -> float:
+        """Log loss of the constant click rate: its entropy."""
+        return expected_logloss(np.array([self.click_rate]))
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("seed", "zipf", "dense", "click_rate")}
