@@ -1,0 +1,171 @@
+"""A model and its place in a stream, kept together or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_dlrm.data.lock import lock
+from keras_dlrm.data.preprocessor import Preprocessor
+
+FORMAT = "keras_dlrm commit"
+VERSION = 1
+MODEL = "model.keras"
+STATE = "state.json"
+PREPROCESSOR = "preprocessor"
+
+
+class Commits:
+    """A folder of commits. Each is a model with its optimizer, and JSON values that say how far the stream was read.
+
+    A commit is written aside, flushed to the disk and renamed: a kill at any moment leaves the one before. It is a
+    folder `commit-00000007` with a `model.keras` that loads anywhere.
+
+    The folder also keeps the preprocessor: with other vocabularies the same ids would mean other values.
+
+    Args:
+        folder: Made where there is none.
+        keep: How many of the latest commits stay.
+
+    Attributes:
+        number: Of the last commit; 0 where there is none.
+
+    Raises:
+        RuntimeError: another process works in the folder.
+
+    Example:
+
+    >>> import tempfile
+    >>> model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    >>> with Commits(tempfile.mkdtemp()) as commits:
+    ...     commits.save(model, {"positions": {"clicks:0": 7}})
+    ...     commits.load()[1]
+    {'positions': {'clicks:0': 7}}
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise ValueError(f"Commits: keep={keep!r} must be an integer of at least 1.")
+        self.folder = Path(folder)
+        self.keep = keep
+        taken = f"{self.folder}: another process trains into it; wait for that one or give another folder."
+        self._lock = lock(self.folder, taken)
+        for leftover in self.folder.glob("writing-*"):
+            shutil.rmtree(leftover)
+        self.number = max(self._numbers(), default=0)
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.name.removeprefix("commit-")) for path in self.folder.glob("commit-*"))
+
+    def path(self, number: int) -> Path:
+        """Folder of a commit."""
+        return self.folder / f"commit-{number:08d}"
+
+    def check(self, preprocessor: Preprocessor) -> None:
+        """Keep the preprocessor, or compare it with the one that is kept.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        place = self.folder / PREPROCESSOR
+        if not place.exists():
+            aside = self.folder / f"writing-{PREPROCESSOR}"
+            preprocessor.save(aside)
+            self._publish(aside, place)
+            return
+        kept = Preprocessor.load(place)
+        differs = [
+            f"the vocabulary of table {name!r}"
+            for name in sorted({*kept.vocabularies, *preprocessor.vocabularies})
+            if not _same(kept.vocabularies.get(name), preprocessor.vocabularies.get(name))
+        ]
+        if json.loads(json.dumps(preprocessor.dense_state)) != kept.dense_state:
+            differs.append("the statistics of the dense columns")
+        if preprocessor.schema != kept.schema:
+            differs.append("the schema")
+        if differs:
+            raise ValueError(
+                f"{self.folder}: the model there was trained with another preprocessor: {differs[0]} differs. Give that "
+                f"one ({place}), or another folder."
+            )
+
+    def save(self, model: keras.Model, state: Any) -> None:
+        """Commit.
+
+        Args:
+            model: The model, compiled or not.
+            state: JSON values.
+        """
+        number = self.number + 1
+        aside = self.folder / f"writing-{number:08d}"
+        aside.mkdir()
+        model.save(aside / MODEL)
+        content = {"format": FORMAT, "version": VERSION, "state": state}
+        (aside / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        self._publish(aside, self.path(number))
+        self.number = number
+        for old in self._numbers()[: -self.keep]:
+            # Renamed first: a kill in the middle must not leave half a commit that looks whole.
+            gone = self.folder / f"writing-{old:08d}"
+            self.path(old).rename(gone)
+            shutil.rmtree(gone)
+
+    def load(self) -> tuple[keras.Model, Any]:
+        """Model and state of the last commit.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: damaged, or written in another version of the format.
+        """
+        if not self.number:
+            raise FileNotFoundError(f"{self.folder}: there is no commit.")
+        place = self.path(self.number)
+        try:
+            content = json.loads((place / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{place / STATE} is damaged ({error}); remove {place} to go on from the one before.") from error
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise ValueError(
+                f"{place / STATE}: format {content.get('format')!r}, version {content.get('version')!r}; this release reads "
+                f"{FORMAT!r}, version {VERSION}."
+            )
+        return keras.saving.load_model(place / MODEL), content["state"]
+
+    def _publish(self, aside: Path, place: Path) -> None:
+        for path in [*aside.iterdir(), aside]:
+            _flush(path)
+        aside.rename(place)
+        _flush(self.folder)
+
+    def close(self) -> None:
+        """Let another process work here."""
+        self._lock.close()
+
+    def __enter__(self) -> Commits:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _same(one: Any, other: Any) -> bool:
+    return (
+        one is not None
+        and other is not None
+        and (one.size, one.oov, one.keys) == (other.size, other.oov, other.keys)
+        and one.values.equals(other.values)
+        and bool((one.ids == other.ids).all())
+    )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

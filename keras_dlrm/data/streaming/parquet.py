@@ -1,0 +1,200 @@
+"""Parquet files as a stream of packed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.streaming.require import tensorflow_io
+from keras_dlrm.data.streaming.rows import Packed, Places, concatenate, pack
+from keras_dlrm.data.streaming.stream import Stream
+from keras_dlrm.data.tables import Inputs, input_files
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FETCH = 4096  # rows that one call into TensorFlow brings
+
+
+class ParquetStream(Stream):
+    """Rows of Parquet files, in the order of the files → packed rows, through tensorflow-io.
+
+    Files are found again whenever the end was reached, so that those that a pattern matches later are read, too. Their
+    positions are row numbers, by path. A file must be complete when its name first matches: write it aside and rename.
+
+    tensorflow-io reads scalar columns without missing values; a file with others is refused before its first row is
+    read, because missing values would shift the rows behind them. `kd.data.tables` reads any file.
+
+    Args:
+        inputs: Path, glob pattern, or a list of these.
+        preprocessor: Fitted; its schema names the columns and the label. Others are ignored.
+        on_error: What to do with rows that cannot be used: `"raise"` or `"skip"` (and count).
+        max_skipped: With `"skip"`, an error when more than so many were left out.
+        poll: Seconds between two looks for more files where the end was reached.
+
+    Raises:
+        ImportError: not TensorFlow 2.16, or tensorflow-io is missing.
+        FileNotFoundError: no such file.
+        ValueError: a multi-hot column, which tensorflow-io cannot read.
+
+    Example:
+
+    ```python
+    stream = kd.data.streaming.ParquetStream("days/*.parquet", preprocessor)
+    model.fit(stream.dataset(2048), epochs=2)
+    ```
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        preprocessor: Preprocessor,
+        *,
+        on_error: str = "raise",
+        max_skipped: int | None = None,
+        poll: float = 1.0,
+    ) -> None:
+        super().__init__(preprocessor, on_error, max_skipped, poll)
+        schema = preprocessor.schema
+        for column in schema.categorical:
+            if column.hotness > 1:
+                raise ValueError(
+                    f"ParquetStream: column {column.name!r} has hotness={column.hotness}, and tensorflow-io reads no lists; "
+                    "use kd.data.tables.preprocess."
+                )
+        self._names = [*schema.dense_names, *schema.categorical_names, schema.label]
+        self._inputs = inputs
+        self._open = tensorflow_io("ParquetStream").IODataset.from_parquet
+        self._files: list[Path] = []
+        self._rows: dict[str, int] = {}
+        self._current: tuple[str, Iterator[pl.DataFrame]] | None = None
+        self._ahead: pl.DataFrame | None = None
+        input_files(inputs)  # a file that is not there is an error at once
+
+    def _start(self) -> None:
+        self._current = self._ahead = None
+        self._files = []
+        self._rows = {}
+
+    def _look(self) -> bool:
+        self._files = input_files(self._inputs)
+        return self._next() is not None
+
+    def _next(self) -> str | None:
+        """The first file that has rows left."""
+        for path in self._files:
+            name = str(path)
+            if name not in self._rows:
+                self._rows[name] = _checked_rows(path, self._names)
+                at = self.positions.setdefault(name, 0)
+                if at > self._rows[name]:
+                    raise ValueError(
+                        f"{name}: {at} rows of it were read, but it has {self._rows[name]}; it is another file. Give new "
+                        "files new names."
+                    )
+            if self.positions[name] < self._rows[name]:
+                return name
+        return None
+
+    def _take(self, rows: int) -> list[_Part]:
+        name = self._next()
+        if name is None:
+            return []
+        if self._current is None or self._current[0] != name:
+            self._current = (name, self._frames(name, self.positions[name]))
+            self._ahead = None
+        if self._ahead is None or not len(self._ahead):
+            self._ahead = next(self._current[1], None)
+            if self._ahead is None:
+                raise RuntimeError(
+                    f"{name}: tensorflow-io read {self.positions[name]} of its {self._rows[name]} rows; the file has changed."
+                )
+        part = _Part(name, self.positions[name], self._ahead[:rows])
+        self._ahead = self._ahead[rows:]
+        self.positions[name] += len(part)
+        return [part]
+
+    def _frames(self, name: str, start: int) -> Iterator[pl.DataFrame]:
+        import polars as pl
+
+        from keras_dlrm.training.tf_data import OpError
+
+        kinds = pl.read_parquet_schema(name)
+        dataset = self._open(name, columns=self._names).skip(start).batch(FETCH).prefetch(2)
+        try:
+            for columns in dataset.as_numpy_iterator():
+                series = []
+                for column in self._names:
+                    kind = kinds[column]
+                    text = isinstance(kind, (pl.String, pl.Categorical, pl.Enum))
+                    values = pl.Series(column, columns[column].tolist() if text else columns[column])
+                    if text:
+                        values = values.cast(pl.String)
+                    elif kind.is_unsigned_integer():  # Parquet holds them in signed integers of their width
+                        values = values.reinterpret(signed=False).cast(kind)
+                    series.append(values)
+                yield pl.DataFrame(series)
+        except OpError as error:
+            raise ValueError(f"{name} cannot be read: {error.message}.") from error
+
+    def _pack(self, pieces: Sequence[_Part]) -> Packed | None:
+        packed = []
+        for piece in pieces:
+            numbers = range(piece.first, piece.first + len(piece))
+            found = pack(self.preprocessor, piece.frame, Places(sources=[piece.source] * len(piece), numbers=numbers), self.bad)
+            packed += [] if found is None else [found]
+        return concatenate(packed)
+
+    def _length(self, batch_size: int) -> int | None:
+        if self.bad.on_error != "raise":
+            return None
+        rows = sum(_checked_rows(path, self._names) for path in input_files(self._inputs))
+        return -(-rows // batch_size)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._current = self._ahead = None
+        self._ready = False
+
+
+class _Part:
+    """Some rows of a file."""
+
+    def __init__(self, source: str, first: int, frame: pl.DataFrame) -> None:
+        self.source, self.first, self.frame = source, first, frame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def _checked_rows(path: Path, names: Sequence[str]) -> int:
+    """Rows of a file whose columns tensorflow-io reads right.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: a column of another kind, or with missing values, or no Parquet file.
+    """
+    import polars as pl
+
+    try:
+        kinds = pl.read_parquet_schema(path)
+        for name in names:
+            if name not in kinds:
+                raise KeyError(f"{path}: column {name!r} is missing; the file has {list(kinds)}.")
+            kind = kinds[name]
+            if not (kind.is_integer() or kind.is_float() or isinstance(kind, (pl.String, pl.Boolean, pl.Categorical, pl.Enum))):
+                raise ValueError(f"{path}: column {name!r} is {kind}; tensorflow-io reads numbers, booleans and strings.")
+        table = pl.scan_parquet(path).select(pl.len().alias("rows of the file"), pl.col(names).null_count())
+        rows, *missing = table.collect(engine="streaming").row(0)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be read as Parquet: {reason}.") from error
+    for name, count in zip(names, missing, strict=True):
+        if count:
+            raise ValueError(
+                f"{path}: column {name!r} has {count} missing values, and tensorflow-io would shift the rows behind them; "
+                "fill them, or use kd.data.tables.preprocess."
+            )
+    return rows
