@@ -4,8 +4,10 @@
     python benchmarks/table_size.py --backend jax --rule adagrad --rows 10000 --rows 1000000
 
 A contestant is a model of one table and one Dense layer, trained by `model.fit`; batch 2048, width 16. Each rule and backend
-has those that know it: row-wise Adagrad only ours, tf_keras only TensorFlow. Those whose tables do not fit the memory
-together take turns in smaller groups, one after the other; who does not fit even alone is left out.
+has those that know it: row-wise Adagrad only ours, tf_keras only TensorFlow. Beside them stands what reading and writing
+a batch's rows costs and nothing else: rows of a larger table are no longer in the caches. All sizes of a program take turns,
+and programs with each other; those whose tables do not fit the memory together do so in smaller groups, one after the
+other. Who does not fit even alone is left out.
 """
 
 from __future__ import annotations
@@ -22,9 +24,16 @@ from contest import Contestant, contest, has_peer
 from results import RESULTS, machine, markdown_table, write_section
 
 PROGRAM = Path(__file__).parent / "peers" / "one_table.py"
+Entrant = tuple[str, int]  # kind and rows
 ROWS = (10_000, 100_000, 1_000_000, 5_000_000, 50_000_000)
 SLOTS = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 0, "adam": 2}
-KINDS = {"ours": "keras_dlrm", "stock": "Keras", "keras_rs": "keras-rs", "tf_keras": "tf_keras"}
+KINDS = {
+    "ours": "keras_dlrm",
+    "stock": "Keras",
+    "keras_rs": "keras-rs",
+    "tf_keras": "tf_keras",
+    "bare": "only the rows, NumPy",
+}
 # Tables' worth that a step makes besides: gradients, and new tables and slots before they replace the old. Measured at
 # 4,000,000 rows. Who is not named makes only what belongs to the rows of a batch.
 WHILE_STEPPING = {
@@ -37,28 +46,29 @@ WHILE_STEPPING = {
 WHILE_STEPPING |= {("keras_rs", backend): made for (kind, backend), made in WHILE_STEPPING.items() if kind == "stock"}
 
 
-def bytes_of(kinds: Sequence[str], backend: str, rule: str, rows: int) -> int:
+def bytes_of(entrants: Sequence[Entrant], backend: str, rule: str) -> int:
     """What contestants hold at their peak: all hold their tables and slots, one at a time does a step."""
-    step = max(WHILE_STEPPING.get((kind, backend), {}).get(rule, 0) for kind in kinds)
-    return rows * 16 * 4 * (len(kinds) * (1 + SLOTS[rule]) + step)
+    held = sum(rows * (1 + SLOTS[rule]) for _, rows in entrants)
+    step = max(rows * WHILE_STEPPING.get((kind, backend), {}).get(rule, 0) for kind, rows in entrants)
+    return 16 * 4 * (held + step)
 
 
-def groups(kinds: Sequence[str], backend: str, rule: str, rows: int, memory: float) -> list[list[str]]:
+def groups(entrants: Sequence[Entrant], backend: str, rule: str, memory: float) -> list[list[Entrant]]:
     """Who takes turns with whom: in the order given, as many as fit. Who would not fit even alone is left out."""
-    found: list[list[str]] = []
-    for kind in kinds:
-        if bytes_of([kind], backend, rule, rows) > memory:
+    found: list[list[Entrant]] = []
+    for kind, rows in entrants:
+        if bytes_of([(kind, rows)], backend, rule) > memory:
             print(f"{kind}, {backend}, {rule}, {rows:,} rows is left out: it would not fit", file=sys.stderr)
-        elif found and bytes_of([*found[-1], kind], backend, rule, rows) <= memory:
-            found[-1].append(kind)
+        elif found and bytes_of([*found[-1], (kind, rows)], backend, rule) <= memory:
+            found[-1].append((kind, rows))
         else:
-            found.append([kind])
+            found.append([(kind, rows)])
     return found
 
 
 def knows(kind: str, backend: str, rule: str) -> bool:
     """Whether there is such a contestant."""
-    return (kind == "ours" or rule != "rowwise_adagrad") and (kind != "tf_keras" or backend == "tensorflow")
+    return (kind in ("ours", "bare") or rule != "rowwise_adagrad") and (kind != "tf_keras" or backend == "tensorflow")
 
 
 @click.command()
@@ -79,24 +89,24 @@ def main(
     into_results: bool,
 ) -> None:
     """Measure ours and the peers in turns, for each backend, rule and size."""
-    pythons = {"ours": sys.executable, "stock": sys.executable}
+    pythons = {"ours": sys.executable, "bare": sys.executable, "stock": sys.executable}
     for kind in ("keras_rs", "tf_keras"):
         if has_peer(keras_peers_python, kind, "requirements-keras.txt"):
             pythons[kind] = keras_peers_python
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for backend, rule in itertools.product(backends, rules):
-        for rows in sizes:
-            kinds = [kind for kind in pythons if knows(kind, backend, rule)]
-            for group in groups(kinds, backend, rule, rows, memory * 1e9):
-                entrants = [
-                    Contestant(
-                        f"{kind}, {backend}, {rule}, {rows:,} rows",
-                        [pythons[kind], str(PROGRAM), kind, backend, rule, str(rows)],
-                    )
-                    for kind in group
-                ]
-                for kind, times in zip(group, contest(entrants, rounds), strict=True):
-                    found.setdefault((kind, backend, rule), {})[rows] = statistics.median(times.ms)
+        # All sizes of one program together: their ratio is what is asked for.
+        entrants = [(kind, rows) for kind in pythons if knows(kind, backend, rule) for rows in sizes]
+        for group in groups(entrants, backend, rule, memory * 1e9):
+            contestants = [
+                Contestant(
+                    f"{kind}, {backend}, {rule}, {rows:,} rows",
+                    [pythons[kind], str(PROGRAM), kind, backend, rule, str(rows)],
+                )
+                for kind, rows in group
+            ]
+            for (kind, rows), times in zip(group, contest(contestants, rounds), strict=True):
+                found.setdefault((kind, backend, rule), {})[rows] = statistics.median(times.ms)
         if into_results:
             # All of it takes an hour: what is measured is kept.
             _write(found, sizes, rounds, memory)
@@ -133,7 +143,7 @@ def _plot(found: dict[tuple[str, str, str], dict[int, float]], path: Path) -> No
     backends = list(dict.fromkeys(backend for _, backend, _ in found))
     figure, panels = pyplot.subplots(1, len(backends), figsize=(5 * len(backends), 4), sharey=True, squeeze=False)
     colours = dict(zip(SLOTS, ("C0", "C1", "C2", "C3"), strict=True))
-    strokes = dict(zip(KINDS, ("-", "--", ":", "-."), strict=True))
+    strokes = dict(zip(KINDS, ("-", "--", ":", "-.", (0, (1, 4))), strict=True))
     for panel, backend in zip(panels[0], backends, strict=True):
         for (kind, where, rule), times in found.items():
             if where == backend:

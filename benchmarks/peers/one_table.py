@@ -1,6 +1,7 @@
-"""A model of one embedding table and one Dense layer: `one_table.py ours|stock|keras_rs|tf_keras BACKEND RULE ROWS`.
+"""A model of one embedding table and one Dense layer: `one_table.py ours|stock|keras_rs|tf_keras|bare BACKEND RULE ROWS`.
 
-`ours` runs where keras_dlrm is installed, `stock` wherever Keras is, the others where `requirements-keras.txt` is.
+`ours` runs where keras_dlrm is installed, `stock` wherever Keras is, the others where `requirements-keras.txt` is. `bare`
+is no model: it reads and writes the rows that a step touches with NumPy, which shows what the memory itself costs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ os.environ["KERAS_BACKEND"] = backend
 import numpy as np  # noqa: E402
 from contest import serve  # noqa: E402
 
-BATCH, WIDTH, STEPS = 2048, 16, 20
+BATCH, WIDTH = 2048, 16
+# Who works on whole tables takes a second a step where they are large.
+STEPS = 200 if kind in ("ours", "bare") or rows < 1_000_000 else 10
 NAMES = {"sgd": "SGD", "adagrad": "Adagrad", "rowwise_adagrad": "RowwiseAdagrad", "adam": "Adam"}
 
 
@@ -73,9 +76,25 @@ def tf_keras() -> Any:
     return model
 
 
+def bare() -> Any:
+    """What `fit` of a model would do, of which only the traffic of a batch's rows is left."""
+    # Slots of a table's size; row-wise Adagrad's is a sixteenth of it.
+    slots = {"sgd": [], "adagrad": [WIDTH], "rowwise_adagrad": [1], "adam": [WIDTH, WIDTH]}[rule]
+    arrays = [np.ones((rows, width), np.float32) for width in (WIDTH, *slots)]
+
+    class Bare:
+        def fit(self, ids: Any, labels: Any, **options: Any) -> None:
+            for start in range(0, len(ids), BATCH):
+                unique = np.unique(ids[start : start + BATCH])
+                for array in arrays:
+                    array[unique] = array.take(unique, axis=0) * np.float32(0.99)
+
+    return Bare()
+
+
 ids = np.random.default_rng(0).integers(0, rows, (BATCH * STEPS, 1)).astype(np.int32)
 labels = np.random.default_rng(1).integers(0, 2, (BATCH * STEPS, 1)).astype(np.float32)
-model = {"ours": ours, "stock": stock, "keras_rs": keras_rs, "tf_keras": tf_keras}[kind]()
+model = {"ours": ours, "stock": stock, "keras_rs": keras_rs, "tf_keras": tf_keras, "bare": bare}[kind]()
 
 
 def one_epoch() -> int:
