@@ -14,6 +14,7 @@ from keras_dlrm.arguments import integer, number
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.hashing import bucket
+from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
 from keras_dlrm.embeddings.stacking import Block, Stack, split_tables, stack_tables
 from keras_dlrm.hashing import LARGEST
@@ -144,6 +145,7 @@ class EmbeddingCollection(keras.layers.Layer):
             )
             make_table(table)
             if in_parts:
+                use_huge_pages(table)
                 # Part by part, so that building a model takes no more memory than its tables.
                 for start, rows in initial.parts(stack.width):
                     backend.write(table, start, rows)

@@ -10,6 +10,8 @@ Each adapter has the same functions:
 - `read(variable, start, stop)` → a float32 NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
   `start` on by float32 NumPy ones. Neither needs memory for more than those rows.
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
+- `memory(variable)` → (address, bytes) of the memory that a variable's value lies in, or `None` where that is not one place in
+  this machine's memory. To be asked before the variable's first gather or scatter.
 - `within(ids, values, rows)` → ids below `rows`, and their values; JAX leaves the others in, for `scatter` to leave out.
 - `constant(tensor)` → the tensor, without its gradient.
 - `expand(rows, index)` → rows (n, D) in the order of an index of any shape; its gradient sums those of repeated rows.

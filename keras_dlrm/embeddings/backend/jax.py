@@ -56,6 +56,12 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return jnp.take(matrix, columns, axis=1, mode="clip")
 
 
+def memory(variable: Any) -> tuple[int, int] | None:
+    value = variable.value
+    here = value.is_fully_addressable and {d.platform for d in value.devices()} == {"cpu"} and len(value.devices()) == 1
+    return (value.unsafe_buffer_pointer(), value.nbytes) if here else None
+
+
 def densify(gradient: Any) -> Any:
     return gradient
 
@@ -74,9 +80,5 @@ def can_write() -> bool:
 
 
 def write(variable: Any, start: int, rows: np.ndarray) -> None:
-    rows = rows.astype(variable.dtype)
-    if rows.shape == variable.shape:
-        variable.assign(rows)
-    else:
-        # Donated, so that it is written in place.
-        variable.assign(_written(variable.value, rows, start))
+    # Donated, so that it is written in place.
+    variable.assign(_written(variable.value, rows.astype(variable.dtype), start))

@@ -66,6 +66,14 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return tf.transpose(tf.gather(tf.transpose(matrix), columns))
 
 
+def memory(variable: Any) -> tuple[int, int] | None:
+    if isinstance(variable.value, tf.distribute.DistributedValues) or "CPU" not in variable.value.device:
+        return None
+    # Neither a read nor a bitcast copies, as long as no gather or scatter has marked the variable.
+    value = np.asarray(memoryview(tf.bitcast(variable.value.read_value(), tf.uint8)))
+    return value.__array_interface__["data"][0], value.nbytes
+
+
 def densify(gradient: Any) -> Any:
     return tf.convert_to_tensor(gradient)
 

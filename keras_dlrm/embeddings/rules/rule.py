@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_dlrm.arguments import number
 from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.rounding import round_stochastically
 
@@ -70,17 +71,19 @@ class RowRule(keras.optimizers.Optimizer):
         super().build(variables)
         for variable in variables:
             table = is_table(variable)
-            self._slots.append(
-                {
-                    name: self.add_variable(
-                        shape=shape,
-                        initializer=keras.initializers.Constant(initial),
-                        dtype="float32",
-                        name=f"{variable.path}_{name}".replace("/", "_"),
-                    )
-                    for name, (shape, initial) in self.slots(tuple(variable.shape), table).items()
-                }
-            )
+            slots = {
+                name: self.add_variable(
+                    shape=shape,
+                    initializer=_filled(initial),
+                    dtype="float32",
+                    name=f"{variable.path}_{name}".replace("/", "_"),
+                )
+                for name, (shape, initial) in self.slots(tuple(variable.shape), table).items()
+            }
+            if table and backend.can_write():
+                for slot in slots.values():
+                    use_huge_pages(slot)
+            self._slots.append(slots)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update a whole variable. Keras calls this for dense parameters."""
@@ -140,3 +143,8 @@ class RowRule(keras.optimizers.Optimizer):
         if isinstance(config["learning_rate"], dict):
             config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
         return cls(**config)
+
+
+def _filled(value: float) -> Any:
+    # keras.initializers.Constant multiplies by ones, and TensorFlow 2.21 keeps those: a table's worth of memory.
+    return lambda shape, dtype=None: ops.full(shape, value, dtype=dtype)
