@@ -20,7 +20,7 @@ from contest import serve  # noqa: E402
 
 BATCH, WIDTH = 2048, 16
 # Who works on whole tables takes a second a step where they are large.
-STEPS = 200 if kind in ("ours", "bare") or rows < 1_000_000 else 10
+STEPS = 1000 if kind in ("ours", "bare") or rows < 1_000_000 else 10 if rows < 10_000_000 else 3
 NAMES = {"sgd": "SGD", "adagrad": "Adagrad", "rowwise_adagrad": "RowwiseAdagrad", "adam": "Adam"}
 
 
