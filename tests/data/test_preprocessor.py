@@ -265,18 +265,3 @@ def test_saved_and_loaded_it_gives_the_same_batches(tmp_path_factory, train, tes
     for value, (i, _) in zip(test, first["sparse"].tolist(), strict=True):
         assert (i == -1) == (value in missing or (oov is None and value not in known))
         assert i < size and (value not in known or i != oov)
-
-
-def test_loading_what_is_no_preprocessor(tmp_path):
-    with pytest.raises(FileNotFoundError, match="preprocessor.json does not exist"):
-        Preprocessor.load(tmp_path)
-    (tmp_path / "preprocessor.json").write_text("{")
-    with pytest.raises(ValueError, match="damaged"):
-        Preprocessor.load(tmp_path)
-    (tmp_path / "preprocessor.json").write_text('{"format": "keras_dlrm preprocessor", "version": 7}')
-    with pytest.raises(ValueError, match="version 7"):
-        Preprocessor.load(tmp_path)
-    fit_one(["a"]).save(tmp_path / "p")
-    (tmp_path / "p" / "vocabulary_000.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="vocabulary of table 'c' cannot be read"):
-        Preprocessor.load(tmp_path / "p")
