@@ -181,6 +181,6 @@ class Vocabulary:
         if keys.null_count():
             ids[keys.is_null().to_numpy()] = PADDING
         if self.oov is not None and self.oov_rows > 1:
-            unseen = np.flatnonzero(ids == self.oov)
-            ids[unseen] += buckets(keys.gather(unseen).cast(pl.String), self.oov_rows).astype(np.int32)
+            cold = np.flatnonzero(ids == self.oov)
+            ids[cold] += buckets(keys.gather(cold).cast(pl.String), self.oov_rows).astype(np.int32)
         return ids
