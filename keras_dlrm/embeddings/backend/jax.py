@@ -56,6 +56,10 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return jnp.take(matrix, columns, axis=1, mode="clip")
 
 
+def precise_sum(high: Any, low: Any) -> Any:
+    return high + low if in_stateless_scope() else np.float64(high) + np.float64(low)
+
+
 def densify(gradient: Any) -> Any:
     return gradient
 

@@ -66,6 +66,10 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return tf.transpose(tf.gather(tf.transpose(matrix), columns))
 
 
+def precise_sum(high: Any, low: Any) -> Any:
+    return tf.cast(high, tf.float64) + tf.cast(low, tf.float64)
+
+
 def densify(gradient: Any) -> Any:
     return tf.convert_to_tensor(gradient)
 
