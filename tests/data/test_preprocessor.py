@@ -269,7 +269,12 @@ def test_saved_and_loaded_it_gives_the_same_batches(tmp_path_factory, train, tes
 
 REQUESTS = Schema(
     dense=[Dense("x", "standardise")],
-    categorical=[Categorical("c", oov_rows=3), Categorical("tags", hotness=2), Categorical("h", 50, hashed=True), Categorical("g", 9)],
+    categorical=[
+        Categorical("c", oov_rows=3),
+        Categorical("tags", hotness=2),
+        Categorical("h", 50, hashed=True),
+        Categorical("g", 9),
+    ],
 )
 TRAINING = {"x": [1.0, 3.0], "c": [7, 8], "tags": [["a", "b"], ["c"]], "h": ["Rome", "Oslo"], "g": [0, 8]}
 
