@@ -61,10 +61,13 @@ class Categorical:
         table: Name of the table, where several columns share one; the column's own name by default.
         oov: Row that an unseen or out-of-range id is mapped to inside the graph, or `None`: such an id contributes
             nothing, like padding. A fitted vocabulary reserves this row for unseen values.
-        min_count: Values seen fewer times in the training part share the OOV row when a vocabulary is fitted.
+        oov_rows: Rows, from `oov` on, that a fitted vocabulary reserves for unseen values. A hash of the value chooses
+            one, so that not all cold values are one.
+        min_count: Values seen fewer times in the training part count as unseen when a vocabulary is fitted.
         max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
         hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
-            the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen.
+            the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen. A preprocessor
+            makes such ids of texts.
 
     Example:
 
@@ -81,6 +84,7 @@ class Categorical:
     min_count: int = 1
     max_vocabulary: int | None = None
     hashed: bool = False
+    oov_rows: int = 1
 
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
@@ -95,12 +99,25 @@ class Categorical:
             raise ValueError(f"{who}: combiner={self.combiner!r} is unknown; use one of {COMBINERS}.")
         if self.oov is not None:
             check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
+        check_int(who, "oov_rows", self.oov_rows, 1, None)
+        if self.oov_rows > 1:
+            self._check_oov_rows(who)
         if self.table is not None:
             check_name(self.table, f"{who}: table")
         if not isinstance(self.hashed, bool):
             raise TypeError(f"{who}: hashed={self.hashed!r} must be True or False.")
         if self.hashed and self.vocabulary_size is None:
             raise ValueError(f"{who}: hashed=True needs a vocabulary_size, the rows that ids are hashed into.")
+
+    def _check_oov_rows(self, who: str) -> None:
+        if self.oov is None or self.hashed:
+            why = "oov=None leaves unseen values out" if self.oov is None else "no value of a hashed column is unseen"
+            raise ValueError(f"{who}: oov_rows={self.oov_rows}, but {why}; leave oov_rows out.")
+        if self.vocabulary_size is not None and self.oov + self.oov_rows > self.vocabulary_size:
+            raise ValueError(
+                f"{who}: oov={self.oov} with oov_rows={self.oov_rows} goes beyond vocabulary_size={self.vocabulary_size}; "
+                "give fewer oov_rows or more rows."
+            )
 
     @property
     def table_name(self) -> str:

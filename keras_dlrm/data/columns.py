@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
+from keras_dlrm.data.string_hash import buckets
 from keras_dlrm.data.vocabulary import BadValue
-from keras_dlrm.hashing import fold
+from keras_dlrm.hashing import LARGEST, fold
 
 if TYPE_CHECKING:
     import polars as pl
@@ -176,7 +177,8 @@ def categorical_values(
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
     """Values of a column that came with its vocabulary size → int64 ids; -1 where missing.
 
-    Unbounded ids of a hashed column are folded to 31 bits.
+    Unbounded ids of a hashed column are folded to 31 bits. Its texts that are no integers are hashed to such ids, which
+    `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph.
 
     Raises:
         BadValue: no integer, or out of range.
@@ -186,11 +188,16 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
     size = int(column.vocabulary_size or 0)
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"
+    if column.hashed and values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
     if values.dtype == pl.String:
         values = values.set((values == "").fill_null(False), None)
         text = values.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
         ids = text.str.to_integer(strict=False)
         lost = ids.is_null() & values.is_not_null()
+        if column.hashed and lost.any():
+            ids = ids.scatter(lost.arg_true(), buckets(text.filter(lost), LARGEST + 1))
+            lost = ids.is_null() & values.is_not_null()
     elif values.dtype.is_float():
         values = values.fill_nan(None)
         ids = values.cast(pl.Int64, strict=False)

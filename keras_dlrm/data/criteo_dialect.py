@@ -154,7 +154,9 @@ class Torchrec(Dialect):
             (v[known], ids[known], size, 1 % size)
             for v, known, ids, size in zip(values, self._known, self._ids, self._rows, strict=True)
         ]
-        return _preprocessor(columns, {name: dict(state) for name in DENSE}, tables, None)
+        return _preprocessor(
+            columns, {name: dict(state) for name in DENSE}, tables, None, self.min_count, self.table_sizes is not None
+        )
 
 
 def _preprocessor(
@@ -162,11 +164,15 @@ def _preprocessor(
     state: dict[str, dict[str, Any]],
     tables: list[tuple[np.ndarray, np.ndarray, int, int]],
     modulo: int | None,
+    min_count: int = 1,
+    capped: bool = False,
 ) -> Preprocessor:
     import polars as pl
 
     categorical, vocabularies = [], {}
     for name, (values, ids, size, oov) in zip(CATEGORICAL, tables, strict=True):
-        categorical.append(Categorical(name, size, oov=oov))
+        categorical.append(
+            Categorical(name, size, oov=oov, min_count=min_count, max_vocabulary=size if capped else None)
+        )
         vocabularies[name] = Vocabulary(pl.Series("key", values), ids, size, oov, Keys(HEX, modulo))
     return Preprocessor(Schema(columns, categorical, label=LABEL), state, vocabularies)

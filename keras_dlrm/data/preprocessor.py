@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,27 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_dlrm.data import artefact, dense, growth
 from keras_dlrm.data import columns as raw
-from keras_dlrm.data import dense
 from keras_dlrm.data.vocabulary import Counter, Keys, Vocabulary
 from keras_dlrm.schema import PADDING, Schema
 
 if TYPE_CHECKING:
     import polars as pl
 
-FILE = "preprocessor.json"
-FORMAT = "keras_dlrm preprocessor"
-VERSION = 1
-
 
 class Preprocessor:
     """Maps raw named columns to packed batches; the same code serves files and requests.
 
     - A dense column goes through its `Dense.transform`; a missing value (null, NaN) becomes `Dense.missing`.
-    - A categorical column with a fitted vocabulary is looked up; an unseen value becomes the column's OOV row, or -1
+    - A categorical column with a fitted vocabulary is looked up; an unseen value becomes an OOV row of the column, or -1
       (padding) where the column has none; a missing value (null, empty string) becomes -1. Values are compared as
       text, and whole numbers by their digits: 3, 3.0, "3" and "3.0" are one value.
     - A categorical column that came with a `vocabulary_size` holds integer ids already; they are checked.
+    - A hashed column holds ids, or any texts, which are hashed to ids.
     - A column with `hotness` above 1 holds lists, (B, k) arrays, or strings whose values are separated by `|`.
 
     Make one with `fit`, `identity` or `load`.
@@ -127,6 +123,38 @@ class Preprocessor:
         fitted = schema.replace_categorical(**sizes)
         return cls(fitted, {name: fit.state() for name, fit in fits.items()}, vocabularies)
 
+    def grow(
+        self, frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame | tuple[pl.DataFrame, raw.Where]]
+    ) -> Preprocessor:
+        """A preprocessor that also knows the values of new days. Ids of known values stay, and so do dense statistics.
+
+        New values get the ids behind the known ones, in the order of their first appearance. Those seen fewer than
+        `min_count` times in `frames` stay unseen, and so do those beyond `max_vocabulary`, where the most frequent ones
+        are kept. `kd.models.grow` makes a trained model follow.
+
+        Args:
+            frames: Rows of the new days, as `fit` takes them.
+
+        Returns:
+            The new preprocessor, whose schema has the new vocabulary sizes. This one is unchanged.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError, TypeError: a value cannot be used; the message names column and row.
+
+        Example:
+
+        >>> import polars as pl
+        >>> from keras_dlrm.schema import Categorical, Schema
+        >>> monday = Preprocessor.fit(Schema(categorical=[Categorical("city")]), pl.DataFrame({"city": ["Rome", "Oslo"]}))
+        >>> tuesday = monday.grow(pl.DataFrame({"city": ["Lima", "Oslo"]}))
+        >>> tuesday.schema.table_sizes
+        {'city': 4}
+        >>> tuesday.transform({"city": ["Rome", "Oslo", "Lima", "Bonn"]})["sparse"].ravel().tolist()
+        [1, 2, 3, 0]
+        """
+        return growth.grow(self, frames)
+
     def transform(
         self,
         frame: pl.DataFrame | Mapping[str, Any],
@@ -183,30 +211,11 @@ class Preprocessor:
     # -- round trips -------------------------------------------------------------------------------------------------
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write `preprocessor.json` and a Parquet file per fitted vocabulary into an existing or new directory."""
-        import polars as pl
+        """Write `preprocessor.json` and a Parquet file per fitted vocabulary into an existing or new directory.
 
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        tables = {}
-        for i, (name, vocabulary) in enumerate(self.vocabularies.items()):
-            file = f"vocabulary_{i:03d}.parquet"
-            pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(directory / file)
-            tables[name] = {
-                "file": file,
-                "size": vocabulary.size,
-                "oov": vocabulary.oov,
-                "keys": vocabulary.keys.kind,
-                "modulo": vocabulary.keys.modulo,
-            }
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "schema": self.schema.to_dict(),
-            "dense": self.dense_state,
-            "vocabularies": tables,
-        }
-        (directory / FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
+        """
+        artefact.save(self.schema, self.dense_state, self.vocabularies, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
@@ -214,33 +223,7 @@ class Preprocessor:
 
         Raises:
             FileNotFoundError: no preprocessor there.
-            ValueError: damaged, or written in another version of the format.
+            ValueError: damaged, or written in a version of the format that this release does not know; the message
+                names the file.
         """
-        import polars as pl
-
-        path = Path(directory) / FILE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote."
-            )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); write it again.") from error
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise ValueError(
-                f"{path}: format {content.get('format')!r}, version {content.get('version')!r}; this release reads "
-                f"{FORMAT!r}, version {VERSION}. Fit and save it again, or use the release that wrote it."
-            )
-        vocabularies = {}
-        for name, entry in content["vocabularies"].items():
-            file = path.parent / entry["file"]
-            try:
-                table = pl.read_parquet(file)
-            except (OSError, pl.exceptions.PolarsError) as error:
-                raise ValueError(
-                    f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."
-                ) from error
-            keys = Keys(entry["keys"], entry["modulo"])
-            vocabularies[name] = Vocabulary(table["key"], table["id"].to_numpy(), entry["size"], entry["oov"], keys)
-        return cls(Schema.from_dict(content["schema"]), content["dense"], vocabularies)
+        return cls(*artefact.load(Path(directory)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
+from keras_dlrm.data.string_hash import buckets
 
 if TYPE_CHECKING:
     import polars as pl
@@ -112,14 +113,13 @@ class Counter:
         parts = [frame] if self._seen is None else [self._seen, frame]
         self._seen = pl.concat(parts).group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
 
-    def keys(self, column: Categorical) -> pl.Series:
-        """The keys that get a row of their own, in the order of their ids. See `Vocabulary.fit`."""
+    def keys(self, column: Categorical, room: int | None) -> pl.Series:
+        """The keys that get a row of their own, at most `room`, in the order of their ids. See `Vocabulary.fit`."""
         import polars as pl
 
         if self._seen is None:
             return pl.Series("key", [], dtype=pl.String)
         kept = self._seen.filter(pl.col("count") >= column.min_count)
-        room = None if column.max_vocabulary is None else column.max_vocabulary - (column.oov is not None)
         if room is not None and len(kept) > room:
             return kept.sort(["count", "first"], descending=[True, False])["key"].head(room)
         return kept.sort("first")["key"]
@@ -133,8 +133,9 @@ class Vocabulary:
         values: Keys, one per known value (String or UInt64).
         ids: int32, their rows.
         size: Rows of the table.
-        oov: Row of unseen values, or `None`: they become padding.
+        oov: First row of unseen values, or `None`: they become padding.
         keys: How raw values become keys.
+        oov_rows: Rows that unseen values share, from `oov` on; a hash of the value chooses.
     """
 
     values: pl.Series
@@ -142,32 +143,34 @@ class Vocabulary:
     size: int
     oov: int | None
     keys: Keys = Keys()
+    oov_rows: int = 1
 
     @classmethod
     def fit(cls, counter: Counter, column: Categorical, keys: Keys = Keys()) -> Vocabulary:
         """Give ids to the counted values.
 
         Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
-        frequency, and ties the first appearance. The OOV row is left out of the numbering.
+        frequency, and ties the first appearance. The OOV rows are left out of the numbering.
 
         Raises:
-            ValueError: `oov` lies beyond `max_vocabulary`.
+            ValueError: OOV rows lie beyond `max_vocabulary`.
         """
-        if column.max_vocabulary is not None and column.oov is not None and column.oov >= column.max_vocabulary:
+        oov, oov_rows = column.oov, 0 if column.oov is None else column.oov_rows
+        if column.max_vocabulary is not None and oov is not None and oov + oov_rows > column.max_vocabulary:
             raise ValueError(
-                f"Categorical column {column.name!r}: oov={column.oov} is outside "
-                f"max_vocabulary={column.max_vocabulary}; give a smaller oov."
+                f"Categorical column {column.name!r}: oov={oov}{f' with oov_rows={oov_rows}' if oov_rows > 1 else ''} is "
+                f"outside max_vocabulary={column.max_vocabulary}; give a smaller oov or oov_rows."
             )
-        values = counter.keys(column)
+        values = counter.keys(column, None if column.max_vocabulary is None else column.max_vocabulary - oov_rows)
         ids = np.arange(len(values), dtype=np.int32)
         size = len(values)
-        if column.oov is not None:
-            ids += ids >= column.oov
-            size = max(size + 1, column.oov + 1)
-        return cls(values, ids, max(size, 1), column.oov, keys)
+        if oov is not None:
+            ids[oov:] += oov_rows
+            size = max(size, oov) + oov_rows
+        return cls(values, ids, max(size, 1), oov, keys, column.oov_rows)
 
     def encode(self, values: pl.Series, who: str) -> np.ndarray:
-        """Raw values → int32 ids: -1 where missing, `oov` (or -1) where unseen."""
+        """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
         import polars as pl
 
         keys = self.keys.normalise(values, who)
@@ -177,4 +180,7 @@ class Vocabulary:
         ids = found.fill_null(unseen).to_numpy().astype(np.int32)
         if keys.null_count():
             ids[keys.is_null().to_numpy()] = PADDING
+        if self.oov is not None and self.oov_rows > 1:
+            cold = np.flatnonzero(ids == self.oov)
+            ids[cold] += buckets(keys.gather(cold).cast(pl.String), self.oov_rows).astype(np.int32)
         return ids

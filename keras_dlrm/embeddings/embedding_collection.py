@@ -21,6 +21,7 @@ from keras_dlrm.hashing import LARGEST
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
 from keras_dlrm.schema import PADDING, Schema
 
+_CHECKED = 2**16
 TABLE_DTYPES = ("float32", "bfloat16")
 
 
@@ -268,7 +269,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
         Raises:
             KeyError: an unknown table.
-            ValueError: a wrong shape.
+            ValueError: a wrong shape; a value that is NaN or infinite, in float32 too.
         """
         known = self._shapes
         for name in tables:
@@ -278,6 +279,11 @@ class EmbeddingCollection(keras.layers.Layer):
                 raise ValueError(
                     f"set_embedding_tables: table {name!r} has shape {np.shape(tables[name])}; it must be {known[name]}."
                 )
+        for name, rows in tables.items():
+            _check_rows(name, rows)
+        self._write(tables)
+
+    def _write(self, tables: Mapping[str, Any]) -> None:
         for stack, variable in zip(self.stacks, self.tables, strict=True):
             for name, start in stack.starts.items():
                 if name in tables:
@@ -297,7 +303,13 @@ class EmbeddingCollection(keras.layers.Layer):
                 f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer "
                 f"{sorted([*names, *kernels])}."
             )
-        self.set_embedding_tables({name: np.asarray(store[key]) for key, name in names.items()})
+        tables = {name: np.asarray(store[key]) for key, name in names.items()}
+        for name, shape in self._shapes.items():
+            if tables[name].shape != shape:
+                raise ValueError(
+                    f"EmbeddingCollection: table {name!r} of the file has shape {tables[name].shape}; it must be {shape}."
+                )
+        self._write(tables)  # NaN and all: what was saved can be looked at
         for key, kernel in kernels.items():
             kernel.assign(np.asarray(store[key]))
 
@@ -318,6 +330,19 @@ class EmbeddingCollection(keras.layers.Layer):
             "quotient_remainder": self.quotient_remainder and dataclasses.asdict(self.quotient_remainder),
             "table_dtype": self.table_dtype,
         }
+
+
+def _check_rows(name: str, rows: Any) -> None:
+    rows = np.asarray(rows)
+    for first in range(0, len(rows), _CHECKED):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(rows[first : first + _CHECKED].astype(np.float32, copy=False))
+        if not finite.all():
+            row, place = (int(i) for i in np.argwhere(~finite)[0])
+            raise ValueError(
+                f"set_embedding_tables: table {name!r} has {rows[first + row, place]} in row {first + row}, place {place}; rows "
+                "must be finite float32 numbers. Mend them, or take a model from before training went wrong."
+            )
 
 
 def _local_ids(stack: Stack, ids: Any) -> Any:

@@ -4,7 +4,8 @@ from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.models.dcn import DCN
 from keras_dlrm.models.dcn_v2 import DCNv2
 from keras_dlrm.models.dlrm import DLRM
+from keras_dlrm.models.growth import grow
 from keras_dlrm.models.presets import PRESETS, Preset
 from keras_dlrm.models.sparse_model import SparseModel
 
-__all__ = ["DCN", "DLRM", "PRESETS", "ClickModel", "DCNv2", "Preset", "SparseModel"]
+__all__ = ["DCN", "DLRM", "PRESETS", "ClickModel", "DCNv2", "Preset", "SparseModel", "grow"]

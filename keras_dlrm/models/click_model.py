@@ -13,6 +13,7 @@ from keras import ops
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import new_seed
+from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
 
@@ -113,7 +114,7 @@ class ClickModel(SparseTraining, keras.Model):
         self._loss_is_cross_entropy = isinstance(loss, CROSS_ENTROPIES)
         if self._out_of_range is not None:
             self._tracker.untrack(self._out_of_range)  # else an earlier compile's counter would stay in the logs
-        self._out_of_range = keras.metrics.Sum(name="ids_out_of_range") if count_out_of_range else None
+        self._out_of_range = Count("ids_out_of_range") if count_out_of_range else None
         self._count_out_of_range = bool(count_out_of_range)
         super().compile(optimizer, loss, metrics, embedding_optimizer, **kwargs)
 

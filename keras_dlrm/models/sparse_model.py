@@ -75,15 +75,32 @@ class SparseTraining(SparseStep):
         """As `keras.Model.fit`.
 
         Raises:
-            ValueError: gradients are to be accumulated over batches whose size cannot be seen beforehand.
+            ValueError: gradients are to be accumulated over batches whose size cannot be seen beforehand; something was
+                frozen or unfrozen after `compile`.
         """
+        self._check_trainable()
         self.make_room(x, batch_size)
         return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
 
     def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""
+        self._check_trainable()
         self.make_room(x, len(keras.tree.flatten(x)[0]))
         return super().train_on_batch(x, *args, **kwargs)  # type: ignore[misc]
+
+    def _check_trainable(self: Any) -> None:
+        """What Keras warns of: on each backend something else would be trained."""
+        if not self.compiled or not self.optimizer.built:
+            return
+        known = {id(v): v.path for v in self.optimizer._trainable_variables}
+        now = {id(v): v.path for v in self.trainable_variables}
+        for ours, theirs, change in ((known, now, "frozen"), (now, known, "unfrozen")):
+            changed = [path for key, path in ours.items() if key not in theirs]
+            if changed:
+                raise ValueError(
+                    f"{self.name}: {changed[0]!r} was {change} after compile, which made the optimizer for the variables that "
+                    "were trainable then; set trainable first, and compile again."
+                )
 
     def make_room(self: Any, x: Any, batch_size: int | None = None) -> None:
         """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.

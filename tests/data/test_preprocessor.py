@@ -267,16 +267,76 @@ def test_saved_and_loaded_it_gives_the_same_batches(tmp_path_factory, train, tes
         assert i < size and (value not in known or i != oov)
 
 
-def test_loading_what_is_no_preprocessor(tmp_path):
-    with pytest.raises(FileNotFoundError, match="preprocessor.json does not exist"):
-        Preprocessor.load(tmp_path)
-    (tmp_path / "preprocessor.json").write_text("{")
-    with pytest.raises(ValueError, match="damaged"):
-        Preprocessor.load(tmp_path)
-    (tmp_path / "preprocessor.json").write_text('{"format": "keras_dlrm preprocessor", "version": 7}')
-    with pytest.raises(ValueError, match="version 7"):
-        Preprocessor.load(tmp_path)
-    fit_one(["a"]).save(tmp_path / "p")
-    (tmp_path / "p" / "vocabulary_000.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="vocabulary of table 'c' cannot be read"):
-        Preprocessor.load(tmp_path / "p")
+REQUESTS = Schema(
+    dense=[Dense("x", "standardise")],
+    categorical=[
+        Categorical("c", oov_rows=3),
+        Categorical("tags", hotness=2),
+        Categorical("h", 50, hashed=True),
+        Categorical("g", 9),
+    ],
+)
+TRAINING = {"x": [1.0, 3.0], "c": [7, 8], "tags": [["a", "b"], ["c"]], "h": ["Rome", "Oslo"], "g": [0, 8]}
+
+
+@pytest.mark.parametrize("kind", [dict, pl.DataFrame, pd.DataFrame, lambda rows: pl.DataFrame(rows).lazy()])
+def test_a_request_of_one_row_gives_that_row_of_the_batch(kind):
+    preprocessor = Preprocessor.fit(REQUESTS, pl.DataFrame(TRAINING))
+    whole = preprocessor.transform(TRAINING)
+    for i in range(2):
+        one = preprocessor.transform(kind({name: values[i : i + 1] for name, values in TRAINING.items()}))
+        for key, rows in whole.items():
+            assert one[key].dtype == rows.dtype and one[key].tolist() == rows[i : i + 1].tolist()
+
+
+@pytest.mark.parametrize("rows", [
+    {name: [] for name in TRAINING},
+    {name: np.array([]) for name in TRAINING},
+    pl.DataFrame(TRAINING)[:0],
+    pd.DataFrame(TRAINING)[:0],
+    pl.DataFrame({name: [] for name in TRAINING}),
+])  # fmt: skip
+def test_no_rows_make_a_batch_without_rows(rows):
+    batch = Preprocessor.fit(REQUESTS, pl.DataFrame(TRAINING)).transform(rows)
+    assert {key: (v.shape, v.dtype.name) for key, v in batch.items()} == {
+        "dense": ((0, 1), "float32"), "sparse": ((0, 5), "int32")}  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [
+    {"x": ["1", "3.0"], "c": ["7", "8.0"], "g": ["0", "8"]},
+    {"x": np.array([1, 3], np.int8), "c": np.array([7.0, 8.0], np.float32), "g": np.array([0, 8], np.uint16)},
+    {"x": np.array([1, 3], np.float16), "c": pl.Series(["7", "8"], dtype=pl.Categorical), "g": [0.0, 8.0]},
+    {"tags": ["a|b", "c"], "h": np.array(["Rome", "Oslo"])},
+    {"tags": np.array([["a", "b"], ["c", None]], object), "h": pl.Series(["Rome", "Oslo"], dtype=pl.Categorical)},
+])  # fmt: skip
+def test_values_of_other_dtypes_than_at_training_are_the_same_values(other):
+    preprocessor = Preprocessor.fit(REQUESTS, pl.DataFrame(TRAINING))
+    expected, found = preprocessor.transform(TRAINING), preprocessor.transform({**TRAINING, **other})
+    for key, rows in expected.items():
+        np.testing.assert_array_equal(found[key], rows)
+
+
+def test_unseen_values_spread_over_the_oov_rows_by_a_hash_that_never_changes():
+    preprocessor = fit_one(["x", "y"], oov=1, oov_rows=4)
+    assert preprocessor.schema.table_sizes == {"c": 6}
+    assert ids(preprocessor, ["x", "y", None]) == [[0], [5], [-1]]
+    # What TensorFlow's to_hash_bucket_strong gives for them modulo 4, and 1.
+    assert ids(preprocessor, ["a", "Rome", "12345678", "ä"]) == [[3], [3], [4], [4]]
+    assert ids(preprocessor, [17, "17.0"]) == 2 * ids(preprocessor, ["17"])
+    many = np.bincount(np.ravel(ids(preprocessor, [f"user {i}" for i in range(4000)])), minlength=6)
+    assert many[[0, 5]].sum() == 0 and many[1:5].min() > 850
+
+
+def test_oov_rows_must_fit():
+    with pytest.raises(ValueError, match="oov=2 with oov_rows=3 is outside max_vocabulary=4"):
+        fit_one(["x"], oov=2, oov_rows=3, max_vocabulary=4)
+    assert fit_one(list("abcdef"), oov_rows=3, max_vocabulary=5).schema.table_sizes == {"c": 5}
+    for fields, message in [
+        ({"oov": None}, "oov=None leaves unseen values out"),
+        ({"hashed": True, "vocabulary_size": 9}, "no value of a hashed column is unseen"),
+        ({"vocabulary_size": 2}, "goes beyond vocabulary_size=2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Categorical("c", oov_rows=3, **fields)
+    with pytest.raises(ValueError, match="share table 't' but give oov_rows=1 and 2"):
+        Schema(categorical=[Categorical("a", table="t"), Categorical("b", table="t", oov_rows=2)])

@@ -157,7 +157,7 @@ def _same(one: Any, other: Any) -> bool:
     return (
         one is not None
         and other is not None
-        and (one.size, one.oov, one.keys) == (other.size, other.oov, other.keys)
+        and (one.size, one.oov, one.oov_rows, one.keys) == (other.size, other.oov, other.oov_rows, other.keys)
         and one.values.equals(other.values)
         and bool((one.ids == other.ids).all())
     )

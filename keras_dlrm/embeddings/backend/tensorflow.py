@@ -74,6 +74,10 @@ def memory(variable: Any) -> tuple[int, int] | None:
     return value.__array_interface__["data"][0], value.nbytes
 
 
+def precise_sum(high: Any, low: Any) -> Any:
+    return tf.cast(high, tf.float64) + tf.cast(low, tf.float64)
+
+
 def densify(gradient: Any) -> Any:
     return tf.convert_to_tensor(gradient)
 

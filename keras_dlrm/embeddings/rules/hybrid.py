@@ -206,7 +206,13 @@ class Hybrid(keras.optimizers.Optimizer):
             self.make_room([int(n) for n in np.asarray(store["room"])])
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        self.dense.finalize_variable_values([v for v in var_list if not is_table(v)])
+        others = [v for v in var_list if not is_table(v)]
+        self.dense.finalize_variable_values(others)
+        if self.dense.use_ema:
+            # On JAX Keras makes one array of a parameter and its average, and then fails in the next fit, which gives both
+            # up to be written over (Keras 3.15.1, also of a keras.Sequential).
+            for variable in others:
+                variable.assign(ops.copy(variable.value))
 
     def get_config(self) -> dict[str, Any]:
         return {

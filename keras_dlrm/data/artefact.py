@@ -1,0 +1,126 @@
+"""A preprocessor on disk: `preprocessor.json`, and a Parquet file for each fitted vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_dlrm.data.vocabulary import Keys, Vocabulary
+from keras_dlrm.schema import Schema
+
+FILE = "preprocessor.json"
+FORMAT = "keras_dlrm preprocessor"
+VERSION = 2  # 1 had neither checksums nor several OOV rows
+
+
+def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], directory: Path) -> None:
+    """See `Preprocessor.save`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tables = {}
+    for i, (name, vocabulary) in enumerate(vocabularies.items()):
+        digest, file = _save_vocabulary(vocabulary, directory, i)
+        tables[name] = {
+            "file": file,
+            "sha256": digest,
+            "size": vocabulary.size,
+            "oov": vocabulary.oov,
+            "oov_rows": vocabulary.oov_rows,
+            "keys": vocabulary.keys.kind,
+            "modulo": vocabulary.keys.modulo,
+        }
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "schema": schema.to_dict(),
+        "dense": dict(dense_state),
+        "vocabularies": tables,
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    _whole(directory / FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
+    used = {entry["file"] for entry in tables.values()}
+    for path in directory.glob("vocabulary_*.parquet"):
+        if path.name not in used:
+            path.unlink()
+
+
+def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tuple[str, str]:
+    """Checksum and name of the file. The name has a part of the checksum: no file of an earlier save is written over."""
+    import polars as pl
+
+    aside = directory / f".vocabulary_{number:03d}.writing"
+    _flushed(aside, lambda path: pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(path))
+    digest = _digest(aside)
+    name = f"vocabulary_{number:03d}.{digest[:12]}.parquet"
+    os.replace(aside, directory / name)
+    return digest, name
+
+
+def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]]:
+    """What `save` was given; see `Preprocessor.load`."""
+    path = directory / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); write it again.") from error
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+    if found[0] != FORMAT or found[1] not in (1, VERSION):
+        raise ValueError(
+            f"{path}: format {found[0]!r}, version {found[1]!r}; this release reads {FORMAT!r}, versions 1 and {VERSION}. "
+            "Fit and save it again, or use the release that wrote it."
+        )
+    try:
+        schema, dense_state = Schema.from_dict(content["schema"]), content["dense"]
+        vocabularies = {name: _load_vocabulary(path, name, entry) for name, entry in content["vocabularies"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again.") from error
+    return schema, dense_state, vocabularies
+
+
+def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabulary:
+    import polars as pl
+
+    file = path.parent / entry["file"]
+    try:
+        digest = _digest(file)
+        table = pl.read_parquet(file) if digest == entry.get("sha256", digest) else None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ValueError(
+            f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."
+        ) from error
+    if table is None:
+        raise ValueError(
+            f"{file}: this is not the vocabulary of table {name!r} that {path.name} was saved with: its SHA-256 is "
+            f"{digest[:12]}…, not {entry['sha256'][:12]}…. The file is damaged or of another preprocessor; copy the "
+            "directory again as a whole."
+        )
+    keys = Keys(entry["keys"], entry["modulo"])
+    ids = table["id"].to_numpy()
+    return Vocabulary(table["key"], ids, entry["size"], entry["oov"], keys, entry.get("oov_rows", 1))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file aside, flush it and rename it: it is whole or as it was."""
+    aside = path.with_name(f".{path.name}.writing")
+    _flushed(aside, write)
+    os.replace(aside, path)
+
+
+def _flushed(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(path)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

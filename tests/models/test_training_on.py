@@ -1,0 +1,81 @@
+"""Training goes on: averaged parameters, layers frozen or unfrozen after compile, counters that do not saturate."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dlrm as kd
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_averaged_parameters_train_on_after_a_fit_and_after_a_reload(tmp_path, steps):
+    schema = kd.Schema(["I1"], [kd.Categorical("C1", 5)])
+    x = {"dense": np.linspace(0, 1, 8, dtype="float32")[:, None], "sparse": np.arange(8)[:, None].astype("int32") % 5}
+    y = np.arange(8) % 2
+    model = kd.models.DLRM(schema, embedding_dim=2, bottom_mlp=[2], top_mlp=[1], seed=0)
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True, gradient_accumulation_steps=steps), embedding_optimizer="adagrad")
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    for each in (model, loaded):
+        each.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5)
+
+
+SCHEMA = kd.Schema(["I1"], [kd.Categorical("C1", 5)])
+X = {"dense": np.linspace(0, 1, 8, dtype="float32")[:, None], "sparse": np.arange(8)[:, None].astype("int32") % 5}
+Y = np.arange(8) % 2
+
+
+def make(**options):
+    model = kd.models.DLRM(SCHEMA, embedding_dim=2, bottom_mlp=[2], top_mlp=[1], seed=0)
+    model.compile("adagrad", **options)
+    return model
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_layers_frozen_or_unfrozen_after_compile_ask_for_another_compile(before):
+    for part in ("embeddings", "bottom_mlp"):
+        model = make()
+        getattr(model, part).trainable = before
+        model.compile("adagrad")
+        model.fit(X, Y, verbose=0)
+        getattr(model, part).trainable = not before
+        word = "frozen" if before else "unfrozen"
+        for train in (model.fit, model.train_on_batch):
+            with pytest.raises(ValueError, match=rf"'{part}/.*' was {word} after compile.* compile again"):
+                train(X, Y)
+        was = model.embedding_tables()["C1"]
+        model.compile("adagrad")
+        model.fit(X, Y, verbose=0)
+        moved = (model.embedding_tables()["C1"] != was).any()
+        assert moved == (part == "bottom_mlp" or not before)
+
+
+def test_ids_out_of_range_are_counted_exactly_beyond_what_float32_holds():
+    wrong = {**X, "sparse": np.full((8, 1), 99, np.int32)}
+    model = make(count_out_of_range=True)
+    model.fit(wrong, Y, verbose=0)
+    counter = model._out_of_range
+    for part in [2**30 + 1] * 2**5 + [1] * 3:
+        counter.update_state(keras.ops.convert_to_tensor(part, "int32"))
+    expected = 8 + 2**5 * (2**30 + 1) + 3
+    assert float(model.get_metrics_result()["ids_out_of_range"]) == float(counter.result()) == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
+def test_tables_with_numbers_that_are_not_finite_are_refused_and_nothing_is_written(bad):
+    model = make()
+    before = model.embedding_tables()["C1"]
+    rows = np.ones((5, 2), np.float64)
+    rows[3, 1] = bad
+    with pytest.raises(ValueError, match="table 'C1' has .* in row 3, place 1; rows must be finite"):
+        model.set_embedding_tables({"C1": rows})
+    np.testing.assert_array_equal(model.embedding_tables()["C1"], before)
+
+
+def test_a_model_that_was_saved_with_nan_still_loads(tmp_path):
+    model = make()
+    model.embeddings._write({"C1": np.full((5, 2), np.nan, np.float32)})
+    model.save(tmp_path / "m.keras")
+    assert np.isnan(keras.saving.load_model(tmp_path / "m.keras").embedding_tables()["C1"]).all()
