@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,16 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from keras_dlrm.schema import PADDING, Schema
+
 if TYPE_CHECKING:
     import polars as pl
 
+    from keras_dlrm.data.packed import Split
+
 # Bytes of a record besides its content: its length, and two checksums.
 _FRAME = 16
+_ROWS = 8192
 _DTYPES = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.int64}
 NO_EXAMPLE = "the record is no tf.train.Example"
 NOT_UTF8 = "a text is not UTF-8"
@@ -130,30 +136,39 @@ def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
     return kind, [value.decode() for value in given] if kind == "bytes_list" else given
 
 
-def serialise(columns: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray]) -> Iterator[bytes]:
-    """Rows → serialised Examples.
+def write_split(split: Split, path: Path, overwrite: bool) -> None:
+    """What `Split.to_tfrecord` does; arguments as there."""
+    if split.schema.weighted:
+        raise ValueError("to_tfrecord: the schema is weighted, and features have no weights; write the split without.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; give another path, or overwrite=True to replace it.")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    options = tf.io.TFRecordOptions(compression_type="GZIP") if path.suffix.lower() == ".gz" else None
+    try:
+        with tf.io.TFRecordWriter(str(aside), options) as writer:
+            for batch, label in split.batches(_ROWS):
+                for message in _messages(split.schema, batch, label):
+                    writer.write(message)
+        aside.replace(path)
+    except tf.errors.ResourceExhaustedError as error:
+        raise OSError(f"{path}: not written, the disk is full ({error.message}); make room and run again.") from error
+    finally:
+        aside.unlink(missing_ok=True)
 
-    Args:
-        columns: By feature, (n, k) of integers or floats.
-        lengths: By feature, how many of its values each row has, (n,); all of them where it is left out.
-    """
-    n = len(next(iter(columns.values())))
-    lists = {name: array.tolist() for name, array in columns.items()}
-    for i in range(n):
+
+def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray) -> Iterator[bytes]:
+    """Packed rows → serialised Examples."""
+    dense = batch["dense"].tolist() if schema.dense else []
+    sparse = batch["sparse"].tolist() if schema.categorical else []
+    places = list(zip(schema.categorical, schema.offsets, strict=True))
+    for i, click in enumerate(label.tolist()):
         example = tf.train.Example()
         feature = example.features.feature
-        for name, rows in lists.items():
-            row = rows[i] if name not in lengths else rows[i][: int(lengths[name][i])]
-            if columns[name].dtype.kind == "f":
-                feature[name].float_list.value.extend(row)
-            else:
-                feature[name].int64_list.value.extend(row)
+        feature[schema.label].float_list.value.append(click)
+        for j, name in enumerate(schema.dense_names):
+            feature[name].float_list.value.append(dense[i][j])
+        for column, offset in places:
+            ids = [value for value in sparse[i][offset : offset + column.hotness] if value != PADDING]
+            if ids:
+                feature[column.name].int64_list.value.extend(ids)
         yield example.SerializeToString(deterministic=True)
-
-
-def write(path: Path, messages: Iterable[bytes], packed: bool) -> None:
-    """Write records to a file, gzipped where `packed`."""
-    options = tf.io.TFRecordOptions(compression_type="GZIP") if packed else None
-    with tf.io.TFRecordWriter(str(path), options) as writer:
-        for message in messages:
-            writer.write(message)
