@@ -25,7 +25,6 @@ from keras_dlrm.data.staging import Staging
 # Imports once, and works off each line that it reads in a process of its own.
 PROGRAM = """
     import os, sys
-    sys.path.insert(0, FOLDER)
     from keras_dlrm.data import table_job, table_records, table_stage, table_text, tables
     from keras_dlrm.schema import Schema
     table_text.BLOCK_BYTES, table_text.BLOCK_ROWS, table_records.BLOCK_RECORDS = 20_000, 150, 150
@@ -50,7 +49,7 @@ class Workshop:
     """Runs jobs in processes of their own, which can be killed."""
 
     def __init__(self) -> None:
-        program = textwrap.dedent(PROGRAM).replace("FOLDER", repr(str(Path(__file__).parent)))
+        program = textwrap.dedent(PROGRAM)
         self._process = subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
