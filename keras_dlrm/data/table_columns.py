@@ -129,7 +129,10 @@ class Columns:
                     values = values.take(keep) if isinstance(values, Texts) else values.gather(keep)
                     rows, places = rows[keep], places[keep]
                 if not isinstance(values, Texts):
-                    values = Texts.of(Keys().normalise(values, f"column {column.name!r}"))
+                    # Texts are normalised when they are counted, each once.
+                    if values.dtype != pl.String:
+                        values = Keys().normalise(values, f"column {column.name!r}")
+                    values = Texts.of(values)
                 parts.append((values, rows, offset + places))
             _number(self.texts[table], parts, sparse)
 
@@ -223,8 +226,9 @@ def _numbers(block: Block, name: str) -> tuple[np.ndarray, np.ndarray, Callable[
 
 def _label(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
     numbers, lost, value, faults = _numbers(block, name)
-    out[:] = numbers
-    return [*faults, (lost | ((out != 0) & (out != 1)), name, value, LABEL)]
+    bad = lost | ((numbers != 0) & (numbers != 1))
+    out[:] = np.where(bad, 0.0, numbers)
+    return [*faults, (bad, name, value, LABEL)]
 
 
 def _finite(block: Block, column: Dense) -> tuple[np.ndarray, np.ndarray, Callable[[int], object], list[Fault]]:

@@ -52,6 +52,7 @@ def test_skipped_rows_leave_the_output_of_the_files_without_them(
         (b"1,2x,a", "line 3, column x: value '2x' must be a number"),
         (b"1,inf,a", "line 3, column x: value 'inf' must be finite"),
         (b"0.5,2,a", "line 3, column y: value '0.5' must be 0 or 1"),
+        (b"1.00000001,2,a", "line 3, column y: value '1.00000001' must be 0 or 1"),
     ],
 )
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])

@@ -263,7 +263,7 @@ CELLS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cells=st.lists(st.tuples(CELLS, CELLS, st.lists(st.text(max_size=3), max_size=3)), min_size=1, max_size=20))
 def test_typed_cells_are_taken_or_refused_as_by_the_preprocessor_one_by_one(tmp_path: Path, cells: list) -> None:
     schema = Schema(
@@ -290,7 +290,7 @@ def test_typed_cells_are_taken_or_refused_as_by_the_preprocessor_one_by_one(tmp_
         frame.write_parquet(path)
         if not good:
             with pytest.raises(ValueError, match="no rows"):
-                tables.preprocess(schema, path, output=output, on_error="skip")
+                tables.preprocess(schema, path, output=output, on_error="skip", overwrite=True)
             continue
         log = tables.preprocess(schema, path, output=output, on_error="skip", overwrite=True)
         used = frame[good]
