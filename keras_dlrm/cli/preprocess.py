@@ -14,6 +14,9 @@ TABLES_EPILOG = """\b
 Examples:
   keras-dlrm preprocess tables --schema log.yaml --train day_*.parquet --valid v.parquet --test t.parquet --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
+  keras-dlrm preprocess tables --schema log.yaml --train 'part-*.tfrecord.gz' --on-error skip --max-skipped 1000 --output my-log
+  keras-dlrm preprocess tables --preprocessor my-log --vocabulary grown --train monday.csv --output monday
+A run that was stopped goes on where it was when the same command is given again.
 \b
 A schema file (vocabularies without a size are fitted on the training part):
   label: click
@@ -36,39 +39,46 @@ def command() -> None:
 
 
 @command.command(epilog=TABLES_EPILOG)
-@click.option("--schema", type=PathArgument, required=True, help="Schema file, .yaml or .json.")
-@click.option("--train", multiple=True, required=True, help="CSV, TSV or Parquet file or pattern; may be repeated.")
+@click.option("--schema", type=PathArgument, help="Schema file, .yaml or .json; not needed with --preprocessor.")
+@click.option("--train", multiple=True, required=True,
+              help="CSV, TSV, TFRecord (also .gz) or Parquet file or pattern; may be repeated.")  # fmt: skip
 @click.option("--valid", multiple=True, help="Files of the validation part.")
 @click.option("--test", multiple=True, help="Files of the test part.")
 @click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
               help="Cut --train in file order instead of giving --valid and --test.")  # fmt: skip
 @click.option("--output", type=PathArgument, required=True, help="Directory to write.")
+@click.option("--preprocessor", type=PathArgument,
+              help="For new days: a processed directory whose vocabularies and statistics are used.")  # fmt: skip
+@click.option("--vocabulary", type=click.Choice(["frozen", "grown"]),
+              help="With --preprocessor: unseen values of --train go to the OOV row (default), or get new rows.")  # fmt: skip
+@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
+              help="Stop at the first row that cannot be used, or leave such rows out and count them.")  # fmt: skip
+@click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
+@click.option("--workers", type=int, help="Threads; all processors by default.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
 @json_option
 def tables(
-    schema: Path,
+    schema: Path | None,
     train: tuple[str, ...],
     valid: tuple[str, ...],
     test: tuple[str, ...],
     fractions: tuple[float, float, float] | None,
-    output: Path,
-    overwrite: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """CSV, TSV or Parquet tables through a schema."""
+    """CSV, TSV, Parquet or TFRecord tables through a schema."""
     from keras_dlrm.data import tables as package
 
     split = dict(zip(("train", "valid", "test"), fractions, strict=True)) if fractions else None
     with row_progress("preprocess") as progress:
         log = package.preprocess(
-            Schema.load(schema),
+            None if schema is None else Schema.load(schema),
             list(train),
             list(valid) or None,
             list(test) or None,
-            output=output,
             split=split,
-            overwrite=overwrite,
             progress=progress,
+            **options,
         )
     _show(log, as_json)
 

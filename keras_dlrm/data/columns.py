@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 SEPARATOR = "|"
+NUMBER = "must be a number, or empty if missing"
+FINITE = "must be finite, or empty if missing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,26 +119,32 @@ def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
         ValueError: a value is no number, or infinite.
         TypeError: not a column of numbers.
     """
+    numbers, lost = numeric(table[name], name, where)
+    if lost.any():
+        row = int(np.argmax(lost))
+        raise ValueError(f"{where.at(row)}, column {name!r}: value {table[name][row]!r} {NUMBER}.")
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        row = int(np.argmax(infinite))
+        raise ValueError(f"{where.at(row)}, column {name!r}: value {numbers[row]} {FINITE}.")
+    return numbers
+
+
+def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.ndarray]:
+    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,).
+
+    Raises:
+        TypeError: not a column of numbers.
+    """
     import polars as pl
 
-    values = table[name]
     if values.dtype in (pl.List, pl.Array, pl.Struct, pl.Object):
         raise TypeError(f"{where.at(0)}, column {name!r}: a dense column holds numbers, not {values.dtype}.")
     if values.dtype == pl.String:
         values = values.set((values == "").fill_null(False), None)
     numbers = values.cast(pl.Float64, strict=False)
     lost = numbers.is_null() & values.is_not_null()
-    if lost.any():
-        row = int(lost.arg_max() or 0)
-        raise ValueError(
-            f"{where.at(row)}, column {name!r}: value {values[row]!r} must be a number, or empty if missing."
-        )
-    out = numbers.fill_null(float("nan")).to_numpy()
-    infinite = np.isinf(out)
-    if infinite.any():
-        row = int(np.argmax(infinite))
-        raise ValueError(f"{where.at(row)}, column {name!r}: value {out[row]} must be finite, or empty if missing.")
-    return out
+    return numbers.fill_null(float("nan")).to_numpy(), lost.to_numpy()
 
 
 def categorical_values(
@@ -150,28 +158,34 @@ def categorical_values(
     Raises:
         ValueError: a list with more values than `hotness`.
     """
-    import polars as pl
-
-    values = table[column.name]
-    if values.dtype == pl.String and column.hotness > 1:
-        empty = (values == "").fill_null(False)
-        values = values.set(empty, None).str.split(SEPARATOR)
-    if isinstance(values.dtype, pl.Array):
-        values = values.cast(pl.List(values.dtype.inner))
-    if not isinstance(values.dtype, pl.List):
-        return values, np.arange(len(values)), np.zeros(len(values), np.int64)
-    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
+    flat, rows, places, lengths = flatten(table[column.name], column)
     if len(lengths) and lengths.max() > column.hotness:
         row = int(np.argmax(lengths > column.hotness))
         raise ValueError(
             f"{where.at(row)}, column {column.name!r}: {lengths[row]} values but hotness={column.hotness}; raise "
             "hotness or shorten the list."
         )
+    return flat, rows, places
+
+
+def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
+    """A scalar or multi-hot column as flat values, their rows and places, and the lists' lengths, int64 (B,)."""
+    import polars as pl
+
+    if values.dtype == pl.String and column.hotness > 1:
+        empty = (values == "").fill_null(False)
+        values = values.set(empty, None).str.split(SEPARATOR)
+    if isinstance(values.dtype, pl.Array):
+        values = values.cast(pl.List(values.dtype.inner))
+    if not isinstance(values.dtype, pl.List):
+        n = len(values)
+        return values, np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64)
+    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     starts = np.cumsum(lengths) - lengths
     places = np.arange(len(rows)) - np.repeat(starts, lengths)
     flat = values.filter(pl.Series(lengths > 0)).explode() if len(rows) else values.clear().explode()
-    return flat, rows, places
+    return flat, rows, places, lengths
 
 
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
@@ -183,6 +197,15 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
     Raises:
         BadValue: no integer, or out of range.
     """
+    ids, bad, reason = checked_ids(values, column)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise BadValue(index, values[index], reason)
+    return ids
+
+
+def checked_ids(values: pl.Series, column: Categorical) -> tuple[np.ndarray, np.ndarray, str]:
+    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed."""
     import polars as pl
 
     size = int(column.vocabulary_size or 0)
@@ -208,9 +231,8 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
     else:
         raise TypeError(f"column {column.name!r} has dtype {values.dtype}; ids must be integers.")
     beyond = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
-    bad = lost | beyond.fill_null(False)
-    if bad.any():
-        index = int(bad.arg_max() or 0)
-        raise BadValue(index, values[index], reason)
+    bad = (lost | beyond.fill_null(False)).to_numpy()
     found = ids.fill_null(PADDING).to_numpy()
-    return fold(found) if column.hashed else found
+    if bad.any():
+        found = np.where(bad, PADDING, found)
+    return (fold(found) if column.hashed else found), bad, reason

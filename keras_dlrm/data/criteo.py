@@ -17,6 +17,7 @@ from keras_dlrm.data.criteo_dialect import Classic, Dialect, Torchrec
 from keras_dlrm.data.criteo_encoder import Encoder
 from keras_dlrm.data.criteo_splits import SHUFFLES
 from keras_dlrm.data.packed import ClickLog
+from keras_dlrm.data.workers import worker_count
 
 DIALECTS = ("classic", "torchrec")
 Path_ = str | os.PathLike[str]
@@ -125,7 +126,7 @@ def preprocess(
         "min_count": min_count,
     }
     bad = BadRows(on_error, max_skipped)
-    return job.run(paths, Path(output), rules, arguments, bad, _workers(workers), overwrite, progress)
+    return job.run(paths, Path(output), rules, arguments, bad, worker_count("criteo", workers), overwrite, progress)
 
 
 def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) -> dict[str, np.ndarray]:
@@ -139,7 +140,7 @@ def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) ->
         `"y"` int32 (N,), `"X_int"` int32 (N, 13) without negative values, `"X_cat"` int32 (N, 26), and `"counts"`
         int32 (26,), the rows of each table.
     """
-    rules, workers = Classic(max_ind_range), _workers(None)
+    rules, workers = Classic(max_ind_range), worker_count("criteo", None)
     with ThreadPoolExecutor(workers) as executor:
         encoder = Encoder(executor, workers, rules.modulo)
         labels, counts, ids = [np.empty(0, np.int32)], [np.empty((0, 13), np.int32)], [np.empty((0, 26), np.int32)]
@@ -163,14 +164,6 @@ def _rules(dialect: str, max_ind_range: int | None, subsample: float, table_size
         if present:
             raise ValueError(f"criteo: {name} belongs to dialect={other!r}; leave it out with dialect={dialect!r}.")
     return Classic(max_ind_range) if dialect == "classic" else Torchrec(table_sizes, min_count)
-
-
-def _workers(workers: int | None) -> int:
-    if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"criteo: workers={workers!r} must be an integer of at least 1, or None for all processors.")
-    return workers
 
 
 def _paths(inputs: Path_ | Sequence[Path_]) -> list[Path]:

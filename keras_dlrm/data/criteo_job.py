@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from keras_dlrm.data.bad_rows import BadRows
 from keras_dlrm.data.criteo_dialect import Dialect
 from keras_dlrm.data.criteo_encoder import Encoder
 from keras_dlrm.data.criteo_stage import SPECS, Stage
+from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
 from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
@@ -27,7 +26,6 @@ from keras_dlrm.data.writer import PackedWriter, check_output
 
 # Staged files of another version are not gone on from.
 VERSION = 1
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Progress = Callable[[int, int | None, str], None]
 
 
@@ -47,7 +45,7 @@ def run(
     stopped = staging_directory(output).exists()
     if not stopped:
         check_output(output, overwrite)
-    with _full_disk(output), Staging(output, job) as staging:
+    with full_disk(output), Staging(output, job) as staging:
         if stopped and _is_of(output, digest):
             # It was killed after its last step, while it cleaned up.
             bad.restore(open_log(output).manifest["bad_rows"])
@@ -226,20 +224,6 @@ def _is_of(output: Path, digest: str) -> bool:
         return open_log(output).manifest["criteo"]["job"] == digest
     except (OSError, ValueError, KeyError):
         return False
-
-
-@contextmanager
-def _full_disk(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise OSError(
-            error.errno,
-            f"{output}: not written, the disk is full ({error.strerror}); make room and run again, it goes on where it "
-            f"was (or delete {staging_directory(output)} to give it up)",
-        ) from error
 
 
 def _state(random: np.random.RandomState) -> list[Any]:

@@ -12,6 +12,7 @@ from keras_dlrm.data.vocabulary import BadValue
 QUANTILES = 256
 # A quantile fit keeps an evenly spaced sample of at most this many values.
 SAMPLE = 2**20
+OUTSIDE = "is outside the range of float32; clip or drop it"
 
 
 def needs_fit(column: Dense) -> bool:
@@ -89,30 +90,47 @@ def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.nd
     Raises:
         BadValue: the result is beyond float32.
     """
+    return _in_range(values, apply(column, state, values))
+
+
+def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """What `transform` gives, with infinities where it raises."""
     missing = np.isnan(values)
-    if column.transform == "none":
-        out = values
-    elif column.transform == "log1p":
-        out = _log1p(values)
-    elif column.transform == "quantile":
-        quantiles = np.asarray(state["quantiles"])
-        ranks = np.searchsorted(quantiles, values, "left") + np.searchsorted(quantiles, values, "right")
-        out = ranks / len(quantiles) - 1.0
-    elif column.transform == "log_above_minimum":
-        # In float32, to the bit what TorchRec makes of Criteo's counts.
-        with np.errstate(over="ignore"):
-            out = _in_range(values, np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32)))
-    else:
-        raw = _log1p(values).astype(np.float64) if column.transform == "log1p_standardise" else values
-        out = (raw - state["mean"]) / state["deviation"]
     with np.errstate(over="ignore"):
-        return _in_range(values, np.where(missing, column.missing, out).astype(np.float32))
+        if column.transform == "none":
+            out = values
+        elif column.transform == "log1p":
+            out = _log(values)
+        elif column.transform == "quantile":
+            quantiles = np.asarray(state["quantiles"])
+            ranks = np.searchsorted(quantiles, values, "left") + np.searchsorted(quantiles, values, "right")
+            out = ranks / len(quantiles) - 1.0
+        elif column.transform == "log_above_minimum":
+            # In float32, to the bit what TorchRec makes of Criteo's counts.
+            out = np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32))
+        else:
+            raw = _log(values).astype(np.float64) if column.transform == "log1p_standardise" else values
+            out = (raw - state["mean"]) / state["deviation"]
+        return np.where(missing, column.missing, out).astype(np.float32)
+
+
+def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
+    """Whether values (n,) are too large for their column whatever is fitted, bool (n,). See `needs_fit`."""
+    with np.errstate(over="ignore"):
+        if column.transform == "quantile":
+            return np.zeros(len(values), bool)
+        narrow = _log(values) if column.transform == "log1p_standardise" else values.astype(np.float32)
+    return np.isinf(narrow)
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
+    return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))
 
 
 def _log1p(values: np.ndarray) -> np.ndarray:
-    # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
     with np.errstate(over="ignore"):
-        return _in_range(values, np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0)))
+        return _in_range(values, _log(values))
 
 
 def _in_range(values: np.ndarray, results: np.ndarray) -> np.ndarray:
@@ -122,5 +140,5 @@ def _in_range(values: np.ndarray, results: np.ndarray) -> np.ndarray:
         bad &= ~(np.isnan(values) & np.isnan(results))
     if bad.any():
         index = int(np.argmax(bad))
-        raise BadValue(index, float(values[index]), "is outside the range of float32; clip or drop it")
+        raise BadValue(index, float(values[index]), OUTSIDE)
     return results

@@ -233,5 +233,30 @@ class Split:
             start_epoch=start_epoch,
         )
 
+    def to_tfrecord(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the rows as serialised `tf.train.Example`, for other programs: complete or absent.
+
+        A feature for each column, by name: the label and dense columns as a float, sparse columns as the list of their
+        ids without padding, absent where there are none. `kd.data.tables.preprocess` reads it back.
+
+        Args:
+            path: File to write; with the ending `.gz` it is packed.
+            overwrite: Whether a file there may be replaced.
+
+        Raises:
+            FileExistsError: `path` exists.
+            ValueError: the schema is weighted.
+
+        Example, reading it with TensorFlow alone:
+
+        ```python
+        features = {"click": tf.io.FixedLenFeature([], tf.float32), "tags": tf.io.RaggedFeature(tf.int64)}
+        rows = tf.data.TFRecordDataset("train.tfrecord").batch(2048).map(lambda r: tf.io.parse_example(r, features))
+        ```
+        """
+        from keras_dlrm.training.tf_examples import write_split
+
+        write_split(self, Path(path), overwrite)
+
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {len(self):,} rows)"

@@ -114,14 +114,32 @@ class Preprocessor:
                         key = keys[column.table_name].normalise(values, f"column {column.name!r}")
                     counters[column.table_name].update(key, (first + rows) * width + offset + places)
             first += len(frame)
-        vocabularies = {}
+        return cls.from_counts(schema, counters, {name: fit.state() for name, fit in fits.items()}, keys)
+
+    @classmethod
+    def from_counts(
+        cls,
+        schema: Schema,
+        counters: Mapping[str, Counter],
+        dense_state: Mapping[str, dict[str, Any]],
+        keys: Mapping[str, Keys] | None = None,
+    ) -> Preprocessor:
+        """What `fit` gives for training rows that were counted already.
+
+        Args:
+            schema: Columns without a `vocabulary_size` get one.
+            counters: The counted values by table name.
+            dense_state: Fitted parameters by dense column.
+            keys: As in `fit`.
+        """
+        open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
+        vocabularies: dict[str, Vocabulary] = {}
         for column in open_columns:
             table = column.table_name
             if table not in vocabularies:
-                vocabularies[table] = Vocabulary.fit(counters[table], column, keys[table])
+                vocabularies[table] = Vocabulary.fit(counters[table], column, (keys or {}).get(table, Keys()))
         sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in open_columns}
-        fitted = schema.replace_categorical(**sizes)
-        return cls(fitted, {name: fit.state() for name, fit in fits.items()}, vocabularies)
+        return cls(schema.replace_categorical(**sizes), dense_state, vocabularies)
 
     def grow(
         self, frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame | tuple[pl.DataFrame, raw.Where]]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.data.string_hash import buckets
+from keras_dlrm.data.text_ids import TextIds, Texts
 
 if TYPE_CHECKING:
     import polars as pl
 
 TEXT = "text"
 HEX = "hex"
+# Keys that are counted before they are merged with those that are known.
+MERGE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,30 +103,52 @@ class Counter:
 
     def __init__(self) -> None:
         self._seen: pl.DataFrame | None = None
+        self._waiting: list[pl.DataFrame] = []
+        self._rows = 0
 
-    def update(self, keys: pl.Series, positions: np.ndarray) -> None:
+    def update(self, keys: pl.Series, positions: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Count keys.
 
         Args:
             keys: n keys; nulls do not count.
             positions: int64 (n,), where in the log each stands; the order of first appearance follows these.
+            counts: int64 (n,), how often each is there; once by default.
         """
         import polars as pl
 
-        frame = pl.DataFrame({"key": keys, "count": np.ones(len(keys), np.int64), "first": positions}).drop_nulls("key")
-        parts = [frame] if self._seen is None else [self._seen, frame]
-        self._seen = pl.concat(parts).group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
+        times = np.ones(len(keys), np.int64) if counts is None else counts
+        frame = pl.DataFrame({"key": keys, "count": times, "first": positions}).drop_nulls("key")
+        self._waiting.append(_counted(frame))
+        self._rows += len(self._waiting[-1])
+        # Merged when there is as much that is new as is known: each key is sorted in a few times, not with every part.
+        if self._rows > max(MERGE, 0 if self._seen is None else len(self._seen)):
+            self._merge()
+
+    def _merge(self) -> None:
+        import polars as pl
+
+        if self._waiting:
+            parts = self._waiting if self._seen is None else [self._seen, *self._waiting]
+            self._seen = parts[0] if len(parts) == 1 else _counted(pl.concat(parts))
+            self._waiting, self._rows = [], 0
 
     def keys(self, column: Categorical, room: int | None) -> pl.Series:
         """The keys that get a row of their own, at most `room`, in the order of their ids. See `Vocabulary.fit`."""
         import polars as pl
 
+        self._merge()
         if self._seen is None:
             return pl.Series("key", [], dtype=pl.String)
         kept = self._seen.filter(pl.col("count") >= column.min_count)
         if room is not None and len(kept) > room:
             return kept.sort(["count", "first"], descending=[True, False])["key"].head(room)
         return kept.sort("first")["key"]
+
+
+def _counted(frame: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    return frame.group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,13 +200,34 @@ class Vocabulary:
         import polars as pl
 
         keys = self.keys.normalise(values, who)
-        known = pl.DataFrame({"key": self.values.cast(keys.dtype), "id": self.ids})
-        found = keys.alias("key").to_frame().join(known, on="key", how="left", maintain_order="left")["id"]
+        row = self._rows(keys)
         unseen = PADDING if self.oov is None else self.oov
-        ids = found.fill_null(unseen).to_numpy().astype(np.int32)
+        if not len(self.ids):
+            ids = np.full(len(row), unseen, np.int32)
+        else:
+            ids = np.where(row < 0, np.int32(unseen), self.ids[row]).astype(np.int32, copy=False)
         if keys.null_count():
             ids[keys.is_null().to_numpy()] = PADDING
         if self.oov is not None and self.oov_rows > 1:
             cold = np.flatnonzero(ids == self.oov)
             ids[cold] += buckets(keys.gather(cold).cast(pl.String), self.oov_rows).astype(np.int32)
         return ids
+
+    @functools.cached_property
+    def _texts(self) -> TextIds:
+        """Where each text is among the values: built once, so that a small request costs little."""
+        texts = TextIds()
+        texts.encode(Texts.of(self.values))
+        return texts
+
+    def _rows(self, keys: pl.Series) -> np.ndarray:
+        """Keys → int32 positions among the values, -1 where unknown."""
+        import polars as pl
+
+        if not len(self.values) or not len(keys):
+            return np.full(len(keys), -1, np.int32)
+        if keys.dtype == pl.String:
+            return self._texts.find(Texts.of(keys))
+        known = pl.DataFrame({"key": self.values.cast(keys.dtype), "row": np.arange(len(self.values), dtype=np.int32)})
+        found = keys.alias("key").to_frame().join(known, on="key", how="left", maintain_order="left")["row"]
+        return found.fill_null(-1).to_numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from keras_dlrm.data import tables
+from keras_dlrm.data import table_text, tables
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 SCHEMA = Schema(
@@ -71,7 +71,8 @@ def test_split_cuts_the_rows_in_file_order_over_file_borders(tmp_path):
 def test_files_of_many_parts_give_the_same_as_in_one(tmp_path, monkeypatch):
     path = save(make_frame(50), tmp_path / "log.csv")
     one = tables.preprocess(SCHEMA, path, output=tmp_path / "one", split={"train": 0.7, "test": 0.3})
-    monkeypatch.setattr(tables, "CHUNK", 3)
+    monkeypatch.setattr(table_text, "BLOCK_BYTES", 50)
+    monkeypatch.setattr(table_text, "BLOCK_ROWS", 3)
     many = tables.preprocess(SCHEMA, path, output=tmp_path / "many", split={"train": 0.7, "test": 0.3})
     assert one.schema == many.schema
     for split in one.splits:
@@ -93,7 +94,7 @@ def test_fitted_schema_needs_no_fit_and_checks_ids(tmp_path):
     pl.DataFrame({"c": [0, 2, 3], "y": [0, 1, 1]}).write_csv(tmp_path / "bad.csv")
     log = tables.preprocess(schema, tmp_path / "good.csv", output=tmp_path / "out")
     assert log.schema == schema and log.split("train").arrays()[0]["sparse"].tolist() == [[0], [2], [1]]
-    with pytest.raises(ValueError, match="bad.csv, row 2, column 'c': value '3'"):
+    with pytest.raises(ValueError, match="bad.csv, line 4, column c: value '3'"):
         tables.preprocess(schema, tmp_path / "bad.csv", output=tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
@@ -101,15 +102,17 @@ def test_fitted_schema_needs_no_fit_and_checks_ids(tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("click", "2", "log.csv, row 6, label 'click': value '2' must be 0 or 1"),
-        ("click", None, "log.csv, row 6, label 'click': value None must be 0 or 1"),
-        ("click", "yes", "log.csv, row 6, column 'click': value 'yes' must be a number"),
-        ("price", "cheap", "log.csv, row 6, column 'price': value 'cheap'"),
-        ("tags", "a|b|c", "log.csv, row 6, column 'tags': 3 values but hotness=2"),
+        ("click", "2", "log.csv, line 8, column click: value '2' must be 0 or 1"),
+        ("click", None, "log.csv, line 8, column click: value '' must be 0 or 1"),
+        ("click", "yes", "log.csv, line 8, column click: value 'yes' must be 0 or 1"),
+        ("price", "cheap", "log.csv, line 8, column price: value 'cheap' must be a number"),
+        ("price", "-inf", "log.csv, line 8, column price: value '-inf' must be finite"),
+        ("price", "1e300", "log.csv, line 8, column price: value '1e300' is outside the range of float32"),
+        ("tags", "a|b|c", "log.csv, line 8, column tags: value 'a|b|c' has 3 values but hotness=2"),
     ],
 )
 def test_bad_value_names_file_row_and_column(tmp_path, column, value, message, monkeypatch):
-    monkeypatch.setattr(tables, "CHUNK", 4)
+    monkeypatch.setattr(table_text, "BLOCK_ROWS", 4)
     frame = make_frame(12).with_columns(pl.col("tags").list.join("|"), pl.col("click", "price").cast(pl.String))
     values = frame[column].to_list()
     values[6] = value
@@ -153,7 +156,7 @@ def test_existing_output_is_refused_before_any_work_and_progress_is_reported(tmp
     seen = []
     report = lambda *call: seen.append(call)  # noqa: E731
     tables.preprocess(SCHEMA, path, output=tmp_path / "out", split={"train": 0.8, "test": 0.2}, progress=report)
-    assert (8, 8, "fit") in seen and seen[-1] == (10, 10, "write")
+    assert (10, 10, "read") in seen and seen[-1] == (10, 10, "write")
     with pytest.raises(FileExistsError, match="overwrite=True"):
         tables.preprocess(SCHEMA, tmp_path / "absent.csv", output=tmp_path / "out")
 

@@ -1,0 +1,27 @@
+"""What is said when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keras_dlrm.data.staging import staging_directory
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def full_disk(output: Path) -> Iterator[None]:
+    """Where the disk fills up inside, an error that names `output` and says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"{output}: not written, the disk is full ({error.strerror}); make room and run again, it goes on where it "
+            f"was (or delete {staging_directory(output)} to give it up)",
+        ) from error

@@ -1,0 +1,90 @@
+"""Names of input files → files that can be read."""
+
+from __future__ import annotations
+
+import glob as globbing
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from keras_dlrm.data.table_block import Block
+from keras_dlrm.data.table_frames import ParquetFile
+from keras_dlrm.data.table_records import RecordFile
+from keras_dlrm.data.table_text import TextFile
+
+Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
+
+
+class TableFile(Protocol):
+    """A file of rows."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+    def columns(self) -> list[str] | None:
+        """Names of its columns, or `None` where the rows have them one by one."""
+
+    def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
+        """Its rows from `place` on, the `Block.place` of the last block that is known."""
+
+
+def open_table(path: Path) -> TableFile:
+    """The file by its ending.
+
+    Raises:
+        ValueError: an unknown ending.
+    """
+    endings = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
+    ending = endings[-1] if endings else ""
+    if ending in (".csv", ".tsv"):
+        return TextFile(path)
+    if ending in (".parquet", ".pq"):
+        return ParquetFile(path)
+    if ending in (".tfrecord", ".tfrecords"):
+        return RecordFile(path)
+    raise ValueError(f"{path}: the ending says no format; use {ENDINGS}.")
+
+
+def input_files(inputs: Inputs) -> list[Path]:
+    """The files that a path, a pattern or a list of these stands for.
+
+    Raises:
+        FileNotFoundError: one of them does not exist.
+    """
+    paths: list[Path] = []
+    for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
+        path = Path(entry)
+        if not path.exists() and globbing.has_magic(str(entry)):
+            found = [Path(p) for p in sorted(globbing.glob(str(entry)))]
+            if not found:
+                raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
+            paths += found
+        elif not path.is_file():
+            raise FileNotFoundError(f"{entry}: no such file; give a file ({ENDINGS}), a list, or a glob pattern.")
+        else:
+            paths.append(path)
+    if not paths:
+        raise ValueError("tables: an empty list of input files; give at least one.")
+    return paths
+
+
+def check_columns(file: TableFile, names: Sequence[str]) -> None:
+    """See that a file has all columns, each once.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: a column is there more than once.
+    """
+    given = file.columns()
+    if given is None:
+        return
+    for name in names:
+        if name not in given:
+            raise KeyError(f"{file.path}: column {name!r} is missing; the file has {given}.")
+        if given.count(name) > 1:
+            raise ValueError(
+                f"{file.path}: column {name!r} occurs more than once in the header; rename or drop one of them."
+            )

@@ -1,0 +1,90 @@
+"""Parquet files in blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class FrameBlock(Block):
+    """Rows as a Polars frame.
+
+    Args:
+        numbers: int64 (n,), the rows' numbers in the file, counted from 0.
+        faults: What is wrong with them.
+        frame: The columns.
+    """
+
+    def __init__(self, numbers: np.ndarray, faults: Faults, frame: pl.DataFrame) -> None:
+        super().__init__(numbers, faults)
+        self.frame = frame
+
+
+class ParquetFile:
+    """A `.parquet` file.
+
+    Args:
+        path: The file.
+    """
+
+    unit = "row"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        import polars as pl
+
+        with _Readable(self.path):
+            return pl.scan_parquet(self.path).collect_schema().names()
+
+    def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
+        """The rows from `place` on, the `Block.place` of the last block that is known; all of them by default.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        import polars as pl
+
+        row = place["row"] if place else 0
+        with _Readable(self.path):
+            table = pl.scan_parquet(self.path).select(names)
+            total = max(int(table.select(pl.len()).collect().item()), 1)
+            batches = iter(table.slice(row).collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True))
+        while True:
+            with _Readable(self.path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            for frame in batch.iter_slices(BLOCK_ROWS):
+                numbers = np.arange(row, row + len(frame))
+                block = FrameBlock(numbers, Faults(str(self.path), self.unit, numbers), frame)
+                row += len(frame)
+                block.place, block.share = {"row": row}, row / total
+                yield block
+
+
+class _Readable:
+    """Turns what Polars says of a file that it cannot read, inside the `with` block, into an error that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import polars as pl
+
+        if isinstance(error, (pl.exceptions.PolarsError, OSError)):
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ValueError(f"{self._path} cannot be read as a table: {reason}.") from error
