@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+# Rows that are decoded at once.
+SLICE_ROWS = 2**18
+
+
 class FrameBlock(Block):
     """Rows as a Polars frame.
 
@@ -58,12 +62,12 @@ class ParquetFile:
         row = place["row"] if place else 0
         with _Readable(self.path):
             table = pl.scan_parquet(self.path).select(names)
-            total = max(int(table.select(pl.len()).collect().item()), 1)
-            batches = iter(table.slice(row).collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True))
-        while True:
+            total = int(table.select(pl.len()).collect().item())
+        while row < total:
+            # `collect_batches` reads ahead without a bound; a slice takes the row groups that it lies in.
             with _Readable(self.path):
-                batch = next(batches, None)
-            if batch is None:
+                batch = table.slice(row, SLICE_ROWS).collect()
+            if not len(batch):
                 return
             for frame in batch.iter_slices(BLOCK_ROWS):
                 numbers = np.arange(row, row + len(frame))

@@ -94,6 +94,21 @@ def test_preprocess_tables_writes_what_train_reads(tmp_path: Path) -> None:
     assert last_json(text)["rows"] == {"train": 240, "valid": 30, "test": 30}
 
 
+def test_preprocess_tables_takes_new_days_and_skips_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("click,x,u\n1,2,a\n0,3,b\n")
+    (tmp_path / "b.csv").write_text("click,x,u\n1,2,a\n0,3,c\n2,0,d\n")
+    Schema(dense=["x"], categorical=[Categorical("u")], label="click").save(tmp_path / "schema.yaml")
+    code, _ = run("preprocess", "tables", "--schema", tmp_path / "schema.yaml", "--train", tmp_path / "a.csv",
+                  "--output", tmp_path / "a", "--workers", 1)  # fmt: skip
+    assert code == 0
+    args = ["preprocess", "tables", "--preprocessor", tmp_path / "a", "--train", tmp_path / "b.csv", "--json"]
+    code, text = run(*args, "--vocabulary", "grown", "--on-error", "skip", "--output", tmp_path / "b")
+    assert code == 0
+    assert last_json(text)["tables"] == {"u": 4} and last_json(text)["skipped"] == 1
+    with pytest.raises(ValueError, match="max_skipped=0"):
+        run(*args, "--on-error", "skip", "--max-skipped", 0, "--output", tmp_path / "c")
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

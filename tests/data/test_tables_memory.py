@@ -1,0 +1,47 @@
+"""Memory of preprocessing tables: it follows the distinct values, not the rows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+# The peak above what the imports take, in MB.
+PROGRAM = """
+import resource, sys
+from keras_dlrm.data import tables
+from keras_dlrm.schema import Categorical, Schema
+schema = Schema(dense=["a", "b"], categorical=[Categorical(f"c{k}") for k in range(8)], label="click")
+for path in sys.argv[1:]:
+    tables.preprocess(schema, path, output=path + ".out")
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_four_times_the_rows_take_no_more_memory(tmp_path: Path, ending: str) -> None:
+    draw = np.random.default_rng(0)
+    rows = 600_000
+    frame = pl.DataFrame(
+        {"click": draw.integers(0, 2, rows), "a": draw.normal(size=rows), "b": draw.normal(size=rows)}
+        | {f"c{k}": draw.integers(0, 10_000, rows) for k in range(8)}
+    )
+    paths = []
+    for times in (1, 4):
+        paths.append(tmp_path / f"{times}.{ending}")
+        many = pl.concat([frame] * times)
+        many.write_csv(paths[-1]) if ending == "csv" else many.write_parquet(paths[-1], row_group_size=100_000)
+    size = rows * 3 * (4 + 8 + 32) / 2**20  # What the further rows take where they are kept.
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, paths)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    small, large = map(int, done.stdout.split())
+    assert size > 70
+    assert large - small < size / 2
