@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.arguments import integer, number
-from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings import backend, stand_ins
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.hashing import bucket
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
@@ -128,7 +128,8 @@ class EmbeddingCollection(keras.layers.Layer):
         return [stack.positions for stack in self.stacks]
 
     def build(self, input_shape: Any = None) -> None:
-        in_parts = backend.can_write()
+        stand_in = stand_ins.is_active()
+        in_parts = backend.can_write() and not stand_in
         for stack in self.stacks:
             initial = StackedTables(
                 [table.rows for table in stack.tables],
@@ -138,8 +139,8 @@ class EmbeddingCollection(keras.layers.Layer):
             )
             table = self.add_weight(
                 name=f"tables_{stack.width}",
-                shape=(stack.rows, stack.width),
-                initializer="zeros" if in_parts else initial,
+                shape=(1 if stand_in else stack.rows, stack.width),
+                initializer="zeros" if in_parts or stand_in else initial,
                 # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
                 autocast=False,
                 dtype=self.table_dtype,
@@ -253,11 +254,11 @@ class EmbeddingCollection(keras.layers.Layer):
             for table in stack.tables:
                 start = stack.starts[table.name]
                 found[table.name] = backend.read(variable, start, start + table.rows)
-        return {name: found[name] for name in self._shapes}
+        return {name: found[name] for name in self.table_shapes}
 
     @property
-    def _shapes(self) -> dict[str, tuple[int, int]]:
-        """Shape of each logical table, in schema order."""
+    def table_shapes(self) -> dict[str, tuple[int, int]]:
+        """Rows and width of each logical table, in schema order."""
         tables = sorted((t for stack in self.stacks for t in stack.tables), key=lambda table: table.number)
         return {table.name: (table.rows, table.width) for table in tables}
 
@@ -271,7 +272,7 @@ class EmbeddingCollection(keras.layers.Layer):
             KeyError: an unknown table.
             ValueError: a wrong shape; a value that is NaN or infinite, in float32 too.
         """
-        known = self._shapes
+        known = self.table_shapes
         for name in tables:
             if name not in known:
                 raise KeyError(f"set_embedding_tables: unknown table {name!r}; there are {sorted(known)}.")
@@ -296,7 +297,7 @@ class EmbeddingCollection(keras.layers.Layer):
             store[_PROJECTION + width] = ops.convert_to_numpy(kernel)
 
     def load_own_variables(self, store: Any) -> None:
-        names = {_store_key(name): name for name in self._shapes}
+        names = {_store_key(name): name for name in self.table_shapes}
         kernels = {_PROJECTION + width: kernel for width, kernel in self.projections.items()}
         if set(store.keys()) != set(names) | set(kernels):
             raise ValueError(
@@ -304,7 +305,7 @@ class EmbeddingCollection(keras.layers.Layer):
                 f"{sorted([*names, *kernels])}."
             )
         tables = {name: np.asarray(store[key]) for key, name in names.items()}
-        for name, shape in self._shapes.items():
+        for name, shape in self.table_shapes.items():
             if tables[name].shape != shape:
                 raise ValueError(
                     f"EmbeddingCollection: table {name!r} of the file has shape {tables[name].shape}; it must be {shape}."

@@ -1,42 +1,81 @@
-"""A trained model as a TensorFlow SavedModel that stock TensorFlow Serving loads."""
+"""A trained model as a published version: a SavedModel that stock TensorFlow Serving loads."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.export import manifest, signatures, warmup
+from keras_dlrm.export.requests import requests
 from keras_dlrm.schema import Schema
 
+# Tables travel in parts of about so many bytes, and of at most so many files.
+_PART, _PARTS = 2**25, 256
+# What the file format may add to tables and weights.
+_SHARE, _ROOM = 1.02, 2**17
+CHECK = Path(__file__).with_name("check.py")
 
-def savedmodel(model: Any, directory: str | Path, preprocessor: Any = None, version: int | None = None) -> Path:
+
+def savedmodel(
+    model: Any,
+    directory: str | Path,
+    preprocessor: Any = None,
+    version: int | None = None,
+    *,
+    user_columns: Sequence[str] = (),
+    default: str = "packed",
+    metrics: Mapping[str, float] | None = None,
+    warm_up: bool | None = None,
+) -> Path:
     """Write `directory/<version>/`, a SavedModel of stock TensorFlow operations.
 
-    Its signature `serving_default` takes a packed batch, `dense` float32 (B, n_dense), `sparse` int64 (B, W) and, for
-    a weighted schema, `weights` float32 (B, W), and gives `probability` float32 (B, 1), for any B. It loads without
-    Keras and without this package. An id out of range is looked up as its column's OOV row.
+    Its signatures, each for any number B of rows:
 
-    A model of the JAX or torch backend is rebuilt under TensorFlow in a process of its own. The version is written
-    aside, loaded, compared with `model.predict` and only then renamed into place: it is complete or absent.
+    - `packed`: `dense` float32 (B, n_dense), `sparse` int64 (B, W), for a weighted schema `weights` float32 (B, W).
+    - `columns`: the same, an input per column.
+    - `raw`: an input per column as the log has them, through the preprocessor inside the graph.
+    - `rank`: one row of the user's columns beside B candidates.
+    - `classify`, `regress`: serialised `tf.train.Example`s, with the columns of `raw`, or of `columns` without a preprocessor.
+    - `serving_default`: what `default` says.
+
+    They give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). It loads without Keras
+    and without this package. An id out of range is looked up as its column's OOV row, an unseen value likewise.
+
+    A model of any backend is rebuilt under TensorFlow in a process of its own, and its tables are passed on part by part:
+    that takes no second copy of them. The version is written aside, loaded in another process, compared with
+    `model.predict` through every signature, and only then renamed into place: it is complete or absent.
 
     Args:
         model: A model of `kd.models`, from any backend.
         directory: Folder of the versions; made if it does not exist.
-        preprocessor: The `Preprocessor` that made the training data; saved beside the model in `assets.extra`.
+        preprocessor: The `Preprocessor` that made the training data: it becomes part of the graph, and is saved beside the
+            model in `assets.extra`.
         version: Number of the version; one more than the highest there is by default.
+        user_columns: Columns that are the same for all candidates of a `rank` request; without any there is no `rank`.
+        default: `"packed"`, `"columns"` or `"raw"`: the signature that `serving_default` is.
+        metrics: Figures that the manifest keeps, such as the test AUC.
+        warm_up: Whether to write requests that TensorFlow Serving replays before a version takes traffic; by default
+            where tensorflow-serving-api is installed.
 
     Returns:
-        The path of the version.
+        The path of the version. `assets.extra/manifest.json` says what it is; `verify` checks it.
 
     Raises:
         FileExistsError: the version exists.
+        TypeError, ValueError: arguments that do not fit the model.
+        ImportError: `warm_up=True` without tensorflow-serving-api.
         RuntimeError: the written model does not load, or does not agree with `model` within 1e-5 (0.02 in half precision).
 
     Example: see docs/export.md.
@@ -47,6 +86,11 @@ def savedmodel(model: Any, directory: str | Path, preprocessor: Any = None, vers
         raise TypeError(f"savedmodel: expected a model of kd.models, not {type(model).__name__}.")
     if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
         raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0.")
+    signatures.check(model.schema, preprocessor is not None, user_columns, default)
+    if preprocessor is not None:
+        _check_preprocessor(model.schema, preprocessor)
+    if warm_up and not warmup.can_write():
+        raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / str(_next_version(directory) if version is None else version)
@@ -55,13 +99,17 @@ def savedmodel(model: Any, directory: str | Path, preprocessor: Any = None, vers
     # Not a number, so that a server that watches the folder does not take it for a version.
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
     try:
-        _write(model, aside / "model")
-        extra = aside / "model" / "assets.extra"
-        extra.mkdir()
-        model.schema.save(extra / "schema.json")
-        if preprocessor is not None:
-            preprocessor.save(extra / "preprocessor")
+        job = {
+            "preprocessor": preprocessor is not None,
+            "user_columns": list(user_columns),
+            "default": default,
+            "warm_up": warmup.can_write() if warm_up is None else bool(warm_up),
+        }
+        _write(model, preprocessor, aside / "model", job)
+        manifest.write(aside / "model", {**_described(model, job), "metrics": dict(metrics or {})})
+        _flush(aside / "model")
         os.rename(aside / "model", final)
+        _flush(directory, inside=False)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return final
@@ -71,50 +119,129 @@ def _next_version(directory: Path) -> int:
     return max((int(p.name) for p in directory.iterdir() if p.name.isdigit()), default=0) + 1
 
 
-def _write(model: Any, path: Path) -> None:
-    batch = example_batch(model.schema)
-    expected = np.asarray(model.predict(batch, verbose=0))
-    if keras.backend.backend() == "tensorflow":
-        from keras_dlrm.export.tensorflow import write_and_check
+def _check_preprocessor(schema: Schema, preprocessor: Any) -> None:
+    def seen(of: Schema) -> dict[str, Any]:
+        sparse = {c.name: (c.vocabulary_size, c.hotness, c.table_name, c.oov, c.hashed) for c in of.categorical}
+        return {**dict.fromkeys(of.dense_names), **sparse}
 
-        write_and_check(model, path, batch, expected)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "model.keras")
-        arrays: dict[str, Any] = {"expected": expected, **batch}
-        np.savez(Path(folder) / "expected.npz", **arrays)
-        environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        done = subprocess.run(
-            [sys.executable, "-m", "keras_dlrm.export.tensorflow", folder, str(path)],
-            env=environment,
-            capture_output=True,
-            text=True,
+    ours, given = seen(schema), seen(preprocessor.schema)
+    if list(ours.items()) != list(given.items()):
+        name = next((n for n in (*ours, *given) if ours.get(n, ()) != given.get(n, ())), next(iter(ours)))
+        raise ValueError(
+            f"savedmodel: column {name!r} of the preprocessor's schema is not the model's; give the preprocessor of the data "
+            "that the model was trained on."
         )
-    if done.returncode:
-        raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{done.stderr[-4000:]}")
 
 
-def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
-    """A packed batch with ids from both ends of each vocabulary, padding, and ids out of range.
+def _write(model: Any, preprocessor: Any, path: Path, job: Mapping[str, Any]) -> None:
+    """Write and check the SavedModel, with all that belongs to it but the manifest."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
+        kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
+        entries = {
+            signature: {
+                "inputs": inputs,
+                "batch": {key: values.tolist() for key, values in batch.items()},
+                "expected": np.asarray(model.predict(batch, verbose=0)).tolist(),
+                "examples": kinds[signature] in ("classify", "regress"),
+                "user_columns": list(job["user_columns"]) if signature == "rank" else [],
+            }
+            for signature, (inputs, batch) in asked.items()
+        }
+        _save(folder / "requests.json", {"requests": entries, "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02})
+        tables = [] if model.embeddings is None else model.embeddings.tables
+        weights: dict[str, Any] = {
+            f"w{i}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(v for v in model.weights if not is_table(v))
+        }
+        np.savez(folder / "weights.npz", **weights)
+        if preprocessor is not None:
+            preprocessor.save(folder / "preprocessor")
+        parts = [_part_rows(table) for table in tables]
+        _save(
+            folder / "job.json",
+            {
+                **job,
+                "model": keras.saving.serialize_keras_object(model),
+                "table_dtype": "float32" if model.embeddings is None else model.embeddings.table_dtype,
+                "tables": [[*table.shape, part] for table, part in zip(tables, parts, strict=True)],
+            },
+        )
+        rows = (
+            backend.read(table, start, min(start + part, table.shape[0]))
+            for table, part in zip(tables, parts, strict=True)
+            for start in range(0, table.shape[0], part)
+        )
+        failed = _run([sys.executable, "-m", "keras_dlrm.export.tensorflow", name, str(path)], folder, rows)
+        if failed:
+            raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
+        extra = path / "assets.extra"
+        model.schema.save(extra / "schema.json")
+        if preprocessor is not None:
+            preprocessor.save(extra / "preprocessor")
+        # -P: beside the program lies a tensorflow.py.
+        failed = _run([sys.executable, "-P", str(CHECK), str(path), str(folder / "requests.json")], folder)
+        if failed:
+            raise RuntimeError(failed)
+    stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    needed = sum(v.value.nbytes if hasattr(v.value, "nbytes") else _bytes(v) for v in model.weights)
+    if stored > _SHARE * needed + _ROOM:
+        raise RuntimeError(f"savedmodel: the variables take {stored:,} bytes for weights of {needed:,}; that is a defect here.")
 
-    Args:
-        schema: A fitted schema.
-        rows: B.
 
-    Example:
+def _part_rows(table: Any) -> int:
+    rows, width = table.shape
+    return max(_PART // (4 * width), -(-rows // _PARTS), 1)
 
-    >>> from keras_dlrm.schema import Categorical
-    >>> example_batch(Schema(categorical=[Categorical("C1", 10)]), rows=4)["sparse"].ravel().tolist()
-    [0, 9, -1, 10]
-    """
-    batch = {}
-    if schema.dense:
-        batch["dense"] = np.linspace(-1, 3, rows * schema.n_dense, dtype=np.float32).reshape(rows, -1)
-    if schema.categorical:
-        sizes = [int(c.vocabulary_size or 1) for c in schema.categorical for _ in range(c.hotness)]
-        choices = [np.zeros(len(sizes), int), np.array(sizes) - 1, np.full(len(sizes), -1), np.array(sizes)]
-        batch["sparse"] = np.stack([choices[i % 4] for i in range(rows)]).astype(np.int64)
-    if schema.weighted:
-        batch["weights"] = np.linspace(0.5, 2, rows * schema.width, dtype=np.float32).reshape(rows, -1)
-    return batch
+
+def _bytes(variable: Any) -> int:
+    return int(np.prod(variable.shape)) * (2 if "16" in variable.dtype else 4)
+
+
+def _run(command: Sequence[str], folder: Path, rows: Iterator[np.ndarray] = iter(())) -> str:
+    """Run a program that Keras is on TensorFlow in, passing it rows. The end of what it complains of, if it fails."""
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with open(folder / "stderr", "w+b") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+        try:
+            for part in rows:
+                process.stdin.write(memoryview(np.ascontiguousarray(part)).cast("B"))  # type: ignore[union-attr]
+            process.stdin.close()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass  # What it says is told below.
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.wait():
+            errors.seek(0)
+            return errors.read().decode(errors="replace")[-4000:].strip() or f"exit code {process.returncode}"
+    return ""
+
+
+def _described(model: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    columns = {} if model.embeddings is None else model.embeddings.table_shapes
+    dtype = None if model.embeddings is None else model.embeddings.table_dtype
+    return {
+        "model": {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()},
+        "backend": keras.backend.backend(),
+        "tables": {name: {"rows": rows, "width": width, "dtype": dtype} for name, (rows, width) in columns.items()},
+        "signatures": signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"]),
+        "user_columns": job["user_columns"],
+        "warm_up": job["warm_up"],
+    }
+
+
+def _save(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _flush(path: Path, inside: bool = True) -> None:
+    """Have the disk take what was written, so that a version that is seen is whole after a power failure, too."""
+    for place in [*(path.rglob("*") if inside else ()), path]:
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,67 +1,187 @@
-"""Writing and checking a SavedModel; runs where Keras runs on TensorFlow, in a process of its own if need be."""
+"""Writes a SavedModel. Runs in a process of its own, where Keras runs on TensorFlow, whatever backend trained the model.
+
+It is given a folder with the job, and the rows of the tables on its standard input, which it passes on part by part.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.embeddings.lookup import taped
+from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.export import warmup
+from keras_dlrm.export.requests import example_batch
+from keras_dlrm.export.signatures import EXAMPLES, model_columns, raw_columns, signature_names
+from keras_dlrm.export.tensorflow_bundle import ServedTables, replace_rows
+from keras_dlrm.export.tensorflow_columns import ModelColumns, RawColumns
 
-def write_and_check(model: Any, path: Path, batch: Mapping[str, np.ndarray], expected: np.ndarray) -> None:
-    """Write the SavedModel, load it again and compare.
+_METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
+Serve = Callable[[Mapping[str, Any]], Any]
+
+
+def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> None:
+    """Write the SavedModel that a job describes.
 
     Args:
-        model: A click model on the TensorFlow backend.
-        path: Folder to write.
-        batch: A packed batch.
-        expected: p(click) of the batch, (B, 1).
-
-    Raises:
-        RuntimeError: the loaded model differs from `expected` by more than 1e-5, or 0.02 in half precision, which each
-            backend rounds in its own way.
+        job: `model` (its configuration), `preprocessor` (whether `folder` has one), `user_columns`, `default`,
+            `tables` (rows and width of each, and rows of its parts), `table_dtype`, and whether to `warm_up`.
+        folder: With `weights.npz`, all but the tables, and maybe `preprocessor/`.
+        path: The SavedModel's folder, which must not exist.
+        rows: float32 rows of the tables, in order.
     """
-    schema = model.schema
-    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
-    signature = {
-        name: tf.TensorSpec((None, widths[name]), tf.int64 if name == "sparse" else tf.float32, name=name)
-        for name in schema.input_names
-    }
-
-    @tf.function(input_signature=[signature], autograph=False)
-    def serve(inputs: Any) -> dict[str, Any]:
-        return {"probability": model(inputs, training=False)}
-
+    with stand_in_tables():
+        model = keras.saving.deserialize_keras_object(job["model"])
+        collection = model.embeddings
+        if collection is not None:
+            collection.trainable = True  # Frozen tables are looked up past the tape.
+        served = ServedTables([] if collection is None else collection.tables, job["table_dtype"])
+        with taped(_Recorder([] if collection is None else collection.tables)):
+            model(example_batch(model.schema))  # makes its variables
+    tables = {id(table) for table in (() if collection is None else collection.tables)}
+    weights = [v for v in model.weights if id(v) not in tables]
+    _assign(weights, folder / "weights.npz")
     # A module that holds the weights alone: Keras's own export would store each of them twice (keras #23553).
     module = tf.Module()
-    module.weights = [v.value for v in model.weights]
-    module.serve = serve
-    keywords = tf.function(lambda **inputs: serve(inputs), autograph=False)
-    tf.saved_model.save(module, str(path), signatures={"serving_default": keywords.get_concrete_function(**signature)})
-    loaded = tf.saved_model.load(str(path)).signatures["serving_default"]
-    got = loaded(**{name: tf.constant(batch[name], signature[name].dtype) for name in signature})["probability"]
-    difference = float(np.max(np.abs(got.numpy() - expected), initial=0.0))
-    allowed = 1e-5 if model.compute_dtype == "float32" else 0.02
-    if got.shape != expected.shape or not difference <= allowed:
-        raise RuntimeError(
-            f"savedmodel: the written model differs from the live one by {difference}; at most {allowed} is allowed."
-        )
+    module.tables = served.variables
+    module.weights = [v.value for v in weights]
+
+    def serve(batch: Mapping[str, Any]) -> Any:
+        with taped(served):
+            return model(batch, training=False)
+
+    schema = model.schema
+    module.columns = ModelColumns(schema, model_columns(schema))
+    known = module.columns
+    if job["preprocessor"]:
+        preprocessor = Preprocessor.load(folder / "preprocessor")
+        module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
+        known = module.raw
+    functions = {
+        "packed": _packed(schema, serve),
+        "columns": _columns(module.columns, serve),
+        "rank": _rank(known, serve, job["user_columns"]) if job["user_columns"] else None,
+        "raw": _columns(known, serve),
+        "classify": _examples(known, serve, _classes),
+        "regress": _examples(known, serve, lambda p: {"outputs": p}),
+    }
+    names = signature_names(job["preprocessor"], job["user_columns"], job["default"])
+    tf.saved_model.save(module, str(path), signatures={name: functions[kind] for name, kind in names.items()})
+    _name_methods(path, names)
+    replace_rows(path, _parts(rows, job["tables"]))
+    asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
+    for entry in asked["requests"].values():
+        entry["rows"] = _looked_up(model, entry["batch"])
+    (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
+    (path / "assets.extra").mkdir()
+    if job["warm_up"]:
+        warmup.write(path, asked["requests"])
+
+
+def _assign(weights: Sequence[Any], file: Path) -> None:
+    with np.load(file) as saved:
+        if len(saved.files) != len(weights):
+            raise RuntimeError(f"savedmodel: the model has {len(saved.files)} dense weights, rebuilt {len(weights)}.")
+        for i, weight in enumerate(weights):
+            weight.assign(saved[f"w{i}"])
+
+
+class _Recorder:
+    """Notes which rows are looked up, and gives zeros for them."""
+
+    def __init__(self, tables: Sequence[Any]) -> None:
+        self.rows: list[set[int]] = [set() for _ in tables]
+        self._by_table = {id(table): rows for table, rows in zip(tables, self.rows, strict=True)}
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Zeros in place of the rows."""
+        self._by_table[id(table)].update(row for row in np.unique(ids).tolist() if row >= 0)
+        return tf.zeros([*ids.shape, table.shape[1]])
+
+
+def _looked_up(model: Any, batch: Mapping[str, Any]) -> list[list[int]]:
+    """Rows of each table that a packed batch looks up."""
+    recorder = _Recorder([] if model.embeddings is None else model.embeddings.tables)
+    dtypes = {"dense": np.float32, "sparse": np.int64, "weights": np.float32}
+    with taped(recorder):
+        model({key: np.array(values, dtypes[key]) for key, values in batch.items()}, training=False)
+    return [sorted(rows) for rows in recorder.rows]
+
+
+def _parts(rows: IO[bytes], tables: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, int, np.ndarray]]:
+    for number, (count, width, part) in enumerate(tables):
+        for start in range(0, count, part):
+            length = min(part, count - start)
+            data = rows.read(4 * length * width)
+            if len(data) != 4 * length * width:
+                raise RuntimeError("savedmodel: the tables ended early; the exporting process was stopped.")
+            yield number, count, start, np.frombuffer(data, np.float32).reshape(length, width)
+
+
+def _packed(schema: Any, serve: Serve) -> Any:
+    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
+    specs = {
+        name: tf.TensorSpec([None, widths[name]], tf.int64 if name == "sparse" else tf.float32, name=name)
+        for name in schema.input_names
+    }
+    return _function(lambda inputs: {"probability": serve(inputs)}, specs)
+
+
+def _columns(columns: ModelColumns, serve: Serve) -> Any:
+    return _function(lambda inputs: {"probability": serve(columns.pack(inputs))}, columns.specs())
+
+
+def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
+    """One row of the user's columns, and a row per candidate of the others."""
+    specs = columns.specs(dict.fromkeys(user, 1))
+    candidates = next(name for name in specs if name not in user)
+
+    def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        count = tf.shape(inputs[candidates])[0]
+        every = {n: tf.repeat(v, count, axis=0) if n in user else v for n, v in inputs.items()}
+        return {"probability": serve(columns.pack(every))}
+
+    return _function(rank, specs)
+
+
+def _examples(columns: ModelColumns, serve: Serve, outputs: Callable[[Any], dict[str, Any]]) -> Any:
+    specs = {EXAMPLES: tf.TensorSpec([None], tf.string, name=EXAMPLES)}
+    return _function(lambda inputs: outputs(serve(columns.pack(columns.parse(inputs[EXAMPLES])))), specs)
+
+
+def _classes(probability: Any) -> dict[str, Any]:
+    names = tf.tile(tf.constant([["0", "1"]]), [tf.shape(probability)[0], 1])
+    return {"classes": names, "scores": tf.concat([1.0 - probability, probability], axis=1)}
+
+
+def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Mapping[str, Any]) -> Any:
+    return tf.function(lambda **inputs: function(inputs), autograph=False).get_concrete_function(**specs)
+
+
+def _name_methods(path: Path, names: Mapping[str, str]) -> None:
+    """TensorFlow Serving's Classify and Regress ask for signatures that say so; `tf.saved_model.save` calls all Predict."""
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
+    for name, kind in names.items():
+        if kind in _METHODS:
+            updater.replace_method_name(signature_key=name, method_name=_METHODS[kind], tags="serve")
+    updater.save()
 
 
 def main(folder: str, path: str) -> None:
-    """Rebuild the model saved in `folder` and write it to `path`."""
-    import keras
-
-    model = keras.saving.load_model(Path(folder) / "model.keras", compile=False)
-    with np.load(Path(folder) / "expected.npz") as saved:
-        batch = {name: saved[name] for name in saved.files if name != "expected"}
-        write_and_check(model, Path(path), batch, saved["expected"])
+    """Do the job of a folder."""
+    job = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
+    write(job, Path(folder), Path(path), sys.stdin.buffer)
 
 
 if __name__ == "__main__":
-    import keras_dlrm.models  # noqa: F401  (registers the classes that load_model needs)
+    import keras_dlrm.models  # noqa: F401  (registers the classes that are deserialised)
 
     main(*sys.argv[1:])

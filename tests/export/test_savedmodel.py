@@ -82,7 +82,7 @@ def exported(tmp_path_factory):
 
 
 def test_signatures_have_exact_names_and_dtypes(exported):
-    assert exported["dlrm"]["signatures"] == ["serving_default"]
+    assert sorted(exported["dlrm"]["signatures"]) == ["classify", "columns", "packed", "regress", "serving_default"]
     assert exported["dlrm"]["inputs"] == {"dense": ["float32", [None, 2]], "sparse": ["int64", [None, 3]]}
     assert exported["dcn"]["inputs"] == {"sparse": ["int64", [None, 3]], "weights": ["float32", [None, 3]]}
     for entry in exported.values():
@@ -132,7 +132,7 @@ def quick(monkeypatch):
     import keras_dlrm.export.savedmodel  # noqa: F401
 
     module = sys.modules["keras_dlrm.export.savedmodel"]
-    monkeypatch.setattr(module, "_write", lambda model, path: path.mkdir())
+    monkeypatch.setattr(module, "_write", lambda model, preprocessor, path, job: (path / "assets.extra").mkdir(parents=True))
     return module
 
 
@@ -158,7 +158,7 @@ def test_a_bad_version_is_refused_and_makes_nothing(tmp_path, version):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, quick, monkeypatch):
-    def fail(model, path):
+    def fail(model, preprocessor, path, job):
         path.mkdir()
         (path / "half").write_text("written")
         raise RuntimeError("disk full")

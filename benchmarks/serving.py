@@ -1,0 +1,129 @@
+"""How long a request takes: the exported model beside a PyTorch EmbeddingBag DLRM, at batch 1, 64 and 2048.
+
+    python benchmarks/serving.py --write
+
+A model of 26 tables of 100,000 rows × 16 is exported as a SavedModel and as ONNX, each with float32 and with int8 tables.
+All programs are processes of their own and take turns. PyTorch runs eagerly, traced and frozen, and compiled: its best
+is what ours are held against. Then the local stand-in server's answers are timed beside the bare signature's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from results import machine, markdown_table, write_section
+
+PROGRAM = Path(__file__).parent / "peers" / "serving.py"
+BATCHES = {1: 2000, 64: 500, 2048: 40}  # batch → requests of a round
+CONTESTANTS = {
+    "predict": "`predict_on_batch`, TensorFlow",
+    "savedmodel:saved": "SavedModel signature",
+    "savedmodel:saved_int8": "SavedModel signature, int8 tables",
+    "onnx:model.onnx": "ONNX Runtime",
+    "onnx:model_int8.onnx": "ONNX Runtime, int8 tables",
+    "torch:eager": "PyTorch, eager",
+    "torch:traced": "PyTorch, traced and frozen",
+    "torch:compiled": "PyTorch, compiled",
+}
+PEERS = [kind for kind in CONTESTANTS if kind.startswith("torch")]
+Times = dict[tuple[str, int], list[list[float]]]  # contestant and batch → milliseconds by round
+
+
+def prepare(folder: Path) -> None:
+    """Write the model in all its forms."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras_dlrm as kd
+
+    schema = kd.Schema(dense=[f"I{i}" for i in range(13)], categorical=[kd.Categorical(f"C{i}", 100_000) for i in range(26)])
+    model = kd.models.DLRM(schema, 16, bottom_mlp=[512, 256, 64, 16], top_mlp=[512, 256, 1], seed=0)
+    model.predict({"dense": np.zeros((1, 13), np.float32), "sparse": np.zeros((1, 26), np.int64)}, verbose=0)
+    model.save(folder / "model.keras")
+    kd.export.savedmodel(model, folder / "saved")
+    kd.export.savedmodel(model, folder / "saved_int8", tables="int8")
+    kd.export.onnx(model, folder / "model.onnx")
+    kd.export.onnx(model, folder / "model_int8.onnx", tables="int8")
+
+
+def take_turns(folder: Path, kinds: Sequence[str], rounds: int) -> Times:
+    """Each contestant's latencies. The first round only warms up."""
+    processes: dict[str, Any] = {}
+    found: Times = {}
+    try:
+        for kind in kinds:
+            processes[kind] = subprocess.Popen(
+                [sys.executable, str(PROGRAM), kind, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                bufsize=1, env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+            )  # fmt: skip
+            _answer(processes[kind], kind)
+        for batch, calls in BATCHES.items():
+            for round_ in range(-1, rounds):
+                order = list(kinds) if round_ % 2 == 0 else list(reversed(kinds))
+                for kind in order:
+                    processes[kind].stdin.write(f"{batch} {calls}\n")
+                    times = json.loads(_answer(processes[kind], kind))
+                    if round_ >= 0:
+                        found.setdefault((kind, batch), []).append(times)
+                        p50 = statistics.median(times)
+                        print(f"batch {batch}, round {round_ + 1}/{rounds}  {kind}: {p50:.3f} ms", file=sys.stderr)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    return found
+
+
+def _answer(process: Any, kind: str) -> str:
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{kind} ended with {process.wait()}")
+    return line
+
+
+def lines(found: Times, kinds: Sequence[str]) -> list[dict[str, str]]:
+    """A line per contestant: p50, p99, and how much faster than the best of PyTorch, round by round."""
+    table = []
+    for kind in kinds:
+        line = {"program": CONTESTANTS[kind]}
+        for batch in BATCHES:
+            rounds = found[kind, batch]
+            every = sorted(t for times in rounds for t in times)
+            mine = [statistics.median(times) for times in rounds]
+            best = [min(statistics.median(found[p, batch][r]) for p in PEERS if p in kinds) for r in range(len(rounds))]
+            faster = statistics.median(b / m for b, m in zip(best, mine, strict=True))
+            line[f"batch {batch}: p50, ms"] = f"{statistics.median(mine):.3f}"
+            line["p99" + " " * list(BATCHES).index(batch)] = f"{every[int(0.99 * len(every))]:.3f}"
+            line["× PyTorch's best" + " " * list(BATCHES).index(batch)] = f"{faster:.2f}"
+        table.append(line)
+    return table
+
+
+@click.command()
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(list(CONTESTANTS)), help="These contestants; all by default.")
+@click.option("--write", "into_results", is_flag=True, help="Put the table into RESULTS.md.")
+def main(rounds: int, only: tuple[str, ...], into_results: bool) -> None:
+    """Measure ours and PyTorch's in turns."""
+    kinds = list(only) or list(CONTESTANTS)
+    with tempfile.TemporaryDirectory() as name:
+        prepare(Path(name))
+        found = take_turns(Path(name), kinds, rounds)
+    text = markdown_table(lines(found, kinds))
+    click.echo(text)
+    if into_results:
+        calls = ", ".join(f"{calls} of {batch}" for batch, calls in BATCHES.items())
+        note = f"{machine()}, 26 tables of 100,000 rows × 16, medians of {rounds} rounds ({calls} rows)."
+        write_section("Answering requests", f"{note}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Does a written SavedModel answer as the live model did? Runs by itself, where neither Keras nor this package is imported.
+
+    python -P check.py MODEL REQUESTS.json
+
+Exit code 1 and a sentence if it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    for module in ("keras", "tf_keras", "keras_dlrm"):
+        sys.modules[module] = None  # type: ignore[assignment]  # an import of it is an error
+
+import numpy as np
+import tensorflow as tf
+
+# Tables of more bytes than this are not loaded a second time beside the live model: only the rows that are asked for.
+LOADED = 2**27
+
+
+def check(path: Path, requests: Mapping[str, Any], allowed: float) -> None:
+    """Ask each signature and compare.
+
+    Args:
+        path: Folder of the SavedModel.
+        requests: Signature → `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1), and `rows`, the
+            row ids of each table that the request looks up.
+        allowed: Largest difference.
+
+    Raises:
+        RuntimeError: it cannot be loaded, lacks a signature, or answers otherwise.
+    """
+    size = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    model = tf.saved_model.load(str(path)) if size <= LOADED else _with_rows(path, requests)
+    for name, entry in requests.items():
+        if name not in model.signatures:
+            raise RuntimeError(f"savedmodel: the written model lacks the signature {name!r}.")
+        for rows in (slice(None), slice(0, 1), slice(0, 0)):
+            answer = model.signatures[name](**_fed(name, entry, rows))
+            got = answer.get("probability", answer.get("outputs"))
+            if got is None:
+                got = answer["scores"][:, 1:]
+            expected = np.array(entry["expected"], np.float32).reshape(-1, 1)[rows]
+            difference = np.abs(got.numpy() - expected) if got.shape == expected.shape else np.array(np.inf)
+            # A row without a probability has none there either.
+            difference = np.where(np.isnan(got.numpy()) & np.isnan(expected), 0.0, difference)
+            if not np.max(difference, initial=0.0) <= allowed:
+                raise RuntimeError(
+                    f"savedmodel: the written model's {name} differs from the live one by {np.max(difference)}; at most "
+                    f"{allowed} is allowed."
+                )
+
+
+def feed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a request as tensors."""
+    return {name: tf.constant(given["values"], tf.as_dtype(given["dtype"])) for name, given in entry["inputs"].items()}
+
+
+def examples(inputs: Mapping[str, Any]) -> Any:
+    """Columns as serialised `tf.train.Example`s, missing values left out."""
+    columns = {name: np.asarray(given["values"]) for name, given in inputs.items()}
+    messages = []
+    for i in range(len(next(iter(columns.values())))):
+        example = tf.train.Example()
+        for name, given in inputs.items():
+            values = np.atleast_1d(columns[name][i]).tolist()
+            feature = example.features.feature[name]
+            if given["dtype"] == "string":
+                feature.bytes_list.value.extend(value.encode() for value in values if value)
+            elif given["dtype"] == "int64":
+                feature.int64_list.value.extend(values)
+            else:
+                feature.float_list.value.extend(value for value in values if value == value)
+            if not feature.ListFields() or not any(getattr(f, "value", ()) for _, f in feature.ListFields()):
+                del example.features.feature[name]
+        messages.append(example.SerializeToString(deterministic=True))
+    return tf.constant(messages, tf.string)
+
+
+def _fed(name: str, entry: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    if entry["examples"]:
+        return {"inputs": examples(entry["inputs"])[rows]}
+    fed = feed(entry)
+    return {key: value if key in entry["user_columns"] else value[rows] for key, value in fed.items()}
+
+
+def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
+    """The model, with those rows of its tables that requests look up."""
+    model = tf.saved_model.load(str(path), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True))
+    prefix = str(path / "variables" / "variables")
+    reader = tf.train.load_checkpoint(prefix)
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    for key in shapes:
+        place = key.split("/")
+        if key.endswith("/.ATTRIBUTES/VARIABLE_VALUE") and place[0] != "tables":
+            _at(model, place[:-2]).assign(reader.get_tensor(key))
+        elif place[0] == "tables":
+            variable, (rows, *rest) = _at(model, place[:-2]), shapes[key]
+            # Memory that nothing is written to takes none.
+            variable.assign(tf.raw_ops.Empty(shape=[rows, *rest], dtype=dtypes[key], init=False))
+            wanted = {row for entry in requests.values() for row in entry["rows"][int(place[1])]}
+            for row in sorted(wanted):
+                spec = f"{' '.join(map(str, [rows, *rest]))} {row},1{':-' * len(rest)}"
+                (values,) = tf.raw_ops.RestoreV2(
+                    prefix=prefix, tensor_names=[key], shape_and_slices=[spec], dtypes=[dtypes[key]]
+                )
+                variable.scatter_update(tf.IndexedSlices(values, [row]))
+    return model
+
+
+def _at(model: Any, place: list[str]) -> Any:
+    for name in place:
+        model = model[int(name)] if name.isdigit() else getattr(model, name)
+    return model
+
+
+def main(path: str, requests: str) -> None:
+    """Check, or end with a sentence."""
+    job = json.loads(Path(requests).read_text(encoding="utf-8"))
+    try:
+        check(Path(path), job["requests"], job["allowed"])
+    except RuntimeError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

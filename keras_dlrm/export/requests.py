@@ -1,0 +1,158 @@
+"""Requests to every signature of an exported model, and what the live model answers: for the self-check and the warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.columns import Categorical, Dense
+from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.vocabulary import HEX
+from keras_dlrm.export.signatures import WEIGHTS, model_columns, raw_columns, signature_names
+from keras_dlrm.schema import PADDING, Schema
+
+Request = dict[str, dict[str, Any]]
+
+
+def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
+    """A packed batch with ids from both ends of each vocabulary, padding, and ids out of range.
+
+    Args:
+        schema: A fitted schema.
+        rows: B.
+
+    Example:
+
+    >>> from keras_dlrm.schema import Categorical
+    >>> example_batch(Schema(categorical=[Categorical("C1", 10)]), rows=4)["sparse"].ravel().tolist()
+    [0, 9, -1, 10]
+    """
+    batch = {}
+    if schema.dense:
+        batch["dense"] = np.linspace(-1, 3, rows * schema.n_dense, dtype=np.float32).reshape(rows, -1)
+    if schema.categorical:
+        sizes = [int(c.vocabulary_size or 1) for c in schema.categorical for _ in range(c.hotness)]
+        choices = [np.zeros(len(sizes), int), np.array(sizes) - 1, np.full(len(sizes), -1), np.array(sizes)]
+        batch["sparse"] = np.stack([choices[i % 4] for i in range(rows)]).astype(np.int64)
+    if schema.weighted:
+        batch["weights"] = np.linspace(0.5, 2, rows * schema.width, dtype=np.float32).reshape(rows, -1)
+    return batch
+
+
+def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[Any]]:
+    """Raw rows: known values from both ends of each vocabulary, unseen and missing ones.
+
+    Args:
+        preprocessor: A fitted preprocessor.
+        rows: B.
+
+    Returns:
+        Values by column: numbers, texts (empty where missing) or, where the hotness is above 1, lists of them.
+    """
+    schema = preprocessor.schema
+    found: dict[str, list[Any]] = {}
+    for i, dense in enumerate(schema.dense):
+        found[dense.name] = [_dense_value(dense, i + j) for j in range(rows)]
+    for column in schema.categorical:
+        values = _values(preprocessor, column)
+        if column.hotness == 1:
+            found[column.name] = [values[j % len(values)] for j in range(rows)]
+        else:
+            found[column.name] = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
+    return found
+
+
+def requests(
+    schema: Schema, preprocessor: Preprocessor | None, user_columns: Sequence[str], default: str, rows: int = 5
+) -> dict[str, tuple[Request, dict[str, np.ndarray]]]:
+    """A request to each signature, and the packed batch that it stands for.
+
+    Args:
+        schema: The model's schema.
+        preprocessor: Whether there is one, and which.
+        user_columns: As in `savedmodel`.
+        default: As in `savedmodel`.
+        rows: Rows of a request.
+
+    Returns:
+        Signature → `(columns by input name as {"dtype", "values"}, packed batch)`. For `classify` and `regress` the columns
+        are those of the Examples.
+    """
+    packed = example_batch(schema, rows)
+    by_column = _request(model_columns(schema), _unpacked(schema, packed))
+    known = by_column, packed
+    if preprocessor is not None:
+        raw = example_rows(preprocessor, rows)
+        weights = {WEIGHTS: packed["weights"].tolist()} if schema.weighted else {}
+        batch = dict(preprocessor.transform({name: _transformable(values) for name, values in raw.items()}))
+        if schema.weighted:
+            batch["weights"] = packed["weights"]
+        known = _request(raw_columns(preprocessor), {**raw, **weights}), batch
+    found = {}
+    for name, kind in signature_names(preprocessor is not None, user_columns, default).items():
+        if kind == "packed":
+            widths = {"dense": "float32", "sparse": "int64", "weights": "float32"}
+            found[name] = {k: {"dtype": widths[k], "values": v.tolist()} for k, v in packed.items()}, packed
+        elif kind == "columns":
+            found[name] = by_column, packed
+        elif kind == "rank":
+            found[name] = _rank(schema, *known, user_columns)
+        else:
+            found[name] = known
+    return found
+
+
+def _rank(
+    schema: Schema, request: Request, batch: Mapping[str, np.ndarray], user_columns: Sequence[str]
+) -> tuple[Request, dict[str, np.ndarray]]:
+    """The first row's user beside the candidates of all rows."""
+    request = {
+        name: {**entry, "values": entry["values"][:1]} if name in user_columns else entry for name, entry in request.items()
+    }
+    batch = {key: np.array(values) for key, values in batch.items()}
+    for i, name in enumerate(schema.dense_names):
+        if name in user_columns:
+            batch["dense"][:, i] = batch["dense"][0, i]
+    for column, start in zip(schema.categorical, schema.offsets, strict=True):
+        if column.name in user_columns:
+            places = slice(start, start + column.hotness)
+            batch["sparse"][:, places] = batch["sparse"][0, places]
+    return request, batch
+
+
+def _request(columns: Sequence[Any], values: Mapping[str, Any]) -> Request:
+    return {c.name: {"dtype": c.dtype, "values": values[c.name]} for c in columns}
+
+
+def _unpacked(schema: Schema, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: batch["dense"][:, i].tolist() for i, name in enumerate(schema.dense_names)}
+    for column, start in zip(schema.categorical, schema.offsets, strict=True):
+        ids = batch["sparse"][:, start : start + column.hotness]
+        found[column.name] = (ids[:, 0] if column.hotness == 1 else ids).tolist()
+    if schema.weighted:
+        found[WEIGHTS] = batch["weights"].tolist()
+    return found
+
+
+def _dense_value(column: Dense, place: int) -> float:
+    return [0.5, float("nan"), 3.0, 41.0, 0.0][place % 5]
+
+
+def _values(preprocessor: Preprocessor, column: Categorical) -> list[Any]:
+    vocabulary = preprocessor.vocabularies.get(column.table_name)
+    if vocabulary is None:
+        if column.hashed:
+            return ["7", "a text", "", "9223372036854775807", "3.0"]
+        size = int(column.vocabulary_size or 1)
+        return [0, size - 1, PADDING, size // 2, 0]
+    known = [vocabulary.values[0], vocabulary.values[-1]] if len(vocabulary.values) else []
+    if vocabulary.keys.kind == HEX:
+        return [*(f"{int(key):x}" for key in known), "", "FFFFFFF1", "0"]
+    return [*known, "", "no such value", "-1"]
+
+
+def _transformable(values: list[Any]) -> list[Any]:
+    """As the preprocessor takes it: missing values inside of lists, too."""
+    return [[None if v == "" else v for v in value] if isinstance(value, list) else value for value in values]

@@ -1,0 +1,93 @@
+"""What a client may ask of an exported model: the names of the signatures and the columns that each takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.schema import Schema
+
+#: Inputs that are no columns of a schema.
+WEIGHTS, EXAMPLES = "weights", "inputs"
+DEFAULTS = ("packed", "columns", "raw")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """An input of a signature that takes named columns.
+
+    Attributes:
+        name: Name of the column, and of the input.
+        dtype: `"float32"`, `"float64"`, `"int64"` or `"string"`.
+        width: Values of a row: the input has shape (B, width), or (B,) where this is `None`.
+    """
+
+    name: str
+    dtype: str
+    width: int | None
+
+
+def model_columns(schema: Schema) -> tuple[Column, ...]:
+    """Columns as the model reads them: dense values, and ids padded with -1."""
+    dense = [Column(name, "float32", None) for name in schema.dense_names]
+    sparse = [Column(c.name, "int64", _width(c.hotness)) for c in schema.categorical]
+    return (*dense, *sparse, *_weights(schema))
+
+
+def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
+    """Columns as the log has them, before the preprocessor.
+
+    Dense values are float64 with NaN where missing, as a preprocessor computes; values that a vocabulary or a hash makes
+    ids of are strings, empty where missing; ids that came as ids are int64.
+    """
+    schema = preprocessor.schema
+    dense = [Column(name, "float64", None) for name in schema.dense_names]
+    sparse = [
+        Column(c.name, "string" if c.hashed or c.table_name in preprocessor.vocabularies else "int64", _width(c.hotness))
+        for c in schema.categorical
+    ]
+    return (*dense, *sparse, *_weights(schema))
+
+
+def signature_names(raw: bool, user_columns: Sequence[str], default: str) -> dict[str, str]:
+    """Signature name → what it takes: `packed`, `columns`, `raw`, `rank`, `classify` or `regress`.
+
+    Args:
+        raw: Whether there is a preprocessor.
+        user_columns: As in `savedmodel`.
+        default: What `serving_default` takes.
+    """
+    kinds = ["packed", "columns", *(["raw"] if raw else []), *(["rank"] if user_columns else []), "classify", "regress"]
+    return {"serving_default": default, **{kind: kind for kind in kinds}}
+
+
+def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) -> None:
+    """Raise where the arguments of `savedmodel` fit neither each other nor the schema.
+
+    Raises:
+        ValueError, TypeError: the message names the argument.
+    """
+    if default not in DEFAULTS:
+        raise ValueError(f"savedmodel: default={default!r} is unknown; use one of {DEFAULTS}.")
+    if default == "raw" and not raw:
+        raise ValueError("savedmodel: default='raw' needs the preprocessor that made the training data; give preprocessor=….")
+    if isinstance(user_columns, str) or not all(isinstance(name, str) for name in user_columns):
+        raise TypeError(f"savedmodel: user_columns={user_columns!r} must be a list of column names.")
+    names = [*schema.dense_names, *schema.categorical_names]
+    for name in user_columns:
+        if name not in names:
+            raise ValueError(f"savedmodel: user_columns names {name!r}; the schema has {names}.")
+    if user_columns and set(user_columns) == set(names):
+        raise ValueError("savedmodel: user_columns names every column; leave those out in which candidates differ.")
+    for name in names:
+        if name == WEIGHTS and schema.weighted:
+            raise ValueError(f"savedmodel: column {name!r} has the name of the input of per-id weights; rename the column.")
+
+
+def _width(hotness: int) -> int | None:
+    return None if hotness == 1 else hotness
+
+
+def _weights(schema: Schema) -> list[Column]:
+    return [Column(WEIGHTS, "float32", schema.width)] if schema.weighted else []

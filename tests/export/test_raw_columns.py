@@ -1,0 +1,115 @@
+"""The preprocessor inside a graph gives the ids and values that it gives on the host."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_dlrm as kd
+from keras_dlrm.columns import Dense
+from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.vocabulary import HEX, Keys
+from keras_dlrm.export.signatures import raw_columns
+
+pytest.importorskip("tensorflow")
+from keras_dlrm.export.tensorflow_columns import RawColumns, hashed_ids  # noqa: E402
+
+TEXTS = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=6),
+    st.sampled_from(["", "-1", "-1.0", "3", "3.0", "+3.00", "03", "٣.0", "a\nb", "a\\nb", "\\", "\r", " 3", "1e3", "x\x00y"]),
+    st.integers(-(2**70), 2**70).map(str),
+)
+SETTINGS = settings(max_examples=60, deadline=None)
+
+
+def in_graph(preprocessor, folder, columns):
+    module = RawColumns(preprocessor, raw_columns(preprocessor), folder)
+    return {k: v.numpy() for k, v in module.pack(columns).items()}
+
+
+def padded(values):
+    return [v or "" for v in values]
+
+
+@SETTINGS
+@given(
+    st.lists(TEXTS, max_size=8), st.lists(TEXTS, min_size=1, max_size=12), st.sampled_from([None, 0, 2]), st.integers(1, 3)
+)
+def test_texts_get_the_ids_of_the_host(tmp_path_factory, train, asked, oov, oov_rows):
+    column = kd.Categorical("c", oov=oov, oov_rows=1 if oov is None else oov_rows)
+    preprocessor = Preprocessor.fit(kd.Schema(categorical=[column]), pl.DataFrame({"c": train}, schema={"c": pl.String}))
+    asked = [*asked, *train]
+    expected = preprocessor.transform(pl.DataFrame({"c": asked}))["sparse"]
+    got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"c": np.array([a.encode() for a in asked], object)})
+    assert got["sparse"].tolist() == expected.tolist()
+
+
+@SETTINGS
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=8), st.lists(st.integers(0, 2**64 - 1), min_size=1), st.sampled_from([None, 10_000_000, 5]))
+def test_hexadecimal_digits_get_the_ids_of_the_host(tmp_path_factory, train, asked, modulo):
+    schema = kd.Schema(categorical=[kd.Categorical("c", oov_rows=2)])
+    texts = [f"{n:x}" for n in train]
+    preprocessor = Preprocessor.fit(schema, pl.DataFrame({"c": texts}, schema={"c": pl.String}), {"c": Keys(HEX, modulo)})
+    asked = [*(f"{n:08X}" for n in asked), *texts, ""]
+    expected = preprocessor.transform(pl.DataFrame({"c": asked}))["sparse"]
+    got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"c": np.array([a.encode() for a in asked], object)})
+    assert got["sparse"].tolist() == expected.tolist()
+
+
+def test_what_is_no_hexadecimal_number_is_an_unseen_value(tmp_path):
+    preprocessor = Preprocessor.fit(
+        kd.Schema(categorical=[kd.Categorical("c", oov=1)]), pl.DataFrame({"c": ["a", "b", "c"]}), {"c": Keys(HEX, None)}
+    )
+    got = in_graph(preprocessor, tmp_path, {"c": np.array([b"a", b"xyz", b"-1", b"+b", b"1" * 17, b"0" * 20 + b"b"], object)})
+    assert got["sparse"].ravel().tolist() == [0, 1, 1, 1, 1, 2]
+
+
+@SETTINGS
+@given(st.lists(TEXTS, min_size=1, max_size=20))
+def test_hashed_texts_get_the_ids_of_the_host(asked):
+    schema = kd.Schema(categorical=[kd.Categorical("c", 1000, hashed=True)])
+    kept = [a for a in asked if not (a.lstrip("-+").isdigit() and a.startswith("-") and int(a) < -1)]
+    if not kept:
+        return
+    try:
+        expected = Preprocessor.identity(schema).transform(pl.DataFrame({"c": kept}))["sparse"].ravel()
+    except ValueError:  # a negative id, which the host refuses
+        return
+    from keras_dlrm.hashing import fold
+
+    assert fold(hashed_ids(np.array([a.encode() for a in kept], object)).numpy()).tolist() == expected.tolist()
+
+
+@SETTINGS
+@given(
+    st.sampled_from(["none", "log1p", "standardise", "log1p_standardise", "quantile", "log_above_minimum"]),
+    st.lists(st.floats(-1e9, 1e9, width=32), min_size=1, max_size=20),
+    st.lists(st.one_of(st.none(), st.floats(-1e30, 1e30)), min_size=1, max_size=20),
+)
+def test_dense_values_are_those_of_the_host(tmp_path_factory, transform, train, asked):
+    schema = kd.Schema(dense=[Dense("d", transform, missing=7.0)])
+    preprocessor = Preprocessor.fit(schema, pl.DataFrame({"d": train}, schema={"d": pl.Float64}))
+    frame = pl.DataFrame({"d": [*asked, *train]}, schema={"d": pl.Float64})
+    try:
+        expected = preprocessor.transform(frame)["dense"]
+    except ValueError:  # beyond float32
+        return
+    values = frame["d"].fill_null(float("nan")).to_numpy()
+    got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"d": values})["dense"]
+    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_dense_values_that_the_host_refuses_become_nan(tmp_path):
+    preprocessor = Preprocessor.identity(kd.Schema(dense=["d"]))
+    got = in_graph(preprocessor, tmp_path, {"d": np.array([np.inf, -np.inf, 1e300, 1.0])})["dense"]
+    assert np.isnan(got.ravel()).tolist() == [True, True, True, False]
+
+
+def test_a_grown_vocabulary_keeps_its_ids(tmp_path):
+    schema = kd.Schema(categorical=[kd.Categorical("c", oov=5, oov_rows=2)])
+    first = Preprocessor.fit(schema, pl.DataFrame({"c": ["a", "b"]}))
+    grown = first.grow(pl.DataFrame({"c": ["x", "y", "a"]}))
+    asked = ["a", "b", "x", "y", "z", "zz", ""]
+    got = in_graph(grown, tmp_path, {"c": np.array([a.encode() for a in asked], object)})
+    assert got["sparse"].tolist() == grown.transform({"c": asked})["sparse"].tolist()

@@ -1,0 +1,169 @@
+"""Every signature of an exported model answers as the live model does, from each backend; what is refused."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+import keras_dlrm as kd
+from keras_dlrm.columns import Dense
+from keras_dlrm.data.preprocessor import Preprocessor
+
+SCHEMA = kd.Schema(
+    dense=[Dense("price", "log1p_standardise"), Dense("age", "quantile", missing=-1.0), "plain"],
+    categorical=[
+        kd.Categorical("city", oov=1),
+        kd.Categorical("tags", hotness=3, combiner="mean", oov_rows=2),
+        kd.Categorical("device", 4),
+        kd.Categorical("agent", 50, hashed=True),
+        kd.Categorical("user id/é", oov=None),
+    ],
+    label="click",
+)
+ROWS = pl.DataFrame(
+    {
+        "price": [0.5, 3.0, None, 1e6, 0.0, 7.0],
+        "age": [20.0, 30.0, 31.0, None, 60.0, 61.0],
+        "plain": [0.0, -1.0, 2.0, 3.0, 4.0, None],
+        "city": ["Rome", "Oslo", "Rome", "a\\b\nc\rd", "", "3.0"],
+        "tags": [["x", "y"], ["x"], [], ["z", "x", "y"], ["w"], None],
+        "device": [0, 1, 2, 3, 1, -1],
+        "agent": ["curl", "77", "7.0", "", "Köln", "9223372036854775808"],
+        "user id/é": ["u1", "u2", "u1", "u3", "u4", "u5"],
+    }
+)
+ASK = """
+import json, sys
+for name in ("keras", "tf_keras", "keras_dlrm"):
+    sys.modules[name] = None
+import numpy as np, tensorflow as tf
+served = tf.compat.v1.Session(graph=tf.Graph())
+with served.graph.as_default():
+    graph = tf.compat.v1.saved_model.load(served, ["serve"], sys.argv[1])
+answers = []
+for name, inputs in json.load(sys.stdin):
+    signature = graph.signature_def[name]
+    fed = {signature.inputs[k].name: np.array(v, tf.as_dtype(signature.inputs[k].dtype).as_numpy_dtype) for k, v in inputs.items()}
+    out = served.run({k: v.name for k, v in signature.outputs.items()}, fed)
+    answers.append({k: np.asarray(v).tolist() for k, v in out.items() if k != "classes"})
+print(json.dumps(answers))
+"""
+
+
+def ask(path, requests):
+    """Answers of the TF1 loader in a process that has neither Keras nor this package."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(path)], input=json.dumps(requests), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    preprocessor = Preprocessor.fit(SCHEMA, ROWS)
+    model = kd.models.DLRM(preprocessor.schema, 8, [16, 8], [16, 1], seed=1)
+    path = kd.export.savedmodel(
+        model, tmp_path_factory.mktemp("published"), preprocessor, user_columns=["price", "city", "tags"], default="raw",
+        metrics={"auc": 0.75},
+    )  # fmt: skip
+    return model, preprocessor, path
+
+
+def raw_request(frame):
+    """A frame as a client sends it: NaN and empty texts where a value is missing, lists filled up."""
+    request = {}
+    for name in SCHEMA.dense_names:
+        request[name] = frame[name].fill_null(float("nan")).to_list()
+    for column in SCHEMA.categorical:
+        values = frame[column.name].to_list()
+        if column.hotness > 1:
+            request[column.name] = [[*(v or []), *[""] * (column.hotness - len(v or []))] for v in values]
+        elif column.name == "device":
+            request[column.name] = values
+        else:
+            request[column.name] = [v or "" for v in values]
+    return request
+
+
+def test_raw_columns_go_through_the_preprocessor_inside_the_graph(published):
+    model, preprocessor, path = published
+    unseen = ROWS.with_columns(pl.lit("Lima").alias("city"), pl.lit("u9").alias("user id/é"))
+    for frame in (ROWS, unseen, ROWS.head(1)):
+        expected = model.predict(preprocessor.transform(frame), verbose=0)
+        for name in ("raw", "serving_default"):
+            (answer,) = ask(path, [[name, raw_request(frame)]])
+            np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
+
+
+def test_rank_scores_candidates_for_one_user(published):
+    model, preprocessor, path = published
+    request = raw_request(ROWS)
+    user = {name: request[name][2:3] for name in ("price", "city", "tags")}
+    same = ROWS.with_columns(*(pl.Series(n, [ROWS[n][2]] * len(ROWS), ROWS[n].dtype) for n in user))
+    none = {**{name: [] for name in request}, **user}
+    answers = ask(path, [["rank", {**request, **user}], ["rank", none]] if False else [["rank", {**request, **user}]])
+    np.testing.assert_allclose(answers[0]["probability"], model.predict(preprocessor.transform(same), verbose=0), atol=1e-6)
+
+
+def test_model_columns_and_packed_batches_answer_alike(published):
+    model, preprocessor, path = published
+    batch = preprocessor.transform(ROWS)
+    columns = {name: batch["dense"][:, i].tolist() for i, name in enumerate(SCHEMA.dense_names)}
+    for column, start in zip(SCHEMA.categorical, SCHEMA.offsets, strict=True):
+        ids = batch["sparse"][:, start : start + column.hotness]
+        columns[column.name] = (ids if column.hotness > 1 else ids[:, 0]).tolist()
+    packed = {key: values.tolist() for key, values in batch.items()}
+    expected = model.predict(batch, verbose=0)
+    for answer in ask(path, [["columns", columns], ["packed", packed]]):
+        np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
+
+
+def test_the_manifest_says_what_was_published_and_verifies(published):
+    model, _, path = published
+    manifest = kd.export.verify(path)
+    assert manifest["model"] == {"class": "DLRM", "name": model.name, "parameters": model.count_params()}
+    assert manifest["metrics"] == {"auc": 0.75}
+    assert manifest["signatures"]["serving_default"] == "raw"
+    assert manifest["tables"]["tags"]["width"] == 8
+    assert Preprocessor.load(path / "assets.extra" / "preprocessor").schema == model.schema
+
+
+def test_a_damaged_missing_or_added_file_does_not_verify(published, tmp_path):
+    import shutil
+
+    path = shutil.copytree(published[2], tmp_path / "1")
+    (path / "stray").write_text("x")
+    with pytest.raises(ValueError, match="stray is not in the manifest"):
+        kd.export.verify(path)
+    (path / "stray").unlink()
+    data = next(path.glob("variables/*.data*"))
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=rf"{data.name} is damaged"):
+        kd.export.verify(path)
+    data.unlink()
+    with pytest.raises(ValueError, match=rf"{data.name} is missing"):
+        kd.export.verify(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"default": "raw"}, "default='raw' needs the preprocessor"),
+        ({"default": "packs"}, "default='packs' is unknown"),
+        ({"user_columns": ["nobody"]}, "user_columns names 'nobody'"),
+        ({"user_columns": ["a", "b"]}, "names every column"),
+        ({"user_columns": "a"}, "must be a list of column names"),
+        ({"preprocessor": Preprocessor.identity(kd.Schema(categorical=[kd.Categorical("a", 4)]))}, "column 'a' of the prep"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, options, message):
+    schema = kd.Schema(categorical=[kd.Categorical("a", 3), kd.Categorical("b", 2)])
+    model = kd.models.DLRM(schema, 2, None, [1], seed=0)
+    with pytest.raises((ValueError, TypeError), match=message):
+        kd.export.savedmodel(model, tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
