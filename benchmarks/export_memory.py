@@ -51,7 +51,8 @@ def measure(shape: str, tables: str) -> tuple[int, int, float, int]:
 
     of = SHAPES[shape]
     schema = kd.Schema(
-        dense=[f"I{i}" for i in range(of.n_dense)], categorical=[kd.Categorical(f"C{i}", n) for i, n in enumerate(of.rows)]
+        dense=[f"I{i}" for i in range(of.n_dense)],
+        categorical=[kd.Categorical(f"C{i}", n) for i, n in enumerate(of.rows)],
     )
     model = kd.models.DLRM(schema, of.dim, bottom_mlp=list(of.bottom), top_mlp=list(of.top), seed=0)
     model.predict(example_batch(schema), verbose=0)

@@ -44,7 +44,9 @@ def prepare(folder: Path) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras_dlrm as kd
 
-    schema = kd.Schema(dense=[f"I{i}" for i in range(13)], categorical=[kd.Categorical(f"C{i}", 100_000) for i in range(26)])
+    schema = kd.Schema(
+        dense=[f"I{i}" for i in range(13)], categorical=[kd.Categorical(f"C{i}", 100_000) for i in range(26)]
+    )
     model = kd.models.DLRM(schema, 16, bottom_mlp=[512, 256, 64, 16], top_mlp=[512, 256, 1], seed=0)
     model.predict({"dense": np.zeros((1, 13), np.float32), "sparse": np.zeros((1, 26), np.int64)}, verbose=0)
     model.save(folder / "model.keras")

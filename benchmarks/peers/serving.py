@@ -105,7 +105,8 @@ def main() -> None:
     for line in sys.stdin:
         batch, calls = map(int, line.split())
         requests = [
-            (draw.random((batch, 13), np.float32), draw.integers(0, 100_000, (batch, 26))) for _ in range(min(calls, 64))
+            (draw.random((batch, 13), np.float32), draw.integers(0, 100_000, (batch, 26)))
+            for _ in range(min(calls, 64))
         ]
         times = []
         for i in range(calls):

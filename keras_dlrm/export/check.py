@@ -87,7 +87,7 @@ def _fed(name: str, entry: Mapping[str, Any], rows: slice) -> dict[str, Any]:
     if entry["examples"]:
         return {"inputs": examples(entry["inputs"])[rows]}
     fed = feed(entry)
-    return {key: value if key in entry["user_columns"] else value[rows] for key, value in fed.items()}
+    return {key: value if key in entry["user_inputs"] else value[rows] for key, value in fed.items()}
 
 
 def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:

@@ -77,7 +77,9 @@ def verify(path: str | Path) -> dict[str, Any]:
 def git_revision() -> str | None:
     """The commit of the working folder, with `+` behind it where files have changed since; `None` outside of git."""
     try:
-        found = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True)
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True
+        )
     except OSError:
         return None
     return found.stdout.strip() or None

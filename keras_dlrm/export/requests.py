@@ -10,7 +10,7 @@ import numpy as np
 from keras_dlrm.columns import Categorical, Dense
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.vocabulary import HEX
-from keras_dlrm.export.signatures import WEIGHTS, model_columns, raw_columns, signature_names
+from keras_dlrm.export.signatures import WEIGHTS, Column, model_columns, raw_columns, signature_names
 from keras_dlrm.schema import PADDING, Schema
 
 Request = dict[str, dict[str, Any]]
@@ -77,30 +77,34 @@ def requests(
         rows: Rows of a request.
 
     Returns:
-        Signature → `(columns by input name as {"dtype", "values"}, packed batch)`. For `classify` and `regress` the columns
-        are those of the Examples.
+        Signature → `(inputs by name as {"dtype", "values"}, packed batch)`. For `classify` and `regress` they are the columns
+        of the Examples.
     """
     packed = example_batch(schema, rows)
-    by_column = _request(model_columns(schema), _unpacked(schema, packed))
-    known = by_column, packed
+    columns: Sequence[Column] = model_columns(schema)
+    by_column = _request(columns, _unpacked(schema, packed))
+    known, batch = by_column, packed
     if preprocessor is not None:
         raw = example_rows(preprocessor, rows)
         weights = {WEIGHTS: packed["weights"].tolist()} if schema.weighted else {}
         batch = dict(preprocessor.transform({name: _transformable(values) for name, values in raw.items()}))
         if schema.weighted:
             batch["weights"] = packed["weights"]
-        known = _request(raw_columns(preprocessor), {**raw, **weights}), batch
+        columns = raw_columns(preprocessor)
+        known = _request(columns, {**raw, **weights})
+    inputs = {c.name: c.input for c in columns}
     found = {}
     for name, kind in signature_names(preprocessor is not None, user_columns, default).items():
         if kind == "packed":
             widths = {"dense": "float32", "sparse": "int64", "weights": "float32"}
             found[name] = {k: {"dtype": widths[k], "values": v.tolist()} for k, v in packed.items()}, packed
         elif kind == "columns":
-            found[name] = by_column, packed
-        elif kind == "rank":
-            found[name] = _rank(schema, *known, user_columns)
+            found[name] = {inputs[key]: entry for key, entry in by_column.items()}, packed
+        elif kind in ("classify", "regress"):
+            found[name] = known, batch
         else:
-            found[name] = known
+            request, asked = _rank(schema, known, batch, user_columns) if kind == "rank" else (known, batch)
+            found[name] = {inputs[key]: entry for key, entry in request.items()}, asked
     return found
 
 
@@ -109,7 +113,8 @@ def _rank(
 ) -> tuple[Request, dict[str, np.ndarray]]:
     """The first row's user beside the candidates of all rows."""
     request = {
-        name: {**entry, "values": entry["values"][:1]} if name in user_columns else entry for name, entry in request.items()
+        name: {**entry, "values": entry["values"][:1]} if name in user_columns else entry
+        for name, entry in request.items()
     }
     batch = {key: np.array(values) for key, values in batch.items()}
     for i, name in enumerate(schema.dense_names):
@@ -122,7 +127,7 @@ def _rank(
     return request, batch
 
 
-def _request(columns: Sequence[Any], values: Mapping[str, Any]) -> Request:
+def _request(columns: Sequence[Column], values: Mapping[str, Any]) -> Request:
     return {c.name: {"dtype": c.dtype, "values": values[c.name]} for c in columns}
 
 

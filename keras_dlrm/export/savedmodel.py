@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ def _write(model: Any, preprocessor: Any, path: Path, job: Mapping[str, Any]) ->
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
+        columns = signatures.model_columns(model.schema)
         kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
         entries = {
             signature: {
@@ -145,14 +146,18 @@ def _write(model: Any, preprocessor: Any, path: Path, job: Mapping[str, Any]) ->
                 "batch": {key: values.tolist() for key, values in batch.items()},
                 "expected": np.asarray(model.predict(batch, verbose=0)).tolist(),
                 "examples": kinds[signature] in ("classify", "regress"),
-                "user_columns": list(job["user_columns"]) if signature == "rank" else [],
+                "user_inputs": [c.input for c in columns if signature == "rank" and c.name in job["user_columns"]],
             }
             for signature, (inputs, batch) in asked.items()
         }
-        _save(folder / "requests.json", {"requests": entries, "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02})
+        _save(
+            folder / "requests.json",
+            {"requests": entries, "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02},
+        )
         tables = [] if model.embeddings is None else model.embeddings.tables
         weights: dict[str, Any] = {
-            f"w{i}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(v for v in model.weights if not is_table(v))
+            f"w{i}": keras.ops.convert_to_numpy(v.value)
+            for i, v in enumerate(v for v in model.weights if not is_table(v))
         }
         np.savez(folder / "weights.npz", **weights)
         if preprocessor is not None:
@@ -186,7 +191,9 @@ def _write(model: Any, preprocessor: Any, path: Path, job: Mapping[str, Any]) ->
     stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
     needed = sum(v.value.nbytes if hasattr(v.value, "nbytes") else _bytes(v) for v in model.weights)
     if stored > _SHARE * needed + _ROOM:
-        raise RuntimeError(f"savedmodel: the variables take {stored:,} bytes for weights of {needed:,}; that is a defect here.")
+        raise RuntimeError(
+            f"savedmodel: the variables take {stored:,} bytes for weights of {needed:,}; that is a defect here."
+        )
 
 
 def _part_rows(table: Any) -> int:
@@ -198,15 +205,17 @@ def _bytes(variable: Any) -> int:
     return int(np.prod(variable.shape)) * (2 if "16" in variable.dtype else 4)
 
 
-def _run(command: Sequence[str], folder: Path, rows: Iterator[np.ndarray] = iter(())) -> str:
+def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) -> str:
     """Run a program that Keras is on TensorFlow in, passing it rows. The end of what it complains of, if it fails."""
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with open(folder / "stderr", "w+b") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+        )
         try:
             for part in rows:
-                process.stdin.write(memoryview(np.ascontiguousarray(part)).cast("B"))  # type: ignore[union-attr]
+                process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
             process.stdin.close()  # type: ignore[union-attr]
         except BrokenPipeError:
             pass  # What it says is told below.
@@ -229,6 +238,7 @@ def _described(model: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         "tables": {name: {"rows": rows, "width": width, "dtype": dtype} for name, (rows, width) in columns.items()},
         "signatures": signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"]),
         "user_columns": job["user_columns"],
+        "inputs": {c.name: c.input for c in signatures.model_columns(model.schema)},
         "warm_up": job["warm_up"],
     }
 

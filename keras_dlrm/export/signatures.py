@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from keras_dlrm.data.preprocessor import Preprocessor
@@ -18,7 +19,7 @@ class Column:
     """An input of a signature that takes named columns.
 
     Attributes:
-        name: Name of the column, and of the input.
+        name: Name of the column.
         dtype: `"float32"`, `"float64"`, `"int64"` or `"string"`.
         width: Values of a row: the input has shape (B, width), or (B,) where this is `None`.
     """
@@ -26,6 +27,12 @@ class Column:
     name: str
     dtype: str
     width: int | None
+
+    @property
+    def input(self) -> str:
+        """Name of the input: the column's, with `_` for what TensorFlow's graphs take in no name."""
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", self.name)
+        return plain if plain[0].isalpha() else f"arg_{plain}"
 
 
 def model_columns(schema: Schema) -> tuple[Column, ...]:
@@ -44,7 +51,9 @@ def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     schema = preprocessor.schema
     dense = [Column(name, "float64", None) for name in schema.dense_names]
     sparse = [
-        Column(c.name, "string" if c.hashed or c.table_name in preprocessor.vocabularies else "int64", _width(c.hotness))
+        Column(
+            c.name, "string" if c.hashed or c.table_name in preprocessor.vocabularies else "int64", _width(c.hotness)
+        )
         for c in schema.categorical
     ]
     return (*dense, *sparse, *_weights(schema))
@@ -71,7 +80,9 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
     if default not in DEFAULTS:
         raise ValueError(f"savedmodel: default={default!r} is unknown; use one of {DEFAULTS}.")
     if default == "raw" and not raw:
-        raise ValueError("savedmodel: default='raw' needs the preprocessor that made the training data; give preprocessor=….")
+        raise ValueError(
+            "savedmodel: default='raw' needs the preprocessor that made the training data; give preprocessor=…."
+        )
     if isinstance(user_columns, str) or not all(isinstance(name, str) for name in user_columns):
         raise TypeError(f"savedmodel: user_columns={user_columns!r} must be a list of column names.")
     names = [*schema.dense_names, *schema.categorical_names]
@@ -80,9 +91,17 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
             raise ValueError(f"savedmodel: user_columns names {name!r}; the schema has {names}.")
     if user_columns and set(user_columns) == set(names):
         raise ValueError("savedmodel: user_columns names every column; leave those out in which candidates differ.")
-    for name in names:
-        if name == WEIGHTS and schema.weighted:
-            raise ValueError(f"savedmodel: column {name!r} has the name of the input of per-id weights; rename the column.")
+    inputs: dict[str, str] = {}
+    for column in model_columns(schema):
+        other = inputs.setdefault(column.input, column.name)
+        if other != column.name:
+            raise ValueError(
+                f"savedmodel: columns {other!r} and {column.name!r} would both be the input {column.input!r}; rename one."
+            )
+    if schema.weighted and WEIGHTS in names:
+        raise ValueError(
+            f"savedmodel: column {WEIGHTS!r} has the name of the input of per-id weights; rename the column."
+        )
 
 
 def _width(hotness: int) -> int | None:

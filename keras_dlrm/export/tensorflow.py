@@ -136,17 +136,18 @@ def _packed(schema: Any, serve: Serve) -> Any:
 
 
 def _columns(columns: ModelColumns, serve: Serve) -> Any:
-    return _function(lambda inputs: {"probability": serve(columns.pack(inputs))}, columns.specs())
+    return _function(lambda inputs: {"probability": serve(columns.pack(columns.named(inputs)))}, columns.specs())
 
 
 def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
     """One row of the user's columns, and a row per candidate of the others."""
     specs = columns.specs(dict.fromkeys(user, 1))
-    candidates = next(name for name in specs if name not in user)
+    candidates = next(c.name for c in columns.columns if c.name not in user)
 
     def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        count = tf.shape(inputs[candidates])[0]
-        every = {n: tf.repeat(v, count, axis=0) if n in user else v for n, v in inputs.items()}
+        given = columns.named(inputs)
+        count = tf.shape(given[candidates])[0]
+        every = {n: tf.repeat(v, count, axis=0) if n in user else v for n, v in given.items()}
         return {"probability": serve(columns.pack(every))}
 
     return _function(rank, specs)

@@ -22,7 +22,9 @@ class ServedTables:
 
     def __init__(self, tables: list[Any], dtype: str) -> None:
         self.variables = [
-            tf.Variable(tf.zeros([1, t.shape[1]], dtype), shape=[None, t.shape[1]], trainable=False, name=f"tables_{t.shape[1]}")
+            tf.Variable(
+                tf.zeros([1, t.shape[1]], dtype), shape=[None, t.shape[1]], trainable=False, name=f"tables_{t.shape[1]}"
+            )
             for t in tables
         ]
         self._by_table = {id(table): variable for table, variable in zip(tables, self.variables, strict=True)}

@@ -40,24 +40,28 @@ class ModelColumns(tf.Module):
         """Inputs by name; `rows` fixes how many rows a column has."""
         rows = rows or {}
         return {
-            c.name: tf.TensorSpec(
-                [rows.get(c.name), *([] if c.width is None else [c.width])], tf.as_dtype(c.dtype), name=c.name
+            c.input: tf.TensorSpec(
+                [rows.get(c.name), *([] if c.width is None else [c.width])], tf.as_dtype(c.dtype), name=c.input
             )
             for c in self.columns
         }
 
-    def pack(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def named(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs → columns."""
+        return {c.name: inputs[c.input] for c in self.columns}
+
+    def pack(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Columns (B,) or (B, width) → packed batch."""
         batch = {}
         if self.schema.dense:
-            batch["dense"] = tf.stack([self.dense(i, inputs[n]) for i, n in enumerate(self.schema.dense_names)], axis=1)
+            batch["dense"] = tf.stack(
+                [self.dense(i, columns[n]) for i, n in enumerate(self.schema.dense_names)], axis=1
+            )
         if self.schema.categorical:
-            parts = [
-                tf.reshape(self.ids(c, inputs[c.name]), [-1, c.hotness]) for c in self.schema.categorical
-            ]
+            parts = [tf.reshape(self.ids(c, columns[c.name]), [-1, c.hotness]) for c in self.schema.categorical]
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
-            batch[WEIGHTS] = inputs[WEIGHTS]
+            batch[WEIGHTS] = columns[WEIGHTS]
         return batch
 
     def dense(self, index: int, values: Any) -> Any:
@@ -166,7 +170,7 @@ class VocabularyLookup(tf.Module):
         if valid is not None:
             found = tf.where(valid, found, tf.constant(self._unseen, tf.int64))
         if self._oov_rows > 1:
-            texts = tf.strings.as_string(keys) if self._hex else keys
+            texts = tf.strings.as_string(tf.bitcast(keys, tf.uint64)) if self._hex else keys
             cold = tf.strings.to_hash_bucket_strong(texts, self._oov_rows, key=list(KEY))
             found = tf.where(found == self._unseen, found + cold, found)
         return tf.where(missing, tf.constant(PADDING, tf.int64), found)
@@ -223,8 +227,9 @@ def _hex_keys(values: Any, modulo: int | None) -> tuple[Any, Any, Any]:
     texts = tf.strings.regex_replace(tf.where(values == "", "0", values), "^0+([0-9a-fA-F])", r"\1")
     valid = tf.strings.regex_full_match(texts, "[0-9a-fA-F]{1,16}")
     padded = tf.strings.substr(tf.strings.join(["0" * 16, tf.where(valid, texts, "0")]), -16, 16)
-    code = tf.cast(tf.io.decode_raw(padded, tf.uint8, fixed_length=16), tf.int64)
-    digit = code - tf.where(code >= ord("a"), ord("a") - 10, tf.where(code >= ord("A"), ord("A") - 10, ord("0")))
+    code = tf.cast(tf.io.decode_raw(padded, tf.uint8, fixed_length=16), tf.int32)
+    zero = tf.where(code >= ord("a"), ord("a") - 10, tf.where(code >= ord("A"), ord("A") - 10, ord("0")))
+    digit = tf.cast(code - zero, tf.int64)
     places = tf.constant([16**i for i in reversed(range(8))], tf.int64)
     high, low = (tf.reduce_sum(part * places, axis=-1) for part in (digit[..., :8], digit[..., 8:]))
     if modulo is None:

@@ -12,12 +12,14 @@ from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.vocabulary import HEX, Keys
 from keras_dlrm.export.signatures import raw_columns
 
-pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow")
 from keras_dlrm.export.tensorflow_columns import RawColumns, hashed_ids  # noqa: E402
 
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=6),
-    st.sampled_from(["", "-1", "-1.0", "3", "3.0", "+3.00", "03", "٣.0", "a\nb", "a\\nb", "\\", "\r", " 3", "1e3", "x\x00y"]),
+    st.sampled_from(
+        ["", "-1", "-1.0", "3", "3.0", "+3.00", "03", "٣.0", "a\nb", "a\\nb", "\\", "\r", " 3", "1e3", "x\x00y"]
+    ),
     st.integers(-(2**70), 2**70).map(str),
 )
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -25,7 +27,7 @@ SETTINGS = settings(max_examples=60, deadline=None)
 
 def in_graph(preprocessor, folder, columns):
     module = RawColumns(preprocessor, raw_columns(preprocessor), folder)
-    return {k: v.numpy() for k, v in module.pack(columns).items()}
+    return {k: v.numpy() for k, v in module.pack({k: tf.constant(v) for k, v in columns.items()}).items()}
 
 
 def padded(values):
@@ -34,11 +36,16 @@ def padded(values):
 
 @SETTINGS
 @given(
-    st.lists(TEXTS, max_size=8), st.lists(TEXTS, min_size=1, max_size=12), st.sampled_from([None, 0, 2]), st.integers(1, 3)
+    st.lists(TEXTS, max_size=8),
+    st.lists(TEXTS, min_size=1, max_size=12),
+    st.sampled_from([None, 0, 2]),
+    st.integers(1, 3),
 )
 def test_texts_get_the_ids_of_the_host(tmp_path_factory, train, asked, oov, oov_rows):
     column = kd.Categorical("c", oov=oov, oov_rows=1 if oov is None else oov_rows)
-    preprocessor = Preprocessor.fit(kd.Schema(categorical=[column]), pl.DataFrame({"c": train}, schema={"c": pl.String}))
+    preprocessor = Preprocessor.fit(
+        kd.Schema(categorical=[column]), pl.DataFrame({"c": train}, schema={"c": pl.String})
+    )
     asked = [*asked, *train]
     expected = preprocessor.transform(pl.DataFrame({"c": asked}))["sparse"]
     got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"c": np.array([a.encode() for a in asked], object)})
@@ -46,11 +53,17 @@ def test_texts_get_the_ids_of_the_host(tmp_path_factory, train, asked, oov, oov_
 
 
 @SETTINGS
-@given(st.lists(st.integers(0, 2**64 - 1), max_size=8), st.lists(st.integers(0, 2**64 - 1), min_size=1), st.sampled_from([None, 10_000_000, 5]))
+@given(
+    st.lists(st.integers(0, 2**64 - 1), max_size=8),
+    st.lists(st.integers(0, 2**64 - 1), min_size=1),
+    st.sampled_from([None, 10_000_000, 5]),
+)
 def test_hexadecimal_digits_get_the_ids_of_the_host(tmp_path_factory, train, asked, modulo):
     schema = kd.Schema(categorical=[kd.Categorical("c", oov_rows=2)])
     texts = [f"{n:x}" for n in train]
-    preprocessor = Preprocessor.fit(schema, pl.DataFrame({"c": texts}, schema={"c": pl.String}), {"c": Keys(HEX, modulo)})
+    preprocessor = Preprocessor.fit(
+        schema, pl.DataFrame({"c": texts}, schema={"c": pl.String}), {"c": Keys(HEX, modulo)}
+    )
     asked = [*(f"{n:08X}" for n in asked), *texts, ""]
     expected = preprocessor.transform(pl.DataFrame({"c": asked}))["sparse"]
     got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"c": np.array([a.encode() for a in asked], object)})
@@ -59,9 +72,13 @@ def test_hexadecimal_digits_get_the_ids_of_the_host(tmp_path_factory, train, ask
 
 def test_what_is_no_hexadecimal_number_is_an_unseen_value(tmp_path):
     preprocessor = Preprocessor.fit(
-        kd.Schema(categorical=[kd.Categorical("c", oov=1)]), pl.DataFrame({"c": ["a", "b", "c"]}), {"c": Keys(HEX, None)}
+        kd.Schema(categorical=[kd.Categorical("c", oov=1)]),
+        pl.DataFrame({"c": ["a", "b", "c"]}),
+        {"c": Keys(HEX, None)},
     )
-    got = in_graph(preprocessor, tmp_path, {"c": np.array([b"a", b"xyz", b"-1", b"+b", b"1" * 17, b"0" * 20 + b"b"], object)})
+    got = in_graph(
+        preprocessor, tmp_path, {"c": np.array([b"a", b"xyz", b"-1", b"+b", b"1" * 17, b"0" * 20 + b"b"], object)}
+    )
     assert got["sparse"].ravel().tolist() == [0, 1, 1, 1, 1, 2]
 
 
@@ -78,7 +95,7 @@ def test_hashed_texts_get_the_ids_of_the_host(asked):
         return
     from keras_dlrm.hashing import fold
 
-    assert fold(hashed_ids(np.array([a.encode() for a in kept], object)).numpy()).tolist() == expected.tolist()
+    assert fold(hashed_ids(tf.constant([a.encode() for a in kept])).numpy()).tolist() == expected.tolist()
 
 
 @SETTINGS

@@ -132,7 +132,9 @@ def quick(monkeypatch):
     import keras_dlrm.export.savedmodel  # noqa: F401
 
     module = sys.modules["keras_dlrm.export.savedmodel"]
-    monkeypatch.setattr(module, "_write", lambda model, preprocessor, path, job: (path / "assets.extra").mkdir(parents=True))
+    monkeypatch.setattr(
+        module, "_write", lambda model, preprocessor, path, job: (path / "assets.extra").mkdir(parents=True)
+    )
     return module
 
 

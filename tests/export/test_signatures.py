@@ -73,6 +73,11 @@ def published(tmp_path_factory):
     return model, preprocessor, path
 
 
+def as_inputs(columns):
+    """Columns by the names of their inputs."""
+    return {"user_id__" if name == "user id/é" else name: values for name, values in columns.items()}
+
+
 def raw_request(frame):
     """A frame as a client sends it: NaN and empty texts where a value is missing, lists filled up."""
     request = {}
@@ -86,7 +91,7 @@ def raw_request(frame):
             request[column.name] = values
         else:
             request[column.name] = [v or "" for v in values]
-    return request
+    return as_inputs(request)
 
 
 def test_raw_columns_go_through_the_preprocessor_inside_the_graph(published):
@@ -104,9 +109,8 @@ def test_rank_scores_candidates_for_one_user(published):
     request = raw_request(ROWS)
     user = {name: request[name][2:3] for name in ("price", "city", "tags")}
     same = ROWS.with_columns(*(pl.Series(n, [ROWS[n][2]] * len(ROWS), ROWS[n].dtype) for n in user))
-    none = {**{name: [] for name in request}, **user}
-    answers = ask(path, [["rank", {**request, **user}], ["rank", none]] if False else [["rank", {**request, **user}]])
-    np.testing.assert_allclose(answers[0]["probability"], model.predict(preprocessor.transform(same), verbose=0), atol=1e-6)
+    (answer,) = ask(path, [["rank", {**request, **user}]])
+    np.testing.assert_allclose(answer["probability"], model.predict(preprocessor.transform(same), verbose=0), atol=1e-6)
 
 
 def test_model_columns_and_packed_batches_answer_alike(published):
@@ -118,7 +122,7 @@ def test_model_columns_and_packed_batches_answer_alike(published):
         columns[column.name] = (ids if column.hotness > 1 else ids[:, 0]).tolist()
     packed = {key: values.tolist() for key, values in batch.items()}
     expected = model.predict(batch, verbose=0)
-    for answer in ask(path, [["columns", columns], ["packed", packed]]):
+    for answer in ask(path, [["columns", as_inputs(columns)], ["packed", packed]]):
         np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
 
 
@@ -129,6 +133,7 @@ def test_the_manifest_says_what_was_published_and_verifies(published):
     assert manifest["metrics"] == {"auc": 0.75}
     assert manifest["signatures"]["serving_default"] == "raw"
     assert manifest["tables"]["tags"]["width"] == 8
+    assert manifest["inputs"]["user id/é"] == "user_id__"
     assert Preprocessor.load(path / "assets.extra" / "preprocessor").schema == model.schema
 
 
@@ -158,7 +163,10 @@ def test_a_damaged_missing_or_added_file_does_not_verify(published, tmp_path):
         ({"user_columns": ["nobody"]}, "user_columns names 'nobody'"),
         ({"user_columns": ["a", "b"]}, "names every column"),
         ({"user_columns": "a"}, "must be a list of column names"),
-        ({"preprocessor": Preprocessor.identity(kd.Schema(categorical=[kd.Categorical("a", 4)]))}, "column 'a' of the prep"),
+        (
+            {"preprocessor": Preprocessor.identity(kd.Schema(categorical=[kd.Categorical("a", 4)]))},
+            "column 'a' of the prep",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, options, message):
