@@ -13,17 +13,23 @@ from keras import ops
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.export.onnx_embeddings import pooled
+from keras_dlrm.export.onnx_foreign import foreign
 from keras_dlrm.export.onnx_graph import Graph, Value
 from keras_dlrm.export.onnx_ops import CONVERTERS, exported_dtype, name_of
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.layers.dot_interaction import DotInteraction
 
 
+class _InLayer(NotImplementedError):
+    """What is not known, with the layer that does it."""
+
+
 class Converter:
     """Walks what Keras records of a call with symbolic tensors.
 
     A layer is what its `call` does, except for those named here: `Dense` (one Gemm), `BatchNormalization` (folded into the
-    Gemm before it), the dropouts (nothing), `DotInteraction` and `EmbeddingCollection`.
+    Gemm before it), the dropouts (nothing), `DotInteraction` and `EmbeddingCollection`; and those that do what is not
+    known here: they go through tf2onnx, each by itself.
 
     Args:
         graph: Gets the nodes.
@@ -61,7 +67,7 @@ class Converter:
 
         args, kwargs = keras.tree.map_structure(symbol, (args, kwargs))
         with forgotten(function):
-            outputs = function(*args, **kwargs)
+            outputs = _symbolic(function, args, kwargs)
             if any(id(x) in known for x in keras.tree.flatten(outputs)):
                 # Given back as it came: no graph of Keras's.
                 outputs = keras.tree.map_structure(lambda x: ops.copy(x) if id(x) in known else x, outputs)
@@ -107,10 +113,19 @@ class Converter:
             return self._dense(layer, *args)
         if isinstance(layer, (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)):
             return args[0]
+        before = len(self.graph.nodes)
         try:
             return self.run(layer.call, *args, **kwargs)
         except NotImplementedError as error:
-            raise NotImplementedError(f"{error} (in layer {layer.name!r}, a {type(layer).__name__})") from error
+            if any(isinstance(part, EmbeddingCollection) for part in layer._flatten_layers()):
+                raise
+            del self.graph.nodes[before:]
+            try:
+                return foreign(self.graph, layer, args)
+            except NotImplementedError as other:
+                # What the innermost layer met says more than what those around it do.
+                known = error if isinstance(error, _InLayer) else _InLayer(f"{error}, in {other}")
+                raise known from other
 
     def _embeddings(self, layer: Any, inputs: Any, training: Any = None) -> str:
         if [id(stored.variable) for stored in self.tables.stacks] != [id(table) for table in layer.tables]:
@@ -163,6 +178,18 @@ class Converter:
         products = graph.op("MatMul", features, graph.op("Transpose", features, perm=[0, 2, 1]))
         flat = graph.op("Reshape", products, np.array([0, count * count], np.int64))
         return graph.op("Gather", flat, (rows * count + columns).astype(np.int64), axis=1)
+
+
+def _symbolic(function: Any, args: Any, kwargs: Any) -> Any:
+    """What a function gives for symbolic tensors."""
+    try:
+        return function(*args, **kwargs)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        # Each framework says in its own way that a symbol is no tensor of its.
+        name = getattr(function, "__qualname__", type(function).__name__)
+        raise NotImplementedError(f"what {name} does outside keras.ops ({str(error).splitlines()[0][:200]})") from error
 
 
 @contextmanager

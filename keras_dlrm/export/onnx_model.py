@@ -38,11 +38,11 @@ def onnx_model(model: Any, stored: StoredTables, data: str | None = None) -> Any
     if not schema.dense:
         graph.op("Sigmoid", logits.name, output="probability")
     else:
-        # Added last, because a runtime's ReLU and sigmoid may make numbers of NaN. An infinite feature adds nothing.
-        missing = graph.op("IsNaN", "dense")
-        marked = graph.op("Where", missing, np.full(1, np.nan, np.float32), np.zeros(1, np.float32))
-        marked = graph.op("ReduceSum", marked, np.array([1], np.int64), keepdims=1)
-        graph.op("Add", graph.op("Sigmoid", logits.name), marked, output="probability")
+        # Chosen last, because a runtime's ReLU and sigmoid may make numbers of NaN. A sum is NaN where a feature is, or where
+        # both infinities are among them.
+        missing = graph.op("IsNaN", graph.op("ReduceSum", "dense", np.array([1], np.int64), keepdims=1))
+        probability = graph.op("Sigmoid", logits.name)
+        graph.op("Where", missing, np.full(1, np.nan, np.float32), probability, output="probability")
     for name, dtype, shape, offset, length in regions(stored):
         where = _bytes(stored, name) if data is None else (data, offset, length)
         graph.add_large(large_tensor(name, dtype, shape, where))

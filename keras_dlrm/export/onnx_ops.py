@@ -195,6 +195,22 @@ def _hard_silu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     return graph.op("HardSwish", x.name)
 
 
+@converter("TanhShrink")
+def _tanh_shrink(graph: Graph, operation: Any, output: Any, x: Any) -> str:
+    return graph.op("Sub", x.name, graph.op("Tanh", x.name))
+
+
+@converter("HardTanh")
+def _hard_tanh(graph: Graph, operation: Any, output: Any, x: Any) -> str:
+    return graph.op("Clip", x.name, np.float32(-1), np.float32(1))
+
+
+@converter("Squareplus")
+def _squareplus(graph: Graph, operation: Any, output: Any, x: Any) -> str:
+    square = graph.op("Add", graph.op("Mul", x.name, x.name), np.float32(operation.b).reshape(1))
+    return graph.op("Mul", graph.op("Add", x.name, graph.op("Sqrt", square)), np.float32(0.5).reshape(1))
+
+
 @converter("LogSigmoid")
 def _log_sigmoid(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     return graph.op("Neg", graph.op("Softplus", graph.op("Neg", x.name)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def convert(model: Any, path: Path, tables: str | None) -> None:
         name: tf.TensorSpec((None, widths[name]), tf.int64 if name == "sparse" else tf.float32, name=name)
         for name in schema.input_names
     }
-    stored = TensorFlowTables(StoredTables(model, tables))
+    stored = TensorFlowTables(StoredTables(model, tables), bits=True)
 
     @tf.function(autograph=False)
     def serve(**inputs: Any) -> dict[str, Any]:
@@ -57,8 +59,11 @@ def convert(model: Any, path: Path, tables: str | None) -> None:
         try:
             flat = converter.convert()
         except Exception as error:  # the converter raises a class of its own that its package does not export
+            named = re.search(r"(?:TF Select|Custom) ops: .*", str(error))
+            reason = named[0] if named else str(error).strip().splitlines()[0]
             raise RuntimeError(
-                f"litert: {model.name} does not convert: {str(error)[:2000]}\nUse kd.export.onnx or kd.export.savedmodel."
+                f"litert: {model.name} does not convert to LiteRT's operations ({reason}); use kd.export.onnx or "
+                "kd.export.savedmodel."
             ) from error
     path.write_bytes(flat)
 
@@ -70,7 +75,11 @@ def answers(path: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         path: A LiteRT file.
         batch: A packed batch of at least one row.
     """
-    runner = tf.lite.Interpreter(model_path=str(path)).get_signature_runner("serving_default")
+    with warnings.catch_warnings():
+        # Of its removal, which was announced for TensorFlow 2.20 and has not come.
+        warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
+        interpreter = tf.lite.Interpreter(model_path=str(path))
+    runner = interpreter.get_signature_runner("serving_default")
     return runner(**batch)["probability"]
 
 

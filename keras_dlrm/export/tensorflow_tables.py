@@ -30,6 +30,7 @@ class TensorFlowTables:
     Args:
         stored: Tables of a model on the TensorFlow backend. Those in the model's own dtype that are not pruned are used
             where they are, without a copy.
+        bits: Whether bfloat16 is stored as int16 of the same bits, for TensorFlow Lite, which does not gather bfloat16.
 
     Attributes:
         arrays: By `id` of a model's variable, the `tf.Variable`s that stand for it, by name.
@@ -38,9 +39,9 @@ class TensorFlowTables:
     #: Frozen tables, too.
     every_table = True
 
-    def __init__(self, stored: StoredTables) -> None:
+    def __init__(self, stored: StoredTables, bits: bool = False) -> None:
         self._stacks = {id(stack.variable): stack for stack in stored.stacks}
-        self.arrays = {key: _arrays(stack) for key, stack in self._stacks.items()}
+        self.arrays = {key: _arrays(stack, bits) for key, stack in self._stacks.items()}
 
     def weights(self, model: Any) -> list[Any]:
         """The `tf.Variable`s that a function traced with this tape reads: the model's, but for tables that are replaced."""
@@ -63,28 +64,38 @@ class TensorFlowTables:
             pair = tf.cast(rows, tf.int32)
             high = pair // 16
             rows = tf.concat([pair - 16 * high, high], axis=-1)[..., : stack.stack.width]
-        rows = tf.cast(rows, tf.float32)
+        rows = _float32(rows)
         if "scale" in found:
-            rows *= tf.cast(found["scale"], tf.float32)
+            rows *= _float32(found["scale"])
         if "offset" in found:
-            rows += tf.cast(found["offset"], tf.float32)
+            rows += _float32(found["offset"])
         return tf.where(real[..., tf.newaxis], rows, tf.zeros_like(rows))
 
 
-def _arrays(stack: StoredStack) -> dict[str, Any]:
+def _float32(x: Any) -> Any:
+    if x.dtype == tf.int16:  # the upper half of a float32
+        return tf.bitcast(tf.cast(x, tf.int32) * 65536, tf.float32)
+    return tf.cast(x, tf.float32)
+
+
+def _in_bits(array: np.ndarray, bits: bool) -> np.ndarray:
+    return array.view(np.int16) if bits and array.dtype.name == "bfloat16" else array
+
+
+def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
     """The variables that hold a stack's kept rows, filled part by part."""
     variable = stack.variable.value
-    if stack.pruned is None and variable.dtype.name == stack.kind:
+    if stack.pruned is None and variable.dtype.name == stack.kind and not (bits and stack.kind == "bfloat16"):
         return {"codes": variable}
     kept = stack.stack.rows if stack.pruned is None else stack.stack.rows - int(stack.pruned.sum())
-    found = {
-        name: tf.Variable(tf.zeros((kept, columns), tf.as_dtype(dtype)), trainable=False, name=f"{stack.name}_{name}")
-        for name, (dtype, columns) in stack.layout.items()
-    }
+    found = {}
+    for name, (dtype, columns) in stack.layout.items():
+        zeros = tf.zeros((kept, columns), tf.as_dtype(_in_bits(np.zeros(1, dtype), bits).dtype))
+        found[name] = tf.Variable(zeros, trainable=False, name=f"{stack.name}_{name}")
     done = 0
     for rows in stack.kept_rows(CHUNK):
         for name, array in quantise(rows, stack.kind).arrays.items():
-            found[name][done : done + len(array)].assign(array)
+            found[name][done : done + len(array)].assign(_in_bits(array, bits))
         done += len(rows)
     if stack.pruned is not None:
         found["map"] = tf.Variable(stack.row_map().astype(np.int32), trainable=False, name=f"{stack.name}_map")

@@ -27,7 +27,7 @@ def answers(path, batch):
 
 def test_a_model_of_any_backend_equals_predict(tmp_path):
     model = DLRM(SCHEMA, 4, [4], [3, 1], dropout=0.2, batch_norm=True, seed=0)
-    path = litert(model, tmp_path / "new" / "m.tflite")
+    path = litert(model, tmp_path / "new" / "m.tflite", "float32")
     batch = {
         "dense": np.array([[0.5, 1], [2, np.nan], [-1, 3]], np.float32),
         "sparse": np.array([[6, 1, -1], [1, 1, 1], [2**40, -2, 4]]),
@@ -38,19 +38,32 @@ def test_a_model_of_any_backend_equals_predict(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["m.tflite"]
 
 
-@pytest.mark.parametrize("tables", [None, "int8", "int4"])
+in_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="other backends convert in a process of TensorFlow: tested above"
+)
+
+
+@in_tensorflow
+@pytest.mark.parametrize("tables", [None, "bfloat16", "int8", "int4"])
 def test_weights_splits_and_quantised_tables_work(tmp_path, tables):
-    if keras.backend.backend() != "tensorflow" and tables == "int4":
-        pytest.skip("other backends convert in the same process, of TensorFlow, as the other kinds show")
     options = {"quotient_remainder": {"threshold": 8}}
     model = DCNv2(WEIGHTED, 8, 1, [4], embedding_options=options, seed=0)
     assert litert(model, tmp_path / "m.tflite", tables).exists()  # compares with the live model
 
 
+@in_tensorflow
 def test_fewer_bytes_are_fewer_bytes(tmp_path):
     model = DLRM(Schema(categorical=[Categorical("a", 20_000), Categorical("b", 10)]), 16, None, [1], seed=0)
     sizes = [litert(model, tmp_path / f"{t}.tflite", t).stat().st_size for t in ("float32", "int8")]
     assert sizes[1] < 0.3 * sizes[0]
+
+
+@in_tensorflow
+def test_what_litert_has_no_operation_for_is_named(tmp_path):
+    model = DLRM(WEIGHTED, 4, None, [3, 1], activation=keras.ops.erfinv)
+    with pytest.raises(RuntimeError, match=r"dlrm does not convert.*\(TF Select ops: .*\); use kd.export.onnx"):
+        litert(model, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
@@ -69,6 +82,7 @@ def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@in_tensorflow
 def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
     import keras_dlrm.export.litert  # noqa: F401
     import keras_dlrm.export.onnx  # noqa: F401

@@ -193,7 +193,7 @@ def test_any_model_of_any_schema_equals_predict(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "elu", "selu", "silu", "gelu", "softplus", "softsign",
-                                        "hard_sigmoid", "hard_silu", "log_sigmoid", "tanh", "sigmoid", "softmax", "mish",
+                                        "hard_sigmoid", "log_sigmoid", "tanh", "sigmoid", "softmax",
                                         "exponential", "celu", "tanh_shrink", "hard_tanh", "squareplus"])  # fmt: skip
 def test_activations_of_keras_equal_predict(tmp_path, activation):
     model = DCN(Schema(dense=["x", "y", "z"]), cross_layers=1, deep_mlp=[8, 8], activation=activation, seed=0)
@@ -257,6 +257,27 @@ class Own(ClickModel):
         return self.out(self.prelu(keras.ops.concatenate([pairs, flat, keras.ops.square(top)], axis=-1)))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Running(keras.layers.Layer):
+    """With an operation that has no converter here."""
+
+    def build(self, input_shape):
+        self.factor = self.add_weight(shape=(input_shape[-1],), initializer="random_normal")
+
+    def call(self, x, training=None):
+        return keras.ops.cumsum(x * self.factor, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class WithRunning(Own):
+    def __init__(self, schema, **kwargs):
+        super().__init__(schema, **kwargs)
+        self.out = keras.Sequential([Running(), keras.layers.Dense(1)])
+        self.out.build((None, 14))
+
+
 class Unknown(Own):
     def logits(self, inputs, training=None):
         return keras.ops.cumsum(super().logits(inputs, training), axis=1)
@@ -268,6 +289,20 @@ def test_models_of_one_s_own_export_too(tmp_path):
     for rows in (0, 1, 6):
         batch = batch_of(SCHEMA, rows)
         assert_equal_to_predict(model, path, batch)
+
+
+def test_layers_that_are_not_known_go_through_tf2onnx(tmp_path, monkeypatch):
+    model = WithRunning(SCHEMA, seed=0)
+    path = onnx(model, tmp_path / "m.onnx")
+    assert_equal_to_predict(model, path, batch_of(SCHEMA, 6))
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(NotImplementedError, match="the Keras operation Cumsum, in layer .* a Running, which needs the package tf2onnx"):
+        onnx(model, tmp_path / "m.onnx")
+
+
+def test_an_activation_that_leaves_keras_ops_goes_through_tf2onnx_with_its_mlp(tmp_path):
+    model = DCN(Schema(dense=["x", "y", "z"]), cross_layers=1, deep_mlp=[8, 8], activation="mish", seed=0)
+    assert onnx(model, tmp_path / "m.onnx").exists()  # compares with predict
 
 
 def test_what_is_not_known_is_named(tmp_path):
