@@ -127,16 +127,20 @@ class EmbeddingCollection(keras.layers.Layer):
         """For each stack of tables, how many rows of it an example looks up."""
         return [stack.positions for stack in self.stacks]
 
+    def initial_rows(self, stack: Stack) -> StackedTables:
+        """What draws the rows of one of the `stacks`: the same ones whenever it is asked."""
+        return StackedTables(
+            [table.rows for table in stack.tables],
+            [table.number for table in stack.tables],
+            [table.half_width for table in stack.tables],
+            self.seed,
+        )
+
     def build(self, input_shape: Any = None) -> None:
         stand_in = stand_ins.is_active()
         in_parts = backend.can_write() and not stand_in
         for stack in self.stacks:
-            initial = StackedTables(
-                [table.rows for table in stack.tables],
-                [table.number for table in stack.tables],
-                [table.half_width for table in stack.tables],
-                self.seed,
-            )
+            initial = self.initial_rows(stack)
             table = self.add_weight(
                 name=f"tables_{stack.width}",
                 shape=(1 if stand_in else stack.rows, stack.width),

@@ -46,8 +46,7 @@ class LookupTape:
         unique_ids, inverse = backend.unique(ops.concatenate([padding, ops.reshape(ids, (-1,))]), table.shape[0])
         unique_ids = unique_ids[1:]
         # In float32 before a gradient is taken: of repeated ids it is a sum.
-        with _by_rows():
-            rows = ops.cast(backend.gather(table, unique_ids), "float32")
+        rows = ops.cast(gather_rows(table, unique_ids), "float32")
         rows = self.leaf(len(self.lookups), rows)
         self.lookups.append(Lookup(table, unique_ids, rows))
         padded = ops.concatenate([ops.zeros((1, table.shape[1]), rows.dtype), rows])
@@ -59,7 +58,10 @@ _active = threading.local()
 
 @contextlib.contextmanager
 def taped(tape: Any) -> Iterator[Any]:
-    """While this context is open, lookups of trainable tables on this thread go through `tape`."""
+    """While this context is open, lookups of trainable tables on this thread go through `tape`.
+
+    A tape whose `every_table` is true gets those of frozen tables, too.
+    """
     previous = getattr(_active, "tape", None)
     _active.tape = tape
     try:
@@ -102,6 +104,17 @@ def _by_rows() -> Iterator[None]:
         _active.by_rows = False
 
 
+def gather_rows(table: Any, ids: Any) -> Any:
+    """Rows of a table for ids in range, in its own dtype and without a gradient; what a tape may read.
+
+    Args:
+        table: Keras variable (rows, D).
+        ids: Integer tensor.
+    """
+    with _by_rows():
+        return backend.gather(table, ids)
+
+
 class CountingTape:
     """Counts the rows that a forward pass looks up, and gives zeros for them."""
 
@@ -126,7 +139,7 @@ def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
         (*ids.shape, D).
     """
     tape = getattr(_active, "tape", None)
-    if tape is not None and table.trainable:
+    if tape is not None and (table.trainable or getattr(tape, "every_table", False)):
         return tape.lookup(table, ids)
     real = ops.expand_dims(ids >= 0, -1)
     ids = ops.maximum(ids, 0)

@@ -98,9 +98,11 @@ def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     for key in shapes:
         place = key.split("/")
-        if key.endswith("/.ATTRIBUTES/VARIABLE_VALUE") and place[0] != "tables":
+        if not key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
+            continue
+        if place[0] != "tables" or place[2] == "map":
             _at(model, place[:-2]).assign(reader.get_tensor(key))
-        elif place[0] == "tables":
+        else:
             variable, (rows, *rest) = _at(model, place[:-2]), shapes[key]
             # Memory that nothing is written to takes none.
             variable.assign(tf.raw_ops.Empty(shape=[rows, *rest], dtype=dtypes[key], init=False))

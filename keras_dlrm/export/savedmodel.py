@@ -15,10 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.export import manifest, signatures, warmup
+from keras_dlrm.export.onnx import expected_probabilities
 from keras_dlrm.export.requests import requests
+from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.schema import Schema
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
@@ -38,6 +39,8 @@ def savedmodel(
     default: str = "packed",
     metrics: Mapping[str, float] | None = None,
     warm_up: bool | None = None,
+    tables: str | None = None,
+    prune: str | Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `directory/<version>/`, a SavedModel of stock TensorFlow operations.
 
@@ -68,6 +71,10 @@ def savedmodel(
         metrics: Figures that the manifest keeps, such as the test AUC.
         warm_up: Whether to write requests that TensorFlow Serving replays before a version takes traffic; by default
             where tensorflow-serving-api is installed.
+        tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
+            own dtype by default. Rows are dequantised when they are looked up.
+        prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
+            rows to leave out. Their ids are answered as unseen ones are.
 
     Returns:
         The path of the version. `assets.extra/manifest.json` says what it is; `verify` checks it.
@@ -91,6 +98,7 @@ def savedmodel(
         _check_preprocessor(model.schema, preprocessor)
     if warm_up and not warmup.can_write():
         raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
+    stored = StoredTables(model, tables, prune)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / str(_next_version(directory) if version is None else version)
@@ -104,9 +112,10 @@ def savedmodel(
             "user_columns": list(user_columns),
             "default": default,
             "warm_up": warmup.can_write() if warm_up is None else bool(warm_up),
+            "stored": tables is not None or prune is not None,
         }
-        _write(model, preprocessor, aside / "model", job)
-        manifest.write(aside / "model", {**_described(model, job), "metrics": dict(metrics or {})})
+        _write(model, preprocessor, stored, aside / "model", job)
+        manifest.write(aside / "model", {**_described(model, stored, job), "metrics": dict(metrics or {})})
         _flush(aside / "model")
         os.rename(aside / "model", final)
         _flush(directory, inside=False)
@@ -133,50 +142,32 @@ def _check_preprocessor(schema: Schema, preprocessor: Any) -> None:
         )
 
 
-def _write(model: Any, preprocessor: Any, path: Path, job: Mapping[str, Any]) -> None:
+def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job: Mapping[str, Any]) -> None:
     """Write and check the SavedModel, with all that belongs to it but the manifest."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
-        columns = signatures.model_columns(model.schema)
-        kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
-        entries = {
-            signature: {
-                "inputs": inputs,
-                "batch": {key: values.tolist() for key, values in batch.items()},
-                "expected": np.asarray(model.predict(batch, verbose=0)).tolist(),
-                "examples": kinds[signature] in ("classify", "regress"),
-                "user_inputs": [c.input for c in columns if signature == "rank" and c.name in job["user_columns"]],
-            }
-            for signature, (inputs, batch) in asked.items()
-        }
         _save(
             folder / "requests.json",
-            {"requests": entries, "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02},
+            {
+                "requests": _requests(model, preprocessor, stored, job),
+                "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02,
+            },
         )
-        tables = [] if model.embeddings is None else model.embeddings.tables
         weights: dict[str, Any] = {
-            f"w{i}": keras.ops.convert_to_numpy(v.value)
-            for i, v in enumerate(v for v in model.weights if not is_table(v))
+            f"w{i}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(v for v in model.weights if not is_table(v))
         }
         np.savez(folder / "weights.npz", **weights)
         if preprocessor is not None:
             preprocessor.save(folder / "preprocessor")
-        parts = [_part_rows(table) for table in tables]
-        _save(
-            folder / "job.json",
-            {
-                **job,
-                "model": keras.saving.serialize_keras_object(model),
-                "table_dtype": "float32" if model.embeddings is None else model.embeddings.table_dtype,
-                "tables": [[*table.shape, part] for table, part in zip(tables, parts, strict=True)],
-            },
-        )
-        rows = (
-            backend.read(table, start, min(start + part, table.shape[0]))
-            for table, part in zip(tables, parts, strict=True)
-            for start in range(0, table.shape[0], part)
-        )
+        tables = []
+        for i, stack in enumerate(stored.stacks):
+            kept = stack.stack.rows - (0 if stack.pruned is None else int(stack.pruned.sum()))
+            if stack.pruned is not None:
+                np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
+            part = max(_PART // (4 * stack.stack.width), -(-kept // _PARTS), 1)
+            tables.append([kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
+        _save(folder / "job.json", {**job, "model": keras.saving.serialize_keras_object(model), "tables": tables})
+        rows = (part for stack in stored.stacks for part in stack.kept_rows())
         failed = _run([sys.executable, "-m", "keras_dlrm.export.tensorflow", name, str(path)], folder, rows)
         if failed:
             raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
@@ -188,21 +179,27 @@ def _write(model: Any, preprocessor: Any, path: Path, job: Mapping[str, Any]) ->
         failed = _run([sys.executable, "-P", str(CHECK), str(path), str(folder / "requests.json")], folder)
         if failed:
             raise RuntimeError(failed)
-    stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
-    needed = sum(v.value.nbytes if hasattr(v.value, "nbytes") else _bytes(v) for v in model.weights)
-    if stored > _SHARE * needed + _ROOM:
-        raise RuntimeError(
-            f"savedmodel: the variables take {stored:,} bytes for weights of {needed:,}; that is a defect here."
-        )
+    written = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    needed = stored.nbytes + sum(values.nbytes for values in weights.values())
+    if written > _SHARE * needed + _ROOM:
+        raise RuntimeError(f"savedmodel: the variables take {written:,} bytes for weights of {needed:,}; that is a defect here.")
 
 
-def _part_rows(table: Any) -> int:
-    rows, width = table.shape
-    return max(_PART // (4 * width), -(-rows // _PARTS), 1)
-
-
-def _bytes(variable: Any) -> int:
-    return int(np.prod(variable.shape)) * (2 if "16" in variable.dtype else 4)
+def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What the written model is asked, and what it should answer; see `check.check`."""
+    columns = signatures.model_columns(model.schema)
+    kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
+    asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
+    return {
+        name: {
+            "inputs": inputs,
+            "batch": {key: values.tolist() for key, values in batch.items()},
+            "expected": expected_probabilities(model, batch, stored if job["stored"] else None).tolist(),
+            "examples": kinds[name] in ("classify", "regress"),
+            "user_inputs": [c.input for c in columns if kinds[name] == "rank" and c.name in job["user_columns"]],
+        }
+        for name, (inputs, batch) in asked.items()
+    }
 
 
 def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) -> str:
@@ -229,13 +226,14 @@ def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) 
     return ""
 
 
-def _described(model: Any, job: Mapping[str, Any]) -> dict[str, Any]:
-    columns = {} if model.embeddings is None else model.embeddings.table_shapes
-    dtype = None if model.embeddings is None else model.embeddings.table_dtype
+def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {table.name: stack.kind for stack in stored.stacks for table in stack.stack.tables}
+    shapes = {} if model.embeddings is None else model.embeddings.table_shapes
     return {
         "model": {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()},
         "backend": keras.backend.backend(),
-        "tables": {name: {"rows": rows, "width": width, "dtype": dtype} for name, (rows, width) in columns.items()},
+        "tables": {n: {"rows": rows, "width": width, "stored_as": kinds[n]} for n, (rows, width) in shapes.items()},
+        "pruned_rows": stored.pruned_rows,
         "signatures": signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"]),
         "user_columns": job["user_columns"],
         "inputs": {c.name: c.input for c in signatures.model_columns(model.schema)},

@@ -33,25 +33,25 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
 
     Args:
         job: `model` (its configuration), `preprocessor` (whether `folder` has one), `user_columns`, `default`,
-            `tables` (rows and width of each, and rows of its parts), `table_dtype`, and whether to `warm_up`.
-        folder: With `weights.npz`, all but the tables, and maybe `preprocessor/`.
+            `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it has a map), and whether to
+            `warm_up`.
+        folder: With `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`.
         path: The SavedModel's folder, which must not exist.
         rows: float32 rows of the tables, in order.
     """
+    maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
     with stand_in_tables():
         model = keras.saving.deserialize_keras_object(job["model"])
-        collection = model.embeddings
-        if collection is not None:
-            collection.trainable = True  # Frozen tables are looked up past the tape.
-        served = ServedTables([] if collection is None else collection.tables, job["table_dtype"])
-        with taped(_Recorder([] if collection is None else collection.tables)):
+        stand_ins = [] if model.embeddings is None else model.embeddings.tables
+        served = ServedTables(stand_ins, [kind for *_, kind, _ in job["tables"]], maps)
+        with taped(_Recorder(stand_ins)):
             model(example_batch(model.schema))  # makes its variables
-    tables = {id(table) for table in (() if collection is None else collection.tables)}
+    tables = {id(table) for table in stand_ins}
     weights = [v for v in model.weights if id(v) not in tables]
     _assign(weights, folder / "weights.npz")
     # A module that holds the weights alone: Keras's own export would store each of them twice (keras #23553).
     module = tf.Module()
-    module.tables = served.variables
+    module.tables = served.arrays
     module.weights = [v.value for v in weights]
 
     def serve(batch: Mapping[str, Any]) -> Any:
@@ -79,7 +79,7 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     replace_rows(path, _parts(rows, job["tables"]))
     asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
     for entry in asked["requests"].values():
-        entry["rows"] = _looked_up(model, entry["batch"])
+        entry["rows"] = _looked_up(model, entry["batch"], maps)
     (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
     (path / "assets.extra").mkdir()
     if job["warm_up"]:
@@ -97,6 +97,8 @@ def _assign(weights: Sequence[Any], file: Path) -> None:
 class _Recorder:
     """Notes which rows are looked up, and gives zeros for them."""
 
+    every_table = True
+
     def __init__(self, tables: Sequence[Any]) -> None:
         self.rows: list[set[int]] = [set() for _ in tables]
         self._by_table = {id(table): rows for table, rows in zip(tables, self.rows, strict=True)}
@@ -107,23 +109,24 @@ class _Recorder:
         return tf.zeros([*ids.shape, table.shape[1]])
 
 
-def _looked_up(model: Any, batch: Mapping[str, Any]) -> list[list[int]]:
-    """Rows of each table that a packed batch looks up."""
+def _looked_up(model: Any, batch: Mapping[str, Any], maps: Sequence[np.ndarray | None]) -> list[list[int]]:
+    """Kept rows of each table that a packed batch looks up."""
     recorder = _Recorder([] if model.embeddings is None else model.embeddings.tables)
     dtypes = {"dense": np.float32, "sparse": np.int64, "weights": np.float32}
     with taped(recorder):
         model({key: np.array(values, dtypes[key]) for key, values in batch.items()}, training=False)
-    return [sorted(rows) for rows in recorder.rows]
+    kept = [rows if m is None else {int(m[row]) for row in rows} - {-1} for rows, m in zip(recorder.rows, maps, strict=True)]
+    return [sorted(rows) for rows in kept]
 
 
-def _parts(rows: IO[bytes], tables: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, int, np.ndarray]]:
-    for number, (count, width, part) in enumerate(tables):
+def _parts(rows: IO[bytes], tables: Sequence[Sequence[Any]]) -> Iterator[tuple[int, str, int, int, np.ndarray]]:
+    for number, (count, width, part, kind, _) in enumerate(tables):
         for start in range(0, count, part):
             length = min(part, count - start)
             data = rows.read(4 * length * width)
             if len(data) != 4 * length * width:
                 raise RuntimeError("savedmodel: the tables ended early; the exporting process was stopped.")
-            yield number, count, start, np.frombuffer(data, np.float32).reshape(length, width)
+            yield number, kind, count, start, np.frombuffer(data, np.float32).reshape(length, width)
 
 
 def _packed(schema: Any, serve: Serve) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from keras_dlrm.export.quantised import layout, quantise
+from keras_dlrm.export.tensorflow_tables import stored_rows
 
 _DATA = "variables"
 
@@ -17,39 +20,46 @@ class ServedTables:
 
     Args:
         tables: The stand-ins that a model's collection looks up.
-        dtype: Of the rows.
+        stored: For each its kind, see `quantised.KINDS`.
+        maps: For each the map from rows to kept ones, int32 (rows,), or `None` where all are kept.
     """
 
-    def __init__(self, tables: list[Any], dtype: str) -> None:
-        self.variables = [
-            tf.Variable(
-                tf.zeros([1, t.shape[1]], dtype), shape=[None, t.shape[1]], trainable=False, name=f"tables_{t.shape[1]}"
-            )
-            for t in tables
-        ]
-        self._by_table = {id(table): variable for table, variable in zip(tables, self.variables, strict=True)}
+    #: Frozen tables, too.
+    every_table = True
+
+    def __init__(self, tables: Sequence[Any], stored: Sequence[str], maps: Sequence[np.ndarray | None]) -> None:
+        self.arrays: list[dict[str, Any]] = []
+        self._by_table = {}
+        for table, kind, row_map in zip(tables, stored, maps, strict=True):
+            width = table.shape[1]
+            arrays = {
+                name: tf.Variable(tf.zeros([1, columns], dtype), shape=[None, columns], trainable=False, name=name)
+                for name, (dtype, columns) in layout(kind, width).items()
+            }
+            if row_map is not None:
+                arrays["map"] = tf.Variable(row_map, trainable=False, name="map")
+            self.arrays.append(arrays)
+            self._by_table[id(table)] = arrays, kind, width
 
     def lookup(self, table: Any, ids: Any) -> Any:
         """Rows of a table, float32 (*ids.shape, D); zeros where an id is -1."""
-        rows = tf.cast(tf.gather(self._by_table[id(table)], tf.maximum(ids, 0)), tf.float32)
-        return tf.where(tf.expand_dims(ids >= 0, -1), rows, tf.zeros_like(rows))
+        return stored_rows(*self._by_table[id(table)], ids)
 
 
-def replace_rows(model: Path, parts: Iterator[tuple[int, int, int, np.ndarray]]) -> None:
+def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarray]]) -> None:
     """Give the tables of a written SavedModel their rows.
 
     A tensor may stand in a checkpoint as slices, of files of its own; whoever restores it puts them together.
 
     Args:
-        model: Folder of the SavedModel.
-        parts: Of each table in order: its number, its rows, where the part starts, and float32 rows.
+        model: Folder of the SavedModel, whose module has the arrays of `ServedTables` as `tables`.
+        parts: Of each table in order: its number, kind and rows, where the part starts, and float32 rows.
     """
     folder = model / _DATA
     prefix = str(folder / _DATA)
     reader = tf.train.load_checkpoint(prefix)
     dtypes = reader.get_variable_to_dtype_map()
-    tables = table_keys(reader)
-    others = [key for key in dtypes if key not in tables]
+    others = [key for key in dtypes if not is_part(key)]
     prefixes = [f"{prefix}_others"]
     tf.raw_ops.SaveV2(
         prefix=prefixes[0],
@@ -58,15 +68,14 @@ def replace_rows(model: Path, parts: Iterator[tuple[int, int, int, np.ndarray]])
         tensors=[tf.constant(reader.get_tensor(key), dtypes[key]) for key in others],
     )
     del reader
-    for number, rows, start, values in parts:
-        key = tables[number]
+    for number, kind, rows, start, values in parts:
+        arrays: Mapping[str, np.ndarray] = quantise(values, kind).arrays
         prefixes.append(f"{prefix}_{len(prefixes)}")
-        width = values.shape[1]
         tf.raw_ops.SaveV2(
             prefix=prefixes[-1],
-            tensor_names=[key],
-            shape_and_slices=[f"{rows} {width} {start},{len(values)}:-"],
-            tensors=[tf.cast(values, dtypes[key])],
+            tensor_names=[f"tables/{number}/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in arrays],
+            shape_and_slices=[f"{rows} {array.shape[1]} {start},{len(array)}:-" for array in arrays.values()],
+            tensors=[tf.constant(array) for array in arrays.values()],
         )
     for file in folder.glob(f"{_DATA}.*"):
         file.unlink()
@@ -77,11 +86,7 @@ def replace_rows(model: Path, parts: Iterator[tuple[int, int, int, np.ndarray]])
             file.unlink()
 
 
-def table_keys(reader: Any) -> list[str]:
-    """Names of the tables in a checkpoint, in order."""
-    found = {}
-    for key in reader.get_variable_to_dtype_map():
-        place = key.split("/")
-        if place[0] == "tables":
-            found[int(place[1])] = key
-    return [found[number] for number in sorted(found)]
+def is_part(key: str) -> bool:
+    """Whether a tensor of a checkpoint is one of those that `replace_rows` writes."""
+    place = key.split("/")
+    return place[0] == "tables" and place[2] != "map"

@@ -11,6 +11,7 @@ from keras_dlrm.arguments import number, widths
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
 
 
+@keras.saving.register_keras_serializable("keras_dlrm")
 class MLP(keras.layers.Layer):
     """A stack of Dense layers. Use `BottomMLP` and `TopMLP`, which say what follows the last one.
 

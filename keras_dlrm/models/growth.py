@@ -93,8 +93,8 @@ def _moves(old: EmbeddingCollection | None, new: EmbeddingCollection | None) -> 
     """By `id` of the old collection's variables, which rows go where: `(from, to, count)` for each table."""
     if old is None or new is None:
         return {}
-    for name in old._shapes:
-        if name not in new._shapes:
+    for name in old.table_shapes:
+        if name not in new.table_shapes:
             raise ValueError(
                 f"grow: table {name!r} would be larger than the threshold of quotient_remainder, which splits it; build a new "
                 "model, or one with a larger threshold."

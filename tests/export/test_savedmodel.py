@@ -133,7 +133,7 @@ def quick(monkeypatch):
 
     module = sys.modules["keras_dlrm.export.savedmodel"]
     monkeypatch.setattr(
-        module, "_write", lambda model, preprocessor, path, job: (path / "assets.extra").mkdir(parents=True)
+        module, "_write", lambda model, preprocessor, stored, path, job: (path / "assets.extra").mkdir(parents=True)
     )
     return module
 
@@ -160,7 +160,7 @@ def test_a_bad_version_is_refused_and_makes_nothing(tmp_path, version):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, quick, monkeypatch):
-    def fail(model, preprocessor, path, job):
+    def fail(model, preprocessor, stored, path, job):
         path.mkdir()
         (path / "half").write_text("written")
         raise RuntimeError("disk full")

@@ -1,0 +1,80 @@
+"""What tables in fewer bytes cost in AUC and normalised entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.export.onnx import expected_probabilities
+from keras_dlrm.export.quantised import KINDS, check_kind
+from keras_dlrm.export.stored_tables import StoredTables
+
+
+def compare_tables(
+    model: Any,
+    part: Any,
+    kinds: Sequence[str] = KINDS,
+    prune: str | Mapping[str, Any] | None = None,
+    batch_size: int = 8192,
+) -> list[dict[str, Any]]:
+    """Score a model on a part of a log with its tables as exported files hold them.
+
+    Args:
+        model: A model of `kd.models`, from any backend.
+        part: A split of a processed log (`kd.data.open(…).split("test")`), or an iterable of (packed batch, labels).
+        kinds: Kinds of table, see `kd.export.onnx`.
+        prune: As `kd.export.onnx` takes it; each kind is then also scored with the rows left out.
+        batch_size: Rows of a batch of a split.
+
+    Returns:
+        A dict per way of storing: `tables` and `pruned_rows`, `bytes` of all tables and `share` of those that the live
+        model has in float32, `auc`, `ne`, and by how much they differ from the live model's: `auc_change`, `ne_change`.
+        The live model comes first.
+
+    Raises:
+        ValueError: an unknown kind.
+
+    Example:
+
+    >>> schema = kd.Schema(categorical=[kd.Categorical("a", 50), kd.Categorical("b", 50)])
+    >>> batch, label = next(kd.data.synthetic.PlantedClickLog(schema, seed=0).batches(500, n_batches=1))
+    >>> rows = compare_tables(kd.models.DLRM(schema, 16, top_mlp=[1], seed=0), [(batch, label)], ["int8", "int4"])
+    >>> [(row["tables"], round(row["share"], 2)) for row in rows]
+    [('live', 1.0), ('int8', 0.3), ('int4', 0.2)]
+    """
+    from keras_dlrm.metrics import scores
+    from keras_dlrm.models.click_model import ClickModel
+
+    if not isinstance(model, ClickModel):
+        raise TypeError(f"compare_tables: expected a model of kd.models, not {type(model).__name__}.")
+    for kind in kinds:
+        check_kind(kind, "kinds")
+    batches = None if hasattr(part, "batches") else list(part)
+    stacks = [] if model.embeddings is None else model.embeddings.stacks
+    whole = 4 * sum(stack.rows * stack.width for stack in stacks)
+    ways: list[tuple[str, Any]] = [("live", None)]
+    for pruning in [None] if prune is None else [None, prune]:
+        ways += [(kind, StoredTables(model, kind, pruning)) for kind in kinds]
+    found: list[dict[str, Any]] = []
+    for name, stored in ways:
+        labels, got = [], []
+        for batch, label in part.batches(batch_size) if batches is None else batches:
+            labels.append(np.asarray(label).reshape(-1))
+            got.append(expected_probabilities(model, batch, stored).reshape(-1))
+        of = scores(np.concatenate(labels), np.concatenate(got).astype(np.float64))
+        first = found[0] if found else {"auc": of["auc"], "ne": of["ne"]}
+        found.append(
+            {
+                "tables": name,
+                "pruned_rows": 0 if stored is None else stored.pruned_rows,
+                "bytes": whole if stored is None else stored.nbytes,
+                "share": 1.0 if stored is None else stored.nbytes / whole,
+                "auc": float(of["auc"]),
+                "auc_change": float(of["auc"] - first["auc"]),
+                "ne": float(of["ne"]),
+                "ne_change": float(of["ne"] - first["ne"]),
+            }
+        )
+    return found

@@ -1,0 +1,111 @@
+"""A trained model as a LiteRT (TensorFlow Lite) file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+# What a flatbuffer can address, less what is beside the tables.
+MOST_BYTES = (1 << 31) - (1 << 26)
+
+
+def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
+    """Write a model as LiteRT (TensorFlow Lite), of built-in operations alone.
+
+    The signature `serving_default` takes and gives what that of `kd.export.savedmodel` does; the interpreter's signature
+    runner resizes it to the rows that it is fed, of which there must be one at least. A model of the JAX or torch
+    backend is rebuilt under TensorFlow in a process of its own.
+
+    Before the file is renamed to `path` the interpreter loads it and its answers are compared with the model's: `path` is
+    complete or absent, or what it was.
+
+    Args:
+        model: A model of `kd.models`, from any backend.
+        path: The file; replaced if it exists. Its folder is made if it does not.
+        tables: How tables are stored, as in `kd.export.onnx`; their own dtype by default.
+
+    Returns:
+        The path.
+
+    Raises:
+        NotImplementedError: a column is hashed, which takes operations that LiteRT does not have.
+        RuntimeError: the conversion fails, or the answers differ by more than 1e-5 (0.02 in half precision).
+        TypeError: not a model of `kd.models`.
+        ValueError: unknown `tables`; tables larger than a LiteRT file can be.
+
+    Example: see docs/onnx.md.
+    """
+    from keras_dlrm.export.onnx import check_batch, expected_probabilities
+    from keras_dlrm.export.stored_tables import StoredTables
+    from keras_dlrm.models.click_model import ClickModel
+
+    if not isinstance(model, ClickModel):
+        raise TypeError(f"litert: expected a model of kd.models, not {type(model).__name__}.")
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"litert: {path} is a folder; give a file, such as {path / 'model.tflite'}.")
+    hashed = [c.name for c in model.schema.categorical if c.hashed]
+    if hashed:
+        raise NotImplementedError(
+            f"litert: column {hashed[0]!r} is hashed, which takes operations that LiteRT does not have; use kd.export.onnx or "
+            "kd.export.savedmodel."
+        )
+    stored = StoredTables(model, tables)
+    if stored.nbytes > MOST_BYTES:
+        raise ValueError(
+            f"litert: the tables have {stored.nbytes:,} bytes, but a LiteRT file holds at most {MOST_BYTES:,}; use fewer bytes a "
+            "row (tables='int8'), kd.export.onnx or kd.export.savedmodel."
+        )
+    batch = check_batch(model.schema)
+    expected = expected_probabilities(model, batch, None if tables is None else stored)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    try:
+        if keras.backend.backend() == "tensorflow":
+            from keras_dlrm.export.tensorflow_litert import convert
+
+            convert(model, aside / "model.tflite", tables)
+        else:
+            _convert_elsewhere(model, aside, tables)
+        _check(aside / "model.tflite", batch, expected, model.compute_dtype)
+        os.replace(aside / "model.tflite", path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return path
+
+
+def _convert_elsewhere(model: Any, aside: Path, tables: str | None) -> None:
+    """In a process where Keras runs on TensorFlow."""
+    model.save(aside / "model.keras")
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_dlrm.export.tensorflow_litert", str(aside), tables or ""],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"litert: converting the model under TensorFlow failed:\n{done.stderr[-4000:]}")
+
+
+def _check(path: Path, batch: dict[str, np.ndarray], expected: np.ndarray, dtype: str) -> None:
+    from keras_dlrm.export.tensorflow_litert import answers
+
+    allowed = 1e-5 if dtype == "float32" else 0.02
+    for rows in (len(expected), 1):
+        got = answers(path, {name: array[:rows] for name, array in batch.items()})
+        difference = float(np.max(np.abs(got - expected[:rows])))
+        if got.shape != (rows, 1) or not difference <= allowed:
+            raise RuntimeError(
+                f"litert: of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is "
+                "allowed."
+            )

@@ -1,0 +1,55 @@
+"""A click model's ModelProto."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.export.onnx import metadata, regions
+from keras_dlrm.export.onnx_graph import Graph, Value, large_tensor
+from keras_dlrm.export.onnx_layers import Converter
+from keras_dlrm.export.stored_tables import StoredTables
+
+
+def onnx_model(model: Any, stored: StoredTables, data: str | None = None) -> Any:
+    """The graph packed batch → p(click).
+
+    Args:
+        model: A click model.
+        stored: Its tables.
+        data: Name of the file that holds them, or `None`: they lie in the graph.
+
+    Raises:
+        NotImplementedError: the model does something that is not known in ONNX.
+    """
+    schema, graph = model.schema, Graph()
+    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
+    inputs = {
+        name: Value(name, (None, widths[name]), "int64" if name == "sparse" else "float32") for name in schema.input_names
+    }
+    try:
+        logits = Converter(graph, stored).run(model.logits, inputs, training=False)
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"onnx: {model.name} uses {error}, which is not known in ONNX here. Write it with other operations of keras.ops, or "
+            "export a SavedModel (kd.export.savedmodel)."
+        ) from error
+    if not schema.dense:
+        graph.op("Sigmoid", logits.name, output="probability")
+    else:
+        # Chosen last, because a runtime's ReLU and sigmoid may make numbers of NaN. A sum is NaN where a feature is, or where
+        # both infinities are among them.
+        missing = graph.op("IsNaN", graph.op("ReduceSum", "dense", np.array([1], np.int64), keepdims=1))
+        probability = graph.op("Sigmoid", logits.name)
+        graph.op("Where", missing, np.full(1, np.nan, np.float32), probability, output="probability")
+    for name, dtype, shape, offset, length in regions(stored):
+        where = _bytes(stored, name) if data is None else (data, offset, length)
+        graph.add_large(large_tensor(name, dtype, shape, where))
+    return graph.model(inputs.values(), [Value("probability", (None, 1), "float32")], metadata(model, stored))
+
+
+def _bytes(stored: StoredTables, name: str) -> bytes:
+    stack = next(stack for stack in stored.stacks if name.startswith(f"{stack.name}."))
+    key = name.removeprefix(f"{stack.name}.")
+    return stack.map().tobytes() if key == "map" else b"".join(part[key].tobytes() for part in stack.parts())
