@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ from keras_dlrm.cli.options import PathArgument, backend_option, json_option, lo
 
 FORMATS = ("savedmodel", "onnx", "litert")
 TABLES = ("float32", "bfloat16", "float16", "int8", "int4")
+DEFAULTS = ("packed", "columns", "raw")
+TAKEN = {
+    "savedmodel": ("data", "version", "default", "user_column", "tables", "prune"),
+    "onnx": ("tables", "prune"),
+    "litert": ("tables",),
+}
 EPILOG = """\b
 Examples:
-  keras-dlrm export runs/a/model.keras --output served/clicks --data my-log
+  keras-dlrm export runs/a/model.keras --output served/clicks --data my-log --user-column user --default raw
   keras-dlrm export runs/a/model.keras --format onnx --output clicks.onnx --tables int8
 """
 
@@ -22,19 +29,19 @@ Examples:
 @click.argument("model", type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel", show_default=True)
-@click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is saved beside it.")
-@click.option("--version", "number", type=int, help="savedmodel: number of the version; the next one by default.")
-@click.option("--tables", type=click.Choice(TABLES), help="onnx, litert: how tables are stored; as trained by default.")
-@click.option("--prune", type=click.Choice(["untrained"]), help="onnx: leave out rows that training never touched.")
+@click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
+@click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")
+@click.option("--default", type=click.Choice(DEFAULTS), help="savedmodel: what serving_default takes; packed by default.")
+@click.option("--user-column", multiple=True, help="savedmodel: a column that all candidates of a `rank` request share.")
+@click.option("--tables", type=click.Choice(TABLES), help="How tables are stored; as trained by default.")
+@click.option("--prune", type=click.Choice(["untrained"]), help="Not litert: leave out rows that training never touched.")
 @backend_option
 @json_option
 def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any) -> None:
     """Write a saved MODEL (.keras) for stock TensorFlow Serving, ONNX Runtime or LiteRT."""
-    taken = {"savedmodel": ("data", "number"), "onnx": ("tables", "prune"), "litert": ("tables",)}[kind]
     for name, value in options.items():
-        if value is not None and name not in taken:
-            flag = {"number": "version"}.get(name, name)
-            raise ValueError(f"--{flag} is not for --format {kind}; leave it out.")
+        if value not in (None, ()) and name not in TAKEN[kind]:
+            raise ValueError(f"--{name.replace('_', '-')} is not for --format {kind}; leave it out.")
     loaded = load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm import export
@@ -42,7 +49,10 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
     if kind == "savedmodel":
         data = options["data"]
         preprocessor = None if data is None else data_package.open(data).preprocessor
-        path = export.savedmodel(loaded, output, preprocessor, options["number"])
+        path = export.savedmodel(
+            loaded, output, preprocessor, options["version"], user_columns=options["user_column"],
+            default=options["default"] or "packed", metrics=_scores(model), tables=options["tables"], prune=options["prune"],
+        )  # fmt: skip
         files = [file for file in path.rglob("*") if file.is_file()]
     elif kind == "onnx":
         path = export.onnx(loaded, output, options["tables"], options["prune"])
@@ -53,3 +63,11 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
     size = sum(file.stat().st_size for file in files)
     click.echo(f"wrote {path} ({size:,} bytes)")
     print_json(as_json, {"path": str(path), "format": kind, "bytes": size})
+
+
+def _scores(model: Path) -> dict[str, float]:
+    """Scores on the test part, where a run left them beside its model."""
+    from keras_dlrm.training.run import RESULT
+
+    result = model.parent / RESULT
+    return json.loads(result.read_text(encoding="utf-8")).get("test", {}) if result.is_file() else {}
