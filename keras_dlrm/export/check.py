@@ -20,11 +20,8 @@ if __name__ == "__main__":
 import numpy as np
 import tensorflow as tf
 
-# Tables of more bytes than this are not loaded a second time beside the live model: only the rows that are asked for.
-LOADED = 2**27
 
-
-def check(path: Path, requests: Mapping[str, Any], allowed: float) -> None:
+def check(path: Path, requests: Mapping[str, Any], allowed: float, loaded: int) -> None:
     """Ask each signature and compare.
 
     Args:
@@ -32,12 +29,13 @@ def check(path: Path, requests: Mapping[str, Any], allowed: float) -> None:
         requests: Signature → `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1), and `rows`, the
             row ids of each table that the request looks up.
         allowed: Largest difference.
+        loaded: Variables of more bytes are not loaded as a whole: of the tables only the rows that are asked for.
 
     Raises:
         RuntimeError: it cannot be loaded, lacks a signature, or answers otherwise.
     """
     size = sum(file.stat().st_size for file in (path / "variables").iterdir())
-    model = tf.saved_model.load(str(path)) if size <= LOADED else _with_rows(path, requests)
+    model = tf.saved_model.load(str(path)) if size <= loaded else _with_rows(path, requests)
     for name, entry in requests.items():
         if name not in model.signatures:
             raise RuntimeError(f"savedmodel: the written model lacks the signature {name!r}.")
@@ -118,7 +116,7 @@ def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
 
 def _at(model: Any, place: list[str]) -> Any:
     for name in place:
-        model = model[int(name)] if name.isdigit() else getattr(model, name)
+        model = model[int(name)] if name.isdigit() else model[name] if isinstance(model, Mapping) else getattr(model, name)
     return model
 
 
@@ -126,7 +124,7 @@ def main(path: str, requests: str) -> None:
     """Check, or end with a sentence."""
     job = json.loads(Path(requests).read_text(encoding="utf-8"))
     try:
-        check(Path(path), job["requests"], job["allowed"])
+        check(Path(path), job["requests"], job["allowed"], job["loaded"])
     except RuntimeError as error:
         sys.exit(str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,12 @@ from keras_dlrm.schema import Schema
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**25, 256
+# The check loads variables of at most so many bytes a second time, beside the live model.
+_LOADED = 2**27
 # What the file format may add to tables and weights.
 _SHARE, _ROOM = 1.02, 2**17
+# What TensorFlow says whenever it starts.
+_LOG = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before|To enable the following instructions")
 CHECK = Path(__file__).with_name("check.py")
 
 
@@ -151,6 +156,7 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
             {
                 "requests": _requests(model, preprocessor, stored, job),
                 "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02,
+                "loaded": _LOADED,
             },
         )
         weights: dict[str, Any] = {
@@ -222,7 +228,9 @@ def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) 
             raise
         if process.wait():
             errors.seek(0)
-            return errors.read().decode(errors="replace")[-4000:].strip() or f"exit code {process.returncode}"
+            lines = errors.read().decode(errors="replace").splitlines()
+            said = "\n".join(line for line in lines if not _LOG.match(line))
+            return said[-4000:].strip() or f"exit code {process.returncode}"
     return ""
 
 
