@@ -64,7 +64,7 @@ def measure(shape: str, tables: str) -> tuple[int, int, float, int]:
             peak = max(peak, resident(os.getpid()))
             time.sleep(EVERY)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.schema import Schema
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
-_PART, _PARTS = 2**25, 256
+_PART, _PARTS = 2**23, 512
 # The check loads variables of at most so many bytes a second time, beside the live model.
 _LOADED = 2**27
 # What the file format may add to tables and weights.
