@@ -2,8 +2,8 @@
 
     python benchmarks/export_memory.py --write
 
-Criteo Kaggle's 540 million parameters, on each backend. Resident memory of all processes together is read a hundred times a
-second.
+Criteo Kaggle's 540 million parameters, on each backend. The memory of all processes together is read a hundred times a second.
+What is mapped from files, such as the code of libraries, is not counted: it is nobody's own.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def family(pid: int) -> Iterator[int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process and its descendants have for themselves, pages shared between them counted once."""
+    """Bytes of memory that a process and its descendants have for themselves."""
     total = 0
     try:
         for member in family(pid):
             for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
-                total += int(line.split()[1]) * 1024 if line.startswith("Pss:") else 0
+                total += int(line.split()[1]) * 1024 if line.startswith("Pss_Anon:") else 0
     except (FileNotFoundError, ProcessLookupError):
         pass  # It has just ended.
     return total
