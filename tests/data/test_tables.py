@@ -186,6 +186,16 @@ def test_a_broken_text_file_is_named_and_nothing_is_written(tmp_path, text, word
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_or_folder_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    folder = tmp_path / "run[1]"
+    folder.mkdir()
+    save(make_frame(4), folder / "log1.parquet")
+    path = save(make_frame(8), folder / "log[1].parquet")
+    log = tables.preprocess(SCHEMA, path, output=folder / "out[1]")
+    assert len(log.split("train")) == 8
+    assert len(log.preprocessor.vocabularies["city"].values) == 2
+
+
 def test_minus_one_is_a_missing_value_in_every_format(tmp_path):
     """As in a packed batch, also where the vocabulary is fitted."""
     schema = Schema(categorical=[Categorical("city"), Categorical("tags", hotness=2)], label="click")
