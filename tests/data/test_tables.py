@@ -186,6 +186,21 @@ def test_a_broken_text_file_is_named_and_nothing_is_written(tmp_path, text, word
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["0", "1", "2.5", "a", "a|b"])])
+def test_texts_that_are_stored_as_categories_are_read_as_texts(tmp_path, kind):
+    schema = Schema(
+        dense=["x"], categorical=[Categorical("c"), Categorical("d", 3), Categorical("e", hotness=2)], label="y"
+    )
+    texts = {"y": ["1", "0"], "x": ["2.5", None], "c": ["a|b", "a"], "d": ["0", "1"], "e": ["a|b", "a"]}
+    found = []
+    for dtype in (pl.String, kind):
+        path = tmp_path / f"{len(found)}.parquet"
+        pl.DataFrame(texts).select(pl.all().cast(dtype)).write_parquet(path)
+        found.append(tables.preprocess(schema, path, output=tmp_path / f"{len(found)}").split("train").arrays())
+    np.testing.assert_equal(found[1], found[0])
+    assert found[0][0]["sparse"].tolist() == [[1, 0, 1, 2], [2, 1, 1, -1]]
+
+
 def test_a_file_or_folder_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     folder = tmp_path / "run[1]"
     folder.mkdir()

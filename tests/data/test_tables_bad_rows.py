@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from datetime import date, datetime, time
 from pathlib import Path
 
 import polars as pl
@@ -127,6 +128,12 @@ def test_a_column_of_another_kind_stops_the_run(tmp_path: Path) -> None:
     pl.DataFrame({"y": [1], "x": [[1.0]], "c": ["a"]}).write_parquet(tmp_path / "log.parquet")
     with pytest.raises(TypeError, match="column 'x': a dense column holds numbers"):
         tables.preprocess(SIMPLE, tmp_path / "log.parquet", output=tmp_path / "out", on_error="skip")
+    for name, values in {"x": [date(2020, 1, 1), datetime(2020, 1, 1), time(1), b"1"], "c": [date(2020, 1, 1), b"a"]}.items():
+        for value in values:
+            for schema in (SIMPLE, Schema(dense=["x"], categorical=[Categorical("c", 5)], label="y")):
+                pl.DataFrame({"y": [1], "x": [1.0], "c": [3], name: [value]}).write_parquet(tmp_path / "log.parquet")
+                with pytest.raises(TypeError, match=rf"log.parquet.*column '{name}'"):
+                    tables.preprocess(schema, tmp_path / "log.parquet", output=tmp_path / "out", on_error="skip")
     (tmp_path / "log.tsv").write_bytes(gzip.compress(b"y\tx\tc\n"))
     with pytest.raises(ValueError, match="first line must be the names"):
         tables.preprocess(SIMPLE, tmp_path / "log.tsv", output=tmp_path / "out")

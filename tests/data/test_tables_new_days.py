@@ -10,9 +10,11 @@ import pytest
 import tensorflow as tf
 from table_logs import FORMATS, SCHEMA, make_rows, save
 
-from keras_dlrm.data import tables
+from keras_dlrm.data import criteo, tables
+from keras_dlrm.data.criteo_line import CATEGORICAL, DENSE
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.vocabulary import Vocabulary
 from keras_dlrm.schema import Schema
 
 
@@ -84,6 +86,23 @@ def test_wrong_preprocessors_are_named(tmp_path: Path, monday: ClickLog) -> None
         )
     with pytest.raises(FileNotFoundError, match="preprocessor.json"):
         tables.preprocess(None, path, output=tmp_path / "out", preprocessor=tmp_path)
+
+
+def test_many_different_values_that_are_no_keys_are_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "day.txt").write_text("".join("\t".join([str(i % 2), *"1" * 13, *"ab" * 13]) + "\n" for i in range(9)))
+    known = criteo.preprocess(tmp_path / "day.txt", tmp_path / "known").preprocessor
+    columns: dict[str, object] = {"label": [0] * 500, **dict.fromkeys(DENSE, 1), **dict.fromkeys(CATEGORICAL, "a")}
+    day = pl.DataFrame({**columns, "C7": [f"no key {i}" if i else "b" for i in range(500)]})
+    day.write_csv(tmp_path / "day.csv")
+    calls = []
+    encode = Vocabulary.encode
+    monkeypatch.setattr(Vocabulary, "encode", lambda *arguments: [encode(*arguments), calls.append(1)][0])
+    log = tables.preprocess(None, tmp_path / "day.csv", output=tmp_path / "out", preprocessor=known, on_error="skip")
+    assert len(log.split("train")) == 1 and log.manifest["bad_rows"]["skipped"] == 499
+    assert log.manifest["bad_rows"]["examples"][0]["value"] == "no key 1"
+    assert len(calls) == 26
 
 
 @pytest.mark.parametrize("name", ["part.tfrecord", "part.tfrecord.gz"])
