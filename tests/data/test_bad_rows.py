@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from keras_dlrm.data.bad_rows import EXAMPLES, BadRow, BadRows
@@ -39,3 +41,9 @@ def test_a_row_without_a_column_reads_well() -> None:
 def test_wrong_options_are_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError, match="on_error=|max_skipped="):
         BadRows(*arguments)
+
+
+def test_of_a_long_value_the_beginning_is_kept() -> None:
+    row = BadRow("day_0", 7, "C3", "x" * 10**6, "must be short", "line")
+    assert row.value == "x" * 99 + "…" and len(str(row)) < 200
+    assert BadRow(**dataclasses.asdict(row)) == row
