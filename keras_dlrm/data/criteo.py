@@ -16,6 +16,7 @@ from keras_dlrm.data.bad_rows import BadRows
 from keras_dlrm.data.criteo_dialect import Classic, Dialect, Torchrec
 from keras_dlrm.data.criteo_encoder import Encoder
 from keras_dlrm.data.criteo_splits import SHUFFLES
+from keras_dlrm.data.natural_order import natural
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.workers import worker_count
 
@@ -42,9 +43,9 @@ def preprocess(
 ) -> ClickLog:
     """Preprocess raw Criteo logs as a published DLRM did, so that results compare.
 
-    Several inputs are a day each. A single one is cut into `days` parts of consecutive lines, the first ones a line
-    longer where it does not divide. The last day is halved into validation and test split, all other days are the
-    training split.
+    Several inputs are a day each, in the order of the days. A single one is cut into `days` parts of consecutive lines,
+    the first ones a line longer where it does not divide. The last day is halved into validation and test split, all
+    other days are the training split.
 
     The `"classic"` dialect is the reference PyTorch DLRM's, to the bit:
 
@@ -173,4 +174,13 @@ def _paths(inputs: Path_ | Sequence[Path_]) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; give the raw log (train.txt, or day_0 … day_23).")
+    names = [str(path) for path in paths]
+    meant = sorted(names, key=natural)
+    if names == sorted(names) != meant:
+        # The last day is validation and test, and ids follow the first appearance: the wrong order is another log.
+        early, late = next((a, b) for a, b in zip(names, meant, strict=True) if a != b)
+        raise ValueError(
+            f"criteo: the inputs are a day each, in order, but {early} comes before {late}, as letters sort (and a shell's "
+            "day_*); give them in the order of their numbers, as day_{0..23} does."
+        )
     return paths

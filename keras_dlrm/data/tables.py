@@ -56,7 +56,8 @@ def preprocess(
         schema: The columns. Sparse columns without a `vocabulary_size` get a fitted vocabulary. `None` with a
             `preprocessor`, which has one.
         train: Path, glob pattern, or a list of these: `.csv`, `.tsv`, `.tfrecord`, each also `.gz`, or `.parquet`.
-            Several files are read one after the other; those of a glob in the order of their names.
+            Several files are read one after the other; those of a glob in the order of their names, numbers in these
+            by their values: `day_2.csv` before `day_10.csv`.
         valid: The same, for the validation split.
         test: The same, for the test split.
         output: Directory to write: complete or absent.

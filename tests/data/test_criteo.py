@@ -101,6 +101,15 @@ def test_several_inputs_are_a_day_each(tmp_path):
     check(log, lines, {"train": np.arange(14), "test": np.arange(14, 20), "valid": np.arange(20, 25)})
 
 
+def test_days_in_the_order_of_letters_are_refused(tmp_path):
+    """As a shell's day_* gives them: the last day would be another one."""
+    lines = make_lines(3)
+    days = [save(tmp_path / f"day_{day}", [line]) for day, line in zip((0, 2, 10), lines, strict=True)]
+    with pytest.raises(ValueError, match=r"day_10 comes before .*day_2.*day_\{0..23\}"):
+        criteo.preprocess(sorted(days), tmp_path / "out")
+    check(criteo.preprocess(days, tmp_path / "out"), lines, {"train": [0, 1], "test": [2], "valid": []})
+
+
 def test_total_shuffle_is_one_permutation_of_the_training_rows(tmp_path):
     lines = make_lines(40)
     log = criteo.preprocess(save(tmp_path / "raw.txt", lines), tmp_path / "out", days=2, shuffle="total", seed=9)

@@ -186,6 +186,14 @@ def test_a_broken_text_file_is_named_and_nothing_is_written(tmp_path, text, word
     assert not (tmp_path / "out").exists()
 
 
+def test_files_of_a_pattern_are_read_in_the_order_of_their_numbers(tmp_path):
+    for day in (10, 9, 1):
+        save(make_frame(1, first=day), tmp_path / f"day_{day}.csv")
+    log = tables.preprocess(SCHEMA, str(tmp_path / "day_*.csv"), output=tmp_path / "out")
+    dense = log.split("train").arrays()[0]["dense"]
+    np.testing.assert_allclose(np.expm1(dense[:, 0]), [1, 0, 10], rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["0", "1", "2.5", "a", "a|b"])])
 def test_texts_that_are_stored_as_categories_are_read_as_texts(tmp_path, kind):
     schema = Schema(
