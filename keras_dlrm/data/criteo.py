@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.arguments import integer, number
 from keras_dlrm.data import criteo_job as job
 from keras_dlrm.data import criteo_reader as reader
 from keras_dlrm.data.bad_rows import BadRows
 from keras_dlrm.data.criteo_dialect import Classic, Dialect, Torchrec
 from keras_dlrm.data.criteo_encoder import Encoder
+from keras_dlrm.data.criteo_rows import check_max_ind_range
 from keras_dlrm.data.criteo_splits import SHUFFLES
 from keras_dlrm.data.natural_order import natural
 from keras_dlrm.data.packed import ClickLog
@@ -108,11 +110,14 @@ def preprocess(
     Source: Naumov et al. 2019, arXiv:1906.00091, and its public code, facebookresearch/dlrm `data_utils.py`;
     pytorch/torchrec `datasets/criteo.py` and `datasets/scripts`.
     """
+    max_ind_range = check_max_ind_range(max_ind_range)
+    subsample = number("criteo", "subsample", subsample, below=1.0)
     rules = _rules(dialect, max_ind_range, subsample, table_sizes, min_count)
     if shuffle not in SHUFFLES:
         raise ValueError(f"criteo: shuffle={shuffle!r} is unknown; use one of {SHUFFLES}.")
-    if not 0.0 <= subsample < 1.0:
-        raise ValueError(f"criteo: subsample={subsample} must be a probability below 1.")
+    seed = integer("criteo", "seed", rules.seed if seed is None else seed, low=0)
+    if seed >= 2**32:
+        raise ValueError(f"criteo: seed={seed} must be below 2^32.")
     paths = _paths(inputs)
     if len(paths) == 1 and (isinstance(days, bool) or not isinstance(days, int) or days < 2):
         raise ValueError(f"criteo: days={days!r} must be an integer of at least 2: the last day is valid and test.")
@@ -122,7 +127,7 @@ def preprocess(
         "subsample": subsample,
         "days": days if len(paths) == 1 else len(paths),
         "shuffle": shuffle,
-        "seed": rules.seed if seed is None else seed,
+        "seed": seed,
         "table_sizes": table_sizes if table_sizes is None or isinstance(table_sizes, int) else list(table_sizes),
         "min_count": min_count,
     }
@@ -141,7 +146,7 @@ def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) ->
         `"y"` int32 (N,), `"X_int"` int32 (N, 13) without negative values, `"X_cat"` int32 (N, 26), and `"counts"`
         int32 (26,), the rows of each table.
     """
-    rules, workers = Classic(max_ind_range), worker_count("criteo", None)
+    rules, workers = Classic(check_max_ind_range(max_ind_range)), worker_count("criteo", None)
     with ThreadPoolExecutor(workers) as executor:
         encoder = Encoder(executor, workers, rules.modulo)
         labels, counts, ids = [np.empty(0, np.int32)], [np.empty((0, 13), np.int32)], [np.empty((0, 26), np.int32)]

@@ -208,6 +208,12 @@ def test_bad_arguments(tmp_path):
         ({"subsample": 1.5}, "subsample=1.5"),
         ({"days": 1}, "days=1"),
         ({"max_ind_range": 0}, "max_ind_range=0"),
+        ({"max_ind_range": 2.5}, "max_ind_range=2.5"),
+        ({"max_ind_range": True}, "max_ind_range=True"),
+        ({"seed": -1}, "criteo: seed=-1"),
+        ({"seed": 2**32}, "criteo: seed=4294967296"),
+        ({"subsample": "half"}, "criteo: subsample='half'"),
+        ({"subsample": float("nan")}, "criteo: subsample=nan"),
     ]:
         with pytest.raises(ValueError, match=message):
             criteo.preprocess(path, tmp_path / "out", **arguments)
@@ -217,6 +223,14 @@ def test_bad_arguments(tmp_path):
         criteo.preprocess([], tmp_path / "out")
     with pytest.raises(ValueError, match="no rows are left"):
         criteo.preprocess(save(tmp_path / "empty.txt", [], end=""), tmp_path / "out")
+
+
+def test_numbers_of_numpy_and_limits_beyond_all_values_are_taken(tmp_path):
+    lines = make_lines(14)
+    path = save(tmp_path / "raw.txt", lines)
+    numbers = {"max_ind_range": np.int64(7), "seed": np.int64(5), "subsample": np.float32(0.0)}
+    check(criteo.preprocess(path, tmp_path / "a", **numbers), lines, {"train": range(12)}, 7)
+    check(criteo.preprocess(path, tmp_path / "b", max_ind_range=2**64), lines, {"train": range(12)})
 
 
 def test_progress_is_reported_and_the_output_is_not_overwritten(tmp_path):
