@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.data import format as layout
+from keras_dlrm.data.aside import aside
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
 
@@ -22,7 +22,8 @@ class PackedWriter:
     """Appends batches to the splits of a processed directory without knowing their number of rows beforehand.
 
     The files grow in a hidden sibling of `output` which takes its name when the `with` block ends without an error
-    and is removed when it ends with one: `output` is complete or absent. Memory stays bounded by one batch.
+    and is removed when it ends with one: `output` is complete or absent. What a killed process left is removed by the
+    next writer of `output`. Memory stays bounded by one batch.
 
     Args:
         output: Directory to write.
@@ -60,8 +61,7 @@ class PackedWriter:
         self._files: dict[tuple[str, str], IO[bytes]] = {}
         check_output(self.output, overwrite)
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.partial = self.output.parent / f".{self.output.name}.{uuid.uuid4().hex[:8]}.partial"
-        self.partial.mkdir()
+        self.partial, self._held = aside(self.output, Path.mkdir)
 
     def begin(self, split: str) -> None:
         """Make a split exist, with no rows so far. `append` does this by itself."""
@@ -163,6 +163,7 @@ class PackedWriter:
             for file in self._files.values():
                 file.close()
             shutil.rmtree(self.partial, ignore_errors=True)
+            os.close(self._held)
 
     def _complete(self) -> None:
         for (split, name), file in self._files.items():

@@ -110,6 +110,19 @@ def test_records_that_are_no_examples_or_hold_other_kinds_are_bad_rows(tmp_path:
     assert found[3] == (6, "", "a text is not UTF-8")
 
 
+def test_numbers_are_the_same_text_whatever_kind_their_neighbours_are(tmp_path: Path) -> None:
+    numbers = [0.1, 1e-5, 3.0]
+    found = []
+    for others in ([], ["a"]):
+        path = tmp_path / f"{len(others)}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for value in [*numbers, *others]:
+                writer.write(example({"y": 1, "x": 2.0, "c": value}))
+        log = tables.preprocess(SIMPLE, path, output=tmp_path / f"out{len(others)}")
+        found.append(log.preprocessor.vocabularies["c"].values.to_list())
+    assert found[1] == [*found[0], "a"]
+
+
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     path = save(make_rows(20), tmp_path / "log.csv")
     for arguments, message in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -128,5 +129,10 @@ def test_a_split_as_tfrecord_is_read_by_stock_tensorflow_and_read_back(
         np.testing.assert_array_equal(again.split("train").arrays()[0][key], expected)
     with pytest.raises(FileExistsError, match="overwrite=True"):
         part.to_tfrecord(path)
+    (tmp_path / f".{name}.0123abcd.partial").touch()  # as a killed process leaves it
     part.to_tfrecord(path, overwrite=True)
+    part.to_tfrecord(tmp_path / "new" / name)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        part.to_tfrecord(tmp_path / "new", overwrite=True)
+    shutil.rmtree(tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", name]
