@@ -25,16 +25,17 @@ def aside(output: Path, make: Callable[[Path], object]) -> tuple[Path, int]:
 
     >>> import tempfile
     >>> path, held = aside(Path(tempfile.mkdtemp()) / "log", Path.mkdir)
-    >>> path.name.startswith(".log."), path.name.endswith(".partial")
+    >>> path.name.startswith(".log."), path.name.endswith(".writing")
     (True, True)
     >>> os.close(held)
     """
-    name = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.partial")
+    # Not the ending of `Staging`, whose folders stay when their process is gone.
+    name = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.writing")
     for path in output.parent.iterdir():
         if name.fullmatch(path.name):
             _remove_if_free(path)
     while True:
-        path = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.partial"
+        path = output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}.writing"
         make(path)
         held = _hold(path, fcntl.LOCK_EX)
         if held is not None:

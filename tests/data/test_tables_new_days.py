@@ -129,7 +129,7 @@ def test_a_split_as_tfrecord_is_read_by_stock_tensorflow_and_read_back(
         np.testing.assert_array_equal(again.split("train").arrays()[0][key], expected)
     with pytest.raises(FileExistsError, match="overwrite=True"):
         part.to_tfrecord(path)
-    (tmp_path / f".{name}.0123abcd.partial").touch()  # as a killed process leaves it
+    (tmp_path / f".{name}.0123abcd.writing").touch()  # as a killed process leaves it
     part.to_tfrecord(path, overwrite=True)
     part.to_tfrecord(tmp_path / "new" / name)
     with pytest.raises(IsADirectoryError, match="is a folder"):

@@ -183,8 +183,11 @@ class Statistics:
         """Write a JSON file, complete or not at all."""
         path = Path(path)
         aside = path.with_name(f".{path.name}.partial")
-        aside.write_text(json.dumps(self.to_dict()), encoding="utf-8")
-        aside.replace(path)
+        try:
+            aside.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
