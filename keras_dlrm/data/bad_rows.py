@@ -66,6 +66,8 @@ class BadRows:
             raise ValueError(f"on_error={on_error!r} is unknown; use one of {ON_ERROR}.")
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
             raise ValueError(f"max_skipped={most!r} must be an integer of at least 0, or None for no limit.")
+        if most is not None and on_error != "skip":
+            raise ValueError(f"max_skipped={most} needs on_error='skip'; with {on_error!r} the first one stops the job.")
         self.on_error = on_error
         self.most = most
         self.skipped = 0

@@ -37,7 +37,7 @@ def test_a_row_without_a_column_reads_well() -> None:
     assert str(BadRow("t.parquet", 0, "", "", "has 3 columns", "row")) == "t.parquet, row 0: has 3 columns."
 
 
-@pytest.mark.parametrize("arguments", [("drop",), ("skip", -1), ("skip", True)])
+@pytest.mark.parametrize("arguments", [("drop",), ("skip", -1), ("skip", True), ("raise", 3)])
 def test_wrong_options_are_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError, match="on_error=|max_skipped="):
         BadRows(*arguments)
