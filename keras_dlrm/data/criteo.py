@@ -21,6 +21,7 @@ from keras_dlrm.data.criteo_splits import SHUFFLES
 from keras_dlrm.data.natural_order import natural
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.workers import worker_count
+from keras_dlrm.data.writer import real_output
 
 DIALECTS = ("classic", "torchrec")
 Path_ = str | os.PathLike[str]
@@ -132,7 +133,8 @@ def preprocess(
         "min_count": min_count,
     }
     bad = BadRows(on_error, max_skipped)
-    return job.run(paths, Path(output), rules, arguments, bad, worker_count("criteo", workers), overwrite, progress)
+    place, threads = real_output(output), worker_count("criteo", workers)
+    return job.run(paths, place, rules, arguments, bad, threads, overwrite, progress)
 
 
 def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) -> dict[str, np.ndarray]:

@@ -119,7 +119,10 @@ class _Job:
                 self.progress(done, max(done, round(done / share)) if share else None, "read")
             file["done"] = True
         if not sum(file["rows"] for file in self.files):
-            raise ValueError("criteo: no rows are left; the inputs are empty, or every row was skipped or dropped.")
+            raise ValueError(
+                "criteo: no rows are left; the inputs are empty, or every row was skipped or dropped."
+                + (f" {self.bad.skipped} were skipped: {self.bad.examples[0]}" if self.bad.skipped else "")
+            )
         self.stage.commit(self.state("write"))
 
     def _add(self, file: dict[str, Any], block: reader.Block) -> None:

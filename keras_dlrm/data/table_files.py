@@ -63,6 +63,8 @@ def input_files(inputs: Inputs) -> list[Path]:
             if not found:
                 raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
             paths += found
+        elif path.is_dir():
+            raise FileNotFoundError(f"{entry} is a folder; give its files, as the pattern '{entry}/*.parquet'.")
         elif not path.is_file():
             raise FileNotFoundError(f"{entry}: no such file; give a file ({ENDINGS}), a list, or a glob pattern.")
         else:

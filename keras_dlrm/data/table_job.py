@@ -137,6 +137,8 @@ class _Job:
                 self.progress(self.seen, max(self.seen, round(self.seen / share)) if share else None, "read")
             self.current += 1
             self.position = {}
+        if self.bad.skipped and not sum(self.rows):
+            raise ValueError(f"tables: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
         self.stage.commit(self.state("write"))
 
     def ranges(self) -> dict[str, tuple[int, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from keras_dlrm.data import table_job as job
 from keras_dlrm.data.bad_rows import BadRows
@@ -15,7 +14,7 @@ from keras_dlrm.data.table_files import Inputs, check_columns, open_table
 from keras_dlrm.data.table_files import input_files as input_files
 from keras_dlrm.data.table_fit import VOCABULARY, Rules
 from keras_dlrm.data.workers import worker_count
-from keras_dlrm.data.writer import check_output
+from keras_dlrm.data.writer import check_output, real_output
 from keras_dlrm.schema import Schema
 
 Progress = Callable[[int, int | None, str], None]
@@ -101,8 +100,9 @@ def preprocess(
         if valid is not None or test is not None:
             raise ValueError("tables: give either split=… or valid and test files, not both.")
         _check_split(split)
-    if not job.staging_directory(Path(output)).exists():
-        check_output(Path(output), overwrite)
+    place = real_output(output)
+    if not job.staging_directory(place).exists():
+        check_output(place, overwrite)
     given = {"train": train, "valid": valid, "test": test}
     files = [
         (name, open_table(path)) for name, paths in given.items() if paths is not None for path in input_files(paths)
@@ -110,7 +110,7 @@ def preprocess(
     names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
     for _, file in files:
         check_columns(file, names)
-    return job.run(files, Path(output), rules, split, bad, threads, overwrite, progress)
+    return job.run(files, place, rules, split, bad, threads, overwrite, progress)
 
 
 def _rules(

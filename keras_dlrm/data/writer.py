@@ -51,7 +51,7 @@ class PackedWriter:
         self, output: str | os.PathLike[str], schema: Schema, preprocessor: Any = None, overwrite: bool = False
     ) -> None:
         schema.require_fitted()
-        self.output = Path(output)
+        self.output = real_output(output)
         self.schema = schema
         self.preprocessor = preprocessor
         self.rows: dict[str, int] = {}
@@ -190,6 +190,12 @@ class PackedWriter:
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
         file.write(layout.array_header(*self._specs[name], rows))
+
+
+def real_output(output: str | os.PathLike[str]) -> Path:
+    """Where a link leads: what is written beside its target can take the target's name."""
+    path = Path(output)
+    return path.resolve() if path.is_symlink() else path
 
 
 def check_output(output: Path, overwrite: bool) -> None:

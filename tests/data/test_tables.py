@@ -127,6 +127,8 @@ def test_bad_arguments_are_clear_errors(tmp_path):
     output = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="no such file"):
         tables.preprocess(SCHEMA, tmp_path / "absent.csv", output=output)
+    with pytest.raises(FileNotFoundError, match="is a folder; give its files"):
+        tables.preprocess(SCHEMA, tmp_path, output=output)
     with pytest.raises(FileNotFoundError, match="pattern"):
         tables.preprocess(SCHEMA, str(tmp_path / "*.parquet"), output=output)
     with pytest.raises(ValueError, match="empty list"):
@@ -159,6 +161,18 @@ def test_existing_output_is_refused_before_any_work_and_progress_is_reported(tmp
     assert (10, 10, "read") in seen and seen[-1] == (10, 10, "write")
     with pytest.raises(FileExistsError, match="overwrite=True"):
         tables.preprocess(SCHEMA, tmp_path / "absent.csv", output=tmp_path / "out")
+
+
+def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path):
+    path = save(make_frame(6), tmp_path / "log.csv")
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+        for overwrite in (False, True):
+            tables.preprocess(SCHEMA, path, output=tmp_path / name, overwrite=overwrite)
+        assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / name / "manifest.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "log.csv", "new", "old"]
+    assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == ["new", "old"]
 
 
 def test_empty_table_gives_an_empty_split(tmp_path):

@@ -110,6 +110,14 @@ def test_records_that_are_no_examples_or_hold_other_kinds_are_bad_rows(tmp_path:
     assert found[3] == (6, "", "a text is not UTF-8")
 
 
+def test_where_every_row_is_skipped_the_error_says_so(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("y,x,c\n7,1,a\n8,1,a\n")
+    for schema in (SIMPLE, Schema(dense=["x"], label="y")):
+        with pytest.raises(ValueError, match="no rows are left, 2 were skipped: .*line 2, column y: value '7'"):
+            tables.preprocess(schema, tmp_path / "log.csv", output=tmp_path / "out", on_error="skip")
+    assert not (tmp_path / "out").exists()
+
+
 def test_numbers_are_the_same_text_whatever_kind_their_neighbours_are(tmp_path: Path) -> None:
     numbers = [0.1, 1e-5, 3.0]
     found = []
