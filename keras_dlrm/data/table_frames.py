@@ -90,6 +90,7 @@ class _Readable:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         import polars as pl
 
-        if isinstance(error, (pl.exceptions.PolarsError, OSError)):
+        # A file may be broken in a way that Polars did not think of: it panics then.
+        if isinstance(error, (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ValueError(f"{self._path} cannot be read as a table: {reason}.") from error

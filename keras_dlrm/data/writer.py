@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 
 from keras_dlrm.data import format as layout
 from keras_dlrm.data.aside import aside
+from keras_dlrm.data.full_disk import is_full
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
 
@@ -159,9 +161,18 @@ class PackedWriter:
         try:
             if kind is None:
                 self._complete()
+            elif is_full(error):
+                raise error
+        except OSError as found:
+            if not is_full(found):
+                raise
+            what = f"{self.output}: not written, the disk is full ({found.strerror}); make room and run again"
+            raise OSError(found.errno, what) from found
         finally:
             for file in self._files.values():
-                file.close()
+                # On a full disk what is still in its buffer cannot be written.
+                with contextlib.suppress(OSError):
+                    file.close()
             shutil.rmtree(self.partial, ignore_errors=True)
             os.close(self._held)
 

@@ -1,6 +1,7 @@
 """The processed directory: written complete or not at all, read back as it was."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,19 @@ def test_half_written_output_is_never_visible(tmp_path):
         writer.append("train", *make_batch(4))
         assert not output.exists()
         raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_full_disk_nothing_is_left_and_the_output_is_named(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit to the size of files is what stands in for the disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for rows in (100, 5000):  # full at the end, where buffers are written, or before
+            with pytest.raises(OSError, match="log: not written, the disk is full"):
+                write(tmp_path / "log", train=rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 

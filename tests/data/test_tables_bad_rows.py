@@ -92,6 +92,18 @@ def test_a_file_that_is_cut_short_stops_the_run_in_any_case(tmp_path: Path, endi
     assert not (tmp_path / "out").exists()
 
 
+def test_a_parquet_file_that_makes_polars_panic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(make_rows(20), tmp_path / "log.parquet")
+
+    def panics(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("assertion `left == right` failed")
+
+    monkeypatch.setattr(pl.LazyFrame, "collect", panics)
+    with pytest.raises(ValueError, match="log.parquet cannot be read as a table: assertion"):
+        tables.preprocess(SCHEMA, path, output=tmp_path / "out", on_error="skip")
+    assert [p.name for p in tmp_path.iterdir()] == ["log.parquet"]
+
+
 def test_records_that_are_no_examples_or_hold_other_kinds_are_bad_rows(tmp_path: Path) -> None:
     rows = [example({"y": 1, "x": 2.0, "c": "a"}), b"\xff\xff\xff", example({"y": 0, "x": [1.0, 2.0], "c": "b"})]
     rows += [example({"y": 0, "x": 7, "c": 5}), example({"y": 1.0, "c": [1, 2]}), example({"y": "1", "x": "3"})]

@@ -189,7 +189,7 @@ def _checked_rows(path: Path, names: Sequence[str]) -> int:
                 raise ValueError(f"{path}: column {name!r} is {kind}; tensorflow-io reads numbers, booleans and strings.")
         table = file.select(pl.len().alias("rows of the file"), pl.col(names).null_count())
         rows, *missing = table.collect(engine="streaming").row(0)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be read as Parquet: {reason}.") from error
     for name, count in zip(names, missing, strict=True):
