@@ -161,7 +161,7 @@ class PackedWriter:
         try:
             if kind is None:
                 self._complete()
-            elif is_full(error):
+            elif error is not None and is_full(error):
                 raise error
         except OSError as found:
             if not is_full(found):
