@@ -90,9 +90,22 @@ def _series(name: str, values: Any) -> pl.Series:
     if isinstance(values, np.ndarray) and values.dtype == object:
         values = values.tolist()
     if isinstance(values, list):
-        plain = (v.tolist() if isinstance(v, np.ndarray) else v for v in values)
-        values = [None if isinstance(v, float) and np.isnan(v) else v for v in plain]
-    return pl.Series(name, values, strict=False)
+        values = [_value(v) for v in values]
+    try:
+        return pl.Series(name, values, strict=False)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"column {name!r} holds half of a surrogate pair, which is no text ({error}).") from None
+
+
+def _value(value: Any) -> Any:
+    """A Python value; `None` for all that pandas and NumPy have for a missing one, in lists, too."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_value(v) for v in value]
+    # Polars would make the text "<NA>" of pandas' missing text.
+    missing = value != value if isinstance(value, float) else type(value).__name__ in ("NAType", "NaTType")
+    return None if missing else value
 
 
 def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
