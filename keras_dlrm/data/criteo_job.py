@@ -21,7 +21,7 @@ from keras_dlrm.data.criteo_stage import SPECS, Stage
 from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
-from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
+from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
 from keras_dlrm.data.writer import PackedWriter, check_output
 
 # Staged files of another version are not gone on from.
@@ -217,7 +217,7 @@ class _Job:
             writer.note("bad_rows", self.bad.state())
         check_output(output, overwrite)
         if output.exists() and any(output.iterdir()):
-            output.rename(self.staging.path("old"))
+            output.rename(self.staging.path(OLD))
         complete.replace(output)
 
 

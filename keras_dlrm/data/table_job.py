@@ -15,7 +15,7 @@ from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
 from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
+from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
 from keras_dlrm.data.table_block import Block
 from keras_dlrm.data.table_columns import Columns
 from keras_dlrm.data.table_files import TableFile
@@ -213,7 +213,7 @@ class _Job:
             writer.note("bad_rows", self.bad.state())
         check_output(output, overwrite)
         if output.exists() and any(output.iterdir()):
-            output.rename(self.staging.path("old"))
+            output.rename(self.staging.path(OLD))
         complete.replace(output)
 
 
