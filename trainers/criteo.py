@@ -13,7 +13,7 @@ from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experime
 EPILOG = """\b
 Examples:
   python trainers/criteo.py train.txt --output runs/kaggle
-  python trainers/criteo.py day_* --output runs/terabyte --preset criteo_terabyte --max-ind-range 10000000
+  python trainers/criteo.py day_{0..23} --output runs/terabyte --preset criteo_terabyte --max-ind-range 10000000
   python trainers/criteo.py train.txt --output runs/dcn --model DCNv2 --backend jax --mixed-precision --tensorboard
 """
 PRESETS = ["criteo_kaggle", "criteo_terabyte", "mlperf_v1", "mlperf_dcnv2"]

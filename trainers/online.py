@@ -55,9 +55,9 @@ def main(topics, servers, preprocessor, output, form, columns, partitions, start
         print(json.dumps(line), flush=True)
 
     show.before = 0.0
-    fitted = kd.data.Preprocessor.load(preprocessor)
     keras.utils.set_random_seed(experiment.seed)
     try:
+        fitted = kd.data.Preprocessor.load(preprocessor)
         stream = kd.data.streaming.KafkaStream(
             topics, servers, fitted, format=form, columns=columns.split(",") if columns else None,
             partitions=partitions or None, start=start, on_error=on_error, max_skipped=max_skipped,
@@ -67,7 +67,7 @@ def main(topics, servers, preprocessor, output, form, columns, partitions, start
                 lambda: experiment.build(fitted.schema), stream, output, batch_size=experiment.batch_size,
                 chunk=chunk, max_wait=max_wait, until_end=until_end, stop=lambda: bool(asked), progress=show,
             )  # fmt: skip
-    except (ImportError, ConnectionError, ValueError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
 
 

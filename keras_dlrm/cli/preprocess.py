@@ -12,7 +12,7 @@ from keras_dlrm.schema import Schema
 
 TABLES_EPILOG = """\b
 Examples:
-  keras-dlrm preprocess tables --schema log.yaml --train day_*.parquet --valid v.parquet --test t.parquet --output my-log
+  keras-dlrm preprocess tables --schema log.yaml --train 'day_*.parquet' --valid v.parquet --test t.parquet --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train 'part-*.tfrecord.gz' --on-error skip --max-skipped 1000 --output my-log
   keras-dlrm preprocess tables --preprocessor my-log --vocabulary grown --train monday.csv --output monday
@@ -26,8 +26,8 @@ A schema file (vocabularies without a size are fitted on the training part):
 CRITEO_EPILOG = """\b
 Examples:
   keras-dlrm preprocess criteo train.txt --output criteo
-  keras-dlrm preprocess criteo day_* --output terabyte --max-ind-range 10000000 --subsample 0.875
-  keras-dlrm preprocess criteo day_* --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
+  keras-dlrm preprocess criteo day_{0..23} --output terabyte --max-ind-range 10000000 --subsample 0.875
+  keras-dlrm preprocess criteo day_{0..23} --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
 \b
 A run that was stopped goes on where it was when the same command is given again.
 """

@@ -88,7 +88,7 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     file = path.parent / entry["file"]
     try:
         digest = _digest(file)
-        table = pl.read_parquet(file) if digest == entry.get("sha256", digest) else None
+        table = pl.read_parquet(file, glob=False) if digest == entry.get("sha256", digest) else None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(
             f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."

@@ -7,6 +7,8 @@ from typing import Any
 
 ON_ERROR = ("raise", "skip")
 EXAMPLES = 100
+# Characters of a value that are kept: a message or a manifest is no place for a field of a megabyte.
+SHOWN = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,7 @@ class BadRow:
         file: Name of its file.
         row: Its number there: of the line, counted from 1, in text; of the row, counted from 0, in tables.
         column: Name of the column, or empty where the row as a whole is wrong.
-        value: The value, as text.
+        value: The value, as text; only its beginning where it is long.
         reason: What it must be.
         unit: `"line"` or `"row"`.
     """
@@ -28,6 +30,12 @@ class BadRow:
     value: str
     reason: str
     unit: str = "line"
+
+    def __post_init__(self) -> None:
+        for name, most in (("value", SHOWN), ("reason", 3 * SHOWN)):
+            text = getattr(self, name)
+            if len(text) > most:
+                object.__setattr__(self, name, f"{text[: most - 1]}…")
 
     def __str__(self) -> str:
         column = f", column {self.column}: value {self.value!r}" if self.column else ":"
@@ -58,6 +66,8 @@ class BadRows:
             raise ValueError(f"on_error={on_error!r} is unknown; use one of {ON_ERROR}.")
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
             raise ValueError(f"max_skipped={most!r} must be an integer of at least 0, or None for no limit.")
+        if most is not None and on_error != "skip":
+            raise ValueError(f"max_skipped={most} needs on_error='skip'; with {on_error!r} the first one stops the job.")
         self.on_error = on_error
         self.most = most
         self.skipped = 0

@@ -90,9 +90,22 @@ def _series(name: str, values: Any) -> pl.Series:
     if isinstance(values, np.ndarray) and values.dtype == object:
         values = values.tolist()
     if isinstance(values, list):
-        plain = (v.tolist() if isinstance(v, np.ndarray) else v for v in values)
-        values = [None if isinstance(v, float) and np.isnan(v) else v for v in plain]
-    return pl.Series(name, values, strict=False)
+        values = [_value(v) for v in values]
+    try:
+        return pl.Series(name, values, strict=False)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"column {name!r} holds half of a surrogate pair, which is no text ({error}).") from None
+
+
+def _value(value: Any) -> Any:
+    """A Python value; `None` for all that pandas and NumPy have for a missing one, in lists, too."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_value(v) for v in value]
+    # Polars would make the text "<NA>" of pandas' missing text.
+    missing = value != value if isinstance(value, float) else type(value).__name__ in ("NAType", "NaTType")
+    return None if missing else value
 
 
 def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
@@ -138,7 +151,9 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
     """
     import polars as pl
 
-    if values.dtype in (pl.List, pl.Array, pl.Struct, pl.Object):
+    values = _plain(values)
+    if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
+        # Polars would take the seconds of a date or a time for numbers.
         raise TypeError(f"{where.at(0)}, column {name!r}: a dense column holds numbers, not {values.dtype}.")
     if values.dtype == pl.String:
         values = values.set((values == "").fill_null(False), None)
@@ -172,6 +187,7 @@ def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarr
     """A scalar or multi-hot column as flat values, their rows and places, and the lists' lengths, int64 (B,)."""
     import polars as pl
 
+    values = _plain(values)
     if values.dtype == pl.String and column.hotness > 1:
         empty = (values == "").fill_null(False)
         values = values.set(empty, None).str.split(SEPARATOR)
@@ -185,7 +201,14 @@ def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarr
     starts = np.cumsum(lengths) - lengths
     places = np.arange(len(rows)) - np.repeat(starts, lengths)
     flat = values.filter(pl.Series(lengths > 0)).explode() if len(rows) else values.clear().explode()
-    return flat, rows, places, lengths
+    return _plain(flat), rows, places, lengths
+
+
+def _plain(values: pl.Series) -> pl.Series:
+    """Texts that are stored once each, and referred to by number, as texts."""
+    import polars as pl
+
+    return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
 
 
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
@@ -204,15 +227,18 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
     return ids
 
 
-def checked_ids(values: pl.Series, column: Categorical) -> tuple[np.ndarray, np.ndarray, str]:
-    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed."""
+def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tuple[np.ndarray, np.ndarray, str]:
+    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed.
+
+    Raises:
+        TypeError: not a column of ids; the message names `source`.
+    """
     import polars as pl
 
     size = int(column.vocabulary_size or 0)
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"
-    if column.hashed and values.dtype in (pl.Categorical, pl.Enum):
-        values = values.cast(pl.String)
+    values = _plain(values)
     if values.dtype == pl.String:
         values = values.set((values == "").fill_null(False), None)
         text = values.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
@@ -229,7 +255,8 @@ def checked_ids(values: pl.Series, column: Categorical) -> tuple[np.ndarray, np.
         ids = values.cast(pl.Int64, strict=False)
         lost = ids.is_null() & values.is_not_null()
     else:
-        raise TypeError(f"column {column.name!r} has dtype {values.dtype}; ids must be integers.")
+        where = f"{source}, " if source else ""
+        raise TypeError(f"{where}column {column.name!r} has dtype {values.dtype}; ids must be integers.")
     beyond = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
     bad = (lost | beyond.fill_null(False)).to_numpy()
     found = ids.fill_null(PADDING).to_numpy()

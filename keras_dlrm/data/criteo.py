@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.arguments import integer, number
 from keras_dlrm.data import criteo_job as job
 from keras_dlrm.data import criteo_reader as reader
 from keras_dlrm.data.bad_rows import BadRows
 from keras_dlrm.data.criteo_dialect import Classic, Dialect, Torchrec
 from keras_dlrm.data.criteo_encoder import Encoder
+from keras_dlrm.data.criteo_rows import check_max_ind_range
 from keras_dlrm.data.criteo_splits import SHUFFLES
+from keras_dlrm.data.natural_order import natural
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.workers import worker_count
+from keras_dlrm.data.writer import real_output
 
 DIALECTS = ("classic", "torchrec")
 Path_ = str | os.PathLike[str]
@@ -42,9 +46,9 @@ def preprocess(
 ) -> ClickLog:
     """Preprocess raw Criteo logs as a published DLRM did, so that results compare.
 
-    Several inputs are a day each. A single one is cut into `days` parts of consecutive lines, the first ones a line
-    longer where it does not divide. The last day is halved into validation and test split, all other days are the
-    training split.
+    Several inputs are a day each, in the order of the days. A single one is cut into `days` parts of consecutive lines,
+    the first ones a line longer where it does not divide. The last day is halved into validation and test split, all
+    other days are the training split.
 
     The `"classic"` dialect is the reference PyTorch DLRM's, to the bit:
 
@@ -107,11 +111,14 @@ def preprocess(
     Source: Naumov et al. 2019, arXiv:1906.00091, and its public code, facebookresearch/dlrm `data_utils.py`;
     pytorch/torchrec `datasets/criteo.py` and `datasets/scripts`.
     """
+    max_ind_range = check_max_ind_range(max_ind_range)
+    subsample = number("criteo", "subsample", subsample, below=1.0)
     rules = _rules(dialect, max_ind_range, subsample, table_sizes, min_count)
     if shuffle not in SHUFFLES:
         raise ValueError(f"criteo: shuffle={shuffle!r} is unknown; use one of {SHUFFLES}.")
-    if not 0.0 <= subsample < 1.0:
-        raise ValueError(f"criteo: subsample={subsample} must be a probability below 1.")
+    seed = integer("criteo", "seed", rules.seed if seed is None else seed, low=0)
+    if seed >= 2**32:
+        raise ValueError(f"criteo: seed={seed} must be below 2^32.")
     paths = _paths(inputs)
     if len(paths) == 1 and (isinstance(days, bool) or not isinstance(days, int) or days < 2):
         raise ValueError(f"criteo: days={days!r} must be an integer of at least 2: the last day is valid and test.")
@@ -121,12 +128,13 @@ def preprocess(
         "subsample": subsample,
         "days": days if len(paths) == 1 else len(paths),
         "shuffle": shuffle,
-        "seed": rules.seed if seed is None else seed,
+        "seed": seed,
         "table_sizes": table_sizes if table_sizes is None or isinstance(table_sizes, int) else list(table_sizes),
         "min_count": min_count,
     }
     bad = BadRows(on_error, max_skipped)
-    return job.run(paths, Path(output), rules, arguments, bad, worker_count("criteo", workers), overwrite, progress)
+    place, threads = real_output(output), worker_count("criteo", workers)
+    return job.run(paths, place, rules, arguments, bad, threads, overwrite, progress)
 
 
 def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) -> dict[str, np.ndarray]:
@@ -140,7 +148,7 @@ def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) ->
         `"y"` int32 (N,), `"X_int"` int32 (N, 13) without negative values, `"X_cat"` int32 (N, 26), and `"counts"`
         int32 (26,), the rows of each table.
     """
-    rules, workers = Classic(max_ind_range), worker_count("criteo", None)
+    rules, workers = Classic(check_max_ind_range(max_ind_range)), worker_count("criteo", None)
     with ThreadPoolExecutor(workers) as executor:
         encoder = Encoder(executor, workers, rules.modulo)
         labels, counts, ids = [np.empty(0, np.int32)], [np.empty((0, 13), np.int32)], [np.empty((0, 26), np.int32)]
@@ -173,4 +181,13 @@ def _paths(inputs: Path_ | Sequence[Path_]) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; give the raw log (train.txt, or day_0 … day_23).")
+    names = [str(path) for path in paths]
+    meant = sorted(names, key=natural)
+    if names == sorted(names) != meant:
+        # The last day is validation and test, and ids follow the first appearance: the wrong order is another log.
+        early, late = next((a, b) for a, b in zip(names, meant, strict=True) if a != b)
+        raise ValueError(
+            f"criteo: the inputs are a day each, in order, but {early} comes before {late}, as letters sort (and a shell's "
+            "day_*); give them in the order of their numbers, as day_{0..23} does."
+        )
     return paths

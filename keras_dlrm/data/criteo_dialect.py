@@ -63,9 +63,8 @@ class Classic(Dialect):
     final, test_first, seed = True, True, 123
 
     def __init__(self, modulo: int | None) -> None:
-        if modulo is not None and modulo < 1:
-            raise ValueError(f"criteo: max_ind_range={modulo} must be at least 1, or None for no limit.")
-        self.modulo: int | None = modulo
+        # Categories have 64 bits: a larger number is no limit.
+        self.modulo: int | None = None if modulo is None or modulo >= 2**64 else modulo
 
     def early(self, counts: np.ndarray) -> np.ndarray:
         return log1p(counts)

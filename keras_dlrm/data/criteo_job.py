@@ -21,7 +21,7 @@ from keras_dlrm.data.criteo_stage import SPECS, Stage
 from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
-from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
+from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
 from keras_dlrm.data.writer import PackedWriter, check_output
 
 # Staged files of another version are not gone on from.
@@ -119,7 +119,10 @@ class _Job:
                 self.progress(done, max(done, round(done / share)) if share else None, "read")
             file["done"] = True
         if not sum(file["rows"] for file in self.files):
-            raise ValueError("criteo: no rows are left; the inputs are empty, or every row was skipped or dropped.")
+            raise ValueError(
+                "criteo: no rows are left; the inputs are empty, or every row was skipped or dropped."
+                + (f" {self.bad.skipped} were skipped: {self.bad.examples[0]}" if self.bad.skipped else "")
+            )
         self.stage.commit(self.state("write"))
 
     def _add(self, file: dict[str, Any], block: reader.Block) -> None:
@@ -214,7 +217,7 @@ class _Job:
             writer.note("bad_rows", self.bad.state())
         check_output(output, overwrite)
         if output.exists() and any(output.iterdir()):
-            output.rename(self.staging.path("old"))
+            output.rename(self.staging.path(OLD))
         complete.replace(output)
 
 

@@ -70,23 +70,35 @@ class CriteoRows(Rows):
 
     def _finish(self, arrays: Arrays, number: Callable[[int], int]) -> tuple[Batch, np.ndarray]:
         label, dense, sparse = self._columns(arrays)
+        names = np.repeat(CATEGORICAL, self._hotness).tolist()
         self._check_labels(label, number)
         if self._logarithm:
+            dense, sparse = self._whole(dense, DENSE, number), self._whole(sparse, names, number)
             self._check(dense, dense < 0, DENSE, "must be a count of at least 0", number)
             dense = np.log(dense.astype(np.float32) + np.float32(1.0))
+            # Before the modulo, which would make an id of it.
+            self._check(sparse, sparse < 0, names, "must be an id of at least 0", number)
         else:
             self._check(dense, ~np.isfinite(dense), DENSE, "must be a finite number", number)
         if self._modulo is not None:
             sparse = sparse % self._modulo
         bad = (sparse < 0) | (sparse >= self._sizes)
         if bad.any():
-            names = np.repeat(CATEGORICAL, self._hotness).tolist()
             size = self._sizes[np.argwhere(bad)[0][1]]
             self._check(
                 sparse, bad, names, f"must be an id in 0 … {size - 1}: there are {size} rows in its table", number
             )
         batch = {"dense": np.ascontiguousarray(dense, np.float32), "sparse": np.ascontiguousarray(sparse, np.int32)}
         return batch, label.astype(np.float32)
+
+    def _whole(self, values: np.ndarray, names: Sequence[str], number: Callable[[int], int]) -> np.ndarray:
+        """As int32; the reference keeps some of them as floats."""
+        if values.dtype == np.int32:
+            return values
+        with np.errstate(invalid="ignore"):
+            found = values.astype(np.int32)
+        self._check(values, found != values, names, "must be an integer below 2^31", number)
+        return found
 
     def _check_labels(self, label: np.ndarray, number: Callable[[int], int]) -> None:
         self._check(label, (label != 0) & (label != 1), [LABEL], "must be 0 or 1", number)
@@ -125,10 +137,18 @@ def check_sizes(sizes: Any, where: str) -> list[int]:
     return [int(size) for size in found]
 
 
-def check_max_ind_range(value: int | None) -> None:
-    """`ValueError` unless `value` is `None` or an integer of at least 1."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+def check_max_ind_range(value: int | None) -> int | None:
+    """`value` as Python's integer; `ValueError` unless it is `None` or an integer of at least 1."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"max_ind_range={value!r} must be an integer of at least 1, or None for no limit.")
+    return int(value)
+
+
+def id_modulo(max_ind_range: int | None) -> np.ndarray | None:
+    """What `CriteoRows` takes one-hot ids modulo of; they are int32, below any larger limit."""
+    return None if max_ind_range is None else np.full(26, min(max_ind_range, 2**31 - 1), np.int32)
 
 
 def check_days(directory: Path, days: Collection[int], example: str, last: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,15 @@ def full_disk(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if not is_full(error):
             raise
         raise OSError(
             error.errno,
-            f"{output}: not written, the disk is full ({error.strerror}); make room and run again, it goes on where it "
-            f"was (or delete {staging_directory(output)} to give it up)",
+            f"{output}: not written, the disk is full ({os.strerror(error.errno or 0)}); make room and run again, it goes "
+            f"on where it was (or delete {staging_directory(output)} to give it up)",
         ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the disk, or what one may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in FULL

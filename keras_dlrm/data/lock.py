@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
@@ -19,11 +20,20 @@ def lock(folder: Path, taken: str) -> IO[str]:
     Raises:
         RuntimeError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / LOCK, "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(folder / LOCK, "w")
+        except FileNotFoundError:
+            continue  # Whoever had it has just removed the folder.
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise RuntimeError(taken) from None
+        except FileNotFoundError:
+            pass
+        # The lock of a folder that is gone, or that was made anew, holds nothing.
         file.close()
-        raise RuntimeError(taken) from None
-    return file

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dlrm.data.criteo_rows import CriteoRows, check_max_ind_range, check_sizes, criteo_schema
+from keras_dlrm.data.criteo_rows import CriteoRows, check_max_ind_range, check_sizes, criteo_schema, id_modulo
 from keras_dlrm.data.file_log import FileLog
 from keras_dlrm.data.npz import NpzArray
 from keras_dlrm.data.pieces import Arrays, Mapped, Piece, Pieces
@@ -51,7 +51,7 @@ def open(
     Source: facebookresearch/dlrm, `data_loader_terabyte.py`; mlcommons/training, `recommendation`.
     """
     directory = Path(directory)
-    check_max_ind_range(max_ind_range)
+    max_ind_range = check_max_ind_range(max_ind_range)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such directory; give the one that holds train_data.bin.")
     found: dict[str, list[Path]] = {}
@@ -67,7 +67,7 @@ def open(
                 f"{directory} has {len(paths)} files for the {name} split: {[p.name for p in paths]}; keep one."
             )
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
-    modulo = None if max_ind_range is None else np.full(26, max_ind_range, np.int32)
+    modulo = id_modulo(max_ind_range)
     parts = {name: CriteoRows(_pieces(paths[0]), schema, _columns, True, modulo) for name, paths in found.items()}
     return FileLog(directory, schema, parts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,18 +81,34 @@ class NpzArray:
                 for column in range(int(np.prod(self.shape[1:], dtype=np.int64))):
                     read = np.frombuffer(self._read(file, len(self) * self.dtype.itemsize), self.dtype)
                     place: Any = (slice(None), *np.unravel_index(column, self.shape[1:], order="F"))
-                    out[place] = self._whole(read, kind)
+                    out[place] = self._whole(read, kind, lambda i, column=column: (i, column))  # type: ignore[misc]
             else:
-                flat, done = out.reshape(-1), 0
+                flat, done, width = out.reshape(-1), 0, int(np.prod(self.shape[1:], dtype=np.int64))
                 while done < len(flat):
                     count = min(_CHUNK // self.dtype.itemsize, len(flat) - done)
                     read = np.frombuffer(self._read(file, count * self.dtype.itemsize), self.dtype)
-                    flat[done : done + count] = self._whole(read, kind)
+                    flat[done : done + count] = self._whole(
+                        read, kind, lambda i, done=done: divmod(done + i, width)  # type: ignore[misc]
+                    )
                     done += count
         return out
 
-    def _whole(self, values: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
-        return values if values.dtype == kind else whole_numbers(values, self.where).astype(kind)
+    def _whole(
+        self, values: np.ndarray, kind: np.dtype[Any], place: Callable[[int], tuple[int, int]]
+    ) -> np.ndarray:
+        """Values as int32, where they are to be; `place` says where one is in the array."""
+        if values.dtype == kind:
+            return values
+        with np.errstate(invalid="ignore"):
+            found = values.astype(kind)
+        bad = found != values
+        if bad.any():
+            first = int(np.argmax(bad))
+            row, column = place(first)
+            raise ValueError(
+                f"{self.where}, row {row}, column {column}: value {values[first]} must be an integer below 2^31."
+            )
+        return found
 
     def _member(self) -> IO[bytes]:
         """The array's file, with its header read."""
@@ -140,20 +156,3 @@ class NpzArray:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
-
-
-def whole_numbers(values: np.ndarray, where: str) -> np.ndarray:
-    """Ids or counts as int32; the reference keeps some of them as floats.
-
-    Raises:
-        ValueError: a value is no integer, or too large.
-    """
-    if values.dtype == np.int32:
-        return values
-    with np.errstate(invalid="ignore"):
-        found = values.astype(np.int32)
-    bad = found != values
-    if bad.any():
-        first = tuple(np.argwhere(bad)[0])
-        raise ValueError(f"{where}: value {values[first]} in row {first[0]} must be an integer below 2^31.")
-    return found

@@ -116,16 +116,21 @@ class Pieces:
         if len(self.pieces) == 1:
             return self.pieces[0].take(rows)
         which = np.searchsorted(self._ends, rows, side="right")
-        out: list[np.ndarray] | None = None
+        places, found = [], []
         for index in np.unique(which):
-            mine = which == index
+            places.append(np.flatnonzero(which == index))
             piece = self.pieces[index]
-            found = piece.take(rows[mine] - (self._ends[index] - len(piece)))
-            if out is None:
-                out = [np.empty((len(rows), *array.shape[1:]), array.dtype) for array in found]
-            for whole, part in zip(out, found, strict=True):
-                whole[mine] = part
-        return tuple(out) if out is not None else self._range(0, 0)
+            found.append(piece.take(rows[places[-1]] - (self._ends[index] - len(piece))))
+        if not found:
+            return self._range(0, 0)
+        out = []
+        for parts in zip(*found, strict=True):
+            # A day may hold floats where another one has integers.
+            whole = np.empty((len(rows), *parts[0].shape[1:]), np.result_type(*parts))
+            for place, part in zip(places, parts, strict=True):
+                whole[place] = part
+            out.append(whole)
+        return tuple(out)
 
     def _range(self, start: int, stop: int) -> Arrays:
         found = []

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dlrm.data.criteo_rows import CriteoRows, check_days, check_max_ind_range, criteo_schema
+from keras_dlrm.data.criteo_rows import CriteoRows, check_days, check_max_ind_range, criteo_schema, id_modulo
 from keras_dlrm.data.file_log import FileLog
 from keras_dlrm.data.mlperf import read_counts
-from keras_dlrm.data.npz import NpzArray, whole_numbers
+from keras_dlrm.data.npz import NpzArray
 from keras_dlrm.data.pieces import Arrays, Piece, by_split
 
 _DAY = re.compile(r"(.*)_(\d+)_reordered\.npz")
@@ -51,7 +51,7 @@ def open(
     Source: facebookresearch/dlrm, `data_utils.py` and `dlrm_data_pytorch.py`.
     """
     path = Path(path)
-    check_max_ind_range(max_ind_range)
+    max_ind_range = check_max_ind_range(max_ind_range)
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file; give the reference's .npz file, or the directory of a file per day."
@@ -61,7 +61,7 @@ def open(
     if path.is_file() and counts is None:
         counts = path
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
-    modulo = None if max_ind_range is None else np.full(26, max_ind_range, np.int32)
+    modulo = id_modulo(max_ind_range)
     cut = by_split(pieces, ("test", "valid"))
     parts = {name: CriteoRows(rows, schema, _columns, True, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
@@ -117,4 +117,4 @@ def _single(path: Path, days: int) -> list[Piece]:
 
 def _columns(arrays: Arrays) -> Arrays:
     label, dense, sparse = arrays
-    return label, whole_numbers(dense, "X_int"), whole_numbers(sparse, "X_cat")
+    return label, dense, sparse

@@ -13,6 +13,8 @@ from typing import IO, Any
 from keras_dlrm.data.lock import LOCK, lock
 
 STATE = "state.json"
+# Where an output that is to be replaced is, between its renaming and that of the new one.
+OLD = "old"
 
 
 class Staging:
@@ -51,6 +53,9 @@ class Staging:
         self.directory = staging_directory(output)
         taken = f"{output}: another process is writing it; wait for that one or give another output."
         self._lock = lock(self.directory, taken)
+        if self.path(OLD).is_dir() and not output.exists():
+            # Killed between the two: what was there is there again, whatever becomes of this job.
+            self.path(OLD).rename(output)
         # As it will be when it comes back from its file.
         self._job = json.loads(json.dumps(job))
         self._files: dict[str, IO[bytes]] = {}

@@ -19,7 +19,7 @@ from keras_dlrm.data.table_records import RecordBlock
 from keras_dlrm.data.table_text import TextBlock
 from keras_dlrm.data.text_ids import TextIds, Texts
 from keras_dlrm.data.text_rows import read_numbers, split_fields
-from keras_dlrm.data.vocabulary import BadValue, Keys, Vocabulary
+from keras_dlrm.data.vocabulary import Keys, Vocabulary
 from keras_dlrm.schema import Schema
 
 LABEL = "must be 0 or 1"
@@ -109,7 +109,7 @@ class Columns:
             if column.name not in known:
                 flats[column.name] = flat
                 return faults
-            ids, more = self._ids(flat, column, n)
+            ids, more = self._ids(flat, column, n, block.faults.file)
             sparse[flat.rows, offsets[column.name] + flat.places] = ids
             return [*faults, *more]
 
@@ -131,7 +131,7 @@ class Columns:
                 if not isinstance(values, Texts):
                     # Texts are normalised when they are counted, each once.
                     if values.dtype != pl.String:
-                        values = Keys().normalise(values, f"column {column.name!r}")
+                        values = Keys().normalise(values, f"{block.faults.file}, column {column.name!r}")
                     values = Texts.of(values)
                 parts.append((values, rows, offset + places))
             _number(self.texts[table], parts, sparse)
@@ -141,8 +141,8 @@ class Columns:
             label, out, late, sparse = label[good], out[good], late[good], sparse[good]
         return Rows(label, out, late, sparse)
 
-    def _ids(self, flat: _Flat, column: Categorical, n: int) -> tuple[np.ndarray, Sequence[Fault]]:
-        """Final ids of a column."""
+    def _ids(self, flat: _Flat, column: Categorical, n: int, file: str) -> tuple[np.ndarray, Sequence[Fault]]:
+        """Final ids of a column, and which of the n rows have none."""
         values, again = flat.values, None
         if isinstance(values, Texts):
             # Each different text is looked at once.
@@ -151,9 +151,11 @@ class Columns:
             values = distinct.since(0).series()
         vocabulary = self._vocabularies.get(column.table_name)
         if vocabulary is not None:
-            ids, bad, reason = _encode(vocabulary, values, column)
+            who = f"{file}, column {column.name!r}"
+            bad, reason = vocabulary.keys.unusable(values, who)
+            ids = vocabulary.encode(values.set(pl.Series(bad), None) if bad.any() else values, who)
         else:
-            ids, bad, reason = raw.checked_ids(values, column)
+            ids, bad, reason = raw.checked_ids(values, column, file)
         if again is not None:
             ids, bad = ids[again], bad[again]
         if not bad.any():
@@ -167,17 +169,6 @@ class Columns:
             return values[int(again[at]) if again is not None else at]
 
         return ids, [(mask, column.name, value, reason)]
-
-
-def _encode(vocabulary: Vocabulary, values: pl.Series, column: Categorical) -> tuple[np.ndarray, np.ndarray, str]:
-    """Ids, which values are none, and why."""
-    bad, reason, usable = np.zeros(len(values), bool), "", values
-    while True:
-        try:
-            return vocabulary.encode(usable, f"column {column.name!r}"), bad, reason
-        except BadValue as error:
-            bad |= (values == error.value).fill_null(False).to_numpy()
-            reason, usable = error.reason, values.set(pl.Series(bad), None)
 
 
 def _number(ids: TextIds, parts: list[tuple[Texts, np.ndarray, np.ndarray]], sparse: np.ndarray) -> None:

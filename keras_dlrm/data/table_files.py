@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from keras_dlrm.data.natural_order import natural
 from keras_dlrm.data.table_block import Block
 from keras_dlrm.data.table_frames import ParquetFile
 from keras_dlrm.data.table_records import RecordFile
@@ -58,10 +59,12 @@ def input_files(inputs: Inputs) -> list[Path]:
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
         path = Path(entry)
         if not path.exists() and globbing.has_magic(str(entry)):
-            found = [Path(p) for p in sorted(globbing.glob(str(entry)))]
+            found = [Path(p) for p in sorted(globbing.glob(str(entry)), key=natural)]
             if not found:
                 raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
             paths += found
+        elif path.is_dir():
+            raise FileNotFoundError(f"{entry} is a folder; give its files, as the pattern '{entry}/*.parquet'.")
         elif not path.is_file():
             raise FileNotFoundError(f"{entry}: no such file; give a file ({ENDINGS}), a list, or a glob pattern.")
         else:

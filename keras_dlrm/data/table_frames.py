@@ -49,7 +49,7 @@ class ParquetFile:
         import polars as pl
 
         with _Readable(self.path):
-            return pl.scan_parquet(self.path).collect_schema().names()
+            return pl.scan_parquet(self.path, glob=False).collect_schema().names()
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
         """The rows from `place` on, the `Block.place` of the last block that is known; all of them by default.
@@ -61,7 +61,8 @@ class ParquetFile:
 
         row = place["row"] if place else 0
         with _Readable(self.path):
-            table = pl.scan_parquet(self.path).select(names)
+            # The path is a file's, though its name may look like a pattern.
+            table = pl.scan_parquet(self.path, glob=False).select(names)
             total = int(table.select(pl.len()).collect().item())
         while row < total:
             # `collect_batches` reads ahead without a bound; a slice takes the row groups that it lies in.
@@ -89,6 +90,7 @@ class _Readable:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         import polars as pl
 
-        if isinstance(error, (pl.exceptions.PolarsError, OSError)):
+        # A file may be broken in a way that Polars did not think of: it panics then.
+        if isinstance(error, (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ValueError(f"{self._path} cannot be read as a table: {reason}.") from error

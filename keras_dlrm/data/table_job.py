@@ -15,7 +15,7 @@ from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
 from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
+from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
 from keras_dlrm.data.table_block import Block
 from keras_dlrm.data.table_columns import Columns
 from keras_dlrm.data.table_files import TableFile
@@ -137,6 +137,8 @@ class _Job:
                 self.progress(self.seen, max(self.seen, round(self.seen / share)) if share else None, "read")
             self.current += 1
             self.position = {}
+        if self.bad.skipped and not sum(self.rows):
+            raise ValueError(f"tables: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
         self.stage.commit(self.state("write"))
 
     def ranges(self) -> dict[str, tuple[int, int]]:
@@ -211,7 +213,7 @@ class _Job:
             writer.note("bad_rows", self.bad.state())
         check_output(output, overwrite)
         if output.exists() and any(output.iterdir()):
-            output.rename(self.staging.path("old"))
+            output.rename(self.staging.path(OLD))
         complete.replace(output)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from keras_dlrm.data import table_job as job
 from keras_dlrm.data.bad_rows import BadRows
@@ -15,7 +14,7 @@ from keras_dlrm.data.table_files import Inputs, check_columns, open_table
 from keras_dlrm.data.table_files import input_files as input_files
 from keras_dlrm.data.table_fit import VOCABULARY, Rules
 from keras_dlrm.data.workers import worker_count
-from keras_dlrm.data.writer import check_output
+from keras_dlrm.data.writer import check_output, real_output
 from keras_dlrm.schema import Schema
 
 Progress = Callable[[int, int | None, str], None]
@@ -56,7 +55,8 @@ def preprocess(
         schema: The columns. Sparse columns without a `vocabulary_size` get a fitted vocabulary. `None` with a
             `preprocessor`, which has one.
         train: Path, glob pattern, or a list of these: `.csv`, `.tsv`, `.tfrecord`, each also `.gz`, or `.parquet`.
-            Several files are read one after the other; those of a glob in the order of their names.
+            Several files are read one after the other; those of a glob in the order of their names, numbers in these
+            by their values: `day_2.csv` before `day_10.csv`.
         valid: The same, for the validation split.
         test: The same, for the test split.
         output: Directory to write: complete or absent.
@@ -100,8 +100,9 @@ def preprocess(
         if valid is not None or test is not None:
             raise ValueError("tables: give either split=… or valid and test files, not both.")
         _check_split(split)
-    if not job.staging_directory(Path(output)).exists():
-        check_output(Path(output), overwrite)
+    place = real_output(output)
+    if not job.staging_directory(place).exists():
+        check_output(place, overwrite)
     given = {"train": train, "valid": valid, "test": test}
     files = [
         (name, open_table(path)) for name, paths in given.items() if paths is not None for path in input_files(paths)
@@ -109,7 +110,7 @@ def preprocess(
     names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
     for _, file in files:
         check_columns(file, names)
-    return job.run(files, Path(output), rules, split, bad, threads, overwrite, progress)
+    return job.run(files, place, rules, split, bad, threads, overwrite, progress)
 
 
 def _rules(

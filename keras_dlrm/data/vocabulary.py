@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TEXT = "text"
 HEX = "hex"
+HEXADECIMAL = "must be hexadecimal digits (at most 16) or empty"
 # Keys that are counted before they are merged with those that are known.
 MERGE = 2**20
 
@@ -48,6 +49,16 @@ class Keys:
         keys = self._text(values, who)
         return keys.set((keys == str(PADDING)).fill_null(False), None)
 
+    def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
+        """Which raw values `normalise` refuses, bool (n,), and what they must be.
+
+        Raises:
+            TypeError: as `normalise`.
+        """
+        if self.kind != HEX:
+            return np.zeros(len(values), bool), ""
+        return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
+
     def _text(self, values: pl.Series, who: str) -> pl.Series:
         import polars as pl
 
@@ -67,6 +78,14 @@ class Keys:
         raise TypeError(f"{who} has dtype {dtype}; a vocabulary holds strings or numbers.")
 
     def _hex(self, values: pl.Series, who: str) -> pl.Series:
+        numbers, bad = self._numbers(values, who)
+        if bad.any():
+            row = int(bad.arg_max() or 0)
+            raise BadValue(row, values[row], HEXADECIMAL)
+        return numbers % self.modulo if self.modulo else numbers
+
+    def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
+        """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
         import polars as pl
 
         if values.dtype == pl.Null:
@@ -75,11 +94,7 @@ class Keys:
             raise TypeError(f"{who} has dtype {values.dtype}; give strings of hexadecimal digits, as in the raw log.")
         text = values.set((values == "").fill_null(False), None).fill_null("0")
         numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False)
-        bad = numbers.is_null() | text.str.starts_with("+")
-        if bad.any():
-            row = int(bad.arg_max() or 0)
-            raise BadValue(row, text[row], "must be hexadecimal digits (at most 16) or empty")
-        return numbers % self.modulo if self.modulo else numbers
+        return numbers, numbers.is_null() | text.str.starts_with("+")
 
 
 class BadValue(ValueError):

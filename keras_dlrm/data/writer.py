@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.data import format as layout
+from keras_dlrm.data.aside import aside
+from keras_dlrm.data.full_disk import is_full
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
 
@@ -22,7 +24,8 @@ class PackedWriter:
     """Appends batches to the splits of a processed directory without knowing their number of rows beforehand.
 
     The files grow in a hidden sibling of `output` which takes its name when the `with` block ends without an error
-    and is removed when it ends with one: `output` is complete or absent. Memory stays bounded by one batch.
+    and is removed when it ends with one: `output` is complete or absent. What a killed process left is removed by the
+    next writer of `output`. Memory stays bounded by one batch.
 
     Args:
         output: Directory to write.
@@ -50,7 +53,7 @@ class PackedWriter:
         self, output: str | os.PathLike[str], schema: Schema, preprocessor: Any = None, overwrite: bool = False
     ) -> None:
         schema.require_fitted()
-        self.output = Path(output)
+        self.output = real_output(output)
         self.schema = schema
         self.preprocessor = preprocessor
         self.rows: dict[str, int] = {}
@@ -60,8 +63,7 @@ class PackedWriter:
         self._files: dict[tuple[str, str], IO[bytes]] = {}
         check_output(self.output, overwrite)
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.partial = self.output.parent / f".{self.output.name}.{uuid.uuid4().hex[:8]}.partial"
-        self.partial.mkdir()
+        self.partial, self._held = aside(self.output, Path.mkdir)
 
     def begin(self, split: str) -> None:
         """Make a split exist, with no rows so far. `append` does this by itself."""
@@ -159,10 +161,20 @@ class PackedWriter:
         try:
             if kind is None:
                 self._complete()
+            elif error is not None and is_full(error):
+                raise error
+        except OSError as found:
+            if not is_full(found):
+                raise
+            what = f"{self.output}: not written, the disk is full ({found.strerror}); make room and run again"
+            raise OSError(found.errno, what) from found
         finally:
             for file in self._files.values():
-                file.close()
+                # On a full disk what is still in its buffer cannot be written.
+                with contextlib.suppress(OSError):
+                    file.close()
             shutil.rmtree(self.partial, ignore_errors=True)
+            os.close(self._held)
 
     def _complete(self) -> None:
         for (split, name), file in self._files.items():
@@ -189,6 +201,12 @@ class PackedWriter:
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
         file.write(layout.array_header(*self._specs[name], rows))
+
+
+def real_output(output: str | os.PathLike[str]) -> Path:
+    """Where a link leads: what is written beside its target can take the target's name."""
+    path = Path(output)
+    return path.resolve() if path.is_symlink() else path
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from keras_dlrm.metrics import auc, log_loss, reliability
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -187,6 +185,9 @@ def _draw_curves(panel: Any, curves: Mapping[str, tuple[list[float], list[float]
 
 
 def _draw_reliability(panel: Any, labels: Any, probabilities: Any) -> None:
+    # Keras, and a framework, for a picture alone: commands that print a table start without them.
+    from keras_dlrm.metrics import auc, log_loss, reliability
+
     values = np.asarray(probabilities, dtype=np.float64).reshape(-1)
     clicks = np.asarray(labels).reshape(-1)
     points = reliability(labels, probabilities, bins=int(np.clip(len(values) // 200, 5, 20)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from keras_dlrm.data.aside import aside
 from keras_dlrm.schema import PADDING, Schema
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
     for name in names:
         if len(found[name]) == 1:
             kinds[name] = next(iter(found[name]))
-        series = values[name] if len(found[name]) < 2 else [str(value) for value in values[name]]
+        series = values[name] if len(found[name]) < 2 else [_text(value) for value in values[name]]
         kind = next(iter(found[name]), "int64_list")
         dtype = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind]
         columns[name] = (
@@ -136,24 +137,35 @@ def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
     return kind, [value.decode() for value in given] if kind == "bytes_list" else given
 
 
+def _text(value: Any) -> str:
+    """As a column of this kind alone becomes text."""
+    import polars as pl
+
+    return str(pl.Series([value], dtype=pl.Float32).cast(pl.String).item()) if isinstance(value, float) else str(value)
+
+
 def write_split(split: Split, path: Path, overwrite: bool) -> None:
     """What `Split.to_tfrecord` does; arguments as there."""
     if split.schema.weighted:
         raise ValueError("to_tfrecord: the schema is weighted, and features have no weights; write the split without.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; give another path, or overwrite=True to replace it.")
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, held = aside(path, Path.touch)
     options = tf.io.TFRecordOptions(compression_type="GZIP") if path.suffix.lower() == ".gz" else None
     try:
-        with tf.io.TFRecordWriter(str(aside), options) as writer:
+        with tf.io.TFRecordWriter(str(partial), options) as writer:
             for batch, label in split.batches(_ROWS):
                 for message in _messages(split.schema, batch, label):
                     writer.write(message)
-        aside.replace(path)
+        partial.replace(path)
     except tf.errors.ResourceExhaustedError as error:
         raise OSError(f"{path}: not written, the disk is full ({error.message}); make room and run again.") from error
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+        os.close(held)
 
 
 def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray) -> Iterator[bytes]:

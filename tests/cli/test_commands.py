@@ -155,6 +155,17 @@ def test_help_does_not_import_keras() -> None:
     assert "keras" not in imported
 
 
+def test_preprocessing_text_starts_no_framework(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("click,x\n1,2\n0,3\n")
+    Schema(dense=["x"], label="click").save(tmp_path / "schema.yaml")
+    command = [sys.executable, "-X", "importtime", "-m", "keras_dlrm.cli", "preprocess", "tables", "--schema"]
+    command += [tmp_path / "schema.yaml", "--train", tmp_path / "log.csv", "--output", tmp_path / "out"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "keras_dlrm.data.table_job" in imported
+    assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib"}
+
+
 def test_single_values_count_over_named_options(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]", "--set", "optimizer.l2=1e-6"]
     args = ["train", "--data", planted, "--output", tmp_path / "run", *TINY, "--optimizer", "sgd", *small]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from keras_dlrm.data.bad_rows import EXAMPLES, BadRow, BadRows
@@ -35,7 +37,13 @@ def test_a_row_without_a_column_reads_well() -> None:
     assert str(BadRow("t.parquet", 0, "", "", "has 3 columns", "row")) == "t.parquet, row 0: has 3 columns."
 
 
-@pytest.mark.parametrize("arguments", [("drop",), ("skip", -1), ("skip", True)])
+@pytest.mark.parametrize("arguments", [("drop",), ("skip", -1), ("skip", True), ("raise", 3)])
 def test_wrong_options_are_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError, match="on_error=|max_skipped="):
         BadRows(*arguments)
+
+
+def test_of_a_long_value_the_beginning_is_kept() -> None:
+    row = BadRow("day_0", 7, "C3", "x" * 10**6, "must be short", "line")
+    assert row.value == "x" * 99 + "…" and len(str(row)) < 200
+    assert BadRow(**dataclasses.asdict(row)) == row

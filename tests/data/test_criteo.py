@@ -101,6 +101,15 @@ def test_several_inputs_are_a_day_each(tmp_path):
     check(log, lines, {"train": np.arange(14), "test": np.arange(14, 20), "valid": np.arange(20, 25)})
 
 
+def test_days_in_the_order_of_letters_are_refused(tmp_path):
+    """As a shell's day_* gives them: the last day would be another one."""
+    lines = make_lines(3)
+    days = [save(tmp_path / f"day_{day}", [line]) for day, line in zip((0, 2, 10), lines, strict=True)]
+    with pytest.raises(ValueError, match=r"day_10 comes before .*day_2.*day_\{0..23\}"):
+        criteo.preprocess(sorted(days), tmp_path / "out")
+    check(criteo.preprocess(days, tmp_path / "out"), lines, {"train": [0, 1], "test": [2], "valid": []})
+
+
 def test_total_shuffle_is_one_permutation_of_the_training_rows(tmp_path):
     lines = make_lines(40)
     log = criteo.preprocess(save(tmp_path / "raw.txt", lines), tmp_path / "out", days=2, shuffle="total", seed=9)
@@ -199,6 +208,12 @@ def test_bad_arguments(tmp_path):
         ({"subsample": 1.5}, "subsample=1.5"),
         ({"days": 1}, "days=1"),
         ({"max_ind_range": 0}, "max_ind_range=0"),
+        ({"max_ind_range": 2.5}, "max_ind_range=2.5"),
+        ({"max_ind_range": True}, "max_ind_range=True"),
+        ({"seed": -1}, "criteo: seed=-1"),
+        ({"seed": 2**32}, "criteo: seed=4294967296"),
+        ({"subsample": "half"}, "criteo: subsample='half'"),
+        ({"subsample": float("nan")}, "criteo: subsample=nan"),
     ]:
         with pytest.raises(ValueError, match=message):
             criteo.preprocess(path, tmp_path / "out", **arguments)
@@ -208,6 +223,14 @@ def test_bad_arguments(tmp_path):
         criteo.preprocess([], tmp_path / "out")
     with pytest.raises(ValueError, match="no rows are left"):
         criteo.preprocess(save(tmp_path / "empty.txt", [], end=""), tmp_path / "out")
+
+
+def test_numbers_of_numpy_and_limits_beyond_all_values_are_taken(tmp_path):
+    lines = make_lines(14)
+    path = save(tmp_path / "raw.txt", lines)
+    numbers = {"max_ind_range": np.int64(7), "seed": np.int64(5), "subsample": np.float32(0.0)}
+    check(criteo.preprocess(path, tmp_path / "a", **numbers), lines, {"train": range(12)}, 7)
+    check(criteo.preprocess(path, tmp_path / "b", max_ind_range=2**64), lines, {"train": range(12)})
 
 
 def test_progress_is_reported_and_the_output_is_not_overwritten(tmp_path):

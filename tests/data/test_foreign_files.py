@@ -204,7 +204,7 @@ def test_the_reference_files_of_a_real_log(tmp_path, shared):
         (0, 2, "row 5, column label: value 2 must be 0 or 1"),
         (1, -3, "row 5, column I1: value -3 must be a count of at least 0"),
         (14, 50, "row 5, column C1: value 50 must be an id in 0 … 49: there are 50 rows"),
-        (39, -1, "row 5, column C26: value -1 must be an id in 0 … 224"),
+        (39, -1, "row 5, column C26: value -1 must be an id of at least 0"),
     ],
 )
 def test_a_bad_value_is_named_with_file_row_and_column(tmp_path, column, value, message):
@@ -238,6 +238,33 @@ def test_a_bad_value_in_a_later_day_is_named_by_its_row_there(tmp_path):
         log.split("train").arrays()
     with pytest.raises(ValueError, match="day_1_reordered.npz, row 3, column C1"):
         list(log.split("train").batches(7))
+
+
+def test_negative_ids_and_broken_numbers_are_named_in_any_case(tmp_path):
+    """A modulo would make an id of -1; and the file's row is told, not that of a block."""
+    by_day(tmp_path)
+    at = np.arange(17) == 9
+    for array, value, message in (
+        ("X_cat", -1, "column C1: value -1 must be an id of at least 0"),
+        ("X_cat", 0.5, "column C1: value 0.5 must be an integer below 2"),
+        ("X_int", float("nan"), "column I1: value nan must be an integer below 2"),
+        ("X_int", 2.0**40, "column I1: value 1099511627776.0 must be an integer below 2"),
+    ):
+        given = DAYS[1][array].astype(float) if isinstance(value, float) else DAYS[1][array]
+        broken = {**DAYS[1], array: np.where(at[:, None], value, given)}
+        np.savez_compressed(tmp_path / "day_1_reordered.npz", **broken)
+        for limit in (None, 60, 2**40):
+            log = kd.data.reference.open(tmp_path, max_ind_range=limit)
+            with pytest.raises(ValueError, match=f"day_1_reordered.npz, row 9, {message}"):
+                list(log.split("train").batches(7))
+            with pytest.raises(ValueError, match=f"day_1_reordered.npz,.*row 9.* {message.partition(': ')[2][:9]}"):
+                log.split("train").take(np.array([3, 39, 20]))
+    mlperf(tmp_path)
+    rows = record(CLASSIC["train"])
+    rows[5, 14] = -1
+    (tmp_path / "train_data.bin").write_bytes(rows.tobytes())
+    with pytest.raises(ValueError, match="train_data.bin, row 5, column C1: value -1 must be an id of at least 0"):
+        kd.data.mlperf.open(tmp_path, max_ind_range=60).split("train").arrays()
 
 
 def test_damaged_and_missing_files_are_clear_errors(tmp_path):

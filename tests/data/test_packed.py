@@ -1,6 +1,10 @@
 """The processed directory: written complete or not at all, read back as it was."""
 
 import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +97,41 @@ def test_half_written_output_is_never_visible(tmp_path):
         assert not output.exists()
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_full_disk_nothing_is_left_and_the_output_is_named(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit to the size of files is what stands in for the disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for rows in (100, 5000):  # full at the end, where buffers are written, or before
+            with pytest.raises(OSError, match="log: not written, the disk is full"):
+                write(tmp_path / "log", train=rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_one_stays(tmp_path):
+    killed = """
+import os, signal, sys
+import numpy as np
+from keras_dlrm.data.writer import PackedWriter
+from keras_dlrm.schema import Schema
+writer = PackedWriter(sys.argv[1], Schema(dense=["x"]))
+writer.append("train", {"dense": np.ones((1, 1))}, [0])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "log")], cwd=root, check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".writing")
+    with pytest.raises(RuntimeError, match="stop"), PackedWriter(tmp_path / "log", SCHEMA) as first:
+        assert not left.exists()
+        write(tmp_path / "log", train=3)  # a second one at the same time
+        assert first.partial.exists()
+        raise RuntimeError("stop")
+    assert [p.name for p in tmp_path.iterdir()] == ["log"]
 
 
 def test_existing_output_is_not_overwritten_unless_asked(tmp_path):

@@ -340,3 +340,24 @@ def test_oov_rows_must_fit():
             Categorical("c", oov_rows=3, **fields)
     with pytest.raises(ValueError, match="share table 't' but give oov_rows=1 and 2"):
         Schema(categorical=[Categorical("a", table="t"), Categorical("b", table="t", oov_rows=2)])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT])
+def test_whatever_pandas_has_for_a_missing_value_is_missing(missing):
+    schema = Schema(dense=["x"], categorical=[Categorical("c"), Categorical("t", hotness=2), Categorical("g", 5)])
+    fitted = Preprocessor.fit(schema, pl.DataFrame({"x": [1.0], "c": ["a"], "t": [["p"]], "g": [1]}))
+    rows = {"x": [2.0, missing], "c": ["a", missing], "t": [["p", missing], missing], "g": [1, missing]}
+    # Numbers have no NaT.
+    typed = {"c": "string"} if missing is pd.NaT else {"x": "Float64", "c": "string", "g": "Int64"}
+    frame = pd.DataFrame({name: pd.array(values, dtype=typed.get(name, object)) for name, values in rows.items()})
+    for given_rows in (rows, frame):
+        batch = fitted.transform(given_rows)
+        assert batch["sparse"].tolist() == [[1, 1, -1, 1], [-1, -1, -1, -1]]
+        assert batch["dense"].tolist() == [[2.0], [0.0]]
+
+
+def test_text_that_is_none_names_its_column():
+    schema = Schema(categorical=[Categorical("c")])
+    fitted = Preprocessor.fit(schema, pl.DataFrame({"c": ["a"]}))
+    with pytest.raises(ValueError, match="column 'c' holds half of a surrogate pair"):
+        fitted.transform({"c": ["\ud800"]})

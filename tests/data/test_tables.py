@@ -127,6 +127,8 @@ def test_bad_arguments_are_clear_errors(tmp_path):
     output = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="no such file"):
         tables.preprocess(SCHEMA, tmp_path / "absent.csv", output=output)
+    with pytest.raises(FileNotFoundError, match="is a folder; give its files"):
+        tables.preprocess(SCHEMA, tmp_path, output=output)
     with pytest.raises(FileNotFoundError, match="pattern"):
         tables.preprocess(SCHEMA, str(tmp_path / "*.parquet"), output=output)
     with pytest.raises(ValueError, match="empty list"):
@@ -161,6 +163,18 @@ def test_existing_output_is_refused_before_any_work_and_progress_is_reported(tmp
         tables.preprocess(SCHEMA, tmp_path / "absent.csv", output=tmp_path / "out")
 
 
+def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path):
+    path = save(make_frame(6), tmp_path / "log.csv")
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+        for overwrite in (False, True):
+            tables.preprocess(SCHEMA, path, output=tmp_path / name, overwrite=overwrite)
+        assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / name / "manifest.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "log.csv", "new", "old"]
+    assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == ["new", "old"]
+
+
 def test_empty_table_gives_an_empty_split(tmp_path):
     path = save(make_frame(4), tmp_path / "log.csv")
     save(make_frame(0), tmp_path / "none.csv")
@@ -184,6 +198,39 @@ def test_a_broken_text_file_is_named_and_nothing_is_written(tmp_path, text, word
     with pytest.raises(ValueError, match="log.csv.*" + word):
         tables.preprocess(SCHEMA, tmp_path / "log.csv", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_pattern_are_read_in_the_order_of_their_numbers(tmp_path):
+    for day in (10, 9, 1):
+        save(make_frame(1, first=day), tmp_path / f"day_{day}.csv")
+    log = tables.preprocess(SCHEMA, str(tmp_path / "day_*.csv"), output=tmp_path / "out")
+    dense = log.split("train").arrays()[0]["dense"]
+    np.testing.assert_allclose(np.expm1(dense[:, 0]), [1, 0, 10], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["0", "1", "2.5", "a", "a|b"])])
+def test_texts_that_are_stored_as_categories_are_read_as_texts(tmp_path, kind):
+    schema = Schema(
+        dense=["x"], categorical=[Categorical("c"), Categorical("d", 3), Categorical("e", hotness=2)], label="y"
+    )
+    texts = {"y": ["1", "0"], "x": ["2.5", None], "c": ["a|b", "a"], "d": ["0", "1"], "e": ["a|b", "a"]}
+    found = []
+    for dtype in (pl.String, kind):
+        path = tmp_path / f"{len(found)}.parquet"
+        pl.DataFrame(texts).select(pl.all().cast(dtype)).write_parquet(path)
+        found.append(tables.preprocess(schema, path, output=tmp_path / f"{len(found)}").split("train").arrays())
+    np.testing.assert_equal(found[1], found[0])
+    assert found[0][0]["sparse"].tolist() == [[1, 0, 1, 2], [2, 1, 1, -1]]
+
+
+def test_a_file_or_folder_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    folder = tmp_path / "run[1]"
+    folder.mkdir()
+    save(make_frame(4), folder / "log1.parquet")
+    path = save(make_frame(8), folder / "log[1].parquet")
+    log = tables.preprocess(SCHEMA, path, output=folder / "out[1]")
+    assert len(log.split("train")) == 8
+    assert len(log.preprocessor.vocabularies["city"].values) == 2
 
 
 def test_minus_one_is_a_missing_value_in_every_format(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from datetime import date, datetime, time
 from pathlib import Path
 
 import polars as pl
@@ -91,6 +92,18 @@ def test_a_file_that_is_cut_short_stops_the_run_in_any_case(tmp_path: Path, endi
     assert not (tmp_path / "out").exists()
 
 
+def test_a_parquet_file_that_makes_polars_panic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(make_rows(20), tmp_path / "log.parquet")
+
+    def panics(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("assertion `left == right` failed")
+
+    monkeypatch.setattr(pl.LazyFrame, "collect", panics)
+    with pytest.raises(ValueError, match="log.parquet cannot be read as a table: assertion"):
+        tables.preprocess(SCHEMA, path, output=tmp_path / "out", on_error="skip")
+    assert [p.name for p in tmp_path.iterdir()] == ["log.parquet"]
+
+
 def test_records_that_are_no_examples_or_hold_other_kinds_are_bad_rows(tmp_path: Path) -> None:
     rows = [example({"y": 1, "x": 2.0, "c": "a"}), b"\xff\xff\xff", example({"y": 0, "x": [1.0, 2.0], "c": "b"})]
     rows += [example({"y": 0, "x": 7, "c": 5}), example({"y": 1.0, "c": [1, 2]}), example({"y": "1", "x": "3"})]
@@ -107,6 +120,27 @@ def test_records_that_are_no_examples_or_hold_other_kinds_are_bad_rows(tmp_path:
     assert found[:2] == [(1, "", "the record is no tf.train.Example"), (2, "x", "must be a single number")]
     assert found[2][:2] == (4, "c") and "hotness=1" in found[2][2]
     assert found[3] == (6, "", "a text is not UTF-8")
+
+
+def test_where_every_row_is_skipped_the_error_says_so(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("y,x,c\n7,1,a\n8,1,a\n")
+    for schema in (SIMPLE, Schema(dense=["x"], label="y")):
+        with pytest.raises(ValueError, match="no rows are left, 2 were skipped: .*line 2, column y: value '7'"):
+            tables.preprocess(schema, tmp_path / "log.csv", output=tmp_path / "out", on_error="skip")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_are_the_same_text_whatever_kind_their_neighbours_are(tmp_path: Path) -> None:
+    numbers = [0.1, 1e-5, 3.0]
+    found = []
+    for others in ([], ["a"]):
+        path = tmp_path / f"{len(others)}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for value in [*numbers, *others]:
+                writer.write(example({"y": 1, "x": 2.0, "c": value}))
+        log = tables.preprocess(SIMPLE, path, output=tmp_path / f"out{len(others)}")
+        found.append(log.preprocessor.vocabularies["c"].values.to_list())
+    assert found[1] == [*found[0], "a"]
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
@@ -127,6 +161,12 @@ def test_a_column_of_another_kind_stops_the_run(tmp_path: Path) -> None:
     pl.DataFrame({"y": [1], "x": [[1.0]], "c": ["a"]}).write_parquet(tmp_path / "log.parquet")
     with pytest.raises(TypeError, match="column 'x': a dense column holds numbers"):
         tables.preprocess(SIMPLE, tmp_path / "log.parquet", output=tmp_path / "out", on_error="skip")
+    for name, values in {"x": [date(2020, 1, 1), datetime(2020, 1, 1), time(1), b"1"], "c": [date(2020, 1, 1), b"a"]}.items():
+        for value in values:
+            for schema in (SIMPLE, Schema(dense=["x"], categorical=[Categorical("c", 5)], label="y")):
+                pl.DataFrame({"y": [1], "x": [1.0], "c": [3], name: [value]}).write_parquet(tmp_path / "log.parquet")
+                with pytest.raises(TypeError, match=rf"log.parquet.*column '{name}'"):
+                    tables.preprocess(schema, tmp_path / "log.parquet", output=tmp_path / "out", on_error="skip")
     (tmp_path / "log.tsv").write_bytes(gzip.compress(b"y\tx\tc\n"))
     with pytest.raises(ValueError, match="first line must be the names"):
         tables.preprocess(SIMPLE, tmp_path / "log.tsv", output=tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import tensorflow as tf
 from table_logs import FORMATS, SCHEMA, make_rows, save
 
-from keras_dlrm.data import tables
+from keras_dlrm.data import criteo, tables
+from keras_dlrm.data.criteo_line import CATEGORICAL, DENSE
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.vocabulary import Vocabulary
 from keras_dlrm.schema import Schema
 
 
@@ -86,6 +89,23 @@ def test_wrong_preprocessors_are_named(tmp_path: Path, monday: ClickLog) -> None
         tables.preprocess(None, path, output=tmp_path / "out", preprocessor=tmp_path)
 
 
+def test_many_different_values_that_are_no_keys_are_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "day.txt").write_text("".join("\t".join([str(i % 2), *"1" * 13, *"ab" * 13]) + "\n" for i in range(9)))
+    known = criteo.preprocess(tmp_path / "day.txt", tmp_path / "known").preprocessor
+    columns: dict[str, object] = {"label": [0] * 500, **dict.fromkeys(DENSE, 1), **dict.fromkeys(CATEGORICAL, "a")}
+    day = pl.DataFrame({**columns, "C7": [f"no key {i}" if i else "b" for i in range(500)]})
+    day.write_csv(tmp_path / "day.csv")
+    calls = []
+    encode = Vocabulary.encode
+    monkeypatch.setattr(Vocabulary, "encode", lambda *arguments: [encode(*arguments), calls.append(1)][0])
+    log = tables.preprocess(None, tmp_path / "day.csv", output=tmp_path / "out", preprocessor=known, on_error="skip")
+    assert len(log.split("train")) == 1 and log.manifest["bad_rows"]["skipped"] == 499
+    assert log.manifest["bad_rows"]["examples"][0]["value"] == "no key 1"
+    assert len(calls) == 26
+
+
 @pytest.mark.parametrize("name", ["part.tfrecord", "part.tfrecord.gz"])
 def test_a_split_as_tfrecord_is_read_by_stock_tensorflow_and_read_back(
     tmp_path: Path, monday: ClickLog, name: str
@@ -109,5 +129,10 @@ def test_a_split_as_tfrecord_is_read_by_stock_tensorflow_and_read_back(
         np.testing.assert_array_equal(again.split("train").arrays()[0][key], expected)
     with pytest.raises(FileExistsError, match="overwrite=True"):
         part.to_tfrecord(path)
+    (tmp_path / f".{name}.0123abcd.writing").touch()  # as a killed process leaves it
     part.to_tfrecord(path, overwrite=True)
+    part.to_tfrecord(tmp_path / "new" / name)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        part.to_tfrecord(tmp_path / "new", overwrite=True)
+    shutil.rmtree(tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", name]

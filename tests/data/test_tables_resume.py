@@ -230,3 +230,26 @@ def test_a_file_that_vanishes_or_changes_is_named(
     with pytest.raises(ValueError, match="a.csv: changed while it was read"):
         tables.preprocess(SCHEMA, paths, output=tmp_path / "out", progress=change)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_was_being_replaced_is_not_lost(small_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(make_rows(300), tmp_path / "log.csv")
+    output = tmp_path / "out"
+    tables.preprocess(SCHEMA, path, output=output)
+    old = contents(output)
+    rename = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == output:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tables.preprocess(SCHEMA, path, output=output, split={"train": 0.5, "test": 0.5}, overwrite=True)
+    monkeypatch.undo()
+    assert not output.exists()
+    # Another job, which fails.
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        tables.preprocess(SCHEMA, path, output=output, split={"train": 0.7, "test": 0.3})
+    assert contents(output) == old

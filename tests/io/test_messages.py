@@ -37,6 +37,13 @@ def test_json_and_csv_of_one_row_pack_alike():
     np.testing.assert_array_equal(label, [1, 1])
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_a_csv_record_ends_at_line_ends_of_csv_only(mark):
+    schema = kd.Schema(categorical=[kd.Categorical("user")], label="click")
+    assert Decoder(schema, "csv")(f"1,a{mark}b\n".encode()) == [f"a{mark}b", "1"]
+    assert Decoder(schema, "csv")(f'1,"a\r\n{mark}b"\r\n'.encode()) == [f"a\r\n{mark}b", "1"]
+
+
 def test_null_is_missing_and_true_is_one():
     batch, label = packed([Decoder(SCHEMA)(b'{"price": null, "user": null, "tags": null, "click": true}')], BadRows())
     assert batch["sparse"].tolist() == [[-1, -1, -1, -1]] and batch["dense"].tolist() == [[0.0]] and label[0] == 1
@@ -54,6 +61,10 @@ def test_null_is_missing_and_true_is_one():
         (json.dumps({**GOOD, "price": [1, 2]}).encode(), "must be one value"),
         (json.dumps({**GOOD, "user": {"a": 1}}).encode(), "must be one value"),
         (json.dumps({**GOOD, "tags": [[1]]}).encode(), "must be one value"),
+        (json.dumps({**GOOD, "user": "\ud800"}).encode(), "half of a surrogate pair"),
+        (json.dumps({**GOOD, "price": "\udfff"}).encode(), "half of a surrogate pair"),
+        (json.dumps({**GOOD, "tags": ["a", "\ud800x"]}).encode(), "half of a surrogate pair"),
+        (json.dumps({**GOOD, "tags": "a|\ud800x"}).encode(), "half of a surrogate pair"),
     ],
 )
 def test_what_is_no_row_is_refused_with_the_reason(message, said):

@@ -88,6 +88,8 @@ def test_half_a_commit_is_not_seen(preprocessor, tmp_path):
     train_online(lambda: build(preprocessor), Numbers(preprocessor, 16), tmp_path, batch_size=8, until_end=True)
     (tmp_path / "writing-00000003").mkdir()
     (tmp_path / "writing-00000003" / "state.json").write_text("{")
+    for name in ("commit-00000009.bak", "commit-best", "commit-"):  # a user's own copies
+        (tmp_path / name).mkdir()
     with Commits(tmp_path) as commits:
         assert commits.number == 2 and commits.load()[1]["positions"] == {"numbers": 16}
         assert not list(tmp_path.glob("writing-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ class Commits:
         self.number = max(self._numbers(), default=0)
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("commit-")) for path in self.folder.glob("commit-*"))
+        found = (re.fullmatch("commit-([0-9]{8,})", path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
 
     def path(self, number: int) -> Path:
         """Folder of a commit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -109,7 +110,8 @@ class Decoder:
 
     def _csv(self, message: bytes) -> dict[str, Any]:
         try:
-            records = list(csv.reader(message.decode("utf-8").splitlines(keepends=True), strict=True))
+            # Not splitlines: of a text's line ends it knows more than CSV does.
+            records = list(csv.reader(io.StringIO(message.decode("utf-8"), newline=""), strict=True))
         except (ValueError, csv.Error) as error:
             raise BadMessage("", "", f"the message is not a CSV record ({error})") from None
         if len(records) != 1 or len(records[0]) != len(self._columns):
@@ -141,9 +143,22 @@ def _example_fields(message: bytes) -> dict[str, Any]:
     return fields
 
 
+def _text(name: str, value: str) -> str:
+    """JSON can write half a surrogate pair, which is no character and in no UTF-8."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            shown = value.encode("utf-8", "backslashreplace").decode()
+            raise BadMessage(name, shown, "must be text; it holds half of a surrogate pair") from None
+    return value
+
+
 def _category(name: str, value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _text(name, value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float, np.floating)):
@@ -155,8 +170,10 @@ def _category(name: str, value: Any) -> str | None:
 
 
 def _number(name: str, value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _text(name, value)
     if isinstance(value, (bool, int)):
         return str(int(value))
     if isinstance(value, (float, np.floating)):
@@ -170,5 +187,5 @@ def _list(name: str, value: Any) -> list[str | None]:
     if value is None or value == "":
         return []
     if isinstance(value, str):
-        return list(value.split(SEPARATOR))
+        return list(_text(name, value).split(SEPARATOR))
     return [_category(name, value)]

@@ -121,7 +121,7 @@ class ParquetStream(Stream):
 
         from keras_dlrm.training.tf_data import OpError
 
-        kinds = pl.read_parquet_schema(name)
+        kinds = pl.scan_parquet(name, glob=False).collect_schema()
         dataset = self._open(name, columns=self._names).skip(start).batch(FETCH).prefetch(2)
         try:
             for columns in dataset.as_numpy_iterator():
@@ -179,16 +179,17 @@ def _checked_rows(path: Path, names: Sequence[str]) -> int:
     import polars as pl
 
     try:
-        kinds = pl.read_parquet_schema(path)
+        file = pl.scan_parquet(path, glob=False)  # its name may look like a pattern
+        kinds = file.collect_schema()
         for name in names:
             if name not in kinds:
                 raise KeyError(f"{path}: column {name!r} is missing; the file has {list(kinds)}.")
             kind = kinds[name]
             if not (kind.is_integer() or kind.is_float() or isinstance(kind, (pl.String, pl.Boolean, pl.Categorical, pl.Enum))):
                 raise ValueError(f"{path}: column {name!r} is {kind}; tensorflow-io reads numbers, booleans and strings.")
-        table = pl.scan_parquet(path).select(pl.len().alias("rows of the file"), pl.col(names).null_count())
+        table = file.select(pl.len().alias("rows of the file"), pl.col(names).null_count())
         rows, *missing = table.collect(engine="streaming").row(0)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be read as Parquet: {reason}.") from error
     for name, count in zip(names, missing, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import warnings
@@ -26,7 +27,10 @@ def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
     Raises:
         ImportError: it is not installed, or beside a TensorFlow that it cannot work with.
     """
-    found = importlib.metadata.version("tensorflow")
+    found = "none"
+    for name in ("tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found = importlib.metadata.version(name)
     if found.split(".")[:2] != TENSORFLOW.split("."):
         raise ImportError(
             f"{who} needs tensorflow-io, whose native operations load on TensorFlow {TENSORFLOW}.x only; here is TensorFlow "

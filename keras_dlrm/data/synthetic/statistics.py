@@ -182,9 +182,13 @@ class Statistics:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file, complete or not at all."""
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.partial")
-        aside.write_text(json.dumps(self.to_dict()), encoding="utf-8")
-        aside.replace(path)
+        try:
+            aside.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
@@ -196,5 +200,7 @@ class Statistics:
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not the statistics of a click log, but no JSON ({error}).") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
