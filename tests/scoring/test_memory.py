@@ -1,0 +1,47 @@
+"""Memory of scoring: it does not follow the rows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+# The peak in MB, after each file.
+PROGRAM = """
+import resource, sys
+import keras_dlrm as kd
+from keras_dlrm.scoring import predict_files
+schema = kd.Schema(dense=["a", "b"], categorical=[kd.Categorical(f"c{k}", 10_000) for k in range(8)])
+model = kd.models.DLRM(schema, 4, [8, 4], [8, 1])
+for path in sys.argv[1:]:
+    predict_files(model, path, output=path + ".scores.parquet", preprocessor=None, id_columns=["key"])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_four_times_the_rows_take_no_more_memory(tmp_path: Path, ending: str) -> None:
+    draw = np.random.default_rng(0)
+    rows = 500_000
+    frame = pl.DataFrame(
+        {"key": draw.integers(10**15, 10**16, rows), "a": draw.normal(size=rows), "b": draw.normal(size=rows)}
+        | {f"c{k}": draw.integers(0, 10_000, rows) for k in range(8)}
+    )
+    paths = []
+    for times in (1, 4):
+        paths.append(tmp_path / f"{times}.{ending}")
+        many = pl.concat([frame] * times)
+        many.write_csv(paths[-1]) if ending == "csv" else many.write_parquet(paths[-1], row_group_size=100_000)
+    # What the further rows take where they are kept: packed, their keys and their predictions.
+    size = rows * 3 * (4 * 2 + 4 * 8 + 8 + 4) / 2**20
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, paths)], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    small, large = map(int, done.stdout.split())
+    assert size > 70
+    assert large - small < size / 2
+    assert pl.scan_parquet(f"{paths[1]}.scores.parquet").select(pl.len()).collect().item() == 4 * rows
