@@ -59,6 +59,8 @@ class StateDict:
                 )
             given[plain] = key
             self._values[plain] = value
+        #: Whether the keys are sorted by name, as those of a DistributedModelParallel are: their order tells nothing then.
+        self.sorted = list(self._values) == sorted(self._values)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -167,7 +169,7 @@ def _whole(who: str, value: Any) -> Any:
         return value.full_tensor()
     if not hasattr(value, "local_shards"):
         return value
-    shards, size = value.local_shards(), tuple(value.size())
+    shards, size = value.local_shards(), tuple(value.metadata().size)
     covered = sum(shard.tensor.numel() for shard in shards)
     if covered != int(np.prod(size)):
         raise ValueError(

@@ -19,6 +19,7 @@ _BOTTOM = "dense_arch.model._mlp.{}._linear.weight"
 _TOP = "over_arch.model.0._mlp.{}._linear.weight"
 _LOGIT = "over_arch.model.1.weight"
 _CROSS = "inter_arch.crossnet."
+_GIVE = "give features=model.sparse_arch.sparse_feature_names"
 _KEYS = (
     "sparse_arch.embedding_bag_collection.embedding_bags.TABLE.weight, dense_arch.model._mlp.k._linear.weight/bias, "
     "over_arch.model.0._mlp.k._linear.weight/bias, over_arch.model.1.weight/bias and, of a DLRM_DCN, "
@@ -43,8 +44,8 @@ def from_torchrec(
         schema: The columns. A column's table is the embedding bag of its `table_name`, or `t_` and that. By default each
             table has one column, of its name without `t_`, and dense columns are `I1 …`.
         hotness: Without a schema: most ids per example, one number or one per table; 1 by default.
-        features: Names of the sparse columns in TorchRec's order, `model.sparse_arch.sparse_feature_names`. A state_dict
-            does not have that order; the order of its keys is taken for it unless that cannot be.
+        features: Names of the sparse columns in TorchRec's order, `model.sparse_arch.sparse_feature_names`. Needed where
+            the keys do not tell it: those of a DistributedModelParallel are sorted, and tables may be shared.
 
     Returns:
         The model, not compiled, with interaction `"dot"`, or `"cross"` of a `DLRM_DCN`. Pooling is the sum, or what the
@@ -74,7 +75,7 @@ def from_torchrec(
     if not bags:
         raise ValueError(f"{who}: no {_TABLE.format('TABLE')}; is this a TorchRec DLRM's state_dict?")
     if schema is None:
-        names = _named(who, bags, features)
+        names = _named(state, bags, features)
         tables = {}
         for bag in names:
             width = next(iter(tables.values())).shape[1] if tables else None
@@ -95,7 +96,7 @@ def from_torchrec(
         schema = default_schema(bottom[0][0].shape[1], columns)
         order = list(range(len(columns) + 1))
     else:
-        order = _order(who, schema, bags, features)
+        order = _order(state, schema, bags, features)
     crosses = _crosses(state, order, dim)
     vectors = len(order)
     width = vectors * dim if crosses else dim + vectors * (vectors - 1) // 2
@@ -148,7 +149,7 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
         if "." in name:
             raise ValueError(f"{who}: the name of table {name!r} has a dot, which a module of PyTorch cannot have.")
         out[_TABLE.format(table_prefix + name)] = table
-    order = _order(who, model.schema, None, features)
+    order = _places(who, model.schema, features)
     for k, (kernel, bias) in enumerate(weights.bottom):
         out[_BOTTOM.format(k)], out[_bias(_BOTTOM).format(k)] = kernel, bias
     wide = blocks(order, dim)
@@ -196,26 +197,31 @@ def _first_layer(order: Sequence[int], dim: int, crossed: bool) -> np.ndarray:
     return np.concatenate([np.arange(dim), dim + products(order, np.triu_indices(len(order), 1))])
 
 
-def _named(who: str, bags: Sequence[str], features: Sequence[str] | None) -> dict[str, str]:
+def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None) -> dict[str, str]:
     """Names of columns by the embedding bag that each looks up, in TorchRec's order."""
     names = {bag: bag.removeprefix("t_") if bags.count(bag.removeprefix("t_")) == 0 else bag for bag in bags}
     if features is not None:
         column = {name: bag for bag, name in names.items()} | {bag: bag for bag in bags}
         if len(set(features)) != len(bags) or any(f not in column for f in features):
             raise ValueError(
-                f"{who}: features={list(features)} are not one for each of the tables {list(bags)}; give a schema that says "
-                "which column looks up which table."
+                f"{state.who}: features={list(features)} are not one for each of the tables {list(bags)}; give a schema that "
+                "says which column looks up which table."
             )
         return {column[f]: f for f in features}
     numbers = [re.fullmatch(r"(.*?)(\d+)", bag) for bag in bags]
-    if len({m[1] for m in numbers if m}) == 1 and all(numbers):
-        counted = [int(m[2]) for m in numbers if m]
-        if counted != sorted(counted):
-            raise ValueError(
-                f"{who}: the keys have the tables in the order {list(bags)}, which sharding or sorting may have made; give "
-                "features=model.sparse_arch.sparse_feature_names, or a schema beside it."
-            )
+    counted = [int(m[2]) for m in numbers if m] if len({m[1] for m in numbers if m}) == 1 else []
+    if counted != sorted(counted):
+        raise ValueError(f"{state.who}: the keys have the tables as {list(bags)}, which is no order of columns; {_GIVE}.")
+    _refuse_sorted(state, bags)
     return names
+
+
+def _refuse_sorted(state: StateDict, bags: Sequence[str]) -> None:
+    if state.sorted and len(bags) > 1:
+        raise ValueError(
+            f"{state.who}: the keys are sorted by name, as a DistributedModelParallel has them, so that they do not tell "
+            f"TorchRec's order of the columns; {_GIVE}."
+        )
 
 
 def _tables_of(state: StateDict, schema: Schema, bags: Sequence[str]) -> dict[str, np.ndarray]:
@@ -239,24 +245,29 @@ def _tables_of(state: StateDict, schema: Schema, bags: Sequence[str]) -> dict[st
     return tables
 
 
-def _order(who: str, schema: Schema, bags: Sequence[str] | None, features: Sequence[str] | None) -> list[int]:
-    """Place of each of our vectors among TorchRec's: the dense one, then the columns by table."""
-    columns = schema.categorical
-    if features is not None:
-        if sorted(features) != sorted(schema.categorical_names):
+def _order(state: StateDict, schema: Schema, bags: Sequence[str], features: Sequence[str] | None) -> list[int]:
+    """Place of each of our vectors among TorchRec's: the dense one, then the columns."""
+    if features is None:
+        ours = [name if name in bags else f"t_{name}" for name in schema.table_sizes]
+        if len(ours) < len(schema.categorical):
+            raise ValueError(f"{state.who}: the schema's columns share tables, and TorchRec's order is by table; {_GIVE}.")
+        _refuse_sorted(state, bags)
+        if ours != list(bags):
             raise ValueError(
-                f"{who}: features={list(features)} must be the schema's sparse columns, {list(schema.categorical_names)}, in "
-                "TorchRec's order."
+                f"{state.who}: the keys have the tables as {list(bags)}, the schema has its columns as "
+                f"{list(schema.categorical_names)}; {_GIVE}."
             )
-        return [0, *(1 + list(features).index(c.name) for c in columns)]
-    tables = list(schema.table_sizes)
-    if bags is not None:
-        ours = [name if name in bags else f"t_{name}" for name in tables]
-        if ours != list(bags) or len(tables) < len(columns):
-            reason = "columns share tables" if ours == list(bags) else f"the keys have the tables as {list(bags)}"
-            raise ValueError(
-                f"{who}: {reason}, the schema has its columns as {list(schema.categorical_names)}, and TorchRec's order is in "
-                "neither for certain; give features=model.sparse_arch.sparse_feature_names."
-            )
-    grouped = sorted(range(len(columns)), key=lambda i: tables.index(columns[i].table_name))
-    return [0, *(1 + grouped.index(i) for i in range(len(columns)))]
+    return _places(state.who, schema, features)
+
+
+def _places(who: str, schema: Schema, features: Sequence[str] | None) -> list[int]:
+    """The same where the order is known; by default the columns stand table by table."""
+    if features is None:
+        tables = list(schema.table_sizes)
+        features = [c.name for c in sorted(schema.categorical, key=lambda c: tables.index(c.table_name))]
+    if sorted(features) != sorted(schema.categorical_names):
+        raise ValueError(
+            f"{who}: features={list(features)} must be the schema's sparse columns, {list(schema.categorical_names)}, in "
+            "TorchRec's order."
+        )
+    return [0, *(1 + list(features).index(name) for name in schema.categorical_names)]

@@ -221,7 +221,7 @@ def _score(
                 f"{table.path}: the prediction of row {table.rows + row} {beside or ''} is {found[row]}; the model's weights are "
                 "not finite, or its inputs too large."
             )
-        table.write(part.beside.with_columns(pl.Series(column, found)))
+        table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, found)]))
         done(table.rows)
 
 

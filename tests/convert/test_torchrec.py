@@ -189,8 +189,8 @@ class HalfHere:
     def __init__(self, torch, rows):
         self._torch, self._rows = torch, rows
 
-    def size(self):
-        return (self._rows, DIM)
+    def metadata(self):
+        return type("Metadata", (), {"size": (self._rows, DIM)})
 
     def local_shards(self):
         return [type("Shard", (), {"tensor": self._torch.zeros(self._rows // 2, DIM)})]
@@ -236,7 +236,9 @@ FIRST_OVER = "over_arch.model.0._mlp.0._linear.weight"
         (lambda: from_torchrec(state_dict(), features=["a", "b"]), ["features=['a', 'b']", "each of the tables"]),
         (lambda: from_torchrec(state_dict(), schema_of(*ABC), features=["a", "b", "b"]), ["features", "'c'"]),
         (lambda: from_torchrec(state_dict([("t_0", 3), ("t_10", 3), ("t_2", 3)])),
-         ["sharding or sorting", "features="]),
+         ["no order of columns", "features="]),
+        (lambda: from_torchrec(dict(sorted(state_dict().items()))), ["sorted by name", "features="]),
+        (lambda: from_torchrec(dict(sorted(state_dict().items())), schema_of(*ABC)), ["sorted by name", "features="]),
         (lambda: from_torchrec(state_dict(vectors=5)),
          [f"{FIRST_OVER}' has shape (6, 14)", "3 sparse columns of width 4 needs (6, 10)"]),
         (lambda: from_torchrec(state_dict(vectors=3, crosses=1)), ["crossnet.V_kernels.0'", "(3, 12)", "(3, 16)"]),
@@ -356,8 +358,11 @@ def test_a_model_parallel_checkpoint_of_the_real_torchrec_is_read(made):
     torch = pytest.importorskip("torch")
     assert "ShardedTensor" in (made / "sharded.txt").read_text()
     state = torch.load(made / "sharded.pt", weights_only=True)
-    model, batch, expected, _ = case(made, "dot_shared", state)
+    model, batch, _, _ = case(made, "dot_shared", state)
+    expected = np.load(made / "sharded.npy")
     np.testing.assert_allclose(model.predict(batch, verbose=0), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="the keys are sorted by name, as a DistributedModelParallel has them"):
+        from_torchrec(state)
 
 
 @pytest.mark.slow

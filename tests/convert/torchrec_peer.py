@@ -81,8 +81,8 @@ def make(folder: Path) -> None:
         torch.manual_seed(seed)
         net = model(tables, kind)
         with torch.no_grad():
-            for value in net.parameters():  # cross layers begin with biases of 0
-                value.add_(torch.randn_like(value) * 0.3)
+            for value in net.parameters():  # as wide apart as trained ones
+                value.copy_(torch.randn_like(value) * 0.6)
         dense, bags = inputs(tables, seed)
         torch.save(net.state_dict(), folder / f"{case}.pt")
         padded = {
@@ -94,7 +94,11 @@ def make(folder: Path) -> None:
             features=np.array(net.sparse_arch.sparse_feature_names),
         )  # fmt: skip
         if case == "dot_shared":
-            torch.save({"epoch": 1, "model": sharded(net)}, folder / "sharded.pt")
+            state = sharded(net)
+            torch.save({"epoch": 1, "model": state}, folder / "sharded.pt")
+            # Its tables are drawn anew when they are sharded.
+            net.load_state_dict({key.removeprefix("model."): value for key, value in state.items()}, strict=True)
+            np.save(folder / "sharded.npy", probabilities(net, dense, bags))
     torch.save(model("plain", "projection").state_dict(), folder / "projection.pt")
 
 
@@ -102,11 +106,18 @@ def sharded(net: DLRM) -> dict[str, torch.Tensor]:
     """What a DistributedModelParallel calls its weights, and the order in which it has them."""
     import torch.distributed as dist
     from torchrec.distributed import DistributedModelParallel
+    from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+    from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     os.environ.setdefault("MASTER_PORT", "29511")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel = DistributedModelParallel(DLRMTrain(net), device=torch.device("cpu"))
+    # Tables as a cluster has them, in shards, and not as one process would by itself.
+    kinds = {name: ParameterConstraints(sharding_types=["table_wise"]) for name in ("item", "t_b")}
+    planner = EmbeddingShardingPlanner(topology=Topology(world_size=1, compute_device="cpu"), constraints=kinds)
+    sharders = [EmbeddingBagCollectionSharder()]
+    plan = planner.plan(DLRMTrain(net), sharders)
+    parallel = DistributedModelParallel(DLRMTrain(net), device=torch.device("cpu"), plan=plan, sharders=sharders)
     state = parallel.state_dict()
     for key, value in state.items():
         print(key, type(value).__name__, tuple(value.size()))
@@ -114,7 +125,6 @@ def sharded(net: DLRM) -> dict[str, torch.Tensor]:
     for key, value in state.items():
         shards = value.local_shards() if hasattr(value, "local_shards") else None
         found[key] = value.detach() if shards is None else torch.cat([shard.tensor for shard in shards])
-    dist.destroy_process_group()
     return {key: value.clone() for key, value in found.items()}
 
 
