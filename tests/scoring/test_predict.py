@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_counted(tmp_path: Path, log: 
     dirty = save(spoil(NEW), tmp_path / f"dirty.{ending}")
     options: dict[str, Any] = {"output": tmp_path / "p.parquet", "preprocessor": log.preprocessor, "id_columns": ["unused"]}
     # The first bad row is bad by its label, which is not read.
-    line = "line 38" if "sv" in ending else "row 36"
+    line = "line 39" if "sv" in ending else "row 37"
     with pytest.raises(ValueError, match=rf"dirty.{ending}, {line}, column price: value '?inf"):
         predict_files(model, dirty, **options)
     assert [p.name for p in tmp_path.iterdir()] == [dirty.name]
@@ -234,7 +235,7 @@ def test_another_models_preprocessor_is_an_error(tmp_path: Path, log: Any, model
 
 def test_predictions_that_are_not_finite_stop_the_run(tmp_path: Path, log: Any) -> None:
     broken = kd.models.DLRM(log.schema, 4, [4], [4, 1])
-    broken.top_mlp.dense_layers[-1].set_weights([np.full((4, 1), np.nan), [0.0]])
+    broken.top_mlp.dense_layers[-1].set_weights([np.full((4, 1), np.nan), np.zeros(1)])
     path = save(NEW, tmp_path / "rows.csv")
     with pytest.raises(ValueError, match="prediction of row 0 {'unused': '1000'} is nan"):
         predict_files(broken, path, output=tmp_path / "p.csv", preprocessor=log.preprocessor, id_columns=["unused"])
@@ -245,7 +246,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, log: A
     path = save(NEW, tmp_path / "rows.csv")
 
     def meddle(done: int, total: int | None, stage: str) -> None:
-        path.write_bytes(path.read_bytes() + b"\n")
+        os.utime(path, (0, 0))
 
     with pytest.raises(ValueError, match="rows.csv: changed while it was read"):
         predict_files(model, path, output=tmp_path / "p.csv", preprocessor=log.preprocessor, progress=meddle)
