@@ -1,5 +1,6 @@
 """Memory of scoring: it does not follow the rows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ for path in sys.argv[1:]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_three_times_the_rows_take_no_more_memory(tmp_path: Path, ending: str) -> None:
+def test_more_rows_take_no_more_memory(tmp_path: Path, ending: str) -> None:
     draw = np.random.default_rng(0)
     rows = 250_000
     frame = pl.DataFrame(
@@ -31,17 +32,23 @@ def test_three_times_the_rows_take_no_more_memory(tmp_path: Path, ending: str) -
         | {f"c{k}": draw.integers(0, 10_000, rows) for k in range(8)}
     )
     paths = []
-    for times in (4, 12):
+    for times in (4, 10):
         paths.append(tmp_path / f"{times}.{ending}")
         many = pl.concat([frame] * times)
         many.write_csv(paths[-1]) if ending == "csv" else many.write_parquet(paths[-1], row_group_size=100_000)
-    # Even the smaller file is many times what is under way at once. What the further rows take where they are kept: packed, their keys and their predictions.
-    size = rows * 8 * (4 * 2 + 4 * 8 + 8 + 4) / 2**20
+    # Even the smaller file is many times what is under way at once. What the further rows take where they are kept: packed,
+    # their keys and their predictions.
+    size = rows * 6 * (4 * 2 + 4 * 8 + 8 + 4) / 2**20
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, paths)], cwd=Path(__file__).parents[2], capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, *map(str, paths)],
+        cwd=Path(__file__).parents[2],
+        # What is kept is measured, and not how the C library spreads free memory over threads.
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     small, large = map(int, done.stdout.split())
-    assert size > 95
+    assert size > 70
     assert large - small < size / 2
-    assert pl.scan_parquet(f"{paths[1]}.scores.parquet").select(pl.len()).collect().item() == 12 * rows
+    assert pl.scan_parquet(f"{paths[1]}.scores.parquet").select(pl.len()).collect().item() == 10 * rows
