@@ -22,13 +22,17 @@ torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLR
 
 @click.command(epilog=EPILOG)
 @click.argument("source", type=PathArgument)
-@click.option("--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this.")
+@click.option(
+    "--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this."
+)
 @click.option("--to", "target", type=click.Choice(SYSTEMS), help="SOURCE is a .keras file; write a state_dict of this.")
 @click.option("--output", type=PathArgument, required=True, help="File to write.")
 @click.option("--schema", type=PathArgument, help="With --from: the columns, .yaml or .json.")
 @click.option("--hotness", type=int, help="With --from, without --schema: most ids of an example in a column.")
 @click.option("--interaction", type=click.Choice(["dot", "cat"]), help="With --from torch_dlrm; dot by default.")
-@click.option("--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself.")
+@click.option(
+    "--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself."
+)
 @click.option("--features", help="With torchrec: its sparse_feature_names, separated by commas.")
 @click.option("--table-prefix", help="With --to torchrec: in front of the tables' names, such as t_.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
@@ -56,7 +60,9 @@ def command(
         model = _read(source, origin, features, options)
         _save(model, output)
         tables = model.schema.table_sizes
-        click.echo(f"wrote {output}: {len(tables)} tables, {sum(tables.values()):,} rows, interaction {model.interaction_kind!r}")
+        click.echo(
+            f"wrote {output}: {len(tables)} tables, {sum(tables.values()):,} rows, interaction {model.interaction_kind!r}"
+        )
         print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
         return
     loaded = load_model(source, compile=False)

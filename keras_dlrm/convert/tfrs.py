@@ -82,9 +82,9 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
         kind, itself = "cross", False
         crosses = _crosses(interaction, order, dim)
         first = _behind_crosses(top[0], order, dim, bool(model._concat_dense))
-    layers = [[(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top)]
-    layers[1][0] = (first.T, top[0].bias)
-    return Weights(tables, *layers, crosses).model(schema, kind, itself, activation)
+    low, high = ([(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top))
+    high[0] = (first.T, top[0].bias)
+    return Weights(tables, low, high, crosses).model(schema, kind, itself, activation)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def from_torchrec(
         raise ValueError(f"{who}: no {_TABLE.format('TABLE')}; is this a TorchRec DLRM's state_dict?")
     if schema is None:
         names = _named(state, bags, features)
-        tables = {}
+        tables: dict[str, np.ndarray] = {}
         for bag in names:
             width = next(iter(tables.values())).shape[1] if tables else None
             tables[bag] = state.take(_TABLE.format(bag), (None, width), "the table before it")
@@ -133,10 +133,6 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
         raise ValueError(f"{who}: TorchRec multiplies no vector with itself; this model has self_interaction=True.")
     if len(weights.top) < 2:
         raise ValueError(f"{who}: TorchRec's OverArch has two layers or more; this top MLP has one.")
-    if any(down is None for down, _, _ in weights.crosses):
-        raise ValueError(
-            f"{who}: TorchRec's DLRM_DCN has cross layers of low rank; this model has projection_dim=None."
-        )
     combiners = {c.table_name: c.combiner for c in model.schema.categorical if c.hotness > 1}
     for column in model.schema.categorical:
         if column.hotness > 1 and column.combiner != combiners[column.table_name]:
@@ -153,10 +149,13 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
     for k, (kernel, bias) in enumerate(weights.bottom):
         out[_BOTTOM.format(k)], out[_bias(_BOTTOM).format(k)] = kernel, bias
     wide = blocks(order, dim)
-    names = ("V_kernels", "W_kernels", "bias")
-    for part, axis in (("W_kernels", 0), ("V_kernels", 1), ("bias", 0)):
-        for k, cross in enumerate(weights.crosses):
-            out[f"{_CROSS}{part}.{k}"] = placed(cross[names.index(part)], wide, axis)
+    for k, (down, kernel, bias) in enumerate(weights.crosses):
+        if down is None:
+            raise ValueError(
+                f"{who}: TorchRec's DLRM_DCN has cross layers of low rank; this model has projection_dim=None."
+            )
+        out[f"{_CROSS}W_kernels.{k}"], out[f"{_CROSS}V_kernels.{k}"] = placed(kernel, wide, 0), placed(down, wide, 1)
+        out[f"{_CROSS}bias.{k}"] = placed(bias, wide, 0)
     first = _first_layer(order, dim, bool(weights.crosses))
     top = [(placed(weights.top[0][0], first, 1), weights.top[0][1]), *weights.top[1:]]
     for k, (kernel, bias) in enumerate(top):
@@ -211,7 +210,9 @@ def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None
     numbers = [re.fullmatch(r"(.*?)(\d+)", bag) for bag in bags]
     counted = [int(m[2]) for m in numbers if m] if len({m[1] for m in numbers if m}) == 1 else []
     if counted != sorted(counted):
-        raise ValueError(f"{state.who}: the keys have the tables as {list(bags)}, which is no order of columns; {_GIVE}.")
+        raise ValueError(
+            f"{state.who}: the keys have the tables as {list(bags)}, which is no order of columns; {_GIVE}."
+        )
     _refuse_sorted(state, bags)
     return names
 
@@ -250,7 +251,9 @@ def _order(state: StateDict, schema: Schema, bags: Sequence[str], features: Sequ
     if features is None:
         ours = [name if name in bags else f"t_{name}" for name in schema.table_sizes]
         if len(ours) < len(schema.categorical):
-            raise ValueError(f"{state.who}: the schema's columns share tables, and TorchRec's order is by table; {_GIVE}.")
+            raise ValueError(
+                f"{state.who}: the schema's columns share tables, and TorchRec's order is by table; {_GIVE}."
+            )
         _refuse_sorted(state, bags)
         if ours != list(bags):
             raise ValueError(

@@ -50,7 +50,8 @@ class Weights:
             **options,
         )
         model.set_embedding_tables(self.tables)
-        for mlp, layers in ((model.bottom_mlp, self.bottom), (model.top_mlp, self.top)):
+        parts: list[tuple[Any, Sequence[Layer]]] = [(model.bottom_mlp, self.bottom), (model.top_mlp, self.top)]
+        for mlp, layers in parts:
             for dense, (kernel, bias) in zip(mlp.dense_layers, layers, strict=True):
                 dense.set_weights([kernel.T, bias])
         for cross, (down, kernel, bias) in zip(model.crosses, self.crosses, strict=True):
@@ -77,11 +78,13 @@ class Weights:
         for cross in model.crosses:
             *down, kernel, bias = cross.get_weights()
             crosses.append((down[0].T if down else None, kernel.T, bias))
-        layers = []
-        for mlp in (model.bottom_mlp, model.top_mlp):
-            pairs = [dense.get_weights() for dense in mlp.dense_layers]
-            layers.append([(np.ascontiguousarray(kernel.T), bias) for kernel, bias in pairs])
-        return cls(model.embedding_tables(), *layers, crosses)
+        bottom, top = _layers(model.bottom_mlp), _layers(model.top_mlp)
+        return cls(model.embedding_tables(), bottom, top, crosses)
+
+
+def _layers(mlp: Any) -> list[Layer]:
+    pairs = [dense.get_weights() for dense in mlp.dense_layers]
+    return [(np.ascontiguousarray(kernel.T), bias) for kernel, bias in pairs]
 
 
 def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str]) -> None:

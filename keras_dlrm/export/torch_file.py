@@ -43,7 +43,8 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         raise FileNotFoundError(f"no file at {path}; give a state_dict ({ENDINGS}).")
     if kind == "npz":
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: NumPy leaves a file that is no zip open.
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
             raise ValueError(f"{path} cannot be read as arrays ({error}); write it with np.savez.") from error

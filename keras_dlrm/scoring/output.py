@@ -118,7 +118,9 @@ class TableOutput:
             if isinstance(error, FileExistsError):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise OSError(f"{self.path}: not written ({reason}); see that its folder can be written to and has room.") from error
+            raise OSError(
+                f"{self.path}: not written ({reason}); see that its folder can be written to and has room."
+            ) from error
 
 
 def output_format(path: Path) -> str:

@@ -101,8 +101,8 @@ def predict_files(
     >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10)])
     >>> model = kd.models.DLRM(schema, embedding_dim=4, top_mlp=[8, 1], interaction="cat")
     >>> done = predict_files(model, "rows.parquet", output="p.parquet", preprocessor=None, id_columns=["key"])
-    >>> done.rows, pl.read_parquet("p.parquet").schema
-    (3, Schema({'key': String, 'probability': Float32}))
+    >>> done.rows, pl.read_parquet("p.parquet").columns
+    (3, ['key', 'probability'])
     """
     from keras_dlrm.data.preprocessor import Preprocessor
     from keras_dlrm.data.table_columns import Columns
@@ -130,7 +130,9 @@ def predict_files(
         preprocessor = Preprocessor.load(preprocessor)
     _check_same(who, schema, preprocessor.schema)
     if schema.weighted:
-        raise ValueError(f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict.")
+        raise ValueError(
+            f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
+        )
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
     files = [open_table(file) for file in input_files(inputs)]
     rows = FileRows(files, work, ids, bad)
@@ -181,7 +183,9 @@ def predict_split(
     size = integer(who, "batch_size", batch_size)
     label = split.schema.label
     if len({"row", label, column}) < 3:
-        raise ValueError(f"{who}: the output has the columns 'row', {label!r} and {column!r}; give column=… another name.")
+        raise ValueError(
+            f"{who}: the output has the columns 'row', {label!r} and {column!r}; give column=… another name."
+        )
     report, total = progress or (lambda done, total, stage: None), len(split)
     types = _types({"row": pl.Int64, label: pl.Float32}, column)
     with TableOutput(path, types, overwrite) as table:

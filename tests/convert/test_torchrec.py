@@ -307,6 +307,33 @@ def test_self_interaction_pooling_and_other_models_are_refused():
         to_torchrec(DCN(Schema(["a"], [X]), 4, deep_mlp=[4]))
 
 
+MULTI_HOT_SIZES = [3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1]
+
+
+def test_mlperfs_dlrm_dcnv2_is_such_a_model():
+    """Its widths, as its benchmark gives them; tables of 7 rows each."""
+    shapes = {f"{BAG}t_cat_{i}.weight": (7, 128) for i in range(26)}
+    shapes |= {f"inter_arch.crossnet.W_kernels.{k}": (3456, 512) for k in range(3)}
+    shapes |= {f"inter_arch.crossnet.V_kernels.{k}": (512, 3456) for k in range(3)}
+    shapes |= {f"inter_arch.crossnet.bias.{k}": (3456,) for k in range(3)}
+    widths = [13, 512, 256, 128], [3456, 1024, 1024, 512, 256]
+    for part, (first, *rest) in zip(("dense_arch.model._mlp", "over_arch.model.0._mlp"), widths, strict=True):
+        for k, width in enumerate(rest):
+            shapes |= {f"{part}.{k}._linear.weight": (width, first), f"{part}.{k}._linear.bias": (width,)}
+            first = width
+    shapes |= {"over_arch.model.1.weight": (1, 256), "over_arch.model.1.bias": (1,)}
+    state = {f"model.{key}": np.zeros(shape, "float32") for key, shape in shapes.items()}
+    model = from_torchrec(state, hotness=MULTI_HOT_SIZES)
+    assert model.schema.width == 214 and model.schema.n_dense == 13
+    assert model.schema.categorical_names == tuple(f"cat_{i}" for i in range(26))
+    config = model.get_config()
+    assert (config["interaction"], config["cross_layers"], config["projection_dim"]) == ("cross", 3, 512)
+    assert {key: value.shape for key, value in to_torchrec(model).items()} == shapes
+    # As a DistributedModelParallel has them: cat_10 behind cat_1.
+    with pytest.raises(ValueError, match="features="):
+        from_torchrec(dict(sorted(state.items())))
+
+
 # -- the real TorchRec -------------------------------------------------------------------------------------------------
 
 
