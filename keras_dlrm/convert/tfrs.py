@@ -84,7 +84,8 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
         first = _behind_crosses(top[0], order, dim, bool(model._concat_dense))
     low, high = ([(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top))
     high[0] = (first.T, top[0].bias)
-    return Weights(tables, low, high, crosses).model(schema, kind, itself, activation)
+    beside = {"concat_dense": True} if kind == "cross" and model._concat_dense else {}
+    return Weights(tables, low, high, crosses).model(schema, kind, itself, activation=activation, **beside)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -253,13 +254,10 @@ def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: i
 
 
 def _behind_crosses(top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
-    if dense:
-        raise ValueError(
-            f"{_WHO}: concat_dense=True beside cross layers has no counterpart: here the top MLP sees the cross layers' output "
-            "alone. Train the Ranking with concat_dense=False."
-        )
-    _check_width(top, len(order) * dim)
-    return top.kernel[blocks(order, dim)]
+    """The same behind cross layers: (n, out), or (D + n, out) where the bottom stack's output stands beside theirs."""
+    first = dim if dense else 0
+    _check_width(top, first + len(order) * dim)
+    return np.concatenate([top.kernel[:first], top.kernel[first:][blocks(order, dim)]])
 
 
 def _check_width(top: _Layer, width: int) -> None:

@@ -32,12 +32,11 @@ class Weights:
     top: Sequence[Layer]
     crosses: Sequence[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = ()
 
-    def model(self, schema: Schema, interaction: str, self_interaction: bool = False, activation: str = "relu") -> DLRM:
-        """A `DLRM` that has them. Their shapes must fit."""
-        options: dict[str, Any] = {}
+    def model(self, schema: Schema, interaction: str, self_interaction: bool = False, **options: Any) -> DLRM:
+        """A `DLRM` that has them, made with further `options`. Their shapes must fit."""
         if interaction == "cross":
             down = self.crosses[0][0]
-            options = {"cross_layers": len(self.crosses), "projection_dim": None if down is None else len(down)}
+            options |= {"cross_layers": len(self.crosses), "projection_dim": None if down is None else len(down)}
         model = DLRM(
             schema,
             embedding_dim=int(next(iter(self.tables.values())).shape[1]),
@@ -45,7 +44,6 @@ class Weights:
             top_mlp=[len(kernel) for kernel, _ in self.top],
             interaction=interaction,
             self_interaction=self_interaction,
-            activation=activation,
             seed=0,
             **options,
         )
@@ -90,6 +88,8 @@ def _layers(mlp: Any) -> list[Layer]:
 def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str]) -> None:
     if model.interaction_kind not in interactions:
         raise ValueError(f"{who}: there is no interaction {model.interaction_kind!r}; there are {list(interactions)}.")
+    if model.concat_dense:
+        raise ValueError(f"{who}: concat_dense=True has no counterpart; train with concat_dense=False.")
     if model.bottom_mlp is None or model.embeddings is None:
         raise ValueError(f"{who}: both dense and sparse columns are needed; this schema is {model.schema!r}.")
     if model.top_mlp.batch_norm:

@@ -78,6 +78,8 @@ CASES = {
     "cross": lambda: (whole(), bottom(), cross(interactions.Cross()), top(), False),
     "cross_low_rank": lambda: (whole(), bottom(), cross(interactions.Cross(projection_dim=3)), top(), False),
     "crosses": lambda: (whole(), bottom(), cross(interactions.MultiLayerDCN(projection_dim=3, num_layers=2)), top(), False),
+    "cross_beside_dense": lambda: (whole(), bottom(), cross(interactions.Cross()), top(), True),
+    "crosses_beside_dense": lambda: (whole(), bottom(), cross(interactions.MultiLayerDCN(3)), top(), True),
     "partial": lambda: (partial(6), bottom(), interactions.DotInteraction(), top(), True),
     "keras_embeddings": lambda: (partial(None), bottom(), interactions.DotInteraction(), top(), True),
 }
@@ -122,7 +124,6 @@ def refused():
     """What is said of models without a counterpart, and of schemas that do not fit."""
     names = tuple(FEATURES)
     models = {
-        "concat_dense": (whole(), bottom(), cross(interactions.Cross()), top(), True),
         "two crosses": (whole(), bottom(), cross(interactions.Cross(), interactions.Cross()), top(), False),
         "diag_scale": (whole(), bottom(), cross(interactions.Cross(diag_scale=0.5)), top(), False),
         "preactivation": (whole(), bottom(), cross(interactions.Cross(preactivation="relu")), top(), False),
