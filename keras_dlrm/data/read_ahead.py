@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -60,3 +60,19 @@ class ReadAhead(Generic[T]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["_read"], state["_ahead"])  # type: ignore[misc]
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread gets the next one while the present one is worked on.
+
+    Example:
+
+    >>> list(one_ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="keras_dlrm-one-ahead") as thread:
+        following: Future[Any] = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item

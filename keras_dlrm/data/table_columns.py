@@ -34,7 +34,7 @@ class Rows:
     """n good rows of a block.
 
     Args:
-        label: float32 (n,), 0 or 1.
+        label: float32 (n,), 0 or 1, or NaN where there is none.
         dense: float32 (n, n_dense); columns that wait for their statistics are not filled.
         late: float64 (n, n_late), raw values of these columns, NaN where missing.
         sparse: int32 (n, W): ids, or numbers of `TextIds` where the vocabulary is still being read; -1 for padding.
@@ -65,12 +65,18 @@ class Columns:
         schema: What the columns are.
         state: Fitted parameters by dense column, or `None` where they are still to be fitted.
         vocabularies: Known vocabularies by table; values of other tables without a size are numbered.
+        labelled: Whether there is a label; without one all labels are NaN.
     """
 
     def __init__(
-        self, schema: Schema, state: dict[str, dict[str, Any]] | None, vocabularies: dict[str, Vocabulary]
+        self,
+        schema: Schema,
+        state: dict[str, dict[str, Any]] | None,
+        vocabularies: dict[str, Vocabulary],
+        labelled: bool = True,
     ) -> None:
         self.schema, self._vocabularies = schema, vocabularies
+        self._labelled = labelled
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
         self.known = [c for c in schema.categorical if c.vocabulary_size is not None or c.table_name in vocabularies]
@@ -84,7 +90,8 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """Columns that are read."""
-        return [*self.schema.dense_names, *self.schema.categorical_names, self.schema.label]
+        label = [self.schema.label] if self._labelled else []
+        return [*self.schema.dense_names, *self.schema.categorical_names, *label]
 
     def work(self, block: Block, executor: Executor) -> Rows:
         """The good rows of a block; the others are in `block.faults` then."""
@@ -92,7 +99,7 @@ class Columns:
         out = np.empty((n, schema.n_dense), np.float32)
         late = np.empty((n, len(self.late)))
         sparse = np.full((n, schema.width), PADDING, np.int32)
-        label = np.empty(n, np.float32)
+        label = np.full(n, np.nan, np.float32)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
         known = {c.name for c in self.known}
         flats: dict[str, _Flat] = {}
@@ -113,7 +120,7 @@ class Columns:
             sparse[flat.rows, offsets[column.name] + flat.places] = ids
             return [*faults, *more]
 
-        todo = [None, *schema.dense, *schema.categorical]
+        todo = [*([None] if self._labelled else []), *schema.dense, *schema.categorical]
         for column, faults in zip(todo, list(executor.map(one, todo)), strict=True):
             for mask, _, value, reason in faults:
                 block.faults.add(mask, schema.label if column is None else column.name, value, reason)

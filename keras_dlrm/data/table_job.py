@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.read_ahead import one_ahead
 from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
-from keras_dlrm.data.table_block import Block
 from keras_dlrm.data.table_columns import Columns
 from keras_dlrm.data.table_files import TableFile
 from keras_dlrm.data.table_fit import Rules
@@ -125,7 +125,7 @@ class _Job:
         sizes = [max(file.path.stat().st_size, 1) for _, file in self.files]
         while self.current < len(self.files):
             file = self.files[self.current][1]
-            for block in _ahead(file.blocks(self.columns.names, self.position or None)):
+            for block in one_ahead(file.blocks(self.columns.names, self.position or None)):
                 rows = self.columns.work(block, executor)
                 if block.faults:
                     self.bad.add(*block.faults.first())
@@ -215,15 +215,6 @@ class _Job:
         if output.exists() and any(output.iterdir()):
             output.rename(self.staging.path(OLD))
         complete.replace(output)
-
-
-def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same blocks; the next one is got while the present one is worked on."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, blocks, None)
-        while (block := following.result()) is not None:
-            following = thread.submit(next, blocks, None)
-            yield block
 
 
 def _is_of(output: Path, digest: str) -> bool:

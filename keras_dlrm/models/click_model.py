@@ -120,7 +120,7 @@ class ClickModel(SparseTraining, keras.Model):
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        return None if config is None else {**config, "count_out_of_range": self._count_out_of_range}
+        return {**config, "count_out_of_range": self._count_out_of_range} if config else config
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and p(click)."""

@@ -48,6 +48,8 @@ class DLRM(ClickModel):
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
         embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`.
         seed: Seed of all initial weights and of dropout.
+        concat_dense: For `"cross"`, whether the top MLP sees the bottom MLP's output beside that of the cross layers, as
+            TensorFlow Recommenders' `Ranking` has it by default.
 
     Raises:
         ValueError: widths that do not match, unknown interaction, options that do not fit it.
@@ -81,6 +83,7 @@ class DLRM(ClickModel):
         init_scale: float | None = None,
         embedding_options: Mapping[str, Any] | None = None,
         seed: int | None = None,
+        concat_dense: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(schema, seed, **kwargs)
@@ -110,6 +113,10 @@ class DLRM(ClickModel):
                         f"DLRM: {field}={value!r} needs interaction='cross', not {interaction!r}, which has no cross layers; "
                         "leave it out."
                     )
+        self.concat_dense = boolean("DLRM", "concat_dense", concat_dense)
+        if self.concat_dense and (interaction != "cross" or not schema.dense):
+            lacking = f"not {interaction!r}" if interaction != "cross" else "and dense columns, which the schema does not have"
+            raise ValueError(f"DLRM: concat_dense=True needs interaction='cross', {lacking}; leave it out.")
         vectors = len(schema.categorical) + bool(schema.dense)
         if interaction == "dot" and vectors + bool(self_interaction) < 2:
             raise ValueError("DLRM: interaction='dot' needs two feature vectors; the schema gives one. Use 'cat'.")
@@ -135,6 +142,7 @@ class DLRM(ClickModel):
             "embedding_dropout": embedding_dropout,
             "init_scale": init_scale,
             "embedding_options": embedding_options,
+            "concat_dense": self.concat_dense,
         }
 
         # Layers
@@ -188,6 +196,7 @@ class DLRM(ClickModel):
             width = vectors * embedding_dim
             for cross in self.crosses:
                 cross.build((None, width))
+            width += dense_width if self.concat_dense else 0
         self.top_mlp.build((None, width))
         self.built = True
 
@@ -212,7 +221,7 @@ class DLRM(ClickModel):
         x0 = crossed = self.flatten(features)
         for cross in self.crosses:
             crossed = cross(x0, crossed)
-        return crossed
+        return self.flatten([x, crossed]) if self.concat_dense else crossed
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._config}

@@ -62,7 +62,7 @@ class SparseTraining(SparseStep):
     def get_compile_config(self: Any) -> dict[str, Any] | None:
         """Arguments of `compile`, as a saved model holds them."""
         config = super().get_compile_config()  # type: ignore[misc]
-        if config is not None:
+        if config:  # Of a model that was not compiled Keras has an empty one, which must stay so.
             # What was asked, not what this backend made of "auto": another one may load the file.
             config["jit_compile"] = self._jit_compile_asked
         return config

@@ -1,7 +1,12 @@
 """Weights of the reference: a torch forward pass by hand equals the converted model's prediction."""
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from peers import run
 
 from keras_dlrm.convert import from_torch_dlrm, to_torch_dlrm
 from keras_dlrm.models import DLRM
@@ -90,15 +95,23 @@ def test_round_trip_gives_the_same_weights_back(interaction, self_interaction):
         lambda s: {k: v.requires_grad_() for k, v in s.items()},
         lambda s: {k: v.double() for k, v in s.items()},
         lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {k.replace("_l.", "_l.module.") if "emb" not in k else k: v for k, v in s.items()},
         lambda s: {"epoch": 3, "state_dict": s},
     ],
-    ids=["arrays", "parameters", "float64", "data parallel", "checkpoint"],
+    ids=["arrays", "parameters", "float64", "data parallel", "distributed", "checkpoint"],
 )
 def test_every_packaging_of_a_state_dict_is_read(wrap):
     state = state_dict()
     back = to_torch_dlrm(from_torch_dlrm(wrap(state)))
     for key, value in state_dict().items():
         np.testing.assert_array_equal(back[key], value.numpy())
+
+
+def test_weights_of_learned_pooling_are_multiplied_into_their_tables():
+    state = {**state_dict(), "v_W_l.1": torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])}
+    tables = from_torch_dlrm(state).embedding_tables()
+    np.testing.assert_array_equal(tables["C2"], (state["emb_l.1.weight"] * state["v_W_l.1"][:, None]).numpy())
+    np.testing.assert_array_equal(tables["C1"], state["emb_l.0.weight"].numpy())
 
 
 def test_columns_may_be_named_by_a_schema():
@@ -126,6 +139,11 @@ def changed(**changes):
         (lambda: from_torch_dlrm(state_dict(), hotness=[1, 2]), ["hotness", "2 entries", "3 tables"]),
         (lambda: from_torch_dlrm(state_dict(), self_interaction=True), ["top_l.0.weight", "(6, 10)", "(6, 14)"]),
         (lambda: from_torch_dlrm({}), ["no emb_l"]),
+        (lambda: from_torch_dlrm({"emb_l.0.weight": torch.ones(3, 4)}), ["no bot_l"]),
+        (lambda: from_torch_dlrm(3), ["int is no state_dict"]),
+        (lambda: from_torch_dlrm(changed(v_W_l__1=torch.ones(4))), ["'v_W_l.1'", "(4,)", "(5,)"]),
+        (lambda: from_torch_dlrm(changed(top_l__2__weight=torch.ones(2, 6))), ["'top_l.2.weight'", "(2, 6)", "(1, 6)"]),
+        (lambda: from_torch_dlrm(changed(emb_l__1__weight=torch.full((5, 4), torch.inf))), ["'C2'", "inf", "finite"]),
         (lambda: from_torch_dlrm(changed(emb_l__1__weight=None)), ["'emb_l.1.weight'", "missing"]),
         (lambda: from_torch_dlrm(changed(emb_l__1__weight=torch.ones(5, 3))), ["'emb_l.1.weight'", "(5, 3)"]),
         (lambda: from_torch_dlrm(changed(bot_l__2__bias=None)), ["bot_l.2.bias", "missing"]),
@@ -151,7 +169,7 @@ def changed(**changes):
     ],
 )  # fmt: skip
 def test_state_dicts_that_do_not_fit_are_refused(make, words):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises((ValueError, TypeError)) as caught:
         make()
     for word in words:
         assert word in str(caught.value)
@@ -171,3 +189,37 @@ def test_models_that_the_reference_does_not_have_are_refused(options, columns, w
     model = DLRM(Schema(["a"], columns), 4, [4], [1], **options)
     with pytest.raises(ValueError, match=words):
         to_torch_dlrm(model)
+
+
+# -- the reference itself ----------------------------------------------------------------------------------------------
+
+PEER = Path(__file__).parent / "reference_peer.py"
+CASES = {"dot": [1, 1, 1], "itself": [3, 1, 2], "cat": [3, 1, 2], "pooling": [3, 1, 2]}
+
+
+@pytest.fixture(scope="module")
+def clone():
+    folder = os.environ.get("KERAS_DLRM_REFERENCE")
+    if not folder:
+        pytest.skip("needs the reference's own code: set KERAS_DLRM_REFERENCE to a clone of facebookresearch/dlrm")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_reference_itself_predicts_the_same_before_and_after(clone, tmp_path):
+    run(sys.executable, PEER, "make", clone, tmp_path)
+    ours = {}
+    for case, hotness in CASES.items():
+        state = torch.load(tmp_path / f"{case}.pt", weights_only=True)
+        model = from_torch_dlrm(state, "cat" if case == "cat" else "dot", case == "itself", hotness)
+        with np.load(tmp_path / f"{case}.npz") as file:
+            dense = {f"I{i + 1}": file["dense"][:, i] for i in range(DENSE)}
+            batch = model.schema.pack({**dense, **{f"C{i}": file[f"C{i}"] for i in (1, 2, 3)}})
+            np.testing.assert_allclose(model.predict(batch, verbose=0), file["expected"], rtol=1e-5, atol=1e-6)
+        model.compile("adagrad")
+        model.fit(batch, np.arange(50) % 2, batch_size=10, verbose=0)
+        np.savez(tmp_path / f"{case}.back.npz", **to_torch_dlrm(model))
+        ours[case] = model.predict(batch, verbose=0)
+    run(sys.executable, PEER, "load", clone, tmp_path)
+    for case, answer in ours.items():
+        np.testing.assert_allclose(np.load(tmp_path / f"{case}.answer.npy"), answer, rtol=1e-5, atol=1e-6)

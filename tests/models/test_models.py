@@ -51,6 +51,10 @@ MODELS = {
         lambda **k: dlrm(interaction="cross", cross_layers=2, projection_dim=3, **k),
         TABLES + BOTTOM + 2 * (2 * 16 * 3 + 16) + top(16),
     ),
+    "dlrm cross beside dense": (
+        lambda **k: dlrm(interaction="cross", cross_layers=1, projection_dim=None, concat_dense=True, **k),
+        TABLES + BOTTOM + 16 * 16 + 16 + top(4 + 16),
+    ),
     "dlrm dot without dense": (lambda **k: dlrm(WITHOUT_DENSE, **k), TABLES + top(3)),
     "dlrm cat without dense": (lambda **k: dlrm(WITHOUT_DENSE, interaction="cat", **k), TABLES + top(12)),
     "dlrm cat without sparse": (lambda **k: dlrm(WITHOUT_SPARSE, interaction="cat", **k), BOTTOM + top(4)),
@@ -117,7 +121,7 @@ def numpy_forward(model, batch):
             flat = np.stack([(vectors[i] * vectors[j]).sum(1) for i, j in pairs], 1)
             flat = np.concatenate([*x, flat], 1)
         else:
-            flat = crossed(np.concatenate(vectors, 1))
+            flat = np.concatenate([*x[: int(model.concat_dense)], crossed(np.concatenate(vectors, 1))], 1)
         return mlp(model.top_mlp, flat, False)
     x0 = np.concatenate(([batch["dense"]] if model.schema.dense else []) + vectors, 1)
     last = crossed(x0)
@@ -647,6 +651,9 @@ def test_summary_counts_the_tables_as_trainable():
         (lambda: dlrm(interaction="sum"), ["'sum'", "dot"]),
         (lambda: dlrm(interaction="cat", self_interaction=True), ["self_interaction", "dot"]),
         (lambda: dlrm(interaction="cross", cross_layers=0), ["cross_layers=0"]),
+        (lambda: dlrm(concat_dense=True), ["concat_dense=True", "'cross'", "'dot'"]),
+        (lambda: dlrm(WITHOUT_DENSE, interaction="cross", concat_dense=True), ["concat_dense=True", "dense columns"]),
+        (lambda: dlrm(concat_dense=1), ["concat_dense=1", "True or False"]),
         (lambda: dlrm(projection_dim=4), ["projection_dim=4", "'cross'", "'dot'"]),
         (lambda: dlrm(projection_dim=None, interaction="cat"), ["projection_dim=None", "'cross'"]),
         (lambda: dlrm(cross_layers=2), ["cross_layers=2", "'cross'", "'dot'"]),

@@ -79,3 +79,12 @@ def test_a_model_that_was_saved_with_nan_still_loads(tmp_path):
     model.embeddings._write({"C1": np.full((5, 2), np.nan, np.float32)})
     model.save(tmp_path / "m.keras")
     assert np.isnan(keras.saving.load_model(tmp_path / "m.keras").embedding_tables()["C1"]).all()
+
+
+def test_a_model_that_was_not_compiled_is_not_when_it_is_loaded(tmp_path):
+    schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 5)])
+    kd.models.DLRM(schema, 2, [2], [1]).save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert not loaded.compiled
+    loaded.compile("adagrad")
+    assert loaded.compiled and loaded.get_compile_config()["count_out_of_range"] is False

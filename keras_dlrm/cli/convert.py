@@ -1,0 +1,115 @@
+"""`keras-dlrm convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
+from keras_dlrm.schema import Schema
+
+SYSTEMS = ("torch_dlrm", "torchrec")
+EPILOG = """\b
+Examples:
+  keras-dlrm convert dlrm.pt --from torch_dlrm --output model.keras
+  keras-dlrm convert dcn.pt --from torchrec --schema criteo.yaml --output model.keras
+  keras-dlrm convert model.keras --to torchrec --table-prefix t_ --output weights.pt
+torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLRM and DLRM_DCN (and MLPerf's DLRM-DCNv2).
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", type=PathArgument)
+@click.option(
+    "--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this."
+)
+@click.option("--to", "target", type=click.Choice(SYSTEMS), help="SOURCE is a .keras file; write a state_dict of this.")
+@click.option("--output", type=PathArgument, required=True, help="File to write.")
+@click.option("--schema", type=PathArgument, help="With --from: the columns, .yaml or .json.")
+@click.option("--hotness", type=int, help="With --from, without --schema: most ids of an example in a column.")
+@click.option("--interaction", type=click.Choice(["dot", "cat"]), help="With --from torch_dlrm; dot by default.")
+@click.option(
+    "--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself."
+)
+@click.option("--features", help="With torchrec: its sparse_feature_names, separated by commas.")
+@click.option("--table-prefix", help="With --to torchrec: in front of the tables' names, such as t_.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@backend_option
+@json_option
+def command(
+    source: Path,
+    origin: str | None,
+    target: str | None,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Another library's checkpoint → a model (.keras), or a model → another library's checkpoint."""
+    if (origin is None) == (target is None):
+        raise ValueError("convert: give either --from, for another library's checkpoint, or --to, for a .keras file.")
+    _check_options(origin, target, options)
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; give another output, or --overwrite.")
+    features = None if options["features"] is None else [name.strip() for name in options["features"].split(",")]
+    if origin is not None:
+        if output.suffix != ".keras":
+            raise ValueError(f"convert: --output {output} must end with .keras.")
+        model = _read(source, origin, features, options)
+        _save(model, output)
+        tables = model.schema.table_sizes
+        click.echo(
+            f"wrote {output}: {len(tables)} tables, {sum(tables.values()):,} rows, interaction {model.interaction_kind!r}"
+        )
+        print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
+        return
+    loaded = load_model(source, compile=False)
+    from keras_dlrm import convert
+    from keras_dlrm.export import torch_file
+
+    if target == "torchrec":
+        state = convert.to_torchrec(loaded, options["table_prefix"] or "", features)
+    else:
+        state = convert.to_torch_dlrm(loaded)
+    torch_file.save(state, output, overwrite)
+    click.echo(f"wrote {output}: {len(state)} arrays, {sum(a.size for a in state.values()):,} numbers")
+    print_json(as_json, {"output": str(output), "arrays": {key: list(array.shape) for key, array in state.items()}})
+
+
+def _check_options(origin: str | None, target: str | None, options: dict[str, Any]) -> None:
+    """`ValueError` where an option would not be used."""
+    allowed = {
+        ("torch_dlrm", None): {"schema", "hotness", "interaction", "self_interaction"},
+        ("torchrec", None): {"schema", "hotness", "features"},
+        (None, "torch_dlrm"): set(),
+        (None, "torchrec"): {"features", "table_prefix"},
+    }[origin, target]
+    for name, value in options.items():
+        if value not in (None, False) and name not in allowed:
+            used = f"--from {origin}" if origin else f"--to {target}"
+            raise ValueError(f"convert: --{name.replace('_', '-')} is not used with {used}; leave it out.")
+
+
+def _read(source: Path, origin: str, features: list[str] | None, options: dict[str, Any]) -> Any:
+    schema = None if options["schema"] is None else Schema.load(options["schema"])
+    from keras_dlrm import convert
+    from keras_dlrm.export import torch_file
+
+    state = torch_file.load(source)
+    if origin == "torchrec":
+        return convert.from_torchrec(state, schema, options["hotness"], features)
+    return convert.from_torch_dlrm(
+        state, options["interaction"] or "dot", options["self_interaction"], options["hotness"], schema
+    )
+
+
+def _save(model: Any, output: Path) -> None:
+    """Write a model aside and rename it: complete or absent."""
+    aside = output.with_name(f".{output.stem}.writing.keras")
+    try:
+        model.save(aside)
+        aside.replace(output)
+    finally:
+        aside.unlink(missing_ok=True)

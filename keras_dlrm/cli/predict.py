@@ -1,0 +1,116 @@
+"""`keras-dlrm predict`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, row_progress
+
+EPILOG = """\b
+Examples:
+  keras-dlrm predict runs/a/model.keras --input 'today-*.parquet' --preprocessor my-log --id-column user --output scores.parquet
+  keras-dlrm predict runs/a/model.keras --input rows.csv --preprocessor my-log --on-error skip --output scores.csv.gz
+  keras-dlrm predict runs/a/model.keras --input ids.parquet --no-preprocessor --output scores.parquet
+  keras-dlrm predict runs/a/model.keras --data my-log --split test --output scores.parquet
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", type=PathArgument)
+@click.option("--input", "inputs", multiple=True,
+              help="Parquet, CSV, TSV or TFRecord file (the last three also .gz) or pattern; may be repeated.")  # fmt: skip
+@click.option("--preprocessor", type=PathArgument, help="With --input: processed directory of the model's log.")
+@click.option("--no-preprocessor", "plain", is_flag=True,
+              help="With --input: the columns hold ids and model inputs already.")  # fmt: skip
+@click.option("--data", type=PathArgument, help="Processed directory, to score one of its parts.")
+@click.option("--split", help="With --data: train, valid or test (the default).")
+@click.option("--output", type=PathArgument, required=True, help="File to write: .parquet, .csv or .tsv (also .gz).")
+@click.option("--id-column", "id_columns", multiple=True,
+              help="With --input: a column to keep beside the predictions; may be repeated.")  # fmt: skip
+@click.option("--column", default="probability", show_default=True, help="Name of the column of predictions.")
+@click.option("--batch-size", type=int, default=8192, show_default=True)
+@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
+              help="Stop at the first row that cannot be used, or leave such rows out and count them.")  # fmt: skip
+@click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
+@click.option("--workers", type=int, help="Threads; all processors by default.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@backend_option
+@json_option
+def command(
+    model: Path,
+    inputs: tuple[str, ...],
+    preprocessor: Path | None,
+    plain: bool,
+    data: Path | None,
+    split: str | None,
+    id_columns: tuple[str, ...],
+    on_error: str,
+    max_skipped: int | None,
+    workers: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Click probabilities of whole files, by a saved MODEL (.keras), in bounded memory.
+
+    Rows keep their order. The output is complete or absent.
+    """
+    if bool(inputs) == (data is not None):
+        raise ValueError("predict: give either --input, for files of raw rows, or --data, for a processed directory.")
+    if inputs and (preprocessor is None) != plain:
+        raise ValueError(
+            "predict: --input needs --preprocessor, the processed directory of the model's log, or --no-preprocessor where the "
+            "columns hold ids and model inputs already; give one of them."
+        )
+    if inputs and split is not None:
+        raise ValueError(f"predict: --split {split} needs --data; --input scores whole files.")
+    for name, value in (
+        ("--id-column", id_columns),
+        ("--preprocessor", preprocessor),
+        ("--no-preprocessor", plain),
+        ("--max-skipped", max_skipped is not None),
+        ("--on-error skip", on_error != "raise"),
+    ):
+        if value and data is not None:
+            raise ValueError(f"predict: {name} needs --input; the parts of --data were packed and checked before.")
+    loaded = load_model(model, compile=False)
+    from keras_dlrm import data as data_package
+    from keras_dlrm import scoring
+
+    start = time.perf_counter()
+    with row_progress("predict") as progress:
+        if data is not None:
+            part = data_package.open(data).split(split or "test")
+            done = scoring.predict_split(loaded, part, progress=progress, **options)
+        else:
+            done = scoring.predict_files(
+                loaded,
+                list(inputs),
+                preprocessor=preprocessor,
+                id_columns=id_columns,
+                on_error=on_error,
+                max_skipped=max_skipped,
+                workers=workers,
+                progress=progress,
+                **options,
+            )
+    seconds = time.perf_counter() - start
+    rate = round((done.rows + done.skipped) / max(seconds, 1e-9))
+    click.echo(f"wrote {done.path}: {done.rows:,} rows in {seconds:.1f} s, {rate:,} rows/s")
+    if done.skipped:
+        click.echo(f"{done.skipped:,} rows were skipped, such as:", err=True)
+        for row in done.examples[:5]:
+            click.echo(f"  {row}", err=True)
+    print_json(
+        as_json,
+        {
+            "output": str(done.path),
+            "rows": done.rows,
+            "skipped": done.skipped,
+            "seconds": round(seconds, 3),
+            "rows_per_s": rate,
+        },
+    )

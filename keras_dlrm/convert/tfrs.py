@@ -1,0 +1,309 @@
+"""Weights of TensorFlow Recommenders' `Ranking` models → a `DLRM`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.convert.order import blocks, products
+from keras_dlrm.convert.weights import Weights
+from keras_dlrm.models.dlrm import DLRM
+from keras_dlrm.schema import Categorical, Schema
+
+_WHO = "from_tfrs"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A Dense layer of a stack: kernel (in, out), bias (out,) and the name of its activation."""
+
+    name: str
+    kernel: np.ndarray
+    bias: np.ndarray
+    activation: str
+
+
+def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, int] | int = 1) -> DLRM:
+    """A `DLRM` with the weights of a `tfrs.experimental.models.Ranking`.
+
+    The model is read in the process that has it, where `TF_USE_LEGACY_KERAS=1` was set before TensorFlow was imported;
+    Keras 3 and this package work beside it. Save the result: it loads anywhere.
+
+    TFRS sorts sparse features by name and puts the bottom stack's output behind them; the rows of the layer behind the
+    interaction are put in order. Where TFRS has no bias, or leaves the bottom stack's output out (`concat_dense=False`
+    beside a `DotInteraction`), there are zeros in its place, which training would change.
+
+    Args:
+        model: The `Ranking`, called once, so that it has its weights. Its embedding layer is a `TPUEmbedding` or a
+            `PartialTPUEmbedding`; its stacks are `MLP` blocks, or Sequentials of these, Dense and Activation layers; the
+            interaction is a `DotInteraction`, or a Sequential of a Concatenate and a `Cross` or `MultiLayerDCN`.
+        schema: The columns: sparse ones by TFRS's names in any order, dense ones in its order. By default they get those
+            names, sorted, and `I1 …`.
+        hotness: Without a schema: most ids per example, one number or one by column; a column of a Keras Embedding has 1.
+
+    Returns:
+        The model, not compiled, with interaction `"dot"` or `"cross"`.
+
+    Raises:
+        TypeError: no `Ranking`, or a layer of another kind in it.
+        ValueError: no weights yet; a part that has no counterpart; a schema that does not fit.
+
+    Example:
+
+    ```python
+    ranking = tfrs.experimental.models.Ranking(embedding_layer, bottom_stack, top_stack=top_stack)
+    ranking.load_weights("ranking/weights")
+    ranking(batch)
+    kd.convert.from_tfrs(ranking).save("ranking.keras")
+    ```
+    """
+    for name in ("_embedding_layer", "_bottom_stack", "_feature_interaction", "_top_stack", "_concat_dense"):
+        if not hasattr(model, name):
+            raise TypeError(
+                f"{_WHO}: {type(model).__name__} is no tfrs.experimental.models.Ranking: it has no {name}. Give that model."
+            )
+    columns, arrays = _columns(model._embedding_layer, hotness)
+    bottom, top = _stack(model._bottom_stack, "bottom_stack"), _stack(model._top_stack, "top_stack")
+    activation = _activation(bottom, top)
+    schema = _schema(columns, len(bottom[0].kernel), schema)
+    tables = {c.table_name: arrays[c.name] for c in schema.categorical}
+    dim = _dim(tables, bottom)
+    # TFRS's vectors: the sparse ones by name, then the bottom stack's output.
+    by_name = sorted(schema.categorical_names)
+    order = [len(by_name), *(by_name.index(name) for name in schema.categorical_names)]
+    interaction = model._feature_interaction
+    if type(interaction).__name__ == "DotInteraction":
+        kind, itself = "dot", bool(interaction._self_interaction)
+        first, crosses = _behind_products(interaction, top[0], order, dim, bool(model._concat_dense)), []
+    else:
+        kind, itself = "cross", False
+        crosses = _crosses(interaction, order, dim)
+        first = _behind_crosses(top[0], order, dim, bool(model._concat_dense))
+    low, high = ([(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top))
+    high[0] = (first.T, top[0].bias)
+    beside = {"concat_dense": True} if kind == "cross" and model._concat_dense else {}
+    return Weights(tables, low, high, crosses).model(schema, kind, itself, activation=activation, **beside)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Categorical], dict[str, np.ndarray]]:
+    """The columns by name, and the table of each."""
+    kind = type(layer).__name__
+    many, keras_layers = layer, {}
+    if kind == "PartialTPUEmbedding":
+        many, keras_layers = layer.tpu_embedding, dict(layer.keras_embedding_layers)
+    elif kind != "TPUEmbedding":
+        raise TypeError(
+            f"{_WHO}: the embedding layer is a {kind}; known are TPUEmbedding and PartialTPUEmbedding. Make one of these with "
+            "your tables."
+        )
+    columns: dict[str, Categorical] = {}
+    arrays: dict[str, np.ndarray] = {}
+    configurations: Any = {} if many is None else many._feature_config
+    if not isinstance(configurations, Mapping) or any(not isinstance(name, str) for name in configurations):
+        raise TypeError(
+            f"{_WHO}: the features of the TPUEmbedding must be a dictionary by name, without further nesting."
+        )
+    variables = {} if many is None else getattr(many._tpu_embedding, "embedding_tables", None)
+    if configurations and not variables:
+        raise ValueError(f"{_WHO}: the embedding layer has no weights yet; call the model on a batch first.")
+    by_name = {table.name: variable for table, variable in (variables or {}).items()}
+    for name, feature in configurations.items():
+        if feature.max_sequence_length:
+            raise ValueError(f"{_WHO}: feature {name!r} is a sequence, which is not pooled; that has no counterpart.")
+        table = feature.table
+        if table.combiner not in ("sum", "mean", "sqrtn"):
+            raise ValueError(f"{_WHO}: feature {name!r} pools by {table.combiner!r}; known are sum, mean and sqrtn.")
+        most = hotness if isinstance(hotness, int) else hotness.get(name, 1)
+        columns[name] = Categorical(
+            name, table.vocabulary_size, hotness=most, combiner=table.combiner, table=_shared(name, table.name)
+        )
+        arrays[name] = _array(by_name[table.name])
+    for name, embedding in keras_layers.items():
+        if not embedding.built:
+            raise ValueError(f"{_WHO}: the Embedding of {name!r} has no weights yet; call the model on a batch first.")
+        arrays[name] = _array(embedding.embeddings)
+        owner = next(other for other, same in keras_layers.items() if same is embedding)
+        columns[name] = Categorical(name, len(arrays[name]), table=_shared(name, owner))
+    return columns, arrays
+
+
+def _shared(column: str, table: str) -> str | None:
+    return None if table == column else table
+
+
+def _schema(columns: Mapping[str, Categorical], dense: int, schema: Schema | None) -> Schema:
+    if schema is None:
+        return Schema([f"I{i + 1}" for i in range(dense)], [columns[name] for name in sorted(columns)])
+    if schema.n_dense != dense:
+        raise ValueError(f"{_WHO}: the schema has {schema.n_dense} dense columns, the bottom stack takes {dense}.")
+    if sorted(schema.categorical_names) != sorted(columns):
+        raise ValueError(
+            f"{_WHO}: the schema has the sparse columns {list(schema.categorical_names)}, TFRS's features are {sorted(columns)}."
+        )
+    ours: dict[str, str] = {}
+    for column in schema.categorical:
+        theirs = columns[column.name]
+        if column.vocabulary_size != theirs.vocabulary_size:
+            raise ValueError(
+                f"{_WHO}: column {column.name!r} has vocabulary_size={column.vocabulary_size} in the schema, its table in TFRS "
+                f"{theirs.vocabulary_size} rows."
+            )
+        if column.hotness > 1 and column.combiner != theirs.combiner:
+            raise ValueError(
+                f"{_WHO}: column {column.name!r} pools by {column.combiner!r}, in TFRS by {theirs.combiner!r}."
+            )
+        if ours.setdefault(column.table_name, theirs.table_name) != theirs.table_name:
+            raise ValueError(
+                f"{_WHO}: column {column.name!r} shares table {column.table_name!r} in the schema, but in TFRS it has "
+                f"{theirs.table_name!r}; give it table={theirs.table_name!r}."
+            )
+        if column.hashed:
+            raise ValueError(f"{_WHO}: column {column.name!r} is hashed in the schema; TFRS looks ids up as they are.")
+    if schema.weighted:
+        raise ValueError(f"{_WHO}: the schema is weighted; TFRS's features have no weights here. Give weighted=False.")
+    return schema
+
+
+def _dim(tables: Mapping[str, np.ndarray], bottom: Sequence[_Layer]) -> int:
+    dim = len(bottom[-1].bias)
+    for name, table in tables.items():
+        if table.shape[1] != dim:
+            raise ValueError(
+                f"{_WHO}: table {name!r} has shape {table.shape}; the bottom stack ends with {dim}, and all must be as wide."
+            )
+    return dim
+
+
+# -- stacks ------------------------------------------------------------------------------------------------------------
+
+
+def _stack(stack: Any, part: str) -> list[_Layer]:
+    """The Dense layers of an MLP block, a Sequential or a Dense layer."""
+    found: list[_Layer] = []
+    for layer in _flat(stack, part):
+        if type(layer).__name__ == "Activation":
+            if not found or found[-1].activation != "linear":
+                raise ValueError(
+                    f"{_WHO}: {part}: layer {layer.name!r} activates what is activated already, or the input."
+                )
+            found[-1] = dataclasses.replace(found[-1], activation=layer.activation.__name__)
+            continue
+        if not layer.built:
+            raise ValueError(
+                f"{_WHO}: {part}: layer {layer.name!r} has no weights yet; call the model on a batch first."
+            )
+        kernel = _array(layer.kernel)
+        bias = _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[1], np.float32)
+        found.append(_Layer(f"{part}: layer {layer.name!r}", kernel, bias, layer.activation.__name__))
+    if not found:
+        raise ValueError(f"{_WHO}: {part} has no Dense layer; it must have one.")
+    return found
+
+
+def _flat(layer: Any, part: str) -> list[Any]:
+    kind = type(layer).__name__
+    if kind in ("Dense", "Activation"):
+        return [layer]
+    if kind == "InputLayer":
+        return []
+    inner = getattr(layer, "_sublayers", None) if kind == "MLP" else getattr(layer, "layers", None)
+    if kind not in ("MLP", "Sequential") or inner is None:
+        raise TypeError(
+            f"{_WHO}: {part} has a {kind} ({layer.name!r}); known are tfrs MLP, Sequential, Dense and Activation."
+        )
+    return [one for each in inner for one in _flat(each, part)]
+
+
+def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
+    """That of the hidden layers, which are all but the last of the top stack."""
+    if top[-1].activation != "sigmoid" or len(top[-1].bias) != 1:
+        raise ValueError(
+            f"{_WHO}: {top[-1].name}, {len(top[-1].bias)} wide, ends in {top[-1].activation!r}; a click probability needs one "
+            "number through a sigmoid."
+        )
+    hidden = [*bottom, *top[:-1]]
+    for layer in hidden:
+        if layer.activation != hidden[0].activation:
+            raise ValueError(
+                f"{_WHO}: {layer.name} has activation {layer.activation!r}, {hidden[0].name} {hidden[0].activation!r}; in a DLRM "
+                "all layers but the last have the same. (A tfrs MLP ends without one unless it is given final_activation.)"
+            )
+    return hidden[0].activation
+
+
+# -- interactions ------------------------------------------------------------------------------------------------------
+
+
+def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
+    """The first top layer's kernel (D + P, out) with its rows as we have them."""
+    itself, count = bool(interaction._self_interaction), len(order)
+    pairs = np.tril_indices(count, 0 if itself else -1)
+    # `skip_gather` keeps the whole matrix, with zeros in its upper triangle.
+    where = pairs[0] * count + pairs[1] if interaction._skip_gather else np.arange(len(pairs[0]))
+    width = (dim if dense else 0) + (count * count if interaction._skip_gather else len(where))
+    _check_width(top, width)
+    first = top.kernel[:dim] if dense else np.zeros((dim, top.kernel.shape[1]), np.float32)
+    rows = top.kernel[dim if dense else 0 :][where]
+    return np.concatenate([first, rows[products(order, pairs, itself)]])
+
+
+def _behind_crosses(top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
+    """The same behind cross layers: (n, out), or (D + n, out) where the bottom stack's output stands beside theirs."""
+    first = dim if dense else 0
+    _check_width(top, first + len(order) * dim)
+    return np.concatenate([top.kernel[:first], top.kernel[first:][blocks(order, dim)]])
+
+
+def _check_width(top: _Layer, width: int) -> None:
+    if len(top.kernel) != width:
+        raise ValueError(f"{_WHO}: {top.name} takes {len(top.kernel)} numbers; the interaction gives {width}.")
+
+
+def _crosses(
+    interaction: Any, order: Sequence[int], dim: int
+) -> list[tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
+    inner = list(getattr(interaction, "layers", [])) if type(interaction).__name__ == "Sequential" else []
+    kinds = [type(layer).__name__ for layer in inner if type(layer).__name__ != "InputLayer"]
+    if kinds not in (["Concatenate", "Cross"], ["Concatenate", "MultiLayerDCN"]):
+        more = kinds.count("Cross") > 1
+        raise TypeError(
+            f"{_WHO}: the interaction is a {type(interaction).__name__}{f' of {kinds}' if kinds else ''}; known are "
+            "DotInteraction and a Sequential of Concatenate and one Cross or MultiLayerDCN."
+            + (
+                " In a Sequential a second Cross takes the first one's output for x₀, which is no cross network."
+                if more
+                else ""
+            )
+        )
+    layer, wide = inner[-1], blocks(order, dim)
+    pairs: list[tuple[Any, Any]]
+    if kinds[-1] == "MultiLayerDCN":
+        pairs = list(zip(layer._dense_u_kernels, layer._dense_v_kernels, strict=True)) if layer.built else []
+    else:
+        if layer._diag_scale:
+            raise ValueError(f"{_WHO}: {layer.name!r} has diag_scale={layer._diag_scale}, which has no counterpart.")
+        if layer._preactivation.__name__ != "linear":
+            raise ValueError(f"{_WHO}: {layer.name!r} has a preactivation, which has no counterpart.")
+        low = layer._projection_dim is not None
+        pairs = [(layer._dense_u, layer._dense_v) if low else (None, layer._dense)] if layer.built else []
+    if not pairs or not pairs[0][1].built:
+        raise ValueError(f"{_WHO}: {layer.name!r} has no weights yet; call the model on a batch first.")
+    found: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []
+    for down, up in pairs:
+        kernel = _array(up.kernel)
+        bias = _array(up.bias) if up.use_bias else np.zeros(kernel.shape[1], np.float32)
+        if down is None:
+            found.append((None, kernel[wide][:, wide].T, bias[wide]))
+        else:
+            found.append((_array(down.kernel)[wide].T, kernel[:, wide].T, bias[wide]))
+    return found
+
+
+def _array(variable: Any) -> np.ndarray:
+    return np.asarray(variable.numpy(), dtype=np.float32)

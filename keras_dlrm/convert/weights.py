@@ -1,0 +1,133 @@
+"""A DLRM's weights apart from any library's names: what is converted passes through them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlrm.columns import Categorical
+from keras_dlrm.models.dlrm import DLRM
+from keras_dlrm.schema import Schema
+
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights in the order in which `DLRM` has its vectors: the bottom MLP's output, then the columns of the schema.
+
+    Args:
+        tables: (rows, D) by table name.
+        bottom: Weights (out, in) and biases (out,) of the bottom MLP.
+        top: The same of the top MLP.
+        crosses: For each cross layer V (r, n) or `None`, W (n, r) or (n, n), and b (n,): x₀ ⊙ (W (V x) + b) + x.
+    """
+
+    tables: Mapping[str, np.ndarray]
+    bottom: Sequence[Layer]
+    top: Sequence[Layer]
+    crosses: Sequence[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = ()
+
+    def model(self, schema: Schema, interaction: str, self_interaction: bool = False, **options: Any) -> DLRM:
+        """A `DLRM` that has them, made with further `options`. Their shapes must fit."""
+        if interaction == "cross":
+            down = self.crosses[0][0]
+            options |= {"cross_layers": len(self.crosses), "projection_dim": None if down is None else len(down)}
+        model = DLRM(
+            schema,
+            embedding_dim=int(next(iter(self.tables.values())).shape[1]),
+            bottom_mlp=[len(kernel) for kernel, _ in self.bottom],
+            top_mlp=[len(kernel) for kernel, _ in self.top],
+            interaction=interaction,
+            self_interaction=self_interaction,
+            seed=0,
+            **options,
+        )
+        model.set_embedding_tables(self.tables)
+        parts: list[tuple[Any, Sequence[Layer]]] = [(model.bottom_mlp, self.bottom), (model.top_mlp, self.top)]
+        for mlp, layers in parts:
+            for dense, (kernel, bias) in zip(mlp.dense_layers, layers, strict=True):
+                dense.set_weights([kernel.T, bias])
+        for cross, (down, kernel, bias) in zip(model.crosses, self.crosses, strict=True):
+            cross.set_weights([*([] if down is None else [down.T]), kernel.T, bias])
+        return model
+
+    @classmethod
+    def of(cls, who: str, model: Any, interactions: Sequence[str]) -> Weights:
+        """The weights of a `DLRM` that a library has, too.
+
+        Args:
+            who: Function that errors name.
+            model: The model.
+            interactions: Those that the library has.
+
+        Raises:
+            TypeError: no `DLRM`.
+            ValueError: the library has no such model.
+        """
+        if not isinstance(model, DLRM):
+            raise TypeError(f"{who}: {type(model).__name__} is no DLRM; only that has a counterpart there.")
+        _check_counterpart(who, model, interactions)
+        crosses = []
+        for cross in model.crosses:
+            *down, kernel, bias = cross.get_weights()
+            crosses.append((down[0].T if down else None, kernel.T, bias))
+        bottom, top = _layers(model.bottom_mlp), _layers(model.top_mlp)
+        return cls(model.embedding_tables(), bottom, top, crosses)
+
+
+def _layers(mlp: Any) -> list[Layer]:
+    pairs = [dense.get_weights() for dense in mlp.dense_layers]
+    return [(np.ascontiguousarray(kernel.T), bias) for kernel, bias in pairs]
+
+
+def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str]) -> None:
+    if model.interaction_kind not in interactions:
+        raise ValueError(f"{who}: there is no interaction {model.interaction_kind!r}; there are {list(interactions)}.")
+    if model.concat_dense:
+        raise ValueError(f"{who}: concat_dense=True has no counterpart; train with concat_dense=False.")
+    if model.bottom_mlp is None or model.embeddings is None:
+        raise ValueError(f"{who}: both dense and sparse columns are needed; this schema is {model.schema!r}.")
+    if model.top_mlp.batch_norm:
+        raise ValueError(f"{who}: there is no batch norm; train with batch_norm=False.")
+    if model.top_mlp.activation is not keras.activations.relu:
+        raise ValueError(f"{who}: there is no activation {model.top_mlp.activation.__name__!r}, only ReLU.")
+    if model.embeddings.quotient_remainder is not None:
+        raise ValueError(f"{who}: quotient–remainder tables have no counterpart; train with whole tables.")
+    if len(set(model.embeddings.widths.values())) > 1 or model.embeddings.projections:
+        raise ValueError(
+            f"{who}: mixed dimensions have no counterpart; the tables' widths are {model.embeddings.widths}."
+        )
+    if model.schema.weighted:
+        raise ValueError(f"{who}: weights of ids have no counterpart here; this schema is weighted.")
+    for column in model.schema.categorical:
+        if column.hashed:
+            raise ValueError(
+                f"{who}: column {column.name!r} is hashed inside the graph, which has no counterpart there."
+            )
+        if column.combiner == "sqrtn" and column.hotness > 1:
+            raise ValueError(f"{who}: column {column.name!r} pools by 'sqrtn', which has no counterpart there.")
+
+
+def default_schema(dense: int, columns: Sequence[Categorical]) -> Schema:
+    """Columns `I1 …`, where their names are not known, and sparse ones."""
+    return Schema(dense=[f"I{i + 1}" for i in range(dense)], categorical=columns)
+
+
+def each(who: str, hotness: int | Sequence[int] | None, count: int) -> list[int]:
+    """Hotness of each of `count` columns, from one number or one per column."""
+    if hotness is None or not isinstance(hotness, Sequence):
+        return [1 if hotness is None else int(hotness)] * count
+    if len(hotness) != count:
+        raise ValueError(f"{who}: hotness has {len(hotness)} entries for {count} tables; give one for each.")
+    return list(hotness)
+
+
+def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:
+    """`ValueError` where both were given."""
+    if schema is not None and hotness is not None:
+        raise ValueError(f"{who}: hotness={hotness!r} was given beside a schema, which has its own; leave it out.")

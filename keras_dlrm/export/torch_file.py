@@ -1,0 +1,110 @@
+"""State_dicts in files: torch's `.pt` and `.pth`, and NumPy's `.npz`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ENDINGS = ".pt, .pth, .bin or .npz"
+
+
+def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """A state_dict, or the checkpoint that holds it.
+
+    Torch's files are read with `weights_only=True`: nothing in them is run.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors or arrays by key, in the order of the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: a file of torch's, and torch is not installed.
+        ValueError: it cannot be read, or holds something else.
+
+    Example:
+
+    >>> save({"top_l.0.bias": np.ones(3, "float32")}, "weights.npz")
+    >>> load("weights.npz")["top_l.0.bias"].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}; give a state_dict ({ENDINGS}).")
+    if kind == "npz":
+        try:
+            # Opened here: NumPy leaves a file that is no zip open.
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+            raise ValueError(f"{path} cannot be read as arrays ({error}); write it with np.savez.") from error
+    torch = _torch(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, as the file may hold anything
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a state_dict ({reason}); write it with torch.save(model.state_dict(), path)."
+        ) from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds a {type(found).__name__}; write it with torch.save(model.state_dict(), path).")
+    return found
+
+
+def save(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Write a state_dict: complete or absent.
+
+    Args:
+        state: Arrays by key.
+        path: File to write.
+        overwrite: Whether a file there may be replaced.
+
+    Raises:
+        FileExistsError: there is one.
+        ImportError: a file of torch's, and torch is not installed.
+        ValueError: an unknown ending.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; give another output, or overwrite=True (--overwrite).")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.writing")
+    try:
+        with open(aside, "wb") as file:
+            if kind == "npz":
+                arrays: dict[str, Any] = dict(state)
+                np.savez(file, **arrays)
+            else:
+                torch = _torch(path)
+                torch.save({key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in state.items()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def _kind(path: Path) -> str:
+    ending = path.suffix.lower()
+    if ending not in (".pt", ".pth", ".bin", ".npz"):
+        raise ValueError(f"{path}: the ending says no format; use {ENDINGS}.")
+    return "npz" if ending == ".npz" else "torch"
+
+
+def _torch(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"{path} needs torch: pip install 'keras-dlrm[torch]', or use .npz.") from error
+    return torch

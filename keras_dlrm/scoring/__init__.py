@@ -1,0 +1,20 @@
+"""A trained model over whole files: rows in, their ids and click probabilities out.
+
+Modules load on first use, so that `import keras_dlrm` stays fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keras_dlrm.lazy import lazy
+
+if TYPE_CHECKING:
+    from keras_dlrm.scoring.predict import Scored as Scored
+    from keras_dlrm.scoring.predict import predict_files as predict_files
+    from keras_dlrm.scoring.predict import predict_split as predict_split
+
+_NAMES = {"Scored": "predict", "predict_files": "predict", "predict_split": "predict"}
+__all__ = sorted(_NAMES)
+
+__getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -1,0 +1,269 @@
+"""Click probabilities of the rows of files, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_dlrm.arguments import integer
+from keras_dlrm.columns import PADDING
+from keras_dlrm.data.bad_rows import BadRow, BadRows
+from keras_dlrm.data.read_ahead import one_ahead
+from keras_dlrm.data.workers import worker_count
+from keras_dlrm.schema import Schema
+from keras_dlrm.scoring.output import TableOutput, check_place, output_format
+
+if TYPE_CHECKING:
+    from keras_dlrm.data.packed import Split
+    from keras_dlrm.data.preprocessor import Preprocessor
+    from keras_dlrm.data.table_files import Inputs
+    from keras_dlrm.scoring.rows import Part
+
+PROBABILITY = "probability"
+Progress = Callable[[int, int | None, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What was written.
+
+    Args:
+        path: The file.
+        rows: Its rows.
+        skipped: Rows of the input that could not be used and were left out.
+        examples: The first 100 of them.
+    """
+
+    path: Path
+    rows: int
+    skipped: int = 0
+    examples: tuple[BadRow, ...] = ()
+
+
+def predict_files(
+    model: Any,
+    inputs: Inputs,
+    *,
+    output: str | os.PathLike[str],
+    preprocessor: Preprocessor | str | os.PathLike[str] | None,
+    id_columns: Sequence[str] = (),
+    column: str = PROBABILITY,
+    batch_size: int = 8192,
+    on_error: str = "raise",
+    max_skipped: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Scored:
+    """Write p(click) of every row of some files, in their order, with columns of the input beside it.
+
+    Files are read, worked off by the preprocessor, scored and written in blocks, all at the same time: memory holds the
+    model and a few blocks, whatever the number of rows. The output is written aside, its rows are counted, and it gets
+    its name: it is complete or absent. No label is needed.
+
+    Args:
+        model: A model of `kd.models`.
+        inputs: Path, glob pattern, or a list of these: `.parquet`, `.csv`, `.tsv` or `.tfrecord`, the last three also
+            `.gz`, as `kd.data.tables.preprocess` reads them.
+        output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
+        preprocessor: That of the log that the model was trained on (`kd.data.open(directory).preprocessor`), or the
+            directory that holds it. `None` where the columns hold ids and model inputs already.
+        id_columns: Columns of the input that are kept beside the predictions, in their types; from CSV as text.
+        column: Name of the column of probabilities, float32.
+        batch_size: Rows that the model gets at once.
+        on_error: `"raise"`: an error at the first row that cannot be used. `"skip"`: such rows are left out and counted.
+        max_skipped: With `"skip"`, an error when there are more; `None` for no limit.
+        workers: Threads that work off columns; as many as there are processors by default. The result is the same.
+        overwrite: Whether a file at `output` may be replaced.
+        progress: Called as `progress(rows_done, rows_total, "score")`; the total is an estimate.
+
+    Returns:
+        What was written.
+
+    Raises:
+        FileNotFoundError: an input, or the output's folder, does not exist.
+        FileExistsError: `output` exists.
+        KeyError: a column is missing.
+        ValueError, TypeError: a value cannot be used (the message names file, row and column); the preprocessor is
+            another model's; a prediction is not finite.
+        OSError: the disk is full.
+
+    Example:
+
+    >>> import polars as pl
+    >>> pl.DataFrame({"key": ["a", "b", "c"], "C1": [3, 0, 9]}).write_parquet("rows.parquet")
+    >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10)])
+    >>> model = kd.models.DLRM(schema, embedding_dim=4, top_mlp=[8, 1], interaction="cat")
+    >>> done = predict_files(model, "rows.parquet", output="p.parquet", preprocessor=None, id_columns=["key"])
+    >>> done.rows, pl.read_parquet("p.parquet").columns
+    (3, ['key', 'probability'])
+    """
+    from keras_dlrm.data.preprocessor import Preprocessor
+    from keras_dlrm.data.table_columns import Columns
+    from keras_dlrm.data.table_files import check_columns, input_files, open_table
+    from keras_dlrm.scoring.rows import FileRows
+
+    who, path = "predict_files", Path(output)
+    schema = _schema(who, model)
+    size = integer(who, "batch_size", batch_size)
+    threads = worker_count(who, workers)
+    bad = BadRows(on_error, max_skipped)
+    if isinstance(id_columns, str):
+        raise TypeError(f"{who}: id_columns={id_columns!r} is a string; give a list of names.")
+    ids = list(id_columns)
+    for name in ids:
+        if name == column or ids.count(name) > 1:
+            raise ValueError(
+                f"{who}: the output would have two columns {name!r}; name each id column once, and give column=… another name."
+            )
+    output_format(path)
+    check_place(path, overwrite)
+    if preprocessor is None:
+        preprocessor = Preprocessor.identity(schema)
+    elif not isinstance(preprocessor, Preprocessor):
+        preprocessor = Preprocessor.load(preprocessor)
+    _check_same(who, schema, preprocessor.schema)
+    if schema.weighted:
+        raise ValueError(
+            f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
+        )
+    work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
+    files = [open_table(file) for file in input_files(inputs)]
+    rows = FileRows(files, work, ids, bad)
+    for file in files:
+        check_columns(file, rows.names)
+        if file.path.resolve() == path.resolve():
+            raise ValueError(f"{who}: {path} is an input, too; give another output.")
+    report = progress or (lambda done, total, stage: None)
+    with ThreadPoolExecutor(threads) as executor, TableOutput(path, _types(rows.types, column), overwrite) as table:
+        parts = one_ahead(rows.parts(executor, lambda done, total: report(done, total, "score")))
+        _score(model, parts, size, column, table)
+        if table.rows + bad.skipped != rows.seen:
+            raise RuntimeError(f"{who}: {rows.seen} rows were read, {table.rows} scored and {bad.skipped} left out.")
+    return Scored(path, table.rows, bad.skipped, tuple(bad.examples))
+
+
+def predict_split(
+    model: Any,
+    split: Split,
+    *,
+    output: str | os.PathLike[str],
+    column: str = PROBABILITY,
+    batch_size: int = 8192,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Scored:
+    """Write p(click) of every row of a processed split, with its number and its label beside it.
+
+    Args:
+        model: A model of `kd.models`, on the split's schema.
+        split: Such as `kd.data.open(directory).split("test")`.
+        output, column, batch_size, overwrite, progress: As of `predict_files`.
+
+    Returns:
+        What was written: columns `row` (int64, from 0), the label's name (float32) and `column` (float32).
+
+    Raises:
+        FileExistsError: `output` exists.
+        ValueError: the model has another schema; a prediction is not finite.
+        OSError: the disk is full.
+    """
+    import polars as pl
+
+    from keras_dlrm.scoring.rows import split_rows
+
+    who, path = "predict_split", Path(output)
+    _check_same(who, _schema(who, model), split.schema)
+    size = integer(who, "batch_size", batch_size)
+    label = split.schema.label
+    if len({"row", label, column}) < 3:
+        raise ValueError(
+            f"{who}: the output has the columns 'row', {label!r} and {column!r}; give column=… another name."
+        )
+    report, total = progress or (lambda done, total, stage: None), len(split)
+    types = _types({"row": pl.Int64, label: pl.Float32}, column)
+    with TableOutput(path, types, overwrite) as table:
+        _score(model, split_rows(split, size), size, column, table, lambda done: report(done, total, "score"))
+        if table.rows != total:
+            raise RuntimeError(f"{who}: {table.rows} of {total} rows were scored.")
+    return Scored(path, table.rows)
+
+
+# -- helpers of this file ----------------------------------------------------------------------------------------------
+
+
+def _types(ids: dict[str, Any], column: str) -> dict[str, Any]:
+    import polars as pl
+
+    return {**ids, column: pl.Float32}
+
+
+def _score(
+    model: Any,
+    parts: Iterable[Part],
+    size: int,
+    column: str,
+    table: TableOutput,
+    done: Callable[[int], None] = lambda rows: None,
+) -> None:
+    import polars as pl
+
+    from keras_dlrm.scoring.rows import regrouped
+
+    for part in regrouped(parts, size):
+        found = _probabilities(model, part.batch, size)
+        if not np.isfinite(found).all():
+            row = int(np.argmax(~np.isfinite(found)))
+            beside = part.beside.row(row, named=True) if part.beside.width else {}
+            raise ValueError(
+                f"{table.path}: the prediction of row {table.rows + row} {beside or ''} is {found[row]}; the model's weights are "
+                "not finite, or its inputs too large."
+            )
+        table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, found)]))
+        done(table.rows)
+
+
+def _probabilities(model: Any, batch: dict[str, np.ndarray], size: int) -> np.ndarray:
+    """p(click), float32 (n,), of n ≤ size rows."""
+    rows = len(next(iter(batch.values())))
+    # One shape: JAX compiles for each that it sees.
+    padded = {key: _padded(array, size - rows, PADDING if key == "sparse" else 0) for key, array in batch.items()}
+    return np.asarray(model.predict_on_batch(padded), np.float32).reshape(-1)[:rows]
+
+
+def _padded(array: np.ndarray, rows: int, value: float) -> np.ndarray:
+    return np.concatenate([array, np.full((rows, *array.shape[1:]), value, array.dtype)]) if rows else array
+
+
+def _schema(who: str, model: Any) -> Schema:
+    schema = getattr(model, "schema", None)
+    if not isinstance(schema, Schema):
+        raise TypeError(f"{who}: expected a model of kd.models, which has a schema, not {type(model).__name__}.")
+    return schema
+
+
+def _check_same(who: str, model: Schema, data: Schema) -> None:
+    """`ValueError` where a packed batch of one schema is none of the other."""
+    for what in ("dense_names", "categorical_names"):
+        ours, theirs = getattr(model, what), getattr(data, what)
+        if ours != theirs:
+            raise ValueError(
+                f"{who}: the model has the {what} {list(ours)}, the data {list(theirs)}; take the preprocessor of the log that "
+                "the model was trained on."
+            )
+    for ours, theirs in zip(model.categorical, data.categorical, strict=True):
+        for field in ("vocabulary_size", "hotness", "hashed"):
+            if getattr(ours, field) != getattr(theirs, field):
+                raise ValueError(
+                    f"{who}: column {ours.name!r} has {field}={getattr(ours, field)} in the model, {getattr(theirs, field)} in "
+                    "the data; take the preprocessor of the log that the model was trained on (kd.models.grow makes a model "
+                    "follow a grown one)."
+                )
+    if model.weighted != data.weighted:
+        raise ValueError(f"{who}: weighted={model.weighted} in the model, {data.weighted} in the data.")
