@@ -20,9 +20,13 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("model", type=PathArgument)
-@click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
+@click.option(
+    "--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file."
+)
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel", show_default=True)
-@click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is saved beside it.")
+@click.option(
+    "--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is saved beside it."
+)
 @click.option("--version", "number", type=int, help="savedmodel: number of the version; the next one by default.")
 @click.option("--tables", type=click.Choice(TABLES), help="onnx, litert: how tables are stored; as trained by default.")
 @click.option("--prune", type=click.Choice(["untrained"]), help="onnx: leave out rows that training never touched.")

@@ -79,7 +79,7 @@ def onnx(
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     try:
         data = _write_data(stored, aside, path.name) if external else None
-        written = onnx_model(model, stored, data and data.name)
+        written = onnx_model(model, stored, data.name if data else None)
         with open(aside / path.name, "wb") as file:
             file.write(written.SerializeToString())
             file.flush()
@@ -90,7 +90,7 @@ def onnx(
         os.replace(aside / path.name, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    _remove_other_data(path, data and data.name)
+    _remove_other_data(path, data.name if data else None)
     return path
 
 
@@ -112,9 +112,12 @@ def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]
     Args:
         stored: A `StoredTables`.
     """
-    found, offset = [], 0
+    found: list[tuple[str, np.dtype, tuple[int, ...], int, int]] = []
+    offset = 0
     for stack in stored.stacks:
-        arrays = {name: (dtype, (stack.rows, columns)) for name, (dtype, columns) in stack.layout.items()}
+        arrays: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+            name: (dtype, (stack.rows, columns)) for name, (dtype, columns) in stack.layout.items()
+        }
         if stack.pruned is not None:
             arrays["map"] = np.dtype(np.int32), (stack.places,)
         for name, (dtype, shape) in arrays.items():
@@ -230,7 +233,13 @@ def metadata(model: Any, stored: Any) -> dict[str, str]:
         stored: Its `StoredTables`.
     """
     tables = [
-        {"table": table.name, "tensor": stack.name, "first_place": int(first), "rows": table.rows, "stored_as": stack.kind}
+        {
+            "table": table.name,
+            "tensor": stack.name,
+            "first_place": int(first),
+            "rows": table.rows,
+            "stored_as": stack.kind,
+        }
         for stack in stored.stacks
         for table, first in zip(stack.stack.tables, stack.table_places, strict=True)
     ]

@@ -26,7 +26,8 @@ def onnx_model(model: Any, stored: StoredTables, data: str | None = None) -> Any
     schema, graph = model.schema, Graph()
     widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
     inputs = {
-        name: Value(name, (None, widths[name]), "int64" if name == "sparse" else "float32") for name in schema.input_names
+        name: Value(name, (None, widths[name]), "int64" if name == "sparse" else "float32")
+        for name in schema.input_names
     }
     try:
         logits = Converter(graph, stored).run(model.logits, inputs, training=False)
