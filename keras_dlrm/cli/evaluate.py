@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from keras_dlrm.cli.export import TABLES
 from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
 
 EPILOG = """\b
 Examples:
   keras-dlrm evaluate runs/a/model.keras --data my-log
   keras-dlrm evaluate runs/a/model.keras --data my-log --split valid --backend torch --json
+  keras-dlrm evaluate runs/a/model.keras --data my-log --tables int8 --tables int4
 """
 
 
@@ -20,10 +23,23 @@ Examples:
 @click.option("--data", type=PathArgument, required=True, help="Processed directory.")
 @click.option("--split", default="test", show_default=True, help="train, valid or test.")
 @click.option("--batch-size", type=int, default=8192, show_default=True)
+@click.option(
+    "--tables",
+    multiple=True,
+    type=click.Choice(TABLES),
+    help="Also with tables as an export stores them. May be repeated.",
+)
+@click.option(
+    "--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched."
+)
 @backend_option
 @json_option
-def command(model: Path, data: Path, split: str, batch_size: int, as_json: bool) -> None:
+def command(
+    model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, as_json: bool
+) -> None:
     """Score a saved MODEL (.keras) on a part of a click log."""
+    if prune is not None and not tables:
+        raise ValueError("--prune is for --tables; give those, too.")
     loaded = load_model(model)
     from keras_dlrm import data as data_package
     from keras_dlrm.training.checkpoint import validation_scores
@@ -35,4 +51,10 @@ def command(model: Path, data: Path, split: str, batch_size: int, as_json: bool)
         raise ValueError(f"{model} was trained on another schema than {data} has; preprocess with the model's own.")
     found = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
     print_table([{"part": split, "rows": len(part), **found}], f"{loaded.name} ({model})")
-    print_json(as_json, {"split": split, "rows": len(part), **found})
+    result: dict[str, Any] = {"split": split, "rows": len(part), **found}
+    if tables:
+        from keras_dlrm.export import compare_tables
+
+        result["tables"] = compare_tables(loaded, part, tables, prune, batch_size)
+        print_table(result["tables"], "tables as they are exported")
+    print_json(as_json, result)

@@ -27,7 +27,9 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("model", type=PathArgument)
-@click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
+@click.option(
+    "--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file."
+)
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel", show_default=True)
 @click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
 @click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")

@@ -30,7 +30,7 @@ def onnx(
 
     Inputs are a packed batch, `dense` float32 (B, n_dense), `sparse` int64 (B, W) and, for a weighted schema, `weights`
     float32 (B, W); the output is `probability` float32 (B, 1), for any B. Ids out of range are looked up as their
-    column's OOV row, a dense feature of NaN gives NaN, and all else is as `predict` has it. All columns of equal
+    column's OOV row, a dense feature of NaN or infinity gives NaN, and all else is as `predict` has it. All columns of equal
     width are looked up by one Gather.
 
     The graph is made from what Keras records of the model's own layers, in this process; tables go from the live model
@@ -79,7 +79,7 @@ def onnx(
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     try:
         data = _write_data(stored, aside, path.name) if external else None
-        written = onnx_model(model, stored, data and data.name)
+        written = onnx_model(model, stored, data.name if data else None)
         with open(aside / path.name, "wb") as file:
             file.write(written.SerializeToString())
             file.flush()
@@ -90,7 +90,7 @@ def onnx(
         os.replace(aside / path.name, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    _remove_other_data(path, data and data.name)
+    _remove_other_data(path, data.name if data else None)
     return path
 
 
@@ -112,9 +112,12 @@ def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]
     Args:
         stored: A `StoredTables`.
     """
-    found, offset = [], 0
+    found: list[tuple[str, np.dtype, tuple[int, ...], int, int]] = []
+    offset = 0
     for stack in stored.stacks:
-        arrays = {name: (dtype, (stack.rows, columns)) for name, (dtype, columns) in stack.layout.items()}
+        arrays: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+            name: (dtype, (stack.rows, columns)) for name, (dtype, columns) in stack.layout.items()
+        }
         if stack.pruned is not None:
             arrays["map"] = np.dtype(np.int32), (stack.places,)
         for name, (dtype, shape) in arrays.items():
@@ -158,8 +161,9 @@ def _check(model: Any, path: Path, stored: Any) -> None:
     allowed = 1e-5 if model.compute_dtype == "float32" else 0.02
     for rows in (len(expected), 1, 0):
         got = session.run(["probability"], {name: array[:rows] for name, array in batch.items()})[0]
-        difference = float(np.max(np.abs(got - expected[:rows]), initial=0.0))
-        if got.shape != (rows, 1) or not difference <= allowed:
+        missing = np.isnan(expected[:rows])
+        difference = float(np.max(np.abs(got - expected[:rows]), initial=0.0, where=~missing))
+        if got.shape != (rows, 1) or not difference <= allowed or not np.isnan(got[missing]).all():
             raise RuntimeError(
                 f"onnx: of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is allowed."
             )
@@ -184,7 +188,7 @@ def expected_probabilities(model: Any, batch: Mapping[str, np.ndarray], stored: 
 
 
 def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
-    """`example_batch`, with ids far out of range in two rows and random ones in the later half.
+    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and NaN in row 5.
 
     Args:
         schema: A fitted schema.
@@ -199,6 +203,8 @@ def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
     from keras_dlrm.export.requests import example_batch
 
     batch = example_batch(schema, rows)
+    if "dense" in batch:
+        batch["dense"][5, -1] = np.nan
     if "sparse" in batch:
         sizes = np.array([int(c.vocabulary_size or 1) for c in schema.categorical for _ in range(c.hotness)])
         batch["sparse"][6:8] = np.array([[-2], [2**40]])
@@ -230,7 +236,13 @@ def metadata(model: Any, stored: Any) -> dict[str, str]:
         stored: Its `StoredTables`.
     """
     tables = [
-        {"table": table.name, "tensor": stack.name, "first_place": int(first), "rows": table.rows, "stored_as": stack.kind}
+        {
+            "table": table.name,
+            "tensor": stack.name,
+            "first_place": int(first),
+            "rows": table.rows,
+            "stored_as": stack.kind,
+        }
         for stack in stored.stacks
         for table, first in zip(stack.stack.tables, stack.table_places, strict=True)
     ]

@@ -38,9 +38,7 @@ def pooled(graph: Graph, collection: Any, tables: StoredTables, sparse: str, wei
     return _arrange(graph, collection, blocks)
 
 
-def _pool(
-    graph: Graph, collection: Any, stored: StoredStack, ids: str, weights: str | None
-) -> list[tuple[Block, str]]:
+def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights: str | None) -> list[tuple[Block, str]]:
     stack = stored.stack
     needs_factors = weights is not None or any(b.combiner != "sum" and b.hotness > 1 for b in stack.blocks)
     places, real = _places(graph, stored, ids, needs_factors)

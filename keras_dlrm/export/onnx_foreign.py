@@ -57,7 +57,9 @@ def foreign(graph: Graph, layer: Any, args: Sequence[Any]) -> list[str]:
         model = _elsewhere(layer, shape, specs, who)
     strange = sorted({n.domain for n in model.graph.node} - {"", "ai.onnx"})
     if strange or model.opset_import[0].version != OPSET:
-        raise NotImplementedError(f"{who}, which tf2onnx gives operations of {strange or model.opset_import[0].version}")
+        raise NotImplementedError(
+            f"{who}, which tf2onnx gives operations of {strange or model.opset_import[0].version}"
+        )
     prefix = graph.new_name(layer.name) + "/"
     model = compose.add_prefix(model, prefix)
     for tensor in model.graph.initializer:
@@ -88,5 +90,7 @@ def _elsewhere(layer: Any, shape: Any, specs: Any, who: str) -> Any:
         )
         if done.returncode:
             last = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)][-1:]
-            raise NotImplementedError(f"{who}, which does not convert under TensorFlow ({(last or ['no message'])[0][:300]})")
+            raise NotImplementedError(
+                f"{who}, which does not convert under TensorFlow ({(last or ['no message'])[0][:300]})"
+            )
         return onnx.load(folder / "layer.onnx")

@@ -107,9 +107,9 @@ def quantise(rows: np.ndarray, kind: str) -> QuantisedRows:
 
     Example:
 
-    >>> q = quantise(np.array([[0.5, -1.0, 0.25, 0.0]], np.float32), "int8")
-    >>> q.codes.tolist(), float(q.scale[0, 0])
-    ([[63, -127, 32, 0]], 0.00787353515625)
+    >>> q = quantise(np.array([[127.0, -64.0, 0.4, 0.0], [0.5, 0.25, 0.0, 0.0]], np.float32), "int8")
+    >>> q.codes.tolist(), q.scale[:, 0].astype(np.float32).tolist()
+    ([[127, -64, 0, 0], [126, 63, 0, 0]], [1.0, 0.0039...])
     """
     check_kind(kind)
     rows = np.asarray(rows, np.float32)

@@ -86,7 +86,9 @@ def rows_to_prune(collection: Any, prune: str | Mapping[str, Any]) -> dict[str, 
             if mask.dtype != bool:
                 raise TypeError(f"prune: the mask of table {name!r} has dtype {mask.dtype}; it must be bool.")
             if mask.shape != (sizes[name],):
-                raise ValueError(f"prune: the mask of table {name!r} has shape {mask.shape}; it must be ({sizes[name]},).")
+                raise ValueError(
+                    f"prune: the mask of table {name!r} has shape {mask.shape}; it must be ({sizes[name]},)."
+                )
             masks[name] = mask
     for name, mask in masks.items():
         column = columns[name]

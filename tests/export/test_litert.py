@@ -61,7 +61,7 @@ def test_fewer_bytes_are_fewer_bytes(tmp_path):
 @in_tensorflow
 def test_what_litert_has_no_operation_for_is_named(tmp_path):
     model = DLRM(WEIGHTED, 4, None, [3, 1], activation=keras.ops.erfinv)
-    with pytest.raises(RuntimeError, match=r"dlrm does not convert.*\(TF Select ops: .*\); use kd.export.onnx"):
+    with pytest.raises(RuntimeError, match=r"dlrm does not convert.*\(Custom ops: Erfinv\); use kd.export.onnx"):
         litert(model, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 

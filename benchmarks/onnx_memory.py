@@ -1,0 +1,134 @@
+"""Memory: what exporting a large model to ONNX takes beside the model, and what processes that serve the file share.
+
+python benchmarks/onnx_memory.py
+python benchmarks/onnx_memory.py --preset criteo_kaggle --tables int8 --backend torch --write
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from results import machine, markdown_table, write_section
+
+EXPORT = """
+import json, sys, time
+import numpy as np, onnx, onnxruntime
+import keras_dlrm as kd
+from keras_dlrm.models.presets import PRESETS
+
+def status(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+model = PRESETS[sys.argv[1]].build(seed=0, compile=False)
+model.predict({"dense": np.zeros((1, 13), "float32"), "sparse": np.zeros((1, 26), "int64")}, verbose=0)
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins again
+before, start = status("VmRSS"), time.time()
+kd.export.onnx(model, sys.argv[2], tables=sys.argv[3] or None)
+print(json.dumps({"model": 4 * model.count_params(), "beside": status("VmHWM") - before, "seconds": time.time() - start}))
+"""
+SERVE = """
+import json, sys, time
+import numpy as np, onnx, onnxruntime
+
+def memory():
+    lines = (line.split() for line in open("/proc/self/smaps_rollup"))
+    found = {words[0]: int(words[1]) * 1024 for words in lines if words[0] in ("Rss:", "Pss:")}
+    return [found["Rss:"], found["Pss:"]]
+
+start = time.time()
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+seconds = time.time() - start
+about = {p.key: p.value for p in onnx.load(sys.argv[1], load_external_data=False).metadata_props}
+rows = [table["rows"] for table in json.loads(about["keras_dlrm.tables"])]
+rng = np.random.default_rng(0)
+for _ in range(150):
+    session.run(None, {"dense": np.zeros((8192, 13), np.float32), "sparse": rng.integers(0, rows, (8192, len(rows)))})
+print("ready", flush=True)
+sys.stdin.readline()
+print(json.dumps([seconds, *memory()]), flush=True)
+sys.stdin.readline()
+"""
+
+
+def exported(preset: str, path: Path, backend: str, tables: str | None) -> dict[str, float]:
+    """What a process that builds and exports the model says of itself."""
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", EXPORT, preset, str(path), tables or ""]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def served(path: Path, processes: int) -> list[list[float]]:
+    """Seconds to load, resident and proportional bytes of processes that serve the file at the same time."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(processes)
+    ]
+    found = []
+    for process in running:
+        process.stdout.readline()  # type: ignore[union-attr]
+    for process in running:
+        process.stdin.write("\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+        found.append(json.loads(process.stdout.readline()))  # type: ignore[union-attr]
+    for process in running:
+        process.communicate("\n")
+    return found
+
+
+@click.command()
+@click.option(
+    "--preset", default="criteo_kaggle", show_default=True, help="A model with 13 dense columns of kd.models."
+)
+@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@click.option("--tables", help="As kd.export.onnx takes it.")
+@click.option("--processes", default=2, show_default=True)
+@click.option("--write", "into_results", is_flag=True, help="Put the tables into benchmarks/RESULTS.md.")
+def main(preset: str, backends: tuple[str, ...], tables: str | None, processes: int, into_results: bool) -> None:
+    """Export from each backend in a process of its own; then serve the file from one process, and from several."""
+    rows, shared = [], []
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "model.onnx"
+        for backend in backends:
+            found = exported(preset, path, backend, tables)
+            size = sum(file.stat().st_size for file in path.parent.iterdir())
+            rows.append(
+                {
+                    "backend": backend,
+                    "model": f"{found['model'] / 1e9:.2f} GB",
+                    "file": f"{size / 1e9:.2f} GB",
+                    "seconds": f"{found['seconds']:.1f}",
+                    "peak beside the model": f"{found['beside'] / 1e9:.2f} GB",
+                    "of the model": f"{found['beside'] / found['model']:.2f}",
+                }
+            )
+            click.echo(rows[-1])
+        for count in (1, processes):
+            for seconds, resident, proportional in served(path, count):
+                shared.append(
+                    {
+                        "processes": count,
+                        "loads in": f"{seconds:.2f} s",
+                        "resident": f"{resident / 1e9:.2f} GB",
+                        "its share (PSS)": f"{proportional / 1e9:.2f} GB",
+                    }
+                )
+                click.echo(shared[-1])
+    text = f"{markdown_table(rows)}\n\nAfter 150 batches of 8,192 random rows:\n\n{markdown_table(shared)}"
+    click.echo(text)
+    if into_results:
+        write_section(f"Memory of ONNX export, {preset}, tables {tables or 'as trained'}", f"{machine()}.\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
