@@ -1,4 +1,4 @@
-"""The command line: `keras-dlrm preprocess | synthesize | twin | train | evaluate | compare | export`."""
+"""The command line: `keras-dlrm preprocess | synthesize | twin | train | evaluate | compare | export | serve`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-COMMANDS = ("preprocess", "synthesize", "twin", "train", "evaluate", "compare", "export")
+COMMANDS = ("preprocess", "synthesize", "twin", "train", "evaluate", "compare", "export", "serve")
 
 
 class _Lazy(click.Group):
