@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from typing import Any
 import click
 import numpy as np
 
-# One client: makes its own connection, and gives a function that sends one request and raises where it fails.
-MakeClient = Callable[[], Callable[[], None]]
+# A client with a connection of its own: a function that sends one request, and raises where it fails.
+MakeClient = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,26 @@ def closed_loop(make_client: MakeClient, clients: int, seconds: float, warm_up: 
     ready, ends = threading.Barrier(clients + 1), [0.0]
 
     def work(mine: list[float]) -> None:
+        waited = False
         try:
-            send = make_client()
-            for _ in range(warm_up):
-                send()
-        except Exception as error:  # the others must not wait for it
+            with make_client() as send:
+                for _ in range(warm_up):
+                    send()
+                waited = True
+                ready.wait()
+                while time.perf_counter() < ends[0]:
+                    start = time.perf_counter()
+                    try:
+                        send()
+                    except Exception as error:
+                        failures.append(repr(error))
+                        time.sleep(0.001)
+                    else:
+                        mine.append(time.perf_counter() - start)
+        except Exception as error:
             failures.append(repr(error))
-            ready.wait()
-            return
-        ready.wait()
-        while time.perf_counter() < ends[0]:
-            start = time.perf_counter()
-            try:
-                send()
-            except Exception as error:
-                failures.append(repr(error))
-                time.sleep(0.001)
-            else:
-                mine.append(time.perf_counter() - start)
+            if not waited:  # the others must not wait for it
+                ready.wait()
 
     threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in latencies]
     for thread in threads:
@@ -118,19 +120,20 @@ def grpc_client(address: str, model: str, arrays: Mapping[str, np.ndarray], sign
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-    def make() -> Callable[[], None]:
-        # A connection of its own: channels to one address share one unless told otherwise.
-        channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    @contextmanager
+    def make() -> Iterator[Callable[[], None]]:
+        # Channels to one address share a connection unless told otherwise.
+        with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-        def send() -> None:
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = model, signature
-            for name, array in arrays.items():
-                request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
-            stub.Predict(request, timeout=30)
+            def send() -> None:
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name, request.model_spec.signature_name = model, signature
+                for name, array in arrays.items():
+                    request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+                stub.Predict(request, timeout=30)
 
-        return send
+            yield send
 
     return make
 
@@ -146,7 +149,8 @@ def rest_client(address: str, model: str, arrays: Mapping[str, np.ndarray], sign
     """
     host, _, port = address.rpartition(":")
 
-    def make() -> Callable[[], None]:
+    @contextmanager
+    def make() -> Iterator[Callable[[], None]]:
         connection = http.client.HTTPConnection(host, int(port), timeout=30)
 
         def send() -> None:
@@ -158,7 +162,8 @@ def rest_client(address: str, model: str, arrays: Mapping[str, np.ndarray], sign
                 raise RuntimeError(f"{response.status}: {text[:200]!r}")
             json.loads(text)
 
-        return send
+        with closing(connection):
+            yield send
 
     return make
 
@@ -176,13 +181,14 @@ def bare_client(version: Path, arrays: Mapping[str, np.ndarray], signature: str 
     loaded = tf.saved_model.load(str(version))
     function = loaded.signatures[signature]
 
-    def make() -> Callable[[], None]:
+    @contextmanager
+    def make() -> Iterator[Callable[[], None]]:
         def send(kept: Any = loaded) -> None:  # the signature does not keep its model alive
             outputs = function(**{name: tf.constant(array) for name, array in arrays.items()})
             for value in outputs.values():
                 value.numpy()
 
-        return send
+        yield send
 
     return make
 

@@ -78,10 +78,10 @@ def command(
     server = Server(
         models, host, port, grpc_port, threads, queue, max_request_bytes, poll_seconds, tensorflow_threads
     )  # fmt: skip
+    server.start()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server.start()
     served = {n: sorted(model.available) for n, model in server.service.models.items()}
     logging.getLogger("keras_dlrm.serving").info(
         "stand-in for TensorFlow Serving (development and tests only): REST and page http://%s:%d, gRPC %s:%d, serving %s",

@@ -66,7 +66,12 @@ class RestServer:
         ]
         self.app = Starlette(
             routes=routes,
-            exception_handlers={HTTPException: _http_error, ServingError: _serving_error, Exception: _failure},
+            exception_handlers={
+                HTTPException: _http_error,
+                ServingError: _serving_error,
+                ClientDisconnect: _gone,
+                Exception: _failure,
+            },
         )
 
     async def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
@@ -181,9 +186,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _json(body, error.status_code, dict(error.headers or {}))
 
 
+async def _gone(request: Request, error: Exception) -> Response:
+    """The client hung up in the middle of its request; nobody reads this."""
+    return Response(status_code=499)
+
+
 async def _failure(request: Request, error: Exception) -> Response:
     """What nobody thought of. Starlette raises it again afterwards, and so it comes into the log."""
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=499)
     text = f"the server failed: {type(error).__name__}; its log has the rest."
     return _json(rest_calls.dump({"error": text}), 500)

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Clicks(tf.Module):
     def slow(self, steps):
         """Takes a while: a few milliseconds a step."""
         square = tf.eye(256) * 0.5
-        done = tf.while_loop(lambda i, m: i < steps, lambda i, m: (i + 1, m @ m + square), [tf.constant(0, tf.int64), square])
+        done = tf.while_loop(lambda i, m: i < steps, lambda i, m: (i + 1, m @ square + square), [tf.constant(0, tf.int64), square])
         return {"steps": done[0], "trace": tf.linalg.trace(done[1]) * 0}
 
 
@@ -126,12 +126,10 @@ def write_version(path: Path, bias: float = 0.0) -> Path:
 
 
 class Running:
-    """A server process: where it listens, what it logs, and requests to it."""
+    """A server, in this process or in one of its own: where it listens, what it logs, and requests to it."""
 
-    def __init__(self, process: subprocess.Popen, ready: dict[str, Any], log: Path) -> None:
-        self.process, self.ready, self.log_path = process, ready, log
-        self.rest = f"127.0.0.1:{ready['port']}"
-        self.grpc = f"127.0.0.1:{ready['grpc_port']}"
+    def __init__(self, rest: str, grpc: str, log: Callable[[], str], process: subprocess.Popen | None = None) -> None:
+        self.rest, self.grpc, self.log, self.process = rest, grpc, log, process
 
     def ask(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         """Status and parsed JSON of a GET, or of a POST of `body` (bytes as they are, anything else as JSON)."""
@@ -161,9 +159,6 @@ class Running:
             assert time.monotonic() < end, f"waited {seconds} s in vain; log:\n{self.log()}"
             time.sleep(0.05)
 
-    def log(self) -> str:
-        return self.log_path.read_text()
-
 
 @contextmanager
 def serving(log: Path, *arguments: object) -> Iterator[Running]:
@@ -176,7 +171,9 @@ def serving(log: Path, *arguments: object) -> Iterator[Running]:
     try:
         line = process.stdout.readline()
         assert line, log.read_text()
-        yield Running(process, json.loads(line), log)
+        ready = json.loads(line)
+        rest, grpc = f"127.0.0.1:{ready['port']}", f"127.0.0.1:{ready['grpc_port']}"
+        yield Running(rest, grpc, log.read_text, process)
         if process.poll() is None:
             process.terminate()
         assert process.wait(60) == 0, log.read_text()
