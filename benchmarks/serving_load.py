@@ -107,7 +107,9 @@ def closed_loop(make_client: MakeClient, clients: int, seconds: float, warm_up: 
     return Load(np.array([t for mine in latencies for t in mine]), failures, time.perf_counter() - start)
 
 
-def grpc_client(address: str, model: str, arrays: Mapping[str, np.ndarray], signature: str = "serving_default") -> MakeClient:
+def grpc_client(
+    address: str, model: str, arrays: Mapping[str, np.ndarray], signature: str = "serving_default"
+) -> MakeClient:
     """Clients that send a Predict request, serialised anew each time, and read the answer.
 
     Args:
@@ -138,7 +140,9 @@ def grpc_client(address: str, model: str, arrays: Mapping[str, np.ndarray], sign
     return make
 
 
-def rest_client(address: str, model: str, arrays: Mapping[str, np.ndarray], signature: str = "serving_default") -> MakeClient:
+def rest_client(
+    address: str, model: str, arrays: Mapping[str, np.ndarray], signature: str = "serving_default"
+) -> MakeClient:
     """Clients that send a :predict request in columns, serialised anew each time, and parse the answer.
 
     Args:
@@ -204,7 +208,18 @@ def stand_in(folder: Path, *options: str) -> Iterator[dict[str, Any]]:
     Yields:
         Its `host`, `port`, `grpc_port` and `models`.
     """
-    command = [sys.executable, "-m", "keras_dlrm.cli", "serve", str(folder), "--port", "0", "--grpc-port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "keras_dlrm.cli",
+        "serve",
+        str(folder),
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--json",
+    ]
     server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline() if server.stdout else ""
@@ -216,7 +231,9 @@ def stand_in(folder: Path, *options: str) -> Iterator[dict[str, Any]]:
         server.wait(30)
 
 
-def example_arrays(version: Path, rows: int, signature: str = "serving_default", seed: int = 0) -> dict[str, np.ndarray]:
+def example_arrays(
+    version: Path, rows: int, signature: str = "serving_default", seed: int = 0
+) -> dict[str, np.ndarray]:
     """Random inputs of a signature whose first dimension is the rows: ids within the schema, normal numbers, short texts.
 
     Args:
@@ -225,11 +242,10 @@ def example_arrays(version: Path, rows: int, signature: str = "serving_default",
         signature: Its name.
         seed: Of the values.
     """
+    from keras_dlrm.schema import Schema
     from keras_dlrm.serving.features import features_of
     from keras_dlrm.serving.saved_model import SavedModel
     from keras_dlrm.serving.tensors import DTYPES
-
-    from keras_dlrm.schema import Schema
 
     rng = np.random.default_rng(seed)
     path = version / "assets.extra" / "schema.json"

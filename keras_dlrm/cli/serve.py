@@ -27,9 +27,12 @@ Then:
 
 @click.command(epilog=EPILOG)
 @click.argument("folder", type=PathArgument, required=False)
-@click.option("--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes.")
+@click.option(
+    "--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes."
+)
 @click.option("--name", help="Name of the model; the folder's by default.")
-@click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION", help="A name for a version; loads all versions. May be repeated.")
+@click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION",
+              help="A name for a version; all versions are loaded then. May be repeated.")  # fmt: skip
 @click.option("--all-versions", is_flag=True, help="Load every version, not only the highest.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8501, show_default=True, help="Of REST and the page; 0 for any that is free.")
@@ -42,7 +45,9 @@ Then:
               help="Time between two looks at the folder.")  # fmt: skip
 @click.option("--grace-seconds", default=10.0, show_default=True, type=click.FloatRange(0),
               help="Most time that running requests get after SIGTERM.")  # fmt: skip
-@click.option("--tensorflow-threads", default=0, type=click.IntRange(0), help="TensorFlow's threads; its choice by default.")
+@click.option(
+    "--tensorflow-threads", default=0, type=click.IntRange(0), help="TensorFlow's threads; its choice by default."
+)
 @json_option
 def command(
     folder: Path | None, config: Path | None, name: str | None, labels: tuple[str, ...], all_versions: bool, host: str,

@@ -43,7 +43,9 @@ class ModelConfig:
             raise ValueError(f"model name {self.name!r} must have no blank, '/' or ':', and not be empty.")
         for label in self.labels:
             if not _NAME.fullmatch(label):
-                raise ValueError(f"model {self.name!r}: label {label!r} must have no blank, '/' or ':', and not be empty.")
+                raise ValueError(
+                    f"model {self.name!r}: label {label!r} must have no blank, '/' or ':', and not be empty."
+                )
         if self.latest < 0:
             raise ValueError(f"model {self.name!r}: latest={self.latest} must be >= 0.")
 

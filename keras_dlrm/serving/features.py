@@ -126,7 +126,9 @@ def _of_schema(tensor: Tensor, schema: Schema) -> Iterator[Feature]:
         for entry, start in zip(schema.categorical, schema.offsets, strict=True):
             name = f"weights of {entry.name}" if weight else entry.name
             size = None if weight or entry.hashed else entry.vocabulary_size
-            yield Feature(name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight)
+            yield Feature(
+                name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight
+            )
     else:
         yield from _named(tensor, schema, kind)
 

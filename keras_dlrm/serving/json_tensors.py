@@ -18,7 +18,7 @@ from keras_dlrm.serving.errors import ServingError, invalid, shown
 from keras_dlrm.serving.signature import Signature, Tensor, fits
 from keras_dlrm.serving.tensors import DTYPES, dtype_name, shape_text
 
-_ALLOWED = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}, "O": {str, dict}}
+_ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}, "O": {str, dict}}
 _JSON_NAMES = {int: "an integer", float: "a decimal number", bool: "true or false", str: "a string", list: "a list",
                dict: "an object", type(None): "null"}  # fmt: skip
 
@@ -44,7 +44,8 @@ def array_from_json(tensor: Tensor, value: Any) -> np.ndarray:
     if tensor.dtype not in DTYPES:
         raise invalid(f"input {tensor.text} is of a dtype that JSON requests cannot fill.")
     dtype = DTYPES[tensor.dtype].numpy
-    level, shape = [value], []
+    level: list[Any] = [value]
+    shape: list[int] = []
     while level and type(level[0]) is list:
         shape.append(_common_length(tensor, level, len(shape)))
         level = list(itertools.chain.from_iterable(level))
@@ -83,7 +84,7 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype) -> np.ndarra
             f"input {tensor.name!r} has {_JSON_NAMES.get(type(odd), type(odd).__name__)}, {shown(odd)}; it must be "
             f"{dtype_name(tensor.dtype)}."
         )
-    if dtype == object:
+    if dtype.kind == "O":
         flat = np.empty(len(values), object)
         flat[:] = [text_bytes(f"input {tensor.name!r}", value) for value in values]
         return flat
@@ -219,7 +220,7 @@ def outputs_to_json(outputs: Mapping[str, np.ndarray], rows: bool) -> dict[str, 
 def _plain(name: str, array: np.ndarray) -> Any:
     if array.dtype == np.float16:
         return array.astype(np.float32)
-    if array.dtype != object:
+    if array.dtype.kind != "O":
         return np.ascontiguousarray(array) if array.ndim else array.item()
     as_bytes = name.endswith("_bytes")
     flat = np.empty(array.size, object)

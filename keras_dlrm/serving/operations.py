@@ -58,7 +58,9 @@ def run(
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             culprit = [key for key, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
-            why = f"input {culprit[0]!r} has NaN or infinity" if culprit else "an input is too large or the model is ill"
+            why = (
+                f"input {culprit[0]!r} has NaN or infinity" if culprit else "an input is too large or the model is ill"
+            )
             raise invalid(f"signature {signature.name!r}: output {name!r} is not a finite number: {why}.")
     return {name: outputs[name] for name in only} if only else outputs
 
@@ -119,9 +121,7 @@ def regress(model: SavedModel, signature: Signature, proto: Any) -> list[float]:
     return values.ravel().tolist()
 
 
-def _on_examples(
-    model: SavedModel, signature: Signature, proto: Any, method: str
-) -> tuple[int, dict[str, np.ndarray]]:
+def _on_examples(model: SavedModel, signature: Signature, proto: Any, method: str) -> tuple[int, dict[str, np.ndarray]]:
     if signature.method != method:
         raise invalid(f"signature {signature.name!r} is for {signature.method}, not for {method}.")
     strings = serialised(proto)

@@ -127,9 +127,7 @@ def _target(found: re.Match[str]) -> Target:
 
 
 def _plain(proto: Any) -> Any:
-    return json_format.MessageToDict(
-        proto, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    return json_format.MessageToDict(proto, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _text(label: bytes) -> str:

@@ -108,7 +108,9 @@ class RestServer:
         if size > limit:
             raise ServingError("INVALID_ARGUMENT", f"the request is larger than the {limit} bytes allowed.", 413)
         if encoding.strip().lower() not in ("identity", ""):
-            raise ServingError("INVALID_ARGUMENT", f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON.", 415)
+            raise ServingError(
+                "INVALID_ARGUMENT", f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON.", 415
+            )
         return b"".join(parts)
 
     async def _live(self, request: Request) -> Response:

@@ -83,7 +83,7 @@ def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
     if count * entry.numpy.itemsize > max_bytes:
         raise invalid(f"input {name!r} of shape {shape_text(shape)} takes more than the {max_bytes} bytes allowed.")
     if proto.tensor_content:
-        if entry.numpy == object:
+        if entry.numpy.kind == "O":
             raise invalid(f"input {name!r}: strings travel in string_val, not in tensor_content.")
         if len(proto.tensor_content) != count * entry.numpy.itemsize:
             raise invalid(
@@ -100,7 +100,7 @@ def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], cou
         raise invalid(f"input {name!r} has {len(values)} values for {count} elements of shape {shape_text(shape)}.")
     if entry.name == "DT_HALF":  # half_val holds bit patterns
         flat = np.array(values, np.uint16).view(np.float16)
-    elif entry.numpy == object:
+    elif entry.numpy.kind == "O":
         flat = np.empty(len(values), object)
         flat[:] = values
     else:
@@ -109,7 +109,7 @@ def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], cou
         except OverflowError as error:
             raise invalid(f"input {name!r} has a value that {entry.name} cannot hold.") from error
     if len(flat) < count:
-        filler = flat[-1] if len(flat) else (b"" if entry.numpy == object else entry.numpy.type(0))
+        filler = flat[-1] if len(flat) else (b"" if entry.numpy.kind == "O" else entry.numpy.type(0))
         whole = np.empty(count, entry.numpy)
         whole[: len(flat)] = flat
         whole[len(flat) :] = filler

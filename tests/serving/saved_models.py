@@ -47,7 +47,9 @@ class Clicks(tf.Module):
         keys, values = tf.constant(list(CITIES)), tf.constant(list(CITIES.values()), tf.float32)
         self.cities = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 0.0)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32, "dense"), tf.TensorSpec((None, 3), tf.int64, "sparse")])
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, 2), tf.float32, "dense"), tf.TensorSpec((None, 3), tf.int64, "sparse")]
+    )
     def packed(self, dense, sparse):
         rows = tf.where(sparse >= 0, tf.gather(self.table, tf.clip_by_value(sparse, 0, 9)), 0.0)
         both = 2 * dense[:, 0] * tf.cast(sparse[:, 0] == 7, tf.float32)
@@ -90,7 +92,9 @@ class Clicks(tf.Module):
     def slow(self, steps):
         """Takes a while: a few milliseconds a step."""
         square = tf.eye(256) * 0.5
-        done = tf.while_loop(lambda i, m: i < steps, lambda i, m: (i + 1, m @ square + square), [tf.constant(0, tf.int64), square])
+        done = tf.while_loop(
+            lambda i, m: i < steps, lambda i, m: (i + 1, m @ square + square), [tf.constant(0, tf.int64), square]
+        )
         return {"steps": done[0], "trace": tf.linalg.trace(done[1]) * 0}
 
 

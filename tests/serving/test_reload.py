@@ -163,9 +163,7 @@ def test_an_old_version_stays_until_its_requests_are_answered(tmp_path, serve, p
     publish(folder, 1)
     with serve(folder) as server:
         found = []
-        slow = threading.Thread(
-            target=lambda: found.append(server.predict({"signature_name": "slow", "inputs": 4000}))
-        )
+        slow = threading.Thread(target=lambda: found.append(server.predict({"signature_name": "slow", "inputs": 4000})))
         slow.start()
         time.sleep(0.2)
         publish(folder, 2, template=2)
