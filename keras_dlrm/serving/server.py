@@ -64,6 +64,7 @@ class Server:
         self._tensorflow_threads = tensorflow_threads
         self.service = Service(max_bytes)
         self._stopping = threading.Event()
+        self._refused = ""  # why the configuration was not taken over, said once
 
     def start(self) -> None:
         """Load what is there and listen. Versions that cannot be loaded are reported and do not keep it from starting.
@@ -159,20 +160,33 @@ class Server:
         return stat.st_mtime_ns, stat.st_size
 
     def _reread_config(self) -> None:
-        """A configuration that cannot be read changes nothing."""
+        """Take over a changed configuration. One that cannot be changes nothing, and is looked at again each time."""
         now = self._modified()
         if self._config_file is None or now == self._config_time:
             return
-        self._config_time = now
         try:
             configs = read_config(self._config_file)
             for config in configs:
                 config.check_folder()
+                self._check_labels(config)
         except (OSError, ValueError) as error:
-            log.error("the configuration is not taken over: %s", error)
+            if str(error) != self._refused:
+                log.error("the configuration is not taken over: %s", error)
+            self._refused = str(error)
             return
+        self._config_time, self._refused = now, ""
         self._apply(configs)
         log.info("configuration %s is taken over", self._config_file)
+
+    def _check_labels(self, config: ModelConfig) -> None:
+        """A label moves to an available version only, as in TensorFlow Serving, which refuses the whole edit otherwise."""
+        known = self.service.models.get(config.name)
+        for label, number in config.labels.items() if known is not None else ():
+            if known.config.labels.get(label, number) != number and number not in known.available:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"label {label!r} of model {config.name!r} moves to version {number}, which is not available; list "
+                    "the version first, wait until it is AVAILABLE, then move the label in an edit of its own."
+                )
 
     def _apply(self, configs: Sequence[ModelConfig]) -> None:
         """Serve these models: known ones keep their versions, gone ones are closed when they are idle."""

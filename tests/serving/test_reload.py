@@ -193,14 +193,22 @@ def test_labels_and_pinned_versions_follow_models_config(tmp_path, serve, publis
         time.sleep(0.5)
         assert set(server.states()) == {1}, "a version that is not listed does nothing"
         both = shipped.replace("versions: 1 }", "versions: 1 versions: 2 }")
+        moved = both.replace('"canary" value: 1', '"canary" value: 2')
+        write(moved)
+        server.wait_for(
+            lambda: "label 'canary' of model 'clicks' moves to version 2, which is not available" in server.log()
+        )
+        time.sleep(0.2)
+        assert set(server.states()) == {1}, "the whole edit is refused, as TensorFlow Serving does"
+        assert server.log().count("not taken over") == 1
         write(both)
         server.wait_for(lambda: server.states().get(2) == ("AVAILABLE", ""))
         assert answer(server, "clicks/labels/canary") == pytest.approx(EXPECTED[0])
-        write(both.replace('"canary" value: 1', '"canary" value: 2'))
+        write(moved)
         server.wait_for(lambda: answer(server, "clicks/labels/canary") == pytest.approx(EXPECTED[1]))
         assert answer(server, "clicks/labels/stable") == pytest.approx(EXPECTED[0])
         write("model_config_list {{{")
-        server.wait_for(lambda: "not taken over" in server.log())
+        server.wait_for(lambda: server.log().count("not taken over") == 2)
         assert answer(server, "clicks/labels/canary") == pytest.approx(EXPECTED[1]), "a broken file changes nothing"
         write(both)
         server.wait_for(lambda: answer(server, "clicks/labels/canary") == pytest.approx(EXPECTED[0]))
