@@ -1,6 +1,6 @@
 """What a server costs beyond the signature that it runs: a closed loop of clients, over gRPC and REST.
 
-    python benchmarks/serving_load.py served/clicks                          starts the stand-in, measures, stops it
+    python benchmarks/serving_load.py served/clicks                        (starts the stand-in, measures, stops it)
     python benchmarks/serving_load.py served/clicks --rest localhost:8501 --grpc localhost:8500 --model clicks
     python benchmarks/serving_load.py served/clicks --rows 1 --rows 64 --clients 1 --clients 8 --seconds 5
 
@@ -312,7 +312,7 @@ def table(rows: list[int], clients: list[int], take: Callable[[int, int], Mappin
     return found
 
 
-@click.command(help=__doc__ and __doc__.replace("    python", "\b\n    python", 1))
+@click.command(help=(__doc__ or "").replace("    python", "\b\n    python", 1))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--rows", multiple=True, type=int, default=[1, 64, 2048], show_default=True, help="B. May be repeated.")
 @click.option("--clients", multiple=True, type=int, default=[1], show_default=True, help="May be repeated.")

@@ -1,6 +1,10 @@
 """The REST interface, as TensorFlow Serving's documentation has it."""
 
 import base64
+import contextlib
+import http.client
+import json
+import time
 
 import numpy as np
 import pytest
@@ -107,6 +111,18 @@ def test_metadata_shows_the_signatures(server):
     sparse = found["serving_default"]["inputs"]["sparse"]
     assert sparse["dtype"] == "DT_INT64"
     assert [dim["size"] for dim in sparse["tensor_shape"]["dim"]] == ["-1", "3"]
+
+
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement(server):
+    host, port = server.rest.split(":")
+    with contextlib.closing(http.client.HTTPConnection(host, int(port))) as connection:
+        times = []
+        for _ in range(20):  # on one connection, where Nagle's algorithm would hold answers back for 40 ms
+            start = time.perf_counter()
+            connection.request("POST", "/v1/models/clicks:predict", json.dumps(WHOLE))
+            assert connection.getresponse().read()
+            times.append(time.perf_counter() - start)
+    assert min(times) < 0.03
 
 
 def test_health_and_metrics(server):
