@@ -58,7 +58,9 @@ class Load:
         }
 
 
-def closed_loop(make_client: MakeClient, clients: int, seconds: float, warm_up: int = 20) -> Load:
+def closed_loop(
+    make_client: MakeClient, clients: int, seconds: float, warm_up: int = 20, stop: threading.Event | None = None
+) -> Load:
     """Let clients send for some time, each its next request when the last one is answered.
 
     Args:
@@ -66,10 +68,12 @@ def closed_loop(make_client: MakeClient, clients: int, seconds: float, warm_up: 
         clients: How many there are.
         seconds: How long they send.
         warm_up: Requests of each client before the clock starts.
+        stop: Ends it before that, once set.
     """
     latencies: list[list[float]] = [[] for _ in range(clients)]
     failures: list[str] = []
     ready, ends = threading.Barrier(clients + 1), [0.0]
+    stop = stop or threading.Event()
 
     def work(mine: list[float]) -> None:
         waited = False
@@ -79,7 +83,7 @@ def closed_loop(make_client: MakeClient, clients: int, seconds: float, warm_up: 
                     send()
                 waited = True
                 ready.wait()
-                while time.perf_counter() < ends[0]:
+                while time.perf_counter() < ends[0] and not stop.is_set():
                     start = time.perf_counter()
                     try:
                         send()

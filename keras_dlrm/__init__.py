@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 if TYPE_CHECKING:
-    from keras_dlrm import convert, data, export, layers, metrics, models, optimizers, schedules, training
+    from keras_dlrm import convert, data, export, layers, metrics, models, optimizers, schedules, serving, training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "models",
     "optimizers",
     "schedules",
+    "serving",
     "training",
 ]
 

@@ -68,7 +68,7 @@ def command(
     numbers = _numbers(labels)
     try:
         from keras_dlrm.serving.config import ModelConfig
-        from keras_dlrm.serving.server import Server
+        from keras_dlrm.serving.server import Server, bracketed
     except ModuleNotFoundError as error:
         raise ImportError(f"keras-dlrm serve needs {error.name}: pip install 'keras-dlrm[serving]'.") from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -90,7 +90,7 @@ def command(
     served = {n: sorted(model.available) for n, model in server.service.models.items()}
     logging.getLogger("keras_dlrm.serving").info(
         "stand-in for TensorFlow Serving (development and tests only): REST and page http://%s:%d, gRPC %s:%d, serving %s",
-        host, server.port, host, server.grpc_port, served,
+        bracketed(host), server.port, bracketed(host), server.grpc_port, served,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps({"host": host, "port": server.port, "grpc_port": server.grpc_port, "models": served}))

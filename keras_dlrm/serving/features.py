@@ -56,8 +56,10 @@ class Feature:
 
     def values(self, array: np.ndarray) -> list[Any]:
         """Its values in the first row of its input, as JSON has them."""
-        found = np.atleast_1d(array[0] if self.start is None else array[0, self.start : self.stop]).tolist()
-        return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in found]
+        found = np.atleast_1d(array[0] if self.start is None else array[0, self.start : self.stop])
+        if found.dtype.kind == "f":  # 0.1, not 0.10000000149011612
+            return [float(str(value)) for value in found]
+        return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in found.tolist()]
 
     def described(self, example: np.ndarray | None) -> dict[str, Any]:
         """For the page: everything that a form field needs.

@@ -74,6 +74,11 @@ class Metrics:
             self._latency.labels(*labels).observe(time.perf_counter() - start)
             self._requests.labels(*labels, status).inc()
 
+    def refused(self, protocol: str, error: ServingError) -> ServingError:
+        """Count a request that was sent away before it was read, and give its error back to be raised."""
+        self._requests.labels(protocol, "", "", "", error.code).inc()
+        return error
+
     def text(self) -> bytes:
         """All of them in Prometheus's text format."""
         return generate_latest(self._registry)
@@ -94,11 +99,7 @@ class _Versions(Collector):
             "keras_dlrm_serving_in_flight", "Requests that run now.", labels=["model", "version"]
         )
         for model in self._models():
-            try:
-                versions = model.statuses()
-            except ServingError:
-                continue
-            for version in versions:
+            for version in model.versions:
                 labels = [model.config.name, str(version.number)]
                 available.add_metric(labels, float(version.state == "AVAILABLE"))
                 in_flight.add_metric(labels, version.in_flight)

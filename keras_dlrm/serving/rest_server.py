@@ -76,9 +76,8 @@ class RestServer:
 
     async def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
         if self._running >= self._concurrency:
-            raise ServingError(
-                "RESOURCE_EXHAUSTED", f"{self._concurrency} requests are running or waiting already; try again."
-            )
+            text = f"{self._concurrency} requests are running or waiting already; try again."
+            raise self._service.metrics.refused("rest", ServingError("RESOURCE_EXHAUSTED", text))
         self._running += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
@@ -105,12 +104,15 @@ class RestServer:
                 parts.clear()
             if size > _PATIENCE * limit:
                 break
+        error = None
         if size > limit:
-            raise ServingError("INVALID_ARGUMENT", f"the request is larger than the {limit} bytes allowed.", 413)
-        if encoding.strip().lower() not in ("identity", ""):
-            raise ServingError(
-                "INVALID_ARGUMENT", f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON.", 415
-            )
+            text = f"the request is larger than the {limit} bytes allowed."
+            error = ServingError("INVALID_ARGUMENT", text, 413)
+        elif encoding.strip().lower() not in ("identity", ""):
+            text = f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON."
+            error = ServingError("INVALID_ARGUMENT", text, 415)
+        if error is not None:
+            raise self._service.metrics.refused("rest", error)
         return b"".join(parts)
 
     async def _live(self, request: Request) -> Response:
@@ -150,7 +152,7 @@ def _described_models(service: Service) -> bytes:
             versions.append({"number": number, "signatures": signatures})
         states = [
             {"number": v.number, "state": v.state, "error": "" if v.error is None else v.error.message}
-            for v in (model.statuses() if versions else [])
+            for v in model.versions
         ]
         models.append({"name": name, "labels": dict(model.config.labels), "versions": versions, "states": states})
     return rest_calls.dump({"models": models})

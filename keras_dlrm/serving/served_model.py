@@ -86,16 +86,19 @@ class ServedModel:
         with self._lock:
             return {number: version for number, version in self._versions.items() if version.state == "AVAILABLE"}
 
+    @property
+    def versions(self) -> list[Version]:
+        """All versions that were seen, the highest first."""
+        with self._lock:
+            return sorted(self._versions.values(), key=lambda version: -version.number)
+
     def statuses(self, number: int | None = None) -> list[Version]:
         """All versions that were seen, the highest first, or one of them.
 
         Raises:
             ServingError: there is none.
         """
-        with self._lock:
-            found = sorted(self._versions.values(), key=lambda version: -version.number)
-        if number is not None:
-            found = [version for version in found if version.number == number]
+        found = [version for version in self.versions if number is None or version.number == number]
         if not found:
             what = "no version" if number is None else f"no version {number}"
             raise ServingError("NOT_FOUND", f"model {self.config.name!r} has {what} in {self.config.base_path}.")
@@ -139,7 +142,12 @@ class ServedModel:
         start = time.perf_counter()
         try:
             model = load_and_warm_up(version, self.threads)
-        except ServingError as error:
+        except Exception as error:
+            if not isinstance(error, ServingError):  # TensorFlow has many ways to refuse a damaged file
+                log.exception("loading %s failed", path)
+                error = ServingError(
+                    "INTERNAL", f"{path} cannot be loaded: {type(error).__name__}; the log has the rest."
+                )
             version.fail(error)
             kept = ", ".join(str(n) for n in sorted(self.available)) or "none"
             log.error("model %r version %d is broken: %s Serving: %s", self.config.name, number, error, kept)

@@ -80,7 +80,7 @@ class Server:
         self._socket = self._bind()
         try:
             self._grpc, self.grpc_port = make_grpc_server(
-                self.service, f"{self.host}:{self.grpc_port}", self._pool, self._concurrency
+                self.service, f"{bracketed(self.host)}:{self.grpc_port}", self._pool, self._concurrency
             )
         except OSError:
             self._socket.close()
@@ -205,3 +205,14 @@ class Server:
         self.service.models = models
         for model in gone:
             model.close(60.0)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port.
+
+    Example:
+
+    >>> bracketed("127.0.0.1"), bracketed("::1")
+    ('127.0.0.1', '[::1]')
+    """
+    return f"[{host}]" if ":" in host else host

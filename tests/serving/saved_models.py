@@ -88,14 +88,15 @@ class Clicks(tf.Module):
         parsed = tf.io.parse_example(inputs, spec)
         return tf.sigmoid(self.bias + parsed["price"] + self.cities.lookup(parsed["city"]))
 
-    @tf.function(input_signature=[tf.TensorSpec((), tf.int64, "steps")])
-    def slow(self, steps):
-        """Takes a while: a few milliseconds a step."""
-        square = tf.eye(256) * 0.5
-        done = tf.while_loop(
-            lambda i, m: i < steps, lambda i, m: (i + 1, m @ square + square), [tf.constant(0, tf.int64), square]
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string, "gate")])
+    def wait(self, gate):
+        """Runs until a file of this name is there: a request as long as a test needs it."""
+        looks = tf.while_loop(
+            lambda i: (tf.size(tf.io.matching_files(gate)) == 0) & (i < 10**7),
+            lambda i: [i + 1],
+            [tf.constant(0, tf.int64)],
         )
-        return {"steps": done[0], "trace": tf.linalg.trace(done[1]) * 0}
+        return {"open": looks[0] < 10**7}
 
 
 def write_version(path: Path, bias: float = 0.0) -> Path:
@@ -103,7 +104,7 @@ def write_version(path: Path, bias: float = 0.0) -> Path:
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     module = Clicks(bias)
-    names = {"serving_default": module.packed, "raw": module.raw, "rank": module.rank, "slow": module.slow,
+    names = {"serving_default": module.packed, "raw": module.raw, "rank": module.rank, "wait": module.wait,
              "regress": module.regress, "classify": module.classify}  # fmt: skip
     with_predict = path.with_name(path.name + "-as-predict")
     tf.saved_model.save(module, str(with_predict), signatures=names)
@@ -149,6 +150,11 @@ class Running:
 
     def predict(self, body: Any, target: str = "clicks") -> tuple[int, Any]:
         return self.ask(f"/v1/models/{target}:predict", body)
+
+    def metrics(self) -> str:
+        """What Prometheus reads."""
+        with urllib.request.urlopen(f"http://{self.rest}/metrics", timeout=60) as response:
+            return response.read().decode()
 
     def states(self, model: str = "clicks") -> dict[int, tuple[str, str]]:
         """State and error of each version."""

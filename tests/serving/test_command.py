@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
@@ -17,8 +16,9 @@ from keras_dlrm.cli import group, main
 BODY = {"inputs": {"dense": [[1, 2]], "sparse": [[7, 1, -1]]}}
 
 
-def slow(steps):
-    return {"signature_name": "slow", "inputs": steps}
+def waiting(gate):
+    """A request that runs until the file is there."""
+    return {"signature_name": "wait", "inputs": str(gate)}
 
 
 def test_the_help_and_the_log_say_what_it_is(server):
@@ -56,14 +56,19 @@ def test_sigterm_ends_it_when_the_running_requests_are_answered(tmp_path, publis
     (tmp_path / "clicks").mkdir()
     publish(tmp_path / "clicks", 1)
     with serving(tmp_path / "log", tmp_path / "clicks") as server:
-        found = []
-        request = threading.Thread(target=lambda: found.append(server.predict(slow(2000))))
+        found, gate = [], tmp_path / "gate"
+        request = threading.Thread(target=lambda: found.append(server.predict(waiting(gate))))
         request.start()
-        time.sleep(0.3)
-        assert not found
+        server.wait_for(lambda: 'in_flight{model="clicks",version="1"} 1.0' in server.metrics())
         server.process.send_signal(signal.SIGTERM)
+        server.wait_for(lambda: "stopping" in server.log())
+        time.sleep(0.3)
+        assert not found and server.process.poll() is None
+        with pytest.raises(OSError):
+            server.predict(BODY)
+        gate.touch()
         request.join()
-        assert found == [(200, {"outputs": {"steps": 2000, "trace": 0.0}})]
+        assert found == [(200, {"outputs": True})]
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.log()
 
@@ -72,12 +77,17 @@ def test_requests_beyond_the_bound_are_sent_away(tmp_path, serve, publish):
     (tmp_path / "clicks").mkdir()
     publish(tmp_path / "clicks", 1)
     with serve(tmp_path / "clicks", threads=1, queue=1) as server:
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: server.predict(slow(300)), range(8)))
-        counts = {status: sum(s == status for s, _ in answers) for status in (200, 429)}
-        assert sum(counts.values()) == 8 and counts[200] >= 1 and counts[429] >= 1
-        refused = next(body for status, body in answers if status == 429)
-        assert refused == {"error": "2 requests are running or waiting already; try again."}
+        gate, answers = tmp_path / "gate", []
+        requests = [threading.Thread(target=lambda: answers.append(server.predict(waiting(gate)))) for _ in range(8)]
+        for request in requests:
+            request.start()
+        server.wait_for(lambda: len(answers) == 6)  # one runs and one waits
+        gate.touch()
+        for request in requests:
+            request.join()
+        assert sorted(status for status, _ in answers) == [200] * 2 + [429] * 6
+        assert answers[0][1] == {"error": "2 requests are running or waiting already; try again."}
+        assert 'status="RESOURCE_EXHAUSTED"} 6.0' in server.metrics()
         assert server.predict(BODY)[0] == 200
 
 

@@ -32,6 +32,8 @@ def test_a_model_of_every_backend_answers_as_it_predicts(tmp_path):
         status, answer = running.predict({"inputs": {name: array.tolist() for name, array in batch.items()}})
         assert status == 200, answer
         np.testing.assert_allclose(answer["outputs"], expected, atol=1e-6)
+        none = {name: array[:0].tolist() for name, array in batch.items()}
+        assert running.predict({"inputs": none}) == (200, {"outputs": []})
         with grpc.insecure_channel(running.grpc) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             response = stub.Predict(request, timeout=30)

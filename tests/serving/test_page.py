@@ -80,6 +80,7 @@ def test_values_are_filled_in_and_explained(page):
     assert shown == f"{probability([[1.5, 2]], [[7, 1, 4]])[0, 0]:.4f}"
     assert pairs[0] == ("price × city", "+2.0000")
     assert "/versions/1:predict" in text_of(page, "curl") and '"sparse": [[7, 1, 4]]' in text_of(page, "curl")
+    assert "price = 1.5" in text_of(page, "singles") and "tags = 1,4" in text_of(page, "singles")
     choose(page, "version", "2")
     choose(page, "signature", "serving_default")
     write(page, "tags", "")

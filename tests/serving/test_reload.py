@@ -133,11 +133,11 @@ def test_swaps_under_load_fail_no_request(tmp_path, publish):
     folder.mkdir()
     publish(folder, 1)
     arrays = {"dense": np.array([[1, 2]], np.float32), "sparse": np.array([[7, 1, -1]])}
-    loads = {}
+    loads, done = {}, threading.Event()
     with serving(tmp_path / "log", folder) as server:
 
         def load(name, make):
-            loads[name] = closed_loop(make, clients=2, seconds=4)
+            loads[name] = closed_loop(make, clients=2, seconds=120, stop=done)
 
         threads = [
             threading.Thread(target=load, args=("grpc", grpc_client(server.grpc, "clicks", arrays))),
@@ -149,6 +149,7 @@ def test_swaps_under_load_fail_no_request(tmp_path, publish):
             time.sleep(0.3)
             publish(folder, number, template=1 + number % 2)
             server.wait_for(lambda n=number: server.states().get(n, ("",))[0] == "AVAILABLE")
+        done.set()
         for thread in threads:
             thread.join()
         assert {name: load.failures for name, load in loads.items()} == {"grpc": [], "rest": []}
@@ -162,16 +163,19 @@ def test_an_old_version_stays_until_its_requests_are_answered(tmp_path, serve, p
     folder.mkdir()
     publish(folder, 1)
     with serve(folder) as server:
-        found = []
-        slow = threading.Thread(target=lambda: found.append(server.predict({"signature_name": "slow", "inputs": 4000})))
+        found, gate = [], tmp_path / "gate"
+        body = {"signature_name": "wait", "inputs": str(gate)}
+        slow = threading.Thread(target=lambda: found.append(server.predict(body)))
         slow.start()
-        time.sleep(0.2)
+        server.wait_for(lambda: 'in_flight{model="clicks",version="1"} 1.0' in server.metrics())
         publish(folder, 2, template=2)
         server.wait_for(lambda: server.states().get(2) == ("AVAILABLE", ""))
         assert answer(server) == pytest.approx(EXPECTED[1])
-        assert slow.is_alive() and server.states()[1][0] == "UNLOADING"
+        server.wait_for(lambda: server.states()[1][0] == "UNLOADING")
+        assert slow.is_alive() and not found
+        gate.touch()
         slow.join()
-        assert found == [(200, {"outputs": {"steps": 4000, "trace": 0.0}})]
+        assert found == [(200, {"outputs": True})]
         server.wait_for(lambda: server.states()[1][0] == "END")
 
 

@@ -19,6 +19,7 @@ function chosen() {
 }
 
 function showModel() {
+  byId("error").hidden = true;
   const { model } = chosen();
   if (!model) return fail("No model is served yet; see the server's log.");
   options(byId("version"), model.versions.map((v) => v.number));
@@ -35,7 +36,8 @@ function showVersion() {
   // What people know are raw values, so that signature comes first where there is one.
   names.sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
   options(byId("signature"), names);
-  if (names.length === 0) fail("This version has no signature that takes rows of features.");
+  if (!chosen().version) fail("No version of this model is available; see the server's log.");
+  else if (names.length === 0) fail("This version has no signature that takes rows of features.");
   showFields();
 }
 
@@ -64,11 +66,14 @@ function showFields() {
 
 const separator = (feature) => (feature.kind === "text" ? "|" : ",");
 
+// Without the padding of ids; null is a NaN.
+function joined(feature, values) {
+  const kept = feature.kind === "id" ? values.filter((id) => id !== -1) : values;
+  return kept.map((value) => value ?? "").join(separator(feature));
+}
+
 function initial(feature) {
-  if (feature.example) {
-    const kept = feature.kind === "id" ? feature.example.filter((id) => id !== -1) : feature.example;
-    return kept.map((value) => value ?? "").join(separator(feature));
-  }
+  if (feature.example) return joined(feature, feature.example);
   return { number: feature.weight ? "1" : "0", id: "0", flag: "false", text: "" }[feature.kind];
 }
 
@@ -150,10 +155,15 @@ function show(answer) {
   byId("logit").textContent = answer.logit.toFixed(3);
   byId("bar").style.width = `${100 * Math.min(1, Math.max(0, answer.value))}%`;
   fill(byId("pairs"), answer.pairs.map((pair) => [pair.features.join(" × "), pair.change]));
-  fill(byId("singles"), answer.features.map((f) => [`${f.name} = ${f.values.join(separator(f))}`, f.change]));
+  fill(byId("singles"), answer.features.map((f) => [`${f.name} = ${shown(f)}`, f.change]));
   byId("resolution").textContent = answer.resolution > 0.001
     ? `Changes below ${answer.resolution.toPrecision(1)} are rounding: the probability is too near 0 or 1.` : "";
   byId("result").hidden = false;
+}
+
+function shown(answered) {
+  const feature = state.features.find((known) => known.name === answered.name);
+  return joined(feature, answered.values) || "none";
 }
 
 function fill(table, rows) {
