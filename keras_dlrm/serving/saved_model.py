@@ -19,7 +19,13 @@ from keras_dlrm.serving.signature import Signature
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 # Errors of a run that its inputs are to blame for.
-_FAULT_OF_INPUT = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError)
+_FAULT_OF_INPUT = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.OutOfRangeError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.NotFoundError,
+    tf.errors.UnimplementedError,
+)
 
 
 class SavedModel:
@@ -91,7 +97,11 @@ class SavedModel:
             raise invalid(f"signature {name!r} refuses the request: {_sentence(error)}") from error
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise ServingError("RESOURCE_EXHAUSTED", f"signature {name!r} ran out of memory.") from error
-        return {key: np.asarray(value) for key, value in zip(signature.outputs, outputs, strict=True)}
+        # One string comes as bytes, of which NumPy would make an array of characters.
+        return {
+            key: np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
+            for key, value in zip(signature.outputs, outputs, strict=True)
+        }
 
     def close(self) -> None:
         """Give the memory back; nothing runs after it."""

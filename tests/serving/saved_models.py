@@ -96,7 +96,7 @@ class Clicks(tf.Module):
             lambda i: [i + 1],
             [tf.constant(0, tf.int64)],
         )
-        return {"open": looks[0] < 10**7}
+        return {"open": looks[0] < 10**7, "gate": gate}
 
 
 def write_version(path: Path, bias: float = 0.0) -> Path:

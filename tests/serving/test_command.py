@@ -68,7 +68,7 @@ def test_sigterm_ends_it_when_the_running_requests_are_answered(tmp_path, publis
             server.predict(BODY)
         gate.touch()
         request.join()
-        assert found == [(200, {"outputs": True})]
+        assert found == [(200, {"outputs": {"open": True, "gate": str(gate)}})]
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.log()
 

@@ -4,7 +4,10 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from saved_models import probability
+from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -211,3 +214,59 @@ def test_a_request_beyond_the_limit_is_refused(stub):
     with pytest.raises(grpc.RpcError) as caught:
         stub.Predict(request_of({"dense": np.zeros((2_000_000, 2), np.float32), "sparse": SPARSE}), timeout=30)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def tensor_of(dtype, sizes, content, floats, longs, strings):
+    tensor = TensorProto(
+        dtype=dtype,
+        tensor_content=content,
+        float_val=floats,
+        int64_val=longs,
+        string_val=strings,
+        bool_val=[True],
+        half_val=[1],
+    )
+    tensor.tensor_shape.SetInParent()
+    for size in sizes:
+        tensor.tensor_shape.dim.add(size=size)
+    return tensor
+
+
+TENSORS = st.builds(
+    tensor_of,
+    st.sampled_from([0, 1, 2, 3, 7, 8, 9, 10, 14, 19, 99]),
+    st.lists(st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**62]), max_size=4),
+    st.binary(max_size=24),
+    st.lists(st.floats(width=32), max_size=4),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4),
+    st.lists(st.binary(max_size=3), max_size=3),
+)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tensors=st.fixed_dictionaries({"dense": TENSORS, "sparse": TENSORS})
+    | st.fixed_dictionaries({"city": TENSORS, "tags": TENSORS, "price": TENSORS})
+    | st.dictionaries(st.text(max_size=4), TENSORS, max_size=2),
+    signature=st.sampled_from(["", "serving_default", "raw", "rank", "regress", "\x00", "é"]),
+)
+def test_any_tensors_get_an_answer_or_an_invalid_argument(stub, tensors, signature):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "clicks", signature
+    for name, tensor in tensors.items():
+        request.inputs[name].CopyFrom(tensor)
+    try:
+        stub.Predict(request, timeout=30)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
+        assert error.details().endswith(".")
+
+
+def test_bytes_that_are_no_request_do_no_harm(channel, stub):
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError):
+        call(b"\xff\xff\xff", timeout=30)
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/tensorflow.serving.PredictionService/MultiInference")(b"", timeout=30)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert stub.Predict(request_of({"dense": DENSE, "sparse": SPARSE}), timeout=30)

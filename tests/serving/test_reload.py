@@ -175,7 +175,7 @@ def test_an_old_version_stays_until_its_requests_are_answered(tmp_path, serve, p
         assert slow.is_alive() and not found
         gate.touch()
         slow.join()
-        assert found == [(200, {"outputs": True})]
+        assert found == [(200, {"outputs": {"open": True, "gate": str(gate)}})]
         server.wait_for(lambda: server.states()[1][0] == "END")
 
 

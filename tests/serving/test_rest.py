@@ -72,7 +72,7 @@ def test_a_signature_of_one_input_takes_values_without_a_name(server):
     status, answer = server.predict(body)
     assert status == 400
     assert "price" in answer["error"]
-    assert server.predict({"signature_name": "wait", "inputs": "/"}) == (200, {"outputs": True})
+    assert server.predict({"signature_name": "wait", "inputs": "/"}) == (200, {"outputs": {"open": True, "gate": "/"}})
 
 
 def test_examples_are_regressed_and_classified(server):
