@@ -74,6 +74,7 @@ def command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that its loader of sessions is an old one
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # a traceback for each request that is no message
     models: list[ModelConfig] | Path
     if folder is not None:
         found = name or folder.resolve().name

@@ -137,8 +137,8 @@ def _described_models(service: Service) -> bytes:
     models = []
     for name, model in sorted(service.models.items()):
         versions = []
-        for number, version in sorted(model.available.items(), reverse=True):
-            with version.use():
+        for number in sorted(model.available, reverse=True):
+            with model.lease(number) as version:
                 schema = schema_of(version)
                 signatures = []
                 for signature in version.model.signatures.values():

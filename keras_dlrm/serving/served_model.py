@@ -49,18 +49,13 @@ class ServedModel:
         Raises:
             ServingError: there is no such version.
         """
-        while True:
+        version = self._choose(number, label)
+        while not version.enter():  # retired between the two calls: there is another by now, or an error says no
             version = self._choose(number, label)
-            use = version.use()
-            try:
-                use.__enter__()
-            except ServingError:  # retired between the two lines above: there is another by now, or an error says no
-                continue
-            break
         try:
             yield version
         finally:
-            use.__exit__(None, None, None)
+            version.leave()
 
     def _choose(self, number: int | None, label: str | None) -> Version:
         name = self.config.name

@@ -182,8 +182,10 @@ class Server:
     def _check_labels(self, config: ModelConfig) -> None:
         """A label moves to an available version only, as in TensorFlow Serving, which refuses the whole edit otherwise."""
         known = self.service.models.get(config.name)
-        for label, number in config.labels.items() if known is not None else ():
-            if known.config.labels.get(label, number) != number and number not in known.available:  # type: ignore[union-attr]
+        if known is None:
+            return
+        for label, number in config.labels.items():
+            if known.config.labels.get(label, number) != number and number not in known.available:
                 raise ValueError(
                     f"label {label!r} of model {config.name!r} moves to version {number}, which is not available; list "
                     "the version first, wait until it is AVAILABLE, then move the label in an edit of its own."

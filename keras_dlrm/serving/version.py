@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,25 +83,19 @@ class Version:
         self.error = error
         self.state = "END"
 
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        """Keep the version loaded for the time of a request.
-
-        Raises:
-            ServingError: it is not available any more.
-        """
+    def enter(self) -> bool:
+        """Count a request in, which keeps the version loaded until `leave`; `False` where it takes no more of them."""
         with self._idle:
             if self.state != "AVAILABLE":
-                raise ServingError(
-                    "UNAVAILABLE", f"version {self.number} of model {self.model_name!r} is being unloaded; ask again."
-                )
+                return False
             self._users += 1
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._users -= 1
-                self._idle.notify_all()
+            return True
+
+    def leave(self) -> None:
+        """The request is answered."""
+        with self._idle:
+            self._users -= 1
+            self._idle.notify_all()
 
     def retire(self, timeout: float | None = None) -> None:
         """Take no more requests, wait for those that run, and give the memory back.
