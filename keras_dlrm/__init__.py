@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 if TYPE_CHECKING:
-    from keras_dlrm import convert, data, export, layers, metrics, models, optimizers, schedules, scoring, training
+    from keras_dlrm import (
+        convert,
+        data,
+        export,
+        layers,
+        metrics,
+        models,
+        optimizers,
+        schedules,
+        scoring,
+        serving,
+        training,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +38,7 @@ __all__ = [
     "optimizers",
     "schedules",
     "scoring",
+    "serving",
     "training",
 ]
 

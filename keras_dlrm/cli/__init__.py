@@ -1,4 +1,4 @@
-"""The command line: `keras-dlrm preprocess | synthesize | twin | train | evaluate | compare | predict | export | convert`."""
+"""The command line: `keras-dlrm preprocess | train | evaluate | predict | export | serve | …`, see `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-COMMANDS = ("preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "convert")
+COMMANDS = (
+    "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert",
+)  # fmt: skip
 
 
 class _Lazy(click.Group):

@@ -1,0 +1,110 @@
+"""`keras-dlrm serve`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, json_option
+
+EPILOG = """\b
+Examples:
+  keras-dlrm serve served/clicks
+  keras-dlrm serve served/clicks --label stable=1 --label canary=2
+  keras-dlrm serve --config savedmodel/models.config --port 8501 --grpc-port 8500
+\b
+Then:
+  curl localhost:8501/v1/models/clicks
+  open http://localhost:8501 for a page that predicts and explains
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("folder", type=PathArgument, required=False)
+@click.option(
+    "--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes."
+)
+@click.option("--name", help="Name of the model; the folder's by default.")
+@click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION",
+              help="A name for a version; all versions are loaded then. May be repeated.")  # fmt: skip
+@click.option("--all-versions", is_flag=True, help="Load every version, not only the highest.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8501, show_default=True, help="Of REST and the page; 0 for any that is free.")
+@click.option("--grpc-port", default=8500, show_default=True, help="Of gRPC; 0 for any that is free.")
+@click.option("--threads", default=8, show_default=True, type=click.IntRange(1), help="Requests that run at a time.")
+@click.option("--queue", default=256, show_default=True, type=click.IntRange(0), help="Requests that may wait besides.")
+@click.option("--max-request-bytes", default=8 * 2**20, show_default=True, type=click.IntRange(1024),
+              help="Larger requests are refused.")  # fmt: skip
+@click.option("--poll-seconds", default=1.0, show_default=True, type=click.FloatRange(0.05),
+              help="Time between two looks at the folder.")  # fmt: skip
+@click.option("--grace-seconds", default=10.0, show_default=True, type=click.FloatRange(0),
+              help="Most time that running requests get after SIGTERM.")  # fmt: skip
+@click.option(
+    "--tensorflow-threads", default=0, type=click.IntRange(0), help="TensorFlow's threads; its choice by default."
+)
+@json_option
+def command(
+    folder: Path | None, config: Path | None, name: str | None, labels: tuple[str, ...], all_versions: bool, host: str,
+    port: int, grpc_port: int, threads: int, queue: int, max_request_bytes: int, poll_seconds: float, grace_seconds: float,
+    tensorflow_threads: int, as_json: bool,
+) -> None:  # fmt: skip
+    """A local stand-in for TensorFlow Serving, for development and tests, not for production.
+
+    It serves the SavedModel versions of FOLDER (FOLDER/1, FOLDER/2 …) by TensorFlow Serving's REST and gRPC contract,
+    takes up new versions as they appear, and shows a page that predicts and explains. SIGTERM ends it when the running
+    requests are answered.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if (folder is None) == (config is None):
+        raise click.UsageError("give either the FOLDER of the versions or --config.")
+    if config is not None and (name or labels or all_versions):
+        raise click.UsageError("--name, --label and --all-versions go with FOLDER; --config says these itself.")
+    numbers = _numbers(labels)
+    try:
+        from keras_dlrm.serving.config import ModelConfig
+        from keras_dlrm.serving.server import Server, bracketed
+    except ModuleNotFoundError as error:
+        raise ImportError(f"keras-dlrm serve needs {error.name}: pip install 'keras-dlrm[serving]'.") from error
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that its loader of sessions is an old one
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # a traceback for each request that is no message
+    models: list[ModelConfig] | Path
+    if folder is not None:
+        found = name or folder.resolve().name
+        models = [ModelConfig(found, folder, 0 if all_versions or numbers else 1, labels=numbers)]
+    else:
+        models = config  # type: ignore[assignment]
+    server = Server(
+        models, host, port, grpc_port, threads, queue, max_request_bytes, poll_seconds, tensorflow_threads
+    )  # fmt: skip
+    server.start()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    served = {n: sorted(model.available) for n, model in server.service.models.items()}
+    logging.getLogger("keras_dlrm.serving").info(
+        "stand-in for TensorFlow Serving (development and tests only): REST and page http://%s:%d, gRPC %s:%d, serving %s",
+        bracketed(host), server.port, bracketed(host), server.grpc_port, served,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"host": host, "port": server.port, "grpc_port": server.grpc_port, "models": served}))
+    stop.wait()
+    logging.getLogger("keras_dlrm.serving").info("stopping: running requests get up to %g s", grace_seconds)
+    server.stop(grace_seconds)
+
+
+def _numbers(labels: tuple[str, ...]) -> dict[str, int]:
+    found = {}
+    for text in labels:
+        label, _, number = text.partition("=")
+        if not label or not (number.isascii() and number.isdecimal()):
+            raise click.UsageError(f"--label {text!r} must be LABEL=VERSION, such as stable=1.")
+        found[label] = int(number)
+    return found

@@ -1,0 +1,133 @@
+"""What is served: one folder of versions, or the models of a `models.config` in TensorFlow Serving's own format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_NAME = re.compile(r"[^/:\s]+")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A served model: its name, the folder of its versions, and which of them are loaded.
+
+    Args:
+        name: Name in the address of a request.
+        base_path: Folder whose subfolders with a number for a name are the versions.
+        latest: How many of the highest versions are loaded; 0 for all of them.
+        versions: The versions that are loaded, instead of the highest.
+        labels: Version by label, such as `{"stable": 3, "canary": 4}`.
+
+    Raises:
+        ValueError: a name that no address can hold, or a wrong number.
+
+    Example:
+
+    >>> ModelConfig("clicks", Path("served"), labels={"stable": 1}).wanted([1, 2, 5])
+    [5]
+    >>> ModelConfig("clicks", Path("served"), versions=(1, 2)).wanted([1, 2, 5])
+    [1, 2]
+    """
+
+    name: str
+    base_path: Path
+    latest: int = 1
+    versions: tuple[int, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"model name {self.name!r} must have no blank, '/' or ':', and not be empty.")
+        for label in self.labels:
+            if not _NAME.fullmatch(label):
+                raise ValueError(
+                    f"model {self.name!r}: label {label!r} must have no blank, '/' or ':', and not be empty."
+                )
+        if self.latest < 0:
+            raise ValueError(f"model {self.name!r}: latest={self.latest} must be >= 0.")
+
+    def wanted(self, there: list[int]) -> list[int]:
+        """Which versions are to be loaded.
+
+        Args:
+            there: The versions in the folder, ascending.
+        """
+        if self.versions:
+            return [number for number in there if number in self.versions]
+        return there[-self.latest :] if self.latest else there
+
+    def check_folder(self) -> None:
+        """The folder of the versions exists and is not itself a version.
+
+        Raises:
+            FileNotFoundError, ValueError: otherwise, with the fix.
+        """
+        if not self.base_path.is_dir():
+            raise FileNotFoundError(
+                f"model {self.name!r}: no folder {self.base_path}; give the folder of the versions, such as served for "
+                "served/1/saved_model.pb."
+            )
+        if (self.base_path / "saved_model.pb").exists():
+            raise ValueError(
+                f"model {self.name!r}: {self.base_path} is a SavedModel itself; give the folder above it, with a "
+                "number for its name."
+            )
+
+
+def read_config(path: str | Path) -> list[ModelConfig]:
+    """The models of a `models.config`, which TensorFlow Serving takes as `--model_config_file`.
+
+    Args:
+        path: Text form of a `ModelServerConfig`. A relative `base_path` starts at the folder of this file.
+
+    Returns:
+        One entry per model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no such text, or says something that is not served; the message names the file.
+
+    Example: see docs/serving.md.
+    """
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no models.config at {path}.")
+    try:
+        parsed = text_format.Parse(path.read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig())
+        models = [_model(config, path.parent) for config in parsed.model_config_list.config]
+    except (text_format.ParseError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not models:
+        raise ValueError(f"{path}: it lists no model; it needs model_config_list {{ config {{ … }} }}.")
+    names = [model.name for model in models]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ValueError(f"{path}: model {repeated!r} is listed twice; give each model a name of its own.")
+    return models
+
+
+def _model(config: object, folder: Path) -> ModelConfig:
+    name: str = config.name  # type: ignore[attr-defined]
+    base_path: str = config.base_path  # type: ignore[attr-defined]
+    platform: str = config.model_platform  # type: ignore[attr-defined]
+    policy = config.model_version_policy  # type: ignore[attr-defined]
+    if platform != "tensorflow":
+        raise ValueError(f'model {name!r}: model_platform {platform!r} must be "tensorflow".')
+    if not base_path:
+        raise ValueError(f"model {name!r}: it has no base_path.")
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "specific" and not policy.specific.versions:
+        raise ValueError(f"model {name!r}: the policy 'specific' lists no version.")
+    return ModelConfig(
+        name,
+        folder / base_path,
+        latest=0 if kind == "all" else (policy.latest.num_versions or 1) if kind == "latest" else 1,
+        versions=tuple(policy.specific.versions) if kind == "specific" else (),
+        labels=dict(config.version_labels),  # type: ignore[attr-defined]
+    )

@@ -1,0 +1,63 @@
+"""What a client is told when its request cannot be answered: a gRPC code and one sentence."""
+
+from __future__ import annotations
+
+# As TensorFlow Serving maps the codes of gRPC to those of HTTP.
+HTTP_STATUS = {
+    "OK": 200,
+    "CANCELLED": 499,
+    "UNKNOWN": 500,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DATA_LOSS": 500,
+    "UNAUTHENTICATED": 401,
+}
+
+
+class ServingError(Exception):
+    """A request, or a version, that cannot be served.
+
+    Args:
+        code: Name of a gRPC status code.
+        message: One sentence for the client.
+        http_status: Where the code's own does not say enough, such as 413 for a request that is too large.
+
+    Example:
+
+    >>> error = ServingError("NOT_FOUND", "model 'x' is not served here; there are: 'clicks'.")
+    >>> error.http_status
+    404
+    """
+
+    def __init__(self, code: str, message: str, http_status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.http_status = HTTP_STATUS[code] if http_status is None else http_status
+
+
+def invalid(message: str) -> ServingError:
+    """`INVALID_ARGUMENT`: the request is at fault."""
+    return ServingError("INVALID_ARGUMENT", message)
+
+
+def shown(value: object, length: int = 60) -> str:
+    """A value as it stands in a message, cut where it is long.
+
+    Example:
+
+    >>> shown("x" * 100, 8)
+    "'xxxxxx…"
+    """
+    text = repr(value) if not isinstance(value, (list, dict)) or len(value) < 50 else f"{type(value).__name__}"
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,171 @@
+"""gRPC: `PredictionService` and `ModelService`, with the stubs of tensorflow-serving-api."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from typing import Any
+
+import grpc
+from tensorflow_serving.apis import (
+    classification_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from keras_dlrm.serving import operations
+from keras_dlrm.serving.errors import ServingError, invalid
+from keras_dlrm.serving.service import Call, Service, Target
+from keras_dlrm.serving.tensors import fill_proto
+
+log = logging.getLogger("keras_dlrm.serving")
+
+
+def target_of(spec: Any) -> Target:
+    """What a `ModelSpec` names.
+
+    Args:
+        spec: `tensorflow_serving.apis.model_pb2.ModelSpec`.
+    """
+    choice = spec.WhichOneof("version_choice")
+    return Target(
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
+
+
+def _answered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors become a status with one sentence; one that nobody thought of is logged and hides nothing of itself."""
+
+    @wraps(method)
+    def wrapper(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return method(self, request)
+        except ServingError as error:
+            context.abort(getattr(grpc.StatusCode, error.code), error.message)
+        except Exception as error:
+            log.exception("gRPC %s failed", method.__name__)
+            context.abort(grpc.StatusCode.INTERNAL, f"the server failed: {type(error).__name__}; its log has the rest.")
+
+    return wrapper
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict, Classify, Regress and GetModelMetadata.
+
+    Args:
+        service: What answers.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @_answered
+    def Predict(self, request: Any) -> Any:
+        """The outputs of a signature."""
+        with self._service.metrics.measure("grpc", "predict") as measured:
+            spec = request.model_spec
+            with self._service.call(target_of(spec), spec.signature_name, measured) as call:
+                arrays = operations.arrays_from_proto(request.inputs, call.signature, self._service.max_bytes)
+                outputs = operations.run(call.version.model, call.signature, arrays, request.output_filter)
+                response = predict_pb2.PredictResponse()
+                _fill_spec(response.model_spec, call)
+            for name, array in outputs.items():
+                fill_proto(response.outputs[name], array)
+            return response
+
+    @_answered
+    def Classify(self, request: Any) -> Any:
+        """Labels and scores of tf.Examples."""
+        with self._service.metrics.measure("grpc", "classify") as measured:
+            spec = request.model_spec
+            with self._service.call(target_of(spec), spec.signature_name, measured) as call:
+                rows = operations.classify(call.version.model, call.signature, request.input)
+                response = classification_pb2.ClassificationResponse()
+                _fill_spec(response.model_spec, call)
+            for row in rows:
+                classes = response.result.classifications.add().classes
+                for label, score in row:
+                    classes.add(label=label, score=score)
+            return response
+
+    @_answered
+    def Regress(self, request: Any) -> Any:
+        """The value of each tf.Example."""
+        with self._service.metrics.measure("grpc", "regress") as measured:
+            spec = request.model_spec
+            with self._service.call(target_of(spec), spec.signature_name, measured) as call:
+                values = operations.regress(call.version.model, call.signature, request.input)
+                response = regression_pb2.RegressionResponse()
+                _fill_spec(response.model_spec, call)
+            for value in values:
+                response.result.regressions.add(value=value)
+            return response
+
+    @_answered
+    def GetModelMetadata(self, request: Any) -> Any:
+        """The signatures of a version."""
+        with self._service.metrics.measure("grpc", "metadata"):
+            for field in request.metadata_field:
+                if field != "signature_def":
+                    raise invalid(f"metadata_field {field[:60]!r} is not served; ask for 'signature_def'.")
+            if not request.metadata_field:
+                raise invalid("the request needs a metadata_field, 'signature_def'.")
+            return self._service.metadata(target_of(request.model_spec))[0]
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus.
+
+    Args:
+        service: What answers.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @_answered
+    def GetModelStatus(self, request: Any) -> Any:
+        """The state of each version."""
+        with self._service.metrics.measure("grpc", "status"):
+            return self._service.status(target_of(request.model_spec))
+
+
+def _fill_spec(spec: Any, call: Call) -> None:
+    spec.name = call.version.model_name
+    spec.version.value = call.version.number
+    spec.signature_name = call.signature.name
+
+
+def make_grpc_server(
+    service: Service, address: str, pool: ThreadPoolExecutor, concurrency: int
+) -> tuple[grpc.Server, int]:
+    """A server that is bound but not started, and its port.
+
+    Args:
+        service: What answers.
+        address: Host and port; port 0 for any that is free.
+        pool: Threads of the requests.
+        concurrency: Requests in all, waiting ones too; beyond it a client gets RESOURCE_EXHAUSTED.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    # Two servers on one port would share its connections, and nobody would know.
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", service.max_bytes),
+               ("grpc.max_send_message_length", -1)]  # fmt: skip
+    server = grpc.server(pool, options=options, maximum_concurrent_rpcs=concurrency)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(service), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(service), server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise OSError(f"gRPC cannot listen on {address}; is the port taken? Give another with --grpc-port, 0 for any.")
+    return server, port

@@ -1,0 +1,150 @@
+"""Which features matter together: second differences of the logit, by taking features away."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.serving import operations
+from keras_dlrm.serving.errors import ServingError, invalid, shown
+from keras_dlrm.serving.features import Feature, features_of, schema_of
+from keras_dlrm.serving.json_tensors import inputs_from_json
+from keras_dlrm.serving.signature import Signature
+from keras_dlrm.serving.version import Version
+
+# Pairs are formed among so many features, those that change the logit most on their own: 4,950 pairs.
+MAX_FEATURES = 100
+_ROWS_PER_RUN = 2048
+_LOGITS = ("logit", "logits")
+_SCORES = ("probability", "probabilities", "predictions", "prediction", "outputs", "output", "scores")
+
+
+def explain(version: Version, signature: Signature, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What each feature, and each pair of features, does to one prediction.
+
+    Write f(S) for the logit with the features in S taken away: an id or a list of ids becomes padding, a text the empty
+    one, a dense value what stands for a missing one (for a raw number NaN, if the model then answers a number). Then
+
+    - the change of feature i is f(∅) - f({i}): what its value adds to the logit, all else being as it is;
+    - the change of the pair i, j is f(∅) - f({i}) - f({j}) + f({i, j}): what the two add *together*, beyond what each
+      adds without the other. It is 0 where the model merely sums them, and symmetric in i and j.
+
+    Both are exact for any model, by running the signature itself on 1 + n + n(n-1)/2 rows. They say what the model does at
+    this row, not what causes a click, and they depend on what stands for missing. A logit is log(p / (1 - p)) of the
+    float32 probability, unless the signature has an output `logit`; near 0 and 1 that is coarse, and `resolution` says
+    how coarse: a smaller change is rounding.
+
+    Args:
+        version: A loaded version.
+        signature: One of its signatures.
+        document: As for `:predict`, with one row; perhaps `top`, how many pairs to give (20 by default).
+
+    Returns:
+        `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, `resolution`.
+
+    Raises:
+        ServingError: not one row, or a signature without rows or without a score.
+    """
+    document = dict(document)
+    top = document.pop("top", 20)
+    if type(top) is not int or not 0 <= top <= 5000:
+        raise invalid(f"'top' must be an integer from 0 to 5000, not {shown(top)}.")
+    features = [f for f in features_of(signature, schema_of(version)) if not f.weight]
+    arrays, _ = inputs_from_json(document, signature)
+    signature.check(arrays)
+    for name, array in arrays.items():
+        if len(array) != 1:
+            raise invalid(f"an explanation is of one row, but input {name!r} has {len(array)}.")
+    # Float ids and the like are written over: the arrays must be ours.
+    row = {name: np.array(array) for name, array in arrays.items()}
+    missing = _missing_values(version, signature, features, row)
+    output, value, base = _logits(version, signature, row)
+    singles = _ablated(version, signature, row, features, missing, [(i,) for i in range(len(features))])
+    change = base[0] - singles
+    order = np.argsort(-np.abs(change), kind="stable")
+    pairs = list(itertools.combinations(sorted(order[:MAX_FEATURES].tolist()), 2))
+    both = _ablated(version, signature, row, features, missing, pairs)
+    first, second = (np.array(side, int) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
+    together = base[0] - singles[first] - singles[second] + both
+    strongest = np.argsort(-np.abs(together), kind="stable")[:top]
+    logits = np.concatenate([base, singles, both])
+    return {
+        "model": version.model_name,
+        "version": version.number,
+        "signature": signature.name,
+        "output": output,
+        "value": float(value[0]),
+        "logit": float(base[0]),
+        "resolution": 0.0 if output in _LOGITS else _resolution(logits),
+        "features": [
+            {"name": features[i].name, "values": features[i].values(row[features[i].input]), "change": float(change[i])}
+            for i in order
+        ],
+        "pairs": [
+            {"features": [features[first[k]].name, features[second[k]].name], "change": float(together[k])}
+            for k in strongest
+        ],
+    }
+
+
+def _ablated(
+    version: Version, signature: Signature, row: Mapping[str, np.ndarray], features: Sequence[Feature],
+    missing: Sequence[Any], subsets: Sequence[tuple[int, ...]],
+) -> np.ndarray:  # fmt: skip
+    """The logit of the row without each subset of the features."""
+    found = []
+    for start in range(0, len(subsets), _ROWS_PER_RUN):
+        part = subsets[start : start + _ROWS_PER_RUN]
+        arrays = {name: np.repeat(array, len(part), axis=0) for name, array in row.items()}
+        for i, subset in enumerate(part):
+            for j in subset:
+                features[j].take_away(arrays[features[j].input], i, missing[j])
+        found.append(_logits(version, signature, arrays)[2])
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _missing_values(
+    version: Version, signature: Signature, features: Sequence[Feature], row: Mapping[str, np.ndarray]
+) -> list[Any]:
+    """What stands for each feature's missing value: its first choice where the model gives a number for it."""
+    chosen = [feature.missing[0] for feature in features]
+    for kind in {feature.kind for feature in features if len(feature.missing) > 1}:
+        of_kind = [i for i, feature in enumerate(features) if feature.kind == kind and len(feature.missing) > 1]
+        try:
+            for i in of_kind:
+                _ablated(version, signature, row, features, chosen, [(i,)])
+        except ServingError:
+            for i in of_kind:
+                chosen[i] = features[i].missing[1]
+    return chosen
+
+
+def _logits(
+    version: Version, signature: Signature, arrays: Mapping[str, np.ndarray]
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """Name of the output that is explained, its values (R,) and their logits (R,)."""
+    outputs = operations.run(version.model, signature, arrays)
+    rows = len(next(iter(arrays.values())))
+    fitting = [n for n, a in outputs.items() if a.dtype.kind == "f" and a.shape in ((rows,), (rows, 1))]
+    known = [name for name in (*_LOGITS, *_SCORES) if name in fitting]
+    if not known and len(fitting) != 1:
+        raise invalid(f"signature {signature.name!r} has no output that is one number per row to explain.")
+    name = (known or fitting)[0]
+    values = outputs[name].ravel().astype(np.float64)
+    if name in _LOGITS:
+        return name, values, values
+    if values.size and not (0 <= values.min() and values.max() <= 1):
+        raise invalid(f"signature {signature.name!r}: output {name!r} is no probability; nothing to take a logit of.")
+    smallest = 2.0**-24  # the step of float32 below 1
+    clipped = np.clip(values, 2.0**-126, 1 - smallest)
+    return name, values, np.log(clipped) - np.log1p(-clipped)
+
+
+def _resolution(logits: np.ndarray) -> float:
+    """What a second difference of these logits can be off by, each being that of a rounded float32 probability."""
+    probability = 1 / (1 + np.exp(-logits))
+    step = np.spacing(probability.astype(np.float32)).astype(np.float64)
+    return float(np.max(4 * step / np.maximum(probability * (1 - probability), 2.0**-126), initial=0.0))

@@ -1,0 +1,106 @@
+"""What Prometheus reads: how long requests take, how they end, and which versions are loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from keras_dlrm.serving.errors import ServingError
+from keras_dlrm.serving.served_model import ServedModel
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Measured:
+    """One request while it runs. Names stay empty until they are found: a client cannot make new time series."""
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.signature = ""
+
+
+class Metrics:
+    """The metrics of one server.
+
+    Args:
+        models: Gives the models that are served now.
+
+    Example:
+
+    >>> metrics = Metrics(lambda: [])
+    >>> with metrics.measure("rest", "predict") as measured:
+    ...     measured.model = "clicks"
+    >>> b'requests_total{method="predict",model="clicks",protocol="rest",signature="",status="OK"} 1.0' in metrics.text()
+    True
+    """
+
+    def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
+        self._registry = CollectorRegistry()
+        labels = ["protocol", "method", "model", "signature"]
+        self._latency = Histogram(
+            "keras_dlrm_serving_request_seconds", "Time inside the server, from the parsed address to the answer.",
+            labels, registry=self._registry, buckets=_BUCKETS,
+        )  # fmt: skip
+        self._requests = Counter(
+            "keras_dlrm_serving_requests", "Requests by gRPC status.", [*labels, "status"], registry=self._registry
+        )
+        self._registry.register(_Versions(models))
+
+    @contextmanager
+    def measure(self, protocol: str, method: str) -> Iterator[Measured]:
+        """Time the block and count how it ends.
+
+        Args:
+            protocol: `"rest"` or `"grpc"`.
+            method: Such as `"predict"`.
+        """
+        measured, status, start = Measured(), "OK", time.perf_counter()
+        try:
+            yield measured
+        except ServingError as error:
+            status = error.code
+            raise
+        except BaseException:
+            status = "INTERNAL"
+            raise
+        finally:
+            labels = (protocol, method, measured.model, measured.signature)
+            self._latency.labels(*labels).observe(time.perf_counter() - start)
+            self._requests.labels(*labels, status).inc()
+
+    def refused(self, protocol: str, error: ServingError) -> ServingError:
+        """Count a request that was sent away before it was read, and give its error back to be raised."""
+        self._requests.labels(protocol, "", "", "", error.code).inc()
+        return error
+
+    def text(self) -> bytes:
+        """All of them in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class _Versions(Collector):
+    """Read when Prometheus asks: there is nothing to keep in step."""
+
+    def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterable[Metric]:
+        available = GaugeMetricFamily(
+            "keras_dlrm_serving_version_available", "1 where a version answers requests, 0 where it is broken or gone.",
+            labels=["model", "version"],
+        )  # fmt: skip
+        in_flight = GaugeMetricFamily(
+            "keras_dlrm_serving_in_flight", "Requests that run now.", labels=["model", "version"]
+        )
+        for model in self._models():
+            for version in model.versions:
+                labels = [model.config.name, str(version.number)]
+                available.add_metric(labels, float(version.state == "AVAILABLE"))
+                in_flight.add_metric(labels, version.in_flight)
+        return [available, in_flight]

@@ -1,0 +1,201 @@
+"""REST, metrics, health and the page: an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mimetypes
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from keras_dlrm.serving import metrics, rest_calls
+from keras_dlrm.serving.errors import ServingError
+from keras_dlrm.serving.features import features_of, schema_of
+from keras_dlrm.serving.service import Service
+
+log = logging.getLogger("keras_dlrm.serving")
+# A client that sends too much is listened to for so long, times the limit, that it comes to read the answer.
+_PATIENCE = 16
+_HEADERS = {"Cache-Control": "no-store"}
+# The page loads nothing from anywhere else, and nothing loads it.
+_PAGE_HEADERS = {
+    **_HEADERS,
+    "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class RestServer:
+    """The application and what it keeps count of.
+
+    Args:
+        service: What answers.
+        pool: Threads of the requests.
+        concurrency: Requests in all, waiting ones too; beyond it a client gets 429.
+
+    Attributes:
+        app: The ASGI application.
+        draining: Whether the server is about to stop; it is not ready then.
+    """
+
+    def __init__(self, service: Service, pool: ThreadPoolExecutor, concurrency: int) -> None:
+        self._service = service
+        self._pool = pool
+        self._concurrency = concurrency
+        self._running = 0
+        self.draining = False
+        routes = [
+            Route("/", _page("index.html")),
+            Route("/page.js", _page("page.js")),
+            Route("/page.css", _page("page.css")),
+            Route("/page/models", self._page_models),
+            Route("/health/live", self._live),
+            Route("/health/ready", self._ready),
+            Route("/metrics", self._metrics),
+            Route("/monitoring/prometheus/metrics", self._metrics),  # TensorFlow Serving's own address
+            Route("/v1/{rest:path}", self._get, methods=["GET"]),
+            Route("/v1/{rest:path}", self._post, methods=["POST"]),
+        ]
+        self.app = Starlette(
+            routes=routes,
+            exception_handlers={
+                HTTPException: _http_error,
+                ServingError: _serving_error,
+                ClientDisconnect: _gone,
+                Exception: _failure,
+            },
+        )
+
+    async def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
+        if self._running >= self._concurrency:
+            text = f"{self._concurrency} requests are running or waiting already; try again."
+            raise self._service.metrics.refused("rest", ServingError("RESOURCE_EXHAUSTED", text))
+        self._running += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        finally:
+            self._running -= 1
+
+    async def _post(self, request: Request) -> Response:
+        body = await self._body(request)
+        return _json(await self._in_pool(rest_calls.answer_post, self._service, request.url.path, body))
+
+    async def _get(self, request: Request) -> Response:
+        return _json(await self._in_pool(rest_calls.answer_get, self._service, request.url.path))
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, within the limit; what is beyond it is thrown away as it comes."""
+        limit = self._service.max_bytes
+        encoding = request.headers.get("content-encoding", "identity")
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size <= limit:
+                parts.append(part)
+            else:
+                parts.clear()
+            if size > _PATIENCE * limit:
+                break
+        error = None
+        if size > limit:
+            text = f"the request is larger than the {limit} bytes allowed."
+            error = ServingError("INVALID_ARGUMENT", text, 413)
+        elif encoding.strip().lower() not in ("identity", ""):
+            text = f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON."
+            error = ServingError("INVALID_ARGUMENT", text, 415)
+        if error is not None:
+            raise self._service.metrics.refused("rest", error)
+        return b"".join(parts)
+
+    async def _live(self, request: Request) -> Response:
+        return _json(b'{"status":"alive"}')
+
+    async def _ready(self, request: Request) -> Response:
+        if self.draining:
+            raise ServingError("UNAVAILABLE", "the server is stopping.")
+        if not self._service.ready:
+            raise ServingError("UNAVAILABLE", "a model has no version that could be loaded.")
+        return _json(b'{"status":"ready"}')
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.text(), headers={**_HEADERS, "Content-Type": metrics.CONTENT_TYPE})
+
+    async def _page_models(self, request: Request) -> Response:
+        return _json(await self._in_pool(_described_models, self._service))
+
+
+def _described_models(service: Service) -> bytes:
+    """For the page: models, their versions, and the features of each signature that has rows of them."""
+    models = []
+    for name, model in sorted(service.models.items()):
+        versions = []
+        for number in sorted(model.available, reverse=True):
+            with model.lease(number) as version:
+                schema = schema_of(version)
+                signatures = []
+                for signature in version.model.signatures.values():
+                    try:
+                        features = features_of(signature, schema)
+                    except ServingError:
+                        continue
+                    example = version.examples.get(signature.name, {})
+                    described = [feature.described(example.get(feature.input)) for feature in features]
+                    signatures.append({"name": signature.name, "features": described})
+            versions.append({"number": number, "signatures": signatures})
+        states = [
+            {"number": v.number, "state": v.state, "error": "" if v.error is None else v.error.message}
+            for v in model.versions
+        ]
+        models.append({"name": name, "labels": dict(model.config.labels), "versions": versions, "states": states})
+    return rest_calls.dump({"models": models})
+
+
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers={**_HEADERS, **(headers or {})}, media_type="application/json")
+
+
+def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
+    body = resources.files("keras_dlrm.serving").joinpath("page", name).read_bytes()
+    kind = mimetypes.guess_type(name)[0]
+
+    async def endpoint(request: Request) -> Response:
+        return Response(body, headers=_PAGE_HEADERS, media_type=kind)
+
+    return endpoint
+
+
+async def _serving_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ServingError):
+        raise error
+    headers = {"Retry-After": "1"} if error.http_status in (429, 503) else {}
+    return _json(rest_calls.error_body(error), error.http_status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An address or a method that no route has."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = {404: "there is nothing here; requests go to /v1/models/NAME:predict", 405: "not with this method"}
+    text = message.get(error.status_code, str(error.detail))
+    path = request.url.path[:80]
+    body = rest_calls.dump({"error": f"{request.method[:10]} {path}: {text}."})
+    return _json(body, error.status_code, dict(error.headers or {}))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """The client hung up in the middle of its request; nobody reads this."""
+    return Response(status_code=499)
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    """What nobody thought of. Starlette raises it again afterwards, and so it comes into the log."""
+    text = f"the server failed: {type(error).__name__}; its log has the rest."
+    return _json(rest_calls.dump({"error": text}), 500)

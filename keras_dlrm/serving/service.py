@@ -1,0 +1,128 @@
+"""The answers, apart from how they travel: which version a request means, its status, its signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from keras_dlrm.serving.errors import ServingError, invalid
+from keras_dlrm.serving.metrics import Measured, Metrics
+from keras_dlrm.serving.served_model import ServedModel
+from keras_dlrm.serving.signature import Signature
+from keras_dlrm.serving.version import Version
+
+STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
+CODES = {
+    "OK": 0, "INVALID_ARGUMENT": 3, "NOT_FOUND": 5, "RESOURCE_EXHAUSTED": 8, "UNIMPLEMENTED": 12, "INTERNAL": 13,
+    "UNAVAILABLE": 14,
+}  # fmt: skip
+
+
+class Target(NamedTuple):
+    """What a request names: a model, and perhaps a version or a label."""
+
+    model: str
+    number: int | None = None
+    label: str | None = None
+
+
+class Call(NamedTuple):
+    """A request that found its version and signature."""
+
+    version: Version
+    signature: Signature
+
+
+class Service:
+    """The models that are served.
+
+    Args:
+        max_bytes: Most bytes of a request, and of one input of it.
+
+    Attributes:
+        models: `ServedModel` by name; replaced as a whole when a configuration changes.
+        metrics: Of all requests.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.models: dict[str, ServedModel] = {}
+        self.metrics = Metrics(lambda: self.models.values())
+
+    def model(self, name: str) -> ServedModel:
+        """A model by name.
+
+        Raises:
+            ServingError: it is not served.
+        """
+        if not name:
+            raise invalid("the request names no model.")
+        if name not in self.models:
+            there = ", ".join(map(repr, sorted(self.models))) or "none"
+            raise ServingError("NOT_FOUND", f"model {name[:60]!r} is not served here; there are: {there}.")
+        return self.models[name]
+
+    @contextmanager
+    def call(self, target: Target, signature_name: str, measured: Measured) -> Iterator[Call]:
+        """The version and signature that a request means, kept loaded until the block ends.
+
+        Args:
+            target: What the request names.
+            signature_name: Empty for `serving_default`.
+            measured: Where the names go once they are found.
+
+        Raises:
+            ServingError: there is no such model, version, label or signature.
+        """
+        model = self.model(target.model)
+        measured.model = model.config.name
+        with model.lease(target.number, target.label) as version:
+            signature = version.signature(signature_name)
+            measured.signature = signature.name
+            yield Call(version, signature)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has a version that answers."""
+        models: Sequence[ServedModel] = list(self.models.values())
+        return bool(models) and all(model.available for model in models)
+
+    def status(self, target: Target) -> Any:
+        """A `GetModelStatusResponse`.
+
+        Raises:
+            ServingError: there is no such model, version or label.
+        """
+        from tensorflow_serving.apis import get_model_status_pb2
+
+        model = self.model(target.model)
+        number = target.number
+        if target.label is not None:
+            with model.lease(label=target.label) as version:
+                number = version.number
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for version in model.statuses(number):
+            entry = response.model_version_status.add(version=version.number, state=STATES[version.state])
+            code, message = ("OK", "") if version.error is None else (version.error.code, version.error.message)
+            entry.status.error_code = CODES.get(code, 2)
+            entry.status.error_message = message
+        return response
+
+    def metadata(self, target: Target) -> tuple[Any, Any]:
+        """A `GetModelMetadataResponse`, and the `SignatureDefMap` that it carries packed.
+
+        Raises:
+            ServingError: there is no such model, version or label.
+        """
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        with self.model(target.model).lease(target.number, target.label) as version:
+            response.model_spec.name = target.model
+            response.model_spec.version.value = version.number
+            for name, signature in version.model.signatures.items():
+                signatures.signature_def[name].CopyFrom(signature.proto)
+        response.metadata["signature_def"].Pack(signatures)
+        return response, signatures

@@ -1,0 +1,67 @@
+"""The client examples, as programs against the stand-in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
+
+import keras_dlrm as kd  # noqa: E402
+from keras_dlrm.serving import ModelConfig, Server  # noqa: E402
+
+FOLDER = Path(__file__).resolve().parents[2] / "savedmodel"
+SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=2)])
+ROWS = [{"dense": [0.3], "sparse": [7, 1, -1]}, {"dense": [2], "sparse": [2**40, 3, 19]}]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A model, served under the names of savedmodel/models.config, and a file of rows."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the clients know no backend: they are tested in the lane of TensorFlow")
+    folder = tmp_path_factory.mktemp("clients")
+    keras.utils.set_random_seed(0)
+    model = kd.models.DLRM(SCHEMA, 4, bottom_mlp=[4], top_mlp=[1])
+    kd.export.savedmodel(model, folder / "clicks")
+    (folder / "rows.json").write_text(json.dumps(ROWS))
+    batch = {"dense": np.array([r["dense"] for r in ROWS], np.float32), "sparse": np.array([r["sparse"] for r in ROWS])}
+    config = ModelConfig("clicks", folder / "clicks", labels={"stable": 1, "canary": 1})
+    with Server([config], port=0, grpc_port=0) as server:
+        yield {"rest": server.port, "grpc": server.grpc_port}, folder / "rows.json", model.predict(batch, verbose=0)
+
+
+def run(protocol, served, *options):
+    ports, rows, _ = served
+    command = [
+        sys.executable,
+        str(FOLDER / f"client_{protocol}.py"),
+        str(rows),
+        "--address",
+        f"localhost:{ports[protocol]}",
+    ]
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_a_client_prints_an_answer_per_row(served, protocol):
+    done = run(protocol, served, "--label", "canary")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose([json.loads(line) for line in done.stdout.splitlines()], served[2], rtol=1e-5)
+
+
+def test_a_client_says_what_the_server_says(served):
+    done = run("rest", served, "--label", "blue")
+    assert done.returncode != 0
+    assert "400: model 'clicks' has no version label 'blue'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["client_rest.py", "client_grpc.py"])
+def test_a_client_is_a_page(name):
+    assert len((FOLDER / name).read_text().splitlines()) <= 75

@@ -1,0 +1,44 @@
+"""What `kd.export.savedmodel` writes from each backend, through the server over REST and gRPC."""
+
+import grpc
+import keras
+import numpy as np
+import tensorflow as tf
+from saved_models import Running
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+import keras_dlrm as kd
+from keras_dlrm.serving import ModelConfig, Server
+
+SCHEMA = kd.Schema(
+    dense=["x", "y"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=3, combiner="mean")]
+)
+
+
+def test_a_model_of_every_backend_answers_as_it_predicts(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = kd.models.DLRM(SCHEMA, 4, bottom_mlp=[8, 4], top_mlp=[8, 1])
+    kd.export.savedmodel(model, tmp_path / "clicks")
+    rng = np.random.default_rng(0)
+    batch = {"dense": rng.normal(size=(9, 2)).astype(np.float32), "sparse": rng.integers(-1, [50, 20, 20, 20], (9, 4))}
+    batch["sparse"][0] = [50, 99, -5, 2**40]  # out of range: looked up as OOV, and no neighbour suffers
+    expected = model.predict(batch, verbose=0)
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "clicks"
+    for name, array in batch.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+    with Server([ModelConfig("clicks", tmp_path / "clicks")], port=0, grpc_port=0) as server:
+        running = Running(f"127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}", str)
+        status, answer = running.predict({"inputs": {name: array.tolist() for name, array in batch.items()}})
+        assert status == 200, answer
+        np.testing.assert_allclose(answer["outputs"], expected, atol=1e-6)
+        none = {name: array[:0].tolist() for name, array in batch.items()}
+        assert running.predict({"inputs": none}) == (200, {"outputs": []})
+        with grpc.insecure_channel(running.grpc) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            response = stub.Predict(request, timeout=30)
+        np.testing.assert_allclose(tf.make_ndarray(response.outputs["probability"]), expected, atol=1e-6)
+        row = {name: array[:1].tolist() for name, array in batch.items()}
+        _, explained = running.ask("/v1/models/clicks:explain", {"inputs": row})
+        assert {feature["name"] for feature in explained["features"]} == {"x", "y", "a", "b"}
+        np.testing.assert_allclose(explained["value"], expected[0, 0], atol=1e-6)
