@@ -34,6 +34,10 @@ KINDS = {
     "tf_keras": "tf_keras",
     "bare": "only the rows, NumPy",
 }
+BARE = (
+    "All sizes of a program took turns. The last line of each rule reads and writes a batch's rows with NumPy and does nothing "
+    "else: what grows there is the memory's time for rows that are in no cache."
+)
 # Tables' worth that a step makes besides: gradients, and new tables and slots before they replace the old. Measured at
 # 4,000,000 rows. Who is not named makes only what belongs to the rows of a batch.
 WHILE_STEPPING = {
@@ -117,7 +121,7 @@ def _write(found: dict[tuple[str, str, str], dict[int, float]], sizes: tuple[int
     path = RESULTS.parent / "table_size.png"
     _plot(found, path)
     note = f"{machine()}, batch 2048, width 16, medians of {rounds} rounds, ms a step; “–” would need over {memory:g} GB."
-    text = f"{note}\n\n{_table(found, sizes)}\n\n![log-log plot]({path.name})"
+    text = f"{note} {BARE}\n\n{_table(found, sizes)}\n\n![log-log plot]({path.name})"
     write_section("Training step against table size", text)
 
 
