@@ -70,7 +70,7 @@ def onnx(
     if path.is_dir():
         raise IsADirectoryError(f"onnx: {path} is a folder; give a file, such as {path / 'model.onnx'}.")
     stored = StoredTables(model, tables, prune)
-    external = stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data)
+    external = bool(stored.stacks) and (stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data))
     if not external and stored.nbytes >= 1 << 31:
         raise ValueError(
             f"onnx: the tables have {stored.nbytes:,} bytes, but an ONNX file holds at most 2 GiB; leave external_data=False out."

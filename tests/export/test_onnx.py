@@ -345,6 +345,18 @@ def test_arrays_of_the_tables_file_begin_at_pages(tmp_path):
     assert {p["location"] for p in places} == {next(tmp_path.glob("*.data")).name}
 
 
+def test_a_model_without_tables_is_one_file(tmp_path):
+    model = DCN(Schema(dense=["x", "y"]), cross_layers=1, deep_mlp=[4], seed=0)
+    path = onnx(model, tmp_path / "m.onnx", tables="int8", prune="untrained", external_data=True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tables_that_one_file_cannot_hold_are_refused_without_external_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(StoredTables, "nbytes", 1 << 31)
+    with pytest.raises(ValueError, match=r"tables have 2,147,483,648 bytes.*at most 2 GiB; leave external_data=False out"):
+        onnx(DLRM(SCHEMA, 4, [4], [3, 1]), tmp_path / "m.onnx", external_data=False)
+
+
 def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     import keras_dlrm.export.onnx  # noqa: F401
 
