@@ -99,7 +99,7 @@ def test_many_different_values_that_are_no_keys_are_found_at_once(
     day.write_csv(tmp_path / "day.csv")
     calls = []
     encode = Vocabulary.encode
-    monkeypatch.setattr(Vocabulary, "encode", lambda *arguments: [encode(*arguments), calls.append(1)][0])
+    monkeypatch.setattr(Vocabulary, "encode", lambda *arguments: [calls.append(1), encode(*arguments)][1])
     log = tables.preprocess(None, tmp_path / "day.csv", output=tmp_path / "out", preprocessor=known, on_error="skip")
     assert len(log.split("train")) == 1 and log.manifest["bad_rows"]["skipped"] == 499
     assert log.manifest["bad_rows"]["examples"][0]["value"] == "no key 1"
