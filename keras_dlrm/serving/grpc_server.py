@@ -108,6 +108,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             return response
 
     @_answered
+    def MultiInference(self, request: Any) -> Any:
+        """Not served here."""
+        raise ServingError("UNIMPLEMENTED", "the stand-in has no MultiInference; ask with Classify and Regress.")
+
+    @_answered
     def GetModelMetadata(self, request: Any) -> Any:
         """The signatures of a version."""
         with self._service.metrics.measure("grpc", "metadata"):
@@ -134,6 +139,13 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """The state of each version."""
         with self._service.metrics.measure("grpc", "status"):
             return self._service.status(target_of(request.model_spec))
+
+    @_answered
+    def HandleReloadConfigRequest(self, request: Any) -> Any:
+        """Not served here."""
+        raise ServingError(
+            "UNIMPLEMENTED", "the stand-in takes no configuration over gRPC; change the file of --config."
+        )
 
 
 def _fill_spec(spec: Any, call: Call) -> None:

@@ -269,4 +269,8 @@ def test_bytes_that_are_no_request_do_no_harm(channel, stub):
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/tensorflow.serving.PredictionService/MultiInference")(b"", timeout=30)
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert caught.value.details() == "the stand-in has no MultiInference; ask with Classify and Regress."
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")(b"", timeout=30)
+    assert "change the file of --config" in caught.value.details()
     assert stub.Predict(request_of({"dense": DENSE, "sparse": SPARSE}), timeout=30)
