@@ -48,7 +48,7 @@ def test_every_kind_of_table_can_be_asked_for():
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--tables", "int8"], "--tables is not for --format savedmodel"),
+        (["--format", "onnx", "--default", "raw"], "--default is not for --format onnx"),
         (["--format", "litert", "--prune", "untrained"], "--prune is not for --format litert"),
         (["--format", "onnx", "--version", "3"], "--version is not for --format onnx"),
     ],
