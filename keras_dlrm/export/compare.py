@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.export.onnx import expected_probabilities
 from keras_dlrm.export.quantised import KINDS, check_kind
+from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.stored_tables import StoredTables
 
 

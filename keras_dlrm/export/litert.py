@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.export.elsewhere import environment
+
 # What a flatbuffer can address, less what is beside the tables.
 MOST_BYTES = (1 << 31) - (1 << 26)
 
@@ -43,7 +45,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
 
     Example: see docs/onnx.md.
     """
-    from keras_dlrm.export.onnx import check_batch, expected_probabilities
+    from keras_dlrm.export.requests import check_batch, expected_probabilities
     from keras_dlrm.export.stored_tables import StoredTables
     from keras_dlrm.models.click_model import ClickModel
 
@@ -85,11 +87,9 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
 def _convert_elsewhere(model: Any, aside: Path, tables: str | None) -> None:
     """In a process where Keras runs on TensorFlow."""
     model.save(aside / "model.keras")
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     done = subprocess.run(
         [sys.executable, "-m", "keras_dlrm.export.tensorflow_litert", str(aside), tables or ""],
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
     )

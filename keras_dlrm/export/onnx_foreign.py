@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.export.elsewhere import environment
 from keras_dlrm.export.onnx_graph import OPSET, Graph, Value
 
 
@@ -80,11 +80,9 @@ def _elsewhere(layer: Any, shape: Any, specs: Any, who: str) -> Any:
         modules = sorted({type(part).__module__ for part in layer._flatten_layers()} - {"__main__"})
         described = [modules, keras.saving.serialize_keras_object(layer), shape, specs]
         (folder / "layer.json").write_text(json.dumps(described))
-        environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         done = subprocess.run(
             [sys.executable, "-m", "keras_dlrm.export.tensorflow_layer", name],
-            env=environment,
+            env=environment(),
             capture_output=True,
             text=True,
         )

@@ -41,6 +41,47 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
     return batch
 
 
+def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
+    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and NaN in row 5.
+
+    Args:
+        schema: A fitted schema.
+        rows: B, at least 8.
+
+    Example:
+
+    >>> from keras_dlrm.schema import Categorical, Schema
+    >>> check_batch(Schema(categorical=[Categorical("C1", 10)]))["sparse"].ravel().tolist()[:8]
+    [0, 9, -1, 10, 0, 9, -2, 1099511627776]
+    """
+    batch = example_batch(schema, rows)
+    if "dense" in batch:
+        batch["dense"][5, -1] = np.nan
+    if "sparse" in batch:
+        sizes = np.array([int(c.vocabulary_size or 1) for c in schema.categorical for _ in range(c.hotness)])
+        batch["sparse"][6:8] = np.array([[-2], [2**40]])
+        batch["sparse"][8:] = np.random.default_rng(0).integers(-1, sizes, (rows - 8, len(sizes)))
+    return batch
+
+
+def expected_probabilities(model: Any, batch: Mapping[str, np.ndarray], stored: Any = None) -> np.ndarray:
+    """p(click) that an exported model should give, (B, 1).
+
+    Args:
+        model: The live model.
+        batch: A packed batch.
+        stored: `StoredTables` to predict with; the live model's own tables by default.
+    """
+    from keras import ops
+
+    from keras_dlrm.embeddings.lookup import taped
+
+    if stored is None:
+        return np.asarray(model.predict(batch, verbose=0))
+    with taped(stored):
+        return ops.convert_to_numpy(model(model.narrowing.arrays(dict(batch)), training=False))
+
+
 def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[Any]]:
     """Raw rows: known values from both ends of each vocabulary, unseen and missing ones.
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.export import manifest, signatures, warmup
-from keras_dlrm.export.onnx import expected_probabilities
-from keras_dlrm.export.requests import requests
+from keras_dlrm.export.elsewhere import environment
+from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.schema import Schema
 
@@ -210,11 +210,9 @@ def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[
 
 def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) -> str:
     """Run a program that Keras is on TensorFlow in, passing it rows. The end of what it complains of, if it fails."""
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with open(folder / "stderr", "w+b") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
         )
         try:
             for part in rows:

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from keras_dlrm.cli import main
 from keras_dlrm.cli.export import TABLES, command
-from keras_dlrm.export.onnx import expected_probabilities, new_session
+from keras_dlrm.export.onnx import new_session
 from keras_dlrm.export.quantised import KINDS
+from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.models import DLRM
 from keras_dlrm.schema import Categorical, Schema

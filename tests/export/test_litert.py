@@ -85,10 +85,10 @@ def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
 @in_tensorflow
 def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
     import keras_dlrm.export.litert  # noqa: F401
-    import keras_dlrm.export.onnx  # noqa: F401
+    import keras_dlrm.export.requests  # noqa: F401
 
     monkeypatch.setattr(
-        sys.modules["keras_dlrm.export.onnx"], "expected_probabilities", lambda m, b, s: np.full((16, 1), 2.0)
+        sys.modules["keras_dlrm.export.requests"], "expected_probabilities", lambda m, b, s: np.full((16, 1), 2.0)
     )
     with pytest.raises(RuntimeError, match="16 rows the written model differs from the live one by"):
         litert(DLRM(WEIGHTED, 4, None, [1]), tmp_path / "m.tflite")

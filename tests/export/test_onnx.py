@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.export import onnx
-from keras_dlrm.export.onnx import expected_probabilities, new_session
+from keras_dlrm.export.onnx import new_session
+from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.models import DCN, DLRM, DCNv2
 from keras_dlrm.models.click_model import ClickModel

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_dlrm.embeddings.lookup import taped
-from keras_dlrm.export.onnx import check_batch, expected_probabilities
 from keras_dlrm.export.quantised import KINDS
+from keras_dlrm.export.requests import check_batch, expected_probabilities
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.models import DLRM
 from keras_dlrm.schema import Categorical, Schema

@@ -1,0 +1,19 @@
+"""Processes in which Keras runs on TensorFlow, whatever backend it runs on here."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def environment() -> dict[str, str]:
+    """Environment variables of such a process, which imports what this one can import.
+
+    Example:
+
+    >>> environment()["KERAS_BACKEND"]
+    'tensorflow'
+    """
+    found = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
+    found.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return found
