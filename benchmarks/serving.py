@@ -22,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 from results import machine, markdown_table, write_section
+from serving_load import measure, stand_in, table
 
 PROGRAM = Path(__file__).parent / "peers" / "serving.py"
 BATCHES = {1: 2000, 64: 500, 2048: 40}  # batch → requests of a round
@@ -29,12 +30,15 @@ CONTESTANTS = {
     "predict": "`predict_on_batch`, TensorFlow",
     "savedmodel:saved": "SavedModel signature",
     "savedmodel:saved_int8": "SavedModel signature, int8 tables",
+    "plain:saved": "SavedModel signature, TF_ENABLE_ONEDNN_OPTS=0",
+    "caller:saved": "the same in a session that runs in the caller's thread",
     "onnx:model.onnx": "ONNX Runtime",
     "onnx:model_int8.onnx": "ONNX Runtime, int8 tables",
     "torch:eager": "PyTorch, eager",
     "torch:traced": "PyTorch, traced and frozen",
     "torch:compiled": "PyTorch, compiled",
 }
+WITHOUT_ONEDNN = ("plain:saved", "caller:saved")
 PEERS = [kind for kind in CONTESTANTS if kind.startswith("torch")]
 Times = dict[tuple[str, int], list[list[float]]]  # contestant and batch → milliseconds by round
 
@@ -62,9 +66,10 @@ def take_turns(folder: Path, kinds: Sequence[str], rounds: int) -> Times:
     found: Times = {}
     try:
         for kind in kinds:
+            plain = {"TF_ENABLE_ONEDNN_OPTS": "0"} if kind in WITHOUT_ONEDNN else {}
             processes[kind] = subprocess.Popen(
                 [sys.executable, str(PROGRAM), kind, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                bufsize=1, env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+                bufsize=1, env={**os.environ, "KERAS_BACKEND": "tensorflow", **plain},
             )  # fmt: skip
             _answer(processes[kind], kind)
         for batch, calls in BATCHES.items():
@@ -109,6 +114,16 @@ def lines(found: Times, kinds: Sequence[str]) -> list[dict[str, str]]:
     return table
 
 
+def stand_ins_overhead(versions: Path, seconds: float) -> list[dict[str, Any]]:
+    """What the local server adds to the bare signature, one client at a time."""
+    with stand_in(versions) as server:
+        rest, grpc = (f"127.0.0.1:{server[port]}" for port in ("port", "grpc_port"))
+        name = next(iter(server["models"]))
+        return table(
+            list(BATCHES), [1], lambda rows, n: measure(versions, rows, n, seconds, rest, grpc, name, "serving_default")
+        )
+
+
 @click.command()
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(list(CONTESTANTS)), help="These contestants; all by default.")
@@ -119,7 +134,10 @@ def main(rounds: int, only: tuple[str, ...], into_results: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))
         found = take_turns(Path(name), kinds, rounds)
-    text = markdown_table(lines(found, kinds))
+        overhead = stand_ins_overhead(Path(name) / "saved", seconds=5.0)
+    text = (
+        f"{markdown_table(lines(found, kinds))}\n\nThe local stand-in server, one client:\n\n{markdown_table(overhead)}"
+    )
     click.echo(text)
     if into_results:
         calls = ", ".join(f"{calls} of {batch}" for batch, calls in BATCHES.items())

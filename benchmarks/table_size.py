@@ -117,10 +117,14 @@ def main(
     click.echo(_table(found, sizes))
 
 
-def _write(found: dict[tuple[str, str, str], dict[int, float]], sizes: tuple[int, ...], rounds: int, memory: float) -> None:
+def _write(
+    found: dict[tuple[str, str, str], dict[int, float]], sizes: tuple[int, ...], rounds: int, memory: float
+) -> None:
     path = RESULTS.parent / "table_size.png"
     _plot(found, path)
-    note = f"{machine()}, batch 2048, width 16, medians of {rounds} rounds, ms a step; “–” would need over {memory:g} GB."
+    note = (
+        f"{machine()}, batch 2048, width 16, medians of {rounds} rounds, ms a step; “–” would need over {memory:g} GB."
+    )
     text = f"{note} {BARE}\n\n{_table(found, sizes)}\n\n![log-log plot]({path.name})"
     write_section("Training step against table size", text)
 
