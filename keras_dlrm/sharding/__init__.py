@@ -1,0 +1,1 @@
+"""Tables over many processes: the plan, what it moves, and the tables' parts."""

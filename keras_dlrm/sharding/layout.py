@@ -1,0 +1,207 @@
+"""A plan in numbers: which process looks up which ids, what it sends back, and what is made of it.
+
+The tables' parts of equal width are a *group*: one variable on each process, as high as the highest needs it. Of each example
+a process is asked for rows of its parts, and answers with sums of those rows: its *outputs*. An output is a part, by rows or
+columns, of the pooled vector of one column of the schema (or of one looked-up row, where rows are combined before they are
+pooled).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_dlrm.embeddings.stacking import Stack
+from keras_dlrm.sharding.plan import Shard, ShardingPlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The parts of one width, N processes (1 where they are replicated) with up to P positions and F outputs each.
+
+    Attributes:
+        width: D of the parts.
+        replicated: Whether each process has all of them.
+        rows: Rows of each process's variable.
+        placed: Each part and the first of its rows in the variable.
+        take, low, high, start: int32 (N, P): a position's place among all ids of an example; the table's rows
+            `low … high - 1` that the process has for it, from row `start` of its variable on.
+        segment: int32 (N, P): which output the position's row is added to; F for none.
+        outputs: F.
+    """
+
+    width: int
+    replicated: bool
+    rows: int
+    placed: tuple[tuple[Shard, int], ...]
+    take: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    start: np.ndarray
+    segment: np.ndarray
+    outputs: int
+
+    @property
+    def positions(self) -> int:
+        """P."""
+        return int(self.take.shape[1])
+
+    @property
+    def pools(self) -> bool:
+        """Whether any output is a sum of several rows."""
+        each = np.arange(self.positions)
+        return not np.array_equal(self.segment, np.broadcast_to(each, self.segment.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """How pooled vectors are made of outputs, of those vectors of a stack that are made alike.
+
+    Attributes:
+        group: Which group's outputs.
+        index: int32 (vectors, column parts, row parts): places among the group's N·F outputs. Row parts are added, column
+            parts put side by side.
+        vectors: Which vectors of the stack they are.
+    """
+
+    group: int
+    index: np.ndarray
+    vectors: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What each process keeps, is asked for and answers.
+
+    Attributes:
+        plan: The plan.
+        groups: Replicated ones last.
+        made: For each stack, of what its vectors are made. They stand in the order of its blocks, the remainders' of a
+            block after its own.
+    """
+
+    plan: ShardingPlan
+    groups: tuple[Group, ...]
+    made: tuple[tuple[Made, ...], ...]
+
+    @property
+    def exchanged(self) -> list[Group]:
+        """The groups whose parts lie on one process each."""
+        return [group for group in self.groups if not group.replicated]
+
+
+def pooled_before(hotness: int, split: bool, operation: str | None) -> bool:
+    """Whether rows of a column are added up where they lie: not if each is to be multiplied with its remainder's first."""
+    return not (split and operation == "mult" and hotness > 1)
+
+
+def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -> Layout:
+    """The numbers of a plan.
+
+    Args:
+        stacks: All stacks of a model's tables.
+        plan: With exactly those tables.
+        operation: Of quotient–remainder tables, if there are any.
+
+    Raises:
+        ValueError: the plan is for other tables.
+    """
+    stored = {table.name: (table.rows, table.width) for stack in stacks for table in stack.tables}
+    if stored != plan.shapes:
+        odd = sorted(name for name in {*stored, *plan.shapes} if stored.get(name) != plan.shapes.get(name))
+        raise ValueError(
+            f"the plan is for other tables: {odd[0]!r} has (rows, width) {stored.get(odd[0], 'none')} in the model, "
+            f"{plan.shapes.get(odd[0], 'none')} in the plan. Make the plan from the model's schema and widths."
+        )
+    n = plan.world_size
+    makers: dict[tuple[bool, int], _GroupMaker] = {}
+    placed: dict[Shard, tuple[_GroupMaker, int]] = {}
+    for shard in plan:
+        key = (shard.rank is None, shard.width)
+        maker = makers.setdefault(key, _GroupMaker(1 if shard.rank is None else n, *key))
+        placed[shard] = (maker, maker.add_shard(shard))
+    by_stack = []
+    first = 0
+    for stack in stacks:
+        vectors = []
+        for name, positions in _vectors(stack, operation):
+            shards = plan.shards(name)
+            columns = sorted({(s.first, s.last) for s in shards})
+            parts = [
+                [placed[s][0].ask(s, placed[s][1], [first + p for p in positions]) for s in shards if (s.first, s.last) == c]
+                for c in columns
+            ]  # fmt: skip
+            vectors.append((placed[shards[0]][0], parts))
+        by_stack.append(vectors)
+        first += stack.positions
+    order = sorted(makers.values(), key=lambda maker: maker.replicated)
+    groups = tuple(maker.group() for maker in order)
+    made = []
+    for vectors in by_stack:
+        alike: dict[tuple[int, int, int], list[int]] = {}
+        for v, (maker, parts) in enumerate(vectors):
+            alike.setdefault((order.index(maker), len(parts), len(parts[0])), []).append(v)
+        made.append(
+            tuple(
+                Made(
+                    g,
+                    np.array(
+                        [[[r * groups[g].outputs + f for r, f in row] for row in vectors[v][1]] for v in which], np.int32
+                    ),
+                    np.array(which, np.int32),
+                )
+                for (g, _, _), which in alike.items()
+            )
+        )
+    return Layout(plan, groups, tuple(made))
+
+
+def _vectors(stack: Stack, operation: str | None) -> list[tuple[str, list[int]]]:
+    """The vectors that a stack's blocks need: table, and the positions that are summed."""
+    names = list(stack.starts)
+    table = np.searchsorted(list(stack.starts.values()), stack.per_position["start"], side="right") - 1
+    found = []
+    for block in stack.blocks:
+        n, h = len(block.columns), block.hotness
+        together = h if pooled_before(h, block.second is not None, operation) else 1
+        for start in (block.first, block.second):
+            if start is not None:
+                for p in range(start, start + n * h, together):
+                    found.append((names[table[p]], list(range(p, p + together))))
+    return found
+
+
+class _GroupMaker:
+    def __init__(self, n: int, replicated: bool, width: int) -> None:
+        self.replicated, self.width = replicated, width
+        self.height = [0] * n
+        self.shards: list[tuple[Shard, int]] = []
+        self.asked: list[list[tuple[int, int, int, int, int]]] = [[] for _ in range(n)]
+        self.outputs = [0] * n
+
+    def add_shard(self, shard: Shard) -> int:
+        """Make room; the first row."""
+        rank = shard.rank or 0
+        start = self.height[rank]
+        self.shards.append((shard, start))
+        self.height[rank] += shard.rows
+        return start
+
+    def ask(self, shard: Shard, start: int, positions: list[int]) -> tuple[int, int]:
+        """Have its process look up some positions; that process and its output."""
+        rank = shard.rank or 0
+        output = self.outputs[rank]
+        self.outputs[rank] += 1
+        self.asked[rank] += [(p, shard.start, shard.stop, start, output) for p in positions]
+        return rank, output
+
+    def group(self) -> Group:
+        most, outputs = max(len(asked) for asked in self.asked), max(self.outputs)
+        # Rows `0 … -1`: no id is in there.
+        table = np.array([[*asked, *[(0, 0, 0, 0, outputs)] * (most - len(asked))] for asked in self.asked], np.int32)
+        table = table.reshape(len(self.asked), most, 5)
+        take, low, high, start, segment = np.moveaxis(table, 2, 0)
+        rows = max(self.height)
+        return Group(self.width, self.replicated, rows, tuple(self.shards), take, low, high, start, segment, outputs)

@@ -1,0 +1,240 @@
+"""Which part of which embedding table lies where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_dlrm.arguments import integer
+
+KINDS = ("replicate", "table_wise", "row_wise", "column_wise")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A rectangle of a table.
+
+    Attributes:
+        table: Name of the table.
+        rank: The process that has it; `None` where each has one.
+        start, stop: Rows `start … stop - 1` of the table.
+        first, last: Columns `first … last - 1` of it.
+    """
+
+    table: str
+    rank: int | None
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    @property
+    def rows(self) -> int:
+        """Rows."""
+        return self.stop - self.start
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.last - self.first
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How one table is sharded.
+
+    Args:
+        kind: `"replicate"`: each process has the whole table; `"table_wise"`: one process has it; `"row_wise"`: several
+            have some of its rows; `"column_wise"`: several have some columns of all its rows.
+        ranks: The processes that have a part, in the order of the parts; none where it is replicated. One may have
+            several parts.
+    """
+
+    kind: str
+    ranks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", kind_of(self.kind))
+        object.__setattr__(self, "ranks", tuple(integer("Placement", "ranks", rank, 0) for rank in self.ranks))
+        if (self.kind == "replicate") != (not self.ranks) or (self.kind == "table_wise" and len(self.ranks) != 1):
+            raise ValueError(
+                f"Placement: {self.kind} with ranks={list(self.ranks)}; a replicated table has no ranks, a table-wise one exactly "
+                "one, the others at least one."
+            )
+
+
+def kind_of(name: Any) -> str:
+    """One of `KINDS`, from its name with "-", "_" or a space.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    kind = str(name).strip().lower().replace("-", "_").replace(" ", "_")
+    kind = "replicate" if kind in ("replicated", "data_parallel") else kind
+    if kind not in KINDS:
+        raise ValueError(f"sharding {name!r} is unknown; use one of {list(KINDS)}.")
+    return kind
+
+
+class ShardingPlan:
+    """Where the parts of each embedding table lie. `kd.plan` makes one; `kd.sharding.use` puts it to work.
+
+    Args:
+        world_size: Number of processes (on JAX: of devices), N.
+        shapes: Table name → (rows, width).
+        placements: Table name → `Placement`.
+
+    Raises:
+        ValueError: tables without a placement, or placements of unknown tables; ranks outside 0 … N-1; a width that its
+            number of column parts does not divide; more row parts than rows.
+
+    Example:
+
+    >>> plan = ShardingPlan(2, {"C1": (10, 4)}, {"C1": Placement("row_wise", (0, 1))})
+    >>> [(shard.rank, shard.start, shard.stop) for shard in plan.shards("C1")]
+    [(0, 0, 5), (1, 5, 10)]
+    """
+
+    def __init__(
+        self, world_size: int, shapes: Mapping[str, Sequence[int]], placements: Mapping[str, Placement]
+    ) -> None:
+        self.world_size = integer("ShardingPlan", "world_size", world_size, 1)
+        self.shapes = {name: (int(rows), int(width)) for name, (rows, width) in shapes.items()}
+        for name in (*self.shapes, *placements):
+            if name not in self.shapes or name not in placements:
+                raise ValueError(
+                    f"ShardingPlan: table {name!r} has {'no placement' if name in self.shapes else 'no shape'}; the tables are "
+                    f"{sorted(self.shapes)}, placed are {sorted(placements)}."
+                )
+        self.placements = {name: placements[name] for name in self.shapes}
+        for name, placement in self.placements.items():
+            self._check(name, placement)
+
+    def _check(self, name: str, placement: Placement) -> None:
+        rows, width = self.shapes[name]
+        parts = len(placement.ranks)
+        for rank in placement.ranks:
+            if rank >= self.world_size:
+                raise ValueError(
+                    f"ShardingPlan: table {name!r} has a part on rank {rank}; with world_size={self.world_size} ranks are "
+                    f"0 … {self.world_size - 1}."
+                )
+        if placement.kind == "column_wise" and width % parts:
+            raise ValueError(
+                f"ShardingPlan: table {name!r} of width {width} cannot be split into {parts} equal parts by columns; use a number "
+                f"of parts that divides {width}."
+            )
+        if placement.kind == "row_wise" and parts > rows:
+            raise ValueError(f"ShardingPlan: table {name!r} has {rows} rows, too few for {parts} parts by rows.")
+
+    def shards(self, name: str) -> list[Shard]:
+        """The parts of a table: one of its size where it is replicated."""
+        (rows, width), placement = self.shapes[name], self.placements[name]
+        parts = len(placement.ranks)
+        if placement.kind == "replicate":
+            return [Shard(name, None, 0, rows, 0, width)]
+        if placement.kind == "column_wise":
+            each = width // parts
+            return [Shard(name, r, 0, rows, i * each, (i + 1) * each) for i, r in enumerate(placement.ranks)]
+        bounds = [rows * i // parts for i in range(parts + 1)]
+        return [Shard(name, r, bounds[i], bounds[i + 1], 0, width) for i, r in enumerate(placement.ranks)]
+
+    def __iter__(self) -> Iterator[Shard]:
+        for name in self.shapes:
+            yield from self.shards(name)
+
+    def table_bytes(self, rank: int, itemsize: int = 4) -> int:
+        """Bytes of the tables, without slots, that a process has."""
+        return sum(s.rows * s.width * itemsize for s in self if s.rank in (None, rank))
+
+    def for_world(self, world_size: int) -> ShardingPlan:
+        """The same kinds for another number of processes: parts over all of them, whole tables to the least loaded one.
+
+        Args:
+            world_size: Number of processes.
+        """
+        if world_size == self.world_size:
+            return self
+        return place(world_size, self.shapes, {name: p.kind for name, p in self.placements.items()})
+
+    # -- JSON --------------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `from_dict` takes it."""
+        return {
+            "world_size": self.world_size,
+            "tables": {
+                name: {"sharding": p.kind, "ranks": list(p.ranks), "rows": self.shapes[name][0], "width": self.shapes[name][1]}
+                for name, p in self.placements.items()
+            },
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ShardingPlan:
+        """From what `to_dict` gave.
+
+        Raises:
+            ValueError: something is missing or unknown.
+        """
+        try:
+            tables = {name: dict(entry) for name, entry in data["tables"].items()}
+            shapes = {name: (entry["rows"], entry["width"]) for name, entry in tables.items()}
+            placements = {
+                name: Placement(entry["sharding"], tuple(entry.get("ranks", ()))) for name, entry in tables.items()
+            }
+            return cls(data["world_size"], shapes, placements)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"ShardingPlan: not a plan ({error!r}); it needs world_size and tables: name → sharding, ranks, rows, width."
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ShardingPlan:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is not a plan.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShardingPlan) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    def __repr__(self) -> str:
+        return f"<ShardingPlan of {len(self.shapes)} tables over {self.world_size}>"
+
+
+def place(world_size: int, shapes: Mapping[str, Sequence[int]], kinds: Mapping[str, str]) -> ShardingPlan:
+    """Ranks for tables whose kinds are chosen: largest first, each to where the fewest bytes lie.
+
+    Args:
+        world_size: Number of processes.
+        shapes: Table name → (rows, width).
+        kinds: Table name → one of `KINDS`. A table is split by rows or columns over all processes, as far as it has enough
+            of them.
+    """
+    load = [0] * world_size
+    placements: dict[str, Placement] = {}
+    for name in sorted(shapes, key=lambda name: -shapes[name][0] * shapes[name][1]):
+        (rows, width), kind = shapes[name], kind_of(kinds[name])
+        parts = {"replicate": 0, "table_wise": 1, "row_wise": min(rows, world_size)}.get(kind)
+        if parts is None:
+            parts = max(n for n in range(1, min(width, world_size) + 1) if width % n == 0)
+        ranks = sorted(sorted(range(world_size), key=lambda rank: (load[rank], rank))[:parts])
+        for rank in ranks:
+            load[rank] += rows * width // parts
+        placements[name] = Placement(kind, tuple(ranks))
+    return ShardingPlan(world_size, shapes, placements)
