@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_dlrm.embeddings.stacking import Stack
+from keras_dlrm.embeddings.stacking import Stack, pooled_before
 from keras_dlrm.sharding.plan import Shard, ShardingPlan
 
 
@@ -80,21 +80,19 @@ class Layout:
         groups: Replicated ones last.
         made: For each stack, of what its vectors are made. They stand in the order of its blocks, the remainders' of a
             block after its own.
+        counts: For each stack, how many of them each block has, and each block's remainders.
+        counts: For each stack, how many vectors each block has, and after them how many its remainders.
     """
 
     plan: ShardingPlan
     groups: tuple[Group, ...]
     made: tuple[tuple[Made, ...], ...]
+    counts: tuple[tuple[int, ...], ...]
 
     @property
     def exchanged(self) -> list[Group]:
         """The groups whose parts lie on one process each."""
         return [group for group in self.groups if not group.replicated]
-
-
-def pooled_before(hotness: int, split: bool, operation: str | None) -> bool:
-    """Whether rows of a column are added up where they lie: not if each is to be multiplied with its remainder's first."""
-    return not (split and operation == "mult" and hotness > 1)
 
 
 def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -> Layout:
@@ -155,7 +153,16 @@ def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -
                 for (g, _, _), which in alike.items()
             )
         )
-    return Layout(plan, groups, tuple(made))
+    return Layout(plan, groups, tuple(made), tuple(_counts(stack, operation) for stack in stacks))
+
+
+def _counts(stack: Stack, operation: str | None) -> tuple[int, ...]:
+    found: list[int] = []
+    for block in stack.blocks:
+        together = pooled_before(block.hotness, block.second is not None, operation)
+        count = len(block.columns) * (1 if together else block.hotness)
+        found += [count] if block.second is None else [count, count]
+    return tuple(found)
 
 
 def _vectors(stack: Stack, operation: str | None) -> list[tuple[str, list[int]]]:
