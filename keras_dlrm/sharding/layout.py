@@ -51,8 +51,9 @@ class Group:
     @property
     def pools(self) -> bool:
         """Whether any output is a sum of several rows."""
-        each = np.arange(self.positions)
-        return not np.array_equal(self.segment, np.broadcast_to(each, self.segment.shape))
+        # Positions that only fill a process's share up to P belong to no output.
+        own = (self.segment == np.arange(self.positions)) | (self.segment == self.outputs)
+        return not (own.all() and self.outputs == self.positions)
 
 
 @dataclasses.dataclass(frozen=True)
