@@ -144,9 +144,7 @@ def test_what_the_processes_answer_makes_the_pooled_vectors_of_whole_tables(case
     schema, stacks, split, plan = case
     rng = np.random.default_rng(seed)
     tables = {name: rng.integers(-9, 10, shape).astype(float) for name, shape in plan.shapes.items()}
-    sparse = np.concatenate(
-        [rng.integers(-1, c.vocabulary_size, (7, c.hotness)) for c in schema.categorical], axis=1
-    )
+    sparse = np.concatenate([rng.integers(-1, c.vocabulary_size, (7, c.hotness)) for c in schema.categorical], axis=1)
     found = layout(stacks, plan, split and split.operation)
     ours, direct = pooled(found, tables, stacks, table_rows(stacks, sparse), split)
     assert sorted(ours) == list(range(len(schema.categorical)))
