@@ -1,7 +1,7 @@
 """How near predictions of throughput come: beside what others published, and beside what was measured.
 
-    python benchmarks/plan.py
-    python benchmarks/plan.py --measured loopback.json --plot scaling.png
+    python benchmarks/plan.py --plot benchmarks/scaling.png          NVIDIA's DLRM on 1 to 4,096 GPUs
+    python benchmarks/plan.py --measured loopback.json --plot loopback.png
 
 A file of measurements is `{"schema": …, "embedding_dim": 16, "options": {…}, "machine": "loopback", "scaling": "strong",
 "examples_per_second": {"1": …, "2": …}}`, the options being those of `kd.sharding.Workload.of`.
@@ -57,11 +57,18 @@ def beside_measured(measured: dict[str, Any]) -> tuple[list[dict[str, Any]], dic
 
 @click.command()
 @click.option("--measured", type=click.Path(path_type=Path), help="JSON file of measurements.")
-@click.option("--plot", type=click.Path(path_type=Path), help="With --measured: PNG to draw.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="PNG to draw: of what was measured, else of what is published."
+)
 @click.option("--write", is_flag=True, help="Put the tables into RESULTS.md.")
 def main(measured: Path | None, plot: Path | None, write: bool) -> None:
     """Print predictions beside published and measured throughput."""
     sections = {"Predicted throughput beside published": beside_published()}
+    if measured is None and plot is not None:
+        drawn = [point for point in PUBLISHED if (point.name, point.machine) == (PUBLISHED[0].name, "a100")]
+        rates = {point.world_size: point.examples_per_second for point in drawn}
+        found = simulate(drawn[0].workload(), machine="a100", scaling="strong")
+        scaling_png(found, plot, f"{drawn[0].name}, batch {drawn[0].global_batch:,} on A100s", rates, "published")
     if measured is not None:
         values = json.loads(measured.read_text(encoding="utf-8"))
         lines, found = beside_measured(values)

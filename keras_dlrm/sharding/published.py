@@ -15,17 +15,11 @@ _FL15 = (
     7912889, 33823, 17139, 7339, 20046, 4, 7105, 1382, 63, 5554114, 582469, 245828, 11, 2209, 10667, 104, 4, 968, 15,
     8165896, 2675940, 7156453, 302516, 12022, 97, 35,
 )  # fmt: skip
-# MLPerf's multi-hot Criteo 1TB.
-_MULTI_HOT = (
-    40000000, 39060, 17295, 7424, 20265, 3, 7122, 1543, 63, 40000000, 3067956, 405282, 10, 2209, 11938, 155, 4, 976, 14,
-    40000000, 40000000, 40000000, 590152, 12973, 108, 36,
-)  # fmt: skip
-_HOTNESS = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
 _DLRM = {"bottom_mlp": [512, 256, 128], "top_mlp": [1024, 1024, 512, 256, 1]}
 # 27 vectors of 128 through three cross layers of rank 512; the bottom MLP and a top MLP of 1024-1024-512-256-1.
 _CROSS = 27 * 128
 _DCN = {
-    "dense_parameters": 171_392 + 3 * (2 * _CROSS * 512 + _CROSS) + (_CROSS + 1024 + 512) * 1024 + 512 * 256 + 2_049,
+    "dense_parameters": 171_392 + 3 * (2 * _CROSS * 512 + _CROSS) + (_CROSS + 1024 + 512) * 1024 + 512 * 256 + 3_073,
     "activations": 4 * (3 * (3 * _CROSS + 512) + _CROSS + 3_713),
 }
 
@@ -56,9 +50,13 @@ class Published:
 
     def workload(self) -> Workload:
         """What was trained."""
-        rows, hotness = (_MULTI_HOT, _HOTNESS) if self.multi_hot else (_FL15, (1,) * 26)
-        columns = [Categorical(f"C{i + 1}", n, hotness=h) for i, (n, h) in enumerate(zip(rows, hotness, strict=True))]
-        schema = Schema(dense=[f"I{i + 1}" for i in range(13)], categorical=columns)
+        if self.multi_hot:
+            from keras_dlrm.models.presets import PRESETS
+
+            schema = PRESETS["mlperf_dcnv2"].schema()
+        else:
+            columns = [Categorical(f"C{i + 1}", rows) for i, rows in enumerate(_FL15)]
+            schema = Schema(dense=[f"I{i + 1}" for i in range(13)], categorical=columns)
         return Workload.of(schema, 128, global_batch=self.global_batch, **self.options)
 
     def predicted(self) -> float:

@@ -92,7 +92,8 @@ def scaling_png(
     found: Mapping[int, Estimate | None],
     path: str | os.PathLike[str],
     title: str = "",
-    measured: Mapping[int, float] | None = None,
+    points: Mapping[int, float] | None = None,
+    label: str = "measured",
 ) -> None:
     """Draw throughput against devices, beside a line of what would be linear, and what a step's time goes to.
 
@@ -100,7 +101,8 @@ def scaling_png(
         found: Of `simulate`.
         path: PNG to write; its folder exists.
         title: Line above the panels.
-        measured: Number of devices → measured examples/s, drawn as points.
+        points: Number of devices → examples/s that were not predicted.
+        label: What those are.
 
     Raises:
         ValueError: the tables fit on no number of devices.
@@ -120,8 +122,8 @@ def scaling_png(
     left, right = figure.subplots(1, 2)
     left.loglog(sizes, [rates[0] / sizes[0] * size for size in sizes], "--", color="#8C8C8C", lw=1.2, label="linear")
     left.loglog(sizes, rates, "o-", color="#0072B2", ms=4.5, lw=1.8, label="predicted")
-    if measured:
-        left.loglog(list(measured), list(measured.values()), "D", color="#D55E00", ms=7, label="measured")
+    if points:
+        left.loglog(list(points), list(points.values()), "D", color="#D55E00", ms=7, label=label)
     left.set(xlabel="devices", ylabel="examples/s")
     left.set_title("throughput", loc="left", fontsize=10.5, color=_INK)
     left.legend(frameon=False, fontsize=9.5, loc="upper left")

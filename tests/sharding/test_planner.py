@@ -16,6 +16,7 @@ from keras_dlrm.sharding.load import loads
 from keras_dlrm.sharding.machine import MACHINES, Machine
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan
 from keras_dlrm.sharding.planner import plan_for
+from keras_dlrm.sharding.step_time import allocated
 from keras_dlrm.sharding.traffic import traffic
 from keras_dlrm.sharding.workload import Workload
 
@@ -139,12 +140,22 @@ def test_bad_questions_are_refused(options, error, words):
 
 def test_what_does_not_fit_is_told_with_what_would_help():
     with pytest.raises(ValueError, match="do not fit") as stop:
-        kd.plan(schema(1_000_000), 2, 16, memory_bytes=20e6, optimizer="adam")
+        kd.plan(schema(1_000_000), 2, 16, memory_bytes=20e6, optimizer="adam", dense_parameters=0)
     said = str(stop.value)
-    assert "raise memory_bytes to 96," in said and "world_size to at least 10" in said and "rowwise_adagrad" in said
+    assert (
+        "raise memory_bytes to 96,000,000" in said and "world_size to at least 10" in said and "rowwise_adagrad" in said
+    )
     assert kd.plan(schema(1_000_000), 11, 16, memory_bytes=20e6, optimizer="adam").estimate.allocated < 20e6
     with pytest.raises(ValueError, match=r"free the constraints on \['t0'\]"):
         kd.plan(schema(1_000_000), 11, 16, memory_bytes=20e6, constraints={"t0": "replicate"})
+
+
+@given(workloads(), st.integers(2, 6))
+@settings(max_examples=15)
+def test_what_fits_with_rows_over_all_devices_is_never_refused(work, world):
+    placements = {name: ("row_wise", range(min(rows, world))) for name, (rows, _) in work.shapes.items()}
+    limit = allocated(work, loads(work, world, placements)) + work.dense_bytes
+    assert plan_for(work, world, memory_bytes=limit).estimate.allocated <= limit
 
 
 def test_slots_count():
