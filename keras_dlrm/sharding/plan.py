@@ -6,9 +6,12 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.arguments import integer
+
+if TYPE_CHECKING:
+    from keras_dlrm.sharding.estimate import Estimate
 
 KINDS = ("replicate", "table_wise", "row_wise", "column_wise")
 
@@ -112,6 +115,8 @@ class ShardingPlan:
         self.placements = {name: placements[name] for name in self.shapes}
         for name, placement in self.placements.items():
             self._check(name, placement)
+        #: What the planner predicted of it, no part of the plan itself.
+        self.estimate: Estimate | None = None
 
     def _check(self, name: str, placement: Placement) -> None:
         rows, width = self.shapes[name]
@@ -212,6 +217,10 @@ class ShardingPlan:
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    def __str__(self) -> str:
+        """What was planned, why, and what it costs, where `kd.plan` made it."""
+        return repr(self) if self.estimate is None else str(self.estimate)
 
     def __repr__(self) -> str:
         return f"<ShardingPlan of {len(self.shapes)} tables over {self.world_size}>"
