@@ -39,8 +39,11 @@ class WorkerStep:
         inputs["sparse"] = tf.TensorSpec((None, schema.width), tf.int32)
         if schema.weighted:
             inputs["weights"] = tf.TensorSpec((None, schema.width), tf.float32)
-        self.train = tf.function(self._train, [tf.TensorSpec((), tf.int64), inputs, tf.TensorSpec((None,), tf.float32)])
-        self.predict = tf.function(self._predict, [inputs])
+        label = tf.TensorSpec((None,), tf.float32)
+        # Traced here: the coordinator would do so inside the strategy's scope, where Keras's optimizers want to be run by
+        # `strategy.run`, which no branch of a condition can be.
+        self.train = tf.function(self._train).get_concrete_function(tf.TensorSpec((), tf.int64), inputs, label)
+        self.predict = tf.function(self._predict).get_concrete_function(inputs)
 
     @property
     def losses(self) -> np.ndarray:
@@ -50,6 +53,10 @@ class WorkerStep:
     def restore_losses(self, losses: np.ndarray) -> None:
         """Have the losses of the first steps."""
         self._losses.assign(np.pad(losses, (0, self.servers[self.home].steps - len(losses))))
+
+    def uses(self, server: Server) -> bool:
+        """Whether a server has a part of the model."""
+        return server.index == self.home or any(parts[server.index] is not None for parts in self.tables.parts)
 
     def _predict(self, x: Any) -> Any:
         with taped(ServerTape(self.tables)):
@@ -69,9 +76,9 @@ class WorkerStep:
         row_grads = [tf.zeros_like(r) if g is None else tf.convert_to_tensor(g) for r, g in zip(rows, row_grads, strict=True)]
         rate = self._fixed_rate()
         for k, server in enumerate(self.servers):
-            updates = self._updates(k, lookups.lookups, row_grads)
-            if not updates and k != self.home:
+            if not self.uses(server):
                 continue
+            updates = self._updates(k, lookups.lookups, row_grads)
 
             def update(count: Any, k: int = k, updates: Any = updates) -> None:
                 if k == self.home:
