@@ -98,7 +98,7 @@ class SyntheticClickLog:
             while held < wanted:
                 left.append(next(blocks))
                 held += BLOCK
-            whole = left[0] if len(left) == 1 else _joined(left)
+            whole = left[0] if len(left) == 1 else joined(left)
             yield whole.cut(0, wanted)
             held -= wanted
             left = [whole.cut(wanted, wanted + held)] if held else []
@@ -178,7 +178,8 @@ def zipf_distribution(size: int, exponent: float) -> np.ndarray:
     return np.cumsum(mass / mass.sum())
 
 
-def _joined(blocks: list[Block]) -> Block:
+def joined(blocks: list[Block]) -> Block:
+    """Blocks one after another as one."""
     return Block(
         {k: np.concatenate([b.batch[k] for b in blocks]) for k in blocks[0].batch},
         np.concatenate([b.label for b in blocks]),

@@ -11,11 +11,11 @@ import numpy as np
 
 from keras_dlrm.arguments import integer
 from keras_dlrm.data.expectation import best, expected_auc, expected_logloss
-from keras_dlrm.data.packed import Batch
+from keras_dlrm.data.packed import Batch, check_batch_size
 from keras_dlrm.data.synthetic.calibration import scale_and_bias, sigmoid
 from keras_dlrm.data.synthetic.cold_items import ColdItems
 from keras_dlrm.data.synthetic.drift import Drift, turned
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths, zipf_distribution
+from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, joined, random_lengths, zipf_distribution
 from keras_dlrm.schema import PADDING, Schema
 
 POPULATION = 64 * BLOCK
@@ -104,19 +104,56 @@ class PlantedClickLog(SyntheticClickLog):
         self._ranks: dict[str, np.ndarray] = {}
         self._orders: dict[tuple[str, int], np.ndarray] = {}
         self._cold: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._drawn: dict[tuple[str, int], Block] = {}  # the last blocks that `batch` drew
         self._plant()
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
+    def batch(self, number: int, batch_size: int, part: str = "train") -> tuple[Batch, np.ndarray]:
+        """Batch `number` of `batches(batch_size, part=part)`, without drawing those before it.
+
+        A process that trains on some of the batches only, or again on one, asks for just these. Neighbouring batches are
+        cheap one after another.
+
+        Args:
+            number: From 0 on.
+            batch_size: Rows B of a batch.
+            part: Any name; parts are independent draws.
+
+        Returns:
+            The packed batch and float32 (B,) of 0 and 1.
+
+        Example:
+
+        >>> from keras_dlrm.schema import Categorical
+        >>> log = PlantedClickLog(Schema(categorical=[Categorical("C1", 20)]), seed=0)
+        >>> fourth = list(log.batches(5, n_batches=4))[3]
+        >>> bool(np.array_equal(log.batch(3, 5)[0]["sparse"], fourth[0]["sparse"]))
+        True
+        """
+        size = check_batch_size(batch_size)
+        start = integer("batch", "number", number, 0) * size
+        pieces = []
+        for i in range(start // BLOCK, (start + size - 1) // BLOCK + 1):
+            if (part, i) not in self._drawn:
+                for old in list(self._drawn)[:-1]:
+                    del self._drawn[old]
+                self._drawn[part, i] = self._block(part, i)
+            pieces.append(self._drawn[part, i].cut(max(start - i * BLOCK, 0), min(start + size - i * BLOCK, BLOCK)))
+        whole = joined(pieces) if len(pieces) > 1 else pieces[0]
+        return whole.batch, whole.label
+
     def _blocks(self, part: str) -> Iterator[Block]:
-        for number in count():
-            positions = self.positions(part, number * BLOCK, (number + 1) * BLOCK)
-            random = self._random(part, number)
-            batch = self._inputs(random, BLOCK)
-            if self.drift is not None or self.cold is not None:
-                self._move(batch, part, number, positions)
-            truth = self.probabilities(batch, positions)
-            yield Block(batch, (random.random(BLOCK) < truth).astype(np.float32), truth)
+        return (self._block(part, number) for number in count())
+
+    def _block(self, part: str, number: int) -> Block:
+        positions = self.positions(part, number * BLOCK, (number + 1) * BLOCK)
+        random = self._random(part, number)
+        batch = self._inputs(random, BLOCK)
+        if self.drift is not None or self.cold is not None:
+            self._move(batch, part, number, positions)
+        truth = self.probabilities(batch, positions)
+        return Block(batch, (random.random(BLOCK) < truth).astype(np.float32), truth)
 
     def positions(self, part: str, start: int, stop: int) -> np.ndarray:
         """Positions in time of rows `start` … `stop - 1` of a part: int64."""

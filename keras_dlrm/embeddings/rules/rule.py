@@ -123,12 +123,35 @@ class RowRule(keras.optimizers.Optimizer):
             return round_stochastically(values, ids, self.iterations)
         return ops.cast(values, variable.dtype)
 
-    def _apply_rule(self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any) -> Any:
+    def update_values(
+        self, rows: Any, ids: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, iterations: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The rule on values alone, for rows that no Keras variable of this process holds.
+
+        Args:
+            rows: (n, D) rows as they are stored.
+            ids: (n,) their ids.
+            gradient: (n, D) gradient of each row, summed over repeats.
+            slots: Slot values of those rows.
+            learning_rate: Scalar.
+            iterations: Steps before this one, an integer scalar.
+
+        Returns:
+            New rows, in the dtype of the old ones, and new slots.
+        """
+        new, changed = self._apply_rule(rows, gradient, slots, learning_rate, iterations)
+        if keras.backend.standardize_dtype(rows.dtype) == "bfloat16":
+            return round_stochastically(new, ids, iterations), changed
+        return ops.cast(new, rows.dtype), changed
+
+    def _apply_rule(
+        self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, iterations: Any = None
+    ) -> Any:
         rows = ops.cast(rows, "float32")
         gradient = ops.cast(gradient, "float32")
         if self.l2:
             gradient = gradient + self.l2 * rows
-        step = ops.cast(self.iterations + 1, "float32")
+        step = ops.cast((self.iterations if iterations is None else iterations) + 1, "float32")
         slots = {name: ops.convert_to_tensor(slot) for name, slot in slots.items()}
         return self.update(rows, gradient, slots, ops.cast(learning_rate, "float32"), step)
 

@@ -1,0 +1,156 @@
+"""The processes of a cluster: which one this is, and all of them started on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from keras_dlrm.arguments import integer
+
+# Exit code of a chief that lost a server: it can go on from its last checkpoint (sysexits.h: try again).
+SERVER_LOST = 75
+_PARENT = "KERAS_DLRM_LAUNCHER"
+_PR_SET_PDEATHSIG = 1
+_POLL = 0.1  # seconds
+
+
+def task() -> tuple[str, int] | None:
+    """This process's task, as `TF_CONFIG` has it: `("chief" | "worker" | "ps", index)`; `None` without one.
+
+    Raises:
+        ValueError: `TF_CONFIG` is none of a cluster with a chief, workers and servers (`"ps"`).
+    """
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+        jobs, kind, index = config["cluster"], config["task"]["type"], int(config["task"]["index"])
+        complete = all(jobs.get(job) for job in ("chief", "worker", "ps")) and 0 <= index < len(jobs[kind])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise ValueError(
+            f"TF_CONFIG={text!r} must name a cluster with chief, worker and ps, each a list of host:port, and a task of it: "
+            '{"cluster": {"chief": […], "worker": […], "ps": […]}, "task": {"type": "worker", "index": 0}}.'
+        )
+    return kind, index
+
+
+def loopback(workers: int, servers: int) -> dict[str, list[str]]:
+    """A cluster on free ports of this machine, as `TF_CONFIG` has it.
+
+    Args:
+        workers: Number of workers.
+        servers: Number of parameter servers.
+
+    Example:
+
+    >>> cluster = loopback(workers=2, servers=1)
+    >>> [len(cluster[job]) for job in ("chief", "worker", "ps")]
+    [1, 2, 1]
+    """
+    counts = {"chief": 1, "worker": integer("loopback", "workers", workers), "ps": integer("loopback", "servers", servers)}
+    sockets = [socket.socket() for _ in range(sum(counts.values()))]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        free = iter([f"127.0.0.1:{each.getsockname()[1]}" for each in sockets])
+    finally:
+        for each in sockets:
+            each.close()
+    return {job: [next(free) for _ in range(count)] for job, count in counts.items()}
+
+
+def launch(
+    command: Sequence[str], workers: int, servers: int, restarts: int = 3, settings: dict[str, str] | None = None
+) -> int:
+    """Run a program as chief, workers and servers on this machine until the chief ends.
+
+    A worker that dies is started again. When a server dies, which has part of the model, or the chief says that it lost one,
+    all are started again: the program should go on from its last checkpoint. The processes' ids go to stderr, a JSON
+    object a line. They end with this one.
+
+    Args:
+        command: The program and its arguments; each process gets its own `TF_CONFIG`.
+        workers: Number of workers.
+        servers: Number of parameter servers.
+        restarts: How often all may be started again.
+        settings: Further environment variables.
+
+    Returns:
+        The chief's exit code.
+    """
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for left in range(restarts, -1, -1):
+            code = _Run(command, loopback(workers, servers), settings or {}).wait()
+            if code != SERVER_LOST or not left:
+                return code
+            print(json.dumps({"restarting": "all"}), file=sys.stderr, flush=True)
+        return SERVER_LOST
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def end_with_launcher() -> None:
+    """Have the kernel end this process when the process that launched it ends, however that ends."""
+    parent = os.environ.get(_PARENT)
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):
+            sys.exit(1)
+
+
+class _Run:
+    """All processes of a cluster."""
+
+    def __init__(self, command: Sequence[str], cluster: dict[str, list[str]], settings: dict[str, str]) -> None:
+        self.command = list(command)
+        self.cluster = cluster
+        self.settings = settings
+        self.processes = {}
+        for kind in ("ps", "worker", "chief"):
+            for index in range(len(cluster[kind])):
+                self.processes[kind, index] = self._start(kind, index)
+
+    def _start(self, kind: str, index: int) -> subprocess.Popen[bytes]:
+        config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
+        environment = {**os.environ, **self.settings, "TF_CONFIG": json.dumps(config), _PARENT: str(os.getpid())}
+        # Only the chief has results to print.
+        process = subprocess.Popen(self.command, env=environment, stdout=None if kind == "chief" else sys.stderr.fileno())
+        print(json.dumps({"started": f"{kind}:{index}", "pid": process.pid}), file=sys.stderr, flush=True)
+        return process
+
+    def wait(self) -> int:
+        """The chief's exit code, or `SERVER_LOST`. All have ended then."""
+        chief = self.processes["chief", 0]
+        try:
+            while chief.poll() is None:
+                for (kind, index), process in self.processes.items():
+                    if process.poll() is None or kind == "chief":
+                        continue
+                    if kind == "ps":
+                        print(json.dumps({"lost": f"ps:{index}"}), file=sys.stderr, flush=True)
+                        return SERVER_LOST
+                    self.processes[kind, index] = self._start(kind, index)
+                time.sleep(_POLL)
+            return chief.returncode if chief.returncode >= 0 else SERVER_LOST
+        finally:
+            for process in self.processes.values():
+                process.kill()
+            for process in self.processes.values():
+                process.wait()

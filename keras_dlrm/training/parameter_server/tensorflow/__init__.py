@@ -1,0 +1,1 @@
+"""Parameter servers of TensorFlow: `tf.distribute.ParameterServerStrategy` and its `ClusterCoordinator`."""

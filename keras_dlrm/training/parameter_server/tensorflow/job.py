@@ -1,0 +1,363 @@
+"""Training on parameter servers: what the chief does."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dlrm.arguments import integer
+from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.embeddings.rules.hybrid import Hybrid
+from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.metrics.scores import scores
+from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.training.parameter_server import snapshot
+from keras_dlrm.training.parameter_server.cluster import task
+from keras_dlrm.training.parameter_server.placement import default_plan, for_servers
+from keras_dlrm.training.parameter_server.tensorflow.server import Server
+from keras_dlrm.training.parameter_server.tensorflow.step import WorkerStep
+from keras_dlrm.training.parameter_server.tensorflow.tables import ServerTables
+
+Batch = tuple[Mapping[str, Any], Any]
+_LOST = (tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.InternalError)
+_TRIES = 10
+
+
+class ServerLostError(RuntimeError):
+    """A parameter server is gone, and with it a part of the model: start all processes again, from the last checkpoint."""
+
+
+class ParameterServerTraining:
+    """A model whose tables, slots and dense parameters lie on parameter servers, and its training.
+
+    To be made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for a model with its variables on the servers,
+    and by `model` for one that is not sharded.
+
+    Args:
+        build: Makes and compiles a model of `kd.models`, its optimizers included, always the same one (give it a seed).
+        steps: Training steps in all.
+        plan: Where the tables' parts lie, its ranks being servers, see `for_servers`; large tables by rows by default.
+        checkpoint: Folder of checkpoints. If there is one, training goes on from it.
+
+    Attributes:
+        workers: Number of workers.
+        done: Steps that are done.
+        resumed: Of those, the ones from a checkpoint.
+        evaluations: Scores by step, of the evaluations of `fit`.
+
+    Raises:
+        ValueError: this is not the chief; the model or its optimizers cannot be trained so.
+        ServerLostError: a server cannot be reached, here and in all methods.
+
+    Example: see docs/parameter-servers.md.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], ClickModel],
+        steps: int,
+        plan: ShardingPlan | None = None,
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        me = task()
+        if me is None or me[0] != "chief":
+            raise ValueError(f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}.")
+        self.steps = integer("ParameterServerTraining", "steps", steps, 0)
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.build = build
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        # Waits for all servers and workers.
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
+        cluster = resolver.cluster_spec().as_dict()
+        self.workers, devices = len(cluster["worker"]), [server_device(k) for k in range(len(cluster["ps"]))]
+        with stand_in_tables():
+            example = build()
+        check(example)
+        plan = default_plan(example.embeddings.table_shapes, len(devices)) if plan is None else plan  # type: ignore[union-attr]
+        self.plan = for_servers(plan, len(devices))
+        # All dense parameters on one server, whose lock makes their update whole. The strategy would deal them out.
+        load = [self.plan.table_bytes(k) for k in range(len(devices))]
+        home = load.index(min(load))
+        with _servers_lost():
+            with stand_in_tables(), tf.device(devices[home]):
+                self._sharded = build()
+            check_is_on(self._sharded, devices[home])
+            collection: Any = self._sharded.embeddings
+            self.tables = ServerTables(collection, self._sharded.optimizer.rows, self.plan, devices)
+            self._servers = [Server(k, device, self.steps, len(self.tables.parts)) for k, device in enumerate(devices)]
+            self._step = WorkerStep(self._sharded, self.tables, self._servers, home)
+            self.done = self.resumed = self._restore()
+        self.evaluations: dict[int, dict[str, float]] = {}
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        batch: Callable[[int], Batch],
+        in_flight: int | None = None,
+        checkpoint_steps: int = 1000,
+        evaluation: Callable[[], Iterable[Batch]] | None = None,
+        evaluation_steps: int = 1000,
+    ) -> np.ndarray:
+        """Train up to `steps`.
+
+        Each step is applied once, also when workers die. Where workers work at the same time, a step's gradient is of
+        parameters that up to `in_flight - 1` other steps move before it is applied.
+
+        Args:
+            batch: Step number, from 0 → `(packed batch, labels)`: the same whenever it is asked.
+            in_flight: Steps that are under way at a time; two for each worker by default. With 1 the result is that of
+                one process.
+            checkpoint_steps: Steps between checkpoints, where there is a folder for them; the last step is one, too.
+            evaluation: Gives batches to evaluate on, which workers do beside training.
+            evaluation_steps: Steps between evaluations; see `evaluations`.
+
+        Returns:
+            Loss of each step from the first one on, those before a restart included.
+        """
+        limit = integer("fit", "in_flight", 2 * self.workers if in_flight is None else in_flight)
+        integer("fit", "checkpoint_steps", checkpoint_steps)
+        integer("fit", "evaluation_steps", evaluation_steps)
+        under_way: deque[Any] = deque()
+        beside = _Beside()
+        with _servers_lost():
+            for step in range(self.done, self.steps):
+                if len(under_way) >= limit:
+                    # A step returns nothing: there is nothing to fetch from a worker that may be gone by now.
+                    under_way.popleft().get()
+                x, y = batch(step)
+                arguments = (tf.constant(step, tf.int64), self._tensors(x), tf.constant(np.reshape(y, -1), tf.float32))
+                under_way.append(self._coordinator.schedule(self._step.train, args=arguments))
+                given = step + 1
+                if self.checkpoint is not None and (given % checkpoint_steps == 0 or given == self.steps):
+                    self._join(given)
+                    self.save()
+                if evaluation is not None and given % evaluation_steps == 0:
+                    beside.start(lambda given=given: self.evaluations.update({given: self.evaluate(evaluation())}))
+            self._join(self.steps)
+            beside.wait()
+            return self.losses
+
+    def _join(self, steps: int) -> None:
+        self._coordinator.join()
+        if steps > self.done and self.applied != steps:
+            raise RuntimeError(f"{steps} steps were given out, but {self.applied} were applied; that is a defect here.")
+        self.done = steps
+
+    @property
+    def applied(self) -> int:
+        """Steps that every server with a part of the model has."""
+        return min(server.applied for server in self._servers if self._step.uses(server))
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Loss of each step that is done."""
+        return self._step.losses[: self.done]
+
+    def _tensors(self, x: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        x = self._sharded.narrowing.arrays(dict(x))
+        return {name: tf.constant(values, tf.int32 if name == "sparse" else tf.float32) for name, values in x.items()}
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Scores (see `keras_dlrm.metrics.scores`), computed by the workers with the parameters as they are.
+
+        Args:
+            batches: `(packed batch, labels)`.
+        """
+        labels, asked = [], []
+        for x, y in batches:
+            tensors = self._tensors(x)
+            labels.append(np.reshape(y, -1))
+            asked.append((tensors, self._coordinator.schedule(self._step.predict, args=(tensors,))))
+        return scores(np.concatenate(labels), np.concatenate([self._fetched(*each) for each in asked]))
+
+    def _fetched(self, x: Any, value: Any) -> np.ndarray:
+        for _ in range(_TRIES):
+            try:
+                return np.reshape(value.fetch(), -1)
+            except _LOST:  # The worker that has the answer is gone.
+                value = self._coordinator.schedule(self._step.predict, args=(x,))
+        return np.reshape(value.fetch(), -1)
+
+    # -- checkpoints, export -----------------------------------------------------------------------------------------
+
+    def _others(self) -> dict[str, Any]:
+        """All variables but tables and their slots, by name."""
+        optimizer = self._sharded.optimizer
+        kept = [v for v in self._sharded.variables if not is_table(v)]
+        kept += [*optimizer.dense.variables, *optimizer.rows.variables[:2]]  # step counter and learning rate
+        unique = {id(v): v for v in kept}.values()
+        return {f"{i} {v.path.partition('/')[2]}": v for i, v in enumerate(unique)}
+
+    def _restore(self) -> int:
+        steps, losses = 0, np.zeros(0, np.float32)
+        if self.checkpoint is not None:
+            steps, losses = snapshot.restore(self.checkpoint, self.plan.shapes, self.tables, self._others())
+        if steps > self.steps:
+            raise ValueError(f"the checkpoint in {self.checkpoint} is of step {steps}, beyond steps={self.steps}.")
+        if not steps:
+            self.tables.draw()
+        for server in self._servers:
+            server.restore(steps)
+        self._step.restore_losses(losses)
+        return steps
+
+    def save(self) -> Path:
+        """Write a checkpoint now; no step may be under way."""
+        if self.checkpoint is None:
+            raise ValueError("save: give ParameterServerTraining a folder for checkpoints.")
+        with _servers_lost():
+            return snapshot.save(self.checkpoint, self.done, self.plan.shapes, self.tables, self._others(), self.losses)
+
+    def embedding_tables(self) -> dict[str, np.ndarray]:
+        """Logical tables: name → float32 (rows, D)."""
+        with _servers_lost():
+            return {name: np.concatenate([rows for _, rows in self.tables.read(name)]) for name in self.plan.shapes}
+
+    def model(self) -> ClickModel:
+        """A model that is not sharded, with the parameters as they are, to be exported or saved.
+
+        Its optimizer is a fresh one. The chief needs memory for the tables twice.
+        """
+        found = self.build()
+        with _servers_lost():
+            ours = [v for v in self._sharded.variables if not is_table(v)]
+            for theirs, value in zip([v for v in found.variables if not is_table(v)], ours, strict=True):
+                theirs.assign(value.numpy())
+            found.set_embedding_tables(self.embedding_tables())
+        return found
+
+    # -- what it costs -----------------------------------------------------------------------------------------------
+
+    def bytes_sent(self, batch: Batch) -> dict[str, int]:
+        """Payload that each process sent to others in training, by process, since this object was made.
+
+        That is ids, rows, dense parameters, gradients and batches; not what TensorFlow and gRPC put around them. Rows are
+        counted as they are asked for. Any worker runs any step: each is given the mean of all.
+
+        Args:
+            batch: One of the batches, for its size.
+        """
+        steps, stacks = self.done - self.resumed, self.tables.collection.stacks
+        item = tf.as_dtype(self.tables.collection.table_dtype).size
+        dense = steps * sum(4 * int(np.prod(v.shape)) for v in self._step.dense)
+        servers, workers = {}, 0
+        for server in self._servers:
+            rows = [(int(n), stack.width) for n, stack in zip(server.asked, stacks, strict=True)]
+            parameters = dense if server.index == self._step.home else 0
+            servers[f"ps:{server.index}"] = sum(n * width * item for n, width in rows) + parameters
+            workers += sum(n * (4 + 4 * width) for n, width in rows) + parameters
+        given = self._tensors(batch[0])
+        chief = steps * sum(4 * int(np.prod(t.shape)) for t in (*given.values(), np.reshape(batch[1], -1)))
+        return {**{f"worker:{i}": workers // self.workers for i in range(self.workers)}, **servers, "chief:0": chief}
+
+
+    def peak_memory(self) -> dict[str, int]:
+        """Most bytes of memory that each process had at a time (of a worker that was started again, since then); Linux."""
+        with _servers_lost():
+            return {
+                f"{job}:{index}": _peak_memory(f"/job:{job}/replica:0/task:{index}/device:CPU:0")
+                for job, count in (("worker", self.workers), ("ps", len(self._servers)), ("chief", 1))
+                for index in range(count)
+            }
+
+
+class _Beside:
+    """One call at a time in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, call: Callable[[], None]) -> None:
+        """Start it when the one before has ended."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                call()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for its end; raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+@contextlib.contextmanager
+def _servers_lost() -> Iterator[None]:
+    try:
+        yield
+    except _LOST as error:
+        raise ServerLostError(
+            "a parameter server was lost; start all processes again, with the same checkpoint folder to go on from the last "
+            f"checkpoint. TensorFlow says: {str(error)[:500]}"
+        ) from error
+
+
+@tf.function
+def _status() -> Any:
+    # Line by line: a file of /proc says that it has no bytes.
+    lines = tf.data.TextLineDataset("/proc/self/status").filter(lambda line: tf.strings.regex_full_match(line, "VmHWM.*"))
+    return lines.reduce("", lambda _, line: line)
+
+
+def _peak_memory(device: str) -> int:
+    with tf.device(device):
+        return int(_status().numpy().split()[1]) * 1024
+
+
+def server_device(index: int) -> str:
+    """The device of a server."""
+    return f"/job:ps/replica:0/task:{index}/device:CPU:0"
+
+
+def check(model: Any) -> None:
+    """Refuse what cannot be trained on parameter servers.
+
+    Raises:
+        TypeError: no model of `kd.models`.
+        ValueError: it has no tables or is not compiled, or an option is not defined here.
+    """
+    if not isinstance(model, ClickModel):
+        raise TypeError(f"build: expected a model of kd.models, not {type(model).__name__}.")
+    if model.embeddings is None:
+        raise ValueError("build: the model has no embedding tables; train it with fit.")
+    if not model.compiled or not isinstance(model.optimizer, Hybrid):
+        raise ValueError("build: the model is not compiled; build has to return a compiled one.")
+    for option in ("gradient_accumulation_steps", "use_ema"):
+        if getattr(model.optimizer.dense, option):
+            raise ValueError(
+                f"build: the optimizer's {option} is not defined where workers train at the same time; leave it out."
+            )
+
+
+def check_is_on(model: Any, device: str) -> None:
+    """Refuse variables that were made elsewhere.
+
+    Raises:
+        ValueError: there are some.
+    """
+    for variable in (*model.variables, *model.optimizer.variables):
+        if variable.value.device != device:
+            raise ValueError(
+                f"build: {variable.path} lies on {variable.value.device}, not on {device}; make the model and its optimizers "
+                "anew in each call of build."
+            )

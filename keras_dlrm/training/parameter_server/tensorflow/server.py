@@ -1,0 +1,97 @@
+"""What a server keeps beside parameters: a lock, and a ledger of the steps that were applied to it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_COUNT = 0
+
+
+class Server:
+    """One parameter server, as the chief sees it.
+
+    A worker may die at any moment, and its step is then given to another one, although the first may have applied it to
+    some of the servers. So each server keeps a ledger: whether it has step s, and how many it has in all, which one
+    operation writes together after all else. A step that it has is not applied again. The lock makes one step's update of
+    this server's rows and parameters whole before the next one begins; all that it needs is there before the lock is taken.
+
+    Args:
+        index: Number of the server.
+        device: Its device.
+        steps: Steps that the ledger has room for.
+        stacks: Number of stacks of tables.
+    """
+
+    def __init__(self, index: int, device: str, steps: int, stacks: int) -> None:
+        self.index = index
+        self.device = device
+        self.steps = steps
+        with tf.device(device):
+            self._lock = tf.CriticalSection(shared_name=f"lock_{uuid.uuid4().hex}")
+            self._ledger = tf.Variable(lambda: tf.zeros(1 + steps, tf.int64), trainable=False)
+            self._asked = tf.Variable(lambda: tf.zeros(stacks, tf.int64), trainable=False)
+
+    def apply(self, step: Any, update: Callable[[Any], None], asked: Any) -> Any:
+        """In a worker's step: apply it, unless the server has it.
+
+        Args:
+            step: Number of the step, int64.
+            update: Called with the number of steps that the server has, to make the operations that apply the step.
+            asked: int64 (stacks,): rows that the step looked up here.
+        """
+
+        def new() -> Any:
+            with tf.device(self.device):
+                count = tf.gather(self._ledger, _COUNT)
+                with _all_of() as made:
+                    update(count)
+                    tf.raw_ops.ResourceScatterUpdate(
+                        resource=self._asked.handle, indices=tf.range(len(self._asked)), updates=self._asked.sparse_read(
+                            tf.range(len(self._asked))) + asked,
+                    )  # fmt: skip
+                with tf.control_dependencies(made):
+                    places, values = tf.stack([_COUNT, 1 + step]), tf.stack([count + 1, 1])
+                    done = tf.raw_ops.ResourceScatterUpdate(resource=self._ledger.handle, indices=places, updates=values)
+                with tf.control_dependencies([done]):
+                    return tf.constant(1)
+
+        def section() -> Any:
+            with tf.device(self.device):
+                has = tf.gather(self._ledger, 1 + step)
+                return tf.cond(has > 0, lambda: tf.constant(0), new)
+
+        with tf.device(self.device):
+            return self._lock.execute(section)
+
+    @property
+    def applied(self) -> int:
+        """Steps that it has."""
+        with tf.device(self.device):
+            return int(tf.gather(self._ledger, _COUNT).numpy())
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Rows of each stack that were looked up here since it was made."""
+        return self._asked.numpy()
+
+    def restore(self, steps: int) -> None:
+        """Have the first steps, and no others."""
+        self._ledger.assign(np.concatenate([[steps], np.arange(self.steps) < steps]).astype(np.int64))
+
+
+class _all_of:
+    """The operations that are made in this context."""
+
+    def __enter__(self) -> list[Any]:
+        self._graph = tf.compat.v1.get_default_graph()
+        self._before = {op.name for op in self._graph.get_operations()}
+        self._made: list[Any] = []
+        return self._made
+
+    def __exit__(self, *error: Any) -> None:
+        self._made += [op for op in self._graph.get_operations() if op.name not in self._before]
