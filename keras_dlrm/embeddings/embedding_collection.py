@@ -120,7 +120,7 @@ class EmbeddingCollection(keras.layers.Layer):
                 )
         plan = current()
         operation = self.quotient_remainder and self.quotient_remainder.operation
-        self._tables: WholeTables | ShardedTables = (
+        self.store: WholeTables | ShardedTables = (
             WholeTables(self.stacks, operation) if plan is None else ShardedTables(self.stacks, operation, plan)
         )
         self.projections: dict[str, Any] = {}
@@ -146,17 +146,17 @@ class EmbeddingCollection(keras.layers.Layer):
     @property
     def tables(self) -> list[Any]:
         """The variables of the tables: one for each stack, or for each group of a sharding plan."""
-        return self._tables.variables
+        return self.store.variables
 
     @property
     def sharded(self) -> ShardedTables | None:
         """The tables, if a plan shards them."""
-        return self._tables if isinstance(self._tables, ShardedTables) else None
+        return self.store if isinstance(self.store, ShardedTables) else None
 
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self._tables.build(self)
+        self.store.build(self)
         for width, names in self.projected.items():
             self.projections[str(width)] = self.add_weight(
                 name=f"projections_{width}",
@@ -184,7 +184,7 @@ class EmbeddingCollection(keras.layers.Layer):
             asked.append(rows)
             factors.append(factor)
             sent.append(None if weights is None else self._weights_of_rows(stack, factor))
-        sums = self._tables.pooled(asked, sent, training)
+        sums = self.store.pooled(asked, sent, training)
         blocks = [
             (block, self._project(block, vectors))
             for stack, factor, parts in zip(self.stacks, factors, sums, strict=True)
@@ -268,7 +268,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def embedding_tables(self) -> dict[str, np.ndarray]:
         """Logical tables: name → float32 (rows, D), copies in schema order."""
-        return {name: self._tables.read(name) for name in self.table_shapes}
+        return {name: self.store.read(name) for name in self.table_shapes}
 
     @property
     def table_shapes(self) -> dict[str, tuple[int, int]]:
@@ -300,7 +300,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def _write(self, tables: Mapping[str, Any]) -> None:
         for name, rows in tables.items():
-            self._tables.write(name, rows)
+            self.store.write(name, rows)
 
     def save_own_variables(self, store: Any) -> None:
         for name, rows in self.embedding_tables().items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
 from keras_dlrm.embeddings.stacking import Stack
+from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.layout import Group, Layout, layout
 from keras_dlrm.sharding.plan import Shard, ShardingPlan
 from keras_dlrm.schema import PADDING
@@ -158,18 +159,36 @@ class ShardedTables:
             if shard.table == name and (shard.rank is None or self.collectives.holds(shard.rank))
         ]
 
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a table."""
+        return self.plan.shapes[name]
+
+    def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
+        """Rows of a part's variable, or of a slot of it: float32.
+
+        Args:
+            variable: The variable.
+            owner: The part's rank; `None` where it is replicated.
+            start, stop: Rows `start … stop - 1` of the variable.
+        """
+        return self.collectives.read(variable, owner, start, stop)  # type: ignore[no-any-return]
+
+    def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:
+        """Replace them, from `start` on."""
+        self.collectives.write(variable, owner, start, rows)
+
     def read(self, name: str) -> np.ndarray:
         """A table, float32 (rows, width), put together of all processes' parts; all must ask for it."""
         table = np.zeros(self.plan.shapes[name], np.float32)
         for shard, variable, start in self.parts(name):
-            table[shard.start : shard.stop, shard.first : shard.last] = self.collectives.read(
+            table[shard.start : shard.stop, shard.first : shard.last] = self.read_rows(
                 variable, shard.rank, start, start + shard.rows
             )
         if self.plan.placements[name].kind == "replicate":
             return table
         for first in range(0, len(table), _ROWS_AT_ONCE):
             # What is not here is 0.
-            table[first : first + _ROWS_AT_ONCE] = self.collectives.sum_arrays(table[first : first + _ROWS_AT_ONCE])
+            table[first : first + _ROWS_AT_ONCE] = everyone.arrays(table[first : first + _ROWS_AT_ONCE]).sum(0)
         return table
 
     def write(self, name: str, rows: Any) -> None:
@@ -182,13 +201,7 @@ class ShardedTables:
             low, high = max(shard.start, first), min(shard.stop, first + len(rows))
             if low < high:
                 part = np.ascontiguousarray(rows[low - first : high - first, shard.first : shard.last], dtype=np.float32)
-                self.collectives.write(variable, shard.rank, start + low - shard.start, part)
-
-    def shards(self) -> Iterator[tuple[str, Shard, Any, int]]:
-        """All parts that lie here: table, part, variable, first row there."""
-        for name in self.plan.shapes:
-            for shard, variable, start in self.parts(name):
-                yield name, shard, variable, start
+                self.write_rows(variable, shard.rank, start + low - shard.start, part)
 
 
 def _asked(group: Group, ids: Any) -> Any:

@@ -13,6 +13,7 @@ from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
 from keras_dlrm.embeddings.stacking import Stack, pooled_before
 from keras_dlrm.schema import PADDING
+from keras_dlrm.sharding.plan import Shard
 
 
 class WholeTables:
@@ -84,17 +85,34 @@ class WholeTables:
             found.append(sums)
         return found
 
+    # -- the tables --------------------------------------------------------------------------------------------------
+
+    def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
+        """A table as the one part that it is, with its variable and first row there."""
+        for stack, variable in zip(self.stacks, self.variables, strict=True):
+            if name in stack.starts:
+                rows, width = self.shape_of(name)
+                return [(Shard(name, None, 0, rows, 0, width), variable, stack.starts[name])]
+        raise KeyError(name)
+
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a table."""
+        return next((t.rows, t.width) for stack in self.stacks for t in stack.tables if t.name == name)
+
+    def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
+        """Rows of a variable, or of one that has as many: float32."""
+        return backend.read(variable, start, stop)
+
+    def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:
+        """Replace them, from `start` on."""
+        backend.write(variable, start, rows)
+
     def read(self, name: str) -> np.ndarray:
         """A table, float32 (rows, width), copied."""
-        for stack, variable in zip(self.stacks, self.variables, strict=True):
-            start = stack.starts.get(name)
-            if start is not None:
-                rows = next(table.rows for table in stack.tables if table.name == name)
-                return backend.read(variable, start, start + rows)
-        raise KeyError(name)
+        ((shard, variable, start),) = self.parts(name)
+        return backend.read(variable, start, start + shard.rows)
 
     def write(self, name: str, rows: Any) -> None:
         """Replace the rows of a table."""
-        for stack, variable in zip(self.stacks, self.variables, strict=True):
-            if name in stack.starts:
-                backend.write(variable, stack.starts[name], np.ascontiguousarray(rows, dtype=np.float32))
+        ((_, variable, start),) = self.parts(name)
+        backend.write(variable, start, np.ascontiguousarray(rows, dtype=np.float32))

@@ -27,6 +27,7 @@ from keras_dlrm.sharding.meter import meter
 __all__ = [
     "add_table",
     "all_sum",
+    "all_words",
     "exchange",
     "gather",
     "holds",
@@ -38,7 +39,6 @@ __all__ = [
     "rows_here",
     "start",
     "stop",
-    "sum_arrays",
     "world_size",
     "write",
 ]
@@ -260,9 +260,9 @@ def write(variable: Any, owner: int | None, start: int, rows: np.ndarray) -> Non
     variable._value = jax.make_array_from_single_device_arrays(whole.shape, whole.sharding, arrays)
 
 
-def sum_arrays(array: np.ndarray) -> np.ndarray:
+def all_words(words: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
-        return array
+        return words[None]
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.process_allgather(array)).sum(0)
+    return np.asarray(multihost_utils.process_allgather(words))

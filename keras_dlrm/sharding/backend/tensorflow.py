@@ -17,6 +17,7 @@ from keras_dlrm.sharding.meter import meter
 __all__ = [
     "add_table",
     "all_sum",
+    "all_words",
     "exchange",
     "gather",
     "holds",
@@ -26,7 +27,6 @@ __all__ = [
     "read",
     "start",
     "stop",
-    "sum_arrays",
     "world_size",
     "write",
 ]
@@ -142,5 +142,7 @@ def write(variable: Any, owner: int | None, start: int, rows: np.ndarray) -> Non
     tables.write(variable, start, rows)
 
 
-def sum_arrays(array: np.ndarray) -> np.ndarray:
-    return array if world_size() == 1 else _all_sum(tf.constant(array)).numpy()
+def all_words(words: np.ndarray) -> np.ndarray:
+    if world_size() == 1:
+        return words[None]
+    return _exchanged(tf.repeat(tf.constant(words)[None], world_size(), axis=0)).numpy()  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from keras_dlrm.sharding.meter import meter
 __all__ = [
     "add_table",
     "all_sum",
+    "all_words",
     "exchange",
     "gather",
     "holds",
@@ -26,7 +27,6 @@ __all__ = [
     "read",
     "start",
     "stop",
-    "sum_arrays",
     "world_size",
     "write",
 ]
@@ -126,11 +126,10 @@ def write(variable: Any, owner: int | None, start: int, rows: np.ndarray) -> Non
     tables.write(variable, start, rows)
 
 
-def sum_arrays(array: np.ndarray) -> np.ndarray:
+def all_words(words: np.ndarray) -> np.ndarray:
     if world_size() == 1:
-        return array
-    tensor = torch.from_numpy(array.copy())
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    tensor = tensor.to(device)
-    distributed.all_reduce(tensor)
-    return tensor.cpu().numpy()
+        return words[None]
+    mine = torch.from_numpy(words.copy()).to("cuda" if distributed.get_backend() == "nccl" else "cpu")
+    found = torch.empty((world_size() * len(words),), dtype=torch.int32, device=mine.device)
+    distributed.all_gather_single(found, mine)
+    return found.cpu().numpy().reshape(world_size(), -1)
