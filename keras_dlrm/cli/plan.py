@@ -36,7 +36,9 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
 @click.option("--memory", help="What tables may take on a device, such as 16GiB; 80% of the machine's by default.")
 @click.option("--machine", default="a100", show_default=True, help="a100, h100, loopback, … or a .json file.")
 @click.option("--link", help="Bytes per second between devices, such as 10GB/s, in place of the machine's.")
-@click.option("--global-batch", type=click.IntRange(1), default=65536, show_default=True, help="Examples of a step.")
+@click.option(
+    "--global-batch", type=click.IntRange(1), default=65536, show_default=True, help="Rows of a step on all devices."
+)
 @click.option("--optimizer", default="adagrad", show_default=True, help="sgd, adagrad, rowwise_adagrad or adam.")
 @click.option("--bottom-mlp", metavar="WIDTHS", help="Such as 512,256,64,16.")
 @click.option("--top-mlp", metavar="WIDTHS", default="512,256,1", show_default=True)

@@ -104,7 +104,7 @@ class Estimate:
             rows = [{"plan": name, "ms": 1e3 * best[name]} for name in list(shown)[:6]]
             without = len(self.considered) - len(fits)
             note = f"; {without} more do not fit" if without else ""
-            print_table(rows, f"\nCompared: {len(fits)}{note}", file=out)
+            print_table(rows, f"\nCompared: {len(fits)} placements{note}", file=out)
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
         return "\n".join(
             [
