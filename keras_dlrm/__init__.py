@@ -11,6 +11,7 @@ from keras_dlrm.schema import Categorical, Dense, Schema
 
 if TYPE_CHECKING:
     from keras_dlrm import (
+        checkpoint,
         convert,
         data,
         export,
@@ -31,6 +32,7 @@ __all__ = [
     "Categorical",
     "Dense",
     "Schema",
+    "checkpoint",
     "convert",
     "data",
     "export",

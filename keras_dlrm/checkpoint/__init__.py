@@ -8,10 +8,10 @@ from keras_dlrm.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.checkpoint.callback import Checkpoints as Checkpoints
-    from keras_dlrm.checkpoint.restore import restore as restore
-    from keras_dlrm.checkpoint.save import save as save
+    from keras_dlrm.checkpoint.reading import restore as restore
+    from keras_dlrm.checkpoint.writing import save as save
 
-_NAMES = {"Checkpoints": "callback", "restore": "restore", "save": "save"}
+_NAMES = {"Checkpoints": "callback", "restore": "reading", "save": "writing"}
 __all__ = sorted(_NAMES)
 
 __getattr__, __dir__ = lazy(__name__, _NAMES)

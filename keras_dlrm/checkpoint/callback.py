@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.checkpoint.save import save
+from keras_dlrm.checkpoint.writing import save
 
 PREEMPTED = 75  # exit code: try again (sysexits.h)
 

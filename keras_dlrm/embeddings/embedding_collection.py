@@ -20,7 +20,7 @@ from keras_dlrm.embeddings.whole_tables import WholeTables
 from keras_dlrm.hashing import LARGEST
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
 from keras_dlrm.schema import PADDING, Schema
-from keras_dlrm.sharding.use import current
+from keras_dlrm.sharding.active import current
 
 _CHECKED = 2**16
 TABLE_DTYPES = ("float32", "bfloat16")

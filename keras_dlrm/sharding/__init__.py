@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from keras_dlrm.sharding.plan import ShardingPlan as ShardingPlan
     from keras_dlrm.sharding.simulator import scaling_png as scaling_png
     from keras_dlrm.sharding.simulator import simulate as simulate
-    from keras_dlrm.sharding.use import use as use
+    from keras_dlrm.sharding.active import use as use
     from keras_dlrm.sharding.workload import Workload as Workload
 
 _NAMES = {
@@ -38,7 +38,7 @@ _NAMES = {
     "simulate": "simulator",
     "start": "backend",
     "stop": "backend",
-    "use": "use",
+    "use": "active",
 }
 __all__ = sorted(_NAMES)
 

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,58 @@ def describe_tables(model: Any) -> dict[str, dict[str, float]]:
         }
         for i, name in enumerate(mine)
     }
+
+
+def planned(plan_file: Path | None, schema: Schema, embedding_dim: int, world_size: int, options: Mapping[str, Any]) -> Any:
+    """The plan of a file, fitted to this schema and these processes; else a plan by prediction.
+
+    Args:
+        plan_file: As `ShardingPlan.save` writes it, or with the kinds alone; or `None`.
+        schema: The schema.
+        embedding_dim: Width of all tables.
+        world_size: Number of processes (on JAX: of devices).
+        options: `global_batch` and `optimizer`, for a prediction.
+    """
+    from keras_dlrm.sharding.plan import ShardingPlan
+    from keras_dlrm.sharding.planner import plan
+
+    if plan_file is None:
+        return plan(schema, world_size, embedding_dim, machine="loopback", **options)
+    shapes = {name: (rows, embedding_dim) for name, rows in schema.table_sizes.items()}
+    return ShardingPlan.load(plan_file, shapes, world_size)
+
+
+def train(
+    model: Any, log: Any, steps: int, global_batch: int, checkpoint: Path | None, checkpoint_steps: int
+) -> Recorder:
+    """Train up to a step of a log, from the last checkpoint on. All processes must call it.
+
+    Args:
+        model: A compiled model.
+        log: A log with `batch(number, batch_size)`.
+        steps: Training steps in all.
+        global_batch: Examples of a step, of all processes together.
+        checkpoint: Folder of checkpoints, or `None`.
+        checkpoint_steps: Steps between two.
+    """
+    from keras_dlrm.checkpoint import Checkpoints, restore
+    from keras_dlrm.sharding import backend
+    from keras_dlrm.sharding.heartbeat import Heartbeat
+    from keras_dlrm.sharding.part import Part
+
+    first, losses = 0, []
+    model.predict_on_batch(Part(Steps(log, global_batch, 0, 1))[0][0])  # builds it
+    if checkpoint is not None:
+        found = restore(model, checkpoint)
+        if found is not None:
+            first, losses = found["step"], found["extra"]["losses"]
+    recorder = Recorder(losses)
+    callbacks = [recorder, Heartbeat(backend.process_rank(), first)]
+    if checkpoint is not None:
+        callbacks.append(Checkpoints(checkpoint, checkpoint_steps, first, lambda: {"losses": recorder.losses}))
+    if first < steps:
+        model.fit(Part(Steps(log, global_batch, first, steps)), shuffle=False, callbacks=callbacks, verbose=0)
+    return recorder
 
 
 def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> None:
