@@ -11,6 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
+
+# Keras exports no name for it.
+from keras.src.backend.jax.trainer import _distribute_data
 
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
@@ -110,7 +114,11 @@ class SparseStep:
         return super().test_on_batch(self.narrowing.arrays(x), *args, **kwargs)
 
     def predict_on_batch(self: Any, x: Any) -> Any:
-        return super().predict_on_batch(self.narrowing.arrays(x))
+        x = self.narrowing.arrays(x)
+        if self.sharded:
+            # Keras (3.15.1) puts its rows onto the devices in fit, evaluate and predict, but not here.
+            x = _distribute_data(keras.tree.map_structure(np.asarray, x))
+        return super().predict_on_batch(x)
 
     def train_step(self: Any, state: Any, data: Any) -> Any:
         if not self.sharded:
