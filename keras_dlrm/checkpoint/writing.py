@@ -47,6 +47,7 @@ def save(
     >>> model.compile("adagrad")
     >>> batch, label = next(log.batches(8, n_batches=1))
     >>> loss = model.train_on_batch(batch, label)
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     kd.checkpoint.save(model, folder).name, kd.checkpoint.restore(model, folder)["step"]
     ('step_0000000001', 1)

@@ -203,7 +203,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def _pooled_before(self, block: Block) -> bool:
         operation = self.quotient_remainder and self.quotient_remainder.operation
-        return pooled_before(block.hotness, block.second is not None, operation)
+        return pooled_before(block.second is not None, operation)
 
     def _pool(self, stack: Stack, sums: list[Any], factors: Any, weighted: bool) -> list[tuple[Block, Any]]:
         """Each block of columns and its pooled vectors, (B, columns, width)."""

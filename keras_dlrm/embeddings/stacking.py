@@ -91,9 +91,9 @@ class Stack:
         return {table.name: int(first) for table, first in zip(self.tables, firsts, strict=False)}
 
 
-def pooled_before(hotness: int, split: bool, operation: str | None) -> bool:
-    """Whether rows of a column are added up before its halves are combined: not if each is multiplied with its remainder's."""
-    return not (split and operation == "mult" and hotness > 1)
+def pooled_before(split: bool, operation: str | None) -> bool:
+    """Whether rows of a column are weighted and added up before its halves are combined: not if those are multiplied."""
+    return not (split and operation == "mult")
 
 
 def split_tables(

@@ -70,7 +70,7 @@ class WholeTables:
             sums = []
             for block in stack.blocks:
                 n, h = len(block.columns), block.hotness
-                together = pooled_before(h, block.second is not None, self.operation)
+                together = pooled_before(block.second is not None, self.operation)
                 for first in (block.first, block.second):
                     if first is None:
                         continue

@@ -160,7 +160,7 @@ def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -
 def _counts(stack: Stack, operation: str | None) -> tuple[int, ...]:
     found: list[int] = []
     for block in stack.blocks:
-        together = pooled_before(block.hotness, block.second is not None, operation)
+        together = pooled_before(block.second is not None, operation)
         count = len(block.columns) * (1 if together else block.hotness)
         found += [count] if block.second is None else [count, count]
     return tuple(found)
@@ -178,7 +178,7 @@ def vectors(stack: Stack, operation: str | None) -> list[tuple[str, list[int]]]:
     found = []
     for block in stack.blocks:
         n, h = len(block.columns), block.hotness
-        together = h if pooled_before(h, block.second is not None, operation) else 1
+        together = h if pooled_before(block.second is not None, operation) else 1
         for start in (block.first, block.second):
             if start is not None:
                 for p in range(start, start + n * h, together):

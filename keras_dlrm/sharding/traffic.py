@@ -21,7 +21,7 @@ class Traffic:
         vectors: Pooled vectors, forward, and their gradients, backward.
         replicated: Rows of replicated tables and their gradients.
         dense: Gradients of the dense parameters.
-        metrics: Labels, predictions and sample weights, which all processes see all of.
+        metrics: Labels and predictions, which all processes see all of.
     """
 
     ids: int
@@ -92,5 +92,5 @@ def traffic_of(
         replicated=_ITEM * others * batch * copies,
         # A ring: each process sends each of N parts on, once while they are added up and once as the sum.
         dense=_ITEM * 2 * others * math.ceil(dense_parameters / n),
-        metrics=_ITEM * others * batch * 3,
+        metrics=_ITEM * others * batch * 2,
     )

@@ -137,8 +137,9 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def bytes_per_step(self) -> float:
-        """The most that a step moved: where steps are compiled, only the first one of a kind is counted."""
-        return float(np.diff(self._bytes).max(initial=0))
+        """What a step moved. On JAX only the first one of a kind is counted, as it is compiled."""
+        moved = np.diff(self._bytes)
+        return float(np.median(moved[moved > 0])) if moved.any() else 0.0
 
     @property
     def steps_per_second(self) -> float:

@@ -1,0 +1,109 @@
+"""One process of several: trains, evaluates and predicts with each case's plan, and writes what it found as JSON.
+
+`hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split"}`; without kinds tables are
+whole. Process 0 writes the file.
+"""
+
+import json
+import sys
+
+import numpy as np
+
+import keras_dlrm as kd
+
+DIM = 8
+BATCHES = [24, 24, 23, 5, 1, 24]
+
+
+def schema_of(weighted):
+    """Uneven vocabularies, one-hot and multi-hot columns of each combiner, two that share a table."""
+    columns = [
+        kd.Categorical("a", 50),
+        kd.Categorical("b", 7, hotness=3, combiner="mean"),
+        kd.Categorical("c", 31, hotness=2),
+        kd.Categorical("d", 31, hotness=2, table="c", combiner="sqrtn"),
+        kd.Categorical("e", 5),
+    ]
+    return kd.Schema(dense=["x", "y"], categorical=columns, label="label", weighted=weighted)
+
+
+def batches(schema):
+    """The same in every process: ids repeat, and a fifth are padding."""
+    rng = np.random.default_rng(0)
+    for rows in BATCHES:
+        ids = np.concatenate([rng.integers(0, c.vocabulary_size, (rows, c.hotness)) for c in schema.categorical], 1)
+        ids[rng.random(ids.shape) < 0.2] = -1
+        batch = {"dense": rng.normal(size=(rows, 2)).astype("float32"), "sparse": ids}
+        if schema.weighted:
+            batch["weights"] = rng.random(ids.shape).astype("float32")
+        yield batch, rng.integers(0, 2, rows).astype("float32")
+
+
+def model_of(schema, case):
+    """A compiled model."""
+    options = {"embedding_options": {"quotient_remainder": case["split"]}} if case.get("split") else {}
+    model = kd.models.DLRM(schema, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3, **options)
+    rule = getattr(kd.optimizers, case["rule"])(0.05, **case.get("options", {}))
+    model.compile(rule, metrics=["auc", kd.metrics.NormalizedEntropy()], count_out_of_range=True)
+    return model
+
+
+def run(case):
+    """What a case's training finds."""
+    from keras_dlrm.sharding import backend, everyone
+    from keras_dlrm.sharding.meter import meter
+    from keras_dlrm.sharding.plan import place
+
+    schema = schema_of(case.get("weighted", False))
+    if case.get("kinds") is None:
+        model, part, layout = model_of(schema, case), lambda batch: batch, None
+    else:
+        whole = model_of(schema, {**case, "kinds": None}).embeddings.table_shapes
+        kinds = case["kinds"] if isinstance(case["kinds"], dict) else dict.fromkeys(whole, case["kinds"])
+        with kd.sharding.use(place(backend.world_size(), whole, kinds)):
+            model = model_of(schema, case)
+        layout = model.embeddings.store.layout
+        n = backend.process_count()
+        devices = backend.world_size() // n
+
+        def part(batch):
+            return kd.sharding.part_of(batch, backend.process_rank(), n, devices)
+
+    data = list(batches(schema))
+    model.predict_on_batch(part(data[0])[0])
+    losses, moved = [], []
+    for batch in data:
+        before = meter.total
+        losses.append(float(model.train_on_batch(*part(batch), return_dict=True)["loss"]))
+        moved.append(meter.total - before)
+    # In the first step Keras builds the metrics by a forward pass; on JAX only the first of two alike is counted.
+    found = {"losses": losses, "moved": moved[1] or moved[0]}
+    found["evaluation"] = {k: float(v) for k, v in model.test_on_batch(*part(data[2]), return_dict=True).items()}
+    # Each process predicts its rows; those that fill it up are cut off.
+    rows = everyone.arrays(model.predict_on_batch(part(data[2])[0])).reshape(-1)
+    found["prediction"] = rows[: BATCHES[2]].tolist()
+    found["tables"] = {name: table.tolist() for name, table in model.embedding_tables().items()}
+    if layout is not None:
+        from keras_dlrm.sharding.traffic import traffic
+
+        others = sum(int(np.prod(v.shape)) for v in model.trainable_variables) - sum(
+            int(np.prod(v.shape)) for v in model.embeddings.tables
+        )
+        found["predicted"] = traffic(layout, BATCHES[0], schema.weighted, others).total
+    return found
+
+
+def main():
+    """Run all cases."""
+    from keras_dlrm.sharding import backend
+
+    kd.sharding.start()
+    found = [run(case) for case in json.loads(sys.argv[1])]
+    if backend.process_rank() == 0:
+        with open(sys.argv[2], "w", encoding="utf-8") as file:
+            json.dump(found, file)
+    kd.sharding.stop()
+
+
+if __name__ == "__main__":
+    main()
