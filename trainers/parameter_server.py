@@ -114,7 +114,10 @@ def main(processes, servers, steps, batch_size, seed, rows, plan_file, optimizer
         print(json.dumps(result), flush=True)
     else:
         loss, speed = float(losses[-10:].mean()) if steps else float("nan"), result["samples_per_s"]
-        print(f"{result['steps']} steps, loss {loss:.4f}, {speed:,.0f} examples a second; {training.evaluations}", flush=True)
+        print(
+            f"{result['steps']} steps, loss {loss:.4f}, {speed:,.0f} examples a second; {training.evaluations}",
+            flush=True,
+        )
     os._exit(0)  # TensorFlow would wait for processes that never end by themselves
 
 

@@ -190,7 +190,14 @@ def test_a_steps_work_does_not_depend_on_the_rows_of_the_tables():
 
 def test_every_update_is_computed_on_the_server_that_has_the_rows():
     local = Local(builder(lambda: kd.optimizers.Adam(0.1)))
-    writes = ("ResourceScatterUpdate", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceGather", "Sqrt")
+    writes = (
+        "ResourceScatterUpdate",
+        "AssignVariableOp",
+        "AssignAddVariableOp",
+        "AssignSubVariableOp",
+        "ResourceGather",
+        "Sqrt",
+    )
     found = [node for _, nodes in functions(local.step.train.graph) for node in nodes if node.op in writes]
     assert len(found) > 10
     assert {node.device for node in found if node.op == "Sqrt"} == {DEVICE}
@@ -205,7 +212,9 @@ def test_models_that_cannot_be_trained_so_are_refused():
     with pytest.raises(ValueError, match="is not compiled"):
         check(kd.models.DLRM(schema(), embedding_dim=4, bottom_mlp=[4], top_mlp=[1]))
     with pytest.raises(ValueError, match="has no embedding tables"):
-        check(kd.models.DLRM(kd.Schema(dense=["x", "y"]), embedding_dim=4, bottom_mlp=[4], top_mlp=[1], interaction="cat"))
+        check(
+            kd.models.DLRM(kd.Schema(dense=["x", "y"]), embedding_dim=4, bottom_mlp=[4], top_mlp=[1], interaction="cat")
+        )
 
 
 def test_variables_that_lie_elsewhere_are_refused():

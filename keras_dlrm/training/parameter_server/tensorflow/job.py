@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -70,13 +70,17 @@ class ParameterServerTraining:
     ) -> None:
         me = task()
         if me is None or me[0] != "chief":
-            raise ValueError(f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}.")
+            raise ValueError(
+                f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}."
+            )
         self.steps = integer("ParameterServerTraining", "steps", steps, 0)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.build = build
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         # Waits for all servers and workers.
-        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(
+            tf.distribute.ParameterServerStrategy(resolver)
+        )
         cluster = resolver.cluster_spec().as_dict()
         self.workers, devices = len(cluster["worker"]), [server_device(k) for k in range(len(cluster["ps"]))]
         with stand_in_tables():
@@ -142,7 +146,7 @@ class ParameterServerTraining:
                     self._join(given)
                     self.save()
                 if evaluation is not None and given % evaluation_steps == 0:
-                    beside.start(lambda given=given: self.evaluations.update({given: self.evaluate(evaluation())}))
+                    beside.start(functools.partial(self._evaluate_at, given, evaluation))
             self._join(self.steps)
             beside.wait()
             return self.losses
@@ -181,6 +185,9 @@ class ParameterServerTraining:
             labels.append(np.reshape(y, -1))
             asked.append((tensors, self._coordinator.schedule(self._step.predict, args=(tensors,))))
         return scores(np.concatenate(labels), np.concatenate([self._fetched(*each) for each in asked]))
+
+    def _evaluate_at(self, step: int, evaluation: Callable[[], Iterable[Batch]]) -> None:
+        self.evaluations[step] = self.evaluate(evaluation())
 
     def _fetched(self, x: Any, value: Any) -> np.ndarray:
         for _ in range(_TRIES):
@@ -262,7 +269,6 @@ class ParameterServerTraining:
         chief = steps * sum(4 * int(np.prod(t.shape)) for t in (*given.values(), np.reshape(batch[1], -1)))
         return {**{f"worker:{i}": workers // self.workers for i in range(self.workers)}, **servers, "chief:0": chief}
 
-
     def peak_memory(self) -> dict[str, int]:
         """Most bytes of memory that each process had at a time (of a worker that was started again, since then); Linux."""
         with _servers_lost():
@@ -315,7 +321,9 @@ def _servers_lost() -> Iterator[None]:
 @tf.function
 def _status() -> Any:
     # Line by line: a file of /proc says that it has no bytes.
-    lines = tf.data.TextLineDataset("/proc/self/status").filter(lambda line: tf.strings.regex_full_match(line, "VmHWM.*"))
+    lines = tf.data.TextLineDataset("/proc/self/status").filter(
+        lambda line: tf.strings.regex_full_match(line, "VmHWM.*")
+    )
     return lines.reduce("", lambda _, line: line)
 
 
