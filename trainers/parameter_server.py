@@ -95,7 +95,7 @@ def main(processes, servers, steps, batch_size, seed, rows, plan_file, optimizer
         if export is not None:
             kd.export.savedmodel(training.model(), export)
         trained = steps - training.resumed
-        sent = training.bytes_sent(log.batch(0, batch_size))
+        sent = training.bytes_sent()
         memory = training.peak_memory()
         result = {
             "losses": losses.tolist(), "steps": training.applied, "resumed": training.resumed, "processes": list(sent),

@@ -15,7 +15,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_dlrm.training.parameter_server.placement import for_servers
-from keras_dlrm.training.parameter_server.tensorflow.job import check, check_is_on
+from keras_dlrm.training.parameter_server.tensorflow.checks import check, check_is_on
 from keras_dlrm.training.parameter_server.tensorflow.server import Server
 from keras_dlrm.training.parameter_server.tensorflow.step import WorkerStep
 from keras_dlrm.training.parameter_server.tensorflow.tables import ServerTables
