@@ -153,3 +153,14 @@ def test_bad_settings_are_clear_errors():
         PlantedClickLog(Schema(categorical=[Categorical("c")]))
     with pytest.raises(ValueError, match="not both"):
         PlantedClickLog(SCHEMA).batches(4, n_batches=1, rows=4)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.sampled_from([7, 700, 5000, 20_000]))
+def test_a_batch_by_number_is_that_of_all_batches_in_any_order(numbers, size):
+    numbers = [number % (40_000 // size) for number in numbers]
+    log = PlantedClickLog(SCHEMA, seed=2)
+    in_order = list(PlantedClickLog(SCHEMA, seed=2).batches(size, n_batches=max(numbers) + 1))
+    for number in numbers:
+        (batch, label), (expected, clicks) = log.batch(number, size), in_order[number]
+        assert all(np.array_equal(batch[name], values) for name, values in expected.items())
+        assert np.array_equal(label, clicks)

@@ -1,5 +1,7 @@
 """The worker's step and the servers' updates, all on this process's device; test_processes.py has real ones."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -122,6 +124,34 @@ def test_tables_of_several_widths_weights_and_a_row_rule_for_dense_parameters_to
 def test_bfloat16_tables_are_rounded_as_in_one_process():
     options = {"embedding_options": {"table_dtype": "bfloat16"}}
     assert_learns_what_one_process_does(builder(lambda: kd.optimizers.SGD(0.5), **options), batches())
+
+
+class CountTouches(kd.optimizers.RowRule):
+    """Adds 1 to each touched row, whatever its gradient."""
+
+    def __init__(self):
+        super().__init__(1.0)
+
+    def slots(self, shape, table):
+        return {}
+
+    def update(self, rows, gradient, slots, learning_rate, step):
+        return rows + 1.0, slots
+
+
+def test_no_update_is_lost_where_workers_write_the_same_rows_at_a_time():
+    data, local = batches(size=256), Local(builder(lambda: kd.optimizers.SGD(0.1), CountTouches))
+    before = local.table("a")
+    with ThreadPoolExecutor(STEPS) as workers:
+        list(workers.map(local.train, range(STEPS), data))
+    touches = np.zeros(len(before))
+    for x, _ in data:
+        ids = x["sparse"][:, [0, 4, 5]]
+        touches[np.unique(ids[ids >= 0])] += 1
+    assert touches.max() == STEPS
+    np.testing.assert_allclose(local.table("a") - before, np.repeat(touches[:, None], 4, 1), atol=1e-4)
+    assert [server.applied for server in local.servers] == [STEPS] * 3
+    assert int(local.model.optimizer.iterations.numpy()) == STEPS
 
 
 def test_a_step_that_is_given_out_twice_is_applied_once():
