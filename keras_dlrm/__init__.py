@@ -11,6 +11,7 @@ from keras_dlrm.schema import Categorical, Dense, Schema
 
 if TYPE_CHECKING:
     from keras_dlrm import (
+        checkpoint,
         convert,
         data,
         export,
@@ -21,14 +22,17 @@ if TYPE_CHECKING:
         schedules,
         scoring,
         serving,
+        sharding,
         training,
     )
+    from keras_dlrm.sharding.planner import plan as plan
 
 __version__ = "0.1.0"
 __all__ = [
     "Categorical",
     "Dense",
     "Schema",
+    "checkpoint",
     "convert",
     "data",
     "export",
@@ -36,14 +40,18 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "plan",
     "schedules",
     "scoring",
     "serving",
+    "sharding",
     "training",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plan":
+        return importlib.import_module("keras_dlrm.sharding.planner").plan
     if name in __all__:
         return importlib.import_module(f"keras_dlrm.{name}")
     raise AttributeError(f"module 'keras_dlrm' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 COMMANDS = (
-    "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert",
+    "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert", "plan",
 )  # fmt: skip
 
 

@@ -11,15 +11,16 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.arguments import integer, number
-from keras_dlrm.embeddings import backend, stand_ins
+from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.hashing import bucket
-from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup, make_table
-from keras_dlrm.embeddings.stacking import Block, Stack, split_tables, stack_tables
+from keras_dlrm.embeddings.sharded_tables import ShardedTables
+from keras_dlrm.embeddings.stacking import Block, Stack, pooled_before, split_tables, stack_tables
+from keras_dlrm.embeddings.whole_tables import WholeTables
 from keras_dlrm.hashing import LARGEST
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
 from keras_dlrm.schema import PADDING, Schema
+from keras_dlrm.sharding.active import current
 
 _CHECKED = 2**16
 TABLE_DTYPES = ("float32", "bfloat16")
@@ -117,10 +118,16 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"EmbeddingCollection: the tables of width {stack.width} have {stack.rows} rows together; at most "
                     f"{LARGEST} fit one stack. Give some tables another width or hash their ids."
                 )
-        self.tables: list[Any] = []
+        plan = current()
+        operation = self.quotient_remainder and self.quotient_remainder.operation
+        self.store: WholeTables | ShardedTables = (
+            WholeTables(self.stacks, operation) if plan is None else ShardedTables(self.stacks, operation, plan)
+        )
         self.projections: dict[str, Any] = {}
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
         self.supports_jit = backend.UNDER_XLA
+        if plan is not None:
+            self.build()  # now, while the plan is in use
 
     @property
     def positions(self) -> list[int]:
@@ -136,26 +143,20 @@ class EmbeddingCollection(keras.layers.Layer):
             self.seed,
         )
 
+    @property
+    def tables(self) -> list[Any]:
+        """The variables of the tables: one for each stack, or for each group of a sharding plan."""
+        return self.store.variables
+
+    @property
+    def sharded(self) -> ShardedTables | None:
+        """The tables, if a plan shards them."""
+        return self.store if isinstance(self.store, ShardedTables) else None
+
     def build(self, input_shape: Any = None) -> None:
-        stand_in = stand_ins.is_active()
-        in_parts = backend.can_write() and not stand_in
-        for stack in self.stacks:
-            initial = self.initial_rows(stack)
-            table = self.add_weight(
-                name=f"tables_{stack.width}",
-                shape=(1 if stand_in else stack.rows, stack.width),
-                initializer="zeros" if in_parts or stand_in else initial,
-                # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
-                autocast=False,
-                dtype=self.table_dtype,
-            )
-            make_table(table)
-            if in_parts:
-                use_huge_pages(table)
-                # Part by part, so that building a model takes no more memory than its tables.
-                for start, rows in initial.parts(stack.width):
-                    backend.write(table, start, rows)
-            self.tables.append(table)
+        if self.built:
+            return
+        self.store.build(self)
         for width, names in self.projected.items():
             self.projections[str(width)] = self.add_weight(
                 name=f"projections_{width}",
@@ -167,43 +168,57 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         sparse, weights = _ids_and_weights(inputs, self.schema)
-        blocks: list[tuple[Block, Any]] = []
-        for stack, table in zip(self.stacks, self.tables, strict=True):
-            ids, factors = sparse, weights
+        asked, factors, sent = [], [], []
+        for stack in self.stacks:
+            ids, factor = sparse, weights
             if stack.take is not None:
                 ids = ops.take(sparse, stack.take, axis=1)
-                factors = None if weights is None else ops.take(weights, stack.take, axis=1)
-            if stack.blocks:
-                blocks += self._pool(stack, table, ids, factors, training)
-        blocks = [(block, self._project(block, vectors)) for block, vectors in blocks]
+                factor = None if weights is None else ops.take(weights, stack.take, axis=1)
+            rows = _table_rows(stack, ids)
+            real = rows >= 0
+            if factor is not None:
+                # Not a product: a weight of NaN or infinity on padding must not reach the sum.
+                factor = ops.where(real, ops.cast(factor, "float32"), ops.zeros_like(factor, "float32"))
+            elif any(block.combiner != "sum" and block.hotness > 1 for block in stack.blocks):
+                factor = ops.cast(real, "float32")
+            asked.append(rows)
+            factors.append(factor)
+            sent.append(None if weights is None else self._weights_of_rows(stack, factor))
+        sums = self.store.pooled(asked, sent, training)
+        blocks = [
+            (block, self._project(block, vectors))
+            for stack, factor, parts in zip(self.stacks, factors, sums, strict=True)
+            for block, vectors in self._pool(stack, parts, factor, weights is not None)
+        ]
         return ops.cast(self._arrange(blocks), self.compute_dtype)
 
-    def _pool(self, stack: Stack, table: Any, ids: Any, weights: Any, training: bool | None) -> list[tuple[Block, Any]]:
+    def _weights_of_rows(self, stack: Stack, factor: Any) -> Any:
+        """Weights, but 1 where two rows are multiplied before they are weighted."""
+        late = np.zeros(stack.positions, bool)
+        for block in stack.blocks:
+            if not self._pooled_before(block):
+                n = len(block.columns) * block.hotness
+                late[block.first : block.first + n] = late[block.second : block.second + n] = True
+        return ops.where(ops.convert_to_tensor(late), ops.ones_like(factor), factor) if late.any() else factor
+
+    def _pooled_before(self, block: Block) -> bool:
+        operation = self.quotient_remainder and self.quotient_remainder.operation
+        return pooled_before(block.hotness, block.second is not None, operation)
+
+    def _pool(self, stack: Stack, sums: list[Any], factors: Any, weighted: bool) -> list[tuple[Block, Any]]:
         """Each block of columns and its pooled vectors, (B, columns, width)."""
-        local = _local_ids(stack, ids)
-        real = local >= 0
-        rows = ops.where(real, _rows(stack, local), PADDING)
-        vectors = ops.cast(lookup(table, rows, training), "float32")
-        factors = None
-        if weights is not None:
-            # Not a product: a weight of NaN or infinity on padding must not reach the sum.
-            factors = ops.where(real, ops.cast(weights, "float32"), ops.zeros_like(weights, "float32"))
-        elif any(block.combiner != "sum" and block.hotness > 1 for block in stack.blocks):
-            factors = ops.cast(real, "float32")
-        pooled = []
+        pooled, rest = [], iter(sums)
         for block in stack.blocks:
             n, h = len(block.columns), block.hotness
-            # The gradient of a slice is a copy of the size of what was sliced.
-            whole = n * h == stack.positions
-            part = vectors if whole else vectors[:, block.first : block.first + n * h]
+            part = next(rest)
             if block.second is not None:
-                part = self._combine(part, vectors[:, block.second : block.second + n * h])
+                part = self._combine(part, next(rest))
             factor = None if factors is None else factors[:, block.first : block.first + n * h]
-            if weights is not None:
-                part = part * ops.expand_dims(factor, -1)
-            if h > 1:
+            if not self._pooled_before(block):
+                if weighted:
+                    part = part * ops.expand_dims(factor, -1)
                 part = ops.sum(ops.reshape(part, (-1, n, h, block.width)), axis=2)
-            if block.combiner != "sum" and (h > 1 or weights is not None):
+            if block.combiner != "sum" and (h > 1 or weighted):
                 factor = ops.reshape(factor, (-1, n, h))
                 norm = ops.sum(factor, 2) if block.combiner == "mean" else ops.sqrt(ops.sum(factor * factor, 2))
                 part = part * ops.expand_dims(ops.divide_no_nan(ops.ones_like(norm), norm), -1)
@@ -253,12 +268,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def embedding_tables(self) -> dict[str, np.ndarray]:
         """Logical tables: name → float32 (rows, D), copies in schema order."""
-        found = {}
-        for stack, variable in zip(self.stacks, self.tables, strict=True):
-            for table in stack.tables:
-                start = stack.starts[table.name]
-                found[table.name] = backend.read(variable, start, start + table.rows)
-        return {name: found[name] for name in self.table_shapes}
+        return {name: self.store.read(name) for name in self.table_shapes}
 
     @property
     def table_shapes(self) -> dict[str, tuple[int, int]]:
@@ -289,10 +299,8 @@ class EmbeddingCollection(keras.layers.Layer):
         self._write(tables)
 
     def _write(self, tables: Mapping[str, Any]) -> None:
-        for stack, variable in zip(self.stacks, self.tables, strict=True):
-            for name, start in stack.starts.items():
-                if name in tables:
-                    backend.write(variable, start, np.ascontiguousarray(tables[name], dtype=np.float32))
+        for name, rows in tables.items():
+            self.store.write(name, rows)
 
     def save_own_variables(self, store: Any) -> None:
         for name, rows in self.embedding_tables().items():
@@ -350,6 +358,15 @@ def _check_rows(name: str, rows: Any) -> None:
             )
 
 
+def _table_rows(stack: Stack, ids: Any) -> Any:
+    """int32 rows of the tables; -1 where an id contributes nothing."""
+    local = _local_ids(stack, ids)
+    if all(block.second is None for block in stack.blocks):
+        return local
+    divisor, modulus = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("divisor", "modulus"))
+    return ops.where(local >= 0, ops.mod(ops.floor_divide(local, divisor), modulus), PADDING)
+
+
 def _local_ids(stack: Stack, ids: Any) -> Any:
     """int32 ids inside each column's vocabulary; -1 where an id contributes nothing."""
     size, oov = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("size", "oov"))
@@ -364,16 +381,6 @@ def _local_ids(stack: Stack, ids: Any) -> Any:
     if hashed:
         local = ops.where(unbounded, bucket(inside, size), local)
     return ops.where(known, local, ops.where(ops.equal(ids, PADDING), PADDING, oov))
-
-
-def _rows(stack: Stack, local: Any) -> Any:
-    """Rows of the stack's variable; of padding, anything."""
-    divisor, modulus, start = (
-        ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("divisor", "modulus", "start")
-    )
-    if any(block.second is not None for block in stack.blocks):
-        local = ops.mod(ops.floor_divide(local, divisor), modulus)
-    return local + start
 
 
 def _side_by_side(tensors: list[Any]) -> Any:

@@ -20,12 +20,14 @@ from keras_dlrm.embeddings import backend
 class Lookup:
     """One lookup of a step: the unique row ids asked of a table, without padding, and those rows, a gradient's leaf.
 
-    Where shapes are static (JAX) unused places at the end of `ids` hold a number beyond the table.
+    Where shapes are static (JAX) unused places at the end of `ids` hold a number beyond the table. `asked` is how many ids
+    were looked up, padding and repeated ones among them.
     """
 
     table: Any
     ids: Any
     rows: Any
+    asked: Any = 0
 
 
 class LookupTape:
@@ -48,7 +50,7 @@ class LookupTape:
         # In float32 before a gradient is taken: of repeated ids it is a sum.
         rows = ops.cast(gather_rows(table, unique_ids), "float32")
         rows = self.leaf(len(self.lookups), rows)
-        self.lookups.append(Lookup(table, unique_ids, rows))
+        self.lookups.append(Lookup(table, unique_ids, rows, ops.shape(inverse)[0] - 1))
         padded = ops.concatenate([ops.zeros((1, table.shape[1]), rows.dtype), rows])
         return backend.expand(padded, ops.reshape(inverse[1:], ops.shape(ids)))
 
@@ -71,7 +73,16 @@ def taped(tape: Any) -> Iterator[Any]:
 
 
 class TableVariable(keras.Variable):
-    """A stack of embedding tables: updated row by row, and in a training step read by `lookup` alone."""
+    """A stack of embedding tables: updated row by row, and in a training step read by `lookup` alone.
+
+    Attributes:
+        sharded: Whether other processes have other rows in it.
+        sum_copies: Where each process has a copy: `(table, ids, gradient, most) → (ids, gradient)` of all processes, from
+            up to `most` rows of each; else `None`.
+    """
+
+    sharded = False
+    sum_copies: Any = None
 
     @property
     def value(self) -> Any:

@@ -91,6 +91,11 @@ class Stack:
         return {table.name: int(first) for table, first in zip(self.tables, firsts, strict=False)}
 
 
+def pooled_before(hotness: int, split: bool, operation: str | None) -> bool:
+    """Whether rows of a column are added up before its halves are combined: not if each is multiplied with its remainder's."""
+    return not (split and operation == "mult" and hotness > 1)
+
+
 def split_tables(
     schema: Schema, widths: Mapping[str, int], split: QuotientRemainder | None, init_scale: float | None
 ) -> dict[str, tuple[Table, ...]]:

@@ -16,6 +16,7 @@ from keras_dlrm.initializers import new_seed
 from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
+from keras_dlrm.sharding.step import WholeBatch
 
 EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype")
 CROSS_ENTROPIES = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
@@ -131,10 +132,10 @@ class ClickModel(SparseTraining, keras.Model):
         )
         return loss, y_pred
 
-    def update_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any) -> dict[str, Any]:
+    def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         if self._out_of_range is not None and self.embeddings is not None:
-            self._out_of_range.update_state(self.embeddings.count_out_of_range(x))
-        return super().update_metrics(x, y, y_pred, sample_weight, loss)
+            self._out_of_range.update_state(part.sum([self.embeddings.count_out_of_range(x)])[0])
+        return super().update_metrics(x, y, y_pred, part, loss)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

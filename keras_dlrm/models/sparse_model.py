@@ -14,6 +14,7 @@ from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
+from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
 from keras_dlrm.training.backend import SparseStep
 
 
@@ -55,6 +56,10 @@ class SparseTraining(SparseStep):
                 "rows; use mixed_bfloat16."
             )
         self._jit_compile_asked = kwargs.get("jit_compile", "auto")
+        if self.sharded and metrics is not None:
+            # Rows that fill up a part of a batch have weight 0, which plain metrics would not see.
+            kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
+            metrics = None
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)  # type: ignore[misc]
         if self.built:
             self.optimizer.build(self.trainable_variables)
@@ -134,19 +139,39 @@ class SparseTraining(SparseStep):
         """Makes int32 of the ids that this model's collections read."""
         return Narrowing([layer.schema for layer in self._flatten_layers() if isinstance(layer, EmbeddingCollection)])
 
+    @property
+    def sharded(self: Any) -> bool:
+        """Whether a plan shards its tables, so that all processes take part in each step."""
+        return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in self._flatten_layers())
+
+    def part_of_step(self: Any, x: Any, sample_weight: Any) -> WholeBatch:
+        """What of a step's batch, loss and gradients is this process's."""
+        return PartOfBatch(self, x, sample_weight) if self.sharded else WholeBatch(sample_weight)
+
     def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
         y_pred = self(x, training=training)
         loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         return loss, y_pred
 
-    def update_metrics(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any) -> dict[str, Any]:
-        """Add a batch to the metrics and return their values."""
-        rows = ops.shape(keras.tree.flatten(x)[0])[0]
+    def update_metrics(self: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
+        """Add a batch to the metrics and return their values.
+
+        Args:
+            x: Inputs.
+            y: Labels.
+            y_pred: Predictions.
+            part: What of the batch is this process's.
+            loss: This process's part of the loss.
+        """
+        rows, sample_weight = part.rows, part.sample_weight
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             # Rows without weight, such as those that pad a last batch, are not in this mean.
-            rows = ops.sum(sample_weight)
-        self._loss_tracker.update_state(loss, sample_weight=rows)
+            rows = part.sum([ops.sum(sample_weight)])[0]
+        elif rows is None:
+            rows = ops.shape(keras.tree.flatten(x)[0])[0]
+        self._loss_tracker.update_state(part.sum([loss])[0], sample_weight=rows)
+        y, y_pred, sample_weight = part.gather(y, y_pred, sample_weight)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
@@ -200,6 +225,10 @@ class FunctionalSparseModel(SparseModel, Functional):
             for x, i in zip(flat_inputs, self._inputs, strict=False)
         ]
         return super()._convert_inputs_to_tensors(inputs)
+
+
+def _listed(metrics: Any) -> list[Any]:
+    return list(metrics) if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
 
 
 def _first_batch(x: Any, batch_size: int | None) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_dlrm.embeddings.stacking import Stack
+from keras_dlrm.embeddings.stacking import Stack, pooled_before
 from keras_dlrm.sharding.plan import Shard, ShardingPlan
 
 
@@ -51,8 +51,9 @@ class Group:
     @property
     def pools(self) -> bool:
         """Whether any output is a sum of several rows."""
-        each = np.arange(self.positions)
-        return not np.array_equal(self.segment, np.broadcast_to(each, self.segment.shape))
+        # Positions that only fill a process's share up to P belong to no output.
+        own = (self.segment == np.arange(self.positions)) | (self.segment == self.outputs)
+        return not (own.all() and self.outputs == self.positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,21 +81,19 @@ class Layout:
         groups: Replicated ones last.
         made: For each stack, of what its vectors are made. They stand in the order of its blocks, the remainders' of a
             block after its own.
+        counts: For each stack, how many of them each block has, and each block's remainders.
+        counts: For each stack, how many vectors each block has, and after them how many its remainders.
     """
 
     plan: ShardingPlan
     groups: tuple[Group, ...]
     made: tuple[tuple[Made, ...], ...]
+    counts: tuple[tuple[int, ...], ...]
 
     @property
     def exchanged(self) -> list[Group]:
         """The groups whose parts lie on one process each."""
         return [group for group in self.groups if not group.replicated]
-
-
-def pooled_before(hotness: int, split: bool, operation: str | None) -> bool:
-    """Whether rows of a column are added up where they lie: not if each is to be multiplied with its remainder's first."""
-    return not (split and operation == "mult" and hotness > 1)
 
 
 def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -> Layout:
@@ -125,41 +124,55 @@ def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -
     by_stack = []
     first = 0
     for stack in stacks:
-        vectors = []
-        for name, positions in _vectors(stack, operation):
+        needed = []
+        for name, positions in vectors(stack, operation):
             shards = plan.shards(name)
             columns = sorted({(s.first, s.last) for s in shards})
             parts = [
                 [placed[s][0].ask(s, placed[s][1], [first + p for p in positions]) for s in shards if (s.first, s.last) == c]
                 for c in columns
             ]  # fmt: skip
-            vectors.append((placed[shards[0]][0], parts))
-        by_stack.append(vectors)
+            needed.append((placed[shards[0]][0], parts))
+        by_stack.append(needed)
         first += stack.positions
     order = sorted(makers.values(), key=lambda maker: maker.replicated)
     groups = tuple(maker.group() for maker in order)
     made = []
-    for vectors in by_stack:
+    for needed in by_stack:
         alike: dict[tuple[int, int, int], list[int]] = {}
-        for v, (maker, parts) in enumerate(vectors):
+        for v, (maker, parts) in enumerate(needed):
             alike.setdefault((order.index(maker), len(parts), len(parts[0])), []).append(v)
         made.append(
             tuple(
                 Made(
                     g,
                     np.array(
-                        [[[r * groups[g].outputs + f for r, f in row] for row in vectors[v][1]] for v in which], np.int32
+                        [[[r * groups[g].outputs + f for r, f in row] for row in needed[v][1]] for v in which], np.int32
                     ),
                     np.array(which, np.int32),
                 )
                 for (g, _, _), which in alike.items()
             )
         )
-    return Layout(plan, groups, tuple(made))
+    return Layout(plan, groups, tuple(made), tuple(_counts(stack, operation) for stack in stacks))
 
 
-def _vectors(stack: Stack, operation: str | None) -> list[tuple[str, list[int]]]:
-    """The vectors that a stack's blocks need: table, and the positions that are summed."""
+def _counts(stack: Stack, operation: str | None) -> tuple[int, ...]:
+    found: list[int] = []
+    for block in stack.blocks:
+        together = pooled_before(block.hotness, block.second is not None, operation)
+        count = len(block.columns) * (1 if together else block.hotness)
+        found += [count] if block.second is None else [count, count]
+    return tuple(found)
+
+
+def vectors(stack: Stack, operation: str | None) -> list[tuple[str, list[int]]]:
+    """The vectors that a stack's blocks need, in order: each one's table, and the positions that are summed for it.
+
+    Args:
+        stack: A stack.
+        operation: Of quotient–remainder tables, if there are any.
+    """
     names = list(stack.starts)
     table = np.searchsorted(list(stack.starts.values()), stack.per_position["start"], side="right") - 1
     found = []

@@ -6,9 +6,12 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.arguments import integer
+
+if TYPE_CHECKING:
+    from keras_dlrm.sharding.estimate import Estimate
 
 KINDS = ("replicate", "table_wise", "row_wise", "column_wise")
 
@@ -112,6 +115,8 @@ class ShardingPlan:
         self.placements = {name: placements[name] for name in self.shapes}
         for name, placement in self.placements.items():
             self._check(name, placement)
+        #: What the planner predicted of it, no part of the plan itself.
+        self.estimate: Estimate | None = None
 
     def _check(self, name: str, placement: Placement) -> None:
         rows, width = self.shapes[name]
@@ -196,14 +201,27 @@ class ShardingPlan:
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> ShardingPlan:
-        """Read what `save` wrote.
+    def load(
+        cls, path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None, world_size: int | None = None
+    ) -> ShardingPlan:
+        """Read what `save` wrote, or what someone wrote by hand: `{"tables": {"C1": "row_wise", …}}` is enough.
+
+        Args:
+            path: The file.
+            shapes: The model's tables: name → (rows, width). Tables that the file does not name are placed table-wise, and
+                shapes that it does not name are these.
+            world_size: As many processes as there are. A plan for another number of them keeps its kinds.
 
         Raises:
             ValueError: the file is not a plan.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            if shapes is None:
+                plan = cls.from_dict(data)
+            else:
+                plan = _completed(data, shapes, world_size)
+            return plan if world_size is None else plan.for_world(world_size)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -213,8 +231,30 @@ class ShardingPlan:
     def __hash__(self) -> int:
         return hash(json.dumps(self.to_dict(), sort_keys=True))
 
+    def __str__(self) -> str:
+        """What was planned, why, and what it costs, where `kd.plan` made it."""
+        return repr(self) if self.estimate is None else str(self.estimate)
+
     def __repr__(self) -> str:
         return f"<ShardingPlan of {len(self.shapes)} tables over {self.world_size}>"
+
+
+def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int | None) -> ShardingPlan:
+    """A plan from a file that may leave out what the model and the number of processes say."""
+    tables = data.get("tables") if isinstance(data, Mapping) else None
+    if not isinstance(tables, Mapping):
+        raise ValueError("ShardingPlan: not a plan; it needs tables: name → sharding.")
+    unknown = sorted(set(tables) - set(shapes))
+    if unknown:
+        raise ValueError(f"ShardingPlan: there is no table {unknown[0]!r}; the model has {sorted(shapes)}.")
+    entries = {n: dict(e) if isinstance(e, Mapping) else {"sharding": e} for n, e in tables.items()}
+    n = int(data.get("world_size") or world_size or 1)
+    whole = all("ranks" in entries.get(name, {}) for name in shapes)
+    if whole and "world_size" in data:
+        full = {name: {"rows": s[0], "width": s[1], **entries[name]} for name, s in shapes.items()}
+        return ShardingPlan.from_dict({"world_size": n, "tables": full})
+    kinds = {name: entries.get(name, {}).get("sharding", "table_wise") for name in shapes}
+    return place(n if world_size is None else world_size, shapes, kinds)
 
 
 def place(world_size: int, shapes: Mapping[str, Sequence[int]], kinds: Mapping[str, str]) -> ShardingPlan:

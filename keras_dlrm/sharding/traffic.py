@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 from keras_dlrm.sharding.layout import Layout
 
@@ -43,12 +45,47 @@ def traffic(layout: Layout, global_batch: int, weighted: bool, dense_parameters:
         weighted: Whether the batch has `"weights"`.
         dense_parameters: Number of the model's other trainable parameters.
     """
-    n = layout.plan.world_size
+    return traffic_of(layout.plan.world_size, layout.groups, global_batch, weighted, dense_parameters)
+
+
+class Counts(Protocol):
+    """What a `Group` has that traffic depends on."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    @property
+    def replicated(self) -> bool:
+        """Whether each process has all of the parts."""
+
+    @property
+    def positions(self) -> int:
+        """P."""
+
+    @property
+    def outputs(self) -> int:
+        """F."""
+
+
+def traffic_of(
+    world_size: int, groups: Sequence[Counts], global_batch: int, weighted: bool, dense_parameters: int
+) -> Traffic:
+    """As `traffic`, from the groups' counts alone.
+
+    Args:
+        world_size: N.
+        groups: Of a layout, or what is known of them without one.
+        global_batch: Examples of all processes.
+        weighted: Whether the batch has `"weights"`.
+        dense_parameters: Number of the model's other trainable parameters.
+    """
+    n = world_size
     others, batch = n - 1, math.ceil(global_batch / n)
-    exchanged = layout.exchanged
+    exchanged = [group for group in groups if not group.replicated]
     asked = sum(group.positions for group in exchanged)
     answered = sum(group.outputs * group.width for group in exchanged)
-    copies = sum(group.positions * (1 + group.width) for group in layout.groups if group.replicated)
+    copies = sum(group.positions * (1 + group.width) for group in groups if group.replicated)
     return Traffic(
         ids=_ITEM * others * batch * asked * (2 if weighted else 1),
         vectors=_ITEM * others * batch * answered * 2,

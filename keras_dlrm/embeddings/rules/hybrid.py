@@ -156,6 +156,9 @@ class Hybrid(keras.optimizers.Optimizer):
                 ids, index = backend.unique(ops.concatenate([lookup.ids for lookup, _ in group]), table.shape[0])
                 gradient = backend.sum_by(ops.concatenate([g for _, g in group]), index, ops.shape(ids)[0])
                 rows = None
+            if table.sum_copies is not None:
+                most = sum(lookup.asked for lookup, _ in group)
+                (ids, gradient), rows = table.sum_copies(table, ids, gradient, most), None
             if steps:
                 accumulator = self._accumulators[self.rows._get_variable_index(table)]
                 accumulator.add(ids, gradient, place)

@@ -77,9 +77,13 @@ class RowRule(keras.optimizers.Optimizer):
                     initializer=_filled(initial),
                     dtype="float32",
                     name=f"{variable.path}_{name}".replace("/", "_"),
+                    **_beside(variable, len(shape)),
                 )
                 for name, (shape, initial) in self.slots(tuple(variable.shape), table).items()
             }
+            for slot in slots.values():
+                if table and variable.sharded:
+                    slot.sharded = True
             if table and backend.can_write():
                 for slot in slots.values():
                     use_huge_pages(slot)
@@ -166,6 +170,14 @@ class RowRule(keras.optimizers.Optimizer):
         if isinstance(config["learning_rate"], dict):
             config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
         return cls(**config)
+
+
+def _beside(variable: Any, rank: int) -> dict[str, Any]:
+    """Where a slot lies: on JAX the rows of a sharded table and of its slots are divided alike."""
+    layout = getattr(variable, "_layout", None)
+    if layout is None or not getattr(variable, "sharded", False):
+        return {}
+    return {"layout": keras.distribution.TensorLayout([layout.axes[0], *[None] * (rank - 1)], layout.device_mesh)}
 
 
 def _filled(value: float) -> Any:

@@ -11,9 +11,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
+
+# Keras exports no name for it.
+from keras.src.backend.jax.trainer import _distribute_data
 
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
+from keras_dlrm.sharding.meter import meter
+from keras_dlrm.sharding.step import WholeBatch
+
+
+def collectives() -> Any:
+    """Loaded where tables are sharded."""
+    from keras_dlrm.sharding.backend import jax
+
+    return jax
+
 
 
 def _within(narrowing: Narrowing, function: Any) -> Any:
@@ -70,6 +84,15 @@ class SparseStep:
     def make_predict_function(self: Any, force: bool = False) -> Any:
         super().make_predict_function(force)
         self.predict_function = _within(self.narrowing, self.predict_function)
+        if self.sharded and not getattr(self.predict_function, "local", False):
+            whole = self.predict_function
+
+            def local(state: Any, iterator: Any) -> Any:
+                outputs, state = whole(state, iterator)
+                return keras.tree.map_structure(collectives().rows_here, outputs), state
+
+            local.narrows = local.local = True  # type: ignore[attr-defined]
+            self.predict_function = local
         return self.predict_function
 
     def fit(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -91,11 +114,40 @@ class SparseStep:
         return super().test_on_batch(self.narrowing.arrays(x), *args, **kwargs)
 
     def predict_on_batch(self: Any, x: Any) -> Any:
-        return super().predict_on_batch(self.narrowing.arrays(x))
+        x = self.narrowing.arrays(x)
+        if self.sharded:
+            # Keras (3.15.1) puts its rows onto the devices in fit, evaluate and predict, but not here.
+            x = _distribute_data(keras.tree.map_structure(np.asarray, x))
+        return super().predict_on_batch(x)
 
     def train_step(self: Any, state: Any, data: Any) -> Any:
+        if not self.sharded:
+            return self._train_step(state, data)
+        variables = [self.trainable_variables, self.non_trainable_variables, self.optimizer.variables, self.metrics_variables]
+        return collectives().on_each_device(self._train_step, variables, rows=False)(state, data)
+
+    def test_step(self: Any, state: Any, data: Any) -> Any:
+        if not self.sharded:
+            return self._test_step(state, data)
+        variables = [self.trainable_variables, self.non_trainable_variables, self.metrics_variables]
+        return collectives().on_each_device(self._test_step, variables, rows=False)(state, data)
+
+    def predict_step(self: Any, state: Any, data: Any) -> Any:
+        if not self.sharded:
+            return super().predict_step(state, data)
+        variables = [self.trainable_variables, self.non_trainable_variables]
+
+        def step(state: Any, data: Any) -> Any:
+            outputs, non_trainable = super(SparseStep, self).predict_step(state, data)
+            return outputs, (state[0], non_trainable)
+
+        outputs, state = collectives().on_each_device(step, variables, rows=True)(tuple(state), data)
+        return outputs, state[1]
+
+    def _train_step(self: Any, state: Any, data: Any) -> Any:
         trainable, non_trainable, slots, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
         variables = self.trainable_variables
         tables = [is_table(v) for v in variables]
         dense = [value for value, table in zip(trainable, tables, strict=True) if not table]
@@ -113,7 +165,8 @@ class SparseStep:
                 *zip(self.metrics_variables, metrics, strict=True),
             ]
             with keras.StatelessScope(mapping, collect_losses=True) as scope, taped(LookupTape(leaf)) as tape:
-                loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=True)
+                loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+                loss = part.share(loss)
             taken[:] = [lookup.table for lookup in tape.lookups]
             updated = [scope.get_current_value(v) for v in self.non_trainable_variables]
             counted = [scope.get_current_value(v) for v in self.metrics_variables]
@@ -127,41 +180,44 @@ class SparseStep:
             shapes.append(jax.ShapeDtypeStruct(rows.shape, rows.dtype))
             return rows
 
-        jax.eval_shape(lambda d: forward(d, record), dense)
+        with meter.paused():
+            jax.eval_shape(lambda d: forward(d, record), dense)
         zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
         step = jax.value_and_grad(
             lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
         )
         (loss, (y_pred, non_trainable, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
-        lookups = [Lookup(table, *pair) for table, pair in zip(taken, looked_up, strict=True)]
+        lookups = [Lookup(table, *pair, pair[0].shape[0]) for table, pair in zip(taken, looked_up, strict=True)]
 
         mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
         with keras.StatelessScope(mapping) as scope:
             dense_variables = [v for v, table in zip(variables, tables, strict=True) if not table]
-            self.optimizer.apply_rows(grads, dense_variables, lookups, row_grads)
+            self.optimizer.apply_rows(part.sum(grads), dense_variables, lookups, row_grads)
         trainable = [scope.get_current_value(v) for v in variables]
         slots = [scope.get_current_value(v) for v in self.optimizer.variables]
-        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, sample_weight, loss)
+        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
         return logs, (trainable, non_trainable, slots, metrics)
 
-    def test_step(self: Any, state: Any, data: Any) -> Any:
+    def _test_step(self: Any, state: Any, data: Any) -> Any:
         trainable, non_trainable, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
         mapping = [
             *zip(self.trainable_variables, trainable, strict=True),
             *zip(self.non_trainable_variables, non_trainable, strict=True),
             *zip(self.metrics_variables, metrics, strict=True),
         ]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=False)
+            loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+            loss = part.share(loss)
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         metrics = [scope.get_current_value(v) for v in self.metrics_variables]
-        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, sample_weight, loss)
+        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
         return logs, (trainable, non_trainable, metrics)
 
     def _stateless_metrics(
-        self: Any, metrics: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, loss: Any
+        self: Any, metrics: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any
     ) -> tuple[Any, list[Any]]:
         with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
-            logs = self.update_metrics(x, y, y_pred, sample_weight, loss)
+            logs = self.update_metrics(x, y, y_pred, part, loss)
         return logs, [scope.get_current_value(v) for v in self.metrics_variables]

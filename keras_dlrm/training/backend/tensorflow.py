@@ -89,6 +89,7 @@ class SparseStep:
 
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
 
         def leaf(index: int, rows: Any) -> Any:
             gradient_tape.watch(rows)
@@ -96,16 +97,18 @@ class SparseStep:
 
         with tf.GradientTape() as gradient_tape:
             with taped(LookupTape(leaf)) as tape:
-                loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=True)
+                loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+                loss = part.share(loss)
         if not self.optimizer.built:  # A subclassed model has its variables only now.
             self.optimizer.build(self.trainable_variables)
         dense = [v for v in self.trainable_variables if not is_table(v)]
         rows = [lookup.rows for lookup in tape.lookups]
         grads, row_grads = gradient_tape.gradient(loss, [[v.value for v in dense], rows])
-        self.optimizer.apply_rows(grads, dense, tape.lookups, row_grads)
-        return self.update_metrics(x, y, y_pred, sample_weight, loss)
+        self.optimizer.apply_rows(part.sum(grads), dense, tape.lookups, row_grads)
+        return self.update_metrics(x, y, y_pred, part, loss)
 
     def test_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=False)
-        return self.update_metrics(x, y, y_pred, sample_weight, loss)
+        part = self.part_of_step(x, sample_weight)
+        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+        return self.update_metrics(x, y, y_pred, part, part.share(loss))

@@ -15,19 +15,22 @@ class SparseStep:
 
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
         with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
-            loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=True)
+            loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+            loss = part.share(loss)
         self.zero_grad()
         if loss.requires_grad:  # not where all is frozen
             loss.backward()
         dense = [v for v in self.trainable_variables if not is_table(v)]
         with torch.no_grad():
             self.optimizer.apply_rows(
-                [v.value.grad for v in dense], dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups]
+                part.sum([v.value.grad for v in dense]), dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups]
             )
-            return self.update_metrics(x, y, y_pred, sample_weight, loss)
+            return self.update_metrics(x, y, y_pred, part, loss)
 
     def test_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        loss, y_pred = self.loss_and_prediction(x, y, sample_weight, training=False)
-        return self.update_metrics(x, y, y_pred, sample_weight, loss)
+        part = self.part_of_step(x, sample_weight)
+        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+        return self.update_metrics(x, y, y_pred, part, part.share(loss))

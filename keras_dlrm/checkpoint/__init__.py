@@ -1,0 +1,17 @@
+"""Checkpoints of logical tables and optimizer slots: written by any number of processes, read by any other, on any backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keras_dlrm.lazy import lazy
+
+if TYPE_CHECKING:
+    from keras_dlrm.checkpoint.callback import Checkpoints as Checkpoints
+    from keras_dlrm.checkpoint.reading import restore as restore
+    from keras_dlrm.checkpoint.writing import save as save
+
+_NAMES = {"Checkpoints": "callback", "restore": "reading", "save": "writing"}
+__all__ = sorted(_NAMES)
+
+__getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -1,0 +1,107 @@
+"""Reading a checkpoint into a model, whatever processes wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.checkpoint.state import Piece, dense_variables, pieces, value_of
+from keras_dlrm.checkpoint.store import ROWS, folder_of, open_array, read_manifest, steps_in
+
+
+def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[str, Any] | None:
+    """Load a checkpoint of `save`. Training goes on as if it had never ended.
+
+    Where a plan shards the model's tables all processes call it; each reads the rows that it needs, however they were sharded
+    when they were saved. A model that is not sharded gets whole tables.
+
+    Args:
+        model: Compiled with the same optimizers, and built.
+        directory: Folder of the checkpoints.
+        step: Which one; the last by default.
+
+    Returns:
+        `{"step": …, "extra": …}`, or `None` if there is no checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none of `step`.
+        ValueError: the checkpoint is of another model or other optimizers; the model is not changed then.
+    """
+    directory = Path(directory)
+    steps = steps_in(directory)
+    if step is None and not steps:
+        return None
+    if step is not None and step not in steps:
+        raise FileNotFoundError(f"restore: {directory} has no checkpoint of step {step}; there are {steps}.")
+    folder = folder_of(directory, steps[-1] if step is None else step)
+    manifest = read_manifest(folder)
+    stored: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for part in manifest["parts"]:
+        stored.setdefault((part["kind"], part["table"]), []).append(part)
+    wanted = list(pieces(model))
+    dense = dense_variables(model)
+    with np.load(folder / "dense.npz", allow_pickle=False) as arrays:
+        _check(folder, stored, wanted, {n: tuple(arrays[n].shape) for n in arrays.files}, dense, manifest["dense"])
+        for name, variable in dense.items():
+            variable.assign(arrays[name].astype(value_of(variable).dtype))
+    for piece in wanted:
+        for part in stored[piece.kind, piece.shard.table]:
+            _read_part(folder, part, piece)
+    return {"step": manifest["step"], "extra": manifest["extra"]}
+
+
+def _check(
+    folder: Path, stored: dict[tuple[str, str], list[dict[str, Any]]], wanted: list[Piece],
+    shapes: dict[str, tuple[int, ...]], dense: dict[str, Any], paths: dict[str, str],
+) -> None:  # fmt: skip
+    """Raise if anything does not fit, before anything is written."""
+    what = f"restore: {folder} is of another model or optimizer"
+    needed = {(piece.kind, piece.shard.table) for piece in wanted}
+    tables = {table for kind, table in needed if kind == "tables"}
+    for kind, table in stored:
+        # This process may have no part of it.
+        if kind == "tables" and table not in tables and not _sharded(wanted):
+            raise ValueError(f"{what}: it has a table {table!r}; the model has {sorted(tables)}.")
+    for piece in wanted:
+        parts = stored.get((piece.kind, piece.shard.table))
+        if parts is None:
+            kinds = sorted(kind for kind, table in stored if table == piece.shard.table)
+            raise ValueError(f"{what}: of table {piece.shard.table!r} it has {kinds or 'nothing'}, the model has {piece.kind}.")
+        rows, columns = max(p["rows"][1] for p in parts), max(p["columns"][1] for p in parts)
+        mine = piece.tables.shape_of(piece.shard.table)
+        if (rows, columns) != mine or any(len(p["shape"]) != len(piece.shape) for p in parts):
+            raise ValueError(f"{what}: table {piece.shard.table!r} has shape {(rows, columns)} there, {mine} in the model.")
+    for name in {*shapes, *dense}:
+        there, here = shapes.get(name), tuple(dense[name].shape) if name in dense else None
+        if there != here:
+            path = paths.get(name) or dense[name].path
+            raise ValueError(f"{what}: {name} ({path}) has shape {there} there, {here} in the model.")
+
+
+def _sharded(wanted: list[Piece]) -> bool:
+    return any(piece.shard.rank is not None for piece in wanted)
+
+
+def _read_part(folder: Path, part: dict[str, Any], piece: Piece) -> None:
+    """Copy what a stored part and a piece have in common."""
+    shard = piece.shard
+    (low, high), (left, right) = part["rows"], part["columns"]
+    start, stop = max(low, shard.start), min(high, shard.stop)
+    first, last = max(left, shard.first), min(right, shard.last)
+    if start >= stop or first >= last:
+        return
+    whole = len(piece.shape) == 1 or (first, last) == (shard.first, shard.last)
+    store = open_array(folder / part["file"])
+    # Chunk by chunk as they lie on the disk.
+    edges = sorted({start, stop, *range(low + -(-(start - low) // ROWS) * ROWS, stop, ROWS)})
+    for a, b in zip(edges, edges[1:], strict=False):
+        rows = store[a - low : b - low].read().result()
+        if len(piece.shape) > 1:
+            rows = rows[:, first - left : last - left]
+            if not whole:
+                around = piece.read(a - shard.start, b - shard.start).copy()
+                around[:, first - shard.first : last - shard.first] = rows
+                rows = around
+        piece.write(a - shard.start, np.ascontiguousarray(rows, dtype=np.float32))

@@ -1,0 +1,108 @@
+"""What a training run consists of: parts of tables and slots here, and what every process has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.sharding.plan import Shard
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Rows of a table, or of a slot of it, that lie in this process.
+
+    Attributes:
+        kind: `"tables"`, or `"slots/…"` with the slot's name.
+        shard: Which rows and columns of the table.
+        shape: Of the piece: (rows, columns), or (rows,) of a slot with one number a row.
+        variable: Where it lies, from row `first` on.
+        first: See `variable`.
+        tables: The `WholeTables` or `ShardedTables` that read and write it.
+    """
+
+    kind: str
+    shard: Shard
+    shape: tuple[int, ...]
+    variable: Any
+    first: int
+    tables: Any
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start … stop - 1` of the piece: float32."""
+        return self.tables.read_rows(self.variable, self.shard.rank, self.first + start, self.first + stop)  # type: ignore[no-any-return]
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        """Replace rows of the piece, from `start` on."""
+        self.tables.write_rows(self.variable, self.shard.rank, self.first + start, rows)
+
+
+def collections_of(model: Any) -> list[Any]:
+    """The layers of a model that have tables."""
+    from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+
+    return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
+
+
+def pieces(model: Any) -> Iterator[Piece]:
+    """All pieces in this process. Tables of one model have different names.
+
+    Raises:
+        ValueError: two tables have one name.
+    """
+    seen = set()
+    for collection in collections_of(model):
+        tables = collection.store
+        for name in collection.table_shapes:
+            if name in seen:
+                raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
+            seen.add(name)
+            for shard, variable, first in tables.parts(name):
+                yield Piece("tables", shard, (shard.rows, shard.width), variable, first, tables)
+                for slot, held in _slots(model, variable).items():
+                    shape = (shard.rows, *((shard.width,) if len(held.shape) > 1 else ()))
+                    yield Piece(f"slots/{slot}", shard, shape, held, first, tables)
+
+
+def _slots(model: Any, table: Any) -> dict[str, Any]:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not table.trainable:
+        return {}
+    return dict(optimizer.rows._slots[optimizer.rows._get_variable_index(table)])
+
+
+def dense_variables(model: Any) -> dict[str, Any]:
+    """What every process has, by names that do not depend on the backend: parameters, generators, the optimizer's own.
+
+    Raises:
+        ValueError: the model is not built; gradients of rows are being accumulated.
+    """
+    if not model.built or any(not layer.built for layer in model._flatten_layers()):
+        raise ValueError(f"checkpoint: {model.name} is not built; call it on a batch first (model.predict_on_batch(batch)).")
+    found = {f"weight_{i}": v for i, v in enumerate(v for v in model.weights if not is_table(v))}
+    weights = {id(v) for v in model.weights}
+    states = [v for v in model.non_trainable_variables if id(v) not in weights]
+    found |= {f"generator_{i}": v for i, v in enumerate(states)}
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return found
+    if getattr(optimizer, "_accumulators", None):
+        raise ValueError("checkpoint: gradient_accumulation_steps is not supported; save the model with model.save instead.")
+    found |= {f"dense_optimizer_{i}": v for i, v in enumerate(optimizer.dense.variables)}
+    slots = {id(v) for slots in optimizer.rows._slots for v in slots.values()}
+    rest = [v for v in optimizer.rows.variables if id(v) not in slots]
+    return found | {f"row_rule_{i}": v for i, v in enumerate(rest)}
+
+
+def value_of(variable: Any) -> np.ndarray:
+    """A variable's value, on any backend; of one that lies on many devices, this process's copy."""
+    value = variable.value
+    if hasattr(value, "addressable_data"):
+        value = value.addressable_data(0)
+    array = ops.convert_to_numpy(value)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else np.array(array)

@@ -1,0 +1,84 @@
+"""Folders of checkpoints, and the arrays in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+MANIFEST = "manifest.json"
+VERSION = 1
+ROWS = 2**16  # of a chunk
+_NAME = re.compile(r"step_(\d{10})")
+
+
+def folder_of(directory: Path, step: int) -> Path:
+    """Where a step's checkpoint is."""
+    return directory / f"step_{step:010d}"
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints, in order."""
+    if not directory.is_dir():
+        return []
+    found = [_NAME.fullmatch(path.name) for path in directory.iterdir() if (path / MANIFEST).is_file()]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        ValueError: it is no checkpoint, or of a later version.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is no checkpoint: {error!r}.") from error
+    if version != VERSION:
+        raise ValueError(f"{folder} has version {version}; this package reads {VERSION}.")
+    return dict(manifest)
+
+
+def file_of(kind: str, table: str, part: str) -> str:
+    """Where a part of a table, or of a slot of it, lies within a checkpoint."""
+    return f"{kind}/{quote(table, safe='')}/{part}"
+
+
+def create(path: Path, shape: tuple[int, ...]) -> Any:
+    """A new array of float32 in a folder of its own, to be written by rows."""
+    chunk = [min(ROWS, max(shape[0], 1)), *shape[1:]]
+    return _tensorstore().open({**_spec(path), "metadata": {
+        "shape": list(shape), "data_type": "float32",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+    }}, create=True).result()  # fmt: skip
+
+
+def open_array(path: Path) -> Any:
+    """An array that `create` made, to be read."""
+    return _tensorstore().open(_spec(path), open=True).result()
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"}}
+
+
+def _tensorstore() -> Any:
+    try:
+        import tensorstore
+    except ImportError as error:
+        raise ImportError("checkpoints need tensorstore: pip install 'keras-dlrm[distributed]'.") from error
+    return tensorstore
+
+
+def write_dense(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """The parameters that every process has, in one file."""
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,162 @@
+"""Writing a checkpoint: each process its parts, one commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.checkpoint.state import Piece, dense_variables, pieces, value_of
+from keras_dlrm.checkpoint.store import MANIFEST, ROWS, VERSION, create, file_of, folder_of, steps_in, write_dense
+
+_IN_FLIGHT = 8  # chunks that are being written while the next is read
+
+
+def save(
+    model: Any, directory: str | Path, step: int | None = None, extra: Mapping[str, Any] | None = None, keep: int | None = 2
+) -> Path:
+    """Write tables, slots, dense parameters and counters of a model in training.
+
+    Where a plan shards the tables all processes call it, with a directory that all see; each writes its parts. The checkpoint
+    appears under its name, `step_…`, when everything is on the disk, or not at all. It does not depend on how the tables are
+    stacked or sharded, on the number of processes or the backend: `restore` reads it into any model of the same architecture.
+
+    Args:
+        model: A compiled and built model.
+        directory: Folder of the checkpoints.
+        step: Its number; the optimizer's step by default.
+        extra: What else is to be known after `restore`, such as JSON can write. Process 0's counts.
+        keep: How many checkpoints stay, this one among them; `None`: all.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        ValueError: the model is not built.
+        OSError: something could not be written, in any process; its number and the reason are named in all.
+
+    Example:
+
+    >>> log = kd.data.synthetic.PlantedClickLog(kd.Schema(categorical=[kd.Categorical("C1", 10)]), seed=0)
+    >>> model = kd.models.DLRM(log.schema, 4, top_mlp=[4, 1])
+    >>> model.compile("adagrad")
+    >>> batch, label = next(log.batches(8, n_batches=1))
+    >>> loss = model.train_on_batch(batch, label)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kd.checkpoint.save(model, folder).name, kd.checkpoint.restore(model, folder)["step"]
+    ('step_0000000001', 1)
+    """
+    directory = Path(directory)
+    dense = dense_variables(model)
+    step = int(value_of(model.optimizer.iterations)) if step is None else int(step)
+    team = _Team(model)
+    final = folder_of(directory, step)
+    partial = directory / f".{final.name}.partial"
+
+    def begin() -> None:
+        if team.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+
+    def write() -> list[dict[str, Any]]:
+        if team.rank == 0:
+            write_dense(partial / "dense.npz", {name: value_of(v) for name, v in dense.items()})
+        # What every process has is written by the first.
+        mine = [piece for piece in pieces(model) if piece.shard.rank is not None or team.rank == 0]
+        return [_write_piece(partial, piece) for piece in mine]
+
+    def commit(parts: list[dict[str, Any]]) -> None:
+        if team.rank == 0:
+            paths = {name: v.path.rpartition("/")[2] for name, v in dense.items()}
+            manifest = {"version": VERSION, "step": step, "extra": dict(extra or {}), "dense": paths, "parts": parts}
+            _write_durably(partial / MANIFEST, json.dumps(manifest).encode())
+            if final.exists():  # saved before, and then trained from an earlier one
+                shutil.rmtree(final)
+            partial.rename(final)
+            _sync(directory)
+            for old in steps_in(directory)[: -keep if keep else 0]:
+                if old != step:
+                    shutil.rmtree(folder_of(directory, old), ignore_errors=True)
+
+    team.do(begin)
+    try:
+        written = team.do(write)
+        team.do(lambda: commit([part for parts in written for part in parts]))
+    except OSError:
+        if team.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+def _write_piece(folder: Path, piece: Piece) -> dict[str, Any]:
+    shard = piece.shard
+    name = file_of(piece.kind, shard.table, f"{shard.start}_{shard.stop}_{shard.first}_{shard.last}")
+    store = create(folder / name, piece.shape)
+    running: list[Any] = []
+    for start in range(0, shard.rows, ROWS):
+        stop = min(start + ROWS, shard.rows)
+        running.append(store[start:stop].write(np.ascontiguousarray(piece.read(start, stop))))
+        if len(running) > _IN_FLIGHT:
+            running.pop(0).result()
+    for write in running:
+        write.result()
+    return {
+        "kind": piece.kind, "table": shard.table, "file": name, "rows": [shard.start, shard.stop],
+        "columns": [shard.first, shard.last], "shape": list(piece.shape),
+    }  # fmt: skip
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Team:
+    """The processes that have parts of a model: each does its part, and where one fails all do."""
+
+    def __init__(self, model: Any) -> None:
+        self.rank, self.size = 0, 1
+        if getattr(model, "sharded", False):
+            from keras_dlrm.sharding import backend
+
+            self.rank, self.size = backend.process_rank(), backend.process_count()
+
+    def do(self, work: Any) -> list[Any]:
+        """Results of all processes.
+
+        Raises:
+            OSError: one of them failed.
+        """
+        found, error = None, None
+        try:
+            found = work()
+        # tensorstore reports a full disk as a ValueError.
+        except (OSError, ValueError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            if self.size == 1:
+                raise OSError(f"checkpoint: {failure}") from failure
+        if self.size == 1:
+            return [found]
+        from keras_dlrm.sharding import everyone
+
+        every = everyone.values([found, error])
+        for rank, (_, failed) in enumerate(every):
+            if failed:
+                raise OSError(f"checkpoint: process {rank} could not write: {failed}")
+        return [found for found, _ in every]

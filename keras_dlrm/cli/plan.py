@@ -1,0 +1,181 @@
+"""`keras-dlrm plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, json_option, print_json
+
+EPILOG = """\b
+Examples:
+  keras-dlrm plan --data my-log --world-size 8 --embedding-dim 64 --output plan.json
+  keras-dlrm plan --schema log.yaml --world-size 8 --constraint C3=row_wise --memory 16GiB --optimizer rowwise_adagrad
+  keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
+  keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
+"""
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@click.command(epilog=EPILOG)
+@click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json.")
+@click.option("--data", type=PathArgument, help="Processed directory, in place of --schema.")
+@click.option("--world-size", type=click.IntRange(1), help="Devices.")
+@click.option("--embedding-dim", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="TABLE=SHARDING",
+    help="replicate, table_wise, row_wise or column_wise. May be repeated.",
+)
+@click.option("--memory", help="What tables may take on a device, such as 16GiB; 80% of the machine's by default.")
+@click.option("--machine", default="a100", show_default=True, help="a100, h100, loopback, … or a .json file.")
+@click.option("--link", help="Bytes per second between devices, such as 10GB/s, in place of the machine's.")
+@click.option(
+    "--global-batch", type=click.IntRange(1), default=65536, show_default=True, help="Rows of a step on all devices."
+)
+@click.option("--optimizer", default="adagrad", show_default=True, help="sgd, adagrad, rowwise_adagrad or adam.")
+@click.option("--bottom-mlp", metavar="WIDTHS", help="Such as 512,256,64,16.")
+@click.option("--top-mlp", metavar="WIDTHS", default="512,256,1", show_default=True)
+@click.option("--dense-parameters", type=click.IntRange(0), help="In place of those of --bottom-mlp and --top-mlp.")
+@click.option("--half-precision", is_flag=True, help="Activations and exchanged vectors of 2 bytes.")
+@click.option("--plan", "existing", type=PathArgument, help="Explain this plan instead of making one.")
+@click.option("--output", type=PathArgument, help="Write the plan as JSON.")
+@click.option("--simulate", metavar="FROM..TO", help="Predict throughput for so many devices, doubling.")
+@click.option("--scaling", type=click.Choice(["weak", "strong"]), default="weak", show_default=True,
+              help="With --simulate: the global batch grows with the devices, or does not.")  # fmt: skip
+@click.option("--plot", type=PathArgument, help="With --simulate: PNG to draw.")
+@json_option
+def command(schema: Path | None, data: Path | None, as_json: bool, **options: Any) -> None:
+    """Place embedding tables on devices, and predict what a training step moves and takes."""
+    from keras_dlrm.schema import Schema
+    from keras_dlrm.sharding.estimate import explain
+    from keras_dlrm.sharding.plan import ShardingPlan
+    from keras_dlrm.sharding.planner import plan_for
+    from keras_dlrm.sharding.workload import Workload
+
+    if (schema is None) == (data is None):
+        raise ValueError("give the columns by --schema FILE or by --data DIRECTORY, one of them.")
+    if data is not None:
+        from keras_dlrm import data as data_package
+
+        columns = data_package.open(data).schema
+    elif schema is not None:
+        columns = Schema.load(schema)
+    _check(options)
+    machine = _machine(options["machine"], options["link"])
+    model = {
+        "global_batch": options["global_batch"],
+        "optimizer": options["optimizer"],
+        "bottom_mlp": None if options["bottom_mlp"] is None else _widths("--bottom-mlp", options["bottom_mlp"]),
+        "top_mlp": _widths("--top-mlp", options["top_mlp"]),
+        "dense_parameters": options["dense_parameters"],
+        "half_precision": options["half_precision"],
+    }
+    memory = None if options["memory"] is None else _bytes("--memory", options["memory"])
+    constraints = dict(_constraint(text) for text in options["constraints"])
+    if options["simulate"] is not None:
+        work = Workload.of(columns, options["embedding_dim"], **model)
+        _simulate(work, machine, constraints, memory, options, as_json)
+        return
+    if options["existing"] is not None:
+        found = ShardingPlan.load(options["existing"])
+        if options["world_size"] not in (None, found.world_size):
+            raise ValueError(
+                f"--world-size {options['world_size']}: {options['existing']} is a plan for {found.world_size}; leave it out."
+            )
+        estimate = explain(found, columns, options["embedding_dim"], machine=machine, **model)
+    else:
+        work = Workload.of(columns, options["embedding_dim"], **model)
+        found = plan_for(work, options["world_size"], constraints, machine, memory)
+        estimate = found.estimate  # type: ignore[assignment]
+    click.echo(str(estimate))
+    if options["output"] is not None:
+        found.save(options["output"])
+        click.echo(f"\nwrote {options['output']}")
+    print_json(as_json, {"plan": found.to_dict(), "estimate": estimate.to_dict()})
+
+
+def _check(options: dict[str, Any]) -> None:
+    simulate, existing = options["simulate"], options["existing"]
+    if simulate is None and existing is None and options["world_size"] is None:
+        raise ValueError("--world-size is missing: for how many devices is the plan?")
+    for name in ("plot",) if simulate is None else ("world_size", "existing", "output"):
+        if options[name] is not None:
+            word = "--plan" if name == "existing" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"{word} is {'only' if name == 'plot' else 'not'} for --simulate; leave it out.")
+    if existing is not None and (options["constraints"] or options["memory"]):
+        raise ValueError("--constraint and --memory are for a new plan, not for --plan; leave them out.")
+
+
+def _simulate(
+    work: Any, machine: Any, constraints: dict[str, str], memory: float | None, options: dict[str, Any], as_json: bool
+) -> None:
+    from keras_dlrm.sharding.simulator import scaling_png, simulate, table
+    from keras_dlrm.training.report import print_table
+
+    scaling, path = options["scaling"], options["plot"]
+    found = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)
+    print_table(table(found), f"Predicted, {scaling} scaling")
+    if path is not None:
+        scaling_png(found, path, f"{options['machine']}, {scaling} scaling: predicted")
+        click.echo(f"wrote {path}")
+    shown = {str(size): None if each is None else each.to_dict() for size, each in found.items()}
+    for each in shown.values():
+        if each is not None:
+            for long in ("tables", "held_bytes", "considered"):
+                del each[long]
+    print_json(as_json, {"scaling": scaling, "devices": shown})
+
+
+def _machine(name: str, link: str | None) -> Any:
+    from keras_dlrm.sharding.machine import Machine
+
+    machine = Machine.of(name)
+    if link is None:
+        return machine
+    rate = _bytes("--link", link)
+    return dataclasses.replace(machine, link_bandwidth=rate, network_bandwidth=rate)
+
+
+def _bytes(option: str, text: str) -> float:
+    found = re.fullmatch(r"([\d.]+) *([kmgt]?i?)b?(/s)?", text.strip().lower())
+    try:
+        return float(found[1]) * _UNITS[found[2]] if found else _not_bytes(option, text)
+    except (KeyError, ValueError):
+        return _not_bytes(option, text)
+
+
+def _not_bytes(option: str, text: str) -> float:
+    raise ValueError(f"{option} {text!r} is no number of bytes; give one such as 16GiB, 500MB or 1e9.") from None
+
+
+def _widths(option: str, text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} {text!r} must be widths such as 512,256,1.") from None
+
+
+def _constraint(text: str) -> tuple[str, str]:
+    name, equals, kind = text.rpartition("=")
+    if not equals or not name:
+        raise ValueError(f"--constraint {text!r} must be TABLE=SHARDING, such as C1=row_wise.")
+    return name, kind
+
+
+def _sizes(text: str) -> list[int]:
+    found = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"--simulate {text!r} must be a range of devices such as 1..4096.")
+    low, high = int(found[1]), int(found[2])
+    sizes = []
+    while low < high:
+        sizes.append(low)
+        low *= 2
+    return [*sizes, high]

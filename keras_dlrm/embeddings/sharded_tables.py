@@ -1,0 +1,221 @@
+"""Tables whose parts lie in several processes: ids go to the parts, sums of their rows come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.huge_pages import use_huge_pages
+from keras_dlrm.embeddings.lookup import lookup, make_table
+from keras_dlrm.embeddings.stacking import Stack
+from keras_dlrm.sharding import everyone
+from keras_dlrm.sharding.layout import Group, Layout, layout
+from keras_dlrm.sharding.plan import Shard, ShardingPlan
+from keras_dlrm.schema import PADDING
+
+_ROWS_AT_ONCE = 2**16
+
+
+class ShardedTables:
+    """This process's parts of the tables of an `EmbeddingCollection`, and lookups that all processes take part in.
+
+    Args:
+        stacks: The stacks.
+        operation: Of quotient–remainder tables, if there are any.
+        plan: The plan.
+
+    Raises:
+        ValueError: the plan is for other tables.
+    """
+
+    def __init__(self, stacks: Sequence[Stack], operation: str | None, plan: ShardingPlan) -> None:
+        from keras_dlrm.sharding import backend as collectives  # not loaded by programs of one process
+
+        self.collectives = collectives
+        self.stacks = stacks
+        self.layout: Layout = layout(stacks, plan, operation)
+        self.variables: list[Any] = []
+
+    @property
+    def plan(self) -> ShardingPlan:
+        """The plan."""
+        return self.layout.plan
+
+    def build(self, layer: Any) -> None:
+        """Make this process's variables, as weights of a layer that knows its `initial_rows`."""
+        for group in self.layout.groups:
+            name = f"tables_{group.width}" + ("_replicated" if group.replicated else "")
+            variable = self.collectives.add_table(
+                layer, name, (group.rows, group.width), layer.table_dtype, group.replicated
+            )
+            make_table(variable)
+            variable.sharded = not group.replicated
+            if group.replicated:
+                variable.sum_copies = self._sum_copies
+            use_huge_pages(variable)
+            self.variables.append(variable)
+        for stack in self.stacks:
+            starts = stack.starts
+            for first, rows in layer.initial_rows(stack).parts(stack.width):
+                for name, start in starts.items():
+                    self._write_part(name, first - start, rows)
+
+    # -- looking up --------------------------------------------------------------------------------------------------
+
+    def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
+        """As `WholeTables.pooled`, of the examples of this process."""
+        ids = _side_by_side([rows for rows, stack in zip(asked, self.stacks, strict=True) if stack.positions])
+        weighted = factors[0] is not None
+        weights = _side_by_side([f for f, s in zip(factors, self.stacks, strict=True) if s.positions]) if weighted else None
+        exchanged = self.layout.exchanged
+        answers: list[Any] = []
+        if exchanged:
+            positions, widths = [g.positions for g in exchanged], [g.outputs * g.width for g in exchanged]
+            mine = self.collectives.exchange(_side_by_side([_asked(g, ids) for g in exchanged], 2))
+            theirs = None
+            if weights is not None:
+                theirs = self.collectives.exchange(_side_by_side([_spread(g, weights) for g in exchanged], 2))
+            sums = []
+            for group, variable, first in zip(exchanged, self.variables, np.cumsum([0, *positions]), strict=False):
+                columns = slice(int(first), int(first) + group.positions)
+                factor = None if theirs is None else theirs[:, :, columns]
+                sums.append(self._answer(group, variable, mine[:, :, columns], factor, training))
+            found = self.collectives.exchange(_side_by_side(sums, 2))
+            for group, first in zip(exchanged, np.cumsum([0, *widths]), strict=False):
+                answers.append(found[:, :, int(first) : int(first) + group.outputs * group.width])
+        for group, variable in zip(self.layout.groups[len(exchanged) :], self.variables[len(exchanged) :], strict=True):
+            factor = None if weights is None else _spread(group, weights)
+            answers.append(self._answer(group, variable, _asked(group, ids), factor, training))
+        # (processes, B, outputs · D) → (B, processes · outputs, D)
+        by_place = [
+            ops.reshape(
+                ops.transpose(ops.reshape(a, (len(g.take), -1, g.outputs, g.width)), (1, 0, 2, 3)),
+                (-1, len(g.take) * g.outputs, g.width),
+            )
+            for a, g in zip(answers, self.layout.groups, strict=True)
+        ]
+        return [self._sums(s, by_place) for s in range(len(self.stacks))]
+
+    def _answer(self, group: Group, variable: Any, ids: Any, factor: Any, training: bool | None) -> Any:
+        """Rows of this process's variable (processes, B, P) → its outputs (processes, B, F · D)."""
+        vectors = ops.cast(lookup(variable, ids, training), "float32")
+        if factor is not None:
+            vectors = vectors * ops.expand_dims(factor, -1)
+        n, p, f = len(group.take), group.positions, group.outputs
+        if not group.pools:
+            return ops.reshape(vectors, (n, -1, p * group.width))
+        alike = (group.segment == group.segment[0]).all()
+        segment = group.segment[0] if alike else ops.take(group.segment, self.collectives.rank(), axis=0)
+        # Positions first: (P, processes · B · D).
+        by_position = ops.reshape(ops.moveaxis(vectors, 2, 0), (p, -1))
+        sums = ops.segment_sum(by_position, ops.cast(segment, "int32"), num_segments=f + 1)[:f]
+        sums = ops.moveaxis(ops.reshape(sums, (f, n, -1, group.width)), 0, 2)
+        return ops.reshape(sums, (n, -1, f * group.width))
+
+    def _sums(self, s: int, by_place: Sequence[Any]) -> list[Any]:
+        """A stack's pooled vectors, cut into its blocks and halves."""
+        parts, order = [], []
+        for made in self.layout.made[s]:
+            n, columns, rows = made.index.shape
+            part = ops.take(by_place[made.group], made.index.reshape(-1), axis=1)
+            width = self.layout.groups[made.group].width
+            part = ops.reshape(part, (-1, n, columns, rows, width))
+            part = part[:, :, :, 0] if rows == 1 else ops.sum(part, axis=3)
+            parts.append(ops.reshape(part, (-1, n, columns * width)))
+            order += list(made.vectors)
+        if not parts:
+            return []
+        vectors = _side_by_side(parts)
+        if order != sorted(order):
+            vectors = ops.take(vectors, np.argsort(order).astype("int32"), axis=1)
+        found, first = [], 0
+        for count in self.layout.counts[s]:
+            found.append(vectors if count == len(order) else vectors[:, first : first + count])
+            first += count
+        return found
+
+    def _sum_copies(self, table: Any, ids: Any, gradient: Any, most: int) -> tuple[Any, Any]:
+        """Gradients of the rows of a replicated table → those of all processes, repeated rows summed."""
+        beyond = table.shape[0]
+        room = most - ops.shape(ids)[0]
+        ids = ops.concatenate([ids, ops.full((room,), beyond, dtype=ids.dtype)])
+        gradient = ops.concatenate([gradient, ops.zeros((room, gradient.shape[1]), gradient.dtype)])
+        ids, gradient = self.collectives.gather(ids), self.collectives.gather(gradient)
+        unique_ids, index = backend.unique(ids, beyond)
+        return backend.within(unique_ids, backend.sum_by(gradient, index, ops.shape(unique_ids)[0]), beyond)
+
+    # -- the tables --------------------------------------------------------------------------------------------------
+
+    def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
+        """The parts of a table that lie here, each with its variable and first row there."""
+        return [
+            (shard, variable, start)
+            for group, variable in zip(self.layout.groups, self.variables, strict=True)
+            for shard, start in group.placed
+            if shard.table == name and (shard.rank is None or self.collectives.holds(shard.rank))
+        ]
+
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a table."""
+        return self.plan.shapes[name]
+
+    def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
+        """Rows of a part's variable, or of a slot of it: float32.
+
+        Args:
+            variable: The variable.
+            owner: The part's rank; `None` where it is replicated.
+            start, stop: Rows `start … stop - 1` of the variable.
+        """
+        return self.collectives.read(variable, owner, start, stop)  # type: ignore[no-any-return]
+
+    def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:
+        """Replace them, from `start` on."""
+        self.collectives.write(variable, owner, start, rows)
+
+    def read(self, name: str) -> np.ndarray:
+        """A table, float32 (rows, width), put together of all processes' parts; all must ask for it."""
+        table = np.zeros(self.plan.shapes[name], np.float32)
+        for shard, variable, start in self.parts(name):
+            table[shard.start : shard.stop, shard.first : shard.last] = self.read_rows(
+                variable, shard.rank, start, start + shard.rows
+            )
+        if self.plan.placements[name].kind == "replicate":
+            return table
+        for first in range(0, len(table), _ROWS_AT_ONCE):
+            # What is not here is 0.
+            table[first : first + _ROWS_AT_ONCE] = everyone.arrays(table[first : first + _ROWS_AT_ONCE]).sum(0)
+        return table
+
+    def write(self, name: str, rows: Any) -> None:
+        """Replace the rows of a table: each process its parts."""
+        self._write_part(name, 0, rows)
+
+    def _write_part(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Write `rows`, whose first is row `first` of the table, as far as they are here."""
+        for shard, variable, start in self.parts(name):
+            low, high = max(shard.start, first), min(shard.stop, first + len(rows))
+            if low < high:
+                part = np.ascontiguousarray(rows[low - first : high - first, shard.first : shard.last], dtype=np.float32)
+                self.write_rows(variable, shard.rank, start + low - shard.start, part)
+
+
+def _asked(group: Group, ids: Any) -> Any:
+    """Table rows of all positions (B, all) → rows of each process's variable, or -1: int32 (processes, B, P)."""
+    picked = _spread(group, ids)
+    low, high, start = (ops.expand_dims(ops.convert_to_tensor(a), 1) for a in (group.low, group.high, group.start))
+    return ops.where(ops.logical_and(picked >= low, picked < high), picked - low + start, PADDING)
+
+
+def _spread(group: Group, values: Any) -> Any:
+    """Values of all positions (B, all) → those that each process is asked for, (processes, B, P)."""
+    picked = ops.take(values, group.take.reshape(-1), axis=1)
+    return ops.transpose(ops.reshape(picked, (-1, *group.take.shape)), (1, 0, 2))
+
+
+def _side_by_side(tensors: list[Any], axis: int = 1) -> Any:
+    return ops.concatenate(tensors, axis=axis) if len(tensors) > 1 else tensors[0]

@@ -1,0 +1,118 @@
+"""Tables that lie in this process as a whole: one variable for all tables of a width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_dlrm.embeddings import backend, stand_ins
+from keras_dlrm.embeddings.huge_pages import use_huge_pages
+from keras_dlrm.embeddings.lookup import lookup, make_table
+from keras_dlrm.embeddings.stacking import Stack, pooled_before
+from keras_dlrm.schema import PADDING
+from keras_dlrm.sharding.plan import Shard
+
+
+class WholeTables:
+    """The variables of an `EmbeddingCollection`'s stacks, and their lookups.
+
+    Args:
+        stacks: The stacks.
+        operation: Of quotient–remainder tables, if there are any.
+    """
+
+    def __init__(self, stacks: Sequence[Stack], operation: str | None) -> None:
+        self.stacks = stacks
+        self.operation = operation
+        self.variables: list[Any] = []
+
+    def build(self, layer: Any) -> None:
+        """Make the variables, as weights of a layer that knows its `initial_rows`."""
+        stand_in = stand_ins.is_active()
+        in_parts = backend.can_write() and not stand_in
+        for stack in self.stacks:
+            initial = layer.initial_rows(stack)
+            table = layer.add_weight(
+                name=f"tables_{stack.width}",
+                shape=(1 if stand_in else stack.rows, stack.width),
+                initializer="zeros" if in_parts or stand_in else initial,
+                # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
+                autocast=False,
+                dtype=layer.table_dtype,
+            )
+            make_table(table)
+            if in_parts:
+                use_huge_pages(table)
+                # Part by part, so that building a model takes no more memory than its tables.
+                for start, rows in initial.parts(stack.width):
+                    backend.write(table, start, rows)
+            self.variables.append(table)
+
+    def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
+        """For each stack and block the sums of its rows, (B, columns, width), and after them those of its remainders.
+
+        Args:
+            asked: For each stack int32 (B, positions): rows of the tables, or -1.
+            factors: For each stack what its rows are multiplied with, (B, positions), or `None`.
+            training: Whether a gradient may be taken for the tables.
+        """
+        found = []
+        for stack, table, rows, factor in zip(self.stacks, self.variables, asked, factors, strict=True):
+            if not stack.blocks:
+                found.append([])
+                continue
+            start = ops.convert_to_tensor(stack.per_position["start"], "int32")
+            vectors = lookup(table, ops.where(rows >= 0, rows + start, PADDING), training)
+            vectors = ops.cast(vectors, "float32")
+            sums = []
+            for block in stack.blocks:
+                n, h = len(block.columns), block.hotness
+                together = pooled_before(h, block.second is not None, self.operation)
+                for first in (block.first, block.second):
+                    if first is None:
+                        continue
+                    # The gradient of a slice is a copy of the size of what was sliced.
+                    whole = n * h == stack.positions
+                    part = vectors if whole else vectors[:, first : first + n * h]
+                    if factor is not None:
+                        part = part * ops.expand_dims(factor[:, first : first + n * h], -1)
+                    if h > 1 and together:
+                        part = ops.sum(ops.reshape(part, (-1, n, h, stack.width)), axis=2)
+                    sums.append(part)
+            found.append(sums)
+        return found
+
+    # -- the tables --------------------------------------------------------------------------------------------------
+
+    def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
+        """A table as the one part that it is, with its variable and first row there."""
+        for stack, variable in zip(self.stacks, self.variables, strict=True):
+            if name in stack.starts:
+                rows, width = self.shape_of(name)
+                return [(Shard(name, None, 0, rows, 0, width), variable, stack.starts[name])]
+        raise KeyError(name)
+
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a table."""
+        return next((t.rows, t.width) for stack in self.stacks for t in stack.tables if t.name == name)
+
+    def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
+        """Rows of a variable, or of one that has as many: float32."""
+        return backend.read(variable, start, stop)
+
+    def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:
+        """Replace them, from `start` on."""
+        backend.write(variable, start, rows)
+
+    def read(self, name: str) -> np.ndarray:
+        """A table, float32 (rows, width), copied."""
+        ((shard, variable, start),) = self.parts(name)
+        return backend.read(variable, start, start + shard.rows)
+
+    def write(self, name: str, rows: Any) -> None:
+        """Replace the rows of a table."""
+        ((_, variable, start),) = self.parts(name)
+        backend.write(variable, start, np.ascontiguousarray(rows, dtype=np.float32))

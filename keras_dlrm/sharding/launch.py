@@ -1,0 +1,157 @@
+"""All processes of a training run on this machine: started, watched, and started again where one is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_dlrm.sharding.heartbeat import FOLDER, read_beats
+
+_POLL = 0.1  # seconds
+_MEMBER = "KERAS_DLRM_PROCESS"
+
+
+def is_member() -> bool:
+    """Whether this process is one of a run already: of `launch`, or of a cluster's launcher."""
+    names = (_MEMBER, "RANK", "TF_CONFIG", "JAX_COORDINATOR_ADDRESS")
+    return any(name in os.environ for name in names)
+
+
+def launch(
+    backend: str, processes: int, restarts: int = 0, timeout: float = 300.0, command: Sequence[str] | None = None
+) -> int:
+    """Run a program in several processes on this machine, until all have ended.
+
+    What they are told is what a cluster's launcher would tell them: `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` on torch,
+    `TF_CONFIG` on TensorFlow, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` on JAX.
+
+    Args:
+        backend: `"tensorflow"`, `"jax"` or `"torch"`.
+        processes: How many.
+        restarts: How often all are started again after one is lost: for programs that go on from a checkpoint.
+        timeout: Seconds without any progress after which the run counts as stuck; those that all others wait for are named.
+        command: Program and arguments; this program by default.
+
+    Returns:
+        An exit code: 0, or the first that was not. The standard output of process 0 is this process's; the others write theirs to
+        standard error.
+    """
+    command = [sys.executable, *sys.argv] if command is None else list(command)
+    attempt = 0
+    while True:
+        code, why = _run(command, _environments(backend, processes), timeout)
+        if code == 0 or attempt == restarts or code in (2, -signal.SIGTERM, -signal.SIGINT):
+            if why:
+                print(why, file=sys.stderr, flush=True)
+            return code if code >= 0 else 128 - code
+        attempt += 1
+        print(f"{why}. All start again (restart {attempt} of {restarts}).", file=sys.stderr, flush=True)
+
+
+def _environments(backend: str, processes: int) -> list[dict[str, str]]:
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(processes)]
+    host, port = addresses[0].split(":")
+    found = []
+    for i in range(processes):
+        mine = {"KERAS_BACKEND": backend, _MEMBER: str(i)}
+        if backend == "torch":
+            mine |= {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)}
+            mine |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+        elif backend == "jax":
+            mine |= {"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(i)}
+            mine |= {"JAX_COORDINATOR_ADDRESS": addresses[0]}
+        else:
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
+            mine |= {"TF_CONFIG": json.dumps(task)}
+        if processes == 1:
+            mine = {"KERAS_BACKEND": backend, _MEMBER: "0"}
+        found.append(mine)
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout: float) -> tuple[int, str]:
+    """Run the processes once: an exit code, and what went wrong."""
+    with tempfile.TemporaryDirectory() as name:
+        beats = Path(name)
+        processes = []
+        previous = signal.getsignal(signal.SIGTERM)
+        try:
+            for i, environment in enumerate(environments):
+                output = None if i == 0 else sys.stderr.fileno()
+                processes.append(
+                    subprocess.Popen(command, env={**os.environ, **environment, FOLDER: name}, stdout=output)
+                )
+
+            def forward(number: int, frame: object) -> None:
+                # A preemption: each gets the chance to save.
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+
+            signal.signal(signal.SIGTERM, forward)
+            progress, since = "", time.monotonic()
+            while True:
+                codes = [process.poll() for process in processes]
+                lost = [i for i, code in enumerate(codes) if code]
+                if lost:
+                    # Others fail because of it: who was killed comes first.
+                    first = min(lost, key=lambda i: (codes[i] != -signal.SIGKILL, (codes[i] or 0) > 0, i))
+                    code = codes[first] or 1
+                    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                    return code, f"process {first} of {len(processes)} {how}{_where(beats, first)}"
+                if all(code == 0 for code in codes):
+                    return 0, ""
+                now = "".join(f"{step}{phase}" for step, phase, _ in read_beats(beats).values())
+                if now != progress:
+                    progress, since = now, time.monotonic()
+                elif time.monotonic() - since > timeout:
+                    return 1, _stuck(beats, len(processes), timeout)
+                time.sleep(_POLL)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+
+
+def _where(beats: Path, process: int) -> str:
+    beat = read_beats(beats).get(process)
+    return f" in step {beat[0]}" if beat else " before its first step"
+
+
+def _stuck(beats: Path, processes: int, timeout: float) -> str:
+    """Who keeps the others waiting: who is silent, else who is not in a step, else who is behind."""
+    found = read_beats(beats)
+    now = time.time()
+    silent = [i for i in range(processes) if i not in found or now - found[i][2] > 5.0]
+    outside = [i for i in range(processes) if i in found and found[i][1] != "step"]
+    behind = [i for i in found if found[i][0] == min(step for step, _, _ in found.values())]
+    guilty = silent or outside or behind
+    names = ", ".join(str(i) for i in guilty)
+    does = "gives no sign of life" if silent else "prepares data" if outside else "has not finished its step"
+    many = len(guilty) > 1
+    step = max((step for step, _, _ in found.values()), default=0)
+    return (
+        f"no progress for {timeout:g} s in step {step}: {'processes' if many else 'process'} {names} of {processes} "
+        f"{does.replace('gives', 'give').replace('prepares', 'prepare').replace('has', 'have') if many else does}"
+    )

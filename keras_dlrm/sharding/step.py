@@ -1,0 +1,96 @@
+"""What a training step of one process among many does differently: its loss is a part of one loss, its gradients too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+# The sample weight of a row that only fills up a process's part of a batch.
+FILLER = float("-inf")
+
+
+class WholeBatch:
+    """A step of a process that is alone: everything as it is.
+
+    Args:
+        sample_weight: Of the batch, or `None`.
+
+    Attributes:
+        sample_weight: The same.
+    """
+
+    def __init__(self, sample_weight: Any) -> None:
+        self.sample_weight = sample_weight
+
+    def share(self, loss: Any) -> Any:
+        """This process's part of the loss of the whole batch."""
+        return loss
+
+    def sum(self, tensors: Sequence[Any]) -> list[Any]:
+        """Sums over all processes."""
+        return list(tensors)
+
+    def gather(self, *tensors: Any) -> list[Any]:
+        """Rows of all processes."""
+        return list(tensors)
+
+    @property
+    def rows(self) -> Any:
+        """Rows of the whole batch; `None`: as many as there are."""
+        return None
+
+
+class PartOfBatch(WholeBatch):
+    """A step of one of N processes, each with an equally large part of the batch.
+
+    Args:
+        model: The model: for the reduction of its loss, and its regularisation.
+        x: Inputs.
+        sample_weight: Or `None`; `FILLER` for rows that fill up the part.
+    """
+
+    def __init__(self, model: Any, x: Any, sample_weight: Any) -> None:
+        from keras_dlrm.sharding import backend
+
+        super().__init__(sample_weight)
+        self._backend = backend
+        self._model = model
+        here = ops.cast(ops.shape(keras.tree.flatten(x)[0])[0], "float32")
+        reduction = getattr(model.loss, "reduction", "sum_over_batch_size")
+        real = here
+        if sample_weight is not None:
+            sample_weight = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+            filler = ops.equal(sample_weight, FILLER)
+            self.sample_weight = ops.where(filler, ops.zeros_like(sample_weight), sample_weight)
+            real = ops.sum(ops.cast(ops.logical_not(filler), "float32"))
+        if reduction == "mean_with_sample_weight" and sample_weight is not None:
+            here = part = ops.sum(self.sample_weight)
+        else:
+            part = real
+        whole, self._rows = backend.all_sum([part, real])
+        self._share = ops.ones_like(whole) if reduction == "sum" else here / whole
+
+    def share(self, loss: Any) -> Any:
+        extra = [ops.cast(e, "float32") for e in self._model.losses]
+        regular = sum(extra) if extra else 0.0
+        # Of a part without any real row the mean is not a number.
+        mine = ops.where(self._share > 0, (loss - regular) * self._share, ops.zeros_like(loss))
+        return mine + regular / self._backend.world_size()
+
+    def sum(self, tensors: Sequence[Any]) -> list[Any]:
+        present = [t for t in tensors if t is not None]
+        sums = iter(self._backend.all_sum(present))
+        return [None if t is None else next(sums) for t in tensors]
+
+    def gather(self, *tensors: Any) -> list[Any]:
+        found = []
+        for t in tensors:
+            found.append(None if t is None else self._backend.gather(ops.cast(ops.reshape(t, (-1, 1)), "float32")))
+        return found
+
+    @property
+    def rows(self) -> Any:
+        return self._rows

@@ -1,0 +1,277 @@
+"""What the trainers of sharded models share: their command line, their log, their report."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlrm.schema import Categorical, Schema
+
+_ROWS_AT_ONCE = 2**16
+
+
+def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `multi_worker.py`, `jax_hybrid.py` and `torch_hybrid.py`."""
+    path = click.Path(path_type=Path)
+    for option in reversed(
+        [
+            click.option("--processes", default=2, show_default=True, type=click.IntRange(1), help="On this machine; a cluster's "
+                         "launcher decides itself."),
+            click.option("--steps", default=100, show_default=True, type=click.IntRange(0), help="Training steps in all."),
+            click.option("--global-batch", default=256, show_default=True, type=click.IntRange(1),
+                         help="Examples of a step, of all processes together."),
+            click.option("--seed", default=0, show_default=True, help="Of the log and of the initial weights."),
+            click.option("--rows", default=10_000, show_default=True, type=click.IntRange(2), help="Rows of the largest table."),
+            click.option("--embedding-dim", default=16, show_default=True, type=click.IntRange(1), help="Width of the tables."),
+            click.option("--plan", "plan_file", type=path, help="A sharding plan (keras-dlrm plan --output).  [default: planned]"),
+            click.option("--optimizer", default="adagrad", show_default=True, help="Of the dense parameters and the tables."),
+            click.option("--learning-rate", type=float, help="The optimizer's own by default."),
+            click.option("--checkpoint", type=path, help="Folder of checkpoints; a run goes on from the last one."),
+            click.option("--checkpoint-steps", default=100, show_default=True, type=click.IntRange(1),
+                         help="Steps between checkpoints."),
+            click.option("--timeout", default=300.0, show_default=True, help="Seconds without progress that end the run."),
+            click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def click_schema(rows: int) -> Schema:
+    """Uneven vocabularies, one-hot and multi-hot columns, two that share a table.
+
+    Args:
+        rows: Of the largest table.
+    """
+    sizes = {"item": rows, "user": max(rows // 3, 2), "shop": max(rows // 50, 2), "country": 40, "device": 3}
+    columns = [Categorical(name, size) for name, size in sizes.items()]
+    columns += [Categorical("history", rows, hotness=5, combiner="mean", table="item")]
+    columns += [Categorical("tags", 500, hotness=3)]
+    return Schema(dense=["price", "age", "hour"], categorical=columns, label="click")
+
+
+class Steps(keras.utils.PyDataset):
+    """Batches by their number: step i's batch depends on the log and on i alone.
+
+    Args:
+        log: A log with `batch(number, batch_size)`.
+        batch_size: B.
+        first, stop: The first step and the one after the last.
+    """
+
+    def __init__(self, log: Any, batch_size: int, first: int, stop: int) -> None:
+        super().__init__()
+        self.log, self.batch_size, self.first, self.stop = log, batch_size, first, stop
+
+    def __len__(self) -> int:
+        return max(self.stop - self.first, 0)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.log.batch(self.first + index, self.batch_size)
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class StepLoss(keras.metrics.Metric):
+    """Log loss of the last batch alone. Keras's own `loss` is the mean over the epoch so far.
+
+    Example:
+
+    >>> metric = StepLoss()
+    >>> metric.update_state([1.0], [0.5]); metric.update_state([1.0], [0.25]); round(float(metric.result()), 4)
+    1.3863
+    """
+
+    def __init__(self, name: str = "step_loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.last = self.add_variable(shape=(), initializer="zeros", name="last")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Take a batch.
+
+        Args:
+            y_true: Labels.
+            y_pred: Probabilities.
+            sample_weight: Or `None`.
+        """
+        y, p = (ops.cast(ops.reshape(ops.convert_to_tensor(v), (-1,)), "float32") for v in (y_true, y_pred))
+        p = ops.clip(p, 1e-7, 1 - 1e-7)
+        losses = -(y * ops.log(p) + (1 - y) * ops.log(1 - p))
+        weight = ops.ones_like(p) if sample_weight is None else ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+        self.last.assign(ops.sum(losses * weight) / ops.sum(weight))
+
+    def result(self) -> Any:
+        """The loss."""
+        return ops.convert_to_tensor(self.last)
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps each step's loss, the bytes it moved, and the time.
+
+    Args:
+        losses: Of steps before.
+    """
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        from keras_dlrm.sharding.meter import meter
+
+        self.losses = list(losses)
+        self._meter = meter
+        self._times: list[float] = []
+        self._bytes = [meter.total]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.losses.append(float(logs["step_loss"]))
+        self._times.append(time.perf_counter())
+        self._bytes.append(self._meter.total)
+
+    @property
+    def bytes_per_step(self) -> float:
+        """The most that a step moved: where steps are compiled, only the first one of a kind is counted."""
+        return float(np.diff(self._bytes).max(initial=0))
+
+    @property
+    def steps_per_second(self) -> float:
+        """Without the first step, which is compiled; 0 of fewer than two."""
+        return 0.0 if len(self._times) < 2 else (len(self._times) - 1) / (self._times[-1] - self._times[0])
+
+
+def describe_tables(model: Any) -> dict[str, dict[str, float]]:
+    """Rows, width, sum and sum of squares of each logical table, added up where its parts lie. All processes must ask.
+
+    Args:
+        model: A model of this package.
+    """
+    from keras_dlrm.sharding import everyone
+
+    tables = model.embeddings.sharded
+    mine = dict.fromkeys(model.embeddings.table_shapes, (0.0, 0.0))
+    first = tables is None or tables.collectives.process_rank() == 0
+    for name in mine:
+        if tables is None:
+            parts = [model.embeddings.embedding_tables()[name]]
+        else:
+            parts = (
+                tables.collectives.read(variable, shard.rank, start + i, start + min(i + _ROWS_AT_ONCE, shard.rows))
+                for shard, variable, start in tables.parts(name)
+                if shard.rank is not None or first
+                for i in range(0, shard.rows, _ROWS_AT_ONCE)
+            )
+        total = squares = 0.0
+        for part in parts:
+            total, squares = total + float(part.sum(dtype="f8")), squares + float((part.astype("f8") ** 2).sum())
+        mine[name] = (total, squares)
+    every = everyone.values(list(mine.values()))
+    shapes = model.embeddings.table_shapes
+    return {
+        name: {
+            "rows": shapes[name][0],
+            "width": shapes[name][1],
+            "sum": sum(one[i][0] for one in every),
+            "sumsq": sum(one[i][1] for one in every),
+        }
+        for i, name in enumerate(mine)
+    }
+
+
+def planned(plan_file: Path | None, schema: Schema, embedding_dim: int, world_size: int, options: Mapping[str, Any]) -> Any:
+    """The plan of a file, fitted to this schema and these processes; else a plan by prediction.
+
+    Args:
+        plan_file: As `ShardingPlan.save` writes it, or with the kinds alone; or `None`.
+        schema: The schema.
+        embedding_dim: Width of all tables.
+        world_size: Number of processes (on JAX: of devices).
+        options: `global_batch` and `optimizer`, for a prediction.
+    """
+    from keras_dlrm.sharding.plan import ShardingPlan
+    from keras_dlrm.sharding.planner import plan
+
+    if plan_file is None:
+        return plan(schema, world_size, embedding_dim, machine="loopback", **options)
+    shapes = {name: (rows, embedding_dim) for name, rows in schema.table_sizes.items()}
+    return ShardingPlan.load(plan_file, shapes, world_size)
+
+
+def train(
+    model: Any, log: Any, steps: int, global_batch: int, checkpoint: Path | None, checkpoint_steps: int
+) -> Recorder:
+    """Train up to a step of a log, from the last checkpoint on. All processes must call it.
+
+    Args:
+        model: A compiled model.
+        log: A log with `batch(number, batch_size)`.
+        steps: Training steps in all.
+        global_batch: Examples of a step, of all processes together.
+        checkpoint: Folder of checkpoints, or `None`.
+        checkpoint_steps: Steps between two.
+    """
+    from keras_dlrm.checkpoint import Checkpoints, restore
+    from keras_dlrm.sharding import backend
+    from keras_dlrm.sharding.heartbeat import Heartbeat
+    from keras_dlrm.sharding.part import Part
+
+    first, losses = 0, []
+    model.predict_on_batch(Part(Steps(log, global_batch, 0, 1))[0][0])  # builds it
+    if checkpoint is not None:
+        found = restore(model, checkpoint)
+        if found is not None:
+            first, losses = found["step"], found["extra"]["losses"]
+    recorder = Recorder(losses)
+    callbacks = [recorder, Heartbeat(backend.process_rank(), first)]
+    if checkpoint is not None:
+        callbacks.append(Checkpoints(checkpoint, checkpoint_steps, first, lambda: {"losses": recorder.losses}))
+    if first < steps:
+        model.fit(Part(Steps(log, global_batch, first, steps)), shuffle=False, callbacks=callbacks, verbose=0)
+    return recorder
+
+
+def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> None:
+    """Print what a run found, once. All processes must call it.
+
+    Args:
+        model: The trained model.
+        recorder: The run's.
+        global_batch: Examples of a step.
+        as_json: As one JSON object; else as a line for people.
+    """
+    from keras_dlrm.sharding import backend, everyone
+
+    tables = describe_tables(model)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    every = everyone.values([recorder.bytes_per_step, peak])
+    if backend.process_rank():
+        return
+    result = {
+        "losses": recorder.losses,
+        "bytes_per_step": [sent for sent, _ in every],
+        "peak_rss_bytes": [peak for _, peak in every],
+        "samples_per_s": recorder.steps_per_second * global_batch,
+        "tables": tables,
+    }
+    if as_json:
+        print(json.dumps(result), flush=True)
+        return
+    losses = recorder.losses[-10:]
+    print(
+        f"{len(recorder.losses)} steps, {len(every)} processes, loss {np.mean(losses) if losses else float('nan'):.4f}, "
+        f"{result['samples_per_s']:,.0f} samples/s, {max(result['bytes_per_step']):,.0f} bytes sent a step and process, "
+        f"{max(result['peak_rss_bytes']) / 2**20:,.0f} MiB at the peak",
+        flush=True,
+    )
+
+
+def fail(error: Exception) -> None:
+    """End with exit code 2 and one sentence: bad input, which no restart mends."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
