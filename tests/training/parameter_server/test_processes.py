@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -23,6 +22,7 @@ import pytest
 
 import keras_dlrm as kd
 from keras_dlrm.sharding.plan import place
+from keras_dlrm.sharding.trainer import click_schema
 from keras_dlrm.training.parameter_server.cluster import SERVER_LOST, loopback
 
 ROOT = Path(__file__).parents[3]
@@ -83,13 +83,6 @@ def start():
         run.end()
 
 
-def trainer() -> Any:
-    spec = importlib.util.spec_from_file_location("parameter_server_trainer", PROGRAM)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module
-
-
 def wait_for(condition: Any, seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -99,7 +92,7 @@ def wait_for(condition: Any, seconds: float = 240.0) -> None:
 
 def one_process(steps: int, rows: int, seed: int, size: int) -> tuple[list[float], Any]:
     """Losses of a model that one process trains, and the model."""
-    schema = trainer().schema(rows)
+    schema = click_schema(rows)
     log = kd.data.synthetic.PlantedClickLog(schema, seed=seed)
     model = kd.models.DLRM(schema, embedding_dim=16, bottom_mlp=[32, 16], top_mlp=[64, 32, 1], seed=seed)
     model.compile("adagrad", embedding_optimizer="rowwise_adagrad")
@@ -132,9 +125,7 @@ def test_one_step_at_a_time_learns_what_one_process_learns_and_exports_it(start,
     assert result["processes"] == ["worker:0", "ps:0", "ps:1", "chief:0"]
     assert min(result["bytes_per_step"]) > 0 and min(result["peak_rss_bytes"]) > 1e7
     # Evaluated and exported: the model of the last step.
-    valid = list(
-        kd.data.synthetic.PlantedClickLog(trainer().schema(900), seed=3).batches(1024, n_batches=4, part="valid")
-    )
+    valid = list(kd.data.synthetic.PlantedClickLog(click_schema(900), seed=3).batches(1024, n_batches=4, part="valid"))
     expected = np.concatenate([alone.predict(x, verbose=0) for x, _ in valid])
     score = kd.metrics.scores(np.concatenate([y for _, y in valid]), expected)
     assert abs(result["evaluations"]["30"]["auc"] - score["auc"]) < 1e-5
