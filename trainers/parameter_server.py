@@ -11,27 +11,17 @@ import time
 
 import click
 
-from keras_dlrm.cli.options import PathArgument
-
 EPILOG = """\b
 Examples:
   python trainers/parameter_server.py --processes 2 --steps 200 --global-batch 256
   python trainers/parameter_server.py --processes 4 --servers 2 --plan plan.json --checkpoint run --json
   python trainers/parameter_server.py --in-flight 1 --steps 50        # what one process would learn
 """
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-
-def schema(rows):
-    """Uneven vocabularies, one-hot and multi-hot columns, two that share a table."""
-    import keras_dlrm as kd
-
-    sizes = {"item": rows, "user": max(rows // 3, 2), "shop": max(rows // 50, 2), "country": 40, "device": 3}
-    columns = [kd.Categorical(name, size) for name, size in sizes.items()]
-    columns += [kd.Categorical("history", rows, hotness=5, combiner="mean", table="item")]
-    columns += [kd.Categorical("tags", 500, hotness=3)]
-    return kd.Schema(dense=["price", "age", "hour"], categorical=columns, label="click")
+from keras_dlrm.cli.options import PathArgument  # noqa: E402
+from keras_dlrm.sharding import trainer  # noqa: E402
 
 
 def describe(tables, shapes):
@@ -46,23 +36,40 @@ def describe(tables, shapes):
 
 
 @click.command(epilog=EPILOG)
-@click.option("--processes", default=2, show_default=True, help="Workers.")
-@click.option("--servers", default=2, show_default=True, help="Parameter servers.")
-@click.option("--steps", default=100, show_default=True, help="Training steps in all; each is one worker's.")
-@click.option("--global-batch", "batch_size", default=256, show_default=True, help="Examples of a step.")
+@click.option("--processes", default=2, show_default=True, type=click.IntRange(1), help="Workers.")
+@click.option("--servers", default=2, show_default=True, type=click.IntRange(1), help="Parameter servers.")
+@click.option(
+    "--steps",
+    default=100,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Training steps in all; each is one worker's.",
+)
+@click.option("--global-batch", default=256, show_default=True, type=click.IntRange(1), help="Examples of a step.")
 @click.option("--seed", default=0, show_default=True, help="Of the log and of the initial weights.")
-@click.option("--rows", default=10_000, show_default=True, help="Rows of the largest table.")
-@click.option("--plan", "plan_file", type=PathArgument, help="A sharding plan, its ranks being servers.")
+@click.option("--rows", default=10_000, show_default=True, type=click.IntRange(2), help="Rows of the largest table.")
+@click.option("--embedding-dim", default=16, show_default=True, type=click.IntRange(1), help="Width of the tables.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=PathArgument,
+    help="Sharding plan; ranks are servers.  [default: large tables by rows]",
+)
 @click.option("--optimizer", default="adagrad", show_default=True, help="Of the dense parameters.")
 @click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer if omitted.")
-@click.option("--in-flight", type=int, help="Steps under way at a time; 1 is synchronous.  [default: 2 a worker]")
+@click.option("--learning-rate", type=float, help="The optimizer's own by default.")
+@click.option(
+    "--in-flight", type=click.IntRange(1), help="Steps under way at a time; 1 is synchronous.  [default: 2 a worker]"
+)
 @click.option("--checkpoint", type=PathArgument, help="Folder of checkpoints; a run goes on from the last one.")
-@click.option("--checkpoint-steps", default=100, show_default=True, help="Steps between checkpoints.")
-@click.option("--evaluation-steps", type=int, help="Steps between evaluations beside training.")
+@click.option(
+    "--checkpoint-steps", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints."
+)
+@click.option("--evaluation-steps", type=click.IntRange(1), help="Steps between evaluations beside training.")
 @click.option("--export", type=PathArgument, help="Folder to export a SavedModel to at the end.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
-def main(processes, servers, steps, batch_size, seed, rows, plan_file, optimizer, embedding_optimizer, in_flight, checkpoint,
-         checkpoint_steps, evaluation_steps, export, as_json):  # fmt: skip
+def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, embedding_optimizer,
+         learning_rate, in_flight, checkpoint, checkpoint_steps, evaluation_steps, export, as_json):  # fmt: skip
     """Train on parameter servers."""
     from keras_dlrm.training import parameter_server as ps
 
@@ -75,46 +82,52 @@ def main(processes, servers, steps, batch_size, seed, rows, plan_file, optimizer
     import keras_dlrm as kd
     from keras_dlrm.sharding.plan import ShardingPlan
 
-    columns = schema(rows)
-    log = kd.data.synthetic.PlantedClickLog(columns, seed=seed)
+    schema = trainer.click_schema(rows)
+    log = kd.data.synthetic.PlantedClickLog(schema, seed=seed)
 
     def build():
-        model = kd.models.DLRM(columns, embedding_dim=16, bottom_mlp=[32, 16], top_mlp=[64, 32, 1], seed=seed)
+        model = kd.models.DLRM(schema, embedding_dim, bottom_mlp=[32, embedding_dim], top_mlp=[64, 32, 1], seed=seed)
         model.compile(optimizer, embedding_optimizer=embedding_optimizer)
+        if learning_rate is not None:
+            model.optimizer.learning_rate = learning_rate
         return model
 
     try:
-        plan = None if plan_file is None else ShardingPlan.load(plan_file)
+        shapes = {name: (rows, embedding_dim) for name, rows in schema.table_sizes.items()}
+        plan = None if plan_file is None else ShardingPlan.load(plan_file, shapes, servers)
         training = ps.ParameterServerTraining(build, steps, plan, checkpoint)
         start = time.perf_counter()
         losses = training.fit(
-            lambda step: log.batch(step, batch_size), in_flight, checkpoint_steps,
+            lambda step: log.batch(step, global_batch), in_flight, checkpoint_steps,
             lambda: log.batches(1024, n_batches=4, part="valid"), evaluation_steps or steps + 1,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         if export is not None:
             kd.export.savedmodel(training.model(), export)
         trained = steps - training.resumed
-        sent = training.bytes_sent(log.batch(0, batch_size))
+        sent = training.bytes_sent()
         memory = training.peak_memory()
         result = {
             "losses": losses.tolist(), "steps": training.applied, "resumed": training.resumed, "processes": list(sent),
             "bytes_per_step": [n / max(trained, 1) for n in sent.values()],
             "peak_rss_bytes": [memory[name] for name in sent],
-            "samples_per_s": trained * batch_size / seconds, "evaluations": training.evaluations,
+            "samples_per_s": trained * global_batch / seconds, "evaluations": training.evaluations,
             "tables": describe(training.tables, training.plan.shapes),
         }  # fmt: skip
     except ps.ServerLostError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(ps.SERVER_LOST)  # at once: TensorFlow's threads still wait for the server
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr, flush=True)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)
     if as_json:
         print(json.dumps(result), flush=True)
     else:
         loss, speed = float(losses[-10:].mean()) if steps else float("nan"), result["samples_per_s"]
-        print(f"{result['steps']} steps, loss {loss:.4f}, {speed:,.0f} examples a second; {training.evaluations}", flush=True)
+        print(
+            f"{result['steps']} steps, loss {loss:.4f}, {speed:,.0f} examples a second; {training.evaluations}",
+            flush=True,
+        )
     os._exit(0)  # TensorFlow would wait for processes that never end by themselves
 
 

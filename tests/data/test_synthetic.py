@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -153,3 +153,21 @@ def test_bad_settings_are_clear_errors():
         PlantedClickLog(Schema(categorical=[Categorical("c")]))
     with pytest.raises(ValueError, match="not both"):
         PlantedClickLog(SCHEMA).batches(4, n_batches=1, rows=4)
+
+
+@pytest.fixture(scope="module")
+def first_rows():
+    return collect(PlantedClickLog(SCHEMA, seed=2), 40_000)
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=4), st.sampled_from([7, 700, 5000, 20_000]))
+@settings(max_examples=10)
+def test_a_batch_by_number_has_the_rows_of_all_batches_in_any_order(first_rows, numbers, size):
+    expected, clicks = first_rows
+    log = PlantedClickLog(SCHEMA, seed=2)
+    for number in numbers:
+        number %= 40_000 // size
+        batch, label = log.batch(number, size)
+        rows = slice(number * size, (number + 1) * size)
+        assert all(np.array_equal(batch[name], values[rows]) for name, values in expected.items())
+        assert np.array_equal(label, clicks[rows])

@@ -58,7 +58,11 @@ def loopback(workers: int, servers: int) -> dict[str, list[str]]:
     >>> [len(cluster[job]) for job in ("chief", "worker", "ps")]
     [1, 2, 1]
     """
-    counts = {"chief": 1, "worker": integer("loopback", "workers", workers), "ps": integer("loopback", "servers", servers)}
+    counts = {
+        "chief": 1,
+        "worker": integer("loopback", "workers", workers),
+        "ps": integer("loopback", "servers", servers),
+    }
     sockets = [socket.socket() for _ in range(sum(counts.values()))]
     try:
         for each in sockets:
@@ -131,7 +135,9 @@ class _Run:
         config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
         environment = {**os.environ, **self.settings, "TF_CONFIG": json.dumps(config), _PARENT: str(os.getpid())}
         # Only the chief has results to print.
-        process = subprocess.Popen(self.command, env=environment, stdout=None if kind == "chief" else sys.stderr.fileno())
+        process = subprocess.Popen(
+            self.command, env=environment, stdout=None if kind == "chief" else sys.stderr.fileno()
+        )
         print(json.dumps({"started": f"{kind}:{index}", "pid": process.pid}), file=sys.stderr, flush=True)
         return process
 

@@ -37,7 +37,12 @@ class Tables(Protocol):
 
 
 def save(
-    directory: Path, step: int, shapes: Mapping[str, tuple[int, int]], tables: Tables, others: Mapping[str, Any], losses: Any
+    directory: Path,
+    step: int,
+    shapes: Mapping[str, tuple[int, int]],
+    tables: Tables,
+    others: Mapping[str, Any],
+    losses: Any,
 ) -> Path:
     """Write `directory/step-N`, complete or not at all; the last two are kept.
 
@@ -60,7 +65,8 @@ def save(
                 for start, values in tables.read(name, None if key == "rows" else key.removeprefix("slot-")):
                     file[start : start + len(values)] = values
                 file.flush()
-        np.savez(path / "others.npz", **{f"v{i}": np.asarray(v) for i, v in enumerate(others.values())})
+        arrays_of: dict[str, Any] = {f"v{i}": np.asarray(v) for i, v in enumerate(others.values())}
+        np.savez(path / "others.npz", **arrays_of)
         np.save(path / "losses.npy", losses)
         state = {"step": step, "tables": shapes, "slots": list(tables.slot_shapes), "others": list(others)}
         (path / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -99,10 +105,16 @@ def restore(
         return 0, np.zeros(0, np.float32)
     path = directory / f"step-{steps[-1]}"
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    ours = {"tables": {n: list(s) for n, s in shapes.items()}, "slots": list(tables.slot_shapes), "others": list(others)}
+    ours = {
+        "tables": {n: list(s) for n, s in shapes.items()},
+        "slots": list(tables.slot_shapes),
+        "others": list(others),
+    }
     for key, value in ours.items():
         if state[key] != value:
-            raise ValueError(f"{path} is of another model or optimizer: its {key} are {state[key]}, here they are {value}.")
+            raise ValueError(
+                f"{path} is of another model or optimizer: its {key} are {state[key]}, here they are {value}."
+            )
     for i, name in enumerate(shapes):
         for slot in (None, *tables.slot_shapes):
             key = "rows" if slot is None else f"slot-{slot}"

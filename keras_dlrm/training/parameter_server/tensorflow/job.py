@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import threading
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.arguments import integer
 from keras_dlrm.embeddings.lookup import is_table
-from keras_dlrm.embeddings.rules.hybrid import Hybrid
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.training.parameter_server import snapshot
+from keras_dlrm.training.parameter_server.beside import Beside
 from keras_dlrm.training.parameter_server.cluster import task
 from keras_dlrm.training.parameter_server.placement import default_plan, for_servers
+from keras_dlrm.training.parameter_server.tensorflow import costs
+from keras_dlrm.training.parameter_server.tensorflow.checks import check, check_is_on
 from keras_dlrm.training.parameter_server.tensorflow.server import Server
 from keras_dlrm.training.parameter_server.tensorflow.step import WorkerStep
 from keras_dlrm.training.parameter_server.tensorflow.tables import ServerTables
@@ -70,15 +71,19 @@ class ParameterServerTraining:
     ) -> None:
         me = task()
         if me is None or me[0] != "chief":
-            raise ValueError(f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}.")
+            raise ValueError(
+                f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}."
+            )
         self.steps = integer("ParameterServerTraining", "steps", steps, 0)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.build = build
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         # Waits for all servers and workers.
-        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(resolver))
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(
+            tf.distribute.ParameterServerStrategy(resolver)
+        )
         cluster = resolver.cluster_spec().as_dict()
-        self.workers, devices = len(cluster["worker"]), [server_device(k) for k in range(len(cluster["ps"]))]
+        self.workers, devices = len(cluster["worker"]), [device("ps", k) for k in range(len(cluster["ps"]))]
         with stand_in_tables():
             example = build()
         check(example)
@@ -93,10 +98,11 @@ class ParameterServerTraining:
             check_is_on(self._sharded, devices[home])
             collection: Any = self._sharded.embeddings
             self.tables = ServerTables(collection, self._sharded.optimizer.rows, self.plan, devices)
-            self._servers = [Server(k, device, self.steps, len(self.tables.parts)) for k, device in enumerate(devices)]
+            self._servers = [Server(k, at, self.steps, len(self.tables.parts)) for k, at in enumerate(devices)]
             self._step = WorkerStep(self._sharded, self.tables, self._servers, home)
             self.done = self.resumed = self._restore()
         self.evaluations: dict[int, dict[str, float]] = {}
+        self._given = 0  # bytes of batches
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -128,7 +134,7 @@ class ParameterServerTraining:
         integer("fit", "checkpoint_steps", checkpoint_steps)
         integer("fit", "evaluation_steps", evaluation_steps)
         under_way: deque[Any] = deque()
-        beside = _Beside()
+        beside = Beside()
         with _servers_lost():
             for step in range(self.done, self.steps):
                 if len(under_way) >= limit:
@@ -136,13 +142,14 @@ class ParameterServerTraining:
                     under_way.popleft().get()
                 x, y = batch(step)
                 arguments = (tf.constant(step, tf.int64), self._tensors(x), tf.constant(np.reshape(y, -1), tf.float32))
+                self._given += sum(t.dtype.size * int(np.prod(t.shape)) for t in (*arguments[1].values(), arguments[2]))
                 under_way.append(self._coordinator.schedule(self._step.train, args=arguments))
                 given = step + 1
                 if self.checkpoint is not None and (given % checkpoint_steps == 0 or given == self.steps):
                     self._join(given)
                     self.save()
                 if evaluation is not None and given % evaluation_steps == 0:
-                    beside.start(lambda given=given: self.evaluations.update({given: self.evaluate(evaluation())}))
+                    beside.start(functools.partial(self._evaluate_at, given, evaluation))
             self._join(self.steps)
             beside.wait()
             return self.losses
@@ -181,6 +188,9 @@ class ParameterServerTraining:
             labels.append(np.reshape(y, -1))
             asked.append((tensors, self._coordinator.schedule(self._step.predict, args=(tensors,))))
         return scores(np.concatenate(labels), np.concatenate([self._fetched(*each) for each in asked]))
+
+    def _evaluate_at(self, step: int, evaluation: Callable[[], Iterable[Batch]]) -> None:
+        self.evaluations[step] = self.evaluate(evaluation())
 
     def _fetched(self, x: Any, value: Any) -> np.ndarray:
         for _ in range(_TRIES):
@@ -240,65 +250,25 @@ class ParameterServerTraining:
 
     # -- what it costs -----------------------------------------------------------------------------------------------
 
-    def bytes_sent(self, batch: Batch) -> dict[str, int]:
+    def bytes_sent(self) -> dict[str, int]:
         """Payload that each process sent to others in training, by process, since this object was made.
 
         That is ids, rows, dense parameters, gradients and batches; not what TensorFlow and gRPC put around them. Rows are
         counted as they are asked for. Any worker runs any step: each is given the mean of all.
-
-        Args:
-            batch: One of the batches, for its size.
         """
-        steps, stacks = self.done - self.resumed, self.tables.collection.stacks
-        item = tf.as_dtype(self.tables.collection.table_dtype).size
-        dense = steps * sum(4 * int(np.prod(v.shape)) for v in self._step.dense)
-        servers, workers = {}, 0
-        for server in self._servers:
-            rows = [(int(n), stack.width) for n, stack in zip(server.asked, stacks, strict=True)]
-            parameters = dense if server.index == self._step.home else 0
-            servers[f"ps:{server.index}"] = sum(n * width * item for n, width in rows) + parameters
-            workers += sum(n * (4 + 4 * width) for n, width in rows) + parameters
-        given = self._tensors(batch[0])
-        chief = steps * sum(4 * int(np.prod(t.shape)) for t in (*given.values(), np.reshape(batch[1], -1)))
-        return {**{f"worker:{i}": workers // self.workers for i in range(self.workers)}, **servers, "chief:0": chief}
-
+        workers, servers = costs.bytes_sent(self._step, self._servers, self.done - self.resumed)
+        sent = [workers // self.workers] * self.workers + servers + [self._given]
+        return dict(zip(self._processes, sent, strict=True))
 
     def peak_memory(self) -> dict[str, int]:
         """Most bytes of memory that each process had at a time (of a worker that was started again, since then); Linux."""
         with _servers_lost():
-            return {
-                f"{job}:{index}": _peak_memory(f"/job:{job}/replica:0/task:{index}/device:CPU:0")
-                for job, count in (("worker", self.workers), ("ps", len(self._servers)), ("chief", 1))
-                for index in range(count)
-            }
+            return {name: costs.peak_memory(device(*name.split(":"))) for name in self._processes}
 
-
-class _Beside:
-    """One call at a time in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def start(self, call: Callable[[], None]) -> None:
-        """Start it when the one before has ended."""
-        self.wait()
-
-        def run() -> None:
-            try:
-                call()
-            except BaseException as error:
-                self._error = error
-
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Wait for its end; raises what it raised."""
-        if self._thread is not None:
-            self._thread.join()
-        if self._error is not None:
-            raise self._error
+    @property
+    def _processes(self) -> list[str]:
+        counts = {"worker": self.workers, "ps": len(self._servers), "chief": 1}
+        return [f"{job}:{index}" for job, count in counts.items() for index in range(count)]
 
 
 @contextlib.contextmanager
@@ -312,52 +282,6 @@ def _servers_lost() -> Iterator[None]:
         ) from error
 
 
-@tf.function
-def _status() -> Any:
-    # Line by line: a file of /proc says that it has no bytes.
-    lines = tf.data.TextLineDataset("/proc/self/status").filter(lambda line: tf.strings.regex_full_match(line, "VmHWM.*"))
-    return lines.reduce("", lambda _, line: line)
-
-
-def _peak_memory(device: str) -> int:
-    with tf.device(device):
-        return int(_status().numpy().split()[1]) * 1024
-
-
-def server_device(index: int) -> str:
-    """The device of a server."""
-    return f"/job:ps/replica:0/task:{index}/device:CPU:0"
-
-
-def check(model: Any) -> None:
-    """Refuse what cannot be trained on parameter servers.
-
-    Raises:
-        TypeError: no model of `kd.models`.
-        ValueError: it has no tables or is not compiled, or an option is not defined here.
-    """
-    if not isinstance(model, ClickModel):
-        raise TypeError(f"build: expected a model of kd.models, not {type(model).__name__}.")
-    if model.embeddings is None:
-        raise ValueError("build: the model has no embedding tables; train it with fit.")
-    if not model.compiled or not isinstance(model.optimizer, Hybrid):
-        raise ValueError("build: the model is not compiled; build has to return a compiled one.")
-    for option in ("gradient_accumulation_steps", "use_ema"):
-        if getattr(model.optimizer.dense, option):
-            raise ValueError(
-                f"build: the optimizer's {option} is not defined where workers train at the same time; leave it out."
-            )
-
-
-def check_is_on(model: Any, device: str) -> None:
-    """Refuse variables that were made elsewhere.
-
-    Raises:
-        ValueError: there are some.
-    """
-    for variable in (*model.variables, *model.optimizer.variables):
-        if variable.value.device != device:
-            raise ValueError(
-                f"build: {variable.path} lies on {variable.value.device}, not on {device}; make the model and its optimizers "
-                "anew in each call of build."
-            )
+def device(job: str, index: int | str) -> str:
+    """The device of a process."""
+    return f"/job:{job}/replica:0/task:{index}/device:CPU:0"

@@ -17,7 +17,9 @@ def serve() -> None:
     """
     me = task()
     if me is None or me[0] not in ("worker", "ps"):
-        raise ValueError(f"serve: TF_CONFIG must say that this is a worker or a server (ps) of a cluster; it says {me}.")
+        raise ValueError(
+            f"serve: TF_CONFIG must say that this is a worker or a server (ps) of a cluster; it says {me}."
+        )
     end_with_launcher()
     # A call to a process that is gone fails, instead of waiting for it.
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")

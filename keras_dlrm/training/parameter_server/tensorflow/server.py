@@ -56,7 +56,9 @@ class Server:
                     )  # fmt: skip
                 with tf.control_dependencies(made):
                     places, values = tf.stack([_COUNT, 1 + step]), tf.stack([count + 1, 1])
-                    done = tf.raw_ops.ResourceScatterUpdate(resource=self._ledger.handle, indices=places, updates=values)
+                    done = tf.raw_ops.ResourceScatterUpdate(
+                        resource=self._ledger.handle, indices=places, updates=values
+                    )
                 with tf.control_dependencies([done]):
                     return tf.constant(1)
 

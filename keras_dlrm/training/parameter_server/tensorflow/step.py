@@ -73,7 +73,9 @@ class WorkerStep:
         rows = [lookup.rows for lookup in lookups.lookups]
         grads, row_grads = tape.gradient(loss, [[v.value for v in self.dense], rows])
         # A lookup that the loss does not use: its rows are touched all the same.
-        row_grads = [tf.zeros_like(r) if g is None else tf.convert_to_tensor(g) for r, g in zip(rows, row_grads, strict=True)]
+        row_grads = [
+            tf.zeros_like(r) if g is None else tf.convert_to_tensor(g) for r, g in zip(rows, row_grads, strict=True)
+        ]
         rate = self._fixed_rate()
         for k, server in enumerate(self.servers):
             if not self.uses(server):
@@ -90,7 +92,9 @@ class WorkerStep:
                 asked[stack] = tf.size(of.ids, tf.int64)
             server.apply(step, update, tf.stack([tf.cast(n, tf.int64) for n in asked]))
 
-    def _updates(self, server: int, lookups: Sequence[ServerLookup], grads: Sequence[Any]) -> list[tuple[int, Any, Any]]:
+    def _updates(
+        self, server: int, lookups: Sequence[ServerLookup], grads: Sequence[Any]
+    ) -> list[tuple[int, Any, Any]]:
         """Stack, what was asked, and the gradients, of what a server was asked for."""
         found = []
         for lookup, gradient in zip(lookups, grads, strict=True):
@@ -131,5 +135,7 @@ class WorkerStep:
         optimizer._apply_dense(list(zip(grads, self.dense, strict=True)))
         optimizer.rows.advance()
         tf.raw_ops.ResourceScatterUpdate(
-            resource=self._losses.handle, indices=tf.reshape(step, (1,)), updates=tf.reshape(tf.cast(loss, tf.float32), (1,))
+            resource=self._losses.handle,
+            indices=tf.reshape(step, (1,)),
+            updates=tf.reshape(tf.cast(loss, tf.float32), (1,)),
         )

@@ -13,8 +13,8 @@ from keras_dlrm.columns import PADDING
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.rules.rule import RowRule
-from keras_dlrm.training.parameter_server.placement import Pieces, pieces
 from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.training.parameter_server.placement import Pieces, pieces
 
 _PART = 1 << 18  # rows that are sent at a time
 
@@ -63,7 +63,9 @@ class ServerTables:
         devices: The servers' devices.
     """
 
-    def __init__(self, collection: EmbeddingCollection, rule: RowRule, plan: ShardingPlan, devices: Sequence[str]) -> None:
+    def __init__(
+        self, collection: EmbeddingCollection, rule: RowRule, plan: ShardingPlan, devices: Sequence[str]
+    ) -> None:
         self.collection = collection
         self.plan = plan
         self.devices = list(devices)
