@@ -1,7 +1,7 @@
-"""DLRM on JAX: tables sharded over processes, MLPs on all of them.
+"""DLRM on JAX: tables sharded over the devices of all processes, MLPs on each of them.
 
-One command starts all processes on this machine. Under SLURM, Open MPI or with JAX_COORDINATOR_ADDRESS each process is started by it instead. The log is a planted
-one: step i's batch depends on the seed and i alone.
+One command starts all processes on this machine; under SLURM, Open MPI or with JAX_COORDINATOR_ADDRESS set, each is started by
+the cluster's launcher instead. The log is a planted one: step i's batch depends on the seed and i alone.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""DLRM on TensorFlow's MultiWorkerMirroredStrategy: tables sharded over processes, MLPs on all of them.
+"""DLRM on TensorFlow's MultiWorkerMirroredStrategy: tables sharded over the workers, MLPs on each of them.
 
-One command starts all processes on this machine. Under a launcher that sets TF_CONFIG each process is started by it instead. The log is a planted
-one: step i's batch depends on the seed and i alone.
+One command starts all processes on this machine; under a launcher that sets TF_CONFIG, each is started by it instead. The log is a
+planted one: step i's batch depends on the seed and i alone.
 """
 
 import os

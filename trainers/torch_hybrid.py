@@ -1,7 +1,7 @@
-"""DLRM on torch.distributed: tables sharded over processes, MLPs on all of them.
+"""DLRM on torch.distributed: tables sharded over processes, MLPs on each of them.
 
-One command starts all processes on this machine. Under torchrun, or a launcher that sets its variables, each process is started by it instead. The log is a planted
-one: step i's batch depends on the seed and i alone.
+One command starts all processes on this machine; under torchrun, or a launcher that sets its variables, each is started by it
+instead. The log is a planted one: step i's batch depends on the seed and i alone.
 """
 
 import os

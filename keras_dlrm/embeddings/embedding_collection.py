@@ -119,7 +119,7 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"{LARGEST} fit one stack. Give some tables another width or hash their ids."
                 )
         plan = current()
-        operation = self.quotient_remainder and self.quotient_remainder.operation
+        operation = self.operation
         self.store: WholeTables | ShardedTables = (
             WholeTables(self.stacks, operation) if plan is None else ShardedTables(self.stacks, operation, plan)
         )
@@ -128,6 +128,11 @@ class EmbeddingCollection(keras.layers.Layer):
         self.supports_jit = backend.UNDER_XLA
         if plan is not None:
             self.build()  # now, while the plan is in use
+
+    @property
+    def operation(self) -> str | None:
+        """What makes one vector of the two rows of a split table; `None` where none is split."""
+        return None if self.quotient_remainder is None else self.quotient_remainder.operation
 
     @property
     def positions(self) -> list[int]:
@@ -154,7 +159,7 @@ class EmbeddingCollection(keras.layers.Layer):
         return self.store if isinstance(self.store, ShardedTables) else None
 
     def build(self, input_shape: Any = None) -> None:
-        if self.built:
+        if getattr(self, "built", False):
             return
         self.store.build(self)
         for width, names in self.projected.items():
@@ -198,12 +203,13 @@ class EmbeddingCollection(keras.layers.Layer):
         for block in stack.blocks:
             if not self._pooled_before(block):
                 n = len(block.columns) * block.hotness
-                late[block.first : block.first + n] = late[block.second : block.second + n] = True
+                late[block.first : block.first + n] = True
+                if block.second is not None:
+                    late[block.second : block.second + n] = True
         return ops.where(ops.convert_to_tensor(late), ops.ones_like(factor), factor) if late.any() else factor
 
     def _pooled_before(self, block: Block) -> bool:
-        operation = self.quotient_remainder and self.quotient_remainder.operation
-        return pooled_before(block.second is not None, operation)
+        return pooled_before(block.second is not None, self.operation)
 
     def _pool(self, stack: Stack, sums: list[Any], factors: Any, weighted: bool) -> list[tuple[Block, Any]]:
         """Each block of columns and its pooled vectors, (B, columns, width)."""

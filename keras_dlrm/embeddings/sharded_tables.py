@@ -12,10 +12,10 @@ from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
 from keras_dlrm.embeddings.stacking import Stack
+from keras_dlrm.schema import PADDING
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.layout import Group, Layout, layout
 from keras_dlrm.sharding.plan import Shard, ShardingPlan
-from keras_dlrm.schema import PADDING
 
 _ROWS_AT_ONCE = 2**16
 

@@ -59,7 +59,7 @@ class WholeTables:
             factors: For each stack what its rows are multiplied with, (B, positions), or `None`.
             training: Whether a gradient may be taken for the tables.
         """
-        found = []
+        found: list[list[Any]] = []
         for stack, table, rows, factor in zip(self.stacks, self.variables, asked, factors, strict=True):
             if not stack.blocks:
                 found.append([])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from keras_dlrm.lazy import lazy
 
 if TYPE_CHECKING:
+    from keras_dlrm.sharding.active import use as use
     from keras_dlrm.sharding.backend import start as start
     from keras_dlrm.sharding.backend import stop as stop
     from keras_dlrm.sharding.estimate import Estimate as Estimate
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from keras_dlrm.sharding.plan import ShardingPlan as ShardingPlan
     from keras_dlrm.sharding.simulator import scaling_png as scaling_png
     from keras_dlrm.sharding.simulator import simulate as simulate
-    from keras_dlrm.sharding.active import use as use
     from keras_dlrm.sharding.workload import Workload as Workload
 
 _NAMES = {

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def describe_tables(model: Any) -> dict[str, dict[str, float]]:
     first = tables is None or tables.collectives.process_rank() == 0
     for name in mine:
         if tables is None:
-            parts = [model.embeddings.embedding_tables()[name]]
+            parts: Iterable[np.ndarray] = [model.embeddings.embedding_tables()[name]]
         else:
             parts = (
                 tables.collectives.read(variable, shard.rank, start + i, start + min(i + _ROWS_AT_ONCE, shard.rows))
@@ -253,10 +253,11 @@ def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> 
     every = everyone.values([recorder.bytes_per_step, peak])
     if backend.process_rank():
         return
+    sent, peaks = [bytes_sent for bytes_sent, _ in every], [peak for _, peak in every]
     result = {
         "losses": recorder.losses,
-        "bytes_per_step": [sent for sent, _ in every],
-        "peak_rss_bytes": [peak for _, peak in every],
+        "bytes_per_step": sent,
+        "peak_rss_bytes": peaks,
         "samples_per_s": recorder.steps_per_second * global_batch,
         "tables": tables,
     }
@@ -266,8 +267,8 @@ def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> 
     losses = recorder.losses[-10:]
     print(
         f"{len(recorder.losses)} steps, {len(every)} processes, loss {np.mean(losses) if losses else float('nan'):.4f}, "
-        f"{result['samples_per_s']:,.0f} samples/s, {max(result['bytes_per_step']):,.0f} bytes sent a step and process, "
-        f"{max(result['peak_rss_bytes']) / 2**20:,.0f} MiB at the peak",
+        f"{result['samples_per_s']:,.0f} samples/s, {max(sent):,.0f} bytes sent a step and process, "
+        f"{max(peaks) / 2**20:,.0f} MiB at the peak",
         flush=True,
     )
 

@@ -1,16 +1,23 @@
 """The collectives of each backend, chosen here and nowhere else. All processes call them, in the same order.
 
-`start()` joins the processes that a launcher started; `world_size()` and `rank()` are N and this process's place among them
-(on JAX a device's). `exchange(x)`: x[r] goes to rank r, and row s of the result is what rank s sent; it has a gradient, which
-takes the way back. `all_sum(tensors)`: the sums over all ranks. `gather(x)`: every rank's x, one below the other.
-`all_words(words)`: outside of steps, an int32 array of every process, (processes, n).
+- `start(timeout)` joins the processes that a launcher started; `stop()` leaves them.
+- `world_size()`, `rank()`: N and this process's place among them; on JAX devices count, not processes. `process_count()` and
+  `process_rank()` count processes on all backends.
+- `exchange(x)`: x[r] goes to rank r, and row s of the result is what rank s sent. Its gradient takes the way back.
+- `all_sum(tensors)` → their sums over all ranks. `gather(x)` → every rank's x, one below the other.
+- `all_words(words)`: outside of steps, an int32 array of every process, (processes, n).
+- `add_table(layer, name, shape, dtype, replicated)` → the variable of this process's rows (on JAX of all devices' rows).
+- `holds(owner)`: whether a rank's rows lie in this process. `read(variable, owner, start, stop)` and
+  `write(variable, owner, start, rows)`: rows of that rank, counted from its first; of a copy where `owner` is `None`.
 """
+
+import importlib
+from typing import Any
 
 import keras
 
-if keras.backend.backend() == "tensorflow":
-    from keras_dlrm.sharding.backend.tensorflow import *
-elif keras.backend.backend() == "jax":
-    from keras_dlrm.sharding.backend.jax import *
-else:
-    from keras_dlrm.sharding.backend.torch import *
+_adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_adapter, name)

@@ -24,25 +24,6 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from keras_dlrm.sharding.meter import meter
 
-__all__ = [
-    "add_table",
-    "all_sum",
-    "all_words",
-    "exchange",
-    "gather",
-    "holds",
-    "on_each_device",
-    "process_count",
-    "process_rank",
-    "rank",
-    "read",
-    "rows_here",
-    "start",
-    "stop",
-    "world_size",
-    "write",
-]
-
 AXIS = "batch"
 _inside = threading.local()
 

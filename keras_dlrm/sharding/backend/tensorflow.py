@@ -14,23 +14,6 @@ import tensorflow as tf
 from keras_dlrm.embeddings import backend as tables
 from keras_dlrm.sharding.meter import meter
 
-__all__ = [
-    "add_table",
-    "all_sum",
-    "all_words",
-    "exchange",
-    "gather",
-    "holds",
-    "process_count",
-    "process_rank",
-    "rank",
-    "read",
-    "start",
-    "stop",
-    "world_size",
-    "write",
-]
-
 _strategy: Any = None
 _timeout = 0.0
 # Bytes, counted as steps run: how many rows a batch has is not known before.

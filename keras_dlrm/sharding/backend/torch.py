@@ -14,23 +14,6 @@ from torch import distributed
 from keras_dlrm.embeddings import backend as tables
 from keras_dlrm.sharding.meter import meter
 
-__all__ = [
-    "add_table",
-    "all_sum",
-    "all_words",
-    "exchange",
-    "gather",
-    "holds",
-    "process_count",
-    "process_rank",
-    "rank",
-    "read",
-    "start",
-    "stop",
-    "world_size",
-    "write",
-]
-
 
 def start(timeout: float = 300.0) -> None:
     """Join the processes that torchrun, or a launcher with its environment variables, started."""

@@ -187,7 +187,7 @@ class SparseStep:
             lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
         )
         (loss, (y_pred, non_trainable, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
-        lookups = [Lookup(table, *pair, pair[0].shape[0]) for table, pair in zip(taken, looked_up, strict=True)]
+        lookups = [Lookup(table, ids, rows, ids.shape[0]) for table, (ids, rows) in zip(taken, looked_up, strict=True)]
 
         mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
         with keras.StatelessScope(mapping) as scope:
