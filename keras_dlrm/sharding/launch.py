@@ -47,7 +47,7 @@ def launch(
     command = [sys.executable, *sys.argv] if command is None else list(command)
     attempt = 0
     while True:
-        code, why = _run(command, _environments(backend, processes), timeout)
+        code, why = _run(command, environments(backend, processes), timeout)
         if code == 0 or attempt == restarts or code in (2, -signal.SIGTERM, -signal.SIGINT):
             if why:
                 print(why, file=sys.stderr, flush=True)
@@ -56,7 +56,13 @@ def launch(
         print(f"{why}. All start again (restart {attempt} of {restarts}).", file=sys.stderr, flush=True)
 
 
-def _environments(backend: str, processes: int) -> list[dict[str, str]]:
+def environments(backend: str, processes: int) -> list[dict[str, str]]:
+    """The environment variables that make processes on this machine one run.
+
+    Args:
+        backend: `"tensorflow"`, `"jax"` or `"torch"`.
+        processes: How many.
+    """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(processes)]
     host, port = addresses[0].split(":")
     found = []
