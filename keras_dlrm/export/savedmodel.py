@@ -86,6 +86,7 @@ def savedmodel(
 
     Raises:
         FileExistsError: the version exists.
+        NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
         ImportError: `warm_up=True` without tensorflow-serving-api.
         RuntimeError: the written model does not load, or does not agree with `model` within 1e-5 (0.02 in half precision).
@@ -96,8 +97,9 @@ def savedmodel(
 
     if not isinstance(model, ClickModel):
         raise TypeError(f"savedmodel: expected a model of kd.models, not {type(model).__name__}.")
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
-        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0.")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
+        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
+    scores = _scores(metrics)
     signatures.check(model.schema, preprocessor is not None, user_columns, default)
     if preprocessor is not None:
         _check_preprocessor(model.schema, preprocessor)
@@ -105,6 +107,8 @@ def savedmodel(
         raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
     stored = StoredTables(model, tables, prune)
     directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / str(_next_version(directory) if version is None else version)
     if final.exists():
@@ -120,9 +124,9 @@ def savedmodel(
             "stored": tables is not None or prune is not None,
         }
         _write(model, preprocessor, stored, aside / "model", job)
-        manifest.write(aside / "model", {**_described(model, stored, job), "metrics": dict(metrics or {})})
+        manifest.write(aside / "model", {**_described(model, stored, job), "metrics": scores})
         _flush(aside / "model")
-        os.rename(aside / "model", final)
+        final = _publish(aside / "model", final, version is None)
         _flush(directory, inside=False)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -130,12 +134,44 @@ def savedmodel(
 
 
 def _next_version(directory: Path) -> int:
-    return max((int(p.name) for p in directory.iterdir() if p.name.isdigit()), default=0) + 1
+    names = (p.name for p in directory.iterdir())
+    numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20)
+    return max((number for number in numbers if number < 2**63 - 1), default=0) + 1
+
+
+def _publish(written: Path, final: Path, any_version: bool) -> Path:
+    """Rename a version into place. Where another export took its number meanwhile, it gets the next one, or is an error."""
+    while True:
+        try:
+            os.rename(written, final)
+        except OSError as error:
+            if not final.exists():
+                raise
+            if not any_version:
+                raise FileExistsError(
+                    f"savedmodel: {final} appeared while this version was written; give another version, or none."
+                ) from error
+            final = final.with_name(str(_next_version(final.parent)))
+        else:
+            return final
+
+
+def _scores(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    """Figures as JSON can have them."""
+    scores = {}
+    for name, value in (metrics or {}).items():
+        try:
+            scores[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"savedmodel: metrics[{name!r}]={value!r} must be a number.") from error
+        if not np.isfinite(scores[str(name)]):
+            raise ValueError(f"savedmodel: metrics[{name!r}]={value!r} must be a finite number; leave it out.")
+    return scores
 
 
 def _check_preprocessor(schema: Schema, preprocessor: Any) -> None:
     def seen(of: Schema) -> dict[str, Any]:
-        sparse = {c.name: (c.vocabulary_size, c.hotness, c.table_name, c.oov, c.hashed) for c in of.categorical}
+        sparse = {c.name: (c.vocabulary_size, c.hotness, c.table_name, c.oov, c.oov_rows, c.hashed) for c in of.categorical}
         return {**dict.fromkeys(of.dense_names), **sparse}
 
     ours, given = seen(schema), seen(preprocessor.schema)

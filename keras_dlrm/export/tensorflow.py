@@ -22,7 +22,7 @@ from keras_dlrm.export import warmup
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.signatures import EXAMPLES, model_columns, raw_columns, signature_names
 from keras_dlrm.export.tensorflow_bundle import ServedTables, replace_rows
-from keras_dlrm.export.tensorflow_columns import ModelColumns, RawColumns
+from keras_dlrm.export.tensorflow_columns import ModelColumns, RawColumns, with_equal_rows
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 Serve = Callable[[Mapping[str, Any]], Any]
@@ -135,7 +135,7 @@ def _packed(schema: Any, serve: Serve) -> Any:
         name: tf.TensorSpec([None, widths[name]], tf.int64 if name == "sparse" else tf.float32, name=name)
         for name in schema.input_names
     }
-    return _function(lambda inputs: {"probability": serve(inputs)}, specs)
+    return _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, specs)
 
 
 def _columns(columns: ModelColumns, serve: Serve) -> Any:

@@ -62,7 +62,7 @@ class ModelColumns(tf.Module):
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]
-        return batch
+        return with_equal_rows(batch)
 
     def dense(self, index: int, values: Any) -> Any:
         """Values of a dense column (B,) → model inputs, float32 (B,)."""
@@ -89,6 +89,14 @@ class ModelColumns(tf.Module):
                 features[c.name] = tf.io.RaggedFeature(tf.as_dtype(c.dtype), row_splits_dtype=tf.int64)
         parsed = tf.io.parse_example(examples, features)
         return {c.name: tf.cast(_rectangular(c, parsed[c.name]), c.dtype) for c in self.columns}
+
+
+def with_equal_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The same packed batch. Weights of other rows than the ids' are an error when it runs: one row would go for all."""
+    batch = dict(batch)
+    if WEIGHTS in batch:
+        batch[WEIGHTS] = tf.reshape(batch[WEIGHTS], tf.shape(batch["sparse"]))
+    return batch
 
 
 class RawColumns(ModelColumns):
