@@ -93,10 +93,14 @@ class ModelColumns(tf.Module):
 
 def with_equal_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The same packed batch. Weights of other rows than the ids' are an error when it runs: one row would go for all."""
-    batch = dict(batch)
-    if WEIGHTS in batch:
-        batch[WEIGHTS] = tf.reshape(batch[WEIGHTS], tf.shape(batch["sparse"]))
-    return batch
+    if WEIGHTS not in batch:
+        return dict(batch)
+    # A reshape would do, but TensorFlow takes it out of the graph.
+    equal = tf.debugging.assert_equal(
+        *(tf.shape(batch[key])[0] for key in ("sparse", WEIGHTS)), "ids and weights differ in their number of rows"
+    )
+    with tf.control_dependencies([equal]):
+        return {**batch, WEIGHTS: tf.identity(batch[WEIGHTS])}
 
 
 class RawColumns(ModelColumns):

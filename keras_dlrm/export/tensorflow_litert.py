@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.stored_tables import StoredTables
-from keras_dlrm.export.tensorflow_columns import with_equal_rows
 from keras_dlrm.export.tensorflow_tables import TensorFlowTables
 
 
@@ -41,7 +40,7 @@ def convert(model: Any, path: Path, tables: str | None) -> None:
     @tf.function(autograph=False)
     def serve(**inputs: Any) -> dict[str, Any]:
         with taped(stored):
-            logits = tf.cast(model.logits(with_equal_rows(inputs), training=False), tf.float32)
+            logits = tf.cast(model.logits(inputs, training=False), tf.float32)
         probability = tf.sigmoid(logits)
         if schema.dense:
             # LiteRT has no IsNaN.
