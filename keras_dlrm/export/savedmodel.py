@@ -89,7 +89,7 @@ def savedmodel(
         NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
         ImportError: `warm_up=True` without tensorflow-serving-api.
-        RuntimeError: the written model does not load, or does not agree with `model` within 1e-5 (0.02 in half precision).
+        RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in half precision).
 
     Example: see docs/export.md.
     """
@@ -212,6 +212,9 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
         failed = _run([sys.executable, "-m", "keras_dlrm.export.tensorflow", name, str(path)], folder, rows)
         if failed:
+            last = failed.splitlines()[-1]
+            if last.startswith("not written"):
+                raise RuntimeError(f"savedmodel: {last}")
             raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
         extra = path / "assets.extra"
         model.schema.save(extra / "schema.json")

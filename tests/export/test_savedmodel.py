@@ -232,6 +232,31 @@ def test_a_failure_leaves_nothing_behind(tmp_path, quick, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import keras_dlrm as kd
+schema = kd.Schema(categorical=[kd.Categorical("a", 20_000), kd.Categorical("b", 10)])
+model = kd.models.DLRM(schema, 16, None, [1], seed=0)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    kd.export.savedmodel(model, sys.argv[1], warm_up=False)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of a file's size")
+def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("savedmodel: not written (") and "File too large" in line, line
+    assert line.endswith("see that the folder can be written to and has room.")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_models_are_refused(tmp_path):
     with pytest.raises(TypeError, match="Sequential"):
         savedmodel(keras.Sequential([keras.layers.Dense(1)]), tmp_path)
