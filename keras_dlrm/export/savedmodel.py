@@ -89,7 +89,8 @@ def savedmodel(
         NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
         ImportError: `warm_up=True` without tensorflow-serving-api.
-        RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in half precision).
+        RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
+            half precision).
 
     Example: see docs/export.md.
     """
