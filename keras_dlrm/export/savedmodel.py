@@ -21,6 +21,7 @@ from keras_dlrm.export import manifest, signatures, warmup
 from keras_dlrm.export.elsewhere import environment
 from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.stored_tables import StoredTables
+from keras_dlrm.export.versions import next_version, publish
 from keras_dlrm.schema import Schema
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
@@ -111,7 +112,7 @@ def savedmodel(
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / str(_next_version(directory) if version is None else version)
+    final = directory / str(next_version(directory) if version is None else version)
     if final.exists():
         raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
     # Not a number, so that a server that watches the folder does not take it for a version.
@@ -127,34 +128,11 @@ def savedmodel(
         _write(model, preprocessor, stored, aside / "model", job)
         manifest.write(aside / "model", {**_described(model, stored, job), "metrics": scores})
         _flush(aside / "model")
-        final = _publish(aside / "model", final, version is None)
+        final = publish(aside / "model", final, version is None)
         _flush(directory, inside=False)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return final
-
-
-def _next_version(directory: Path) -> int:
-    names = (p.name for p in directory.iterdir())
-    numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20)
-    return max((number for number in numbers if number < 2**63 - 1), default=0) + 1
-
-
-def _publish(written: Path, final: Path, any_version: bool) -> Path:
-    """Rename a version into place. Where another export took its number meanwhile, it gets the next one, or is an error."""
-    while True:
-        try:
-            os.rename(written, final)
-        except OSError as error:
-            if not final.exists():
-                raise
-            if not any_version:
-                raise FileExistsError(
-                    f"savedmodel: {final} appeared while this version was written; give another version, or none."
-                ) from error
-            final = final.with_name(str(_next_version(final.parent)))
-        else:
-            return final
 
 
 def _scores(metrics: Mapping[str, float] | None) -> dict[str, float]:
