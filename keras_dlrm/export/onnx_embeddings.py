@@ -24,6 +24,9 @@ def pooled(graph: Graph, collection: Any, tables: StoredTables, sparse: str, wei
         sparse: Name of the ids, int64 (B, W).
         weights: Name of their factors (B, W), or `None`.
     """
+    if weights is not None:
+        # An error where there are not as many rows of them: one row would go for all.
+        weights = graph.op("Reshape", weights, graph.op("Shape", sparse))
     blocks: list[tuple[Block, str]] = []
     for stored in tables.stacks:
         stack, ids, factors = stored.stack, sparse, weights

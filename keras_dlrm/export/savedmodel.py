@@ -21,6 +21,7 @@ from keras_dlrm.export import manifest, signatures, warmup
 from keras_dlrm.export.elsewhere import environment
 from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.stored_tables import StoredTables
+from keras_dlrm.export.versions import next_version, publish
 from keras_dlrm.schema import Schema
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
@@ -86,9 +87,11 @@ def savedmodel(
 
     Raises:
         FileExistsError: the version exists.
+        NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
         ImportError: `warm_up=True` without tensorflow-serving-api.
-        RuntimeError: the written model does not load, or does not agree with `model` within 1e-5 (0.02 in half precision).
+        RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
+            half precision).
 
     Example: see docs/export.md.
     """
@@ -96,8 +99,9 @@ def savedmodel(
 
     if not isinstance(model, ClickModel):
         raise TypeError(f"savedmodel: expected a model of kd.models, not {type(model).__name__}.")
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
-        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0.")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
+        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
+    scores = _scores(metrics)
     signatures.check(model.schema, preprocessor is not None, user_columns, default)
     if preprocessor is not None:
         _check_preprocessor(model.schema, preprocessor)
@@ -105,8 +109,10 @@ def savedmodel(
         raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
     stored = StoredTables(model, tables, prune)
     directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / str(_next_version(directory) if version is None else version)
+    final = directory / str(next_version(directory) if version is None else version)
     if final.exists():
         raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
     # Not a number, so that a server that watches the folder does not take it for a version.
@@ -120,22 +126,31 @@ def savedmodel(
             "stored": tables is not None or prune is not None,
         }
         _write(model, preprocessor, stored, aside / "model", job)
-        manifest.write(aside / "model", {**_described(model, stored, job), "metrics": dict(metrics or {})})
+        manifest.write(aside / "model", {**_described(model, stored, job), "metrics": scores})
         _flush(aside / "model")
-        os.rename(aside / "model", final)
+        final = publish(aside / "model", final, version is None)
         _flush(directory, inside=False)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
-def _next_version(directory: Path) -> int:
-    return max((int(p.name) for p in directory.iterdir() if p.name.isdigit()), default=0) + 1
+def _scores(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    """Figures as JSON can have them."""
+    scores = {}
+    for name, value in (metrics or {}).items():
+        try:
+            scores[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"savedmodel: metrics[{name!r}]={value!r} must be a number.") from error
+        if not np.isfinite(scores[str(name)]):
+            raise ValueError(f"savedmodel: metrics[{name!r}]={value!r} must be a finite number; leave it out.")
+    return scores
 
 
 def _check_preprocessor(schema: Schema, preprocessor: Any) -> None:
     def seen(of: Schema) -> dict[str, Any]:
-        sparse = {c.name: (c.vocabulary_size, c.hotness, c.table_name, c.oov, c.hashed) for c in of.categorical}
+        sparse = {c.name: (c.vocabulary_size, c.hotness, c.table_name, c.oov, c.oov_rows, c.hashed) for c in of.categorical}
         return {**dict.fromkeys(of.dense_names), **sparse}
 
     ours, given = seen(schema), seen(preprocessor.schema)
@@ -176,6 +191,9 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
         failed = _run([sys.executable, "-m", "keras_dlrm.export.tensorflow", name, str(path)], folder, rows)
         if failed:
+            last = failed.splitlines()[-1]
+            if last.startswith("not written"):
+                raise RuntimeError(f"savedmodel: {last}")
             raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
         extra = path / "assets.extra"
         model.schema.save(extra / "schema.json")

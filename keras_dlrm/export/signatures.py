@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import re
 from collections.abc import Sequence
 
@@ -30,9 +31,13 @@ class Column:
 
     @property
     def input(self) -> str:
-        """Name of the input: the column's, with `_` for what TensorFlow's graphs take in no name."""
+        """Name of the input: the column's, with `_` for what TensorFlow's graphs take in no name.
+
+        `arg_` stands before a name that starts with no letter, and before Python's own words, such as `class` and `self`.
+        """
         plain = re.sub(r"[^A-Za-z0-9_]", "_", self.name)
-        return plain if plain[0].isalpha() else f"arg_{plain}"
+        taken = keyword.iskeyword(plain) or plain == "self"
+        return f"arg_{plain}" if taken or not plain[0].isalpha() else plain
 
 
 def model_columns(schema: Schema) -> tuple[Column, ...]:
@@ -93,10 +98,11 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
         raise ValueError("savedmodel: user_columns names every column; leave those out in which candidates differ.")
     inputs: dict[str, str] = {}
     for column in model_columns(schema):
-        other = inputs.setdefault(column.input, column.name)
+        other = inputs.setdefault(column.input.lower(), column.name)
         if other != column.name:
             raise ValueError(
-                f"savedmodel: columns {other!r} and {column.name!r} would both be the input {column.input!r}; rename one."
+                f"savedmodel: columns {other!r} and {column.name!r} would both be the input {column.input!r}, as TensorFlow "
+                "does not tell upper from lower case; rename one."
             )
     if schema.weighted and WEIGHTS in names:
         raise ValueError(

@@ -22,9 +22,11 @@ from keras_dlrm.export import warmup
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.signatures import EXAMPLES, model_columns, raw_columns, signature_names
 from keras_dlrm.export.tensorflow_bundle import ServedTables, replace_rows
-from keras_dlrm.export.tensorflow_columns import ModelColumns, RawColumns
+from keras_dlrm.export.tensorflow_columns import ModelColumns, RawColumns, with_equal_rows
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
+# So TensorFlow calls a file that is too large, a disk that is full, and a folder that is not ours.
+_DISK = (tf.errors.OutOfRangeError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 Serve = Callable[[Mapping[str, Any]], Any]
 
 
@@ -135,7 +137,7 @@ def _packed(schema: Any, serve: Serve) -> Any:
         name: tf.TensorSpec([None, widths[name]], tf.int64 if name == "sparse" else tf.float32, name=name)
         for name in schema.input_names
     }
-    return _function(lambda inputs: {"probability": serve(inputs)}, specs)
+    return _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, specs)
 
 
 def _columns(columns: ModelColumns, serve: Serve) -> Any:
@@ -182,7 +184,11 @@ def _name_methods(path: Path, names: Mapping[str, str]) -> None:
 def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
     job = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
-    write(job, Path(folder), Path(path), sys.stdin.buffer)
+    try:
+        write(job, Path(folder), Path(path), sys.stdin.buffer)
+    except (OSError, *_DISK) as error:
+        reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
+        sys.exit(f"not written ({reason}); see that the folder can be written to and has room.")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class ModelColumns(tf.Module):
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]
-        return batch
+        return with_equal_rows(batch)
 
     def dense(self, index: int, values: Any) -> Any:
         """Values of a dense column (B,) → model inputs, float32 (B,)."""
@@ -89,6 +89,18 @@ class ModelColumns(tf.Module):
                 features[c.name] = tf.io.RaggedFeature(tf.as_dtype(c.dtype), row_splits_dtype=tf.int64)
         parsed = tf.io.parse_example(examples, features)
         return {c.name: tf.cast(_rectangular(c, parsed[c.name]), c.dtype) for c in self.columns}
+
+
+def with_equal_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The same packed batch. Weights of other rows than the ids' are an error when it runs: one row would go for all."""
+    if WEIGHTS not in batch:
+        return dict(batch)
+    # A reshape would do, but TensorFlow takes it out of the graph.
+    equal = tf.debugging.assert_equal(
+        *(tf.shape(batch[key])[0] for key in ("sparse", WEIGHTS)), "ids and weights differ in their number of rows"
+    )
+    with tf.control_dependencies([equal]):
+        return {**batch, WEIGHTS: tf.identity(batch[WEIGHTS])}
 
 
 class RawColumns(ModelColumns):

@@ -135,11 +135,11 @@ def predict_files(
         )
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
     files = [open_table(file) for file in input_files(inputs)]
-    rows = FileRows(files, work, ids, bad)
     for file in files:
-        check_columns(file, rows.names)
+        check_columns(file, [*work.names, *ids])
         if file.path.resolve() == path.resolve():
             raise ValueError(f"{who}: {path} is an input, too; give another output.")
+    rows = FileRows(files, work, ids, bad)
     report = progress or (lambda done, total, stage: None)
     with ThreadPoolExecutor(threads) as executor, TableOutput(path, _types(rows.types, column), overwrite) as table:
         parts = one_ahead(rows.parts(executor, lambda done, total: report(done, total, "score")))
@@ -258,7 +258,7 @@ def _check_same(who: str, model: Schema, data: Schema) -> None:
                 "the model was trained on."
             )
     for ours, theirs in zip(model.categorical, data.categorical, strict=True):
-        for field in ("vocabulary_size", "hotness", "hashed"):
+        for field in ("vocabulary_size", "hotness", "hashed", "oov", "oov_rows"):
             if getattr(ours, field) != getattr(theirs, field):
                 raise ValueError(
                     f"{who}: column {ours.name!r} has {field}={getattr(ours, field)} in the model, {getattr(theirs, field)} in "

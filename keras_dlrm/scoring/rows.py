@@ -149,14 +149,14 @@ def _promised(file: TableFile, rows: int) -> int:
     """How many rows the file says it has; `rows` where it does not say."""
     if not isinstance(file, ParquetFile):
         return rows
-    return int(pl.scan_parquet(file.path).select(pl.len()).collect().item())
+    return int(pl.scan_parquet(file.path, glob=False).select(pl.len()).collect().item())
 
 
 def _types(file: TableFile, names: Sequence[str]) -> Types:
     if not names:
         return {}
     if isinstance(file, ParquetFile):
-        known = pl.read_parquet_schema(file.path)
+        known = pl.scan_parquet(file.path, glob=False).collect_schema()
         return {name: _plain(known[name]) for name in names}
     if isinstance(file, TextFile):
         return {name: pl.String for name in names}

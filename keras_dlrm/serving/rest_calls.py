@@ -16,7 +16,7 @@ from keras_dlrm.serving.interactions import explain
 from keras_dlrm.serving.json_tensors import inputs_from_json, outputs_to_json
 from keras_dlrm.serving.service import Service, Target
 
-_MODEL = r"([^/:]+)(?:/versions/(\d{1,18})|/labels/([^/:]+))?"
+_MODEL = r"([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?"
 _POST = re.compile(rf"/v1/models/{_MODEL}:(predict|classify|regress|explain)")
 _GET = re.compile(rf"/v1/models/{_MODEL}(/metadata)?")
 

@@ -15,6 +15,8 @@ from keras_dlrm.serving.version import Version, fingerprint
 from keras_dlrm.serving.warmup import load_and_warm_up
 
 log = logging.getLogger("keras_dlrm.serving")
+# What an int64 holds: a version travels as one.
+LARGEST_VERSION = 2**63 - 1
 
 
 class ServedModel:
@@ -177,7 +179,7 @@ class ServedModel:
 
 
 def versions_in(folder: Path) -> dict[int, Path]:
-    """The version folders of a folder by number; other names are not versions.
+    """The version folders of a folder by number; other names, and numbers beyond int64, are not versions.
 
     Args:
         folder: Folder of the versions; it may be gone.
@@ -186,4 +188,5 @@ def versions_in(folder: Path) -> dict[int, Path]:
         entries = sorted(folder.iterdir(), reverse=True)
     except OSError:
         return {}
-    return {int(p.name): p for p in entries if p.name.isascii() and p.name.isdecimal() and p.is_dir()}
+    names = {p: p.name for p in entries if p.name.isascii() and p.name.isdecimal() and p.is_dir()}
+    return {int(name): path for path, name in names.items() if len(name) < 20 and int(name) <= LARGEST_VERSION}

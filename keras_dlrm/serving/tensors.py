@@ -35,6 +35,9 @@ DTYPES = {
     23: DType("DT_UINT64", np.dtype(np.uint64), "uint64_val"),
 }
 STRING = 7
+# NumPy's limit, of all its versions.
+_MOST_DIMENSIONS = 32
+_FIELDS = sorted({entry.field for entry in DTYPES.values()})
 _NUMBERS = {entry.numpy: number for number, entry in DTYPES.items()}
 
 
@@ -79,8 +82,11 @@ def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
     shape = tuple(int(dim.size) for dim in proto.tensor_shape.dim)
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid(f"input {name!r} has an incomplete shape; give the size of each dimension.")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise invalid(f"input {name!r} has {len(shape)} dimensions; a tensor has at most {_MOST_DIMENSIONS}.")
     count = math.prod(shape)
-    if count * entry.numpy.itemsize > max_bytes:
+    # Of no rows, too: NumPy refuses an empty array of such a size.
+    if math.prod(max(size, 1) for size in shape) * entry.numpy.itemsize > max_bytes:
         raise invalid(f"input {name!r} of shape {shape_text(shape)} takes more than the {max_bytes} bytes allowed.")
     if proto.tensor_content:
         if entry.numpy.kind == "O":
@@ -96,6 +102,10 @@ def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
 
 def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], count: int) -> np.ndarray:
     values = list(getattr(proto, entry.field))
+    if not values:
+        other = next((field for field in _FIELDS if len(getattr(proto, field))), None)
+        if other is not None:  # TensorFlow would read zeros
+            raise invalid(f"input {name!r} is {entry.name}, whose values are in {entry.field}, but it has {other}.")
     if len(values) > count:
         raise invalid(f"input {name!r} has {len(values)} values for {count} elements of shape {shape_text(shape)}.")
     if entry.name == "DT_HALF":  # half_val holds bit patterns

@@ -108,6 +108,16 @@ def test_every_number_of_rows_runs(tmp_path):
         assert_equal_to_predict(model, path, batch)
 
 
+def test_weights_of_other_rows_than_the_ids_are_refused(tmp_path):
+    schema = Schema(["x"], [Categorical("a", 5, hotness=2), Categorical("b", 4)], weighted=True)
+    session = new_session(onnx(DLRM(schema, 4, [4], [1], seed=0), tmp_path / "model.onnx"))
+    batch = batch_of(schema, 3)
+    assert session.run(None, batch)[0].shape == (3, 1)
+    for key in ("sparse", "weights"):
+        with pytest.raises(Exception, match="Reshape|re-use buffer"):
+            session.run(None, {**batch, key: batch[key][:1]})
+
+
 def test_a_dense_feature_of_nan_gives_no_probability(tmp_path):
     path = onnx(DLRM(SCHEMA, 4, [4], [3, 1], seed=0), tmp_path / "m.onnx")
     batch = batch_of(SCHEMA, 3)

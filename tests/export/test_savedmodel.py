@@ -152,7 +152,68 @@ def test_an_existing_version_is_refused(tmp_path, quick):
         savedmodel(tiny(), tmp_path, version=3)
 
 
-@pytest.mark.parametrize("version", [-1, True, 1.5, "2"])
+def test_a_number_that_another_export_took_meanwhile_gives_the_next_one_or_an_error(tmp_path, quick, monkeypatch):
+    def slow(model, preprocessor, stored, path, job):
+        (path / "assets.extra").mkdir(parents=True)
+        (tmp_path / "1" / "assets").mkdir(parents=True)
+
+    monkeypatch.setattr(quick, "_write", slow)
+    assert savedmodel(tiny(), tmp_path).name == "2"
+    (tmp_path / "1" / "assets").rmdir()
+    (tmp_path / "1").rmdir()
+    with pytest.raises(FileExistsError, match="appeared while this version was written"):
+        savedmodel(tiny(), tmp_path, version=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_names_that_are_no_version_do_not_count(tmp_path, quick):
+    for name in ("²", "٣", "9" * 30, "2.0"):
+        (tmp_path / name).mkdir()
+    assert savedmodel(tiny(), tmp_path).name == "1"
+
+
+def test_a_file_is_no_folder_of_versions(tmp_path):
+    (tmp_path / "served").touch()
+    with pytest.raises(NotADirectoryError, match="served is a file; give the folder"):
+        savedmodel(tiny(), tmp_path / "served")
+
+
+@pytest.mark.parametrize(("value", "error"), [(float("nan"), ValueError), ("good", TypeError), (None, TypeError)])
+def test_metrics_that_are_no_numbers_are_refused_before_anything_is_written(tmp_path, value, error):
+    with pytest.raises(error, match=r"metrics\['auc'\]"):
+        savedmodel(tiny(), tmp_path / "new", metrics={"auc": value})
+    assert not (tmp_path / "new").exists()
+
+
+def test_metrics_may_be_numpys_numbers(tmp_path, quick):
+    path = savedmodel(tiny(), tmp_path, metrics={"auc": np.float32(0.5)})
+    assert json.loads((path / "assets.extra" / "manifest.json").read_text())["metrics"] == {"auc": 0.5}
+
+
+def test_weights_of_other_rows_than_the_ids_are_refused(exported):
+    entry = exported["dcn"]
+    loaded = tf.saved_model.load(str(entry["path"]))
+    batch = {key: tf.constant(values) for key, values in entry["batches"][2].items()}
+    for key in batch:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            loaded.signatures["serving_default"](**{**batch, key: batch[key][:1]})
+
+
+def test_columns_may_have_pythons_own_words_for_names(tmp_path):
+    schema = Schema(dense=["self"], categorical=[Categorical("class", 3), Categorical("name", 2)])
+    path = savedmodel(DLRM(schema, 2, [2], [1], seed=0), tmp_path, user_columns=["class"])
+    manifest = json.loads((path / "assets.extra" / "manifest.json").read_text())
+    assert manifest["inputs"] == {"self": "arg_self", "class": "arg_class", "name": "name"}
+
+
+def test_columns_that_differ_in_case_alone_are_refused_before_anything_is_written(tmp_path):
+    schema = Schema(dense=["Price", "price"], categorical=[Categorical("a", 3)])
+    with pytest.raises(ValueError, match=r"'Price' and 'price' would both be the input 'price'.*rename one"):
+        savedmodel(DLRM(schema, 2, [2], [1], seed=0), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("version", [-1, True, 1.5, "2", 2**63])
 def test_a_bad_version_is_refused_and_makes_nothing(tmp_path, version):
     with pytest.raises(ValueError, match="version="):
         savedmodel(tiny(), tmp_path / "new", version=version)
@@ -168,6 +229,31 @@ def test_a_failure_leaves_nothing_behind(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(quick, "_write", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         savedmodel(tiny(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import keras_dlrm as kd
+schema = kd.Schema(categorical=[kd.Categorical("a", 20_000), kd.Categorical("b", 10)])
+model = kd.models.DLRM(schema, 16, None, [1], seed=0)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    kd.export.savedmodel(model, sys.argv[1], warm_up=False)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of a file's size")
+def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("savedmodel: not written (") and "File too large" in line, line
+    assert line.endswith("see that the folder can be written to and has room.")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,13 +1,11 @@
 """Every signature of an exported model answers as the live model does, from each backend; what is refused."""
 
 import importlib
-import json
-import subprocess
-import sys
 
 import numpy as np
 import polars as pl
 import pytest
+from runtimes import ask
 
 import keras_dlrm as kd
 from keras_dlrm.columns import Dense
@@ -36,31 +34,6 @@ ROWS = pl.DataFrame(
         "user id/é": ["u1", "u2", "u1", "u3", "u4", "u5"],
     }
 )
-ASK = """
-import json, sys
-for name in ("keras", "tf_keras", "keras_dlrm"):
-    sys.modules[name] = None
-import numpy as np, tensorflow as tf
-served = tf.compat.v1.Session(graph=tf.Graph())
-with served.graph.as_default():
-    graph = tf.compat.v1.saved_model.load(served, ["serve"], sys.argv[1])
-answers = []
-for name, inputs in json.load(sys.stdin):
-    signature = graph.signature_def[name]
-    fed = {signature.inputs[k].name: np.array(v, tf.as_dtype(signature.inputs[k].dtype).as_numpy_dtype) for k, v in inputs.items()}
-    out = served.run({k: v.name for k, v in signature.outputs.items()}, fed)
-    answers.append({k: np.asarray(v).tolist() for k, v in out.items() if k != "classes"})
-print(json.dumps(answers))
-"""
-
-
-def ask(path, requests):
-    """Answers of the TF1 loader in a process that has neither Keras nor this package."""
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, str(path)], input=json.dumps(requests), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +155,13 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(tmp_path
 def test_tables_in_fewer_bytes_answer_as_the_live_model_does_on_them(tmp_path, monkeypatch, tables, prune):
     # As of a large model, only the rows that are asked for are loaded by the check.
     monkeypatch.setattr(importlib.import_module("keras_dlrm.export.savedmodel"), "_LOADED", 0)
-    schema = kd.Schema(dense=["d"], categorical=[kd.Categorical("a", 3000), kd.Categorical("b", 4000, hotness=2, oov=None)])
+    schema = kd.Schema(
+        dense=["d"], categorical=[kd.Categorical("a", 3000), kd.Categorical("b", 4000, hotness=2, oov=None)]
+    )
     model = kd.models.DLRM(schema, 16, [16], [8, 1], seed=0)
-    trained = {name: rows + (np.arange(len(rows)) % 4 == 1)[:, None] * 0.5 for name, rows in model.embedding_tables().items()}
+    trained = {
+        name: rows + (np.arange(len(rows)) % 4 == 1)[:, None] * 0.5 for name, rows in model.embedding_tables().items()
+    }
     model.set_embedding_tables(trained)
     # The export itself compares every signature with the live model on such tables, within 1e-5.
     path = kd.export.savedmodel(model, tmp_path, tables=tables, prune=prune, warm_up=False)

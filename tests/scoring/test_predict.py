@@ -66,6 +66,37 @@ def test_predictions_are_those_of_predict_in_the_order_of_the_rows(
     np.testing.assert_allclose(found["probability"], answers, rtol=1e-5, atol=1e-7)
 
 
+def test_names_of_files_may_look_like_patterns(tmp_path: Path, log: Any, model: Any) -> None:
+    path = save(NEW, tmp_path / "day[1].parquet")
+    save(NEW[:5], tmp_path / "day1.parquet")
+    done = predict_files(
+        model, path, output=tmp_path / "p[1]?.parquet", preprocessor=log.preprocessor, id_columns=["unused"]
+    )
+    assert done.rows == ROWS == len(pl.read_parquet(tmp_path / "p[1]?.parquet", glob=False))
+
+
+def test_a_missing_id_column_and_a_file_that_is_no_parquet_are_named(tmp_path: Path, log: Any, model: Any) -> None:
+    path = save(NEW, tmp_path / "rows.parquet")
+    options: dict[str, Any] = {"output": tmp_path / "p.csv", "preprocessor": log.preprocessor}
+    with pytest.raises(KeyError, match="rows.parquet: column 'key' is missing; the file has"):
+        predict_files(model, path, id_columns=["key"], **options)
+    for content in (b"", b"PAR1 and no more of it"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="rows.parquet cannot be read as a table"):
+            predict_files(model, path, id_columns=["unused"], **options)
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_preprocessor_with_another_row_for_unseen_values_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1, 2], "b": [0, 1]}).write_parquet(tmp_path / "rows.parquet")
+    theirs, ours = (Schema(categorical=[Categorical("a", 5, oov=oov), Categorical("b", 3)]) for oov in (0, 4))
+    model = kd.models.DLRM(ours, embedding_dim=4, top_mlp=[1], seed=0)
+    with pytest.raises(ValueError, match="column 'a' has oov=4 in the model, 0 in the data"):
+        predict_files(
+            model, tmp_path / "rows.parquet", output=tmp_path / "p.csv", preprocessor=kd.data.Preprocessor.identity(theirs)
+        )
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 @given(batch=st.integers(1, 400), block=st.integers(1, 150))
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])

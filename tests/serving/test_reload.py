@@ -221,6 +221,20 @@ def test_labels_and_pinned_versions_follow_models_config(tmp_path, serve, publis
         assert answer(server, "again") == pytest.approx(EXPECTED[1])
 
 
+def test_a_number_that_no_request_can_name_is_no_version(tmp_path, serve, publish):
+    folder = tmp_path / "clicks"
+    folder.mkdir()
+    publish(folder, 1)
+    publish(folder, 10**24, template=2)
+    with serve(folder) as server:
+        assert server.states() == {1: ("AVAILABLE", "")}
+        assert answer(server) == pytest.approx(EXPECTED[0])
+        nanoseconds = 1_700_000_000_000_000_000
+        publish(folder, nanoseconds, template=2)
+        server.wait_for(lambda: server.states().get(nanoseconds) == ("AVAILABLE", ""))
+        assert answer(server, f"clicks/versions/{nanoseconds}") == pytest.approx(EXPECTED[1])
+
+
 def test_a_server_without_a_version_starts_says_so_and_waits_for_one(tmp_path, serve, publish):
     folder = tmp_path / "clicks"
     folder.mkdir()

@@ -75,6 +75,7 @@ def test_fewer_values_than_elements_repeat_the_last_one():
         (TensorProto(), "input 'x' has dtype 0, which is not served."),
         (TensorProto(dtype=3, int_val=[1, 2]), "input 'x' has 2 values for 1 elements of shape ()."),
         (TensorProto(dtype=6, int_val=[300]), "input 'x' has a value that DT_INT8 cannot hold."),
+        (TensorProto(dtype=9, int_val=[7]), "input 'x' is DT_INT64, whose values are in int64_val, but it has int_val."),
         (TensorProto(dtype=7, tensor_content=b"x"), "strings travel in string_val, not in tensor_content."),
         (TensorProto(dtype=1, tensor_content=b"x"), "1 bytes of tensor_content, but DT_FLOAT of shape () takes 4."),
     ],
@@ -83,6 +84,15 @@ def test_what_is_no_tensor_is_refused(proto, message):
     with pytest.raises(ServingError) as caught:
         from_proto("x", proto, 10**6)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("shape", "message"), [((0, 2**62), "more than the 1000000 bytes"), ((1,) * 70, "has 70 dim")])
+def test_shapes_that_numpy_cannot_hold_are_refused_though_they_are_small(shape, message):
+    proto = TensorProto(dtype=1)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    with pytest.raises(ServingError, match=message):
+        from_proto("x", proto, 10**6)
 
 
 @given(array=npst.arrays(np.int64, npst.array_shapes(min_dims=2, max_dims=2, max_side=5)))

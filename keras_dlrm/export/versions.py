@@ -1,0 +1,46 @@
+"""The numbers of published versions, and the renaming that makes one seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def next_version(directory: Path) -> int:
+    """One more than the highest version; names that are no number, or one beyond int64, do not count.
+
+    Args:
+        directory: Folder of the versions.
+    """
+    names = (p.name for p in directory.iterdir())
+    numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20)
+    return max((number for number in numbers if number < 2**63 - 1), default=0) + 1
+
+
+def publish(written: Path, final: Path, any_version: bool) -> Path:
+    """Rename a version into place. Where another export took its number meanwhile, it gets the next one, or is an error.
+
+    Args:
+        written: The version, complete, on the same file system.
+        final: Its place.
+        any_version: Whether it may get another number.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        FileExistsError: the number is taken, and it may get no other.
+    """
+    while True:
+        try:
+            os.rename(written, final)
+        except OSError as error:
+            if not final.exists():
+                raise
+            if not any_version:
+                raise FileExistsError(
+                    f"savedmodel: {final} appeared while this version was written; give another version, or none."
+                ) from error
+            final = final.with_name(str(next_version(final.parent)))
+        else:
+            return final
