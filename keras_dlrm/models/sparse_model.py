@@ -162,7 +162,7 @@ class SparseTraining(SparseStep):
             y: Labels.
             y_pred: Predictions.
             part: What of the batch is this process's.
-            loss: This process's part of the loss.
+            loss: Of the whole batch.
         """
         rows, sample_weight = part.rows, part.sample_weight
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
@@ -170,7 +170,7 @@ class SparseTraining(SparseStep):
             rows = part.sum([ops.sum(sample_weight)])[0]
         elif rows is None:
             rows = ops.shape(keras.tree.flatten(x)[0])[0]
-        self._loss_tracker.update_state(part.sum([loss])[0], sample_weight=rows)
+        self._loss_tracker.update_state(loss, sample_weight=rows)
         y, y_pred, sample_weight = part.gather(y, y_pred, sample_weight)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 

@@ -192,7 +192,8 @@ class SparseStep:
         mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
         with keras.StatelessScope(mapping) as scope:
             dense_variables = [v for v, table in zip(variables, tables, strict=True) if not table]
-            self.optimizer.apply_rows(part.sum(grads), dense_variables, lookups, row_grads)
+            *grads, loss = part.sum([*grads, loss])
+            self.optimizer.apply_rows(grads, dense_variables, lookups, row_grads)
         trainable = [scope.get_current_value(v) for v in variables]
         slots = [scope.get_current_value(v) for v in self.optimizer.variables]
         logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
@@ -209,7 +210,7 @@ class SparseStep:
         ]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
-            loss = part.share(loss)
+            (loss,) = part.sum([part.share(loss)])
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         metrics = [scope.get_current_value(v) for v in self.metrics_variables]
         logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)

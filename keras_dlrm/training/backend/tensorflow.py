@@ -104,11 +104,13 @@ class SparseStep:
         dense = [v for v in self.trainable_variables if not is_table(v)]
         rows = [lookup.rows for lookup in tape.lookups]
         grads, row_grads = gradient_tape.gradient(loss, [[v.value for v in dense], rows])
-        self.optimizer.apply_rows(part.sum(grads), dense, tape.lookups, row_grads)
+        *grads, loss = part.sum([*grads, loss])
+        self.optimizer.apply_rows(grads, dense, tape.lookups, row_grads)
         return self.update_metrics(x, y, y_pred, part, loss)
 
     def test_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
         loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
-        return self.update_metrics(x, y, y_pred, part, part.share(loss))
+        (loss,) = part.sum([part.share(loss)])
+        return self.update_metrics(x, y, y_pred, part, loss)

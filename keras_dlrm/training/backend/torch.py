@@ -24,13 +24,13 @@ class SparseStep:
             loss.backward()
         dense = [v for v in self.trainable_variables if not is_table(v)]
         with torch.no_grad():
-            self.optimizer.apply_rows(
-                part.sum([v.value.grad for v in dense]), dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups]
-            )
+            *grads, loss = part.sum([*(v.value.grad for v in dense), loss.detach()])
+            self.optimizer.apply_rows(grads, dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups])
             return self.update_metrics(x, y, y_pred, part, loss)
 
     def test_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
         loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
-        return self.update_metrics(x, y, y_pred, part, part.share(loss))
+        (loss,) = part.sum([part.share(loss)])
+        return self.update_metrics(x, y, y_pred, part, loss)
