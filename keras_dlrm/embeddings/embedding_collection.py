@@ -129,6 +129,21 @@ class EmbeddingCollection(keras.layers.Layer):
         if plan is not None:
             self.build()  # now, while the plan is in use
 
+    def require_whole(self, who: str) -> None:
+        """Raise where a plan shards the tables.
+
+        Args:
+            who: What needs them whole.
+
+        Raises:
+            ValueError: it does.
+        """
+        if self.sharded is not None:
+            raise ValueError(
+                f"{who}: the model's tables are sharded over {self.sharded.plan.world_size}; save a checkpoint "
+                "(kd.checkpoint.save), and restore it into a model that was built without a plan."
+            )
+
     @property
     def operation(self) -> str | None:
         """What makes one vector of the two rows of a split table; `None` where none is split."""

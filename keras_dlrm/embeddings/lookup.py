@@ -77,11 +77,13 @@ class TableVariable(keras.Variable):
 
     Attributes:
         sharded: Whether other processes have other rows in it.
+        columns_apart: Whether it has only some columns of a table.
         sum_copies: Where each process has a copy: `(table, ids, gradient, most) → (ids, gradient)` of all processes, from
             up to `most` rows of each; else `None`.
     """
 
     sharded = False
+    columns_apart = False
     sum_copies: Any = None
 
     @property

@@ -54,6 +54,7 @@ class ShardedTables:
             )
             make_table(variable)
             variable.sharded = not group.replicated
+            variable.columns_apart = any(shard.width < self.plan.shapes[shard.table][1] for shard, _ in group.placed)
             if group.replicated:
                 variable.sum_copies = self._sum_copies
             use_huge_pages(variable)

@@ -172,6 +172,7 @@ class StoredTables:
         collection = model.embeddings
         if collection is None:
             return
+        collection.require_whole("export")
         masks = {} if prune is None else rows_to_prune(collection, prune)
         # No id of a hashed column is unseen: of its tables, and of the two that stand for a split one, no row is like it.
         oov = {c.table_name: None if c.hashed else c.oov for c in collection.schema.categorical}

@@ -93,6 +93,7 @@ def _moves(old: EmbeddingCollection | None, new: EmbeddingCollection | None) -> 
     """By `id` of the old collection's variables, which rows go where: `(from, to, count)` for each table."""
     if old is None or new is None:
         return {}
+    old.require_whole("grow")
     for name in old.table_shapes:
         if name not in new.table_shapes:
             raise ValueError(

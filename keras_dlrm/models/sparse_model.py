@@ -171,7 +171,8 @@ class SparseTraining(SparseStep):
         elif rows is None:
             rows = ops.shape(keras.tree.flatten(x)[0])[0]
         self._loss_tracker.update_state(loss, sample_weight=rows)
-        y, y_pred, sample_weight = part.gather(y, y_pred, sample_weight)
+        if self._compile_metrics is not None:
+            y, y_pred, sample_weight = part.gather(y, y_pred, sample_weight)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 

@@ -164,6 +164,8 @@ def on_each_device(function: Any, state: Sequence[Sequence[Any]], rows: bool) ->
         state: For each part of the state its Keras variables.
         rows: Whether the result has a row for each row of the batch; else it is the same on all devices.
     """
+    if _mesh() is None:
+        return function
     variables = [v for part in state for v in part]
     specs = tuple([_spec(v) for v in part] for part in state)
 

@@ -1,0 +1,148 @@
+"""Checkpoints in one process: what comes back, and what is refused. `tests/sharding/test_trainers.py` has several processes."""
+
+import json
+import resource
+
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_dlrm as kd
+from keras_dlrm.sharding.plan import ShardingPlan, place
+
+SCHEMA = kd.Schema(
+    dense=["x"],
+    categorical=[kd.Categorical("a/b", 50), kd.Categorical("tags", 7, hotness=3), kd.Categorical("c", 31)],
+    label="y",
+)
+SHAPES = {"a/b": (50, 8), "tags": (7, 8), "c": (31, 8)}
+KINDS = {"a/b": "row_wise", "tags": "column_wise", "c": "table_wise"}
+
+
+def batches(n):
+    rng = np.random.default_rng(5)
+    for _ in range(n):
+        ids = np.concatenate([rng.integers(0, c.vocabulary_size, (16, c.hotness)) for c in SCHEMA.categorical], 1)
+        x = {"dense": rng.normal(size=(16, 1)).astype("float32"), "sparse": ids}
+        yield x, rng.integers(0, 2, 16).astype("float32")
+
+
+def build(optimizer="adagrad", dim=8, plan=None, **options):
+    def make():
+        return kd.models.DLRM(SCHEMA, dim, bottom_mlp=[8, dim], top_mlp=[8, 1], seed=1, **options)
+
+    if plan is None:
+        model = make()
+    else:
+        with kd.sharding.use(plan):
+            model = make()
+    model.compile(optimizer)
+    model.predict_on_batch(next(batches(1))[0])
+    return model
+
+
+def train(model, data):
+    return [float(model.train_on_batch(x, y)) for x, y in data]
+
+
+# A plan of several parts on one process: all kinds of parts without several processes.
+PLANS = {
+    "whole": None,
+    "parts": ShardingPlan(1, SHAPES, {
+        "a/b": kd.sharding.Placement("row_wise", (0, 0, 0)), "tags": kd.sharding.Placement("column_wise", (0, 0)),
+        "c": kd.sharding.Placement("row_wise", (0, 0)),
+    }),
+    "others": ShardingPlan(1, SHAPES, {
+        "a/b": kd.sharding.Placement("column_wise", (0, 0, 0, 0)), "tags": kd.sharding.Placement("replicate"),
+        "c": kd.sharding.Placement("column_wise", (0, 0)),
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize(("saved", "restored"), [("whole", "whole"), ("parts", "others"), ("others", "whole"), ("whole", "parts")])
+def test_training_goes_on_as_if_never_ended_however_tables_are_split(rule, saved, restored, tmp_path):
+    data = list(batches(8))
+    model = build(rule, plan=PLANS[saved])
+    train(model, data[:4])
+    kd.checkpoint.save(model, tmp_path, extra={"seen": 4})
+    expected = train(model, data[4:])
+    again = build(rule, plan=PLANS[restored])
+    assert kd.checkpoint.restore(again, tmp_path) == {"step": 4, "extra": {"seen": 4}}
+    np.testing.assert_allclose(train(again, data[4:]), expected, rtol=1e-6, atol=1e-7)
+    for name, table in model.embedding_tables().items():
+        np.testing.assert_allclose(again.embedding_tables()[name], table, rtol=1e-5, atol=1e-7)
+
+
+def test_row_wise_slots_come_back(tmp_path):
+    data = list(batches(6))
+    model = build(kd.optimizers.RowwiseAdagrad(0.05))
+    train(model, data[:3])
+    kd.checkpoint.save(model, tmp_path)
+    expected = train(model, data[3:])
+    again = build(kd.optimizers.RowwiseAdagrad(0.05), plan=place(1, SHAPES, dict.fromkeys(SHAPES, "row_wise")))
+    kd.checkpoint.restore(again, tmp_path)
+    np.testing.assert_allclose(train(again, data[3:]), expected, rtol=1e-6)
+
+
+def test_without_a_checkpoint_nothing_is_restored(tmp_path):
+    assert kd.checkpoint.restore(build(), tmp_path / "none") is None
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 3; there are \[\]"):
+        kd.checkpoint.restore(build(), tmp_path, step=3)
+
+
+def test_old_checkpoints_go_and_a_half_written_one_is_none(tmp_path):
+    model = build()
+    for step in range(1, 5):
+        kd.checkpoint.save(model, tmp_path, step=step, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_0000000003", "step_0000000004"]
+    (tmp_path / "step_0000000004" / "manifest.json").unlink()
+    assert kd.checkpoint.restore(model, tmp_path)["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: build("adam"), "table 'a/b' it has .*slots/accumulator.*the model has slots/momentum"),
+        (lambda: build(dim=4), r"table 'a/b' has shape \(50, 8\) there, \(50, 4\) in the model"),
+    ],
+)
+def test_another_model_is_refused_and_left_alone(other, message, tmp_path):
+    model = build()
+    train(model, batches(1))
+    kd.checkpoint.save(model, tmp_path)
+    other = other()
+    before = [ops.convert_to_numpy(v) for v in other.weights]
+    with pytest.raises(ValueError, match=message):
+        kd.checkpoint.restore(other, tmp_path)
+    for old, new in zip(before, other.weights, strict=True):
+        np.testing.assert_array_equal(old, ops.convert_to_numpy(new))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    model = build()
+    kd.checkpoint.save(model, tmp_path, step=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+    try:
+        with pytest.raises(OSError, match="checkpoint: "):
+            kd.checkpoint.save(model, tmp_path, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0000000001"]
+    assert kd.checkpoint.restore(model, tmp_path)["step"] == 1
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path):
+    model = build()
+    path = kd.checkpoint.save(model, tmp_path) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
+    with pytest.raises(ValueError, match="has version 99; this package reads 1"):
+        kd.checkpoint.restore(model, tmp_path)
+
+
+def test_a_model_that_is_not_built_is_refused(tmp_path):
+    model = kd.models.DLRM(SCHEMA, 8, bottom_mlp=[8, 8], top_mlp=[8, 1])
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="is not built; call it on a batch first"):
+        kd.checkpoint.save(model, tmp_path)

@@ -1,0 +1,99 @@
+"""The trainers as their users start them: real processes, killed, stopped, preempted, and gone on with by other numbers of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pytest
+
+TRAINERS = Path(__file__).parents[2] / "trainers"
+NAMES = {"tensorflow": "multi_worker", "jax": "jax_hybrid", "torch": "torch_hybrid"}
+BACKEND = keras.backend.backend()
+PLAN = {"tables": {"item": "row_wise", "user": "column-wise", "shop": "table_wise", "country": "replicate"}}
+COMMON = ["--global-batch", "31", "--rows", "900", "--json"]
+
+
+def start(*arguments, backend=BACKEND):
+    return subprocess.Popen(
+        [sys.executable, str(TRAINERS / f"{NAMES[backend]}.py"), *COMMON, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(output.splitlines()[-1]), errors
+
+
+def same(found, expected):
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5, abs=1e-6)
+    for name, table in expected["tables"].items():
+        assert found["tables"][name] == pytest.approx(table, rel=1e-5, abs=1e-4), name
+
+
+def members(process):
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Forty steps of one process, never disturbed."""
+    return finish(start("--processes", 1, "--steps", 40))[0]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_processes_on_another_backend(alone, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(PLAN))
+    folder = tmp_path / "run"
+    first, _ = finish(start("--processes", 3, "--steps", 20, "--plan", plan, "--checkpoint", folder))
+    assert first["losses"] == pytest.approx(alone["losses"][:20], rel=1e-5)
+    assert len(first["bytes_per_step"]) == len(first["peak_rss_bytes"]) == 3
+    other = {"tensorflow": "torch", "torch": "jax", "jax": "tensorflow"}[BACKEND]
+    same(finish(start("--processes", 2, "--steps", 40, "--checkpoint", folder, backend=other))[0], alone)
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_no_step(alone, tmp_path):
+    process = start("--processes", 2, "--steps", 40, "--checkpoint", tmp_path, "--checkpoint-steps", 5)
+    deadline = time.monotonic() + 200
+    while not any(tmp_path.glob("step_*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(members(process)[1], signal.SIGKILL)
+    found, errors = finish(process)
+    same(found, alone)
+    assert "was killed by signal 9" in errors and "restart 1 of 10" in errors
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named(tmp_path):
+    process = start("--processes", 2, "--steps", 1_000_000, "--timeout", 15)
+    time.sleep(3.0)
+    hung = None
+    deadline = time.monotonic() + 120
+    while hung is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+        # In training, once both have used some processor time.
+        times = [sum(map(int, Path(f"/proc/{pid}/stat").read_text().split()[13:15])) for pid in members(process)]
+        if len(times) == 2 and min(times) > 1500:
+            hung = members(process)[1]
+    os.kill(hung, signal.SIGSTOP)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "no progress for 15 s" in errors and "process 1 of 2 gives no sign of life" in errors
+
+
+def test_a_plan_of_unknown_tables_is_one_sentence(tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"tables": {"nope": "row_wise"}}')
+    process = start("--processes", 1, "--steps", 1, "--plan", plan)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 2
+    assert "there is no table 'nope'" in errors and "Traceback" not in errors
