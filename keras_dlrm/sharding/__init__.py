@@ -8,6 +8,8 @@ from keras_dlrm.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.sharding.active import use as use
+    from keras_dlrm.sharding.backend import process_count as process_count
+    from keras_dlrm.sharding.backend import process_rank as process_rank
     from keras_dlrm.sharding.backend import start as start
     from keras_dlrm.sharding.backend import stop as stop
     from keras_dlrm.sharding.estimate import Estimate as Estimate
@@ -34,6 +36,8 @@ _NAMES = {
     "Workload": "workload",
     "explain": "estimate",
     "part_of": "part",
+    "process_count": "backend",
+    "process_rank": "backend",
     "scaling_png": "simulator",
     "simulate": "simulator",
     "start": "backend",

@@ -22,7 +22,12 @@ _MEMBER = "KERAS_DLRM_PROCESS"
 def is_member() -> bool:
     """Whether this process is one of a run already: of `launch`, or of a cluster's launcher."""
     names = (_MEMBER, "RANK", "TF_CONFIG", "JAX_COORDINATOR_ADDRESS")
-    return any(name in os.environ for name in names)
+    return any(name in os.environ for name in names) or is_task()
+
+
+def is_task() -> bool:
+    """Whether SLURM's `srun` or Open MPI's `mpirun` started this process with others."""
+    return any(int(os.environ.get(name, "1")) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
 
 
 def launch(

@@ -74,8 +74,8 @@ class RowRule(keras.optimizers.Optimizer):
             shapes = [shape for shape, _ in self.slots(tuple(variable.shape), table).values()]
             if table and variable.columns_apart and any(len(shape) < 2 for shape in shapes):
                 raise ValueError(
-                    f"{type(self).__name__}: it has one number for a whole row, but the plan shards a table by columns; shard it by "
-                    "rows, or take another row rule."
+                    f"{type(self).__name__}: it has one number for a whole row, but the plan shards a table by columns; shard it "
+                    "by rows, or take another row rule."
                 )
             slots = {
                 name: self.add_variable(

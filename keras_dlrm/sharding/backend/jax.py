@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from keras_dlrm.sharding.launch import is_task
 from keras_dlrm.sharding.meter import meter
 
 AXIS = "batch"
@@ -42,7 +43,10 @@ def start(timeout: float = 300.0) -> None:
 
     A launcher that JAX knows (SLURM, Open MPI, a TPU pod), or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
     """
-    if not jax.distributed.is_initialized() and "JAX_COORDINATOR_ADDRESS" in os.environ:
+    if not jax.distributed.is_initialized() and is_task() and "JAX_COORDINATOR_ADDRESS" not in os.environ:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(initialization_timeout=int(timeout))
+    elif not jax.distributed.is_initialized() and "JAX_COORDINATOR_ADDRESS" in os.environ:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(
             os.environ["JAX_COORDINATOR_ADDRESS"],
