@@ -27,6 +27,7 @@ class Checkpoints(keras.callbacks.Callback):
         first: Steps before this `fit`.
         extra: `() → dict`: what else to remember.
         keep: How many stay.
+        whole: Every how many saves is a whole checkpoint; those between have only the rows that are not as in it. 1: all.
         look: Steps between two looks for SIGTERM.
 
     Attributes:
@@ -40,19 +41,22 @@ class Checkpoints(keras.callbacks.Callback):
         first: int = 0,
         extra: Callable[[], dict[str, Any]] = dict,
         keep: int | None = 2,
+        whole: int = 1,
         look: int = 10,
     ) -> None:
         super().__init__()
         self.directory, self.steps, self.extra, self.keep, self.look = Path(directory), steps, extra, keep, look
+        self.whole = whole
         self.step = first
         self.preempted = False
         self._told = False
-        self._saved = first
+        self._saved, self._saves = first, 0
         self._previous: Any = None
 
     def _save(self) -> None:
-        save(self.model, self.directory, self.step, self.extra(), self.keep)
+        save(self.model, self.directory, self.step, self.extra(), self.keep, incremental=self._saves % self.whole > 0)
         self._saved = self.step
+        self._saves += 1
 
     def on_train_begin(self, logs: Any = None) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.checkpoint.parts import Stored
 from keras_dlrm.checkpoint.state import Piece, dense_variables, pieces, value_of
-from keras_dlrm.checkpoint.store import ROWS, folder_of, open_array, read_manifest, steps_in
+from keras_dlrm.checkpoint.store import ROWS, folder_of, read_manifest, steps_in
 
 
 def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[str, Any] | None:
@@ -48,7 +49,7 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
             variable.assign(arrays[name].astype(value_of(variable).dtype))
     for piece in wanted:
         for part in stored[piece.kind, piece.shard.table]:
-            _read_part(folder, part, piece)
+            _read_part(Stored(directory, manifest["step"], manifest.get("base"), part), part, piece)
     return {"step": manifest["step"], "extra": manifest["extra"]}
 
 
@@ -84,7 +85,7 @@ def _sharded(wanted: list[Piece]) -> bool:
     return any(piece.shard.rank is not None for piece in wanted)
 
 
-def _read_part(folder: Path, part: dict[str, Any], piece: Piece) -> None:
+def _read_part(stored: Stored, part: dict[str, Any], piece: Piece) -> None:
     """Copy what a stored part and a piece have in common."""
     shard = piece.shard
     (low, high), (left, right) = part["rows"], part["columns"]
@@ -93,11 +94,10 @@ def _read_part(folder: Path, part: dict[str, Any], piece: Piece) -> None:
     if start >= stop or first >= last:
         return
     whole = len(piece.shape) == 1 or (first, last) == (shard.first, shard.last)
-    store = open_array(folder / part["file"])
     # Chunk by chunk as they lie on the disk.
     edges = sorted({start, stop, *range(low + -(-(start - low) // ROWS) * ROWS, stop, ROWS)})
     for a, b in zip(edges, edges[1:], strict=False):
-        rows = store[a - low : b - low].read().result()
+        rows = stored.read(a - low, b - low)
         if len(piece.shape) > 1:
             rows = rows[:, first - left : last - left]
             if not whole:

@@ -51,11 +51,11 @@ def file_of(kind: str, table: str, part: str) -> str:
     return f"{kind}/{quote(table, safe='')}/{part}"
 
 
-def create(path: Path, shape: tuple[int, ...]) -> Any:
-    """A new array of float32 in a folder of its own, to be written by rows."""
+def create(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    """A new array in a folder of its own, to be written by rows."""
     chunk = [min(ROWS, max(shape[0], 1)), *shape[1:]]
     return _tensorstore().open({**_spec(path), "metadata": {
-        "shape": list(shape), "data_type": "float32",
+        "shape": list(shape), "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
     }}, create=True).result()  # fmt: skip
@@ -76,6 +76,12 @@ def _tensorstore() -> Any:
     except ImportError as error:
         raise ImportError("checkpoints need tensorstore: pip install 'keras-dlrm[distributed]'.") from error
     return tensorstore
+
+
+def bases_of(directory: Path, steps: list[int]) -> set[int]:
+    """Steps whose checkpoints those of `steps` are changes of."""
+    manifests = [read_manifest(folder_of(directory, step)) for step in steps]
+    return {manifest["base"] for manifest in manifests if manifest.get("base") is not None}
 
 
 def write_dense(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

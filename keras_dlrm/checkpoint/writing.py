@@ -9,17 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from keras_dlrm.checkpoint.state import Piece, dense_variables, pieces, value_of
-from keras_dlrm.checkpoint.store import MANIFEST, ROWS, VERSION, create, file_of, folder_of, steps_in, write_dense
-
-_IN_FLIGHT = 8  # chunks that are being written while the next is read
+from keras_dlrm.checkpoint.parts import Base, write_piece
+from keras_dlrm.checkpoint.state import dense_variables, pieces, value_of
+from keras_dlrm.checkpoint.store import MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
 
 
 def save(
-    model: Any, directory: str | Path, step: int | None = None, extra: Mapping[str, Any] | None = None, keep: int | None = 2
-) -> Path:
+    model: Any, directory: str | Path, step: int | None = None, extra: Mapping[str, Any] | None = None, keep: int | None = 2,
+    incremental: bool = False,
+) -> Path:  # fmt: skip
     """Write tables, slots, dense parameters and counters of a model in training.
 
     Where a plan shards the tables all processes call it, with a directory that all see; each writes its parts. The checkpoint
@@ -31,7 +29,9 @@ def save(
         directory: Folder of the checkpoints.
         step: Its number; the optimizer's step by default.
         extra: What else is to be known after `restore`, such as JSON can write. Process 0's counts.
-        keep: How many checkpoints stay, this one among them; `None`: all.
+        keep: How many checkpoints stay, this one among them; `None`: all. What they are changes of stays, too.
+        incremental: Whether to write of tables and slots only the rows that are not as in the last whole checkpoint; without one of
+            the same plan, this one is whole. It reads that one, and saves the writing.
 
     Returns:
         The checkpoint's folder.
@@ -58,6 +58,7 @@ def save(
     team = _Team(model)
     final = folder_of(directory, step)
     partial = directory / f".{final.name}.partial"
+    base = _base(directory, step) if incremental else None
 
     def begin() -> None:
         if team.rank == 0:
@@ -69,20 +70,24 @@ def save(
             write_dense(partial / "dense.npz", {name: value_of(v) for name, v in dense.items()})
         # What every process has is written by the first.
         mine = [piece for piece in pieces(model) if piece.shard.rank is not None or team.rank == 0]
-        return [_write_piece(partial, piece) for piece in mine]
+        return [write_piece(partial, piece, base) for piece in mine]
 
     def commit(parts: list[dict[str, Any]]) -> None:
         if team.rank == 0:
             paths = {name: v.path.rpartition("/")[2] for name, v in dense.items()}
-            manifest = {"version": VERSION, "step": step, "extra": dict(extra or {}), "dense": paths, "parts": parts}
+            needed = base.step if base is not None and any("changes" in part for part in parts) else None
+            manifest = {
+                "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "dense": paths, "parts": parts,
+            }  # fmt: skip
             _write_durably(partial / MANIFEST, json.dumps(manifest).encode())
             if final.exists():  # saved before, and then trained from an earlier one
                 shutil.rmtree(final)
             partial.rename(final)
             _sync(directory)
-            for old in steps_in(directory)[: -keep if keep else 0]:
-                if old != step:
-                    shutil.rmtree(folder_of(directory, old), ignore_errors=True)
+            steps = steps_in(directory)
+            kept = {step, *steps[-keep:]} if keep else set(steps)
+            for old in set(steps) - kept - bases_of(directory, sorted(kept)):
+                shutil.rmtree(folder_of(directory, old), ignore_errors=True)
 
     team.do(begin)
     try:
@@ -95,22 +100,13 @@ def save(
     return final
 
 
-def _write_piece(folder: Path, piece: Piece) -> dict[str, Any]:
-    shard = piece.shard
-    name = file_of(piece.kind, shard.table, f"{shard.start}_{shard.stop}_{shard.first}_{shard.last}")
-    store = create(folder / name, piece.shape)
-    running: list[Any] = []
-    for start in range(0, shard.rows, ROWS):
-        stop = min(start + ROWS, shard.rows)
-        running.append(store[start:stop].write(np.ascontiguousarray(piece.read(start, stop))))
-        if len(running) > _IN_FLIGHT:
-            running.pop(0).result()
-    for write in running:
-        write.result()
-    return {
-        "kind": piece.kind, "table": shard.table, "file": name, "rows": [shard.start, shard.stop],
-        "columns": [shard.first, shard.last], "shape": list(piece.shape),
-    }  # fmt: skip
+def _base(directory: Path, step: int) -> Base | None:
+    """The last whole checkpoint before a step."""
+    for earlier in reversed([s for s in steps_in(directory) if s < step]):
+        manifest = read_manifest(folder_of(directory, earlier))
+        if manifest.get("base") is None:
+            return Base(earlier, folder_of(directory, earlier), manifest)
+    return None
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -146,3 +146,27 @@ def test_a_model_that_is_not_built_is_refused(tmp_path):
     model.compile("sgd")
     with pytest.raises(ValueError, match="is not built; call it on a batch first"):
         kd.checkpoint.save(model, tmp_path)
+
+
+@pytest.mark.parametrize("plan", ["whole", "parts"])
+def test_an_incremental_checkpoint_has_the_touched_rows_alone(plan, tmp_path):
+    data = list(batches(9))
+    model = build("adagrad", plan=PLANS[plan])
+    train(model, data[:3])
+    kd.checkpoint.save(model, tmp_path)
+    touched = len(np.unique(np.concatenate([x["sparse"][:, 0] for x, _ in data[3:5]])))
+    train(model, data[3:5])
+    path = kd.checkpoint.save(model, tmp_path, incremental=True)
+    parts = json.loads((path / "manifest.json").read_text())["parts"]
+    assert sum(part["changes"] for part in parts if part["kind"] == "tables" and part["table"] == "a/b") == touched
+    train(model, data[5:6])
+    kd.checkpoint.save(model, tmp_path, incremental=True)
+    expected = train(model, data[6:])
+    # The whole one that both are changes of has stayed beside the last two.
+    assert sorted(p.name[-1] for p in tmp_path.iterdir()) == ["3", "5", "6"]
+    again = build("adagrad", plan=PLANS["others"])
+    assert kd.checkpoint.restore(again, tmp_path)["step"] == 6
+    np.testing.assert_allclose(train(again, data[6:]), expected, rtol=1e-6, atol=1e-7)
+    path = kd.checkpoint.save(again, tmp_path, incremental=True)
+    parts = json.loads((path / "manifest.json").read_text())["parts"]
+    assert not any("changes" in part for part in parts if part["table"] == "a/b")  # it is split otherwise
