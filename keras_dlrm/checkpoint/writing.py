@@ -42,8 +42,9 @@ def save(
 
     Example:
 
-    >>> log = kd.data.synthetic.PlantedClickLog(kd.Schema(categorical=[kd.Categorical("C1", 10)]), seed=0)
-    >>> model = kd.models.DLRM(log.schema, 4, top_mlp=[4, 1])
+    >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10), kd.Categorical("C2", 5)])
+    >>> log = kd.data.synthetic.PlantedClickLog(schema, seed=0)
+    >>> model = kd.models.DLRM(schema, 4, top_mlp=[4, 1])
     >>> model.compile("adagrad")
     >>> batch, label = next(log.batches(8, n_batches=1))
     >>> loss = model.train_on_batch(batch, label)

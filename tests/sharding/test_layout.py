@@ -191,7 +191,7 @@ def test_traffic_is_what_the_arrays_of_the_exchange_weigh():
     # Process 1 is asked for 3 + 1 ids of an example and answers with 2 vectors of 4; all others are padded to that.
     assert found.ids == 5 * 4 * 4 * 2 and found.vectors == 5 * 2 * 4 * 4 * 2
     assert found.replicated == 5 * (1 + 4) * 4
-    assert found.dense == 2 * 50 * 4 and found.metrics == 5 * 3 * 4
+    assert found.dense == 2 * 50 * 4 and found.metrics == 5 * 2 * 4
     assert found.total == found.ids + found.vectors + found.replicated + found.dense + found.metrics
 
 
