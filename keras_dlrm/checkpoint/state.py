@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -83,9 +82,8 @@ def dense_variables(model: Any) -> dict[str, Any]:
     Raises:
         ValueError: the model is not built; gradients of rows are being accumulated.
     """
-    # A layer without a `build` of its own has no weights, and may be one that the model does not use.
-    with_weights = [layer for layer in model._flatten_layers() if type(layer).build is not keras.layers.Layer.build]
-    if not model.built or any(not layer.built for layer in with_weights):
+    # A layer that the model does not use stays unbuilt.
+    if not model.built or all(is_table(v) for v in model.weights):
         raise ValueError(f"checkpoint: {model.name} is not built; call it on a batch first (model.predict_on_batch(batch)).")
     found = {f"weight_{i}": v for i, v in enumerate(v for v in model.weights if not is_table(v))}
     weights = {id(v) for v in model.weights}
