@@ -3,6 +3,7 @@
 import json
 import resource
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -142,8 +143,17 @@ def test_a_file_of_a_later_version_is_refused(tmp_path):
 
 
 def test_a_model_that_is_not_built_is_refused(tmp_path):
-    model = kd.models.DLRM(SCHEMA, 8, bottom_mlp=[8, 8], top_mlp=[8, 1])
-    model.compile("sgd")
+    class Own(kd.models.SparseModel):
+        def __init__(self):
+            super().__init__()
+            self.embeddings = kd.layers.EmbeddingCollection(SCHEMA, 4, concatenate=True)
+            self.top = keras.layers.Dense(1, activation="sigmoid")
+
+        def call(self, inputs):
+            return self.top(self.embeddings(inputs))
+
+    model = Own()
+    model.compile("sgd", loss="binary_crossentropy")
     with pytest.raises(ValueError, match="is not built; call it on a batch first"):
         kd.checkpoint.save(model, tmp_path)
 

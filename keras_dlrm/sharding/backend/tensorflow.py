@@ -112,8 +112,8 @@ def gather(x: Any) -> Any:
 def add_table(layer: Any, name: str, shape: tuple[int, int], dtype: str, replicated: bool) -> Any:
     if tf.distribute.has_strategy():
         raise ValueError(
-            "sharded tables are this process's own variables: build the model outside of strategy.scope(); kd.sharding.start() joins "
-            "the workers of TF_CONFIG, and each process calls fit on its part of the batches."
+            "sharded tables are this process's own variables: build the model outside of strategy.scope(); kd.sharding.start() "
+            "joins the workers of TF_CONFIG, and each process calls fit on its part of the batches."
         )
     return layer.add_weight(name=name, shape=shape, initializer="zeros", autocast=False, dtype=dtype)
 
