@@ -122,6 +122,25 @@ class StackedTables(_NumpyInitializer):
                     first, filled = first + filled, 0
                     part = np.empty((min(rows, total - first), width), np.float32)
 
+    def rows_of(self, table: int, start: int, stop: int, width: int) -> np.ndarray:
+        """Rows `start … stop - 1` of one table, float32, without drawing those before them.
+
+        Args:
+            table: Its place in the stacking order.
+            start, stop: Which rows.
+            width: Columns.
+        """
+        rng = np.random.default_rng([*self.seed, *self.numbers[table]])
+        # The generator makes two numbers of each of its 64 bits.
+        before = start * width
+        rng.bit_generator.advance(before // 2)  # type: ignore[attr-defined]
+        if before % 2:
+            rng.random(dtype=np.float32)
+        rows = rng.random((stop - start, width), dtype=np.float32)
+        rows -= np.float32(0.5)
+        rows *= 2 * np.float32(self.half_widths[table])
+        return rows
+
     def get_config(self) -> dict[str, Any]:
         config = {"sizes": self.sizes, "numbers": self.numbers, "half_widths": self.half_widths}
         return {**config, **super().get_config()}

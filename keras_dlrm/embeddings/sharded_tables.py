@@ -60,10 +60,13 @@ class ShardedTables:
             use_huge_pages(variable)
             self.variables.append(variable)
         for stack in self.stacks:
-            starts = stack.starts
-            for first, rows in layer.initial_rows(stack).parts(stack.width):
-                for name, start in starts.items():
-                    self._write_part(name, first - start, rows)
+            initial = layer.initial_rows(stack)
+            for t, table in enumerate(stack.tables):
+                for shard, variable, start in self.parts(table.name):
+                    for first in range(shard.start, shard.stop, _ROWS_AT_ONCE):
+                        rows = initial.rows_of(t, first, min(first + _ROWS_AT_ONCE, shard.stop), stack.width)
+                        part = np.ascontiguousarray(rows[:, shard.first : shard.last])
+                        self.write_rows(variable, shard.rank, start + first - shard.start, part)
 
     # -- looking up --------------------------------------------------------------------------------------------------
 
@@ -194,15 +197,9 @@ class ShardedTables:
 
     def write(self, name: str, rows: Any) -> None:
         """Replace the rows of a table: each process its parts."""
-        self._write_part(name, 0, rows)
-
-    def _write_part(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Write `rows`, whose first is row `first` of the table, as far as they are here."""
         for shard, variable, start in self.parts(name):
-            low, high = max(shard.start, first), min(shard.stop, first + len(rows))
-            if low < high:
-                part = np.ascontiguousarray(rows[low - first : high - first, shard.first : shard.last], dtype=np.float32)
-                self.write_rows(variable, shard.rank, start + low - shard.start, part)
+            part = np.asarray(rows)[shard.start : shard.stop, shard.first : shard.last]
+            self.write_rows(variable, shard.rank, start, np.ascontiguousarray(part, dtype=np.float32))
 
 
 def _asked(group: Group, ids: Any) -> Any:

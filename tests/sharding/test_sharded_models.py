@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
+from keras_dlrm.initializers import StackedTables
 from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.plan import place
 
@@ -86,3 +87,11 @@ def test_parts_of_a_batch_are_equally_long_and_together_the_batch(rows, processe
         assert (weight[:rows] == 1).all() and np.isneginf(weight[rows:]).all()
     else:
         assert len(whole) == rows
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+@pytest.mark.parametrize(("start", "stop"), [(0, 40), (1, 2), (7, 33), (39, 40)])
+def test_rows_that_are_drawn_alone_are_those_of_the_whole_table(width, start, stop):
+    initial = StackedTables([5, 40], [0, 1], seed=7)
+    whole = initial.draw(np.random.default_rng(0), (45, width))
+    np.testing.assert_array_equal(initial.rows_of(1, start, stop, width), whole[5 + start : 5 + stop])
