@@ -12,8 +12,7 @@ import keras
 import numpy as np
 
 from keras_dlrm.checkpoint.writing import save
-
-PREEMPTED = 75  # exit code: try again (sysexits.h)
+from keras_dlrm.sharding.heartbeat import PREEMPTED
 
 
 class Checkpoints(keras.callbacks.Callback):

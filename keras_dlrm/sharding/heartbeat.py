@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+PREEMPTED = 75  # exit code of a process that was told to end and has saved: try again (sysexits.h)
 FOLDER = "KERAS_DLRM_HEARTBEATS"
 _EVERY = 1.0  # seconds
 

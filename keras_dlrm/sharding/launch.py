@@ -13,9 +13,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_dlrm.sharding.heartbeat import FOLDER, read_beats
+from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, read_beats
 
 _POLL = 0.1  # seconds
+# Bad input; told to end, after a checkpoint or before there was anything to save.
+_FINAL = (2, PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
 _MEMBER = "KERAS_DLRM_PROCESS"
 
 
@@ -53,7 +55,7 @@ def launch(
     attempt = 0
     while True:
         code, why = _run(command, environments(backend, processes), timeout)
-        if code == 0 or attempt == restarts or code in (2, -signal.SIGTERM, -signal.SIGINT):
+        if code == 0 or attempt == restarts or code in _FINAL:
             if why:
                 print(why, file=sys.stderr, flush=True)
             return code if code >= 0 else 128 - code

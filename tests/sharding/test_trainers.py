@@ -73,6 +73,22 @@ def test_a_killed_process_costs_no_step(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_preempted_run_saves_and_ends(tmp_path):
+    process = start("--processes", 2, "--steps", 1_000_000, "--checkpoint", tmp_path, "--checkpoint-steps", 30)
+    deadline = time.monotonic() + 200
+    while not any(tmp_path.glob("step_*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=200)
+    assert process.returncode == 75
+    last = max(int(path.name[5:]) for path in tmp_path.glob("step_*"))
+    assert last % 10 == 0
+    # It goes on from there.
+    found, _ = finish(start("--processes", 1, "--steps", last + 5, "--checkpoint", tmp_path))
+    assert len(found["losses"]) == last + 5
+
+
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named(tmp_path):
     process = start("--processes", 2, "--steps", 1_000_000, "--timeout", 15)
     time.sleep(3.0)
