@@ -54,7 +54,9 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
     if isinstance(rule, Adagrad):
         return _adagrad(who, rule, rate)
     if not rule.epsilon:
-        raise ValueError(f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8.")
+        raise ValueError(
+            f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8."
+        )
     return keras.optimizers.Adam(rate, rule.beta_1, rule.beta_2, rule.epsilon)
 
 
@@ -150,5 +152,5 @@ def keras_rs_layers() -> Any:
         if error.name != "keras_rs":
             raise
         raise ImportError(
-            "TPUEmbedding needs keras-rs on a TPU; install keras-dlrm[tpu], or pass placement='engine'."
+            "TPUEmbedding needs keras-rs on a TPU; install keras-dlrm[tpu], or use EmbeddingCollection."
         ) from error

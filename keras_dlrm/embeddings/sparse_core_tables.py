@@ -83,7 +83,8 @@ class SparseCoreTables:
     def preprocess(self, asked: Sequence[Any], factors: Sequence[Any], training: bool) -> Any:
         """What SparseCore is given on JAX, from concrete values and outside of compiled functions; without the padding."""
         ids, weights = (
-            {name: ops.convert_to_numpy(value) for name, value in found.items()} for found in self.features(asked, factors)
+            {name: ops.convert_to_numpy(value) for name, value in found.items()}
+            for found in self.features(asked, factors)
         )
         real = {name: value != self.configs[name].table.vocabulary_size - 1 for name, value in ids.items()}
         return self.layer.preprocess(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -17,8 +19,22 @@ from keras_dlrm.embeddings.sparse_core_tables import SparseCoreTables
 from keras_dlrm.schema import Schema
 from keras_dlrm.sharding.active import current
 
-PLACEMENTS = ("auto", "engine", "keras_rs")
 PREPROCESSED = "sparse_core"
+_forced = threading.local()
+
+
+@contextlib.contextmanager
+def keras_rs_everywhere() -> Iterator[None]:
+    """While this context is open, keras-rs holds the tables of `TPUEmbedding`s made on this thread, without a TPU, too.
+
+    There it looks rows up plainly and trains whole tables by the dense optimizer: for checking a model's configuration.
+    """
+    before = getattr(_forced, "on", False)
+    _forced.on = True
+    try:
+        yield
+    finally:
+        _forced.on = before
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -36,8 +52,6 @@ class TPUEmbedding(EmbeddingCollection):
         embedding_optimizer: Row rule of the tables: SGD, Adagrad or Adam (a name, or one of `kd.optimizers`). SparseCore
             needs it before `compile`, which takes it from here on every machine.
         batch_size: Rows of a training batch, of all devices together; needed on a TPU.
-        placement: `"auto"`; `"engine"`: no keras-rs on a TPU either; `"keras_rs"`: keras-rs without a TPU, too. There it
-            looks rows up plainly and trains whole tables by the dense optimizer: for looking at a configuration.
         max_ids_per_partition: Ids of a batch that one SparseCore sends to another, at most. More are dropped on JAX.
         max_unique_ids_per_partition: The same, of different ids.
         **kwargs: `concatenate`, `init_scale`, `seed` and `output_dim` as in `EmbeddingCollection`, and `name` and the like.
@@ -61,14 +75,11 @@ class TPUEmbedding(EmbeddingCollection):
         embedding_dim: int | Mapping[str, int] = 16,
         embedding_optimizer: Any = "sgd",
         batch_size: int | None = None,
-        placement: str = "auto",
         max_ids_per_partition: int = 256,
         max_unique_ids_per_partition: int = 256,
         **kwargs: Any,
     ) -> None:
         who = "TPUEmbedding"
-        if placement not in PLACEMENTS:
-            raise ValueError(f"{who}: placement={placement!r} is unknown; use one of {PLACEMENTS}.")
         for option, default in (("quotient_remainder", None), ("table_dtype", "float32")):
             if kwargs.get(option, default) != default:
                 raise ValueError(
@@ -79,23 +90,26 @@ class TPUEmbedding(EmbeddingCollection):
         # Not the rule itself: Keras saves optimizers that it finds among a layer's attributes.
         self.rule_config = keras.saving.serialize_keras_object(rule)
         self.batch_size = None if batch_size is None else integer(who, "batch_size", batch_size, 1)
-        self.placement = placement
         self.max_ids_per_partition = integer(who, "max_ids_per_partition", max_ids_per_partition, 1)
-        self.max_unique_ids_per_partition = integer(who, "max_unique_ids_per_partition", max_unique_ids_per_partition, 1)
+        self.max_unique_ids_per_partition = integer(
+            who, "max_unique_ids_per_partition", max_unique_ids_per_partition, 1
+        )
         super().__init__(schema, embedding_dim, **kwargs)
 
     def make_store(self) -> Any:
         """The tables: keras-rs's on a TPU, the engine's elsewhere."""
         on_tpu = backend.on_tpu()
-        if self.placement == "engine" or (self.placement == "auto" and not on_tpu):
+        if not on_tpu and not getattr(_forced, "on", False):
             return super().make_store()
         if current() is not None:
             raise ValueError(
                 "TPUEmbedding: a sharding plan is in use, but keras-rs shards the tables over the SparseCores; make the model "
-                "outside of kd.sharding.use, or pass placement='engine'."
+                "outside of kd.sharding.use."
             )
         if on_tpu and self.batch_size is None:
-            raise ValueError("TPUEmbedding: batch_size=None, but on a TPU it must be given: rows of a batch of all devices.")
+            raise ValueError(
+                "TPUEmbedding: batch_size=None, but on a TPU it must be given: rows of a batch of all devices."
+            )
         configs = feature_configs(
             self.schema,
             self.stacks,
@@ -162,20 +176,29 @@ class TPUEmbedding(EmbeddingCollection):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["quotient_remainder"], config["table_dtype"]
-        # A file says nothing of where it was written: it is loaded without keras-rs, too.
         return {
             **config,
             "embedding_optimizer": keras.saving.serialize_keras_object(self.row_rule()),
             "batch_size": self.batch_size,
-            "placement": "auto" if self.placement == "keras_rs" else self.placement,
             "max_ids_per_partition": self.max_ids_per_partition,
             "max_unique_ids_per_partition": self.max_unique_ids_per_partition,
         }
 
 
-def embedding_layer(*args: Any, tpu: Mapping[str, Any] | None = None, **kwargs: Any) -> EmbeddingCollection:
-    """The layer of a model's tables: a `TPUEmbedding` with the options `tpu`, or an `EmbeddingCollection` without them."""
-    return EmbeddingCollection(*args, **kwargs) if tpu is None else TPUEmbedding(*args, **tpu, **kwargs)
+def embedding_layer(
+    schema: Schema, embedding_dim: Any, tpu: Mapping[str, Any] | None = None, **kwargs: Any
+) -> EmbeddingCollection:
+    """The layer of a model's tables: an `EmbeddingCollection`, or a `TPUEmbedding` where options of one are given.
+
+    Args:
+        schema: Its schema.
+        embedding_dim: Its widths.
+        tpu: Arguments that a `TPUEmbedding` has and an `EmbeddingCollection` does not, or `None`.
+        **kwargs: Further arguments of either.
+    """
+    if tpu is None:
+        return EmbeddingCollection(schema, embedding_dim, **kwargs)
+    return TPUEmbedding(schema, embedding_dim, **{**tpu, **kwargs})
 
 
 def rule_of(layers: Iterable[Any], given: Any) -> Any:

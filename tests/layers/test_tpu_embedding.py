@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.sparse_core import config_name, feature_configs, keras_optimizer
 from keras_dlrm.embeddings.sparse_core_layout import Placed
 from keras_dlrm.embeddings.sparse_core_tables import placed
+from keras_dlrm.layers.tpu_embedding import keras_rs_everywhere
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = kd.Schema(
@@ -61,7 +61,10 @@ def numpy(tensor):
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_becomes_the_keras_optimizer_with_its_numbers(name):
     rule, made = RULES[name], keras_optimizer(RULES[name])
-    assert type(made) is {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam}[name]
+    assert (
+        type(made)
+        is {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam}[name]
+    )
     assert float(numpy(made.learning_rate)) == 0.5
     for option in ("initial_accumulator_value", "beta_1", "beta_2"):
         assert getattr(made, option, None) == getattr(rule, option, None)
@@ -89,7 +92,6 @@ def test_what_sparse_core_does_not_have_is_refused_on_every_machine(rule, messag
     [
         ({"table_dtype": "bfloat16"}, "table_dtype='bfloat16' is not on SparseCore"),
         ({"quotient_remainder": {"collisions": 2}}, "quotient_remainder=.* is not on SparseCore"),
-        ({"placement": "tpu"}, "placement='tpu' is unknown"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
@@ -162,7 +164,7 @@ def test_keras_rs_converts_the_configuration_for_jax(keras_rs, name):
 # -- lookups ---------------------------------------------------------------------------------------------------------
 
 columns = st.lists(
-    st.tuples(st.integers(1, 4), st.sampled_from(["sum", "mean", "sqrtn"]), st.sampled_from(["a", "b/c", "d"]), st.booleans()),
+    st.tuples(st.integers(1, 4), st.sampled_from(["sum", "mean", "sqrtn"]), st.sampled_from(["a", "b/c", "d"])),
     min_size=1,
     max_size=5,
 )
@@ -174,13 +176,14 @@ def test_lookups_through_keras_rs_equal_the_engine_s(columns, weighted, concaten
     sizes = {"a": 5, "b/c": 9, "d": 2}
     schema = kd.Schema(
         categorical=[
-            kd.Categorical(f"c{i}", sizes[table], hotness=hotness, combiner=combiner, table=table, hashed=hashed)
-            for i, (hotness, combiner, table, hashed) in enumerate(columns)
+            kd.Categorical(f"c{i}", sizes[table], hotness=hotness, combiner=combiner, table=table, hashed=table == "d")
+            for i, (hotness, combiner, table) in enumerate(columns)
         ],
         weighted=weighted,
     )
     engine = kd.layers.EmbeddingCollection(schema, 4, concatenate=concatenate, seed=1)
-    through = kd.layers.TPUEmbedding(schema, 4, placement="keras_rs", concatenate=concatenate, seed=1)
+    with keras_rs_everywhere():
+        through = kd.layers.TPUEmbedding(schema, 4, concatenate=concatenate, seed=1)
     engine.build()
     through.build()
     through.set_embedding_tables(engine.embedding_tables())
@@ -191,7 +194,8 @@ def test_lookups_through_keras_rs_equal_the_engine_s(columns, weighted, concaten
 
 
 def test_logical_tables_come_back_as_they_were_set_one_by_one(keras_rs):
-    layer = kd.layers.TPUEmbedding(SCHEMA, 4, placement="keras_rs", seed=0)
+    with keras_rs_everywhere():
+        layer = kd.layers.TPUEmbedding(SCHEMA, 4, seed=0)
     layer.build()
     before = layer.embedding_tables()
     assert {name: rows.shape for name, rows in before.items()} == {"item": (10, 4), "tags": (6, 4), "user": (20, 4)}
@@ -208,14 +212,19 @@ def test_logical_tables_come_back_as_they_were_set_one_by_one(keras_rs):
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
-def dlrm(placement, rule=RULES["sgd"], **options):
-    tpu = {"embedding_optimizer": rule, "batch_size": 8, "placement": placement, **options}
+def dlrm(rule=RULES["sgd"]):
+    tpu = {"embedding_optimizer": rule, "batch_size": 8}
     return kd.models.DLRM(SCHEMA, 4, bottom_mlp=[4], top_mlp=[4, 1], embedding_options={"tpu": tpu}, seed=0)
+
+
+def dlrm_through_keras_rs():
+    with keras_rs_everywhere():
+        return dlrm()
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_without_a_tpu_a_model_trains_as_with_an_embedding_collection(name):
-    model = dlrm("auto", RULES[name])
+    model = dlrm(RULES[name])
     plain = kd.models.DLRM(SCHEMA, 4, bottom_mlp=[4], top_mlp=[4, 1], seed=0)
     model.compile("sgd")  # the tables' rule is the layer's
     plain.compile("sgd", embedding_optimizer=RULES[name])
@@ -227,27 +236,24 @@ def test_without_a_tpu_a_model_trains_as_with_an_embedding_collection(name):
 
 
 def test_a_step_through_keras_rs_equals_the_engine_s_where_the_optimizer_is_sgd(keras_rs):
-    through, engine = dlrm("keras_rs"), dlrm("engine")
+    through, engine = dlrm_through_keras_rs(), dlrm()
     through.set_embedding_tables(engine.embedding_tables())
     for model in (through, engine):
-        model.compile("sgd" if model is engine else kd.optimizers.SGD(0.5))
-        model.optimizer.learning_rate = 0.5
-    engine.compile(kd.optimizers.SGD(0.5))
-    for model in (through, engine):
+        model.compile(kd.optimizers.SGD(0.5))
         model.fit(batch_of(), np.arange(8) % 2, batch_size=8, verbose=0)
     for table, rows in engine.embedding_tables().items():
         np.testing.assert_allclose(through.embedding_tables()[table], rows, rtol=1e-5, atol=1e-6)
 
 
 def test_compile_refuses_another_rule_than_the_layer_s():
-    model = dlrm("auto", RULES["adagrad"])
+    model = dlrm(RULES["adagrad"])
     model.compile("sgd", embedding_optimizer=kd.optimizers.Adagrad(0.5, initial_accumulator_value=0.1))
     with pytest.raises(ValueError, match="differs from the Adagrad .* that a TPUEmbedding was made with"):
         model.compile("sgd", embedding_optimizer="adam")
 
 
 def test_a_preprocessed_batch_goes_through_the_model(keras_rs):
-    model = dlrm("keras_rs")
+    model = dlrm_through_keras_rs()
     batch = batch_of()
     if keras.backend.backend() != "jax":
         assert model.embeddings.preprocess(batch).keys() == batch.keys()
@@ -265,13 +271,14 @@ np.save(sys.argv[3], model.predict(batch, verbose=0))
 if keras.backend.backend() == "tensorflow":
     kd.export.savedmodel(model, sys.argv[4])
     import tensorflow as tf
-    served = tf.saved_model.load(sys.argv[4] + "/1").signatures["serving_default"](**{k: tf.constant(v) for k, v in batch.items()})
+    served = tf.saved_model.load(sys.argv[4] + "/1").signatures["serving_default"]
+    served = served(dense=tf.constant(batch["dense"]), sparse=tf.constant(batch["sparse"], "int64"))
     np.testing.assert_allclose(served["probability"], np.load(sys.argv[3]), rtol=1e-5)
 """
 
 
 def test_a_model_that_keras_rs_trained_is_loaded_and_served_without_it(keras_rs, tmp_path):
-    model = dlrm("keras_rs")
+    model = dlrm_through_keras_rs()
     model.compile("sgd")
     batch = batch_of()
     model.fit(batch, np.arange(8) % 2, verbose=0)
@@ -279,7 +286,7 @@ def test_a_model_that_keras_rs_trained_is_loaded_and_served_without_it(keras_rs,
     model.save(tmp_path / "m.keras")
     np.savez(tmp_path / "batch.npz", **batch)
     paths = [str(tmp_path / name) for name in ("m.keras", "batch.npz", "found.npy", "served")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run([sys.executable, "-c", SERVE, *paths], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(paths[2]), expected, rtol=1e-5)
@@ -287,13 +294,15 @@ def test_a_model_that_keras_rs_trained_is_loaded_and_served_without_it(keras_rs,
 
 def test_export_of_tables_that_keras_rs_holds_says_what_to_do(keras_rs, tmp_path):
     with pytest.raises(ValueError, match="save the model .*, and load it where there is no TPU"):
-        kd.export.savedmodel(dlrm("keras_rs"), tmp_path)
+        kd.export.savedmodel(dlrm_through_keras_rs(), tmp_path)
 
 
-@pytest.mark.parametrize(("source", "target"), [("keras_rs", "engine"), ("engine", "keras_rs")])
+@pytest.mark.parametrize(("source", "target"), [(dlrm_through_keras_rs, dlrm), (dlrm, dlrm_through_keras_rs)])
 def test_checkpoints_hold_logical_tables(keras_rs, tmp_path, source, target):
     pytest.importorskip("tensorstore")
-    there, here = dlrm(source), dlrm(target)
+    there, here = source(), target()
+    for model in (there, here):
+        model.predict(batch_of(), verbose=0)
     tables = {name: np.random.default_rng(1).normal(size=t.shape) for name, t in there.embedding_tables().items()}
     there.set_embedding_tables(tables)
     kd.checkpoint.save(there, tmp_path, step=1)
@@ -317,45 +326,34 @@ def test_a_table_comes_back_out_of_a_stack_as_it_was_put_in(cores, offset, rows,
 
 
 def test_rows_lie_where_tensorflow_puts_them():
-    """TensorFlow's own stacking and its own filling of the stacks, of which neither needs a TPU, against `Placed`."""
+    """TensorFlow's own stacking and its own reading of stacks for checkpoints, neither of which needs a TPU."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("is about TensorFlow's layout")
     import tensorflow as tf
-    from tensorflow.python.tpu import tpu_embedding_v3
+    from tensorflow.python.tpu import tpu_embedding_v3, tpu_embedding_v3_utils
 
     devices, per_chip = 2, 4
-    logical = {name: np.random.default_rng(i).normal(size=(rows, 5)) for i, (name, rows) in enumerate([("a", 37), ("b", 100), ("c", 9)])}
+    sizes = {"a": 37, "b": 100, "c": 9}
     engine = tf.tpu.experimental.embedding
-
-    def filled(name):
-        def initializer(shape, dtype=None, shard_info=None):
-            padded = np.zeros(shape, np.float32)
-            padded[: len(logical[name]), :5] = logical[name]
-            return tf.constant(padded)
-
-        return initializer
-
-    tables = [engine.TableConfig(len(t), 5, filled(name), engine.SGD(0.1), name=name) for name, t in logical.items()]
+    tables = [
+        engine.TableConfig(rows, 5, tf.zeros_initializer(), engine.SGD(0.1), name=name) for name, rows in sizes.items()
+    ]
     features = [(table.name, engine.FeatureConfig(table, output_shape=[8])) for table in tables]
     stacking = tpu_embedding_v3._stack_tables_with_same_table_dim_and_optimizer(tables, features, devices, per_chip)
     assert len(stacking.stacked_table_to_tables) == 1  # all three in one
-    (stacked,) = stacking.stacked_table_to_tables.values()
     cores = devices * per_chip
-    stack = np.concatenate(
-        [
-            tpu_embedding_v3.TPUEmbeddingV2._initialize_stacked_table_for_device(filler(stacking, per_chip, devices), stacked, i, devices)[
-                "parameters"
-            ]
-            for i in range(devices)
-        ]
-    )
-    for name, table in logical.items():
+    rows = stacking.table_to_layout["a"].total_rows_per_sparse_core_shard * cores
+    stack = np.random.default_rng(0).normal(size=(rows, 8))
+    used = []
+    for name, size in sizes.items():
         layout = stacking.table_to_layout[name]
+        padded, width = layout.unsharded_padded_shape
+        offset, rotation = layout.sparse_core_shard_row_offset, layout.sparse_core_shard_rotation
+        theirs = tpu_embedding_v3_utils.unshuffle_from_sc_to_cpu(
+            tf.constant(stack), cores, offset, padded // cores, rotation
+        )
         place = placed(layout)
-        assert (place.cores, place.rows, place.width) == (cores, len(table), 5)
-        np.testing.assert_allclose(place.take(stack), table.astype(np.float32))
-
-
-def filler(stacking, per_chip, devices):
-    """As much of a TPUEmbeddingV2 as its filling of tables reads."""
-    return SimpleNamespace(_s=stacking, _num_sc_per_chip=per_chip, _num_sc_shards=per_chip * devices)
+        assert (place.cores, place.rows, place.width) == (cores, size, 5)
+        np.testing.assert_array_equal(place.take(stack), theirs.numpy()[:size, :5])
+        used += place.where(rows).tolist()
+    assert len(set(used)) == sum(sizes.values())  # no row is two tables'
