@@ -136,8 +136,8 @@ def feature_configs(
 
 def config_name(table: Table) -> str:
     """A table's name in the configuration, where "/" and the like mean something else: different for each table."""
-    safe = re.sub(r"[^A-Za-z0-9_-]", "_", table.name)
-    return safe if safe == table.name else f"{safe}.{table.number[0]}"
+    safe = re.sub(r"[^A-Za-z0-9_]", "_", table.name)
+    return safe if safe == table.name else f"{safe}-{table.number[0]}"
 
 
 def keras_rs_layers() -> Any:

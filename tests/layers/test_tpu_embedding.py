@@ -61,10 +61,8 @@ def numpy(tensor):
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_becomes_the_keras_optimizer_with_its_numbers(name):
     rule, made = RULES[name], keras_optimizer(RULES[name])
-    assert (
-        type(made)
-        is {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam}[name]
-    )
+    kinds = {"sgd": keras.optimizers.SGD, "adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam}
+    assert isinstance(made, kinds[name])
     assert float(numpy(made.learning_rate)) == 0.5
     for option in ("initial_accumulator_value", "beta_1", "beta_2"):
         assert getattr(made, option, None) == getattr(rule, option, None)
