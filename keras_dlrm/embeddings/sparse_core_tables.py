@@ -80,18 +80,21 @@ class SparseCoreTables:
                 first = block.first + k * block.hotness
                 yield self.schema.categorical[i], block, first, first + block.hotness
 
-    def preprocess(self, asked: Sequence[Any], factors: Sequence[Any], training: bool) -> Any:
-        """What SparseCore is given on JAX, from concrete values and outside of compiled functions; without the padding."""
+    def ragged_features(self, asked: Sequence[Any], factors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `features`, without what contributes nothing: NumPy arrays of an array for each example."""
         ids, weights = (
             {name: ops.convert_to_numpy(value) for name, value in found.items()}
             for found in self.features(asked, factors)
         )
         real = {name: value != self.configs[name].table.vocabulary_size - 1 for name, value in ids.items()}
-        return self.layer.preprocess(
+        return (
             {name: _ragged(value.astype(np.int32), real[name]) for name, value in ids.items()},
             {name: _ragged(value, real[name]) for name, value in weights.items()},
-            training=training,
         )
+
+    def preprocess(self, asked: Sequence[Any], factors: Sequence[Any], training: bool) -> Any:
+        """What SparseCore is given on JAX, from concrete values and outside of compiled functions."""
+        return self.layer.preprocess(*self.ragged_features(asked, factors), training=training)
 
     def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
         """For each stack and block the sums of its rows, (B, columns, width).

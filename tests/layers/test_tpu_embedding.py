@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.sparse_core import config_name, feature_configs, keras_optimizer
-from keras_dlrm.embeddings.sparse_core_layout import Placed
-from keras_dlrm.embeddings.sparse_core_tables import placed
 from keras_dlrm.layers.tpu_embedding import keras_rs_everywhere
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,50 +306,3 @@ def test_checkpoints_hold_logical_tables(keras_rs, tmp_path, source, target):
     for name, rows in tables.items():
         np.testing.assert_array_equal(here.embedding_tables()[name], rows.astype(np.float32))
     np.testing.assert_allclose(here.predict(batch_of(), verbose=0), there.predict(batch_of(), verbose=0), rtol=1e-5)
-
-
-# -- layout among SparseCores ----------------------------------------------------------------------------------------
-
-
-@given(cores=st.integers(1, 8), offset=st.integers(0, 3), rows=st.integers(1, 40), rotation=st.integers(0, 7))
-def test_a_table_comes_back_out_of_a_stack_as_it_was_put_in(cores, offset, rows, rotation):
-    place = Placed(cores, offset, rotation, rows, 3)
-    stack = np.full(((offset + -(-rows // cores) + 1) * cores, 8), -1.0)
-    table = np.arange(rows * 3.0).reshape(rows, 3)
-    place.put(stack, table)
-    np.testing.assert_array_equal(place.take(stack), table)
-    assert (stack >= 0).sum() == table.size  # nothing else was written
-
-
-def test_rows_lie_where_tensorflow_puts_them():
-    """TensorFlow's own stacking and its own reading of stacks for checkpoints, neither of which needs a TPU."""
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("is about TensorFlow's layout")
-    import tensorflow as tf
-    from tensorflow.python.tpu import tpu_embedding_v3, tpu_embedding_v3_utils
-
-    devices, per_chip = 2, 4
-    sizes = {"a": 37, "b": 100, "c": 9}
-    engine = tf.tpu.experimental.embedding
-    tables = [
-        engine.TableConfig(rows, 5, tf.zeros_initializer(), engine.SGD(0.1), name=name) for name, rows in sizes.items()
-    ]
-    features = [(table.name, engine.FeatureConfig(table, output_shape=[8])) for table in tables]
-    stacking = tpu_embedding_v3._stack_tables_with_same_table_dim_and_optimizer(tables, features, devices, per_chip)
-    assert len(stacking.stacked_table_to_tables) == 1  # all three in one
-    cores = devices * per_chip
-    rows = stacking.table_to_layout["a"].total_rows_per_sparse_core_shard * cores
-    stack = np.random.default_rng(0).normal(size=(rows, 8))
-    used = []
-    for name, size in sizes.items():
-        layout = stacking.table_to_layout[name]
-        padded, width = layout.unsharded_padded_shape
-        offset, rotation = layout.sparse_core_shard_row_offset, layout.sparse_core_shard_rotation
-        theirs = tpu_embedding_v3_utils.unshuffle_from_sc_to_cpu(
-            tf.constant(stack), cores, offset, padded // cores, rotation
-        )
-        place = placed(layout)
-        assert (place.cores, place.rows, place.width) == (cores, size, 5)
-        np.testing.assert_array_equal(place.take(stack), theirs.numpy()[:size, :5])
-        used += place.where(rows).tolist()
-    assert len(set(used)) == sum(sizes.values())  # no row is two tables'
