@@ -85,7 +85,10 @@ def dense_variables(model: Any) -> dict[str, Any]:
     # A layer that the model does not use stays unbuilt.
     if not model.built or all(is_table(v) for v in model.weights):
         raise ValueError(f"checkpoint: {model.name} is not built; call it on a batch first (model.predict_on_batch(batch)).")
-    found = {f"weight_{i}": v for i, v in enumerate(v for v in model.weights if not is_table(v))}
+    # keras-rs's variables are none of ours: tables are saved as logical ones.
+    tables = {id(v) for collection in collections_of(model) for v in collection.tables}
+    others = [v for v in model.weights if not is_table(v) and id(v) not in tables]
+    found = {f"weight_{i}": v for i, v in enumerate(others)}
     weights = {id(v) for v in model.weights}
     states = [v for v in model.non_trainable_variables if id(v) not in weights]
     found |= {f"generator_{i}": v for i, v in enumerate(states)}

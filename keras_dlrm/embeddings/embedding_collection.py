@@ -118,16 +118,19 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"EmbeddingCollection: the tables of width {stack.width} have {stack.rows} rows together; at most "
                     f"{LARGEST} fit one stack. Give some tables another width or hash their ids."
                 )
-        plan = current()
-        operation = self.operation
-        self.store: WholeTables | ShardedTables = (
-            WholeTables(self.stacks, operation) if plan is None else ShardedTables(self.stacks, operation, plan)
-        )
+        self.store: Any = self.make_store()
         self.projections: dict[str, Any] = {}
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
         self.supports_jit = backend.UNDER_XLA
-        if plan is not None:
+        if self.sharded is not None:
             self.build()  # now, while the plan is in use
+
+    def make_store(self) -> Any:
+        """What holds the tables and looks their rows up: whole ones, or this process's parts under a plan."""
+        plan = current()
+        if plan is None:
+            return WholeTables(self.stacks, self.operation)
+        return ShardedTables(self.stacks, self.operation, plan)
 
     def require_whole(self, who: str) -> None:
         """Raise where a plan shards the tables.
@@ -186,7 +189,13 @@ class EmbeddingCollection(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def lookups(self, inputs: Any) -> tuple[list[Any], list[Any], list[Any]]:
+        """What a batch asks of each stack.
+
+        Returns:
+            Lists with an entry for each stack, all (B, positions): rows of the tables, or -1; weights, 1 where there are
+            none and 0 on padding, or `None` where pooling needs none; what the rows are multiplied with, or `None`.
+        """
         sparse, weights = _ids_and_weights(inputs, self.schema)
         asked, factors, sent = [], [], []
         for stack in self.stacks:
@@ -204,11 +213,20 @@ class EmbeddingCollection(keras.layers.Layer):
             asked.append(rows)
             factors.append(factor)
             sent.append(None if weights is None else self._weights_of_rows(stack, factor))
-        sums = self.store.pooled(asked, sent, training)
+        return asked, factors, sent
+
+    def pooled(self, inputs: Any, asked: list[Any], sent: list[Any], training: bool | None) -> list[list[Any]]:
+        """For each stack and block the sums of its rows, (B, columns, width), and after them those of its remainders."""
+        return self.store.pooled(asked, sent, training)  # type: ignore[no-any-return]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        asked, factors, sent = self.lookups(inputs)
+        sums = self.pooled(inputs, asked, sent, training)
+        weighted = isinstance(inputs, Mapping) and inputs.get("weights") is not None
         blocks = [
             (block, self._project(block, vectors))
             for stack, factor, parts in zip(self.stacks, factors, sums, strict=True)
-            for block, vectors in self._pool(stack, parts, factor, weights is not None)
+            for block, vectors in self._pool(stack, parts, factor, weighted)
         ]
         return ops.cast(self._arrange(blocks), self.compute_dtype)
 

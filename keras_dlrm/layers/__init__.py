@@ -7,6 +7,7 @@ from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.dot_interaction import DotInteraction
 from keras_dlrm.layers.top_mlp import TopMLP
+from keras_dlrm.layers.tpu_embedding import TPUEmbedding
 
 __all__ = [
     "BottomMLP",
@@ -15,6 +16,7 @@ __all__ = [
     "DotInteraction",
     "EmbeddingCollection",
     "QuotientRemainder",
+    "TPUEmbedding",
     "TopMLP",
     "mixed_dimensions",
 ]

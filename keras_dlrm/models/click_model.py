@@ -13,12 +13,13 @@ from keras import ops
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import new_seed
+from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
 from keras_dlrm.sharding.step import WholeBatch
 
-EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype")
+EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "tpu")
 CROSS_ENTROPIES = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
 
 
@@ -72,6 +73,8 @@ class ClickModel(SparseTraining, keras.Model):
             if name not in inputs:
                 raise ValueError(f"{self.name}: the batch has {sorted(inputs)}, {name!r} is missing; use schema.pack.")
         for name in inputs:
+            if name == PREPROCESSED and isinstance(self.embeddings, TPUEmbedding):
+                continue
             if name not in names:
                 fix = "set weighted=True in the schema, or leave it out" if name == "weights" else "leave it out"
                 raise ValueError(f"{self.name}: the batch has {name!r}, but the schema needs {list(names)}; {fix}.")
@@ -273,6 +276,10 @@ def options(embedding_options: Mapping[str, Any] | None) -> dict[str, Any]:
     found = dict(embedding_options)
     if found.get("quotient_remainder") is not None:
         found["quotient_remainder"] = dataclasses.asdict(QuotientRemainder.of(found["quotient_remainder"]))
+    if found.get("tpu") is not None:
+        found["tpu"] = dict(found["tpu"])
+        if isinstance(found["tpu"].get("embedding_optimizer"), keras.optimizers.Optimizer):
+            found["tpu"]["embedding_optimizer"] = keras.saving.serialize_keras_object(found["tpu"]["embedding_optimizer"])
     return found
 
 

@@ -9,10 +9,10 @@ import keras
 from keras import ops
 
 from keras_dlrm.arguments import integer, number, widths
-from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.mlp import MLP
+from keras_dlrm.layers.tpu_embedding import embedding_layer
 from keras_dlrm.models.click_model import ClickModel, options
 from keras_dlrm.schema import Schema
 
@@ -33,7 +33,8 @@ class CrossNetwork(ClickModel):
         kernel_l2: L2 factor of all kernels.
         embedding_dropout: Share of x₀'s embedding elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
-        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
+            of a `TPUEmbedding` in its place.
         seed: Seed of all initial weights and of dropout.
     """
 
@@ -80,7 +81,7 @@ class CrossNetwork(ClickModel):
 
         # Layers
         if schema.categorical:
-            self.embeddings = EmbeddingCollection(
+            self.embeddings = embedding_layer(
                 schema,
                 table_widths,
                 concatenate=True,

@@ -26,7 +26,8 @@ class DCN(CrossNetwork):
         kernel_l2: L2 factor of all kernels.
         embedding_dropout: Share of x₀'s embedding elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
-        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
+            of a `TPUEmbedding` in its place.
         seed: Seed of all initial weights and of dropout.
 
     Source: Wang et al. 2017, "Deep & Cross Network for Ad Click Predictions".

@@ -9,13 +9,13 @@ import keras
 from keras import ops
 
 from keras_dlrm.arguments import boolean, integer, number, widths
-from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.bottom_mlp import BottomMLP
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.dot_interaction import DotInteraction
 from keras_dlrm.layers.top_mlp import TopMLP
+from keras_dlrm.layers.tpu_embedding import embedding_layer
 from keras_dlrm.models.click_model import ClickModel, options
 from keras_dlrm.schema import Schema
 
@@ -46,7 +46,8 @@ class DLRM(ClickModel):
         kernel_l2: L2 factor of the MLPs' and cross layers' kernels.
         embedding_dropout: Share of the pooled vectors' elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
-        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
+            of a `TPUEmbedding` in its place.
         seed: Seed of all initial weights and of dropout.
         concat_dense: For `"cross"`, whether the top MLP sees the bottom MLP's output beside that of the cross layers, as
             TensorFlow Recommenders' `Ranking` has it by default.
@@ -147,7 +148,7 @@ class DLRM(ClickModel):
 
         # Layers
         if schema.categorical:
-            self.embeddings = EmbeddingCollection(
+            self.embeddings = embedding_layer(
                 schema,
                 table_widths,
                 output_dim=embedding_dim,

@@ -14,6 +14,7 @@ from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
+from keras_dlrm.layers.tpu_embedding import rule_of
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
 from keras_dlrm.training.backend import SparseStep
 
@@ -38,13 +39,15 @@ class SparseTraining(SparseStep):
                 `"sgd"`, `"adagrad"`, `"rowwise_adagrad"` and `"adam"` are the rules of `kd.optimizers`.
             loss: As `keras.Model.compile` takes it.
             metrics: As `keras.Model.compile` takes them.
-            embedding_optimizer: Row rule of the embedding tables; follows `optimizer` if omitted.
+            embedding_optimizer: Row rule of the embedding tables; if omitted, that of the model's `TPUEmbedding`, or else it
+                follows `optimizer`.
             **kwargs: As `keras.Model.compile` takes them.
 
         Raises:
-            ValueError: no row rule follows `optimizer`, or an option is not defined on rows.
+            ValueError: no row rule follows `optimizer`, an option is not defined on rows, or a `TPUEmbedding` has another rule.
         """
         if not isinstance(optimizer, Hybrid):
+            embedding_optimizer = rule_of(self._flatten_layers(), embedding_optimizer)
             optimizer = Hybrid(optimizer, embedding_optimizer)
         elif embedding_optimizer is not None:
             raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")

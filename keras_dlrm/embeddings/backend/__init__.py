@@ -19,6 +19,7 @@ Each adapter has the same functions:
 - `take_columns(matrix, columns)` → (B, n) columns of a matrix (B, m), for a constant NumPy int32 (n,).
 - `precise_sum(high, low)` → the sum of two float32 scalars in float64; on JAX while Keras traces, in float32.
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
+- `on_tpu()` → whether layers that are made now run on a TPU.
 
 and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;
 `REPEATS_ARE_WRONG`: whether stock Keras optimizers go wrong where a gradient names a row more than once.

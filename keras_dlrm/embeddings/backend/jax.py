@@ -88,3 +88,7 @@ def can_write() -> bool:
 def write(variable: Any, start: int, rows: np.ndarray) -> None:
     # Donated, so that it is written in place.
     variable.assign(_written(variable.value, rows.astype(variable.dtype), start))
+
+
+def on_tpu() -> bool:
+    return jax.default_backend() == "tpu"

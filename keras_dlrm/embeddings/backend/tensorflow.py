@@ -94,3 +94,7 @@ def can_write() -> bool:
 def write(variable: Any, start: int, rows: np.ndarray) -> None:
     ids = tf.range(start, start + len(rows))
     variable.value.scatter_update(tf.IndexedSlices(tf.cast(rows, variable.dtype), ids))
+
+
+def on_tpu() -> bool:
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)

@@ -81,3 +81,7 @@ def can_write() -> bool:
 def write(variable: Any, start: int, rows: np.ndarray) -> None:
     with torch.no_grad():
         variable.value[start : start + len(rows)] = torch.as_tensor(rows, device=variable.value.device)
+
+
+def on_tpu() -> bool:
+    return False
