@@ -34,7 +34,7 @@ def main(processes, steps, global_batch, seed, rows, embedding_dim, plan_file, o
     import keras_dlrm as kd
     from keras_dlrm.sharding import backend
 
-    kd.sharding.start(timeout)
+    kd.sharding.start(2 * timeout)  # the launcher, which knows who hangs, comes first
     schema = trainer.click_schema(rows)
     try:
         plan = trainer.planned(

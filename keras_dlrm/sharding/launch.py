@@ -130,7 +130,10 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
                     first = min(lost, key=lambda i: (codes[i] != -signal.SIGKILL, (codes[i] or 0) > 0, i))
                     code = codes[first] or 1
                     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                    return code, f"process {first} of {len(processes)} {how}{_where(beats, first)}"
+                    why = f"process {first} of {len(processes)} {how}{_where(beats, first)}"
+                    silent = [i for i in _silent(beats, len(processes)) if codes[i] is None]
+                    # It may have waited for them until it gave up.
+                    return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else "")
                 if all(code == 0 for code in codes):
                     return 0, ""
                 now = "".join(f"{step}{phase}" for step, phase, _ in read_beats(beats).values())
@@ -152,11 +155,15 @@ def _where(beats: Path, process: int) -> str:
     return f" in step {beat[0]}" if beat else " before its first step"
 
 
+def _silent(beats: Path, processes: int) -> list[int]:
+    found, now = read_beats(beats), time.time()
+    return [i for i in range(processes) if i not in found or now - found[i][2] > 5.0]
+
+
 def _stuck(beats: Path, processes: int, timeout: float) -> str:
     """Who keeps the others waiting: who is silent, else who is not in a step, else who is behind."""
     found = read_beats(beats)
-    now = time.time()
-    silent = [i for i in range(processes) if i not in found or now - found[i][2] > 5.0]
+    silent = _silent(beats, processes)
     outside = [i for i in range(processes) if i in found and found[i][1] != "step"]
     behind = [i for i in found if found[i][0] == min(step for step, _, _ in found.values())]
     guilty = silent or outside or behind

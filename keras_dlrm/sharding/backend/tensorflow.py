@@ -15,7 +15,6 @@ from keras_dlrm.embeddings import backend as tables
 from keras_dlrm.sharding.meter import meter
 
 _strategy: Any = None
-_timeout = 0.0
 # Bytes, counted as steps run: how many rows a batch has is not known before.
 _sent: Any = None
 # Of all collectives here, and other than those of tf.distribute.
@@ -26,10 +25,9 @@ _instances = itertools.count(1)
 
 def start(timeout: float = 300.0) -> None:
     """Join the workers of `TF_CONFIG`. TensorFlow wants this before anything else is computed."""
-    global _strategy, _timeout, _sent
+    global _strategy, _sent
     if _strategy is not None or len(json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])) < 2:
         return
-    _timeout = timeout
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
     # It starts this worker's server and lets the others find it; what is computed stays ours.
     _strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
@@ -53,7 +51,9 @@ process_rank, process_count = rank, world_size
 
 
 def _keys() -> dict[str, Any]:
-    return {"group_size": world_size(), "group_key": _GROUP, "instance_key": next(_instances), "timeout_seconds": _timeout}
+    # No timeout: in TensorFlow 2.21 each collective that has one takes a thread that sleeps so long, whether or not the collective is
+    # done before; after some hundred steps there are no more threads. The strategy itself looks after its workers.
+    return {"group_size": world_size(), "group_key": _GROUP, "instance_key": next(_instances)}
 
 
 def _count(x: Any, factor: int) -> None:
