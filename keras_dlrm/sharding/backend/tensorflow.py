@@ -51,7 +51,7 @@ process_rank, process_count = rank, world_size
 
 
 def _keys() -> dict[str, Any]:
-    # No timeout: in TensorFlow 2.21 each collective that has one takes a thread that sleeps so long, whether or not the collective is
+    # No timeout: in TensorFlow 2.21 each collective that has one takes a thread that sleeps so long, even if the collective is
     # done before; after some hundred steps there are no more threads. The strategy itself looks after its workers.
     return {"group_size": world_size(), "group_key": _GROUP, "instance_key": next(_instances)}
 
