@@ -80,7 +80,7 @@ class RowRule(keras.optimizers.Optimizer):
             slots = {
                 name: self.add_variable(
                     shape=shape,
-                    initializer=_filled(initial),
+                    initializer=_Filled(initial),
                     dtype="float32",
                     name=f"{variable.path}_{name}".replace("/", "_"),
                     **_beside(variable, len(shape)),
@@ -186,6 +186,11 @@ def _beside(variable: Any, rank: int) -> dict[str, Any]:
     return {"layout": keras.distribution.TensorLayout([layout.axes[0], *[None] * (rank - 1)], layout.device_mesh)}
 
 
-def _filled(value: float) -> Any:
-    # keras.initializers.Constant multiplies by ones, and TensorFlow 2.21 keeps those: a table's worth of memory.
-    return lambda shape, dtype=None: ops.full(shape, value, dtype=dtype)
+class _Filled:
+    # keras.initializers.Constant multiplies by ones, and TensorFlow 2.21 keeps those: a table's worth of memory. An object, because
+    # Keras has JAX compile the method of what fills a large variable that lies on several devices.
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        return ops.full(shape, self.value, dtype=dtype)
