@@ -5,7 +5,6 @@ instead. The log is a planted one: step i's batch depends on the seed and i alon
 """
 
 import os
-import sys
 
 import click
 
@@ -18,38 +17,13 @@ Examples:
 os.environ["KERAS_BACKEND"] = "torch"
 
 from keras_dlrm.sharding import trainer  # noqa: E402
-from keras_dlrm.sharding.launch import is_member, launch  # noqa: E402
 
 
 @click.command(epilog=EPILOG)
-@click.option("--restarts", default=10, show_default=True, help="Of all processes after one is lost, with --checkpoint.")
 @trainer.hybrid_options
-def main(processes, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, learning_rate, checkpoint,
-         checkpoint_steps, timeout, as_json, restarts):  # fmt: skip
+def main(**options):
     """Train a sharded model."""
-    if not is_member():
-        sys.exit(launch("torch", processes, restarts if checkpoint else 0, timeout))
-
-    import keras_dlrm as kd
-    from keras_dlrm.sharding import backend
-
-    kd.sharding.start(2 * timeout)  # the launcher, which knows who hangs, comes first
-    schema = trainer.click_schema(rows)
-    try:
-        plan = trainer.planned(
-            plan_file, schema, embedding_dim, backend.world_size(), {"global_batch": global_batch, "optimizer": optimizer}
-        )
-        with kd.sharding.use(plan):
-            model = kd.models.DLRM(schema, embedding_dim, bottom_mlp=[32, embedding_dim], top_mlp=[64, 32, 1], seed=seed)
-        model.compile(optimizer, metrics=[trainer.StepLoss()])
-        if learning_rate is not None:
-            model.optimizer.learning_rate = learning_rate
-        log = kd.data.synthetic.PlantedClickLog(schema, seed=seed)
-        recorder = trainer.train(model, log, steps, global_batch, checkpoint, checkpoint_steps)
-    except ValueError as error:
-        trainer.fail(error)
-    trainer.report(model, recorder, global_batch, as_json)
-    kd.sharding.stop()
+    trainer.run("torch", **options)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--checkpoint-steps", default=100, show_default=True, type=click.IntRange(1),
                          help="Steps between checkpoints."),
             click.option("--timeout", default=300.0, show_default=True, help="Seconds without progress that end the run."),
+            click.option("--restarts", default=10, show_default=True, type=click.IntRange(0),
+                         help="Of all processes after one is lost, with --checkpoint."),
             click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout."),
         ]
     ):  # fmt: skip
@@ -235,6 +237,43 @@ def train(
     if first < steps:
         model.fit(Part(Steps(log, global_batch, first, steps)), shuffle=False, callbacks=callbacks, verbose=0)
     return recorder
+
+
+def run(
+    backend: str, *, processes: int, steps: int, global_batch: int, seed: int, rows: int, embedding_dim: int,
+    plan_file: Path | None, optimizer: str, learning_rate: float | None, checkpoint: Path | None, checkpoint_steps: int,
+    timeout: float, restarts: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Train a sharded DLRM and report; where no launcher started this process, start all of them instead and end.
+
+    Args:
+        backend: Keras's, which `KERAS_BACKEND` names, too.
+        processes, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, learning_rate, checkpoint,
+            checkpoint_steps, timeout, restarts, as_json: As `hybrid_options` gives them.
+    """
+    from keras_dlrm.sharding.launch import is_member, launch
+
+    if not is_member():
+        sys.exit(launch(backend, processes, restarts if checkpoint else 0, timeout))
+
+    import keras_dlrm as kd
+    from keras_dlrm.sharding import backend as collectives
+
+    kd.sharding.start(2 * timeout)  # the launcher, which knows who hangs, comes first
+    schema = click_schema(rows)
+    try:
+        options = {"global_batch": global_batch, "optimizer": optimizer}
+        with kd.sharding.use(planned(plan_file, schema, embedding_dim, collectives.world_size(), options)):
+            model = kd.models.DLRM(schema, embedding_dim, bottom_mlp=[32, embedding_dim], top_mlp=[64, 32, 1], seed=seed)
+        model.compile(optimizer, metrics=[StepLoss()])
+        if learning_rate is not None:
+            model.optimizer.learning_rate = learning_rate
+        log = kd.data.synthetic.PlantedClickLog(schema, seed=seed)
+        recorder = train(model, log, steps, global_batch, checkpoint, checkpoint_steps)
+    except ValueError as error:
+        fail(error)
+    report(model, recorder, global_batch, as_json)
+    kd.sharding.stop()
 
 
 def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> None:
