@@ -173,6 +173,7 @@ def main(
     if scale is None and not memory:
         raise click.UsageError("--scale is missing: there is no GPU, or it does not tell the size of its memory.")
 
+    os.environ.setdefault("KERAS_BACKEND", asked[0])  # TensorFlow need not be there
     from keras_dlrm.models.presets import PRESETS
 
     shape = fitting(PRESETS["mlperf_v1"].rows, dim, batch, rule, memory, scale)

@@ -38,7 +38,7 @@ def launch(
     """Run a program in several processes on this machine, until all have ended.
 
     What they are told is what a cluster's launcher would tell them: `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` on torch,
-    `TF_CONFIG` on TensorFlow, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` on JAX.
+    `TF_CONFIG` on TensorFlow, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`, `JAX_LOCAL_DEVICE_IDS` on JAX.
 
     Args:
         backend: `"tensorflow"`, `"jax"` or `"torch"`.
@@ -80,7 +80,8 @@ def environments(backend: str, processes: int) -> list[dict[str, str]]:
             mine |= {"MASTER_ADDR": host, "MASTER_PORT": port}
         elif backend == "jax":
             mine |= {"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(i)}
-            mine |= {"JAX_COORDINATOR_ADDRESS": addresses[0]}
+            # A GPU each; of CPUs there is one device a process anyway.
+            mine |= {"JAX_COORDINATOR_ADDRESS": addresses[0], "JAX_LOCAL_DEVICE_IDS": str(i)}
         else:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
             mine |= {"TF_CONFIG": json.dumps(task)}

@@ -228,7 +228,7 @@ def test_without_a_tpu_a_model_trains_as_with_an_embedding_collection(name):
     for each in (model, plain):
         each.fit(batch_of(), labels, batch_size=4, shuffle=False, verbose=0)
     for table, rows in plain.embedding_tables().items():
-        np.testing.assert_array_equal(model.embedding_tables()[table], rows)
+        np.testing.assert_allclose(model.embedding_tables()[table], rows, rtol=1e-6)  # a GPU adds in any order
 
 
 def test_a_step_through_keras_rs_equals_the_engine_s_where_the_optimizer_is_sgd(keras_rs):

@@ -255,7 +255,8 @@ def test_pipelines_have_no_tuning_thread_that_fit_would_wait_for(monkeypatch):
 
 
 @pytest.mark.skipif(
-    keras.backend.backend() != "jax" or not sys.platform.startswith("linux"), reason="glibc's memory under XLA"
+    keras.backend.backend() != "jax" or not sys.platform.startswith("linux") or os.environ.get("KERAS_DLRM_TEST_GPU") == "1",
+    reason="glibc's memory under XLA, on the processor",
 )
 def test_a_step_does_not_fetch_its_memory_anew_from_the_kernel():
     # In a process of its own: others allocate and free as they like. Each fault fetches a page of 4 KiB; what a step

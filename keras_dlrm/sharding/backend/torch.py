@@ -21,7 +21,8 @@ def start(timeout: float = 300.0) -> None:
         return
     engine = "nccl" if torch.cuda.is_available() else "gloo"
     if engine == "nccl":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        # A launcher may show each process its own GPU alone.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     distributed.init_process_group(engine, timeout=datetime.timedelta(seconds=timeout))
 
 
