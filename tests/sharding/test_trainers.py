@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = {"tensorflow": "multi_worker", "jax": "jax_hybrid", "torch": "torch_hybrid"}
 BACKEND = keras.backend.backend()
 PLAN = {"tables": {"item": "row_wise", "user": "column-wise", "shop": "table_wise", "country": "replicate"}}
+KILLS = int(os.environ.get("KERAS_DLRM_KILLS", "1"))
 COMMON = ["--global-batch", "31", "--rows", "900", "--json"]
 
 
@@ -42,6 +44,10 @@ def members(process):
     return [int(pid) for pid in found.stdout.split()]
 
 
+def newest(folder):
+    return max((int(path.name[5:]) for path in folder.glob("step_*")), default=0)
+
+
 @pytest.fixture(scope="module")
 def alone():
     """Forty steps of one process, never disturbed."""
@@ -61,15 +67,33 @@ def test_a_run_goes_on_with_other_processes_on_another_backend(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_costs_no_step(alone, tmp_path):
-    process = start("--processes", 2, "--steps", 40, "--checkpoint", tmp_path, "--checkpoint-steps", 5)
-    deadline = time.monotonic() + 200
-    while not any(tmp_path.glob("step_*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(members(process)[1], signal.SIGKILL)
+@pytest.mark.parametrize("processes", [2] if KILLS == 1 else [2, 4])
+def test_killed_processes_cost_no_step(processes, alone, tmp_path):
+    """Any of them, at any moment: between two checkpoints, while one is written, while the run starts again."""
+    steps = 40 * KILLS
+    expected = alone if KILLS == 1 else finish(start("--processes", 1, "--steps", steps))[0]
+    rng = random.Random(processes)
+    folder = tmp_path / "run"
+    process = start(
+        "--processes", processes, "--steps", steps, "--checkpoint", folder, "--checkpoint-steps", 5, "--restarts", KILLS
+    )  # fmt: skip
+    for kill in range(KILLS):
+        before = newest(folder)
+        starting = kill % 3 == 2
+        deadline = time.monotonic() + (rng.uniform(0.0, 10.0) if starting else 200)
+        while newest(folder) <= before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.2))
+        while len(victims := members(process)) < processes:
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            time.sleep(0.01)
+        os.kill(rng.choice(victims), signal.SIGKILL)
+        while any(Path(f"/proc/{pid}").exists() for pid in victims):
+            time.sleep(0.01)
     found, errors = finish(process)
-    same(found, alone)
-    assert "was killed by signal 9" in errors and "restart 1 of 10" in errors
+    same(found, expected)
+    assert len(found["losses"]) == steps
+    assert errors.count("was killed by signal 9") == KILLS and f"restart {KILLS} of {KILLS}" in errors
 
 
 @pytest.mark.slow
