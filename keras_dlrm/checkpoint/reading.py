@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.checkpoint.parts import Stored
-from keras_dlrm.checkpoint.state import Piece, dense_variables, pieces, value_of
+from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
 from keras_dlrm.checkpoint.store import ROWS, folder_of, read_manifest, steps_in
 
 
@@ -31,6 +31,13 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
         ValueError: the checkpoint is of another model or other optimizers; the model is not changed then.
     """
     directory = Path(directory)
+    if step is None and not steps_in(directory):
+        return None
+    return read(state_of(model), directory, step)
+
+
+def read(state: State, directory: Path, step: int | None = None) -> dict[str, Any] | None:
+    """As `restore`, into a state."""
     steps = steps_in(directory)
     if step is None and not steps:
         return None
@@ -41,10 +48,9 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
     stored: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for part in manifest["parts"]:
         stored.setdefault((part["kind"], part["table"]), []).append(part)
-    wanted = list(pieces(model))
-    dense = dense_variables(model)
+    wanted, dense = state.pieces, state.dense
     with np.load(folder / "dense.npz", allow_pickle=False) as arrays:
-        _check(folder, stored, wanted, {n: tuple(arrays[n].shape) for n in arrays.files}, dense, manifest["dense"])
+        _check(folder, stored, state, {n: tuple(arrays[n].shape) for n in arrays.files}, manifest["dense"])
         for name, variable in dense.items():
             variable.assign(arrays[name].astype(value_of(variable).dtype))
     for piece in wanted:
@@ -54,16 +60,17 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
 
 
 def _check(
-    folder: Path, stored: dict[tuple[str, str], list[dict[str, Any]]], wanted: list[Piece],
-    shapes: dict[str, tuple[int, ...]], dense: dict[str, Any], paths: dict[str, str],
+    folder: Path, stored: dict[tuple[str, str], list[dict[str, Any]]], state: State,
+    shapes: dict[str, tuple[int, ...]], paths: dict[str, str],
 ) -> None:  # fmt: skip
     """Raise if anything does not fit, before anything is written."""
+    wanted, dense = state.pieces, state.dense
     what = f"restore: {folder} is of another model or optimizer"
     needed = {(piece.kind, piece.shard.table) for piece in wanted}
     tables = {table for kind, table in needed if kind == "tables"}
     for kind, table in stored:
         # This process may have no part of it.
-        if kind == "tables" and table not in tables and not _sharded(wanted):
+        if kind == "tables" and table not in tables and not state.shared:
             raise ValueError(f"{what}: it has a table {table!r}; the model has {sorted(tables)}.")
     for piece in wanted:
         parts = stored.get((piece.kind, piece.shard.table))
@@ -79,10 +86,6 @@ def _check(
         if there != here:
             path = paths.get(name) or dense[name].path
             raise ValueError(f"{what}: {name} ({path}) has shape {there} there, {here} in the model.")
-
-
-def _sharded(wanted: list[Piece]) -> bool:
-    return any(piece.shard.rank is not None for piece in wanted)
 
 
 def _read_part(stored: Stored, part: dict[str, Any], piece: Piece) -> None:

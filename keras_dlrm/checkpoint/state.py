@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ class Piece:
         shape: Of the piece: (rows, columns), or (rows,) of a slot with one number a row.
         variable: Where it lies, from row `first` on.
         first: See `variable`.
-        tables: The `WholeTables` or `ShardedTables` that read and write it.
+        tables: The `WholeTables`, `ShardedTables` or `ServerTables` that read and write it.
     """
 
     kind: str
@@ -49,24 +49,53 @@ def collections_of(model: Any) -> list[Any]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
 
 
-def pieces(model: Any) -> Iterator[Piece]:
-    """All pieces in this process. Tables of one model have different names.
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that a checkpoint has.
+
+    Attributes:
+        dense: What every process has, by name.
+        pieces: Of tables and slots, those in this process.
+        shared: Whether other processes have other pieces.
+    """
+
+    dense: dict[str, Any]
+    pieces: list[Piece]
+    shared: bool = False
+
+
+def state_of(model: Any) -> State:
+    """The state of a model in training.
 
     Raises:
-        ValueError: two tables have one name.
+        ValueError: the model is not built; gradients of rows are being accumulated; two tables have one name.
     """
-    seen = set()
+    dense = dense_variables(model)
+    found: list[Piece] = []
+    seen: set[str] = set()
     for collection in collections_of(model):
-        tables = collection.store
         for name in collection.table_shapes:
             if name in seen:
                 raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
             seen.add(name)
-            for shard, variable, first in tables.parts(name):
-                yield Piece("tables", shard, (shard.rows, shard.width), variable, first, tables)
-                for slot, held in _slots(model, variable).items():
-                    shape = (shard.rows, *((shard.width,) if len(held.shape) > 1 else ()))
-                    yield Piece(f"slots/{slot}", shard, shape, held, first, tables)
+        found += pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
+    return State(dense, found, bool(getattr(model, "sharded", False)))
+
+
+def pieces(tables: Any, names: Iterable[str], slots_of: Callable[[Any], Mapping[str, Any]]) -> Iterator[Piece]:
+    """All pieces of some tables in this process.
+
+    Args:
+        tables: A `WholeTables`, `ShardedTables` or `ServerTables`.
+        names: Of the tables.
+        slots_of: A table's variable → its slots by name.
+    """
+    for name in names:
+        for shard, variable, first in tables.parts(name):
+            yield Piece("tables", shard, (shard.rows, shard.width), variable, first, tables)
+            for slot, held in slots_of(variable).items():
+                shape = (shard.rows, *((shard.width,) if len(held.shape) > 1 else ()))
+                yield Piece(f"slots/{slot}", shard, shape, held, first, tables)
 
 
 def _slots(model: Any, table: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,3 +89,5 @@ def write_dense(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """The parameters that every process has, in one file."""
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())

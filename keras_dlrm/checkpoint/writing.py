@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.checkpoint.parts import Base, write_piece
-from keras_dlrm.checkpoint.state import dense_variables, pieces, value_of
+from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.checkpoint.store import MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
 
 
@@ -53,10 +53,16 @@ def save(
     ...     kd.checkpoint.save(model, folder).name, kd.checkpoint.restore(model, folder)["step"]
     ('step_0000000001', 1)
     """
-    directory = Path(directory)
-    dense = dense_variables(model)
+    state = state_of(model)
     step = int(value_of(model.optimizer.iterations)) if step is None else int(step)
-    team = _Team(model)
+    return write(state, Path(directory), step, extra, keep, incremental)
+
+
+def write(
+    state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None, incremental: bool
+) -> Path:
+    """As `save`, from a state."""
+    team = _Team(state.shared)
     final = folder_of(directory, step)
     partial = directory / f".{final.name}.partial"
     base = _base(directory, step) if incremental else None
@@ -66,16 +72,16 @@ def save(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
 
-    def write() -> list[dict[str, Any]]:
+    def write_mine() -> list[dict[str, Any]]:
         if team.rank == 0:
-            write_dense(partial / "dense.npz", {name: value_of(v) for name, v in dense.items()})
+            write_dense(partial / "dense.npz", {name: value_of(v) for name, v in state.dense.items()})
         # What every process has is written by the first.
-        mine = [piece for piece in pieces(model) if piece.shard.rank is not None or team.rank == 0]
+        mine = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
         return [write_piece(partial, piece, base) for piece in mine]
 
     def commit(parts: list[dict[str, Any]]) -> None:
         if team.rank == 0:
-            paths = {name: v.path.rpartition("/")[2] for name, v in dense.items()}
+            paths = {name: v.path.rpartition("/")[2] for name, v in state.dense.items()}
             needed = base.step if base is not None and any("changes" in part for part in parts) else None
             manifest = {
                 "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "dense": paths, "parts": parts,
@@ -92,7 +98,7 @@ def save(
 
     team.do(begin)
     try:
-        written = team.do(write)
+        written = team.do(write_mine)
         team.do(lambda: commit([part for parts in written for part in parts]))
     except OSError:
         if team.rank == 0:
@@ -128,9 +134,9 @@ def _sync(folder: Path) -> None:
 class _Team:
     """The processes that have parts of a model: each does its part, and where one fails all do."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, shared: bool) -> None:
         self.rank, self.size = 0, 1
-        if getattr(model, "sharded", False):
+        if shared:
             from keras_dlrm.sharding import backend
 
             self.rank, self.size = backend.process_rank(), backend.process_count()

@@ -82,7 +82,7 @@ class Pieces:
     rows: tuple[int, ...]
 
 
-def pieces(stacks: Sequence[Stack], plan: ShardingPlan) -> list[Pieces]:
+def split(stacks: Sequence[Stack], plan: ShardingPlan) -> list[Pieces]:
     """The pieces of each stack.
 
     Args:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, place
-from keras_dlrm.training.parameter_server.placement import default_plan, for_servers, pieces
+from keras_dlrm.training.parameter_server.placement import default_plan, for_servers, split
 
 SIZES = {"a": 100, "b": 7, "c": 3, "d": 40}
 SHAPES = {name: (rows, 4) for name, rows in SIZES.items()}
@@ -21,7 +21,7 @@ def collection():
 @given(st.fixed_dictionaries({name: st.sampled_from(KINDS) for name in SIZES}), st.integers(1, 5), st.integers(1, 5))
 def test_every_row_lies_on_one_server_and_no_place_is_empty(kinds, world_size, servers):
     plan = for_servers(place(world_size, SHAPES, kinds), servers)
-    (where,) = pieces(collection().stacks, plan)
+    (where,) = split(collection().stacks, plan)
     ids = np.arange(sum(SIZES.values()))
     piece = np.searchsorted(where.start, ids, side="right") - 1
     places = list(zip(where.server[piece].tolist(), (ids + where.shift[piece]).tolist(), strict=True))
@@ -44,4 +44,4 @@ def test_tables_of_a_mebibyte_are_spread_by_default():
 def test_a_plan_for_other_tables_is_refused():
     plan = place(2, {**SHAPES, "a": (99, 4)}, dict.fromkeys(SIZES, "row_wise"))
     with pytest.raises(ValueError, match=r"'a' has \(rows, width\) \(100, 4\) in the model, \(99, 4\) in the plan"):
-        pieces(collection().stacks, plan)
+        split(collection().stacks, plan)

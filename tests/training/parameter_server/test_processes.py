@@ -151,7 +151,7 @@ def test_every_step_counts_once_when_a_worker_dies(start, tmp_path):
         50,
     ]
     run = start(*args, "--evaluation-steps", 100)
-    wait_for(lambda: (tmp_path / "step-50").exists())
+    wait_for(lambda: (tmp_path / "step_0000000050").exists())
     chance = random.Random(0)
     for _ in range(KILLS):
         time.sleep(chance.uniform(0, 3))
@@ -172,11 +172,11 @@ def test_a_run_that_lost_a_server_goes_on_from_its_checkpoint_with_the_same_loss
     for kind, index in (("ps", 0), ("ps", 1), ("worker", 0), ("chief", 0)):
         config = json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
         runs[kind, index] = start(*args, "--steps", 100_000, environment={"TF_CONFIG": config})
-    wait_for(lambda: (tmp_path / "step-40").exists())
+    wait_for(lambda: (tmp_path / "step_0000000040").exists())
     runs["ps", 0].end()
     assert runs["chief", 0].process.wait(timeout=120) == SERVER_LOST
     assert any("a parameter server was lost; start all processes again" in line for line in runs["chief", 0].said)
-    done = max(int(path.name.partition("-")[2]) for path in tmp_path.iterdir() if path.name.startswith("step-"))
+    done = max(int(path.name.partition("_")[2]) for path in tmp_path.iterdir() if path.name.startswith("step_"))
     result = start(*args, "--servers", 1, "--steps", done + 10).result()
     assert result["resumed"] == done and result["steps"] == done + 10
     losses, _ = one_process(steps=done + 10, rows=900, seed=3, size=64)

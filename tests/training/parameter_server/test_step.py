@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
+from keras_dlrm.checkpoint.reading import read
+from keras_dlrm.checkpoint.writing import write
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.sharding.plan import place
@@ -49,15 +51,15 @@ class Local:
         plan = for_servers(place(servers, shapes, {name: kinds.get(name, "row_wise") for name in shapes}), servers)
         self.tables = ServerTables(self.model.embeddings, self.model.optimizer.rows, plan, [DEVICE] * servers)
         self.tables.draw()
-        self.servers = [Server(k, DEVICE, STEPS, len(self.tables.parts)) for k in range(servers)]
+        self.servers = [Server(k, DEVICE, STEPS, len(self.tables.held)) for k in range(servers)]
         self.step = WorkerStep(self.model, self.tables, self.servers, home=1)
 
     def train(self, number, batch):
         x, y = batch
         self.step.train(tf.constant(number, tf.int64), {k: tf.constant(v) for k, v in x.items()}, tf.constant(y))
 
-    def table(self, name, slot=None):
-        return np.concatenate([rows for _, rows in self.tables.read(name, slot)])
+    def table(self, name):
+        return np.concatenate([rows for _, rows in self.tables.read(name)])
 
     def assert_equals(self, model):
         for name, rows in model.embedding_tables().items():
@@ -173,10 +175,36 @@ def test_a_step_that_reached_one_server_only_is_applied_on_the_others():
     partly.servers[2].restore(1)
     partly.train(0, data[0])
     assert [server.applied for server in partly.servers] == [1, 1, 1]
-    for parts, full, first in zip(partly.tables.parts, whole.tables.parts, Local(build).tables.parts, strict=True):
+    for parts, full, first in zip(partly.tables.held, whole.tables.held, Local(build).tables.held, strict=True):
         for k in (0, 1):
             np.testing.assert_array_equal(parts[k].rows.numpy(), full[k].rows.numpy())
         np.testing.assert_array_equal(parts[2].rows.numpy(), first[2].rows.numpy())
+
+
+@pytest.mark.parametrize("rule", ["adagrad", "rowwise_adagrad", "adam"])
+def test_a_checkpoint_goes_on_in_one_process_and_back_on_other_servers(rule, tmp_path):
+    build, data = builder(lambda: keras.optimizers.Adam(1e-2), RULES[rule]), batches()
+    alone, servers = build(), Local(build)
+    alone.predict_on_batch(data[0][0])
+    for i, batch in enumerate(data[:3]):
+        alone.train_on_batch(*batch)
+        servers.train(i, batch)
+    write(servers.tables.state(servers.model), tmp_path, 3, {"losses": [1.0]}, 2, False)
+    other = build()
+    other.predict_on_batch(data[0][0])
+    assert kd.checkpoint.restore(other, tmp_path) == {"step": 3, "extra": {"losses": [1.0]}}
+    for batch in data[3:6]:
+        alone.train_on_batch(*batch)
+        other.train_on_batch(*batch)
+    kd.checkpoint.save(other, tmp_path)
+    back = Local(build, kinds={"c": "table_wise"}, servers=2)
+    assert read(back.tables.state(back.model), tmp_path)["step"] == 6
+    for server in back.servers:
+        server.restore(6)
+    for i, batch in enumerate(data[6:], 6):
+        alone.train_on_batch(*batch)
+        back.train(i, batch)
+    back.assert_equals(alone)
 
 
 def test_only_touched_rows_and_their_slots_move():
@@ -187,7 +215,9 @@ def test_only_touched_rows_and_their_slots_move():
     touched = np.unique(ids[ids >= 0])
     moved = np.flatnonzero((local.table("a") != before).any(1))
     assert set(moved) <= set(touched) and len(moved) > 0
-    assert set(np.flatnonzero(local.table("a", "accumulator").any(1))) <= set(touched)
+    slots = [piece for piece in local.tables.state(local.model).pieces if piece.kind == "slots/accumulator"]
+    summed = {p.shard.start + int(i) for p in slots if p.shard.table == "a" for i in np.flatnonzero(p.read(0, p.shard.rows).any(1))}
+    assert summed and summed <= set(touched)
 
 
 def functions(graph):
@@ -206,7 +236,7 @@ def test_a_steps_work_does_not_depend_on_the_rows_of_the_tables():
         x, y = batches(schema(1_000), n=1)[0]
         local.train(0, (x, y))
         asked.append([server.asked.tolist() for server in local.servers])
-        known = [part.rows.shape[0] for part in local.tables.parts[0]]
+        known = [part.rows.shape[0] for part in local.tables.held[0]]
         shapes = [
             tuple(d.size for d in shape.dim)
             for _, nodes in functions(local.step.train.graph)

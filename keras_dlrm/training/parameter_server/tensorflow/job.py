@@ -13,12 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.arguments import integer
+from keras_dlrm.checkpoint.reading import read
+from keras_dlrm.checkpoint.writing import write
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.sharding.plan import ShardingPlan
-from keras_dlrm.training.parameter_server import snapshot
 from keras_dlrm.training.parameter_server.beside import Beside
 from keras_dlrm.training.parameter_server.cluster import task
 from keras_dlrm.training.parameter_server.placement import default_plan, for_servers
@@ -98,7 +99,7 @@ class ParameterServerTraining:
             check_is_on(self._sharded, devices[home])
             collection: Any = self._sharded.embeddings
             self.tables = ServerTables(collection, self._sharded.optimizer.rows, self.plan, devices)
-            self._servers = [Server(k, at, self.steps, len(self.tables.parts)) for k, at in enumerate(devices)]
+            self._servers = [Server(k, at, self.steps, len(self.tables.held)) for k, at in enumerate(devices)]
             self._step = WorkerStep(self._sharded, self.tables, self._servers, home)
             self.done = self.resumed = self._restore()
         self.evaluations: dict[int, dict[str, float]] = {}
@@ -202,33 +203,24 @@ class ParameterServerTraining:
 
     # -- checkpoints, export -----------------------------------------------------------------------------------------
 
-    def _others(self) -> dict[str, Any]:
-        """All variables but tables and their slots, by name."""
-        optimizer = self._sharded.optimizer
-        kept = [v for v in self._sharded.variables if not is_table(v)]
-        kept += [*optimizer.dense.variables, *optimizer.rows.variables[:2]]  # step counter and learning rate
-        unique = {id(v): v for v in kept}.values()
-        return {f"{i} {v.path.partition('/')[2]}": v for i, v in enumerate(unique)}
-
     def _restore(self) -> int:
-        steps, losses = 0, np.zeros(0, np.float32)
-        if self.checkpoint is not None:
-            steps, losses = snapshot.restore(self.checkpoint, self.plan.shapes, self.tables, self._others())
+        found = None if self.checkpoint is None else read(self.tables.state(self._sharded), self.checkpoint)
+        steps, losses = (found["step"], found["extra"].get("losses", [])) if found else (0, [])
         if steps > self.steps:
             raise ValueError(f"the checkpoint in {self.checkpoint} is of step {steps}, beyond steps={self.steps}.")
         if not steps:
             self.tables.draw()
         for server in self._servers:
             server.restore(steps)
-        self._step.restore_losses(losses)
+        self._step.restore_losses(np.array(losses, np.float32))
         return steps
 
     def save(self) -> Path:
-        """Write a checkpoint now; no step may be under way."""
+        """Write a checkpoint now, as `kd.checkpoint.save` does; no step may be under way."""
         if self.checkpoint is None:
             raise ValueError("save: give ParameterServerTraining a folder for checkpoints.")
         with _servers_lost():
-            return snapshot.save(self.checkpoint, self.done, self.plan.shapes, self.tables, self._others(), self.losses)
+            return write(self.tables.state(self._sharded), self.checkpoint, self.done, {"losses": self.losses.tolist()}, 2, False)
 
     def embedding_tables(self) -> dict[str, np.ndarray]:
         """Logical tables: name → float32 (rows, D)."""

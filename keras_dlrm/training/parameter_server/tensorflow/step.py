@@ -56,7 +56,7 @@ class WorkerStep:
 
     def uses(self, server: Server) -> bool:
         """Whether a server has a part of the model."""
-        return server.index == self.home or any(parts[server.index] is not None for parts in self.tables.parts)
+        return server.index == self.home or any(held[server.index] is not None for held in self.tables.held)
 
     def _predict(self, x: Any) -> Any:
         with taped(ServerTape(self.tables)):
@@ -87,7 +87,7 @@ class WorkerStep:
                     self._apply_dense(count, step, grads, loss)
                 self._apply_rows(count, updates, rate)
 
-            asked = [0] * len(self.tables.parts)
+            asked = [0] * len(self.tables.held)
             for stack, of, _ in updates:
                 asked[stack] = tf.size(of.ids, tf.int64)
             server.apply(step, update, tf.stack([tf.cast(n, tf.int64) for n in asked]))
@@ -115,7 +115,7 @@ class WorkerStep:
         rate = rule._learning_rate(count) if fixed_rate is None else fixed_rate
         writes = []
         for stack, asked, gradient in updates:
-            part = self.tables.parts[stack][asked.server]
+            part = self.tables.held[stack][asked.server]
             # Not the rows that were looked up: other workers may have moved them.
             rows = part.rows.sparse_read(asked.local)
             slots = {name: slot.sparse_read(asked.local) for name, slot in part.slots.items()}

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_dlrm.checkpoint.state import State, dense_variables, pieces
 from keras_dlrm.columns import PADDING
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.rules.rule import RowRule
-from keras_dlrm.sharding.plan import ShardingPlan
-from keras_dlrm.training.parameter_server.placement import Pieces, pieces
+from keras_dlrm.sharding.plan import Shard, ShardingPlan
+from keras_dlrm.training.parameter_server.placement import Pieces, split
 
 _PART = 1 << 18  # rows that are sent at a time
 
@@ -69,9 +70,9 @@ class ServerTables:
         self.collection = collection
         self.plan = plan
         self.devices = list(devices)
-        self.pieces: list[Pieces] = pieces(collection.stacks, plan)
+        self.pieces: list[Pieces] = split(collection.stacks, plan)
         self._stack_of = {id(table): i for i, table in enumerate(collection.tables)}
-        self.parts: list[list[Part | None]] = [
+        self.held: list[list[Part | None]] = [
             [self._make(stack.width, rows, device, rule) for rows, device in zip(p.rows, devices, strict=True)]
             for stack, p in zip(collection.stacks, self.pieces, strict=True)
         ]
@@ -110,7 +111,7 @@ class ServerTables:
     def _gather(self, stack: int, ids: Any) -> tuple[Any, list[Asked]]:
         """Unique rows in float32, each from its server."""
         where = self.pieces[stack]
-        servers = [k for k, part in enumerate(self.parts[stack]) if part is not None]
+        servers = [k for k, part in enumerate(self.held[stack]) if part is not None]
         each = tf.range(tf.size(ids))
         if len(servers) == 1:
             index = {servers[0]: each}
@@ -122,51 +123,55 @@ class ServerTables:
             here = tf.gather(ids, index[k])
             with tf.device(self.devices[k]):
                 local = here + tf.gather(where.shift, _piece(where, here))
-                rows.append(tf.gather(self.parts[stack][k].rows, local))  # type: ignore[union-attr]
+                rows.append(tf.gather(self.held[stack][k].rows, local))  # type: ignore[union-attr]
             asked.append(Asked(k, index[k], here, local))
         found = rows[0] if len(rows) == 1 else tf.dynamic_stitch([index[k] for k in servers], rows)
         return tf.stop_gradient(tf.cast(found, tf.float32)), asked
 
     # -- from outside ------------------------------------------------------------------------------------------------
 
-    def read(self, name: str, slot: str | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """A table, or a slot of its rows, in parts: `(first row, values)`.
+    def read(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """A table in parts: `(first row, rows)`."""
+        for shard, variable, first in self.parts(name):
+            for at in range(0, shard.rows, _PART):
+                stop = min(at + _PART, shard.rows)
+                yield shard.start + at, self.read_rows(variable, shard.rank, first + at, first + stop)
 
-        Args:
-            name: Name of the table.
-            slot: Name of a slot.
-        """
-        for start, part, first, count in self._shards(name):
-            variable = part.rows if slot is None else part.slots[slot]
-            for at in range(0, count, _PART):
-                n = min(_PART, count - at)
-                with tf.device(variable.device):
-                    values = tf.gather(variable, tf.range(first + at, first + at + n))
-                yield start + at, tf.cast(values, tf.float32).numpy()
+    # As `WholeTables` and `ShardedTables`, for checkpoints.
 
-    def write(self, name: str, values: np.ndarray, slot: str | None = None) -> None:
-        """Replace a table, or a slot of its rows; see `read`."""
-        for start, part, first, count in self._shards(name):
-            variable = part.rows if slot is None else part.slots[slot]
-            for at in range(0, count, _PART):
-                n = min(_PART, count - at)
-                _scatter(variable, first + at, np.ascontiguousarray(values[start + at : start + at + n]))
-
-    @property
-    def slot_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name of each slot and its shape behind the rows."""
-        part = next(part for parts in self.parts for part in parts if part is not None)
-        return {name: tuple(slot.shape[1:]) for name, slot in part.slots.items()}
-
-    def _shards(self, name: str) -> Iterator[tuple[int, Part, int, int]]:
-        """Each part of a table: its first row, where it lies, the first row there, and how many."""
-        for i, stack in enumerate(self.collection.stacks):
+    def parts(self, name: str) -> list[tuple[Shard, tf.Variable, int]]:
+        """The parts of a table, each with its variable and first row there."""
+        found = []
+        for stack, where, held in zip(self.collection.stacks, self.pieces, self.held, strict=True):
             if name in stack.starts:
-                where, first = self.pieces[i], stack.starts[name]
                 for shard in self.plan.shards(name):
-                    piece = np.searchsorted(where.start, first + shard.start, side="right") - 1
-                    part = self.parts[i][shard.rank]  # type: ignore[index]
-                    yield shard.start, part, int(first + shard.start + where.shift[piece]), shard.rows  # type: ignore[misc]
+                    start = stack.starts[name] + shard.start
+                    piece = np.searchsorted(where.start, start, side="right") - 1
+                    part: Any = held[shard.rank or 0]
+                    found.append((shard, part.rows, int(start + where.shift[piece])))
+        return found
+
+    def slots_of(self, variable: tf.Variable) -> Mapping[str, tf.Variable]:
+        """The slots of a part's rows, by name."""
+        return next(part.slots for held in self.held for part in held if part is not None and part.rows is variable)
+
+    def state(self, model: Any) -> State:
+        """All that a checkpoint has, of these tables and of the model that they belong to."""
+        return State(dense_variables(model), list(pieces(self, self.plan.shapes, self.slots_of)))
+
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a table."""
+        return self.plan.shapes[name]
+
+    def read_rows(self, variable: tf.Variable, owner: int | None, start: int, stop: int) -> np.ndarray:
+        """Rows of a part's variable, or of a slot of it: float32."""
+        with tf.device(variable.device):
+            values = tf.gather(variable, tf.range(start, stop))
+        return tf.cast(values, tf.float32).numpy()  # type: ignore[no-any-return]
+
+    def write_rows(self, variable: tf.Variable, owner: int | None, start: int, rows: np.ndarray) -> None:
+        """Replace them, from `start` on."""
+        _scatter(variable, start, rows)
 
     def _write(self, stack: int, start: int, rows: np.ndarray) -> None:
         where = self.pieces[stack]
@@ -174,7 +179,7 @@ class ServerTables:
         for first, end, server, shift in zip(where.start, ends, where.server, where.shift, strict=True):
             low, high = max(int(first), start), min(int(end), start + len(rows))
             if low < high:
-                part = self.parts[stack][server]
+                part = self.held[stack][server]
                 _scatter(part.rows, low + int(shift), rows[low - start : high - start])  # type: ignore[union-attr]
 
 
