@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ _POLL = 0.1  # seconds
 # Bad input; told to end, after a checkpoint or before there was anything to save.
 _FINAL = (2, PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
 _MEMBER = "KERAS_DLRM_PROCESS"
+PARENT = "KERAS_DLRM_LAUNCHER"
+_PR_SET_PDEATHSIG = 1
 
 
 def is_member() -> bool:
@@ -30,6 +33,15 @@ def is_member() -> bool:
 def is_task() -> bool:
     """Whether SLURM's `srun` or Open MPI's `mpirun` started this process with others."""
     return any(int(os.environ.get(name, "1")) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+
+
+def end_with_launcher() -> None:
+    """Have the kernel end this process when the process that launched it ends, however that ends."""
+    parent = os.environ.get(PARENT)
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):
+            sys.exit(1)
 
 
 def launch(
@@ -112,9 +124,8 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
         try:
             for i, environment in enumerate(environments):
                 output = None if i == 0 else sys.stderr.fileno()
-                processes.append(
-                    subprocess.Popen(command, env={**os.environ, **environment, FOLDER: name}, stdout=output)
-                )
+                mine = {**os.environ, **environment, FOLDER: name, PARENT: str(os.getpid())}
+                processes.append(subprocess.Popen(command, env=mine, stdout=output))
 
             def forward(number: int, frame: object) -> None:
                 # A preemption: each gets the chance to save.

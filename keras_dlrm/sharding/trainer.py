@@ -251,10 +251,11 @@ def run(
         processes, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, learning_rate, checkpoint,
             checkpoint_steps, timeout, restarts, as_json: As `hybrid_options` gives them.
     """
-    from keras_dlrm.sharding.launch import is_member, launch
+    from keras_dlrm.sharding.launch import end_with_launcher, is_member, launch
 
     if not is_member():
         sys.exit(launch(backend, processes, restarts if checkpoint else 0, timeout))
+    end_with_launcher()
 
     import keras_dlrm as kd
     from keras_dlrm.sharding import backend as collectives

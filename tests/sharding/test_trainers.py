@@ -44,6 +44,13 @@ def members(process):
     return [int(pid) for pid in found.stdout.split()]
 
 
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def newest(folder):
     return max((int(path.name[5:]) for path in folder.glob("step_*")), default=0)
 
@@ -88,12 +95,27 @@ def test_killed_processes_cost_no_step(processes, alone, tmp_path):
             assert process.poll() is None, process.communicate()[1][-3000:]
             time.sleep(0.01)
         os.kill(rng.choice(victims), signal.SIGKILL)
-        while any(Path(f"/proc/{pid}").exists() for pid in victims):
+        while any(map(runs, victims)):
             time.sleep(0.01)
     found, errors = finish(process)
     same(found, expected)
     assert len(found["losses"]) == steps
     assert errors.count("was killed by signal 9") == KILLS and f"restart {KILLS} of {KILLS}" in errors
+
+
+@pytest.mark.slow
+def test_the_processes_end_with_their_launcher(tmp_path):
+    process = start("--processes", 2, "--steps", 1_000_000)
+    deadline = time.monotonic() + 60
+    while len(pids := members(process)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(3.0)
+    process.kill()
+    process.wait()
+    while any(map(runs, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

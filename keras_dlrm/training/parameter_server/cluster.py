@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,11 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_dlrm.arguments import integer
+from keras_dlrm.sharding.launch import PARENT, free_ports
 
 # Exit code of a chief that lost a server: it can go on from its last checkpoint (sysexits.h: try again).
 SERVER_LOST = 75
-_PARENT = "KERAS_DLRM_LAUNCHER"
-_PR_SET_PDEATHSIG = 1
 _POLL = 0.1  # seconds
 
 
@@ -63,14 +60,7 @@ def loopback(workers: int, servers: int) -> dict[str, list[str]]:
         "worker": integer("loopback", "workers", workers),
         "ps": integer("loopback", "servers", servers),
     }
-    sockets = [socket.socket() for _ in range(sum(counts.values()))]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        free = iter([f"127.0.0.1:{each.getsockname()[1]}" for each in sockets])
-    finally:
-        for each in sockets:
-            each.close()
+    free = iter([f"127.0.0.1:{port}" for port in free_ports(sum(counts.values()))])
     return {job: [next(free) for _ in range(count)] for job, count in counts.items()}
 
 
@@ -110,15 +100,6 @@ def _stop(number: int, _: Any) -> None:
     raise SystemExit(128 + number)
 
 
-def end_with_launcher() -> None:
-    """Have the kernel end this process when the process that launched it ends, however that ends."""
-    parent = os.environ.get(_PARENT)
-    if parent is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):
-            sys.exit(1)
-
-
 class _Run:
     """All processes of a cluster."""
 
@@ -133,7 +114,7 @@ class _Run:
 
     def _start(self, kind: str, index: int) -> subprocess.Popen[bytes]:
         config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
-        environment = {**os.environ, **self.settings, "TF_CONFIG": json.dumps(config), _PARENT: str(os.getpid())}
+        environment = {**os.environ, **self.settings, "TF_CONFIG": json.dumps(config), PARENT: str(os.getpid())}
         # Only the chief has results to print.
         process = subprocess.Popen(
             self.command, env=environment, stdout=None if kind == "chief" else sys.stderr.fileno()

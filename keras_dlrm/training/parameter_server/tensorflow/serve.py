@@ -6,7 +6,8 @@ import os
 
 import tensorflow as tf
 
-from keras_dlrm.training.parameter_server.cluster import end_with_launcher, task
+from keras_dlrm.sharding.launch import end_with_launcher
+from keras_dlrm.training.parameter_server.cluster import task
 
 
 def serve() -> None:
