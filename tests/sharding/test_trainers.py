@@ -112,7 +112,7 @@ def test_the_processes_end_with_their_launcher(tmp_path):
         time.sleep(0.1)
     time.sleep(3.0)
     process.kill()
-    process.wait()
+    process.communicate(timeout=60)  # the others have its standard error, too
     while any(map(runs, pids)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
