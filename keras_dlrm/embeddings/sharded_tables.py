@@ -70,66 +70,69 @@ class ShardedTables:
 
     # -- looking up --------------------------------------------------------------------------------------------------
 
+    # Each position's ids, and then vectors, of all examples lie together: what is cut out, sent and put in order on the way are
+    # then whole stretches of memory, and rows of one table are looked up one after another.
+
     def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
         """As `WholeTables.pooled`, of the examples of this process."""
-        ids = _side_by_side([rows for rows, stack in zip(asked, self.stacks, strict=True) if stack.positions])
-        weighted = factors[0] is not None
-        weights = _side_by_side([f for f, s in zip(factors, self.stacks, strict=True) if s.positions]) if weighted else None
+        ids = ops.transpose(_side_by_side([rows for rows, stack in zip(asked, self.stacks, strict=True) if stack.positions]))
+        weights = None
+        if factors[0] is not None:
+            own = [f for f, stack in zip(factors, self.stacks, strict=True) if stack.positions]
+            weights = ops.transpose(_side_by_side(own))
         exchanged = self.layout.exchanged
         answers: list[Any] = []
         if exchanged:
-            positions, widths = [g.positions for g in exchanged], [g.outputs * g.width for g in exchanged]
-            mine = self.collectives.exchange(_side_by_side([_asked(g, ids) for g in exchanged], 2))
+            mine = self.collectives.exchange(_side_by_side([_asked(g, ids) for g in exchanged]))
             theirs = None
             if weights is not None:
-                theirs = self.collectives.exchange(_side_by_side([_spread(g, weights) for g in exchanged], 2))
-            sums = []
-            for group, variable, first in zip(exchanged, self.variables, np.cumsum([0, *positions]), strict=False):
-                columns = slice(int(first), int(first) + group.positions)
-                factor = None if theirs is None else theirs[:, :, columns]
-                sums.append(self._answer(group, variable, mine[:, :, columns], factor, training))
-            found = self.collectives.exchange(_side_by_side(sums, 2))
-            for group, first in zip(exchanged, np.cumsum([0, *widths]), strict=False):
-                answers.append(found[:, :, int(first) : int(first) + group.outputs * group.width])
+                theirs = self.collectives.exchange(_side_by_side([_spread(g, weights) for g in exchanged]))
+            sums, first = [], 0
+            for group, variable in zip(exchanged, self.variables, strict=False):
+                positions = slice(first, first + group.positions)
+                factor = None if theirs is None else theirs[:, positions]
+                sums.append(self._answer(group, variable, mine[:, positions], factor, training))
+                first += group.positions
+            # Vectors of all widths in one message: (processes, Σ F · D, B) of (processes, F, B, D), without moving a number.
+            widths = [group.outputs * group.width for group in exchanged]
+            packed = [
+                ops.reshape(s, (len(g.take), w, -1)) for s, g, w in zip(sums, exchanged, widths, strict=True)
+            ]  # fmt: skip
+            found = self.collectives.exchange(_side_by_side(packed))
+            for group, width, first in zip(exchanged, widths, np.cumsum([0, *widths]), strict=False):
+                part = found if len(exchanged) == 1 else found[:, int(first) : int(first) + width]
+                answers.append(ops.reshape(part, (len(group.take) * group.outputs, -1, group.width)))
         for group, variable in zip(self.layout.groups[len(exchanged) :], self.variables[len(exchanged) :], strict=True):
             factor = None if weights is None else _spread(group, weights)
-            answers.append(self._answer(group, variable, _asked(group, ids), factor, training))
-        # (processes, B, outputs · D) → (B, processes · outputs, D)
-        by_place = [
-            ops.reshape(
-                ops.transpose(ops.reshape(a, (len(g.take), -1, g.outputs, g.width)), (1, 0, 2, 3)),
-                (-1, len(g.take) * g.outputs, g.width),
-            )
-            for a, g in zip(answers, self.layout.groups, strict=True)
-        ]
-        return [self._sums(s, by_place) for s in range(len(self.stacks))]
+            answers.append(self._answer(group, variable, _asked(group, ids), factor, training)[0])
+        return [self._sums(s, answers) for s in range(len(self.stacks))]
 
     def _answer(self, group: Group, variable: Any, ids: Any, factor: Any, training: bool | None) -> Any:
-        """Rows of this process's variable (processes, B, P) → its outputs (processes, B, F · D)."""
+        """Rows of this process's variable (processes, P, B) → its outputs (processes, F, B, D)."""
         vectors = ops.cast(lookup(variable, ids, training), "float32")
         if factor is not None:
             vectors = vectors * ops.expand_dims(factor, -1)
         n, p, f = len(group.take), group.positions, group.outputs
         if not group.pools:
-            return ops.reshape(vectors, (n, -1, p * group.width))
+            return vectors
         alike = (group.segment == group.segment[0]).all()
         segment = group.segment[0] if alike else ops.take(group.segment, self.collectives.rank(), axis=0)
         # Positions first: (P, processes · B · D).
-        by_position = ops.reshape(ops.moveaxis(vectors, 2, 0), (p, -1))
+        by_position = ops.reshape(ops.moveaxis(vectors, 1, 0), (p, -1))
         sums = ops.segment_sum(by_position, ops.cast(segment, "int32"), num_segments=f + 1)[:f]
-        sums = ops.moveaxis(ops.reshape(sums, (f, n, -1, group.width)), 0, 2)
-        return ops.reshape(sums, (n, -1, f * group.width))
+        return ops.moveaxis(ops.reshape(sums, (f, n, -1, group.width)), 0, 1)
 
-    def _sums(self, s: int, by_place: Sequence[Any]) -> list[Any]:
-        """A stack's pooled vectors, cut into its blocks and halves."""
+    def _sums(self, s: int, answers: Sequence[Any]) -> list[Any]:
+        """A stack's pooled vectors, cut into its blocks and halves, of each group's outputs (processes · F, B, D)."""
         parts, order = [], []
         for made in self.layout.made[s]:
             n, columns, rows = made.index.shape
-            part = ops.take(by_place[made.group], made.index.reshape(-1), axis=1)
             width = self.layout.groups[made.group].width
-            part = ops.reshape(part, (-1, n, columns, rows, width))
-            part = part[:, :, :, 0] if rows == 1 else ops.sum(part, axis=3)
-            parts.append(ops.reshape(part, (-1, n, columns * width)))
+            part = ops.take(answers[made.group], made.index.reshape(-1), axis=0)
+            part = ops.reshape(part, (n, columns, rows, -1, width))
+            part = part[:, :, 0] if rows == 1 else ops.sum(part, axis=2)
+            # (vectors, column parts, B, D) → (B, vectors, column parts · D)
+            parts.append(ops.reshape(ops.transpose(part, (2, 0, 1, 3)), (-1, n, columns * width)))
             order += list(made.vectors)
         if not parts:
             return []
@@ -203,17 +206,17 @@ class ShardedTables:
 
 
 def _asked(group: Group, ids: Any) -> Any:
-    """Table rows of all positions (B, all) → rows of each process's variable, or -1: int32 (processes, B, P)."""
+    """Table rows of all positions (all, B) → rows of each process's variable, or -1: int32 (processes, P, B)."""
     picked = _spread(group, ids)
-    low, high, start = (ops.expand_dims(ops.convert_to_tensor(a), 1) for a in (group.low, group.high, group.start))
+    low, high, start = (ops.expand_dims(ops.convert_to_tensor(a), 2) for a in (group.low, group.high, group.start))
     return ops.where(ops.logical_and(picked >= low, picked < high), picked - low + start, PADDING)
 
 
 def _spread(group: Group, values: Any) -> Any:
-    """Values of all positions (B, all) → those that each process is asked for, (processes, B, P)."""
-    picked = ops.take(values, group.take.reshape(-1), axis=1)
-    return ops.transpose(ops.reshape(picked, (-1, *group.take.shape)), (1, 0, 2))
+    """Values of all positions (all, B) → those that each process is asked for, (processes, P, B)."""
+    picked = ops.take(values, group.take.reshape(-1), axis=0)
+    return ops.reshape(picked, (*group.take.shape, -1))
 
 
-def _side_by_side(tensors: list[Any], axis: int = 1) -> Any:
-    return ops.concatenate(tensors, axis=axis) if len(tensors) > 1 else tensors[0]
+def _side_by_side(tensors: list[Any]) -> Any:
+    return ops.concatenate(tensors, axis=1) if len(tensors) > 1 else tensors[0]

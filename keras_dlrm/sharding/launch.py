@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, read_beats
@@ -50,7 +51,8 @@ def launch(
     """Run a program in several processes on this machine, until all have ended.
 
     What they are told is what a cluster's launcher would tell them: `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` on torch,
-    `TF_CONFIG` on TensorFlow, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`, `JAX_LOCAL_DEVICE_IDS` on JAX.
+    `TF_CONFIG` on TensorFlow, `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`, `JAX_LOCAL_DEVICE_IDS` on JAX. Each
+    gets its share of the cores, where there is one for each.
 
     Args:
         backend: `"tensorflow"`, `"jax"` or `"torch"`.
@@ -125,7 +127,8 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
             for i, environment in enumerate(environments):
                 output = None if i == 0 else sys.stderr.fileno()
                 mine = {**os.environ, **environment, FOLDER: name, PARENT: str(os.getpid())}
-                processes.append(subprocess.Popen(command, env=mine, stdout=output))
+                with _on_cores_of(i, len(environments)):
+                    processes.append(subprocess.Popen(command, env=mine, stdout=output))
 
             def forward(number: int, frame: object) -> None:
                 # A preemption: each gets the chance to save.
@@ -160,6 +163,24 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+
+
+@contextlib.contextmanager
+def _on_cores_of(process: int, processes: int) -> Iterator[None]:
+    """While this context is open, what is started runs on this process's share of the cores that the launcher may use.
+
+    Frameworks start a thread for each core that they may use: with all cores each, N processes would have N threads on every core.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    if len(cores) < processes:
+        yield
+        return
+    first, last = (len(cores) * i // processes for i in (process, process + 1))
+    os.sched_setaffinity(0, cores[first:last])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _where(beats: Path, process: int) -> str:

@@ -18,6 +18,7 @@ from keras import ops
 from keras_dlrm.schema import Categorical, Schema
 
 _ROWS_AT_ONCE = 2**16
+_ROWS_DRAWN = 2**18
 
 
 def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,6 +66,8 @@ def click_schema(rows: int) -> Schema:
 class Steps(keras.utils.PyDataset):
     """Batches by their number: step i's batch depends on the log and on i alone.
 
+    They are drawn beforehand, as every process would draw all of each. The first 262,144 rows come again and again.
+
     Args:
         log: A log with `batch(number, batch_size)`.
         batch_size: B.
@@ -73,13 +76,16 @@ class Steps(keras.utils.PyDataset):
 
     def __init__(self, log: Any, batch_size: int, first: int, stop: int) -> None:
         super().__init__()
-        self.log, self.batch_size, self.first, self.stop = log, batch_size, first, stop
+        self.first, self.stop = first, stop
+        self._period = max(1, _ROWS_DRAWN // batch_size)
+        numbers = {i % self._period for i in range(first, min(stop, first + self._period))}
+        self._drawn = {number: log.batch(number, batch_size) for number in sorted(numbers)}
 
     def __len__(self) -> int:
         return max(self.stop - self.first, 0)
 
     def __getitem__(self, index: int) -> Any:
-        return self.log.batch(self.first + index, self.batch_size)
+        return self._drawn[(self.first + index) % self._period]
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

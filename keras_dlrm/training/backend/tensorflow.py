@@ -13,6 +13,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.training.backend.freed_memory import keep_freed_memory
 
 
 class _Untuned:
@@ -86,6 +87,10 @@ class SparseStep:
 
     def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
         return super().predict(**_untuned(_arguments(keras.Model.predict, self, args, kwargs), "steps"))  # type: ignore[misc]
+
+    def make_train_function(self: Any, force: bool = False) -> Any:
+        keep_freed_memory()
+        return super().make_train_function(force)  # type: ignore[misc]
 
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
