@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -252,42 +249,6 @@ def test_pipelines_have_no_tuning_thread_that_fit_would_wait_for(monkeypatch):
     model.evaluate(x, y, sample_weight=y, verbose=0)
     assert model.predict(Batches(), verbose=0).shape[0] == 6
     assert seen == [False] * 6
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax" or not sys.platform.startswith("linux") or os.environ.get("KERAS_DLRM_TEST_GPU") == "1",
-    reason="glibc's memory under XLA, on the processor",
-)
-def test_a_step_does_not_fetch_its_memory_anew_from_the_kernel():
-    # In a process of its own: others allocate and free as they like. Each fault fetches a page of 4 KiB; what a step
-    # computes in between are 60 MB, which would be 15,000 pages.
-    program = """
-import resource
-import keras, numpy as np, keras_dlrm as kd
-schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50)])
-model = kd.models.DLRM(schema, 8, [512, 512, 8], [512, 512, 1])
-model.compile("sgd")
-batch = {"dense": np.ones((2048, 1), "float32"), "sparse": np.ones((2048, 1), "int32")}
-label = np.ones((2048, 1), "float32")
-def faults(steps):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(steps):
-        model.train_on_batch(batch, label)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(min(faults(5) for _ in range(12)) / 5)
-"""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-
-    def faults(**more):
-        done = subprocess.run(
-            [sys.executable, "-c", program], env={**env, **more}, capture_output=True, text=True, check=True
-        )
-        return float(done.stdout.split()[-1])
-
-    kept = faults()
-    assert kept < 1000
-    # Whoever has chosen a setting keeps it; this one gives everything back at once.
-    assert faults(MALLOC_MMAP_THRESHOLD_="65536") > 5 * kept
 
 
 INTEGERS = ["int32"] if keras.backend.backend() == "jax" else ["int32", "int64"]  # JAX has no other

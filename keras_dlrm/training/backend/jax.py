@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +17,7 @@ from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.sharding.meter import meter
 from keras_dlrm.sharding.step import WholeBatch
+from keras_dlrm.training.freed_memory import keep_freed_memory
 
 
 def collectives() -> Any:
@@ -42,27 +40,6 @@ def _within(narrowing: Narrowing, function: Any) -> Any:
     return narrowed
 
 
-KEPT = 1 << 30  # bytes
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """On CPUs with glibc, the process keeps up to 1 GiB of freed memory for the next step.
-
-    XLA allocates a step's intermediate results anew at each step. By default glibc has the kernel map and zero those pages
-    each time, which takes a quarter of a step at Criteo Kaggle's shape (jax 0.10.2). Who tunes malloc by environment
-    variables (`MALLOC_TRIM_THRESHOLD_` and the like, `GLIBC_TUNABLES`) keeps those settings.
-    """
-    tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if jax.default_backend() != "cpu" or tuned:
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, KEPT)
-        mallopt(_M_MMAP_THRESHOLD, KEPT)
-
-
 class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
@@ -73,7 +50,10 @@ class SparseStep:
     # by batch from a tf.data pipeline, a PyDataset, a DataLoader or a generator is narrowed on its way into the step.
 
     def make_train_function(self: Any, force: bool = False) -> None:
-        keep_freed_memory()
+        if jax.default_backend() == "cpu":
+            # XLA allocates a step's intermediate results anew at each step. Mapping and clearing those pages each time takes a
+            # quarter of a step at Criteo Kaggle's shape (jax 0.10.2).
+            keep_freed_memory()
         super().make_train_function(force)
         self.train_function = _within(self.narrowing, self.train_function)
 

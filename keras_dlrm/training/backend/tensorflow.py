@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -13,7 +14,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
-from keras_dlrm.training.backend.freed_memory import keep_freed_memory
+from keras_dlrm.training.freed_memory import keep_freed_memory
 
 
 class _Untuned:
@@ -69,6 +70,21 @@ def _arguments(method: Any, model: Any, args: Any, kwargs: Any) -> dict[str, Any
     return {**given, **rest}
 
 
+@functools.cache
+def _keep_freed_memory() -> None:
+    """As `keep_freed_memory`, on CPUs.
+
+    Outputs of operations are allocated anew in each step, and `from_generator`, which Keras makes of a `PyDataset`, has glibc map
+    each block above 128 KiB (TensorFlow 2.21, `ApplyPython311MemoryPatch`, once a process): at a batch of 2,048 a step of DLRM
+    touched 28,000 new pages and took 1.6 times as long.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return
+    # So that TensorFlow has done so before, and not after.
+    list(tf.data.Dataset.from_generator(lambda: iter([0.0]), output_signature=tf.TensorSpec((), tf.float32)))
+    keep_freed_memory()
+
+
 class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
@@ -89,7 +105,7 @@ class SparseStep:
         return super().predict(**_untuned(_arguments(keras.Model.predict, self, args, kwargs), "steps"))  # type: ignore[misc]
 
     def make_train_function(self: Any, force: bool = False) -> Any:
-        keep_freed_memory()
+        _keep_freed_memory()
         return super().make_train_function(force)  # type: ignore[misc]
 
     def train_step(self: Any, data: Any) -> Any:
