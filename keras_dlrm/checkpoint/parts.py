@@ -85,6 +85,10 @@ def _write_changes(path: Path, piece: Piece, before: Any) -> int:
     return len(changed)
 
 
+class Damaged(ValueError):
+    """An array is not as it was written."""
+
+
 class Stored:
     """A part of a checkpoint, to be read by rows.
 
@@ -93,24 +97,41 @@ class Stored:
         step: Which one.
         base: Step of the one that it has changes of, if it has.
         part: What the manifest says of the part.
+
+    Raises:
+        Damaged: it is not all there, here or when it is read.
     """
 
     def __init__(self, directory: Path, step: int, base: int | None, part: dict[str, Any]) -> None:
         path = folder_of(directory, step) / part["file"]
         self._ids = self._changes = None
         if "changes" not in part:
-            self._rows = open_array(path)
+            self._rows = _opened(path)
             return
-        self._rows = open_array(folder_of(directory, -1 if base is None else base) / part["file"])
+        self._rows = _opened(folder_of(directory, -1 if base is None else base) / part["file"])
         if part["changes"]:
-            self._ids = open_array(path / "ids").read().result()
-            self._changes = open_array(path / "changes").read().result()
+            self._ids, self._changes = (_read(_opened(path / name)) for name in ("ids", "changes"))
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start … stop - 1` of the part."""
-        rows: np.ndarray = self._rows[start:stop].read().result()
+        rows = _read(self._rows[start:stop])
         if self._ids is not None:
             low, high = np.searchsorted(self._ids, (start, stop))
             rows = np.array(rows)
             rows[self._ids[low:high] - start] = self._changes[low:high]  # type: ignore[index]
         return rows
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return open_array(path)
+    except ValueError as error:  # all that tensorstore raises
+        raise Damaged(str(error).split(" [", 1)[0]) from error
+
+
+def _read(array: Any) -> np.ndarray:
+    try:
+        found: np.ndarray = array.read().result()
+    except ValueError as error:
+        raise Damaged(str(error).split(" [", 1)[0]) from error
+    return found

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_dlrm.checkpoint.parts import Stored
+from keras_dlrm.checkpoint.parts import Damaged, Stored
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
 from keras_dlrm.checkpoint.store import ROWS, folder_of, read_manifest, steps_in
+
+# zlib.error is of a stream that a bit was changed in.
+_DAMAGE = (Damaged, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[str, Any] | None:
@@ -28,7 +34,7 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
 
     Raises:
         FileNotFoundError: there is none of `step`.
-        ValueError: the checkpoint is of another model or other optimizers; the model is not changed then.
+        ValueError: the checkpoint is of another model or other optimizers, or damaged; the model is not changed then.
     """
     directory = Path(directory)
     if step is None and not steps_in(directory):
@@ -48,15 +54,28 @@ def read(state: State, directory: Path, step: int | None = None) -> dict[str, An
     stored: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for part in manifest["parts"]:
         stored.setdefault((part["kind"], part["table"]), []).append(part)
-    wanted, dense = state.pieces, state.dense
-    with np.load(folder / "dense.npz", allow_pickle=False) as arrays:
-        _check(folder, stored, state, {n: tuple(arrays[n].shape) for n in arrays.files}, manifest["dense"])
-        for name, variable in dense.items():
-            variable.assign(arrays[name].astype(value_of(variable).dtype))
-    for piece in wanted:
-        for part in stored[piece.kind, piece.shard.table]:
-            _read_part(Stored(directory, manifest["step"], manifest.get("base"), part), part, piece)
-    return {"step": manifest["step"], "extra": manifest["extra"]}
+    step, base = manifest["step"], manifest.get("base")
+    needed = [(piece, part) for piece in state.pieces for part in stored.get((piece.kind, piece.shard.table), [])]
+    try:
+        # NumPy leaves a file open that it finds damaged.
+        with (folder / "dense.npz").open("rb") as file, np.load(file, allow_pickle=False) as members:
+            arrays = {name: members[name] for name in members.files}
+        _check(folder, stored, state, {name: tuple(array.shape) for name, array in arrays.items()}, manifest["dense"])
+        # Everything is read once before anything is written: what is damaged is seen by then.
+        for piece, part in needed:
+            for _ in _rows(Stored(directory, step, base, part), part, piece):
+                pass
+    except _DAMAGE as error:
+        raise ValueError(
+            f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it is restored. "
+            f"({error})"
+        ) from error
+    for name, variable in state.dense.items():
+        variable.assign(arrays[name].astype(value_of(variable).dtype))
+    for piece, part in needed:
+        for start, rows in _rows(Stored(directory, step, base, part), part, piece):
+            piece.write(start, rows)
+    return {"step": step, "extra": manifest["extra"]}
 
 
 def _check(
@@ -88,8 +107,8 @@ def _check(
             raise ValueError(f"{what}: {name} ({path}) has shape {there} there, {here} in the model.")
 
 
-def _read_part(stored: Stored, part: dict[str, Any], piece: Piece) -> None:
-    """Copy what a stored part and a piece have in common."""
+def _rows(stored: Stored, part: dict[str, Any], piece: Piece) -> Iterator[tuple[int, np.ndarray]]:
+    """What a stored part and a piece have in common: rows of the piece, each with the first one's number."""
     shard = piece.shard
     (low, high), (left, right) = part["rows"], part["columns"]
     start, stop = max(low, shard.start), min(high, shard.stop)
@@ -107,4 +126,4 @@ def _read_part(stored: Stored, part: dict[str, Any], piece: Piece) -> None:
                 around = piece.read(a - shard.start, b - shard.start).copy()
                 around[:, first - shard.first : last - shard.first] = rows
                 rows = around
-        piece.write(a - shard.start, np.ascontiguousarray(rows, dtype=np.float32))
+        yield a - shard.start, np.ascontiguousarray(rows, dtype=np.float32)

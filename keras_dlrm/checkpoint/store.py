@@ -58,7 +58,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> Any:
     return _tensorstore().open({**_spec(path), "metadata": {
         "shape": list(shape), "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
     }}, create=True).result()  # fmt: skip
 
 
@@ -68,7 +68,11 @@ def open_array(path: Path) -> Any:
 
 
 def _spec(path: Path) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"}}
+    return {
+        "driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"},
+        # A chunk that is not there is an error, not zeros; so chunks of zeros must be there, too.
+        "fill_missing_data_reads": False, "store_data_equal_to_fill_value": True,
+    }  # fmt: skip
 
 
 def _tensorstore() -> Any:

@@ -134,6 +134,43 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert kd.checkpoint.restore(model, tmp_path)["step"] == 1
 
 
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink()], ids=["truncated", "flipped", "deleted"])
+@pytest.mark.parametrize("incremental", [False, True], ids=["whole", "incremental"])
+def test_a_damaged_file_is_refused_and_the_model_left_alone(damage, incremental, tmp_path):
+    model = build(plan=PLANS["parts"])
+    train(model, batches(2))
+    kd.checkpoint.save(model, tmp_path, step=2)
+    if incremental:
+        train(model, batches(1))
+        kd.checkpoint.save(model, tmp_path, step=3, incremental=True)
+    other = build()
+    before = other.get_weights()
+    # What zarr.json says besides the shape may change without harm.
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("manifest.json", "zarr.json")]
+    if incremental:
+        files = [path for path in files if "step_0000000003" in str(path) or path.name != "dense.npz"]
+    assert len(files) > 8
+    for path in files:
+        kept = path.read_bytes()
+        damage(path)
+        with pytest.raises(ValueError, match="is damaged"):
+            kd.checkpoint.restore(other, tmp_path)
+        path.write_bytes(kept)
+    for mine, then in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, then)
+    assert kd.checkpoint.restore(other, tmp_path)["step"] == 3 if incremental else 2
+
+
 def test_a_file_of_a_later_version_is_refused(tmp_path):
     model = build()
     path = kd.checkpoint.save(model, tmp_path) / "manifest.json"
