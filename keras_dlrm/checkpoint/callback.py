@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.writing import save
 from keras_dlrm.sharding.heartbeat import PREEMPTED
 
@@ -29,6 +30,9 @@ class Checkpoints(keras.callbacks.Callback):
         whole: Every how many saves is a whole checkpoint; those between have only the rows that are not as in it. 1: all.
         look: Steps between two looks for SIGTERM.
 
+    Raises:
+        ValueError: `steps`, `whole` or `look` is not 1 or more.
+
     Attributes:
         preempted: Whether training ended because of SIGTERM.
     """
@@ -44,8 +48,10 @@ class Checkpoints(keras.callbacks.Callback):
         look: int = 10,
     ) -> None:
         super().__init__()
-        self.directory, self.steps, self.extra, self.keep, self.look = Path(directory), steps, extra, keep, look
-        self.whole = whole
+        self.directory, self.extra, self.keep = Path(directory), extra, keep
+        self.steps, self.whole, self.look = (
+            integer("Checkpoints", name, value) for name, value in (("steps", steps), ("whole", whole), ("look", look))
+        )
         self.step = first
         self.preempted = False
         self._told = False

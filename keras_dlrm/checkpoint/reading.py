@@ -34,11 +34,10 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
 
     Raises:
         FileNotFoundError: there is none of `step`.
-        ValueError: the checkpoint is of another model or other optimizers, or damaged; the model is not changed then.
+        ValueError: what is there are no checkpoints; the checkpoint is of another model or other optimizers, or damaged. The
+            model is not changed then.
     """
     directory = Path(directory)
-    if step is None and not steps_in(directory):
-        return None
     return read(state_of(model), directory, step)
 
 
@@ -46,6 +45,8 @@ def read(state: State, directory: Path, step: int | None = None) -> dict[str, An
     """As `restore`, into a state."""
     steps = steps_in(directory)
     if step is None and not steps:
+        if directory.exists() and (not directory.is_dir() or any(directory.glob("step_*"))):
+            raise ValueError(f"restore: {directory} is no folder of checkpoints: nothing in it has a manifest.")
         return None
     if step is not None and step not in steps:
         raise FileNotFoundError(f"restore: {directory} has no checkpoint of step {step}; there are {steps}.")
@@ -91,15 +92,20 @@ def _check(
         # This process may have no part of it.
         if kind == "tables" and table not in tables and not state.shared:
             raise ValueError(f"{what}: it has a table {table!r}; the model has {sorted(tables)}.")
+        if table in tables and (kind, table) not in needed:
+            mine = sorted(kind for kind, name in needed if name == table)
+            raise ValueError(f"{what}: of table {table!r} it has {kind}, the model has {mine}.")
     for piece in wanted:
         parts = stored.get((piece.kind, piece.shard.table))
         if parts is None:
             kinds = sorted(kind for kind, table in stored if table == piece.shard.table)
             raise ValueError(f"{what}: of table {piece.shard.table!r} it has {kinds or 'nothing'}, the model has {piece.kind}.")
         rows, columns = max(p["rows"][1] for p in parts), max(p["columns"][1] for p in parts)
-        mine = piece.tables.shape_of(piece.shard.table)
-        if (rows, columns) != mine or any(len(p["shape"]) != len(piece.shape) for p in parts):
-            raise ValueError(f"{what}: table {piece.shard.table!r} has shape {(rows, columns)} there, {mine} in the model.")
+        stored_shape = (rows, columns)[: len(parts[0]["shape"])]
+        shape = piece.tables.shape_of(piece.shard.table)[: len(piece.shape)]
+        if stored_shape != shape:
+            part = "" if piece.kind == "tables" else f"{piece.kind} of "
+            raise ValueError(f"{what}: {part}table {piece.shard.table!r} has shape {stored_shape} there, {shape} in the model.")
     for name in {*shapes, *dense}:
         there, here = shapes.get(name), tuple(dense[name].shape) if name in dense else None
         if there != here:

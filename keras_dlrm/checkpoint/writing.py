@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.parts import Base, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.checkpoint.store import MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
@@ -21,7 +22,8 @@ def save(
     """Write tables, slots, dense parameters and counters of a model in training.
 
     Where a plan shards the tables all processes call it, with a directory that all see; each writes its parts. The checkpoint
-    appears under its name, `step_…`, when everything is on the disk, or not at all. It does not depend on how the tables are
+    appears under its name, `step_…`, when everything is on the disk, or not at all. Those of later steps, of a run that was
+    given up for this one, go. It does not depend on how the tables are
     stacked or sharded, on the number of processes or the backend: `restore` reads it into any model of the same architecture.
 
     Args:
@@ -37,7 +39,7 @@ def save(
         The checkpoint's folder.
 
     Raises:
-        ValueError: the model is not built.
+        ValueError: the model is not built; an argument is out of range.
         OSError: something could not be written, in any process; its number and the reason are named in all.
 
     Example:
@@ -54,7 +56,15 @@ def save(
     ('step_0000000001', 1)
     """
     state = state_of(model)
-    step = int(value_of(model.optimizer.iterations)) if step is None else int(step)
+    if step is None:
+        if getattr(model, "optimizer", None) is None:
+            raise ValueError(f"save: {model.name} is not compiled, and so has no step; compile it, or give step=….")
+        step = int(value_of(model.optimizer.iterations))
+    step = integer("save", "step", step, 0)
+    try:
+        json.dumps(dict(extra or {}))
+    except TypeError as error:
+        raise ValueError(f"save: extra={extra!r} must be what JSON can write: {error}.") from error
     return write(state, Path(directory), step, extra, keep, incremental)
 
 
@@ -87,8 +97,9 @@ def write(
                 "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "dense": paths, "parts": parts,
             }  # fmt: skip
             _write_durably(partial / MANIFEST, json.dumps(manifest).encode())
-            if final.exists():  # saved before, and then trained from an earlier one
-                shutil.rmtree(final)
+            # Saved before, and then trained from an earlier one. The latest first: it may be changes of those before.
+            for later in reversed([s for s in steps_in(directory) if s >= step]):
+                shutil.rmtree(folder_of(directory, later))
             partial.rename(final)
             _sync(directory)
             steps = steps_in(directory)
@@ -100,7 +111,7 @@ def write(
     try:
         written = team.do(write_mine)
         team.do(lambda: commit([part for parts in written for part in parts]))
-    except OSError:
+    except BaseException:
         if team.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -150,11 +161,13 @@ class _Team:
         found, error = None, None
         try:
             found = work()
-        # tensorstore reports a full disk as a ValueError.
-        except (OSError, ValueError) as failure:
+        except Exception as failure:  # the others wait for this one's word, whatever it is
             error = f"{type(failure).__name__}: {failure}"
-            if self.size == 1:
+            # tensorstore reports a full disk as a ValueError.
+            if self.size == 1 and isinstance(failure, (OSError, ValueError)):
                 raise OSError(f"checkpoint: {failure}") from failure
+            if self.size == 1:
+                raise
         if self.size == 1:
             return [found]
         from keras_dlrm.sharding import everyone

@@ -12,25 +12,34 @@ import keras
 
 PREEMPTED = 75  # exit code of a process that was told to end and has saved: try again (sysexits.h)
 FOLDER = "KERAS_DLRM_HEARTBEATS"
+PROCESS = "KERAS_DLRM_PROCESS"
 _EVERY = 1.0  # seconds
 
 
-class Heartbeat(keras.callbacks.Callback):
-    """Writes, every second and at every change, the step and whether this process computes it or prepares the next batch.
+class _Beats:
+    """This process's signs of life: a file that says every second, and at every change, its step and its phase.
 
-    Does nothing where no folder was given by `KERAS_DLRM_HEARTBEATS`, as `launch` does.
-
-    Args:
-        process: Which process this is.
-        step: Steps before the first.
+    Phases: `"begin"`, until training begins; `"data"` and `"step"` in training; `"end"` after it. Nothing is written where no
+    folder was given by `KERAS_DLRM_HEARTBEATS`, as `launch` does.
     """
 
-    def __init__(self, process: int, step: int = 0) -> None:
-        super().__init__()
+    def __init__(self) -> None:
         folder = os.environ.get(FOLDER)
-        self._path = None if folder is None else Path(folder) / str(process)
-        self._step, self._phase = step, "data"
-        self._end = threading.Event()
+        self._path = None if folder is None else Path(folder) / os.environ.get(PROCESS, "0")
+        self._step, self._phase = 0, "begin"
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Beat from now on, until the process ends."""
+        if self._path is not None and self._thread is None:
+            self._write()
+            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread.start()
+
+    def say(self, step: int, phase: str) -> None:
+        """Where this process is."""
+        self._step, self._phase = step, phase
+        self._write()
 
     def _write(self) -> None:
         if self._path is None:
@@ -43,23 +52,38 @@ class Heartbeat(keras.callbacks.Callback):
             pass  # the run is over
 
     def _beat(self) -> None:
-        while not self._end.wait(_EVERY):
+        while True:
+            time.sleep(_EVERY)
             self._write()
 
+
+beats = _Beats()
+
+
+class Heartbeat(keras.callbacks.Callback):
+    """Tells `launch` each step of `fit`, so that a run without progress ends with the name of who keeps the others waiting.
+
+    Args:
+        step: Steps before the first.
+    """
+
+    def __init__(self, step: int = 0) -> None:
+        super().__init__()
+        self._step = step
+
     def on_train_begin(self, logs: Any = None) -> None:
-        self._write()
-        threading.Thread(target=self._beat, daemon=True).start()
+        beats.begin()
+        beats.say(self._step, "data")
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._phase = "step"
-        self._write()
+        beats.say(self._step, "step")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._step, self._phase = self._step + 1, "data"
-        self._write()
+        self._step += 1
+        beats.say(self._step, "data")
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._end.set()
+        beats.say(self._step, "end")
 
 
 def read_beats(folder: Path) -> dict[int, tuple[int, str, float]]:

@@ -15,19 +15,18 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, read_beats
+from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, PROCESS, read_beats
 
 _POLL = 0.1  # seconds
 # Bad input; told to end, after a checkpoint or before there was anything to save.
 _FINAL = (2, PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
-_MEMBER = "KERAS_DLRM_PROCESS"
 PARENT = "KERAS_DLRM_LAUNCHER"
 _PR_SET_PDEATHSIG = 1
 
 
 def is_member() -> bool:
     """Whether this process is one of a run already: of `launch`, or of a cluster's launcher."""
-    names = (_MEMBER, "RANK", "TF_CONFIG", "JAX_COORDINATOR_ADDRESS")
+    names = (PROCESS, "RANK", "TF_CONFIG", "JAX_COORDINATOR_ADDRESS")
     return any(name in os.environ for name in names) or is_task()
 
 
@@ -41,7 +40,9 @@ def end_with_launcher() -> None:
     parent = os.environ.get(PARENT)
     if parent is not None and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):
+        try:
+            os.kill(int(parent), 0)
+        except ProcessLookupError:  # before it could be heard of
             sys.exit(1)
 
 
@@ -58,7 +59,9 @@ def launch(
         backend: `"tensorflow"`, `"jax"` or `"torch"`.
         processes: How many.
         restarts: How often all are started again after one is lost: for programs that go on from a checkpoint.
-        timeout: Seconds without any progress after which the run counts as stuck; those that all others wait for are named.
+        timeout: Seconds without progress after which the run counts as stuck; those that all others wait for are named. A process
+            gives signs of life once it has called `kd.sharding.start`, and tells its steps where `fit` has the callback
+            `keras_dlrm.sharding.heartbeat.Heartbeat`; nothing is expected of one that does neither.
         command: Program and arguments; this program by default.
 
     Returns:
@@ -88,7 +91,7 @@ def environments(backend: str, processes: int) -> list[dict[str, str]]:
     host, port = addresses[0].split(":")
     found = []
     for i in range(processes):
-        mine = {"KERAS_BACKEND": backend, _MEMBER: str(i)}
+        mine = {"KERAS_BACKEND": backend, PROCESS: str(i)}
         if backend == "torch":
             mine |= {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)}
             mine |= {"MASTER_ADDR": host, "MASTER_PORT": port}
@@ -100,7 +103,7 @@ def environments(backend: str, processes: int) -> list[dict[str, str]]:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
             mine |= {"TF_CONFIG": json.dumps(task)}
         if processes == 1:
-            mine = {"KERAS_BACKEND": backend, _MEMBER: "0"}
+            mine = {"KERAS_BACKEND": backend, PROCESS: "0"}
         found.append(mine)
     return found
 
@@ -151,10 +154,12 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
                     return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else "")
                 if all(code == 0 for code in codes):
                     return 0, ""
-                now = "".join(f"{step}{phase}" for step, phase, _ in read_beats(beats).values())
+                found = {i: beat for i, beat in read_beats(beats).items() if codes[i] is None}
+                silent_for = max((time.time() - when for _, _, when in found.values()), default=0.0)
+                now = "".join(f"{step}{phase}" for step, phase, _ in found.values() if phase in ("step", "data"))
                 if now != progress:
                     progress, since = now, time.monotonic()
-                elif time.monotonic() - since > timeout:
+                if silent_for > timeout or (now and time.monotonic() - since > timeout):
                     return 1, _stuck(beats, len(processes), timeout)
                 time.sleep(_POLL)
         finally:
@@ -190,7 +195,7 @@ def _where(beats: Path, process: int) -> str:
 
 def _silent(beats: Path, processes: int) -> list[int]:
     found, now = read_beats(beats), time.time()
-    return [i for i in range(processes) if i not in found or now - found[i][2] > 5.0]
+    return [i for i in range(processes) if i in found and now - found[i][2] > 5.0]
 
 
 def _stuck(beats: Path, processes: int, timeout: float) -> str:

@@ -226,7 +226,6 @@ def train(
         checkpoint_steps: Steps between two.
     """
     from keras_dlrm.checkpoint import Checkpoints, restore
-    from keras_dlrm.sharding import backend
     from keras_dlrm.sharding.heartbeat import Heartbeat
     from keras_dlrm.sharding.part import Part
 
@@ -237,7 +236,7 @@ def train(
         if found is not None:
             first, losses = found["step"], found["extra"]["losses"]
     recorder = Recorder(losses)
-    callbacks = [recorder, Heartbeat(backend.process_rank(), first)]
+    callbacks = [recorder, Heartbeat(first)]
     if checkpoint is not None:
         callbacks.append(Checkpoints(checkpoint, checkpoint_steps, first, lambda: {"losses": recorder.losses}))
     if first < steps:
@@ -257,11 +256,10 @@ def run(
         processes, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, learning_rate, checkpoint,
             checkpoint_steps, timeout, restarts, as_json: As `hybrid_options` gives them.
     """
-    from keras_dlrm.sharding.launch import end_with_launcher, is_member, launch
+    from keras_dlrm.sharding.launch import is_member, launch
 
     if not is_member():
         sys.exit(launch(backend, processes, restarts if checkpoint else 0, timeout))
-    end_with_launcher()
 
     import keras_dlrm as kd
     from keras_dlrm.sharding import backend as collectives
@@ -277,7 +275,7 @@ def run(
             model.optimizer.learning_rate = learning_rate
         log = kd.data.synthetic.PlantedClickLog(schema, seed=seed)
         recorder = train(model, log, steps, global_batch, checkpoint, checkpoint_steps)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         fail(error)
     report(model, recorder, global_batch, as_json)
     kd.sharding.stop()

@@ -104,7 +104,7 @@ def test_old_checkpoints_go_and_a_half_written_one_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: build("adam"), "table 'a/b' it has .*slots/accumulator.*the model has slots/momentum"),
+        (lambda: build("adam"), "table 'a/b' it has slots/accumulator, the model has .*slots/momentum"),
         (lambda: build(dim=4), r"table 'a/b' has shape \(50, 8\) there, \(50, 4\) in the model"),
     ],
 )
@@ -132,6 +132,65 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["step_0000000001"]
     assert kd.checkpoint.restore(model, tmp_path)["step"] == 1
+
+
+def test_a_run_that_went_on_from_an_earlier_step_takes_the_place_of_the_other(tmp_path):
+    model = build()
+    for step in (2, 4, 6):
+        train(model, batches(2))
+        kd.checkpoint.save(model, tmp_path, step=step, keep=None, incremental=step == 6)
+    assert kd.checkpoint.restore(model, tmp_path, step=2)["step"] == 2
+    train(model, list(batches(3))[1:])
+    kd.checkpoint.save(model, tmp_path, step=4, keep=None)
+    expected = model.embeddings.embedding_tables()
+    other = build()
+    assert kd.checkpoint.restore(other, tmp_path)["step"] == 4
+    for name, table in other.embeddings.embedding_tables().items():
+        np.testing.assert_array_equal(table, expected[name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_0000000002", "step_0000000004"]
+
+
+def embedding_rule(rule):
+    model = build()
+    model.compile("adam", embedding_optimizer=rule)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (kd.optimizers.RowwiseAdagrad, r"slots/accumulator of table 'a/b' has shape \(50, 8\) there, \(50,\) in the model"),
+        (kd.optimizers.SGD, r"of table 'a/b' it has slots/accumulator, the model has \['tables'\]"),
+    ],
+)
+def test_other_row_rules_are_refused(rule, message, tmp_path):
+    kd.checkpoint.save(embedding_rule(kd.optimizers.Adagrad(0.1)), tmp_path)
+    with pytest.raises(ValueError, match=message):
+        kd.checkpoint.restore(embedding_rule(rule(0.1)), tmp_path)
+
+
+def test_what_is_no_folder_of_checkpoints_is_refused(tmp_path):
+    model = build()
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "step_0000000001").mkdir(parents=True)
+    for name in ("file", "folder"):
+        with pytest.raises(ValueError, match="nothing in it has a manifest"):
+            kd.checkpoint.restore(model, tmp_path / name)
+
+
+def test_bad_arguments_of_save_write_nothing(tmp_path):
+    model = build()
+    with pytest.raises(ValueError, match="step=-1 must be an integer >= 0"):
+        kd.checkpoint.save(model, tmp_path, step=-1)
+    with pytest.raises(ValueError, match="extra=.* must be what JSON can write"):
+        kd.checkpoint.save(model, tmp_path, extra={"loss": np.float32(1)})
+    with pytest.raises(ValueError, match="steps=0 must be an integer >= 1"):
+        kd.checkpoint.Checkpoints(tmp_path, steps=0)
+    plain = kd.models.DLRM(SCHEMA, 8, bottom_mlp=[8, 8], top_mlp=[8, 1])
+    plain.predict(next(batches(1))[0], verbose=0)
+    with pytest.raises(ValueError, match="is not compiled, and so has no step"):
+        kd.checkpoint.save(plain, tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def truncate(path):

@@ -1,7 +1,11 @@
-"""The launcher's processes share the machine's cores out among them."""
+"""The launcher: its processes share the machine's cores out, end with it, and are watched once they tell their steps."""
 
 import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import keras
 import pytest
@@ -30,6 +34,75 @@ def test_each_process_has_its_share_of_the_cores(tmp_path):
 def test_more_processes_than_cores_share_all_of_them(tmp_path):
     mine = os.sched_getaffinity(0)
     assert cores_of(len(mine) + 1, tmp_path) == [mine] * (len(mine) + 1)
+
+
+MEMBER = """
+import sys, time
+import keras_dlrm as kd
+from keras_dlrm.sharding.heartbeat import Heartbeat
+if "start" in sys.argv:
+    kd.sharding.start()
+if "train" in sys.argv:
+    Heartbeat().on_train_begin()
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [[], ["start"]], ids=["plain", "started"])
+def test_a_program_that_tells_no_steps_is_left_alone(what):
+    assert launch(keras.backend.backend(), 1, timeout=10.0, command=[sys.executable, "-c", MEMBER, "15", *what]) == 0
+
+
+@pytest.mark.slow
+def test_a_program_that_stops_in_training_is_ended(capfd):
+    command = [sys.executable, "-c", MEMBER, "600", "train"]
+    assert launch(keras.backend.backend(), 1, timeout=3.0, command=command) == 1
+    assert "no progress for 3 s in step 0: process 0 of 1 prepares data" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
+def test_the_processes_of_any_program_end_with_the_launcher(number, tmp_path):
+    member = tmp_path / "member.py"
+    member.write_text(MEMBER + "\n")
+    program = (
+        "import sys; from keras_dlrm.sharding.launch import launch; "
+        f"sys.exit(launch({keras.backend.backend()!r}, 2, command=[sys.executable, {str(member)!r}, '600', 'start']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    # Two that have come to their sleep: no processor time any more.
+    while len(pids := members(process.pid)) < 2 or not all(joined(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(number)
+    process.wait(60)
+    while any(runs(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def stat(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def joined(pid):
+    used = stat(pid)[11:13]
+    time.sleep(1.0)
+    return stat(pid)[11:13] == used and int(used[0]) > 100
+
+
+def runs(pid):
+    try:
+        return stat(pid)[0] != "Z"
+    except OSError:
+        return False
+
+
+def members(pid):
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(child) for child in found.stdout.split()]
 
 
 def test_steps_are_drawn_once_and_come_again():

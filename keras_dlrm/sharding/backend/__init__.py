@@ -1,6 +1,6 @@
 """The collectives of each backend, chosen here and nowhere else. All processes call them, in the same order.
 
-- `start(timeout)` joins the processes that a launcher started; `stop()` leaves them.
+- `start(timeout)` joins the processes that a launcher started, ends with it, and gives signs of life; `stop()` leaves them.
 - `world_size()`, `rank()`: N and this process's place among them; on JAX devices count, not processes. `process_count()` and
   `process_rank()` count processes on all backends.
 - `exchange(x)`: x[r] goes to rank r, and row s of the result is what rank s sent. Its gradient takes the way back.
@@ -16,7 +16,21 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.sharding.heartbeat import beats
+from keras_dlrm.sharding.launch import end_with_launcher
+
 _adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+
+def start(timeout: float = 300.0) -> None:
+    """Join the processes that a launcher started; nothing where this one is alone.
+
+    Args:
+        timeout: Seconds that a process waits for the others, here and in each exchange.
+    """
+    end_with_launcher()
+    beats.begin()
+    _adapter.start(timeout)
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,8 @@ def start(timeout: float = 300.0) -> None:
 
     A launcher that JAX knows (SLURM, Open MPI, a TPU pod), or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
     """
+    # It would catch SIGTERM and do nothing; `kd.checkpoint.Checkpoints` has its own way.
+    jax.config.update("jax_enable_preemption_service", False)
     if not jax.distributed.is_initialized() and is_task() and "JAX_COORDINATOR_ADDRESS" not in os.environ:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(initialization_timeout=int(timeout))
