@@ -82,7 +82,7 @@ def _is_real() -> bool:
 def _keys(x: Any) -> dict[str, Any]:
     # No timeout: in TensorFlow 2.21 each collective that has one takes a thread that sleeps so long, even if the collective is
     # done before; after some hundred steps there are no more threads. The strategy itself looks after its workers.
-    return replicas.keys(tf.shape(x)[1] if x.shape.rank > 1 else 0) if _scope() else _keys_of_processes()
+    return replicas.keys(x) if _scope() else _keys_of_processes()
 
 
 def _keys_of_processes() -> dict[str, Any]:

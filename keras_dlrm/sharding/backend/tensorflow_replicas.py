@@ -54,12 +54,14 @@ def place_of(strategy: Any) -> tuple[int, int]:
     return chiefs + resolver.task_id, workers
 
 
-def keys(rows: Any) -> dict[str, Any]:
+def keys(x: Any) -> dict[str, Any]:
     """Which collective of the step the next one is, the same in all replicas.
 
     Args:
-        rows: That the replicas hand over; TensorFlow keeps the shape that a collective of a group had at first.
+        x: What the replicas hand over.
     """
+    # TensorFlow keeps the shape that a collective of a group had at first: batches of each length are a group of their own.
+    rows = tf.reduce_prod([tf.shape(x)[i] for i, d in enumerate(x.shape) if d is None]) if None in x.shape.as_list() else 0
     strategy = tf.distribute.get_strategy()
     place = replica()
     first, tokens = _group_of(strategy)
