@@ -81,7 +81,7 @@ class Checkpoints(keras.callbacks.Callback):
             self._save()
 
     def _any_told(self) -> bool:
-        if not getattr(self.model, "sharded", False):
+        if not getattr(self.model, "shared", False):
             return self._told
         from keras_dlrm.sharding import everyone
 

@@ -79,7 +79,7 @@ def state_of(model: Any) -> State:
                 raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
             seen.add(name)
         found += pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
-    return State(dense, found, bool(getattr(model, "sharded", False)))
+    return State(dense, found, bool(getattr(model, "shared", False)))
 
 
 def pieces(tables: Any, names: Iterable[str], slots_of: Callable[[Any], Mapping[str, Any]]) -> Iterator[Piece]:
@@ -137,5 +137,6 @@ def value_of(variable: Any) -> np.ndarray:
     value = variable.value
     if hasattr(value, "addressable_data"):
         value = value.addressable_data(0)
-    array = ops.convert_to_numpy(value)
+    # By way of a tensor: of copies that a strategy of TensorFlow keeps, one.
+    array = ops.convert_to_numpy(ops.convert_to_tensor(value))
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else np.array(array)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
 from keras_dlrm.embeddings.stacking import Stack
@@ -56,7 +56,7 @@ class ShardedTables:
             variable.sharded = not group.replicated
             variable.columns_apart = any(shard.width < self.plan.shapes[shard.table][1] for shard, _ in group.placed)
             if group.replicated:
-                variable.sum_copies = self._sum_copies
+                variable.sum_copies = sum_copies
             use_huge_pages(variable)
             self.variables.append(variable)
         for stack in self.stacks:
@@ -82,6 +82,7 @@ class ShardedTables:
             weights = ops.transpose(_side_by_side(own))
         exchanged = self.layout.exchanged
         answers: list[Any] = []
+        self.collectives.check_call(self.plan.world_size)
         if exchanged:
             mine = self.collectives.exchange(_side_by_side([_asked(g, ids) for g in exchanged]))
             theirs = None
@@ -145,16 +146,6 @@ class ShardedTables:
             first += count
         return found
 
-    def _sum_copies(self, table: Any, ids: Any, gradient: Any, most: int) -> tuple[Any, Any]:
-        """Gradients of the rows of a replicated table → those of all processes, repeated rows summed."""
-        beyond = table.shape[0]
-        room = most - ops.shape(ids)[0]
-        ids = ops.concatenate([ids, ops.full((room,), beyond, dtype=ids.dtype)])
-        gradient = ops.concatenate([gradient, ops.zeros((room, gradient.shape[1]), gradient.dtype)])
-        ids, gradient = self.collectives.gather(ids), self.collectives.gather(gradient)
-        unique_ids, index = backend.unique(ids, beyond)
-        return backend.within(unique_ids, backend.sum_by(gradient, index, ops.shape(unique_ids)[0]), beyond)
-
     # -- the tables --------------------------------------------------------------------------------------------------
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
@@ -163,7 +154,7 @@ class ShardedTables:
             (shard, variable, start)
             for group, variable in zip(self.layout.groups, self.variables, strict=True)
             for shard, start in group.placed
-            if shard.table == name and (shard.rank is None or self.collectives.holds(shard.rank))
+            if shard.table == name and (shard.rank is None or self.collectives.holds(shard.rank, variable))
         ]
 
     def shape_of(self, name: str) -> tuple[int, int]:

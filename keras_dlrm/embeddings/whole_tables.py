@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings import backend, stand_ins
+from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
 from keras_dlrm.embeddings.stacking import Stack, pooled_before
@@ -44,6 +45,8 @@ class WholeTables:
                 dtype=layer.table_dtype,
             )
             make_table(table)
+            if backend.replicas() is not None:
+                table.sum_copies = sum_copies
             if in_parts:
                 use_huge_pages(table)
                 # Part by part, so that building a model takes no more memory than its tables.

@@ -59,7 +59,7 @@ class SparseTraining(SparseStep):
                 "rows; use mixed_bfloat16."
             )
         self._jit_compile_asked = kwargs.get("jit_compile", "auto")
-        if self.sharded and metrics is not None:
+        if self.sharded and metrics is not None and not _cuts_rows():
             # Rows that fill up a part of a batch have weight 0, which plain metrics would not see.
             kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
             metrics = None
@@ -147,9 +147,19 @@ class SparseTraining(SparseStep):
         """Whether a plan shards its tables, so that all processes take part in each step."""
         return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in self._flatten_layers())
 
+    @property
+    def shared(self: Any) -> bool:
+        """Whether other processes take part in its training."""
+        if self.in_replicas:
+            from keras_dlrm.sharding import backend
+
+            return bool(backend.process_count() > 1)
+        return self.sharded  # type: ignore[no-any-return]
+
     def part_of_step(self: Any, x: Any, sample_weight: Any) -> WholeBatch:
-        """What of a step's batch, loss and gradients is this process's."""
-        return PartOfBatch(self, x, sample_weight) if self.sharded else WholeBatch(sample_weight)
+        """What of a step's batch, loss and gradients is this process's, or this replica's."""
+        alone = not (self.sharded or self.in_replicas)
+        return WholeBatch(sample_weight) if alone else PartOfBatch(self, x, sample_weight)
 
     def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
@@ -175,7 +185,7 @@ class SparseTraining(SparseStep):
             rows = ops.shape(keras.tree.flatten(x)[0])[0]
         self._loss_tracker.update_state(loss, sample_weight=rows)
         if self._compile_metrics is not None:
-            y, y_pred, sample_weight = part.gather(y, y_pred, sample_weight)
+            y, y_pred, sample_weight = part.gather(y, y_pred)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
@@ -229,6 +239,12 @@ class FunctionalSparseModel(SparseModel, Functional):
             for x, i in zip(flat_inputs, self._inputs, strict=False)
         ]
         return super()._convert_inputs_to_tensors(inputs)
+
+
+def _cuts_rows() -> bool:
+    from keras_dlrm.sharding import backend
+
+    return bool(backend.CUTS_ROWS)
 
 
 def _listed(metrics: Any) -> list[Any]:

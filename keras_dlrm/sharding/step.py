@@ -33,9 +33,9 @@ class WholeBatch:
         """Sums over all processes."""
         return list(tensors)
 
-    def gather(self, *tensors: Any) -> list[Any]:
-        """Rows of all processes."""
-        return list(tensors)
+    def gather(self, y: Any, y_pred: Any) -> tuple[Any, Any, Any]:
+        """Labels, predictions and sample weights of all processes' rows."""
+        return y, y_pred, self.sample_weight
 
     @property
     def rows(self) -> Any:
@@ -60,13 +60,13 @@ class PartOfBatch(WholeBatch):
         self._model = model
         here = ops.cast(ops.shape(keras.tree.flatten(x)[0])[0], "float32")
         reduction = getattr(model.loss, "reduction", "sum_over_batch_size")
+        self._marked = None
         if sample_weight is None:  # on no process: their parts are equally large
             whole = self._rows = here * backend.world_size()
         else:
-            sample_weight = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
-            filler = ops.equal(sample_weight, FILLER)
-            self.sample_weight = ops.where(filler, ops.zeros_like(sample_weight), sample_weight)
-            real = part = ops.sum(ops.cast(ops.logical_not(filler), "float32"))
+            self._marked = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+            self.sample_weight = _without_filler(self._marked)
+            real = part = ops.sum(ops.cast(ops.not_equal(self._marked, FILLER), "float32"))
             if reduction == "mean_with_sample_weight":
                 here = part = ops.sum(self.sample_weight)
             whole, self._rows = backend.all_sum([part, real])
@@ -84,12 +84,21 @@ class PartOfBatch(WholeBatch):
         sums = iter(self._backend.all_sum(present))
         return [None if t is None else next(sums) for t in tensors]
 
-    def gather(self, *tensors: Any) -> list[Any]:
+    def gather(self, y: Any, y_pred: Any) -> tuple[Any, Any, Any]:
+        tensors = (y, y_pred, self._marked)
         columns = [ops.cast(ops.reshape(t, (-1, 1)), "float32") for t in tensors if t is not None]
         every = self._backend.gather(ops.concatenate(columns, axis=1))  # one message instead of three
+        if self._marked is not None:
+            every = self._backend.real_rows(every, ops.not_equal(every[:, -1], FILLER))
         split = iter([every[:, i : i + 1] for i in range(len(columns))])
-        return [None if t is None else next(split) for t in tensors]
+        y, y_pred, marked = (None if t is None else next(split) for t in tensors)
+        return y, y_pred, None if marked is None else _without_filler(marked)
 
     @property
     def rows(self) -> Any:
         return self._rows
+
+
+def _without_filler(weight: Any) -> Any:
+    """Weights that can be multiplied with: 0 of filler."""
+    return ops.where(ops.equal(weight, FILLER), ops.zeros_like(weight), weight)

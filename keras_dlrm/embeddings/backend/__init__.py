@@ -8,7 +8,9 @@ Each adapter has the same functions:
 - `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
 - `scatter(variable, ids, rows)` writes rows; ids do not repeat, but for those beyond the table, which are left out.
 - `read(variable, start, stop)` → a float32 NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
-  `start` on by float32 NumPy ones. Neither needs memory for more than those rows.
+  `start` on by float32 NumPy ones. Neither needs memory for more than those rows. On TensorFlow `copy` is which of a strategy's
+  copies in this process; all are written where it is not given.
+- `replicas()` → the tf.distribute strategy in whose scope this is, if it has replicas that each call the model; else `None`.
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
 - `memory(variable)` → (address, bytes) of the memory that a variable's value lies in, or `None` where that is not one place in
   this machine's memory. To be asked before the variable's first gather or scatter.

@@ -14,6 +14,8 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 UNDER_XLA = False
 # Keras squares the slices of an IndexedSlices gradient one by one (tf_keras summed repeated ones first).
 REPEATS_ARE_WRONG = True
+# Strategies whose replicas each call the model on a part of the batch, with a copy of each variable.
+_MIRRORS = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
@@ -22,16 +24,32 @@ def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
 
 def take(variable: Any, ids: Any) -> Any:
     # Not of the variable's value: after a scatter TensorFlow copies the whole variable whenever its value is read.
-    return tf.gather(variable.value, ids)
+    return tf.gather(_here(variable), ids)
 
 
 def gather(variable: Any, ids: Any) -> Any:
     # A gather from the resource reads the rows only; reading the variable first would copy the table.
-    return tf.stop_gradient(tf.gather(variable.value, ids))
+    return tf.stop_gradient(tf.gather(_here(variable), ids))
 
 
 def scatter(variable: Any, ids: Any, rows: Any) -> None:
-    variable.value.scatter_update(tf.IndexedSlices(rows, ids))
+    _here(variable).scatter_update(tf.IndexedSlices(rows, ids))
+
+
+def replicas(strategy: Any = None) -> Any:
+    strategy = strategy or tf.distribute.get_strategy()
+    return strategy if isinstance(strategy, _MIRRORS) else None
+
+
+def _here(variable: Any) -> Any:
+    """A variable as TensorFlow knows it; of a strategy's copies this replica's, or the first outside of replicas."""
+    value = variable.value
+    if not isinstance(value, tf.distribute.DistributedValues) or not isinstance(value.distribute_strategy, _MIRRORS):
+        return value
+    replica = tf.distribute.get_replica_context() if replicas() else None
+    # TensorFlow's own property makes a tensor of the number.
+    place = 0 if replica is None else replica._replica_id_in_sync_group % len(value.values)
+    return value.values[place]
 
 
 def within(ids: Any, values: Any, rows: int) -> tuple[Any, Any]:
@@ -82,18 +100,26 @@ def densify(gradient: Any) -> Any:
     return tf.convert_to_tensor(gradient)
 
 
-def read(variable: Any, start: int, stop: int) -> np.ndarray:
+def _copies(variable: Any, copy: int | None) -> Any:
+    value = variable.value
+    copies = value.values if isinstance(value, tf.distribute.DistributedValues) else (value,)
+    return copies if copy is None else copies[copy : copy + 1]
+
+
+def read(variable: Any, start: int, stop: int, copy: int = 0) -> np.ndarray:
+    (value,) = _copies(variable, copy)
     # A slice of the variable would copy all of it first; a gather reads the rows asked for.
-    return tf.cast(tf.gather(variable.value, tf.range(start, stop)), tf.float32).numpy()
+    return tf.cast(tf.gather(value, tf.range(start, stop)), tf.float32).numpy()
 
 
 def can_write() -> bool:
     return not in_stateless_scope() and tf.executing_eagerly()
 
 
-def write(variable: Any, start: int, rows: np.ndarray) -> None:
-    ids = tf.range(start, start + len(rows))
-    variable.value.scatter_update(tf.IndexedSlices(tf.cast(rows, variable.dtype), ids))
+def write(variable: Any, start: int, rows: np.ndarray, copy: int | None = None) -> None:
+    update = tf.IndexedSlices(tf.cast(rows, variable.dtype), tf.range(start, start + len(rows)))
+    for value in _copies(variable, copy):
+        value.scatter_update(update)
 
 
 def on_tpu() -> bool:

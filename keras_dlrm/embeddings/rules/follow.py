@@ -91,7 +91,7 @@ def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
 
 def _rate(optimizer: Any) -> Any:
     rate = optimizer._learning_rate
-    return float(keras.ops.convert_to_numpy(rate.value)) if isinstance(rate, keras.Variable) else rate
+    return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else rate
 
 
 def _options(optimizer: Any) -> str:

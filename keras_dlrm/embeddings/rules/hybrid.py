@@ -77,7 +77,7 @@ class Hybrid(keras.optimizers.Optimizer):
         rates = [optimizer._learning_rate for optimizer in (self.rows, self.dense)]
         if not all(isinstance(rate, keras.Variable) for rate in rates):
             return None
-        rows, dense = (float(ops.convert_to_numpy(rate.value)) for rate in rates)
+        rows, dense = (float(ops.convert_to_numpy(ops.convert_to_tensor(rate))) for rate in rates)
         return rows / dense if dense > 0 else None
 
     def build(self, variables: Sequence[Any]) -> None:

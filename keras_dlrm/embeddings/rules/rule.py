@@ -165,6 +165,14 @@ class RowRule(keras.optimizers.Optimizer):
         """Count one step."""
         self._iterations.assign_add(1)
 
+    def save_own_variables(self, store: Any) -> None:
+        if any(getattr(slot, "sharded", False) for slots in self._slots for slot in slots.values()):
+            raise ValueError(
+                f"{type(self).__name__}: a plan shards its slots, of which only a part would be saved; save a checkpoint "
+                "(kd.checkpoint.save), and restore it into a model that was built without a plan."
+            )
+        super().save_own_variables(store)
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         rate = config["learning_rate"]

@@ -1,13 +1,15 @@
 """The collectives of each backend, chosen here and nowhere else. All processes call them, in the same order.
 
 - `start(timeout)` joins the processes that a launcher started, ends with it, and gives signs of life; `stop()` leaves them.
-- `world_size()`, `rank()`: N and this process's place among them; on JAX devices count, not processes. `process_count()` and
-  `process_rank()` count processes on all backends.
+- `world_size()`, `rank()`: N and this process's place among them; on JAX devices count, not processes, and so do replicas inside a
+  scope of tf.distribute. `process_count()` and `process_rank()` count processes on all backends.
 - `exchange(x)`: x[r] goes to rank r, and row s of the result is what rank s sent. Its gradient takes the way back.
 - `all_sum(tensors)` → their sums over all ranks. `gather(x)` → every rank's x, one below the other.
 - `all_words(words)`: outside of steps, an int32 array of every process, (processes, n).
 - `add_table(layer, name, shape, dtype, replicated)` → the variable of this process's rows (on JAX of all devices' rows).
-- `holds(owner)`: whether a rank's rows lie in this process. `read(variable, owner, start, stop)` and
+- `check_call(n)`: raises where a model over n ranks is called as a function, outside of its steps.
+- `real_rows(x, real)`: the rows of x where `real` is true; `CUTS_ROWS`: whether that is possible. On JAX it is not: all rows stay.
+- `holds(owner, variable)`: whether a rank's rows of a variable lie in this process. `read(variable, owner, start, stop)` and
   `write(variable, owner, start, rows)`: rows of that rank, counted from its first; of a copy where `owner` is `None`.
 """
 

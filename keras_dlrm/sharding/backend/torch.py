@@ -14,6 +14,8 @@ from torch import distributed
 from keras_dlrm.embeddings import backend as tables
 from keras_dlrm.sharding.meter import meter
 
+CUTS_ROWS = True
+
 
 def start(timeout: float = 300.0) -> None:
     """Join the processes that torchrun, or a launcher with its environment variables, started."""
@@ -91,6 +93,14 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def real_rows(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    return x[real]
+
+
+def check_call(n: int) -> None:
+    """Every process may call the model, if all do."""
+
+
 # -- variables ---------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +108,7 @@ def add_table(layer: Any, name: str, shape: tuple[int, int], dtype: str, replica
     return layer.add_weight(name=name, shape=shape, initializer="zeros", autocast=False, dtype=dtype)
 
 
-def holds(owner: int) -> bool:
+def holds(owner: int, variable: Any) -> bool:
     return owner == rank()
 
 

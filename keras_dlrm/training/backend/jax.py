@@ -43,6 +43,8 @@ def _within(narrowing: Narrowing, function: Any) -> Any:
 class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
+    in_replicas = False
+
     def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.narrowing.arrays(inputs), *args, **kwargs)
 

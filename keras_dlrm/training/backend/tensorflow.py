@@ -14,6 +14,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.training.backend.replicas import Replicas
 from keras_dlrm.training.freed_memory import keep_freed_memory
 
 
@@ -85,31 +86,33 @@ def _keep_freed_memory() -> None:
     keep_freed_memory()
 
 
-class SparseStep:
+class SparseStep(Replicas):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = _untuned(_arguments(keras.Model.fit, self, args, kwargs), "steps_per_epoch")
+        given = self.divided(_untuned(_arguments(keras.Model.fit, self, args, kwargs), "steps_per_epoch"), "steps_per_epoch")
         if given["validation_data"] is not None:
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
             batch_size = given["validation_batch_size"] or given["batch_size"]
             valid = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
-            valid = _untuned({**valid, "steps": given["validation_steps"]}, "steps")
+            valid = self.divided(_untuned({**valid, "steps": given["validation_steps"]}, "steps"), "steps")
             given["validation_data"] = tuple(valid[name] for name in ("x", "y", "sample_weight") if name in valid)
         return super().fit(**given)  # type: ignore[misc]
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().evaluate(**_untuned(_arguments(keras.Model.evaluate, self, args, kwargs), "steps"))  # type: ignore[misc]
+        given = _untuned(_arguments(keras.Model.evaluate, self, args, kwargs), "steps")
+        return super().evaluate(**self.divided(given, "steps"))  # type: ignore[misc]
 
     def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().predict(**_untuned(_arguments(keras.Model.predict, self, args, kwargs), "steps"))  # type: ignore[misc]
+        given = _untuned(_arguments(keras.Model.predict, self, args, kwargs), "steps")
+        return super().predict(**self.divided(given, "steps"))  # type: ignore[misc]
 
     def make_train_function(self: Any, force: bool = False) -> Any:
         _keep_freed_memory()
         return super().make_train_function(force)  # type: ignore[misc]
 
     def train_step(self: Any, data: Any) -> Any:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = self.unpacked(data)
         part = self.part_of_step(x, sample_weight)
 
         def leaf(index: int, rows: Any) -> Any:
@@ -130,7 +133,7 @@ class SparseStep:
         return self.update_metrics(x, y, y_pred, part, loss)
 
     def test_step(self: Any, data: Any) -> Any:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = self.unpacked(data)
         part = self.part_of_step(x, sample_weight)
         loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
         (loss,) = part.sum([part.share(loss)])

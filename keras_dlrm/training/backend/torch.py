@@ -13,6 +13,8 @@ from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
 class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
+    in_replicas = False
+
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)

@@ -1,0 +1,117 @@
+"""Models built in the scope of a tf.distribute strategy train as on one device: losses, tables, slots, metrics, predictions."""
+
+import json
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dlrm as kd
+from keras_dlrm.sharding.launch import launch
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies are TensorFlow's")
+
+PROGRAM = Path(__file__).parent / "mirrored_program.py"
+MIXED = {"a": "row_wise", "b": "table_wise", "c": "column_wise", "e": "replicate"}
+
+
+def program():
+    """The module of the program, for its models and data."""
+    spec = spec_from_file_location("mirrored_program", PROGRAM)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def assert_same(found, expected, where):
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), where
+        for name in expected:
+            assert_same(found[name], expected[name], f"{where}.{name}")
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=where)
+
+
+def slots_of(model):
+    return {str(i): {k: v.numpy() for k, v in slots.items()} for i, slots in enumerate(model.optimizer.rows._slots)}
+
+
+def check(run, cases, tmp_path):
+    """Run cases in replicas, all going on from one device's checkpoint, and compare with one device; the same of what they save."""
+    one = program()
+    for i, case in enumerate(cases):
+        case |= {"restore": str(tmp_path / f"start_{i}"), "save": str(tmp_path / f"end_{i}")}
+        model = one.model_of(case)
+        model.train_on_batch(*one.data(16)[:2])
+        kd.checkpoint.save(model, case["restore"])
+    for case, found in zip(cases, run([{**c} for c in cases], tmp_path), strict=True):
+        assert found.pop("copies_differ") == 0, case
+        model = one.model_of(case)
+        expected = one.found_by(model, {**case, "save": None})
+        expected.pop("copies_differ")
+        assert_same(found, expected, str(case))
+        restored = one.model_of(case)
+        restored(one.data(4)[0])
+        kd.checkpoint.restore(restored, case["save"])
+        assert_same(slots_of(restored), slots_of(model), str(case))
+
+
+def run_program(cases, tmp_path):
+    path = tmp_path / "found.json"
+    subprocess.run([sys.executable, str(PROGRAM), str(path), json.dumps(cases)], check=True)
+    return json.loads(path.read_text())
+
+
+def run_workers(cases, tmp_path):
+    path = tmp_path / "found.json"
+    assert launch("tensorflow", 2, command=[sys.executable, str(PROGRAM), str(path), json.dumps(cases)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_two_replicas_train_as_one_device(tmp_path):
+    cases = [{"rule": "Adagrad", "kinds": MIXED, "weighted": True}, {"rule": "RowwiseAdagrad", "on_batch": True}]
+    check(run_program, [{"replicas": 2, **case} for case in cases], tmp_path)
+
+
+@pytest.mark.slow
+def test_three_replicas_train_as_one_device(tmp_path):
+    cases = [
+        {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
+        {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
+        {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True},
+    ]
+    check(run_program, [{"replicas": 3, **case} for case in cases], tmp_path)
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_device(tmp_path):
+    cases = [
+        {"rule": "SGD", "kinds": MIXED, "weighted": True, "on_batch": True},
+        {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True, "class_weight": True},
+        {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2},
+        {"rule": "Adagrad", "kinds": "replicate"},
+    ]
+    check(run_workers, cases, tmp_path)
+
+
+def test_what_does_not_work_in_a_scope_is_refused(tmp_path):
+    (found,) = run_program([{"replicas": 2, "refusals": True}], tmp_path)
+    expected = {
+        "called": "tables are sharded over 2 replicas was called as a function",
+        "called in scope": "tables are sharded over replicas was called as a function",
+        "part": "ValueError: Part: the data are divided already",
+        "divided": ": the data are divided already",
+        "eager": "ValueError: run_eagerly=True: replicas run one after the other",
+        "optimizer": "ValueError: compile: the optimizer was not made in the scope",
+        "compiled outside": "ValueError: compile: the optimizer was not made in the scope",
+        "metric": "was not made in the scope",
+        "accumulated": "ValueError: compile: gradient_accumulation_steps does not work in the scope",
+        "planned outside": "ValueError: use: the plan is for world_size=2, but 1 process runs here",
+        "saved": "ValueError: Adagrad: a plan shards its slots",
+    }
+    for name, message in expected.items():
+        assert message in found[name], f"{name}: {found[name]}"
