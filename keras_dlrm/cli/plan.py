@@ -55,7 +55,6 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
     """Place embedding tables on devices, and predict what a training step moves and takes."""
     from keras_dlrm.schema import Schema
     from keras_dlrm.sharding.estimate import explain
-    from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.sharding.planner import plan_for
     from keras_dlrm.sharding.workload import Workload
 
@@ -78,13 +77,13 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         "half_precision": options["half_precision"],
     }
     memory = None if options["memory"] is None else _bytes("--memory", options["memory"])
-    constraints = dict(_constraint(text) for text in options["constraints"])
+    constraints = _constraints(options["constraints"])
     if options["simulate"] is not None:
         work = Workload.of(columns, options["embedding_dim"], **model)
         _simulate(work, machine, constraints, memory, options, as_json)
         return
     if options["existing"] is not None:
-        found = ShardingPlan.load(options["existing"])
+        found = _existing(options, columns)
         if options["world_size"] not in (None, found.world_size):
             raise ValueError(
                 f"--world-size {options['world_size']}: {options['existing']} is a plan for {found.world_size}; leave it out."
@@ -101,6 +100,18 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
     print_json(as_json, {"plan": found.to_dict(), "estimate": estimate.to_dict()})
 
 
+def _existing(options: dict[str, Any], columns: Any) -> Any:
+    """The plan of --plan, whose file may leave out what the schema says."""
+    from keras_dlrm.sharding.plan import ShardingPlan
+
+    path = options["existing"]
+    try:
+        return ShardingPlan.load(path)
+    except ValueError:
+        shapes = {name: (rows, options["embedding_dim"]) for name, rows in columns.table_sizes.items()}
+        return ShardingPlan.load(path, shapes, options["world_size"])
+
+
 def _check(options: dict[str, Any]) -> None:
     simulate, existing = options["simulate"], options["existing"]
     if simulate is None and existing is None and options["world_size"] is None:
@@ -111,6 +122,9 @@ def _check(options: dict[str, Any]) -> None:
             raise ValueError(f"{word} is {'only' if name == 'plot' else 'not'} for --simulate; leave it out.")
     if existing is not None and (options["constraints"] or options["memory"]):
         raise ValueError("--constraint and --memory are for a new plan, not for --plan; leave them out.")
+    for name in ("output", "plot"):
+        if options[name] is not None and not options[name].parent.is_dir():
+            raise ValueError(f"--{name} {options[name]}: there is no folder {options[name].parent}.")
 
 
 def _simulate(
@@ -162,11 +176,16 @@ def _widths(option: str, text: str) -> list[int]:
         raise ValueError(f"{option} {text!r} must be widths such as 512,256,1.") from None
 
 
-def _constraint(text: str) -> tuple[str, str]:
-    name, equals, kind = text.rpartition("=")
-    if not equals or not name:
-        raise ValueError(f"--constraint {text!r} must be TABLE=SHARDING, such as C1=row_wise.")
-    return name, kind
+def _constraints(texts: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, kind = text.rpartition("=")
+        if not equals or not name:
+            raise ValueError(f"--constraint {text!r} must be TABLE=SHARDING, such as C1=row_wise.")
+        if name in found:
+            raise ValueError(f"--constraint names the table {name!r} twice: {found[name]} and {kind}.")
+        found[name] = kind
+    return found
 
 
 def _sizes(text: str) -> list[int]:

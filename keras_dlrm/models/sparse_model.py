@@ -15,6 +15,7 @@ from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.layers.tpu_embedding import rule_of
+from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
 from keras_dlrm.training.backend import SparseStep
 
@@ -88,6 +89,9 @@ class SparseTraining(SparseStep):
         """
         self._check_trainable()
         self.make_room(x, batch_size)
+        if isinstance(x, Part) and kwargs.get("class_weight") is not None:
+            # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
+            x = x.weighted(kwargs.pop("class_weight"))
         return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
 
     def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+# Keras exports no name for it.
+from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
+
 from keras_dlrm.sharding.step import FILLER
 
 
@@ -53,13 +56,17 @@ class Part(keras.utils.PyDataset):
         dataset: A `PyDataset`, such as a split's `dataset(…)`, that is the same in all processes.
         rank: Which process; this one by default.
         world_size: How many there are.
+        class_weight: Weights of rows by label, as `fit` takes them; a `fit` on parts hands them on.
     """
 
-    def __init__(self, dataset: Any, rank: int | None = None, world_size: int | None = None) -> None:
+    def __init__(
+        self, dataset: Any, rank: int | None = None, world_size: int | None = None, class_weight: Any = None
+    ) -> None:
         super().__init__()
         from keras_dlrm.sharding import backend
 
         self.dataset = dataset
+        self.class_weight = class_weight
         self.rank = backend.process_rank() if rank is None else rank
         self.world_size = backend.process_count() if world_size is None else world_size
         self.devices = max(1, backend.world_size() // self.world_size)
@@ -68,7 +75,23 @@ class Part(keras.utils.PyDataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        return part_of(self.dataset[index], self.rank, self.world_size, self.devices)
+        batch = self.dataset[index]
+        if self.class_weight is not None:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+            if sample_weight is not None:
+                raise ValueError("Part: class_weight is for batches without sample weights; multiply them into those.")
+            batch = (x, y, np.asarray(class_weight_to_sample_weights(y, self.class_weight), np.float32))
+        return part_of(batch, self.rank, self.world_size, self.devices)
+
+    def weighted(self, class_weight: Any) -> Part:
+        """The same parts, rows weighted by their labels.
+
+        Args:
+            class_weight: Label → weight.
+        """
+        part = Part(self.dataset, self.rank, self.world_size, class_weight)
+        part.devices = self.devices
+        return part
 
     def on_epoch_begin(self) -> None:
         self.dataset.on_epoch_begin()

@@ -185,7 +185,7 @@ class ShardingPlan:
             ValueError: something is missing or unknown.
         """
         try:
-            tables = {name: dict(entry) for name, entry in data["tables"].items()}
+            tables = data["tables"]
             shapes = {name: (entry["rows"], entry["width"]) for name, entry in tables.items()}
             placements = {
                 name: Placement(entry["sharding"], tuple(entry.get("ranks", ()))) for name, entry in tables.items()
@@ -208,12 +208,12 @@ class ShardingPlan:
 
         Args:
             path: The file.
-            shapes: The model's tables: name → (rows, width). Tables that the file does not name are placed table-wise, and
-                shapes that it does not name are these.
+            shapes: The model's tables: name → (rows, width). Tables that the file does not name are placed table-wise. Needed
+                where the file does not name rows and widths.
             world_size: As many processes as there are. A plan for another number of them keeps its kinds.
 
         Raises:
-            ValueError: the file is not a plan.
+            ValueError: the file is not a plan, or one of other tables.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -248,16 +248,28 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
     if unknown:
         raise ValueError(f"ShardingPlan: there is no table {unknown[0]!r}; the model has {sorted(shapes)}.")
     entries = {n: dict(e) if isinstance(e, Mapping) else {"sharding": e} for n, e in tables.items()}
-    n = int(data.get("world_size") or world_size or 1)
-    whole = all("ranks" in entries.get(name, {}) for name in shapes)
-    if whole and "world_size" in data:
-        full = {name: {"rows": s[0], "width": s[1], **entries[name]} for name, s in shapes.items()}
-        return ShardingPlan.from_dict({"world_size": n, "tables": full})
+    for name, entry in entries.items():
+        there = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
+        if there != tuple(shapes[name]):
+            raise ValueError(f"ShardingPlan: table {name!r} has (rows, width) {there} there, {tuple(shapes[name])} in the model.")
+    n = world_size or data.get("world_size") or 1
     kinds = {name: entries.get(name, {}).get("sharding", "table_wise") for name in shapes}
-    return place(n if world_size is None else world_size, shapes, kinds)
+    # Ranks of another number of processes say nothing.
+    alike = data.get("world_size") in (None, n)
+    fixed = {
+        name: Placement(kinds[name], tuple(entry["ranks"]))
+        for name, entry in entries.items()
+        if alike and entry.get("ranks")
+    }
+    return place(n, shapes, kinds, fixed)
 
 
-def place(world_size: int, shapes: Mapping[str, Sequence[int]], kinds: Mapping[str, str]) -> ShardingPlan:
+def place(
+    world_size: int,
+    shapes: Mapping[str, Sequence[int]],
+    kinds: Mapping[str, str],
+    fixed: Mapping[str, Placement] | None = None,
+) -> ShardingPlan:
     """Ranks for tables whose kinds are chosen: largest first, each to where the fewest bytes lie.
 
     Args:
@@ -265,10 +277,15 @@ def place(world_size: int, shapes: Mapping[str, Sequence[int]], kinds: Mapping[s
         shapes: Table name → (rows, width).
         kinds: Table name → one of `KINDS`. A table is split by rows or columns over all processes, as far as it has enough
             of them.
+        fixed: Tables whose ranks are chosen, too.
     """
+    placements: dict[str, Placement] = dict(fixed or {})
     load = [0] * world_size
-    placements: dict[str, Placement] = {}
-    for name in sorted(shapes, key=lambda name: -shapes[name][0] * shapes[name][1]):
+    for shard in ShardingPlan(world_size, {name: shapes[name] for name in placements}, placements):
+        if shard.rank is not None:
+            load[shard.rank] += shard.rows * shard.width
+    chosen = [name for name in shapes if name not in placements]
+    for name in sorted(chosen, key=lambda name: -shapes[name][0] * shapes[name][1]):
         (rows, width), kind = shapes[name], kind_of(kinds[name])
         parts = {"replicate": 0, "table_wise": 1, "row_wise": min(rows, world_size)}.get(kind)
         if parts is None:

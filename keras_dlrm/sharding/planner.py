@@ -124,9 +124,11 @@ def _constraints(work: Workload, n: int, constraints: Mapping[str, Any]) -> dict
     """Stored table → kind and ranks, those empty where they are to be chosen."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     known = {table.logical for table in work.tables.values()} | set(work.tables)
+    if not isinstance(constraints, Mapping):
+        raise ValueError(f"plan: constraints={constraints!r} must map names of tables to kinds, as in {{'user': 'row_wise'}}.")
     for name, wanted in constraints.items():
         if name not in known:
-            raise KeyError(f"plan: constraint for the unknown table {name!r}; there are {sorted(known)}.")
+            raise ValueError(f"plan: constraint for the unknown table {name!r}; there are {sorted(known)}.")
         if isinstance(wanted, Mapping):
             odd = sorted(set(wanted) - {"sharding", "kind", "ranks"})
             kind = wanted.get("sharding", wanted.get("kind"))

@@ -80,6 +80,19 @@ def test_a_saved_plan_is_loaded_and_an_error_names_the_file(tmp_path):
         ShardingPlan.load(tmp_path / "r.json")
 
 
+def test_what_a_file_says_is_kept_and_the_rest_is_placed(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text('{"world_size": 2, "tables": {"a": {"sharding": "table_wise", "ranks": [1]}}}')
+    plan = ShardingPlan.load(path, SHAPES, 2)
+    assert plan.placements["a"].ranks == (1,) and plan.placements["b"].ranks == (0,)
+    assert ShardingPlan.load(path, SHAPES, 1).placements["a"].ranks == (0,)
+    with pytest.raises(ValueError, match="it needs world_size and tables"):
+        ShardingPlan.load(path)
+    path.write_text('{"tables": {"a": {"sharding": "table_wise", "rows": 7}}}')
+    with pytest.raises(ValueError, match=r"'a' has \(rows, width\) \(7, .*\) there, .* in the model"):
+        ShardingPlan.load(path, SHAPES, 2)
+
+
 @pytest.mark.parametrize(
     ("placements", "words"),
     [

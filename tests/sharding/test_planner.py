@@ -118,7 +118,8 @@ def test_ranks_can_be_asked_for_and_split_tables_are_meant_whole():
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"constraints": {"T0": "row_wise"}}, KeyError, "unknown table 'T0'"),
+        ({"constraints": ["T0"]}, ValueError, "must map names of tables to kinds"),
+        ({"constraints": {"T0": "row_wise"}}, ValueError, "unknown table 'T0'"),
         ({"constraints": {"t0": "grid"}}, ValueError, "'grid' is unknown"),
         ({"constraints": {"t0": {"rank": 1}}}, ValueError, "give sharding"),
         ({"constraints": {"t0": Placement("table_wise", (7,))}}, ValueError, "part on rank 7"),

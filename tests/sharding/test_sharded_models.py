@@ -1,5 +1,6 @@
 """What a sharded model refuses and says; in one process, which may well have a plan for one."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -95,3 +96,21 @@ def test_rows_that_are_drawn_alone_are_those_of_the_whole_table(width, start, st
     initial = StackedTables([5, 40], [0, 1], seed=7)
     whole = initial.draw(np.random.default_rng(0), (45, width))
     np.testing.assert_array_equal(initial.rows_of(1, start, stop, width), whole[5 + start : 5 + stop])
+
+
+def test_weights_of_classes_hold_where_a_part_is_filled_up():
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return batch(7)
+
+    part = kd.sharding.Part(Batches())
+    part.devices = 4  # eight rows, one of them a filler
+    assert len(part[0][1]) == 8
+    losses = []
+    for model, data in ((build(), part), (kd.models.DLRM(SCHEMA, 4, bottom_mlp=[8, 4], top_mlp=[8, 1], seed=1), Batches())):
+        model.compile("adagrad")
+        losses.append(model.fit(data, class_weight={0: 2.0, 1: 3.0}, shuffle=False, epochs=2, verbose=0).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
