@@ -40,15 +40,21 @@ def slots_of(model):
     return {str(i): {k: v.numpy() for k, v in slots.items()} for i, slots in enumerate(model.optimizer.rows._slots)}
 
 
-def check(run, cases, tmp_path):
-    """Run cases in replicas, all going on from one device's checkpoint, and compare with one device; the same of what they save."""
+def start(cases, folder):
+    """Cases that go on from a checkpoint of one device, and save one."""
     one = program()
     for i, case in enumerate(cases):
-        case |= {"restore": str(tmp_path / f"start_{i}"), "save": str(tmp_path / f"end_{i}")}
+        case |= {"restore": str(folder / f"start_{i}"), "save": str(folder / f"end_{i}")}
         model = one.model_of(case)
         model.train_on_batch(*one.data(16)[:2])
         kd.checkpoint.save(model, case["restore"])
-    for case, found in zip(cases, run([{**c} for c in cases], tmp_path), strict=True):
+    return cases
+
+
+def check(cases, results):
+    """Compare with one device; what was saved, too."""
+    one = program()
+    for case, found in zip(cases, results, strict=True):
         assert found.pop("copies_differ") == 0, case
         model = one.model_of(case)
         expected = one.found_by(model, {**case, "save": None})
@@ -72,9 +78,17 @@ def run_workers(cases, tmp_path):
     return json.loads(path.read_text())
 
 
-def test_two_replicas_train_as_one_device(tmp_path):
-    cases = [{"rule": "Adagrad", "kinds": MIXED, "weighted": True}, {"rule": "RowwiseAdagrad", "on_batch": True}]
-    check(run_program, [{"replicas": 2, **case} for case in cases], tmp_path)
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory):
+    """A case in two replicas, what it found, and what else was refused: of one process."""
+    folder = tmp_path_factory.mktemp("two_replicas")
+    cases = start([{"replicas": 2, "rule": "Adagrad", "kinds": MIXED, "weighted": True}], folder)
+    *results, refused = run_program([*cases, {"replicas": 2, "refusals": True}], folder)
+    return cases, results, refused
+
+
+def test_two_replicas_train_as_one_device(two_replicas):
+    check(*two_replicas[:2])
 
 
 @pytest.mark.slow
@@ -83,8 +97,10 @@ def test_three_replicas_train_as_one_device(tmp_path):
         {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
         {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
         {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True},
+        {"rule": "RowwiseAdagrad", "on_batch": True},
     ]
-    check(run_program, [{"replicas": 3, **case} for case in cases], tmp_path)
+    cases = start([{"replicas": 3, **case} for case in cases], tmp_path)
+    check(cases, run_program(cases, tmp_path))
 
 
 @pytest.mark.slow
@@ -95,11 +111,12 @@ def test_two_workers_train_as_one_device(tmp_path):
         {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2},
         {"rule": "Adagrad", "kinds": "replicate"},
     ]
-    check(run_workers, cases, tmp_path)
+    cases = start(cases, tmp_path)
+    check(cases, run_workers(cases, tmp_path))
 
 
-def test_what_does_not_work_in_a_scope_is_refused(tmp_path):
-    (found,) = run_program([{"replicas": 2, "refusals": True}], tmp_path)
+def test_what_does_not_work_in_a_scope_is_refused(two_replicas):
+    found = two_replicas[2]
     expected = {
         "called": "tables are sharded over 2 replicas was called as a function",
         "called in scope": "tables are sharded over replicas was called as a function",
