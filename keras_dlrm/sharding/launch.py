@@ -40,10 +40,16 @@ def end_with_launcher() -> None:
     parent = os.environ.get(PARENT)
     if parent is not None and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        try:
-            os.kill(int(parent), 0)
-        except ProcessLookupError:  # before it could be heard of
+        if not _runs(int(parent)):  # it ended before it could be heard of
             sys.exit(1)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs: one that has ended is there as a zombie until its own parent asks for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def launch(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +38,9 @@ def start(timeout: float = 300.0) -> None:
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
     # It starts this worker's server and lets the others find it; what is computed stays ours.
     _strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    if threading.current_thread() is threading.main_thread():
+        # The coordination service catches SIGTERM and does nothing: what Python has for it is put back.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     _sent = tf.Variable(0, dtype=tf.int64, trainable=False)
     meter.more = lambda: int(_sent.numpy())
 
