@@ -83,6 +83,28 @@ def test_the_processes_of_any_program_end_with_the_launcher(number, tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
+def test_a_process_that_starts_after_its_launcher_ended_ends(tmp_path):
+    member = tmp_path / "member.py"
+    member.write_text(f"import time\nwhile not __import__('os').path.exists({str(tmp_path / 'go')!r}): time.sleep(0.1)\n{MEMBER}")
+    program = (
+        "import sys; from keras_dlrm.sharding.launch import launch; "
+        f"launch({keras.backend.backend()!r}, 1, command=[sys.executable, {str(member)!r}, '600', 'start'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (pids := members(process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    (tmp_path / "go").touch()
+    # The launcher is a zombie until its exit code is asked for.
+    while runs(pids[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert process.wait() == -signal.SIGKILL
+
+
 def stat(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
