@@ -36,6 +36,22 @@ def test_more_processes_than_cores_share_all_of_them(tmp_path):
     assert cores_of(len(mine) + 1, tmp_path) == [mine] * (len(mine) + 1)
 
 
+TURNS = """
+import os, threading
+import keras_dlrm as kd
+kd.sharding.start()
+found = []
+thread = threading.Thread(target=lambda: found.append(os.sched_getscheduler(0)))
+thread.start()
+thread.join()
+raise SystemExit(found != [os.SCHED_BATCH])
+"""
+
+
+def test_threads_of_a_started_process_take_turns():
+    assert launch(keras.backend.backend(), 2, command=[sys.executable, "-c", TURNS]) == 0
+
+
 MEMBER = """
 import sys, time
 import keras_dlrm as kd

@@ -1,6 +1,7 @@
 """The collectives of each backend, chosen here and nowhere else. All processes call them, in the same order.
 
-- `start(timeout)` joins the processes that a launcher started, ends with it, and gives signs of life; `stop()` leaves them.
+- `start(timeout)` joins the processes that a launcher started, ends with it, gives signs of life, and runs as SCHED_BATCH; `stop()`
+  leaves them.
 - `world_size()`, `rank()`: N and this process's place among them; on JAX devices count, not processes, and so do replicas inside a
   scope of tf.distribute. `process_count()` and `process_rank()` count processes on all backends.
 - `exchange(x)`: x[r] goes to rank r, and row s of the result is what rank s sent. Its gradient takes the way back.
@@ -19,7 +20,7 @@ from typing import Any
 import keras
 
 from keras_dlrm.sharding.heartbeat import beats
-from keras_dlrm.sharding.launch import end_with_launcher
+from keras_dlrm.sharding.launch import end_with_launcher, is_member, take_turns
 
 _adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
@@ -32,6 +33,8 @@ def start(timeout: float = 300.0) -> None:
     """
     end_with_launcher()
     beats.begin()
+    if is_member():
+        take_turns()
     _adapter.start(timeout)
 
 
