@@ -83,7 +83,7 @@ def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, pla
     from keras_dlrm.sharding.plan import ShardingPlan
 
     schema = trainer.click_schema(rows)
-    log = kd.data.synthetic.PlantedClickLog(schema, seed=seed)
+    log = trainer.ClickLog(rows, seed)
 
     def build():
         model = kd.models.DLRM(schema, embedding_dim, bottom_mlp=[32, embedding_dim], top_mlp=[64, 32, 1], seed=seed)
@@ -99,7 +99,7 @@ def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, pla
         start = time.perf_counter()
         losses = training.fit(
             lambda step: log.batch(step, global_batch), in_flight, checkpoint_steps,
-            lambda: log.batches(1024, n_batches=4, part="valid"), evaluation_steps or steps + 1,
+            lambda: [log.batch(i, 1024, "valid") for i in range(4)], evaluation_steps or steps + 1,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         if export is not None:

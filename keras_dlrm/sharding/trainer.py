@@ -19,6 +19,8 @@ from keras_dlrm.schema import Categorical, Schema
 
 _ROWS_AT_ONCE = 2**16
 _ROWS_DRAWN = 2**18
+_IDS = 2**20
+_EVEN = 1.05
 
 
 def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,6 +63,38 @@ def click_schema(rows: int) -> Schema:
     columns += [Categorical("history", rows, hotness=5, combiner="mean", table="item")]
     columns += [Categorical("tags", 500, hotness=3)]
     return Schema(dense=["price", "age", "hour"], categorical=columns, label="click")
+
+
+class ClickLog:
+    """A planted log of `click_schema(rows)`, in memory that does not follow the rows.
+
+    Of larger tables 2**20 ids are drawn, which lie evenly over their rows: what a log keeps of each id would be as much as the
+    process's part of narrow tables.
+
+    Args:
+        rows: Of the largest table.
+        seed: Of the log.
+
+    Example:
+
+    >>> batch, label = ClickLog(rows=50_000_000, seed=0).batch(0, 4)
+    >>> batch["sparse"].shape, bool(batch["sparse"].max() > 2**20)
+    ((4, 13), True)
+    """
+
+    def __init__(self, rows: int, seed: int) -> None:
+        from keras_dlrm.data.synthetic import PlantedClickLog
+
+        self._log = PlantedClickLog(click_schema(min(rows, _IDS)), seed=seed)
+        whole, drawn = click_schema(rows).categorical, self._log.schema.categorical
+        apart = [int(a.vocabulary_size or 0) // int(b.vocabulary_size or 0) for a, b in zip(whole, drawn, strict=True)]
+        self._apart = np.repeat(apart, [column.hotness for column in whole]).astype(np.int32)
+
+    def batch(self, number: int, batch_size: int, part: str = "train") -> Any:
+        """As `PlantedClickLog.batch`."""
+        batch, label = self._log.batch(number, batch_size, part)
+        ids = batch["sparse"]
+        return {**batch, "sparse": np.where(ids < 0, ids, ids * self._apart)}, label
 
 
 class Steps(keras.utils.PyDataset):
@@ -194,7 +228,7 @@ def describe_tables(model: Any) -> dict[str, dict[str, float]]:
 
 
 def planned(plan_file: Path | None, schema: Schema, embedding_dim: int, world_size: int, options: Mapping[str, Any]) -> Any:
-    """The plan of a file, fitted to this schema and these processes; else a plan by prediction.
+    """The plan of a file, fitted to this schema and these processes; else a plan by prediction, of equal shares.
 
     Args:
         plan_file: As `ShardingPlan.save` writes it, or with the kinds alone; or `None`.
@@ -205,9 +239,17 @@ def planned(plan_file: Path | None, schema: Schema, embedding_dim: int, world_si
     """
     from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.sharding.planner import plan
+    from keras_dlrm.sharding.workload import Workload
 
     if plan_file is None:
-        return plan(schema, world_size, embedding_dim, machine="loopback", **options)
+        found = plan(schema, world_size, embedding_dim, machine="loopback", **options)
+        try:
+            # The fastest plan may leave a process with half as much again as the others.
+            held = found.estimate.held if found.estimate is not None else ()
+            share = sum(held) / world_size + Workload.of(schema, embedding_dim, **options).dense_bytes
+            return plan(schema, world_size, embedding_dim, machine="loopback", memory_bytes=_EVEN * share, **options)
+        except ValueError:  # no plan is even: one large table of few rows
+            return found
     shapes = {name: (rows, embedding_dim) for name, rows in schema.table_sizes.items()}
     return ShardingPlan.load(plan_file, shapes, world_size)
 
@@ -273,8 +315,7 @@ def run(
         model.compile(optimizer, metrics=[StepLoss()])
         if learning_rate is not None:
             model.optimizer.learning_rate = learning_rate
-        log = kd.data.synthetic.PlantedClickLog(schema, seed=seed)
-        recorder = train(model, log, steps, global_batch, checkpoint, checkpoint_steps)
+        recorder = train(model, ClickLog(rows, seed), steps, global_batch, checkpoint, checkpoint_steps)
     except (ValueError, OSError) as error:
         fail(error)
     report(model, recorder, global_batch, as_json)
