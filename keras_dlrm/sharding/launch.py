@@ -89,8 +89,8 @@ def launch(
     command = [sys.executable, *sys.argv] if command is None else list(command)
     attempt = 0
     while True:
-        code, why = _run(command, environments(backend, processes), timeout)
-        if code == 0 or attempt == restarts or code in _FINAL:
+        code, why, told = _run(command, environments(backend, processes), timeout)
+        if code == 0 or attempt == restarts or code in _FINAL or told:
             if why:
                 print(why, file=sys.stderr, flush=True)
             return code if code >= 0 else 128 - code
@@ -138,12 +138,12 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout: float) -> tuple[int, str]:
-    """Run the processes once: an exit code, and what went wrong."""
+def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout: float) -> tuple[int, str, bool]:
+    """Run the processes once: an exit code, what went wrong, and whether all were told to end."""
     with tempfile.TemporaryDirectory() as name:
         beats = Path(name)
         processes = []
-        previous = signal.getsignal(signal.SIGTERM)
+        previous, told = signal.getsignal(signal.SIGTERM), False
         # With a thread for every core in each of more processes than cores, OpenMP's threads wait for each other: torch took
         # twelve times as long.
         threads = {"OMP_NUM_THREADS": "1"} if len(environments) > (os.cpu_count() or 1) else {}
@@ -156,6 +156,8 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
 
             def forward(number: int, frame: object) -> None:
                 # A preemption: each gets the chance to save.
+                nonlocal told
+                told = True
                 for process in processes:
                     process.send_signal(signal.SIGTERM)
 
@@ -172,16 +174,16 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
                     why = f"process {first} of {len(processes)} {how}{_where(beats, first)}"
                     silent = [i for i in _silent(beats, len(processes)) if codes[i] is None]
                     # It may have waited for them until it gave up.
-                    return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else "")
+                    return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else ""), told
                 if all(code == 0 for code in codes):
-                    return 0, ""
+                    return 0, "", told
                 found = {i: beat for i, beat in read_beats(beats).items() if codes[i] is None}
                 silent_for = max((time.time() - when for _, _, when in found.values()), default=0.0)
                 now = "".join(f"{step}{phase}" for step, phase, _ in found.values() if phase in ("step", "data"))
                 if now != progress:
                     progress, since = now, time.monotonic()
                 if silent_for > timeout or (now and time.monotonic() - since > timeout):
-                    return 1, _stuck(beats, len(processes), timeout)
+                    return 1, _stuck(beats, len(processes), timeout), told
                 time.sleep(_POLL)
         finally:
             signal.signal(signal.SIGTERM, previous)

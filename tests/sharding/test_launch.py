@@ -77,6 +77,24 @@ def test_a_program_that_stops_in_training_is_ended(capfd):
     assert "no progress for 3 s in step 0: process 0 of 1 prepares data" in capfd.readouterr().err
 
 
+def test_a_run_that_was_told_to_end_does_not_start_again(tmp_path):
+    member = f"import os, time; open({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(600)"
+    # Another signal ends it than the one it was sent.
+    member = f"import signal; signal.signal(15, lambda *_: signal.raise_signal(6)); {member}"
+    program = (
+        "import sys; from keras_dlrm.sharding.launch import launch; "
+        f"sys.exit(launch('torch', 1, restarts=3, command=[sys.executable, '-c', {member!r}]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGABRT
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
 def test_the_processes_of_any_program_end_with_the_launcher(number, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ def start(timeout: float = 300.0) -> None:
         # A launcher may show each process its own GPU alone.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     distributed.init_process_group(engine, timeout=datetime.timedelta(seconds=timeout))
+    # However the program ends: gloo's threads may abort a process that ends while they run ("terminate called without an active
+    # exception"), which a launcher would take for a lost one.
+    atexit.register(stop)
 
 
 def stop() -> None:
