@@ -146,7 +146,7 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
         previous, told = signal.getsignal(signal.SIGTERM), False
         # With a thread for every core in each of more processes than cores, OpenMP's threads wait for each other: torch took
         # twelve times as long.
-        threads = {"OMP_NUM_THREADS": "1"} if len(environments) > (os.cpu_count() or 1) else {}
+        threads = {"OMP_NUM_THREADS": "1"} if len(environments) > len(_cores()) else {}
         try:
             for i, environment in enumerate(environments):
                 output = None if i == 0 else sys.stderr.fileno()
@@ -193,14 +193,19 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
                 process.wait()
 
 
+def _cores() -> list[int]:
+    """The cores that the launcher may use."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
+
+
 @contextlib.contextmanager
 def _on_cores_of(process: int, processes: int) -> Iterator[None]:
     """While this context is open, what is started runs on this process's share of the cores that the launcher may use.
 
     Frameworks start a thread for each core that they may use: with all cores each, N processes would have N threads on every core.
     """
-    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
-    if len(cores) < processes:
+    cores = _cores()
+    if sys.platform != "linux" or len(cores) < processes:
         yield
         return
     first, last = (len(cores) * i // processes for i in (process, process + 1))

@@ -19,8 +19,8 @@ from keras_dlrm.schema import Categorical, Schema
 
 _ROWS_AT_ONCE = 2**16
 _ROWS_DRAWN = 2**18
-_IDS = 2**20
-_EVEN = 1.05
+_IDS = 2**20  # that a log draws, of the largest table
+_EVEN = 1.05  # of the mean share of memory
 
 
 def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
