@@ -6,7 +6,11 @@ import ctypes
 import os
 
 KEPT = 1 << 30  # bytes
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# glibc unmaps a whole heap (64 MiB) of a thread as soon as nothing in it is used, whatever the threshold of trimming, unless
+# that would leave less free than the pad (malloc's heap_trim, glibc 2.36). The pad is address space: pages not written stay
+# unmapped.
+PAD = 128 << 20
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -19,4 +23,5 @@ def keep_freed_memory() -> None:
     if mallopt is None or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
     mallopt(_M_TRIM_THRESHOLD, KEPT)
+    mallopt(_M_TOP_PAD, PAD)
     mallopt(_M_MMAP_THRESHOLD, KEPT)
