@@ -34,6 +34,7 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
     help="replicate, table_wise, row_wise or column_wise. May be repeated.",
 )
 @click.option("--memory", help="What tables may take on a device, such as 16GiB; 80% of the machine's by default.")
+@click.option("--even-memory", is_flag=True, help="Prefer plans that leave no device more than 5% above the mean share.")
 @click.option("--machine", default="a100", show_default=True, help="a100, h100, loopback, … or a .json file.")
 @click.option("--link", help="Bytes per second between devices, such as 10GB/s, in place of the machine's.")
 @click.option(
@@ -91,7 +92,7 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         estimate = explain(found, columns, options["embedding_dim"], machine=machine, **model)
     else:
         work = Workload.of(columns, options["embedding_dim"], **model)
-        found = plan_for(work, options["world_size"], constraints, machine, memory)
+        found = plan_for(work, options["world_size"], constraints, machine, memory, options["even_memory"])
         estimate = found.estimate  # type: ignore[assignment]
     click.echo(str(estimate))
     if options["output"] is not None:
@@ -116,12 +117,12 @@ def _check(options: dict[str, Any]) -> None:
     simulate, existing = options["simulate"], options["existing"]
     if simulate is None and existing is None and options["world_size"] is None:
         raise ValueError("--world-size is missing: for how many devices is the plan?")
-    for name in ("plot",) if simulate is None else ("world_size", "existing", "output"):
-        if options[name] is not None:
+    for name in ("plot",) if simulate is None else ("world_size", "existing", "output", "even_memory"):
+        if options[name] not in (None, False):
             word = "--plan" if name == "existing" else f"--{name.replace('_', '-')}"
             raise ValueError(f"{word} is {'only' if name == 'plot' else 'not'} for --simulate; leave it out.")
-    if existing is not None and (options["constraints"] or options["memory"]):
-        raise ValueError("--constraint and --memory are for a new plan, not for --plan; leave them out.")
+    if existing is not None and (options["constraints"] or options["memory"] or options["even_memory"]):
+        raise ValueError("--constraint, --memory and --even-memory are for a new plan, not for --plan; leave them out.")
     for name in ("output", "plot"):
         if options[name] is not None and not options[name].parent.is_dir():
             raise ValueError(f"--{name} {options[name]}: there is no folder {options[name].parent}.")

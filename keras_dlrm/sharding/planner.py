@@ -8,8 +8,8 @@ from typing import Any
 
 from keras_dlrm.arguments import integer, number
 from keras_dlrm.schema import Schema
-from keras_dlrm.sharding.candidates import candidates, placed
-from keras_dlrm.sharding.estimate import Estimate, check_slots, weigh
+from keras_dlrm.sharding.candidates import Placed, candidates, placed
+from keras_dlrm.sharding.estimate import check_slots, weigh
 from keras_dlrm.sharding.load import loads
 from keras_dlrm.sharding.machine import Machine
 from keras_dlrm.sharding.plan import Placement, ShardingPlan, kind_of
@@ -18,6 +18,7 @@ from keras_dlrm.sharding.workload import Workload
 
 _OF_MEMORY = 0.8  # the rest is for activations and what the framework takes
 _TIE = 1.01
+_EVEN = 1.05  # of the mean share of memory
 
 
 def plan(
@@ -28,6 +29,7 @@ def plan(
     constraints: Mapping[str, Any] | None = None,
     machine: Machine | str | Mapping[str, Any] = "a100",
     memory_bytes: float | None = None,
+    even_memory: bool = False,
     **options: Any,
 ) -> ShardingPlan:
     """Where each table goes: the fastest of a few dozen candidates, by prediction, among those that fit the memory.
@@ -44,6 +46,9 @@ def plan(
             `{"sharding": …, "ranks": […]}`. The name of a split table stands for both its parts.
         machine: A `Machine`, or a name in `kd.sharding.MACHINES`.
         memory_bytes: What tables, slots and dense parameters may take on a device; 80% of the machine's memory if omitted.
+        even_memory: Take the fastest plan that gives no device more than 5% above the mean share of tables and slots. The fastest
+            of all may leave one with half as much again as the others. Where none is so even, as with one large table of few
+            rows, the fastest of all is taken.
         **options: The model and its training, as `kd.sharding.Workload.of` takes them: `global_batch`, `optimizer`,
             `dense_parameters` or `bottom_mlp` and `top_mlp`, `quotient_remainder`, `table_dtype`, `half_precision`.
 
@@ -62,7 +67,7 @@ def plan(
     Placement(kind='row_wise', ranks=(0, 1))
     """
     work = Workload.of(schema, embedding_dim, **options)
-    return plan_for(work, world_size, constraints, machine, memory_bytes)
+    return plan_for(work, world_size, constraints, machine, memory_bytes, even_memory)
 
 
 def plan_for(
@@ -71,6 +76,7 @@ def plan_for(
     constraints: Mapping[str, Any] | None = None,
     machine: Machine | str | Mapping[str, Any] = "a100",
     memory_bytes: float | None = None,
+    even_memory: bool = False,
 ) -> ShardingPlan:
     """As `plan`, of a workload.
 
@@ -80,6 +86,7 @@ def plan_for(
         constraints: As for `plan`.
         machine: As for `plan`.
         memory_bytes: As for `plan`.
+        even_memory: As for `plan`.
     """
     n = integer("plan", "world_size", world_size)
     machine = Machine.of(machine)
@@ -88,7 +95,22 @@ def plan_for(
     fixed = _constraints(work, n, constraints or {})
     check_slots(work, {name: kind for name, (kind, _) in fixed.items()})
     room = limit - work.dense_bytes
-    best: tuple[float, int, dict[str, tuple[str, tuple[int, ...]]], dict[str, str]] | None = None
+    best, considered, least = _fastest(work, n, fixed, room, machine)
+    if best is None:
+        raise ValueError(_does_not_fit(work, n, limit, least, fixed))
+    found = _explained(work, n, best, considered, machine)
+    if even_memory and found.estimate is not None:
+        room = min(room, _EVEN * sum(found.estimate.held) / n)
+        best, considered, _ = _fastest(work, n, fixed, room, machine)
+        found = found if best is None else _explained(work, n, best, considered, machine)
+    return found
+
+
+def _fastest(
+    work: Workload, n: int, fixed: Mapping[str, Placed], room: float, machine: Machine
+) -> tuple[tuple[dict[str, Placed], dict[str, str]] | None, list[tuple[str, float | None]], int]:
+    """Placements and their reasons, if any fit; the seconds of each candidate that was considered; the least bytes of any."""
+    best: tuple[float, int, dict[str, Placed], dict[str, str]] | None = None
     considered: list[tuple[str, float | None]] = []
     least, seen = 0, set()
     for candidate in candidates(work, n, room):
@@ -108,21 +130,23 @@ def plan_for(
         # Of plans that are as fast but for a percent, the one that takes the least memory.
         if best is None or time * _TIE < best[0] or (time < best[0] * _TIE and needed < best[1]):
             best = time, needed, placements, reasons
-    if best is None:
-        raise ValueError(_does_not_fit(work, n, limit, least, fixed))
-    _, _, placements, reasons = best
+    return best and best[2:], considered, least
+
+
+def _explained(
+    work: Workload, n: int, best: tuple[dict[str, Placed], dict[str, str]], considered: list[tuple[str, float | None]],
+    machine: Machine,
+) -> ShardingPlan:  # fmt: skip
+    placements, reasons = best
     found = ShardingPlan(n, work.shapes, {name: Placement(*placement) for name, placement in placements.items()})
-    found.estimate = _explained(weigh(work, n, found.placements, machine, reasons), considered)
+    estimate = weigh(work, n, found.placements, machine, reasons)
+    found.estimate = dataclasses.replace(estimate, considered=tuple(considered))
     return found
 
 
-def _explained(estimate: Estimate, considered: list[tuple[str, float | None]]) -> Estimate:
-    return dataclasses.replace(estimate, considered=tuple(considered))
-
-
-def _constraints(work: Workload, n: int, constraints: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _constraints(work: Workload, n: int, constraints: Mapping[str, Any]) -> dict[str, Placed]:
     """Stored table → kind and ranks, those empty where they are to be chosen."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    found: dict[str, Placed] = {}
     known = {table.logical for table in work.tables.values()} | set(work.tables)
     if not isinstance(constraints, Mapping):
         raise ValueError(f"plan: constraints={constraints!r} must map names of tables to kinds, as in {{'user': 'row_wise'}}.")

@@ -20,7 +20,6 @@ from keras_dlrm.schema import Categorical, Schema
 _ROWS_AT_ONCE = 2**16
 _ROWS_DRAWN = 2**18
 _IDS = 2**20  # that a log draws, of the largest table
-_EVEN = 1.05  # of the mean share of memory
 
 
 def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,17 +238,9 @@ def planned(plan_file: Path | None, schema: Schema, embedding_dim: int, world_si
     """
     from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.sharding.planner import plan
-    from keras_dlrm.sharding.workload import Workload
 
     if plan_file is None:
-        found = plan(schema, world_size, embedding_dim, machine="loopback", **options)
-        try:
-            # The fastest plan may leave a process with half as much again as the others.
-            held = found.estimate.held if found.estimate is not None else ()
-            share = sum(held) / world_size + Workload.of(schema, embedding_dim, **options).dense_bytes
-            return plan(schema, world_size, embedding_dim, machine="loopback", memory_bytes=_EVEN * share, **options)
-        except ValueError:  # no plan is even: one large table of few rows
-            return found
+        return plan(schema, world_size, embedding_dim, machine="loopback", even_memory=True, **options)
     shapes = {name: (rows, embedding_dim) for name, rows in schema.table_sizes.items()}
     return ShardingPlan.load(plan_file, shapes, world_size)
 

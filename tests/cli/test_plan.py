@@ -73,6 +73,8 @@ def test_scaling_is_simulated_and_drawn(schema, tmp_path):
         (["--schema", "log.yaml", "--world-size", "2", "--machine", "abacus"], "'abacus' is unknown"),
         (["--schema", "log.yaml", "--simulate", "8..1"], "range of devices"),
         (["--schema", "log.yaml", "--simulate", "1..2", "--world-size", "2"], "--world-size is not for --simulate"),
+        (["--schema", "log.yaml", "--simulate", "1..2", "--even-memory"], "--even-memory is not for --simulate"),
+        (["--schema", "log.yaml", "--plan", "p.json", "--even-memory"], "not for --plan"),
         (["--schema", "log.yaml", "--plan", "absent.json"], "absent.json"),
         (["--schema", "log.yaml", "--plan", "log.yaml"], "log.yaml"),
         (["--schema", "log.yaml", "--plan", "p.json", "--memory", "1GB"], "not for --plan"),

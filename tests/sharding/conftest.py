@@ -1,11 +1,15 @@
-"""What a test of programs leaves behind ends with it."""
+"""What a test of programs leaves behind ends with it; makes `children` importable."""
 
 import contextlib
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import keras
 import pytest
+from children import members, runs, stat
 
 from keras_dlrm.sharding.launch import launch
 from keras_dlrm.sharding.trainer import Steps
@@ -108,7 +108,7 @@ def test_the_processes_of_any_program_end_with_the_launcher(number, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     # Two that have come to their sleep: no processor time any more.
-    while len(pids := members(process.pid)) < 2 or not all(joined(pid) for pid in pids):
+    while len(pids := members(process)) < 2 or not all(joined(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(number)
@@ -128,7 +128,7 @@ def test_a_process_that_starts_after_its_launcher_ended_ends(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (pids := members(process.pid)):
+    while not (pids := members(process)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.kill()
@@ -140,26 +140,10 @@ def test_a_process_that_starts_after_its_launcher_ended_ends(tmp_path):
     assert process.wait() == -signal.SIGKILL
 
 
-def stat(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
 def joined(pid):
     used = stat(pid)[11:13]
     time.sleep(1.0)
     return stat(pid)[11:13] == used and int(used[0]) > 100
-
-
-def runs(pid):
-    try:
-        return stat(pid)[0] != "Z"
-    except OSError:
-        return False
-
-
-def members(pid):
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(child) for child in found.stdout.split()]
 
 
 def test_steps_are_drawn_once_and_come_again():

@@ -81,6 +81,16 @@ def test_whole_tables_of_one_size_are_spread_evenly():
     assert plan.estimate.memory_balance == plan.estimate.row_balance == 1
 
 
+def test_even_memory_takes_the_fastest_of_even_plans():
+    options = {"machine": "loopback", "global_batch": 4096}
+    fast, even = (kd.plan(schema(500_000, 100_000, 100_000), 4, 16, even_memory=e, **options) for e in (False, True))
+    assert fast.estimate.memory_balance > 1.1 and even.estimate.memory_balance < 1.05
+    assert even.estimate.step_seconds >= fast.estimate.step_seconds
+    # A table of one row of one column is on one of the two, or on both.
+    alone = kd.plan(schema(1), 2, 1, even_memory=True)
+    assert alone.placements == kd.plan(schema(1), 2, 1).placements
+
+
 def test_a_table_that_no_device_can_hold_is_split():
     sizes, dim = (1_000_000, 10), 16
     limit = 40e6

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from children import members, runs
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = {"tensorflow": "multi_worker", "jax": "jax_hybrid", "torch": "torch_hybrid"}
@@ -37,18 +38,6 @@ def same(found, expected):
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5, abs=1e-6)
     for name, table in expected["tables"].items():
         assert found["tables"][name] == pytest.approx(table, rel=1e-5, abs=1e-4), name
-
-
-def members(process):
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
-
-
-def runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def newest(folder):
