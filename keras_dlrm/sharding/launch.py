@@ -88,14 +88,15 @@ def launch(
     """
     command = [sys.executable, *sys.argv] if command is None else list(command)
     attempt = 0
-    while True:
-        code, why, told = _run(command, environments(backend, processes), timeout)
-        if code == 0 or attempt == restarts or code in _FINAL or told:
-            if why:
-                print(why, file=sys.stderr, flush=True)
-            return code if code >= 0 else 128 - code
-        attempt += 1
-        print(f"{why}. All start again (restart {attempt} of {restarts}).", file=sys.stderr, flush=True)
+    with _Preemption() as preemption:
+        while True:
+            code, why = _run(command, environments(backend, processes), timeout, preemption)
+            if code == 0 or attempt == restarts or code in _FINAL or preemption.told:
+                if why:
+                    print(why, file=sys.stderr, flush=True)
+                return code if code >= 0 else 128 - code
+            attempt += 1
+            print(f"{why}. All start again (restart {attempt} of {restarts}).", file=sys.stderr, flush=True)
 
 
 def environments(backend: str, processes: int) -> list[dict[str, str]]:
@@ -138,12 +139,39 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout: float) -> tuple[int, str, bool]:
-    """Run the processes once: an exit code, what went wrong, and whether all were told to end."""
+class _Preemption:
+    """While this context is open, SIGTERM is passed on to the processes, each of which gets the chance to save.
+
+    Attributes:
+        processes: That run now.
+        told: Whether the signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.told = False
+
+    def __enter__(self) -> _Preemption:
+        self._previous = signal.signal(signal.SIGTERM, self.tell)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def tell(self, *_: object) -> None:
+        """Tell the processes to end."""
+        self.told = True
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+
+
+def _run(
+    command: Sequence[str], environments: Sequence[dict[str, str]], timeout: float, preemption: _Preemption
+) -> tuple[int, str]:
+    """Run the processes once: an exit code, and what went wrong."""
     with tempfile.TemporaryDirectory() as name:
         beats = Path(name)
-        processes = []
-        previous, told = signal.getsignal(signal.SIGTERM), False
+        preemption.processes = processes = []
         # With a thread for every core in each of more processes than cores, OpenMP's threads wait for each other: torch took
         # twelve times as long.
         threads = {"OMP_NUM_THREADS": "1"} if len(environments) > len(_cores()) else {}
@@ -154,14 +182,8 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
                 with _on_cores_of(i, len(environments)):
                     processes.append(subprocess.Popen(command, env=mine, stdout=output))
 
-            def forward(number: int, frame: object) -> None:
-                # A preemption: each gets the chance to save.
-                nonlocal told
-                told = True
-                for process in processes:
-                    process.send_signal(signal.SIGTERM)
-
-            signal.signal(signal.SIGTERM, forward)
+            if preemption.told:  # before all had started
+                preemption.tell()
             progress, since = "", time.monotonic()
             while True:
                 codes = [process.poll() for process in processes]
@@ -174,19 +196,18 @@ def _run(command: Sequence[str], environments: Sequence[dict[str, str]], timeout
                     why = f"process {first} of {len(processes)} {how}{_where(beats, first)}"
                     silent = [i for i in _silent(beats, len(processes)) if codes[i] is None]
                     # It may have waited for them until it gave up.
-                    return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else ""), told
+                    return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else "")
                 if all(code == 0 for code in codes):
-                    return 0, "", told
+                    return 0, ""
                 found = {i: beat for i, beat in read_beats(beats).items() if codes[i] is None}
                 silent_for = max((time.time() - when for _, _, when in found.values()), default=0.0)
                 now = "".join(f"{step}{phase}" for step, phase, _ in found.values() if phase in ("step", "data"))
                 if now != progress:
                     progress, since = now, time.monotonic()
                 if silent_for > timeout or (now and time.monotonic() - since > timeout):
-                    return 1, _stuck(beats, len(processes), timeout), told
+                    return 1, _stuck(beats, len(processes), timeout)
                 time.sleep(_POLL)
         finally:
-            signal.signal(signal.SIGTERM, previous)
             for process in processes:
                 if process.poll() is None:
                     process.kill()
