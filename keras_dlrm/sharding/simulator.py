@@ -109,6 +109,7 @@ def scaling_png(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator
 
     fits = {size: each for size, each in found.items() if each is not None}
     if not fits:
@@ -144,6 +145,10 @@ def scaling_png(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=9)
     left.set_xticks(sizes, [str(size) for size in sizes], rotation=45 if len(sizes) > 8 else 0)
+    # Weak scaling over few devices stays within a power of ten, whose ends alone would be labelled.
+    within = max(rates) < 20 * min(rates)
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if within else (1,)))
+    left.yaxis.set_major_formatter(EngFormatter(sep=""))
     left.minorticks_off()
     left.grid(color=_GRID)
     figure.savefig(path, format="png")
