@@ -24,6 +24,7 @@ class SparseTraining(SparseStep):
     """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
 
     _jit_compile_asked: Any = "auto"
+    _known_alike = False
 
     def compile(
         self: Any,
@@ -85,9 +86,10 @@ class SparseTraining(SparseStep):
 
         Raises:
             ValueError: gradients are to be accumulated over batches whose size cannot be seen beforehand; something was
-                frozen or unfrozen after `compile`.
+                frozen or unfrozen after `compile`; processes have different initial weights.
         """
         self._check_trainable()
+        self._check_alike()
         self.make_room(x, batch_size)
         if isinstance(x, Part) and kwargs.get("class_weight") is not None:
             # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
@@ -97,6 +99,7 @@ class SparseTraining(SparseStep):
     def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""
         self._check_trainable()
+        self._check_alike()
         self.make_room(x, len(keras.tree.flatten(x)[0]))
         return super().train_on_batch(x, *args, **kwargs)  # type: ignore[misc]
 
@@ -113,6 +116,22 @@ class SparseTraining(SparseStep):
                     f"{self.name}: {changed[0]!r} was {change} after compile, which made the optimizer for the variables that "
                     "were trainable then; set trainable first, and compile again."
                 )
+
+    def _check_alike(self: Any) -> None:
+        """Before the first step: what each process has a copy of starts alike in all of them."""
+        if self._known_alike or not self.built or self.in_replicas or not self.sharded:
+            return
+        from keras_dlrm.checkpoint.state import value_of
+        from keras_dlrm.sharding import everyone
+
+        copies = [v for v in self.weights if not getattr(v, "sharded", False)]
+        name = everyone.first_that_differs((v.path, value_of(v)) for v in copies)
+        if name is not None:
+            raise ValueError(
+                f"{self.name}: {name} is not the same in all processes, so that they would train different models. Build the model "
+                "after kd.sharding.start(), the same way in all of them, with the same seeds if any."
+            )
+        self._known_alike = True
 
     def make_room(self: Any, x: Any, batch_size: int | None = None) -> None:
         """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.
@@ -164,6 +183,17 @@ class SparseTraining(SparseStep):
         """What of a step's batch, loss and gradients is this process's, or this replica's."""
         alone = not (self.sharded or self.in_replicas)
         return WholeBatch(sample_weight) if alone else PartOfBatch(self, x, sample_weight)
+
+    @property
+    def kept_of_rows(self: Any) -> list[Any]:
+        """Variables in which layers keep something of the rows they saw, such as moving means, and that processes keep alike.
+
+        Replicas of a strategy do so themselves. A change is what is added up, so that constants among these stay as they are.
+        """
+        if self.in_replicas or not self.sharded:
+            return []
+        kept = [v for v in self.non_trainable_variables if not is_table(v)]
+        return [v for v in kept if keras.backend.is_float_dtype(keras.backend.standardize_dtype(v.dtype))]
 
     def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""

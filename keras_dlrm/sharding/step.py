@@ -24,6 +24,7 @@ class WholeBatch:
 
     def __init__(self, sample_weight: Any) -> None:
         self.sample_weight = sample_weight
+        self._of_rows: Any = 1.0  # this process's share of the real rows
 
     def share(self, loss: Any) -> Any:
         """This process's part of the loss of the whole batch."""
@@ -32,6 +33,18 @@ class WholeBatch:
     def sum(self, tensors: Sequence[Any]) -> list[Any]:
         """Sums over all processes."""
         return list(tensors)
+
+    def totals(self, grads: Sequence[Any], loss: Any, changes: Sequence[Any]) -> tuple[list[Any], Any, list[Any]]:
+        """What a step adds up over all processes, in one message.
+
+        Args:
+            grads: Gradients of the dense parameters.
+            loss: This process's part of it.
+            changes: Of what layers keep of the rows that they see, such as moving means. Their means are returned, weighted by
+                rows: what all processes keep then stays the same.
+        """
+        sums = self.sum([*grads, loss, *(ops.cast(change, "float32") * self._of_rows for change in changes)])
+        return sums[: len(grads)], sums[len(grads)], sums[len(grads) + 1 :]
 
     def gather(self, y: Any, y_pred: Any) -> tuple[Any, Any, Any]:
         """Labels, predictions and sample weights of all processes' rows."""
@@ -63,6 +76,7 @@ class PartOfBatch(WholeBatch):
         self._marked = None
         if sample_weight is None:  # on no process: their parts are equally large
             whole = self._rows = here * backend.world_size()
+            self._of_rows = 1.0 / backend.world_size()
         else:
             self._marked = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
             self.sample_weight = _without_filler(self._marked)
@@ -70,6 +84,7 @@ class PartOfBatch(WholeBatch):
             if reduction == "mean_with_sample_weight":
                 here = part = ops.sum(self.sample_weight)
             whole, self._rows = backend.all_sum([part, real])
+            self._of_rows = real / self._rows
         self._share = ops.ones_like(whole) if reduction == "sum" else here / whole
 
     def share(self, loss: Any) -> Any:

@@ -7,6 +7,7 @@ whole. Process 0 writes the file.
 import json
 import sys
 
+import keras
 import numpy as np
 
 import keras_dlrm as kd
@@ -42,6 +43,7 @@ def batches(schema):
 def model_of(schema, case):
     """A compiled model."""
     options = {"embedding_options": {"quotient_remainder": case["split"]}} if case.get("split") else {}
+    options["batch_norm"] = case.get("batch_norm", False)
     model = kd.models.DLRM(schema, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3, **options)
     rule = getattr(kd.optimizers, case["rule"])(0.05, **case.get("options", {}))
     model.compile(rule, metrics=["auc", kd.metrics.NormalizedEntropy()], count_out_of_range=True)
@@ -71,13 +73,16 @@ def run(case):
 
     data = list(batches(schema))
     model.predict_on_batch(part(data[0])[0])
-    losses, moved = [], []
+    kept = [v for v in model.non_trainable_variables if "moving" in v.path]
+    losses, moved, moving = [], [], []
     for batch in data:
         before = meter.total
         losses.append(float(model.train_on_batch(*part(batch), return_dict=True)["loss"]))
         moved.append(meter.total - before)
+        mine = [keras.ops.convert_to_numpy(v) for v in kept]
+        moving.append([everyone.arrays(each).tolist() for each in mine])  # of all processes
     # In the first step Keras builds the metrics by a forward pass; on JAX only the first of two alike is counted.
-    found = {"losses": losses, "moved": moved[1] or moved[0]}
+    found = {"losses": losses, "moving": moving, "moved": moved[1] or moved[0]}
     found["evaluation"] = {k: float(v) for k, v in model.test_on_batch(*part(data[2]), return_dict=True).items()}
     # Each process predicts its rows; those that fill it up are cut off.
     rows = everyone.arrays(model.predict_on_batch(part(data[2])[0])).reshape(-1)

@@ -57,3 +57,47 @@ def test_sharded_training_equals_training_in_one_process(processes, tmp_path):
         np.testing.assert_allclose(got["prediction"], expected["prediction"], rtol=tolerance, atol=tolerance)
         assert got["evaluation"] == pytest.approx(expected["evaluation"], rel=1e-4, abs=1e-4), case
         assert got["moved"] == pytest.approx(got["predicted"], rel=0.05), case  # as a plan predicts it
+
+
+START = """
+import sys
+import numpy as np
+import keras_dlrm as kd
+from keras_dlrm.sharding import everyone
+kd.sharding.start()
+schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 7)])
+seed = {"none": None, "other": kd.sharding.process_rank()}[sys.argv[1]]
+with kd.sharding.use(kd.plan(schema, 2, 4, constraints={"a": "row_wise", "b": "replicate"}, machine="loopback")):
+    model = kd.models.DLRM(schema, 4, bottom_mlp=[8, 4], top_mlp=[8, 1], seed=seed)
+model.compile("adagrad")
+batch = {"dense": np.ones((6, 1), "float32"), "sparse": np.ones((6, 2), "int32")}
+model.predict_on_batch(batch)
+losses = [float(model.train_on_batch(batch, np.ones((6, 1), "float32"))) for _ in range(3)]
+assert all(each == losses for each in everyone.values(losses)), losses
+kd.sharding.stop()
+"""
+
+
+@pytest.mark.slow
+def test_models_without_a_seed_start_alike_and_others_are_refused(capfd):
+    def run(seed):
+        return launch(keras.backend.backend(), 2, command=[sys.executable, "-c", START, seed])
+
+    assert run("none") == 0
+    assert run("other") == 1
+    if keras.backend.backend() != "jax":  # which refuses arrays that are not everywhere the same itself
+        assert "tables_4_replicated is not the same in all processes" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_moving_means_are_those_of_all_rows_in_every_process(tmp_path):
+    case = {"kinds": MIXED, "rule": "SGD", "batch_norm": True}
+    (together,), (alone,) = run_together([case], 2, tmp_path), run_alone([case], tmp_path)
+    first, *later = together["moving"]
+    # Before any weight has changed, the first layer's mean over all rows is the mean of its means over parts.
+    assert np.asarray(first[0]).shape == (2, 16)
+    np.testing.assert_allclose(first[0], np.repeat(alone["moving"][0][0], 2, axis=0), rtol=1e-5, atol=1e-6)
+    for step in (first, *later):
+        for each in step:
+            np.testing.assert_array_equal(each[0], each[1])
+    assert np.abs(np.asarray(later[-1][0]) - first[0]).max() > 1e-3

@@ -15,9 +15,11 @@
 """
 
 import importlib
+import random
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_dlrm.sharding.heartbeat import beats
 from keras_dlrm.sharding.launch import end_with_launcher, is_member, take_turns
@@ -28,6 +30,9 @@ _adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 def start(timeout: float = 300.0) -> None:
     """Join the processes that a launcher started; nothing where this one is alone.
 
+    Python's generator of random numbers then goes on from the same state in all of them: where no seed is given, initial weights
+    are drawn from it, which must be alike.
+
     Args:
         timeout: Seconds that a process waits for the others, here and in each exchange.
     """
@@ -36,6 +41,9 @@ def start(timeout: float = 300.0) -> None:
     if is_member():
         take_turns()
     _adapter.start(timeout)
+    if _adapter.process_count() > 1:
+        mine = np.array([random.getrandbits(31)], np.int32)
+        random.seed(int(_adapter.all_words(mine)[0, 0]))
 
 
 def __getattr__(name: str) -> Any:

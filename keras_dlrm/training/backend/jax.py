@@ -168,16 +168,22 @@ class SparseStep:
         step = jax.value_and_grad(
             lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
         )
-        (loss, (y_pred, non_trainable, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
+        before = non_trainable
+        (loss, (y_pred, after, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
         lookups = [Lookup(table, ids, rows, ids.shape[0]) for table, (ids, rows) in zip(taken, looked_up, strict=True)]
 
+        places = {id(v): i for i, v in enumerate(self.non_trainable_variables)}
+        kept = [places[id(v)] for v in self.kept_of_rows]
         mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
         with keras.StatelessScope(mapping) as scope:
             dense_variables = [v for v, table in zip(variables, tables, strict=True) if not table]
-            *grads, loss = part.sum([*grads, loss])
+            grads, loss, changes = part.totals(grads, loss, [after[i] - before[i] for i in kept])
             self.optimizer.apply_rows(grads, dense_variables, lookups, row_grads)
         trainable = [scope.get_current_value(v) for v in variables]
         slots = [scope.get_current_value(v) for v in self.optimizer.variables]
+        non_trainable = list(after)
+        for i, change in zip(kept, changes, strict=True):
+            non_trainable[i] = before[i] + change
         logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
         return logs, (trainable, non_trainable, slots, metrics)
 

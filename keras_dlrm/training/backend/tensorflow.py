@@ -114,6 +114,7 @@ class SparseStep(Replicas):
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = self.unpacked(data)
         part = self.part_of_step(x, sample_weight)
+        kept = [(v, tf.identity(v.value)) for v in self.kept_of_rows]
 
         def leaf(index: int, rows: Any) -> Any:
             gradient_tape.watch(rows)
@@ -128,7 +129,9 @@ class SparseStep(Replicas):
         dense = [v for v in self.trainable_variables if not is_table(v)]
         rows = [lookup.rows for lookup in tape.lookups]
         grads, row_grads = gradient_tape.gradient(loss, [[v.value for v in dense], rows])
-        *grads, loss = part.sum([*grads, loss])
+        grads, loss, changes = part.totals(grads, loss, [v.value - before for v, before in kept])
+        for (v, before), change in zip(kept, changes, strict=True):
+            v.assign(before + change)
         self.optimizer.apply_rows(grads, dense, tape.lookups, row_grads)
         return self.update_metrics(x, y, y_pred, part, loss)
 

@@ -18,6 +18,7 @@ class SparseStep:
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
+        kept = [(v, v.value.detach().clone()) for v in self.kept_of_rows]
         with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
             loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
             loss = part.share(loss)
@@ -26,7 +27,10 @@ class SparseStep:
             loss.backward()
         dense = [v for v in self.trainable_variables if not is_table(v)]
         with torch.no_grad():
-            *grads, loss = part.sum([*(v.value.grad for v in dense), loss.detach()])
+            changes = [v.value - before for v, before in kept]
+            grads, loss, changes = part.totals([v.value.grad for v in dense], loss.detach(), changes)
+            for (v, before), change in zip(kept, changes, strict=True):
+                v.assign(before + change)
             self.optimizer.apply_rows(grads, dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups])
             return self.update_metrics(x, y, y_pred, part, loss)
 
