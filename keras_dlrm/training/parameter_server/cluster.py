@@ -17,6 +17,8 @@ from keras_dlrm.sharding.launch import PARENT, free_ports
 # Exit code of a chief that lost a server: it can go on from its last checkpoint (sysexits.h: try again).
 SERVER_LOST = 75
 _POLL = 0.1  # seconds
+# A worker that fails so often, each time within so many seconds of its start, would fail for ever.
+_FAILURES, _SOON = 3, 60.0
 
 
 def task() -> tuple[str, int] | None:
@@ -69,9 +71,9 @@ def launch(
 ) -> int:
     """Run a program as chief, workers and servers on this machine until the chief ends.
 
-    A worker that dies is started again. When a server dies, which has part of the model, or the chief says that it lost one,
-    all are started again: the program should go on from its last checkpoint. The processes' ids go to stderr, a JSON
-    object a line. They end with this one.
+    A worker that dies is started again, unless it keeps ending with an error as soon as it starts. When a server dies, which
+    has part of the model, or the chief says that it lost one, all are started again: the program should go on from its last
+    checkpoint. The processes' ids go to stderr, a JSON object a line. They end with this one.
 
     Args:
         command: The program and its arguments; each process gets its own `TF_CONFIG`.
@@ -81,7 +83,7 @@ def launch(
         settings: Further environment variables.
 
     Returns:
-        The chief's exit code.
+        The chief's exit code, or that of a worker that keeps failing.
     """
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -108,6 +110,8 @@ class _Run:
         self.cluster = cluster
         self.settings = settings
         self.processes = {}
+        self._since: dict[int, float] = {}
+        self._failures: dict[int, int] = {}
         for kind in ("ps", "worker", "chief"):
             for index in range(len(cluster[kind])):
                 self.processes[kind, index] = self._start(kind, index)
@@ -120,10 +124,18 @@ class _Run:
             self.command, env=environment, stdout=None if kind == "chief" else sys.stderr.fileno()
         )
         print(json.dumps({"started": f"{kind}:{index}", "pid": process.pid}), file=sys.stderr, flush=True)
+        if kind == "worker":
+            self._since[index] = time.monotonic()
         return process
 
+    def _keeps_failing(self, worker: int, code: int) -> bool:
+        """Whether a worker that ended would end again. One that a signal ended was killed, or ran out of memory: not by itself."""
+        soon = code > 0 and time.monotonic() - self._since[worker] < _SOON
+        self._failures[worker] = self._failures.get(worker, 0) + 1 if soon else 0
+        return self._failures[worker] >= _FAILURES
+
     def wait(self) -> int:
-        """The chief's exit code, or `SERVER_LOST`. All have ended then."""
+        """The chief's exit code, `SERVER_LOST`, or that of a worker that keeps failing. All have ended then."""
         chief = self.processes["chief", 0]
         try:
             while chief.poll() is None:
@@ -133,6 +145,10 @@ class _Run:
                     if kind == "ps":
                         print(json.dumps({"lost": f"ps:{index}"}), file=sys.stderr, flush=True)
                         return SERVER_LOST
+                    if self._keeps_failing(index, process.returncode):
+                        failing = {"failing": f"worker:{index}", "exit code": process.returncode, "times": _FAILURES}
+                        print(json.dumps(failing), file=sys.stderr, flush=True)
+                        return process.returncode
                     self.processes[kind, index] = self._start(kind, index)
                 time.sleep(_POLL)
             return chief.returncode if chief.returncode >= 0 else SERVER_LOST

@@ -181,3 +181,20 @@ def test_a_run_that_lost_a_server_goes_on_from_its_checkpoint_with_the_same_loss
     assert result["resumed"] == done and result["steps"] == done + 10
     losses, _ = one_process(steps=done + 10, rows=900, seed=3, size=64)
     np.testing.assert_allclose(result["losses"], losses, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0, 8], ids=["at-once", "later"])
+def test_all_end_with_a_launcher_that_is_killed(start, seconds):
+    run = start("--processes", 1, "--servers", 1, "--steps", 1_000_000)
+    wait_for(lambda: len(run.pids) == 3)
+    time.sleep(seconds)
+    run.process.kill()
+    # The chief, too, although it waits for workers that are not there any more.
+    wait_for(lambda: not any(map(runs, run.pids.values())), seconds=90)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

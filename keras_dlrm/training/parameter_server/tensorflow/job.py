@@ -19,6 +19,7 @@ from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.sharding.launch import end_with_launcher
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.training.parameter_server.beside import Beside
 from keras_dlrm.training.parameter_server.cluster import task
@@ -75,6 +76,7 @@ class ParameterServerTraining:
             raise ValueError(
                 f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}."
             )
+        end_with_launcher()  # else it would wait for ever for workers that ended so
         self.steps = integer("ParameterServerTraining", "steps", steps, 0)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.build = build
