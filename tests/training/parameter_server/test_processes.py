@@ -183,6 +183,52 @@ def test_a_run_that_lost_a_server_goes_on_from_its_checkpoint_with_the_same_loss
     np.testing.assert_allclose(result["losses"], losses, rtol=0, atol=1e-5)
 
 
+WORKER_AWAY = """
+import os, pathlib, signal, sys
+from keras_dlrm.training import parameter_server as ps
+note = pathlib.Path(sys.argv[1]) / "pid"
+role = ps.task()
+if role is None:
+    sys.exit(ps.launch([sys.executable, *sys.argv], workers=2, servers=1))
+if role == ("worker", 1):
+    if note.exists():  # started again, and slow to come back
+        import time
+        time.sleep(600)
+    note.write_text(str(os.getpid()))
+if role[0] != "chief":
+    ps.serve()
+
+import keras_dlrm as kd
+schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 1000)])
+log = kd.data.synthetic.PlantedClickLog(schema, seed=0)
+
+def build():
+    model = kd.models.DLRM(schema, 4, bottom_mlp=[4], top_mlp=[4, 1], seed=0)
+    model.compile("adagrad")
+    return model
+
+def batch(step):
+    if step == 20:
+        os.kill(int(note.read_text()), signal.SIGKILL)
+    return log.batch(step, 32)
+
+training = ps.ParameterServerTraining(build, steps=60)
+training.fit(batch)
+memory = training.peak_memory()
+assert training.applied == 60 and memory["worker:0"] > 0 and memory["worker:1"] == 0, memory
+raise KeyError("the program's own")
+"""
+
+
+def test_a_run_ends_while_a_worker_is_away(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(WORKER_AWAY)
+    found = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False
+    )  # fmt: skip
+    assert found.returncode == 1 and "KeyError: \"the program's own\"" in found.stderr, found.stderr[-3000:]
+
+
 @pytest.mark.parametrize("seconds", [0, 8], ids=["at-once", "later"])
 def test_all_end_with_a_launcher_that_is_killed(start, seconds):
     run = start("--processes", 1, "--servers", 1, "--steps", 1_000_000)
