@@ -65,17 +65,25 @@ def describe(tables, shapes):
 @click.option(
     "--checkpoint-steps", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints."
 )
+@click.option(
+    "--restarts",
+    default=10,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Of all processes after a server or the chief is lost.",
+)
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds without a sign of life after which a process is ended.")
 @click.option("--evaluation-steps", type=click.IntRange(1), help="Steps between evaluations beside training.")
 @click.option("--export", type=PathArgument, help="Folder to export a SavedModel to at the end.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
 def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, embedding_optimizer,
-         learning_rate, in_flight, checkpoint, checkpoint_steps, evaluation_steps, export, as_json):  # fmt: skip
+         learning_rate, in_flight, checkpoint, checkpoint_steps, restarts, timeout, evaluation_steps, export, as_json):  # fmt: skip
     """Train on parameter servers."""
     from keras_dlrm.training import parameter_server as ps
 
     role = ps.task()
     if role is None:
-        sys.exit(ps.launch([sys.executable, *sys.argv], workers=processes, servers=servers))
+        sys.exit(ps.launch([sys.executable, *sys.argv], processes, servers, restarts, timeout=timeout))
     if role[0] != "chief":
         ps.serve()
 

@@ -79,7 +79,9 @@ def write(
 
     def begin() -> None:
         if team.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            # Of this step, and of others that a killed run was writing: each is as large as the tables.
+            for left in directory.glob(".step_*.partial"):
+                shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
 
     def write_mine() -> list[dict[str, Any]]:

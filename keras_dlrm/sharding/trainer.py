@@ -297,9 +297,9 @@ def run(
     import keras_dlrm as kd
     from keras_dlrm.sharding import backend as collectives
 
-    kd.sharding.start(2 * timeout)  # the launcher, which knows who hangs, comes first
     schema = click_schema(rows)
     try:
+        kd.sharding.start(2 * timeout)  # the launcher, which knows who hangs, comes first
         options = {"global_batch": global_batch, "optimizer": optimizer}
         with kd.sharding.use(planned(plan_file, schema, embedding_dim, collectives.world_size(), options)):
             model = kd.models.DLRM(schema, embedding_dim, bottom_mlp=[32, embedding_dim], top_mlp=[64, 32, 1], seed=seed)

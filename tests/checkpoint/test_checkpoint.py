@@ -120,6 +120,12 @@ def test_another_model_is_refused_and_left_alone(other, message, tmp_path):
         np.testing.assert_array_equal(old, ops.convert_to_numpy(new))
 
 
+def test_what_a_killed_run_was_writing_goes_with_the_next_save(tmp_path):
+    (tmp_path / ".step_0000000007.partial" / "tables").mkdir(parents=True)
+    kd.checkpoint.save(build(), tmp_path, step=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0000000010"]
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     model = build()
     kd.checkpoint.save(model, tmp_path, step=1)

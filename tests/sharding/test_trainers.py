@@ -150,3 +150,12 @@ def test_a_plan_of_unknown_tables_is_one_sentence(tmp_path):
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 2
     assert "there is no table 'nope'" in errors and "Traceback" not in errors
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX joins them itself")
+def test_tasks_of_srun_that_would_each_train_alone_are_refused(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    process = start("--steps", 1)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 2
+    assert "srun or mpirun started several processes, but each would train alone" in errors and "Traceback" not in errors

@@ -15,14 +15,15 @@
 """
 
 import importlib
+import os
 import random
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dlrm.sharding.heartbeat import beats
-from keras_dlrm.sharding.launch import end_with_launcher, is_member, take_turns
+from keras_dlrm.sharding.heartbeat import PROCESS, beats
+from keras_dlrm.sharding.launch import end_with_launcher, is_member, is_task, take_turns
 
 _adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
@@ -35,12 +36,21 @@ def start(timeout: float = 300.0) -> None:
 
     Args:
         timeout: Seconds that a process waits for the others, here and in each exchange.
+
+    Raises:
+        ValueError: `srun` or `mpirun` started several processes that the backend cannot join.
     """
     end_with_launcher()
     beats.begin()
     if is_member():
         take_turns()
     _adapter.start(timeout)
+    if is_task() and PROCESS not in os.environ and _adapter.process_count() == 1:
+        needed = {"torch": "RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT", "tensorflow": "TF_CONFIG"}
+        raise ValueError(
+            "start: srun or mpirun started several processes, but each would train alone; give each "
+            f"{needed.get(keras.backend.backend(), 'JAX_COORDINATOR_ADDRESS')}, as trainers/cluster does."
+        )
     if _adapter.process_count() > 1:
         mine = np.array([random.getrandbits(31)], np.int32)
         random.seed(int(_adapter.all_words(mine)[0, 0]))

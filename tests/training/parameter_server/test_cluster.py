@@ -45,6 +45,13 @@ def test_a_worker_that_dies_is_started_again(tmp_path):
     assert notes(tmp_path).count("worker-1") == 3 and notes(tmp_path).count("worker-0") == 1
 
 
+def test_a_worker_that_fails_whenever_it_starts_ends_all(tmp_path, capfd):
+    then = "if me == ('worker', 1): sys.exit(5)\ntime.sleep(60)"
+    assert run(tmp_path, then) == 5
+    assert notes(tmp_path).count("worker-1") == 3
+    assert '{"failing": "worker:1", "exit code": 5, "times": 3}' in capfd.readouterr().err
+
+
 def test_all_are_started_again_when_a_server_dies(tmp_path):
     then = (
         "if me[0] == 'chief': wait('ps', 2); wait('worker-0', 2); sys.exit(0)\n"

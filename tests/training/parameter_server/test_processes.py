@@ -181,3 +181,74 @@ def test_a_run_that_lost_a_server_goes_on_from_its_checkpoint_with_the_same_loss
     assert result["resumed"] == done and result["steps"] == done + 10
     losses, _ = one_process(steps=done + 10, rows=900, seed=3, size=64)
     np.testing.assert_allclose(result["losses"], losses, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("who", ["worker:1", "ps:0"])
+def test_a_process_that_hangs_is_ended_and_named(who, start, tmp_path):
+    saving = ["--checkpoint", tmp_path, "--checkpoint-steps", 20]
+    run = start("--processes", 2, "--servers", 2, "--steps", 300, "--timeout", 6, *saving)
+    wait_for(lambda: len(list(tmp_path.glob("step_*"))) >= 2)
+    os.kill(run.pids[who], signal.SIGSTOP)
+    assert run.result()["steps"] == 300
+    assert any('"hung": "' + who in line for line in run.said), "".join(run.said[-20:])
+
+
+WORKER_AWAY = """
+import os, pathlib, signal, sys
+from keras_dlrm.training import parameter_server as ps
+note = pathlib.Path(sys.argv[1]) / "pid"
+role = ps.task()
+if role is None:
+    sys.exit(ps.launch([sys.executable, *sys.argv], workers=2, servers=1))
+if role == ("worker", 1):
+    if note.exists():  # started again, and slow to come back
+        import time
+        time.sleep(600)
+    note.write_text(str(os.getpid()))
+if role[0] != "chief":
+    ps.serve()
+
+import keras_dlrm as kd
+schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 1000)])
+log = kd.data.synthetic.PlantedClickLog(schema, seed=0)
+
+def build():
+    model = kd.models.DLRM(schema, 4, bottom_mlp=[4], top_mlp=[4, 1], seed=0)
+    model.compile("adagrad")
+    return model
+
+def batch(step):
+    if step == 20:
+        os.kill(int(note.read_text()), signal.SIGKILL)
+    return log.batch(step, 32)
+
+training = ps.ParameterServerTraining(build, steps=60)
+training.fit(batch)
+memory = training.peak_memory()
+assert training.applied == 60 and memory["worker:0"] > 0 and memory["worker:1"] == 0, memory
+raise KeyError("the program's own")
+"""
+
+
+def test_a_run_ends_while_a_worker_is_away(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(WORKER_AWAY)
+    found = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False
+    )  # fmt: skip
+    assert found.returncode == 1 and "KeyError: \"the program's own\"" in found.stderr, found.stderr[-3000:]
+
+
+def test_all_end_with_a_launcher_that_is_killed(start):
+    run = start("--processes", 1, "--servers", 1, "--steps", 1_000_000)
+    wait_for(lambda: len(run.pids) == 3)
+    run.process.kill()
+    # The chief, too, although it waits for workers that are not there any more.
+    wait_for(lambda: not any(map(runs, run.pids.values())), seconds=90)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

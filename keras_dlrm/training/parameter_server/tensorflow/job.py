@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.sharding.heartbeat import beats
+from keras_dlrm.sharding.launch import end_with_launcher
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.training.parameter_server.beside import Beside
 from keras_dlrm.training.parameter_server.cluster import task
@@ -75,6 +78,8 @@ class ParameterServerTraining:
             raise ValueError(
                 f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}."
             )
+        beats.begin()
+        end_with_launcher()  # else it would wait for ever for workers that ended so
         self.steps = integer("ParameterServerTraining", "steps", steps, 0)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.build = build
@@ -83,6 +88,9 @@ class ParameterServerTraining:
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(
             tf.distribute.ParameterServerStrategy(resolver)
         )
+        # Never to be deleted: as the interpreter ends, its destructor waits for ever for a lock that a thread had which is no more,
+        # if a worker was being waited for.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coordinator))
         cluster = resolver.cluster_spec().as_dict()
         self.workers, devices = len(cluster["worker"]), [device("ps", k) for k in range(len(cluster["ps"]))]
         with stand_in_tables():
@@ -253,9 +261,20 @@ class ParameterServerTraining:
         return dict(zip(self._processes, sent, strict=True))
 
     def peak_memory(self) -> dict[str, int]:
-        """Most bytes of memory that each process had at a time (of a worker that was started again, since then); Linux."""
+        """Most bytes of memory that each process had at a time; Linux.
+
+        Of a worker that was started again, since then; 0 while it is away: training may have ended without it.
+        """
+        found = {}
         with _servers_lost():
-            return {name: costs.peak_memory(device(*name.split(":"))) for name in self._processes}
+            for name in self._processes:
+                try:
+                    found[name] = costs.peak_memory(device(*name.split(":")))
+                except tf.errors.OpError:
+                    if not name.startswith("worker"):
+                        raise
+                    found[name] = 0
+        return found
 
     @property
     def _processes(self) -> list[str]:

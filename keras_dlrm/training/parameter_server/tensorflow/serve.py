@@ -6,6 +6,7 @@ import os
 
 import tensorflow as tf
 
+from keras_dlrm.sharding.heartbeat import beats
 from keras_dlrm.sharding.launch import end_with_launcher
 from keras_dlrm.training.parameter_server.cluster import task
 
@@ -22,6 +23,7 @@ def serve() -> None:
             f"serve: TF_CONFIG must say that this is a worker or a server (ps) of a cluster; it says {me}."
         )
     end_with_launcher()
+    beats.begin()
     # A call to a process that is gone fails, instead of waiting for it.
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
