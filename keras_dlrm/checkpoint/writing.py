@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.parts import Base, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.checkpoint.store import MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
+from keras_dlrm.data.lock import lock
 
 
 def save(
@@ -40,7 +42,8 @@ def save(
 
     Raises:
         ValueError: the model is not built; an argument is out of range.
-        OSError: something could not be written, in any process; its number and the reason are named in all.
+        OSError: something could not be written, in any process, or another run is saving there; the process's number and the
+            reason are named in all.
 
     Example:
 
@@ -77,8 +80,15 @@ def write(
     partial = directory / f".{final.name}.partial"
     base = _base(directory, step) if incremental else None
 
+    alone: list[IO[str]] = []
+    saving = directory / ".saving"
+
     def begin() -> None:
         if team.rank == 0:
+            try:
+                alone.append(lock(saving, f"another run is saving to {directory}; give each run a folder of its own."))
+            except RuntimeError as error:
+                raise OSError(str(error)) from None
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
             for left in directory.glob(".step_*.partial"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -100,24 +110,43 @@ def write(
             }  # fmt: skip
             _write_durably(partial / MANIFEST, json.dumps(manifest).encode())
             # Saved before, and then trained from an earlier one. The latest first: it may be changes of those before.
-            for later in reversed([s for s in steps_in(directory) if s >= step]):
-                shutil.rmtree(folder_of(directory, later))
+            for later in reversed([s for s in steps_in(directory) if s > step]):
+                _remove(folder_of(directory, later))
+            if final.exists():
+                final.rename(_removed(final))
             partial.rename(final)
             _sync(directory)
+            shutil.rmtree(_removed(final), ignore_errors=True)
             steps = steps_in(directory)
             kept = {step, *steps[-keep:]} if keep else set(steps)
             for old in set(steps) - kept - bases_of(directory, sorted(kept)):
-                shutil.rmtree(folder_of(directory, old), ignore_errors=True)
+                with contextlib.suppress(OSError):  # the new one is there
+                    _remove(folder_of(directory, old))
 
-    team.do(begin)
     try:
+        team.do(begin)
         written = team.do(write_mine)
         team.do(lambda: commit([part for parts in written for part in parts]))
     except BaseException:
-        if team.rank == 0:
+        if alone:
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        for file in alone:
+            shutil.rmtree(saving, ignore_errors=True)
+            file.close()
     return final
+
+
+def _removed(folder: Path) -> Path:
+    """The name of a checkpoint that is being removed; what a kill leaves of it goes with the next save."""
+    return folder.parent / f".{folder.name}.old.partial"
+
+
+def _remove(folder: Path) -> None:
+    """A folder that is half deleted would be a damaged checkpoint."""
+    folder.rename(_removed(folder))
+    shutil.rmtree(_removed(folder), ignore_errors=True)
 
 
 def _base(directory: Path, step: int) -> Base | None:

@@ -268,6 +268,11 @@ def train(
         found = restore(model, checkpoint)
         if found is not None:
             first, losses = found["step"], found["extra"]["losses"]
+            if first > steps:
+                raise ValueError(
+                    f"--steps {steps}: the checkpoint in {checkpoint} is of step {first}; ask for at least as many, or take "
+                    "another --checkpoint."
+                )
     recorder = Recorder(losses)
     callbacks = [recorder, Heartbeat(first)]
     if checkpoint is not None:

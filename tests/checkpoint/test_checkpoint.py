@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import keras_dlrm as kd
+from keras_dlrm.data.lock import lock
 from keras_dlrm.sharding.plan import ShardingPlan, place
 
 SCHEMA = kd.Schema(
@@ -124,6 +125,16 @@ def test_what_a_killed_run_was_writing_goes_with_the_next_save(tmp_path):
     (tmp_path / ".step_0000000007.partial" / "tables").mkdir(parents=True)
     kd.checkpoint.save(build(), tmp_path, step=10)
     assert [path.name for path in tmp_path.iterdir()] == ["step_0000000010"]
+
+
+def test_two_runs_do_not_save_to_one_folder_at_once(tmp_path):
+    model = build()
+    kd.checkpoint.save(model, tmp_path, step=1)
+    with lock(tmp_path / ".saving", "taken"), pytest.raises(OSError, match="another run is saving to .*a folder of its own"):
+        kd.checkpoint.save(model, tmp_path, step=2)
+    (tmp_path / ".saving").rename(tmp_path / "gone")
+    kd.checkpoint.save(model, tmp_path, step=2)
+    assert not (tmp_path / ".saving").exists()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):

@@ -1,10 +1,11 @@
-"""The log of the trainers: the planted one, over tables of any size."""
+"""The log of the trainers: the planted one, over tables of any size; a run in one process."""
 
 import numpy as np
 import pytest
 
+import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.sharding.trainer import ClickLog, click_schema
+from keras_dlrm.sharding.trainer import ClickLog, StepLoss, click_schema, train
 
 
 def test_small_tables_have_the_planted_log():
@@ -27,3 +28,15 @@ def test_ids_lie_over_the_rows_of_large_tables(rows):
             assert ids.max() > column.vocabulary_size // 3
         first += column.hotness
     assert batch["sparse"].dtype == np.int32
+
+
+def test_a_run_goes_on_but_not_back(tmp_path):
+    def run(steps):
+        model = kd.models.DLRM(click_schema(50), 4, bottom_mlp=[4], top_mlp=[4, 1], seed=0)
+        model.compile("adagrad", metrics=[StepLoss()])
+        return train(model, ClickLog(50, seed=0), steps, 16, tmp_path, 2).losses
+
+    first = run(3)
+    assert run(5)[:3] == first
+    with pytest.raises(ValueError, match="--steps 4: the checkpoint in .* is of step 5; ask for at least as many"):
+        run(4)

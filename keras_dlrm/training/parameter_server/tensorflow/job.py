@@ -190,12 +190,17 @@ class ParameterServerTraining:
 
         Args:
             batches: `(packed batch, labels)`.
+
+        Raises:
+            ValueError: there are none.
         """
         labels, asked = [], []
         for x, y in batches:
             tensors = self._tensors(x)
             labels.append(np.reshape(y, -1))
             asked.append((tensors, self._coordinator.schedule(self._step.predict, args=(tensors,))))
+        if not asked:
+            raise ValueError("evaluate: batches has no batch; give at least one.")
         return scores(np.concatenate(labels), np.concatenate([self._fetched(*each) for each in asked]))
 
     def _evaluate_at(self, step: int, evaluation: Callable[[], Iterable[Batch]]) -> None:
