@@ -43,6 +43,47 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
 
 def read(state: State, directory: Path, step: int | None = None) -> dict[str, Any] | None:
     """As `restore`, into a state."""
+    found, failure = None, None
+    try:
+        found = _checked(state, directory, step)
+    except Exception as error:  # the others wait for this one's word, whatever it is
+        failure = error
+    if state.shared:
+        _agree(directory, None if found is None else found[0]["step"], failure)
+    if failure is not None:
+        raise failure
+    if found is None:
+        return None
+    manifest, arrays, needed = found
+    for name, variable in state.dense.items():
+        variable.assign(arrays[name].astype(value_of(variable).dtype))
+    for piece, part in needed:
+        for start, rows in _rows(Stored(directory, manifest["step"], manifest.get("base"), part), part, piece):
+            piece.write(start, rows)
+    return {"step": manifest["step"], "extra": manifest["extra"]}
+
+
+def _agree(directory: Path, step: int | None, failure: Exception | None) -> None:
+    """Raise in all processes where one of them cannot read, or finds another step."""
+    from keras_dlrm.sharding import everyone
+
+    every = everyone.values([step, None if failure is None else str(failure)])
+    if failure is not None:
+        return
+    for rank, (_, message) in enumerate(every):
+        if message is not None:
+            raise ValueError(f"restore: process {rank} cannot read, and no process has changed its model: {message}")
+    if any(other != step for other, _ in every):
+        raise ValueError(
+            f"restore: processes find different checkpoints in {directory}, steps {[other for other, _ in every]}; it must be a "
+            "folder that all of them see."
+        )
+
+
+def _checked(
+    state: State, directory: Path, step: int | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[tuple[Piece, dict[str, Any]]]] | None:
+    """A checkpoint's manifest, its dense arrays, and which parts belong in which pieces, all read once."""
     steps = steps_in(directory)
     if step is None and not steps:
         if directory.exists() and (not directory.is_dir() or any(directory.glob("step_*"))):
@@ -64,19 +105,14 @@ def read(state: State, directory: Path, step: int | None = None) -> dict[str, An
         _check(folder, stored, state, {name: tuple(array.shape) for name, array in arrays.items()}, manifest["dense"])
         # Everything is read once before anything is written: what is damaged is seen by then.
         for piece, part in needed:
-            for _ in _rows(Stored(directory, step, base, part), part, piece):
+            for _ in _rows(Stored(directory, manifest["step"], base, part), part, piece):
                 pass
     except _DAMAGE as error:
         raise ValueError(
             f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it is restored. "
             f"({error})"
         ) from error
-    for name, variable in state.dense.items():
-        variable.assign(arrays[name].astype(value_of(variable).dtype))
-    for piece, part in needed:
-        for start, rows in _rows(Stored(directory, step, base, part), part, piece):
-            piece.write(start, rows)
-    return {"step": step, "extra": manifest["extra"]}
+    return manifest, arrays, needed
 
 
 def _check(

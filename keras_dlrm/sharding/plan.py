@@ -216,7 +216,10 @@ class ShardingPlan:
             ValueError: the file is not a plan, or one of other tables.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            try:
+                data = json.loads(Path(path).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"not a plan, which is JSON such as {{\"tables\": {{\"C1\": \"row_wise\"}}}} ({error}).") from error
             if shapes is None:
                 plan = cls.from_dict(data)
             else:
@@ -249,6 +252,12 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
         raise ValueError(f"ShardingPlan: there is no table {unknown[0]!r}; the model has {sorted(shapes)}.")
     entries = {n: dict(e) if isinstance(e, Mapping) else {"sharding": e} for n, e in tables.items()}
     for name, entry in entries.items():
+        odd = sorted(set(entry) - {"sharding", "ranks", "rows", "width"})
+        if odd or "sharding" not in entry or not isinstance(entry.get("ranks", []), list):
+            raise ValueError(
+                f"ShardingPlan: table {name!r} has {entry}; give sharding, one of {list(KINDS)}, and ranks (a list), rows and width "
+                "where they matter."
+            )
         there = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
         if there != tuple(shapes[name]):
             raise ValueError(f"ShardingPlan: table {name!r} has (rows, width) {there} there, {tuple(shapes[name])} in the model.")

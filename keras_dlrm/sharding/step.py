@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,13 +102,20 @@ class PartOfBatch(WholeBatch):
         return [None if t is None else next(sums) for t in tensors]
 
     def gather(self, y: Any, y_pred: Any) -> tuple[Any, Any, Any]:
-        tensors = (y, y_pred, self._marked)
-        columns = [ops.cast(ops.reshape(t, (-1, 1)), "float32") for t in tensors if t is not None]
+        whole = (y, y_pred, self._marked)
+        tensors = [ops.convert_to_tensor(t) for t in keras.tree.flatten(whole) if t is not None]
+        shapes = [tuple(ops.shape(t)) for t in tensors]
+        ends = list(itertools.accumulate((math.prod(shape[1:]) for shape in shapes), initial=0))
+        columns = [ops.cast(ops.reshape(t, (s[0], -1)), "float32") for t, s in zip(tensors, shapes, strict=True)]
         every = self._backend.gather(ops.concatenate(columns, axis=1))  # one message instead of three
         if self._marked is not None:
             every = self._backend.real_rows(every, ops.not_equal(every[:, -1], FILLER))
-        split = iter([every[:, i : i + 1] for i in range(len(columns))])
-        y, y_pred, marked = (None if t is None else next(split) for t in tensors)
+        parts = [every[:, first:last] for first, last in itertools.pairwise(ends)]
+        found = iter(
+            ops.cast(ops.reshape(part, (-1, *shape[1:])), keras.backend.standardize_dtype(t.dtype))
+            for part, t, shape in zip(parts, tensors, shapes, strict=True)
+        )
+        y, y_pred, marked = keras.tree.map_structure(lambda t: None if t is None else next(found), whole)
         return y, y_pred, None if marked is None else _without_filler(marked)
 
     @property

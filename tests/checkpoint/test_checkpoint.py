@@ -1,5 +1,6 @@
 """Checkpoints in one process: what comes back, and what is refused. `tests/sharding/test_trainers.py` has several processes."""
 
+import dataclasses
 import json
 import resource
 
@@ -9,7 +10,10 @@ import pytest
 from keras import ops
 
 import keras_dlrm as kd
+from keras_dlrm.checkpoint.reading import read
+from keras_dlrm.checkpoint.state import state_of
 from keras_dlrm.data.lock import lock
+from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.plan import ShardingPlan, place
 
 SCHEMA = kd.Schema(
@@ -245,6 +249,21 @@ def test_a_damaged_file_is_refused_and_the_model_left_alone(damage, incremental,
     for mine, then in zip(other.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, then)
     assert kd.checkpoint.restore(other, tmp_path)["step"] == 3 if incremental else 2
+
+
+@pytest.mark.parametrize(
+    ("other", "message"), [([1, "damaged"], "process 1 cannot read.*: damaged"), ([None, None], r"different checkpoints.*\[1, None\]")]
+)
+def test_what_one_process_cannot_read_none_restores(other, message, tmp_path, monkeypatch):
+    model = build()
+    kd.checkpoint.save(model, tmp_path, step=1)
+    train(model, batches(1))
+    before = model.get_weights()
+    monkeypatch.setattr(everyone, "values", lambda mine: [mine, other])
+    with pytest.raises(ValueError, match=message):
+        read(dataclasses.replace(state_of(model), shared=True), tmp_path)
+    for mine, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, then)
 
 
 def test_a_file_of_a_later_version_is_refused(tmp_path):

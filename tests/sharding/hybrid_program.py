@@ -13,7 +13,7 @@ import numpy as np
 import keras_dlrm as kd
 
 DIM = 8
-BATCHES = [24, 24, 23, 5]
+BATCHES = [24, 24, 23, 5, 11]
 
 
 def schema_of(weighted):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,8 +78,17 @@ def test_a_saved_plan_is_loaded_and_an_error_names_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"q\.json: ShardingPlan: not a plan"):
         ShardingPlan.load(tmp_path / "q.json")
     (tmp_path / "r.json").write_text("{")
-    with pytest.raises(ValueError, match=r"r\.json"):
+    with pytest.raises(ValueError, match=r"r\.json: not a plan, which is JSON"):
         ShardingPlan.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("entry", [{"shardin": "row_wise"}, {"ranks": [0]}, {"sharding": "row_wise", "ranks": 1}])
+def test_an_entry_that_is_none_is_refused(entry, tmp_path):
+    """One that is misspelt would be another plan."""
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({"tables": {"a": entry}}))
+    with pytest.raises(ValueError, match=r"p\.json: ShardingPlan: table 'a' has \{.*\}; give sharding, one of"):
+        ShardingPlan.load(path, SHAPES, 2)
 
 
 def test_what_a_file_says_is_kept_and_the_rest_is_placed(tmp_path):

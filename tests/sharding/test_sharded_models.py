@@ -6,6 +6,7 @@ import pytest
 
 import keras_dlrm as kd
 from keras_dlrm.initializers import StackedTables
+from keras_dlrm.models.sparse_model import SparseModel
 from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.plan import place
 
@@ -114,3 +115,23 @@ def test_weights_of_classes_hold_where_a_part_is_filled_up():
         model.compile("adagrad")
         losses.append(model.fit(data, class_weight={0: 2.0, 1: 3.0}, shuffle=False, epochs=2, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", ["numbers", "one-hot"])
+def test_metrics_see_whole_rows_where_a_model_has_several_outputs_a_row(labels):
+    def model():
+        ids = keras.Input((3,), dtype="int32")
+        pooled = kd.layers.EmbeddingCollection(SCHEMA, 4, concatenate=True, seed=1)(ids)
+        kernel = keras.initializers.GlorotUniform(seed=1)
+        found = SparseModel(ids, keras.layers.Dense(3, "softmax", kernel_initializer=kernel)(pooled))
+        kind = "sparse_categorical" if labels == "numbers" else "categorical"
+        found.compile("adagrad", loss=f"{kind}_crossentropy", metrics=[f"{kind}_accuracy"])
+        return found
+
+    with kd.sharding.use(place(1, SHAPES, dict.fromkeys(SHAPES, "row_wise"))):
+        sharded = model()
+    x = batch(30)[0]["sparse"]
+    y = np.random.default_rng(1).integers(0, 3, 30)
+    y = y if labels == "numbers" else np.eye(3, dtype="float32")[y]
+    found, expected = (one.fit(x, y, batch_size=10, epochs=2, shuffle=False, verbose=0).history for one in (sharded, model()))
+    assert found == {name: pytest.approx(values, rel=1e-5) for name, values in expected.items()}

@@ -24,7 +24,7 @@ _strategy: Any = None
 _scoped: Any = None
 # Bytes, counted as steps run: how many rows a batch has is not known before.
 _sent: Any = None
-# Of all collectives here, and other than those of tf.distribute.
+# Of all collectives here (and from it on, one for each length of a batch), and other than those of tf.distribute.
 _GROUP = 7_654_321
 # One for each place of a collective: all workers trace the same functions in the same order.
 _instances = itertools.count(1)
@@ -87,11 +87,12 @@ def _is_real() -> bool:
 def _keys(x: Any) -> dict[str, Any]:
     # No timeout: in TensorFlow 2.21 each collective that has one takes a thread that sleeps so long, even if the collective is
     # done before; after some hundred steps there are no more threads. The strategy itself looks after its workers.
-    return replicas.keys(x) if _scope() else _keys_of_processes()
+    return replicas.keys(x) if _scope() else _keys_of_processes(x)
 
 
-def _keys_of_processes() -> dict[str, Any]:
-    return {"group_size": process_count(), "group_key": _GROUP, "instance_key": next(_instances), "ordering_token": []}
+def _keys_of_processes(x: Any) -> dict[str, Any]:
+    key = _GROUP + replicas.rows_of(x)
+    return {"group_size": process_count(), "group_key": key, "instance_key": next(_instances), "ordering_token": []}
 
 
 def _count(x: Any, factor: int) -> None:
@@ -192,4 +193,5 @@ def all_words(words: np.ndarray) -> np.ndarray:
     n = process_count()
     if n == 1:
         return words[None]
-    return _exchanged(tf.repeat(tf.constant(words)[None], n, axis=0), _keys_of_processes()).numpy()  # type: ignore[no-any-return]
+    everyone = tf.repeat(tf.constant(words)[None], n, axis=0)
+    return _exchanged(everyone, _keys_of_processes(everyone)).numpy()  # type: ignore[no-any-return]

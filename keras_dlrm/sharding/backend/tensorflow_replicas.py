@@ -54,14 +54,24 @@ def place_of(strategy: Any) -> tuple[int, int]:
     return chiefs + resolver.task_id, workers
 
 
+def rows_of(x: Any) -> Any:
+    """What of a collective's group key follows the length of the batch, where that is known only as the step runs; else 0.
+
+    TensorFlow keeps the shape that a collective of a group had at first: batches of each length are a group of their own.
+
+    Args:
+        x: What is handed over.
+    """
+    unknown = [i for i, length in enumerate(x.shape.as_list()) if length is None]
+    return tf.reduce_prod([tf.shape(x)[i] for i in unknown]) if unknown else 0
+
+
 def keys(x: Any) -> dict[str, Any]:
     """Which collective of the step the next one is, the same in all replicas.
 
     Args:
         x: What the replicas hand over.
     """
-    # TensorFlow keeps the shape that a collective of a group had at first: batches of each length are a group of their own.
-    rows = tf.reduce_prod([tf.shape(x)[i] for i, d in enumerate(x.shape) if d is None]) if None in x.shape.as_list() else 0
     strategy = tf.distribute.get_strategy()
     place = replica()
     first, tokens = _group_of(strategy)
@@ -72,7 +82,7 @@ def keys(x: Any) -> dict[str, Any]:
     counts[place] = counts.get(place, -1) + 1
     return {
         "group_size": strategy.num_replicas_in_sync,
-        "group_key": first + rows,
+        "group_key": first + rows_of(x),
         "instance_key": start + counts[place],
         # Of each replica: else TensorFlow would have one replica's collectives wait for the end of another's.
         "ordering_token": [tokens[place % len(tokens)]],
