@@ -219,7 +219,7 @@ class ShardingPlan:
             try:
                 data = json.loads(Path(path).read_text(encoding="utf-8"))
             except ValueError as error:
-                raise ValueError(f"not a plan, which is JSON such as {{\"tables\": {{\"C1\": \"row_wise\"}}}} ({error}).") from error
+                raise ValueError(f'not a plan, which is JSON such as {{"tables": {{"C1": "row_wise"}}}} ({error}).') from error
             if shapes is None:
                 plan = cls.from_dict(data)
             else:
@@ -255,8 +255,8 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
         odd = sorted(set(entry) - {"sharding", "ranks", "rows", "width"})
         if odd or "sharding" not in entry or not isinstance(entry.get("ranks", []), list):
             raise ValueError(
-                f"ShardingPlan: table {name!r} has {entry}; give sharding, one of {list(KINDS)}, and ranks (a list), rows and width "
-                "where they matter."
+                f"ShardingPlan: table {name!r} has {entry}; give sharding, one of {list(KINDS)}, and ranks (a list), rows and "
+                "width where they matter."
             )
         there = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
         if there != tuple(shapes[name]):

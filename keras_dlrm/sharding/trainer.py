@@ -84,6 +84,7 @@ class ClickLog:
     def __init__(self, rows: int, seed: int) -> None:
         from keras_dlrm.data.synthetic import PlantedClickLog
 
+        self.seed = seed
         self._log = PlantedClickLog(click_schema(min(rows, _IDS)), seed=seed)
         whole, drawn = click_schema(rows).categorical, self._log.schema.categorical
         apart = [int(a.vocabulary_size or 0) // int(b.vocabulary_size or 0) for a, b in zip(whole, drawn, strict=True)]
@@ -257,12 +258,17 @@ def train(
         global_batch: Examples of a step, of all processes together.
         checkpoint: Folder of checkpoints, or `None`.
         checkpoint_steps: Steps between two.
+
+    Raises:
+        ValueError: the checkpoint is of another model, or of a run with other batches.
     """
     from keras_dlrm.checkpoint import Checkpoints, restore
     from keras_dlrm.sharding.heartbeat import Heartbeat
     from keras_dlrm.sharding.part import Part
 
     first, losses = 0, []
+    # What decides a step's batch.
+    told = {"global_batch": global_batch, "seed": getattr(log, "seed", None)}
     model.predict_on_batch(Part(Steps(log, global_batch, 0, 1))[0][0])  # builds it
     if checkpoint is not None:
         found = restore(model, checkpoint)
@@ -273,10 +279,17 @@ def train(
                     f"--steps {steps}: the checkpoint in {checkpoint} is of step {first}; ask for at least as many, or take "
                     "another --checkpoint."
                 )
+            for name, value in told.items():
+                before = found["extra"].get(name, value)
+                if before != value:
+                    raise ValueError(
+                        f"--{name.replace('_', '-')} {value}: the run in {checkpoint} has {before}; give that, or --checkpoint "
+                        "another folder."
+                    )
     recorder = Recorder(losses)
     callbacks = [recorder, Heartbeat(first)]
     if checkpoint is not None:
-        callbacks.append(Checkpoints(checkpoint, checkpoint_steps, first, lambda: {"losses": recorder.losses}))
+        callbacks.append(Checkpoints(checkpoint, checkpoint_steps, first, lambda: {**told, "losses": recorder.losses}))
     if first < steps:
         model.fit(Part(Steps(log, global_batch, first, steps)), shuffle=False, callbacks=callbacks, verbose=0)
     return recorder

@@ -252,7 +252,8 @@ def test_a_damaged_file_is_refused_and_the_model_left_alone(damage, incremental,
 
 
 @pytest.mark.parametrize(
-    ("other", "message"), [([1, "damaged"], "process 1 cannot read.*: damaged"), ([None, None], r"different checkpoints.*\[1, None\]")]
+    ("other", "message"),
+    [([1, "damaged"], "process 1 cannot read.*: damaged"), ([None, None], r"different checkpoints.*\[1, None\]")],
 )
 def test_what_one_process_cannot_read_none_restores(other, message, tmp_path, monkeypatch):
     model = build()

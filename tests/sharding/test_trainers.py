@@ -159,3 +159,13 @@ def test_tasks_of_srun_that_would_each_train_alone_are_refused(monkeypatch):
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 2
     assert "srun or mpirun started several processes, but each would train alone" in errors and "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_run_with_other_batches_is_not_gone_on_with(tmp_path):
+    finish(start("--processes", 1, "--steps", 2, "--checkpoint", tmp_path))
+    for option, there in (("--seed", 0), ("--global-batch", 31)):
+        process = start("--processes", 1, "--steps", 3, "--checkpoint", tmp_path, option, 7)
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 2
+        assert f"{option} 7: the run in {tmp_path} has {there}; give that" in errors and "Traceback" not in errors
