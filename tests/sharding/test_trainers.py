@@ -152,6 +152,7 @@ def test_a_plan_of_unknown_tables_is_one_sentence(tmp_path):
     assert "there is no table 'nope'" in errors and "Traceback" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX joins them itself")
 def test_tasks_of_srun_that_would_each_train_alone_are_refused(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
