@@ -119,7 +119,10 @@ class SparseTraining(SparseStep):
 
     def _check_alike(self: Any) -> None:
         """Before the first step: what each process has a copy of starts alike in all of them."""
-        if self._known_alike or not self.built or self.in_replicas or not self.sharded:
+        if self._known_alike or not self.built:
+            return
+        self._known_alike = self.in_replicas or not self.sharded
+        if self._known_alike:
             return
         from keras_dlrm.checkpoint.state import value_of
         from keras_dlrm.sharding import everyone
