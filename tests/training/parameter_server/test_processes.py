@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from children import runs
 
 import keras_dlrm as kd
 from keras_dlrm.sharding.plan import place
@@ -245,10 +246,3 @@ def test_all_end_with_a_launcher_that_is_killed(start):
     run.process.kill()
     # The chief, too, although it waits for workers that are not there any more.
     wait_for(lambda: not any(map(runs, run.pids.values())), seconds=90)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
