@@ -32,6 +32,16 @@ hypothesis.settings.load_profile("keras_dlrm")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that no backend takes part in run once, in TensorFlow's lane."""
+    if os.environ["KERAS_BACKEND"] == "tensorflow":
+        return
+    neutral = [item for item in items if item.get_closest_marker("neutral")]
+    if neutral:
+        config.hook.pytest_deselected(items=neutral)
+        items[:] = [item for item in items if item not in set(neutral)]
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of data sets and golden vectors that cannot be part of the repository; the test is skipped without it."""

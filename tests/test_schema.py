@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from keras_dlrm.schema import Categorical, Dense, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=["price", Dense("age")],
     categorical=[

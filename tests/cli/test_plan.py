@@ -14,6 +14,8 @@ from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema import Categorical, Schema
 from keras_dlrm.sharding.plan import ShardingPlan
 
+pytestmark = pytest.mark.neutral
+
 
 @pytest.fixture
 def schema(tmp_path):

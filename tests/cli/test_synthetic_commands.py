@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from keras_dlrm.cli import group, main
 from keras_dlrm.data import open as open_log
 
+pytestmark = pytest.mark.neutral
+
 
 def run(*args: object) -> tuple[int, str]:
     outcome = CliRunner().invoke(group, [str(a) for a in args], catch_exceptions=False)

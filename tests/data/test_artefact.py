@@ -10,6 +10,8 @@ from keras_dlrm.data import artefact
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.schema import Categorical, Dense, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=[Dense("x", "standardise")], categorical=[Categorical("a", oov_rows=3), Categorical("b"), Categorical("c", 5)]
 )

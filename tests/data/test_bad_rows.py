@@ -8,6 +8,8 @@ import pytest
 
 from keras_dlrm.data.bad_rows import EXAMPLES, BadRow, BadRows
 
+pytestmark = pytest.mark.neutral
+
 ROW = BadRow("log.tsv", 3, "C1", "zz", "must be hexadecimal")
 
 

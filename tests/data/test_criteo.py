@@ -7,6 +7,8 @@ import pytest
 
 from keras_dlrm.data import criteo, criteo_reader
 
+pytestmark = pytest.mark.neutral
+
 
 def make_lines(rows, seed=0):
     """Made-up lines in Criteo's format, with missing fields and negative counts."""

@@ -16,6 +16,8 @@ import pytest
 from keras_dlrm.data import criteo_reader as reader
 from keras_dlrm.data.bad_rows import BadRows
 
+pytestmark = pytest.mark.neutral
+
 DIGITS, HEX = b"0123456789", b"0123456789abcdefABCDEF"
 FIELDS = (
     b"", b"0", b"-0", b"+7", b"-", b"+", b"--1", b"1-", b"2147483647", b"2147483648", b"-2147483648", b"-2147483649",

@@ -23,6 +23,8 @@ import pytest
 from keras_dlrm.data import criteo, criteo_reader, criteo_splits, criteo_stage
 from keras_dlrm.data.staging import Staging
 
+pytestmark = pytest.mark.neutral
+
 # Imports once, and works off each line that it reads in a process of its own.
 PROGRAM = """
     import contextlib, os, sys

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from keras_dlrm.data import criteo
 
+pytestmark = pytest.mark.neutral
+
 
 def make_lines(rows, seed=0, values=9):
     """Made-up lines, with missing fields and negative counts."""

@@ -5,6 +5,8 @@ import pytest
 
 import keras_dlrm as kd
 
+pytestmark = pytest.mark.neutral
+
 SIZES = [50 + 7 * i for i in range(26)]
 ROWS = [30, 17, 25]  # of three days
 

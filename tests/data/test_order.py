@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from keras_dlrm.data.order import BatchCut, ShuffledOrder
 
+pytestmark = pytest.mark.neutral
+
 
 @given(rows=st.integers(0, 3000), seed=st.integers(0, 2**40), epoch=st.integers(0, 10**6))
 def test_a_shuffled_order_is_a_permutation(rows, seed, epoch):

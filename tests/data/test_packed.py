@@ -15,6 +15,8 @@ import keras_dlrm.data as data
 from keras_dlrm.data.writer import PackedWriter
 from keras_dlrm.schema import Categorical, Dense, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=["I1", "I2"], categorical=[Categorical("C1", 7), Categorical("tags", 5, hotness=3)], label="click"
 )

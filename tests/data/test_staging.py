@@ -13,6 +13,8 @@ import pytest
 
 from keras_dlrm.data.staging import Staging, fingerprint
 
+pytestmark = pytest.mark.neutral
+
 
 def test_a_job_goes_on_from_its_last_commit(tmp_path: Path) -> None:
     with Staging(tmp_path / "out", {"a": (1, 2)}) as staging:

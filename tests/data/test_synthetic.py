@@ -11,6 +11,8 @@ from keras_dlrm.data.expectation import expected_auc, expected_logloss
 from keras_dlrm.data.synthetic import PlantedClickLog, criteo_shape
 from keras_dlrm.schema import Categorical, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=["x", "y"],
     categorical=[

@@ -10,6 +10,8 @@ from keras_dlrm.data.synthetic import MLPERF_V2_HOTNESS, MultiHot, RandomClickLo
 from keras_dlrm.data.synthetic.mixing import permuted
 from keras_dlrm.schema import PADDING, Categorical, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(dense=["x"], categorical=[Categorical("a", 50), Categorical("tags", 30, hotness=3)])
 ONE_HOT = Schema(dense=["x"], categorical=[Categorical("a", 50), Categorical("b", 1000)])
 

@@ -9,6 +9,8 @@ from sklearn.metrics import roc_auc_score
 from keras_dlrm.data.synthetic import ColdItems, Drift, PlantedClickLog
 from keras_dlrm.schema import PADDING, Categorical, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=["x", "y"],
     categorical=[

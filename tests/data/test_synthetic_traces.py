@@ -9,6 +9,8 @@ from keras_dlrm.data.synthetic import StackProfile, Trace, TraceClickLog, stack_
 from keras_dlrm.data.synthetic.recency import origins
 from keras_dlrm.schema import PADDING, Categorical, Schema
 
+pytestmark = pytest.mark.neutral
+
 # A distance to the asked profile that a right generator exceeds once in a million traces.
 ALPHA = 1e-6
 

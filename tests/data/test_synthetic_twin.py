@@ -20,6 +20,8 @@ from keras_dlrm.data.synthetic import (
 from keras_dlrm.data.writer import PackedWriter
 from keras_dlrm.schema import PADDING, Categorical, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=["x", "y"],
     categorical=[

@@ -9,6 +9,8 @@ import pytest
 from keras_dlrm.data import table_text, tables
 from keras_dlrm.schema import Categorical, Dense, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=[Dense("price", "log1p")], categorical=[Categorical("city"), Categorical("tags", hotness=2)], label="click"
 )

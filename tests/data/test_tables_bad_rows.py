@@ -14,6 +14,8 @@ from table_logs import FORMATS, SCHEMA, example, make_rows, results, save, spoil
 from keras_dlrm.data import tables
 from keras_dlrm.schema import Categorical, Schema
 
+pytestmark = pytest.mark.neutral
+
 SIMPLE = Schema(dense=["x"], categorical=[Categorical("c")], label="y")
 
 

@@ -23,6 +23,8 @@ from keras_dlrm.data.table_columns import Columns
 from keras_dlrm.data.table_files import open_table
 from keras_dlrm.schema import Categorical, Dense, Schema
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = Schema(
     dense=[Dense("a"), Dense("b", "log1p")],
     categorical=[Categorical("c"), Categorical("d", 5), Categorical("e", hotness=2), Categorical("f", table="c")],

@@ -18,6 +18,8 @@ from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.vocabulary import Vocabulary
 from keras_dlrm.schema import Schema
 
+pytestmark = pytest.mark.neutral
+
 
 def frame(rows: list[dict[str, object]]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)

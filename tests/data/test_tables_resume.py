@@ -22,6 +22,8 @@ from table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoi
 from keras_dlrm.data import table_job, table_records, table_stage, table_text, tables
 from keras_dlrm.data.staging import Staging
 
+pytestmark = pytest.mark.neutral
+
 # Imports once, and works off each line that it reads in a process of its own.
 PROGRAM = """
     import os, sys

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from keras_dlrm import metrics
 
+pytestmark = pytest.mark.neutral
+
 
 def brute_force_auc(labels, values):
     positive, negative = values[labels == 1], values[labels == 0]

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, kind_of, place
 
+pytestmark = pytest.mark.neutral
+
 SHAPES = {"a": (10, 4), "b": (7, 6)}
 
 

@@ -21,6 +21,8 @@ from keras_dlrm.sharding.step_time import allocated, seconds
 from keras_dlrm.sharding.traffic import traffic
 from keras_dlrm.sharding.workload import Workload
 
+pytestmark = pytest.mark.neutral
+
 
 def schema(*sizes, hotness=1):
     """One column a table: t0, t1, …"""

@@ -13,6 +13,8 @@ from keras_dlrm.sharding.published import PUBLISHED
 from keras_dlrm.sharding.simulator import scaling_png, simulate, table
 from keras_dlrm.sharding.workload import Workload
 
+pytestmark = pytest.mark.neutral
+
 PLAIN = Machine(1e10, 1e12, 1e11, 1e10, link_latency=0.0)
 # By what factor a prediction misses, at most. The first is what the machines' shares of their peaks were chosen by. TorchRec's
 # are published for tables that do not fit the GPU. HugeCTR sends the ids of a hot column to their owner alone and computes

@@ -1,0 +1,84 @@
+"""Checksums of files, and JSON files that carry one of their own content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKSUM = "checksum"
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(content: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys and its layout on the disk.
+
+    Example:
+
+    >>> content_digest({"a": 1, "b": 2}) == content_digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the checksum of the rest of it under `"checksum"`.
+
+    Example:
+
+    >>> sorted(sealed({"rows": 3}))
+    ['checksum', 'rows']
+    """
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    return {**rest, CHECKSUM: content_digest(rest)}
+
+
+def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
+    """Read a JSON object that was written as `sealed` makes it.
+
+    Args:
+        path: The file.
+        required: Whether a file without a checksum is damaged. `False` where earlier releases wrote none: then the caller
+            decides by the version that the file names.
+
+    Returns:
+        The object, without its checksum.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a JSON object, or not the one that was written; the message names the file.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> _ = path.write_text(json.dumps(sealed({"rows": 3})))
+    >>> read_sealed(path)
+    {'rows': 3}
+    >>> _ = path.write_text(path.read_text().replace("3", "7", 1))
+    >>> read_sealed(path)
+    Traceback (most recent call last):
+    ValueError: ...a.json is damaged: its content does not match its checksum; copy it again, or write it again.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, not an object; write it again.")
+    checksum = content.pop(CHECKSUM, None)
+    if checksum is None and not required:
+        return content
+    if checksum != content_digest(content):
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; copy it again, or write it again.")
+    return content
