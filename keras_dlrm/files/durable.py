@@ -1,4 +1,4 @@
-"""Files that are written beside their place, flushed to the disk, and only then renamed: after a crash the old one or the new one."""
+"""Files that are written beside their place, flushed to the disk, and only then renamed: the old one or the new one stays."""
 
 from __future__ import annotations
 
