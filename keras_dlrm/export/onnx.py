@@ -56,6 +56,7 @@ def onnx(
         ImportError: onnx or onnxruntime is not installed.
         NotImplementedError: the model does something that is not known in ONNX.
         RuntimeError: the answers differ by more than 1e-5 (0.02 in half precision), or the file does not load.
+        NotFinite: a weight is NaN or infinite.
         TypeError: not a model of `kd.models`.
         ValueError: unknown `tables` or `prune`, or tables too large for ONNX without external data.
 
@@ -64,6 +65,7 @@ def onnx(
     from keras_dlrm.export.onnx_model import onnx_model
     from keras_dlrm.export.stored_tables import StoredTables
     from keras_dlrm.models.click_model import ClickModel
+    from keras_dlrm.training.not_finite import require_finite
 
     if not isinstance(model, ClickModel):
         raise TypeError(f"onnx: expected a model of kd.models, not {type(model).__name__}.")
@@ -71,6 +73,7 @@ def onnx(
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"onnx: {path} is a folder; give a file, such as {path / 'model.onnx'}.")
+    require_finite("onnx", model)
     stored = StoredTables(model, tables, prune)
     external = bool(stored.stacks) and (stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data))
     if not external and stored.nbytes >= 1 << 31:

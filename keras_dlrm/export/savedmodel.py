@@ -23,6 +23,7 @@ from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.export.versions import next_version, publish
 from keras_dlrm.schema import Schema
+from keras_dlrm.training.not_finite import require_finite
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
@@ -89,6 +90,7 @@ def savedmodel(
         FileExistsError: the version exists.
         NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
+        NotFinite: a weight is NaN or infinite.
         ImportError: `warm_up=True` without tensorflow-serving-api.
         RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
             half precision).
@@ -107,6 +109,7 @@ def savedmodel(
         _check_preprocessor(model.schema, preprocessor)
     if warm_up and not warmup.can_write():
         raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
+    require_finite("savedmodel", model)
     stored = StoredTables(model, tables, prune)
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():

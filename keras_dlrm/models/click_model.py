@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
@@ -52,15 +53,15 @@ class ClickModel(SparseTraining, keras.Model):
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
         """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.
 
-        A row with a dense feature of NaN gets NaN.
+        A row with a dense feature of NaN or infinity gets NaN, and so does one whose ids have such a weight.
         """
         self._check_inputs(inputs)
         logits = ops.cast(self.logits(inputs, training=training), "float32")
         if self.schema.dense:
-            # TensorFlow's compiled ReLU makes 0 of NaN, and so a plausible probability of a row that has none. Not a
-            # product of the features with 0: that is optimised away.
-            missing = ops.any(ops.isnan(ops.cast(inputs["dense"], "float32")), axis=1, keepdims=True)
-            logits = ops.where(missing, float("nan"), logits)
+            # A ReLU makes 0 of minus infinity, and so a plausible probability of a row that has none. Not a product of the
+            # features with 0: that is optimised away.
+            finite = ops.all(is_finite(ops.cast(inputs["dense"], "float32")), axis=1, keepdims=True)
+            logits = ops.where(finite, logits, float("nan"))
         return logits if return_logits else ops.sigmoid(logits)
 
     def _check_inputs(self, inputs: Any) -> None:

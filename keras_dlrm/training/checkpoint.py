@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.training.not_finite import require_finite
+
 
 class Resume(keras.callbacks.Callback):
     """Saves everything a run depends on, and restores it.
@@ -91,6 +93,7 @@ class Resume(keras.callbacks.Callback):
 
     def _save(self, epoch: int, batch: int) -> None:
         model = self.model  # On JAX this brings the variables up to date.
+        require_finite("train", model)  # The last whole state stays.
         state = _state(model)
         place = {
             "epoch": epoch,
