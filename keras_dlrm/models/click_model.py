@@ -131,7 +131,7 @@ class ClickModel(SparseTraining, keras.Model):
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and p(click)."""
-        if not gives_logits(type(self)):
+        if not gives_logits(type(self).call):
             return super().loss_and_prediction(x, y, sample_weight, training)
         logits = self(x, training=training, return_logits=True)
         y_pred = ops.sigmoid(logits)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -121,6 +121,6 @@ def config_of(loss: Any) -> Any:
 
 
 @functools.cache
-def gives_logits(model: type) -> bool:
-    """Whether `call` of a class of models takes `return_logits`; one of the user's own, which does not, gives what it gives."""
-    return "return_logits" in inspect.signature(model.call).parameters  # type: ignore[attr-defined]
+def gives_logits(call: Callable[..., Any]) -> bool:
+    """Whether a model's `call` takes `return_logits`; one of the user's own, which does not, gives what it gives."""
+    return "return_logits" in inspect.signature(call).parameters
