@@ -16,13 +16,13 @@ from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.layers.tpu_embedding import rule_of
+from keras_dlrm.models.checked_training import CheckedTraining
 from keras_dlrm.models.losses import config_of
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
-from keras_dlrm.training.backend import SparseStep
 
 
-class SparseTraining(SparseStep):
+class SparseTraining(CheckedTraining):
     """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
 
     _jit_compile_asked: Any = "auto"
