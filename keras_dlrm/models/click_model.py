@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
@@ -53,7 +54,7 @@ class ClickModel(SparseTraining, keras.Model):
 
         A row with a dense feature of NaN gets NaN.
         """
-        self._check_inputs(inputs)
+        inputs = self._checked_inputs(inputs)
         logits = ops.cast(self.logits(inputs, training=training), "float32")
         if self.schema.dense:
             # TensorFlow's compiled ReLU makes 0 of NaN, and so a plausible probability of a row that has none. Not a
@@ -62,7 +63,7 @@ class ClickModel(SparseTraining, keras.Model):
             logits = ops.where(missing, float("nan"), logits)
         return logits if return_logits else ops.sigmoid(logits)
 
-    def _check_inputs(self, inputs: Any) -> None:
+    def _checked_inputs(self, inputs: Any) -> dict[str, Any]:
         names = self.schema.input_names
         if not isinstance(inputs, Mapping):
             raise TypeError(
@@ -77,11 +78,8 @@ class ClickModel(SparseTraining, keras.Model):
             if name not in names:
                 fix = "set weighted=True in the schema, or leave it out" if name == "weights" else "leave it out"
                 raise ValueError(f"{self.name}: the batch has {name!r}, but the schema needs {list(names)}; {fix}.")
-        if self.schema.dense and inputs["dense"].shape[-1] != self.schema.n_dense:
-            raise ValueError(
-                f"{self.name}: batch['dense'] has shape {tuple(inputs['dense'].shape)}; the schema needs "
-                f"(B, {self.schema.n_dense})."
-            )
+        widths = {"dense": self.schema.n_dense, "sparse": self.schema.width, "weights": self.schema.width}
+        return {n: of_width(f"{self.name}: ", n, x, widths[n]) if n in names else x for n, x in inputs.items()}
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.embeddings.inputs import is_dense
 from keras_dlrm.models.losses import CROSS_ENTROPIES, function_of
 from keras_dlrm.sharding.step import FILLER
 
@@ -179,11 +180,7 @@ class Checks:
 
     def _converted(self, what: str, values: Any) -> np.ndarray:
         kind = type(values).__name__
-        if (
-            kind in ("RaggedTensor", "SparseTensor", "BCOO")
-            or getattr(values, "is_sparse", False)
-            or hasattr(values, "tocoo")
-        ):
+        if not is_dense(values):
             raise TypeError(f"{self.who}: the {what}s are a {kind}; give one number a row, as a dense array.")
         if hasattr(values, "detach"):  # torch, whose bfloat16 NumPy does not have
             values = values.detach().cpu()

@@ -100,6 +100,8 @@ def _checked_dataset(dataset: Any, checks: Any) -> Any:
 
     if isinstance(dataset, tf.distribute.DistributedDataset):
         return dataset  # refused where it is divided among replicas
+    if keras.backend.backend() == "tensorflow":
+        dataset = _of_known_rank(dataset)
     leaves = checks.leaves(*keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[1:])
     for what, spec, _ in leaves:
         if not isinstance(spec, tf.TensorSpec):
@@ -138,3 +140,23 @@ def _checked_dataset(dataset: Any, checks: Any) -> Any:
             return (x, tf.nest.map_structure(tf.identity, y), *batch[2:])
 
     return dataset.enumerate().map(each)
+
+
+def _of_known_rank(dataset: Any) -> Any:
+    """A dataset whose batches have a static rank: that of its first batch, where it says none. Keras's steps need one."""
+    import tensorflow as tf
+
+    specs = tf.nest.flatten(dataset.element_spec)
+    if all(spec.shape.rank is not None for spec in specs):
+        return dataset
+    ranks = [t.shape.rank for t in tf.nest.flatten(next(iter(dataset)))]
+
+    def ranked(*batch: Any) -> Any:
+        batch = batch if len(batch) > 1 else batch[0]
+        known = [
+            t if t.shape.rank is not None else tf.ensure_shape(t, [None] * rank)
+            for t, rank in zip(tf.nest.flatten(batch), ranks, strict=True)
+        ]
+        return tf.nest.pack_sequence_as(batch, known)
+
+    return dataset.map(ranked)
