@@ -12,6 +12,7 @@ import numpy as np
 # Keras exports no name for it.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+from keras_dlrm.embeddings.inputs import check_dense
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.training.backend import SparseStep
 from keras_dlrm.training.backend.checked import arguments, checked, is_read_by_batch
@@ -63,6 +64,26 @@ class CheckedTraining(SparseStep):
         x, y, sample_weight = self._checked_batch("test_on_batch", x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, *args, **kwargs)  # type: ignore[misc]
 
+    def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`; `TypeError` where ids are sparse or ragged."""
+        check_ids("predict", x)
+        return super().predict(x, *args, **kwargs)  # type: ignore[misc]
+
+    def predict_on_batch(self: Any, x: Any) -> Any:
+        """As `keras.Model.predict_on_batch`; raises as `predict` does."""
+        check_ids("predict_on_batch", x)
+        return super().predict_on_batch(x)  # type: ignore[misc]
+
+    def _symbolic_build(self: Any, *args: Any, **kwargs: Any) -> None:
+        # Where Keras builds from the first batch of fit (JAX, torch) it hides any error but a ValueError in advice to
+        # build the model.
+        try:
+            super()._symbolic_build(*args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as error:
+            if isinstance(error.__context__, TypeError):
+                raise error.__context__ from None
+            raise
+
     def _checks(self: Any, who: str) -> Checks:
         return Checks(who, self.loss, self.sharded)
 
@@ -73,11 +94,13 @@ class CheckedTraining(SparseStep):
         if isinstance(x, DataAdapter):
             return given
         check_rows(checks.who, x)
+        check_ids(checks.who, x)
         y, sample_weight = checks.arrays(given["y"], given["sample_weight"])
         return {**given, "y": y, "sample_weight": sample_weight}
 
     def _checked_batch(self: Any, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         check_rows(who, x)
+        check_ids(who, x)
         return (x, *self._checks(who).arrays(y, sample_weight))
 
 
@@ -102,3 +125,12 @@ def check_rows(who: str, x: Any) -> None:
     """`ValueError` where a batch has no rows."""
     if has_no_rows(x):
         raise ValueError(f"{who}: the batch has no rows; give at least one.")
+
+
+def check_ids(who: str, x: Any) -> None:
+    """`TypeError` where arrays of ids are sparse or ragged: Keras would fill some of them with zeros, which are ids."""
+    if isinstance(x, DataAdapter) or is_read_by_batch(x):
+        return
+    for leaf in x.values() if isinstance(x, Mapping) else x if isinstance(x, (list, tuple)) else [x]:
+        if "int" in str(getattr(leaf, "dtype", "")):
+            check_dense(f"{who}: an input of ids", leaf)

@@ -163,16 +163,6 @@ class ClickModel(SparseTraining, keras.Model):
         if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):
             raise ValueError(f"{self.name}: the labels have shape {tuple(shape)}; they must be (B,) or (B, 1).")
 
-    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # Where Keras builds from the first batch of fit (JAX, torch) it hides any error but a ValueError in advice to
-        # build the model.
-        try:
-            super()._symbolic_build(*args, **kwargs)
-        except RuntimeError as error:
-            if isinstance(error.__context__, TypeError):
-                raise error.__context__ from None
-            raise
-
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """p(click), float32 (B, 1), as `keras.Model.predict`; also of a batch without rows."""
         if has_no_rows(x):
