@@ -68,13 +68,16 @@ def register() -> None:
 
 
 def _chooses_backend_later() -> bool:
-    """Whether this process is the command line, or a program that was given `--backend`, which comes before Keras."""
-    program = Path(sys.argv[0] if sys.argv else "").name
-    return (
-        program == "keras-dlrm"
-        or "keras_dlrm.cli" in sys.orig_argv
-        or any(argument.partition("=")[0] == "--backend" for argument in sys.argv[1:])
-    )
+    """Whether this process is the command line, or one of this repository's programs, whose `--backend` comes before Keras.
+
+    A program of anybody else may have an option of that name with a meaning of its own.
+    """
+    program = Path(sys.argv[0] if sys.argv else "")
+    if program.name == "keras-dlrm" or "keras_dlrm.cli" in sys.orig_argv:
+        return True
+    ours = Path(__file__).resolve().parent.parent
+    chooses = any(argument.partition("=")[0] == "--backend" for argument in sys.argv[1:])
+    return chooses and any(ours / folder in program.resolve().parents for folder in ("trainers", "benchmarks"))
 
 
 # `import keras_dlrm` is enough to load a model.

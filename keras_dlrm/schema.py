@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
+from keras_dlrm.files.durable import write
 from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, float32, id_matrix, ragged
 
 
@@ -354,7 +355,7 @@ class Schema:
     def save(self, path: str | Path) -> None:
         """Write the schema to `path`: YAML for `.yaml` and `.yml`, JSON for `.json`."""
         path = Path(path)
-        path.write_text(self.to_yaml() if _is_yaml(path) else self.to_json(), encoding="utf-8")
+        write(path, self.to_yaml() if _is_yaml(path) else self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,14 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras():
     new = set(json.loads(done.stdout.splitlines()[-1]))
     heavy = {"polars", "matplotlib", "click", "rich", "pandas", "pyarrow", "sklearn", "onnx", "onnxruntime", "tf2onnx"}
     assert new & (FRAMEWORKS | heavy) == set()
+
+
+def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import keras, keras_dlrm; assert keras.saving.get_registered_object('keras_dlrm>DLRM')")
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, program, "--backend", "spark"], **options)
+    assert done.returncode == 0, done.stderr
 
 
 def imported_packages(path: Path) -> set[str]:

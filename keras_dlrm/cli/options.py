@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,22 @@ def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, backend: str | None, **kwargs: Any) -> Any:
         if backend is not None:
-            os.environ["KERAS_BACKEND"] = backend
+            _choose(backend)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def _choose(backend: str) -> None:
+    """Set Keras's backend, which it reads once, when it is imported."""
+    keras = sys.modules.get("keras")
+    if keras is not None and keras.backend.backend() != backend:
+        raise ValueError(
+            f"--backend {backend}: Keras runs on {keras.backend.backend()} already; start the program with "
+            f"KERAS_BACKEND={backend} instead."
+        )
+    os.environ["KERAS_BACKEND"] = backend
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

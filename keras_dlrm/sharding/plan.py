@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.arguments import integer
+from keras_dlrm.files.durable import write
 
 if TYPE_CHECKING:
     from keras_dlrm.sharding.estimate import Estimate
@@ -198,7 +199,7 @@ class ShardingPlan:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(

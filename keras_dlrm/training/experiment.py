@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from keras_dlrm.files.durable import write
+
 MODELS = ("DLRM", "DCN", "DCNv2")
 MONITORS = ("auc", "logloss")
 
@@ -116,7 +118,7 @@ class Experiment:
 
     def save(self, path: str | Path) -> None:
         """Write a YAML file."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        write(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
     def override(self, assignments: Sequence[str]) -> Experiment:
         """A copy with `key=value` and `outer.inner=value` replaced; values are read as YAML."""

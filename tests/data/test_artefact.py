@@ -8,6 +8,7 @@ import pytest
 
 from keras_dlrm.data import artefact
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.files.checksums import sealed
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
@@ -64,6 +65,20 @@ def test_a_vocabulary_that_is_damaged_mixed_up_or_gone_is_named(tmp_path):
         Preprocessor.load(tmp_path)
 
 
+def test_a_vocabulary_outside_of_its_folder_is_refused(tmp_path):
+    fitted().save(tmp_path / "log")
+    path = tmp_path / "log" / "preprocessor.json"
+    content = json.loads(path.read_text())
+    entry = content["vocabularies"]["a"]
+    (tmp_path / "log" / entry["file"]).rename(tmp_path / "private.parquet")
+    (tmp_path / "log" / "link").symlink_to(tmp_path / "private.parquet")
+    for file in ("../private.parquet", str(tmp_path / "private.parquet"), "link", 7):
+        entry["file"] = file
+        path.write_text(json.dumps(sealed(content)))
+        with pytest.raises(ValueError, match=r"preprocessor.json names the file .* is not inside"):
+            Preprocessor.load(tmp_path / "log")
+
+
 def test_version_1_is_read_as_it_was_meant(tmp_path):
     # As an earlier release wrote it: no checksums, one OOV row, plain names of files.
     schema = {
@@ -86,7 +101,7 @@ def test_version_1_is_read_as_it_was_meant(tmp_path):
     loaded = Preprocessor.load(tmp_path)
     assert loaded.transform(rows)["sparse"].tolist() == [[2, 0], [0, 1], [-1, 0]]
     loaded.save(tmp_path)
-    assert json.loads((tmp_path / "preprocessor.json").read_text())["version"] == 2
+    assert json.loads((tmp_path / "preprocessor.json").read_text())["version"] == artefact.VERSION
     assert not (tmp_path / "vocabulary_000.parquet").exists()
     assert Preprocessor.load(tmp_path).transform(rows)["sparse"].tolist() == [[2, 0], [0, 1], [-1, 0]]
 
