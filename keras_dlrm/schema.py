@@ -75,7 +75,7 @@ class Schema:
         first: dict[str, Categorical] = {}
         for column in self.categorical:
             known = first.setdefault(column.table_name, column)
-            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed"):
+            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity"):
                 if getattr(known, field) != getattr(column, field):
                     raise ValueError(
                         f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
