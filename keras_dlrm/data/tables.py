@@ -108,8 +108,7 @@ def preprocess(
         (name, open_table(path)) for name, paths in given.items() if paths is not None for path in input_files(paths)
     ]
     names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
-    for _, file in files:
-        check_columns(file, names)
+    check_columns([file for _, file in files], names)
     return job.run(files, place, rules, split, bad, threads, overwrite, progress)
 
 
