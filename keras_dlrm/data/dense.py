@@ -12,6 +12,8 @@ from keras_dlrm.data.vocabulary import BadValue
 QUANTILES = 256
 # A quantile fit keeps an evenly spaced sample of at most this many values.
 SAMPLE = 2**20
+# A deviation is none up to this share of the largest value: some units in the last place of a float64.
+_ROUNDING = 4 * np.finfo(np.float64).eps
 OUTSIDE = "is outside the range of float32; clip or drop it"
 
 
@@ -32,6 +34,7 @@ class DenseFit:
         self._count = 0
         self._mean = 0.0
         self._squares = 0.0
+        self._largest = 0.0
         self._sample = np.empty(0)
         self._stride = 1
         self._minimum = np.inf
@@ -58,11 +61,15 @@ class DenseFit:
                 self._stride *= 2
             self._count += len(values)
             return
-        # Chan, Golub and LeVeque's update of a mean and a sum of squares by a further part.
-        count, mean = len(values), float(values.mean())
+        # Chan, Golub and LeVeque's update of a mean and a sum of squares by a further part. Both are of differences to the
+        # part's first value, so that a constant part has exactly its value and 0.
+        differences = values - values[0]
+        count, shift = len(values), float(differences.mean())
+        mean, squares = float(values[0]) + shift, float(((differences - shift) ** 2).sum())
         total, delta = self._count + count, mean - self._mean
-        self._squares += float(((values - mean) ** 2).sum()) + delta * delta * self._count * count / total
-        self._mean += delta * count / total
+        self._squares += squares + delta * delta * self._count * count / total
+        self._largest = max(self._largest, float(np.abs(values).max()))
+        self._mean += delta * (count / total)
         self._count = total
 
     def state(self) -> dict[str, Any]:
@@ -73,7 +80,10 @@ class DenseFit:
         if self.column.transform == "log_above_minimum":
             return {"minimum": self._minimum if np.isfinite(self._minimum) else 0.0}
         deviation = float(np.sqrt(self._squares / self._count)) if self._count else 0.0
-        return {"mean": self._mean, "deviation": deviation or 1.0}
+        # What rounding alone may make of a constant is no deviation, by which other values could be told apart.
+        if deviation <= _ROUNDING * self._largest:
+            deviation = 1.0
+        return {"mean": self._mean, "deviation": deviation}
 
 
 def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dlrm.data import artefact, dense, growth
 from keras_dlrm.data import columns as raw
+from keras_dlrm.data.identity import identified
 from keras_dlrm.data.vocabulary import Counter, Keys, Vocabulary
 from keras_dlrm.schema import PADDING, Schema
 
@@ -139,7 +140,7 @@ class Preprocessor:
             if table not in vocabularies:
                 vocabularies[table] = Vocabulary.fit(counters[table], column, (keys or {}).get(table, Keys()))
         sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in open_columns}
-        return cls(schema.replace_categorical(**sizes), dense_state, vocabularies)
+        return cls(identified(schema.replace_categorical(**sizes), dense_state, vocabularies), dense_state, vocabularies)
 
     def grow(
         self, frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame | tuple[pl.DataFrame, raw.Where]]
