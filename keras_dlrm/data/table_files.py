@@ -78,7 +78,9 @@ def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
     """
     given = [file.columns() for file in files]
     for file, columns in zip(files, given, strict=True):
-        for name in names if columns else ():
+        if not columns:
+            continue
+        for name in names:
             if name not in columns:
                 raise KeyError(f"{file.path}: column {name!r} is missing; the file has {columns}.")
             if columns.count(name) > 1:

@@ -6,15 +6,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from keras_dlrm.files.regular import regular
 
 CHECKSUM = "checksum"
 
 
 def digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -51,7 +52,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: not a JSON object; the message names the file.
     """
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+        content = json.loads(regular(path, "give a file in JSON").read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
     if not isinstance(content, dict):
@@ -93,6 +94,7 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     Example:
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text(json.dumps(sealed({"rows": 3})))
     >>> read_sealed(path)
