@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.hashing import LARGEST, fold
-from keras_dlrm.values import is_missing, real_array
+from keras_dlrm.values import as_list, is_missing, masked_inside, real_array
 
 
 def column_names(columns: Any) -> list[str]:
@@ -114,6 +114,8 @@ def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tup
         if integer:
             _check_missing(name, np.asarray(mask.reshape(len(mask), -1).any(axis=1)))
         values = real_array(f"pack: weights of {name!r}", values)
+    if masked_inside(values):
+        values = as_list(values)
     if hasattr(values, "to_list"):
         # Polars and pandas list columns; their to_numpy gives arrays of objects.
         array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)

@@ -37,6 +37,33 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (numbers.Real, Decimal, np.bool_)) and not isinstance(value, np.timedelta64)
 
 
+def as_list(values: Any) -> Any:
+    """An array, or lists and arrays inside each other, as lists; `None` where masked.
+
+    Floats of 32 bits stay what they are: their shortest digits are fewer than those of the same number in 64.
+
+    Example:
+
+    >>> as_list([np.ma.array([1, 2], mask=[True, False]), [np.ma.masked]])
+    [[None, 2], [None]]
+    """
+    if values is np.ma.masked:
+        return None
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        return [as_list(row) for row in values]
+    if np.ma.isMaskedArray(values):
+        mask, found = np.ma.getmaskarray(values).tolist(), as_list(np.ma.getdata(values))
+        return [None if hidden else value for value, hidden in zip(found, mask, strict=True)]
+    if isinstance(values, np.ndarray) and values.dtype not in (object, np.float32, np.float16):
+        return values.tolist()
+    return [as_list(value) if isinstance(value, (list, tuple, np.ndarray)) else value for value in values]
+
+
+def masked_inside(values: Any) -> bool:
+    """Whether a list or tuple holds masked values or masked arrays, whose masks `np.asarray` drops."""
+    return isinstance(values, (list, tuple)) and any(map(np.ma.isMaskedArray, values))
+
+
 def real_array(who: str, values: Any) -> np.ndarray:
     """Numbers in any form as a NumPy array.
 
@@ -57,7 +84,7 @@ def real_array(who: str, values: Any) -> np.ndarray:
     >>> real_array("x", np.ma.array([3, 4], mask=[True, False])).tolist()
     [nan, 4.0]
     """
-    array = np.asarray(values)
+    array = np.asarray(as_list(values) if masked_inside(values) else values)
     if not array.size:
         return np.zeros(array.shape)
     if array.dtype == object:

@@ -148,9 +148,10 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
         # Polars would take the ticks of a date, a time or a difference of times for numbers.
         raise TypeError(f"{where.at(0)}, column {name!r}: a dense column holds numbers, not {values.dtype}.")
     if values.dtype == pl.String:
-        values = values.set((values == "").fill_null(False), None)
-        flags = values.str.contains(normal_form.BOOLEAN).fill_null(False)
+        values = values.set(values == "", None)
+        flags = values.str.contains(normal_form.BOOLEAN)
         if flags.any():
+            flags = flags.fill_null(False)
             truth = values.filter(flags).str.to_lowercase() == normal_form.TRUE
             values = values.scatter(flags.arg_true(), truth.cast(pl.Int8).cast(pl.String))
     numbers = values.cast(pl.Float64, strict=False)
@@ -185,8 +186,7 @@ def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarr
 
     values = _plain(values)
     if values.dtype == pl.String and column.hotness > 1:
-        empty = (values == "").fill_null(False)
-        values = values.set(empty, None).str.split(SEPARATOR)
+        values = values.set(values == "", None).str.split(SEPARATOR)
     if isinstance(values.dtype, pl.Array):
         values = values.cast(pl.List(values.dtype.inner))
     if not isinstance(values.dtype, pl.List):
@@ -245,7 +245,7 @@ def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tup
     elif values.dtype.is_float():
         values = values.fill_nan(None)
         ids = values.cast(pl.Int64, strict=False)
-        ids = ids.set((ids.cast(pl.Float64) != values).fill_null(False), None)
+        ids = ids.set(ids.cast(pl.Float64) != values, None)
     else:
         raise TypeError(f"{where} has dtype {values.dtype}; ids must be integers.")
     lost = ids.is_null() & values.is_not_null()

@@ -1,7 +1,7 @@
 """The normal form of a raw value, which decides its id: one for a value, in whatever file, frame or request it comes.
 
-- Text is its own normal form, but for whole numbers written as floats (`3.0` is `3`), negative zero (`-0` is `0`), and
-  booleans in any case (`True` and `TRUE` are `true`). `+3`, `007`, `2.50` and `1e3` stay as they are.
+- Text is its own normal form, but for whole numbers written as floats (`3.0` is `3`, `-0.0` is `0`), and booleans in any
+  case (`True` and `TRUE` are `true`). `+3`, `007`, `2.50` and `1e3` stay as they are.
 - A whole number of any type (integer, float, decimal) is its digits; another number is its shortest digits (`2.5`).
 - A boolean is `true` or `false`.
 - None, NaN, pandas' NA and NaT, a masked value and the empty text are missing.
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_dlrm.values import is_missing, is_number
+from keras_dlrm.values import as_list, is_missing, is_number
 
 if TYPE_CHECKING:
     import polars as pl
 
-# Patterns that Polars and TensorFlow read alike; digits are those of any script.
-WHOLE = r"^([+-]?\p{Nd}+)\.0+$"
+# Patterns that Polars and TensorFlow read alike; digits are those of any script. Of a whole number, the groups stay.
+WHOLE = r"^(?:-(0)|([+-]?\p{Nd}+))\.0+$"
 BOOLEAN = r"^(?:[tT][rR][uU][eE]|[fF][aA][lL][sS][eE])$"
 TRUE, FALSE = "true", "false"
 # Whole floats up to here are written as digits, as integers of the same value are.
@@ -58,7 +58,7 @@ def texts(values: pl.Series, who: str) -> pl.Series:
     if dtype.is_float():
         values = values.fill_nan(None)
         whole = (values == values.round()) & (values.abs() < _WIDEST)
-        digits = values.set(~whole.fill_null(False), None).cast(pl.Int128).cast(pl.String)
+        digits = values.set(~whole, None).cast(pl.Int128).cast(pl.String)
         return digits.fill_null(values.cast(pl.String))
     if dtype.is_decimal():
         # As many digits behind the point as the column has; the last ones may be zeros.
@@ -70,12 +70,12 @@ def texts(values: pl.Series, who: str) -> pl.Series:
 
 def _of_texts(text: pl.Series) -> pl.Series:
     if text.str.ends_with("0").any():
-        text = text.str.replace(WHOLE, "${1}")
-        text = text.set((text == "-0").fill_null(False), "0")
-    flags = text.str.contains(BOOLEAN).fill_null(False)
+        text = text.str.replace(WHOLE, "${1}${2}")
+    flags = text.str.contains(BOOLEAN)
     if flags.any():
+        flags = flags.fill_null(False)
         text = text.scatter(flags.arg_true(), text.filter(flags).str.to_lowercase())
-    return text.set((text == "").fill_null(False), None)
+    return text.set(text == "", None)
 
 
 def text(value: Any) -> str | None:
@@ -169,26 +169,16 @@ def _of_pandas(name: str, values: Any) -> pl.Series:
 def _of_array(name: str, values: np.ndarray) -> pl.Series:
     import polars as pl
 
+    if np.ma.is_masked(values) and values.dtype.kind in "biuf" and values.ndim == 1:
+        return _of_array(name, np.ma.getdata(values)).set(pl.Series(np.ma.getmaskarray(values)), None)
     if values.dtype == object or np.ma.is_masked(values):
-        return _of_values(name, _listed(values))
+        return _of_values(name, as_list(values))
     values = np.ma.getdata(values)
     if values.dtype.kind not in "biufUS":
         raise TypeError(f"column {name!r} has dtype {values.dtype}; give texts, numbers or booleans.")
     if values.dtype in (np.float16, np.longdouble):
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     return pl.Series(name, values)
-
-
-def _listed(values: Any) -> list[Any]:
-    """An array or a list as lists; `None` where masked. Floats of 32 bits stay: their shortest digits are fewer."""
-    if np.ma.isMaskedArray(values):
-        mask, values = np.ma.getmaskarray(values), np.ma.getdata(values).astype(object)
-        values[mask] = None
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype == object:
-        values = list(values)
-    elif isinstance(values, np.ndarray):
-        values = values.tolist() if values.dtype.kind != "f" or values.dtype.itemsize == 8 else list(values)
-    return [_listed(value) if _is_row(value) else value for value in values]
 
 
 def _is_row(value: Any) -> bool:
@@ -204,7 +194,7 @@ def _of_values(name: str, values: Sequence[Any]) -> pl.Series:
 
     nested = any(map(_is_row, values))
     if nested:
-        values = [None if not _is_row(value) and is_missing(value) else value for value in _listed(values)]
+        values = [None if not _is_row(value) and is_missing(value) else value for value in as_list(values)]
     flat = list(_leaves(values)) if nested else values
     dtype = _common(flat)
     if dtype is None:

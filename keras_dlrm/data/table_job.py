@@ -24,7 +24,7 @@ from keras_dlrm.data.table_stage import Stage, as_bytes, chunks
 from keras_dlrm.data.writer import PackedWriter, check_output
 
 # Staged files of another version are not gone on from.
-VERSION = 1
+VERSION = 2
 # Bytes of the output between two commits of the writing step.
 COMMIT_BYTES = 2**28
 Progress = Callable[[int, int | None, str], None]

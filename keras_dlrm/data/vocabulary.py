@@ -47,7 +47,7 @@ class Keys:
         if self.kind == HEX:
             return self._hex(values, who)
         keys = normal_form.texts(values, who)
-        return keys.set((keys == str(PADDING)).fill_null(False), None)
+        return keys.set(keys == str(PADDING), None)
 
     def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
         """Which raw values `normalise` refuses, bool (n,), and what they must be.
@@ -74,7 +74,7 @@ class Keys:
             values = values.cast(pl.String)
         if values.dtype != pl.String:
             raise TypeError(f"{who} has dtype {values.dtype}; give strings of hexadecimal digits, as in the raw log.")
-        text = values.set((values == "").fill_null(False), None).fill_null("0")
+        text = values.set(values == "", None).fill_null("0")
         numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False)
         return numbers, numbers.is_null() | text.str.starts_with("+")
 

@@ -235,8 +235,7 @@ def _text_keys(values: Any) -> tuple[Any, Any]:
 
 def _normal_form(values: Any) -> Any:
     """Texts → their normal forms, `""` where missing; see `data.normal_form.texts`."""
-    texts = tf.strings.regex_replace(values, normal_form.WHOLE, r"\1")
-    texts = tf.where(texts == "-0", "0", texts)
+    texts = tf.strings.regex_replace(values, normal_form.WHOLE, r"\1\2")
     return tf.where(tf.strings.regex_full_match(texts, normal_form.BOOLEAN), tf.strings.lower(texts), texts)
 
 
