@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.data.vocabulary import Keys, Vocabulary
+from keras_dlrm.data.vocabulary import TEXT, Keys, Vocabulary
 from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
 from keras_dlrm.files.places import inside
 from keras_dlrm.schema import Schema
 
 FILE = "preprocessor.json"
 FORMAT = "keras_dlrm preprocessor"
-VERSION = 3  # 1 had neither checksums nor several OOV rows, 2 no checksum of this file itself
+VERSION = 3  # 1 had neither checksums nor several OOV rows, 2 no checksum of this file itself, nor booleans in one form
 
 
 def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], directory: Path) -> None:
@@ -53,7 +54,7 @@ def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tu
     import polars as pl
 
     aside = directory / f".vocabulary_{number:03d}.writing"
-    _flushed(aside, lambda path: pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(path))
+    _flushed(aside, lambda path: pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(path.absolute()))
     checksum = digest(aside)
     name = f"vocabulary_{number:03d}.{checksum[:12]}.parquet"
     os.replace(aside, directory / name)
@@ -77,6 +78,8 @@ def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]
     try:
         schema, dense_state = Schema.from_dict(content["schema"]), content["dense"]
         vocabularies = {name: _load_vocabulary(path, name, entry) for name, entry in content["vocabularies"].items()}
+        if found[1] < VERSION:
+            vocabularies = {name: _in_normal_form(vocabulary) for name, vocabulary in vocabularies.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again.") from error
     return schema, dense_state, vocabularies
@@ -88,7 +91,7 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     file = inside(path.parent, entry["file"], path)
     try:
         checksum = digest(file)
-        table = pl.read_parquet(file, glob=False) if checksum == entry.get("sha256", checksum) else None
+        table = pl.read_parquet(file.absolute(), glob=False) if checksum == entry.get("sha256", checksum) else None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(
             f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."
@@ -102,6 +105,17 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     keys = Keys(entry["keys"], entry["modulo"])
     ids = table["id"].to_numpy()
     return Vocabulary(table["key"], ids, entry["size"], entry["oov"], keys, entry.get("oov_rows", 1))
+
+
+def _in_normal_form(vocabulary: Vocabulary) -> Vocabulary:
+    """A vocabulary of an earlier release, which told `True` from `true`: of values that are one now, the first keeps its id."""
+    import polars as pl
+
+    if vocabulary.keys.kind != TEXT:
+        return vocabulary
+    keys = vocabulary.keys.normalise(vocabulary.values, "a vocabulary").alias("key")
+    table = pl.DataFrame({"key": keys, "id": vocabulary.ids}).unique("key", keep="first", maintain_order=True)
+    return dataclasses.replace(vocabulary, values=table["key"], ids=table["id"].to_numpy())
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -24,7 +24,7 @@ from keras_dlrm.data.table_stage import Stage, as_bytes, chunks
 from keras_dlrm.data.writer import PackedWriter, check_output
 
 # Staged files of another version are not gone on from.
-VERSION = 1
+VERSION = 2
 # Bytes of the output between two commits of the writing step.
 COMMIT_BYTES = 2**28
 Progress = Callable[[int, int | None, str], None]
@@ -137,8 +137,10 @@ class _Job:
                 self.progress(self.seen, max(self.seen, round(self.seen / share)) if share else None, "read")
             self.current += 1
             self.position = {}
-        if self.bad.skipped and not sum(self.rows):
-            raise ValueError(f"tables: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
+        if not sum(self.rows):
+            if self.bad.skipped:
+                raise ValueError(f"tables: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
+            raise ValueError(f"{self.files[0][1].path}: there are no rows in it, nor in any other input; give files with rows.")
         self.stage.commit(self.state("write"))
 
     def ranges(self) -> dict[str, tuple[int, int]]:

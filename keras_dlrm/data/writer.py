@@ -17,7 +17,7 @@ from keras_dlrm.data import format as layout
 from keras_dlrm.data.aside import aside
 from keras_dlrm.data.full_disk import is_full
 from keras_dlrm.files.checksums import CHECKSUM, sealed
-from keras_dlrm.files.inventory import inventory
+from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
 
@@ -190,8 +190,7 @@ class PackedWriter:
 
             preprocessor = Preprocessor.identity(self.schema)
         preprocessor.save(self.partial)
-        written = sorted(p.relative_to(self.partial).as_posix() for p in self.partial.rglob("*") if p.is_file())
-        files = inventory(self.partial, written)
+        files = inventory(self.partial, files_below(self.partial))
         manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
         (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
         check_output(self.output, self._overwrite)

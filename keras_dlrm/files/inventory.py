@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.files.checksums import digest
+from keras_dlrm.files.checksums import digest, read_json, unsealed
 from keras_dlrm.files.places import inside
 
 Entries = dict[str, dict[str, Any]]
@@ -67,13 +67,44 @@ def check_contents(places: Mapping[str, Path], entries: Mapping[str, Any], done:
     Args:
         places: The files by name, as `check_sizes` gives them.
         entries: What `inventory` gave.
-        done: Called with the bytes of each file that is as it was.
+        done: Called with the bytes of each part that was read, from several threads.
 
     Raises:
         ValueError: a file is not as it was written; the message names it.
     """
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        for name, found in zip(places, executor.map(digest, places.values()), strict=True):
+        for name, found in zip(places, executor.map(lambda path: digest(path, done), places.values()), strict=True):
             if found != entries[name]["sha256"]:
                 raise ValueError(f"{places[name]} is damaged: its SHA-256 is not the one that was written; {AGAIN}.")
-            done(entries[name]["bytes"])
+
+
+def files_below(folder: Path) -> list[str]:
+    """Names of all files below a folder, relative to it, in order."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def check_folder(folder: Path, source: Path, done: Done = lambda size: None) -> dict[str, Any]:
+    """Check all files of a folder against the inventory in one of them: each is there and whole, and there is no other.
+
+    Args:
+        folder: The folder.
+        source: The JSON file in it that was `sealed`, with the inventory under `"files"`. One of version 1 has no checksum
+            of its own.
+        done: Called with the bytes of each part that was read, from several threads.
+
+    Returns:
+        What that file says.
+
+    Raises:
+        ValueError: a file is missing, damaged or unknown; the message names it.
+    """
+    content = read_json(source)
+    if content.get("version") != 1:
+        content = unsealed(source, content)
+    entries: Any = content.get("files")
+    places = check_sizes(folder, entries, source)
+    for name in files_below(folder):
+        if name not in entries and folder / name != source:
+            raise ValueError(f"{folder / name} is not listed in {source.name}; remove it, or write the folder again.")
+    check_contents(places, entries, done)
+    return content
