@@ -54,7 +54,7 @@ def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tu
     import polars as pl
 
     aside = directory / f".vocabulary_{number:03d}.writing"
-    _flushed(aside, lambda path: pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(path))
+    _flushed(aside, lambda path: pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(path.absolute()))
     checksum = digest(aside)
     name = f"vocabulary_{number:03d}.{checksum[:12]}.parquet"
     os.replace(aside, directory / name)
@@ -91,7 +91,7 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     file = inside(path.parent, entry["file"], path)
     try:
         checksum = digest(file)
-        table = pl.read_parquet(file, glob=False) if checksum == entry.get("sha256", checksum) else None
+        table = pl.read_parquet(file.absolute(), glob=False) if checksum == entry.get("sha256", checksum) else None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(
             f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."
