@@ -202,8 +202,8 @@ def _check_identity(folder: Path, there: dict[str, Any] | None, here: dict[str, 
     if found is not None:
         place, saved, own = found
         raise ValueError(
-            f"restore: {folder} is of another model or optimizer: {place} is {shown(saved)} there, {shown(own)} in the model. Build "
-            "and compile the model as the one that was saved."
+            f"restore: {folder} is of another model or optimizer: {place} is {shown(saved)} there, {shown(own)} in the model. "
+            "Build and compile the model as the one that was saved."
         )
 
 

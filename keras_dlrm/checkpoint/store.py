@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_dlrm.files.checksums import digest, read_sealed
 from keras_dlrm.files.durable import sync
+from keras_dlrm.files.places import inside
 
 MANIFEST, DENSE = "manifest.json", "dense.npz"
 VERSION = 2  # 1 had neither checksums nor the model's identity
@@ -53,13 +54,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(manifest.get(name), kind):
             raise ValueError(f"{path} is damaged: {name} is {manifest.get(name)!r}; copy it again.")
     for part in manifest["parts"]:
-        if not isinstance(part, dict) or not _PART <= set(part) or not _stays_inside(part["file"]):
+        if not isinstance(part, dict) or not _PART <= set(part):
             raise ValueError(f"{path} is damaged: it has a part {part!r}; copy it again.")
+        inside(folder, part["file"], path)
     return manifest
-
-
-def _stays_inside(name: Any) -> bool:
-    return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def file_of(kind: str, table: str, part: str) -> str:

@@ -12,7 +12,16 @@ from typing import IO, Any
 from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
-from keras_dlrm.checkpoint.store import DENSE, MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
+from keras_dlrm.checkpoint.store import (
+    DENSE,
+    MANIFEST,
+    VERSION,
+    bases_of,
+    folder_of,
+    read_manifest,
+    steps_in,
+    write_dense,
+)
 from keras_dlrm.data.lock import lock
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.durable import publish, sync
