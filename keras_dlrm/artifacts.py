@@ -160,6 +160,16 @@ def _run(path: Path, done: Done) -> _Found:
     return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **found}
 
 
+def _checkpoints(path: Path, done: Done) -> _Found:
+    from keras_dlrm.checkpoint.reading import verify as verify_checkpoints
+
+    verify_checkpoints(path)
+    found = [path / name for name in files_below(path) if not name.startswith(".")]
+    for file in found:
+        done(file.stat().st_size)
+    return dict.fromkeys(found, "CRC-32C")
+
+
 def _version(path: Path, done: Done) -> _Found:
     from keras_dlrm.files.published import FILE, check_version
 
@@ -240,6 +250,7 @@ _FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Found]], ...
     (("experiment.yaml", "result.json", "data.json"), "run", _run),
     (("schema.json", "train/*.npy", "valid/*.npy", "test/*.npy"), "packed log", _log),
     (("commit-*/state.json",), "commits of a stream", _commits),
+    (("step_*/manifest.json", "dense.npz"), "checkpoints", _checkpoints),
     (("preprocessor.json", "vocabulary_*.parquet"), "preprocessor", _preprocessor),
 )
 _FILES: dict[str, tuple[str, Callable[[Path, Done], _Found]]] = {

@@ -14,6 +14,8 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from keras_dlrm.embeddings.inputs import check_dense
 from keras_dlrm.models.labels import Checks
+from keras_dlrm.same_schema import check_same
+from keras_dlrm.schema import Schema
 from keras_dlrm.training.backend import SparseStep
 from keras_dlrm.training.backend.checked import arguments, checked, is_read_by_batch
 
@@ -31,7 +33,7 @@ class CheckedTraining(SparseStep):
             TypeError: labels or sample weights that are no numbers.
             ValueError: arrays without rows; missing labels; labels outside [0, 1] for one of Keras's own binary
                 cross-entropies, or that are not finite for another loss of Keras's; sample weights that are negative or not
-                finite.
+                finite; the split of another log than the model is for.
         """
         given = arguments(keras.Model.fit, self, args, kwargs)
         checks, of_validation = self._checks("fit"), self._checks("fit: validation_data")
@@ -65,7 +67,13 @@ class CheckedTraining(SparseStep):
         return super().test_on_batch(x, y, sample_weight, *args, **kwargs)  # type: ignore[misc]
 
     def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict`; `TypeError` where ids are sparse or ragged."""
+        """As `keras.Model.predict`.
+
+        Raises:
+            TypeError: ids that are sparse or ragged.
+            ValueError: the split of another log, whose ids or dense values mean something else.
+        """
+        self._check_schema("predict", x)
         check_ids("predict", x)
         return super().predict(x, *args, **kwargs)  # type: ignore[misc]
 
@@ -89,6 +97,7 @@ class CheckedTraining(SparseStep):
 
     def _checked(self: Any, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
         x = given["x"]
+        self._check_schema(checks.who, x)
         if is_read_by_batch(x):
             return checked(given, checks, self.py_dataset)
         if isinstance(x, DataAdapter):
@@ -97,6 +106,12 @@ class CheckedTraining(SparseStep):
         check_ids(checks.who, x)
         y, sample_weight = checks.arrays(given["y"], given["sample_weight"])
         return {**given, "y": y, "sample_weight": sample_weight}
+
+    def _check_schema(self: Any, who: str, x: Any) -> None:
+        """`ValueError` where a split's dataset is of a log that the model was not made for."""
+        ours, theirs = getattr(self, "schema", None), getattr(x, "schema", None)
+        if isinstance(ours, Schema) and isinstance(theirs, Schema):
+            check_same(who, ours, theirs)
 
     def _checked_batch(self: Any, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         check_rows(who, x)
@@ -128,9 +143,16 @@ def check_rows(who: str, x: Any) -> None:
 
 
 def check_ids(who: str, x: Any) -> None:
-    """`TypeError` where arrays of ids are sparse or ragged: Keras would fill some of them with zeros, which are ids."""
+    """Refuse ids that are sparse or ragged, and inputs with masked values: Keras would make numbers of what is not there.
+
+    Raises:
+        TypeError: arrays of ids are sparse or ragged; some would be filled with zeros, which are ids.
+        ValueError: masked values, whose masks would be dropped.
+    """
     if isinstance(x, DataAdapter) or is_read_by_batch(x):
         return
     for leaf in x.values() if isinstance(x, Mapping) else x if isinstance(x, (list, tuple)) else [x]:
+        if np.ma.is_masked(leaf):
+            raise ValueError(f"{who}: an input has masked values; fill them, ids with -1.")
         if "int" in str(getattr(leaf, "dtype", "")):
             check_dense(f"{who}: an input of ids", leaf)
