@@ -91,6 +91,11 @@ def unfused(tensor: Any) -> Any:
     return tensor if isinstance(tensor, keras.KerasTensor) else tf.ensure_shape(tensor, tensor.shape)
 
 
+def with_width(tensor: Any, width: int) -> Any:
+    unknown = tf.is_tensor(tensor) and (tensor.shape.rank is None or None in tensor.shape[1:])
+    return tf.ensure_shape(tensor, (None, width)) if unknown else tensor
+
+
 def memory(variable: Any) -> tuple[int, int] | None:
     if isinstance(variable.value, tf.distribute.DistributedValues) or "CPU" not in variable.value.device:
         return None
