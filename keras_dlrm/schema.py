@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
 from keras_dlrm.files.durable import write
+from keras_dlrm.files.regular import regular
 from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, float32, id_matrix, ragged
 
 
@@ -75,7 +76,7 @@ class Schema:
         first: dict[str, Categorical] = {}
         for column in self.categorical:
             known = first.setdefault(column.table_name, column)
-            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed"):
+            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity"):
                 if getattr(known, field) != getattr(column, field):
                     raise ValueError(
                         f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
@@ -267,6 +268,9 @@ class Schema:
             if key not in self.input_names:
                 raise KeyError(f"batch: unknown key {key!r}; the schema needs {list(self.input_names)}.")
         widths = {"dense": self.n_dense, "sparse": self.width, "weights": self.width}
+        for key in self.input_names:
+            if np.ma.is_masked(batch[key]):
+                raise ValueError(f"batch[{key!r}] has masked values; fill them, ids with {PADDING}.")
         arrays = {key: np.asarray(batch[key]) for key in self.input_names}
         rows = {len(a) if a.ndim else -1 for a in arrays.values()}
         for key, array in arrays.items():
@@ -276,19 +280,19 @@ class Schema:
             raise ValueError(f"batch: row counts differ: { {k: len(a) for k, a in arrays.items()} }; they must agree.")
         if self.dense:
             dense = arrays["dense"]
-            if not (np.issubdtype(dense.dtype, np.floating) or np.issubdtype(dense.dtype, np.integer)):
+            if dense.dtype.kind not in "iuf":
                 raise TypeError(f"batch['dense'] has dtype {dense.dtype}; it must be float32.")
             for i, name in enumerate(self.dense_names):
                 check_finite(f"dense column {name!r}", dense[:, i])
         if self.categorical:
             sparse = arrays["sparse"]
-            if not np.issubdtype(sparse.dtype, np.integer):
+            if sparse.dtype.kind not in "iu":
                 raise TypeError(f"batch['sparse'] has dtype {sparse.dtype}; ids must be integers (int32 or int64).")
             for column, start in zip(self.categorical, self.offsets, strict=True):
                 check_ids(column, sparse[:, start : start + column.hotness])
         if self.weighted:
             weights = arrays["weights"]
-            if not (np.issubdtype(weights.dtype, np.floating) or np.issubdtype(weights.dtype, np.integer)):
+            if weights.dtype.kind not in "iuf":
                 raise TypeError(f"batch['weights'] has dtype {weights.dtype}; it must be float32.")
             check_finite("weights", weights)
 
@@ -363,7 +367,7 @@ class Schema:
         path = Path(path)
         read = cls.from_yaml if _is_yaml(path) else cls.from_json
         try:
-            return read(path.read_text(encoding="utf-8"))
+            return read(regular(path, "give a schema in YAML or JSON").read_text(encoding="utf-8"))
         except UnicodeDecodeError:
             raise ValueError(f"schema file {path}: not a text file; give one in YAML or JSON.") from None
         except (TypeError, ValueError) as error:

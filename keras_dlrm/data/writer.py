@@ -16,6 +16,8 @@ import numpy as np
 from keras_dlrm.data import format as layout
 from keras_dlrm.data.aside import aside
 from keras_dlrm.data.full_disk import is_full
+from keras_dlrm.files.checksums import CHECKSUM, sealed
+from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
 
@@ -53,7 +55,7 @@ class PackedWriter:
         self, output: str | os.PathLike[str], schema: Schema, preprocessor: Any = None, overwrite: bool = False
     ) -> None:
         schema.require_fitted()
-        self.output = real_output(output)
+        self.output = real_output(output).absolute()
         self.schema = schema
         self.preprocessor = preprocessor
         self.rows: dict[str, int] = {}
@@ -148,7 +150,7 @@ class PackedWriter:
 
     def note(self, key: str, value: Any) -> None:
         """Keep a JSON value under `key` in the manifest."""
-        if key in ("format", "version", "splits"):
+        if key in ("format", "version", "splits", "files", CHECKSUM):
             raise ValueError(f"PackedWriter: the manifest's {key!r} is written by the writer; choose another key.")
         self._extra[key] = value
 
@@ -188,8 +190,9 @@ class PackedWriter:
 
             preprocessor = Preprocessor.identity(self.schema)
         preprocessor.save(self.partial)
-        manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra}
-        (self.partial / layout.MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        files = inventory(self.partial, files_below(self.partial))
+        manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
+        (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
         check_output(self.output, self._overwrite)
         if self.output.exists() and any(self.output.iterdir()):
             old = self.partial.with_suffix(".old")

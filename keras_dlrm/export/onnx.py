@@ -7,14 +7,16 @@ import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_dlrm.export.onnx_checksum import add_checksums, check
 from keras_dlrm.export.requests import check_batch, expected_probabilities
+from keras_dlrm.files.checksums import digest
+from keras_dlrm.files.seal import seal
 
 # Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.
 EXTERNAL_ABOVE = 1 << 26
@@ -82,10 +84,9 @@ def onnx(
     try:
         data = _write_data(stored, aside, path.name) if external else None
         written = onnx_model(model, stored, data.name if data else None)
-        with open(aside / path.name, "wb") as file:
-            file.write(written.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
+        add_checksums(written, data)
+        (aside / path.name).write_bytes(written.SerializeToString())
+        seal(aside / path.name)
         _check(model, aside / path.name, None if tables is None and prune is None else stored)
         if data is not None:
             os.replace(data, path.parent / data.name)
@@ -131,20 +132,18 @@ def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]
 
 def _write_data(stored: Any, folder: Path, name: str) -> Path:
     """The tables' file, written a part at a time and called after its checksum."""
-    checksum = 0
     places = {name: offset for name, _, _, offset, _ in regions(stored)}
     with open(folder / "data", "wb") as file:
         for stack in stored.stacks:
             for part in [*stack.parts(), {"map": stack.map()}] if stack.pruned is not None else stack.parts():
                 for key, array in part.items():
                     data = array.tobytes()
-                    checksum = zlib.crc32(data, checksum)
                     file.seek(places[f"{stack.name}.{key}"])
                     file.write(data)
                     places[f"{stack.name}.{key}"] += len(data)
         file.flush()
         os.fsync(file.fileno())
-    return (folder / "data").rename(folder / f"{name}.{checksum:08x}.data")
+    return (folder / "data").rename(folder / f"{name}.{digest(folder / 'data')[:8]}.data")
 
 
 def _remove_other_data(path: Path, kept: str | None) -> None:
@@ -159,7 +158,7 @@ def _check(model: Any, path: Path, stored: Any) -> None:
     """Load the file and compare its answers: with `predict`, or with the live model on tables as they are stored."""
     batch = check_batch(model.schema)
     expected = expected_probabilities(model, batch, stored)
-    session = new_session(path)
+    session = new_session(path, verify=False)
     allowed = 1e-5 if model.compute_dtype == "float32" else 0.02
     for rows in (len(expected), 1, 0):
         got = session.run(["probability"], {name: array[:rows] for name, array in batch.items()})[0]
@@ -171,13 +170,19 @@ def _check(model: Any, path: Path, stored: Any) -> None:
             )
 
 
-def new_session(path: Path, threads: int | None = None) -> Any:
+def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
         path: The file.
         threads: Threads of an operation; as many as cores by default.
+        verify: Whether to compare the file and its tables with the checksums that it carries; that reads all of them.
+
+    Raises:
+        ValueError: a file is damaged; the message names it.
     """
+    if verify:
+        check(path)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

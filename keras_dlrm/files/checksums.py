@@ -5,17 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras_dlrm.files.regular import regular
+
 CHECKSUM = "checksum"
+_PART = 2**22  # bytes at a time: the memory stays in the processor's cache
 
 
-def digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest(path: str | os.PathLike[str], done: Callable[[int], None] = lambda size: None) -> str:
+    """SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        path: The file.
+        done: Called with the bytes of each part that was read.
+    """
+    found, part = hashlib.sha256(), memoryview(bytearray(min(_PART, regular(path).stat().st_size + 1)))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(part):
+            found.update(part[:size])
+            done(size)
+    return found.hexdigest()
 
 
 def content_digest(content: Any) -> str:
@@ -38,8 +49,41 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     >>> sorted(sealed({"rows": 3}))
     ['checksum', 'rows']
     """
-    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    # As it comes back from a file: there all keys are texts.
+    rest = json.loads(json.dumps({name: value for name, value in content.items() if name != CHECKSUM}))
     return {**rest, CHECKSUM: content_digest(rest)}
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a JSON object; the message names the file.
+    """
+    try:
+        content = json.loads(regular(path, "give a file in JSON").read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, not an object; write it again.")
+    return content
+
+
+def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object as it was before `sealed`.
+
+    Args:
+        path: The file that it comes from; the error names it.
+        content: What the file holds.
+
+    Raises:
+        ValueError: it has no checksum, or is not what was sealed.
+    """
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    if content.get(CHECKSUM) != content_digest(rest):
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; copy it again, or write it again.")
+    return rest
 
 
 def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
@@ -60,6 +104,7 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     Example:
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text(json.dumps(sealed({"rows": 3})))
     >>> read_sealed(path)
@@ -69,16 +114,5 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     Traceback (most recent call last):
     ValueError: ...a.json is damaged: its content does not match its checksum; copy it again, or write it again.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, not an object; write it again.")
-    checksum = content.pop(CHECKSUM, None)
-    if checksum is None and not required:
-        return content
-    if checksum != content_digest(content):
-        raise ValueError(f"{path} is damaged: its content does not match its checksum; copy it again, or write it again.")
-    return content
+    content = read_json(path)
+    return content if CHECKSUM not in content and not required else unsealed(path, content)

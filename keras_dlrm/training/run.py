@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -14,12 +13,22 @@ import numpy as np
 from rich.console import Console
 
 from keras_dlrm.metrics import scores
+from keras_dlrm.same_schema import check_same
+from keras_dlrm.schema import Schema
 from keras_dlrm.training.checkpoint import BestModel, Resume, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
-
-MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
-DATA = "data.json"
+from keras_dlrm.training.run_files import (
+    DATA,
+    EXPERIMENT,
+    MODEL,
+    PREDICTIONS,
+    REPORT,
+    RESULT,
+    STATE,
+    read_listing,
+    write_listing,
+)
 
 
 def train(
@@ -58,7 +67,7 @@ def train(
     fingerprint = _check_parts(data)
     _check_folder(experiment, fingerprint, output, resume, overwrite)
     if resume and (output / RESULT).exists():
-        return json.loads((output / RESULT).read_text())
+        return read_listing(output, RESULT)
     console = console or Console(quiet=True)
     keras.utils.set_random_seed(experiment.seed)
     part = data.split("train")
@@ -106,7 +115,7 @@ def _check_parts(data: Any) -> dict[str, Any]:
                 f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
                 "log so that both occur, or leave the part out."
             )
-    return {"directory": str(data.directory), "sha256": digest.hexdigest()}
+    return {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
 
 
 def _check_folder(
@@ -116,24 +125,39 @@ def _check_folder(
     if resume and overwrite:
         raise ValueError("train: resume and overwrite exclude each other.")
     if output.exists() and any(output.iterdir()):
-        known = output / EXPERIMENT
         if overwrite:
-            if not known.exists():
+            if not (output / EXPERIMENT).exists():
                 raise FileExistsError(f"{output} has content but no {EXPERIMENT}, so it is not a run; not overwritten.")
         elif not resume:
             raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
-        elif not known.exists() or Experiment.load(known) != experiment:
-            raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
-        elif json.loads((output / DATA).read_text())["sha256"] != fingerprint["sha256"]:
-            raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
+        else:
+            _check_same_run(experiment, fingerprint, output)
+
+
+def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output: Path) -> None:
+    """An error where the run in `output` is another one, or its files are damaged."""
+    there = output / EXPERIMENT
+    if (output / DATA).is_file():
+        data = read_listing(output, DATA, EXPERIMENT)
+    elif there.is_file() and not (output / STATE).exists():
+        data = fingerprint  # killed before it began
+    else:
+        data = {}
+    if not there.is_file() or not data or Experiment.load(there) != experiment:
+        raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
+    if "schema" in data:
+        ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))
+        check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
+    if data["sha256"] != fingerprint["sha256"]:
+        raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
 
 
 def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
     if overwrite and output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / DATA).write_text(json.dumps(fingerprint))
     experiment.save(output / EXPERIMENT)
+    write_listing(output, DATA, fingerprint, (EXPERIMENT,))
 
 
 def _scoring_batch(experiment: Experiment) -> int:
@@ -166,7 +190,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
             result[name] = {k: float(v) for k, v in scores(labels, probabilities).items()}
             plotted = (labels, probabilities)
             if name == "test":
-                np.save(output / "predictions.npy", probabilities.astype(np.float32))
+                np.save(output / PREDICTIONS, probabilities.astype(np.float32))
     if data.best is not None and "test" in result:
         # What the true probabilities reach on the labels that were drawn: the luck of the draw is shared.
         result["best"] = {k: data.best[f"drawn_{k}"] for k in ("auc", "logloss")}
@@ -175,7 +199,5 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         title = f"{experiment.model['type']} on {data.directory.name}"
         learning_curves_png(best.history, *plotted, output / REPORT, title)
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
-    aside = output / (RESULT + ".writing")
-    aside.write_text(json.dumps(result, indent=2))
-    aside.replace(output / RESULT)
+    write_listing(output, RESULT, result, (MODEL, PREDICTIONS, REPORT, EXPERIMENT, DATA))
     return result

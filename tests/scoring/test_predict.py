@@ -249,8 +249,10 @@ def test_another_models_preprocessor_is_an_error(tmp_path: Path, log: Any, model
     path = save(NEW[:5], tmp_path / "rows.csv")
     fewer = Schema(log.schema.dense, log.schema.categorical[:-1])
     larger = log.schema.replace_categorical(given={"vocabulary_size": 51})
+    unlike = log.schema.replace_categorical(city={"identity": "of other values"})
     for schema, words in (
-        (fewer, "the model has the categorical_names .* the data"),
+        (fewer, "the data has a column '.*', which the model does not take"),
+        (unlike, "column 'city' has another vocabulary in the data"),
         (larger, "'given' has vocabulary_size=51 in the model, 50 in the data.*kd.models.grow"),
         (Schema(log.schema.dense, log.schema.categorical, weighted=True), "weighted=True in the model"),
     ):
@@ -262,6 +264,26 @@ def test_another_models_preprocessor_is_an_error(tmp_path: Path, log: Any, model
     weighted = Schema(categorical=[Categorical("a", 10), Categorical("b", 5)], weighted=True)
     with pytest.raises(ValueError, match="weighted=True schema names no column"):
         predict_files(kd.models.DLRM(weighted, 4, top_mlp=[1]), path, output=tmp_path / "p.csv", preprocessor=None)
+
+
+def test_a_model_refuses_the_splits_of_a_log_with_other_vocabularies(log: Any) -> None:
+    other = kd.models.DLRM(log.schema.replace_categorical(city={"identity": "of other values"}), 4, [4], [4, 1])
+    other.compile("adagrad")
+    part = log.split("train")
+    dataset = part.dataset(64)
+    calls = {
+        "fit": lambda: other.fit(dataset, verbose=0),
+        "fit: validation_data": lambda: other.fit(*part.arrays(), validation_data=dataset, verbose=0),
+        "evaluate": lambda: other.evaluate(dataset, verbose=0),
+        "predict": lambda: other.predict(dataset, verbose=0),
+        "compare_tables": lambda: kd.export.compare_tables(other, part, ["int8"]),
+        "savedmodel": lambda: kd.export.savedmodel(other, "nowhere", log.preprocessor),
+    }
+    for who, call in calls.items():
+        with pytest.raises(ValueError, match=f"^{who}: column 'city' has another vocabulary in the data"):
+            call()
+    grown = log.preprocessor.grow(pl.DataFrame({c.name: ["new"] for c in log.schema.categorical if c.name != "given"}))
+    assert kd.models.grow(kd.models.DLRM(log.schema, 4, [4], [4, 1]), grown.schema).schema == grown.schema != log.schema
 
 
 def test_predictions_that_are_not_finite_stop_the_run(tmp_path: Path, log: Any) -> None:
@@ -312,7 +334,7 @@ def test_a_split_is_scored_with_its_row_numbers_and_labels(tmp_path: Path, plant
     np.testing.assert_allclose(found["probability"], net.predict(dict(arrays), verbose=0).ravel(), rtol=1e-5)
     with pytest.raises(ValueError, match="columns 'row', 'click' and 'click'"):
         predict_split(net, data.split("test"), output=tmp_path / "q.parquet", column="click")
-    with pytest.raises(ValueError, match="dense_names"):
+    with pytest.raises(ValueError, match="no column 'y', which the model takes"):
         predict_split(kd.models.DCNv2(Schema(["y"]), deep_mlp=[8]), data.split("test"), output=tmp_path / "q.parquet")
 
 
