@@ -230,6 +230,7 @@ class Connection(HttpToolsProtocol):
         """The server stops: the request that runs, or that a client is just sending, is the last one."""
         if self._busy:
             self.cycle.keep_alive = False
+        if self._busy or self._receiving:
             return
         self._stop_timer()
         self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self._end)
