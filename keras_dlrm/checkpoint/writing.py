@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from keras_dlrm.arguments import integer
-from keras_dlrm.checkpoint.parts import Base, write_piece
+from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
-from keras_dlrm.checkpoint.store import MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
-from keras_dlrm.data.lock import lock
+from keras_dlrm.checkpoint.store import (
+    DENSE,
+    MANIFEST,
+    VERSION,
+    bases_of,
+    folder_of,
+    read_manifest,
+    steps_in,
+    write_dense,
+)
+from keras_dlrm.data.lock import held
+from keras_dlrm.files.checksums import sealed
+from keras_dlrm.files.durable import publish, sync
 
 
 def save(
@@ -42,8 +52,8 @@ def save(
 
     Raises:
         ValueError: the model is not built; an argument is out of range.
-        OSError: something could not be written, in any process, or another run is saving there; the process's number and the
-            reason are named in all.
+        OSError: something could not be written, in any process, another run is saving there, or the processes do not see the same
+            folder; the process's number and the reason are named in all. Earlier checkpoints are as they were.
 
     Example:
 
@@ -80,13 +90,14 @@ def write(
     partial = directory / f".{final.name}.partial"
     base = _base(directory, step) if incremental else None
 
-    alone: list[IO[str]] = []
-    saving = directory / ".saving"
+    alone = contextlib.ExitStack()
+    dense_checksum, begun = "", False
 
     def begin() -> None:
         if team.rank == 0:
             try:
-                alone.append(lock(saving, f"another run is saving to {directory}; give each run a folder of its own."))
+                taken = f"another run is saving to {directory}; give each run a folder of its own."
+                alone.enter_context(held(directory / ".saving", taken))
             except RuntimeError as error:
                 raise OSError(str(error)) from None
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
@@ -95,27 +106,34 @@ def write(
             partial.mkdir(parents=True)
 
     def write_mine() -> list[dict[str, Any]]:
+        nonlocal dense_checksum, begun
+        begun = True
         if team.rank == 0:
-            write_dense(partial / "dense.npz", {name: value_of(v) for name, v in state.dense.items()})
+            dense_checksum = write_dense(partial / DENSE, {name: value_of(v) for name, v in state.dense.items()})
         # What every process has is written by the first.
         mine = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
         return [write_piece(partial, piece, base) for piece in mine]
 
     def commit(parts: list[dict[str, Any]]) -> None:
         if team.rank == 0:
+            for part in parts:
+                check_written(partial, part)
             paths = {name: v.path.rpartition("/")[2] for name, v in state.dense.items()}
             needed = base.step if base is not None and any("changes" in part for part in parts) else None
             manifest = {
-                "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "dense": paths, "parts": parts,
+                "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "identity": state.identity,
+                "dense": paths, "dense_checksum": dense_checksum, "parts": parts,
             }  # fmt: skip
-            _write_durably(partial / MANIFEST, json.dumps(manifest).encode())
+            if needed is not None and base is not None:
+                manifest["base_checksum"] = base.checksum
+            (partial / MANIFEST).write_text(json.dumps(sealed(manifest)), encoding="utf-8")
+            sync(partial / MANIFEST)
             # Saved before, and then trained from an earlier one. The latest first: it may be changes of those before.
             for later in reversed([s for s in steps_in(directory) if s > step]):
                 _remove(folder_of(directory, later))
             if final.exists():
                 final.rename(_removed(final))
-            partial.rename(final)
-            _sync(directory)
+            publish(partial, final)
             shutil.rmtree(_removed(final), ignore_errors=True)
             steps = steps_in(directory)
             kept = {step, *steps[-keep:]} if keep else set(steps)
@@ -123,18 +141,16 @@ def write(
                 with contextlib.suppress(OSError):  # the new one is there
                     _remove(folder_of(directory, old))
 
-    try:
-        team.do(begin)
-        written = team.do(write_mine)
-        team.do(lambda: commit([part for parts in written for part in parts]))
-    except BaseException:
-        if alone:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        for file in alone:
-            shutil.rmtree(saving, ignore_errors=True)
-            file.close()
+    with alone:
+        try:
+            team.do(begin)
+            written = team.do(write_mine)
+            team.do(lambda: commit([part for parts in written for part in parts]))
+        except BaseException:
+            # The first process's folder, or one that it does not see.
+            if begun and (team.rank == 0 or not (partial / DENSE).exists()):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
     return final
 
 
@@ -152,25 +168,12 @@ def _remove(folder: Path) -> None:
 def _base(directory: Path, step: int) -> Base | None:
     """The last whole checkpoint before a step."""
     for earlier in reversed([s for s in steps_in(directory) if s < step]):
-        manifest = read_manifest(folder_of(directory, earlier))
-        if manifest.get("base") is None:
-            return Base(earlier, folder_of(directory, earlier), manifest)
+        folder = folder_of(directory, earlier)
+        with contextlib.suppress(ValueError):  # a damaged one is no base
+            manifest = read_manifest(folder)
+            if manifest.get("base") is None:
+                return Base(earlier, folder, manifest)
     return None
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Team:

@@ -34,7 +34,7 @@ class NpzArray:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self.path = regular(path, "give an .npz file")
+        self.path = regular(Path(path).absolute(), "give an .npz file")
         self.name = name
         self.where = f"{self.path}, array {name!r}"
         with self._member() as file:
