@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.files.archive import check_archive
+
 
 class Resume(keras.callbacks.Callback):
     """Saves everything a run depends on, and restores it.
@@ -46,10 +48,11 @@ class Resume(keras.callbacks.Callback):
             example: Some batch and its labels: Keras creates the variables of metrics when it first sees one.
 
         Raises:
-            ValueError: the file is of another model.
+            ValueError: the file is damaged, or of another model.
         """
         if not self.path.exists():
             return False
+        check_archive(self.path)
         with np.load(self.path, allow_pickle=False) as saved:
             place = json.loads(str(saved["place"]))
             state = _state(model)
