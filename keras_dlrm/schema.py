@@ -268,6 +268,9 @@ class Schema:
             if key not in self.input_names:
                 raise KeyError(f"batch: unknown key {key!r}; the schema needs {list(self.input_names)}.")
         widths = {"dense": self.n_dense, "sparse": self.width, "weights": self.width}
+        for key in self.input_names:
+            if np.ma.is_masked(batch[key]):
+                raise ValueError(f"batch[{key!r}] has masked values; fill them, ids with {PADDING}.")
         arrays = {key: np.asarray(batch[key]) for key in self.input_names}
         rows = {len(a) if a.ndim else -1 for a in arrays.values()}
         for key, array in arrays.items():

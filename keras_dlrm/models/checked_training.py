@@ -143,9 +143,16 @@ def check_rows(who: str, x: Any) -> None:
 
 
 def check_ids(who: str, x: Any) -> None:
-    """`TypeError` where arrays of ids are sparse or ragged: Keras would fill some of them with zeros, which are ids."""
+    """Refuse ids that are sparse or ragged, and inputs with masked values: Keras would make numbers of what is not there.
+
+    Raises:
+        TypeError: arrays of ids are sparse or ragged; some would be filled with zeros, which are ids.
+        ValueError: masked values, whose masks would be dropped.
+    """
     if isinstance(x, DataAdapter) or is_read_by_batch(x):
         return
     for leaf in x.values() if isinstance(x, Mapping) else x if isinstance(x, (list, tuple)) else [x]:
+        if np.ma.is_masked(leaf):
+            raise ValueError(f"{who}: an input has masked values; fill them, ids with -1.")
         if "int" in str(getattr(leaf, "dtype", "")):
             check_dense(f"{who}: an input of ids", leaf)

@@ -84,7 +84,7 @@ def not_dense(ids):
 
 
 @pytest.mark.parametrize("make", [dlrm, functional], ids=["dlrm", "functional"])
-def test_sparse_ragged_and_fractional_ids_are_refused_by_name(make):
+def test_sparse_ragged_masked_and_fractional_inputs_are_refused_by_name(make):
     model = make()
     model.compile("sgd", loss="binary_crossentropy")
     for ids in not_dense(X["sparse"]):
@@ -98,6 +98,14 @@ def test_sparse_ragged_and_fractional_ids_are_refused_by_name(make):
             with pytest.raises(
                 TypeError, match=rf"^{who}: an input of ids is a {type(ids).__name__}, which is sparse or ragged"
             ):
+                call()
+    for key in X:
+        x = {**X, key: np.ma.array(X[key], mask=np.arange(X[key].size).reshape(X[key].shape) == 0)}
+        for who, call in (
+            ("fit", lambda: model.fit(x, Y, verbose=0)),  # noqa: B023
+            ("predict", lambda: model.predict(x, verbose=0)),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match=f"^{who}: an input has masked values"):
                 call()
     for dtype in ("float32", "float64", "bool"):
         with pytest.raises(TypeError, match="sparse'.* has dtype (float|bool).*integer"):
