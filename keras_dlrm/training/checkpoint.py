@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.files.archive import check_archive
+from keras_dlrm.files.durable import publish
 
 
 class Resume(keras.callbacks.Callback):
@@ -52,7 +52,7 @@ class Resume(keras.callbacks.Callback):
         """
         if not self.path.exists():
             return False
-        check_archive(self.path)
+        check_archive(self.path, ("place.npy",))
         with np.load(self.path, allow_pickle=False) as saved:
             place = json.loads(str(saved["place"]))
             state = _state(model)
@@ -101,13 +101,21 @@ class Resume(keras.callbacks.Callback):
             "paths": [v.path for v in state],
             "memories": [callback.state() for callback in self.remembering],
         }
-        arrays = {f"v{i}": ops.convert_to_numpy(v.value) for i, v in enumerate([*state, *model.metrics_variables])}
-        aside = self.path.with_suffix(".writing")
-        with open(aside, "wb") as file:
-            np.savez(file, place=np.array(json.dumps(place)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.path)
+        arrays = {f"v{i}": _storable(v) for i, v in enumerate([*state, *model.metrics_variables])}
+        aside = writing(self.path)
+        np.savez(aside, **{"place": np.array(json.dumps(place)), **arrays})  # type: ignore[arg-type]
+        publish(aside, self.path)
+
+
+def writing(path: Path) -> Path:
+    """Where a file of a run is written until it is complete; with the ending of its own, which NumPy and Keras ask for."""
+    return path.with_name(f"writing-{path.name}")
+
+
+def _storable(variable: Any) -> np.ndarray:
+    """A value in a type that `.npz` files hold: float32 for those that NumPy itself has not, such as bfloat16."""
+    array = ops.convert_to_numpy(variable.value)
+    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
 
 
 def _state(model: Any) -> list[Any]:
@@ -183,9 +191,8 @@ class BestModel(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         if better:
             self.best_epoch, self.waited = epoch, 0
-            aside = self.path.with_name("writing-" + self.path.name)
-            self.model.save(aside)
-            os.replace(aside, self.path)
+            self.model.save(writing(self.path))
+            publish(writing(self.path), self.path)
             return
         self.waited += 1
         if self.lr_factor < 1:
