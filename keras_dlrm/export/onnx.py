@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.export.requests import check_batch, expected_probabilities
+from keras_dlrm.files.durable import publish, workspace
 
 # Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.
 EXTERNAL_ABOVE = 1 << 26
@@ -69,8 +68,8 @@ def onnx(
         raise TypeError(f"onnx: expected a model of kd.models, not {type(model).__name__}.")
     _require()
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"onnx: {path} is a folder; give a file, such as {path / 'model.onnx'}.")
+    # The first field of every ONNX file is the version of the format, the second who made it.
+    check_replaced("onnx", path, "model.onnx", lambda start: start[:1] == b"\x08" and b"keras_dlrm" in start[:32])
     stored = StoredTables(model, tables, prune)
     external = bool(stored.stacks) and (stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data))
     if not external and stored.nbytes >= 1 << 31:
@@ -78,21 +77,19 @@ def onnx(
             f"onnx: the tables have {stored.nbytes:,} bytes, but an ONNX file holds at most 2 GiB; leave external_data=False out."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    try:
+    with workspace(path) as aside:
         data = _write_data(stored, aside, path.name) if external else None
         written = onnx_model(model, stored, data.name if data else None)
         with open(aside / path.name, "wb") as file:
             file.write(written.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
         _check(model, aside / path.name, None if tables is None and prune is None else stored)
+        earlier = _data_of(path)
         if data is not None:
-            os.replace(data, path.parent / data.name)
-        os.replace(aside / path.name, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    _remove_other_data(path, data.name if data else None)
+            publish(data, path.parent / data.name)
+        publish(aside / path.name, path)
+    for other in earlier:
+        if data is None or other.name != data.name:
+            other.unlink(missing_ok=True)
     return path
 
 
@@ -142,17 +139,23 @@ def _write_data(stored: Any, folder: Path, name: str) -> Path:
                     file.seek(places[f"{stack.name}.{key}"])
                     file.write(data)
                     places[f"{stack.name}.{key}"] += len(data)
-        file.flush()
-        os.fsync(file.fileno())
     return (folder / "data").rename(folder / f"{name}.{checksum:08x}.data")
 
 
-def _remove_other_data(path: Path, kept: str | None) -> None:
-    """Files of tables that earlier exports to the same path left."""
+def _data_of(path: Path) -> list[Path]:
+    """Files of tables beside a model that an earlier export wrote, as that model names them."""
     ours = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.data")
-    for other in path.parent.iterdir():
-        if other.name != kept and ours.fullmatch(other.name):
-            other.unlink(missing_ok=True)
+    found = {other.name for other in path.parent.iterdir() if ours.fullmatch(other.name) and not other.is_symlink()}
+    if not found or not path.is_file():
+        return []
+    import onnx
+
+    try:
+        tensors = onnx.load(path, load_external_data=False).graph.initializer
+    except Exception:  # whatever a damaged file leads to
+        return []
+    named = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [path.parent / name for name in found & named]
 
 
 def _check(model: Any, path: Path, stored: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+
+from keras_dlrm.files.durable import whole
 
 
 class Resume(keras.callbacks.Callback):
@@ -99,12 +100,8 @@ class Resume(keras.callbacks.Callback):
             "memories": [callback.state() for callback in self.remembering],
         }
         arrays = {f"v{i}": ops.convert_to_numpy(v.value) for i, v in enumerate([*state, *model.metrics_variables])}
-        aside = self.path.with_suffix(".writing")
-        with open(aside, "wb") as file:
-            np.savez(file, place=np.array(json.dumps(place)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.path)
+        with whole(self.path) as written:
+            np.savez(written, place=np.array(json.dumps(place)), **arrays)
 
 
 def _state(model: Any) -> list[Any]:
@@ -180,9 +177,8 @@ class BestModel(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         if better:
             self.best_epoch, self.waited = epoch, 0
-            aside = self.path.with_name("writing-" + self.path.name)
-            self.model.save(aside)
-            os.replace(aside, self.path)
+            with whole(self.path) as written:
+                self.model.save(written)
             return
         self.waited += 1
         if self.lr_factor < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,21 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from keras_dlrm.files import ownership
+from keras_dlrm.files.durable import write
 from keras_dlrm.metrics import scores
 from keras_dlrm.training.checkpoint import BestModel, Resume, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
 
 MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
-DATA = "data.json"
+DATA, PREDICTIONS = "data.json", "predictions.npy"
+# What a run writes; the rest of its folder is somebody else's.
+_FILES = (
+    MODEL, STATE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, ownership.LOCK, ".writing-*/**",
+    "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
+)  # fmt: skip
+_WHAT = "a run"
 
 
 def train(
@@ -41,7 +49,8 @@ def train(
         data: A `ClickLog` of `kd.data.open`.
         output: Folder; new or empty unless `resume` or `overwrite`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
-        overwrite: Whether to delete what is in `output`.
+        overwrite: Whether to delete an earlier run at `output`: one that was written to this place, and that nobody has put
+            anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
 
@@ -50,7 +59,7 @@ def train(
         `samples_per_s`, and for a planted log `best` and `distance` to it.
 
     Raises:
-        FileExistsError: `output` has content.
+        FileExistsError: `output` has content that may not be deleted.
         ValueError: `output` is of another experiment, the data lacks rows, or the experiment cannot be built; `output`
             is then as it was.
     """
@@ -118,8 +127,7 @@ def _check_folder(
     if output.exists() and any(output.iterdir()):
         known = output / EXPERIMENT
         if overwrite:
-            if not known.exists():
-                raise FileExistsError(f"{output} has content but no {EXPERIMENT}, so it is not a run; not overwritten.")
+            ownership.check(output, ownership.identity("run", output), _WHAT)
         elif not resume:
             raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
         elif not known.exists() or Experiment.load(known) != experiment:
@@ -129,9 +137,13 @@ def _check_folder(
 
 
 def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
-    if overwrite and output.exists():
-        shutil.rmtree(output)
+    owner = ownership.identity("run", output)
+    if overwrite and output.exists() and any(output.iterdir()):
+        with ownership.hold(output):
+            ownership.remove(output, owner, _WHAT)
     output.mkdir(parents=True, exist_ok=True)
+    if not any(output.iterdir()):
+        os.close(ownership.mark(output, owner, _FILES))
     (output / DATA).write_text(json.dumps(fingerprint))
     experiment.save(output / EXPERIMENT)
 
@@ -166,7 +178,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
             result[name] = {k: float(v) for k, v in scores(labels, probabilities).items()}
             plotted = (labels, probabilities)
             if name == "test":
-                np.save(output / "predictions.npy", probabilities.astype(np.float32))
+                np.save(output / PREDICTIONS, probabilities.astype(np.float32))
     if data.best is not None and "test" in result:
         # What the true probabilities reach on the labels that were drawn: the luck of the draw is shared.
         result["best"] = {k: data.best[f"drawn_{k}"] for k in ("auc", "logloss")}
@@ -175,7 +187,5 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         title = f"{experiment.model['type']} on {data.directory.name}"
         learning_curves_png(best.history, *plotted, output / REPORT, title)
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
-    aside = output / (RESULT + ".writing")
-    aside.write_text(json.dumps(result, indent=2))
-    aside.replace(output / RESULT)
+    write(output / RESULT, json.dumps(result, indent=2))
     return result
