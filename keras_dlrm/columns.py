@@ -26,6 +26,8 @@ class Dense:
             quantiles, in [-1, 1]. `"log_above_minimum"` is `log(x - m + 2)`, where m is the smallest value of the
             training part and smaller ones are taken as m (TorchRec's transform of Criteo's counts).
         missing: Value that stands for a missing (null) one *after* the transform.
+        identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data that was
+            transformed by others.
 
     Example:
 
@@ -36,6 +38,7 @@ class Dense:
     name: str
     transform: str = "none"
     missing: float = 0.0
+    identity: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "Dense")
@@ -45,6 +48,7 @@ class Dense:
             )
         if not np.isfinite(self.missing):
             raise ValueError(f"Dense column {self.name!r}: missing={self.missing!r} must be a finite number.")
+        _check_identity(f"Dense column {self.name!r}", self.identity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Categorical:
         hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
             the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen. A preprocessor
             makes such ids of texts.
+        identity: Checksum of the values and their ids that a preprocessor fitted, which sets it; a model refuses data of
+            another vocabulary.
 
     Example:
 
@@ -85,6 +91,7 @@ class Categorical:
     max_vocabulary: int | None = None
     hashed: bool = False
     oov_rows: int = 1
+    identity: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
@@ -104,6 +111,7 @@ class Categorical:
             self._check_oov_rows(who)
         if self.table is not None:
             check_name(self.table, f"{who}: table")
+        _check_identity(who, self.identity)
         if not isinstance(self.hashed, bool):
             raise TypeError(f"{who}: hashed={self.hashed!r} must be True or False.")
         if self.hashed and self.vocabulary_size is None:
@@ -129,6 +137,11 @@ def check_name(name: Any, who: str) -> None:
     """`TypeError` unless `name` is a string that is not empty."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"{who}: name={name!r} must be a string that is not empty.")
+
+
+def _check_identity(who: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{who}: identity={value!r} must be a string that a preprocessor made; leave it out.")
 
 
 def check_int(who: str, field: str, value: Any, low: int, high: int | None) -> None:

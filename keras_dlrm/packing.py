@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.hashing import LARGEST, fold
+from keras_dlrm.values import as_list, is_missing, masked_inside, real_array
 
 
 def column_names(columns: Any) -> list[str]:
     """Names in a mapping or DataFrame of columns."""
     if hasattr(columns, "keys"):
         return list(columns.keys())
-    if hasattr(columns, "columns"):
-        return list(columns.columns)
+    for names in ("column_names", "columns"):  # of an Arrow table, of a frame
+        if hasattr(columns, names):
+            return list(getattr(columns, names))
     raise TypeError(f"pack: expected a mapping of named columns or a DataFrame, not {type(columns).__name__}.")
 
 
 def dense_values(name: str, values: Any) -> np.ndarray:
     """A dense column (B,) or (B, 1) → float32 (B,), every value finite."""
-    array = np.asarray(values)
+    array = real_array(f"pack: dense column {name!r}", values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"pack: dense column {name!r} has shape {array.shape}; it must be (B,).")
-    if array.dtype == object and any(v is None for v in array):
-        raise ValueError(f"pack: dense column {name!r} has a missing value (None); fill it, as a preprocessor does.")
-    if array.size and not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be numeric.")
-    if np.issubdtype(array.dtype, np.complexfloating):
-        raise TypeError(f"pack: dense column {name!r} has dtype {array.dtype}; it must be real.")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise ValueError(
+            f"pack: dense column {name!r}: value nan in row {int(np.argmax(np.isnan(array)))}; it must be a finite float32, and "
+            "None, NaN and masked values are missing. Fill or drop it, as a preprocessor does."
+        )
     return float32(f"dense column {name!r}", array)
 
 
@@ -107,6 +109,13 @@ def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tup
     integer = np.issubdtype(dtype, np.integer)
     if integer and hasattr(values, "isna"):  # pandas: NA, NaN and None, which its arrays hold in several ways
         _check_missing(name, np.asarray(values.isna()))
+    if np.ma.is_masked(values):
+        mask = np.ma.getmaskarray(values)
+        if integer:
+            _check_missing(name, np.asarray(mask.reshape(len(mask), -1).any(axis=1)))
+        values = real_array(f"pack: weights of {name!r}", values)
+    if masked_inside(values):
+        values = as_list(values)
     if hasattr(values, "to_list"):
         # Polars and pandas list columns; their to_numpy gives arrays of objects.
         array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
@@ -122,7 +131,7 @@ def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tup
             array = np.empty(0, dtype=object)
             values = list(values)
     if array.dtype == object:
-        rows = [_as_row(name, i, v) for i, v in enumerate(values)]
+        rows = [_as_row(name, i, v, integer) for i, v in enumerate(values)]
         longest = max((len(r) for r in rows), default=0)
         _check_hotness(name, longest, hotness)
         out = np.full((len(rows), hotness), fill, dtype=dtype)
@@ -150,26 +159,30 @@ def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tup
 def _check_missing(name: str, missing: np.ndarray) -> None:
     if missing.any():
         raise TypeError(
-            f"pack: column {name!r} has a missing value (null or NaN) in row {int(np.argmax(missing))}; use {PADDING} or an "
-            "empty list."
+            f"pack: column {name!r} has a missing value (null, NaN or masked) in row {int(np.argmax(missing))}; use {PADDING} "
+            "or an empty list."
         )
 
 
-def _as_row(name: str, index: int, value: Any) -> np.ndarray:
+def _as_row(name: str, index: int, value: Any, integer: bool) -> np.ndarray:
     row = np.asarray(value)
-    if row.dtype == object and any(v is None for v in row.flat):
+    absent = row.flat if row.dtype == object or (integer and row.dtype.kind == "f") else ()
+    if np.ma.is_masked(value) or any(map(is_missing, absent)):
         raise TypeError(
-            f"pack: column {name!r} has a missing value (None) in row {index}; use {PADDING} or an empty list."
+            f"pack: column {name!r} has a missing value (None, NaN or masked) in row {index}; use {PADDING} or an empty list."
         )
+    if row.dtype == object and all(isinstance(v, Decimal) and v == v.to_integral_value() for v in row.flat):
+        row = np.array([int(v) for v in row.flat]).reshape(row.shape)
     if row.ndim > 1:
         raise ValueError(f"pack: column {name!r} has a value of shape {row.shape} in row {index}; give a list of ids.")
     return row[None] if row.ndim == 0 else row
 
 
 def _check_dtype(name: str, array: np.ndarray, integer: bool) -> None:
-    if integer and not np.issubdtype(array.dtype, np.integer):
+    # By kind: NumPy takes a difference of times for an integer.
+    if integer and array.dtype.kind not in "iu":
         raise TypeError(f"pack: column {name!r} has dtype {array.dtype}; ids must be integers. Encode values first.")
-    if not integer and not np.issubdtype(array.dtype, np.number):
+    if not integer and array.dtype.kind not in "iuf":
         raise TypeError(f"pack: weights of {name!r} have dtype {array.dtype}; they must be numeric.")
     if integer and array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"pack: column {name!r}: id {array.max()} does not fit in int64.")

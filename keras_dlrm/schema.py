@@ -75,7 +75,7 @@ class Schema:
         first: dict[str, Categorical] = {}
         for column in self.categorical:
             known = first.setdefault(column.table_name, column)
-            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed"):
+            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity"):
                 if getattr(known, field) != getattr(column, field):
                     raise ValueError(
                         f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
@@ -276,19 +276,19 @@ class Schema:
             raise ValueError(f"batch: row counts differ: { {k: len(a) for k, a in arrays.items()} }; they must agree.")
         if self.dense:
             dense = arrays["dense"]
-            if not (np.issubdtype(dense.dtype, np.floating) or np.issubdtype(dense.dtype, np.integer)):
+            if dense.dtype.kind not in "iuf":
                 raise TypeError(f"batch['dense'] has dtype {dense.dtype}; it must be float32.")
             for i, name in enumerate(self.dense_names):
                 check_finite(f"dense column {name!r}", dense[:, i])
         if self.categorical:
             sparse = arrays["sparse"]
-            if not np.issubdtype(sparse.dtype, np.integer):
+            if sparse.dtype.kind not in "iu":
                 raise TypeError(f"batch['sparse'] has dtype {sparse.dtype}; ids must be integers (int32 or int64).")
             for column, start in zip(self.categorical, self.offsets, strict=True):
                 check_ids(column, sparse[:, start : start + column.hotness])
         if self.weighted:
             weights = arrays["weights"]
-            if not (np.issubdtype(weights.dtype, np.floating) or np.issubdtype(weights.dtype, np.integer)):
+            if weights.dtype.kind not in "iuf":
                 raise TypeError(f"batch['weights'] has dtype {weights.dtype}; it must be float32.")
             check_finite("weights", weights)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.parts import Base, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.checkpoint.store import MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
-from keras_dlrm.data.lock import lock
+from keras_dlrm.files.ownership import check, claim, identity, mark, remove
+
+SAVING = identity("lock of checkpoints", "")
+_WHAT = "a checkpoint"
 
 
 def save(
@@ -80,19 +82,22 @@ def write(
     partial = directory / f".{final.name}.partial"
     base = _base(directory, step) if incremental else None
 
-    alone: list[IO[str]] = []
+    alone: list[int] = []
     saving = directory / ".saving"
 
     def begin() -> None:
         if team.rank == 0:
             try:
-                alone.append(lock(saving, f"another run is saving to {directory}; give each run a folder of its own."))
+                directory.mkdir(parents=True, exist_ok=True)
+                taken = f"another run is saving to {directory}; give each run a folder of its own."
+                alone.append(claim(saving, SAVING, "a lock of checkpoints", taken))
             except RuntimeError as error:
                 raise OSError(str(error)) from None
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
             for left in directory.glob(".step_*.partial"):
-                shutil.rmtree(left, ignore_errors=True)
+                _remove_partial(left)
             partial.mkdir(parents=True)
+            os.close(mark(partial, _owner(partial)))
 
     def write_mine() -> list[dict[str, Any]]:
         if team.rank == 0:
@@ -109,14 +114,16 @@ def write(
                 "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "dense": paths, "parts": parts,
             }  # fmt: skip
             _write_durably(partial / MANIFEST, json.dumps(manifest).encode())
+            os.close(mark(partial, _owner(final), [MANIFEST, "dense.npz", *(f"{part['file']}/**" for part in parts)]))
             # Saved before, and then trained from an earlier one. The latest first: it may be changes of those before.
             for later in reversed([s for s in steps_in(directory) if s > step]):
                 _remove(folder_of(directory, later))
             if final.exists():
+                check(final, _owner(final), _WHAT)
                 final.rename(_removed(final))
             partial.rename(final)
             _sync(directory)
-            shutil.rmtree(_removed(final), ignore_errors=True)
+            _remove_partial(_removed(final))
             steps = steps_in(directory)
             kept = {step, *steps[-keep:]} if keep else set(steps)
             for old in set(steps) - kept - bases_of(directory, sorted(kept)):
@@ -129,12 +136,13 @@ def write(
         team.do(lambda: commit([part for parts in written for part in parts]))
     except BaseException:
         if alone:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove_partial(partial)
         raise
     finally:
-        for file in alone:
-            shutil.rmtree(saving, ignore_errors=True)
-            file.close()
+        for held in alone:
+            with contextlib.suppress(OSError):
+                remove(saving, SAVING, "a lock of checkpoints")
+            os.close(held)
     return final
 
 
@@ -144,9 +152,21 @@ def _removed(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """A folder that is half deleted would be a damaged checkpoint."""
+    """Remove a checkpoint, which is renamed first: half deleted it would be a damaged one."""
+    check(folder, _owner(folder), _WHAT)
     folder.rename(_removed(folder))
-    shutil.rmtree(_removed(folder), ignore_errors=True)
+    _remove_partial(_removed(folder))
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove what is not, or no longer, a checkpoint. What is not this package's own, or holds anything else, stays."""
+    with contextlib.suppress(OSError):
+        remove(folder, _owner(folder), _WHAT)
+
+
+def _owner(folder: Path) -> str:
+    """What the marker of a checkpoint says under each of its names; checkpoints may be copied with the folder around them."""
+    return identity("checkpoint", folder.name.removeprefix(".").partition(".")[0])
 
 
 def _base(directory: Path, step: int) -> Base | None:

@@ -61,6 +61,7 @@ def command(
     from keras_dlrm.training.planted import EXPERIMENT, planted_log
     from keras_dlrm.training.report import print_table
     from keras_dlrm.training.run import train
+    from keras_dlrm.training.run_files import read_predictions
 
     if configs and models:
         raise ValueError("--config and --model exclude each other: a configuration names its model.")
@@ -91,7 +92,7 @@ def command(
             results.append(
                 train(experiment.override([f"seed={seed}"]), log, folder, resume=folder.exists(), console=console)
             )
-            runs.setdefault(name, []).append(np.load(folder / "predictions.npy"))
+            runs.setdefault(name, []).append(read_predictions(folder))
         row: dict[str, Any] = {"model": name, "seeds": seeds}
         for score in ("auc", "logloss", "ne"):
             values = [r["test"][score] for r in results]

@@ -42,13 +42,13 @@ def command(
         raise ValueError("--prune is for --tables; give those, too.")
     loaded = load_model(model)
     from keras_dlrm import data as data_package
+    from keras_dlrm.same_schema import check_same
     from keras_dlrm.training.checkpoint import validation_scores
     from keras_dlrm.training.report import print_table
 
     log = data_package.open(data)
     part = log.split(split)
-    if loaded.schema.to_dict() != log.schema.to_dict():
-        raise ValueError(f"{model} was trained on another schema than {data} has; preprocess with the model's own.")
+    check_same(f"{model} does not fit {data}", loaded.schema, log.schema, scores=True)
     found = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
     print_table([{"part": split, "rows": len(part), **found}], f"{loaded.name} ({model})")
     result: dict[str, Any] = {"split": split, "rows": len(part), **found}

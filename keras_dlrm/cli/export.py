@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,6 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
 
 def _scores(model: Path) -> dict[str, float]:
     """Scores on the test part, where a run left them beside its model."""
-    from keras_dlrm.training.run import RESULT
+    from keras_dlrm.training.run_files import RESULT, read_listing
 
-    result = model.parent / RESULT
-    return json.loads(result.read_text(encoding="utf-8")).get("test", {}) if result.is_file() else {}
+    return read_listing(model.parent, RESULT).get("test", {}) if (model.parent / RESULT).is_file() else {}

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from keras_dlrm.files.archive import KERAS, check_archive
+
 PathArgument = click.Path(path_type=Path)
 
 
@@ -144,16 +146,13 @@ def load_model(path: Path, compile: bool = True) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is not a whole `.keras` file.
+        ValueError: the file is not a whole `.keras` file: all of it is read and compared with its checksums first.
     """
-    import zipfile
-
     if not path.exists():
         raise FileNotFoundError(f"no model at {path}; give a .keras file, such as runs/a/model.keras.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the .keras file in it, such as {path / 'model.keras'}.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a .keras file, or only a part of one; save or copy the model again.")
+    check_archive(path, KERAS)
     import keras
 
     import keras_dlrm

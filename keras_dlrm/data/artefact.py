@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.data.vocabulary import Keys, Vocabulary
+from keras_dlrm.data.vocabulary import TEXT, Keys, Vocabulary
+from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
 from keras_dlrm.files.durable import publish, workspace, write
+from keras_dlrm.files.places import inside
 from keras_dlrm.schema import Schema
 
 FILE = "preprocessor.json"
 FORMAT = "keras_dlrm preprocessor"
-VERSION = 2  # 1 had neither checksums nor several OOV rows
+VERSION = 3  # 1 had neither checksums nor several OOV rows, 2 no checksum of this file itself, nor booleans in one form
 
 
 def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], directory: Path) -> None:
@@ -24,10 +26,10 @@ def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[s
     earlier = _vocabularies_of(directory)
     tables = {}
     for i, (name, vocabulary) in enumerate(vocabularies.items()):
-        digest, file = _save_vocabulary(vocabulary, directory, i)
+        checksum, file = _save_vocabulary(vocabulary, directory, i)
         tables[name] = {
             "file": file,
-            "sha256": digest,
+            "sha256": checksum,
             "size": vocabulary.size,
             "oov": vocabulary.oov,
             "oov_rows": vocabulary.oov_rows,
@@ -41,7 +43,7 @@ def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[s
         "dense": dict(dense_state),
         "vocabularies": tables,
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
     write(directory / FILE, text)
     for name in earlier - {entry["file"] for entry in tables.values()}:
         (directory / name).unlink(missing_ok=True)
@@ -72,10 +74,10 @@ def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tu
     with workspace(directory / f"vocabulary_{number:03d}") as folder:
         written = folder / "vocabulary.parquet"
         pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(written)
-        digest = _digest(written)
-        name = f"vocabulary_{number:03d}.{digest[:12]}.parquet"
+        checksum = digest(written)
+        name = f"vocabulary_{number:03d}.{checksum[:12]}.parquet"
         publish(written, directory / name)
-    return digest, name
+    return checksum, name
 
 
 def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]]:
@@ -83,19 +85,20 @@ def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]
     path = directory / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); write it again.") from error
-    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
-    if found[0] != FORMAT or found[1] not in (1, VERSION):
+    content = read_json(path)
+    found = content.get("format"), content.get("version")
+    if found[0] != FORMAT or found[1] not in (1, 2, VERSION):
         raise ValueError(
-            f"{path}: format {found[0]!r}, version {found[1]!r}; this release reads {FORMAT!r}, versions 1 and {VERSION}. "
+            f"{path}: format {found[0]!r}, version {found[1]!r}; this release reads {FORMAT!r}, versions 1 to {VERSION}. "
             "Fit and save it again, or use the release that wrote it."
         )
+    if found[1] == VERSION or CHECKSUM in content:
+        content = unsealed(path, content)
     try:
         schema, dense_state = Schema.from_dict(content["schema"]), content["dense"]
         vocabularies = {name: _load_vocabulary(path, name, entry) for name, entry in content["vocabularies"].items()}
+        if found[1] < VERSION:
+            vocabularies = {name: _in_normal_form(vocabulary) for name, vocabulary in vocabularies.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again.") from error
     return schema, dense_state, vocabularies
@@ -104,10 +107,10 @@ def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]
 def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabulary:
     import polars as pl
 
-    file = path.parent / entry["file"]
+    file = inside(path.parent, entry["file"], path)
     try:
-        digest = _digest(file)
-        table = pl.read_parquet(file, glob=False) if digest == entry.get("sha256", digest) else None
+        checksum = digest(file)
+        table = pl.read_parquet(file, glob=False) if checksum == entry.get("sha256", checksum) else None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(
             f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."
@@ -115,7 +118,7 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     if table is None:
         raise ValueError(
             f"{file}: this is not the vocabulary of table {name!r} that {path.name} was saved with: its SHA-256 is "
-            f"{digest[:12]}…, not {entry['sha256'][:12]}…. The file is damaged or of another preprocessor; copy the "
+            f"{checksum[:12]}…, not {entry['sha256'][:12]}…. The file is damaged or of another preprocessor; copy the "
             "directory again as a whole."
         )
     keys = Keys(entry["keys"], entry["modulo"])
@@ -123,6 +126,13 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     return Vocabulary(table["key"], ids, entry["size"], entry["oov"], keys, entry.get("oov_rows", 1))
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+
+def _in_normal_form(vocabulary: Vocabulary) -> Vocabulary:
+    """A vocabulary of an earlier release, which told `True` from `true`: of values that are one now, the first keeps its id."""
+    import polars as pl
+
+    if vocabulary.keys.kind != TEXT:
+        return vocabulary
+    keys = vocabulary.keys.normalise(vocabulary.values, "a vocabulary").alias("key")
+    table = pl.DataFrame({"key": keys, "id": vocabulary.ids}).unique("key", keep="first", maintain_order=True)
+    return dataclasses.replace(vocabulary, values=table["key"], ids=table["id"].to_numpy())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
+from keras_dlrm.data import normal_form
 from keras_dlrm.data.string_hash import buckets
 from keras_dlrm.data.vocabulary import BadValue
 from keras_dlrm.hashing import LARGEST, fold
@@ -51,29 +52,29 @@ def located(where: Where, name: str, rows: np.ndarray) -> Iterator[None]:
 
 
 def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
-    """The named columns of a Polars DataFrame, another DataFrame or a mapping.
+    """The named columns of a table: a frame of Polars (a lazy one, too) or pandas, an Arrow table, or a mapping.
 
     Raises:
         KeyError: a column is missing.
-        TypeError: no table.
+        TypeError: no table, or a column of other values than texts, numbers and booleans.
         ValueError: columns of different lengths.
     """
     import polars as pl
 
     if isinstance(data, pl.LazyFrame):
         data = data.collect()
-    if not isinstance(data, (pl.DataFrame, Mapping)):
-        if not hasattr(data, "columns"):
-            raise TypeError(f"expected a DataFrame or a mapping of named columns, not {type(data).__name__}.")
-        data = {str(name): np.asarray(data[name]) for name in data.columns}
+    elif _is_pandas(data):
+        data = {str(name): values for name, values in data.items()}
+    elif hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
+        data = pl.DataFrame(data)
+    elif not isinstance(data, Mapping):
+        raise TypeError(f"expected a DataFrame or a mapping of named columns, not {type(data).__name__}.")
     given = data.columns if isinstance(data, pl.DataFrame) else list(data)
     source = f"{where.source}: " if where.source else ""
     for name in names:
         if name not in given:
             raise KeyError(f"{source}column {name!r} is missing; there are {[str(n) for n in given]}.")
-    if isinstance(data, pl.DataFrame):
-        return data.select(names)
-    series = {name: _series(name, data[name]) for name in names}
+    series = {name: normal_form.column(name, data[name]) for name in names}
     first = next(iter(series))
     for name, values in series.items():
         if len(values) != len(series[first]):
@@ -84,39 +85,30 @@ def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     return pl.DataFrame(series)
 
 
-def _series(name: str, values: Any) -> pl.Series:
-    import polars as pl
-
-    if isinstance(values, np.ndarray) and values.dtype == object:
-        values = values.tolist()
-    if isinstance(values, list):
-        values = [_value(v) for v in values]
-    try:
-        return pl.Series(name, values, strict=False)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"column {name!r} holds half of a surrogate pair, which is no text ({error}).") from None
+def _is_pandas(data: Any) -> bool:
+    return hasattr(data, "iloc") and hasattr(data, "columns")
 
 
-def _value(value: Any) -> Any:
-    """A Python value; `None` for all that pandas and NumPy have for a missing one, in lists, too."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_value(v) for v in value]
-    # Polars would make the text "<NA>" of pandas' missing text.
-    missing = value != value if isinstance(value, float) else type(value).__name__ in ("NAType", "NaTType")
-    return None if missing else value
+def _is_table(data: Any) -> bool:
+    arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+    return arrow or _is_pandas(data) or isinstance(data, Mapping)
 
 
 def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
-    """One or many Polars frames, or pairs `(frame, Where)` → pairs with the named columns; none without names."""
+    """One or many tables, as `frame` takes them, or pairs `(table, Where)` → pairs with the named columns.
+
+    None without names.
+
+    Raises:
+        TypeError: no table.
+    """
     import polars as pl
 
     if not names:
         return
     if isinstance(data, pl.LazyFrame):
         data = data.collect_batches(chunk_size=65_536, maintain_order=True)
-    parts: Iterable[Any] = [data] if isinstance(data, (pl.DataFrame, Mapping)) else data
+    parts: Iterable[Any] = [data] if _is_table(data) or not isinstance(data, Iterable) else data
     first = 0
     for part in parts:
         part, where = part if isinstance(part, tuple) else (part, Where(first_row=first))
@@ -144,7 +136,7 @@ def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
 
 
 def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.ndarray]:
-    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,).
+    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,). True is 1, false 0.
 
     Raises:
         TypeError: not a column of numbers.
@@ -153,10 +145,15 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
 
     values = _plain(values)
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
-        # Polars would take the seconds of a date or a time for numbers.
+        # Polars would take the ticks of a date, a time or a difference of times for numbers.
         raise TypeError(f"{where.at(0)}, column {name!r}: a dense column holds numbers, not {values.dtype}.")
     if values.dtype == pl.String:
-        values = values.set((values == "").fill_null(False), None)
+        values = values.set(values == "", None)
+        flags = values.str.contains(normal_form.BOOLEAN)
+        if flags.any():
+            flags = flags.fill_null(False)
+            truth = values.filter(flags).str.to_lowercase() == normal_form.TRUE
+            values = values.scatter(flags.arg_true(), truth.cast(pl.Int8).cast(pl.String))
     numbers = values.cast(pl.Float64, strict=False)
     lost = numbers.is_null() & values.is_not_null()
     return numbers.fill_null(float("nan")).to_numpy(), lost.to_numpy()
@@ -189,8 +186,7 @@ def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarr
 
     values = _plain(values)
     if values.dtype == pl.String and column.hotness > 1:
-        empty = (values == "").fill_null(False)
-        values = values.set(empty, None).str.split(SEPARATOR)
+        values = values.set(values == "", None).str.split(SEPARATOR)
     if isinstance(values.dtype, pl.Array):
         values = values.cast(pl.List(values.dtype.inner))
     if not isinstance(values.dtype, pl.List):
@@ -214,7 +210,7 @@ def _plain(values: pl.Series) -> pl.Series:
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
     """Values of a column that came with its vocabulary size → int64 ids; -1 where missing.
 
-    Unbounded ids of a hashed column are folded to 31 bits. Its texts that are no integers are hashed to such ids, which
+    Unbounded ids of a hashed column are folded to 31 bits. Other values are hashed as texts to such ids, which
     `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph.
 
     Raises:
@@ -239,24 +235,23 @@ def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tup
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"
     values = _plain(values)
-    if values.dtype == pl.String:
-        values = values.set((values == "").fill_null(False), None)
-        text = values.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
-        ids = text.str.to_integer(strict=False)
-        lost = ids.is_null() & values.is_not_null()
-        if column.hashed and lost.any():
-            ids = ids.scatter(lost.arg_true(), buckets(text.filter(lost), LARGEST + 1))
-            lost = ids.is_null() & values.is_not_null()
+    where = f"{source + ', ' if source else ''}column {column.name!r}"
+    exact = values.dtype.is_integer() or values.dtype == pl.Null
+    if values.dtype == pl.String or values.dtype.is_decimal() or (column.hashed and not exact):
+        values = normal_form.texts(values, where)
+        ids = values.str.to_integer(strict=False)
+    elif exact:
+        ids = values.cast(pl.Int64, strict=False)
     elif values.dtype.is_float():
         values = values.fill_nan(None)
         ids = values.cast(pl.Int64, strict=False)
-        lost = (ids.is_null() & values.is_not_null()) | (ids.cast(pl.Float64) != values).fill_null(False)
-    elif values.dtype.is_integer() or values.dtype == pl.Null:
-        ids = values.cast(pl.Int64, strict=False)
-        lost = ids.is_null() & values.is_not_null()
+        ids = ids.set(ids.cast(pl.Float64) != values, None)
     else:
-        where = f"{source}, " if source else ""
-        raise TypeError(f"{where}column {column.name!r} has dtype {values.dtype}; ids must be integers.")
+        raise TypeError(f"{where} has dtype {values.dtype}; ids must be integers.")
+    lost = ids.is_null() & values.is_not_null()
+    if column.hashed and lost.any():
+        ids = ids.scatter(lost.arg_true(), buckets(values.filter(lost).cast(pl.String), LARGEST + 1))
+        lost = ids.is_null() & values.is_not_null()
     beyond = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
     bad = (lost | beyond.fill_null(False)).to_numpy()
     found = ids.fill_null(PADDING).to_numpy()

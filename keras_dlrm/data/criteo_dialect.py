@@ -11,6 +11,7 @@ from keras_dlrm.data import dense
 from keras_dlrm.data.criteo_encoder import log1p
 from keras_dlrm.data.criteo_reader import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.data.criteo_stage import Rows, Stage
+from keras_dlrm.data.identity import identified
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.vocabulary import HEX, Keys, Vocabulary
 from keras_dlrm.schema import Categorical, Dense, Schema
@@ -174,4 +175,5 @@ def _preprocessor(
             Categorical(name, size, oov=oov, min_count=min_count, max_vocabulary=size if capped else None)
         )
         vocabularies[name] = Vocabulary(pl.Series("key", values), ids, size, oov, Keys(HEX, modulo))
-    return Preprocessor(Schema(columns, categorical, label=LABEL), state, vocabularies)
+    schema = identified(Schema(columns, categorical, label=LABEL), state, vocabularies)
+    return Preprocessor(schema, state, vocabularies)

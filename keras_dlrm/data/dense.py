@@ -12,6 +12,8 @@ from keras_dlrm.data.vocabulary import BadValue
 QUANTILES = 256
 # A quantile fit keeps an evenly spaced sample of at most this many values.
 SAMPLE = 2**20
+# A deviation is none up to this share of the largest value: some units in the last place of a float64.
+_ROUNDING = 4 * np.finfo(np.float64).eps
 OUTSIDE = "is outside the range of float32; clip or drop it"
 
 
@@ -32,6 +34,8 @@ class DenseFit:
         self._count = 0
         self._mean = 0.0
         self._squares = 0.0
+        self._largest = 0.0
+        self._origin = 0.0
         self._sample = np.empty(0)
         self._stride = 1
         self._minimum = np.inf
@@ -40,10 +44,14 @@ class DenseFit:
         """Take float64 values (n,), NaN where missing, into account.
 
         Raises:
-            BadValue: a value whose logarithm the column needs is beyond float32.
+            BadValue: a value that is beyond float32, or whose logarithm, which the column needs, is.
         """
+        beyond = unusable(self.column, values)
+        if beyond.any():
+            index = int(np.argmax(beyond))
+            raise BadValue(index, float(values[index]), OUTSIDE)
         if self.column.transform == "log1p_standardise":
-            values = _log1p(values).astype(np.float64)
+            values = _log(values).astype(np.float64)
         values = values[~np.isnan(values)]
         if not len(values):
             return
@@ -58,11 +66,17 @@ class DenseFit:
                 self._stride *= 2
             self._count += len(values)
             return
-        # Chan, Golub and LeVeque's update of a mean and a sum of squares by a further part.
+        if not self._count:
+            self._origin = float(values[0])
+        self._largest = max(self._largest, float(np.abs(values).max()))
+        # Chan, Golub and LeVeque's update of a mean and a sum of squares by a further part. Both are of differences to the
+        # first value of all: those of a constant are 0, and a large offset takes no digits from them.
+        values = values - self._origin
         count, mean = len(values), float(values.mean())
+        squares = float(((values - mean) ** 2).sum())
         total, delta = self._count + count, mean - self._mean
-        self._squares += float(((values - mean) ** 2).sum()) + delta * delta * self._count * count / total
-        self._mean += delta * count / total
+        self._squares += squares + delta * delta * self._count * count / total
+        self._mean += delta * (count / total)
         self._count = total
 
     def state(self) -> dict[str, Any]:
@@ -73,7 +87,10 @@ class DenseFit:
         if self.column.transform == "log_above_minimum":
             return {"minimum": self._minimum if np.isfinite(self._minimum) else 0.0}
         deviation = float(np.sqrt(self._squares / self._count)) if self._count else 0.0
-        return {"mean": self._mean, "deviation": deviation or 1.0}
+        # What rounding alone may make of a constant is no deviation, by which other values could be told apart.
+        if deviation <= _ROUNDING * self._largest:
+            deviation = 1.0
+        return {"mean": self._origin + self._mean, "deviation": deviation}
 
 
 def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
@@ -126,11 +143,6 @@ def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
 def _log(values: np.ndarray) -> np.ndarray:
     # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
     return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))
-
-
-def _log1p(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return _in_range(values, _log(values))
 
 
 def _in_range(values: np.ndarray, results: np.ndarray) -> np.ndarray:

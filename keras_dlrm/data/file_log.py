@@ -87,7 +87,7 @@ class FileLog:
                     done += len(label)
                     if progress is not None:
                         progress(done, total)
-        return open_log(output)
+        return open_log(output, verify=False)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{s}: {len(self._parts[s]):,}" for s in self.splits)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_dlrm.files.checksums import CHECKSUM, read_json, unsealed
+from keras_dlrm.files.inventory import check_contents, check_sizes
 from keras_dlrm.schema import Schema
 
 FORMAT = "keras_dlrm packed click log"
-VERSION = 1
+VERSION = 2  # 1 had no checksums
+# Bytes of all arrays up to which opening a log reads them once to check them: a second or two, of a log that trains for minutes.
+CHECKED_BYTES = 2**30
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 SCHEMA = "schema.json"
@@ -75,20 +78,42 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{directory} is not a processed directory: it has no {MANIFEST}. Raw tables go through "
             "kd.data.tables.preprocess first."
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); write the directory again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
         raise ValueError(f"{directory} is not a processed directory: {MANIFEST} does not say format={FORMAT!r}.")
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in (1, VERSION):
         raise ValueError(
-            f"{path}: version {manifest.get('version')!r} of the format; this release reads version {VERSION}. Write "
+            f"{path}: version {manifest.get('version')!r} of the format; this release reads versions 1 and {VERSION}. Write "
             "the directory again, or use the release that wrote it."
         )
+    if manifest["version"] != 1 or CHECKSUM in manifest:
+        manifest = unsealed(path, manifest)
     splits = manifest.get("splits")
     if not isinstance(splits, dict) or not all(s in SPLITS and type(n) is int and n >= 0 for s, n in splits.items()):
         raise ValueError(
             f"{path}: 'splits' is {splits!r}; it must give row counts of {SPLITS}. Write the directory again."
         )
     return manifest
+
+
+def check_files(directory: Path, manifest: dict[str, Any], verify: bool | None) -> None:
+    """Check a processed directory against the inventory in its manifest: see `data.open`.
+
+    Raises:
+        ValueError: a file is missing, damaged, or outside of the directory; or there is no inventory to verify it by.
+    """
+    source = directory / MANIFEST
+    if manifest["version"] == 1:
+        if verify:
+            raise ValueError(
+                f"{source} is of version 1 of the format, which has no checksums; open it without verify=True, or write the "
+                "directory again."
+            )
+        return
+    entries: Any = manifest.get("files")
+    places = check_sizes(directory, entries, source)
+    arrays = {name: path for name, path in places.items() if path.suffix == ".npy"}
+    if verify or (verify is None and sum(entries[name]["bytes"] for name in arrays) <= CHECKED_BYTES):
+        check_contents(places, entries)
+    elif SCHEMA in places:
+        check_contents({SCHEMA: places[SCHEMA]}, entries)

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.data import columns as raw
+from keras_dlrm.data.identity import identified
 from keras_dlrm.data.vocabulary import Counter, Vocabulary
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def grow(preprocessor: Preprocessor, frames: Any) -> Preprocessor:
         if table in counters:
             vocabularies[table] = extend(vocabularies[table], counters.pop(table), column)
     sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in columns}
-    return type(preprocessor)(schema.replace_categorical(**sizes), preprocessor.dense_state, vocabularies)
+    grown = identified(schema.replace_categorical(**sizes), {}, {name: vocabularies[name] for name in known})
+    return type(preprocessor)(grown, preprocessor.dense_state, vocabularies)
 
 
 def extend(vocabulary: Vocabulary, counter: Counter, column: Categorical) -> Vocabulary:

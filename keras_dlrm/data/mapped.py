@@ -32,7 +32,7 @@ class MappedArray:
         remedy: str = "Write it again.",
         order: Literal["C", "F"] = "C",
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.dtype = np.dtype(dtype)
         self.shape = shape
         self.offset = offset

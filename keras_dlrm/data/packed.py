@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from keras_dlrm.data.preprocessor import Preprocessor
 
 
-def open(directory: str | os.PathLike[str]) -> ClickLog:
-    """Open a processed directory. Nothing is read but its description; values were validated when it was written.
+def open(directory: str | os.PathLike[str], verify: bool | None = None) -> ClickLog:
+    """Open a processed directory. Values were validated when it was written; its files are checked to be as they were.
 
     Args:
         directory: What `kd.data.tables.preprocess`, `kd.data.criteo.preprocess`, `PlantedClickLog.write` or a
-            `PackedWriter` wrote.
+            `PackedWriter` wrote. The log stays that one when the program changes its working directory.
+        verify: Whether all files are read once and compared with their checksums. By default they are where the arrays
+            have no more than 1 GiB. The description, sizes and headers are checked in any case, and nothing again in other
+            processes that the log is handed to. `keras-dlrm verify` reads all.
 
     Returns:
         The `ClickLog`.
 
     Raises:
         FileNotFoundError: no such directory.
-        ValueError: not a processed directory, another version of the format, or a damaged one.
+        ValueError: not a processed directory, another version of the format, or a damaged one; the message names the file.
+            With `verify=True` also one of the earlier version of the format, which has no checksums.
 
     Example:
 
@@ -42,7 +46,7 @@ def open(directory: str | os.PathLike[str]) -> ClickLog:
     model.fit(data.split("train").dataset(2048, shuffle=True), validation_data=data.split("valid").dataset(8192))
     ```
     """
-    return ClickLog(Path(directory))
+    return ClickLog(Path(directory), verify)
 
 
 class ClickLog:
@@ -50,12 +54,15 @@ class ClickLog:
 
     Args:
         directory: The directory.
+        verify: As of `open`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, verify: bool | None = None) -> None:
         self.manifest = layout.read_manifest(directory)
-        path = directory / layout.SCHEMA
+        # Whatever folder the program works in, and whatever a link leads to, when the rows are read.
+        self.directory = directory.resolve()
+        layout.check_files(self.directory, self.manifest, verify)
+        path = self.directory / layout.SCHEMA
         try:
             self.schema = Schema.load(path)
         except FileNotFoundError as error:

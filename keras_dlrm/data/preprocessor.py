@@ -5,28 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from keras_dlrm.data import artefact, dense, growth
 from keras_dlrm.data import columns as raw
+from keras_dlrm.data.identity import identified
 from keras_dlrm.data.vocabulary import Counter, Keys, Vocabulary
 from keras_dlrm.schema import PADDING, Schema
 
-if TYPE_CHECKING:
-    import polars as pl
+# A frame of Polars or pandas, an Arrow table, or a mapping of named columns.
+Table = Any
+Tables = Table | Iterable[Table | tuple[Table, raw.Where]]
 
 
 class Preprocessor:
     """Maps raw named columns to packed batches; the same code serves files and requests.
 
-    - A dense column goes through its `Dense.transform`; a missing value (null, NaN) becomes `Dense.missing`.
+    - A dense column goes through its `Dense.transform`; a missing value (null, NaN, masked) becomes `Dense.missing`. True
+      is 1, false is 0, as text, too.
     - A categorical column with a fitted vocabulary is looked up; an unseen value becomes an OOV row of the column, or -1
-      (padding) where the column has none; a missing value (null, empty string) becomes -1. Values are compared as
-      text, and whole numbers by their digits: 3, 3.0, "3" and "3.0" are one value.
+      (padding) where the column has none; a missing value (null, NaN, masked, empty string) becomes -1. Values are
+      compared as text, whole numbers by their digits and booleans in lower case: 3, 3.0, "3", "3.0" and a decimal 3.00
+      are one value, and so are True, true and "TRUE".
     - A categorical column that came with a `vocabulary_size` holds integer ids already; they are checked.
-    - A hashed column holds ids, or any texts, which are hashed to ids.
+    - A hashed column holds ids, or any other values, which are hashed as texts to ids.
+    - Dates, times, differences of times and complex numbers are no values; they are refused.
     - A column with `hotness` above 1 holds lists, (B, k) arrays, or strings whose values are separated by `|`.
 
     Make one with `fit`, `identity` or `load`.
@@ -79,15 +84,16 @@ class Preprocessor:
     def fit(
         cls,
         schema: Schema,
-        frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame | tuple[pl.DataFrame, raw.Where]],
+        frames: Tables,
         keys: Mapping[str, Keys] | None = None,
     ) -> Preprocessor:
         """Fit on training rows.
 
         Args:
             schema: Columns without a `vocabulary_size` get one.
-            frames: Training rows as one Polars frame, or in parts; other columns are ignored. A part can be a pair
-                `(frame, Where)`, which says where it comes from.
+            frames: Training rows as one table, or in parts: frames of Polars or pandas, Arrow tables, or mappings of
+                column names to values, as `transform` takes them; other columns are ignored. A part can be a pair
+                `(table, Where)`, which says where it comes from.
             keys: `Keys` by table name, where values are not compared as text.
 
         Returns:
@@ -139,11 +145,9 @@ class Preprocessor:
             if table not in vocabularies:
                 vocabularies[table] = Vocabulary.fit(counters[table], column, (keys or {}).get(table, Keys()))
         sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in open_columns}
-        return cls(schema.replace_categorical(**sizes), dense_state, vocabularies)
+        return cls(identified(schema.replace_categorical(**sizes), dense_state, vocabularies), dense_state, vocabularies)
 
-    def grow(
-        self, frames: pl.DataFrame | pl.LazyFrame | Iterable[pl.DataFrame | tuple[pl.DataFrame, raw.Where]]
-    ) -> Preprocessor:
+    def grow(self, frames: Tables) -> Preprocessor:
         """A preprocessor that also knows the values of new days. Ids of known values stay, and so do dense statistics.
 
         New values get the ids behind the known ones, in the order of their first appearance. Those seen fewer than
@@ -175,15 +179,15 @@ class Preprocessor:
 
     def transform(
         self,
-        frame: pl.DataFrame | Mapping[str, Any],
+        frame: Table,
         weights: Mapping[str, Any] | None = None,
         where: raw.Where | None = None,
     ) -> dict[str, np.ndarray]:
         """Raw columns → packed batch.
 
         Args:
-            frame: Polars DataFrame, or mapping of column names to B values; columns that the schema does not name are
-                ignored.
+            frame: A frame of Polars or pandas, an Arrow table, or a mapping of column names to B values: lists, arrays
+                (also masked ones) or columns of these libraries. Columns that the schema does not name are ignored.
             weights: For a weighted schema, per-id factors by column, as in `Schema.pack`.
             where: File and row at which the frame starts, for error messages.
 

@@ -79,6 +79,6 @@ def _open(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> MappedArr
         found = MappedArray.npy(path, again)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing, though the manifest promises {shape[0]} rows. {again}") from error
-    if found.shape != shape or found.dtype != dtype:
+    if found.shape != shape or found.dtype != dtype or found.order != "C":
         raise ValueError(f"{path} holds {found.dtype} {found.shape}; the schema needs {dtype} {shape}. {again}")
     return found

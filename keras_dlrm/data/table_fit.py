@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import polars as pl
 from keras_dlrm.columns import PADDING
 from keras_dlrm.data import columns as raw
 from keras_dlrm.data import dense
+from keras_dlrm.data.identity import vocabulary_identity
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.table_columns import Columns
 from keras_dlrm.data.table_stage import Stage, chunks
@@ -44,15 +44,10 @@ class Rules:
         given = self._given
         if given is None:
             return {"schema": self.schema.to_dict()}
-        known = hashlib.sha256()
-        for name, vocabulary in given.vocabularies.items():
-            known.update(f"{name} {vocabulary.size} {vocabulary.oov} {vocabulary.keys}".encode())
-            known.update(vocabulary.values.cast(pl.String).str.join("\n").item().encode())
-            known.update(vocabulary.ids.tobytes())
         return {
             "schema": self.schema.to_dict(),
             "dense": given.dense_state,
-            "vocabularies": known.hexdigest(),
+            "vocabularies": {name: vocabulary_identity(v) for name, v in given.vocabularies.items()},
             "grown": self._grown,
         }
 

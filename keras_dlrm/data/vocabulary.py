@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
+from keras_dlrm.data import normal_form
 from keras_dlrm.data.string_hash import buckets
 from keras_dlrm.data.text_ids import TextIds, Texts
 
@@ -27,10 +28,9 @@ class Keys:
     """How raw values are normalised before they are looked up, so that a file and a request agree.
 
     Args:
-        kind: `"text"`: the value as a string. Integers, and floats and strings that hold one (`3.0`, `"3.0"`), become
-            its digits (`"3"`), because a column of integers with missing values often arrives as floats. Null, NaN,
-            the empty string and -1, which is padding everywhere, are missing. `"hex"`: a string of hexadecimal digits
-            becomes a number, as in Criteo's logs; missing is 0.
+        kind: `"text"`: the value in its normal form (see `data.normal_form`), so that 3, 3.0 and `"3.0"` are one value,
+            and so are true and `"True"`. Null, NaN, the empty string and -1, which is padding everywhere, are missing.
+            `"hex"`: a string of hexadecimal digits becomes a number, as in Criteo's logs; missing is 0.
         modulo: For `"hex"`: the number is taken modulo this, or `None`.
     """
 
@@ -46,8 +46,8 @@ class Keys:
         """
         if self.kind == HEX:
             return self._hex(values, who)
-        keys = self._text(values, who)
-        return keys.set((keys == str(PADDING)).fill_null(False), None)
+        keys = normal_form.texts(values, who)
+        return keys.set(keys == str(PADDING), None)
 
     def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
         """Which raw values `normalise` refuses, bool (n,), and what they must be.
@@ -58,24 +58,6 @@ class Keys:
         if self.kind != HEX:
             return np.zeros(len(values), bool), ""
         return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
-
-    def _text(self, values: pl.Series, who: str) -> pl.Series:
-        import polars as pl
-
-        dtype = values.dtype
-        if dtype.is_float():
-            values = values.fill_nan(None)
-            whole = (values == values.round()) & (values.abs() < 2.0**63)
-            digits = values.set(~whole.fill_null(False), None).cast(pl.Int64).cast(pl.String)
-            return digits.fill_null(values.cast(pl.String))
-        if dtype == pl.String or dtype in (pl.Categorical, pl.Enum):
-            text = values.cast(pl.String)
-            if text.str.ends_with("0").any():
-                text = text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
-            return text.set((text == "").fill_null(False), None)
-        if dtype.is_integer() or dtype == pl.Boolean or dtype == pl.Null:
-            return values.cast(pl.String)
-        raise TypeError(f"{who} has dtype {dtype}; a vocabulary holds strings or numbers.")
 
     def _hex(self, values: pl.Series, who: str) -> pl.Series:
         numbers, bad = self._numbers(values, who)
@@ -92,7 +74,7 @@ class Keys:
             values = values.cast(pl.String)
         if values.dtype != pl.String:
             raise TypeError(f"{who} has dtype {values.dtype}; give strings of hexadecimal digits, as in the raw log.")
-        text = values.set((values == "").fill_null(False), None).fill_null("0")
+        text = values.set(values == "", None).fill_null("0")
         numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False)
         return numbers, numbers.is_null() | text.str.starts_with("+")
 

@@ -15,8 +15,10 @@ import numpy as np
 
 from keras_dlrm.data import format as layout
 from keras_dlrm.data.full_disk import is_full
+from keras_dlrm.files.checksums import CHECKSUM, sealed
 from keras_dlrm.files.durable import recover, replace_folder, workspace
-from keras_dlrm.files.ownership import MARKER, check, identity, mark
+from keras_dlrm.files.inventory import files_below, inventory
+from keras_dlrm.files.ownership import check, identity, mark
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
 
@@ -154,7 +156,7 @@ class PackedWriter:
 
     def note(self, key: str, value: Any) -> None:
         """Keep a JSON value under `key` in the manifest."""
-        if key in ("format", "version", "splits"):
+        if key in ("format", "version", "splits", "files", CHECKSUM):
             raise ValueError(f"PackedWriter: the manifest's {key!r} is written by the writer; choose another key.")
         self._extra[key] = value
 
@@ -193,8 +195,9 @@ class PackedWriter:
 
             preprocessor = Preprocessor.identity(self.schema)
         preprocessor.save(self.partial)
-        manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra}
-        (self.partial / layout.MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        files = inventory(self.partial, files_below(self.partial))
+        manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
+        (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
         place_log(self.partial, self.output, self._overwrite)
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
@@ -234,8 +237,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 def place_log(written: Path, output: Path, overwrite: bool) -> None:
     """Give a complete processed directory its name, in place of an earlier one."""
     check_output(output, overwrite)
-    files = (path.relative_to(written) for path in written.rglob("*") if not path.is_dir())
-    os.close(mark(written, _owner(output), sorted(path.as_posix() for path in files if path.name != MARKER)))
+    os.close(mark(written, _owner(output), files_below(written)))
     replace_folder(written, output, _owner(output), _WHAT)
 
 

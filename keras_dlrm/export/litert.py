@@ -13,6 +13,7 @@ import numpy as np
 from keras_dlrm.export.elsewhere import environment
 from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.files.durable import publish, workspace
+from keras_dlrm.files.seal import OPEN_SEAL, seal
 
 # What a flatbuffer can address, less what is beside the tables.
 MOST_BYTES = (1 << 31) - (1 << 26)
@@ -74,6 +75,10 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
             convert(model, aside / "model.tflite", tables)
         else:
             _convert_elsewhere(model, aside, tables)
+        # Interpreters read a flatbuffer from its beginning, and leave alone what is behind it.
+        with open(aside / "model.tflite", "ab") as file:
+            file.write(OPEN_SEAL.encode())
+        seal(aside / "model.tflite")
         _check(aside / "model.tflite", batch, expected, model.compute_dtype)
         publish(aside / "model.tflite", path)
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import subprocess
@@ -11,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FILE = Path("assets.extra") / "manifest.json"
-FORMAT = "keras_dlrm published model"
-VERSION = 1
+from keras_dlrm.files.checksums import sealed
+from keras_dlrm.files.inventory import files_below, inventory
+from keras_dlrm.files.published import FILE, FORMAT, VERSION, check_version
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -23,7 +22,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
         path: Folder of the version.
         content: What the manifest says besides files, checksums, time and versions.
     """
-    files = {name: {"bytes": (path / name).stat().st_size, "sha256": _digest(path / name)} for name in _files(path)}
+    files = inventory(path, [name for name in files_below(path) if name != FILE.as_posix()])
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -33,7 +32,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
         **content,
         "files": files,
     }
-    (path / FILE).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    (path / FILE).write_text(json.dumps(sealed(manifest), indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def verify(path: str | Path) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def verify(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no manifest there.
-        ValueError: a file is missing, damaged or unknown; the message names it.
+        ValueError: a file is missing, damaged or unknown, the manifest among them; the message names it.
 
     Example:
 
@@ -58,19 +57,9 @@ def verify(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not (path / FILE).is_file():
         raise FileNotFoundError(f"{path / FILE} does not exist; give a version that kd.export.savedmodel wrote.")
-    try:
-        manifest = json.loads((path / FILE).read_text(encoding="utf-8"))
-        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path / FILE} is damaged ({error}); export again.") from error
-    for name, digest in files.items():
-        if not (path / name).is_file():
-            raise ValueError(f"{path}: {name} is missing; copy the version again as a whole.")
-        if _digest(path / name) != digest:
-            raise ValueError(f"{path}: {name} is damaged, its SHA-256 is not the manifest's; copy the version again.")
-    for name in _files(path):
-        if name not in files:
-            raise ValueError(f"{path}: {name} is not in the manifest; remove it, or export again.")
+    manifest = check_version(path)
+    if manifest is None:
+        raise ValueError(f"{path / FILE} is damaged or another program's: it does not say format={FORMAT!r}; export again.")
     return manifest
 
 
@@ -83,12 +72,3 @@ def git_revision() -> str | None:
     except OSError:
         return None
     return found.stdout.strip() or None
-
-
-def _files(path: Path) -> list[str]:
-    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() and p != path / FILE)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

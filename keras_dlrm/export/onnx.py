@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_dlrm.export.onnx_checksum import add_checksums, check
 from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.export.requests import check_batch, expected_probabilities
+from keras_dlrm.files.checksums import digest
 from keras_dlrm.files.durable import publish, workspace
+from keras_dlrm.files.seal import seal
 
 # Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.
 EXTERNAL_ABOVE = 1 << 26
@@ -80,16 +83,14 @@ def onnx(
     with workspace(path) as aside:
         data = _write_data(stored, aside, path.name) if external else None
         written = onnx_model(model, stored, data.name if data else None)
-        with open(aside / path.name, "wb") as file:
-            file.write(written.SerializeToString())
+        add_checksums(written, data)
+        (aside / path.name).write_bytes(written.SerializeToString())
+        seal(aside / path.name)
         _check(model, aside / path.name, None if tables is None and prune is None else stored)
-        earlier = _data_of(path)
         if data is not None:
             publish(data, path.parent / data.name)
         publish(aside / path.name, path)
-    for other in earlier:
-        if data is None or other.name != data.name:
-            other.unlink(missing_ok=True)
+    _remove_other_data(path, data.name if data else None)
     return path
 
 
@@ -128,41 +129,32 @@ def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]
 
 def _write_data(stored: Any, folder: Path, name: str) -> Path:
     """The tables' file, written a part at a time and called after its checksum."""
-    checksum = 0
     places = {name: offset for name, _, _, offset, _ in regions(stored)}
     with open(folder / "data", "wb") as file:
         for stack in stored.stacks:
             for part in [*stack.parts(), {"map": stack.map()}] if stack.pruned is not None else stack.parts():
                 for key, array in part.items():
                     data = array.tobytes()
-                    checksum = zlib.crc32(data, checksum)
                     file.seek(places[f"{stack.name}.{key}"])
                     file.write(data)
                     places[f"{stack.name}.{key}"] += len(data)
-    return (folder / "data").rename(folder / f"{name}.{checksum:08x}.data")
+    return (folder / "data").rename(folder / f"{name}.{digest(folder / 'data')[:8]}.data")
 
 
-def _data_of(path: Path) -> list[Path]:
-    """Files of tables beside a model that an earlier export wrote, as that model names them."""
-    ours = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.data")
-    found = {other.name for other in path.parent.iterdir() if ours.fullmatch(other.name) and not other.is_symlink()}
-    if not found or not path.is_file():
-        return []
-    import onnx
-
-    try:
-        tensors = onnx.load(path, load_external_data=False).graph.initializer
-    except Exception:  # whatever a damaged file leads to
-        return []
-    named = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return [path.parent / name for name in found & named]
+def _remove_other_data(path: Path, kept: str | None) -> None:
+    """Remove the files of tables that earlier exports to the same path left: those whose content is what their name says."""
+    ours = re.compile(re.escape(path.name) + r"\.([0-9a-f]{8})\.data")
+    for other in path.parent.iterdir():
+        named = ours.fullmatch(other.name)
+        if named and other.name != kept and stat.S_ISREG(other.lstat().st_mode) and digest(other)[:8] == named[1]:
+            other.unlink(missing_ok=True)
 
 
 def _check(model: Any, path: Path, stored: Any) -> None:
     """Load the file and compare its answers: with `predict`, or with the live model on tables as they are stored."""
     batch = check_batch(model.schema)
     expected = expected_probabilities(model, batch, stored)
-    session = new_session(path)
+    session = new_session(path, verify=False)
     allowed = 1e-5 if model.compute_dtype == "float32" else 0.02
     for rows in (len(expected), 1, 0):
         got = session.run(["probability"], {name: array[:rows] for name, array in batch.items()})[0]
@@ -174,13 +166,19 @@ def _check(model: Any, path: Path, stored: Any) -> None:
             )
 
 
-def new_session(path: Path, threads: int | None = None) -> Any:
+def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
         path: The file.
         threads: Threads of an operation; as many as cores by default.
+        verify: Whether to compare the file and its tables with the checksums that it carries; that reads all of them.
+
+    Raises:
+        ValueError: a file is damaged; the message names it.
     """
+    if verify:
+        check(path)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -22,7 +22,7 @@ from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.export.versions import next_version, publish
 from keras_dlrm.files.durable import workspace
-from keras_dlrm.schema import Schema
+from keras_dlrm.same_schema import check_same
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
@@ -104,7 +104,7 @@ def savedmodel(
     scores = _scores(metrics)
     signatures.check(model.schema, preprocessor is not None, user_columns, default)
     if preprocessor is not None:
-        _check_preprocessor(model.schema, preprocessor)
+        check_same("savedmodel", model.schema, preprocessor.schema)
     if warm_up and not warmup.can_write():
         raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
     stored = StoredTables(model, tables, prune)
@@ -143,20 +143,6 @@ def _scores(metrics: Mapping[str, float] | None) -> dict[str, float]:
         if not np.isfinite(scores[str(name)]):
             raise ValueError(f"savedmodel: metrics[{name!r}]={value!r} must be a finite number; leave it out.")
     return scores
-
-
-def _check_preprocessor(schema: Schema, preprocessor: Any) -> None:
-    def seen(of: Schema) -> dict[str, Any]:
-        sparse = {c.name: (c.vocabulary_size, c.hotness, c.table_name, c.oov, c.oov_rows, c.hashed) for c in of.categorical}
-        return {**dict.fromkeys(of.dense_names), **sparse}
-
-    ours, given = seen(schema), seen(preprocessor.schema)
-    if list(ours.items()) != list(given.items()):
-        name = next((n for n in (*ours, *given) if ours.get(n, ()) != given.get(n, ())), next(iter(ours)))
-        raise ValueError(
-            f"savedmodel: column {name!r} of the preprocessor's schema is not the model's; give the preprocessor of the data "
-            "that the model was trained on."
-        )
 
 
 def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.columns import Categorical
+from keras_dlrm.data import normal_form
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.string_hash import KEY
 from keras_dlrm.data.vocabulary import HEX, Vocabulary
@@ -17,8 +18,6 @@ from keras_dlrm.export.signatures import WEIGHTS, Column
 from keras_dlrm.hashing import LARGEST
 from keras_dlrm.schema import PADDING, Schema
 
-# As Polars has it: digits of any script.
-_WHOLE_FLOAT = r"^([+-]?\p{Nd}+)\.0+$"
 # What int64 has of its last nine digits, and before them.
 _LOW, _HIGHEST, _LAST = 10**9, 9_223_372_036, 854_775_807
 
@@ -190,7 +189,7 @@ class VocabularyLookup(tf.Module):
 
 def hashed_ids(texts: Any) -> Any:
     """Texts of a hashed column → ids: whole numbers are ids, other texts are hashed; -1 where empty."""
-    texts = tf.strings.regex_replace(texts, _WHOLE_FLOAT, r"\1")
+    texts = _normal_form(texts)
     number = tf.strings.regex_full_match(texts, "[+-]?[0-9]+")
     sign = tf.where(tf.strings.substr(texts, 0, 1) == "-", tf.constant(-1, tf.int64), tf.constant(1, tf.int64))
     digits = tf.strings.regex_replace(tf.strings.regex_replace(texts, "^[+-]", ""), "^0+([0-9])", r"\1")
@@ -230,8 +229,14 @@ def _log(values: Any) -> Any:
 
 def _text_keys(values: Any) -> tuple[Any, Any]:
     """Texts → keys, and which are missing; see `Keys.normalise`."""
-    keys = tf.strings.regex_replace(values, _WHOLE_FLOAT, r"\1")
+    keys = _normal_form(values)
     return keys, (keys == "") | (keys == str(PADDING))
+
+
+def _normal_form(values: Any) -> Any:
+    """Texts → their normal forms, `""` where missing; see `data.normal_form.texts`."""
+    texts = tf.strings.regex_replace(values, normal_form.WHOLE, r"\1\2")
+    return tf.where(tf.strings.regex_full_match(texts, normal_form.BOOLEAN), tf.strings.lower(texts), texts)
 
 
 def _hex_keys(values: Any, modulo: int | None) -> tuple[Any, Any, Any]:

@@ -38,8 +38,41 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     >>> sorted(sealed({"rows": 3}))
     ['checksum', 'rows']
     """
-    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    # As it comes back from a file: there all keys are texts.
+    rest = json.loads(json.dumps({name: value for name, value in content.items() if name != CHECKSUM}))
     return {**rest, CHECKSUM: content_digest(rest)}
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a JSON object; the message names the file.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, not an object; write it again.")
+    return content
+
+
+def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object as it was before `sealed`.
+
+    Args:
+        path: The file that it comes from; the error names it.
+        content: What the file holds.
+
+    Raises:
+        ValueError: it has no checksum, or is not what was sealed.
+    """
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    if content.get(CHECKSUM) != content_digest(rest):
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; copy it again, or write it again.")
+    return rest
 
 
 def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
@@ -69,16 +102,5 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     Traceback (most recent call last):
     ValueError: ...a.json is damaged: its content does not match its checksum; copy it again, or write it again.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, not an object; write it again.")
-    checksum = content.pop(CHECKSUM, None)
-    if checksum is None and not required:
-        return content
-    if checksum != content_digest(content):
-        raise ValueError(f"{path} is damaged: its content does not match its checksum; copy it again, or write it again.")
-    return content
+    content = read_json(path)
+    return content if CHECKSUM not in content and not required else unsealed(path, content)

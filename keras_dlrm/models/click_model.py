@@ -15,12 +15,12 @@ from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
+from keras_dlrm.models.losses import CROSS_ENTROPIES, from_logits, function_of, gives_logits, logits_of
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
 from keras_dlrm.sharding.step import WholeBatch
 
 EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "tpu")
-CROSS_ENTROPIES = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
 
 
 class ClickModel(SparseTraining, keras.Model):
@@ -40,7 +40,6 @@ class ClickModel(SparseTraining, keras.Model):
         self.schema.require_fitted()
         self.seed = new_seed(seed)
         self.embeddings: EmbeddingCollection | None = None
-        self._loss_on_logits = False
         self._loss_is_cross_entropy = False
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
@@ -103,7 +102,8 @@ class ClickModel(SparseTraining, keras.Model):
         Args:
             optimizer: Optimizer of the dense parameters: a Keras optimizer, a rule of `kd.optimizers`, or a name.
                 `"sgd"`, `"adagrad"`, `"rowwise_adagrad"` and `"adam"` are the rules of `kd.optimizers`.
-            loss: Loss on p(click). Binary cross-entropy is computed from the logits.
+            loss: Loss on p(click). Keras's own binary cross-entropies, plain and focal, are computed from the logits, with or
+                without `from_logits`; every other loss, whatever it is called or inherits from, sees p(click).
             metrics: Metrics on p(click).
             embedding_optimizer: Row rule of the embedding tables; follows `optimizer` if omitted.
             count_out_of_range: Whether logs get `ids_out_of_range`: ids so far in the epoch that are neither padding
@@ -113,14 +113,17 @@ class ClickModel(SparseTraining, keras.Model):
         Raises:
             ValueError: no row rule follows `optimizer`, or an option is not defined on rows.
         """
-        loss = _from_logits(loss)
-        self._loss_on_logits = getattr(loss, "from_logits", False)
-        self._loss_is_cross_entropy = isinstance(loss, CROSS_ENTROPIES)
+        if isinstance(loss, (list, tuple)) and len(loss) == 1:
+            loss = loss[0]
+        self._loss_is_cross_entropy = function_of(loss) in CROSS_ENTROPIES
         if self._out_of_range is not None:
             self._tracker.untrack(self._out_of_range)  # else an earlier compile's counter would stay in the logs
         self._out_of_range = Count("ids_out_of_range") if count_out_of_range else None
         self._count_out_of_range = bool(count_out_of_range)
-        super().compile(optimizer, loss, metrics, embedding_optimizer, **kwargs)
+        computed = from_logits(loss)
+        super().compile(optimizer, computed, metrics, embedding_optimizer, **kwargs)
+        if computed is not loss:
+            self.loss = loss  # what was given
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
@@ -128,12 +131,12 @@ class ClickModel(SparseTraining, keras.Model):
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and p(click)."""
+        if not gives_logits(type(self).call):
+            return super().loss_and_prediction(x, y, sample_weight, training)
         logits = self(x, training=training, return_logits=True)
         y_pred = ops.sigmoid(logits)
-        loss = self.compute_loss(
-            x=x, y=y, y_pred=logits if self._loss_on_logits else y_pred, sample_weight=sample_weight, training=training
-        )
-        return loss, y_pred
+        with logits_of(y_pred, logits):
+            return self._compute_loss(x, y, y_pred, sample_weight, training), y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         if self._out_of_range is not None and self.embeddings is not None:
@@ -305,16 +308,3 @@ def _shaped(values: Any, shape: tuple[int, ...]) -> Any:
     Without a look at their rank: TensorFlow does not know it where a model has seen both forms.
     """
     return None if values is None else ops.reshape(values, shape)
-
-
-def _from_logits(loss: Any) -> Any:
-    """A loss on probabilities → the same loss on logits, where there is one."""
-    if isinstance(loss, (list, tuple)) and len(loss) == 1:
-        loss = loss[0]
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", None)
-    if name in ("binary_crossentropy", "BinaryCrossentropy", "bce", "BCE"):
-        return keras.losses.BinaryCrossentropy(from_logits=True)
-    if isinstance(loss, CROSS_ENTROPIES):
-        config = {**loss.get_config(), "from_logits": True}
-        return type(loss).from_config(config)
-    return loss

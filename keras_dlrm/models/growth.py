@@ -25,7 +25,7 @@ def grow(model: ClickModel, schema: Schema) -> ClickModel:
 
     Args:
         model: A model of `kd.models`; it is unchanged.
-        schema: Its schema with larger `vocabulary_size`s, as `Preprocessor.grow` makes it.
+        schema: Its schema with larger `vocabulary_size`s, as `Preprocessor.grow` makes it; the new model has its vocabularies.
 
     Returns:
         The new model. While it is made, memory holds both.
@@ -86,7 +86,7 @@ def _check(old: Schema, new: Schema) -> None:
 
 
 def _but_size(column: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in column.items() if name != "vocabulary_size"}
+    return {name: value for name, value in column.items() if name not in ("vocabulary_size", "identity")}
 
 
 def _moves(old: EmbeddingCollection | None, new: EmbeddingCollection | None) -> dict[int, list[tuple[int, int, int]]]:

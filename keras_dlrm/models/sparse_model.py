@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.layers.tpu_embedding import rule_of
+from keras_dlrm.models.losses import config_of
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
 from keras_dlrm.training.backend import SparseStep
@@ -65,6 +67,8 @@ class SparseTraining(SparseStep):
             # Rows that fill up a part of a batch have weight 0, which plain metrics would not see.
             kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
             metrics = None
+        if inspect.isclass(loss):  # Keras takes it, but could not save it
+            loss = loss()
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)  # type: ignore[misc]
         if self.built:
             self.optimizer.build(self.trainable_variables)
@@ -75,6 +79,7 @@ class SparseTraining(SparseStep):
         if config:  # Of a model that was not compiled Keras has an empty one, which must stay so.
             # What was asked, not what this backend made of "auto": another one may load the file.
             config["jit_compile"] = self._jit_compile_asked
+            config["loss"] = config_of(self.loss)
         return config
 
     def compile_from_config(self: Any, config: dict[str, Any]) -> None:
@@ -201,8 +206,8 @@ class SparseTraining(SparseStep):
     def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
         y_pred = self(x, training=training)
-        loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        return loss, y_pred
+        # Keras's own call of `compute_loss`, which may be overridden without `training`.
+        return self._compute_loss(x, y, y_pred, sample_weight, training), y_pred
 
     def update_metrics(self: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         """Add a batch to the metrics and return their values.

@@ -16,6 +16,7 @@ from keras_dlrm.columns import PADDING
 from keras_dlrm.data.bad_rows import BadRow, BadRows
 from keras_dlrm.data.read_ahead import one_ahead
 from keras_dlrm.data.workers import worker_count
+from keras_dlrm.same_schema import check_same
 from keras_dlrm.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 
@@ -128,7 +129,7 @@ def predict_files(
         preprocessor = Preprocessor.identity(schema)
     elif not isinstance(preprocessor, Preprocessor):
         preprocessor = Preprocessor.load(preprocessor)
-    _check_same(who, schema, preprocessor.schema)
+    check_same(who, schema, preprocessor.schema)
     if schema.weighted:
         raise ValueError(
             f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
@@ -179,7 +180,7 @@ def predict_split(
     from keras_dlrm.scoring.rows import split_rows
 
     who, path = "predict_split", Path(output)
-    _check_same(who, _schema(who, model), split.schema)
+    check_same(who, _schema(who, model), split.schema)
     size = integer(who, "batch_size", batch_size)
     label = split.schema.label
     if len({"row", label, column}) < 3:
@@ -246,24 +247,3 @@ def _schema(who: str, model: Any) -> Schema:
     if not isinstance(schema, Schema):
         raise TypeError(f"{who}: expected a model of kd.models, which has a schema, not {type(model).__name__}.")
     return schema
-
-
-def _check_same(who: str, model: Schema, data: Schema) -> None:
-    """`ValueError` where a packed batch of one schema is none of the other."""
-    for what in ("dense_names", "categorical_names"):
-        ours, theirs = getattr(model, what), getattr(data, what)
-        if ours != theirs:
-            raise ValueError(
-                f"{who}: the model has the {what} {list(ours)}, the data {list(theirs)}; take the preprocessor of the log that "
-                "the model was trained on."
-            )
-    for ours, theirs in zip(model.categorical, data.categorical, strict=True):
-        for field in ("vocabulary_size", "hotness", "hashed", "oov", "oov_rows"):
-            if getattr(ours, field) != getattr(theirs, field):
-                raise ValueError(
-                    f"{who}: column {ours.name!r} has {field}={getattr(ours, field)} in the model, {getattr(theirs, field)} in "
-                    "the data; take the preprocessor of the log that the model was trained on (kd.models.grow makes a model "
-                    "follow a grown one)."
-                )
-    if model.weighted != data.weighted:
-        raise ValueError(f"{who}: weighted={model.weighted} in the model, {data.weighted} in the data.")

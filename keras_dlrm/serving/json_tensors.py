@@ -1,7 +1,9 @@
 """JSON values ↔ arrays, by the rules of TensorFlow Serving's REST interface, and a little stricter.
 
 Types are exact: an integer input takes no 1.0 and no `true`, a float input takes integers, a string input takes strings
-and `{"b64": "…"}`. Lists that are ragged or nested too deep are named with the place where they are.
+and `{"b64": "…"}`. It also takes numbers and booleans, which TensorFlow Serving refuses, and makes the texts of them that
+stand for these values in a raw column (`data.normal_form`). Lists that are ragged or nested too deep are named with the
+place where they are.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.data import normal_form
 from keras_dlrm.serving.errors import ServingError, invalid, shown
 from keras_dlrm.serving.signature import Signature, Tensor, fits
 from keras_dlrm.serving.tensors import DTYPES, dtype_name, shape_text
 
-_ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}, "O": {str, dict}}
+_ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool},
+                                  "O": {str, dict, bool, int, float}}  # fmt: skip
 _JSON_NAMES = {int: "an integer", float: "a decimal number", bool: "true or false", str: "a string", list: "a list",
                dict: "an object", type(None): "null"}  # fmt: skip
 
@@ -86,7 +90,7 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype) -> np.ndarra
         )
     if dtype.kind == "O":
         flat = np.empty(len(values), object)
-        flat[:] = [text_bytes(f"input {tensor.name!r}", value) for value in values]
+        flat[:] = [_value_bytes(f"input {tensor.name!r}", value) for value in values]
         return flat
     try:
         with np.errstate(over="ignore"):
@@ -96,6 +100,14 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype) -> np.ndarra
     if dtype.kind == "f" and not np.isfinite(flat).all():
         raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.")
     return flat
+
+
+def _value_bytes(who: str, value: Any) -> bytes:
+    if type(value) in (str, dict):
+        return text_bytes(who, value)
+    if type(value) is float and value.is_integer() and abs(value) >= 2.0**63:
+        raise invalid(f"{who} has {shown(value)}, which may have lost digits on its way; send so large a number as a string.")
+    return str(normal_form.text(value)).encode()
 
 
 def text_bytes(who: str, value: Any) -> bytes:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from keras_dlrm.files.published import check_version
 from keras_dlrm.serving import operations
 from keras_dlrm.serving.errors import ServingError
 from keras_dlrm.serving.saved_model import WARMUP, SavedModel, warmup_records
@@ -22,6 +23,9 @@ _MAX_BYTES = 2**31
 def load_and_warm_up(version: Version, threads: int = 0) -> SavedModel:
     """Load a version and replay the requests in `assets.extra/tf_serving_warmup_requests`.
 
+    Where `assets.extra/manifest.json` lists the version's files with their checksums they are all read and compared first,
+    which takes a second for each gigabyte or so. Other versions are loaded as TensorFlow Serving does it.
+
     The first row of each signature's first request becomes `version.examples`, which the page starts from.
 
     Args:
@@ -32,10 +36,14 @@ def load_and_warm_up(version: Version, threads: int = 0) -> SavedModel:
         The model, ready to serve.
 
     Raises:
-        ServingError: it cannot be loaded, the file is damaged, or the model refuses one of its own warm-up requests.
+        ServingError: it cannot be loaded, a file is damaged, or the model refuses one of its own warm-up requests.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 
+    try:
+        check_version(version.path)
+    except (ValueError, OSError) as error:
+        raise ServingError("DATA_LOSS", f"{version.path} is not as it was published: {str(error).rstrip('.')}.") from error
     model = SavedModel(version.path, threads)
     try:
         if not model.signatures:

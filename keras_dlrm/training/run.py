@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from pathlib import Path
@@ -14,20 +13,24 @@ import numpy as np
 from rich.console import Console
 
 from keras_dlrm.files import ownership
-from keras_dlrm.files.durable import write
 from keras_dlrm.metrics import scores
+from keras_dlrm.same_schema import check_same
+from keras_dlrm.schema import Schema
 from keras_dlrm.training.checkpoint import BestModel, Resume, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
-
-MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
-DATA, PREDICTIONS = "data.json", "predictions.npy"
-# What a run writes; the rest of its folder is somebody else's.
-_FILES = (
-    MODEL, STATE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, ownership.LOCK, ".writing-*/**",
-    "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
-)  # fmt: skip
-_WHAT = "a run"
+from keras_dlrm.training.run_files import (
+    DATA,
+    EXPERIMENT,
+    FILES,
+    MODEL,
+    PREDICTIONS,
+    REPORT,
+    RESULT,
+    STATE,
+    read_listing,
+    write_listing,
+)
 
 
 def train(
@@ -67,7 +70,7 @@ def train(
     fingerprint = _check_parts(data)
     _check_folder(experiment, fingerprint, output, resume, overwrite)
     if resume and (output / RESULT).exists():
-        return json.loads((output / RESULT).read_text())
+        return read_listing(output, RESULT)
     console = console or Console(quiet=True)
     keras.utils.set_random_seed(experiment.seed)
     part = data.split("train")
@@ -115,7 +118,7 @@ def _check_parts(data: Any) -> dict[str, Any]:
                 f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
                 "log so that both occur, or leave the part out."
             )
-    return {"directory": str(data.directory), "sha256": digest.hexdigest()}
+    return {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
 
 
 def _check_folder(
@@ -125,27 +128,42 @@ def _check_folder(
     if resume and overwrite:
         raise ValueError("train: resume and overwrite exclude each other.")
     if output.exists() and any(output.iterdir()):
-        known = output / EXPERIMENT
         if overwrite:
-            ownership.check(output, ownership.identity("run", output), _WHAT)
+            ownership.check(output, ownership.identity("run", output), "a run")
         elif not resume:
             raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
-        elif not known.exists() or Experiment.load(known) != experiment:
-            raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
-        elif json.loads((output / DATA).read_text())["sha256"] != fingerprint["sha256"]:
-            raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
+        else:
+            _check_same_run(experiment, fingerprint, output)
+
+
+def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output: Path) -> None:
+    """An error where the run in `output` is another one, or its files are damaged."""
+    there = output / EXPERIMENT
+    if (output / DATA).is_file():
+        data = read_listing(output, DATA, EXPERIMENT)
+    elif there.is_file() and not (output / STATE).exists():
+        data = fingerprint  # killed before it began
+    else:
+        data = {}
+    if not there.is_file() or not data or Experiment.load(there) != experiment:
+        raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
+    if "schema" in data:
+        ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))
+        check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
+    if data["sha256"] != fingerprint["sha256"]:
+        raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
 
 
 def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
     owner = ownership.identity("run", output)
     if overwrite and output.exists() and any(output.iterdir()):
         with ownership.hold(output):
-            ownership.remove(output, owner, _WHAT)
+            ownership.remove(output, owner, "a run")
     output.mkdir(parents=True, exist_ok=True)
     if not any(output.iterdir()):
-        os.close(ownership.mark(output, owner, _FILES))
-    (output / DATA).write_text(json.dumps(fingerprint))
+        os.close(ownership.mark(output, owner, FILES))
     experiment.save(output / EXPERIMENT)
+    write_listing(output, DATA, fingerprint, (EXPERIMENT,))
 
 
 def _scoring_batch(experiment: Experiment) -> int:
@@ -187,5 +205,5 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         title = f"{experiment.model['type']} on {data.directory.name}"
         learning_curves_png(best.history, *plotted, output / REPORT, title)
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
-    write(output / RESULT, json.dumps(result, indent=2))
+    write_listing(output, RESULT, result, (MODEL, PREDICTIONS, REPORT, EXPERIMENT, DATA))
     return result

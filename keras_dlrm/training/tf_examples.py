@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from keras_dlrm.data import normal_form
 from keras_dlrm.files.durable import check_file, whole
 from keras_dlrm.schema import PADDING, Schema
 
@@ -113,7 +114,7 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
     for name in names:
         if len(found[name]) == 1:
             kinds[name] = next(iter(found[name]))
-        series = values[name] if len(found[name]) < 2 else [_text(value) for value in values[name]]
+        series = values[name] if len(found[name]) < 2 else [normal_form.text(value) for value in values[name]]
         kind = next(iter(found[name]), "int64_list")
         dtype = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind]
         columns[name] = (
@@ -133,14 +134,9 @@ def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
         return "", []
     kind = features[name].WhichOneof("kind") or ""
     given = list(getattr(features[name], kind).value) if kind else []
+    if kind == "float_list":
+        return kind, [np.float32(value) for value in given]
     return kind, [value.decode() for value in given] if kind == "bytes_list" else given
-
-
-def _text(value: Any) -> str:
-    """As a column of this kind alone becomes text."""
-    import polars as pl
-
-    return str(pl.Series([value], dtype=pl.Float32).cast(pl.String).item()) if isinstance(value, float) else str(value)
 
 
 def write_split(split: Split, path: Path, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import resource
 
 import keras
@@ -12,7 +13,8 @@ from keras import ops
 import keras_dlrm as kd
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.state import state_of
-from keras_dlrm.data.lock import lock
+from keras_dlrm.checkpoint.writing import SAVING
+from keras_dlrm.files.ownership import MARKER, claim
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.plan import ShardingPlan, place
 
@@ -126,16 +128,20 @@ def test_another_model_is_refused_and_left_alone(other, message, tmp_path):
 
 
 def test_what_a_killed_run_was_writing_goes_with_the_next_save(tmp_path):
-    (tmp_path / ".step_0000000007.partial" / "tables").mkdir(parents=True)
-    kd.checkpoint.save(build(), tmp_path, step=10)
+    model = build()
+    kd.checkpoint.save(model, tmp_path, step=7)
+    (tmp_path / "step_0000000007").rename(tmp_path / ".step_0000000007.partial")
+    kd.checkpoint.save(model, tmp_path, step=10)
     assert [path.name for path in tmp_path.iterdir()] == ["step_0000000010"]
 
 
 def test_two_runs_do_not_save_to_one_folder_at_once(tmp_path):
     model = build()
     kd.checkpoint.save(model, tmp_path, step=1)
-    with lock(tmp_path / ".saving", "taken"), pytest.raises(OSError, match="another run is saving to .*a folder of its own"):
+    held = claim(tmp_path / ".saving", SAVING, "a lock", "taken")
+    with pytest.raises(OSError, match="another run is saving to .*a folder of its own"):
         kd.checkpoint.save(model, tmp_path, step=2)
+    os.close(held)
     (tmp_path / ".saving").rename(tmp_path / "gone")
     kd.checkpoint.save(model, tmp_path, step=2)
     assert not (tmp_path / ".saving").exists()
@@ -236,7 +242,7 @@ def test_a_damaged_file_is_refused_and_the_model_left_alone(damage, incremental,
     other = build()
     before = other.get_weights()
     # What zarr.json says besides the shape may change without harm.
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("manifest.json", "zarr.json")]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("manifest.json", "zarr.json", MARKER)]
     if incremental:
         files = [path for path in files if "step_0000000003" in str(path) or path.name != "dense.npz"]
     assert len(files) > 8

@@ -8,6 +8,8 @@ import pytest
 
 from keras_dlrm.data import artefact
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.files.checksums import sealed
+from keras_dlrm.files.ownership import MARKER
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
@@ -64,31 +66,45 @@ def test_a_vocabulary_that_is_damaged_mixed_up_or_gone_is_named(tmp_path):
         Preprocessor.load(tmp_path)
 
 
+def test_a_vocabulary_outside_of_its_folder_is_refused(tmp_path):
+    fitted().save(tmp_path / "log")
+    path = tmp_path / "log" / "preprocessor.json"
+    content = json.loads(path.read_text())
+    entry = content["vocabularies"]["a"]
+    (tmp_path / "log" / entry["file"]).rename(tmp_path / "private.parquet")
+    (tmp_path / "log" / "link").symlink_to(tmp_path / "private.parquet")
+    for file in ("../private.parquet", str(tmp_path / "private.parquet"), "link", 7):
+        entry["file"] = file
+        path.write_text(json.dumps(sealed(content)))
+        with pytest.raises(ValueError, match=r"preprocessor.json names the file .* is not inside"):
+            Preprocessor.load(tmp_path / "log")
+
+
 def test_version_1_is_read_as_it_was_meant(tmp_path):
-    # As an earlier release wrote it: no checksums, one OOV row, plain names of files.
+    # As an earlier release wrote it: no checksums, one OOV row, plain names of files, `True` and `true` as two values.
     schema = {
         "dense": [],
-        "categorical": [{"name": "city", "vocabulary_size": 3}, {"name": "hex", "vocabulary_size": 2, "oov": 1}],
+        "categorical": [{"name": "city", "vocabulary_size": 5}, {"name": "hex", "vocabulary_size": 2, "oov": 1}],
         "label": "click",
     }
     tables = {
-        "city": {"file": "vocabulary_000.parquet", "size": 3, "oov": 0, "keys": "text", "modulo": None},
+        "city": {"file": "vocabulary_000.parquet", "size": 5, "oov": 0, "keys": "text", "modulo": None},
         "hex": {"file": "vocabulary_001.parquet", "size": 2, "oov": 1, "keys": "hex", "modulo": 16},
     }
     for file, keys, ids in [
-        ("vocabulary_000.parquet", pl.Series(["Rome", "Oslo"]), [1, 2]),
+        ("vocabulary_000.parquet", pl.Series(["True", "Rome", "Oslo", "true"]), [1, 2, 3, 4]),
         ("vocabulary_001.parquet", pl.Series([10], dtype=pl.UInt64), [0]),
     ]:
         pl.DataFrame({"key": keys, "id": pl.Series(ids, dtype=pl.Int32)}).write_parquet(tmp_path / file)
     content = {"format": "keras_dlrm preprocessor", "version": 1, "schema": schema, "dense": {}, "vocabularies": tables}
     (tmp_path / "preprocessor.json").write_text(json.dumps(content))
-    rows = {"city": ["Oslo", "Lima", None], "hex": ["1a", "b", "a"]}
+    rows = {"city": ["Oslo", "Lima", None, True], "hex": ["1a", "b", "a", "a"]}
     loaded = Preprocessor.load(tmp_path)
-    assert loaded.transform(rows)["sparse"].tolist() == [[2, 0], [0, 1], [-1, 0]]
+    assert loaded.transform(rows)["sparse"].tolist() == [[3, 0], [0, 1], [-1, 0], [1, 0]]
     loaded.save(tmp_path)
-    assert json.loads((tmp_path / "preprocessor.json").read_text())["version"] == 2
+    assert json.loads((tmp_path / "preprocessor.json").read_text())["version"] == artefact.VERSION
     assert not (tmp_path / "vocabulary_000.parquet").exists()
-    assert Preprocessor.load(tmp_path).transform(rows)["sparse"].tolist() == [[2, 0], [0, 1], [-1, 0]]
+    assert Preprocessor.load(tmp_path).transform(rows)["sparse"].tolist() == [[3, 0], [0, 1], [-1, 0], [1, 0]]
 
 
 def test_saving_again_leaves_the_same_bytes_and_no_file_of_the_preprocessor_before(tmp_path):
@@ -113,13 +129,14 @@ def test_a_save_that_is_cut_short_anywhere_leaves_the_preprocessor_before(tmp_pa
         calls = []
 
         def cut(source, target, calls=calls, after=after):
-            if len(calls) == after:
-                raise KeyboardInterrupt
-            calls.append(target)
+            if target.name != MARKER:  # of the folder that is written in
+                if len(calls) == after:
+                    raise KeyboardInterrupt
+                calls.append(target)
             replace(source, target)
 
-        monkeypatch.setattr(artefact.os, "replace", cut)
+        monkeypatch.setattr(os, "replace", cut)
         with pytest.raises(KeyboardInterrupt):
             before.grow(pl.DataFrame({"a": ["w"], "b": ["q"]})).save(tmp_path)
-        monkeypatch.setattr(artefact.os, "replace", replace)
+        monkeypatch.setattr(os, "replace", replace)
         assert same(Preprocessor.load(tmp_path), before)

@@ -1,6 +1,8 @@
 """The processed directory: written complete or not at all, read back as it was."""
 
 import json
+import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm.data as data
+from keras_dlrm.data import format as layout
 from keras_dlrm.data.writer import PackedWriter
+from keras_dlrm.files.checksums import sealed
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
@@ -214,6 +218,85 @@ def test_another_version_of_the_format_is_refused(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
     with pytest.raises(ValueError, match="version 99"):
         data.open(tmp_path / "log")
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["train/dense.npy", "train/sparse.npy", "train/label.npy", "schema.json", "preprocessor.json"])
+def test_a_flipped_bit_is_found_when_a_log_is_opened(tmp_path, file, monkeypatch):
+    write(tmp_path / "log", train=20)
+    flip(tmp_path / "log" / file, -5)
+    with pytest.raises(ValueError, match=rf"{file} is damaged: its SHA-256"):
+        data.open(tmp_path / "log")
+    monkeypatch.setattr(layout, "CHECKED_BYTES", 0)  # of a large log
+    with pytest.raises(ValueError, match=rf"{file} is damaged"):
+        data.open(tmp_path / "log", verify=True)
+    if file == "preprocessor.json":
+        with pytest.raises(ValueError, match="preprocessor.json is damaged"):
+            _ = data.open(tmp_path / "log").preprocessor
+    elif file == "schema.json":
+        with pytest.raises(ValueError, match="schema.json is damaged"):
+            data.open(tmp_path / "log")
+    else:
+        assert len(data.open(tmp_path / "log").split("train")) == 20  # sizes and headers alone
+
+
+def test_sizes_and_the_manifest_are_checked_however_large_a_log_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "CHECKED_BYTES", 0)
+    write(tmp_path / "log", train=20, test=4)
+    path = tmp_path / "log" / "test" / "label.npy"
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(ValueError, match=r"label.npy is damaged or cut short \(145 bytes, 144 were written\)"):
+        data.open(tmp_path / "log")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"label.npy is missing, though manifest.json lists it"):
+        data.open(tmp_path / "log")
+    flip(tmp_path / "log" / "manifest.json", -5)
+    with pytest.raises(ValueError, match=r"manifest.json is damaged"):
+        data.open(tmp_path / "log")
+
+
+@pytest.mark.parametrize("files", [{"../secret": {"bytes": 1, "sha256": ""}}, {"schema.json": 3}, {"a": {"bytes": 1}}, [], None])
+def test_a_manifest_that_lists_no_files_of_its_folder_is_refused(tmp_path, files):
+    write(tmp_path / "log", train=2)
+    path = tmp_path / "log" / "manifest.json"
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "files": files})))
+    with pytest.raises(ValueError, match=r"manifest.json (names the file '../secret', which is not inside|is damaged)"):
+        data.open(tmp_path / "log")
+
+
+def test_the_version_before_is_read_without_checks(tmp_path):
+    write(tmp_path / "log", train=20)
+    path = tmp_path / "log" / "manifest.json"
+    path.write_text(json.dumps({"format": layout.FORMAT, "version": 1, "splits": {"train": 20}}))
+    flip(tmp_path / "log" / "train" / "dense.npy", -5)
+    assert len(data.open(tmp_path / "log").split("train")) == 20
+    with pytest.raises(ValueError, match="version 1 of the format, which has no checksums"):
+        data.open(tmp_path / "log", verify=True)
+
+
+def test_a_log_stays_itself_when_the_program_changes_its_folder(tmp_path, monkeypatch):
+    for name, rows in (("one", 8), ("two", 9)):
+        write(tmp_path / name / "log", train=rows)
+    monkeypatch.chdir(tmp_path / "one")
+    log = data.open("log")
+    part = log.split("train")
+    dataset = pickle.loads(pickle.dumps(part.dataset(8)))  # as worker processes get it
+    monkeypatch.chdir(tmp_path / "two")
+    assert len(log.split("train")) == 8 and log.preprocessor.schema == SCHEMA
+    for found in (log.split("train").arrays(), dataset[0], pickle.loads(pickle.dumps(part)).arrays()):
+        np.testing.assert_array_equal(found[0]["dense"], part.arrays()[0]["dense"])
+    (tmp_path / "current").symlink_to("one/log")
+    log = data.open(tmp_path / "current")
+    os.replace(tmp_path / "one", tmp_path / "gone")
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("two/log")
+    with pytest.raises(ValueError, match="dense.npy is missing"):
+        log.split("train")
 
 
 @pytest.mark.parametrize("keep", [0, 40, -4])

@@ -116,7 +116,7 @@ def test_a_damaged_missing_or_added_file_does_not_verify(published, tmp_path):
 
     path = shutil.copytree(published[2], tmp_path / "1")
     (path / "stray").write_text("x")
-    with pytest.raises(ValueError, match="stray is not in the manifest"):
+    with pytest.raises(ValueError, match="stray is not listed in manifest.json"):
         kd.export.verify(path)
     (path / "stray").unlink()
     data = next(path.glob("variables/*.data*"))

@@ -249,8 +249,10 @@ def test_another_models_preprocessor_is_an_error(tmp_path: Path, log: Any, model
     path = save(NEW[:5], tmp_path / "rows.csv")
     fewer = Schema(log.schema.dense, log.schema.categorical[:-1])
     larger = log.schema.replace_categorical(given={"vocabulary_size": 51})
+    unlike = log.schema.replace_categorical(city={"identity": "of other values"})
     for schema, words in (
-        (fewer, "the model has the categorical_names .* the data"),
+        (fewer, "the data has a column '.*', which the model does not take"),
+        (unlike, "column 'city' has another vocabulary in the data"),
         (larger, "'given' has vocabulary_size=51 in the model, 50 in the data.*kd.models.grow"),
         (Schema(log.schema.dense, log.schema.categorical, weighted=True), "weighted=True in the model"),
     ):
@@ -312,7 +314,7 @@ def test_a_split_is_scored_with_its_row_numbers_and_labels(tmp_path: Path, plant
     np.testing.assert_allclose(found["probability"], net.predict(dict(arrays), verbose=0).ravel(), rtol=1e-5)
     with pytest.raises(ValueError, match="columns 'row', 'click' and 'click'"):
         predict_split(net, data.split("test"), output=tmp_path / "q.parquet", column="click")
-    with pytest.raises(ValueError, match="dense_names"):
+    with pytest.raises(ValueError, match="no column 'y', which the model takes"):
         predict_split(kd.models.DCNv2(Schema(["y"]), deep_mlp=[8]), data.split("test"), output=tmp_path / "q.parquet")
 
 

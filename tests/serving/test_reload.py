@@ -1,5 +1,6 @@
 """Versions come and go under a running server: no request fails, and a broken version replaces nothing."""
 
+import json
 import shutil
 import sys
 import threading
@@ -8,6 +9,10 @@ import time
 import numpy as np
 import pytest
 from saved_models import ROOT, probability, serving
+
+from keras_dlrm.files import published
+from keras_dlrm.files.checksums import sealed
+from keras_dlrm.files.inventory import files_below, inventory
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -76,11 +81,22 @@ def spoil_warm_up_of_another_model(path):
         writer.write(log.SerializeToString())
 
 
+def spoil_a_bit_beside_a_manifest(path):
+    files = inventory(path, files_below(path))
+    manifest = sealed({"format": published.FORMAT, "version": published.VERSION, "files": files})
+    (path / published.FILE).write_text(json.dumps(manifest))
+    file = next((path / "variables").glob("*.data-*"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
 SPOILED = {
     spoil_nothing_there: "has no saved_model.pb",
     spoil_truncated: "cannot be loaded",
     spoil_no_variables: "cannot be loaded",
     spoil_half_a_shard: "cannot be loaded",
+    spoil_a_bit_beside_a_manifest: "is damaged: its SHA-256",
     spoil_warm_up: "is damaged",
     spoil_warm_up_of_another_model: "warm-up request 0 of",
 }

@@ -11,9 +11,12 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.data.identity import identified, vocabulary_identity
 from keras_dlrm.data.lock import lock
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.files.checksums import read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace
+from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
 from keras_dlrm.files.ownership import check, identity, mark
 
 FORMAT = "keras_dlrm commit"
@@ -54,7 +57,7 @@ class Commits:
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise ValueError(f"Commits: keep={keep!r} must be an integer of at least 1.")
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self.keep = keep
         taken = f"{self.folder}: another process trains into it; wait for that one or give another folder."
         self._lock = lock(self.folder, taken)
@@ -81,14 +84,14 @@ class Commits:
                 self._publish(folder / PREPROCESSOR, place)
             return
         kept = Preprocessor.load(place)
+        theirs, ours = ({name: vocabulary_identity(v) for name, v in p.vocabularies.items()} for p in (kept, preprocessor))
         differs = [
-            f"the vocabulary of table {name!r}"
-            for name in sorted({*kept.vocabularies, *preprocessor.vocabularies})
-            if not _same(kept.vocabularies.get(name), preprocessor.vocabularies.get(name))
+            f"the vocabulary of table {name!r}" for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)
         ]
         if json.loads(json.dumps(preprocessor.dense_state)) != kept.dense_state:
             differs.append("the statistics of the dense columns")
-        if preprocessor.schema != kept.schema:
+        # Those of earlier releases do not carry their identities.
+        if len({identified(p.schema, p.dense_state, p.vocabularies) for p in (kept, preprocessor)}) > 1:
             differs.append("the schema")
         if differs:
             raise ValueError(
@@ -108,8 +111,8 @@ class Commits:
             written = folder / place.name
             written.mkdir()
             model.save(written / MODEL)
-            content = {"format": FORMAT, "version": VERSION, "state": state}
-            (written / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+            content = {"format": FORMAT, "version": VERSION, "state": state, "files": inventory(written, [MODEL])}
+            (written / STATE).write_text(json.dumps(sealed(content), indent=1), encoding="utf-8")
             os.close(mark(written, _owner(place), (MODEL, STATE)))
             self._publish(written, place)
             self.number += 1
@@ -130,9 +133,11 @@ class Commits:
             raise FileNotFoundError(f"{self.folder}: there is no commit.")
         place = self.path(self.number)
         try:
-            content = json.loads((place / STATE).read_text(encoding="utf-8"))
+            content = read_sealed(place / STATE, required=False)
+            entries = content.get("files", {})  # earlier releases wrote none
+            check_contents(check_sizes(place, entries, place / STATE), entries)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{place / STATE} is damaged ({error}); remove {place} to go on from the one before.") from error
+            raise ValueError(f"{place} is damaged ({error}); remove it to go on from the one before.") from error
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise ValueError(
                 f"{place / STATE}: format {content.get('format')!r}, version {content.get('version')!r}; this release reads "
@@ -154,16 +159,6 @@ class Commits:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _same(one: Any, other: Any) -> bool:
-    return (
-        one is not None
-        and other is not None
-        and (one.size, one.oov, one.oov_rows, one.keys) == (other.size, other.oov, other.oov_rows, other.keys)
-        and one.values.equals(other.values)
-        and bool((one.ids == other.ids).all())
-    )
 
 
 def _owner(place: Path) -> str:

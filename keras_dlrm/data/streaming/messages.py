@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.data import normal_form
 from keras_dlrm.data.columns import SEPARATOR
 from keras_dlrm.schema import Schema
 
@@ -159,14 +160,10 @@ def _category(name: str, value: Any) -> str | None:
         return None
     if isinstance(value, str):
         return _text(name, value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float, np.floating)):
-        if value != value:
-            return None
-        whole = isinstance(value, int) or float(value).is_integer() and abs(float(value)) < 2.0**63
-        return str(int(value)) if whole else str(value)
-    raise BadMessage(name, value, "must be one value: a string, a number or null")
+    try:
+        return normal_form.text(value)
+    except TypeError:
+        raise BadMessage(name, value, "must be one value: a string, a number, true, false or null") from None
 
 
 def _number(name: str, value: Any) -> str | None:

@@ -181,4 +181,4 @@ class MultiHot:
             for note in ("best", "best_by_split"):
                 if note in log.manifest:
                     writer.note(note, log.manifest[note])
-        return open_log(directory)
+        return open_log(directory, verify=False)

@@ -12,6 +12,7 @@ Around what fails in Keras 3.15 there:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -142,29 +143,38 @@ class Replicas:
         if not self.in_replicas:
             return super().predict_on_batch(x)  # type: ignore[misc]
         values = self._values(x)
-        self._build_from(tf.nest.map_structure(lambda parts: parts[0], values))
+        self._build_from(tf.nest.map_structure(lambda parts: parts[0], values)[0])
         self.make_predict_function()
         return keras.tree.map_structure(lambda rows: rows.numpy(), self.predict_function([values]))
 
     def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.predict`: all rows, in every worker."""
         if self.in_replicas:
-            self._build_from(x.example())
+            self._build_from(x.example()[0])
         return super().predict(x, *args, **kwargs)  # type: ignore[misc]
 
     def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
         if not self.in_replicas:
-            super()._maybe_symbolic_build(iterator, data_batch)  # type: ignore[misc]
+            # Keras would build a subclassed model within its first step, by a call of its own: that one's lookups are no step's.
+            if not self._all_built:
+                data = data_batch if iterator is None else iterator.data_adapter.get_tf_dataset().element_spec
+                x = keras.utils.unpack_x_y_sample_weight(data)[0]
+                if all(tf.TensorShape(v.shape).rank is not None for v in tf.nest.flatten(x)):
+                    self._build_from(x)
             return
         example = tf.nest.map_structure(lambda parts: parts[0], data_batch) if iterator is None else iterator.data_adapter.example()
         with self._replicas.scope():
             self._symbolic_build(data_batch=_with_labels_or_none(example))
 
-    def _build_from(self: Any, example: Any) -> None:
+    @property
+    def _all_built(self: Any) -> bool:
+        return all(layer.built for layer in self._flatten_layers())
+
+    def _build_from(self: Any, x: Any) -> None:
         """Make the variables of layers that have none yet, before replicas need them."""
-        if not all(layer.built for layer in self._flatten_layers()):
-            with self._replicas.scope():
-                x = keras.tree.map_structure(lambda v: keras.KerasTensor(v.shape, v.dtype.name), example[0])
+        if not self._all_built:
+            x = keras.tree.map_structure(lambda v: keras.KerasTensor(v.shape, keras.backend.standardize_dtype(v.dtype)), x)
+            with self._replicas.scope() if self.in_replicas else contextlib.nullcontext():
                 compute_output_spec(self, x, training=False)
 
     def unpacked(self: Any, data: Any) -> tuple[Any, Any, Any]:

@@ -1,0 +1,113 @@
+"""The files of a folder with their sizes and checksums: written down when it is complete, checked when it is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from keras_dlrm.files.checksums import digest, read_json, unsealed
+from keras_dlrm.files.ownership import MARKER
+from keras_dlrm.files.places import inside
+
+Entries = dict[str, dict[str, Any]]
+Done = Callable[[int], None]
+AGAIN = "copy it again, or write it again"
+
+
+def inventory(folder: Path, names: Iterable[str]) -> Entries:
+    """Size and SHA-256 of files, by name.
+
+    Args:
+        folder: The folder.
+        names: The files, relative to it.
+    """
+    names = list(names)
+    # Hashing gives up the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        digests = executor.map(lambda name: digest(folder / name), names)
+        return {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": found}
+            for name, found in zip(names, digests, strict=True)
+        }
+
+
+def check_sizes(folder: Path, entries: Any, source: Path) -> dict[str, Path]:
+    """Check that the files of an inventory are there, inside their folder, and as long as they were.
+
+    Args:
+        folder: The folder.
+        entries: What `inventory` gave.
+        source: The file that holds the inventory.
+
+    Returns:
+        Their places by name.
+
+    Raises:
+        ValueError: a file is missing, of another size, or not inside the folder; or it is no inventory.
+    """
+    if not isinstance(entries, Mapping) or not all(
+        isinstance(e, Mapping) and type(e.get("bytes")) is int and isinstance(e.get("sha256"), str) for e in entries.values()
+    ):
+        raise ValueError(f"{source} is damaged: it does not list its files with sizes and checksums; {AGAIN}.")
+    places = {name: inside(folder, name, source) for name in entries}
+    for name, path in places.items():
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, though {source.name} lists it; copy the folder again as a whole.")
+        size, written = path.stat().st_size, entries[name]["bytes"]
+        if size != written:
+            raise ValueError(f"{path} is damaged or cut short ({size} bytes, {written} were written); {AGAIN}.")
+    return places
+
+
+def check_contents(places: Mapping[str, Path], entries: Mapping[str, Any], done: Done = lambda size: None) -> None:
+    """Read files and compare their checksums with those of an inventory.
+
+    Args:
+        places: The files by name, as `check_sizes` gives them.
+        entries: What `inventory` gave.
+        done: Called with the bytes of each file that is as it was.
+
+    Raises:
+        ValueError: a file is not as it was written; the message names it.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        for name, found in zip(places, executor.map(digest, places.values()), strict=True):
+            if found != entries[name]["sha256"]:
+                raise ValueError(f"{places[name]} is damaged: its SHA-256 is not the one that was written; {AGAIN}.")
+            done(entries[name]["bytes"])
+
+
+def files_below(folder: Path) -> list[str]:
+    """Names of all files below a folder but its marker, relative to it, in order."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in names if name != MARKER)
+
+
+def check_folder(folder: Path, source: Path, done: Done = lambda size: None) -> dict[str, Any]:
+    """Check all files of a folder against the inventory in one of them: each is there and whole, and there is no other.
+
+    Args:
+        folder: The folder.
+        source: The JSON file in it that was `sealed`, with the inventory under `"files"`. One of version 1 has no checksum
+            of its own.
+        done: Called with the bytes of each file that is as it was.
+
+    Returns:
+        What that file says.
+
+    Raises:
+        ValueError: a file is missing, damaged or unknown; the message names it.
+    """
+    content = read_json(source)
+    if content.get("version") != 1:
+        content = unsealed(source, content)
+    entries: Any = content.get("files")
+    places = check_sizes(folder, entries, source)
+    for name in files_below(folder):
+        if name not in entries and folder / name != source:
+            raise ValueError(f"{folder / name} is not listed in {source.name}; remove it, or write the folder again.")
+    check_contents(places, entries, done)
+    return content

@@ -1,0 +1,32 @@
+"""The manifest of a published version: it lists the files beside it, and whoever reads the version checks them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from keras_dlrm.files.checksums import read_json
+from keras_dlrm.files.inventory import Done, check_folder
+
+FILE = Path("assets.extra") / "manifest.json"
+FORMAT = "keras_dlrm published model"
+VERSION = 2  # 1 had no checksum of the manifest itself
+
+
+def check_version(path: Path, done: Done = lambda size: None) -> dict[str, Any] | None:
+    """Compare all files of a version with its manifest.
+
+    Args:
+        path: Folder of the version.
+        done: Called with the bytes of each file that is as it was.
+
+    Returns:
+        The manifest; `None` where there is none of this package.
+
+    Raises:
+        ValueError: a file is missing, damaged or unknown; the message names it.
+    """
+    source = path / FILE
+    if not source.is_file() or read_json(source).get("format") != FORMAT:
+        return None
+    return check_folder(path, source, done)

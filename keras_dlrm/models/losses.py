@@ -1,0 +1,126 @@
+"""Losses as they are given to `compile`: which ones are Keras's own, and the cross-entropies computed from logits."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+CROSS_ENTROPIES = {
+    keras.losses.binary_crossentropy: keras.losses.BinaryCrossentropy,
+    keras.losses.binary_focal_crossentropy: keras.losses.BinaryFocalCrossentropy,
+}
+
+_known = threading.local()
+
+
+@contextlib.contextmanager
+def logits_of(y_pred: Any, logits: Any) -> Iterator[None]:
+    """While this context is open, `FromLogits` on this thread knows the logits of this very prediction."""
+    _known.pair = y_pred, logits
+    try:
+        yield
+    finally:
+        del _known.pair
+
+
+class FromLogits(keras.losses.Loss):
+    """One of Keras's own binary cross-entropies, computed from the logits of a prediction where they are known.
+
+    Of any other prediction it is the loss that was given, as a training step of the user's own may ask for it.
+
+    Args:
+        given: A `BinaryCrossentropy` or a `BinaryFocalCrossentropy`.
+
+    Example:
+
+    >>> loss = FromLogits(keras.losses.BinaryCrossentropy())
+    >>> label, logit = keras.ops.ones((1, 1)), keras.ops.full((1, 1), -100.0)
+    >>> p = keras.ops.sigmoid(logit)
+    >>> with logits_of(p, logit):
+    ...     exact = float(loss(label, p))
+    >>> round(exact, 2), round(float(loss(label, p)), 2)
+    (100.0, 16.12)
+    """
+
+    def __init__(self, given: keras.losses.Loss) -> None:
+        super().__init__(given.name, given.reduction, given.dtype)
+        self.given = given
+        self._of_logits = type(given)(**{**given.get_config(), "from_logits": True, "dtype": given.dtype})
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        known, logits = getattr(_known, "pair", (None, None))
+        if y_pred is known:
+            return self._of_logits(y_true, logits, sample_weight)
+        return self.given(y_true, y_pred, sample_weight)
+
+
+def from_logits(loss: Any) -> Any:
+    """A loss for `compile`: `FromLogits` of Keras's own binary cross-entropies, anything else as it is.
+
+    Keras's own are told by identity, never by name: its functions, instances of its classes, not of subclasses, and its names
+    for them.
+
+    Args:
+        loss: As `keras.Model.compile` takes it.
+    """
+    found = resolved(loss)
+    cross_entropy = CROSS_ENTROPIES.get(found) if inspect.isfunction(found) else None
+    if cross_entropy is not None:
+        return FromLogits(cross_entropy())
+    return FromLogits(found) if type(found) in CROSS_ENTROPIES.values() else loss
+
+
+def resolved(loss: Any) -> Any:
+    """A name or a class of a loss as what it stands for, anything else as it is."""
+    if isinstance(loss, str) or inspect.isclass(loss):
+        with contextlib.suppress(ValueError):  # Keras says so when it builds the loss
+            return keras.losses.get(loss)
+    return loss
+
+
+def function_of(loss: Any) -> Any:
+    """The function that a loss computes, where it is one of Keras's own; else `None`.
+
+    Args:
+        loss: One loss, as `keras.Model.compile` takes it.
+    """
+    loss = resolved(loss)
+    if isinstance(loss, keras.losses.Loss):
+        kind: Any = type(loss)
+        if kind.call is not keras.losses.BinaryCrossentropy.call or kind.__call__ is not keras.losses.Loss.__call__:
+            return None
+        loss = getattr(loss, "fn", None)
+    own = inspect.isfunction(loss) and getattr(keras.losses, loss.__name__, None) is loss
+    return loss if own else None
+
+
+def config_of(loss: Any) -> Any:
+    """A loss as a saved model holds it.
+
+    Keras writes a function by its name alone, and loads one of its own of that name where there is one: a user's `bce` would
+    come back as another loss. With its module it is found among registered and custom objects, or not at all.
+
+    Args:
+        loss: As it was given to `compile`.
+    """
+    if isinstance(loss, dict):
+        return {name: config_of(one) for name, one in loss.items()}
+    if isinstance(loss, list):
+        return [config_of(one) for one in loss]
+    config = keras.saving.serialize_keras_object(resolved(loss) if inspect.isclass(loss) else loss)
+    if inspect.isfunction(loss) and isinstance(config, dict) and config.get("class_name") == "function":
+        own = loss.__module__.split(".")[0] == "keras"
+        return config if own else {**config, "module": loss.__module__}
+    return config
+
+
+@functools.cache
+def gives_logits(call: Callable[..., Any]) -> bool:
+    """Whether a model's `call` takes `return_logits`; one of the user's own, which does not, gives what it gives."""
+    return "return_logits" in inspect.signature(call).parameters

@@ -1,0 +1,93 @@
+"""The files of a run's folder: written with checksums, checked when they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.files.checksums import read_sealed, sealed
+from keras_dlrm.files.durable import write
+from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.ownership import LOCK
+
+MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
+DATA, PREDICTIONS = "data.json", "predictions.npy"
+# What a run writes; the rest of its folder is somebody else's.
+FILES = (
+    MODEL, STATE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
+)  # fmt: skip
+
+
+def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:
+    """Write `result.json` or `data.json`, with an inventory of those of some files that are there.
+
+    Args:
+        folder: The run's.
+        name: The file to write.
+        content: What it says.
+        files: Names of other files.
+    """
+    listed = inventory(folder, [file for file in files if (folder / file).is_file()])
+    write(folder / name, json.dumps(sealed({**content, "files": listed}), indent=2))
+
+
+def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
+    """What `write_listing` was given.
+
+    Args:
+        folder: The run's.
+        name: The file.
+        *contents: Those of the listed files that are about to be read, and so compared with their checksums now.
+
+    Raises:
+        ValueError: a file is damaged; the message names it. Earlier releases wrote no checksums, and nothing is compared.
+    """
+    content = read_sealed(folder / name, required=False)
+    entries: Any = content.pop("files", {})
+    chosen = {file: entries[file] for file in contents if file in entries}
+    check_contents(check_sizes(folder, chosen, folder / name), chosen)
+    return content
+
+
+def read_predictions(folder: Path) -> np.ndarray:
+    """p(click) of the test part, float32 (N,), as the run left them.
+
+    Raises:
+        ValueError: the file is damaged or missing; the message names it.
+    """
+    read_listing(folder, RESULT, PREDICTIONS)
+    try:
+        return np.load(folder / PREDICTIONS, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder / PREDICTIONS} cannot be read ({error}); train again into another folder.") from error
+
+
+def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
+    """Compare all files of a run with their checksums.
+
+    Args:
+        folder: The run's.
+        done: Called with the bytes of each file that is as it was.
+
+    Returns:
+        The files that were compared, by name.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message names it.
+    """
+    found: dict[str, Path] = {}
+    for name in (DATA, RESULT):
+        path = folder / name
+        if path.is_file():
+            content = read_sealed(path, required=False)
+            if "files" not in content:
+                continue  # of an earlier release
+            places = check_sizes(folder, content["files"], path)
+            check_contents(places, content["files"], done)
+            found |= {**places, name: path}
+    return found
