@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         sharding,
         training,
     )
+    from keras_dlrm.artifacts import verify as verify
     from keras_dlrm.sharding.planner import plan as plan
 
 __version__ = "0.1.0"
@@ -46,12 +47,14 @@ __all__ = [
     "serving",
     "sharding",
     "training",
+    "verify",
 ]
+_FUNCTIONS = {"plan": "keras_dlrm.sharding.planner", "verify": "keras_dlrm.artifacts"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plan":
-        return importlib.import_module("keras_dlrm.sharding.planner").plan
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name in __all__:
         return importlib.import_module(f"keras_dlrm.{name}")
     raise AttributeError(f"module 'keras_dlrm' has no attribute {name!r}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
 from keras_dlrm.files.durable import write
+from keras_dlrm.files.regular import regular
 from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, float32, id_matrix, ragged
 
 
@@ -267,6 +268,9 @@ class Schema:
             if key not in self.input_names:
                 raise KeyError(f"batch: unknown key {key!r}; the schema needs {list(self.input_names)}.")
         widths = {"dense": self.n_dense, "sparse": self.width, "weights": self.width}
+        for key in self.input_names:
+            if np.ma.is_masked(batch[key]):
+                raise ValueError(f"batch[{key!r}] has masked values; fill them, ids with {PADDING}.")
         arrays = {key: np.asarray(batch[key]) for key in self.input_names}
         rows = {len(a) if a.ndim else -1 for a in arrays.values()}
         for key, array in arrays.items():
@@ -363,7 +367,7 @@ class Schema:
         path = Path(path)
         read = cls.from_yaml if _is_yaml(path) else cls.from_json
         try:
-            return read(path.read_text(encoding="utf-8"))
+            return read(regular(path, "give a schema in YAML or JSON").read_text(encoding="utf-8"))
         except UnicodeDecodeError:
             raise ValueError(f"schema file {path}: not a text file; give one in YAML or JSON.") from None
         except (TypeError, ValueError) as error:

@@ -48,7 +48,7 @@ class Checkpoints(keras.callbacks.Callback):
         look: int = 10,
     ) -> None:
         super().__init__()
-        self.directory, self.extra, self.keep = Path(directory), extra, keep
+        self.directory, self.extra, self.keep = Path(directory).absolute(), extra, keep
         self.steps, self.whole, self.look = (
             integer("Checkpoints", name, value) for name, value in (("steps", steps), ("whole", whole), ("look", look))
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.checkpoint.parts import Damaged, Stored
+from keras_dlrm.checkpoint.identity import difference, shown
+from keras_dlrm.checkpoint.parts import Base, Damaged, Stored
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
-from keras_dlrm.checkpoint.store import ROWS, folder_of, read_manifest, steps_in
+from keras_dlrm.checkpoint.store import DENSE, ROWS, folder_of, read_manifest, steps_in
 
 # zlib.error is of a stream that a bit was changed in.
 _DAMAGE = (Damaged, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -25,7 +28,8 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
     when they were saved. A model that is not sharded gets whole tables.
 
     Args:
-        model: Compiled with the same optimizers, and built.
+        model: Of the same layers and columns, compiled with the same kinds of optimizers, and built. Its learning rate becomes that
+            of the checkpoint, which may have been lowered in training.
         directory: Folder of the checkpoints.
         step: Which one; the last by default.
 
@@ -57,10 +61,89 @@ def read(state: State, directory: Path, step: int | None = None) -> dict[str, An
     manifest, arrays, needed = found
     for name, variable in state.dense.items():
         variable.assign(arrays[name].astype(value_of(variable).dtype))
+    base = _base(directory, manifest)
     for piece, part in needed:
-        for start, rows in _rows(Stored(directory, manifest["step"], manifest.get("base"), part), part, piece):
+        for start, rows in _rows(Stored(directory, manifest["step"], base, part), part, piece):
             piece.write(start, rows)
     return {"step": manifest["step"], "extra": manifest["extra"]}
+
+
+def verify(directory: str | Path, step: int | None = None) -> list[int]:
+    """Read everything that checkpoints hold, and compare it with their checksums. Needs no model.
+
+    Args:
+        directory: Folder of the checkpoints, or one `step_…` in it.
+        step: Which one; all by default.
+
+    Returns:
+        The steps that were read.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint, or none of `step`.
+        ValueError: a file is not as it was written; the message names it.
+
+    Example:
+
+    >>> model = kd.models.DLRM(kd.Schema(categorical=[kd.Categorical("C1", 10), kd.Categorical("C2", 5)]), 4, top_mlp=[4, 1])
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = kd.checkpoint.save(model, folder, step=3)
+    >>> kd.checkpoint.verify(folder)
+    [3]
+    """
+    directory = Path(directory)
+    if step is None and directory.parent != directory and folder_of(directory.parent, _number(directory)) == directory:
+        directory, step = directory.parent, _number(directory)
+    steps = steps_in(directory)
+    if not steps or (step is not None and step not in steps):
+        raise FileNotFoundError(f"verify: {directory} has no checkpoint{'' if step is None else f' of step {step}'}.")
+    found = steps if step is None else [step]
+    for each in found:
+        folder = folder_of(directory, each)
+        manifest = read_manifest(folder)
+        try:
+            base = _base(directory, manifest)
+            _dense(folder, manifest)
+            for part in manifest["parts"]:
+                stored = Stored(directory, each, base, part)
+                for start in range(0, part["shape"][0], ROWS):
+                    stored.read(start, min(start + ROWS, part["shape"][0]))
+        except _DAMAGE as error:
+            raise ValueError(f"verify: {folder} is damaged ({error}).") from error
+    return found
+
+
+def _number(folder: Path) -> int:
+    digits = folder.name.removeprefix("step_")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _base(directory: Path, manifest: dict[str, Any]) -> Base | None:
+    """The checkpoint that this one has changes of."""
+    step = manifest.get("base")
+    if step is None:
+        return None
+    folder = folder_of(directory, step)
+    try:
+        base = Base(step, folder, read_manifest(folder))
+    except ValueError as error:
+        raise Damaged(str(error)) from error
+    if manifest.get("base_checksum", base.checksum) != base.checksum:
+        raise Damaged(f"{folder} is not the checkpoint that this one has changes of")
+    return base
+
+
+def _dense(folder: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What every process has, by name."""
+    path = folder / DENSE
+    data = path.read_bytes()
+    if manifest.get("dense_checksum", "") not in ("", hashlib.sha256(data).hexdigest()):
+        raise Damaged(f"{path} does not match its checksum")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as members:
+            return {name: members[name] for name in members.files}
+    except (ValueError, *_DAMAGE) as error:
+        raise Damaged(f"{path}: {error}") from error
 
 
 def _agree(directory: Path, step: int | None, failure: Exception | None) -> None:
@@ -96,13 +179,12 @@ def _checked(
     stored: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for part in manifest["parts"]:
         stored.setdefault((part["kind"], part["table"]), []).append(part)
-    step, base = manifest["step"], manifest.get("base")
+    _check_identity(folder, manifest.get("identity"), state.identity)
     needed = [(piece, part) for piece in state.pieces for part in stored.get((piece.kind, piece.shard.table), [])]
     try:
-        # NumPy leaves a file open that it finds damaged.
-        with (folder / "dense.npz").open("rb") as file, np.load(file, allow_pickle=False) as members:
-            arrays = {name: members[name] for name in members.files}
+        arrays = _dense(folder, manifest)
         _check(folder, stored, state, {name: tuple(array.shape) for name, array in arrays.items()}, manifest["dense"])
+        base = _base(directory, manifest)
         # Everything is read once before anything is written: what is damaged is seen by then.
         for piece, part in needed:
             for _ in _rows(Stored(directory, manifest["step"], base, part), part, piece):
@@ -113,6 +195,16 @@ def _checked(
             f"({error})"
         ) from error
     return manifest, arrays, needed
+
+
+def _check_identity(folder: Path, there: dict[str, Any] | None, here: dict[str, Any]) -> None:
+    found = None if there is None else difference(there, here)
+    if found is not None:
+        place, saved, own = found
+        raise ValueError(
+            f"restore: {folder} is of another model or optimizer: {place} is {shown(saved)} there, {shown(own)} in the model. "
+            "Build and compile the model as the one that was saved."
+        )
 
 
 def _check(

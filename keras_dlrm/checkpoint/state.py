@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_dlrm.checkpoint.identity import identity
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.sharding.plan import Shard
 
@@ -56,11 +57,13 @@ class State:
     Attributes:
         dense: What every process has, by name.
         pieces: Of tables and slots, those in this process.
+        identity: What the model and its optimizers are, see `identity`.
         shared: Whether other processes have other pieces.
     """
 
     dense: dict[str, Any]
     pieces: list[Piece]
+    identity: dict[str, Any]
     shared: bool = False
 
 
@@ -79,7 +82,7 @@ def state_of(model: Any) -> State:
                 raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
             seen.add(name)
         found += pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
-    return State(dense, found, bool(getattr(model, "shared", False)))
+    return State(dense, found, identity(model), bool(getattr(model, "shared", False)))
 
 
 def pieces(tables: Any, names: Iterable[str], slots_of: Callable[[Any], Mapping[str, Any]]) -> Iterator[Piece]:
@@ -139,4 +142,5 @@ def value_of(variable: Any) -> np.ndarray:
         value = value.addressable_data(0)
     # By way of a tensor: of copies that a strategy of TensorFlow keeps, one.
     array = ops.convert_to_numpy(ops.convert_to_tensor(value))
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else np.array(array)
+    # Of NumPy's own types: .npz files hold no others.
+    return np.array(array) if array.dtype.isbuiltin == 1 else array.astype(np.float32)

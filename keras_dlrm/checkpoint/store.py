@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +10,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-MANIFEST = "manifest.json"
-VERSION = 1
+from keras_dlrm.files.checksums import digest, read_sealed
+from keras_dlrm.files.durable import sync
+from keras_dlrm.files.places import inside
+
+MANIFEST, DENSE = "manifest.json", "dense.npz"
+VERSION = 2  # 1 had neither checksums nor the model's identity
 ROWS = 2**16  # of a chunk
+_PART = {"kind", "table", "file", "rows", "columns", "shape"}
 _NAME = re.compile(r"step_(\d{10})")
 
 
@@ -37,14 +40,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no checkpoint, or of a later version.
     """
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is no checkpoint: {error!r}.") from error
-    if version != VERSION:
-        raise ValueError(f"{folder} has version {version}; this package reads {VERSION}.")
-    return dict(manifest)
+        manifest = read_sealed(path, required=False)
+        version = manifest.get("version")
+        if version not in (1, VERSION):
+            raise ValueError(f"{folder} has version {version!r}; this package reads 1 and {VERSION}.")
+        if version != 1:
+            read_sealed(path)  # with a checksum
+    except OSError as error:
+        raise ValueError(f"{folder} is no checkpoint: {error}.") from error
+    for name, kind in (("step", int), ("extra", dict), ("dense", dict), ("parts", list)):
+        if not isinstance(manifest.get(name), kind):
+            raise ValueError(f"{path} is damaged: {name} is {manifest.get(name)!r}; copy it again.")
+    for part in manifest["parts"]:
+        if not isinstance(part, dict) or not _PART <= set(part):
+            raise ValueError(f"{path} is damaged: it has a part {part!r}; copy it again.")
+        inside(folder, part["file"], path)
+    return manifest
 
 
 def file_of(kind: str, table: str, part: str) -> str:
@@ -67,6 +80,11 @@ def open_array(path: Path) -> Any:
     return _tensorstore().open(_spec(path), open=True).result()
 
 
+def metadata(path: Path) -> Path:
+    """The file that says what an array's chunks hold. They have checksums of their own, which this file asks for."""
+    return path / "zarr.json"
+
+
 def _spec(path: Path) -> dict[str, Any]:
     return {
         "driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"},
@@ -84,14 +102,16 @@ def _tensorstore() -> Any:
 
 
 def bases_of(directory: Path, steps: list[int]) -> set[int]:
-    """Steps whose checkpoints those of `steps` are changes of."""
-    manifests = [read_manifest(folder_of(directory, step)) for step in steps]
+    """Steps whose checkpoints those of `steps` are changes of; all, where one is damaged and so does not say."""
+    try:
+        manifests = [read_manifest(folder_of(directory, step)) for step in steps]
+    except ValueError:
+        return set(steps_in(directory))
     return {manifest["base"] for manifest in manifests if manifest.get("base") is not None}
 
 
-def write_dense(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """The parameters that every process has, in one file."""
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
+def write_dense(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write the parameters that every process has into one file; its checksum."""
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    sync(path)
+    return digest(path)

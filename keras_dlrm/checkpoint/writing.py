@@ -7,15 +7,26 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from keras_dlrm.arguments import integer
-from keras_dlrm.checkpoint.parts import Base, write_piece
+from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
-from keras_dlrm.checkpoint.store import MANIFEST, VERSION, bases_of, folder_of, read_manifest, steps_in, write_dense
-from keras_dlrm.files.ownership import check, claim, identity, mark, remove
+from keras_dlrm.checkpoint.store import (
+    DENSE,
+    MANIFEST,
+    VERSION,
+    bases_of,
+    folder_of,
+    read_manifest,
+    steps_in,
+    write_dense,
+)
+from keras_dlrm.data.lock import LOCK, lock
+from keras_dlrm.files.checksums import sealed
+from keras_dlrm.files.durable import publish, sync
+from keras_dlrm.files.ownership import check, identity, mark, remove
 
-SAVING = identity("lock of checkpoints", "")
 _WHAT = "a checkpoint"
 
 
@@ -44,8 +55,8 @@ def save(
 
     Raises:
         ValueError: the model is not built; an argument is out of range.
-        OSError: something could not be written, in any process, or another run is saving there; the process's number and the
-            reason are named in all.
+        OSError: something could not be written, in any process, another run is saving there, or the processes do not see the same
+            folder; the process's number and the reason are named in all. Earlier checkpoints are as they were.
 
     Example:
 
@@ -82,15 +93,14 @@ def write(
     partial = directory / f".{final.name}.partial"
     base = _base(directory, step) if incremental else None
 
-    alone: list[int] = []
+    alone: list[IO[str]] = []
     saving = directory / ".saving"
+    dense_checksum = ""
 
     def begin() -> None:
         if team.rank == 0:
             try:
-                directory.mkdir(parents=True, exist_ok=True)
-                taken = f"another run is saving to {directory}; give each run a folder of its own."
-                alone.append(claim(saving, SAVING, "a lock of checkpoints", taken))
+                alone.append(lock(saving, f"another run is saving to {directory}; give each run a folder of its own."))
             except RuntimeError as error:
                 raise OSError(str(error)) from None
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
@@ -100,29 +110,35 @@ def write(
             os.close(mark(partial, _owner(partial)))
 
     def write_mine() -> list[dict[str, Any]]:
+        nonlocal dense_checksum
         if team.rank == 0:
-            write_dense(partial / "dense.npz", {name: value_of(v) for name, v in state.dense.items()})
+            dense_checksum = write_dense(partial / DENSE, {name: value_of(v) for name, v in state.dense.items()})
         # What every process has is written by the first.
         mine = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
         return [write_piece(partial, piece, base) for piece in mine]
 
     def commit(parts: list[dict[str, Any]]) -> None:
         if team.rank == 0:
+            for part in parts:
+                check_written(partial, part)
             paths = {name: v.path.rpartition("/")[2] for name, v in state.dense.items()}
             needed = base.step if base is not None and any("changes" in part for part in parts) else None
             manifest = {
-                "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "dense": paths, "parts": parts,
+                "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "identity": state.identity,
+                "dense": paths, "dense_checksum": dense_checksum, "parts": parts,
             }  # fmt: skip
-            _write_durably(partial / MANIFEST, json.dumps(manifest).encode())
-            os.close(mark(partial, _owner(final), [MANIFEST, "dense.npz", *(f"{part['file']}/**" for part in parts)]))
+            if needed is not None and base is not None:
+                manifest["base_checksum"] = base.checksum
+            (partial / MANIFEST).write_text(json.dumps(sealed(manifest)), encoding="utf-8")
+            sync(partial / MANIFEST)
+            os.close(mark(partial, _owner(final), [MANIFEST, DENSE, *(f"{part['file']}/**" for part in parts)]))
             # Saved before, and then trained from an earlier one. The latest first: it may be changes of those before.
             for later in reversed([s for s in steps_in(directory) if s > step]):
                 _remove(folder_of(directory, later))
             if final.exists():
                 check(final, _owner(final), _WHAT)
                 final.rename(_removed(final))
-            partial.rename(final)
-            _sync(directory)
+            publish(partial, final)
             _remove_partial(_removed(final))
             steps = steps_in(directory)
             kept = {step, *steps[-keep:]} if keep else set(steps)
@@ -135,14 +151,15 @@ def write(
         written = team.do(write_mine)
         team.do(lambda: commit([part for parts in written for part in parts]))
     except BaseException:
-        if alone:
+        if alone or not (partial / DENSE).exists():  # the first process's folder, or one that it does not see
             _remove_partial(partial)
         raise
     finally:
-        for held in alone:
+        for file in alone:
             with contextlib.suppress(OSError):
-                remove(saving, SAVING, "a lock of checkpoints")
-            os.close(held)
+                (saving / LOCK).unlink()
+                saving.rmdir()
+            file.close()
     return final
 
 
@@ -172,25 +189,12 @@ def _owner(folder: Path) -> str:
 def _base(directory: Path, step: int) -> Base | None:
     """The last whole checkpoint before a step."""
     for earlier in reversed([s for s in steps_in(directory) if s < step]):
-        manifest = read_manifest(folder_of(directory, earlier))
-        if manifest.get("base") is None:
-            return Base(earlier, folder_of(directory, earlier), manifest)
+        folder = folder_of(directory, earlier)
+        with contextlib.suppress(ValueError):  # a damaged one is no base
+            manifest = read_manifest(folder)
+            if manifest.get("base") is None:
+                return Base(earlier, folder, manifest)
     return None
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Team:

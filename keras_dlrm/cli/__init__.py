@@ -10,6 +10,7 @@ import click
 
 COMMANDS = (
     "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert", "plan",
+    "verify",
 )  # fmt: skip
 
 

@@ -34,6 +34,9 @@ torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLR
 @click.option(
     "--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself."
 )
+@click.option(
+    "--operation", type=click.Choice(["mult", "add", "concat"]), help="With --from torch_dlrm: its --qr-operation; mult by default."
+)
 @click.option("--features", help="With torchrec: its sparse_feature_names, separated by commas.")
 @click.option("--table-prefix", help="With --to torchrec: in front of the tables' names, such as t_.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
@@ -81,7 +84,7 @@ def command(
 def _check_options(origin: str | None, target: str | None, options: dict[str, Any]) -> None:
     """`ValueError` where an option would not be used."""
     allowed = {
-        ("torch_dlrm", None): {"schema", "hotness", "interaction", "self_interaction"},
+        ("torch_dlrm", None): {"schema", "hotness", "interaction", "self_interaction", "operation"},
         ("torchrec", None): {"schema", "hotness", "features"},
         (None, "torch_dlrm"): set(),
         (None, "torchrec"): {"features", "table_prefix"},
@@ -101,7 +104,12 @@ def _read(source: Path, origin: str, features: list[str] | None, options: dict[s
     if origin == "torchrec":
         return convert.from_torchrec(state, schema, options["hotness"], features)
     return convert.from_torch_dlrm(
-        state, options["interaction"] or "dot", options["self_interaction"], options["hotness"], schema
+        state,
+        options["interaction"] or "dot",
+        options["self_interaction"],
+        options["hotness"],
+        schema,
+        options["operation"] or "mult",
     )
 
 

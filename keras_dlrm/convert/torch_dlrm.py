@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.convert.state_dict import StateDict
+from keras_dlrm.convert.torch_tables import read, stored
 from keras_dlrm.convert.weights import Weights, default_schema, each, no_hotness
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.schema import Categorical, Schema
 
-_KEYS = "emb_l.N.weight, bot_l.2k.weight/bias and top_l.2k.weight/bias"
+_KEYS = "emb_l.N.weight (or weight_q, weight_r; or embs.weight, proj.weight), bot_l.2k.weight/bias and top_l.2k.weight/bias"
 
 
 def from_torch_dlrm(
@@ -21,6 +22,7 @@ def from_torch_dlrm(
     self_interaction: bool = False,
     hotness: int | Sequence[int] | None = None,
     schema: Schema | None = None,
+    operation: str = "mult",
 ) -> DLRM:
     """A `DLRM` with the weights of a PyTorch DLRM. MLPerf's DLRM up to version 2.1 is such a model.
 
@@ -28,19 +30,22 @@ def from_torch_dlrm(
         state_dict: Its `state_dict()`: `emb_l.N.weight` (rows, D), `bot_l.2k.weight` (out, in), `bot_l.2k.bias`,
             `top_l.2k.weight`, `top_l.2k.bias`; torch tensors or NumPy arrays. A checkpoint's outer dictionary with
             the key `"state_dict"`, a module, and the prefixes of DataParallel and DistributedDataParallel will do too.
-            Weights of learned pooling (`v_W_l.N`) are multiplied into their tables.
+            Weights of learned pooling (`v_W_l.N`) are multiplied into their tables. Tables of `--qr-flag`, `emb_l.N.weight_q` and
+            `weight_r`, and of `--md-flag`, `emb_l.N.embs.weight` and `proj.weight`, stay split, and narrow.
         interaction: `"dot"` or `"cat"`, the reference's `--arch-interaction-op`.
         self_interaction: The reference's `--arch-interaction-itself`.
         hotness: Most ids per example, one number or one per table; 1 by default. Pooling is the sum, as in the
             reference.
-        schema: Names, hotness and combiners for the columns; `I1 …`, `C1 …` by default.
+        schema: Names, hotness and combiners for the columns; `I1 …`, `C1 …` by default. Without it a split table has as many ids
+            as its two tables can stand for.
+        operation: The reference's `--qr-operation`, which no checkpoint tells: `"mult"`, `"add"` or `"concat"`.
 
     Returns:
         The model, not compiled. Its sparse column N + 1 looks up `emb_l.N`.
 
     Raises:
-        ValueError: unknown keys (quotient–remainder or mixed-dimension tables), missing ones, shapes that do not fit, or
-            both `hotness` and `schema`.
+        ValueError: unknown keys, missing ones, shapes that do not fit, both `hotness` and `schema`, or several ids of a split
+            table whose rows are multiplied.
 
     Example:
 
@@ -56,9 +61,10 @@ def from_torch_dlrm(
         raise ValueError(f"{who}: interaction={interaction!r}; the reference has 'dot' and 'cat'.")
     no_hotness(who, hotness, schema)
     state = StateDict(who, state_dict, _KEYS)
-    tables = _tables(state, schema)
+    if schema is not None and len(schema.table_sizes) != len(schema.categorical):
+        raise ValueError(f"{who}: the schema shares tables; the reference has one per column.")
+    tables, dim = read(state, operation, None if schema is None else list(schema.table_sizes.items()))
     bottom_in = None if schema is None else schema.n_dense
-    dim = tables[0].shape[1]
     bottom = state.mlp("bot_l.{}.weight", bottom_in, "the number of the schema's dense columns", dim, skip=2)
     vectors = len(tables) + 1
     products = vectors * (vectors + (1 if self_interaction else -1)) // 2
@@ -70,10 +76,11 @@ def from_torch_dlrm(
         raise ValueError(f"{who}: no {'top_l' if bottom else 'bot_l'}.2k.weight; is this a DLRM's state_dict?")
     if schema is None:
         hot = each(who, hotness, len(tables))
-        columns = [Categorical(f"C{i + 1}", len(table), hotness=hot[i]) for i, table in enumerate(tables)]
+        columns = [Categorical(f"C{i + 1}", table.size, hotness=hot[i]) for i, table in enumerate(tables)]
         schema = default_schema(bottom[0][0].shape[1], columns)
-    weights = Weights(dict(zip(schema.table_sizes, tables, strict=True)), bottom, top)
-    return weights.model(schema, interaction, self_interaction)
+    ids = {column.table_name: column.hotness for column in schema.categorical}
+    kept = stored(who, dict(zip(schema.table_sizes, tables, strict=True)), operation, ids)
+    return Weights(bottom=bottom, top=top, **kept).model(schema, interaction, self_interaction)
 
 
 def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
@@ -83,48 +90,37 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
         model: A `DLRM` with interaction `"dot"` or `"cat"`, ReLU and sum pooling, without batch norm or shared tables.
 
     Returns:
-        `{"emb_l.0.weight": (rows, D), …}`; `torch.as_tensor` makes a loadable state_dict of the values.
+        `{"emb_l.0.weight": (rows, D), …}`, of split tables `weight_q` and `weight_r`, of mixed dimensions `embs.weight` and
+        `proj.weight`; `torch.as_tensor` makes a loadable state_dict of the values.
 
     Raises:
         TypeError: no `DLRM`.
         ValueError: the reference has no such model.
     """
-    weights = Weights.of("to_torch_dlrm", model, ("dot", "cat"))
+    weights = Weights.of("to_torch_dlrm", model, ("dot", "cat"), compressed=True)
     for column in model.schema.categorical:
         if column.combiner != "sum" and column.hotness > 1:
             raise ValueError(f"to_torch_dlrm: column {column.name!r} pools by {column.combiner!r}; the reference sums.")
     columns = [c.table_name for c in model.schema.categorical]
     if len(set(columns)) < len(columns):
         raise ValueError("to_torch_dlrm: the reference has one table per column; this model shares tables.")
-    out = {f"emb_l.{i}.weight": weights.tables[name] for i, name in enumerate(columns)}
+    out: dict[str, np.ndarray] = {}
+    for i, (name, column) in enumerate(zip(columns, model.schema.categorical, strict=True)):
+        if name in weights.tables:
+            # With mixed dimensions the reference has no table of the plain kind.
+            out[f"emb_l.{i}.embs.weight" if weights.projections else f"emb_l.{i}.weight"] = weights.tables[name]
+            if name in weights.projections:
+                out[f"emb_l.{i}.proj.weight"] = weights.projections[name]
+        else:
+            if column.hotness > 1 and weights.quotient_remainder.operation == "mult":  # type: ignore[union-attr]
+                raise ValueError(
+                    f"to_torch_dlrm: table {name!r} is split and its column has up to {column.hotness} ids, of which the reference "
+                    "multiplies sums of rows."
+                )
+            for key, half in (("weight_q", "quotient"), ("weight_r", "remainder")):
+                out[f"emb_l.{i}.{key}"] = weights.tables[f"{name}.{half}"]
     for part, layers in (("bot_l", weights.bottom), ("top_l", weights.top)):
         for k, (kernel, bias) in enumerate(layers):
             # Between the Linear layers stand activations without weights, so that Linear k has the number 2k.
             out[f"{part}.{2 * k}.weight"], out[f"{part}.{2 * k}.bias"] = kernel, bias
     return out
-
-
-def _tables(state: StateDict, schema: Schema | None) -> list[np.ndarray]:
-    numbers = state.matching(r"emb_l\.(\d+)\.weight")
-    if not numbers:
-        raise ValueError(f"{state.who}: no emb_l.N.weight; is this a DLRM's state_dict?")
-    count = max(map(int, numbers)) + 1
-    if schema is not None and len(schema.table_sizes) != len(schema.categorical):
-        raise ValueError(f"{state.who}: the schema shares tables; the reference has one per column.")
-    if schema is not None and len(schema.table_sizes) != count:
-        raise ValueError(
-            f"{state.who}: the schema has {len(schema.table_sizes)} tables, the state_dict {count}; give as many sparse "
-            "columns, each with a table of its own."
-        )
-    tables: list[np.ndarray] = []
-    for i in range(count):
-        rows, why = None, "(rows, D) with the width D of emb_l.0.weight"
-        if schema is not None:
-            name, rows = list(schema.table_sizes.items())[i]
-            why = f"table {name!r} of the schema, vocabulary_size={rows},"
-        table = state.take(f"emb_l.{i}.weight", (rows, tables[0].shape[1] if tables else None), why)
-        pooling = f"v_W_l.{i}"
-        if pooling in state:
-            table = table * state.take(pooling, (len(table),), f"emb_l.{i}.weight, {table.shape},")[:, None]
-        tables.append(table)
-    return tables

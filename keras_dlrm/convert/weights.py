@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_dlrm.columns import Categorical
+from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.schema import Schema
 
@@ -25,21 +26,29 @@ class Weights:
         bottom: Weights (out, in) and biases (out,) of the bottom MLP.
         top: The same of the top MLP.
         crosses: For each cross layer V (r, n) or `None`, W (n, r) or (n, n), and b (n,): x₀ ⊙ (W (V x) + b) + x.
+        projections: (D, width) by table, of those that are narrower than D.
+        quotient_remainder: How tables are split, whose halves are among `tables` as `name.quotient` and `name.remainder`.
     """
 
     tables: Mapping[str, np.ndarray]
     bottom: Sequence[Layer]
     top: Sequence[Layer]
     crosses: Sequence[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = ()
+    projections: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    quotient_remainder: QuotientRemainder | None = None
 
     def model(self, schema: Schema, interaction: str, self_interaction: bool = False, **options: Any) -> DLRM:
         """A `DLRM` that has them, made with further `options`. Their shapes must fit."""
         if interaction == "cross":
             down = self.crosses[0][0]
             options |= {"cross_layers": len(self.crosses), "projection_dim": None if down is None else len(down)}
+        if self.quotient_remainder is not None:
+            options["embedding_options"] = {"quotient_remainder": self.quotient_remainder}
+        dim = len(self.bottom[-1][0])
+        widths = {name: self.projections[name].shape[1] if name in self.projections else dim for name in schema.table_sizes}
         model = DLRM(
             schema,
-            embedding_dim=int(next(iter(self.tables.values())).shape[1]),
+            embedding_dim=widths if self.projections else dim,
             bottom_mlp=[len(kernel) for kernel, _ in self.bottom],
             top_mlp=[len(kernel) for kernel, _ in self.top],
             interaction=interaction,
@@ -48,6 +57,9 @@ class Weights:
             **options,
         )
         model.set_embedding_tables(self.tables)
+        layer: Any = model.embeddings
+        for width, names in layer.projected.items():
+            layer.projections[str(width)].assign(np.stack([self.projections[name].T for name in names]))
         parts: list[tuple[Any, Sequence[Layer]]] = [(model.bottom_mlp, self.bottom), (model.top_mlp, self.top)]
         for mlp, layers in parts:
             for dense, (kernel, bias) in zip(mlp.dense_layers, layers, strict=True):
@@ -57,13 +69,14 @@ class Weights:
         return model
 
     @classmethod
-    def of(cls, who: str, model: Any, interactions: Sequence[str]) -> Weights:
+    def of(cls, who: str, model: Any, interactions: Sequence[str], compressed: bool = False) -> Weights:
         """The weights of a `DLRM` that a library has, too.
 
         Args:
             who: Function that errors name.
             model: The model.
             interactions: Those that the library has.
+            compressed: Whether it has quotient–remainder and mixed-dimension tables.
 
         Raises:
             TypeError: no `DLRM`.
@@ -71,13 +84,19 @@ class Weights:
         """
         if not isinstance(model, DLRM):
             raise TypeError(f"{who}: {type(model).__name__} is no DLRM; only that has a counterpart there.")
-        _check_counterpart(who, model, interactions)
+        _check_counterpart(who, model, interactions, compressed)
         crosses = []
         for cross in model.crosses:
             *down, kernel, bias = cross.get_weights()
             crosses.append((down[0].T if down else None, kernel.T, bias))
         bottom, top = _layers(model.bottom_mlp), _layers(model.top_mlp)
-        return cls(model.embedding_tables(), bottom, top, crosses)
+        layer: Any = model.embeddings
+        projections = {
+            name: np.ascontiguousarray(kernel.T)
+            for width, names in layer.projected.items()
+            for name, kernel in zip(names, keras.ops.convert_to_numpy(layer.projections[str(width)]), strict=True)
+        }
+        return cls(model.embedding_tables(), bottom, top, crosses, projections, layer.quotient_remainder)
 
 
 def _layers(mlp: Any) -> list[Layer]:
@@ -85,7 +104,7 @@ def _layers(mlp: Any) -> list[Layer]:
     return [(np.ascontiguousarray(kernel.T), bias) for kernel, bias in pairs]
 
 
-def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str]) -> None:
+def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str], compressed: bool) -> None:
     if model.interaction_kind not in interactions:
         raise ValueError(f"{who}: there is no interaction {model.interaction_kind!r}; there are {list(interactions)}.")
     if model.concat_dense:
@@ -96,9 +115,9 @@ def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str]) -> No
         raise ValueError(f"{who}: there is no batch norm; train with batch_norm=False.")
     if model.top_mlp.activation is not keras.activations.relu:
         raise ValueError(f"{who}: there is no activation {model.top_mlp.activation.__name__!r}, only ReLU.")
-    if model.embeddings.quotient_remainder is not None:
+    if model.embeddings.quotient_remainder is not None and not compressed:
         raise ValueError(f"{who}: quotient–remainder tables have no counterpart; train with whole tables.")
-    if len(set(model.embeddings.widths.values())) > 1 or model.embeddings.projections:
+    if (len(set(model.embeddings.widths.values())) > 1 or model.embeddings.projections) and not compressed:
         raise ValueError(
             f"{who}: mixed dimensions have no counterpart; the tables' widths are {model.embeddings.widths}."
         )

@@ -73,7 +73,7 @@ def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tu
 
     with workspace(directory / f"vocabulary_{number:03d}") as folder:
         written = folder / "vocabulary.parquet"
-        pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(written)
+        pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(written.absolute())
         checksum = digest(written)
         name = f"vocabulary_{number:03d}.{checksum[:12]}.parquet"
         publish(written, directory / name)
@@ -110,7 +110,7 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     file = inside(path.parent, entry["file"], path)
     try:
         checksum = digest(file)
-        table = pl.read_parquet(file, glob=False) if checksum == entry.get("sha256", checksum) else None
+        table = pl.read_parquet(file.absolute(), glob=False) if checksum == entry.get("sha256", checksum) else None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(
             f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."

@@ -22,6 +22,7 @@ from keras_dlrm.data.natural_order import natural
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.workers import worker_count
 from keras_dlrm.data.writer import real_output
+from keras_dlrm.files.regular import regular
 
 DIALECTS = ("classic", "torchrec")
 Path_ = str | os.PathLike[str]
@@ -104,7 +105,7 @@ def preprocess(
     Raises:
         FileNotFoundError: an input does not exist.
         FileExistsError: `output` exists.
-        OSError: the disk is full, or an input cannot be read.
+        OSError: the disk is full, or an input cannot be read, such as a folder or a named pipe.
         ValueError: an argument out of range, a broken `.gz`, or a line that cannot be used; the message names file,
             line, column and value.
 
@@ -175,12 +176,10 @@ def _rules(dialect: str, max_ind_range: int | None, subsample: float, table_size
 
 
 def _paths(inputs: Path_ | Sequence[Path_]) -> list[Path]:
-    paths = [Path(inputs)] if isinstance(inputs, (str, os.PathLike)) else [Path(p) for p in inputs]
-    if not paths:
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    if not given:
         raise ValueError("criteo: no inputs; give the raw log, or one file per day.")
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; give the raw log (train.txt, or day_0 … day_23).")
+    paths = [regular(path, "give the raw log (train.txt, or day_0 … day_23)") for path in given]
     names = [str(path) for path in paths]
     meant = sorted(names, key=natural)
     if names == sorted(names) != meant:

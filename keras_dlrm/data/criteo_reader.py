@@ -18,6 +18,7 @@ from keras_dlrm.data.criteo_line import COLUMNS as COLUMNS
 from keras_dlrm.data.criteo_line import DENSE as DENSE
 from keras_dlrm.data.criteo_line import LABEL as LABEL
 from keras_dlrm.data.criteo_line import MAX_LINE, count_lines, explain, parse
+from keras_dlrm.files.regular import blank
 
 BLOCK_BYTES = 2**24
 T = TypeVar("T")
@@ -117,8 +118,10 @@ def _texts(path: Path, offset: int) -> Iterator[tuple[bytes, int, float]]:
     """Whole lines of about `BLOCK_BYTES`, where they end, and the share of the file that was read."""
     size = max(path.stat().st_size, 1)
     try:
+        if not offset and blank(path, b"\t"):
+            return
         with open(path, "rb") as raw:
-            packed = path.suffix == ".gz"
+            packed = path.suffix.lower() == ".gz"
             file: IO[bytes] = gzip.open(raw, "rb") if packed else raw  # type: ignore[assignment]
             file.seek(offset)
             rest = b""

@@ -15,6 +15,7 @@ from keras_dlrm.data.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed import Split
+    from keras_dlrm.schema import Schema
 
 
 class SplitDataset(keras.utils.PyDataset):
@@ -91,6 +92,11 @@ class SplitDataset(keras.utils.PyDataset):
         self._lock = threading.Lock()
         self._prefetch = int(prefetch)
         self._ahead = ReadAhead(self._read, self._prefetch)
+
+    @property
+    def schema(self) -> Schema:
+        """The log's schema: a model of another vocabulary refuses the dataset."""
+        return self._split.schema
 
     def __len__(self) -> int:
         return self.batches_per_epoch - self._skip

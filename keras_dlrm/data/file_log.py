@@ -35,7 +35,7 @@ class FileLog:
     best = None  # what the best possible model reaches; known for planted logs only
 
     def __init__(self, directory: Path, schema: Schema, parts: Mapping[str, Rows]) -> None:
-        self.directory = directory
+        self.directory = directory.absolute()
         self.schema = schema
         self._parts = dict(parts)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.files.checksums import CHECKSUM, read_json, unsealed
-from keras_dlrm.files.inventory import check_contents, check_sizes
+from keras_dlrm.files.inventory import Done, check_contents, check_sizes
 from keras_dlrm.schema import Schema
 
 FORMAT = "keras_dlrm packed click log"
@@ -96,8 +96,19 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_files(directory: Path, manifest: dict[str, Any], verify: bool | None) -> None:
+def check_files(
+    directory: Path, manifest: dict[str, Any], verify: bool | None, done: Done = lambda size: None
+) -> dict[str, Path]:
     """Check a processed directory against the inventory in its manifest: see `data.open`.
+
+    Args:
+        directory: The directory.
+        manifest: Its manifest.
+        verify: As of `data.open`.
+        done: Called with the bytes of each part that was read.
+
+    Returns:
+        The files that the inventory lists, by name; none of the earlier version of the format.
 
     Raises:
         ValueError: a file is missing, damaged, or outside of the directory; or there is no inventory to verify it by.
@@ -109,11 +120,12 @@ def check_files(directory: Path, manifest: dict[str, Any], verify: bool | None) 
                 f"{source} is of version 1 of the format, which has no checksums; open it without verify=True, or write the "
                 "directory again."
             )
-        return
+        return {}
     entries: Any = manifest.get("files")
     places = check_sizes(directory, entries, source)
     arrays = {name: path for name, path in places.items() if path.suffix == ".npy"}
     if verify or (verify is None and sum(entries[name]["bytes"] for name in arrays) <= CHECKED_BYTES):
-        check_contents(places, entries)
+        check_contents(places, entries, done)
     elif SCHEMA in places:
         check_contents({SCHEMA: places[SCHEMA]}, entries)
+    return places

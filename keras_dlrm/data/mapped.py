@@ -7,6 +7,8 @@ from typing import IO, Any, Literal, Self
 
 import numpy as np
 
+from keras_dlrm.files.regular import regular
+
 
 class MappedArray:
     """A read-only array in a file. Nothing is read before it is used, and it travels to other processes by name.
@@ -49,7 +51,7 @@ class MappedArray:
             FileNotFoundError: no such file.
             ValueError: not such a file, damaged, or of Python objects.
         """
-        with open(path, "rb") as file:
+        with open(regular(path, "give an .npy file"), "rb") as file:
             try:
                 shape, order, dtype = npy_header(file)
             except (ValueError, EOFError) as error:

@@ -12,6 +12,7 @@ from keras_dlrm.data.criteo_rows import CriteoRows, check_max_ind_range, check_s
 from keras_dlrm.data.file_log import FileLog
 from keras_dlrm.data.npz import NpzArray
 from keras_dlrm.data.pieces import Arrays, Mapped, Piece, Pieces
+from keras_dlrm.files.regular import regular
 
 # int32: the label, 13 counts, 26 ids.
 WIDTH = 40
@@ -100,7 +101,7 @@ def read_counts(
 
 
 def _pieces(path: Path) -> Pieces:
-    size = path.stat().st_size
+    size = regular(path, "get the file again").stat().st_size
     if size % (4 * WIDTH):
         raise ValueError(
             f"{path} has {size} bytes, which are no whole rows of {4 * WIDTH}: it is cut short or of another format."

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.data.mapped import MappedArray, npy_header
+from keras_dlrm.files.regular import regular
 
 # Bytes read at once, of compressed arrays.
 _CHUNK = 2**24
@@ -33,7 +34,7 @@ class NpzArray:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self.path = Path(path)
+        self.path = regular(Path(path).absolute(), "give an .npz file")
         self.name = name
         self.where = f"{self.path}, array {name!r}"
         with self._member() as file:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import glob as globbing
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from keras_dlrm.data.natural_order import natural
 from keras_dlrm.data.table_block import Block
 from keras_dlrm.data.table_frames import ParquetFile
 from keras_dlrm.data.table_records import RecordFile
 from keras_dlrm.data.table_text import TextFile
+from keras_dlrm.files.regular import matches, regular
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
@@ -26,7 +25,7 @@ class TableFile(Protocol):
         """Where it is."""
 
     def columns(self) -> list[str] | None:
-        """Names of its columns, or `None` where the rows have them one by one."""
+        """Names of its columns; none where the file is empty, `None` where the rows have them one by one."""
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
         """Its rows from `place` on, the `Block.place` of the last block that is known."""
@@ -53,41 +52,41 @@ def input_files(inputs: Inputs) -> list[Path]:
     """The files that a path, a pattern or a list of these stands for.
 
     Raises:
-        FileNotFoundError: one of them does not exist.
+        FileNotFoundError: one of them does not exist, or is a folder.
+        OSError: one is a named pipe, a socket or a device.
     """
     paths: list[Path] = []
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
-        path = Path(entry)
-        if not path.exists() and globbing.has_magic(str(entry)):
-            found = [Path(p) for p in sorted(globbing.glob(str(entry)), key=natural)]
-            if not found:
-                raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
-            paths += found
-        elif path.is_dir():
-            raise FileNotFoundError(f"{entry} is a folder; give its files, as the pattern '{entry}/*.parquet'.")
-        elif not path.is_file():
-            raise FileNotFoundError(f"{entry}: no such file; give a file ({ENDINGS}), a list, or a glob pattern.")
-        else:
-            paths.append(path)
+        found = matches(entry)
+        if not found:
+            raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
+        for path in found:
+            if path.is_dir():
+                raise FileNotFoundError(f"{path} is a folder; give its files, as the pattern '{path}/*.parquet'.")
+            paths.append(regular(path, f"give a file ({ENDINGS}), a list, or a glob pattern"))
     if not paths:
         raise ValueError("tables: an empty list of input files; give at least one.")
     return paths
 
 
-def check_columns(file: TableFile, names: Sequence[str]) -> None:
-    """See that a file has all columns, each once.
+def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
+    """See that each file has all columns, each once, but for those that are empty.
 
     Raises:
         KeyError: a column is missing.
-        ValueError: a column is there more than once.
+        ValueError: a column is there more than once, or all files are empty.
     """
-    given = file.columns()
-    if given is None:
-        return
-    for name in names:
-        if name not in given:
-            raise KeyError(f"{file.path}: column {name!r} is missing; the file has {given}.")
-        if given.count(name) > 1:
-            raise ValueError(
-                f"{file.path}: column {name!r} occurs more than once in the header; rename or drop one of them."
-            )
+    given = [file.columns() for file in files]
+    for file, columns in zip(files, given, strict=True):
+        if not columns:
+            continue
+        for name in names:
+            if name not in columns:
+                raise KeyError(f"{file.path}: column {name!r} is missing; the file has {columns}.")
+            if columns.count(name) > 1:
+                raise ValueError(
+                    f"{file.path}: column {name!r} occurs more than once in the header; rename or drop one of them."
+                )
+    if all(columns == [] for columns in given):
+        others = ", and so are all other inputs" if len(files) > 1 else ""
+        raise ValueError(f"{files[0].path} cannot be read as a table: it is empty{others}; give a file with rows.")

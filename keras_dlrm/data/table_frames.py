@@ -45,11 +45,33 @@ class ParquetFile:
         self.path = path
 
     def columns(self) -> list[str]:
-        """Names of the columns."""
+        """Names of the columns; none where the file is empty."""
+        return list(self.types())
+
+    def types(self) -> dict[str, pl.DataType]:
+        """Types of the columns by name.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        with _Readable(self.path):
+            return dict(self._scan().collect_schema())
+
+    def rows(self) -> int:
+        """How many rows the file says it has."""
         import polars as pl
 
         with _Readable(self.path):
-            return pl.scan_parquet(self.path, glob=False).collect_schema().names()
+            return int(self._scan().select(pl.len()).collect().item())
+
+    def _scan(self) -> pl.LazyFrame:
+        import polars as pl
+
+        # A writer that had no rows leaves an empty file.
+        if not self.path.stat().st_size:
+            return pl.LazyFrame()
+        # The path is a file's, though its name may look like a pattern, an address or a home folder.
+        return pl.scan_parquet(self.path.absolute(), glob=False)
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
         """The rows from `place` on, the `Block.place` of the last block that is known; all of them by default.
@@ -57,13 +79,11 @@ class ParquetFile:
         Raises:
             ValueError: the file cannot be read.
         """
-        import polars as pl
-
-        row = place["row"] if place else 0
+        row, total = place["row"] if place else 0, self.rows()
+        if not total:
+            return
         with _Readable(self.path):
-            # The path is a file's, though its name may look like a pattern.
-            table = pl.scan_parquet(self.path, glob=False).select(names)
-            total = int(table.select(pl.len()).collect().item())
+            table = self._scan().select(names)
         while row < total:
             # `collect_batches` reads ahead without a bound; a slice takes the row groups that it lies in.
             with _Readable(self.path):

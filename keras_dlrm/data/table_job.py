@@ -137,8 +137,10 @@ class _Job:
                 self.progress(self.seen, max(self.seen, round(self.seen / share)) if share else None, "read")
             self.current += 1
             self.position = {}
-        if self.bad.skipped and not sum(self.rows):
-            raise ValueError(f"tables: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
+        if not sum(self.rows):
+            if self.bad.skipped:
+                raise ValueError(f"tables: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
+            raise ValueError(f"{self.files[0][1].path}: there are no rows in it, nor in any other input; give files with rows.")
         self.stage.commit(self.state("write"))
 
     def ranges(self) -> dict[str, tuple[int, int]]:

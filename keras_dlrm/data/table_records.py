@@ -82,14 +82,15 @@ class RecordFile:
         size = max(self.path.stat().st_size, 1)
         # How large a packed file is when it is unpacked is a guess; it is for the progress display only.
         size *= 4 if self.path.suffix.lower() == ".gz" else 1
-        for columns, wrong, length in read(self.path, names, row, BLOCK_RECORDS):
-            numbers = np.arange(row, row + len(wrong))
+        for columns, wrong, rows, length in read(self.path.absolute(), names, row, BLOCK_RECORDS):
+            numbers = np.arange(row, row + rows)
             faults = Faults(str(self.path), self.unit, numbers)
-            for reason in dict.fromkeys(wrong):
-                if reason:
-                    faults.add(np.array([found == reason for found in wrong]), "", None, reason)
+            for column, reason in dict.fromkeys((column, reason) for column, _, reason in wrong.values()):
+                mask = np.zeros(rows, bool)
+                mask[[number for number, (at, _, why) in wrong.items() if (at, why) == (column, reason)]] = True
+                faults.add(mask, column, lambda number, wrong=wrong: wrong[number][1], reason)  # type: ignore[misc]
             block = RecordBlock(numbers, faults, columns)
-            row += len(wrong)
+            row += rows
             offset += length
             block.place, block.share = {"row": row, "bytes": offset}, min(offset / size, 1.0)
             yield block

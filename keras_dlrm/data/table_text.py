@@ -13,6 +13,7 @@ import numpy as np
 from keras_dlrm.data import text_rows
 from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults
 from keras_dlrm.data.text_ids import Texts
+from keras_dlrm.files.regular import blank
 
 BLOCK_BYTES = 2**23
 _BOM = b"\xef\xbb\xbf"
@@ -34,12 +35,13 @@ class TextFile:
         self._separator = b"\t" if endings[-2 if self._packed else -1] == ".tsv" else b","
 
     def columns(self) -> list[str]:
-        """Names in the header.
+        """Names in the header; none where the file is empty.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the first line is no header.
         """
-        return self._header()[0]
+        with self._readable():
+            return [] if blank(self.path, self._separator) else self._header()[0]
 
     def _header(self) -> tuple[list[str], int, int]:
         """The names, and bytes and lines up to their end."""
@@ -81,6 +83,8 @@ class TextFile:
         Raises:
             ValueError: a broken `.gz`.
         """
+        if not self.columns():
+            return
         header, offset, line = self._header()
         if place:
             offset, line = place["offset"], place["line"]

@@ -54,9 +54,9 @@ def preprocess(
     Args:
         schema: The columns. Sparse columns without a `vocabulary_size` get a fitted vocabulary. `None` with a
             `preprocessor`, which has one.
-        train: Path, glob pattern, or a list of these: `.csv`, `.tsv`, `.tfrecord`, each also `.gz`, or `.parquet`.
-            Several files are read one after the other; those of a glob in the order of their names, numbers in these
-            by their values: `day_2.csv` before `day_10.csv`.
+        train: Path, glob pattern (of what does not exist literally), or a list of these: `.csv`, `.tsv`, `.tfrecord`, each
+            also `.gz`, or `.parquet`. Several files are read one after the other; those of a glob in the order of their
+            names, numbers in these by their values: `day_2.csv` before `day_10.csv`. Empty ones hold no rows.
         valid: The same, for the validation split.
         test: The same, for the test split.
         output: Directory to write: complete or absent.
@@ -79,7 +79,7 @@ def preprocess(
     Raises:
         FileNotFoundError: an input does not exist.
         FileExistsError: `output` exists.
-        OSError: the disk is full, or an input cannot be read.
+        OSError: the disk is full, or an input cannot be read, such as a named pipe.
         KeyError: a column is missing.
         ValueError, TypeError: a value cannot be used; the message names file, column and row (in CSV and TSV the line,
             counted from 1; in other files the row, counted from 0).
@@ -108,8 +108,7 @@ def preprocess(
         (name, open_table(path)) for name, paths in given.items() if paths is not None for path in input_files(paths)
     ]
     names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
-    for _, file in files:
-        check_columns(file, names)
+    check_columns([file for _, file in files], names)
     return job.run(files, place, rules, split, bad, threads, overwrite, progress)
 
 

@@ -59,7 +59,7 @@ class PackedWriter:
         self, output: str | os.PathLike[str], schema: Schema, preprocessor: Any = None, overwrite: bool = False
     ) -> None:
         schema.require_fitted()
-        self.output = real_output(output)
+        self.output = real_output(output).absolute()
         self.schema = schema
         self.preprocessor = preprocessor
         self.rows: dict[str, int] = {}

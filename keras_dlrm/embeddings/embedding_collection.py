@@ -14,6 +14,7 @@ from keras_dlrm.arguments import integer, number
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.hashing import bucket
+from keras_dlrm.embeddings.inputs import ids_and_weights
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
 from keras_dlrm.embeddings.stacking import Block, Stack, pooled_before, split_tables, stack_tables
 from keras_dlrm.embeddings.whole_tables import WholeTables
@@ -196,7 +197,7 @@ class EmbeddingCollection(keras.layers.Layer):
             Lists with an entry for each stack, all (B, positions): rows of the tables, or -1; weights, 1 where there are
             none and 0 on padding, or `None` where pooling needs none; what the rows are multiplied with, or `None`.
         """
-        sparse, weights = _ids_and_weights(inputs, self.schema)
+        sparse, weights = ids_and_weights(inputs, self.schema)
         asked, factors, sent = [], [], []
         for stack in self.stacks:
             ids, factor = sparse, weights
@@ -295,7 +296,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def count_out_of_range(self, inputs: Any) -> Any:
         """How many ids of a packed batch are neither padding nor inside their column's vocabulary: int32 scalar."""
-        sparse, _ = _ids_and_weights(inputs, self.schema)
+        sparse, _ = ids_and_weights(inputs, self.schema)
         columns = self.schema.categorical
         wide = np.iinfo(keras.backend.standardize_dtype(sparse.dtype)).max
         last = [wide if c.hashed else int(c.vocabulary_size or 0) - 1 for c in columns]
@@ -450,33 +451,3 @@ def _widths(schema: Schema, embedding_dim: int | Mapping[str, int]) -> dict[str,
     for name, width in widths.items():
         widths[name] = integer(f"EmbeddingCollection: table {name!r}", "embedding_dim", width)
     return widths
-
-
-def _ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
-    weights = None
-    if isinstance(inputs, Mapping):
-        if "sparse" not in inputs:
-            raise ValueError(f"batch: 'sparse' is missing; the schema needs {list(schema.input_names)}.")
-        weights = inputs.get("weights")
-        inputs = inputs["sparse"]
-    sparse = ops.convert_to_tensor(inputs)
-    dtype = keras.backend.standardize_dtype(sparse.dtype)
-    if "int" not in dtype:
-        raise TypeError(f"batch['sparse'] has dtype {dtype}; ids must be integers (int32 or int64).")
-    if len(sparse.shape) != 2 or sparse.shape[1] != schema.width:
-        raise ValueError(f"batch['sparse'] has shape {tuple(sparse.shape)}; the schema needs (B, {schema.width}).")
-    if dtype not in ("int32", "int64"):
-        if dtype in ("uint32", "uint64"):
-            # JAX has no int64 unless asked for. Nothing turns negative.
-            wide = "int32" if keras.backend.backend() == "jax" else "int64"
-            most = np.array(min(np.iinfo(wide).max, np.iinfo(dtype).max), dtype)
-            sparse = ops.cast(ops.minimum(sparse, ops.convert_to_tensor(most)), wide)
-        else:
-            sparse = ops.cast(sparse, "int32")
-    if weights is not None:
-        weights = ops.convert_to_tensor(weights)
-        if tuple(weights.shape[1:]) != (schema.width,):
-            raise ValueError(
-                f"batch['weights'] has shape {tuple(weights.shape)}; the schema needs (B, {schema.width})."
-            )
-    return sparse, weights

@@ -52,7 +52,12 @@ class Narrowing:
         if isinstance(ids, np.ndarray):
             return narrow(schema.categorical, ids)
         if keras.backend.standardize_dtype(ids.dtype) != "int64":
-            ids = ops.cast(ops.minimum(ids, ops.cast(np.iinfo(np.int64).max, ids.dtype)), "int64")
+            # JAX has no int64 unless asked for.
+            wide = "int32" if keras.backend.backend() == "jax" else "int64"
+            most = min(np.iinfo(wide).max, np.iinfo(keras.backend.standardize_dtype(ids.dtype)).max)
+            ids = ops.cast(ops.minimum(ids, ops.cast(most, ids.dtype)), wide)
+            if wide == "int32":
+                return ids
         hashed = ops.convert_to_tensor(np.repeat([c.hashed for c in schema.categorical], [c.hotness for c in schema.categorical]))
         none = ops.zeros_like(ids)
         fits = ops.logical_and(ids <= LARGEST, ids >= -LARGEST)

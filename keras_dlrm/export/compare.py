@@ -10,6 +10,8 @@ import numpy as np
 from keras_dlrm.export.quantised import KINDS, check_kind
 from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.stored_tables import StoredTables
+from keras_dlrm.same_schema import check_same
+from keras_dlrm.schema import Schema
 
 
 def compare_tables(
@@ -34,7 +36,7 @@ def compare_tables(
         The live model comes first.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, or the split of another log than the model is for.
 
     Example:
 
@@ -51,6 +53,8 @@ def compare_tables(
         raise TypeError(f"compare_tables: expected a model of kd.models, not {type(model).__name__}.")
     for kind in kinds:
         check_kind(kind, "kinds")
+    if isinstance(getattr(part, "schema", None), Schema):
+        check_same("compare_tables", model.schema, part.schema, scores=True)
     batches = None if hasattr(part, "batches") else list(part)
     stacks = [] if model.embeddings is None else model.embeddings.stacks
     whole = 4 * sum(stack.rows * stack.width for stack in stacks)

@@ -29,7 +29,7 @@ def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
 
     Args:
         path: The file.
-        done: Called with the bytes of each file that is as it was.
+        done: Called with the bytes of each part that was read.
 
     Returns:
         The files; `None` where it carries no checksum.

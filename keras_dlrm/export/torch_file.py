@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ ENDINGS = ".pt, .pth, .bin or .npz"
 def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """A state_dict, or the checkpoint that holds it.
 
-    Torch's files are read with `weights_only=True`: nothing in them is run.
+    Torch's files are read with `weights_only=True`: nothing in them is run. NumPy's numbers may lie beside the weights, such as the
+    accuracies in checkpoints of the reference's script.
 
     Args:
         path: The file.
@@ -50,15 +52,44 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
             raise ValueError(f"{path} cannot be read as arrays ({error}); write it with np.savez.") from error
     torch = _torch(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, as the file may hold anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign:
+            reason = f"it holds {foreign[1]} besides tensors, which reading would run or make, so it is not read"
         raise ValueError(
             f"{path} cannot be read as a state_dict ({reason}); write it with torch.save(model.state_dict(), path)."
         ) from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{path} holds a {type(found).__name__}; write it with torch.save(model.state_dict(), path).")
     return found
+
+
+class _Dtype:
+    """What a file says of the dtype of a NumPy number; its own unpickling is not used."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
+        if not re.fullmatch(r"[fiu][1248]|b1", code):
+            raise ValueError(f"a NumPy value of dtype {code}, which is no number")
+        self.order, self.code = "<", code
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] == ">":
+            self.order = ">"
+
+
+def _number(dtype: _Dtype, data: bytes) -> Any:
+    return np.frombuffer(data, np.dtype(dtype.order + dtype.code))[0]
+
+
+# The names that pickled NumPy numbers have, of NumPy 2 and NumPy 1, and what is called in their place.
+_NUMBERS = [
+    (_Dtype, "numpy.dtype"),
+    (_number, "numpy._core.multiarray.scalar"),
+    (_number, "numpy.core.multiarray.scalar"),
+]
 
 
 def save(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], overwrite: bool = False) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from keras_dlrm.files.inventory import AGAIN, Done
+from keras_dlrm.files.regular import regular
 
 KERAS = ("config.json", "metadata.json", "model.weights.h5")
 _PART = 2**24
@@ -33,6 +34,7 @@ def check_archive(path: Path, needed: Collection[str] = (), done: Done = lambda 
     Traceback (most recent call last):
     ValueError: ...m.keras is damaged, or only a part of it (File is not a zip file); copy it again, or write it again.
     """
+    regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             missing = [name for name in needed if name not in archive.namelist()]

@@ -5,17 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras_dlrm.files.regular import regular
+
 CHECKSUM = "checksum"
+_PART = 2**22  # bytes at a time: the memory stays in the processor's cache
 
 
-def digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest(path: str | os.PathLike[str], done: Callable[[int], None] = lambda size: None) -> str:
+    """SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        path: The file.
+        done: Called with the bytes of each part that was read.
+    """
+    found, part = hashlib.sha256(), memoryview(bytearray(min(_PART, regular(path).stat().st_size + 1)))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(part):
+            found.update(part[:size])
+            done(size)
+    return found.hexdigest()
 
 
 def content_digest(content: Any) -> str:
@@ -51,7 +62,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: not a JSON object; the message names the file.
     """
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+        content = json.loads(regular(path, "give a file in JSON").read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
     if not isinstance(content, dict):
@@ -93,6 +104,7 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     Example:
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
     >>> _ = path.write_text(json.dumps(sealed({"rows": 3})))
     >>> read_sealed(path)

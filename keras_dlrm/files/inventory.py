@@ -68,16 +68,15 @@ def check_contents(places: Mapping[str, Path], entries: Mapping[str, Any], done:
     Args:
         places: The files by name, as `check_sizes` gives them.
         entries: What `inventory` gave.
-        done: Called with the bytes of each file that is as it was.
+        done: Called with the bytes of each part that was read, from several threads.
 
     Raises:
         ValueError: a file is not as it was written; the message names it.
     """
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        for name, found in zip(places, executor.map(digest, places.values()), strict=True):
+        for name, found in zip(places, executor.map(lambda path: digest(path, done), places.values()), strict=True):
             if found != entries[name]["sha256"]:
                 raise ValueError(f"{places[name]} is damaged: its SHA-256 is not the one that was written; {AGAIN}.")
-            done(entries[name]["bytes"])
 
 
 def files_below(folder: Path) -> list[str]:
@@ -93,7 +92,7 @@ def check_folder(folder: Path, source: Path, done: Done = lambda size: None) -> 
         folder: The folder.
         source: The JSON file in it that was `sealed`, with the inventory under `"files"`. One of version 1 has no checksum
             of its own.
-        done: Called with the bytes of each file that is as it was.
+        done: Called with the bytes of each part that was read, from several threads.
 
     Returns:
         What that file says.

@@ -18,7 +18,7 @@ def check_version(path: Path, done: Done = lambda size: None) -> dict[str, Any] 
 
     Args:
         path: Folder of the version.
-        done: Called with the bytes of each file that is as it was.
+        done: Called with the bytes of each part that was read.
 
     Returns:
         The manifest; `None` where there is none of this package.

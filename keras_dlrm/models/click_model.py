@@ -12,10 +12,12 @@ from keras import ops
 
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
-from keras_dlrm.models.losses import CROSS_ENTROPIES, from_logits, function_of, gives_logits, logits_of
+from keras_dlrm.models.checked_training import has_no_rows
+from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
 from keras_dlrm.sharding.step import WholeBatch
@@ -40,7 +42,6 @@ class ClickModel(SparseTraining, keras.Model):
         self.schema.require_fitted()
         self.seed = new_seed(seed)
         self.embeddings: EmbeddingCollection | None = None
-        self._loss_is_cross_entropy = False
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
 
@@ -53,7 +54,7 @@ class ClickModel(SparseTraining, keras.Model):
 
         A row with a dense feature of NaN gets NaN.
         """
-        self._check_inputs(inputs)
+        inputs = self._checked_inputs(inputs)
         logits = ops.cast(self.logits(inputs, training=training), "float32")
         if self.schema.dense:
             # TensorFlow's compiled ReLU makes 0 of NaN, and so a plausible probability of a row that has none. Not a
@@ -62,7 +63,7 @@ class ClickModel(SparseTraining, keras.Model):
             logits = ops.where(missing, float("nan"), logits)
         return logits if return_logits else ops.sigmoid(logits)
 
-    def _check_inputs(self, inputs: Any) -> None:
+    def _checked_inputs(self, inputs: Any) -> dict[str, Any]:
         names = self.schema.input_names
         if not isinstance(inputs, Mapping):
             raise TypeError(
@@ -77,11 +78,8 @@ class ClickModel(SparseTraining, keras.Model):
             if name not in names:
                 fix = "set weighted=True in the schema, or leave it out" if name == "weights" else "leave it out"
                 raise ValueError(f"{self.name}: the batch has {name!r}, but the schema needs {list(names)}; {fix}.")
-        if self.schema.dense and inputs["dense"].shape[-1] != self.schema.n_dense:
-            raise ValueError(
-                f"{self.name}: batch['dense'] has shape {tuple(inputs['dense'].shape)}; the schema needs "
-                f"(B, {self.schema.n_dense})."
-            )
+        widths = {"dense": self.schema.n_dense, "sparse": self.schema.width, "weights": self.schema.width}
+        return {n: of_width(f"{self.name}: ", n, x, widths[n]) if n in names else x for n, x in inputs.items()}
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True
@@ -115,7 +113,6 @@ class ClickModel(SparseTraining, keras.Model):
         """
         if isinstance(loss, (list, tuple)) and len(loss) == 1:
             loss = loss[0]
-        self._loss_is_cross_entropy = function_of(loss) in CROSS_ENTROPIES
         if self._out_of_range is not None:
             self._tracker.untrack(self._out_of_range)  # else an earlier compile's counter would stay in the logs
         self._out_of_range = Count("ids_out_of_range") if count_out_of_range else None
@@ -166,53 +163,9 @@ class ClickModel(SparseTraining, keras.Model):
         if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):
             raise ValueError(f"{self.name}: the labels have shape {tuple(shape)}; they must be (B,) or (B, 1).")
 
-    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`.
-
-        Raises:
-            ValueError: arrays without rows, or with labels outside [0, 1] for a binary cross-entropy.
-        """
-        self._check_arrays("fit", x, y)
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, (tuple, list)) and len(validation) > 1:
-            self._check_arrays("fit: validation_data", *validation[:2])
-        return super().fit(x, y, batch_size, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`; raises as `fit` does."""
-        self._check_arrays("evaluate", x, y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`; raises as `fit` does."""
-        self._check_arrays("train_on_batch", x, y)
-        return super().train_on_batch(x, y, *args, **kwargs)
-
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.test_on_batch`; raises as `fit` does."""
-        self._check_arrays("test_on_batch", x, y)
-        return super().test_on_batch(x, y, *args, **kwargs)
-
-    def _check_arrays(self, who: str, x: Any, y: Any) -> None:
-        """What can be seen of arrays alone; every other kind of data is read batch by batch."""
-        if _has_no_rows(x):
-            raise ValueError(f"{who}: the batch has no rows; give at least one.")
-        if self._loss_is_cross_entropy and isinstance(y, np.ndarray):
-            _check_label_values(who, y)
-
-    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # Where Keras builds from the first batch of fit (JAX, torch) it hides any error but a ValueError in advice to
-        # build the model.
-        try:
-            super()._symbolic_build(*args, **kwargs)
-        except RuntimeError as error:
-            if isinstance(error.__context__, TypeError):
-                raise error.__context__ from None
-            raise
-
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """p(click), float32 (B, 1), as `keras.Model.predict`; also of a batch without rows."""
-        if _has_no_rows(x):
+        if has_no_rows(x):
             return np.zeros((0, 1), np.float32)
         return super().predict(x, *args, **kwargs)
 
@@ -284,22 +237,6 @@ def options(embedding_options: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(found["tpu"].get("embedding_optimizer"), keras.optimizers.Optimizer):
             found["tpu"]["embedding_optimizer"] = keras.saving.serialize_keras_object(found["tpu"]["embedding_optimizer"])
     return found
-
-
-def _has_no_rows(x: Any) -> bool:
-    return isinstance(x, Mapping) and bool(x) and all(np.ndim(v) and len(v) == 0 for v in x.values())
-
-
-def _check_label_values(who: str, y: np.ndarray) -> None:
-    if y.dtype.kind not in "biuf" and y.dtype.name != "bfloat16":
-        raise TypeError(f"{who}: the labels have dtype {y.dtype}; they must be numbers.")
-    wrong = ~((y >= 0) & (y <= 1))  # NaN, too
-    if wrong.any():
-        place = np.unravel_index(int(np.argmax(wrong)), y.shape)
-        raise ValueError(
-            f"{who}: label {y[place]} in row {place[0]}; a binary cross-entropy needs labels in [0, 1]. Make 0 of no click and "
-            "1 of a click, and drop rows without a label."
-        )
 
 
 def _shaped(values: Any, shape: tuple[int, ...]) -> Any:

@@ -11,18 +11,20 @@ from keras import ops
 # Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
 from keras.src.models.functional import Functional
 
+from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.inputs import check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.layers.tpu_embedding import rule_of
+from keras_dlrm.models.checked_training import CheckedTraining
 from keras_dlrm.models.losses import config_of
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
-from keras_dlrm.training.backend import SparseStep
 
 
-class SparseTraining(SparseStep):
+class SparseTraining(CheckedTraining):
     """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
 
     _jit_compile_asked: Any = "auto"
@@ -274,12 +276,23 @@ class FunctionalSparseModel(SparseModel, Functional):
     """What `SparseModel(inputs, outputs)` makes."""
 
     def _convert_inputs_to_tensors(self, flat_inputs: Any) -> Any:
-        # Keras casts inputs to the dtype of their Input.
+        # Keras casts inputs to the dtype of their Input, and makes dense ones of others with zeros, which are ids.
         narrowing = self.narrowing
-        inputs = [
-            narrowing.tensor(x) if x is not None and keras.backend.standardize_dtype(i.dtype) == "int32" else x
-            for x, i in zip(flat_inputs, self._inputs, strict=False)
-        ]
+        inputs = list(flat_inputs)
+        for k, (x, of) in enumerate(zip(inputs, self._inputs, strict=False)):
+            if x is None:
+                continue
+            integer = "int" in keras.backend.standardize_dtype(of.dtype)
+            if integer and not of.sparse and not of.ragged:
+                check_dense(f"{self.name}: input {of.name!r}", x)
+                if "int" not in keras.backend.standardize_dtype(x.dtype):
+                    raise TypeError(
+                        f"{self.name}: input {of.name!r} has dtype {keras.backend.standardize_dtype(x.dtype)}; it must be integer, "
+                        f"as its Input is {of.dtype}."
+                    )
+            if len(of.shape) == 2 and of.shape[1] is not None and is_dense(x):
+                x = backend.with_width(x, of.shape[1])
+            inputs[k] = narrowing.tensor(x) if integer and keras.backend.standardize_dtype(of.dtype) == "int32" else x
         return super()._convert_inputs_to_tensors(inputs)
 
 

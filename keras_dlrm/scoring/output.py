@@ -107,7 +107,7 @@ class TableOutput:
         import polars as pl
 
         if self._format == "parquet":
-            found = int(pl.scan_parquet(self._written, glob=False).select(pl.len()).collect().item())
+            found = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
             if found != self.rows:
                 raise RuntimeError(f"{self.path}: {found} of {self.rows} rows arrived in the file; it was not kept.")
 

@@ -136,8 +136,8 @@ def predict_files(
         )
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
     files = [open_table(file) for file in input_files(inputs)]
+    check_columns(files, [*work.names, *ids])
     for file in files:
-        check_columns(file, [*work.names, *ids])
         if file.path.resolve() == path.resolve():
             raise ValueError(f"{who}: {path} is an input, too; give another output.")
     rows = FileRows(files, work, ids, bad)

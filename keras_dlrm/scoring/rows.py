@@ -103,14 +103,17 @@ class FileRows:
         self.types: Types = {}
         self.seen = 0
         first: dict[str, Path] = {}
-        for file in files:
-            for name, kind in _types(file, self._ids).items():
-                if self.types.setdefault(name, kind) != kind:
+        types = [(file, *_types(file, self._ids)) for file in files if self._ids]
+        # What a file without rows says of its columns counts only where no other file says anything.
+        for file, kinds, rows in sorted(types, key=lambda entry: not entry[2]):
+            for name, kind in kinds.items():
+                if self.types.get(name, pl.Null) == pl.Null:
+                    self.types[name], first[name] = kind, file.path
+                elif rows and kind not in (self.types[name], pl.Null):
                     raise ValueError(
                         f"{file.path}: id column {name!r} is {kind}, in {first[name]} it is {self.types[name]}; make the files "
                         "agree, or score them apart."
                     )
-                first.setdefault(name, file.path)
 
     def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
         """The rows that can be used, in the order of the files.
@@ -147,24 +150,23 @@ class FileRows:
 
 def _promised(file: TableFile, rows: int) -> int:
     """How many rows the file says it has; `rows` where it does not say."""
-    if not isinstance(file, ParquetFile):
-        return rows
-    return int(pl.scan_parquet(file.path, glob=False).select(pl.len()).collect().item())
+    return file.rows() if isinstance(file, ParquetFile) else rows
 
 
-def _types(file: TableFile, names: Sequence[str]) -> Types:
-    if not names:
-        return {}
+def _types(file: TableFile, names: Sequence[str]) -> tuple[Types, bool]:
+    """Types of some columns, and whether the file has rows."""
     if isinstance(file, ParquetFile):
-        known = pl.scan_parquet(file.path, glob=False).collect_schema()
-        return {name: _plain(known[name]) for name in names}
+        known = file.types()
+        return {name: _plain(known[name]) for name in names if known}, bool(file.rows())
     if isinstance(file, TextFile):
-        return {name: pl.String for name in names}
+        return {name: pl.String for name in names}, bool(file.columns())
     if not isinstance(file, RecordFile):
         raise TypeError(f"{type(file).__name__}: no file of a table.")
     # Examples say what kind of list a feature is one by one.
     block = next(iter(file.blocks(names)), None)
-    return {name: pl.String if block is None else _plain(block.flat(name)[0].dtype) for name in names}  # type: ignore[attr-defined]
+    if block is None:
+        return {name: pl.String for name in names}, False
+    return {name: _plain(block.flat(name)[0].dtype) for name in names}, True  # type: ignore[attr-defined]
 
 
 def _plain(kind: Any) -> Any:

@@ -39,6 +39,8 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # The server looks into it again and again, whatever folder the program works in by then.
+        object.__setattr__(self, "base_path", Path(self.base_path).absolute())
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"model name {self.name!r} must have no blank, '/' or ':', and not be empty.")
         for label in self.labels:

@@ -56,7 +56,7 @@ class Server:
         tensorflow_threads: int = 0,
     ) -> None:  # fmt: skip
         self.host, self.port, self.grpc_port = host, port, grpc_port
-        self._config_file = Path(models) if isinstance(models, (str, Path)) else None
+        self._config_file = Path(models).absolute() if isinstance(models, (str, Path)) else None
         self._configs = read_config(models) if isinstance(models, (str, Path)) else list(models)
         self._config_time = self._modified()
         self._threads, self._concurrency = threads, threads + queue

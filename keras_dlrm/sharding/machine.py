@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.arguments import boolean, integer, number
+from keras_dlrm.files.regular import regular
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Machine:
                     "kd.sharding.Machine."
                 )
             try:
-                value = json.loads(Path(value).read_text(encoding="utf-8"))
+                value = json.loads(regular(value, "give a machine in JSON").read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ValueError(f"machine file {value}: not JSON ({error}).") from None
         if not isinstance(value, Mapping):

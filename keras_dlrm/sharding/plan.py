@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.arguments import integer
 from keras_dlrm.files.durable import write
+from keras_dlrm.files.regular import regular
 
 if TYPE_CHECKING:
     from keras_dlrm.sharding.estimate import Estimate
@@ -218,7 +219,7 @@ class ShardingPlan:
         """
         try:
             try:
-                data = json.loads(Path(path).read_text(encoding="utf-8"))
+                data = json.loads(regular(path, "give a plan in JSON").read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ValueError(f'not a plan, which is JSON such as {{"tables": {{"C1": "row_wise"}}}} ({error}).') from error
             if shapes is None:

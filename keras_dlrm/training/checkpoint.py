@@ -30,7 +30,7 @@ class Resume(keras.callbacks.Callback):
 
     def __init__(self, path: str | Path, steps: int, batches_per_epoch: int, remembering: list[Any]) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.steps = steps
         self.batches_per_epoch = batches_per_epoch
         self.remembering = remembering
@@ -127,7 +127,7 @@ class BestModel(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.part = part
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.batch_size = batch_size
         self.monitor = monitor
         self.patience = patience

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from keras_dlrm.files.durable import write
+from keras_dlrm.files.regular import regular
 
 MODELS = ("DLRM", "DCN", "DCNv2")
 MONITORS = ("auc", "logloss")
@@ -108,7 +109,7 @@ class Experiment:
     def load(cls, path: str | Path) -> Experiment:
         """Read a YAML file."""
         try:
-            return cls.from_dict(_read(Path(path).read_text(encoding="utf-8")) or {})
+            return cls.from_dict(_read(regular(path, "give an experiment in YAML").read_text(encoding="utf-8")) or {})
         except UnicodeDecodeError:
             raise ValueError(f"experiment file {path}: not a text file; give one in YAML.") from None
         except yaml.YAMLError as error:

@@ -72,7 +72,7 @@ def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
 
     Args:
         folder: The run's.
-        done: Called with the bytes of each file that is as it was.
+        done: Called with the bytes of each part that was read.
 
     Returns:
         The files that were compared, by name.

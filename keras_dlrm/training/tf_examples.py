@@ -24,12 +24,14 @@ _FRAME = 16
 _ROWS = 8192
 _DTYPES = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.int64}
 NO_EXAMPLE = "the record is no tf.train.Example"
-NOT_UTF8 = "a text is not UTF-8"
+NOT_UTF8 = "must be UTF-8 text"
 
 Columns = dict[str, tuple["pl.Series", np.ndarray]]
+# Column, value and reason of each row that is at fault.
+Wrong = dict[int, tuple[str, str, str]]
 
 
-def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator[tuple[Columns, list[str], int]]:
+def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator[tuple[Columns, Wrong, int, int]]:
     """Features of the Examples of a file.
 
     Args:
@@ -39,8 +41,8 @@ def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator
         records: Most records at once.
 
     Returns:
-        Iterator of the features by name, all values and how many each row has, int64 (n,); what is wrong with each
-        row, empty where nothing is; and the bytes that these records take.
+        Iterator of the features by name, all values and how many each row has, int64 (n,); what is wrong with some of
+        the rows; how many rows there are; and the bytes that these records take.
 
     Raises:
         ValueError: the file is cut short or damaged.
@@ -59,10 +61,10 @@ def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator
         if batch is None:
             return
         columns, wrong = _parse(batch, names, kinds)
-        yield columns, wrong, int(tf.reduce_sum(tf.strings.length(batch))) + _FRAME * len(wrong)
+        yield columns, wrong, len(batch), int(tf.reduce_sum(tf.strings.length(batch))) + _FRAME * len(batch)
 
 
-def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, list[str]]:
+def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
     """Features of serialised Examples. `kinds` keeps what kind of list each feature was found to be."""
     import polars as pl
 
@@ -71,7 +73,8 @@ def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tup
     }
     try:
         parsed = tf.io.parse_example(batch, wanted)
-    except tf.errors.InvalidArgumentError:
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+        # TensorFlow quotes the record in its message, and cannot make a Python text of it where it is not UTF-8.
         return _one_by_one(batch.numpy(), names, kinds)
     columns: Columns = {}
     for name in names:
@@ -83,28 +86,27 @@ def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tup
             columns[name] = texts, parsed[name].row_lengths().numpy()
         else:
             columns[name] = pl.Series(values), parsed[name].row_lengths().numpy()
-    return columns, [""] * len(batch)
+    return columns, {}
 
 
-def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, list[str]]:
+def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
     """What `_parse` gives where a record is damaged, or a feature is of another kind than was thought."""
     import polars as pl
 
-    wrong: list[str] = []
+    wrong: Wrong = {}
     values: dict[str, list[Any]] = {name: [] for name in names}
     lengths: dict[str, list[int]] = {name: [] for name in names}
     found: dict[str, set[str]] = {name: set() for name in names}
-    for message in messages:
+    for number, message in enumerate(messages):
+        row: dict[str, tuple[str, list[Any]]] = {}
         try:
             features: Mapping[str, Any] = tf.train.Example.FromString(message).features.feature
-            row = {name: _values(features, name) for name in names}
-            wrong.append("")
+            for name in names:
+                row[name] = _values(features, name)
         except DecodeError:
-            row, reason = {}, NO_EXAMPLE
-            wrong.append(reason)
-        except UnicodeDecodeError:
-            row, reason = {}, NOT_UTF8
-            wrong.append(reason)
+            wrong[number] = "", "", NO_EXAMPLE
+        except UnicodeDecodeError as error:
+            wrong[number], row = (name, str(error.object)[2:-1], NOT_UTF8), {}
         for name in names:
             kind, given = row.get(name, ("", []))
             values[name] += given

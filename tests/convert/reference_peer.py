@@ -20,22 +20,26 @@ import torch  # noqa: E402
 from dlrm_s_pytorch import DLRM_Net  # noqa: E402
 
 SIZES, DIM, DENSE, ROWS = [9, 5, 6], 4, 3, 50
-# Interaction, with itself, most ids of each table, learned pooling.
+# Interaction, with itself, most ids of each table, options of the model.
 CASES = {
-    "dot": ("dot", False, [1, 1, 1], None),
-    "itself": ("dot", True, [3, 1, 2], None),
-    "cat": ("cat", False, [3, 1, 2], None),
-    "pooling": ("dot", False, [3, 1, 2], "learned"),
+    "dot": ("dot", False, [1, 1, 1], {}),
+    "itself": ("dot", True, [3, 1, 2], {}),
+    "cat": ("cat", False, [3, 1, 2], {}),
+    "pooling": ("dot", False, [3, 1, 2], {"weighted_pooling": "learned"}),
+    "mult": ("dot", False, [1, 1, 1], {"qr_flag": True, "qr_operation": "mult", "qr_collisions": 2, "qr_threshold": 5}),
+    "add": ("dot", False, [3, 1, 2], {"qr_flag": True, "qr_operation": "add", "qr_collisions": 2, "qr_threshold": 5}),
+    "narrow": ("dot", False, [3, 1, 2], {"md_flag": True, "md_threshold": 0}),
 }
 
 
-def model(interaction: str, itself: bool, pooling: str | None) -> DLRM_Net:
+def model(interaction: str, itself: bool, options: dict) -> DLRM_Net:
     vectors = len(SIZES) + 1
     width = vectors * DIM if interaction == "cat" else DIM + vectors * (vectors + (1 if itself else -1)) // 2
     widths = {"ln_emb": SIZES, "ln_bot": [DENSE, 7, DIM], "ln_top": [width, 6, 1]}
+    dims = np.array([2, DIM, 1]) if "md_flag" in options else DIM
     return DLRM_Net(
-        DIM, **{name: np.array(value) for name, value in widths.items()}, arch_interaction_op=interaction,
-        arch_interaction_itself=itself, sigmoid_bot=-1, sigmoid_top=1, weighted_pooling=pooling,
+        dims, **{name: np.array(value) for name, value in widths.items()}, arch_interaction_op=interaction,
+        arch_interaction_itself=itself, sigmoid_bot=-1, sigmoid_top=1, **options,
     )  # fmt: skip
 
 
@@ -56,9 +60,9 @@ def probabilities(net: DLRM_Net, dense: np.ndarray, bags: list[list[list[int]]])
 
 
 def make(folder: Path) -> None:
-    for seed, (case, (interaction, itself, hotness, pooling)) in enumerate(CASES.items()):
+    for seed, (case, (interaction, itself, hotness, options)) in enumerate(CASES.items()):
         torch.manual_seed(seed)
-        net = model(interaction, itself, pooling)
+        net = model(interaction, itself, options)
         with torch.no_grad():
             for value in net.parameters():
                 value.copy_(torch.randn_like(value) * 0.6)
@@ -72,8 +76,8 @@ def make(folder: Path) -> None:
 
 
 def load(folder: Path) -> None:
-    for seed, (case, (interaction, itself, hotness, _)) in enumerate(CASES.items()):
-        net = model(interaction, itself, None)
+    for seed, (case, (interaction, itself, hotness, options)) in enumerate(CASES.items()):
+        net = model(interaction, itself, {n: v for n, v in options.items() if n != "weighted_pooling"})
         with np.load(folder / f"{case}.back.npz") as state:
             net.load_state_dict({key: torch.tensor(state[key]) for key in state.files}, strict=True)
         np.save(folder / f"{case}.answer.npy", probabilities(net, *inputs(hotness, seed)))

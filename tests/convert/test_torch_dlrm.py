@@ -114,6 +114,55 @@ def test_weights_of_learned_pooling_are_multiplied_into_their_tables():
     np.testing.assert_array_equal(tables["C1"], state["emb_l.0.weight"].numpy())
 
 
+def compressed(kind):
+    """A state_dict as the reference's tricks name and shape it, and the whole tables that it stands for."""
+    rng, state, whole = torch.Generator().manual_seed(5), state_dict(), []
+    for i, n in enumerate(SIZES):
+        if kind == "qr mult" and n == 5:
+            whole.append(state[f"emb_l.{i}.weight"])
+            continue
+        del state[f"emb_l.{i}.weight"]
+        if kind == "md":
+            narrow, projection = torch.randn(n, 2 if i == 0 else DIM, generator=rng), torch.randn(DIM, 2, generator=rng)
+            state[f"emb_l.{i}.embs.weight"] = narrow
+            if i == 0:
+                state[f"emb_l.{i}.proj.weight"] = projection
+            whole.append(narrow @ projection.T if i == 0 else narrow)
+            continue
+        width = DIM // 2 if kind == "qr concat" else DIM
+        q, r = torch.randn(-(-n // 2), width, generator=rng), torch.randn(2, width, generator=rng)
+        state[f"emb_l.{i}.weight_q"], state[f"emb_l.{i}.weight_r"] = q, r
+        ids = torch.arange(n)
+        q, r = q[ids // 2], r[ids % 2]
+        whole.append({"qr mult": q * r, "qr add": q + r, "qr concat": torch.cat([q, r], 1)}[kind])
+    return state, {**state, **{f"emb_l.{i}.weight": table for i, table in enumerate(whole)}}
+
+
+@pytest.mark.parametrize("kind", ["qr mult", "qr add", "qr concat", "md"])
+def test_split_and_narrow_tables_stay_so_and_predict_what_torch_predicts(kind):
+    state, whole = compressed(kind)
+    operation = kind.removeprefix("qr ") if kind != "md" else "mult"
+    bags = ONE_HOT if kind == "qr mult" else MULTI_HOT
+    hot = 1 if kind == "qr mult" else 3
+    columns = [Categorical(n, s, hotness=hot, oov=None) for n, s in zip("xyz", SIZES, strict=True)]
+    schema = Schema(["a", "b", "c"], columns)
+    model = from_torch_dlrm(state, schema=schema, operation=operation)
+    with torch.no_grad():
+        expected = torch_forward(whole, DENSE_VALUES, bags, "dot", False).numpy()
+    np.testing.assert_allclose(model.predict(packed(model, bags), verbose=0), expected, rtol=1e-5, atol=1e-6)
+    # Of 5 rows two tables of 3 and 2 save none: that one is made whole.
+    split = ["x.quotient", "x.remainder", "y", "z.quotient", "z.remainder"]
+    assert list(model.embedding_tables()) == (["x", "y", "z"] if kind == "md" else split)
+    back = to_torch_dlrm(model)
+    for key in back:
+        np.testing.assert_array_equal(back[key], state.get(key, whole.get(key)))
+    assert {key for key in state if "emb_l.0" in key} == {key for key in back if "emb_l.0" in key}
+
+
+def test_a_split_table_without_a_schema_has_as_many_ids_as_it_can_stand_for():
+    assert list(from_torch_dlrm(compressed("qr mult")[0]).schema.table_sizes.values()) == [10, 5, 6]
+
+
 def test_columns_may_be_named_by_a_schema():
     schema = Schema(["a", "b", "c"], [Categorical(n, s, oov=None) for n, s in zip("xyz", SIZES, strict=True)], "click")
     model = from_torch_dlrm(state_dict(), schema=schema)
@@ -149,7 +198,13 @@ def changed(**changes):
         (lambda: from_torch_dlrm(changed(bot_l__2__bias=None)), ["bot_l.2.bias", "missing"]),
         (lambda: from_torch_dlrm(changed(bot_l__2__bias=torch.ones(3))), ["bot_l.2.bias", "(3,)", "(4,)"]),
         (lambda: from_torch_dlrm(changed(bot_l__2__weight=torch.ones(4, 5))), ["bot_l.2.weight", "(4, 5)", "(4, 7)"]),
-        (lambda: from_torch_dlrm(changed(emb_l__0__weight_q=torch.ones(3, 3))), ["'emb_l.0.weight_q'", "(3, 3)"]),
+        (lambda: from_torch_dlrm(changed(emb_l__0__weight_q=torch.ones(3, 3))), ["'emb_l.0.weight_r'", "missing"]),
+        (lambda: from_torch_dlrm(compressed("qr mult")[0], hotness=2), ["'C1' is split", "up to 2 ids", "operation='mult'"]),
+        (lambda: from_torch_dlrm(state_dict(), operation="max"), ["operation='max'", "--qr-operation"]),
+        (lambda: from_torch_dlrm(changed(emb_l__2__weight=None, emb_l__2__embs__weight=torch.ones(6, 2),
+                                         emb_l__2__proj__weight=torch.ones(3, 2))), ["'emb_l.2.proj.weight'", "(3, 2)", "(4, 2)"]),
+        (lambda: from_torch_dlrm(changed(emb_l__2__weight=None, emb_l__2__embs__weight=torch.ones(6, 2),
+                                         emb_l__2__proj__weight=torch.full((4, 2), torch.nan))), ["proj.weight", "NaN"]),
         (
             lambda: from_torch_dlrm(state_dict(), schema=Schema(["a", "b", "c"], [Categorical("x", 9)])),
             ["schema", "1 table", "3"],
@@ -194,7 +249,7 @@ def test_models_that_the_reference_does_not_have_are_refused(options, columns, w
 # -- the reference itself ----------------------------------------------------------------------------------------------
 
 PEER = Path(__file__).parent / "reference_peer.py"
-CASES = {"dot": [1, 1, 1], "itself": [3, 1, 2], "cat": [3, 1, 2], "pooling": [3, 1, 2]}
+CASES = {name: [3, 1, 2] for name in ("itself", "cat", "pooling", "add", "narrow")} | {name: [1, 1, 1] for name in ("dot", "mult")}
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +266,10 @@ def test_the_reference_itself_predicts_the_same_before_and_after(clone, tmp_path
     ours = {}
     for case, hotness in CASES.items():
         state = torch.load(tmp_path / f"{case}.pt", weights_only=True)
-        model = from_torch_dlrm(state, "cat" if case == "cat" else "dot", case == "itself", hotness)
+        columns = [Categorical(f"C{i + 1}", n, hotness=hot) for i, (n, hot) in enumerate(zip(SIZES, hotness, strict=True))]
+        operation = "add" if case == "add" else "mult"
+        schema = Schema([f"I{i + 1}" for i in range(DENSE)], columns)
+        model = from_torch_dlrm(state, "cat" if case == "cat" else "dot", case == "itself", schema=schema, operation=operation)
         with np.load(tmp_path / f"{case}.npz") as file:
             dense = {f"I{i + 1}": file["dense"][:, i] for i in range(DENSE)}
             batch = model.schema.pack({**dense, **{f"C{i}": file[f"C{i}"] for i in (1, 2, 3)}})

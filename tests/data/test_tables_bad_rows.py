@@ -121,7 +121,7 @@ def test_records_that_are_no_examples_or_hold_other_kinds_are_bad_rows(tmp_path:
     found = [(bad["row"], bad["column"], bad["reason"]) for bad in log.manifest["bad_rows"]["examples"]]
     assert found[:2] == [(1, "", "the record is no tf.train.Example"), (2, "x", "must be a single number")]
     assert found[2][:2] == (4, "c") and "hotness=1" in found[2][2]
-    assert found[3] == (6, "", "a text is not UTF-8")
+    assert found[3] == (6, "c", "must be UTF-8 text")
 
 
 def test_where_every_row_is_skipped_the_error_says_so(tmp_path: Path) -> None:

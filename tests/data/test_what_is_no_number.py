@@ -76,6 +76,8 @@ def test_a_batch_of_what_is_no_number_is_refused(key, dtype):
     batch = {"dense": np.zeros((2, 1), np.float32), "sparse": np.zeros((2, 1), np.int64)}
     with pytest.raises(TypeError, match=key):
         schema.validate({**batch, key: batch[key].astype(np.int64).astype(dtype)})
+    with pytest.raises(ValueError, match=f"{key}.* has masked values"):
+        schema.validate({**batch, key: np.ma.array(batch[key], mask=[[True], [False]])})
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=6))

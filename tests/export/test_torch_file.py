@@ -51,6 +51,30 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     assert not touched.exists()
 
 
+@pytest.mark.neutral
+def test_numpy_numbers_beside_the_weights_are_read_and_other_things_are_named(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    numbers = [kind(value) for kind in (np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_) for value in (0, 1)]
+    checkpoint = {"epoch": 1, "state_dict": {"a": torch.ones(2)}, "test_acc": np.float64(0.7871), "every": numbers}
+    for zipped in (True, False):
+        torch.save(checkpoint, tmp_path / "dlrm.pt", _use_new_zipfile_serialization=zipped)
+        if not zipped:  # as NumPy 1 names them
+            path = tmp_path / "dlrm.pt"
+            path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+        found = torch_file.load(tmp_path / "dlrm.pt")
+        assert found["test_acc"] == 0.7871 and found["every"] == numbers
+        assert [type(number) for number in found["every"]] == [type(number) for number in numbers]
+    for value, words in (
+        (np.array([{}], object), r"holds numpy\._core.multiarray\._reconstruct besides tensors"),
+        (np.str_("text"), "dtype U4, which is no number"),
+        (Evil(tmp_path / "touched"), "besides tensors, which reading would run or make"),
+    ):
+        torch.save({**checkpoint, "value": value}, tmp_path / "other.pt")
+        with pytest.raises(ValueError, match=rf"other.pt cannot be read as a state_dict \(.*{words}"):
+            torch_file.load(tmp_path / "other.pt")
+    assert not (tmp_path / "touched").exists()
+
+
 def test_other_files_are_named(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save([1, 2], tmp_path / "list.pt")

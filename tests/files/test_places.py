@@ -1,5 +1,9 @@
 """Names of files that other files give stay inside their folder."""
 
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from keras_dlrm.files.places import inside
@@ -27,3 +31,35 @@ def test_names_that_lead_out_are_refused(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"manifest.json names the file .*not inside"):
             inside(folder, name, "manifest.json")
+
+
+def test_what_remembers_a_path_keeps_it_when_the_program_changes_its_folder(tmp_path, monkeypatch):
+    from keras_dlrm.checkpoint import Checkpoints
+    from keras_dlrm.data.file_log import FileLog
+    from keras_dlrm.data.npz import NpzArray
+    from keras_dlrm.data.writer import PackedWriter
+    from keras_dlrm.schema import Schema
+    from keras_dlrm.serving import ModelConfig
+    from keras_dlrm.training.checkpoint import Resume
+
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(here)
+    np.savez("plain.npz", x=np.arange(5))
+    np.savez_compressed("packed.npz", x=np.arange(5))
+    arrays = [NpzArray(Path(name), "x") for name in ("plain.npz", "packed.npz")]
+    schema = Schema(dense=["x"])
+    with PackedWriter("log", schema) as writer:
+        writer.append("train", {"dense": np.ones((2, 1), np.float32)}, [0, 1])
+        os.chdir(elsewhere)
+    os.chdir(here)
+    remembered = [
+        Checkpoints("a", 1).directory,
+        FileLog(Path("a"), schema, {}).directory,
+        ModelConfig("m", Path("a")).base_path,
+        Resume("a", 1, 1, []).path,
+    ]
+    os.chdir(elsewhere)
+    assert remembered == [here / "a"] * 4 and (here / "log" / "manifest.json").is_file()
+    for array in arrays:
+        np.testing.assert_array_equal(array.take(slice(0, 5)), np.arange(5))

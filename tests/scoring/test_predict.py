@@ -266,6 +266,26 @@ def test_another_models_preprocessor_is_an_error(tmp_path: Path, log: Any, model
         predict_files(kd.models.DLRM(weighted, 4, top_mlp=[1]), path, output=tmp_path / "p.csv", preprocessor=None)
 
 
+def test_a_model_refuses_the_splits_of_a_log_with_other_vocabularies(log: Any) -> None:
+    other = kd.models.DLRM(log.schema.replace_categorical(city={"identity": "of other values"}), 4, [4], [4, 1])
+    other.compile("adagrad")
+    part = log.split("train")
+    dataset = part.dataset(64)
+    calls = {
+        "fit": lambda: other.fit(dataset, verbose=0),
+        "fit: validation_data": lambda: other.fit(*part.arrays(), validation_data=dataset, verbose=0),
+        "evaluate": lambda: other.evaluate(dataset, verbose=0),
+        "predict": lambda: other.predict(dataset, verbose=0),
+        "compare_tables": lambda: kd.export.compare_tables(other, part, ["int8"]),
+        "savedmodel": lambda: kd.export.savedmodel(other, "nowhere", log.preprocessor),
+    }
+    for who, call in calls.items():
+        with pytest.raises(ValueError, match=f"^{who}: column 'city' has another vocabulary in the data"):
+            call()
+    grown = log.preprocessor.grow(pl.DataFrame({c.name: ["new"] for c in log.schema.categorical if c.name != "given"}))
+    assert kd.models.grow(kd.models.DLRM(log.schema, 4, [4], [4, 1]), grown.schema).schema == grown.schema != log.schema
+
+
 def test_predictions_that_are_not_finite_stop_the_run(tmp_path: Path, log: Any) -> None:
     broken = kd.models.DLRM(log.schema, 4, [4], [4, 1])
     broken.top_mlp.dense_layers[-1].set_weights([np.full((4, 1), np.nan), np.zeros(1)])

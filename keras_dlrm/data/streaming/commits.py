@@ -16,7 +16,7 @@ from keras_dlrm.data.lock import lock
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace
-from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
+from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
 from keras_dlrm.files.ownership import check, identity, mark
 
 FORMAT = "keras_dlrm commit"
@@ -133,16 +133,9 @@ class Commits:
             raise FileNotFoundError(f"{self.folder}: there is no commit.")
         place = self.path(self.number)
         try:
-            content = read_sealed(place / STATE, required=False)
-            entries = content.get("files", {})  # earlier releases wrote none
-            check_contents(check_sizes(place, entries, place / STATE), entries)
+            content = read_commit(place)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{place} is damaged ({error}); remove it to go on from the one before.") from error
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise ValueError(
-                f"{place / STATE}: format {content.get('format')!r}, version {content.get('version')!r}; this release reads "
-                f"{FORMAT!r}, version {VERSION}."
-            )
+            raise ValueError(f"{place} cannot be read ({error}); remove it to go on from the one before.") from error
         return keras.saving.load_model(place / MODEL), content["state"]
 
     def _publish(self, written: Path, place: Path) -> None:
@@ -163,3 +156,25 @@ class Commits:
 
 def _owner(place: Path) -> str:
     return identity("commit", place.name)
+
+
+def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
+    """What a commit says, after its files were compared with their checksums. Earlier releases wrote none.
+
+    Args:
+        place: Its folder.
+        done: Called with the bytes of each part that was read.
+
+    Raises:
+        FileNotFoundError: it is no commit.
+        ValueError: damaged, or written in another version of the format.
+    """
+    content = read_sealed(place / STATE, required=False)
+    if content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise ValueError(
+            f"{place / STATE}: format {content.get('format')!r}, version {content.get('version')!r}; this release reads "
+            f"{FORMAT!r}, version {VERSION}."
+        )
+    entries = content.get("files", {})
+    check_contents(check_sizes(place, entries, place / STATE), entries, done)
+    return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,27 +66,38 @@ class ParquetStream(Stream):
                     "use kd.data.tables.preprocess."
                 )
         self._names = [*schema.dense_names, *schema.categorical_names, schema.label]
-        self._inputs = inputs
+        self._inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+        # The names stay those of this folder, wherever the program works when it looks for more.
+        self._folder = Path.cwd()
         self._open = tensorflow_io("ParquetStream").IODataset.from_parquet
-        self._files: list[Path] = []
+        self._files: dict[str, Path] = {}
         self._rows: dict[str, int] = {}
         self._current: tuple[str, Iterator[pl.DataFrame]] | None = None
         self._ahead: pl.DataFrame | None = None
-        input_files(inputs)  # a file that is not there is an error at once
+        self._found()  # a file that is not there is an error at once
+
+    def _found(self) -> dict[str, Path]:
+        """The files by their names as they were given, which positions are kept by."""
+        if not self._inputs:
+            raise ValueError("ParquetStream: an empty list of input files; give at least one.")
+        return {
+            str(path if Path(entry).is_absolute() else path.relative_to(self._folder)): path
+            for entry in self._inputs
+            for path in input_files(self._folder / entry)
+        }
 
     def _start(self) -> None:
         self._current = self._ahead = None
-        self._files = []
+        self._files = {}
         self._rows = {}
 
     def _look(self) -> bool:
-        self._files = input_files(self._inputs)
+        self._files = self._found()
         return self._next() is not None
 
     def _next(self) -> str | None:
         """The first file that has rows left."""
-        for path in self._files:
-            name = str(path)
+        for name, path in self._files.items():
             if name not in self._rows:
                 self._rows[name] = _checked_rows(path, self._names)
                 at = self.positions.setdefault(name, 0)
@@ -121,8 +133,9 @@ class ParquetStream(Stream):
 
         from keras_dlrm.training.tf_data import OpError
 
-        kinds = pl.scan_parquet(name, glob=False).collect_schema()
-        dataset = self._open(name, columns=self._names).skip(start).batch(FETCH).prefetch(2)
+        path = str(self._files[name])
+        kinds = pl.scan_parquet(path, glob=False).collect_schema()
+        dataset = self._open(path, columns=self._names).skip(start).batch(FETCH).prefetch(2)
         try:
             for columns in dataset.as_numpy_iterator():
                 series = []
@@ -150,7 +163,7 @@ class ParquetStream(Stream):
     def _length(self, batch_size: int) -> int | None:
         if self.bad.on_error != "raise":
             return None
-        rows = sum(_checked_rows(path, self._names) for path in input_files(self._inputs))
+        rows = sum(_checked_rows(path, self._names) for path in self._found().values())
         return -(-rows // batch_size)
 
     def close(self) -> None:

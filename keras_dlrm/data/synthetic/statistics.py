@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.files.durable import write
+from keras_dlrm.files.regular import regular
 from keras_dlrm.schema import Schema
 
 FORMAT = "keras_dlrm click log statistics"
@@ -195,7 +196,7 @@ class Statistics:
             ValueError: as `from_dict`, naming the file.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(regular(path, "give statistics in JSON").read_text(encoding="utf-8")))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not the statistics of a click log, but no JSON ({error}).") from None
         except ValueError as error:

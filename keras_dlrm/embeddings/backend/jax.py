@@ -56,6 +56,10 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return jnp.take(matrix, columns, axis=1, mode="clip")
 
 
+def with_width(tensor: Any, width: int) -> Any:
+    return tensor
+
+
 def memory(variable: Any) -> tuple[int, int] | None:
     value = variable.value
     here = value.is_fully_addressable and {d.platform for d in value.devices()} == {"cpu"} and len(value.devices()) == 1

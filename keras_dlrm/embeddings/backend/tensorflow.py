@@ -84,6 +84,11 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return tf.transpose(tf.gather(tf.transpose(matrix), columns))
 
 
+def with_width(tensor: Any, width: int) -> Any:
+    unknown = tf.is_tensor(tensor) and (tensor.shape.rank is None or None in tensor.shape[1:])
+    return tf.ensure_shape(tensor, (None, width)) if unknown else tensor
+
+
 def memory(variable: Any) -> tuple[int, int] | None:
     if isinstance(variable.value, tf.distribute.DistributedValues) or "CPU" not in variable.value.device:
         return None

@@ -17,6 +17,7 @@ from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.sharding.meter import meter
 from keras_dlrm.sharding.step import WholeBatch
+from keras_dlrm.training.backend.checked import CheckedPyDataset
 from keras_dlrm.training.freed_memory import keep_freed_memory
 
 
@@ -44,6 +45,7 @@ class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
     in_replicas = False
+    py_dataset = CheckedPyDataset
 
     def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.narrowing.arrays(inputs), *args, **kwargs)

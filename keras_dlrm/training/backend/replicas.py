@@ -157,10 +157,7 @@ class Replicas:
         if not self.in_replicas:
             # Keras would build a subclassed model within its first step, by a call of its own: that one's lookups are no step's.
             if not self._all_built:
-                data = data_batch if iterator is None else iterator.data_adapter.get_tf_dataset().element_spec
-                x = keras.utils.unpack_x_y_sample_weight(data)[0]
-                if all(tf.TensorShape(v.shape).rank is not None for v in tf.nest.flatten(x)):
-                    self._build_from(x)
+                self._build_from(keras.utils.unpack_x_y_sample_weight(data_batch or _example(iterator))[0])
             return
         example = tf.nest.map_structure(lambda parts: parts[0], data_batch) if iterator is None else iterator.data_adapter.example()
         with self._replicas.scope():
@@ -276,6 +273,13 @@ def _of_any_length(steps: Any) -> Any:
         return traced[key](data)
 
     return call
+
+
+def _example(iterator: Any) -> Any:
+    """What a batch of Keras's iterator looks like: its specification, or the first batch where that leaves a width open."""
+    dataset = iterator.data_adapter.get_tf_dataset()
+    open_width = any(spec.shape.rank is None or None in spec.shape[1:] for spec in tf.nest.flatten(dataset.element_spec))
+    return next(iter(dataset)) if open_width else dataset.element_spec
 
 
 def _with_labels_or_none(data: Any) -> Any:

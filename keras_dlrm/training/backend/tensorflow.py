@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-# Keras exports no names for them; `fit` takes an adapter in place of data.
+# Keras exports no name for it; `fit` takes an adapter in place of data.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.training.backend.checked import CheckedPyDataset, arguments
 from keras_dlrm.training.backend.replicas import Replicas
 from keras_dlrm.training.freed_memory import keep_freed_memory
 
@@ -32,7 +31,7 @@ class _Untuned:
         return super().get_tf_dataset().with_options(options)  # type: ignore[misc]
 
 
-class _UntunedPyDataset(_Untuned, PyDatasetAdapter):
+class _UntunedPyDataset(_Untuned, CheckedPyDataset):
     pass
 
 
@@ -62,15 +61,6 @@ def _untuned(given: dict[str, Any], steps: str) -> dict[str, Any]:
     return {**rest, "x": adapter}
 
 
-def _arguments(method: Any, model: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    bound = inspect.signature(method).bind(model, *args, **kwargs)
-    bound.apply_defaults()
-    given = dict(bound.arguments)
-    given.pop("self")
-    rest = given.pop("kwargs", {})
-    return {**given, **rest}
-
-
 @functools.cache
 def _keep_freed_memory() -> None:
     """As `keep_freed_memory`, on CPUs.
@@ -89,8 +79,10 @@ def _keep_freed_memory() -> None:
 class SparseStep(Replicas):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
+    py_dataset = _UntunedPyDataset
+
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = self.divided(_untuned(_arguments(keras.Model.fit, self, args, kwargs), "steps_per_epoch"), "steps_per_epoch")
+        given = self.divided(_untuned(arguments(keras.Model.fit, self, args, kwargs), "steps_per_epoch"), "steps_per_epoch")
         if given["validation_data"] is not None:
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
             batch_size = given["validation_batch_size"] or given["batch_size"]
@@ -100,11 +92,11 @@ class SparseStep(Replicas):
         return super().fit(**given)  # type: ignore[misc]
 
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = _untuned(_arguments(keras.Model.evaluate, self, args, kwargs), "steps")
+        given = _untuned(arguments(keras.Model.evaluate, self, args, kwargs), "steps")
         return super().evaluate(**self.divided(given, "steps"))  # type: ignore[misc]
 
     def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = _untuned(_arguments(keras.Model.predict, self, args, kwargs), "steps")
+        given = _untuned(arguments(keras.Model.predict, self, args, kwargs), "steps")
         return super().predict(**self.divided(given, "steps"))  # type: ignore[misc]
 
     def make_train_function(self: Any, force: bool = False) -> Any:

@@ -8,12 +8,14 @@ import keras
 import torch
 
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.training.backend.checked import CheckedPyDataset
 
 
 class SparseStep:
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
     in_replicas = False
+    py_dataset = CheckedPyDataset
 
     def train_step(self: Any, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_dlrm.checkpoint.identity import identity
 from keras_dlrm.checkpoint.state import State, dense_variables, pieces
 from keras_dlrm.columns import PADDING
 from keras_dlrm.embeddings import backend
@@ -157,7 +158,7 @@ class ServerTables:
 
     def state(self, model: Any) -> State:
         """All that a checkpoint has, of these tables and of the model that they belong to."""
-        return State(dense_variables(model), list(pieces(self, self.plan.shapes, self.slots_of)))
+        return State(dense_variables(model), list(pieces(self, self.plan.shapes, self.slots_of)), identity(model))
 
     def shape_of(self, name: str) -> tuple[int, int]:
         """Rows and columns of a table."""

@@ -1,0 +1,262 @@
+"""Everything that this package writes, checked as a whole: what `keras-dlrm verify` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_dlrm.files.archive import KERAS, check_archive
+from keras_dlrm.files.inventory import Done, files_below
+
+SHA, CRC, PARSED, UNCHECKED = "SHA-256", "CRC-32", "is well formed", "has no checksum"
+Progress = Callable[[int, int], None]
+# How each file was checked, by file.
+_Found = dict[Path, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifiedFile:
+    """A file that is as it was written.
+
+    Args:
+        name: Its name, relative to what was verified.
+        bytes: Its size.
+        check: How that is known: `"SHA-256"`, `"CRC-32"`, `"is well formed"`, or `"has no checksum"`, where an earlier release
+            wrote it.
+    """
+
+    name: str
+    bytes: int
+    check: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """What `verify` found to be whole.
+
+    Args:
+        path: What was verified.
+        kind: What it is, such as `"packed log"`.
+        files: Its files.
+    """
+
+    path: Path
+    kind: str
+    files: tuple[VerifiedFile, ...]
+
+
+def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Verified:
+    """Read all of something that this package wrote, and compare it with its checksums.
+
+    Args:
+        path: A processed directory, a preprocessor's folder, a run's folder, a folder of checkpoints or one of them, a
+            published version or the folder of its versions, a folder of commits of `train_online`; a `.keras`, `.npz`, `.onnx`
+            or `.tflite` file; a schema, plan or experiment (`.json`, `.yaml`).
+        progress: Called as `progress(bytes_done, bytes_total)`, from several threads.
+
+    Returns:
+        The files that were checked, and how.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: a file is damaged, missing, or outside of its folder (the message names it), or `path` is nothing that is
+            known here.
+
+    Example:
+
+    >>> kd.Schema(dense=["price"]).save("schema.yaml")
+    >>> kd.verify("schema.yaml").files
+    (VerifiedFile(name='schema.yaml', bytes=53, check='is well formed'),)
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a folder or a file that this package wrote.")
+    kind, check = _kind(path)
+    total = sum(file.stat().st_size for file in _below(path)) if progress is not None else 0
+    found = check(path, _counted(progress, total))
+    if progress is not None:
+        progress(total, total)
+    base = path if path.is_dir() else path.parent
+    files = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in found.items())
+    return Verified(path, kind, tuple(sorted(files, key=lambda file: file.name)))
+
+
+def _below(path: Path) -> list[Path]:
+    return [path / name for name in files_below(path) if (path / name).is_file()] if path.is_dir() else [path]
+
+
+def _counted(progress: Progress | None, total: int) -> Done:
+    """Adds up what several threads have read."""
+    if progress is None:
+        return lambda size: None
+    done, lock = 0, threading.Lock()
+
+    def count(size: int) -> None:
+        nonlocal done
+        with lock:
+            done += size
+            progress(min(done, total), total)
+
+    return count
+
+
+# -- what there is -----------------------------------------------------------------------------------------------------
+
+
+def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Found]]:
+    """What something is, by the names of its files: what they hold may be damaged."""
+    if not path.is_dir():
+        if path.is_file() and path.suffix in _FILES:
+            return _FILES[path.suffix]
+        raise ValueError(f"{path} is no file that can be verified; give one of {', '.join(_FILES)}, or a folder.")
+    for names, kind, check in _FOLDERS:
+        if any(next(path.glob(name), None) is not None for name in names):
+            return kind, check
+    raise ValueError(
+        f"{path} is no folder that this package wrote; give a processed directory, a preprocessor, a run, checkpoints or a "
+        "published model."
+    )
+
+
+def _log(path: Path, done: Done) -> _Found:
+    from keras_dlrm.data import format as layout
+    from keras_dlrm.data import open as open_log
+
+    log = open_log(path, verify=False)
+    places = layout.check_files(path, log.manifest, None if log.manifest["version"] == 1 else True, done)
+    for name in log.splits:
+        log.split(name)  # its files have the shapes of the schema
+    _ = log.preprocessor  # its vocabularies can be read
+    if places:
+        return {**dict.fromkeys(places.values(), SHA), path / layout.MANIFEST: SHA}
+    return {path / name: UNCHECKED for name in files_below(path)}
+
+
+def _preprocessor(path: Path, done: Done) -> _Found:
+    from keras_dlrm.data import artefact
+    from keras_dlrm.data.preprocessor import Preprocessor
+
+    Preprocessor.load(path)
+    entries = json.loads((path / artefact.FILE).read_text(encoding="utf-8"))
+    how = SHA if entries["version"] == artefact.VERSION else UNCHECKED
+    files = {path / e["file"]: SHA if "sha256" in e else UNCHECKED for e in entries["vocabularies"].values()}
+    for file in files:
+        done(file.stat().st_size)
+    return {path / artefact.FILE: how, **files}
+
+
+def _run(path: Path, done: Done) -> _Found:
+    from keras_dlrm.training.run_files import MODEL, STATE, check_run
+
+    found = dict.fromkeys(check_run(path, done).values(), SHA)
+    for name in (MODEL, STATE):
+        if (path / name).is_file() and path / name not in found:
+            check_archive(path / name, KERAS if name == MODEL else (), done)
+            found[path / name] = CRC
+    return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **found}
+
+
+def _checkpoints(path: Path, done: Done) -> _Found:
+    from keras_dlrm.checkpoint.reading import verify as verify_checkpoints
+
+    verify_checkpoints(path)
+    found = [path / name for name in files_below(path) if not name.startswith(".")]
+    for file in found:
+        done(file.stat().st_size)
+    return dict.fromkeys(found, "CRC-32C")
+
+
+def _version(path: Path, done: Done) -> _Found:
+    from keras_dlrm.files.published import FILE, check_version
+
+    if check_version(path, done) is None:
+        raise ValueError(f"{path} has no {FILE} of kd.export.savedmodel, so that there is nothing to compare it with.")
+    return {path / name: SHA for name in files_below(path)}
+
+
+def _versions(path: Path, done: Done) -> _Found:
+    found: _Found = {}
+    for version in sorted(path.iterdir()):
+        if version.name.isdecimal() and version.is_dir():
+            found |= _version(version, done)
+    return found
+
+
+def _commits(path: Path, done: Done) -> _Found:
+    from keras_dlrm.data.streaming.commits import MODEL, PREPROCESSOR, STATE, read_commit
+
+    found = _preprocessor(path / PREPROCESSOR, done) if (path / PREPROCESSOR).is_dir() else {}
+    for commit in sorted(path.glob("commit-*")):
+        how = SHA if "files" in read_commit(commit, done) else UNCHECKED
+        found |= {commit / name: how for name in (MODEL, STATE)}
+    return found
+
+
+def _archive(path: Path, done: Done) -> _Found:
+    check_archive(path, KERAS if path.suffix == ".keras" else (), done)
+    return {path: CRC}
+
+
+def _onnx(path: Path, done: Done) -> _Found:
+    from keras_dlrm.export.onnx_checksum import check
+
+    found = check(path, done)
+    if found is None:
+        raise ValueError(f"{path} carries no checksum of kd.export.onnx: it is damaged, or another program wrote it.")
+    return dict.fromkeys(found, SHA)
+
+
+def _litert(path: Path, done: Done) -> _Found:
+    from keras_dlrm.files.seal import check_seal
+
+    if not check_seal(path):
+        raise ValueError(f"{path} carries no checksum of kd.export.litert: it is damaged, or another program wrote it.")
+    done(path.stat().st_size)
+    return {path: SHA}
+
+
+def _description(path: Path, done: Done) -> _Found:
+    """A schema, a plan or an experiment: people write them by hand, so that they carry no checksum."""
+    import yaml
+
+    from keras_dlrm.schema import Schema
+    from keras_dlrm.sharding.plan import ShardingPlan
+    from keras_dlrm.training.experiment import Experiment
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); write it again.") from error
+    keys = set(content) if isinstance(content, dict) else set()
+    if {"dense", "categorical"} & keys:
+        Schema.load(path)
+    elif "tables" in keys and path.suffix == ".json":
+        ShardingPlan.load(path)
+    elif "model" in keys and path.suffix != ".json":
+        Experiment.load(path)
+    else:
+        raise ValueError(f"{path} is no schema, plan or experiment; of other descriptions give the folder that they lie in.")
+    done(path.stat().st_size)
+    return {path: PARSED}
+
+
+_FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Found]], ...] = (
+    (("saved_model.pb", "assets.extra/manifest.json"), "published version", _version),
+    (("[0-9]*/saved_model.pb", "[0-9]*/assets.extra"), "published model", _versions),
+    (("experiment.yaml", "result.json", "data.json"), "run", _run),
+    (("schema.json", "train/*.npy", "valid/*.npy", "test/*.npy"), "packed log", _log),
+    (("commit-*/state.json",), "commits of a stream", _commits),
+    (("step_*/manifest.json", "dense.npz"), "checkpoints", _checkpoints),
+    (("preprocessor.json", "vocabulary_*.parquet"), "preprocessor", _preprocessor),
+)
+_FILES: dict[str, tuple[str, Callable[[Path, Done], _Found]]] = {
+    ".keras": ("model", _archive),
+    ".npz": ("arrays", _archive),
+    ".onnx": ("ONNX model", _onnx),
+    ".tflite": ("LiteRT model", _litert),
+    **dict.fromkeys((".json", ".yaml", ".yml"), ("description", _description)),
+}

@@ -1,0 +1,53 @@
+"""`keras-dlrm verify`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from keras_dlrm.cli.options import PathArgument, json_option, print_json
+
+EPILOG = """\b
+Examples:
+  keras-dlrm verify my-log                        every byte of a processed directory, however large
+  keras-dlrm verify runs/a                        a run: its model, result and predictions
+  keras-dlrm verify runs/a/checkpoints            all checkpoints in a folder
+  keras-dlrm verify served/clicks/3 --json        a published version
+  keras-dlrm verify clicks.onnx                   an ONNX file and the tables' file beside it
+"""
+# Of a file's name in the table, so that its lines have no more than 80 columns.
+_WIDTH = 42
+
+
+@click.command(epilog=EPILOG)
+@click.argument("path", type=PathArgument)
+@json_option
+def command(path: Path, as_json: bool) -> None:
+    """Read all of PATH and compare it with its checksums: anything that this package wrote.
+
+    The exit code is 0 where every file is as it was written, and 2 with the name of the first that is not.
+    """
+    from rich.console import Console
+
+    from keras_dlrm.artifacts import UNCHECKED, verify
+    from keras_dlrm.training.bar import bar
+    from keras_dlrm.training.report import print_table
+
+    with bar(Console(stderr=True), "bytes") as shown:
+        task = shown.add_task("verify", total=None, note="")
+        found = verify(path, lambda done, total: shown.update(task, completed=done, total=total))
+    rows = [{"file": _short(file.name), "bytes": file.bytes, "check": file.check} for file in found.files]
+    print_table(rows, f"{found.kind}: {path}")
+    plain = sum(file.check == UNCHECKED for file in found.files)
+    if plain:
+        click.echo(f"{plain} of {len(rows)} files have no checksum: they can be read, but nobody can tell whether they changed.")
+    else:
+        click.echo(f"all {len(rows)} files are as they were written")
+    print_json(as_json, {"path": str(path), "kind": found.kind, "files": [dataclasses.asdict(f) for f in found.files]})
+
+
+def _short(name: str) -> str:
+    """A name that fits, with its end, which tells files apart."""
+    return name if len(name) <= _WIDTH else f"…{name[1 - _WIDTH :]}"

@@ -1,0 +1,104 @@
+"""The tensors of a packed batch, as layers and models read them: dense, integer where ids, of a width that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlrm.embeddings import backend
+from keras_dlrm.schema import Schema
+
+# Tensors of TensorFlow and JAX that are not dense, by name: their frameworks may not be there.
+_NOT_DENSE = ("RaggedTensor", "RaggedTensorSpec", "SparseTensor", "SparseTensorSpec", "BCOO", "BCSR", "CSR", "CSC", "COO")
+
+
+def is_dense(values: Any) -> bool:
+    """Whether values are neither sparse nor ragged.
+
+    Args:
+        values: A tensor or array of any framework, SciPy's included, or a `KerasTensor`.
+
+    Example:
+
+    >>> is_dense(np.zeros(3)), is_dense(keras.KerasTensor((3,), sparse=True))
+    (True, False)
+    """
+    if type(values).__name__ in _NOT_DENSE or hasattr(values, "tocoo"):
+        return False
+    flags = ("is_sparse", "is_sparse_csr", "sparse", "ragged")  # torch's, and a KerasTensor's
+    return not any(getattr(values, flag, None) is True for flag in flags)
+
+
+def check_dense(name: str, values: Any) -> None:
+    """`TypeError` where a tensor is sparse or ragged.
+
+    Args:
+        name: What it is, for the error.
+        values: As of `is_dense`.
+    """
+    if not is_dense(values):
+        raise TypeError(
+            f"{name} is a {type(values).__name__}, which is sparse or ragged; give a dense tensor, of ids with -1 as padding (such "
+            "as x.to_tensor(-1) of a RaggedTensor, tf.sparse.to_dense(x, -1) of a SparseTensor)."
+        )
+
+
+def of_width(who: str, name: str, values: Any, width: int) -> Any:
+    """A tensor of a packed batch, its width known from here on.
+
+    Args:
+        who: Who asks, for errors; empty or with ": ".
+        name: Key in the batch.
+        values: A tensor. TensorFlow's may have no static width or rank; theirs are checked when they are there.
+        width: What it must be.
+
+    Raises:
+        TypeError: it is sparse or ragged.
+        ValueError: another shape.
+    """
+    check_dense(f"{who}batch[{name!r}]", values)
+    values = backend.with_width(values, width)
+    if len(values.shape) != 2 or values.shape[1] != width:
+        raise ValueError(f"{who}batch[{name!r}] has shape {tuple(values.shape)}; the schema needs (B, {width}).")
+    return values
+
+
+def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
+    """Ids (B, W), int32 or int64, and their weights (B, W) or `None`, of a packed batch or of ids alone.
+
+    Args:
+        inputs: The batch.
+        schema: Its schema.
+
+    Raises:
+        TypeError: ids that are no integers; what is not dense.
+        ValueError: other shapes, or no ids.
+    """
+    weights = None
+    if isinstance(inputs, Mapping):
+        if "sparse" not in inputs:
+            raise ValueError(f"batch: 'sparse' is missing; the schema needs {list(schema.input_names)}.")
+        weights = inputs.get("weights")
+        inputs = inputs["sparse"]
+    check_dense("batch['sparse']", inputs)
+    sparse = ops.convert_to_tensor(inputs)
+    dtype = keras.backend.standardize_dtype(sparse.dtype)
+    if "int" not in dtype:
+        raise TypeError(f"batch['sparse'] has dtype {dtype}; ids must be integers (int32 or int64).")
+    sparse = of_width("", "sparse", sparse, schema.width)
+    if dtype not in ("int32", "int64"):
+        if dtype in ("uint32", "uint64"):
+            # JAX has no int64 unless asked for. Nothing turns negative.
+            wide = "int32" if keras.backend.backend() == "jax" else "int64"
+            most = np.array(min(np.iinfo(wide).max, np.iinfo(dtype).max), dtype)
+            sparse = ops.cast(ops.minimum(sparse, ops.convert_to_tensor(most)), wide)
+        else:
+            sparse = ops.cast(sparse, "int32")
+    if weights is not None:
+        check_dense("batch['weights']", weights)
+        weights = of_width("", "weights", ops.convert_to_tensor(weights), schema.width)
+    return sparse, weights

@@ -1,0 +1,229 @@
+"""What labels and sample weights may be, in every form in which they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+import numbers
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlrm.embeddings.inputs import is_dense
+from keras_dlrm.models.losses import CROSS_ENTROPIES, function_of
+from keras_dlrm.sharding.step import FILLER
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that are allowed, ends included, and what is said of others.
+
+    Args:
+        low: The least one.
+        high: The greatest one; infinity itself is never allowed.
+        words: What must be, and what to do about another one.
+        filler: Whether `FILLER` is allowed, too.
+    """
+
+    low: float
+    high: float
+    words: str
+    filler: bool = False
+
+    def allows(self, values: np.ndarray) -> bool:
+        """Whether all are allowed. NaN is not."""
+        if values.size == 0 or values.dtype.kind == "b":
+            return True
+        if self.filler:
+            values = np.where(values == FILLER, 0, values)
+        low, high = float(values.min()), float(values.max())
+        return low >= self.low and high <= self.high and high < np.inf
+
+    def wrong(self, values: np.ndarray) -> np.ndarray:
+        """Where they are not."""
+        values = values.astype(np.float64)
+        allowed = (values >= self.low) & (values <= self.high) & (np.abs(values) < np.inf)
+        return ~(allowed | (values == FILLER)) if self.filler else ~allowed
+
+
+_PROBABILITY = Range(
+    0.0,
+    1.0,
+    "a binary cross-entropy needs labels in [0, 1]. Make 0 of no click and 1 of a click, and drop rows without a label.",
+)
+_FINITE = Range(-np.finfo("f8").max, np.inf, "labels must be finite numbers. Drop rows without a label.")
+_WEIGHT = Range(0.0, np.inf, "sample weights must be finite numbers >= 0. Give 0 to rows that shall not count.")
+
+
+class Checks:
+    """Checks of the labels and sample weights of one call, such as `fit`.
+
+    Labels of Keras's own binary cross-entropies must be in [0, 1], of its other losses finite; a loss of the user's own may
+    give any number a meaning. They must be numbers in any case.
+
+    Args:
+        who: The call, for errors.
+        loss: As it was given to `compile`.
+        filler: Whether rows may have the sample weight `FILLER`.
+
+    Attributes:
+        error: What was found wrong while batches were read, if anything. TensorFlow makes an error of its own of it.
+
+    Example:
+
+    >>> Checks("fit", "binary_crossentropy").arrays([0, 1, 1], None)
+    (array([0, 1, 1]), None)
+    """
+
+    def __init__(self, who: str, loss: Any, filler: bool = False) -> None:
+        self.who = who
+        self._loss = loss
+        self._weight = dataclasses.replace(_WEIGHT, filler=filler)
+        self.error: Exception | None = None
+
+    def arrays(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Check what is in memory as a whole.
+
+        Args:
+            y: Labels in any form, or a dict or list of labels of several outputs; or `None`.
+            sample_weight: The same of sample weights.
+
+        Returns:
+            Both; lists, frames and the like as NumPy arrays, arrays and tensors as they are.
+
+        Raises:
+            TypeError: no numbers.
+            ValueError: numbers that are not allowed, or missing ones.
+        """
+        y = self._each(y, lambda path, values: self._checked(f"label{path}", values, self.allowed(path)))
+        weights = self._each(
+            sample_weight, lambda path, values: self._checked(f"sample weight{path}", values, self._weight)
+        )
+        return y, weights
+
+    def class_weight(self, class_weight: Any) -> None:
+        """Check the weights of classes, a mapping or `None`."""
+        for label, weight in (class_weight or {}).items():
+            if not isinstance(weight, (numbers.Real, np.generic)) or not 0 <= weight < np.inf:  # type: ignore[operator]
+                raise ValueError(f"{self.who}: class_weight[{label!r}]={weight!r} must be a finite number >= 0.")
+
+    def each(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches, each one checked before it is handed on."""
+        for number, batch in enumerate(batches):
+            _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+            for what, values, allowed in self.leaves(y, sample_weight):
+                self.of_batch(number, what, values, allowed)
+            yield batch
+
+    def of_batch(self, number: int, what: str, values: Any, allowed: Range | None) -> None:
+        """Check one of the `leaves` of one of many batches; `error` is what is raised."""
+        try:
+            self._checked(what, values, allowed, f" of batch {number}")
+        except (TypeError, ValueError) as error:
+            self.error = error
+            raise
+
+    def leaves(self, y: Any, sample_weight: Any) -> list[tuple[str, Any, Range | None]]:
+        """Labels and sample weights one by one, each with its name and what it may be."""
+        found: list[tuple[str, Any, Range | None]] = []
+        self._each(y, lambda path, values: found.append((f"label{path}", values, self.allowed(path))))
+        self._each(sample_weight, lambda path, values: found.append((f"sample weight{path}", values, self._weight)))
+        return found
+
+    def allowed(self, path: _Path) -> Range | None:
+        """What labels of an output may be; `None`: anything."""
+        losses = self._loss
+        try:
+            found = [losses[path.key]]
+        except (KeyError, IndexError, TypeError):
+            # One loss for all, or which one it is cannot be seen here.
+            found = keras.tree.flatten(losses)
+        ranges = [_range(loss) for loss in found]
+        return next((one for one in (None, _FINITE) if one in ranges), _PROBABILITY) if ranges else None
+
+    def _each(self, values: Any, do: Any) -> Any:
+        """What a function makes of each output's values, in the same structure."""
+        if values is None:
+            return None
+        if isinstance(values, Mapping):
+            return {name: None if one is None else do(_Path(name), one) for name, one in values.items()}
+        if isinstance(values, (list, tuple)) and any(isinstance(one, Mapping) or _is_array(one) for one in values):
+            return type(values)([None if one is None else do(_Path(i), one) for i, one in enumerate(values)])
+        return do(_Path(None), values)
+
+    def _checked(self, what: str, values: Any, allowed: Range | None, place: str = "") -> Any:
+        array = self._array(what, values, place)
+        if allowed is not None and not allowed.allows(array):
+            where = np.unravel_index(int(np.argmax(allowed.wrong(array))), array.shape)
+            raise ValueError(f"{self.who}: {what} {array[where]} in row {where[0]}{place}; {allowed.words}")
+        return values if _is_tensor(values) else array
+
+    def _array(self, what: str, values: Any, place: str) -> np.ndarray:
+        """Values as an array of numbers."""
+        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and not isinstance(values, np.ma.MaskedArray):
+            return values
+        array = self._converted(what, values)
+        if isinstance(array, np.ma.MaskedArray):
+            if np.ma.getmaskarray(array).any():
+                row = np.argwhere(np.ma.getmaskarray(array))[0][0]
+                raise ValueError(f"{self.who}: {what} in row {row}{place} is masked; drop rows without one.")
+            array = array.data
+        if array.dtype.kind == "O":
+            array = self._of_objects(what, array, place)
+        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+            raise TypeError(
+                f"{self.who}: the {what}s have dtype {array.dtype}{place and ' in' + place[3:]}; they must be numbers."
+            )
+        return array
+
+    def _converted(self, what: str, values: Any) -> np.ndarray:
+        kind = type(values).__name__
+        if not is_dense(values):
+            raise TypeError(f"{self.who}: the {what}s are a {kind}; give one number a row, as a dense array.")
+        if hasattr(values, "detach"):  # torch, whose bfloat16 NumPy does not have
+            values = values.detach().cpu()
+            values = values.float() if "bfloat16" in str(values.dtype) else values
+        if isinstance(values, np.ma.MaskedArray):
+            return values
+        try:
+            return np.asarray(values)
+        except ValueError as error:
+            raise ValueError(f"{self.who}: the {what}s, a {kind}, make no array of numbers ({error}).") from error
+
+    def _of_objects(self, what: str, array: np.ndarray, place: str) -> np.ndarray:
+        for where, value in np.ndenumerate(array):
+            if not isinstance(value, (numbers.Real, np.bool_, decimal.Decimal)):
+                text = isinstance(value, (str, bytes))
+                raise (TypeError if text else ValueError)(
+                    f"{self.who}: {what} {value!r} in row {where[0]}{place} is no number; "
+                    + ("make numbers of the texts." if text else "drop rows without one.")
+                )
+        return array.astype(np.float64)
+
+
+def _range(loss: Any) -> Range | None:
+    function = function_of(loss)
+    return None if function is None else _PROBABILITY if function in CROSS_ENTROPIES else _FINITE
+
+
+@dataclasses.dataclass(frozen=True)
+class _Path:
+    """Which of several outputs; of the only one the key is `None`."""
+
+    key: str | int | None
+
+    def __str__(self) -> str:
+        return "" if self.key is None else f" of output {self.key!r},"
+
+
+def _is_array(values: Any) -> bool:
+    return bool(getattr(values, "shape", ())) or hasattr(values, "to_numpy")
+
+
+def _is_tensor(values: Any) -> bool:
+    """Whether Keras takes values as they are."""
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind != "O" and not isinstance(values, np.ma.MaskedArray)
+    return hasattr(values, "dtype") and hasattr(values, "shape") and not hasattr(values, "to_numpy")

@@ -1,0 +1,162 @@
+"""Data that come batch by batch, each batch's labels and sample weights checked as it is read.
+
+What the host has is checked there, before it goes to a device: a step is compiled as ever, and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+# Keras exports no names for them; `fit` takes an adapter in place of data.
+from keras.src.trainers.data_adapters import get_data_adapter, is_tf_dataset, is_torch_dataloader
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+from keras.src.trainers.data_adapters.torch_data_loader_adapter import TorchDataLoaderAdapter
+
+
+class CheckedPyDataset(PyDatasetAdapter):
+    """Keras's adapter of a `PyDataset`.
+
+    Args:
+        x: The dataset.
+        checks: `Checks`, or `None`.
+        **options: Of Keras's adapter.
+    """
+
+    def __init__(self, x: Any, checks: Any = None, **options: Any) -> None:
+        super().__init__(x, **options)
+        self._checks = checks
+
+    def _get_iterator(self) -> Iterator[Any]:
+        # Of Keras's, as what all backends' iterators are made of.
+        batches = super()._get_iterator()
+        return batches if self._checks is None else self._checks.each(batches)
+
+
+class _CheckedLoader(TorchDataLoaderAdapter):
+    def __init__(self, x: Any, checks: Any) -> None:
+        super().__init__(x)
+        self._checks = checks
+
+    def get_numpy_iterator(self) -> Iterator[Any]:
+        return self._checks.each(super().get_numpy_iterator())  # type: ignore[no-any-return]
+
+    def get_torch_dataloader(self) -> Any:
+        return _Each(super().get_torch_dataloader(), self._checks)
+
+
+class _Each:
+    def __init__(self, loader: Any, checks: Any) -> None:
+        self._loader, self._checks = loader, checks
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._checks.each(self._loader)  # type: ignore[no-any-return]
+
+
+def arguments(method: Any, model: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """All arguments of a call of one of Keras's methods, by name."""
+    bound = inspect.signature(method).bind(model, *args, **kwargs)
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    given.pop("self")
+    rest = given.pop("kwargs", {})
+    return {**given, **rest}
+
+
+def is_read_by_batch(x: Any) -> bool:
+    """Whether data are batches, one after the other, rather than arrays."""
+    return isinstance(x, (keras.utils.PyDataset, types.GeneratorType)) or is_tf_dataset(x) or is_torch_dataloader(x)
+
+
+def checked(given: dict[str, Any], checks: Any, py_dataset: Any) -> dict[str, Any]:
+    """Arguments of `fit` or `evaluate`, whose `x` is read by batch, with one in its place that checks each batch.
+
+    Args:
+        given: The arguments.
+        checks: `Checks`.
+        py_dataset: The backend's adapter of a `PyDataset`, a `CheckedPyDataset`.
+    """
+    x = given["x"]
+    if given.get("y") is not None or given.get("sample_weight") is not None:
+        return given  # Keras says why not.
+    if isinstance(x, types.GeneratorType):
+        return {**given, "x": checks.each(x)}
+    if is_tf_dataset(x):
+        return {**given, "x": _checked_dataset(x, checks)}
+    class_weight, shuffle = given.get("class_weight"), bool(given.get("shuffle", False))
+    get_data_adapter(x, class_weight=class_weight, shuffle=shuffle)  # for what it refuses and warns of
+    if isinstance(x, keras.utils.PyDataset):
+        rest = {name: value for name, value in given.items() if name != "class_weight"}
+        return {**rest, "x": py_dataset(x, checks, class_weight=class_weight, shuffle=shuffle)}
+    return {**given, "x": _CheckedLoader(x, checks)}
+
+
+def _checked_dataset(dataset: Any, checks: Any) -> Any:
+    import tensorflow as tf
+
+    if isinstance(dataset, tf.distribute.DistributedDataset):
+        return dataset  # refused where it is divided among replicas
+    if keras.backend.backend() == "tensorflow":
+        dataset = _of_known_rank(dataset)
+    leaves = checks.leaves(*keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[1:])
+    for what, spec, _ in leaves:
+        if not isinstance(spec, tf.TensorSpec):
+            raise TypeError(
+                f"{checks.who}: the {what}s are a {type(spec).__name__}; give one number a row, as a dense tensor."
+            )
+        if not (spec.dtype.is_floating or spec.dtype.is_integer or spec.dtype.is_bool):
+            raise TypeError(f"{checks.who}: the {what}s have dtype {spec.dtype.name}; they must be numbers.")
+    if all(allowed is None or spec.dtype.is_bool for _, spec, allowed in leaves):
+        return dataset
+
+    def right(values: Any, allowed: Any) -> Any:
+        if allowed is None or values.dtype.is_bool:
+            return tf.constant(True)
+        values = tf.cast(values, tf.float32)
+        inside = (values >= max(allowed.low, tf.float32.min)) & (values <= min(allowed.high, tf.float32.max))
+        return tf.reduce_all(inside | (values == float("-inf")) if allowed.filler else inside)
+
+    @tf.autograph.experimental.do_not_convert
+    def each(number: Any, batch: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        found = checks.leaves(y, sample_weight)
+
+        def tell(number: Any, *values: Any) -> bool:
+            for (what, _, allowed), value in zip(found, values, strict=True):
+                checks.of_batch(number, what, value, allowed)
+            return True
+
+        tensors = [values for _, values, _ in found]
+        seen = tf.cond(
+            tf.reduce_all([right(values, allowed) for _, values, allowed in found]),
+            lambda: True,
+            lambda: tf.numpy_function(tell, [number, *tensors], tf.bool),
+        )
+        with tf.control_dependencies([seen]):
+            return (x, tf.nest.map_structure(tf.identity, y), *batch[2:])
+
+    return dataset.enumerate().map(each)
+
+
+def _of_known_rank(dataset: Any) -> Any:
+    """A dataset whose batches have a static rank: that of its first batch, where it says none. Keras's steps need one."""
+    import tensorflow as tf
+
+    specs = tf.nest.flatten(dataset.element_spec)
+    if all(spec.shape.rank is not None for spec in specs):
+        return dataset
+    ranks = [t.shape.rank for t in tf.nest.flatten(next(iter(dataset)))]
+
+    def ranked(*batch: Any) -> Any:
+        batch = batch if len(batch) > 1 else batch[0]
+        known = [
+            t if t.shape.rank is not None else tf.ensure_shape(t, [None] * rank)
+            for t, rank in zip(tf.nest.flatten(batch), ranks, strict=True)
+        ]
+        return tf.nest.pack_sequence_as(batch, known)
+
+    return dataset.map(ranked)
