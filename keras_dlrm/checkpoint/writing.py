@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
@@ -22,7 +22,7 @@ from keras_dlrm.checkpoint.store import (
     steps_in,
     write_dense,
 )
-from keras_dlrm.data.lock import LOCK, lock
+from keras_dlrm.data.lock import held
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.durable import publish, sync
 from keras_dlrm.files.ownership import check, identity, mark, remove
@@ -93,14 +93,14 @@ def write(
     partial = directory / f".{final.name}.partial"
     base = _base(directory, step) if incremental else None
 
-    alone: list[IO[str]] = []
-    saving = directory / ".saving"
-    dense_checksum = ""
+    alone = contextlib.ExitStack()
+    dense_checksum, begun = "", False
 
     def begin() -> None:
         if team.rank == 0:
             try:
-                alone.append(lock(saving, f"another run is saving to {directory}; give each run a folder of its own."))
+                taken = f"another run is saving to {directory}; give each run a folder of its own."
+                alone.enter_context(held(directory / ".saving", taken))
             except RuntimeError as error:
                 raise OSError(str(error)) from None
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
@@ -110,7 +110,8 @@ def write(
             os.close(mark(partial, _owner(partial)))
 
     def write_mine() -> list[dict[str, Any]]:
-        nonlocal dense_checksum
+        nonlocal dense_checksum, begun
+        begun = True
         if team.rank == 0:
             dense_checksum = write_dense(partial / DENSE, {name: value_of(v) for name, v in state.dense.items()})
         # What every process has is written by the first.
@@ -146,20 +147,16 @@ def write(
                 with contextlib.suppress(OSError):  # the new one is there
                     _remove(folder_of(directory, old))
 
-    try:
-        team.do(begin)
-        written = team.do(write_mine)
-        team.do(lambda: commit([part for parts in written for part in parts]))
-    except BaseException:
-        if alone or not (partial / DENSE).exists():  # the first process's folder, or one that it does not see
-            _remove_partial(partial)
-        raise
-    finally:
-        for file in alone:
-            with contextlib.suppress(OSError):
-                (saving / LOCK).unlink()
-                saving.rmdir()
-            file.close()
+    with alone:
+        try:
+            team.do(begin)
+            written = team.do(write_mine)
+            team.do(lambda: commit([part for parts in written for part in parts]))
+        except BaseException:
+            # The first process's folder, or one that it does not see.
+            if begun and (team.rank == 0 or not (partial / DENSE).exists()):
+                _remove_partial(partial)
+            raise
     return final
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_dlrm.files.ownership import check, hold, identity, new_folder, remove
+from keras_dlrm.files.ownership import check, hold, identity, new_folder, remove, remove_left
 
 
 @contextlib.contextmanager
@@ -40,6 +40,11 @@ def workspace(output: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             remove(folder, owner, "a workspace")
         os.close(held)
+
+
+def clean(output: Path) -> None:
+    """Remove what killed processes left of an output that is not written again."""
+    remove_left(output.parent, identity("workspace", output))
 
 
 @contextlib.contextmanager

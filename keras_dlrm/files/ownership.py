@@ -112,13 +112,22 @@ def new_folder(parent: Path, owner: str, files: Sequence[str] = ALL) -> tuple[Pa
         owner: What its marker says.
         files: As of `mark`.
     """
-    for left in list(parent.glob(".writing-*")):
-        # One that is held, that is of another owner, or that has something else in it stays.
-        with contextlib.suppress(OSError, RuntimeError), hold(left, surely=True):
-            remove(left, owner, "a folder")
+    remove_left(parent, owner)
     folder = parent / f".writing-{uuid.uuid4().hex[:12]}"
     folder.mkdir()
     return folder, mark(folder, owner, files)
+
+
+def remove_left(parent: Path, owner: str) -> None:
+    """Remove the hidden folders that killed processes left. One that is held, or that has something else in it, stays.
+
+    Args:
+        parent: Where they are.
+        owner: What their markers say.
+    """
+    for left in list(parent.glob(".writing-*")):
+        with contextlib.suppress(OSError, RuntimeError), hold(left, surely=True):
+            remove(left, owner, "a folder")
 
 
 def check(folder: Path, owner: str, what: str) -> None:

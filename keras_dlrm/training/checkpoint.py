@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.files.archive import check_archive
 from keras_dlrm.files.durable import whole
 
 
@@ -47,10 +48,11 @@ class Resume(keras.callbacks.Callback):
             example: Some batch and its labels: Keras creates the variables of metrics when it first sees one.
 
         Raises:
-            ValueError: the file is of another model.
+            ValueError: the file is damaged, or of another model.
         """
         if not self.path.exists():
             return False
+        check_archive(self.path, ("place.npy",))
         with np.load(self.path, allow_pickle=False) as saved:
             place = json.loads(str(saved["place"]))
             state = _state(model)
@@ -99,9 +101,15 @@ class Resume(keras.callbacks.Callback):
             "paths": [v.path for v in state],
             "memories": [callback.state() for callback in self.remembering],
         }
-        arrays = {f"v{i}": ops.convert_to_numpy(v.value) for i, v in enumerate([*state, *model.metrics_variables])}
+        arrays = {f"v{i}": _storable(v) for i, v in enumerate([*state, *model.metrics_variables])}
         with whole(self.path) as written:
-            np.savez(written, place=np.array(json.dumps(place)), **arrays)
+            np.savez(written, **{"place": np.array(json.dumps(place)), **arrays})  # type: ignore[arg-type]
+
+
+def _storable(variable: Any) -> np.ndarray:
+    """A value in a type that `.npz` files hold: float32 for those that NumPy itself has not, such as bfloat16."""
+    array = ops.convert_to_numpy(variable.value)
+    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
 
 
 def _state(model: Any) -> list[Any]:
