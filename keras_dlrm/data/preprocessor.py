@@ -32,7 +32,7 @@ class Preprocessor:
     - A categorical column that came with a `vocabulary_size` holds integer ids already; they are checked.
     - A hashed column holds ids, or any other values, which are hashed as texts to ids.
     - Dates, times, differences of times and complex numbers are no values; they are refused.
-    - A column with `hotness` above 1 holds lists, (B, k) arrays, or strings whose values are separated by `|`.
+    - A column with `hotness` above 1, or with `truncate`, holds lists, (B, k) arrays, or strings whose values are separated by `|`.
 
     Make one with `fit`, `identity` or `load`.
 
@@ -115,7 +115,7 @@ class Preprocessor:
                     fit.update(raw.dense_values(frame, name, where))
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
                 if column.vocabulary_size is None:
-                    values, rows, places = raw.categorical_values(frame, column, where)
+                    values, rows, places, _ = raw.categorical_values(frame, column, where)
                     with raw.located(where, column.name, rows):
                         key = keys[column.table_name].normalise(values, f"column {column.name!r}")
                     counters[column.table_name].update(key, (first + rows) * width + offset + places)
@@ -212,9 +212,9 @@ class Preprocessor:
             batch["dense"] = out
         if schema.categorical:
             sparse = np.full((len(table), schema.width), PADDING, np.int32)
-            lengths = {}
+            lists = {}
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-                flat, rows, places = raw.categorical_values(table, column, where)
+                flat, rows, places, lists[column.name] = raw.categorical_values(table, column, where)
                 with raw.located(where, column.name, rows):
                     vocabulary = self.vocabularies.get(column.table_name)
                     if vocabulary is None:
@@ -222,10 +222,9 @@ class Preprocessor:
                     else:
                         ids = vocabulary.encode(flat, f"column {column.name!r}")
                 sparse[rows, offset + places] = ids
-                lengths[column.name] = np.bincount(rows, minlength=len(table))
             batch["sparse"] = sparse
         if schema.weighted:
-            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"], lengths)
+            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"], lists)
         elif weights is not None:
             raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
         return batch
