@@ -17,12 +17,12 @@ from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.read_ahead import one_ahead
-from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
+from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
 from keras_dlrm.data.table_columns import Columns
 from keras_dlrm.data.table_files import TableFile
 from keras_dlrm.data.table_fit import Rules
 from keras_dlrm.data.table_stage import Stage, as_bytes, chunks
-from keras_dlrm.data.writer import PackedWriter, check_output
+from keras_dlrm.data.writer import PackedWriter, check_output, place_log
 
 # Staged files of another version are not gone on from.
 VERSION = 2
@@ -208,8 +208,7 @@ class _Job:
         if self.preprocessor is None:
             raise RuntimeError("tables: place comes after write.")
         specs = layout.array_specs(self.preprocessor.schema)
-        complete = self.staging.path("complete")
-        with PackedWriter(complete, self.preprocessor.schema, self.preprocessor) as writer:
+        with PackedWriter(self.staging.complete, self.preprocessor.schema, self.preprocessor) as writer:
             for split, (first, last) in self.ranges().items():
                 paths = {name: self.staging.path(f"{split}.{name}") for name in specs}
                 for name, (dtype, width) in specs.items():
@@ -219,10 +218,7 @@ class _Job:
             names = [[name, str(file.path)] for name, file in self.files]
             writer.note("tables", {"split": self.split and dict(self.split), "inputs": names, "job": digest})
             writer.note("bad_rows", self.bad.state())
-        check_output(output, overwrite)
-        if output.exists() and any(output.iterdir()):
-            output.rename(self.staging.path(OLD))
-        complete.replace(output)
+        place_log(self.staging.complete, output, overwrite)
 
 
 def _is_of(output: Path, digest: str) -> bool:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from keras_dlrm.serving import metrics, rest_calls
 from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.features import features_of, schema_of
+from keras_dlrm.serving.features import features_of
 from keras_dlrm.serving.origins import OwnPages
 from keras_dlrm.serving.service import Service
 
@@ -162,7 +162,7 @@ def _described_models(service: Service) -> bytes:
         versions = []
         for number in sorted(model.available, reverse=True):
             with model.lease(number) as version:
-                schema = schema_of(version)
+                schema = version.schema
                 signatures = []
                 for signature in version.model.signatures.values():
                     try:
