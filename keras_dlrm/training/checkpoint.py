@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.files.archive import check_archive
-from keras_dlrm.files.durable import publish
+from keras_dlrm.files.durable import whole
 
 
 class Resume(keras.callbacks.Callback):
@@ -102,14 +102,8 @@ class Resume(keras.callbacks.Callback):
             "memories": [callback.state() for callback in self.remembering],
         }
         arrays = {f"v{i}": _storable(v) for i, v in enumerate([*state, *model.metrics_variables])}
-        aside = writing(self.path)
-        np.savez(aside, **{"place": np.array(json.dumps(place)), **arrays})  # type: ignore[arg-type]
-        publish(aside, self.path)
-
-
-def writing(path: Path) -> Path:
-    """Where a file of a run is written until it is complete; with the ending of its own, which NumPy and Keras ask for."""
-    return path.with_name(f"writing-{path.name}")
+        with whole(self.path) as written:
+            np.savez(written, **{"place": np.array(json.dumps(place)), **arrays})  # type: ignore[arg-type]
 
 
 def _storable(variable: Any) -> np.ndarray:
@@ -191,8 +185,8 @@ class BestModel(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         if better:
             self.best_epoch, self.waited = epoch, 0
-            self.model.save(writing(self.path))
-            publish(writing(self.path), self.path)
+            with whole(self.path) as written:
+                self.model.save(written)
             return
         self.waited += 1
         if self.lr_factor < 1:

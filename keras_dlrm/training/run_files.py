@@ -12,9 +12,15 @@ import numpy as np
 from keras_dlrm.files.checksums import read_sealed, sealed
 from keras_dlrm.files.durable import sync, write
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.ownership import LOCK
 
 MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
 DATA, PREDICTIONS = "data.json", "predictions.npy"
+# What a run writes; the rest of its folder is somebody else's.
+FILES = (
+    MODEL, STATE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
+)  # fmt: skip
 
 
 def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:
