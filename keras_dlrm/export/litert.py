@@ -51,7 +51,10 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     from keras_dlrm.models.click_model import ClickModel
 
     if not isinstance(model, ClickModel):
-        raise TypeError(f"litert: expected a model of kd.models, not {type(model).__name__}.")
+        raise TypeError(
+            f"litert: expected a model of kd.models that has a schema, not {type(model).__name__}; use kd.export.savedmodel or "
+            "kd.export.onnx for a functional SparseModel."
+        )
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"litert: {path} is a folder; give a file, such as {path / 'model.tflite'}.")
