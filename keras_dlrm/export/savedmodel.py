@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from keras_dlrm.export.elsewhere import environment
 from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.export.versions import next_version, publish
+from keras_dlrm.files.durable import workspace
 from keras_dlrm.same_schema import check_same
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
@@ -125,9 +125,8 @@ def savedmodel(
     final = directory / str(next_version(directory) if version is None else version)
     if final.exists():
         raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
-    # Not a number, so that a server that watches the folder does not take it for a version.
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
-    try:
+    # Its name is no number, so that a server that watches the folder does not take it for a version.
+    with workspace(directory / "version") as aside:
         if functional:
             with tempfile.TemporaryDirectory() as folder:
                 own.write(model, aside / "model", Path(folder), _run, CHECK)
@@ -146,8 +145,6 @@ def savedmodel(
         _flush(aside / "model")
         final = publish(aside / "model", final, version is None)
         _flush(directory, inside=False)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return final
 
 

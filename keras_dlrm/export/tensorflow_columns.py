@@ -40,7 +40,9 @@ class ModelColumns(tf.Module):
         rows = rows or {}
         return {
             c.input: tf.TensorSpec(
-                [rows.get(c.name), *([] if c.width is None else [c.width])], tf.as_dtype(c.dtype), name=c.input
+                [rows.get(c.name), *([] if c.width is None else [None if c.truncated else c.width])],
+                tf.as_dtype(c.dtype),
+                name=c.input,
             )
             for c in self.columns
         }
@@ -57,7 +59,10 @@ class ModelColumns(tf.Module):
                 [self.dense(i, columns[n]) for i, n in enumerate(self.schema.dense_names)], axis=1
             )
         if self.schema.categorical:
-            parts = [tf.reshape(self.ids(c, columns[c.name]), [-1, c.hotness]) for c in self.schema.categorical]
+            cut = {c.name for c in self.columns if c.truncated}
+            values = {c.name: columns[c.name] for c in self.schema.categorical}
+            values.update((c.name, _cut(c, values[c.name])) for c in self.schema.categorical if c.name in cut)
+            parts = [tf.reshape(self.ids(c, values[c.name]), [-1, c.hotness]) for c in self.schema.categorical]
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]
@@ -284,6 +289,20 @@ def _escape(keys: Any) -> Any:
     return keys
 
 
+def _cut(column: Categorical, values: Any) -> Any:
+    """Values (B, k) → (B, hotness), as `truncate` has it; see `lists.kept`."""
+    missing = (values == "") | (values == str(PADDING)) if values.dtype == tf.string else values == PADDING
+    fill = "" if values.dtype == tf.string else tf.constant(PADDING, values.dtype)
+    padded = tf.pad(values, [[0, 0], [0, column.hotness]], constant_values=fill)
+    if column.truncate == "first":
+        return padded[:, : column.hotness]
+    ends = tf.where(missing, 0, tf.range(1, tf.shape(values)[1] + 1))
+    # A row without values has no largest one.
+    used = tf.reduce_max(tf.pad(ends, [[0, 0], [1, 0]]), axis=1)
+    starts = tf.maximum(used - column.hotness, 0)
+    return tf.gather(padded, starts[:, None] + tf.range(column.hotness), batch_dims=1)
+
+
 def _missing(column: Column) -> Any:
     return "" if column.dtype == "string" else PADDING
 
@@ -291,6 +310,8 @@ def _missing(column: Column) -> Any:
 def _rectangular(column: Column, values: Any) -> Any:
     if not isinstance(values, tf.RaggedTensor):
         return values
+    if column.truncated:
+        return values.to_tensor(_missing(column))
     longest = tf.debugging.assert_less_equal(
         values.row_lengths(),
         tf.constant(column.width, tf.int64),

@@ -150,6 +150,24 @@ def _named(tensor: Tensor, schema: Schema, kind: str) -> Iterator[Feature]:
         yield from _of_tensor(tensor)
 
 
+def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any]:
+    """What stands for a missing value, by input, of the inputs that are named columns of the schema.
+
+    Args:
+        signature: Any signature.
+        schema: Of the model.
+    """
+    from keras_dlrm.export.signatures import model_columns
+    from keras_dlrm.schema import PADDING
+
+    if schema is None or signature.inputs.keys() <= {"dense", "sparse", "weights"}:
+        return {}
+    names = {column.input for column in model_columns(schema)} - {"weights"}
+    fills = {"f": float("nan"), "i": PADDING, "O": ""}
+    kinds = {t.name: DTYPES[t.dtype].numpy.kind for t in signature.inputs.values() if t.dtype in DTYPES}
+    return {name: fills[kind] for name, kind in kinds.items() if name in names and kind in fills}
+
+
 def schema_of(version: Version) -> Schema | None:
     """The schema in `assets.extra/schema.json` of a version, `None` where there is none that can be read."""
     from keras_dlrm.schema import Schema

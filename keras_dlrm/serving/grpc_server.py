@@ -85,7 +85,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._service.metrics.measure("grpc", "classify") as measured:
             spec = request.model_spec
             with self._service.call(target_of(spec), spec.signature_name, measured) as call:
-                rows = operations.classify(call.version.model, call.signature, request.input)
+                rows = operations.classify(call.version.model, call.signature, request.input, self._service.max_bytes)
                 response = classification_pb2.ClassificationResponse()
                 _fill_spec(response.model_spec, call)
             for row in rows:
@@ -100,7 +100,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._service.metrics.measure("grpc", "regress") as measured:
             spec = request.model_spec
             with self._service.call(target_of(spec), spec.signature_name, measured) as call:
-                values = operations.regress(call.version.model, call.signature, request.input)
+                values = operations.regress(call.version.model, call.signature, request.input, self._service.max_bytes)
                 response = regression_pb2.RegressionResponse()
                 _fill_spec(response.model_spec, call)
             for value in values:

@@ -410,7 +410,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, argument
 def test_a_folder_and_other_models_are_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder; give a file, such as .*model.onnx"):
         onnx(DLRM(SCHEMA, 4, [4], [3, 1]), tmp_path)
-    with pytest.raises(TypeError, match="expected a model of kd.models, not Sequential"):
+    with pytest.raises(TypeError, match="expected a model of kd.models, .*not Sequential"):
         onnx(keras.Sequential([keras.layers.Dense(1)]), tmp_path / "m.onnx")
 
 
