@@ -52,7 +52,10 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     from keras_dlrm.training.not_finite import require_finite
 
     if not isinstance(model, ClickModel):
-        raise TypeError(f"litert: expected a model of kd.models, not {type(model).__name__}.")
+        raise TypeError(
+            f"litert: expected a model of kd.models that has a schema, not {type(model).__name__}; use kd.export.savedmodel or "
+            "kd.export.onnx for a functional SparseModel."
+        )
     path = Path(path)
     check_replaced("litert", path, "model.tflite", lambda start: start[4:8] == b"TFL3")
     hashed = [c.name for c in model.schema.categorical if c.hashed]

@@ -45,10 +45,15 @@ def onnx_model(model: Any, stored: StoredTables, data: str | None = None) -> Any
         last = i == len(graph.must_be_finite) - 1
         zeros = np.zeros((width, 1), np.float32)
         probability = graph.op("Gemm", name, zeros, probability, output="probability" if last else None)
+    add_tables(graph, stored, data)
+    return graph.model(inputs.values(), [Value("probability", (None, 1), "float32")], metadata(model, stored))
+
+
+def add_tables(graph: Graph, stored: StoredTables, data: str | None) -> None:
+    """Add the tables to a graph, or where in a file they lie."""
     for name, dtype, shape, offset, length in regions(stored):
         where = _bytes(stored, name) if data is None else (data, offset, length)
         graph.add_large(large_tensor(name, dtype, shape, where))
-    return graph.model(inputs.values(), [Value("probability", (None, 1), "float32")], metadata(model, stored))
 
 
 def _bytes(stored: StoredTables, name: str) -> bytes:
