@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 PADDING = -1
+TRUNCATE = ("first", "last")
 COMBINERS = ("sum", "mean", "sqrtn")
 DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile", "log_above_minimum")
 # Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
@@ -72,6 +73,8 @@ class Categorical:
         hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
             the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen. A preprocessor
             makes such ids of texts.
+        truncate: What is kept of a list that is longer than `hotness`: its `"first"` or `"last"` values, with their
+            weights. Missing values at the end of a list are padding and do not count. `None`: such a row is an error.
         identity: Checksum of the values and their ids that a preprocessor fitted, which sets it; a model refuses data of
             another vocabulary.
 
@@ -91,6 +94,7 @@ class Categorical:
     max_vocabulary: int | None = None
     hashed: bool = False
     oov_rows: int = 1
+    truncate: str | None = None
     identity: str | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +108,8 @@ class Categorical:
             check_int(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
         if self.combiner not in COMBINERS:
             raise ValueError(f"{who}: combiner={self.combiner!r} is unknown; use one of {COMBINERS}.")
+        if self.truncate not in (None, *TRUNCATE):
+            raise ValueError(f"{who}: truncate={self.truncate!r} is unknown; use one of {TRUNCATE}, or None.")
         if self.oov is not None:
             check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
         check_int(who, "oov_rows", self.oov_rows, 1, None)
@@ -126,6 +132,11 @@ class Categorical:
                 f"{who}: oov={self.oov} with oov_rows={self.oov_rows} goes beyond vocabulary_size={self.vocabulary_size}; "
                 "give fewer oov_rows or more rows."
             )
+
+    @property
+    def multi_hot(self) -> bool:
+        """Whether its raw values are lists."""
+        return self.hotness > 1 or self.truncate is not None
 
     @property
     def table_name(self) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
 from keras_dlrm.files.durable import write
 from keras_dlrm.files.regular import regular
-from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, float32, id_matrix, ragged
+from keras_dlrm.lists import Lists
+from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, id_matrix, weight_rows
 
 
 class Schema:
@@ -184,11 +185,11 @@ class Schema:
             raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
 
         arrays: dict[str, np.ndarray] = {}
-        lengths: dict[str, np.ndarray] = {}
+        lists: dict[str, Lists] = {}
         for name in self.dense_names:
             arrays[name] = dense_values(name, columns[name])
         for column in self.categorical:
-            arrays[column.name], lengths[column.name] = id_matrix(column, columns[column.name])
+            arrays[column.name], lists[column.name] = id_matrix(column, columns[column.name])
         rows = {name: len(a) for name, a in arrays.items()}
         if len(set(rows.values())) > 1:
             first = next(iter(rows))
@@ -202,18 +203,18 @@ class Schema:
         if self.categorical:
             batch["sparse"] = np.concatenate([arrays[n] for n in self.categorical_names], axis=1)
         if self.weighted:
-            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lengths)
+            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
         return batch
 
     def weight_matrix(
-        self, weights: Mapping[str, Any], sparse: np.ndarray, lengths: Mapping[str, np.ndarray]
+        self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]
     ) -> np.ndarray:
         """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
 
         Args:
             weights: Factors by sparse column name, shaped like the column's ids.
             sparse: Packed ids (B, W).
-            lengths: For each sparse column, how many ids each row was given (B,), -1 among them included.
+            lists: For each sparse column, the lists that its rows were given.
         """
         for name in weights:
             if name not in self.categorical_names:
@@ -223,29 +224,9 @@ class Schema:
         packed = (sparse != PADDING).astype(np.float32)
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:
-                values, count = ragged(column.name, weights[column.name], column.hotness, 0.0, np.float64)
-                if len(values) != len(sparse):
-                    raise ValueError(
-                        f"pack: weights of {column.name!r} have {len(values)} rows, the batch has {len(sparse)}; they must agree."
-                    )
-                ids = sparse[:, start : start + column.hotness]
-                places = np.arange(column.hotness)
-                lacking = np.argwhere((places >= count[:, None]) & (ids != PADDING))
-                if len(lacking):
-                    row, place = lacking[0]
-                    raise ValueError(
-                        f"pack: weights of {column.name!r}: in row {row} id {ids[row, place]} has no weight; give as many "
-                        "weights as ids, or leave the column out for weights of 1."
-                    )
-                # A weight of 0 beyond the ids is padding, as a matrix of weights has it.
-                surplus = np.argwhere((places >= lengths[column.name][:, None]) & (values != 0))
-                if len(surplus):
-                    row, place = surplus[0]
-                    raise ValueError(
-                        f"pack: weights of {column.name!r}: in row {row} weight {values[row, place]:g} has no id; give as many "
-                        "weights as ids."
-                    )
-                packed[:, start : start + column.hotness] *= float32(f"weights of {column.name!r}", values)
+                places = slice(start, start + column.hotness)
+                ids = sparse[:, places]
+                packed[:, places] *= weight_rows(column, weights[column.name], ids, lists[column.name])
         return packed
 
     def validate(self, batch: Mapping[str, Any]) -> None:

@@ -52,16 +52,12 @@ def command(
     The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
     gives the 95% interval of the difference between the mean scores.
     """
-    import numpy as np
     from rich.console import Console
 
     from keras_dlrm import data as data_package
-    from keras_dlrm.metrics import paired_bootstrap_runs
     from keras_dlrm.training.experiment import Experiment
     from keras_dlrm.training.planted import EXPERIMENT, planted_log
-    from keras_dlrm.training.report import print_table
-    from keras_dlrm.training.run import train
-    from keras_dlrm.training.run_files import read_predictions
+    from keras_dlrm.training.run import one_run
 
     if configs and models:
         raise ValueError("--config and --model exclude each other: a configuration names its model.")
@@ -80,6 +76,22 @@ def command(
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
     output = output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    with one_run(output):
+        result = _compare(named, log, output, seeds, samples, console, options)
+    print_json(as_json, result)
+
+
+def _compare(
+    named: dict[str, Any], log: Any, output: Path, seeds: int, samples: int, console: Any, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Train, print both tables, and write `compare.json`; what it holds."""
+    import numpy as np
+
+    from keras_dlrm.files.durable import write
+    from keras_dlrm.metrics import paired_bootstrap_runs
+    from keras_dlrm.training.report import print_table
+    from keras_dlrm.training.run import train
+    from keras_dlrm.training.run_files import read_predictions
 
     table: list[dict[str, Any]] = []
     runs: dict[str, list[Any]] = {}
@@ -124,6 +136,6 @@ def command(
     over = "rows and seeds" if seeds > 1 else "rows"
     print_table(verdicts, f"Paired bootstrap over {over}, 95% interval", file=sys.stdout)
     result = {"models": table, "differences": verdicts}
-    (output / "compare.json").write_text(json.dumps(result, indent=2))
+    write(output / "compare.json", json.dumps(result, indent=2))
     click.echo(f"runs and compare.json: {output}")
-    print_json(as_json, result)
+    return result

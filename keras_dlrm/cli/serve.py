@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from keras_dlrm.cli.options import PathArgument, json_option
+from keras_dlrm.serving.limits import Limits
 
 EPILOG = """\b
 Examples:
@@ -45,6 +46,12 @@ Then:
               help="Time between two looks at the folder.")  # fmt: skip
 @click.option("--grace-seconds", default=10.0, show_default=True, type=click.FloatRange(0),
               help="Most time that running requests get after SIGTERM.")  # fmt: skip
+@click.option("--request-seconds", default=Limits.request_seconds, show_default=True, type=click.FloatRange(0.1),
+              help="Most time that a client takes to send a request.")  # fmt: skip
+@click.option("--max-connections", default=Limits.connections, show_default=True, type=click.IntRange(4),
+              help="Open connections of REST, and of gRPC.")  # fmt: skip
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+              help="A name under which a reverse proxy serves the page. May be repeated.")  # fmt: skip
 @click.option(
     "--tensorflow-threads", default=0, type=click.IntRange(0), help="TensorFlow's threads; its choice by default."
 )
@@ -52,13 +59,13 @@ Then:
 def command(
     folder: Path | None, config: Path | None, name: str | None, labels: tuple[str, ...], all_versions: bool, host: str,
     port: int, grpc_port: int, threads: int, queue: int, max_request_bytes: int, poll_seconds: float, grace_seconds: float,
-    tensorflow_threads: int, as_json: bool,
+    request_seconds: float, max_connections: int, allowed_hosts: tuple[str, ...], tensorflow_threads: int, as_json: bool,
 ) -> None:  # fmt: skip
     """A local stand-in for TensorFlow Serving, for development and tests, not for production.
 
     It serves the SavedModel versions of FOLDER (FOLDER/1, FOLDER/2 …) by TensorFlow Serving's REST and gRPC contract,
-    takes up new versions as they appear, and shows a page that predicts and explains. SIGTERM ends it when the running
-    requests are answered.
+    takes up new versions as they appear, and shows a page that predicts and explains. SIGTERM or SIGINT ends it, with exit
+    code 0, when the running requests are answered; a second one ends it at once.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if (folder is None) == (config is None):
@@ -68,10 +75,11 @@ def command(
     numbers = _numbers(labels)
     try:
         from keras_dlrm.serving.config import ModelConfig
+        from keras_dlrm.serving.log_lines import log_to_stderr
         from keras_dlrm.serving.server import Server, bracketed
     except ModuleNotFoundError as error:
         raise ImportError(f"keras-dlrm serve needs {error.name}: pip install 'keras-dlrm[serving]'.") from error
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that its loader of sessions is an old one
     logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # a traceback for each request that is no message
@@ -81,13 +89,21 @@ def command(
         models = [ModelConfig(found, folder, 0 if all_versions or numbers else 1, labels=numbers)]
     else:
         models = config  # type: ignore[assignment]
+    limits = Limits(request_seconds=request_seconds, connections=max_connections)
     server = Server(
-        models, host, port, grpc_port, threads, queue, max_request_bytes, poll_seconds, tensorflow_threads
+        models, host, port, grpc_port, threads, queue, max_request_bytes, poll_seconds, tensorflow_threads, allowed_hosts,
+        limits,
     )  # fmt: skip
     server.start()
     stop = threading.Event()
+
+    def asked(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, asked)
     served = {n: sorted(model.available) for n, model in server.service.models.items()}
     logging.getLogger("keras_dlrm.serving").info(
         "stand-in for TensorFlow Serving (development and tests only): REST and page http://%s:%d, gRPC %s:%d, serving %s",

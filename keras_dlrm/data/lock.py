@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-LOCK = "lock"
+from keras_dlrm.files.ownership import LOCK
 
 
 def lock(folder: Path, taken: str) -> IO[str]:
@@ -23,7 +25,8 @@ def lock(folder: Path, taken: str) -> IO[str]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            file = open(folder / LOCK, "w")
+            # Whatever has that name is not written to, and a link is not followed.
+            file = open(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
         except FileNotFoundError:
             continue  # Whoever had it has just removed the folder.
         try:
@@ -36,4 +39,26 @@ def lock(folder: Path, taken: str) -> IO[str]:
         except FileNotFoundError:
             pass
         # The lock of a folder that is gone, or that was made anew, holds nothing.
+        file.close()
+
+
+@contextlib.contextmanager
+def held(folder: Path, taken: str) -> Iterator[None]:
+    """While this context is open, this process holds the lock of a folder, which goes afterwards if nothing else is in it.
+
+    Args:
+        folder: The folder; made where there is none.
+        taken: What to say where another process holds it.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    file = lock(folder, taken)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if not os.fstat(file.fileno()).st_size:  # else somebody's file of that name
+                (folder / LOCK).unlink()
+            folder.rmdir()
         file.close()

@@ -255,11 +255,10 @@ def _late(block: Block, column: Dense, out: np.ndarray) -> Sequence[Fault]:
 
 def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
     """The values of a categorical column, and which rows have too many."""
-    reason = f"values but hotness={column.hotness}; raise hotness or shorten the list"
     if isinstance(block, TextBlock):
         texts = block.texts[column.name]
         n = len(texts)
-        if column.hotness == 1:
+        if not column.multi_hot:
             return _Flat(texts, np.arange(n), np.zeros(n, np.int64)), ()
         starts, ends, rows, places = (np.empty(n * column.hotness, np.int64) for _ in range(4))
         long = np.empty(n, np.int64)
@@ -269,7 +268,10 @@ def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
         flat = _Flat(Texts(texts.data, starts[:total], ends[:total]), rows[:total], places[:total])
         if not long.any():
             return flat, ()
-        return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")]
+        if column.truncate is None:
+            reason = raw.too_long(column, long)
+            return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")]
+        return _Flat(*raw.truncated(column, *raw.flatten(texts.series(), column))[:3]), ()
     if isinstance(block, RecordBlock):
         values, rows, places, lengths = block.flat(column.name)
     elif isinstance(block, FrameBlock):
@@ -279,6 +281,9 @@ def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
     too_long = lengths > column.hotness
     if not too_long.any():
         return _Flat(values, rows, places), ()
+    if column.truncate is not None:
+        return _Flat(*raw.truncated(column, values, rows, places, lengths)[:3]), ()
+    reason = raw.too_long(column, lengths)
     keep = ~too_long[rows]
 
     def value(row: int) -> object:

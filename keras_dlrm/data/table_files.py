@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.table_block import Block
 from keras_dlrm.data.table_frames import ParquetFile
 from keras_dlrm.data.table_records import RecordFile
@@ -31,20 +32,24 @@ class TableFile(Protocol):
         """Its rows from `place` on, the `Block.place` of the last block that is known."""
 
 
-def open_table(path: Path) -> TableFile:
+def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
     """The file by its ending.
+
+    Args:
+        path: The file.
+        dialect: How text is written. Where it is given, a file with an unknown ending is text.
 
     Raises:
         ValueError: an unknown ending.
     """
     endings = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     ending = endings[-1] if endings else ""
-    if ending in (".csv", ".tsv"):
-        return TextFile(path)
     if ending in (".parquet", ".pq"):
         return ParquetFile(path)
     if ending in (".tfrecord", ".tfrecords"):
         return RecordFile(path)
+    if ending in (".csv", ".tsv") or dialect is not None:
+        return TextFile(path, dialect or CsvDialect())
     raise ValueError(f"{path}: the ending says no format; use {ENDINGS}.")
 
 

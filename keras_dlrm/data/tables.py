@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from keras_dlrm.data import table_job as job
 from keras_dlrm.data.bad_rows import BadRows
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.format import SPLITS
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.preprocessor import Preprocessor
@@ -30,6 +31,7 @@ def preprocess(
     split: Mapping[str, float] | None = None,
     preprocessor: Preprocessor | str | os.PathLike[str] | None = None,
     vocabulary: str | None = None,
+    csv: CsvDialect | None = None,
     on_error: str = "raise",
     max_skipped: int | None = None,
     workers: int | None = None,
@@ -65,6 +67,8 @@ def preprocess(
         preprocessor: A fitted one, or the directory that holds it, for new days of a log: nothing is fitted.
         vocabulary: With a `preprocessor`. `"frozen"`, the default: unseen values go to the OOV row. `"grown"`: those of
             the training part get new rows; ids of known values stay. See `Preprocessor.grow`.
+        csv: How text files are written, where that is not as above; files of unknown endings are text then. That of the
+            `preprocessor` by default, which keeps it: `predict_files` reads the same way.
         on_error: `"raise"`: an error at the first row that cannot be used. `"skip"`: such rows are left out, counted
             and kept as examples in the manifest. The output is that of the files without them.
         max_skipped: With `"skip"`, an error when there are more; `None` for no limit.
@@ -103,13 +107,14 @@ def preprocess(
     place = real_output(output)
     if not job.staging_directory(place).exists():
         check_output(place, overwrite)
+    csv = csv if csv is not None or rules.given is None else rules.given.csv
     given = {"train": train, "valid": valid, "test": test}
     files = [
-        (name, open_table(path)) for name, paths in given.items() if paths is not None for path in input_files(paths)
+        (name, open_table(path, csv)) for name, paths in given.items() if paths is not None for path in input_files(paths)
     ]
     names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
     check_columns([file for _, file in files], names)
-    return job.run(files, place, rules, split, bad, threads, overwrite, progress)
+    return job.run(files, place, rules, csv, split, bad, threads, overwrite, progress)
 
 
 def _rules(

@@ -14,12 +14,15 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.data import format as layout
-from keras_dlrm.data.aside import aside
 from keras_dlrm.data.full_disk import is_full
 from keras_dlrm.files.checksums import CHECKSUM, sealed
+from keras_dlrm.files.durable import recover, replace_folder, workspace
 from keras_dlrm.files.inventory import files_below, inventory
+from keras_dlrm.files.ownership import check, identity, mark
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
+
+_WHAT = "a processed directory"
 
 
 class PackedWriter:
@@ -34,10 +37,11 @@ class PackedWriter:
         schema: Fitted schema of the batches.
         preprocessor: `Preprocessor` to save with the data; by default one that checks ids against `schema` and copies
             them.
-        overwrite: Whether an existing processed directory may be replaced (when the new one is complete).
+        overwrite: Whether an existing processed directory may be replaced (when the new one is complete): one that was
+            written to this place by this package, and that nobody has put anything else into.
 
     Raises:
-        FileExistsError: `output` exists and is not empty, and `overwrite` is False; or it is not a processed directory.
+        FileExistsError: `output` exists and is not empty, and `overwrite` is False or does not allow it.
         ValueError: the schema is not fitted.
 
     Example:
@@ -48,7 +52,7 @@ class PackedWriter:
     >>> with PackedWriter(output, Schema(dense=["I1"], label="click")) as writer:
     ...     writer.append("train", {"dense": np.array([[0.5], [1.5]], "float32")}, np.array([0, 1]))
     >>> sorted(p.name for p in output.iterdir())
-    ['manifest.json', 'preprocessor.json', 'schema.json', 'train']
+    ['.keras_dlrm', 'manifest.json', 'preprocessor.json', 'schema.json', 'train']
     """
 
     def __init__(
@@ -65,7 +69,9 @@ class PackedWriter:
         self._files: dict[tuple[str, str], IO[bytes]] = {}
         check_output(self.output, overwrite)
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.partial, self._held = aside(self.output, Path.mkdir)
+        self._workspace = contextlib.ExitStack()
+        self.partial = self._workspace.enter_context(workspace(self.output)) / "log"
+        self.partial.mkdir()
 
     def begin(self, split: str) -> None:
         """Make a split exist, with no rows so far. `append` does this by itself."""
@@ -175,8 +181,7 @@ class PackedWriter:
                 # On a full disk what is still in its buffer cannot be written.
                 with contextlib.suppress(OSError):
                     file.close()
-            shutil.rmtree(self.partial, ignore_errors=True)
-            os.close(self._held)
+            self._workspace.close()
 
     def _complete(self) -> None:
         for (split, name), file in self._files.items():
@@ -193,27 +198,29 @@ class PackedWriter:
         files = inventory(self.partial, files_below(self.partial))
         manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
         (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
-        check_output(self.output, self._overwrite)
-        if self.output.exists() and any(self.output.iterdir()):
-            old = self.partial.with_suffix(".old")
-            self.output.rename(old)
-            self.partial.rename(self.output)
-            shutil.rmtree(old)
-        else:
-            self.partial.replace(self.output)
+        place_log(self.partial, self.output, self._overwrite)
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
         file.write(layout.array_header(*self._specs[name], rows))
 
 
 def real_output(output: str | os.PathLike[str]) -> Path:
-    """Where a link leads: what is written beside its target can take the target's name."""
+    """Where a link leads: what is written beside its target can take the target's name.
+
+    Raises:
+        FileExistsError: there is something already.
+    """
     path = Path(output)
-    return path.resolve() if path.is_symlink() else path
+    if not path.is_symlink():
+        return path
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is a symbolic link to a folder with content; give {path.resolve()}, or another output.")
+    return path.resolve()
 
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raise `FileExistsError` where `output` may not be written: see `PackedWriter`."""
+    recover(output, _owner(output), _WHAT)
     if not output.exists():
         return
     if not output.is_dir():
@@ -224,8 +231,15 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{output} exists and is not empty; give another output, or overwrite=True to replace it."
         )
-    if not (output / layout.MANIFEST).is_file():
-        raise FileExistsError(
-            f"{output} exists and is not a processed directory (no {layout.MANIFEST}), so overwrite=True leaves it "
-            "alone; give another output or remove it yourself."
-        )
+    check(output, _owner(output), _WHAT)
+
+
+def place_log(written: Path, output: Path, overwrite: bool) -> None:
+    """Give a complete processed directory its name, in place of an earlier one."""
+    check_output(output, overwrite)
+    os.close(mark(written, _owner(output), files_below(written)))
+    replace_folder(written, output, _owner(output), _WHAT)
+
+
+def _owner(output: Path) -> str:
+    return identity("packed log", output)

@@ -98,7 +98,7 @@ def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[An
         found[dense.name] = [_dense_value(dense, i + j) for j in range(rows)]
     for column in schema.categorical:
         values = _values(preprocessor, column)
-        if column.hotness == 1:
+        if not column.multi_hot:
             found[column.name] = [values[j % len(values)] for j in range(rows)]
         else:
             found[column.name] = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
@@ -176,7 +176,7 @@ def _unpacked(schema: Schema, batch: Mapping[str, np.ndarray]) -> dict[str, Any]
     found: dict[str, Any] = {name: batch["dense"][:, i].tolist() for i, name in enumerate(schema.dense_names)}
     for column, start in zip(schema.categorical, schema.offsets, strict=True):
         ids = batch["sparse"][:, start : start + column.hotness]
-        found[column.name] = (ids[:, 0] if column.hotness == 1 else ids).tolist()
+        found[column.name] = (ids if column.multi_hot else ids[:, 0]).tolist()
     if schema.weighted:
         found[WEIGHTS] = batch["weights"].tolist()
     return found

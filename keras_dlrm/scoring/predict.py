@@ -21,6 +21,7 @@ from keras_dlrm.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 
 if TYPE_CHECKING:
+    from keras_dlrm.data.csv_dialect import CsvDialect
     from keras_dlrm.data.packed import Split
     from keras_dlrm.data.preprocessor import Preprocessor
     from keras_dlrm.data.table_files import Inputs
@@ -56,6 +57,7 @@ def predict_files(
     id_columns: Sequence[str] = (),
     column: str = PROBABILITY,
     batch_size: int = 8192,
+    csv: CsvDialect | None = None,
     on_error: str = "raise",
     max_skipped: int | None = None,
     workers: int | None = None,
@@ -78,6 +80,7 @@ def predict_files(
         id_columns: Columns of the input that are kept beside the predictions, in their types; from CSV as text.
         column: Name of the column of probabilities, float32.
         batch_size: Rows that the model gets at once.
+        csv: How text files are written; as those that the preprocessor was fitted on by default.
         on_error: `"raise"`: an error at the first row that cannot be used. `"skip"`: such rows are left out and counted.
         max_skipped: With `"skip"`, an error when there are more; `None` for no limit.
         workers: Threads that work off columns; as many as there are processors by default. The result is the same.
@@ -135,7 +138,7 @@ def predict_files(
             f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
         )
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
-    files = [open_table(file) for file in input_files(inputs)]
+    files = [open_table(file, preprocessor.csv if csv is None else csv) for file in input_files(inputs)]
     check_columns(files, [*work.names, *ids])
     for file in files:
         if file.path.resolve() == path.resolve():

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import mimetypes
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from keras_dlrm.serving import metrics, rest_calls
 from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.features import features_of, schema_of
+from keras_dlrm.serving.features import features_of
+from keras_dlrm.serving.origins import OwnPages
 from keras_dlrm.serving.service import Service
 
 log = logging.getLogger("keras_dlrm.serving")
@@ -39,16 +43,27 @@ class RestServer:
     Args:
         service: What answers.
         pool: Threads of the requests.
+        slots: Taken while a request runs, by those of gRPC, too.
         concurrency: Requests in all, waiting ones too; beyond it a client gets 429.
+        host: Address that it listens on.
+        allowed_hosts: More names under which the page is served.
 
     Attributes:
         app: The ASGI application.
         draining: Whether the server is about to stop; it is not ready then.
     """
 
-    def __init__(self, service: Service, pool: ThreadPoolExecutor, concurrency: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        pool: ThreadPoolExecutor,
+        slots: threading.Semaphore,
+        concurrency: int,
+        host: str,
+        allowed_hosts: Iterable[str] = (),
+    ) -> None:
         self._service = service
-        self._pool = pool
+        self._pool, self._slots = pool, slots
         self._concurrency = concurrency
         self._running = 0
         self.draining = False
@@ -66,6 +81,7 @@ class RestServer:
         ]
         self.app = Starlette(
             routes=routes,
+            middleware=[Middleware(OwnPages, host=host, allowed=allowed_hosts)],
             exception_handlers={
                 HTTPException: _http_error,
                 ServingError: _serving_error,
@@ -80,40 +96,59 @@ class RestServer:
             raise self._service.metrics.refused("rest", ServingError("RESOURCE_EXHAUSTED", text))
         self._running += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._in_slot, work, *args)
         finally:
             self._running -= 1
 
+    def _in_slot(self, work: Callable[..., Any], *args: Any) -> Any:
+        with self._slots:
+            return work(*args)
+
     async def _post(self, request: Request) -> Response:
-        body = await self._body(request)
-        return _json(await self._in_pool(rest_calls.answer_post, self._service, request.url.path, body))
+        async with self._body(request) as body:
+            return _json(await self._in_pool(rest_calls.answer_post, self._service, request.scope["path"], body))
 
     async def _get(self, request: Request) -> Response:
-        return _json(await self._in_pool(rest_calls.answer_get, self._service, request.url.path))
+        return _json(await self._in_pool(rest_calls.answer_get, self._service, request.scope["path"]))
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, within the limit; what is beyond it is thrown away as it comes."""
-        limit = self._service.max_bytes
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, within the limits, in the budget until it is answered; what is beyond is thrown away as it comes."""
+        budget, held = self._service.budget, 0
+        try:
+            body = bytearray()
+            size, error = 0, self._unreadable(request)
+            async for part in request.stream():
+                size += len(part)
+                if error is None:
+                    try:
+                        if size > self._service.max_bytes:
+                            raise self._too_large()
+                        budget.take(len(part))
+                        held += len(part)
+                        body += part
+                    except ServingError as refused:
+                        error = refused
+                        budget.give(held)
+                        body, held = bytearray(), 0
+                if size > _PATIENCE * self._service.max_bytes:
+                    break
+            if error is not None:
+                raise self._service.metrics.refused("rest", error)
+            yield bytes(body)
+        finally:
+            budget.give(held)
+
+    def _unreadable(self, request: Request) -> ServingError | None:
         encoding = request.headers.get("content-encoding", "identity")
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size <= limit:
-                parts.append(part)
-            else:
-                parts.clear()
-            if size > _PATIENCE * limit:
-                break
-        error = None
-        if size > limit:
-            text = f"the request is larger than the {limit} bytes allowed."
-            error = ServingError("INVALID_ARGUMENT", text, 413)
-        elif encoding.strip().lower() not in ("identity", ""):
-            text = f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON."
-            error = ServingError("INVALID_ARGUMENT", text, 415)
-        if error is not None:
-            raise self._service.metrics.refused("rest", error)
-        return b"".join(parts)
+        if encoding.strip().lower() in ("identity", ""):
+            return None
+        text = f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON."
+        return ServingError("INVALID_ARGUMENT", text, 415)
+
+    def _too_large(self) -> ServingError:
+        text = f"the request is larger than the {self._service.max_bytes} bytes allowed."
+        return ServingError("INVALID_ARGUMENT", text, 413)
 
     async def _live(self, request: Request) -> Response:
         return _json(b'{"status":"alive"}')
@@ -139,7 +174,7 @@ def _described_models(service: Service) -> bytes:
         versions = []
         for number in sorted(model.available, reverse=True):
             with model.lease(number) as version:
-                schema = schema_of(version)
+                schema = version.schema
                 signatures = []
                 for signature in version.model.signatures.values():
                     try:
@@ -185,7 +220,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         raise error
     message = {404: "there is nothing here; requests go to /v1/models/NAME:predict", 405: "not with this method"}
     text = message.get(error.status_code, str(error.detail))
-    path = request.url.path[:80]
+    path = request.scope["path"][:80]
     body = rest_calls.dump({"error": f"{request.method[:10]} {path}: {text}."})
     return _json(body, error.status_code, dict(error.headers or {}))
 

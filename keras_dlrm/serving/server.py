@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from keras_dlrm.serving.config import ModelConfig, read_config
-from keras_dlrm.serving.grpc_server import make_grpc_server
+from keras_dlrm.serving.grpc_server import GrpcServer
+from keras_dlrm.serving.http_connection import HttpServer
+from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.rest_server import RestServer
 from keras_dlrm.serving.served_model import ServedModel
 from keras_dlrm.serving.service import Service
@@ -36,6 +39,8 @@ class Server:
         max_bytes: Most bytes of a request.
         poll_seconds: Time between two looks at the folders.
         tensorflow_threads: Threads of one operation, and operations at a time; TensorFlow's own choice by default.
+        allowed_hosts: Names under which a reverse proxy serves the page, besides `localhost` and `host`.
+        limits: What clients may take; the defaults of `Limits` by default.
 
     Attributes:
         port, grpc_port: What it listens on, once started.
@@ -47,13 +52,13 @@ class Server:
     >>> Server([ModelConfig("clicks", Path("nowhere"))]).start()
     Traceback (most recent call last):
       ...
-    FileNotFoundError: model 'clicks': no folder nowhere; ...
+    FileNotFoundError: model 'clicks': no folder ...nowhere; ...
     """
 
     def __init__(
         self, models: Sequence[ModelConfig] | str | Path, host: str = "127.0.0.1", port: int = 8501, grpc_port: int = 8500,
         threads: int = 8, queue: int = 256, max_bytes: int = DEFAULT_MAX_BYTES, poll_seconds: float = 1.0,
-        tensorflow_threads: int = 0,
+        tensorflow_threads: int = 0, allowed_hosts: Sequence[str] = (), limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self.host, self.port, self.grpc_port = host, port, grpc_port
         self._config_file = Path(models).absolute() if isinstance(models, (str, Path)) else None
@@ -62,7 +67,8 @@ class Server:
         self._threads, self._concurrency = threads, threads + queue
         self._poll_seconds = poll_seconds
         self._tensorflow_threads = tensorflow_threads
-        self.service = Service(max_bytes)
+        self._allowed_hosts = tuple(allowed_hosts)
+        self.service = Service(max_bytes, limits)
         self._stopping = threading.Event()
         self._refused = ""  # why the configuration was not taken over, said once
 
@@ -76,20 +82,29 @@ class Server:
         for config in self._configs:
             config.check_folder()
         self._pool = ThreadPoolExecutor(self._threads, "request")
-        self._rest = RestServer(self.service, self._pool, self._concurrency)
+        self._slots = threading.BoundedSemaphore(self._threads)
+        self._rest = RestServer(
+            self.service, self._pool, self._slots, self._concurrency, self.host, self._allowed_hosts
+        )
         self._socket = self._bind()
         try:
-            self._grpc, self.grpc_port = make_grpc_server(
-                self.service, f"{bracketed(self.host)}:{self.grpc_port}", self._pool, self._concurrency
-            )
+            address = f"{bracketed(self.host)}:{self.grpc_port}"
+            self._grpc = GrpcServer(self.service, address, self._slots, self._concurrency)
+            self.grpc_port = self._grpc.port
         except OSError:
             self._socket.close()
             raise
         self._apply(self._configs)
-        options: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "server_header": False}
-        self._http = uvicorn.Server(uvicorn.Config(self._rest.app, **options))
+        # After TensorFlow has opened its files.
+        limits = self.service.limits
+        limits = replace(limits, connections=connections_that_fit(limits.connections))
+        options: dict[str, Any] = {
+            "log_config": None, "access_log": False, "lifespan": "off", "server_header": False, "ws": "none",
+            "proxy_headers": False, "timeout_keep_alive": limits.idle_seconds,
+        }  # fmt: skip
+        self._http = HttpServer(uvicorn.Config(self._rest.app, **options), self._socket, limits)
         # Outside the main thread uvicorn leaves the signals alone: they are the caller's.
-        self._http_thread = threading.Thread(target=self._http.run, args=([self._socket],), name="rest", daemon=True)
+        self._http_thread = threading.Thread(target=self._http.run, name="rest", daemon=True)
         self._http_thread.start()
         self._grpc.start()
         while not self._http.started:
@@ -131,6 +146,7 @@ class Server:
         for model in self.service.models.values():
             model.close(grace)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._grpc.close()
 
     def __enter__(self) -> Server:
         self.start()

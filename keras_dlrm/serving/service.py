@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from keras_dlrm.serving.errors import ServingError, invalid
+from keras_dlrm.serving.limits import Budget, Limits
 from keras_dlrm.serving.metrics import Measured, Metrics
 from keras_dlrm.serving.served_model import ServedModel
 from keras_dlrm.serving.signature import Signature
@@ -39,14 +40,18 @@ class Service:
 
     Args:
         max_bytes: Most bytes of a request, and of one input of it.
+        limits: Other bounds.
 
     Attributes:
+        budget: Bytes of all requests that are in flight.
         models: `ServedModel` by name; replaced as a whole when a configuration changes.
         metrics: Of all requests.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int, limits: Limits | None = None) -> None:
+        limits = limits or Limits()
+        self.max_bytes, self.limits = max_bytes, limits
+        self.budget = Budget(max(limits.bytes_in_flight, max_bytes))
         self.models: dict[str, ServedModel] = {}
         self.metrics = Metrics(lambda: self.models.values())
 

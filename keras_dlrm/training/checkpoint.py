@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+
+from keras_dlrm.files.archive import check_archive
+from keras_dlrm.files.durable import whole
 
 
 class Resume(keras.callbacks.Callback):
@@ -46,10 +48,11 @@ class Resume(keras.callbacks.Callback):
             example: Some batch and its labels: Keras creates the variables of metrics when it first sees one.
 
         Raises:
-            ValueError: the file is of another model.
+            ValueError: the file is damaged, or of another model.
         """
         if not self.path.exists():
             return False
+        check_archive(self.path, ("place.npy",))
         with np.load(self.path, allow_pickle=False) as saved:
             place = json.loads(str(saved["place"]))
             state = _state(model)
@@ -98,13 +101,15 @@ class Resume(keras.callbacks.Callback):
             "paths": [v.path for v in state],
             "memories": [callback.state() for callback in self.remembering],
         }
-        arrays = {f"v{i}": ops.convert_to_numpy(v.value) for i, v in enumerate([*state, *model.metrics_variables])}
-        aside = self.path.with_suffix(".writing")
-        with open(aside, "wb") as file:
-            np.savez(file, place=np.array(json.dumps(place)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.path)
+        arrays = {f"v{i}": _storable(v) for i, v in enumerate([*state, *model.metrics_variables])}
+        with whole(self.path) as written:
+            np.savez(written, **{"place": np.array(json.dumps(place)), **arrays})  # type: ignore[arg-type]
+
+
+def _storable(variable: Any) -> np.ndarray:
+    """A value in a type that `.npz` files hold: float32 for those that NumPy itself has not, such as bfloat16."""
+    array = ops.convert_to_numpy(variable.value)
+    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
 
 
 def _state(model: Any) -> list[Any]:
@@ -180,9 +185,8 @@ class BestModel(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         if better:
             self.best_epoch, self.waited = epoch, 0
-            aside = self.path.with_name("writing-" + self.path.name)
-            self.model.save(aside)
-            os.replace(aside, self.path)
+            with whole(self.path) as written:
+                self.model.save(written)
             return
         self.waited += 1
         if self.lr_factor < 1:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
-import shutil
+import os
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,11 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from keras_dlrm.checkpoint.identity import difference, shown
+from keras_dlrm.data.lock import held
+from keras_dlrm.files import ownership
+from keras_dlrm.files.checksums import content_digest
+from keras_dlrm.files.durable import clean
 from keras_dlrm.metrics import scores
 from keras_dlrm.same_schema import check_same
 from keras_dlrm.schema import Schema
@@ -21,6 +30,7 @@ from keras_dlrm.training.progress import TrainingProgress
 from keras_dlrm.training.run_files import (
     DATA,
     EXPERIMENT,
+    FILES,
     MODEL,
     PREDICTIONS,
     REPORT,
@@ -29,6 +39,8 @@ from keras_dlrm.training.run_files import (
     read_listing,
     write_listing,
 )
+
+_SAMPLED = 1024  # rows
 
 
 def train(
@@ -50,7 +62,8 @@ def train(
         data: A `ClickLog` of `kd.data.open`.
         output: Folder; new or empty unless `resume` or `overwrite`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
-        overwrite: Whether to delete what is in `output`.
+        overwrite: Whether to delete an earlier run at `output`: one that was written to this place, and that nobody has put
+            anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
 
@@ -59,16 +72,46 @@ def train(
         `samples_per_s`, and for a planted log `best` and `distance` to it.
 
     Raises:
-        FileExistsError: `output` has content.
-        ValueError: `output` is of another experiment, the data lacks rows, or the experiment cannot be built; `output`
-            is then as it was.
+        FileExistsError: `output` has content that may not be deleted.
+        OSError: `output` cannot be written to.
+        RuntimeError: another run is training in `output`.
+        ValueError: `output` is of another experiment or of other data (more epochs are allowed), the data lacks rows, or the
+            experiment cannot be built; `output` is then as it was.
     """
-    output = Path(output)
+    with one_run(output):
+        return _train(experiment, data, Path(output), resume, overwrite, tensorboard, console or Console(quiet=True))
+
+
+@contextlib.contextmanager
+def one_run(output: str | Path) -> Iterator[None]:
+    """While this context is open, no other process trains, compares or tunes in a folder.
+
+    Args:
+        output: The folder. The lock lies beside it.
+
+    Raises:
+        OSError: it cannot be written to.
+        RuntimeError: another process works there.
+    """
+    place = Path(os.path.realpath(output))
+    taken = f"another run is working in {output}; wait until it has ended, or give another folder."
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(place.with_name(f".{place.name}.running"), taken))
+            if place.is_dir():
+                tempfile.TemporaryFile(dir=place).close()
+        except OSError as error:
+            raise OSError(f"{output} cannot be written to ({error.strerror}); give another folder.") from error
+        yield
+
+
+def _train(
+    experiment: Experiment, data: Any, output: Path, resume: bool, overwrite: bool, tensorboard: bool, console: Console
+) -> dict[str, Any]:
     fingerprint = _check_parts(data)
     _check_folder(experiment, fingerprint, output, resume, overwrite)
     if resume and (output / RESULT).exists():
         return read_listing(output, RESULT)
-    console = console or Console(quiet=True)
     keras.utils.set_random_seed(experiment.seed)
     part = data.split("train")
     if not len(part):
@@ -101,6 +144,8 @@ def train(
         model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
     result = _finish(experiment, data, output, best, len(part))
     (output / STATE).unlink(missing_ok=True)
+    for name in (STATE, MODEL):
+        clean(output / name)
     return result
 
 
@@ -115,7 +160,22 @@ def _check_parts(data: Any) -> dict[str, Any]:
                 f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
                 "log so that both occur, or leave the part out."
             )
-    return {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
+    found = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
+    return {**found, "rows": {name: _rows_digest(data, name) for name in data.splits}}
+
+
+def _rows_digest(data: Any, name: str) -> str:
+    """What tells a part's rows from others: checksums of its arrays; of a log without them, some of its rows."""
+    listed = getattr(data, "manifest", {}).get("files", {})
+    arrays = {file: entry["sha256"] for file, entry in listed.items() if file.startswith(f"{name}/")}
+    if arrays:
+        return content_digest(arrays)
+    part = data.split(name)
+    digest = hashlib.sha256(str(len(part)).encode())
+    batch, _ = part.take(np.unique(np.linspace(0, max(len(part) - 1, 0), min(_SAMPLED, len(part)), dtype=np.int64)))
+    for key in sorted(batch):
+        digest.update(key.encode() + np.ascontiguousarray(batch[key]).tobytes())
+    return digest.hexdigest()
 
 
 def _check_folder(
@@ -126,8 +186,7 @@ def _check_folder(
         raise ValueError("train: resume and overwrite exclude each other.")
     if output.exists() and any(output.iterdir()):
         if overwrite:
-            if not (output / EXPERIMENT).exists():
-                raise FileExistsError(f"{output} has content but no {EXPERIMENT}, so it is not a run; not overwritten.")
+            ownership.check(output, ownership.identity("run", output), "a run")
         elif not resume:
             raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
         else:
@@ -143,19 +202,47 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
         data = fingerprint  # killed before it began
     else:
         data = {}
-    if not there.is_file() or not data or Experiment.load(there) != experiment:
-        raise ValueError(f"{output} is not a run of this experiment; give its own options, or another folder.")
+    if not there.is_file() or not data:
+        raise ValueError(f"{output} is not a run; give the folder of one, or another folder.")
+    _check_experiment(Experiment.load(there), experiment, output)
     if "schema" in data:
         ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))
         check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
     if data["sha256"] != fingerprint["sha256"]:
         raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
+    for name, rows in data.get("rows", {}).items():
+        if rows != fingerprint["rows"].get(name):
+            raise ValueError(
+                f"{output} is a run on other data than {fingerprint['directory']}: the {name} part has other rows now; give "
+                "another folder, or the data as they were."
+            )
+
+
+def _check_experiment(there: Experiment, here: Experiment, output: Path) -> None:
+    """An error where a run is of another experiment. What does not change what was trained so far may differ."""
+    free: dict[str, Any] = {"checkpoint_steps": here.checkpoint_steps}
+    if here.epochs > there.epochs and not (output / RESULT).exists():
+        free["epochs"] = here.epochs
+    found = difference(dataclasses.replace(there, **free).to_dict(), here.to_dict())
+    if found is None:
+        return
+    place, saved, own = found
+    message = f"{output} is a run of another experiment: {place} is {shown(saved)} there, {shown(own)} now"
+    if place == "epochs" and own > saved:
+        raise ValueError(
+            f"{message}, and it has ended: what it would go on from was deleted with its last epoch. Give another folder."
+        )
+    raise ValueError(f"{message}. Resume it with its own options (more epochs are allowed), or give another folder.")
 
 
 def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
-    if overwrite and output.exists():
-        shutil.rmtree(output)
+    owner = ownership.identity("run", output)
+    if overwrite and output.exists() and any(output.iterdir()):
+        with ownership.hold(output):
+            ownership.remove(output, owner, "a run")
     output.mkdir(parents=True, exist_ok=True)
+    if not any(output.iterdir()):
+        os.close(ownership.mark(output, owner, FILES))
     experiment.save(output / EXPERIMENT)
     write_listing(output, DATA, fingerprint, (EXPERIMENT,))
 

@@ -10,11 +10,17 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.files.checksums import read_sealed, sealed
-from keras_dlrm.files.durable import write
+from keras_dlrm.files.durable import sync, write
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.ownership import LOCK
 
 MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
 DATA, PREDICTIONS = "data.json", "predictions.npy"
+# What a run writes; the rest of its folder is somebody else's.
+FILES = (
+    MODEL, STATE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
+)  # fmt: skip
 
 
 def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:
@@ -26,7 +32,10 @@ def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tu
         content: What it says.
         files: Names of other files.
     """
-    listed = inventory(folder, [file for file in files if (folder / file).is_file()])
+    there = [file for file in files if (folder / file).is_file()]
+    for file in there:
+        sync(folder / file)
+    listed = inventory(folder, there)
     write(folder / name, json.dumps(sealed({**content, "files": listed}), indent=2))
 
 

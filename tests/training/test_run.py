@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,10 +19,16 @@ import pytest
 
 from keras_dlrm import data
 from keras_dlrm.data.synthetic import PlantedClickLog
+from keras_dlrm.files.checksums import sealed
+from keras_dlrm.files.inventory import inventory
+from keras_dlrm.files.ownership import identity, mark
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.training import run
+from keras_dlrm.training.checkpoint import Resume
 from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.run import train
+from keras_dlrm.training.run import one_run, train
+from keras_dlrm.training.run_files import FILES, write_listing
 
 EXPERIMENT = Experiment(
     model={
@@ -122,7 +130,7 @@ def test_a_finished_run_is_reported_not_repeated(log: data.ClickLog, whole: tupl
 def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="has content"):
         train(EXPERIMENT, log, whole[1])
-    with pytest.raises(ValueError, match="not a run of this experiment"):
+    with pytest.raises(ValueError, match="epochs is 3 there, 5 now, and it has ended"):
         train(EXPERIMENT.override(["epochs=5"]), log, whole[1], resume=True)
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(FileExistsError, match="not a run"):
@@ -136,6 +144,98 @@ def test_a_run_on_other_data_is_not_resumed(log: data.ClickLog, whole: tuple[dic
     )
     with pytest.raises(ValueError, match="other data"):
         train(EXPERIMENT, other, whole[1], resume=True)
+
+
+@pytest.fixture(scope="module")
+def interrupted(log: data.ClickLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with bfloat16 tables that ended in its first epoch."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    saves = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = Resume._save
+
+        def saved(self: Resume, epoch: int, batch: int) -> None:
+            save(self, epoch, batch)
+            saves.append(batch)
+            if len(saves) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(Resume, "_save", saved)
+        with pytest.raises(KeyboardInterrupt):
+            train(HALF, log, folder)
+    assert not (folder.parent / ".run.running").exists()
+    return folder
+
+
+HALF = EXPERIMENT.override(["epochs=1", "model.embedding_options={table_dtype: bfloat16}"])
+
+
+def test_a_run_with_bfloat16_tables_goes_on_for_more_epochs(
+    log: data.ClickLog, interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(interrupted, tmp_path / "run")
+    for change, words in (
+        ("batch_size=32", "batch_size is 64 there, 32 now"),
+        ("optimizer.learning_rate=0.5", r"optimizer.learning_rate is 0.01 there, 0.5 now.*more epochs are allowed"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(HALF.override([change]), log, tmp_path / "run", resume=True)
+    # The model, the predictions and the result are on the disk before the state that could make them again goes.
+    events = []
+    fsync, unlink = os.fsync, Path.unlink
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    monkeypatch.setattr(Path, "unlink", lambda self, **how: (events.append(f"gone {self.name}"), unlink(self, **how)))
+    result = train(HALF.override(["epochs=2"]), log, tmp_path / "run", resume=True)
+    assert result["epochs"] == 2
+    flushed = " ".join(events[: events.index("gone resume.npz")])
+    assert all(name in flushed for name in ("model.keras", "predictions.npy", "result.json"))
+    assert not [path for path in (tmp_path / "run").iterdir() if "writing" in path.name or path.name == "resume.npz"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:900] + bytes([b[900] ^ 4]) + b[901:], lambda b: b""]
+)
+def test_a_damaged_state_is_named(damage: Any, log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(interrupted, tmp_path / "run")
+    path = tmp_path / "run" / "resume.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"resume\.npz is damaged"):
+        train(HALF, log, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_other_rows_under_the_same_labels_are_other_data(
+    checksums: bool, log: data.ClickLog, interrupted: Path, tmp_path: Path
+) -> None:
+    def stored(directory: Path) -> data.ClickLog:
+        manifest = json.loads((directory / "manifest.json").read_text())
+        listed = manifest.pop("files", {})
+        version = {"files": inventory(directory, listed)} if checksums else {"version": 1}
+        (directory / "manifest.json").write_text(json.dumps(sealed({**manifest, **version})))
+        return data.open(directory)
+
+    shutil.copytree(log.directory, tmp_path / "log")
+    shutil.copytree(interrupted, tmp_path / "run")
+    same = stored(tmp_path / "log")
+    write_listing(tmp_path / "run", "data.json", run._check_parts(same), ("experiment.yaml",))
+    dense = tmp_path / "log" / "valid" / "dense.npy"
+    np.save(dense, np.load(dense)[::-1])
+    with pytest.raises(ValueError, match="the valid part has other rows now"):
+        train(HALF, stored(tmp_path / "log"), tmp_path / "run", resume=True)
+
+
+def test_two_runs_do_not_work_in_one_folder(log: data.ClickLog, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("run")
+    for one, other in (("run", "run"), ("run", "link"), ("link", "run")):
+        with one_run(tmp_path / one), pytest.raises(RuntimeError, match="another run is working in"):
+            train(EXPERIMENT, log, tmp_path / other)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_training(log: data.ClickLog, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/run cannot be written to .*another folder"):
+        train(EXPERIMENT, log, tmp_path / "file" / "run")
 
 
 def test_a_part_with_one_class_is_refused_before_training(log: data.ClickLog, tmp_path: Path) -> None:
@@ -194,11 +294,12 @@ def test_what_cannot_be_built_leaves_the_earlier_run_and_a_fresh_folder_alone(
 ) -> None:
     bad = EXPERIMENT.override(["lr_factor=1", assignment])
     (tmp_path / "run").mkdir()
+    os.close(mark(tmp_path / "run", identity("run", tmp_path / "run"), FILES))
     for name in ("experiment.yaml", "result.json"):
         (tmp_path / "run" / name).write_text("earlier")
     with pytest.raises(ValueError, match=re.escape(words)):
         train(bad, log, tmp_path / "run", overwrite=True)
-    assert {file.read_text() for file in (tmp_path / "run").iterdir()} == {"earlier"}
+    assert {(tmp_path / "run" / name).read_text() for name in ("experiment.yaml", "result.json")} == {"earlier"}
     with pytest.raises(ValueError, match=re.escape(words)):
         train(bad, log, tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()

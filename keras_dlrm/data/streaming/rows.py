@@ -126,7 +126,7 @@ def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[
     """Rows of decoded messages as a frame: strings, and lists of strings in the multi-hot columns."""
     import polars as pl
 
-    many = {c.name for c in preprocessor.schema.categorical if c.hotness > 1}
+    many = {c.name for c in preprocessor.schema.categorical if c.multi_hot}
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
     return pl.DataFrame(
         [

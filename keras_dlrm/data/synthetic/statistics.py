@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.synthetic.stack_profile import StackProfile
+from keras_dlrm.files.durable import write
 from keras_dlrm.files.regular import regular
 from keras_dlrm.schema import Schema
 
@@ -184,12 +185,7 @@ class Statistics:
         """Write a JSON file, complete or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.partial")
-        try:
-            aside.write_text(json.dumps(self.to_dict()), encoding="utf-8")
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write(path, json.dumps(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
