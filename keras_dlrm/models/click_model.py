@@ -18,6 +18,7 @@ from keras_dlrm.initializers import new_seed
 from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.checked_training import has_no_rows
+from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
@@ -155,6 +156,24 @@ class ClickModel(SparseTraining, keras.Model):
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         self._check_labels(y)  # JAX and torch build the metrics before they compute a loss.
         return super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)))
+
+    def _checked(self, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
+        given = super()._checked(given, checks)
+        self._check_outputs(given["y"], given["sample_weight"])
+        return given
+
+    def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        x, y, sample_weight = super()._checked_batch(who, x, y, sample_weight)
+        self._check_outputs(y, sample_weight)
+        return x, y, sample_weight
+
+    def _check_outputs(self, y: Any, sample_weight: Any) -> None:
+        """Before a step is compiled: TensorFlow's does not know the shape, and Keras says nothing of dicts."""
+        for what, values in (("labels", y), ("sample weights", sample_weight)):
+            if isinstance(values, Mapping):
+                raise TypeError(f"{self.name}: the {what} are a dict with {list(values)}; give the array, as there is one output.")
+        if y is not None:
+            self._check_labels(y)
 
     def _check_labels(self, y: Any) -> None:
         if y is None:
