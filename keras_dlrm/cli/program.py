@@ -108,7 +108,7 @@ def _end(number: int, error: BaseException | None) -> None:
     notes = getattr(error, "__notes__", None) or ["Only what was complete stays."]
     if _LAUNCHER not in os.environ:  # else the process that started this one says it
         with contextlib.suppress(OSError):  # the terminal may be gone
-            click.echo(f"\nstopped by {signal.Signals(number).name}. {notes[0]}", err=True)
+            click.echo(f"stopped by {signal.Signals(number).name}. {notes[0]}", err=True)
     sys.exit(128 + number)
 
 
