@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keras_dlrm.files.archive import KERAS, check_archive
 from keras_dlrm.files.inventory import Done, files_below
+from keras_dlrm.files.marker import MARKER, check_marker
 
 SHA, CRC, PARSED, UNCHECKED = "SHA-256", "CRC-32", "is well formed", "has no checksum"
 Progress = Callable[[int, int], None]
@@ -113,6 +114,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Found]]:
         if path.is_file() and path.suffix in _FILES:
             return _FILES[path.suffix]
         raise ValueError(f"{path} is no file that can be verified; give one of {', '.join(_FILES)}, or a folder.")
+    for marker in path.rglob(MARKER):
+        check_marker(marker.parent)
     for names, kind, check in _FOLDERS:
         if any(next(path.glob(name), None) is not None for name in names):
             return kind, check

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+from keras_dlrm.cli.options import PathArgument, csv_options, json_option, print_json, row_progress
 from keras_dlrm.cli.program import promise
 from keras_dlrm.schema import Schema
 
@@ -17,6 +17,7 @@ Examples:
   keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train 'part-*.tfrecord.gz' --on-error skip --max-skipped 1000 --output my-log
   keras-dlrm preprocess tables --preprocessor my-log --vocabulary grown --train monday.csv --output monday
+  keras-dlrm preprocess tables --schema log.yaml --train day.txt --csv-separator ';' --csv-names click,user --output log
 A run that was stopped goes on where it was when the same command is given again.
 \b
 A schema file (vocabularies without a size are fitted on the training part):
@@ -59,6 +60,7 @@ def command() -> None:
 @click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
 @click.option("--workers", type=int, help="Threads; all processors by default.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@csv_options
 @json_option
 def tables(
     schema: Path | None,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.vocabulary import TEXT, Keys, Vocabulary
 from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
 from keras_dlrm.files.durable import publish, workspace, write
@@ -20,7 +21,16 @@ FORMAT = "keras_dlrm preprocessor"
 VERSION = 3  # 1 had neither checksums nor several OOV rows, 2 no checksum of this file itself, nor booleans in one form
 
 
-def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], directory: Path) -> None:
+Parts = tuple[Schema, dict[str, Any], dict[str, Vocabulary], CsvDialect | None]
+
+
+def save(
+    schema: Schema,
+    dense_state: Mapping[str, Any],
+    vocabularies: Mapping[str, Vocabulary],
+    csv: CsvDialect | None,
+    directory: Path,
+) -> None:
     """See `Preprocessor.save`."""
     directory.mkdir(parents=True, exist_ok=True)
     earlier = _vocabularies_of(directory)
@@ -42,6 +52,7 @@ def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[s
         "schema": schema.to_dict(),
         "dense": dict(dense_state),
         "vocabularies": tables,
+        **({} if csv is None else {"csv": csv.to_dict()}),
     }
     text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
     write(directory / FILE, text)
@@ -80,7 +91,7 @@ def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tu
     return checksum, name
 
 
-def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]]:
+def load(directory: Path) -> Parts:
     """What `save` was given; see `Preprocessor.load`."""
     path = directory / FILE
     if not path.is_file():
@@ -97,11 +108,12 @@ def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]
     try:
         schema, dense_state = Schema.from_dict(content["schema"]), content["dense"]
         vocabularies = {name: _load_vocabulary(path, name, entry) for name, entry in content["vocabularies"].items()}
+        csv = CsvDialect.from_dict(content["csv"]) if "csv" in content else None
         if found[1] < VERSION:
             vocabularies = {name: _in_normal_form(vocabulary) for name, vocabulary in vocabularies.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again.") from error
-    return schema, dense_state, vocabularies
+    return schema, dense_state, vocabularies, csv
 
 
 def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabulary:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dlrm.data import artefact, dense, growth
 from keras_dlrm.data import columns as raw
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.identity import identified
 from keras_dlrm.data.vocabulary import Counter, Keys, Vocabulary
 from keras_dlrm.schema import PADDING, Schema
@@ -40,6 +41,7 @@ class Preprocessor:
         schema: Fitted schema.
         dense_state: Fitted parameters by dense column.
         vocabularies: `Vocabulary` by table name, for the tables whose vocabulary was fitted.
+        csv: How the text files of the log are written, for further ones.
 
     Example:
 
@@ -58,8 +60,10 @@ class Preprocessor:
         schema: Schema,
         dense_state: Mapping[str, dict[str, Any]] | None = None,
         vocabularies: Mapping[str, Vocabulary] | None = None,
+        csv: CsvDialect | None = None,
     ) -> None:
         schema.require_fitted()
+        self.csv = csv
         self.schema = schema
         self.dense_state = dict(dense_state or {})
         self.vocabularies = dict(vocabularies or {})
@@ -177,6 +181,10 @@ class Preprocessor:
         """
         return growth.grow(self, frames)
 
+    def reading(self, csv: CsvDialect | None) -> Preprocessor:
+        """The same preprocessor for text files that are written otherwise."""
+        return self if csv == self.csv else Preprocessor(self.schema, self.dense_state, self.vocabularies, csv)
+
     def transform(
         self,
         frame: Table,
@@ -236,7 +244,7 @@ class Preprocessor:
 
         Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
         """
-        artefact.save(self.schema, self.dense_state, self.vocabularies, Path(directory))
+        artefact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:

@@ -162,10 +162,17 @@ def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any
 
     if schema is None or signature.inputs.keys() <= {"dense", "sparse", "weights"}:
         return {}
-    names = {column.input for column in model_columns(schema)} - {"weights"}
-    fills = {"f": float("nan"), "i": PADDING, "O": ""}
-    kinds = {t.name: DTYPES[t.dtype].numpy.kind for t in signature.inputs.values() if t.dtype in DTYPES}
-    return {name: fills[kind] for name, kind in kinds.items() if name in names and kind in fills}
+    names = {column.input: column.name for column in model_columns(schema)}
+    dense = {column.name: float(column.missing) for column in schema.dense}
+    found: dict[str, Any] = {}
+    for tensor in signature.inputs.values():
+        name, kind = names.get(tensor.name), _KINDS[DTYPES[tensor.dtype].numpy.kind] if tensor.dtype in DTYPES else ""
+        if name in dense and kind == "number":
+            # Raw values, float64, are missing before the transform; model inputs, float32, after it.
+            found[tensor.name] = float("nan") if DTYPES[tensor.dtype].numpy == np.float64 else dense[name]
+        elif name in schema.categorical_names and kind in ("id", "text"):
+            found[tensor.name] = PADDING if kind == "id" else ""
+    return found
 
 
 def schema_of(version: Version) -> Schema | None:

@@ -108,7 +108,7 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype, missing: Any
     if missing is not None and not types <= _ALLOWED[dtype.kind]:
         values = [missing if value is None else value for value in values]
         if dtype.kind == "f":
-            values = [_number(value) for value in values]
+            values = [_number(value, missing) for value in values]
         types = set(map(type, values))
     odd_types = types - _ALLOWED[dtype.kind]
     if odd_types:
@@ -130,15 +130,18 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype, missing: Any
         return flat
     if np.isinf(flat).any():
         raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.")
-    if missing is None and np.isnan(flat).any():
-        raise invalid(f"input {tensor.name!r} has NaN where a number must be (NaN and Infinity are no JSON).")
+    absent = np.isnan(flat)
+    if absent.any():
+        if missing is None:
+            raise invalid(f"input {tensor.name!r} has NaN where a number must be (NaN and Infinity are no JSON).")
+        flat[absent] = missing
     return flat
 
 
-def _number(value: Any) -> Any:
+def _number(value: Any, missing: float) -> Any:
     """A value of a column of numbers: true and false are 1 and 0, as in files."""
     if type(value) is str and value.lower() == "nan":
-        return float("nan")
+        return missing
     return float(value) if type(value) is bool else value
 
 

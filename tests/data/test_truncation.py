@@ -27,7 +27,8 @@ LISTS = st.lists(st.lists(st.integers(0, 8), max_size=6), min_size=2, max_size=5
 def schema_of(hotness: int, truncate: str | None, **given: Any) -> kd.Schema:
     sizes = {"ids": 9, "hashed": 9, "fitted": None}
     columns = [
-        kd.Categorical(name, size, hotness=hotness, truncate=truncate, hashed=name == "hashed") for name, size in sizes.items()
+        kd.Categorical(name, size, hotness=hotness, truncate=truncate, hashed=name == "hashed")
+        for name, size in sizes.items()
     ]
     return kd.Schema(categorical=columns, label="y", **given)
 
