@@ -18,9 +18,9 @@ from keras_dlrm.initializers import new_seed
 from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.checked_training import has_no_rows
+from keras_dlrm.models.frozen import freeze, with_frozen
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
-from keras_dlrm.models.frozen import freeze, with_frozen
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
 from keras_dlrm.sharding.step import WholeBatch

@@ -70,7 +70,7 @@ def freeze(model: Any, frozen: Mapping[str, bool] | Sequence[str]) -> None:
             number = int(place.removeprefix("v"))
             if number >= len(inside):
                 raise ValueError(
-                    f"{model.name}: the configuration freezes part {path!r}, which the model does not have; make the model's layers in "
+                    f"{model.name}: the configuration freezes part {path!r}, which the model does not have; make its layers in "
                     "__init__, the same ones as when it was saved."
                 )
             part = inside[number]
