@@ -258,8 +258,8 @@ def _load_all(optimizer: Any, store: Any) -> None:
     if saved != known:
         raise ValueError(
             f"optimizer {optimizer.name!r} has {known} variables here and {saved} in the file, so its state would be lost: other "
-            "parts are frozen than when the model was saved, or its layers are not built. Freeze the same parts and make all layers in "
-            "__init__, or load with keras.saving.load_model(path, compile=False) and compile with a fresh optimizer."
+            "parts are frozen than when the model was saved, or its layers are not built. Freeze the same parts, make all layers "
+            "in __init__, or load with keras.saving.load_model(path, compile=False) and compile with a fresh optimizer."
         )
     type(optimizer).load_own_variables(optimizer, store)
 
