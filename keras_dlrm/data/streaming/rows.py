@@ -11,6 +11,7 @@ import numpy as np
 from keras_dlrm.data import columns as raw
 from keras_dlrm.data.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.writer import LABELS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,16 +54,16 @@ class Places(raw.Where):
 
 
 def labels(frame: pl.DataFrame, name: str, where: raw.Where) -> np.ndarray:
-    """The label column as float32 (B,), each 0 or 1.
+    """The label column as float32 (B,), each in [0, 1].
 
     Raises:
         ValueError: another value; the message names its place.
     """
     found = raw.dense_values(frame, name, where)
-    bad = (found != 0) & (found != 1)
+    bad = ~((found >= 0) & (found <= 1))
     if bad.any():
         row = int(np.argmax(bad))
-        raise ValueError(f"{where.at(row)}, label {name!r}: value {frame[name][row]!r} must be 0 or 1.")
+        raise ValueError(f"{where.at(row)}, label {name!r}: value {frame[name][row]!r} {LABELS}.")
     return found.astype(np.float32)
 
 
