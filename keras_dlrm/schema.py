@@ -27,8 +27,9 @@ class Schema:
     Args:
         dense: Dense columns: names or `Dense`.
         categorical: Sparse columns: `Categorical`.
-        label: Name of the label column (0 or 1, or a number between).
+        label: Name of the label column (0 or 1).
         weighted: Whether batches carry per-id `"weights"`.
+        soft_labels: Whether labels may also be numbers between 0 and 1, such as chances.
         sample_weight: Name of a column of row weights, finite and at least 0: what a row counts in training and scores.
 
     Raises:
@@ -49,6 +50,7 @@ class Schema:
         label: str = "label",
         weighted: bool = False,
         sample_weight: str | None = None,
+        soft_labels: bool = False,
     ) -> None:
         dense, categorical = _listed("dense", dense), _listed("categorical", categorical)
         if not isinstance(weighted, bool):
@@ -56,8 +58,11 @@ class Schema:
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
         self.categorical = tuple(categorical)
         self.label = label
+        if not isinstance(soft_labels, bool):
+            raise TypeError(f"Schema: soft_labels={shown(soft_labels)} must be True or False.")
         self.weighted = weighted
         self.sample_weight = sample_weight
+        self.soft_labels = soft_labels
         for column in self.dense:
             if not isinstance(column, Dense):
                 raise TypeError(f"Schema: dense holds {shown(column)}; give column names or kd.Dense(name, …).")
@@ -301,6 +306,8 @@ class Schema:
             out["weighted"] = True
         if self.sample_weight is not None:
             out["sample_weight"] = self.sample_weight
+        if self.soft_labels:
+            out["soft_labels"] = True
         return out
 
     @classmethod
@@ -308,7 +315,7 @@ class Schema:
         """Inverse of `to_dict`. Unknown keys are an error that names them."""
         if not isinstance(data, Mapping):
             raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {shown(data)}.")
-        known = ("dense", "categorical", "label", "weighted", "sample_weight")
+        known = ("dense", "categorical", "label", "weighted", "sample_weight", "soft_labels")
         unknown = sorted(str(key) for key in set(data) - set(known))
         if unknown:
             raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
@@ -318,6 +325,7 @@ class Schema:
             label=data.get("label", "label"),
             weighted=data.get("weighted", False),
             sample_weight=data.get("sample_weight"),
+            soft_labels=data.get("soft_labels", False),
         )
 
     # Keras serialises by these two names.
@@ -366,13 +374,13 @@ class Schema:
             if name not in self.categorical_names:
                 raise KeyError(f"Schema: no sparse column {name!r}; there are {list(self.categorical_names)}.")
         columns = [dataclasses.replace(c, **changes.get(c.name, {})) for c in self.categorical]
-        return Schema(self.dense, columns, self.label, self.weighted, self.sample_weight)
+        return Schema(self.dense, columns, self.label, self.weighted, self.sample_weight, self.soft_labels)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash((self.dense, self.categorical, self.label, self.weighted, self.sample_weight))
+        return hash((self.dense, self.categorical, self.label, self.weighted, self.sample_weight, self.soft_labels))
 
     def __repr__(self) -> str:
         return (

@@ -20,7 +20,7 @@ from keras_dlrm.data.table_text import TextBlock
 from keras_dlrm.data.text_ids import TextIds, Texts
 from keras_dlrm.data.text_rows import read_numbers, split_fields
 from keras_dlrm.data.vocabulary import Keys, Vocabulary
-from keras_dlrm.data.writer import LABELS, WEIGHTS
+from keras_dlrm.data.writer import WEIGHTS, allowed_labels
 from keras_dlrm.schema import Schema
 
 _SEPARATOR = ord(raw.SEPARATOR)
@@ -111,7 +111,7 @@ class Columns:
 
         def one(column: Dense | Categorical | str) -> Sequence[Fault]:
             if isinstance(column, str):
-                return _label(block, column, label) if column == schema.label else _weight(block, column, weight)
+                return _label(block, schema, label) if column == schema.label else _weight(block, column, weight)
             if isinstance(column, Dense):
                 j = schema.dense_names.index(column.name)
                 if j in self.late:
@@ -227,11 +227,13 @@ def _numbers(block: Block, name: str) -> tuple[np.ndarray, np.ndarray, Callable[
     return numbers, lost, lambda row: values[row], ()
 
 
-def _label(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
+def _label(block: Block, schema: Schema, out: np.ndarray) -> Sequence[Fault]:
+    name = schema.label
     numbers, lost, value, faults = _numbers(block, name)
-    bad = lost | ~((numbers >= 0) & (numbers <= 1))
+    good, allowed = allowed_labels(schema, numbers)
+    bad = lost | ~good
     out[:] = np.where(bad, 0.0, numbers)
-    return [*faults, (bad, name, value, LABELS)]
+    return [*faults, (bad, name, value, allowed)]
 
 
 def _weight(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:

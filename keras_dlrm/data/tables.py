@@ -139,7 +139,7 @@ def _rules(
     if not isinstance(preprocessor, Preprocessor):
         preprocessor = Preprocessor.load(preprocessor)
     if schema is not None:
-        for what in ("dense_names", "categorical_names", "label", "sample_weight"):
+        for what in ("dense_names", "categorical_names", "label", "sample_weight", "soft_labels"):
             ours, its = getattr(schema, what), getattr(preprocessor.schema, what)
             if ours != its:
                 raise ValueError(

@@ -25,7 +25,6 @@ from keras_dlrm.schema import Schema
 _WHAT = "a processed directory"
 
 
-LABELS = "must be 0 or 1, or a number between"
 WEIGHTS = "must be a finite number of at least 0"
 
 
@@ -96,11 +95,11 @@ class PackedWriter:
         Args:
             split: `"train"`, `"valid"` or `"test"`.
             batch: Packed batch of B rows, as `Schema.pack` makes it.
-            label: (B,) or (B, 1) of 0 and 1, or numbers between.
+            label: (B,) or (B, 1) of 0 and 1; numbers between where the schema has soft labels.
             sample_weight: (B,) or (B, 1), row weights, where the schema names a column of them.
 
         Raises:
-            KeyError, TypeError, ValueError: the batch does not fit the schema, the label is not in [0, 1], or a row weight
+            KeyError, TypeError, ValueError: the batch does not fit the schema, a label is not allowed, or a row weight
                 is not finite or below 0.
         """
         self.begin(split)
@@ -117,8 +116,7 @@ class PackedWriter:
                 raise ValueError(
                     f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree."
                 )
-        with np.errstate(invalid="ignore"):
-            self._check(split, "label", self.schema.label, labels, (labels >= 0) & (labels <= 1), LABELS)
+        self._check(split, "label", self.schema.label, labels, *allowed_labels(self.schema, labels))
         if "sparse" in arrays:
             arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
@@ -218,6 +216,13 @@ class PackedWriter:
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
         file.write(layout.array_header(*self._specs[name], rows))
+
+
+def allowed_labels(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which labels a log may hold, and what is allowed."""
+    if schema.soft_labels:
+        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
+    return (labels == 0) | (labels == 1), "must be 0 or 1"
 
 
 def _flat(name: str, values: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from keras_dlrm.metrics import reliability, scores
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.run import train
 
-SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("c")], label="y", sample_weight="w")
+SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("c")], label="y", sample_weight="w", soft_labels=True)
 
 
 def rows_of(number: int) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def test_weights_and_labels_between_0_and_1_come_from_every_format(tmp_path: Pat
     np.testing.assert_array_equal(np.concatenate([label for _, label, _ in found]), np.float32([r["y"] for r in rows]))
     np.testing.assert_array_equal(np.concatenate([weight for _, _, weight in found]), np.float32([r["w"] for r in rows]))
     log.split("train").to_tfrecord(tmp_path / "again.tfrecord")
-    again = kd.Schema(dense=["x"], categorical=[kd.Categorical("c", 9)], label="y", sample_weight="w")
+    again = kd.Schema(dense=["x"], categorical=[kd.Categorical("c", 9)], label="y", sample_weight="w", soft_labels=True)
     back = tables.preprocess(again, tmp_path / "again.tfrecord", output=tmp_path / "again").split("train")
     np.testing.assert_array_equal(back.sample_weights(), log.split("train").sample_weights())
     bad = [{**rows[0], **change} for change in ({"w": -0.5}, {"w": float("inf")}, {"w": None}, {"y": 1.5}, {"y": -0.1})]
@@ -115,7 +115,7 @@ def test_bad_weights_are_named(tmp_path: Path) -> None:
     for weights, words in (([1, -1], r"weights\[1\] is -1.0"), ([1], "2 labels but 1 weights"), ([0, 0], "all 2 weights are 0")):
         with pytest.raises(ValueError, match=words):
             scores([0, 1], [0.2, 0.7], weights)
-    schema = kd.Schema(dense=["x"], label="y", sample_weight="w")
+    schema = kd.Schema(dense=["x"], label="y", sample_weight="w", soft_labels=True)
     batch = {"dense": np.zeros((2, 1), np.float32)}
     with kd.data.PackedWriter(tmp_path / "log", schema) as writer:
         writer.append("train", batch, [0, 0.5], [1, 2])
