@@ -194,10 +194,24 @@ class Vocabulary:
 
     def encode(self, values: pl.Series, who: str) -> np.ndarray:
         """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
+        keys = self.keys.normalise(values, who)
+        return self._encoded(keys, self._rows(keys))
+
+    def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray]:
+        """What `encode` gives, and which values are unseen, bool (n,); a missing one is not."""
         import polars as pl
 
         keys = self.keys.normalise(values, who)
         row = self._rows(keys)
+        missing = keys.is_null() | values.is_null()
+        if self.keys.kind == HEX:  # a missing one has a key, 0
+            missing |= (values.cast(pl.String) == "").fill_null(True)
+        return self._encoded(keys, row), (row < 0) & ~missing.to_numpy()
+
+    def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
+        """Keys, and their positions among the values → ids."""
+        import polars as pl
+
         unseen = PADDING if self.oov is None else self.oov
         if not len(self.ids):
             ids = np.full(len(row), unseen, np.int32)
