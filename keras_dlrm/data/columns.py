@@ -90,9 +90,12 @@ def _is_pandas(data: Any) -> bool:
     return hasattr(data, "iloc") and hasattr(data, "columns")
 
 
-def _is_table(data: Any) -> bool:
+def is_table(data: Any) -> bool:
+    """Whether `frame` takes it for a table."""
+    import polars as pl
+
     arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
-    return arrow or _is_pandas(data) or isinstance(data, Mapping)
+    return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
 
 
 def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
@@ -109,7 +112,7 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
         return
     if isinstance(data, pl.LazyFrame):
         data = data.collect_batches(chunk_size=65_536, maintain_order=True)
-    parts: Iterable[Any] = [data] if _is_table(data) or not isinstance(data, Iterable) else data
+    parts: Iterable[Any] = [data] if is_table(data) or not isinstance(data, Iterable) else data
     first = 0
     for part in parts:
         part, where = part if isinstance(part, tuple) else (part, Where(first_row=first))

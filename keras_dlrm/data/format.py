@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_dlrm.files.checksums import CHECKSUM, read_json, unsealed
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes
+from keras_dlrm.files.marker import check_marker
 from keras_dlrm.schema import Schema
 
 FORMAT = "keras_dlrm packed click log"
@@ -114,6 +115,7 @@ def check_files(
         ValueError: a file is missing, damaged, or outside of the directory; or there is no inventory to verify it by.
     """
     source = directory / MANIFEST
+    check_marker(directory)
     if manifest["version"] == 1:
         if verify:
             raise ValueError(

@@ -17,9 +17,9 @@ from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.read_ahead import one_ahead
-from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
+from keras_dlrm.data.staging import Staging, staging_directory
+from keras_dlrm.data.table_block import TableFile
 from keras_dlrm.data.table_columns import Columns
-from keras_dlrm.data.table_files import TableFile
 from keras_dlrm.data.table_fit import Rules
 from keras_dlrm.data.table_stage import Stage, as_bytes, chunks
 from keras_dlrm.data.writer import PackedWriter, check_output, place_log
@@ -43,7 +43,8 @@ def run(
     progress: Progress | None,
 ) -> ClickLog:
     """Preprocess, or go on with it. See `tables.preprocess`, which has checked the arguments."""
-    inputs = [fingerprint(file.path) for _, file in files]
+    columns = rules.columns()
+    inputs = [file.fingerprint(columns.names) for _, file in files]
     job = {
         "program": "tables",
         "version": VERSION,
@@ -63,7 +64,6 @@ def run(
             bad.restore(open_log(output, verify=False).manifest["bad_rows"])
         else:
             check_output(output, overwrite)
-            columns = rules.columns()
             with (
                 ThreadPoolExecutor(workers) as executor,
                 Stage(staging, columns.schema, len(columns.late), columns.texts) as stage,
@@ -71,7 +71,7 @@ def run(
                 work = _Job(files, csv, split, rules, columns, bad, stage, progress)
                 work.read(executor)
                 for (_, file), was in zip(files, inputs, strict=True):
-                    if fingerprint(file.path) != was:
+                    if file.fingerprint(columns.names) != was:
                         raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
                 work.write()
                 work.place(output, digest, overwrite)
@@ -127,7 +127,7 @@ class _Job:
         """Number and stage all rows that are not staged yet."""
         if self.staging.state is not None and self.staging.state["step"] != "read":
             return
-        sizes = [max(file.path.stat().st_size, 1) for _, file in self.files]
+        sizes = [file.size() for _, file in self.files]
         while self.current < len(self.files):
             file = self.files[self.current][1]
             for block in one_ahead(file.blocks(self.columns.names, self.position or None)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_dlrm.data import text_rows
 from keras_dlrm.data.csv_dialect import CsvDialect
-from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults
+from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults, TableFile
 from keras_dlrm.data.text_ids import Texts
 from keras_dlrm.files.regular import blank
 
@@ -20,7 +20,7 @@ BLOCK_BYTES = 2**23
 _BOM = b"\xef\xbb\xbf"
 
 
-class TextFile:
+class TextFile(TableFile):
     """A delimited text file, plain or `.gz`.
 
     Args:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 
 from keras_dlrm.data import table_job as job
 from keras_dlrm.data.bad_rows import BadRows
+from keras_dlrm.data.columns import is_table
 from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.format import SPLITS
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.table_files import Inputs, check_columns, open_table
+from keras_dlrm.data.table_files import Inputs, check_columns, table_files
 from keras_dlrm.data.table_files import input_files as input_files
 from keras_dlrm.data.table_fit import VOCABULARY, Rules
 from keras_dlrm.data.workers import worker_count
@@ -43,7 +44,8 @@ def preprocess(
     Vocabularies and statistics are fitted on the training rows only. Rows keep the order of the files: a log that is
     ordered by time stays so, and a `split` by fractions then trains on the past and tests on the future.
 
-    Columns are found by name; others are ignored. An empty field is a missing value. In CSV a multi-hot column is a
+    Columns are found by name; others are ignored. One that a file does not have is taken from its folders' names, as Hive
+    and Spark write them: `day=2024-01-01/part-0.parquet`. An empty field is a missing value. In CSV a multi-hot column is a
     string of values separated by `|`, in Parquet a list, in TFRecord (of `tf.train.Example`) a feature of several values.
     CSV and TSV are UTF-8 with a header; a field that begins with a double quote ends with one, two inside are one.
 
@@ -58,7 +60,9 @@ def preprocess(
             `preprocessor`, which has one.
         train: Path, glob pattern (of what does not exist literally), or a list of these: `.csv`, `.tsv`, `.tfrecord`, each
             also `.gz`, or `.parquet`. Several files are read one after the other; those of a glob in the order of their
-            names, numbers in these by their values: `day_2.csv` before `day_10.csv`. Empty ones hold no rows.
+            names, numbers in these by their values: `day_2.csv` before `day_10.csv`. Empty ones hold no rows. Frames are
+            taken, too: of pandas, Polars or Arrow, and mappings of named columns, or of these parts: `{"train": frame,
+            "test": frame}`.
         valid: The same, for the validation split.
         test: The same, for the test split.
         output: Directory to write: complete or absent.
@@ -100,6 +104,10 @@ def preprocess(
         raise ValueError("tables: a weighted=True schema names no column of weights; write batches with PackedWriter.")
     threads = worker_count("tables", workers)
     bad = BadRows(on_error, max_skipped)
+    if isinstance(train, Mapping) and train and set(train) <= set(SPLITS) and all(map(is_table, train.values())):
+        if valid is not None or test is not None or "train" not in train:
+            raise ValueError(f"tables: a mapping of parts has {list(train)}; it must have 'train', and be given alone.")
+        train, valid, test = (train.get(name) for name in SPLITS)
     if split is not None:
         if valid is not None or test is not None:
             raise ValueError("tables: give either split=… or valid and test files, not both.")
@@ -109,10 +117,10 @@ def preprocess(
         check_output(place, overwrite)
     csv = csv if csv is not None or rules.given is None else rules.given.csv
     given = {"train": train, "valid": valid, "test": test}
-    files = [
-        (name, open_table(path, csv)) for name, paths in given.items() if paths is not None for path in input_files(paths)
-    ]
     names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
+    files = [
+        (name, file) for name, inputs in given.items() if inputs is not None for file in table_files(inputs, names, csv)
+    ]
     check_columns([file for _, file in files], names)
     return job.run(files, place, rules, csv, split, bad, threads, overwrite, progress)
 

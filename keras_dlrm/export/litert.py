@@ -40,6 +40,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     Raises:
         NotImplementedError: a column is hashed, which takes operations that LiteRT does not have.
         RuntimeError: the conversion fails, or the answers differ by more than 1e-5 (0.02 in half precision).
+        NotFinite: a weight is NaN or infinite.
         TypeError: not a model of `kd.models`.
         ValueError: unknown `tables`; tables larger than a LiteRT file can be.
 
@@ -48,6 +49,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     from keras_dlrm.export.requests import check_batch, expected_probabilities
     from keras_dlrm.export.stored_tables import StoredTables
     from keras_dlrm.models.click_model import ClickModel
+    from keras_dlrm.training.not_finite import require_finite
 
     if not isinstance(model, ClickModel):
         raise TypeError(
@@ -62,6 +64,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
             f"litert: column {hashed[0]!r} is hashed, which takes operations that LiteRT does not have; use kd.export.onnx or "
             "kd.export.savedmodel."
         )
+    require_finite("litert", model)
     stored = StoredTables(model, tables)
     if stored.nbytes > MOST_BYTES:
         raise ValueError(

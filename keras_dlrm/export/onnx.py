@@ -61,6 +61,7 @@ def onnx(
         ImportError: onnx or onnxruntime is not installed.
         NotImplementedError: the model does something that is not known in ONNX.
         RuntimeError: the answers differ by more than 1e-5 (0.02 in half precision), or the file does not load.
+        NotFinite: a weight is NaN or infinite.
         TypeError: not a model of `kd.models`.
         ValueError: unknown `tables` or `prune`, or tables too large for ONNX without external data.
 
@@ -71,6 +72,7 @@ def onnx(
     from keras_dlrm.export.onnx_model import onnx_model
     from keras_dlrm.export.stored_tables import StoredTables
     from keras_dlrm.models.click_model import ClickModel
+    from keras_dlrm.training.not_finite import require_finite
 
     functional = is_functional(model)
     if not isinstance(model, ClickModel) and not functional:
@@ -79,6 +81,7 @@ def onnx(
     path = Path(path)
     # The first field of every ONNX file is the version of the format, the second who made it.
     check_replaced("onnx", path, "model.onnx", lambda start: start[:1] == b"\x08" and b"keras_dlrm" in start[:32])
+    require_finite("onnx", model)
     stored = own.stored_tables(model, tables, prune) if functional else StoredTables(model, tables, prune)
     external = bool(stored.stacks) and (stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data))
     if not external and stored.nbytes >= 1 << 31:

@@ -42,7 +42,9 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
 
 
 def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
-    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and NaN in row 5.
+    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and values that are no numbers.
+
+    Dense features have infinity in row 4 and NaN in row 5; weights of ids have NaN in row 2, which is padding, infinity in row 3.
 
     Args:
         schema: A fitted schema.
@@ -56,7 +58,9 @@ def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
     """
     batch = example_batch(schema, rows)
     if "dense" in batch:
-        batch["dense"][5, -1] = np.nan
+        batch["dense"][4:6, -1] = np.inf, np.nan
+    if "weights" in batch:
+        batch["weights"][2:4, -1] = np.nan, -np.inf
     if "sparse" in batch:
         sizes = np.array([int(c.vocabulary_size or 1) for c in schema.categorical for _ in range(c.hotness)])
         batch["sparse"][6:8] = np.array([[-2], [2**40]])

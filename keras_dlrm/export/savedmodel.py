@@ -24,6 +24,7 @@ from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.export.versions import next_version, publish
 from keras_dlrm.files.durable import workspace
 from keras_dlrm.same_schema import check_same
+from keras_dlrm.training.not_finite import require_finite
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
@@ -93,6 +94,7 @@ def savedmodel(
         FileExistsError: the version exists.
         NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
+        NotFinite: a weight is NaN or infinite.
         ImportError: `warm_up=True` without tensorflow-serving-api.
         RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
             half precision).
@@ -107,6 +109,7 @@ def savedmodel(
     if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
         raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
     scores = _scores(metrics)
+    require_finite("savedmodel", model)
     if functional:
         packed = default if default != "packed" else None
         given = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
@@ -235,13 +238,13 @@ def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) 
             for part in rows:
                 process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
             process.stdin.close()  # type: ignore[union-attr]
+            code = process.wait()
         except BrokenPipeError:
-            pass  # What it says is told below.
-        except BaseException:
-            process.kill()
+            code = process.wait()  # What it says is told below.
+        finally:
+            process.kill()  # where this one is stopped
             process.wait()
-            raise
-        if process.wait():
+        if code:
             errors.seek(0)
             lines = errors.read().decode(errors="replace").splitlines()
             said = "\n".join(line for line in lines if not _LOG.match(line))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.files.checksums import digest, read_json, unsealed
-from keras_dlrm.files.ownership import MARKER
+from keras_dlrm.files.marker import MARKER
 from keras_dlrm.files.places import inside
 
 Entries = dict[str, dict[str, Any]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import pwd
 import stat
@@ -14,10 +13,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-MARKER = ".keras_dlrm"
+from keras_dlrm.files.marker import MARKER, marker_content, marker_text
+
 LOCK = "lock"
-FORMAT = "keras_dlrm folder"
-VERSION = 1
 ALL = ("**",)
 _MOST_BYTES = 1 << 24  # of a marker
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -56,7 +54,7 @@ def mark(folder: Path, owner: str, files: Sequence[str] = ALL) -> int:
     held = os.open(written, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE, 0o666)
     try:
         with open(held, "w", encoding="utf-8", closefd=False) as text:
-            json.dump({"format": FORMAT, "version": VERSION, "id": owner, "files": list(files)}, text)
+            text.write(marker_text(owner, files))
         with contextlib.suppress(OSError):  # a disk without locks: what is left over there stays
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.replace(written, folder / MARKER)
@@ -248,14 +246,13 @@ def _locked(place: int, name: str) -> int:
 def _files_of(folder: Path, place: int, owner: str, what: str) -> list[list[str]]:
     """What was written into a folder, from its marker, each name in parts."""
     content = None
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(OSError):
         descriptor = os.open(MARKER, os.O_RDONLY | _FILE, dir_fd=place)
         with open(descriptor, "rb") as file:
             info = os.fstat(descriptor)
             if stat.S_ISREG(info.st_mode) and info.st_size <= _MOST_BYTES:
-                content = json.loads(file.read(_MOST_BYTES))
-    known = isinstance(content, dict) and content.get("format") == FORMAT and content.get("version") == VERSION
-    if content is None or not known or not isinstance(content.get("files"), list):
+                content = marker_content(file.read(_MOST_BYTES))
+    if content is None:
         raise _refused(folder, f"has content but is not {what} of this release (no {MARKER} in it says so)")
     if content.get("id") != owner:
         raise _refused(folder, f"is not {what} that was written here: it was moved, copied or made for something else")

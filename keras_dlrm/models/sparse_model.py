@@ -22,10 +22,14 @@ from keras_dlrm.models.checked_training import CheckedTraining
 from keras_dlrm.models.losses import config_of
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
+from keras_dlrm.training.not_finite import watched
 
 
 class SparseTraining(CheckedTraining):
     """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
+
+    #: Whether `fit` ends with an error when the loss or a weight is NaN or infinite; to be set on a model.
+    stops_when_not_finite = True
 
     _jit_compile_asked: Any = "auto"
     _known_alike = False
@@ -93,7 +97,8 @@ class SparseTraining(CheckedTraining):
 
         Raises:
             ValueError: gradients are to be accumulated over batches whose size cannot be seen beforehand; something was
-                frozen or unfrozen after `compile`; processes have different initial weights.
+                frozen or unfrozen after `compile`; processes have different initial weights; the loss or a weight became NaN or
+                infinite (`NotFinite`), unless `stops_when_not_finite` is false or `callbacks` has a `TerminateOnNaN`.
         """
         self._check_trainable()
         self._check_alike()
@@ -101,7 +106,8 @@ class SparseTraining(CheckedTraining):
         if isinstance(x, Part) and kwargs.get("class_weight") is not None:
             # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
             x = x.weighted(kwargs.pop("class_weight"))
-        return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
+        with watched(self, args, kwargs) as (args, kwargs):
+            return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
 
     def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""

@@ -76,7 +76,7 @@ def predict_files(
     Args:
         model: A model of `kd.models`.
         inputs: Path, glob pattern, or a list of these: `.parquet`, `.csv`, `.tsv` or `.tfrecord`, the last three also
-            `.gz`, as `kd.data.tables.preprocess` reads them.
+            `.gz`, as `kd.data.tables.preprocess` reads them, or a frame.
         output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
         preprocessor: That of the log that the model was trained on (`kd.data.open(directory).preprocessor`), or the
             directory that holds it. `None` where the columns hold ids and model inputs already.
@@ -113,7 +113,7 @@ def predict_files(
     """
     from keras_dlrm.data.preprocessor import Preprocessor
     from keras_dlrm.data.table_columns import Columns
-    from keras_dlrm.data.table_files import check_columns, input_files, open_table
+    from keras_dlrm.data.table_files import check_columns, table_files
     from keras_dlrm.scoring.rows import FileRows
 
     who, path = "predict_files", Path(output)
@@ -141,7 +141,7 @@ def predict_files(
             f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
         )
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
-    files = [open_table(file, preprocessor.csv if csv is None else csv) for file in input_files(inputs)]
+    files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv)
     check_columns(files, [*work.names, *ids])
     for file in files:
         if file.path.resolve() == path.resolve():

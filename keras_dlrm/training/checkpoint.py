@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_dlrm.files.archive import check_archive
 from keras_dlrm.files.durable import whole
+from keras_dlrm.training.not_finite import require_finite
 
 
 class Resume(keras.callbacks.Callback):
@@ -94,6 +95,7 @@ class Resume(keras.callbacks.Callback):
 
     def _save(self, epoch: int, batch: int) -> None:
         model = self.model  # On JAX this brings the variables up to date.
+        require_finite("train", model)  # The last whole state stays.
         state = _state(model)
         place = {
             "epoch": epoch,

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from keras_dlrm.files.ownership import MARKER
+from keras_dlrm.files.marker import MARKER
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 SCHEMA = Schema(

@@ -9,7 +9,7 @@ import pytest
 from keras_dlrm.data import artefact
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import sealed
-from keras_dlrm.files.ownership import MARKER
+from keras_dlrm.files.marker import MARKER
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral

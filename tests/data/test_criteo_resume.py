@@ -22,7 +22,7 @@ import pytest
 
 from keras_dlrm.data import criteo, criteo_reader, criteo_splits, criteo_stage
 from keras_dlrm.data.staging import Staging
-from keras_dlrm.files.ownership import MARKER
+from keras_dlrm.files.marker import MARKER
 
 pytestmark = pytest.mark.neutral
 

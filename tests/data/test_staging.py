@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keras_dlrm.data.staging import Staging, fingerprint
-from keras_dlrm.files.ownership import MARKER
+from keras_dlrm.files.marker import MARKER
 
 pytestmark = pytest.mark.neutral
 

@@ -17,6 +17,7 @@ from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.marker import check_marker
 from keras_dlrm.files.ownership import check, identity, mark
 
 FORMAT = "keras_dlrm commit"
@@ -169,6 +170,7 @@ def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
         FileNotFoundError: it is no commit.
         ValueError: damaged, or written in another version of the format.
     """
+    check_marker(place)
     content = read_sealed(place / STATE, required=False)
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         raise ValueError(
