@@ -153,10 +153,9 @@ class Columns:
             label, out, late, sparse = label[good], out[good], late[good], sparse[good]
         return Rows(label, out, late, sparse)
 
-    def _count(self, column: Categorical, ids: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
-        there = unseen | (ids != PADDING)
+    def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
         if again is not None:
-            times = np.bincount(again, minlength=len(ids))
+            times = np.bincount(again, minlength=len(there))
             there, unseen = times[there], times[unseen]
         self.unseen.add(column.name, int(there.sum()), int(unseen.sum()))
 
@@ -172,8 +171,8 @@ class Columns:
         if vocabulary is not None:
             who = f"{file}, column {column.name!r}"
             bad, reason = vocabulary.keys.unusable(values, who)
-            ids, unseen = vocabulary.looked_up(values.set(pl.Series(bad), None) if bad.any() else values, who)
-            self._count(column, ids, unseen, again)
+            ids, unseen, missing = vocabulary.looked_up(values.set(pl.Series(bad), None) if bad.any() else values, who)
+            self._count(column, ~missing, unseen, again)
         else:
             ids, bad, reason = raw.checked_ids(values, column, file)
         if again is not None:

@@ -197,16 +197,17 @@ class Vocabulary:
         keys = self.keys.normalise(values, who)
         return self._encoded(keys, self._rows(keys))
 
-    def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray]:
-        """What `encode` gives, and which values are unseen, bool (n,); a missing one is not."""
+    def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `encode` gives, which values are unseen, and which are missing, bool (n,)."""
         import polars as pl
 
         keys = self.keys.normalise(values, who)
         row = self._rows(keys)
-        missing = keys.is_null() | values.is_null()
+        absent = keys.is_null() | values.is_null()
         if self.keys.kind == HEX:  # a missing one has a key, 0
-            missing |= (values.cast(pl.String) == "").fill_null(True)
-        return self._encoded(keys, row), (row < 0) & ~missing.to_numpy()
+            absent |= (values.cast(pl.String) == "").fill_null(True)
+        missing = absent.to_numpy()
+        return self._encoded(keys, row), (row < 0) & ~missing, missing
 
     def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
         """Keys, and their positions among the values → ids."""

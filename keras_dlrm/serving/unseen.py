@@ -82,11 +82,8 @@ class KnownValues:
         if vocabulary is None:  # hashed
             return int((texts != "").sum()), 0
         bad = vocabulary.keys.unusable(texts, column.name)[0]
-        ids, unseen = vocabulary.looked_up(texts.set(pl.Series(bad), None), column.name)
-        unseen |= bad
-        return int(np.count_nonzero(unseen | ((ids != PADDING) & (texts != "").to_numpy()))), int(
-            np.count_nonzero(unseen)
-        )
+        _, unseen, missing = vocabulary.looked_up(texts.set(pl.Series(bad), None), column.name)
+        return int(np.count_nonzero(~missing | bad)), int(np.count_nonzero(unseen | bad))
 
     def _load(self) -> Preprocessor | None:
         from keras_dlrm.data.preprocessor import Preprocessor

@@ -28,7 +28,7 @@ WRONG = {
     "NaN for a text": (b'{"signature_name": "raw", "instances": [{"city": NaN, "tags": [], "price": 1}]}', None),
     "half a surrogate pair": (
         b'{"signature_name": "raw", "instances": [{"city": "\\ud800", "tags": [], "price": NaN}]}',
-        None,
+        "not JSON",
     ),
     "deep beside NaN": (b'{"inputs": NaN, "x": ' + b"[" * 100_000, "not JSON"),
     "key twice": (b'{"instances": [], "instances": []}', "the key 'instances' twice"),
