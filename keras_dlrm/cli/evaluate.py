@@ -53,7 +53,7 @@ def command(
     check_same(f"{model} does not fit {data}", loaded.schema, log.schema, scores=True)
     found = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
     unseen = Tally()
-    for batch, _ in part.batches(65_536):
+    for batch, *_ in part.batches(65_536):
         unseen.add_packed(part.schema, batch.get("sparse"))
     print_table([{"part": split, "rows": len(part), **found}], f"{loaded.name} ({model})")
     result: dict[str, Any] = {"split": split, "rows": len(part), **found}

@@ -74,7 +74,7 @@ def _joined(parts: Sequence[Part]) -> Part:
 def split_rows(split: Split, size: int, unseen: Tally) -> Iterator[Part]:
     """The rows of a packed split, with their number and label; unseen values are added up."""
     first = 0
-    for batch, label in split.batches(size):
+    for batch, label, *_ in split.batches(size):
         unseen.add_packed(split.schema, batch.get("sparse"))
         numbers = pl.Series("row", np.arange(first, first + len(label), dtype=np.int64))
         yield Part(batch, pl.DataFrame([numbers, pl.Series(split.schema.label, label)]))
