@@ -224,16 +224,15 @@ def _litert(path: Path, done: Done) -> _Found:
 
 def _description(path: Path, done: Done) -> _Found:
     """A schema, a plan or an experiment: people write them by hand, so that they carry no checksum."""
-    import yaml
-
+    from keras_dlrm.files.documents import read
     from keras_dlrm.schema import Schema
     from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.training.experiment import Experiment
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); write it again.") from error
+        content = read(path, "a schema, a plan or an experiment")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({str(error).removeprefix(f'{path}: ').rstrip('.')}); write it again.") from error
     keys = set(content) if isinstance(content, dict) else set()
     if {"dense", "categorical"} & keys:
         Schema.load(path)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.arguments import shown
 from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
+from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.files.regular import regular
 from keras_dlrm.lists import Lists
 from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, id_matrix, weight_rows
 
@@ -49,17 +50,17 @@ class Schema:
     ) -> None:
         dense, categorical = _listed("dense", dense), _listed("categorical", categorical)
         if not isinstance(weighted, bool):
-            raise TypeError(f"Schema: weighted={weighted!r} must be True or False.")
+            raise TypeError(f"Schema: weighted={shown(weighted)} must be True or False.")
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
         self.categorical = tuple(categorical)
         self.label = label
         self.weighted = weighted
         for column in self.dense:
             if not isinstance(column, Dense):
-                raise TypeError(f"Schema: dense holds {column!r}; give column names or kd.Dense(name, …).")
+                raise TypeError(f"Schema: dense holds {shown(column)}; give column names or kd.Dense(name, …).")
         for entry in self.categorical:
             if not isinstance(entry, Categorical):
-                raise TypeError(f"Schema: categorical holds {entry!r}; give kd.Categorical(name, vocabulary_size, …).")
+                raise TypeError(f"Schema: categorical holds {shown(entry)}; give kd.Categorical(name, vocabulary_size, …).")
         check_name(label, "Schema: label")
         if not self.dense and not self.categorical:
             raise ValueError("Schema: no columns; give at least one dense or categorical column.")
@@ -69,7 +70,7 @@ class Schema:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
-                    f"Schema: the name {name!r} is given to {names.count(name)} columns; make names unique."
+                    f"Schema: the name {shown(name)} is given to {names.count(name)} columns; make names unique."
                 )
         self._check_tables()
 
@@ -294,10 +295,10 @@ class Schema:
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Unknown keys are an error that names them."""
         if not isinstance(data, Mapping):
-            raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {data!r}.")
-        unknown = sorted(set(data) - {"dense", "categorical", "label", "weighted"})
+            raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {shown(data)}.")
+        unknown = sorted(str(key) for key in set(data) - {"dense", "categorical", "label", "weighted"})
         if unknown:
-            raise ValueError(f"Schema: unknown key {unknown[0]!r}; known are dense, categorical, label, weighted.")
+            raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are dense, categorical, label, weighted.")
         return cls(
             dense=[_from_entry(Dense, d) for d in _listed("dense", data.get("dense"))],
             categorical=[_from_entry(Categorical, c) for c in _listed("categorical", data.get("categorical"))],
@@ -316,10 +317,7 @@ class Schema:
     @classmethod
     def from_json(cls, text: str) -> Schema:
         """Inverse of `to_json`."""
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Schema: not valid JSON ({error}).") from None
+        return cls.from_dict(from_json(text))
 
     def to_yaml(self) -> str:
         """The schema as a YAML text."""
@@ -330,12 +328,7 @@ class Schema:
     @classmethod
     def from_yaml(cls, text: str) -> Schema:
         """Inverse of `to_yaml`."""
-        import yaml
-
-        try:
-            return cls.from_dict(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ValueError(f"Schema: not valid YAML ({' '.join(str(error).split())}).") from None
+        return cls.from_dict(from_yaml(text))
 
     def save(self, path: str | Path) -> None:
         """Write the schema to `path`: YAML for `.yaml` and `.yml`, JSON for `.json`."""
@@ -346,11 +339,10 @@ class Schema:
     def load(cls, path: str | Path) -> Schema:
         """Inverse of `save`. An error names the file."""
         path = Path(path)
-        read = cls.from_yaml if _is_yaml(path) else cls.from_json
+        _is_yaml(path)
+        content = read(path, "a schema")
         try:
-            return read(regular(path, "give a schema in YAML or JSON").read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise ValueError(f"schema file {path}: not a text file; give one in YAML or JSON.") from None
+            return cls.from_dict(content)
         except (TypeError, ValueError) as error:
             raise type(error)(f"schema file {path}: {error}") from None
 
@@ -381,7 +373,7 @@ def _listed(field: str, columns: Any) -> list[Any]:
     if isinstance(columns, (str, Mapping, Categorical, Dense)) or not isinstance(columns, Iterable):
         kind = {"str": "string", "dict": "mapping"}.get(type(columns).__name__, type(columns).__name__)
         entries = "names" if field == "dense" else "columns, each with a name"
-        raise TypeError(f"Schema: {field}={columns!r} is one {kind}; give a list of {entries}.")
+        raise TypeError(f"Schema: {field}={shown(columns)} is one {kind}; give a list of {entries}.")
     return list(columns)
 
 
@@ -404,11 +396,11 @@ def _from_entry(kind: Any, entry: Any) -> Any:
     if isinstance(entry, (kind, str)):
         return kind(entry) if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping):
-        raise TypeError(f"Schema: a column is described by {entry!r}; give a mapping with its fields.")
+        raise TypeError(f"Schema: a column is described by {shown(entry)}; give a mapping with its fields.")
     known = [f.name for f in dataclasses.fields(kind)]
-    unknown = sorted(set(entry) - set(known))
+    unknown = sorted(str(key) for key in set(entry) - set(known))
     if unknown:
-        raise ValueError(f"Schema: unknown field {unknown[0]!r} in {dict(entry)}; known are {known}.")
+        raise ValueError(f"Schema: unknown field {shown(unknown[0])} in {shown(dict(entry))}; known are {known}.")
     if "name" not in entry:
-        raise ValueError(f"Schema: a column without a name: {dict(entry)}.")
+        raise ValueError(f"Schema: a column without a name: {shown(dict(entry))}.")
     return kind(**entry)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.options import PathArgument, csv_options, json_option, print_json, row_progress
+from keras_dlrm.cli.program import promise
 from keras_dlrm.schema import Schema
 
 TABLES_EPILOG = """\b
@@ -32,6 +33,8 @@ Examples:
 \b
 A run that was stopped goes on where it was when the same command is given again.
 """
+
+_AGAIN = "The same command goes on where it was."
 
 
 @click.group()
@@ -72,7 +75,7 @@ def tables(
     from keras_dlrm.data import tables as package
 
     split = dict(zip(("train", "valid", "test"), fractions, strict=True)) if fractions else None
-    with row_progress("preprocess") as progress:
+    with promise(_AGAIN), row_progress("preprocess") as progress:
         log = package.preprocess(
             None if schema is None else Schema.load(schema),
             list(train),
@@ -109,7 +112,7 @@ def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...]
     """Criteo's TSV files: one file, or one per day in order."""
     from keras_dlrm.data import criteo as package
 
-    with row_progress("preprocess") as progress:
+    with promise(_AGAIN), row_progress("preprocess") as progress:
         sizes = table_sizes[0] if len(table_sizes) == 1 else list(table_sizes) or None
         log = package.preprocess(list(inputs), table_sizes=sizes, progress=progress, **options)
     _show(log, as_json)

@@ -238,13 +238,13 @@ def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) 
             for part in rows:
                 process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
             process.stdin.close()  # type: ignore[union-attr]
+            code = process.wait()
         except BrokenPipeError:
-            pass  # What it says is told below.
-        except BaseException:
-            process.kill()
+            code = process.wait()  # What it says is told below.
+        finally:
+            process.kill()  # where this one is stopped
             process.wait()
-            raise
-        if process.wait():
+        if code:
             errors.seek(0)
             lines = errors.read().decode(errors="replace").splitlines()
             said = "\n".join(line for line in lines if not _LOG.match(line))

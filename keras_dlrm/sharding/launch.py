@@ -19,7 +19,8 @@ from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, PROCESS, read_beats
 
 _POLL = 0.1  # seconds
 # Bad input; told to end, after a checkpoint or before there was anything to save.
-_FINAL = (2, PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
+_STOPPED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+_FINAL = (2, PREEMPTED, *(-number for number in _STOPPED), *(128 + number for number in _STOPPED))
 PARENT = "KERAS_DLRM_LAUNCHER"
 _PR_SET_PDEATHSIG = 1
 
