@@ -73,7 +73,7 @@ def _joined(parts: Sequence[Part]) -> Part:
 def split_rows(split: Split, size: int) -> Iterator[Part]:
     """The rows of a packed split, with their number and label."""
     first = 0
-    for batch, label in split.batches(size):
+    for batch, label, *_ in split.batches(size):
         numbers = pl.Series("row", np.arange(first, first + len(label), dtype=np.int64))
         yield Part(batch, pl.DataFrame([numbers, pl.Series(split.schema.label, label)]))
         first += len(label)
