@@ -29,6 +29,8 @@ class Schema:
         categorical: Sparse columns: `Categorical`.
         label: Name of the label column (0 or 1).
         weighted: Whether batches carry per-id `"weights"`.
+        soft_labels: Whether labels may also be numbers between 0 and 1, such as chances.
+        sample_weight: Name of a column of row weights, finite and at least 0: what a row counts in training and scores.
 
     Raises:
         ValueError: duplicate names, tables shared at different sizes, no column at all.
@@ -47,6 +49,8 @@ class Schema:
         categorical: Iterable[Categorical] = (),
         label: str = "label",
         weighted: bool = False,
+        sample_weight: str | None = None,
+        soft_labels: bool = False,
     ) -> None:
         dense, categorical = _listed("dense", dense), _listed("categorical", categorical)
         if not isinstance(weighted, bool):
@@ -54,7 +58,11 @@ class Schema:
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
         self.categorical = tuple(categorical)
         self.label = label
+        if not isinstance(soft_labels, bool):
+            raise TypeError(f"Schema: soft_labels={shown(soft_labels)} must be True or False.")
         self.weighted = weighted
+        self.sample_weight = sample_weight
+        self.soft_labels = soft_labels
         for column in self.dense:
             if not isinstance(column, Dense):
                 raise TypeError(f"Schema: dense holds {shown(column)}; give column names or kd.Dense(name, …).")
@@ -66,7 +74,9 @@ class Schema:
             raise ValueError("Schema: no columns; give at least one dense or categorical column.")
         if self.weighted and not self.categorical:
             raise ValueError("Schema: weighted=True needs a categorical column: weights belong to ids.")
-        names = [*self.dense_names, *self.categorical_names, label]
+        if sample_weight is not None:
+            check_name(sample_weight, "Schema: sample_weight")
+        names = [*self.dense_names, *self.categorical_names, *self.row_names]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
@@ -96,6 +106,11 @@ class Schema:
     def categorical_names(self) -> tuple[str, ...]:
         """Names of the sparse columns, in order."""
         return tuple(c.name for c in self.categorical)
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the columns that are no inputs of a model: the label, and the row weights where there are some."""
+        return (self.label,) if self.sample_weight is None else (self.label, self.sample_weight)
 
     @property
     def n_dense(self) -> int:
@@ -156,8 +171,8 @@ class Schema:
 
         Args:
             columns: Mapping or DataFrame (pandas, Polars): one entry per dense and sparse column, each of length B.
-                A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label may be
-                present and is left out of the batch; any other column is an error.
+                A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label and
+                the row weights may be present and are left out of the batch; any other column is an error.
             weights: For a weighted schema: per-id factors by sparse column name, shaped like the ids. Columns that are
                 left out weigh 1.
 
@@ -177,7 +192,7 @@ class Schema:
         for name in [*self.dense_names, *self.categorical_names]:
             if name not in given:
                 raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(expected)}.")
-        unknown = sorted(str(n) for n in given - expected - {self.label})
+        unknown = sorted(str(n) for n in given - expected - set(self.row_names))
         if unknown:
             raise KeyError(
                 f"pack: unknown column {unknown[0]!r}; the schema has {sorted(expected)}. Drop it or add it to the schema."
@@ -289,6 +304,10 @@ class Schema:
         }
         if self.weighted:
             out["weighted"] = True
+        if self.sample_weight is not None:
+            out["sample_weight"] = self.sample_weight
+        if self.soft_labels:
+            out["soft_labels"] = True
         return out
 
     @classmethod
@@ -296,14 +315,17 @@ class Schema:
         """Inverse of `to_dict`. Unknown keys are an error that names them."""
         if not isinstance(data, Mapping):
             raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {shown(data)}.")
-        unknown = sorted(str(key) for key in set(data) - {"dense", "categorical", "label", "weighted"})
+        known = ("dense", "categorical", "label", "weighted", "sample_weight", "soft_labels")
+        unknown = sorted(str(key) for key in set(data) - set(known))
         if unknown:
-            raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are dense, categorical, label, weighted.")
+            raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
         return cls(
             dense=[_from_entry(Dense, d) for d in _listed("dense", data.get("dense"))],
             categorical=[_from_entry(Categorical, c) for c in _listed("categorical", data.get("categorical"))],
             label=data.get("label", "label"),
             weighted=data.get("weighted", False),
+            sample_weight=data.get("sample_weight"),
+            soft_labels=data.get("soft_labels", False),
         )
 
     # Keras serialises by these two names.
@@ -352,13 +374,13 @@ class Schema:
             if name not in self.categorical_names:
                 raise KeyError(f"Schema: no sparse column {name!r}; there are {list(self.categorical_names)}.")
         columns = [dataclasses.replace(c, **changes.get(c.name, {})) for c in self.categorical]
-        return Schema(self.dense, columns, self.label, self.weighted)
+        return Schema(self.dense, columns, self.label, self.weighted, self.sample_weight, self.soft_labels)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash((self.dense, self.categorical, self.label, self.weighted))
+        return hash((self.dense, self.categorical, self.label, self.weighted, self.sample_weight, self.soft_labels))
 
     def __repr__(self) -> str:
         return (

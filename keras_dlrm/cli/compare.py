@@ -54,6 +54,7 @@ def command(
     The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
     gives the 95% interval of the difference between the mean scores.
     """
+    import numpy as np
     from rich.console import Console
 
     from keras_dlrm import data as data_package
@@ -77,6 +78,13 @@ def command(
     log = planted_log(Path("runs") / "planted-log", console) if data is None else data_package.open(data)
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
+    part = log.split("test")
+    labels = np.asarray(part.labels)
+    if part.sample_weights(slice(0, 1)) is not None or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"compare: {log.directory} has row weights or labels between 0 and 1, which its resampling of rows cannot count; "
+            "train and evaluate the models one by one."
+        )
     output = output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     again = f"The same command with --output {shlex.quote(str(output))} goes on: finished runs are not repeated."
     with promise(again), one_run(output):

@@ -21,6 +21,7 @@ SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 SCHEMA = "schema.json"
 LABEL = "label"
+SAMPLE_WEIGHT = "sample_weight"
 
 
 def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
@@ -35,7 +36,8 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
     for key in schema.input_names:
         dtype = np.int32 if key == "sparse" else np.float32
         specs[key] = (np.dtype(dtype), schema.n_dense if key == "dense" else schema.width)
-    specs[LABEL] = (np.dtype(np.float32), None)
+    for key in (LABEL,) if schema.sample_weight is None else (LABEL, SAMPLE_WEIGHT):
+        specs[key] = (np.dtype(np.float32), None)
     return specs
 
 

@@ -135,7 +135,9 @@ class Rules:
                 for member, offset in members:
                     place = slice(offset, offset + member.hotness)
                     batch["sparse"][:, place] = final[table][batch["sparse"][:, place]]
-            batch["label"] = stage.read("label", first, last)[:, 0]
+            for name in ("label", "sample_weight"):
+                if stage.widths[name]:
+                    batch[name] = stage.read(name, first, last)[:, 0]
             return batch
 
         return finish

@@ -117,7 +117,7 @@ def preprocess(
         check_output(place, overwrite)
     csv = csv if csv is not None or rules.given is None else rules.given.csv
     given = {"train": train, "valid": valid, "test": test}
-    names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
+    names = [*rules.schema.dense_names, *rules.schema.categorical_names, *rules.schema.row_names]
     files = [
         (name, file) for name, inputs in given.items() if inputs is not None for file in table_files(inputs, names, csv)
     ]
@@ -139,7 +139,7 @@ def _rules(
     if not isinstance(preprocessor, Preprocessor):
         preprocessor = Preprocessor.load(preprocessor)
     if schema is not None:
-        for what in ("dense_names", "categorical_names", "label"):
+        for what in ("dense_names", "categorical_names", "label", "sample_weight", "soft_labels"):
             ours, its = getattr(schema, what), getattr(preprocessor.schema, what)
             if ours != its:
                 raise ValueError(

@@ -25,6 +25,9 @@ from keras_dlrm.schema import Schema
 _WHAT = "a processed directory"
 
 
+WEIGHTS = "must be a finite number of at least 0"
+
+
 class PackedWriter:
     """Appends batches to the splits of a processed directory without knowing their number of rows beforehand.
 
@@ -86,23 +89,26 @@ class PackedWriter:
             self._files[split, name] = file
             self._write_header(file, name, 0)
 
-    def append(self, split: str, batch: Mapping[str, Any], label: Any) -> None:
+    def append(self, split: str, batch: Mapping[str, Any], label: Any, sample_weight: Any = None) -> None:
         """Append rows to a split, after checking every value.
 
         Args:
             split: `"train"`, `"valid"` or `"test"`.
             batch: Packed batch of B rows, as `Schema.pack` makes it.
-            label: (B,) or (B, 1) of 0 and 1.
+            label: (B,) or (B, 1) of 0 and 1; numbers between where the schema has soft labels.
+            sample_weight: (B,) or (B, 1), row weights, where the schema names a column of them.
 
         Raises:
-            KeyError, TypeError, ValueError: the batch does not fit the schema, or the label is not 0 or 1.
+            KeyError, TypeError, ValueError: the batch does not fit the schema, a label is not allowed, or a row weight
+                is not finite or below 0.
         """
         self.begin(split)
-        labels = np.asarray(label)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.ndim != 1:
-            raise ValueError(f"PackedWriter: label has shape {labels.shape}; it must be (B,) or (B, 1).")
+        labels = _flat("label", label)
+        if (sample_weight is None) != (self.schema.sample_weight is None):
+            raise ValueError(
+                f"PackedWriter: the schema has sample_weight={self.schema.sample_weight!r}, and "
+                f"{'none was' if sample_weight is None else 'one was'} given; they must agree."
+            )
         self.schema.validate(batch)
         arrays = {name: np.asarray(batch[name]) for name in self.schema.input_names}
         for name, array in arrays.items():
@@ -110,20 +116,28 @@ class PackedWriter:
                 raise ValueError(
                     f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree."
                 )
-        bad = (labels != 0) & (labels != 1)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"PackedWriter: label {self.schema.label!r} is {labels[row]} in row {self.rows[split] + row} of "
-                f"{split!r}; it must be 0 or 1."
-            )
+        self._check(split, "label", self.schema.label, labels, *allowed_labels(self.schema, labels))
         if "sparse" in arrays:
             arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
+        if sample_weight is not None:
+            weights = _flat("sample_weight", sample_weight).astype(np.float32)
+            if len(weights) != len(labels):
+                raise ValueError(f"PackedWriter: {len(weights)} row weights and {len(labels)} labels; they must agree.")
+            good = np.isfinite(weights) & (weights >= 0)
+            self._check(split, "row weight", str(self.schema.sample_weight), weights, good, WEIGHTS)
+            arrays[layout.SAMPLE_WEIGHT] = weights
         for name, array in arrays.items():
             dtype = self._specs[name][0]
             self._files[split, name].write(np.ascontiguousarray(array, dtype=dtype).tobytes())
         self.rows[split] += len(labels)
+
+    def _check(self, split: str, what: str, name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
+        if not good.all():
+            row = int(np.argmin(good))
+            raise ValueError(
+                f"PackedWriter: {what} {name!r} is {values[row]} in row {self.rows[split] + row} of {split!r}; it {allowed}."
+            )
 
     def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
         """Take finished `.npy` files as a split: without copying them where the disk has hard links.
@@ -202,6 +216,22 @@ class PackedWriter:
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
         file.write(layout.array_header(*self._specs[name], rows))
+
+
+def allowed_labels(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which labels a log may hold, and what is allowed."""
+    if schema.soft_labels:
+        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
+    return (labels == 0) | (labels == 1), "must be 0 or 1"
+
+
+def _flat(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"PackedWriter: {name} has shape {array.shape}; it must be (B,) or (B, 1).")
+    return array
 
 
 def real_output(output: str | os.PathLike[str]) -> Path:

@@ -213,4 +213,4 @@ def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float
     """Exact scores of a split; see `kd.metrics.scores`."""
     from keras_dlrm.metrics import scores
 
-    return scores(part.labels, predictions(model, part, batch_size))
+    return scores(part.labels, predictions(model, part, batch_size), part.sample_weights())

@@ -272,10 +272,10 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
     for name in ("valid", "test"):
         if name in data.splits and len(data.split(name)):
             part = data.split(name)
-            labels = np.asarray(part.labels)
+            labels, weights = np.asarray(part.labels), part.sample_weights()
             probabilities = predictions(model, part, _scoring_batch(experiment))
-            result[name] = {k: float(v) for k, v in scores(labels, probabilities).items()}
-            plotted = (labels, probabilities)
+            result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
+            plotted = (labels, probabilities), weights
             if name == "test":
                 np.save(output / PREDICTIONS, probabilities.astype(np.float32))
     if data.best is not None and "test" in result:
@@ -284,7 +284,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     if plotted is not None:
         title = f"{experiment.model['type']} on {data.directory.name}"
-        learning_curves_png(best.history, *plotted, output / REPORT, title)
+        learning_curves_png(best.history, *plotted[0], output / REPORT, title, plotted[1])
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     write_listing(output, RESULT, result, (MODEL, PREDICTIONS, REPORT, EXPERIMENT, DATA))
     return result

@@ -150,14 +150,14 @@ def write_split(split: Split, path: Path, overwrite: bool) -> None:
     options = tf.io.TFRecordOptions(compression_type="GZIP") if path.suffix.lower() == ".gz" else None
     try:
         with whole(path) as written, tf.io.TFRecordWriter(str(written), options) as writer:
-            for batch, label in split.batches(_ROWS):
-                for message in _messages(split.schema, batch, label):
+            for batch, label, *weights in split.batches(_ROWS):
+                for message in _messages(split.schema, batch, label, *weights):
                     writer.write(message)
     except tf.errors.ResourceExhaustedError as error:
         raise OSError(f"{path}: not written, the disk is full ({error.message}); make room and run again.") from error
 
 
-def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray) -> Iterator[bytes]:
+def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray, weight: Any = None) -> Iterator[bytes]:
     """Packed rows → serialised Examples."""
     dense = batch["dense"].tolist() if schema.dense else []
     sparse = batch["sparse"].tolist() if schema.categorical else []
@@ -166,6 +166,8 @@ def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray
         example = tf.train.Example()
         feature = example.features.feature
         feature[schema.label].float_list.value.append(click)
+        if schema.sample_weight is not None and weight is not None:
+            feature[schema.sample_weight].float_list.value.append(float(weight[i]))
         for j, name in enumerate(schema.dense_names):
             feature[name].float_list.value.append(dense[i][j])
         for column, offset in places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ class Hybrid(keras.optimizers.Optimizer):
 
     `learning_rate` and `iterations` are those of the dense part. Setting `learning_rate` (as `ReduceLROnPlateau` and
     `LearningRateScheduler` do) sets the row rule's rate, too: the ratio of the two stays what it was at first.
-    `clipnorm`, `clipvalue`, weight decay and EMA of the dense optimizer are those of the dense parameters alone.
+    `clipnorm`, `clipvalue`, weight decay and EMA of the dense optimizer are those of the dense parameters alone;
+    `keras.callbacks.SwapEMAWeights` swaps those, and leaves the tables' rows as they are.
     An optimizer that another model trains with already is copied, and starts without that one's slots.
 
     Args:
@@ -69,6 +71,8 @@ class Hybrid(keras.optimizers.Optimizer):
         if self.rows is self.dense:
             self.rows = follow(self.dense)
         self.ratio = self._first_ratio() if ratio is None else ratio
+        self._refuse_to_drop()
+        self.use_ema = self.dense.use_ema
         self._accumulators: list[RowAccumulator] = []
         # Rows of the largest batch that is known to have room in them.
         self.room_for = 0
@@ -86,11 +90,20 @@ class Hybrid(keras.optimizers.Optimizer):
         tables = [v for v in variables if is_table(v)]
         others = [v for v in variables if not is_table(v)]
         self.dense, self.rows = own(self.dense, others), own(self.rows, tables)
+        self._refuse_to_drop()
         # The rows' updates and step counts are those of the dense part.
         self.rows.gradient_accumulation_steps = self.dense.gradient_accumulation_steps
         self.dense.build(others)
         self.rows.build(tables)
+        # The averages are the dense part's; Keras would make others here, of whole tables.
+        self.use_ema = False
         super().build(list(variables))
+        self.use_ema = self.dense.use_ema
+
+    def _refuse_to_drop(self) -> None:
+        """Where Keras would warn that it drops a saved state, loading fails."""
+        for part in (self.dense, self.rows):
+            part.load_own_variables = functools.partial(_load_all, part)
 
     def make_room(self, lookups: Sequence[int]) -> None:
         """Make the variables that accumulate gradients of rows, if that was asked for and they are not there.
@@ -174,6 +187,11 @@ class Hybrid(keras.optimizers.Optimizer):
             self.dense._iterations.assign_add(1)
 
     @property
+    def inner_optimizer(self) -> Any:
+        """The dense part, where `keras.callbacks.SwapEMAWeights` looks for averages. Rows have none."""
+        return self.dense
+
+    @property
     def variables(self) -> list[Any]:
         return [*self.dense.variables, *self.rows.variables]
 
@@ -243,6 +261,17 @@ def _optimizer(identifier: Any) -> Any:
     if found is None:
         raise TypeError(f"optimizer=None: give one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer.")
     return found
+
+
+def _load_all(optimizer: Any, store: Any) -> None:
+    saved, known = len(store.keys()), len(optimizer.variables)
+    if saved != known:
+        raise ValueError(
+            f"optimizer {optimizer.name!r} has {known} variables here and {saved} in the file, so its state would be lost: other "
+            "parts are frozen than when the model was saved, or its layers are not built. Freeze the same parts, make all layers "
+            "in __init__, or load with keras.saving.load_model(path, compile=False) and compile with a fresh optimizer."
+        )
+    type(optimizer).load_own_variables(optimizer, store)
 
 
 def own(optimizer: Any, variables: Sequence[Any]) -> Any:
