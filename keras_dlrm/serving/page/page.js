@@ -155,7 +155,7 @@ function show(answer) {
   byId("logit").textContent = answer.logit.toFixed(3);
   byId("bar").style.width = `${100 * Math.min(1, Math.max(0, answer.value))}%`;
   fill(byId("pairs"), answer.pairs.map((pair) => [pair.features.join(" × "), pair.change]));
-  fill(byId("singles"), answer.features.map((f) => [`${f.name} = ${shown(f)}`, f.change]));
+  fill(byId("singles"), answer.features.map((f) => [`${f.name} = ${shown(f)}${unseen(f)}`, f.change]));
   byId("resolution").textContent = answer.resolution > 0.001
     ? `Changes below ${answer.resolution.toPrecision(1)} are rounding: the probability is too near 0 or 1.` : "";
   byId("result").hidden = false;
@@ -164,6 +164,12 @@ function show(answer) {
 function shown(answered) {
   const feature = state.features.find((known) => known.name === answered.name);
   return joined(feature, answered.values) || "none";
+}
+
+// Of one value, or of several.
+function unseen(answered) {
+  if (!answered.unseen) return "";
+  return answered.values.length > 1 ? ` (${answered.unseen} unseen)` : " (unseen)";
 }
 
 function fill(table, rows) {
