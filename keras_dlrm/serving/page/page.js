@@ -98,7 +98,7 @@ function written(feature, text) {
   }[feature.kind];
   const odd = parts.find((part) => !legal.test(part));
   if (odd !== undefined) throw new Error(`${feature.name}: “${odd}” is no ${feature.kind}.`);
-  const empty = { number: "0", id: "-1", flag: "false", text: '""' }[feature.kind];
+  const empty = { number: feature.nullable ? "null" : "0", id: "-1", flag: "false", text: '""' }[feature.kind];
   const values = parts.map((part) =>
     feature.kind === "text" ? JSON.stringify(part) : feature.kind === "number" ? String(Number(part)) :
     feature.kind === "id" ? String(BigInt(part)) : part);
@@ -114,7 +114,7 @@ function requestBody(extra) {
   for (const field of byId("fields").querySelectorAll("input")) {
     const feature = state.features[field.dataset.index];
     const values = written(feature, field.value);
-    if (feature.flat) inputs.set(feature.input, values[0] ?? '""');
+    if (feature.flat) inputs.set(feature.input, values[0] ?? (feature.nullable ? "null" : '""'));
     else inputs.set(feature.input, [...(inputs.get(feature.input) ?? []), ...values]);
   }
   const columns = [...inputs].map(([name, values]) =>
