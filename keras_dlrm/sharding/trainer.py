@@ -369,5 +369,8 @@ def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> 
 
 def fail(error: Exception) -> None:
     """End with exit code 2 and one sentence: bad input, which no restart mends."""
+    from keras_dlrm.sharding.heartbeat import beats
+
+    beats.fail(error, code=2)
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
