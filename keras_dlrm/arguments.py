@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import math
 import operator
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxset = 3, 5, 5, 8, 5
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def shown(value: Any) -> str:
+    """A value in an error message, short, however large the value is.
+
+    Example:
+
+    >>> shown("log2"), shown(list(range(1000)))
+    ("'log2'", '[0, 1, 2, 3, 4, ...]')
+    """
+    return _SHORT.repr(value)
 
 
 def integer(who: str, field: str, value: Any, low: int = 1) -> int:
@@ -17,21 +33,21 @@ def integer(who: str, field: str, value: Any, low: int = 1) -> int:
     except TypeError:
         number = None
     if number is None or number < low:
-        raise ValueError(f"{who}: {field}={value!r} must be an integer >= {low}.")
+        raise ValueError(f"{who}: {field}={shown(value)} must be an integer >= {low}.")
     return number
 
 
 def boolean(who: str, field: str, value: Any) -> bool:
     """True or False; `ValueError` names the argument otherwise."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{who}: {field}={value!r} must be True or False.")
+        raise ValueError(f"{who}: {field}={shown(value)} must be True or False.")
     return bool(value)
 
 
 def widths(who: str, field: str, values: Any) -> list[int]:
     """Widths of layers, in order, as a list of integers; empty is allowed."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"{who}: {field}={values!r} must be a list of integers >= 1.")
+        raise ValueError(f"{who}: {field}={shown(values)} must be a list of integers >= 1.")
     return [integer(who, f"{field}[{i}]", value) for i, value in enumerate(values)]
 
 
@@ -42,5 +58,5 @@ def number(who: str, field: str, value: Any, low: float = 0.0, below: float = ma
     except (TypeError, ValueError):
         found = math.nan
     if not low <= found < below:
-        raise ValueError(f"{who}: {field}={value!r} must be a number in [{low:g}, {below:g}).")
+        raise ValueError(f"{who}: {field}={shown(value)} must be a number in [{low:g}, {below:g}).")
     return found

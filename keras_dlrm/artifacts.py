@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keras_dlrm.files.archive import KERAS, check_archive
 from keras_dlrm.files.inventory import Done, files_below
+from keras_dlrm.files.marker import MARKER, check_marker
 
 SHA, CRC, PARSED, UNCHECKED = "SHA-256", "CRC-32", "is well formed", "has no checksum"
 Progress = Callable[[int, int], None]
@@ -113,6 +114,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Found]]:
         if path.is_file() and path.suffix in _FILES:
             return _FILES[path.suffix]
         raise ValueError(f"{path} is no file that can be verified; give one of {', '.join(_FILES)}, or a folder.")
+    for marker in path.rglob(MARKER):
+        check_marker(marker.parent)
     for names, kind, check in _FOLDERS:
         if any(next(path.glob(name), None) is not None for name in names):
             return kind, check
@@ -221,16 +224,15 @@ def _litert(path: Path, done: Done) -> _Found:
 
 def _description(path: Path, done: Done) -> _Found:
     """A schema, a plan or an experiment: people write them by hand, so that they carry no checksum."""
-    import yaml
-
+    from keras_dlrm.files.documents import read
     from keras_dlrm.schema import Schema
     from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.training.experiment import Experiment
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); write it again.") from error
+        content = read(path, "a schema, a plan or an experiment")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({str(error).removeprefix(f'{path}: ').rstrip('.')}); write it again.") from error
     keys = set(content) if isinstance(content, dict) else set()
     if {"dense", "categorical"} & keys:
         Schema.load(path)

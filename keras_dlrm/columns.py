@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.arguments import shown
+
 PADDING = -1
+TRUNCATE = ("first", "last")
 COMBINERS = ("sum", "mean", "sqrtn")
 DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile", "log_above_minimum")
 # Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
@@ -42,12 +45,12 @@ class Dense:
 
     def __post_init__(self) -> None:
         check_name(self.name, "Dense")
-        if self.transform not in DENSE_TRANSFORMS:
+        if not isinstance(self.transform, str) or self.transform not in DENSE_TRANSFORMS:
             raise ValueError(
-                f"Dense column {self.name!r}: transform={self.transform!r} is unknown; use one of {DENSE_TRANSFORMS}."
+                f"Dense column {self.name!r}: transform={shown(self.transform)} is unknown; use one of {DENSE_TRANSFORMS}."
             )
-        if not np.isfinite(self.missing):
-            raise ValueError(f"Dense column {self.name!r}: missing={self.missing!r} must be a finite number.")
+        if isinstance(self.missing, bool) or not isinstance(self.missing, (int, float, np.number)) or not np.isfinite(self.missing):
+            raise ValueError(f"Dense column {self.name!r}: missing={shown(self.missing)} must be a finite number.")
         _check_identity(f"Dense column {self.name!r}", self.identity)
 
 
@@ -72,6 +75,8 @@ class Categorical:
         hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
             the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen. A preprocessor
             makes such ids of texts.
+        truncate: What is kept of a list that is longer than `hotness`: its `"first"` or `"last"` values, with their
+            weights. Missing values at the end of a list are padding and do not count. `None`: such a row is an error.
         identity: Checksum of the values and their ids that a preprocessor fitted, which sets it; a model refuses data of
             another vocabulary.
 
@@ -91,6 +96,7 @@ class Categorical:
     max_vocabulary: int | None = None
     hashed: bool = False
     oov_rows: int = 1
+    truncate: str | None = None
     identity: str | None = None
 
     def __post_init__(self) -> None:
@@ -102,8 +108,10 @@ class Categorical:
         check_int(who, "min_count", self.min_count, 1, None)
         if self.max_vocabulary is not None:
             check_int(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
-        if self.combiner not in COMBINERS:
-            raise ValueError(f"{who}: combiner={self.combiner!r} is unknown; use one of {COMBINERS}.")
+        if not isinstance(self.combiner, str) or self.combiner not in COMBINERS:
+            raise ValueError(f"{who}: combiner={shown(self.combiner)} is unknown; use one of {COMBINERS}.")
+        if self.truncate not in (None, *TRUNCATE):
+            raise ValueError(f"{who}: truncate={shown(self.truncate)} is unknown; use one of {TRUNCATE}, or None.")
         if self.oov is not None:
             check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
         check_int(who, "oov_rows", self.oov_rows, 1, None)
@@ -113,7 +121,7 @@ class Categorical:
             check_name(self.table, f"{who}: table")
         _check_identity(who, self.identity)
         if not isinstance(self.hashed, bool):
-            raise TypeError(f"{who}: hashed={self.hashed!r} must be True or False.")
+            raise TypeError(f"{who}: hashed={shown(self.hashed)} must be True or False.")
         if self.hashed and self.vocabulary_size is None:
             raise ValueError(f"{who}: hashed=True needs a vocabulary_size, the rows that ids are hashed into.")
 
@@ -128,6 +136,11 @@ class Categorical:
             )
 
     @property
+    def multi_hot(self) -> bool:
+        """Whether its raw values are lists."""
+        return self.hotness > 1 or self.truncate is not None
+
+    @property
     def table_name(self) -> str:
         """Name of the logical table that the column looks up."""
         return self.table or self.name
@@ -136,18 +149,18 @@ class Categorical:
 def check_name(name: Any, who: str) -> None:
     """`TypeError` unless `name` is a string that is not empty."""
     if not isinstance(name, str) or not name:
-        raise TypeError(f"{who}: name={name!r} must be a string that is not empty.")
+        raise TypeError(f"{who}: name={shown(name)} must be a string that is not empty.")
 
 
 def _check_identity(who: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{who}: identity={value!r} must be a string that a preprocessor made; leave it out.")
+        raise TypeError(f"{who}: identity={shown(value)} must be a string that a preprocessor made; leave it out.")
 
 
 def check_int(who: str, field: str, value: Any, low: int, high: int | None) -> None:
     """`TypeError` or `ValueError` unless `value` is an integer in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{who}: {field}={value!r} must be an integer.")
+        raise TypeError(f"{who}: {field}={shown(value)} must be an integer.")
     if value < low or (high is not None and value > high):
         allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{who}: {field}={value} must be {allowed}.")
+        raise ValueError(f"{who}: {field}={shown(value)} must be {allowed}.")

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_dlrm.columns import PADDING, Categorical
 from keras_dlrm.hashing import LARGEST, fold
+from keras_dlrm.lists import Lists, cut, kept, used_lengths
 from keras_dlrm.values import as_list, is_missing, masked_inside, real_array
 
 
@@ -55,14 +56,49 @@ def check_finite(who: str, values: np.ndarray, given: np.ndarray | None = None) 
         raise ValueError(f"{who}: value {value} in row {where[0]}; it must be a finite float32. Fill or drop it.")
 
 
-def id_matrix(column: Categorical, values: Any) -> tuple[np.ndarray, np.ndarray]:
+def id_matrix(column: Categorical, values: Any) -> tuple[np.ndarray, Lists]:
     """A sparse column (B,), (B, k) or B lists → int64 (B, hotness), padded with -1, every id in range.
 
-    Unbounded ids of a hashed column are folded to 31 bits. Also gives how many ids each row came with (B,).
+    Unbounded ids of a hashed column are folded to 31 bits. Also gives the lists that the rows came with.
     """
-    ids, lengths = ragged(column.name, values, column.hotness, PADDING, np.int64)
+    most = None if column.truncate else column.hotness
+    ids, lengths = ragged(column.name, values, most, PADDING, np.int64)
+    starts = np.zeros(len(ids), np.int64)
+    if column.truncate:
+        starts = kept(column, used_lengths(ids == PADDING))
+        ids = cut(ids, starts, column.hotness, PADDING)
     check_ids(column, ids)
-    return fold(ids) if column.hashed else ids, lengths
+    return fold(ids) if column.hashed else ids, Lists(lengths, starts)
+
+
+def weight_rows(column: Categorical, values: Any, ids: np.ndarray, lists: Lists) -> np.ndarray:
+    """Weights of the ids of a sparse column → float32 (B, hotness), 0 behind them.
+
+    Args:
+        column: The column.
+        values: One factor per id, shaped like the ids as they were given.
+        ids: The packed ids, (B, hotness).
+        lists: The lists that they came with.
+    """
+    who = f"weights of {column.name!r}"
+    given, count = ragged(column.name, values, None if column.truncate else column.hotness, 0.0, np.float64)
+    if len(given) != len(ids):
+        raise ValueError(f"pack: {who} have {len(given)} rows, the batch has {len(ids)}; they must agree.")
+    lacking = np.argwhere((lists.starts[:, None] + np.arange(column.hotness) >= count[:, None]) & (ids != PADDING))
+    if len(lacking):
+        row, place = lacking[0]
+        raise ValueError(
+            f"pack: {who}: in row {row} id {ids[row, place]} has no weight; give as many weights as ids, or leave the column "
+            "out for weights of 1."
+        )
+    # A weight of 0 beyond the ids is padding, as a matrix of weights has it.
+    surplus = np.argwhere((np.arange(given.shape[1]) >= lists.lengths[:, None]) & (given != 0))
+    if len(surplus):
+        row, place = surplus[0]
+        raise ValueError(
+            f"pack: {who}: in row {row} weight {given[row, place]:g} has no id; give as many weights as ids."
+        )
+    return float32(who, cut(given, lists.starts, column.hotness, 0.0))
 
 
 def check_ids(column: Categorical, ids: np.ndarray) -> None:
@@ -104,8 +140,11 @@ def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
     return np.where(fits | (hashed & (ids > 0)), folded, PADDING - 1).astype(np.int32)
 
 
-def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Any of (B,), (B, k) or B lists → (B, hotness), filled up on the right, and the rows' lengths (B,)."""
+def ragged(name: str, values: Any, hotness: int | None, fill: float, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Any of (B,), (B, k) or B lists → (B, hotness), filled up on the right, and the rows' lengths (B,).
+
+    Without a hotness it is as wide as the longest row.
+    """
     integer = np.issubdtype(dtype, np.integer)
     if integer and hasattr(values, "isna"):  # pandas: NA, NaN and None, which its arrays hold in several ways
         _check_missing(name, np.asarray(values.isna()))
@@ -133,7 +172,7 @@ def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tup
     if array.dtype == object:
         rows = [_as_row(name, i, v, integer) for i, v in enumerate(values)]
         longest = max((len(r) for r in rows), default=0)
-        _check_hotness(name, longest, hotness)
+        hotness = _checked_hotness(name, longest, hotness)
         out = np.full((len(rows), hotness), fill, dtype=dtype)
         for i, row in enumerate(rows):
             if len(row):
@@ -150,7 +189,7 @@ def ragged(name: str, values: Any, hotness: int, fill: float, dtype: Any) -> tup
             # Integers with missing values become floats: in pandas, and where Polars hands over an array.
             _check_missing(name, np.isnan(array.max(axis=1)))
         _check_dtype(name, array, integer)
-    _check_hotness(name, array.shape[1], hotness)
+    hotness = _checked_hotness(name, array.shape[1], hotness)
     out = np.full((len(array), hotness), fill, dtype=dtype)
     out[:, : array.shape[1]] = array
     return out, np.full(len(array), array.shape[1], dtype=np.int64)
@@ -188,8 +227,10 @@ def _check_dtype(name: str, array: np.ndarray, integer: bool) -> None:
         raise ValueError(f"pack: column {name!r}: id {array.max()} does not fit in int64.")
 
 
-def _check_hotness(name: str, width: int, hotness: int) -> None:
-    if width > hotness:
+def _checked_hotness(name: str, width: int, hotness: int | None) -> int:
+    if hotness is not None and width > hotness:
         raise ValueError(
-            f"pack: column {name!r} has an example with {width} ids but hotness={hotness}; raise hotness or shorten the list."
+            f"pack: column {name!r} has an example with {width} ids but hotness={hotness}; raise hotness, shorten the list, or "
+            "set truncate='first' or 'last'."
         )
+    return width if hotness is None else hotness

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.arguments import shown
 from keras_dlrm.columns import PADDING, Categorical, Dense, check_name
+from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.files.regular import regular
-from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, float32, id_matrix, ragged
+from keras_dlrm.lists import Lists
+from keras_dlrm.packing import check_finite, check_ids, column_names, dense_values, id_matrix, weight_rows
 
 
 class Schema:
@@ -27,6 +29,8 @@ class Schema:
         categorical: Sparse columns: `Categorical`.
         label: Name of the label column (0 or 1).
         weighted: Whether batches carry per-id `"weights"`.
+        soft_labels: Whether labels may also be numbers between 0 and 1, such as chances.
+        sample_weight: Name of a column of row weights, finite and at least 0: what a row counts in training and scores.
 
     Raises:
         ValueError: duplicate names, tables shared at different sizes, no column at all.
@@ -45,30 +49,38 @@ class Schema:
         categorical: Iterable[Categorical] = (),
         label: str = "label",
         weighted: bool = False,
+        sample_weight: str | None = None,
+        soft_labels: bool = False,
     ) -> None:
         dense, categorical = _listed("dense", dense), _listed("categorical", categorical)
         if not isinstance(weighted, bool):
-            raise TypeError(f"Schema: weighted={weighted!r} must be True or False.")
+            raise TypeError(f"Schema: weighted={shown(weighted)} must be True or False.")
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
         self.categorical = tuple(categorical)
         self.label = label
+        if not isinstance(soft_labels, bool):
+            raise TypeError(f"Schema: soft_labels={shown(soft_labels)} must be True or False.")
         self.weighted = weighted
+        self.sample_weight = sample_weight
+        self.soft_labels = soft_labels
         for column in self.dense:
             if not isinstance(column, Dense):
-                raise TypeError(f"Schema: dense holds {column!r}; give column names or kd.Dense(name, …).")
+                raise TypeError(f"Schema: dense holds {shown(column)}; give column names or kd.Dense(name, …).")
         for entry in self.categorical:
             if not isinstance(entry, Categorical):
-                raise TypeError(f"Schema: categorical holds {entry!r}; give kd.Categorical(name, vocabulary_size, …).")
+                raise TypeError(f"Schema: categorical holds {shown(entry)}; give kd.Categorical(name, vocabulary_size, …).")
         check_name(label, "Schema: label")
         if not self.dense and not self.categorical:
             raise ValueError("Schema: no columns; give at least one dense or categorical column.")
         if self.weighted and not self.categorical:
             raise ValueError("Schema: weighted=True needs a categorical column: weights belong to ids.")
-        names = [*self.dense_names, *self.categorical_names, label]
+        if sample_weight is not None:
+            check_name(sample_weight, "Schema: sample_weight")
+        names = [*self.dense_names, *self.categorical_names, *self.row_names]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
-                    f"Schema: the name {name!r} is given to {names.count(name)} columns; make names unique."
+                    f"Schema: the name {shown(name)} is given to {names.count(name)} columns; make names unique."
                 )
         self._check_tables()
 
@@ -94,6 +106,11 @@ class Schema:
     def categorical_names(self) -> tuple[str, ...]:
         """Names of the sparse columns, in order."""
         return tuple(c.name for c in self.categorical)
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the columns that are no inputs of a model: the label, and the row weights where there are some."""
+        return (self.label,) if self.sample_weight is None else (self.label, self.sample_weight)
 
     @property
     def n_dense(self) -> int:
@@ -154,8 +171,8 @@ class Schema:
 
         Args:
             columns: Mapping or DataFrame (pandas, Polars): one entry per dense and sparse column, each of length B.
-                A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label may be
-                present and is left out of the batch; any other column is an error.
+                A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label and
+                the row weights may be present and are left out of the batch; any other column is an error.
             weights: For a weighted schema: per-id factors by sparse column name, shaped like the ids. Columns that are
                 left out weigh 1.
 
@@ -175,7 +192,7 @@ class Schema:
         for name in [*self.dense_names, *self.categorical_names]:
             if name not in given:
                 raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(expected)}.")
-        unknown = sorted(str(n) for n in given - expected - {self.label})
+        unknown = sorted(str(n) for n in given - expected - set(self.row_names))
         if unknown:
             raise KeyError(
                 f"pack: unknown column {unknown[0]!r}; the schema has {sorted(expected)}. Drop it or add it to the schema."
@@ -184,11 +201,11 @@ class Schema:
             raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
 
         arrays: dict[str, np.ndarray] = {}
-        lengths: dict[str, np.ndarray] = {}
+        lists: dict[str, Lists] = {}
         for name in self.dense_names:
             arrays[name] = dense_values(name, columns[name])
         for column in self.categorical:
-            arrays[column.name], lengths[column.name] = id_matrix(column, columns[column.name])
+            arrays[column.name], lists[column.name] = id_matrix(column, columns[column.name])
         rows = {name: len(a) for name, a in arrays.items()}
         if len(set(rows.values())) > 1:
             first = next(iter(rows))
@@ -202,18 +219,18 @@ class Schema:
         if self.categorical:
             batch["sparse"] = np.concatenate([arrays[n] for n in self.categorical_names], axis=1)
         if self.weighted:
-            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lengths)
+            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
         return batch
 
     def weight_matrix(
-        self, weights: Mapping[str, Any], sparse: np.ndarray, lengths: Mapping[str, np.ndarray]
+        self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]
     ) -> np.ndarray:
         """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
 
         Args:
             weights: Factors by sparse column name, shaped like the column's ids.
             sparse: Packed ids (B, W).
-            lengths: For each sparse column, how many ids each row was given (B,), -1 among them included.
+            lists: For each sparse column, the lists that its rows were given.
         """
         for name in weights:
             if name not in self.categorical_names:
@@ -223,29 +240,9 @@ class Schema:
         packed = (sparse != PADDING).astype(np.float32)
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:
-                values, count = ragged(column.name, weights[column.name], column.hotness, 0.0, np.float64)
-                if len(values) != len(sparse):
-                    raise ValueError(
-                        f"pack: weights of {column.name!r} have {len(values)} rows, the batch has {len(sparse)}; they must agree."
-                    )
-                ids = sparse[:, start : start + column.hotness]
-                places = np.arange(column.hotness)
-                lacking = np.argwhere((places >= count[:, None]) & (ids != PADDING))
-                if len(lacking):
-                    row, place = lacking[0]
-                    raise ValueError(
-                        f"pack: weights of {column.name!r}: in row {row} id {ids[row, place]} has no weight; give as many "
-                        "weights as ids, or leave the column out for weights of 1."
-                    )
-                # A weight of 0 beyond the ids is padding, as a matrix of weights has it.
-                surplus = np.argwhere((places >= lengths[column.name][:, None]) & (values != 0))
-                if len(surplus):
-                    row, place = surplus[0]
-                    raise ValueError(
-                        f"pack: weights of {column.name!r}: in row {row} weight {values[row, place]:g} has no id; give as many "
-                        "weights as ids."
-                    )
-                packed[:, start : start + column.hotness] *= float32(f"weights of {column.name!r}", values)
+                places = slice(start, start + column.hotness)
+                ids = sparse[:, places]
+                packed[:, places] *= weight_rows(column, weights[column.name], ids, lists[column.name])
         return packed
 
     def validate(self, batch: Mapping[str, Any]) -> None:
@@ -307,21 +304,28 @@ class Schema:
         }
         if self.weighted:
             out["weighted"] = True
+        if self.sample_weight is not None:
+            out["sample_weight"] = self.sample_weight
+        if self.soft_labels:
+            out["soft_labels"] = True
         return out
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Unknown keys are an error that names them."""
         if not isinstance(data, Mapping):
-            raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {data!r}.")
-        unknown = sorted(set(data) - {"dense", "categorical", "label", "weighted"})
+            raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {shown(data)}.")
+        known = ("dense", "categorical", "label", "weighted", "sample_weight", "soft_labels")
+        unknown = sorted(str(key) for key in set(data) - set(known))
         if unknown:
-            raise ValueError(f"Schema: unknown key {unknown[0]!r}; known are dense, categorical, label, weighted.")
+            raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
         return cls(
             dense=[_from_entry(Dense, d) for d in _listed("dense", data.get("dense"))],
             categorical=[_from_entry(Categorical, c) for c in _listed("categorical", data.get("categorical"))],
             label=data.get("label", "label"),
             weighted=data.get("weighted", False),
+            sample_weight=data.get("sample_weight"),
+            soft_labels=data.get("soft_labels", False),
         )
 
     # Keras serialises by these two names.
@@ -335,10 +339,7 @@ class Schema:
     @classmethod
     def from_json(cls, text: str) -> Schema:
         """Inverse of `to_json`."""
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Schema: not valid JSON ({error}).") from None
+        return cls.from_dict(from_json(text))
 
     def to_yaml(self) -> str:
         """The schema as a YAML text."""
@@ -349,12 +350,7 @@ class Schema:
     @classmethod
     def from_yaml(cls, text: str) -> Schema:
         """Inverse of `to_yaml`."""
-        import yaml
-
-        try:
-            return cls.from_dict(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ValueError(f"Schema: not valid YAML ({' '.join(str(error).split())}).") from None
+        return cls.from_dict(from_yaml(text))
 
     def save(self, path: str | Path) -> None:
         """Write the schema to `path`: YAML for `.yaml` and `.yml`, JSON for `.json`."""
@@ -365,11 +361,10 @@ class Schema:
     def load(cls, path: str | Path) -> Schema:
         """Inverse of `save`. An error names the file."""
         path = Path(path)
-        read = cls.from_yaml if _is_yaml(path) else cls.from_json
+        _is_yaml(path)
+        content = read(path, "a schema")
         try:
-            return read(regular(path, "give a schema in YAML or JSON").read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise ValueError(f"schema file {path}: not a text file; give one in YAML or JSON.") from None
+            return cls.from_dict(content)
         except (TypeError, ValueError) as error:
             raise type(error)(f"schema file {path}: {error}") from None
 
@@ -379,13 +374,13 @@ class Schema:
             if name not in self.categorical_names:
                 raise KeyError(f"Schema: no sparse column {name!r}; there are {list(self.categorical_names)}.")
         columns = [dataclasses.replace(c, **changes.get(c.name, {})) for c in self.categorical]
-        return Schema(self.dense, columns, self.label, self.weighted)
+        return Schema(self.dense, columns, self.label, self.weighted, self.sample_weight, self.soft_labels)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash((self.dense, self.categorical, self.label, self.weighted))
+        return hash((self.dense, self.categorical, self.label, self.weighted, self.sample_weight, self.soft_labels))
 
     def __repr__(self) -> str:
         return (
@@ -400,7 +395,7 @@ def _listed(field: str, columns: Any) -> list[Any]:
     if isinstance(columns, (str, Mapping, Categorical, Dense)) or not isinstance(columns, Iterable):
         kind = {"str": "string", "dict": "mapping"}.get(type(columns).__name__, type(columns).__name__)
         entries = "names" if field == "dense" else "columns, each with a name"
-        raise TypeError(f"Schema: {field}={columns!r} is one {kind}; give a list of {entries}.")
+        raise TypeError(f"Schema: {field}={shown(columns)} is one {kind}; give a list of {entries}.")
     return list(columns)
 
 
@@ -423,11 +418,11 @@ def _from_entry(kind: Any, entry: Any) -> Any:
     if isinstance(entry, (kind, str)):
         return kind(entry) if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping):
-        raise TypeError(f"Schema: a column is described by {entry!r}; give a mapping with its fields.")
+        raise TypeError(f"Schema: a column is described by {shown(entry)}; give a mapping with its fields.")
     known = [f.name for f in dataclasses.fields(kind)]
-    unknown = sorted(set(entry) - set(known))
+    unknown = sorted(str(key) for key in set(entry) - set(known))
     if unknown:
-        raise ValueError(f"Schema: unknown field {unknown[0]!r} in {dict(entry)}; known are {known}.")
+        raise ValueError(f"Schema: unknown field {shown(unknown[0])} in {shown(dict(entry))}; known are {known}.")
     if "name" not in entry:
-        raise ValueError(f"Schema: a column without a name: {dict(entry)}.")
+        raise ValueError(f"Schema: a column without a name: {shown(dict(entry))}.")
     return kind(**entry)

@@ -23,7 +23,9 @@ def is_missing(value: Any) -> bool:
         return True
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return bool(np.isnat(value))
-    return isinstance(value, (float, np.floating, Decimal)) and bool(value != value)
+    if isinstance(value, Decimal):
+        return value.is_nan()  # a signalling NaN cannot be compared
+    return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
 def is_number(value: Any) -> bool:

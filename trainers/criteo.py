@@ -9,6 +9,7 @@ import click
 
 from keras_dlrm.cli.once import preprocessed_once
 from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
+from keras_dlrm.cli.program import promise, run
 
 EPILOG = """\b
 Examples:
@@ -46,6 +47,7 @@ def preset_experiment(name):
 @training_options
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
 @backend_option
+@promise("The same command goes on where it was.")
 def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, **options):
     """Preprocess Criteo's TSV files (once), train, keep the best model, score the test part."""
     from rich.console import Console
@@ -64,4 +66,4 @@ def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, **
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,6 +16,7 @@ Examples:
 """
 os.environ["KERAS_BACKEND"] = "jax"
 
+from keras_dlrm.cli.program import run  # noqa: E402
 from keras_dlrm.sharding import trainer  # noqa: E402
 
 
@@ -27,4 +28,4 @@ def main(**options):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

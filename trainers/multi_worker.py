@@ -17,6 +17,7 @@ Examples:
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from keras_dlrm.cli.program import run  # noqa: E402
 from keras_dlrm.sharding import trainer  # noqa: E402
 
 
@@ -28,4 +29,4 @@ def main(**options):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

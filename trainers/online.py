@@ -11,6 +11,7 @@ import sys
 import click
 
 from keras_dlrm.cli.options import PathArgument, chosen_experiment, training_options
+from keras_dlrm.cli.program import run
 
 EPILOG = """\b
 Examples:
@@ -72,4 +73,4 @@ def main(topics, servers, preprocessor, output, form, columns, partitions, start
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,6 +21,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from keras_dlrm.cli.options import PathArgument  # noqa: E402
+from keras_dlrm.cli.program import run  # noqa: E402
 from keras_dlrm.sharding import trainer  # noqa: E402
 
 
@@ -140,4 +141,4 @@ def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, pla
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,6 +8,7 @@ import click
 
 from keras_dlrm.cli.once import preprocessed_once
 from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
+from keras_dlrm.cli.program import promise, run
 
 EPILOG = """\b
 Examples:
@@ -28,6 +29,7 @@ Examples:
 @training_options
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
 @backend_option
+@promise("The same command goes on where it was.")
 def main(schema, train_files, valid, test, fractions, output, tensorboard, **options):
     """Preprocess tables (once), train, keep the best model, score the test part."""
     from rich.console import Console
@@ -58,4 +60,4 @@ def main(schema, train_files, valid, test, fractions, output, tensorboard, **opt
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.embeddings.lookup import is_table
+
 # What does not change what a model's weights mean: where values come from, what they are stored as, what bounds their training.
 _NO_MEANING = {
     "name", "trainable", "frozen", "dtype", "table_dtype", "seed", "init_scale", "dropout", "embedding_dropout", "rate",
@@ -36,10 +38,11 @@ def identity(model: Any) -> dict[str, Any]:
         Dictionaries, lists, texts and numbers.
     """
     optimizer = getattr(model, "optimizer", None)
+    places = {id(v): i for i, v in enumerate(v for v in model.weights if not is_table(v))}
     return {
         "model": {"class": type(model).__name__, "config": _config(model), "layers": _layers(model)},
-        "optimizer": None if optimizer is None else _slots_of(optimizer.dense),
-        "embedding_optimizer": None if optimizer is None else _slots_of(optimizer.rows),
+        "optimizer": None if optimizer is None else _slots_of(optimizer.dense, places),
+        "embedding_optimizer": None if optimizer is None else _slots_of(optimizer.rows, {}),
     }
 
 
@@ -95,13 +98,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "…"
 
 
-def _slots_of(optimizer: Any) -> dict[str, Any]:
+def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
     rate = optimizer._learning_rate
     config = {key: value for key, value in optimizer.get_config().items() if key not in _OF_A_STEP}
-    return {
+    described = {
         "class": type(optimizer).__name__, "learning_rate": "number" if isinstance(rate, keras.Variable) else type(rate).__name__,
         **_plain(config),
     }  # fmt: skip
+    if places and len(optimizer.variables) > 1 + isinstance(rate, keras.Variable):
+        # Slots go by the order of what is trained, so that they would be those of others where other parts are frozen.
+        described["trained"] = [places[id(v)] for v in optimizer._trainable_variables if id(v) in places]
+    return described
 
 
 def _layers(model: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from keras_dlrm.checkpoint.identity import difference, shown
 from keras_dlrm.checkpoint.parts import Base, Damaged, Stored
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
 from keras_dlrm.checkpoint.store import DENSE, ROWS, folder_of, read_manifest, steps_in
+from keras_dlrm.files.marker import check_marker
 
 # zlib.error is of a stream that a bit was changed in.
 _DAMAGE = (Damaged, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -100,6 +101,7 @@ def verify(directory: str | Path, step: int | None = None) -> list[int]:
     found = steps if step is None else [step]
     for each in found:
         folder = folder_of(directory, each)
+        check_marker(folder)
         manifest = read_manifest(folder)
         try:
             base = _base(directory, manifest)
@@ -175,6 +177,7 @@ def _checked(
     if step is not None and step not in steps:
         raise FileNotFoundError(f"restore: {directory} has no checkpoint of step {step}; there are {steps}.")
     folder = folder_of(directory, steps[-1] if step is None else step)
+    check_marker(folder)
     manifest = read_manifest(folder)
     stored: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for part in manifest["parts"]:

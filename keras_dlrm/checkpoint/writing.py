@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from keras_dlrm.checkpoint.store import (
 from keras_dlrm.data.lock import held
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.durable import publish, sync
+from keras_dlrm.files.ownership import check, identity, mark, remove
+
+_WHAT = "a checkpoint"
 
 
 def save(
@@ -102,8 +105,9 @@ def write(
                 raise OSError(str(error)) from None
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
             for left in directory.glob(".step_*.partial"):
-                shutil.rmtree(left, ignore_errors=True)
+                _remove_partial(left)
             partial.mkdir(parents=True)
+            os.close(mark(partial, _owner(partial)))
 
     def write_mine() -> list[dict[str, Any]]:
         nonlocal dense_checksum, begun
@@ -128,13 +132,15 @@ def write(
                 manifest["base_checksum"] = base.checksum
             (partial / MANIFEST).write_text(json.dumps(sealed(manifest)), encoding="utf-8")
             sync(partial / MANIFEST)
+            os.close(mark(partial, _owner(final), [MANIFEST, DENSE, *(f"{part['file']}/**" for part in parts)]))
             # Saved before, and then trained from an earlier one. The latest first: it may be changes of those before.
             for later in reversed([s for s in steps_in(directory) if s > step]):
                 _remove(folder_of(directory, later))
             if final.exists():
+                check(final, _owner(final), _WHAT)
                 final.rename(_removed(final))
             publish(partial, final)
-            shutil.rmtree(_removed(final), ignore_errors=True)
+            _remove_partial(_removed(final))
             steps = steps_in(directory)
             kept = {step, *steps[-keep:]} if keep else set(steps)
             for old in set(steps) - kept - bases_of(directory, sorted(kept)):
@@ -149,7 +155,7 @@ def write(
         except BaseException:
             # The first process's folder, or one that it does not see.
             if begun and (team.rank == 0 or not (partial / DENSE).exists()):
-                shutil.rmtree(partial, ignore_errors=True)
+                _remove_partial(partial)
             raise
     return final
 
@@ -160,9 +166,21 @@ def _removed(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """A folder that is half deleted would be a damaged checkpoint."""
+    """Remove a checkpoint, which is renamed first: half deleted it would be a damaged one."""
+    check(folder, _owner(folder), _WHAT)
     folder.rename(_removed(folder))
-    shutil.rmtree(_removed(folder), ignore_errors=True)
+    _remove_partial(_removed(folder))
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove what is not, or no longer, a checkpoint. What is not this package's own, or holds anything else, stays."""
+    with contextlib.suppress(OSError):
+        remove(folder, _owner(folder), _WHAT)
+
+
+def _owner(folder: Path) -> str:
+    """What the marker of a checkpoint says under each of its names; checkpoints may be copied with the folder around them."""
+    return identity("checkpoint", folder.name.removeprefix(".").partition(".")[0])
 
 
 def _base(directory: Path, step: int) -> Base | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from typing import Any
 
 import click
+
+from keras_dlrm.cli.program import run
 
 COMMANDS = (
     "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert", "plan",
@@ -38,11 +38,6 @@ def group() -> None:
     """
 
 
-def main(args: list[str] | None = None) -> Any:
-    """Entry point: exit code 0, or 2 and one sentence on standard error for bad input."""
-    try:
-        return group.main(args=args, prog_name="keras-dlrm")
-    except (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError) as error:
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        click.echo(f"error: {text}", err=True)
-        sys.exit(2)
+def main(args: list[str] | None = None) -> None:
+    """Entry point: see `program.run` for exit codes."""
+    run(group, args, "keras-dlrm")

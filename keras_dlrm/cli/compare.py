@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from keras_dlrm.cli.options import (
     json_option,
     print_json,
 )
+from keras_dlrm.cli.program import promise
 
 EPILOG = """\b
 Examples:
@@ -52,6 +54,7 @@ def command(
     The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
     gives the 95% interval of the difference between the mean scores.
     """
+    import numpy as np
     from rich.console import Console
 
     from keras_dlrm import data as data_package
@@ -75,8 +78,16 @@ def command(
     log = planted_log(Path("runs") / "planted-log", console) if data is None else data_package.open(data)
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
+    part = log.split("test")
+    labels = np.asarray(part.labels)
+    if part.sample_weights(slice(0, 1)) is not None or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"compare: {log.directory} has row weights or labels between 0 and 1, which its resampling of rows cannot count; "
+            "train and evaluate the models one by one."
+        )
     output = output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
-    with one_run(output):
+    again = f"The same command with --output {shlex.quote(str(output))} goes on: finished runs are not repeated."
+    with promise(again), one_run(output):
         result = _compare(named, log, output, seeds, samples, console, options)
     print_json(as_json, result)
 
@@ -87,12 +98,16 @@ def _compare(
     """Train, print both tables, and write `compare.json`; what it holds."""
     import numpy as np
 
+    from keras_dlrm.files.checksums import read_json
     from keras_dlrm.files.durable import write
     from keras_dlrm.metrics import paired_bootstrap_runs
     from keras_dlrm.training.report import print_table
     from keras_dlrm.training.run import train
     from keras_dlrm.training.run_files import read_predictions
 
+    there = output / "compare.json"
+    if there.exists() and set(read_json(there)) != {"models", "differences"}:
+        raise FileExistsError(f"{there} was not written by compare; give another --output.")
     table: list[dict[str, Any]] = []
     runs: dict[str, list[Any]] = {}
     for name, experiment in named.items():
@@ -136,6 +151,6 @@ def _compare(
     over = "rows and seeds" if seeds > 1 else "rows"
     print_table(verdicts, f"Paired bootstrap over {over}, 95% interval", file=sys.stdout)
     result = {"models": table, "differences": verdicts}
-    write(output / "compare.json", json.dumps(result, indent=2))
+    write(there, json.dumps(result, indent=2))
     click.echo(f"runs and compare.json: {output}")
     return result

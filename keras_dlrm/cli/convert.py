@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
+from keras_dlrm.files.durable import check_file, whole
 from keras_dlrm.schema import Schema
 
 SYSTEMS = ("torch_dlrm", "torchrec")
@@ -54,8 +55,7 @@ def command(
     if (origin is None) == (target is None):
         raise ValueError("convert: give either --from, for another library's checkpoint, or --to, for a .keras file.")
     _check_options(origin, target, options)
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; give another output, or --overwrite.")
+    check_file(output, overwrite)
     features = None if options["features"] is None else [name.strip() for name in options["features"].split(",")]
     if origin is not None:
         if output.suffix != ".keras":
@@ -114,10 +114,6 @@ def _read(source: Path, origin: str, features: list[str] | None, options: dict[s
 
 
 def _save(model: Any, output: Path) -> None:
-    """Write a model aside and rename it: complete or absent."""
-    aside = output.with_name(f".{output.stem}.writing.keras")
-    try:
-        model.save(aside)
-        aside.replace(output)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a model: complete or absent."""
+    with whole(output) as written:
+        model.save(written)

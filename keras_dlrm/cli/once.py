@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.cli.options import row_progress
+from keras_dlrm.files.checksums import read_json
+from keras_dlrm.files.durable import write
 
 
 def preprocessed_once(
@@ -32,7 +34,9 @@ def preprocessed_once(
         "settings": json.loads(json.dumps(settings)),
     }
     known = output / "inputs.json"
-    made = json.loads(known.read_text()) if known.exists() else None
+    made = read_json(known) if known.exists() else None
+    if made is not None and set(made) != set(wanted):
+        raise ValueError(f"{known} was not written by this program; give another --output.")
     if made is not None and (output / "data").exists():
         if made != wanted:
             changed = "files" if made["files"] != wanted["files"] else "settings"
@@ -43,5 +47,5 @@ def preprocessed_once(
         return data.open(output / "data")
     with row_progress("preprocess") as progress:
         log = preprocess(output=output / "data", overwrite=True, progress=progress)
-    known.write_text(json.dumps(wanted, indent=2))
+    write(known, json.dumps(wanted, indent=2))
     return log

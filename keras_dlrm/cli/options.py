@@ -52,6 +52,29 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")(function)
 
 
+def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How text files are written: `--csv-…`, which come as `csv`, a `CsvDialect`, or `None` where none is given."""
+
+    @click.option("--csv-separator", help=r"Character between the fields of text files; \t for a tab.")
+    @click.option("--csv-names", help="Names of the columns of text files without a header, in order: click,user,price.")
+    @click.option("--csv-null", multiple=True, help="Text of a field that is missing, besides the empty one; may be repeated.")
+    @click.option("--csv-no-quotes", is_flag=True, help="Take double quotes in text files for letters.")
+    @functools.wraps(function)
+    def wrapper(
+        *args: Any, csv_separator: str | None, csv_names: str | None, csv_null: tuple[str, ...], csv_no_quotes: bool, **kwargs: Any
+    ) -> Any:
+        from keras_dlrm.data.csv_dialect import CsvDialect
+
+        csv = None
+        if csv_separator is not None or csv_names is not None or csv_null or csv_no_quotes:
+            separator = "\t" if csv_separator == r"\t" else csv_separator
+            names = None if csv_names is None else tuple(csv_names.split(","))
+            csv = CsvDialect(separator, names, csv_null, not csv_no_quotes)
+        return function(*args, csv=csv, **kwargs)
+
+    return wrapper
+
+
 def experiment_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What is trained: a file, and single values on top of it."""
     for option in reversed(

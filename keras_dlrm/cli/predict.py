@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    backend_option,
+    csv_options,
+    json_option,
+    load_model,
+    print_json,
+    row_progress,
+)
 
 EPILOG = """\b
 Examples:
@@ -38,6 +46,7 @@ Examples:
 @click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
 @click.option("--workers", type=int, help="Threads; all processors by default.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@csv_options
 @backend_option
 @json_option
 def command(
@@ -51,6 +60,7 @@ def command(
     on_error: str,
     max_skipped: int | None,
     workers: int | None,
+    csv: Any,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -73,6 +83,7 @@ def command(
         ("--no-preprocessor", plain),
         ("--max-skipped", max_skipped is not None),
         ("--on-error skip", on_error != "raise"),
+        ("--csv-…", csv is not None),
     ):
         if value and data is not None:
             raise ValueError(f"predict: {name} needs --input; the parts of --data were packed and checked before.")
@@ -94,6 +105,7 @@ def command(
                 on_error=on_error,
                 max_skipped=max_skipped,
                 workers=workers,
+                csv=csv,
                 progress=progress,
                 **options,
             )

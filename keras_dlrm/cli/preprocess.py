@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+from keras_dlrm.cli.options import PathArgument, csv_options, json_option, print_json, row_progress
+from keras_dlrm.cli.program import promise
 from keras_dlrm.schema import Schema
 
 TABLES_EPILOG = """\b
@@ -16,6 +17,7 @@ Examples:
   keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train 'part-*.tfrecord.gz' --on-error skip --max-skipped 1000 --output my-log
   keras-dlrm preprocess tables --preprocessor my-log --vocabulary grown --train monday.csv --output monday
+  keras-dlrm preprocess tables --schema log.yaml --train day.txt --csv-separator ';' --csv-names click,user --output log
 A run that was stopped goes on where it was when the same command is given again.
 \b
 A schema file (vocabularies without a size are fitted on the training part):
@@ -31,6 +33,8 @@ Examples:
 \b
 A run that was stopped goes on where it was when the same command is given again.
 """
+
+_AGAIN = "The same command goes on where it was."
 
 
 @click.group()
@@ -56,6 +60,7 @@ def command() -> None:
 @click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
 @click.option("--workers", type=int, help="Threads; all processors by default.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@csv_options
 @json_option
 def tables(
     schema: Path | None,
@@ -70,7 +75,7 @@ def tables(
     from keras_dlrm.data import tables as package
 
     split = dict(zip(("train", "valid", "test"), fractions, strict=True)) if fractions else None
-    with row_progress("preprocess") as progress:
+    with promise(_AGAIN), row_progress("preprocess") as progress:
         log = package.preprocess(
             None if schema is None else Schema.load(schema),
             list(train),
@@ -107,7 +112,7 @@ def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...]
     """Criteo's TSV files: one file, or one per day in order."""
     from keras_dlrm.data import criteo as package
 
-    with row_progress("preprocess") as progress:
+    with promise(_AGAIN), row_progress("preprocess") as progress:
         sizes = table_sizes[0] if len(table_sizes) == 1 else list(table_sizes) or None
         log = package.preprocess(list(inputs), table_sizes=sizes, progress=progress, **options)
     _show(log, as_json)

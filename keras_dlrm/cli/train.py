@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from keras_dlrm.cli.options import (
     print_json,
     training_options,
 )
+from keras_dlrm.cli.program import promise
 
 EPILOG = """\b
 Examples:
@@ -68,7 +70,9 @@ def command(
         if resume:
             raise ValueError("--resume needs --output: the folder of the run to go on with.")
         output = Path("runs") / f"{experiment.model['type'].lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
-    result = train(experiment, log, output, resume, overwrite, tensorboard, console)
+    again = f"--resume --output {shlex.quote(str(output))}"
+    with promise(f"The run goes on from its last checkpoint with {again} and the same options, without --overwrite."):
+        result = train(experiment, log, output, resume, overwrite, tensorboard, console)
     show(result, log, output)
     print_json(as_json, {**result, "output": str(output)})
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keras_dlrm.data import synthetic as synthetic
     from keras_dlrm.data import tables as tables
     from keras_dlrm.data import torchrec as torchrec
+    from keras_dlrm.data.csv_dialect import CsvDialect as CsvDialect
     from keras_dlrm.data.file_log import FileLog as FileLog
     from keras_dlrm.data.packed import ClickLog as ClickLog
     from keras_dlrm.data.packed import Split as Split
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _MODULES = ("criteo", "mlperf", "reference", "streaming", "synthetic", "tables", "torchrec")
 _NAMES = {
     "ClickLog": "packed",
+    "CsvDialect": "csv_dialect",
     "FileLog": "file_log",
     "PackedWriter": "writer",
     "Preprocessor": "preprocessor",

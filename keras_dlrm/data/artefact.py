@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.vocabulary import TEXT, Keys, Vocabulary
 from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
+from keras_dlrm.files.durable import publish, workspace, write
 from keras_dlrm.files.places import inside
 from keras_dlrm.schema import Schema
 
@@ -19,9 +21,19 @@ FORMAT = "keras_dlrm preprocessor"
 VERSION = 3  # 1 had neither checksums nor several OOV rows, 2 no checksum of this file itself, nor booleans in one form
 
 
-def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], directory: Path) -> None:
+Parts = tuple[Schema, dict[str, Any], dict[str, Vocabulary], CsvDialect | None]
+
+
+def save(
+    schema: Schema,
+    dense_state: Mapping[str, Any],
+    vocabularies: Mapping[str, Vocabulary],
+    csv: CsvDialect | None,
+    directory: Path,
+) -> None:
     """See `Preprocessor.save`."""
     directory.mkdir(parents=True, exist_ok=True)
+    earlier = _vocabularies_of(directory)
     tables = {}
     for i, (name, vocabulary) in enumerate(vocabularies.items()):
         checksum, file = _save_vocabulary(vocabulary, directory, i)
@@ -40,28 +52,46 @@ def save(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[s
         "schema": schema.to_dict(),
         "dense": dict(dense_state),
         "vocabularies": tables,
+        **({} if csv is None else {"csv": csv.to_dict()}),
     }
     text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
-    _whole(directory / FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
-    used = {entry["file"] for entry in tables.values()}
-    for path in directory.glob("vocabulary_*.parquet"):
-        if path.name not in used:
-            path.unlink()
+    write(directory / FILE, text)
+    for name in earlier - {entry["file"] for entry in tables.values()}:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _vocabularies_of(directory: Path) -> set[str]:
+    """Files of the vocabularies that an earlier save wrote, as its `FILE` names them.
+
+    Raises:
+        FileExistsError: that is a file of something else.
+    """
+    if not (directory / FILE).exists():
+        return set()
+    try:
+        content = json.loads((directory / FILE).read_bytes())
+        if content["format"] == FORMAT:
+            names = {str(entry["file"]) for entry in content["vocabularies"].values()}
+            return {name for name in names if re.fullmatch(r"vocabulary_[0-9a-f._]+parquet", name)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise FileExistsError(f"{directory / FILE} is not a preprocessor of this package, or damaged; give another directory.")
 
 
 def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tuple[str, str]:
     """Checksum and name of the file. The name has a part of the checksum: no file of an earlier save is written over."""
     import polars as pl
 
-    aside = directory / f".vocabulary_{number:03d}.writing"
-    _flushed(aside, lambda path: pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(path.absolute()))
-    checksum = digest(aside)
-    name = f"vocabulary_{number:03d}.{checksum[:12]}.parquet"
-    os.replace(aside, directory / name)
+    with workspace(directory / f"vocabulary_{number:03d}") as folder:
+        written = folder / "vocabulary.parquet"
+        pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(written.absolute())
+        checksum = digest(written)
+        name = f"vocabulary_{number:03d}.{checksum[:12]}.parquet"
+        publish(written, directory / name)
     return checksum, name
 
 
-def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]]:
+def load(directory: Path) -> Parts:
     """What `save` was given; see `Preprocessor.load`."""
     path = directory / FILE
     if not path.is_file():
@@ -78,11 +108,12 @@ def load(directory: Path) -> tuple[Schema, dict[str, Any], dict[str, Vocabulary]
     try:
         schema, dense_state = Schema.from_dict(content["schema"]), content["dense"]
         vocabularies = {name: _load_vocabulary(path, name, entry) for name, entry in content["vocabularies"].items()}
+        csv = CsvDialect.from_dict(content["csv"]) if "csv" in content else None
         if found[1] < VERSION:
             vocabularies = {name: _in_normal_form(vocabulary) for name, vocabulary in vocabularies.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again.") from error
-    return schema, dense_state, vocabularies
+    return schema, dense_state, vocabularies, csv
 
 
 def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabulary:
@@ -107,6 +138,7 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     return Vocabulary(table["key"], ids, entry["size"], entry["oov"], keys, entry.get("oov_rows", 1))
 
 
+
 def _in_normal_form(vocabulary: Vocabulary) -> Vocabulary:
     """A vocabulary of an earlier release, which told `True` from `true`: of values that are one now, the first keeps its id."""
     import polars as pl
@@ -116,20 +148,3 @@ def _in_normal_form(vocabulary: Vocabulary) -> Vocabulary:
     keys = vocabulary.keys.normalise(vocabulary.values, "a vocabulary").alias("key")
     table = pl.DataFrame({"key": keys, "id": vocabulary.ids}).unique("key", keep="first", maintain_order=True)
     return dataclasses.replace(vocabulary, values=table["key"], ids=table["id"].to_numpy())
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file aside, flush it and rename it: it is whole or as it was."""
-    aside = path.with_name(f".{path.name}.writing")
-    _flushed(aside, write)
-    os.replace(aside, path)
-
-
-def _flushed(path: Path, write: Callable[[Path], object]) -> None:
-    try:
-        write(path)
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

@@ -14,6 +14,7 @@ from keras_dlrm.data import normal_form
 from keras_dlrm.data.string_hash import buckets
 from keras_dlrm.data.vocabulary import BadValue
 from keras_dlrm.hashing import LARGEST, fold
+from keras_dlrm.lists import Lists, kept
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,9 +90,12 @@ def _is_pandas(data: Any) -> bool:
     return hasattr(data, "iloc") and hasattr(data, "columns")
 
 
-def _is_table(data: Any) -> bool:
+def is_table(data: Any) -> bool:
+    """Whether `frame` takes it for a table."""
+    import polars as pl
+
     arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
-    return arrow or _is_pandas(data) or isinstance(data, Mapping)
+    return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
 
 
 def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
@@ -108,7 +112,7 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
         return
     if isinstance(data, pl.LazyFrame):
         data = data.collect_batches(chunk_size=65_536, maintain_order=True)
-    parts: Iterable[Any] = [data] if _is_table(data) or not isinstance(data, Iterable) else data
+    parts: Iterable[Any] = [data] if is_table(data) or not isinstance(data, Iterable) else data
     first = 0
     for part in parts:
         part, where = part if isinstance(part, tuple) else (part, Where(first_row=first))
@@ -161,23 +165,47 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
 
 def categorical_values(
     table: pl.DataFrame, column: Categorical, where: Where
-) -> tuple[pl.Series, np.ndarray, np.ndarray]:
+) -> tuple[pl.Series, np.ndarray, np.ndarray, Lists]:
     """A scalar or multi-hot column as flat values.
 
     Returns:
-        `(values, rows, places)`: n values, and int64 (n,) their rows and their positions in the rows' lists.
+        `(values, rows, places, lists)`: n values, and int64 (n,) their rows and their positions in what is kept of the
+        rows' lists; and the lists that they came with.
 
     Raises:
-        ValueError: a list with more values than `hotness`.
+        ValueError: a list with more values than `hotness`, and the column truncates none.
     """
     flat, rows, places, lengths = flatten(table[column.name], column)
     if len(lengths) and lengths.max() > column.hotness:
-        row = int(np.argmax(lengths > column.hotness))
-        raise ValueError(
-            f"{where.at(row)}, column {column.name!r}: {lengths[row]} values but hotness={column.hotness}; raise "
-            "hotness or shorten the list."
-        )
-    return flat, rows, places
+        if column.truncate is None:
+            row = int(np.argmax(lengths > column.hotness))
+            raise ValueError(f"{where.at(row)}, column {column.name!r}: {lengths[row]} {too_long(column, lengths)}.")
+        flat, rows, places, starts = truncated(column, flat, rows, places, lengths)
+        return flat, rows, places, Lists(lengths, starts)
+    return flat, rows, places, Lists(lengths, np.zeros_like(lengths))
+
+
+def too_long(column: Categorical, lengths: np.ndarray) -> str:
+    """What is wrong with a list that has more values than `hotness`, given the lengths of all."""
+    return (
+        f"values but hotness={column.hotness}; raise hotness (the longest of these {len(lengths):,} rows has "
+        f"{lengths.max()}), shorten the list, or set truncate to 'first' or 'last'"
+    )
+
+
+def truncated(
+    column: Categorical, flat: pl.Series, rows: np.ndarray, places: np.ndarray, lengths: np.ndarray
+) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
+    """What `truncate` keeps of the lists that `flatten` gives: values, rows and places, and where each row's begin."""
+    import polars as pl
+
+    missing = flat.is_null() | flat.cast(pl.String).is_in(["", str(PADDING)]).fill_null(True)
+    used, there = np.zeros_like(lengths), ~missing.to_numpy()
+    np.maximum.at(used, rows[there], places[there] + 1)
+    starts = kept(column, used)
+    places = places - starts[rows]
+    keep = (places >= 0) & (places < column.hotness)
+    return flat.filter(pl.Series(keep)), rows[keep], places[keep], starts
 
 
 def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
@@ -185,7 +213,7 @@ def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarr
     import polars as pl
 
     values = _plain(values)
-    if values.dtype == pl.String and column.hotness > 1:
+    if values.dtype == pl.String and column.multi_hot:
         values = values.set(values == "", None).str.split(SEPARATOR)
     if isinstance(values.dtype, pl.Array):
         values = values.cast(pl.List(values.dtype.inner))

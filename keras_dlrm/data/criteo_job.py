@@ -21,8 +21,8 @@ from keras_dlrm.data.criteo_stage import SPECS, Stage
 from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
-from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
-from keras_dlrm.data.writer import PackedWriter, check_output
+from keras_dlrm.data.staging import Staging, fingerprint, staging_directory
+from keras_dlrm.data.writer import PackedWriter, check_output, place_log
 
 # Staged files of another version are not gone on from.
 VERSION = 1
@@ -205,8 +205,7 @@ class _Job:
         self.encoder.columns = []
         train = [f["minimum"] for f in self.files[: -1 if len(self.files) > 1 else None] if f["used"]]
         preprocessor = self.rules.preprocessor(values, train or [0])
-        complete = self.staging.path("complete")
-        with PackedWriter(complete, preprocessor.schema, preprocessor) as writer:
+        with PackedWriter(self.staging.complete, preprocessor.schema, preprocessor) as writer:
             for split, (first, last) in self.ranges.items():
                 prefix = "" if split == "train" and self._in_place else f"{split}."
                 files = {name: self.staging.path(prefix + name) for name in SPECS}
@@ -215,10 +214,7 @@ class _Job:
             names = [str(path) for path in self.paths]
             writer.note("criteo", {**self.arguments, "inputs": names, "job": digest})
             writer.note("bad_rows", self.bad.state())
-        check_output(output, overwrite)
-        if output.exists() and any(output.iterdir()):
-            output.rename(self.staging.path(OLD))
-        complete.replace(output)
+        place_log(self.staging.complete, output, overwrite)
 
 
 def _is_of(output: Path, digest: str) -> bool:

@@ -54,14 +54,14 @@ class SplitFiles:
 
     def __init__(self, stage: Stage, split: str) -> None:
         self._staging = stage.staging
-        self.paths = {name: stage.staging.path(f"{split}.{name}") for name in SPECS}
+        self._split = split
         for name, (dtype, width) in SPECS.items():
-            self._staging.append(self.paths[name].name, layout.array_header(dtype, width, 0))
+            self._staging.append(f"{split}.{name}", layout.array_header(dtype, width, 0))
 
     def append(self, rows: Rows) -> None:
         """Add rows in their final form."""
         for (name, (dtype, _)), array in zip(SPECS.items(), rows, strict=True):
-            self._staging.append(self.paths[name].name, as_bytes(array.astype(dtype, copy=False)))
+            self._staging.append(f"{self._split}.{name}", as_bytes(array.astype(dtype, copy=False)))
 
 
 def in_order(stage: Stage, first: int, last: int, late: Callable[[Rows, int], Rows]) -> Iterator[Rows]:

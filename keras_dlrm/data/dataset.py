@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class SplitDataset(keras.utils.PyDataset):
     """Batches `(batch, label)` of a split: what `Split.dataset` returns.
 
-    With `last="pad"` they are `(batch, label, sample_weight)`.
+    With `last="pad"`, and where the schema names row weights, they are `(batch, label, sample_weight)`.
 
     With `shuffle=True` each epoch is one permutation of all rows, and epoch e's depends on `(seed, e)` only, so a run
     that resumes with `start_epoch=e, start_batch=b` sees exactly the rows that the uninterrupted run would have seen:
@@ -141,11 +141,13 @@ class SplitDataset(keras.utils.PyDataset):
         epoch, number = key
         start, stop = self._cut.places(number)
         order = ShuffledOrder(len(self._split), self.seed, epoch) if self.shuffle else None
-        batch, label = self._split.take(slice(start, stop) if order is None else order[start:stop])
+        rows = slice(start, stop) if order is None else order[start:stop]
+        batch, label = self._split.take(rows)
+        given = self._split.sample_weights(rows)
         if self._cut.last != "pad":
-            return batch, label
+            return (batch, label) if given is None else (batch, label, given)
         weight = np.zeros(self.batch_size, np.float32)
-        weight[: stop - start] = 1.0
+        weight[: stop - start] = 1.0 if given is None else given
         missing = self.batch_size - (stop - start)
         if missing:
             batch = {key: _padded(array, missing, PADDING if key == "sparse" else 0) for key, array in batch.items()}

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_dlrm.files.checksums import CHECKSUM, read_json, unsealed
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes
+from keras_dlrm.files.marker import check_marker
 from keras_dlrm.schema import Schema
 
 FORMAT = "keras_dlrm packed click log"
@@ -20,6 +21,7 @@ SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
 SCHEMA = "schema.json"
 LABEL = "label"
+SAMPLE_WEIGHT = "sample_weight"
 
 
 def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
@@ -34,7 +36,8 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
     for key in schema.input_names:
         dtype = np.int32 if key == "sparse" else np.float32
         specs[key] = (np.dtype(dtype), schema.n_dense if key == "dense" else schema.width)
-    specs[LABEL] = (np.dtype(np.float32), None)
+    for key in (LABEL,) if schema.sample_weight is None else (LABEL, SAMPLE_WEIGHT):
+        specs[key] = (np.dtype(np.float32), None)
     return specs
 
 
@@ -114,6 +117,7 @@ def check_files(
         ValueError: a file is missing, damaged, or outside of the directory; or there is no inventory to verify it by.
     """
     source = directory / MANIFEST
+    check_marker(directory)
     if manifest["version"] == 1:
         if verify:
             raise ValueError(

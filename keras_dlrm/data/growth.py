@@ -28,7 +28,7 @@ def grow(preprocessor: Preprocessor, frames: Any) -> Preprocessor:
     for frame, where in raw.frames(frames, [c.name for c in columns]):
         for column in columns:
             table, who = column.table_name, f"column {column.name!r}"
-            values, rows, places = raw.categorical_values(frame, column, where)
+            values, rows, places, _ = raw.categorical_values(frame, column, where)
             with raw.located(where, column.name, rows):
                 new = np.flatnonzero(known[table].encode(values, who) == PADDING)
             keys = known[table].keys.normalise(values.gather(new), who)

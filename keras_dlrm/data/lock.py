@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-LOCK = "lock"
+from keras_dlrm.files.ownership import LOCK
 
 
 def lock(folder: Path, taken: str) -> IO[str]:
@@ -25,7 +25,8 @@ def lock(folder: Path, taken: str) -> IO[str]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            file = open(folder / LOCK, "w")
+            # Whatever has that name is not written to, and a link is not followed.
+            file = open(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
         except FileNotFoundError:
             continue  # Whoever had it has just removed the folder.
         try:
@@ -57,6 +58,7 @@ def held(folder: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            (folder / LOCK).unlink()
+            if not os.fstat(file.fileno()).st_size:  # else somebody's file of that name
+                (folder / LOCK).unlink()
             folder.rmdir()
         file.close()

@@ -2,7 +2,8 @@
 
 - Text is its own normal form, but for whole numbers written as floats (`3.0` is `3`, `-0.0` is `0`), and booleans in any
   case (`True` and `TRUE` are `true`). `+3`, `007`, `2.50` and `1e3` stay as they are.
-- A whole number of any type (integer, float, decimal) is its digits; another number is its shortest digits (`2.5`).
+- A whole number of any type (integer, float, decimal) is its digits; another number is its shortest digits (`2.5`), below
+  0.00001 with an exponent (`2.5e-6`).
 - A boolean is `true` or `false`.
 - None, NaN, pandas' NA and NaT, a masked value and the empty text are missing.
 
@@ -13,7 +14,7 @@ inside a graph.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ TRUE, FALSE = "true", "false"
 # Whole floats up to here are written as digits, as integers of the same value are.
 _WIDEST = 2.0**127
 _EXACT = 2**53
+# Floats of 64 bits are written with an exponent here; those of 32 bits and decimals are not, or not yet.
+_TINY = r"^(-?)0\.(0{5,})([1-9])(\d*)$"
 _ROWS = (list, tuple, np.ndarray)
 
 
@@ -59,13 +62,27 @@ def texts(values: pl.Series, who: str) -> pl.Series:
         values = values.fill_nan(None)
         whole = (values == values.round()) & (values.abs() < _WIDEST)
         digits = values.set(~whole, None).cast(pl.Int128).cast(pl.String)
-        return digits.fill_null(values.cast(pl.String))
+        return digits.fill_null(_shortest(values.cast(pl.String)))
     if dtype.is_decimal():
         # As many digits behind the point as the column has; the last ones may be zeros.
-        return values.cast(pl.String).str.replace(r"^(-?\d+(?:\.\d*[1-9])?)\.?0*$", "${1}").str.replace("^-0$", "0")
+        plain = values.cast(pl.String).str.replace(r"^(-?\d+(?:\.\d*[1-9])?)\.?0*$", "${1}")
+        return _shortest(plain.str.replace("^-0$", "0"))
     if dtype.is_integer() or dtype in (pl.Boolean, pl.Null):
         return values.cast(pl.String)
     raise TypeError(f"{who} has dtype {dtype}; a vocabulary holds strings, numbers or booleans.")
+
+
+def _shortest(digits: pl.Series) -> pl.Series:
+    import polars as pl
+
+    tiny = digits.str.contains(_TINY)
+    if not tiny.any():
+        return digits
+    rows = tiny.fill_null(False).arg_true()
+    sign, zeros, first, rest = digits.gather(rows).str.extract_groups(_TINY).struct.unnest().get_columns()
+    exponent = (zeros.str.len_bytes() + 1).cast(pl.String)
+    point = pl.Series(["."]).new_from_index(0, len(rows)).set(rest == "", "")
+    return digits.scatter(rows, sign + first + point + rest + "e-" + exponent)
 
 
 def _of_texts(text: pl.Series) -> pl.Series:
@@ -90,25 +107,26 @@ def text(value: Any) -> str | None:
     ['3', 'true', '2.5', 'True', None]
     """
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # of a member of an enumeration, which `str` gives the name of
     if isinstance(value, (bool, np.bool_)):
         return TRUE if value else FALSE
     if is_missing(value):
         return None
     if not is_number(value):
         raise TypeError(f"{value!r} of type {type(value).__name__} is neither text, number nor boolean")
+    import polars as pl
+
     if isinstance(value, Decimal):
         plain = format(value, "f")
         plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
-        return "0" if plain == "-0" else plain
+        return "0" if plain == "-0" else _shortest(pl.Series([plain])).item()
     if isinstance(value, (int, np.integer)):
         return str(int(value))
     if float(value).is_integer() and abs(float(value)) < _WIDEST:
         return str(int(value))
-    import polars as pl
-
     narrow = isinstance(value, (np.float16, np.float32))
-    return str(pl.Series([float(value)], dtype=pl.Float32 if narrow else pl.Float64).cast(pl.String).item())
+    digits = pl.Series([float(value)], dtype=pl.Float32 if narrow else pl.Float64).cast(pl.String)
+    return str(_shortest(digits).item())
 
 
 def column(name: str, values: Any) -> pl.Series:
@@ -132,6 +150,8 @@ def column(name: str, values: Any) -> pl.Series:
     """
     import polars as pl
 
+    if isinstance(values, (str, bytes, Mapping, Set)) or getattr(values, "shape", None) == ():
+        raise TypeError(f"column {name!r} is {values!r:.60}, a {type(values).__name__}; give a sequence, one entry a row.")
     if isinstance(values, pl.Series):
         return _of_values(name, values.to_list()) if values.dtype == pl.Object else values.alias(name)
     if hasattr(values, "isna") and hasattr(values, "dtype"):
@@ -171,14 +191,17 @@ def _of_array(name: str, values: np.ndarray) -> pl.Series:
 
     if np.ma.is_masked(values) and values.dtype.kind in "biuf" and values.ndim == 1:
         return _of_array(name, np.ma.getdata(values)).set(pl.Series(np.ma.getmaskarray(values)), None)
-    if values.dtype == object or np.ma.is_masked(values):
+    if values.dtype.kind in "OT" or np.ma.is_masked(values):  # T: NumPy's texts of variable width
         return _of_values(name, as_list(values))
     values = np.ma.getdata(values)
     if values.dtype.kind not in "biufUS":
         raise TypeError(f"column {name!r} has dtype {values.dtype}; give texts, numbers or booleans.")
     if values.dtype in (np.float16, np.longdouble):
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
-    return pl.Series(name, values)
+    try:
+        return pl.Series(name, values)
+    except UnicodeEncodeError as error:
+        raise _no_text(name, error) from None
 
 
 def _is_row(value: Any) -> bool:
@@ -202,9 +225,13 @@ def _of_values(name: str, values: Sequence[Any]) -> pl.Series:
     try:
         return pl.Series(name, values, dtype=pl.List(dtype) if nested else dtype)
     except UnicodeEncodeError as error:
-        raise ValueError(f"column {name!r} holds half of a surrogate pair, which is no text ({error}).") from None
+        raise _no_text(name, error) from None
     except TypeError:
         raise TypeError(f"column {name!r} has lists beside single values; make each row a list.") from None
+
+
+def _no_text(name: str, error: UnicodeEncodeError) -> ValueError:
+    return ValueError(f"column {name!r} holds half of a surrogate pair, which is no text ({error}).")
 
 
 def _common(values: Sequence[Any]) -> Any:

@@ -137,6 +137,14 @@ class Split:
         """The labels of the whole split alone, float32 (N,)."""
         return self._rows.labels()
 
+    def sample_weights(self, rows: Any = slice(None)) -> np.ndarray | None:
+        """Copies of some row weights, float32 (B,), by default of all, or `None` where the schema names none.
+
+        Args:
+            rows: A slice or an array of row numbers.
+        """
+        return self._rows.sample_weights(rows)
+
     def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
         """Copies of some rows: `rows` is a slice or an array of row numbers; shapes as in `arrays`, with B rows.
 
@@ -146,17 +154,26 @@ class Split:
         """
         return self._rows.take(rows)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    def batches(self, batch_size: int) -> Iterator[tuple[Any, ...]]:
         """Batches in file order, the last one with what is left.
 
         Args:
             batch_size: Rows B of a batch.
 
         Returns:
-            Iterator of `(batch, label)`: NumPy arrays as in `arrays`, with B rows.
+            Iterator of `(batch, label)`: NumPy arrays as in `arrays`, with B rows; of `(batch, label, sample_weight)` where
+            the schema names row weights.
         """
         size = check_batch_size(batch_size)
-        return self._rows.batches(size)
+        if self.schema.sample_weight is None:
+            return self._rows.batches(size)
+        return self._weighted_batches(size)
+
+    def _weighted_batches(self, size: int) -> Iterator[tuple[Any, ...]]:
+        first = 0
+        for batch, label in self._rows.batches(size):
+            yield batch, label, self.sample_weights(slice(first, first + len(label)))
+            first += len(label)
 
     def dataset(
         self,
@@ -177,7 +194,7 @@ class Split:
             seed: Seed of the shuffle.
             last: What becomes of a last batch with fewer than `batch_size` rows. `"keep"`: it is shorter. `"drop"`: it
                 is left out. `"pad"`: it is filled up with rows of zeros and padding ids whose `sample_weight` is 0; all
-                batches then come as `(batch, label, sample_weight)`.
+                batches then come as `(batch, label, sample_weight)`, as they always do where the schema names row weights.
             shard: `(index, count)`: which part of every step this worker reads, of how many workers. All of them take
                 the same number of steps, and one step of all together reads the rows that a single worker would read
                 with `count · batch_size` rows a batch. Rows that are left for the last step are spread evenly; with

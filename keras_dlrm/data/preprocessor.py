@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dlrm.data import artefact, dense, growth
 from keras_dlrm.data import columns as raw
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.identity import identified
 from keras_dlrm.data.vocabulary import Counter, Keys, Vocabulary
 from keras_dlrm.schema import PADDING, Schema
@@ -32,7 +33,7 @@ class Preprocessor:
     - A categorical column that came with a `vocabulary_size` holds integer ids already; they are checked.
     - A hashed column holds ids, or any other values, which are hashed as texts to ids.
     - Dates, times, differences of times and complex numbers are no values; they are refused.
-    - A column with `hotness` above 1 holds lists, (B, k) arrays, or strings whose values are separated by `|`.
+    - A column with `hotness` above 1, or with `truncate`, holds lists, (B, k) arrays, or strings whose values are separated by `|`.
 
     Make one with `fit`, `identity` or `load`.
 
@@ -40,6 +41,7 @@ class Preprocessor:
         schema: Fitted schema.
         dense_state: Fitted parameters by dense column.
         vocabularies: `Vocabulary` by table name, for the tables whose vocabulary was fitted.
+        csv: How the text files of the log are written, for further ones.
 
     Example:
 
@@ -58,8 +60,10 @@ class Preprocessor:
         schema: Schema,
         dense_state: Mapping[str, dict[str, Any]] | None = None,
         vocabularies: Mapping[str, Vocabulary] | None = None,
+        csv: CsvDialect | None = None,
     ) -> None:
         schema.require_fitted()
+        self.csv = csv
         self.schema = schema
         self.dense_state = dict(dense_state or {})
         self.vocabularies = dict(vocabularies or {})
@@ -115,7 +119,7 @@ class Preprocessor:
                     fit.update(raw.dense_values(frame, name, where))
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
                 if column.vocabulary_size is None:
-                    values, rows, places = raw.categorical_values(frame, column, where)
+                    values, rows, places, _ = raw.categorical_values(frame, column, where)
                     with raw.located(where, column.name, rows):
                         key = keys[column.table_name].normalise(values, f"column {column.name!r}")
                     counters[column.table_name].update(key, (first + rows) * width + offset + places)
@@ -177,6 +181,10 @@ class Preprocessor:
         """
         return growth.grow(self, frames)
 
+    def reading(self, csv: CsvDialect | None) -> Preprocessor:
+        """The same preprocessor for text files that are written otherwise."""
+        return self if csv == self.csv else Preprocessor(self.schema, self.dense_state, self.vocabularies, csv)
+
     def transform(
         self,
         frame: Table,
@@ -212,9 +220,9 @@ class Preprocessor:
             batch["dense"] = out
         if schema.categorical:
             sparse = np.full((len(table), schema.width), PADDING, np.int32)
-            lengths = {}
+            lists = {}
             for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-                flat, rows, places = raw.categorical_values(table, column, where)
+                flat, rows, places, lists[column.name] = raw.categorical_values(table, column, where)
                 with raw.located(where, column.name, rows):
                     vocabulary = self.vocabularies.get(column.table_name)
                     if vocabulary is None:
@@ -222,10 +230,9 @@ class Preprocessor:
                     else:
                         ids = vocabulary.encode(flat, f"column {column.name!r}")
                 sparse[rows, offset + places] = ids
-                lengths[column.name] = np.bincount(rows, minlength=len(table))
             batch["sparse"] = sparse
         if schema.weighted:
-            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"], lengths)
+            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"], lists)
         elif weights is not None:
             raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
         return batch
@@ -237,7 +244,7 @@ class Preprocessor:
 
         Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
         """
-        artefact.save(self.schema, self.dense_state, self.vocabularies, Path(directory))
+        artefact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:

@@ -34,6 +34,10 @@ class Rows(ABC):
         """All labels, float32 (N,)."""
         return self.arrays()[1]
 
+    def sample_weights(self, rows: Any) -> np.ndarray | None:
+        """Copies of some row weights, float32 (B,), or `None` where the log has none."""
+        return None
+
     def batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batches of `size` rows in file order, the last one with what is left."""
         return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
@@ -71,6 +75,10 @@ class PackedRows(Rows):
 
     def labels(self) -> np.ndarray:
         return self._arrays[layout.LABEL].array
+
+    def sample_weights(self, rows: Any) -> np.ndarray | None:
+        found = self._arrays.get(layout.SAMPLE_WEIGHT)
+        return None if found is None else found.take(rows)
 
 
 def _open(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> MappedArray:

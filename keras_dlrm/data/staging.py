@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from keras_dlrm.data.lock import LOCK, lock
+from keras_dlrm.files.ownership import claim, clear, identity, remove
 
 STATE = "state.json"
-# Where an output that is to be replaced is, between its renaming and that of the new one.
-OLD = "old"
+COMPLETE = "complete"
+_STAGED = ".staged"
+# What is written here; the rest is somebody else's, and stays.
+_FILES = (STATE, f"{STATE}.new", f"*{_STAGED}", f"{COMPLETE}/**", ".writing-*/**")
+_WHAT = "a stopped job"
 
 
 class Staging:
@@ -26,13 +29,14 @@ class Staging:
     Args:
         output: What the job is to write. The directory is `.{name}.partial` beside it.
         job: JSON values that say what the job is: arguments, and its inputs' names, sizes and times (`fingerprint`).
-            What another job left behind is removed.
+            What another job left behind of the same output is removed.
 
     Attributes:
         directory: Where the files are.
         state: What the last commit was given, or `None` where nothing was committed.
 
     Raises:
+        FileExistsError: there is a directory of that name with something else in it.
         RuntimeError: another process is working on the same output.
 
     Example:
@@ -51,11 +55,10 @@ class Staging:
     def __init__(self, output: str | os.PathLike[str], job: Mapping[str, Any]) -> None:
         output = Path(output)
         self.directory = staging_directory(output)
+        self._owner = identity("staging", output)
         taken = f"{output}: another process is writing it; wait for that one or give another output."
-        self._lock = lock(self.directory, taken)
-        if self.path(OLD).is_dir() and not output.exists():
-            # Killed between the two: what was there is there again, whatever becomes of this job.
-            self.path(OLD).rename(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self._held = claim(self.directory, self._owner, _WHAT, taken, _FILES)
         # As it will be when it comes back from its file.
         self._job = json.loads(json.dumps(job))
         self._files: dict[str, IO[bytes]] = {}
@@ -70,21 +73,30 @@ class Staging:
         except (FileNotFoundError, ValueError):
             saved = {}
         lengths = saved.get("lengths", {}) if saved.get("job") == self._job else {}
-        whole = all(
-            self.path(name).is_file() and self.path(name).stat().st_size >= size for name, size in lengths.items()
-        )
-        if lengths and whole:
+        if lengths and all(self._has(name, size) for name, size in lengths.items()):
             self.state = saved["state"]
             self._lengths = lengths
-        for path in self.directory.iterdir():
-            if path.name in self._lengths:
-                os.truncate(path, self._lengths[path.name])
-            elif path.name != LOCK and not (self._lengths and path.name == STATE):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        kept = {self.path(name).name for name in self._lengths} | ({STATE} if self._lengths else set())
+        clear(self.directory, self._owner, _WHAT, kept)
+        for name, size in self._lengths.items():
+            os.truncate(self.path(name), size)
+
+    def _has(self, name: str, size: int) -> bool:
+        """Whether a file is there, no link to one, and holds at least so many bytes."""
+        try:
+            info = self.path(name).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(info.st_mode) and info.st_size >= size
 
     def path(self, name: str) -> Path:
         """Where the file `name` is."""
-        return self.directory / name
+        return self.directory / (name + _STAGED)
+
+    @property
+    def complete(self) -> Path:
+        """Where the output is put together."""
+        return self.directory / COMPLETE
 
     def append(self, name: str, data: bytes | memoryview) -> None:
         """Add to the end of a file, which is made where there is none."""
@@ -132,16 +144,21 @@ class Staging:
             with contextlib.suppress(OSError):
                 file.close()
         if not self._lengths:
-            # Nothing to go on from: an argument was wrong, or the first part failed.
-            shutil.rmtree(self.directory, ignore_errors=True)
-        self._lock.close()
+            # Nothing to go on from, or nothing to go on for.
+            self._remove()
+        os.close(self._held)
 
     def remove(self) -> None:
         """Delete it all: the output is complete, or the job is given up."""
         for file in self._files.values():
             file.close()
         self._files, self._lengths = {}, {}
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            clear(self.directory, self._owner, _WHAT)
+            remove(self.directory, self._owner, _WHAT)
 
 
 def staging_directory(output: Path) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_dlrm.data.bad_rows import EXAMPLES, BadRow
+from keras_dlrm.data.staging import fingerprint
 
 # Most rows that are in memory at once, of each block that is under way.
 BLOCK_ROWS = 65_536
@@ -81,3 +85,29 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+
+class TableFile(ABC):
+    """A file of rows.
+
+    Attributes:
+        path: Where it is.
+    """
+
+    path: Path
+
+    @abstractmethod
+    def columns(self) -> list[str] | None:
+        """Names of its columns; none where the file is empty, `None` where the rows have them one by one."""
+
+    @abstractmethod
+    def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
+        """Its rows from `place` on, the `Block.place` of the last block that is known."""
+
+    def size(self) -> int:
+        """How large it is beside other files, at least 1."""
+        return max(self.path.stat().st_size, 1)
+
+    def fingerprint(self, names: Sequence[str]) -> dict[str, Any]:
+        """JSON values that tell whether some columns of it are still the same."""
+        return fingerprint(self.path)

@@ -20,9 +20,9 @@ from keras_dlrm.data.table_text import TextBlock
 from keras_dlrm.data.text_ids import TextIds, Texts
 from keras_dlrm.data.text_rows import read_numbers, split_fields
 from keras_dlrm.data.vocabulary import Keys, Vocabulary
+from keras_dlrm.data.writer import WEIGHTS, allowed_labels
 from keras_dlrm.schema import Schema
 
-LABEL = "must be 0 or 1"
 _SEPARATOR = ord(raw.SEPARATOR)
 
 # Which rows are at fault, what their values are, and why.
@@ -34,13 +34,15 @@ class Rows:
     """n good rows of a block.
 
     Args:
-        label: float32 (n,), 0 or 1, or NaN where there is none.
+        label: float32 (n,), in [0, 1], or NaN where there is none.
+        sample_weight: float32 (n,), 1 where the schema names none.
         dense: float32 (n, n_dense); columns that wait for their statistics are not filled.
         late: float64 (n, n_late), raw values of these columns, NaN where missing.
         sparse: int32 (n, W): ids, or numbers of `TextIds` where the vocabulary is still being read; -1 for padding.
     """
 
     label: np.ndarray
+    sample_weight: np.ndarray
     dense: np.ndarray
     late: np.ndarray
     sparse: np.ndarray
@@ -90,8 +92,11 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """Columns that are read."""
-        label = [self.schema.label] if self._labelled else []
-        return [*self.schema.dense_names, *self.schema.categorical_names, *label]
+        return [*self.schema.dense_names, *self.schema.categorical_names, *self._row_names]
+
+    @property
+    def _row_names(self) -> Sequence[str]:
+        return self.schema.row_names if self._labelled else ()
 
     def work(self, block: Block, executor: Executor) -> Rows:
         """The good rows of a block; the others are in `block.faults` then."""
@@ -99,14 +104,14 @@ class Columns:
         out = np.empty((n, schema.n_dense), np.float32)
         late = np.empty((n, len(self.late)))
         sparse = np.full((n, schema.width), PADDING, np.int32)
-        label = np.full(n, np.nan, np.float32)
+        label, weight = np.full(n, np.nan, np.float32), np.ones(n, np.float32)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
         known = {c.name for c in self.known}
         flats: dict[str, _Flat] = {}
 
-        def one(column: Dense | Categorical | None) -> Sequence[Fault]:
-            if column is None:
-                return _label(block, schema.label, label)
+        def one(column: Dense | Categorical | str) -> Sequence[Fault]:
+            if isinstance(column, str):
+                return _label(block, schema, label) if column == schema.label else _weight(block, column, weight)
             if isinstance(column, Dense):
                 j = schema.dense_names.index(column.name)
                 if j in self.late:
@@ -120,10 +125,10 @@ class Columns:
             sparse[flat.rows, offsets[column.name] + flat.places] = ids
             return [*faults, *more]
 
-        todo = [*([None] if self._labelled else []), *schema.dense, *schema.categorical]
+        todo = [*self._row_names, *schema.dense, *schema.categorical]
         for column, faults in zip(todo, list(executor.map(one, todo)), strict=True):
             for mask, _, value, reason in faults:
-                block.faults.add(mask, schema.label if column is None else column.name, value, reason)
+                block.faults.add(mask, column if isinstance(column, str) else column.name, value, reason)
         good = ~block.faults.bad if block.faults else None
 
         def number(table: str) -> None:
@@ -145,8 +150,8 @@ class Columns:
 
         list(executor.map(number, self.open))
         if good is not None:
-            label, out, late, sparse = label[good], out[good], late[good], sparse[good]
-        return Rows(label, out, late, sparse)
+            label, weight, out, late, sparse = label[good], weight[good], out[good], late[good], sparse[good]
+        return Rows(label, weight, out, late, sparse)
 
     def _ids(self, flat: _Flat, column: Categorical, n: int, file: str) -> tuple[np.ndarray, Sequence[Fault]]:
         """Final ids of a column, and which of the n rows have none."""
@@ -222,11 +227,20 @@ def _numbers(block: Block, name: str) -> tuple[np.ndarray, np.ndarray, Callable[
     return numbers, lost, lambda row: values[row], ()
 
 
-def _label(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
+def _label(block: Block, schema: Schema, out: np.ndarray) -> Sequence[Fault]:
+    name = schema.label
     numbers, lost, value, faults = _numbers(block, name)
-    bad = lost | ((numbers != 0) & (numbers != 1))
+    good, allowed = allowed_labels(schema, numbers)
+    bad = lost | ~good
     out[:] = np.where(bad, 0.0, numbers)
-    return [*faults, (bad, name, value, LABEL)]
+    return [*faults, (bad, name, value, allowed)]
+
+
+def _weight(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
+    numbers, _, value, faults = _numbers(block, name)
+    with np.errstate(over="ignore"):
+        out[:] = numbers
+    return [*faults, (~(np.isfinite(out) & (out >= 0)), name, value, WEIGHTS)]
 
 
 def _finite(block: Block, column: Dense) -> tuple[np.ndarray, np.ndarray, Callable[[int], object], list[Fault]]:
@@ -255,11 +269,10 @@ def _late(block: Block, column: Dense, out: np.ndarray) -> Sequence[Fault]:
 
 def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
     """The values of a categorical column, and which rows have too many."""
-    reason = f"values but hotness={column.hotness}; raise hotness or shorten the list"
     if isinstance(block, TextBlock):
         texts = block.texts[column.name]
         n = len(texts)
-        if column.hotness == 1:
+        if not column.multi_hot:
             return _Flat(texts, np.arange(n), np.zeros(n, np.int64)), ()
         starts, ends, rows, places = (np.empty(n * column.hotness, np.int64) for _ in range(4))
         long = np.empty(n, np.int64)
@@ -269,7 +282,10 @@ def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
         flat = _Flat(Texts(texts.data, starts[:total], ends[:total]), rows[:total], places[:total])
         if not long.any():
             return flat, ()
-        return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")]
+        if column.truncate is None:
+            reason = raw.too_long(column, long)
+            return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")]
+        return _Flat(*raw.truncated(column, *raw.flatten(texts.series(), column))[:3]), ()
     if isinstance(block, RecordBlock):
         values, rows, places, lengths = block.flat(column.name)
     elif isinstance(block, FrameBlock):
@@ -279,6 +295,9 @@ def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
     too_long = lengths > column.hotness
     if not too_long.any():
         return _Flat(values, rows, places), ()
+    if column.truncate is not None:
+        return _Flat(*raw.truncated(column, values, rows, places, lengths)[:3]), ()
+    reason = raw.too_long(column, lengths)
     keep = ~too_long[rows]
 
     def value(row: int) -> object:

@@ -3,52 +3,69 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from keras_dlrm.data.table_block import Block
-from keras_dlrm.data.table_frames import ParquetFile
+from keras_dlrm.data.columns import is_table
+from keras_dlrm.data.csv_dialect import CsvDialect
+from keras_dlrm.data.hive import partitioned
+from keras_dlrm.data.table_block import TableFile
+from keras_dlrm.data.table_frames import FrameFile, ParquetFile
 from keras_dlrm.data.table_records import RecordFile
 from keras_dlrm.data.table_text import TextFile
 from keras_dlrm.files.regular import matches, regular
 
-Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+# Also frames: of pandas, Polars or Arrow, and mappings of named columns.
+Inputs = Paths | Any
 ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
 
 
-class TableFile(Protocol):
-    """A file of rows."""
+def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None) -> list[TableFile]:
+    """The tables that a path, a pattern, a frame or a list of these stands for.
 
-    @property
-    def path(self) -> Path:
-        """Where it is."""
+    Args:
+        inputs: The inputs.
+        names: Columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`.
+        dialect: How text is written.
+    """
+    entries = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    tables: list[TableFile] = []
+    for entry in entries:
+        if isinstance(entry, (str, os.PathLike)):
+            tables += [partitioned(open_table(path, dialect), names) for path in input_files(entry)]
+        else:
+            if not is_table(entry):
+                raise TypeError(f"tables: an input is a {type(entry).__name__}; give paths, patterns or frames.")
+            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}"))
+    if not tables:
+        raise ValueError("tables: an empty list of input files; give at least one.")
+    return tables
 
-    def columns(self) -> list[str] | None:
-        """Names of its columns; none where the file is empty, `None` where the rows have them one by one."""
 
-    def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
-        """Its rows from `place` on, the `Block.place` of the last block that is known."""
-
-
-def open_table(path: Path) -> TableFile:
+def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
     """The file by its ending.
+
+    Args:
+        path: The file.
+        dialect: How text is written. Where it is given, a file with an unknown ending is text.
 
     Raises:
         ValueError: an unknown ending.
     """
     endings = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     ending = endings[-1] if endings else ""
-    if ending in (".csv", ".tsv"):
-        return TextFile(path)
     if ending in (".parquet", ".pq"):
         return ParquetFile(path)
     if ending in (".tfrecord", ".tfrecords"):
         return RecordFile(path)
+    if ending in (".csv", ".tsv") or dialect is not None:
+        return TextFile(path, dialect or CsvDialect())
     raise ValueError(f"{path}: the ending says no format; use {ENDINGS}.")
 
 
-def input_files(inputs: Inputs) -> list[Path]:
+def input_files(inputs: Paths) -> list[Path]:
     """The files that a path, a pattern or a list of these stands for.
 
     Raises:

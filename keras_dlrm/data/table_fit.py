@@ -33,7 +33,7 @@ class Rules:
 
     def __init__(self, schema: Schema, preprocessor: Preprocessor | None = None, grown: bool = False) -> None:
         self.schema = schema if preprocessor is None else preprocessor.schema
-        self._given, self._grown = preprocessor, grown
+        self.given, self._grown = preprocessor, grown
         if preprocessor is not None and grown:
             for name, vocabulary in preprocessor.vocabularies.items():
                 if vocabulary.keys.kind == HEX:
@@ -41,7 +41,7 @@ class Rules:
 
     def identity(self) -> dict[str, Any]:
         """JSON values that say what comes out for given rows."""
-        given = self._given
+        given = self.given
         if given is None:
             return {"schema": self.schema.to_dict()}
         return {
@@ -53,16 +53,16 @@ class Rules:
 
     def columns(self) -> Columns:
         """How blocks are worked off."""
-        if self._given is None:
+        if self.given is None:
             return Columns(self.schema, None, {})
         if not self._grown:
-            return Columns(self.schema, self._given.dense_state, self._given.vocabularies)
+            return Columns(self.schema, self.given.dense_state, self.given.vocabularies)
         again = {
             c.name: {"vocabulary_size": None}
             for c in self.schema.categorical
-            if c.table_name in self._given.vocabularies
+            if c.table_name in self.given.vocabularies
         }
-        return Columns(self.schema.replace_categorical(**again), self._given.dense_state, {})
+        return Columns(self.schema.replace_categorical(**again), self.given.dense_state, {})
 
     def fit(self, columns: Columns, stage: Stage, first: int, last: int, source: str) -> Preprocessor:
         """The preprocessor.
@@ -76,8 +76,8 @@ class Rules:
         Raises:
             ValueError: there are no training rows to fit on.
         """
-        if self._given is not None:
-            return self._given.grow(self._frames(columns, stage, first, last)) if self._grown else self._given
+        if self.given is not None:
+            return self.given.grow(self._frames(columns, stage, first, last)) if self._grown else self.given
         if (columns.open or columns.late) and first == last:
             raise ValueError(f"{source}: the training part has no rows, so no vocabulary can be fitted.")
         fits = [dense.DenseFit(self.schema.dense[j]) for j in columns.late]
@@ -135,7 +135,9 @@ class Rules:
                 for member, offset in members:
                     place = slice(offset, offset + member.hotness)
                     batch["sparse"][:, place] = final[table][batch["sparse"][:, place]]
-            batch["label"] = stage.read("label", first, last)[:, 0]
+            for name in ("label", "sample_weight"):
+                if stage.widths[name]:
+                    batch[name] = stage.read(name, first, last)[:, 0]
             return batch
 
         return finish

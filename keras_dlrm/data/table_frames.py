@@ -1,14 +1,19 @@
-"""Parquet files in blocks of rows."""
+"""Parquet files, and tables in memory, in blocks of rows."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults
+from keras_dlrm.data import columns as raw
+from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults, TableFile
+from keras_dlrm.packing import column_names
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,46 +37,26 @@ class FrameBlock(Block):
         self.frame = frame
 
 
-class ParquetFile:
-    """A `.parquet` file.
-
-    Args:
-        path: The file.
-    """
+class _Frames(TableFile):
+    """A table that Polars reads."""
 
     unit = "row"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def columns(self) -> list[str]:
-        """Names of the columns; none where the file is empty."""
-        return list(self.types())
-
-    def types(self) -> dict[str, pl.DataType]:
-        """Types of the columns by name.
+    @abstractmethod
+    def types(self, names: Sequence[str] | None = None) -> dict[str, pl.DataType]:
+        """Types of some columns, by default of all; none where the table is empty.
 
         Raises:
             ValueError: the file cannot be read.
         """
-        with _Readable(self.path):
-            return dict(self._scan().collect_schema())
 
+    @abstractmethod
     def rows(self) -> int:
-        """How many rows the file says it has."""
-        import polars as pl
+        """How many rows the table says it has."""
 
-        with _Readable(self.path):
-            return int(self._scan().select(pl.len()).collect().item())
-
-    def _scan(self) -> pl.LazyFrame:
-        import polars as pl
-
-        # A writer that had no rows leaves an empty file.
-        if not self.path.stat().st_size:
-            return pl.LazyFrame()
-        # The path is a file's, though its name may look like a pattern, an address or a home folder.
-        return pl.scan_parquet(self.path.absolute(), glob=False)
+    @abstractmethod
+    def _scan(self, names: Sequence[str]) -> pl.LazyFrame:
+        """Some columns."""
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
         """The rows from `place` on, the `Block.place` of the last block that is known; all of them by default.
@@ -83,7 +68,7 @@ class ParquetFile:
         if not total:
             return
         with _Readable(self.path):
-            table = self._scan().select(names)
+            table = self._scan(names)
         while row < total:
             # `collect_batches` reads ahead without a bound; a slice takes the row groups that it lies in.
             with _Readable(self.path):
@@ -96,6 +81,93 @@ class ParquetFile:
                 row += len(frame)
                 block.place, block.share = {"row": row}, row / total
                 yield block
+
+
+class ParquetFile(_Frames):
+    """A `.parquet` file.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def columns(self) -> list[str]:
+        """Names of the columns; none where the file is empty."""
+        return list(self.types())
+
+    def types(self, names: Sequence[str] | None = None) -> dict[str, pl.DataType]:
+        """Types of the columns by name; none where the file is empty."""
+        with _Readable(self.path):
+            known = self._file().collect_schema()
+        return {name: kind for name, kind in known.items() if names is None or name in names}
+
+    def rows(self) -> int:
+        """How many rows the file says it has."""
+        import polars as pl
+
+        with _Readable(self.path):
+            return int(self._file().select(pl.len()).collect().item())
+
+    def _scan(self, names: Sequence[str]) -> pl.LazyFrame:
+        return self._file().select(names)
+
+    def _file(self) -> pl.LazyFrame:
+        import polars as pl
+
+        # A writer that had no rows leaves an empty file.
+        if not self.path.stat().st_size:
+            return pl.LazyFrame()
+        # The path is a file's, though its name may look like a pattern, an address or a home folder.
+        return pl.scan_parquet(self.path.absolute(), glob=False)
+
+
+class FrameFile(_Frames):
+    """A table in memory, read as a file is.
+
+    Args:
+        data: DataFrame of pandas or Polars, Arrow table, or mapping of named columns.
+        name: What messages call it.
+    """
+
+    def __init__(self, data: Any, name: str = "the frame") -> None:
+        self.path = Path(name)
+        if hasattr(data, "collect") and hasattr(data, "collect_schema"):
+            data = data.collect()
+        self._data = data
+        self._columns = column_names(data)
+
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return [str(name) for name in self._columns]
+
+    def types(self, names: Sequence[str] | None = None) -> dict[str, pl.DataType]:
+        """Types of the columns by name."""
+        return dict(self._frame(self.columns() if names is None else names).schema)
+
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self._frame(self.columns()[:1])) if self._columns else 0
+
+    def size(self) -> int:
+        """Number of rows, at least 1."""
+        return max(self.rows(), 1)
+
+    def fingerprint(self, names: Sequence[str]) -> dict[str, Any]:
+        """Checksum of some columns."""
+        known = hashlib.sha256(repr(list(names)).encode())
+        for part in self._frame(names).iter_slices(BLOCK_ROWS) if self._columns else ():
+            content = io.BytesIO()
+            part.rechunk().write_ipc(content)
+            known.update(content.getbuffer())
+        return {"frame": str(self.path), "rows": self.rows(), "sha256": known.hexdigest()}
+
+    def _frame(self, names: Sequence[str]) -> pl.DataFrame:
+        return raw.frame(self._data, list(names), raw.Where(str(self.path)))
+
+    def _scan(self, names: Sequence[str]) -> pl.LazyFrame:
+        return self._frame(names).lazy()
 
 
 class _Readable:

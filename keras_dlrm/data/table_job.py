@@ -11,17 +11,18 @@ from typing import Any
 
 from keras_dlrm.data import format as layout
 from keras_dlrm.data.bad_rows import BadRows
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.full_disk import full_disk
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.packed import open as open_log
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.data.read_ahead import one_ahead
-from keras_dlrm.data.staging import OLD, Staging, fingerprint, staging_directory
+from keras_dlrm.data.staging import Staging, staging_directory
+from keras_dlrm.data.table_block import TableFile
 from keras_dlrm.data.table_columns import Columns
-from keras_dlrm.data.table_files import TableFile
 from keras_dlrm.data.table_fit import Rules
 from keras_dlrm.data.table_stage import Stage, as_bytes, chunks
-from keras_dlrm.data.writer import PackedWriter, check_output
+from keras_dlrm.data.writer import PackedWriter, check_output, place_log
 
 # Staged files of another version are not gone on from.
 VERSION = 2
@@ -34,6 +35,7 @@ def run(
     files: list[tuple[str, TableFile]],
     output: Path,
     rules: Rules,
+    csv: CsvDialect | None,
     split: Mapping[str, float] | None,
     bad: BadRows,
     workers: int,
@@ -41,7 +43,8 @@ def run(
     progress: Progress | None,
 ) -> ClickLog:
     """Preprocess, or go on with it. See `tables.preprocess`, which has checked the arguments."""
-    inputs = [fingerprint(file.path) for _, file in files]
+    columns = rules.columns()
+    inputs = [file.fingerprint(columns.names) for _, file in files]
     job = {
         "program": "tables",
         "version": VERSION,
@@ -49,6 +52,7 @@ def run(
         "rules": rules.identity(),
         "inputs": inputs,
         "splits": [name for name, _ in files],
+        **({} if csv is None else {"csv": csv.to_dict()}),
     }
     digest = hashlib.sha256(json.dumps(job).encode()).hexdigest()
     stopped = staging_directory(output).exists()
@@ -60,15 +64,14 @@ def run(
             bad.restore(open_log(output, verify=False).manifest["bad_rows"])
         else:
             check_output(output, overwrite)
-            columns = rules.columns()
             with (
                 ThreadPoolExecutor(workers) as executor,
                 Stage(staging, columns.schema, len(columns.late), columns.texts) as stage,
             ):
-                work = _Job(files, split, rules, columns, bad, stage, progress)
+                work = _Job(files, csv, split, rules, columns, bad, stage, progress)
                 work.read(executor)
                 for (_, file), was in zip(files, inputs, strict=True):
-                    if fingerprint(file.path) != was:
+                    if file.fingerprint(columns.names) != was:
                         raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
                 work.write()
                 work.place(output, digest, overwrite)
@@ -82,6 +85,7 @@ class _Job:
     def __init__(
         self,
         files: list[tuple[str, TableFile]],
+        csv: CsvDialect | None,
         split: Mapping[str, float] | None,
         rules: Rules,
         columns: Columns,
@@ -89,6 +93,7 @@ class _Job:
         stage: Stage,
         progress: Progress | None,
     ) -> None:
+        self.csv = csv
         self.files, self.split, self.rules, self.columns = files, split, rules, columns
         self.bad, self.stage, self.staging = bad, stage, stage.staging
         self.progress = progress or (lambda done, total, step: None)
@@ -122,7 +127,7 @@ class _Job:
         """Number and stage all rows that are not staged yet."""
         if self.staging.state is not None and self.staging.state["step"] != "read":
             return
-        sizes = [max(file.path.stat().st_size, 1) for _, file in self.files]
+        sizes = [file.size() for _, file in self.files]
         while self.current < len(self.files):
             file = self.files[self.current][1]
             for block in one_ahead(file.blocks(self.columns.names, self.position or None)):
@@ -166,7 +171,8 @@ class _Job:
     def write(self) -> None:
         """Fit what is to be fitted, and make the files of the splits."""
         ranges = self.ranges()
-        self.preprocessor = self.rules.fit(self.columns, self.stage, *ranges["train"], str(self.files[0][1].path))
+        source = str(self.files[0][1].path)
+        self.preprocessor = self.rules.fit(self.columns, self.stage, *ranges["train"], source).reading(self.csv)
         if self.staging.state["step"] == "place":
             return
         late = self.rules.late(self.columns, self.preprocessor)
@@ -202,8 +208,7 @@ class _Job:
         if self.preprocessor is None:
             raise RuntimeError("tables: place comes after write.")
         specs = layout.array_specs(self.preprocessor.schema)
-        complete = self.staging.path("complete")
-        with PackedWriter(complete, self.preprocessor.schema, self.preprocessor) as writer:
+        with PackedWriter(self.staging.complete, self.preprocessor.schema, self.preprocessor) as writer:
             for split, (first, last) in self.ranges().items():
                 paths = {name: self.staging.path(f"{split}.{name}") for name in specs}
                 for name, (dtype, width) in specs.items():
@@ -213,10 +218,7 @@ class _Job:
             names = [[name, str(file.path)] for name, file in self.files]
             writer.note("tables", {"split": self.split and dict(self.split), "inputs": names, "job": digest})
             writer.note("bad_rows", self.bad.state())
-        check_output(output, overwrite)
-        if output.exists() and any(output.iterdir()):
-            output.rename(self.staging.path(OLD))
-        complete.replace(output)
+        place_log(self.staging.complete, output, overwrite)
 
 
 def _is_of(output: Path, digest: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_dlrm.data.table_block import Block, Faults
+from keras_dlrm.data.table_block import Block, Faults, TableFile
 from keras_dlrm.data.table_text import readable
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ class RecordBlock(Block):
         self, numbers: np.ndarray, faults: Faults, columns: Mapping[str, tuple[pl.Series, np.ndarray]]
     ) -> None:
         super().__init__(numbers, faults)
-        self._columns = columns
+        self._columns = dict(columns)
+
+    def add(self, name: str, values: pl.Series, lengths: np.ndarray) -> None:
+        """One more column."""
+        self._columns[name] = values, lengths
 
     def flat(self, name: str) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
         """The values of a column, their rows and places, and how many each row has."""
@@ -47,7 +51,7 @@ class RecordBlock(Block):
         return found[0] if len(found) == 1 else found
 
 
-class RecordFile:
+class RecordFile(TableFile):
     """A `.tfrecord` file of serialised `tf.train.Example`, plain or `.gz`.
 
     A feature that is absent or empty is missing.

@@ -33,8 +33,11 @@ class Stage:
 
     def __init__(self, staging: Staging, schema: Schema, late: int, texts: Mapping[str, TextIds]) -> None:
         self.staging = staging
-        self.widths = {"label": 1, "dense": schema.n_dense, "late": late, "sparse": schema.width}
-        self._dtypes = {"label": np.float32, "dense": np.float32, "late": np.float64, "sparse": np.int32}
+        weights = int(schema.sample_weight is not None)
+        self.widths = {
+            "label": 1, "sample_weight": weights, "dense": schema.n_dense, "late": late, "sparse": schema.width
+        }  # fmt: skip
+        self._dtypes = {**dict.fromkeys(self.widths, np.float32), "late": np.float64, "sparse": np.int32}
         self._texts = dict(texts)
         self._saved = {table: 0 for table in texts}
         self._thread = ThreadPoolExecutor(1)
@@ -91,7 +94,7 @@ class Stage:
         self._uncommitted = 0
 
     def read(self, name: str, first: int, last: int) -> np.ndarray:
-        """Committed rows `first … last - 1` of `"label"`, `"dense"`, `"late"` or `"sparse"`, (n, width)."""
+        """Committed rows `first … last - 1` of `"label"`, `"sample_weight"`, `"dense"`, `"late"` or `"sparse"`, (n, width)."""
         width, dtype = self.widths[name], np.dtype(self._dtypes[name])
         if not width:
             return np.empty((last - first, 0), dtype)

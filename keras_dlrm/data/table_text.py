@@ -11,7 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.data import text_rows
-from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults
+from keras_dlrm.data.csv_dialect import CsvDialect
+from keras_dlrm.data.table_block import BLOCK_ROWS, Block, Faults, TableFile
 from keras_dlrm.data.text_ids import Texts
 from keras_dlrm.files.regular import blank
 
@@ -19,20 +20,21 @@ BLOCK_BYTES = 2**23
 _BOM = b"\xef\xbb\xbf"
 
 
-class TextFile:
-    """A delimited text file with a header: `.csv` or `.tsv`, plain or `.gz`.
+class TextFile(TableFile):
+    """A delimited text file, plain or `.gz`.
 
     Args:
         path: The file.
+        dialect: How it is written.
     """
 
     unit = "line"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, dialect: CsvDialect) -> None:
+        self.path, self._dialect = path, dialect
         endings = [s.lower() for s in path.suffixes]
-        self._packed = endings[-1] == ".gz"
-        self._separator = b"\t" if endings[-2 if self._packed else -1] == ".tsv" else b","
+        self._packed = endings[-1:] == [".gz"]
+        self._separator = dialect.byte("".join((endings[:-1] if self._packed else endings)[-1:]))
 
     def columns(self) -> list[str]:
         """Names in the header; none where the file is empty.
@@ -41,13 +43,15 @@ class TextFile:
             ValueError: the first line is no header.
         """
         with self._readable():
-            return [] if blank(self.path, self._separator) else self._header()[0]
+            return [] if blank(self.path, bytes([self._separator])) else self._header()[0]
 
     def _header(self) -> tuple[list[str], int, int]:
         """The names, and bytes and lines up to their end."""
         with self._readable(), self._open() as file:
             first = file.read(text_rows.MAX_ROW + 2)
         skip = len(_BOM) if first.startswith(_BOM) else 0
+        if self._dialect.names is not None:
+            return list(self._dialect.names), skip, 0
         data = np.frombuffer(bytearray(first), np.uint8)
         width, names = 1, None
         for _ in range(2):  # The number of fields is known when they have been looked at once.
@@ -55,8 +59,8 @@ class TextFile:
             numbers, codes, counts = np.zeros(1, np.int64), np.zeros(1, np.uint8), np.zeros(1, np.int64)
             slots = np.arange(width)
             found, end, lines = text_rows.find_rows(
-                data, skip, len(first) <= text_rows.MAX_ROW, self._separator[0], width, slots, starts, ends, numbers,
-                codes, counts,
+                data, skip, len(first) <= text_rows.MAX_ROW, self._separator, self._dialect.quote, width, slots, starts, ends,
+                numbers, codes, counts,
             )  # fmt: skip
             if found and codes[0] == text_rows.GOOD:
                 fields = Texts(data, starts[:, 0], ends[:, 0])
@@ -70,6 +74,10 @@ class TextFile:
                 f"{self.path} cannot be read as a table: its first line must be the names of the columns, in UTF-8."
             )
         return names, int(end), int(lines)
+
+    @property
+    def _named(self) -> str:
+        return "the header has" if self._dialect.names is None else "the dialect names"
 
     def _open(self) -> IO[bytes]:
         return gzip.open(self.path, "rb") if self._packed else open(self.path, "rb")  # type: ignore[return-value]
@@ -128,7 +136,7 @@ class TextFile:
         starts, ends = np.empty((len(names), room), np.int64), np.empty((len(names), room), np.int64)
         numbers, codes, counts = np.empty(room, np.int64), np.empty(room, np.uint8), np.empty(room, np.int64)
         n, after, lines = text_rows.find_rows(
-            data, at, final, self._separator[0], len(slots), slots, starts, ends, numbers, codes, counts
+            data, at, final, self._separator, self._dialect.quote, len(slots), slots, starts, ends, numbers, codes, counts
         )
         numbers = numbers[:n] + line + 1
         faults = Faults(str(self.path), self.unit, numbers)
@@ -136,13 +144,14 @@ class TextFile:
             wrong = codes[:n] != text_rows.GOOD
             starts[:, :n][:, wrong] = ends[:, :n][:, wrong] = 0
             reasons = {
-                text_rows.FIELDS: lambda row: f"the row has {counts[row]} fields; the header has {len(slots)}",
+                text_rows.FIELDS: lambda row: f"the row has {counts[row]} fields; {self._named} {len(slots)}",
                 text_rows.QUOTES: lambda row: "a quoted field does not end where a field ends; double quotes inside it",
                 text_rows.UTF8: lambda row: "the row is not UTF-8; write the file in UTF-8",
                 text_rows.LONG: lambda row: f"the line has more than {text_rows.MAX_ROW:,} bytes",
             }
             for code, reason in reasons.items():
                 faults.add(codes[:n] == code, "", None, reason)
+        self._dialect.set_missing(data, starts[:, :n], ends[:, :n])
         texts = {name: Texts(data, starts[k, :n], ends[k, :n]) for k, name in enumerate(names)}
         return TextBlock(numbers, faults, texts), int(after), int(lines)
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 
 from keras_dlrm.data import table_job as job
 from keras_dlrm.data.bad_rows import BadRows
+from keras_dlrm.data.columns import is_table
+from keras_dlrm.data.csv_dialect import CsvDialect
 from keras_dlrm.data.format import SPLITS
 from keras_dlrm.data.packed import ClickLog
 from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.table_files import Inputs, check_columns, open_table
+from keras_dlrm.data.table_files import Inputs, check_columns, table_files
 from keras_dlrm.data.table_files import input_files as input_files
 from keras_dlrm.data.table_fit import VOCABULARY, Rules
 from keras_dlrm.data.workers import worker_count
@@ -30,6 +32,7 @@ def preprocess(
     split: Mapping[str, float] | None = None,
     preprocessor: Preprocessor | str | os.PathLike[str] | None = None,
     vocabulary: str | None = None,
+    csv: CsvDialect | None = None,
     on_error: str = "raise",
     max_skipped: int | None = None,
     workers: int | None = None,
@@ -41,7 +44,8 @@ def preprocess(
     Vocabularies and statistics are fitted on the training rows only. Rows keep the order of the files: a log that is
     ordered by time stays so, and a `split` by fractions then trains on the past and tests on the future.
 
-    Columns are found by name; others are ignored. An empty field is a missing value. In CSV a multi-hot column is a
+    Columns are found by name; others are ignored. One that a file does not have is taken from its folders' names, as Hive
+    and Spark write them: `day=2024-01-01/part-0.parquet`. An empty field is a missing value. In CSV a multi-hot column is a
     string of values separated by `|`, in Parquet a list, in TFRecord (of `tf.train.Example`) a feature of several values.
     CSV and TSV are UTF-8 with a header; a field that begins with a double quote ends with one, two inside are one.
 
@@ -56,7 +60,9 @@ def preprocess(
             `preprocessor`, which has one.
         train: Path, glob pattern (of what does not exist literally), or a list of these: `.csv`, `.tsv`, `.tfrecord`, each
             also `.gz`, or `.parquet`. Several files are read one after the other; those of a glob in the order of their
-            names, numbers in these by their values: `day_2.csv` before `day_10.csv`. Empty ones hold no rows.
+            names, numbers in these by their values: `day_2.csv` before `day_10.csv`. Empty ones hold no rows. Frames are
+            taken, too: of pandas, Polars or Arrow, and mappings of named columns, or of these parts: `{"train": frame,
+            "test": frame}`.
         valid: The same, for the validation split.
         test: The same, for the test split.
         output: Directory to write: complete or absent.
@@ -65,6 +71,8 @@ def preprocess(
         preprocessor: A fitted one, or the directory that holds it, for new days of a log: nothing is fitted.
         vocabulary: With a `preprocessor`. `"frozen"`, the default: unseen values go to the OOV row. `"grown"`: those of
             the training part get new rows; ids of known values stay. See `Preprocessor.grow`.
+        csv: How text files are written, where that is not as above; files of unknown endings are text then. That of the
+            `preprocessor` by default, which keeps it: `predict_files` reads the same way.
         on_error: `"raise"`: an error at the first row that cannot be used. `"skip"`: such rows are left out, counted
             and kept as examples in the manifest. The output is that of the files without them.
         max_skipped: With `"skip"`, an error when there are more; `None` for no limit.
@@ -96,6 +104,10 @@ def preprocess(
         raise ValueError("tables: a weighted=True schema names no column of weights; write batches with PackedWriter.")
     threads = worker_count("tables", workers)
     bad = BadRows(on_error, max_skipped)
+    if isinstance(train, Mapping) and train and set(train) <= set(SPLITS) and all(map(is_table, train.values())):
+        if valid is not None or test is not None or "train" not in train:
+            raise ValueError(f"tables: a mapping of parts has {list(train)}; it must have 'train', and be given alone.")
+        train, valid, test = (train.get(name) for name in SPLITS)
     if split is not None:
         if valid is not None or test is not None:
             raise ValueError("tables: give either split=… or valid and test files, not both.")
@@ -103,13 +115,14 @@ def preprocess(
     place = real_output(output)
     if not job.staging_directory(place).exists():
         check_output(place, overwrite)
+    csv = csv if csv is not None or rules.given is None else rules.given.csv
     given = {"train": train, "valid": valid, "test": test}
+    names = [*rules.schema.dense_names, *rules.schema.categorical_names, *rules.schema.row_names]
     files = [
-        (name, open_table(path)) for name, paths in given.items() if paths is not None for path in input_files(paths)
+        (name, file) for name, inputs in given.items() if inputs is not None for file in table_files(inputs, names, csv)
     ]
-    names = [*rules.schema.dense_names, *rules.schema.categorical_names, rules.schema.label]
     check_columns([file for _, file in files], names)
-    return job.run(files, place, rules, split, bad, threads, overwrite, progress)
+    return job.run(files, place, rules, csv, split, bad, threads, overwrite, progress)
 
 
 def _rules(
@@ -126,7 +139,7 @@ def _rules(
     if not isinstance(preprocessor, Preprocessor):
         preprocessor = Preprocessor.load(preprocessor)
     if schema is not None:
-        for what in ("dense_names", "categorical_names", "label"):
+        for what in ("dense_names", "categorical_names", "label", "sample_weight", "soft_labels"):
             ours, its = getattr(schema, what), getattr(preprocessor.schema, what)
             if ours != its:
                 raise ValueError(

@@ -14,7 +14,7 @@ _POWERS = np.array([10.0**k for k in range(23)])
 
 
 @compiled
-def find_rows(data, at, final, separator, width, slots, starts, ends, numbers, codes, counts):  # type: ignore[no-untyped-def]
+def find_rows(data, at, final, separator, quote, width, slots, starts, ends, numbers, codes, counts):  # type: ignore[no-untyped-def]
     """Find the fields of whole rows, until the data or the room for rows end.
 
     A field that begins with a quote ends with one; two of them inside are one. Where that does not work out, the line
@@ -25,6 +25,7 @@ def find_rows(data, at, final, separator, width, slots, starts, ends, numbers, c
         at: Where to begin.
         final: Whether the file ends with the data.
         separator: Byte between fields.
+        quote: Byte that fields are quoted with; one above 255 for none.
         width: Fields that a row must have.
         slots: int64 (width,), where field k goes in `starts`, or -1.
         starts, ends: int64 (slots, rows), filled for good rows.
@@ -42,7 +43,7 @@ def find_rows(data, at, final, separator, width, slots, starts, ends, numbers, c
         position, fields, inside, doubled = at, 0, 0, False
         code, complete = GOOD, False
         while True:  # a field each
-            if position < limit and data[position] == _QUOTE:
+            if position < limit and data[position] == quote:
                 begin = position + 1
                 position = begin
                 while position < limit:

@@ -14,12 +14,18 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.data import format as layout
-from keras_dlrm.data.aside import aside
 from keras_dlrm.data.full_disk import is_full
 from keras_dlrm.files.checksums import CHECKSUM, sealed
+from keras_dlrm.files.durable import recover, replace_folder, workspace
 from keras_dlrm.files.inventory import files_below, inventory
+from keras_dlrm.files.ownership import check, identity, mark
 from keras_dlrm.packing import narrow
 from keras_dlrm.schema import Schema
+
+_WHAT = "a processed directory"
+
+
+WEIGHTS = "must be a finite number of at least 0"
 
 
 class PackedWriter:
@@ -34,10 +40,11 @@ class PackedWriter:
         schema: Fitted schema of the batches.
         preprocessor: `Preprocessor` to save with the data; by default one that checks ids against `schema` and copies
             them.
-        overwrite: Whether an existing processed directory may be replaced (when the new one is complete).
+        overwrite: Whether an existing processed directory may be replaced (when the new one is complete): one that was
+            written to this place by this package, and that nobody has put anything else into.
 
     Raises:
-        FileExistsError: `output` exists and is not empty, and `overwrite` is False; or it is not a processed directory.
+        FileExistsError: `output` exists and is not empty, and `overwrite` is False or does not allow it.
         ValueError: the schema is not fitted.
 
     Example:
@@ -48,7 +55,7 @@ class PackedWriter:
     >>> with PackedWriter(output, Schema(dense=["I1"], label="click")) as writer:
     ...     writer.append("train", {"dense": np.array([[0.5], [1.5]], "float32")}, np.array([0, 1]))
     >>> sorted(p.name for p in output.iterdir())
-    ['manifest.json', 'preprocessor.json', 'schema.json', 'train']
+    ['.keras_dlrm', 'manifest.json', 'preprocessor.json', 'schema.json', 'train']
     """
 
     def __init__(
@@ -65,7 +72,9 @@ class PackedWriter:
         self._files: dict[tuple[str, str], IO[bytes]] = {}
         check_output(self.output, overwrite)
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.partial, self._held = aside(self.output, Path.mkdir)
+        self._workspace = contextlib.ExitStack()
+        self.partial = self._workspace.enter_context(workspace(self.output)) / "log"
+        self.partial.mkdir()
 
     def begin(self, split: str) -> None:
         """Make a split exist, with no rows so far. `append` does this by itself."""
@@ -80,23 +89,26 @@ class PackedWriter:
             self._files[split, name] = file
             self._write_header(file, name, 0)
 
-    def append(self, split: str, batch: Mapping[str, Any], label: Any) -> None:
+    def append(self, split: str, batch: Mapping[str, Any], label: Any, sample_weight: Any = None) -> None:
         """Append rows to a split, after checking every value.
 
         Args:
             split: `"train"`, `"valid"` or `"test"`.
             batch: Packed batch of B rows, as `Schema.pack` makes it.
-            label: (B,) or (B, 1) of 0 and 1.
+            label: (B,) or (B, 1) of 0 and 1; numbers between where the schema has soft labels.
+            sample_weight: (B,) or (B, 1), row weights, where the schema names a column of them.
 
         Raises:
-            KeyError, TypeError, ValueError: the batch does not fit the schema, or the label is not 0 or 1.
+            KeyError, TypeError, ValueError: the batch does not fit the schema, a label is not allowed, or a row weight
+                is not finite or below 0.
         """
         self.begin(split)
-        labels = np.asarray(label)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.ndim != 1:
-            raise ValueError(f"PackedWriter: label has shape {labels.shape}; it must be (B,) or (B, 1).")
+        labels = _flat("label", label)
+        if (sample_weight is None) != (self.schema.sample_weight is None):
+            raise ValueError(
+                f"PackedWriter: the schema has sample_weight={self.schema.sample_weight!r}, and "
+                f"{'none was' if sample_weight is None else 'one was'} given; they must agree."
+            )
         self.schema.validate(batch)
         arrays = {name: np.asarray(batch[name]) for name in self.schema.input_names}
         for name, array in arrays.items():
@@ -104,20 +116,28 @@ class PackedWriter:
                 raise ValueError(
                     f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree."
                 )
-        bad = (labels != 0) & (labels != 1)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"PackedWriter: label {self.schema.label!r} is {labels[row]} in row {self.rows[split] + row} of "
-                f"{split!r}; it must be 0 or 1."
-            )
+        self._check(split, "label", self.schema.label, labels, *allowed_labels(self.schema, labels))
         if "sparse" in arrays:
             arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
+        if sample_weight is not None:
+            weights = _flat("sample_weight", sample_weight).astype(np.float32)
+            if len(weights) != len(labels):
+                raise ValueError(f"PackedWriter: {len(weights)} row weights and {len(labels)} labels; they must agree.")
+            good = np.isfinite(weights) & (weights >= 0)
+            self._check(split, "row weight", str(self.schema.sample_weight), weights, good, WEIGHTS)
+            arrays[layout.SAMPLE_WEIGHT] = weights
         for name, array in arrays.items():
             dtype = self._specs[name][0]
             self._files[split, name].write(np.ascontiguousarray(array, dtype=dtype).tobytes())
         self.rows[split] += len(labels)
+
+    def _check(self, split: str, what: str, name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
+        if not good.all():
+            row = int(np.argmin(good))
+            raise ValueError(
+                f"PackedWriter: {what} {name!r} is {values[row]} in row {self.rows[split] + row} of {split!r}; it {allowed}."
+            )
 
     def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
         """Take finished `.npy` files as a split: without copying them where the disk has hard links.
@@ -175,8 +195,7 @@ class PackedWriter:
                 # On a full disk what is still in its buffer cannot be written.
                 with contextlib.suppress(OSError):
                     file.close()
-            shutil.rmtree(self.partial, ignore_errors=True)
-            os.close(self._held)
+            self._workspace.close()
 
     def _complete(self) -> None:
         for (split, name), file in self._files.items():
@@ -193,27 +212,45 @@ class PackedWriter:
         files = inventory(self.partial, files_below(self.partial))
         manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
         (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
-        check_output(self.output, self._overwrite)
-        if self.output.exists() and any(self.output.iterdir()):
-            old = self.partial.with_suffix(".old")
-            self.output.rename(old)
-            self.partial.rename(self.output)
-            shutil.rmtree(old)
-        else:
-            self.partial.replace(self.output)
+        place_log(self.partial, self.output, self._overwrite)
 
     def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
         file.write(layout.array_header(*self._specs[name], rows))
 
 
+def allowed_labels(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which labels a log may hold, and what is allowed."""
+    if schema.soft_labels:
+        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
+    return (labels == 0) | (labels == 1), "must be 0 or 1"
+
+
+def _flat(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"PackedWriter: {name} has shape {array.shape}; it must be (B,) or (B, 1).")
+    return array
+
+
 def real_output(output: str | os.PathLike[str]) -> Path:
-    """Where a link leads: what is written beside its target can take the target's name."""
+    """Where a link leads: what is written beside its target can take the target's name.
+
+    Raises:
+        FileExistsError: there is something already.
+    """
     path = Path(output)
-    return path.resolve() if path.is_symlink() else path
+    if not path.is_symlink():
+        return path
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is a symbolic link to a folder with content; give {path.resolve()}, or another output.")
+    return path.resolve()
 
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Raise `FileExistsError` where `output` may not be written: see `PackedWriter`."""
+    recover(output, _owner(output), _WHAT)
     if not output.exists():
         return
     if not output.is_dir():
@@ -224,8 +261,15 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{output} exists and is not empty; give another output, or overwrite=True to replace it."
         )
-    if not (output / layout.MANIFEST).is_file():
-        raise FileExistsError(
-            f"{output} exists and is not a processed directory (no {layout.MANIFEST}), so overwrite=True leaves it "
-            "alone; give another output or remove it yourself."
-        )
+    check(output, _owner(output), _WHAT)
+
+
+def place_log(written: Path, output: Path, overwrite: bool) -> None:
+    """Give a complete processed directory its name, in place of an earlier one."""
+    check_output(output, overwrite)
+    os.close(mark(written, _owner(output), files_below(written)))
+    replace_folder(written, output, _owner(output), _WHAT)
+
+
+def _owner(output: Path) -> str:
+    return identity("packed log", output)

@@ -15,6 +15,7 @@ from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.hashing import bucket
 from keras_dlrm.embeddings.inputs import ids_and_weights
+from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
 from keras_dlrm.embeddings.stacking import Block, Stack, pooled_before, split_tables, stack_tables
 from keras_dlrm.embeddings.whole_tables import WholeTables
@@ -207,8 +208,11 @@ class EmbeddingCollection(keras.layers.Layer):
             rows = _table_rows(stack, ids)
             real = rows >= 0
             if factor is not None:
-                # Not a product: a weight of NaN or infinity on padding must not reach the sum.
-                factor = ops.where(real, ops.cast(factor, "float32"), ops.zeros_like(factor, "float32"))
+                # Not a product: a weight of NaN or infinity on padding must not reach the sum. Elsewhere both make NaN of it,
+                # as a ReLU would make 0 of minus infinity.
+                factor = ops.cast(factor, "float32")
+                factor = ops.where(is_finite(factor), factor, float("nan"))
+                factor = ops.where(real, factor, ops.zeros_like(factor))
             elif any(block.combiner != "sum" and block.hotness > 1 for block in stack.blocks):
                 factor = ops.cast(real, "float32")
             asked.append(rows)

@@ -26,7 +26,8 @@ def check(path: Path, requests: Mapping[str, Any], allowed: float, loaded: int) 
 
     Args:
         path: Folder of the SavedModel.
-        requests: Signature → `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1), and `rows`, the
+        requests: Signature → `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1) or
+            a mapping output → values, and `rows`, the
             row ids of each table that the request looks up.
         allowed: Largest difference.
         loaded: Variables of more bytes are not loaded as a whole: of the tables only the rows that are asked for.
@@ -41,18 +42,26 @@ def check(path: Path, requests: Mapping[str, Any], allowed: float, loaded: int) 
             raise RuntimeError(f"savedmodel: the written model lacks the signature {name!r}.")
         for rows in (slice(None), slice(0, 1), slice(0, 0)):
             answer = model.signatures[name](**_fed(name, entry, rows))
-            got = answer.get("probability", answer.get("outputs"))
-            if got is None:
-                got = answer["scores"][:, 1:]
-            expected = np.array(entry["expected"], np.float32).reshape(-1, 1)[rows]
-            difference = np.abs(got.numpy() - expected) if got.shape == expected.shape else np.array(np.inf)
-            # A row without a probability has none there either.
-            difference = np.where(np.isnan(got.numpy()) & np.isnan(expected), 0.0, difference)
-            if not np.max(difference, initial=0.0) <= allowed:
-                raise RuntimeError(
-                    f"savedmodel: the written model's {name} differs from the live one by {np.max(difference)}; at most "
-                    f"{allowed} is allowed."
-                )
+            wanted = entry["expected"]
+            if not isinstance(wanted, Mapping):
+                got = answer.get("probability", answer.get("outputs"))
+                answer = {"": answer["scores"][:, 1:] if got is None else got}
+                wanted = {"": np.array(wanted, np.float32).reshape(-1, 1)}
+            if set(answer) != set(wanted):
+                raise RuntimeError(f"savedmodel: the written model's {name} gives {sorted(answer)}, the live one {sorted(wanted)}.")
+            for output, values in wanted.items():
+                _compare(name, answer[output].numpy(), np.array(values, np.float32)[rows], allowed)
+
+
+def _compare(name: str, got: np.ndarray, expected: np.ndarray, allowed: float) -> None:
+    difference = np.abs(got - expected) if got.shape == expected.shape else np.array(np.inf)
+    # A row without a probability has none there either.
+    difference = np.where(np.isnan(got) & np.isnan(expected), 0.0, difference)
+    if not np.max(difference, initial=0.0) <= allowed:
+        raise RuntimeError(
+            f"savedmodel: the written model's {name} differs from the live one by {np.max(difference)}; at most {allowed} is "
+            "allowed."
+        )
 
 
 def feed(entry: Mapping[str, Any]) -> dict[str, Any]:

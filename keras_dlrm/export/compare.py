@@ -63,11 +63,13 @@ def compare_tables(
         ways += [(kind, StoredTables(model, kind, pruning)) for kind in kinds]
     found: list[dict[str, Any]] = []
     for name, stored in ways:
-        labels, got = [], []
-        for batch, label in part.batches(batch_size) if batches is None else batches:
+        labels, got, weights = [], [], []
+        for batch, label, *weight in part.batches(batch_size) if batches is None else batches:
             labels.append(np.asarray(label).reshape(-1))
             got.append(expected_probabilities(model, batch, stored).reshape(-1))
-        of = scores(np.concatenate(labels), np.concatenate(got).astype(np.float64))
+            weights += [np.asarray(w).reshape(-1) for w in weight]
+        counted = np.concatenate(weights) if weights else None
+        of = scores(np.concatenate(labels), np.concatenate(got).astype(np.float64), counted)
         first = found[0] if found else {"auc": of["auc"], "ne": of["ne"]}
         found.append(
             {

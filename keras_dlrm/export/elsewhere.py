@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+from keras_dlrm.sharding.launch import PARENT
+
 
 def environment() -> dict[str, str]:
-    """Environment variables of such a process, which imports what this one can import.
+    """Environment variables of such a process, which imports what this one can import, and ends with it.
 
     Example:
 
     >>> environment()["KERAS_BACKEND"]
     'tensorflow'
     """
-    found = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path), PARENT: str(os.getpid())}
     found.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return found

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,8 @@ import keras
 import numpy as np
 
 from keras_dlrm.export.elsewhere import environment
+from keras_dlrm.export.replaced import check_replaced
+from keras_dlrm.files.durable import publish, workspace
 from keras_dlrm.files.seal import OPEN_SEAL, seal
 
 # What a flatbuffer can address, less what is beside the tables.
@@ -41,6 +40,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     Raises:
         NotImplementedError: a column is hashed, which takes operations that LiteRT does not have.
         RuntimeError: the conversion fails, or the answers differ by more than 1e-5 (0.02 in half precision).
+        NotFinite: a weight is NaN or infinite.
         TypeError: not a model of `kd.models`.
         ValueError: unknown `tables`; tables larger than a LiteRT file can be.
 
@@ -49,18 +49,22 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     from keras_dlrm.export.requests import check_batch, expected_probabilities
     from keras_dlrm.export.stored_tables import StoredTables
     from keras_dlrm.models.click_model import ClickModel
+    from keras_dlrm.training.not_finite import require_finite
 
     if not isinstance(model, ClickModel):
-        raise TypeError(f"litert: expected a model of kd.models, not {type(model).__name__}.")
+        raise TypeError(
+            f"litert: expected a model of kd.models that has a schema, not {type(model).__name__}; use kd.export.savedmodel or "
+            "kd.export.onnx for a functional SparseModel."
+        )
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"litert: {path} is a folder; give a file, such as {path / 'model.tflite'}.")
+    check_replaced("litert", path, "model.tflite", lambda start: start[4:8] == b"TFL3")
     hashed = [c.name for c in model.schema.categorical if c.hashed]
     if hashed:
         raise NotImplementedError(
             f"litert: column {hashed[0]!r} is hashed, which takes operations that LiteRT does not have; use kd.export.onnx or "
             "kd.export.savedmodel."
         )
+    require_finite("litert", model)
     stored = StoredTables(model, tables)
     if stored.nbytes > MOST_BYTES:
         raise ValueError(
@@ -70,8 +74,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     batch = check_batch(model.schema)
     expected = expected_probabilities(model, batch, None if tables is None else stored)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    try:
+    with workspace(path) as aside:
         if keras.backend.backend() == "tensorflow":
             from keras_dlrm.export.tensorflow_litert import convert
 
@@ -83,9 +86,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
             file.write(OPEN_SEAL.encode())
         seal(aside / "model.tflite")
         _check(aside / "model.tflite", batch, expected, model.compute_dtype)
-        os.replace(aside / "model.tflite", path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        publish(aside / "model.tflite", path)
     return path
 
 

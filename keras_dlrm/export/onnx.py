@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.export.onnx_checksum import add_checksums, check
+from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.export.requests import check_batch, expected_probabilities
 from keras_dlrm.files.checksums import digest
+from keras_dlrm.files.durable import publish, workspace
 from keras_dlrm.files.seal import seal
 
 # Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.
@@ -41,8 +41,11 @@ def onnx(
     to the file a part at a time. Before the file is renamed to `path` ONNX Runtime loads it and its answers are compared
     with the model's: `path` is complete or absent, or what it was.
 
+    A functional `SparseModel` with one `EmbeddingCollection` has its own inputs and outputs instead, called as in
+    `kd.export.savedmodel`.
+
     Args:
-        model: A model of `kd.models`, from any backend.
+        model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
         path: The file; replaced if it exists. Its folder is made if it does not.
         tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
             own dtype by default.
@@ -58,41 +61,44 @@ def onnx(
         ImportError: onnx or onnxruntime is not installed.
         NotImplementedError: the model does something that is not known in ONNX.
         RuntimeError: the answers differ by more than 1e-5 (0.02 in half precision), or the file does not load.
+        NotFinite: a weight is NaN or infinite.
         TypeError: not a model of `kd.models`.
         ValueError: unknown `tables` or `prune`, or tables too large for ONNX without external data.
 
     Example: see docs/onnx.md.
     """
+    from keras_dlrm.export import onnx_functional as own
+    from keras_dlrm.export.functional import is_functional
     from keras_dlrm.export.onnx_model import onnx_model
     from keras_dlrm.export.stored_tables import StoredTables
     from keras_dlrm.models.click_model import ClickModel
+    from keras_dlrm.training.not_finite import require_finite
 
-    if not isinstance(model, ClickModel):
-        raise TypeError(f"onnx: expected a model of kd.models, not {type(model).__name__}.")
+    functional = is_functional(model)
+    if not isinstance(model, ClickModel) and not functional:
+        raise TypeError(f"onnx: expected a model of kd.models, or a functional SparseModel, not {type(model).__name__}.")
     _require()
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"onnx: {path} is a folder; give a file, such as {path / 'model.onnx'}.")
-    stored = StoredTables(model, tables, prune)
+    # The first field of every ONNX file is the version of the format, the second who made it.
+    check_replaced("onnx", path, "model.onnx", lambda start: start[:1] == b"\x08" and b"keras_dlrm" in start[:32])
+    require_finite("onnx", model)
+    stored = own.stored_tables(model, tables, prune) if functional else StoredTables(model, tables, prune)
     external = bool(stored.stacks) and (stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data))
     if not external and stored.nbytes >= 1 << 31:
         raise ValueError(
             f"onnx: the tables have {stored.nbytes:,} bytes, but an ONNX file holds at most 2 GiB; leave external_data=False out."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    try:
+    with workspace(path) as aside:
         data = _write_data(stored, aside, path.name) if external else None
-        written = onnx_model(model, stored, data.name if data else None)
+        written = (own.onnx_functional if functional else onnx_model)(model, stored, data.name if data else None)
         add_checksums(written, data)
         (aside / path.name).write_bytes(written.SerializeToString())
         seal(aside / path.name)
-        _check(model, aside / path.name, None if tables is None and prune is None else stored)
+        (own.check if functional else _check)(model, aside / path.name, None if tables is None and prune is None else stored)
         if data is not None:
-            os.replace(data, path.parent / data.name)
-        os.replace(aside / path.name, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            publish(data, path.parent / data.name)
+        publish(aside / path.name, path)
     _remove_other_data(path, data.name if data else None)
     return path
 
@@ -141,16 +147,15 @@ def _write_data(stored: Any, folder: Path, name: str) -> Path:
                     file.seek(places[f"{stack.name}.{key}"])
                     file.write(data)
                     places[f"{stack.name}.{key}"] += len(data)
-        file.flush()
-        os.fsync(file.fileno())
     return (folder / "data").rename(folder / f"{name}.{digest(folder / 'data')[:8]}.data")
 
 
 def _remove_other_data(path: Path, kept: str | None) -> None:
-    """Files of tables that earlier exports to the same path left."""
-    ours = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.data")
+    """Remove the files of tables that earlier exports to the same path left: those whose content is what their name says."""
+    ours = re.compile(re.escape(path.name) + r"\.([0-9a-f]{8})\.data")
     for other in path.parent.iterdir():
-        if other.name != kept and ours.fullmatch(other.name):
+        named = ours.fullmatch(other.name)
+        if named and other.name != kept and stat.S_ISREG(other.lstat().st_mode) and digest(other)[:8] == named[1]:
             other.unlink(missing_ok=True)
 
 
@@ -199,7 +204,12 @@ def metadata(model: Any, stored: Any) -> dict[str, str]:
         model: The model.
         stored: Its `StoredTables`.
     """
-    tables = [
+    return {"keras_dlrm.schema": model.schema.to_json(), "keras_dlrm.tables": json.dumps(table_metadata(stored))}
+
+
+def table_metadata(stored: Any) -> list[dict[str, Any]]:
+    """Where each logical table lies."""
+    return [
         {
             "table": table.name,
             "tensor": stack.name,
@@ -210,4 +220,3 @@ def metadata(model: Any, stored: Any) -> dict[str, str]:
         for stack in stored.stacks
         for table, first in zip(stack.stack.tables, stack.table_places, strict=True)
     ]
-    return {"keras_dlrm.schema": model.schema.to_json(), "keras_dlrm.tables": json.dumps(tables)}

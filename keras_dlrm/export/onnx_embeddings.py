@@ -50,6 +50,8 @@ def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights:
     if needs_factors:
         # Not a product: a weight of NaN or infinity on padding must not reach the sum.
         factors = graph.op("Where", real, weights or _scalar(1.0), _scalar(0.0))
+        if weights is not None:
+            graph.must_be_finite.append((factors, stack.positions))
     # Cuts between blocks; remainders follow the last one.
     cuts = [b.hotness * len(b.columns) for b in stack.blocks]
     halves = [(b, b.hotness * len(b.columns)) for b in stack.blocks if b.second is not None]

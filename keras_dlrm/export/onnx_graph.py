@@ -43,6 +43,8 @@ class Graph:
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self.large: list[Any] = []
+        #: Names of float32 tensors (B, n), and n: an answer is NaN where one of them is NaN or infinite.
+        self.must_be_finite: list[tuple[str, int]] = []
         self._known: dict[Any, str] = {}
         self._count = 0
 

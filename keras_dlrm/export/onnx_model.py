@@ -36,17 +36,24 @@ def onnx_model(model: Any, stored: StoredTables, data: str | None = None) -> Any
             f"onnx: {model.name} uses {error}, which is not known in ONNX here. Write it with other operations of keras.ops, or "
             "export a SavedModel (kd.export.savedmodel)."
         ) from error
-    if not schema.dense:
-        graph.op("Sigmoid", logits.name, output="probability")
-    else:
+    if schema.dense:
+        graph.must_be_finite.append(("dense", schema.n_dense))
+    probability = graph.op("Sigmoid", logits.name, output=None if graph.must_be_finite else "probability")
+    for i, (name, width) in enumerate(graph.must_be_finite):
         # Added last, because a runtime's ReLU and sigmoid may make numbers of NaN: 0 times the features, which is NaN where
         # one of them is NaN or infinite. As one product it takes 1.3 µs less than a sum, a comparison and a choice.
-        zeros = np.zeros((schema.n_dense, 1), np.float32)
-        graph.op("Gemm", "dense", zeros, graph.op("Sigmoid", logits.name), output="probability")
+        last = i == len(graph.must_be_finite) - 1
+        zeros = np.zeros((width, 1), np.float32)
+        probability = graph.op("Gemm", name, zeros, probability, output="probability" if last else None)
+    add_tables(graph, stored, data)
+    return graph.model(inputs.values(), [Value("probability", (None, 1), "float32")], metadata(model, stored))
+
+
+def add_tables(graph: Graph, stored: StoredTables, data: str | None) -> None:
+    """Add the tables to a graph, or where in a file they lie."""
     for name, dtype, shape, offset, length in regions(stored):
         where = _bytes(stored, name) if data is None else (data, offset, length)
         graph.add_large(large_tensor(name, dtype, shape, where))
-    return graph.model(inputs.values(), [Value("probability", (None, 1), "float32")], metadata(model, stored))
 
 
 def _bytes(stored: StoredTables, name: str) -> bytes:

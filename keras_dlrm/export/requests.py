@@ -42,7 +42,9 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
 
 
 def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
-    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and NaN in row 5.
+    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and values that are no numbers.
+
+    Dense features have infinity in row 4 and NaN in row 5; weights of ids have NaN in row 2, which is padding, infinity in row 3.
 
     Args:
         schema: A fitted schema.
@@ -56,7 +58,9 @@ def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
     """
     batch = example_batch(schema, rows)
     if "dense" in batch:
-        batch["dense"][5, -1] = np.nan
+        batch["dense"][4:6, -1] = np.inf, np.nan
+    if "weights" in batch:
+        batch["weights"][2:4, -1] = np.nan, -np.inf
     if "sparse" in batch:
         sizes = np.array([int(c.vocabulary_size or 1) for c in schema.categorical for _ in range(c.hotness)])
         batch["sparse"][6:8] = np.array([[-2], [2**40]])
@@ -98,7 +102,7 @@ def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[An
         found[dense.name] = [_dense_value(dense, i + j) for j in range(rows)]
     for column in schema.categorical:
         values = _values(preprocessor, column)
-        if column.hotness == 1:
+        if not column.multi_hot:
             found[column.name] = [values[j % len(values)] for j in range(rows)]
         else:
             found[column.name] = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
@@ -176,7 +180,7 @@ def _unpacked(schema: Schema, batch: Mapping[str, np.ndarray]) -> dict[str, Any]
     found: dict[str, Any] = {name: batch["dense"][:, i].tolist() for i, name in enumerate(schema.dense_names)}
     for column, start in zip(schema.categorical, schema.offsets, strict=True):
         ids = batch["sparse"][:, start : start + column.hotness]
-        found[column.name] = (ids[:, 0] if column.hotness == 1 else ids).tolist()
+        found[column.name] = (ids if column.multi_hot else ids[:, 0]).tolist()
     if schema.weighted:
         found[WEIGHTS] = batch["weights"].tolist()
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,15 @@ import keras
 import numpy as np
 
 from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.export import functional as own
 from keras_dlrm.export import manifest, signatures, warmup
 from keras_dlrm.export.elsewhere import environment
 from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.export.versions import next_version, publish
+from keras_dlrm.files.durable import workspace
 from keras_dlrm.same_schema import check_same
+from keras_dlrm.training.not_finite import require_finite
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
@@ -66,8 +68,11 @@ def savedmodel(
     that takes no second copy of them. The version is written aside, loaded in another process, compared with
     `model.predict` through every signature, and only then renamed into place: it is complete or absent.
 
+    A functional `SparseModel` gets one signature, `serving_default`, with its own inputs and outputs by name: of its `keras.Input`s
+    (ids int64, all else float32); of its dict of outputs, or else of the layers that make them.
+
     Args:
-        model: A model of `kd.models`, from any backend.
+        model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
         directory: Folder of the versions; made if it does not exist.
         preprocessor: The `Preprocessor` that made the training data: it becomes part of the graph, and is saved beside the
             model in `assets.extra`.
@@ -89,6 +94,7 @@ def savedmodel(
         FileExistsError: the version exists.
         NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
+        NotFinite: a weight is NaN or infinite.
         ImportError: `warm_up=True` without tensorflow-serving-api.
         RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
             half precision).
@@ -97,17 +103,24 @@ def savedmodel(
     """
     from keras_dlrm.models.click_model import ClickModel
 
-    if not isinstance(model, ClickModel):
-        raise TypeError(f"savedmodel: expected a model of kd.models, not {type(model).__name__}.")
+    functional = own.is_functional(model)
+    if not isinstance(model, ClickModel) and not functional:
+        raise TypeError(f"savedmodel: expected a model of kd.models, or a functional SparseModel, not {type(model).__name__}.")
     if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
         raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
     scores = _scores(metrics)
-    signatures.check(model.schema, preprocessor is not None, user_columns, default)
-    if preprocessor is not None:
-        check_same("savedmodel", model.schema, preprocessor.schema)
-    if warm_up and not warmup.can_write():
-        raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
-    stored = StoredTables(model, tables, prune)
+    require_finite("savedmodel", model)
+    if functional:
+        packed = default if default != "packed" else None
+        given = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
+        own.refuse_options("savedmodel", model, warm_up=warm_up, **given)
+    else:
+        signatures.check(model.schema, preprocessor is not None, user_columns, default)
+        if preprocessor is not None:
+            check_same("savedmodel", model.schema, preprocessor.schema)
+        if warm_up and not warmup.can_write():
+            raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
+        stored = StoredTables(model, tables, prune)
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
@@ -115,23 +128,26 @@ def savedmodel(
     final = directory / str(next_version(directory) if version is None else version)
     if final.exists():
         raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
-    # Not a number, so that a server that watches the folder does not take it for a version.
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
-    try:
-        job = {
-            "preprocessor": preprocessor is not None,
-            "user_columns": list(user_columns),
-            "default": default,
-            "warm_up": warmup.can_write() if warm_up is None else bool(warm_up),
-            "stored": tables is not None or prune is not None,
-        }
-        _write(model, preprocessor, stored, aside / "model", job)
-        manifest.write(aside / "model", {**_described(model, stored, job), "metrics": scores})
+    # Its name is no number, so that a server that watches the folder does not take it for a version.
+    with workspace(directory / "version") as aside:
+        if functional:
+            with tempfile.TemporaryDirectory() as folder:
+                own.write(model, aside / "model", Path(folder), _run, CHECK)
+            content = own.described(model)
+        else:
+            job = {
+                "preprocessor": preprocessor is not None,
+                "user_columns": list(user_columns),
+                "default": default,
+                "warm_up": warmup.can_write() if warm_up is None else bool(warm_up),
+                "stored": tables is not None or prune is not None,
+            }
+            _write(model, preprocessor, stored, aside / "model", job)
+            content = _described(model, stored, job)
+        manifest.write(aside / "model", {**content, "metrics": scores})
         _flush(aside / "model")
         final = publish(aside / "model", final, version is None)
         _flush(directory, inside=False)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
@@ -222,13 +238,13 @@ def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) 
             for part in rows:
                 process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
             process.stdin.close()  # type: ignore[union-attr]
+            code = process.wait()
         except BrokenPipeError:
-            pass  # What it says is told below.
-        except BaseException:
-            process.kill()
+            code = process.wait()  # What it says is told below.
+        finally:
+            process.kill()  # where this one is stopped
             process.wait()
-            raise
-        if process.wait():
+        if code:
             errors.seek(0)
             lines = errors.read().decode(errors="replace").splitlines()
             said = "\n".join(line for line in lines if not _LOG.match(line))

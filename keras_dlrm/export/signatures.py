@@ -7,6 +7,7 @@ import keyword
 import re
 from collections.abc import Sequence
 
+from keras_dlrm.columns import Categorical
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.schema import Schema
 
@@ -23,11 +24,13 @@ class Column:
         name: Name of the column.
         dtype: `"float32"`, `"float64"`, `"int64"` or `"string"`.
         width: Values of a row: the input has shape (B, width), or (B,) where this is `None`.
+        truncated: Whether rows may have other lengths, (B, k): the graph keeps `width` of their values.
     """
 
     name: str
     dtype: str
     width: int | None
+    truncated: bool = False
 
     @property
     def input(self) -> str:
@@ -43,7 +46,7 @@ class Column:
 def model_columns(schema: Schema) -> tuple[Column, ...]:
     """Columns as the model reads them: dense values, and ids padded with -1."""
     dense = [Column(name, "float32", None) for name in schema.dense_names]
-    sparse = [Column(c.name, "int64", _width(c.hotness)) for c in schema.categorical]
+    sparse = [_sparse(schema, c, "int64") for c in schema.categorical]
     return (*dense, *sparse, *_weights(schema))
 
 
@@ -56,9 +59,7 @@ def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     schema = preprocessor.schema
     dense = [Column(name, "float64", None) for name in schema.dense_names]
     sparse = [
-        Column(
-            c.name, "string" if c.hashed or c.table_name in preprocessor.vocabularies else "int64", _width(c.hotness)
-        )
+        _sparse(schema, c, "string" if c.hashed or c.table_name in preprocessor.vocabularies else "int64")
         for c in schema.categorical
     ]
     return (*dense, *sparse, *_weights(schema))
@@ -110,8 +111,10 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
         )
 
 
-def _width(hotness: int) -> int | None:
-    return None if hotness == 1 else hotness
+def _sparse(schema: Schema, column: Categorical, dtype: str) -> Column:
+    # Weights come as they lie in a packed batch, so that ids cannot be longer.
+    truncated = column.truncate is not None and not schema.weighted
+    return Column(column.name, dtype, column.hotness if column.multi_hot else None, truncated)
 
 
 def _weights(schema: Schema) -> list[Column]:

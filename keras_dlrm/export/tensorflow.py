@@ -117,7 +117,9 @@ def _looked_up(model: Any, batch: Mapping[str, Any], maps: Sequence[np.ndarray |
     dtypes = {"dense": np.float32, "sparse": np.int64, "weights": np.float32}
     with taped(recorder):
         model({key: np.array(values, dtypes[key]) for key, values in batch.items()}, training=False)
-    kept = [rows if m is None else {int(m[row]) for row in rows} - {-1} for rows, m in zip(recorder.rows, maps, strict=True)]
+    kept = [
+        rows if m is None else {int(m[row]) for row in rows} - {-1} for rows, m in zip(recorder.rows, maps, strict=True)
+    ]
     return [sorted(rows) for rows in kept]
 
 
@@ -152,8 +154,7 @@ def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
     def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
         given = columns.named(inputs)
         count = tf.shape(given[candidates])[0]
-        every = {n: tf.repeat(v, count, axis=0) if n in user else v for n, v in given.items()}
-        return {"probability": serve(columns.pack(every))}
+        return {"probability": serve(columns.pack(given, user, count))}
 
     return _function(rank, specs)
 
@@ -193,5 +194,7 @@ def main(folder: str, path: str) -> None:
 
 if __name__ == "__main__":
     import keras_dlrm.models  # noqa: F401  (registers the classes that are deserialised)
+    from keras_dlrm.sharding.launch import end_with_launcher
 
+    end_with_launcher()
     main(*sys.argv[1:])

@@ -40,7 +40,9 @@ class ModelColumns(tf.Module):
         rows = rows or {}
         return {
             c.input: tf.TensorSpec(
-                [rows.get(c.name), *([] if c.width is None else [c.width])], tf.as_dtype(c.dtype), name=c.input
+                [rows.get(c.name), *([] if c.width is None else [None if c.truncated else c.width])],
+                tf.as_dtype(c.dtype),
+                name=c.input,
             )
             for c in self.columns
         }
@@ -49,15 +51,25 @@ class ModelColumns(tf.Module):
         """Inputs → columns."""
         return {c.name: inputs[c.input] for c in self.columns}
 
-    def pack(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Columns (B,) or (B, width) → packed batch."""
+    def pack(self, columns: Mapping[str, Any], shared: Sequence[str] = (), rows: Any = None) -> dict[str, Any]:
+        """Columns (B,) or (B, width) → packed batch.
+
+        Columns in `shared` have one row, which stands for all `rows`. It is repeated as ids, not as texts.
+        """
+
+        def every(name: str, values: Any) -> Any:
+            return tf.repeat(values, rows, axis=0) if name in shared else values
+
         batch = {}
         if self.schema.dense:
-            batch["dense"] = tf.stack(
-                [self.dense(i, columns[n]) for i, n in enumerate(self.schema.dense_names)], axis=1
-            )
+            dense = [every(n, self.dense(i, columns[n])) for i, n in enumerate(self.schema.dense_names)]
+            batch["dense"] = tf.stack(dense, axis=1)
         if self.schema.categorical:
-            parts = [tf.reshape(self.ids(c, columns[c.name]), [-1, c.hotness]) for c in self.schema.categorical]
+            cut = {c.name for c in self.columns if c.truncated}
+            values = {c.name: columns[c.name] for c in self.schema.categorical}
+            values.update((c.name, _cut(c, values[c.name])) for c in self.schema.categorical if c.name in cut)
+            ids = [(c, every(c.name, self.ids(c, values[c.name]))) for c in self.schema.categorical]
+            parts = [tf.reshape(found, [-1, c.hotness]) for c, found in ids]
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]
@@ -72,7 +84,7 @@ class ModelColumns(tf.Module):
         return values
 
     def parse(self, examples: Any) -> dict[str, Any]:
-        """Serialised `tf.train.Example`s (B,) → columns. An absent feature is missing.
+        """Serialised `tf.train.Example`s (B,) → columns. A feature that is absent, or has no value, is missing.
 
         Values of a vocabulary are bytes features, ids int64, dense values floats.
         """
@@ -80,14 +92,35 @@ class ModelColumns(tf.Module):
         for c in self.columns:
             if c.name == WEIGHTS and self.schema.weighted:
                 features[c.name] = tf.io.FixedLenFeature([c.width], tf.float32)
-            elif c.dtype.startswith("float"):
-                features[c.name] = tf.io.FixedLenFeature([], tf.float32, default_value=float("nan"))
             elif c.width is None:
-                features[c.name] = tf.io.FixedLenFeature([], tf.as_dtype(c.dtype), default_value=_missing(c))
+                dtype = tf.float32 if c.dtype.startswith("float") else tf.as_dtype(c.dtype)
+                features[c.name] = tf.io.FixedLenSequenceFeature(
+                    [], dtype, allow_missing=True, default_value=self.missing(c)
+                )
             else:
                 features[c.name] = tf.io.RaggedFeature(tf.as_dtype(c.dtype), row_splits_dtype=tf.int64)
         parsed = tf.io.parse_example(examples, features)
-        return {c.name: tf.cast(_rectangular(c, parsed[c.name]), c.dtype) for c in self.columns}
+        return {c.name: tf.cast(self._rectangular(c, parsed[c.name]), c.dtype) for c in self.columns}
+
+    def missing(self, column: Column) -> Any:
+        """What stands for a missing value of a column."""
+        if column.dtype.startswith("float"):
+            return next(dense.missing for dense in self.schema.dense if dense.name == column.name)
+        return "" if column.dtype == "string" else PADDING
+
+    def _rectangular(self, column: Column, values: Any) -> Any:
+        """Values of a column as they were parsed → (B,) or (B, width)."""
+        missing = self.missing(column)
+        if isinstance(values, tf.RaggedTensor):
+            if column.truncated:
+                return values.to_tensor(missing)
+            with tf.control_dependencies([_at_most(column, values.row_lengths(), column.width)]):
+                return values.to_tensor(missing, shape=[None, column.width])
+        if column.width is not None:
+            return values
+        with tf.control_dependencies([_at_most(column, tf.shape(values, tf.int64)[1], 1)]):
+            # (B, 0) where no row has a value.
+            return tf.pad(values, [[0, 0], [0, 1]], constant_values=tf.constant(missing, values.dtype))[:, 0]
 
 
 def with_equal_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +154,10 @@ class RawColumns(ModelColumns):
         self.lookups = {}
         for i, (table, vocabulary) in enumerate(preprocessor.vocabularies.items()):
             self.lookups[table] = VocabularyLookup(vocabulary, folder / f"vocabulary_{i:03d}.txt")
+
+    def missing(self, column: Column) -> Any:
+        """NaN for a number, which `dense` replaces after the transform."""
+        return float("nan") if column.dtype.startswith("float") else super().missing(column)
 
     def dense(self, index: int, values: Any) -> Any:
         column, state = self.schema.dense[index], self._states[index]
@@ -284,17 +321,25 @@ def _escape(keys: Any) -> Any:
     return keys
 
 
-def _missing(column: Column) -> Any:
-    return "" if column.dtype == "string" else PADDING
+def _cut(column: Categorical, values: Any) -> Any:
+    """Values (B, k) → (B, hotness), as `truncate` has it; see `lists.kept`."""
+    missing = (values == "") | (values == str(PADDING)) if values.dtype == tf.string else values == PADDING
+    fill = "" if values.dtype == tf.string else tf.constant(PADDING, values.dtype)
+    padded = tf.pad(values, [[0, 0], [0, column.hotness]], constant_values=fill)
+    if column.truncate == "first":
+        return padded[:, : column.hotness]
+    ends = tf.where(missing, 0, tf.range(1, tf.shape(values)[1] + 1))
+    # A row without values has no largest one.
+    used = tf.reduce_max(tf.pad(ends, [[0, 0], [1, 0]]), axis=1)
+    starts = tf.maximum(used - column.hotness, 0)
+    return tf.gather(padded, starts[:, None] + tf.range(column.hotness), batch_dims=1)
 
 
-def _rectangular(column: Column, values: Any) -> Any:
-    if not isinstance(values, tf.RaggedTensor):
-        return values
-    longest = tf.debugging.assert_less_equal(
-        values.row_lengths(),
-        tf.constant(column.width, tf.int64),
-        f"feature {column.name!r} has more values than its hotness {column.width}; shorten the list.",
+def _at_most(column: Column, lengths: Any, most: int | None) -> Any:
+    """An assertion about how many values rows have."""
+    what = "the one that the column holds" if column.width is None else f"its hotness {most}"
+    return tf.debugging.assert_less_equal(
+        lengths,
+        tf.constant(most, tf.int64),
+        f"feature {column.name!r} has more values than {what}; shorten the list.",
     )
-    with tf.control_dependencies([longest]):
-        return values.to_tensor(_missing(column), shape=[None, column.width])

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.embeddings.lookup import taped
+from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.export.stored_tables import StoredTables
 from keras_dlrm.export.tensorflow_tables import TensorFlowTables
 
@@ -40,13 +41,12 @@ def convert(model: Any, path: Path, tables: str | None) -> None:
     @tf.function(autograph=False)
     def serve(**inputs: Any) -> dict[str, Any]:
         with taped(stored):
-            logits = tf.cast(model.logits(inputs, training=False), tf.float32)
-        probability = tf.sigmoid(logits)
-        if schema.dense:
-            # LiteRT has no IsNaN.
-            missing = tf.not_equal(inputs["dense"], inputs["dense"])
-            marked = tf.where(missing, tf.constant(float("nan")), tf.constant(0.0))
-            probability += tf.reduce_sum(marked, axis=1, keepdims=True)
+            probability = model(inputs, training=False)
+        if schema.weighted:
+            # Once more, because LiteRT's ReLU makes 0 of NaN.
+            for weights in model.embeddings.lookups(inputs)[1]:
+                finite = tf.reduce_all(is_finite(weights), axis=1, keepdims=True)
+                probability = tf.where(finite, probability, float("nan"))
         return {"probability": probability}
 
     module = tf.Module()
@@ -93,5 +93,7 @@ def main(folder: str, tables: str) -> None:
 
 if __name__ == "__main__":
     import keras_dlrm.models  # noqa: F401  (registers the classes that load_model needs)
+    from keras_dlrm.sharding.launch import end_with_launcher
 
+    end_with_launcher()
     main(*sys.argv[1:])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_dlrm.files.durable import check_file, whole
 
 ENDINGS = ".pt, .pth, .bin or .npz"
 
@@ -107,23 +107,14 @@ def save(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], overwrit
     """
     path = Path(path)
     kind = _kind(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; give another output, or overwrite=True (--overwrite).")
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.writing")
-    try:
-        with open(aside, "wb") as file:
-            if kind == "npz":
-                arrays: dict[str, Any] = dict(state)
-                np.savez(file, **arrays)
-            else:
-                torch = _torch(path)
-                torch.save({key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in state.items()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
+    check_file(path, overwrite)
+    with whole(path) as written, open(written, "wb") as file:
+        if kind == "npz":
+            arrays: dict[str, Any] = dict(state)
+            np.savez(file, **arrays)
+        else:
+            torch = _torch(path)
+            torch.save({key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in state.items()}, file)
 
 
 def _kind(path: Path) -> str:

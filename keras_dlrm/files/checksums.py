@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.regular import regular
 
 CHECKSUM = "checksum"
@@ -62,8 +63,9 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: not a JSON object; the message names the file.
     """
     try:
-        content = json.loads(regular(path, "give a file in JSON").read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        # A run may have scores that are not finite.
+        content = from_json(regular(path, "give a file in JSON").read_bytes().decode("utf-8"), finite=False)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, not an object; write it again.")

@@ -1,11 +1,74 @@
-"""Files that are written beside their place, flushed to the disk, and only then renamed: the old one or the new one stays."""
+"""Files and folders that are written beside their place, flushed to the disk, and only then renamed: the old or the new stays."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-from keras_dlrm.data.aside import aside
+from keras_dlrm.files.ownership import check, hold, identity, new_folder, remove, remove_left
+
+
+@contextlib.contextmanager
+def workspace(output: str | os.PathLike[str]) -> Iterator[Path]:
+    """A hidden folder beside an output, for this process alone, that is removed at the end.
+
+    What killed processes left of the same output is removed, too.
+
+    Args:
+        output: What is written.
+
+    Example:
+
+    >>> import tempfile
+    >>> with workspace(Path(tempfile.mkdtemp()) / "log") as folder:
+    ...     folder.name.startswith(".writing-"), folder.is_dir()
+    (True, True)
+    >>> folder.exists()
+    False
+    """
+    output = Path(output)
+    owner = identity("workspace", output)
+    folder, held = new_folder(output.parent, owner)
+    try:
+        yield folder
+    finally:
+        # A pipe or the like that somebody has put there stays.
+        with contextlib.suppress(OSError):
+            remove(folder, owner, "a workspace")
+        os.close(held)
+
+
+def clean(output: Path) -> None:
+    """Remove what killed processes left of an output that is not written again."""
+    remove_left(output.parent, identity("workspace", output))
+
+
+@contextlib.contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write a file that takes its place, flushed to the disk, when the block ends without an error.
+
+    Args:
+        path: The file; one that is there stays as it is until then.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "scores.txt"
+    >>> with whole(path) as written:
+    ...     _ = written.write_text("0.5")
+    ...     path.exists()
+    False
+    >>> path.read_text()
+    '0.5'
+    """
+    path = Path(path)
+    with workspace(path) as folder:
+        yield folder / path.name
+        publish(folder / path.name, path)
 
 
 def write(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -29,22 +92,15 @@ def write(path: str | os.PathLike[str], data: bytes | str) -> None:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is not a regular file; give the path of a file.")
-    written, held = aside(path, Path.touch)
-    try:
+    with whole(path) as written:
         written.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-        publish(written, path)
-    except BaseException:
-        written.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(held)
 
 
 def publish(written: Path, path: Path) -> None:
     """Flush a file or a folder that is complete, and give it its name; the name is on the disk, too, when this returns.
 
     Args:
-        written: The file, in the same folder as `path`. Of a folder, its list of files is flushed, not what they hold.
+        written: The file, on the same disk as `path`. Of a folder, its list of files is flushed, not what they hold.
         path: What it becomes. A file of that name is replaced.
     """
     sync(written)
@@ -59,3 +115,69 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """See that a file may be put at a place.
+
+    Args:
+        path: The place.
+        overwrite: Whether a file there may be replaced.
+
+    Raises:
+        FileExistsError: there is one, and it may not; or there is something that is no file: a folder, a link, a device.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            raise FileExistsError(f"{path} is a folder; give the name of a file.")
+        if not stat.S_ISREG(mode):
+            kind = "symbolic link" if stat.S_ISLNK(mode) else "device, pipe or socket"
+            raise FileExistsError(f"{path} is a {kind}, which is not replaced; give the name of a file.")
+        if not overwrite:
+            raise FileExistsError(f"{path} exists; give another output, or overwrite=True (--overwrite).")
+
+
+def replace_folder(written: Path, output: Path, owner: str, what: str) -> None:
+    """Give a complete folder its name, in place of an earlier one.
+
+    Args:
+        written: The folder, on the same disk.
+        output: Its place. What is there is removed, if it is this package's own.
+        owner: What the marker of the earlier one has to say.
+        what: What it should be, for the error.
+
+    Raises:
+        FileExistsError: what is there is not removed; see `ownership.check`.
+        RuntimeError: another process holds it.
+    """
+    if not output.exists() or not any(output.iterdir()):
+        return publish(written, output)
+    with hold(output):
+        check(output, owner, what)
+        old = output.parent / f".writing-{uuid.uuid4().hex[:12]}"
+        os.rename(output, old)
+        try:
+            check(old, owner, what)  # with what was put there meanwhile
+            publish(written, output)
+        except BaseException:
+            os.rename(old, output)
+            raise
+        remove(old, owner, what)
+
+
+def recover(output: Path, owner: str, what: str) -> None:
+    """Bring back what `replace_folder` had renamed when it was killed, or remove it where the new folder is in its place.
+
+    Args:
+        output: As of `replace_folder`, as the others.
+        owner: What the marker of the earlier folder says.
+        what: What it should be.
+    """
+    for old in output.parent.glob(".writing-*"):
+        with contextlib.suppress(OSError, RuntimeError), hold(old, surely=True):
+            if output.exists():
+                remove(old, owner, what)
+            else:
+                check(old, owner, what)
+                os.rename(old, output)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.files.checksums import digest, read_json, unsealed
+from keras_dlrm.files.marker import MARKER
 from keras_dlrm.files.places import inside
 
 Entries = dict[str, dict[str, Any]]
@@ -79,8 +80,9 @@ def check_contents(places: Mapping[str, Path], entries: Mapping[str, Any], done:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Names of all files below a folder, relative to it, in order."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    """Names of all files below a folder but its marker, relative to it, in order."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in names if name != MARKER)
 
 
 def check_folder(folder: Path, source: Path, done: Done = lambda size: None) -> dict[str, Any]:

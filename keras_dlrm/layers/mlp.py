@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_dlrm.arguments import number, widths
+from keras_dlrm.embeddings import backend
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
 
 
@@ -93,7 +94,7 @@ class MLP(keras.layers.Layer):
             if self.activate_last or i < len(self.dense_layers) - 1:
                 if self.batch_norm:
                     x = self.norms[i](x, training=training)
-                x = self.activation(x)
+                x = self.activation(backend.unfused(x))
                 if self.dropout:
                     x = self.dropouts[i](x, training=training)
         return x

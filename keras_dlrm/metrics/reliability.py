@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_dlrm.metrics.ties import tie_starts
 from keras_dlrm.metrics.validation import checked
+from keras_dlrm.metrics.weighted import masses, weighted_points
 
 
 class Reliability(NamedTuple):
@@ -29,7 +30,7 @@ class Reliability(NamedTuple):
     rows: np.ndarray
 
 
-def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
+def reliability(labels: Any, probabilities: Any, bins: int = 10, weights: Any = None) -> Reliability:
     """Mean prediction and share of clicks in bins of (nearly) equal numbers of rows.
 
     Click probabilities crowd near zero, where bins of equal width would put nearly all rows into one. Rows with equal
@@ -37,9 +38,10 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
     therefore give fewer than `bins` bins.
 
     Args:
-        labels: 0 or 1, (n,) or (n, 1).
+        labels: 0 or 1, or numbers between, (n,) or (n, 1).
         probabilities: In [0, 1], (n,) or (n, 1).
         bins: Most bins, at least 1.
+        weights: What each row counts, finite and at least 0; bins are then of equal weight, and `rows` is their weight.
 
     Returns:
         A `Reliability` of arrays `predicted`, `observed`, `rows`.
@@ -55,7 +57,9 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10) -> Reliability:
     """
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
         raise ValueError(f"reliability: bins={bins!r} must be a whole number, at least 1.")
-    clicks, values = checked("reliability", labels, probabilities, both_classes=False)
+    clicks, values = checked("reliability", labels, probabilities, both_classes=False, soft=True)
+    if weights is not None or clicks.dtype != bool:
+        return Reliability(*weighted_points(*masses("reliability", clicks, values, weights), int(bins)))
     order = np.argsort(values)
     values, clicks = values[order], clicks[order]
     starts = tie_starts(values)

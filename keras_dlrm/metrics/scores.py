@@ -9,6 +9,7 @@ import numpy as np
 from keras_dlrm.metrics.reliability import expected_calibration_error
 from keras_dlrm.metrics.ties import auc_of_counts, tie_starts
 from keras_dlrm.metrics.validation import checked
+from keras_dlrm.metrics.weighted import weighted_scores
 
 # Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as Keras' losses do: float32 predictions of
 # exactly 0 or 1 would otherwise make the log loss infinite.
@@ -185,12 +186,13 @@ def row_losses(clicks: np.ndarray, probabilities: np.ndarray, epsilon: float = E
         return np.maximum(-np.log(chance), 0.0)
 
 
-def scores(labels: Any, probabilities: Any) -> dict[str, float]:
+def scores(labels: Any, probabilities: Any, weights: Any = None) -> dict[str, float]:
     """The numbers that describe a click model: ranking, likelihood and calibration.
 
     Args:
-        labels: 0 or 1, (n,) or (n, 1), both occurring.
+        labels: 0 or 1, (n,) or (n, 1), both occurring. Also numbers between: y counts as y clicks and 1 - y non-clicks.
         probabilities: In [0, 1], (n,) or (n, 1).
+        weights: What each row counts, finite and at least 0, (n,) or (n, 1); 1 each by default.
 
     Returns:
         `{"auc", "logloss", "ne", "calibration", "ece"}`: `auc`, `log_loss`, `normalized_entropy`, `calibration` and
@@ -204,7 +206,9 @@ def scores(labels: Any, probabilities: Any) -> dict[str, float]:
     >>> {name: round(value, 3) for name, value in scores([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).items()}
     {'auc': 0.75, 'logloss': 0.472, 'ne': 0.681, 'calibration': 0.825, 'ece': 0.337}
     """
-    clicks, values = checked("scores", labels, probabilities)
+    clicks, values = checked("scores", labels, probabilities, both_classes=weights is None, soft=True)
+    if weights is not None or clicks.dtype != bool:
+        return weighted_scores(clicks, values, weights, EPSILON)
     return {
         "auc": auc(clicks, values),
         "logloss": log_loss(clicks, values),

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def checked(
-    function: str, labels: Any, values: Any, *, name: str = "probabilities", both_classes: bool = True
+    function: str, labels: Any, values: Any, *, name: str = "probabilities", both_classes: bool = True, soft: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels as bool (n,) and scores as float64 (n,), or an error that says what is wrong.
 
@@ -18,9 +18,10 @@ def checked(
         values: Scores, (n,) or (n, 1). Where `name` starts with "probabilities" they must lie in [0, 1].
         name: Name of the argument `values`, for messages.
         both_classes: Whether labels must hold both a 0 and a 1.
+        soft: Whether labels may lie between 0 and 1.
 
     Returns:
-        `(labels, values)`, flat.
+        `(labels, values)`, flat; labels as float64 where some lie between 0 and 1.
 
     Raises:
         ValueError: shapes differ, nothing is given, labels are not 0 or 1 or are all equal, values are not finite or
@@ -38,10 +39,12 @@ def checked(
         raise ValueError(f"{function}: {len(truth)} labels but {len(scores)} {name}; give one of each per example.")
     if len(truth) == 0:
         raise ValueError(f"{function}: labels is empty; give at least one example.")
-    wrong = ~((truth == 0) | (truth == 1))
+    sharp = (truth == 0) | (truth == 1)
+    wrong = ~(sharp | ((truth >= 0) & (truth <= 1))) if soft else ~sharp
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise ValueError(f"{function}: labels[{row}] is {truth[row]}; labels must be 0 or 1.")
+        allowed = "0 or 1, or a number between" if soft else "0 or 1"
+        raise ValueError(f"{function}: labels[{row}] is {truth[row]}; labels must be {allowed}.")
     wrong = ~np.isfinite(scores)
     if name.startswith("probabilities"):
         wrong |= (scores < 0) | (scores > 1)
@@ -49,6 +52,8 @@ def checked(
         row = int(np.argmax(wrong))
         allowed = "in [0, 1]; apply a sigmoid to logits" if name.startswith("probabilities") else "finite"
         raise ValueError(f"{function}: {name}[{row}] is {scores[row]}; it must be {allowed}.")
+    if not sharp.all():
+        return truth.astype(np.float64), scores
     clicks = truth == 1
     if both_classes and (clicks.all() or not clicks.any()):
         raise ValueError(

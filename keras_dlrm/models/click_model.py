@@ -13,10 +13,13 @@ from keras import ops
 from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import of_width
+from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.checked_training import has_no_rows
+from keras_dlrm.models.frozen import freeze, with_frozen
+from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema import Schema
@@ -52,15 +55,15 @@ class ClickModel(SparseTraining, keras.Model):
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
         """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.
 
-        A row with a dense feature of NaN gets NaN.
+        A row with a dense feature of NaN or infinity gets NaN, and so does one whose ids have such a weight.
         """
         inputs = self._checked_inputs(inputs)
         logits = ops.cast(self.logits(inputs, training=training), "float32")
         if self.schema.dense:
-            # TensorFlow's compiled ReLU makes 0 of NaN, and so a plausible probability of a row that has none. Not a
-            # product of the features with 0: that is optimised away.
-            missing = ops.any(ops.isnan(ops.cast(inputs["dense"], "float32")), axis=1, keepdims=True)
-            logits = ops.where(missing, float("nan"), logits)
+            # A ReLU makes 0 of minus infinity, and so a plausible probability of a row that has none. Not a product of the
+            # features with 0: that is optimised away.
+            finite = ops.all(is_finite(ops.cast(inputs["dense"], "float32")), axis=1, keepdims=True)
+            logits = ops.where(finite, logits, float("nan"))
         return logits if return_logits else ops.sigmoid(logits)
 
     def _checked_inputs(self, inputs: Any) -> dict[str, Any]:
@@ -155,6 +158,24 @@ class ClickModel(SparseTraining, keras.Model):
         self._check_labels(y)  # JAX and torch build the metrics before they compute a loss.
         return super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)))
 
+    def _checked(self, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
+        given = super()._checked(given, checks)
+        self._check_outputs(given["y"], given["sample_weight"])
+        return given
+
+    def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        x, y, sample_weight = super()._checked_batch(who, x, y, sample_weight)
+        self._check_outputs(y, sample_weight)
+        return x, y, sample_weight
+
+    def _check_outputs(self, y: Any, sample_weight: Any) -> None:
+        """Before a step is compiled: TensorFlow's does not know the shape, and Keras says nothing of dicts."""
+        for what, values in (("labels", y), ("sample weights", sample_weight)):
+            if isinstance(values, Mapping):
+                raise TypeError(f"{self.name}: the {what} are a dict with {list(values)}; give the array, as there is one output.")
+        if y is not None:
+            self._check_labels(y)
+
     def _check_labels(self, y: Any) -> None:
         if y is None:
             raise ValueError(f"{self.name}: there are no labels; give fit and evaluate (batch, labels) or x=… and y=….")
@@ -198,8 +219,7 @@ class ClickModel(SparseTraining, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         config = {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed, "dtype": self._dtype_config()}
-        frozen = [layer.name for layer in self.layers if not layer.trainable]
-        return {**config, "frozen": frozen} if frozen else config
+        return with_frozen(config, self)
 
     def _dtype_config(self) -> Any:
         return keras.dtype_policies.serialize(self.dtype_policy)
@@ -207,11 +227,9 @@ class ClickModel(SparseTraining, keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ClickModel:
         config = dict(config)
-        frozen = config.pop("frozen", ())
+        frozen = config.pop("frozen", {})
         model = cls(**config)
-        for layer in model.layers:
-            if layer.name in frozen:
-                layer.trainable = False
+        freeze(model, frozen)
         return model
 
 

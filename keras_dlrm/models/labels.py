@@ -91,17 +91,14 @@ class Checks:
             sample_weight: The same of sample weights.
 
         Returns:
-            Both; lists, frames and the like as NumPy arrays, arrays and tensors as they are.
+            Both; lists, frames, other frameworks' tensors and the like as NumPy arrays, arrays and the backend's tensors as they
+            are.
 
         Raises:
             TypeError: no numbers.
             ValueError: numbers that are not allowed, or missing ones.
         """
-        y = self._each(y, lambda path, values: self._checked(f"label{path}", values, self.allowed(path)))
-        weights = self._each(
-            sample_weight, lambda path, values: self._checked(f"sample weight{path}", values, self._weight)
-        )
-        return y, weights
+        return self._both(y, sample_weight, self._checked)
 
     def class_weight(self, class_weight: Any) -> None:
         """Check the weights of classes, a mapping or `None`."""
@@ -110,17 +107,20 @@ class Checks:
                 raise ValueError(f"{self.who}: class_weight[{label!r}]={weight!r} must be a finite number >= 0.")
 
     def each(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The same batches, each one checked before it is handed on."""
+        """The same batches, each one checked before it is handed on, with labels and sample weights as `arrays` gives them."""
         for number, batch in enumerate(batches):
-            _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-            for what, values, allowed in self.leaves(y, sample_weight):
-                self.of_batch(number, what, values, allowed)
-            yield batch
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
 
-    def of_batch(self, number: int, what: str, values: Any, allowed: Range | None) -> None:
-        """Check one of the `leaves` of one of many batches; `error` is what is raised."""
+            def do(what: str, values: Any, allowed: Range | None, number: int = number) -> Any:
+                return self.of_batch(number, what, values, allowed)
+
+            found = self._both(y, sample_weight, do)
+            yield (x, *found[: len(batch) - 1]) if isinstance(batch, (tuple, list)) else batch
+
+    def of_batch(self, number: int, what: str, values: Any, allowed: Range | None) -> Any:
+        """Check one of the `leaves` of one of many batches, and give it as `arrays` does; `error` is what is raised."""
         try:
-            self._checked(what, values, allowed, f" of batch {number}")
+            return self._checked(what, values, allowed, f" of batch {number}")
         except (TypeError, ValueError) as error:
             self.error = error
             raise
@@ -128,8 +128,7 @@ class Checks:
     def leaves(self, y: Any, sample_weight: Any) -> list[tuple[str, Any, Range | None]]:
         """Labels and sample weights one by one, each with its name and what it may be."""
         found: list[tuple[str, Any, Range | None]] = []
-        self._each(y, lambda path, values: found.append((f"label{path}", values, self.allowed(path))))
-        self._each(sample_weight, lambda path, values: found.append((f"sample weight{path}", values, self._weight)))
+        self._both(y, sample_weight, lambda *leaf: found.append(leaf))
         return found
 
     def allowed(self, path: _Path) -> Range | None:
@@ -143,6 +142,11 @@ class Checks:
         ranges = [_range(loss) for loss in found]
         return next((one for one in (None, _FINITE) if one in ranges), _PROBABILITY) if ranges else None
 
+    def _both(self, y: Any, sample_weight: Any, do: Any) -> tuple[Any, Any]:
+        """What a function makes of each output's labels and sample weights, with their name and what they may be."""
+        labels = self._each(y, lambda path, values: do(f"label{path}", values, self.allowed(path)))
+        return labels, self._each(sample_weight, lambda path, values: do(f"sample weight{path}", values, self._weight))
+
     def _each(self, values: Any, do: Any) -> Any:
         """What a function makes of each output's values, in the same structure."""
         if values is None:
@@ -155,6 +159,8 @@ class Checks:
 
     def _checked(self, what: str, values: Any, allowed: Range | None, place: str = "") -> Any:
         array = self._array(what, values, place)
+        if array.ndim == 0:
+            raise ValueError(f"{self.who}: the {what}s{place} are {values!r}; give an array, one number a row.")
         if allowed is not None and not allowed.allows(array):
             where = np.unravel_index(int(np.argmax(allowed.wrong(array))), array.shape)
             raise ValueError(f"{self.who}: {what} {array[where]} in row {where[0]}{place}; {allowed.words}")
@@ -223,7 +229,7 @@ def _is_array(values: Any) -> bool:
 
 
 def _is_tensor(values: Any) -> bool:
-    """Whether Keras takes values as they are."""
+    """Whether Keras takes values as they are, in every call."""
     if isinstance(values, np.ndarray):
         return values.dtype.kind != "O" and not isinstance(values, np.ma.MaskedArray)
-    return hasattr(values, "dtype") and hasattr(values, "shape") and not hasattr(values, "to_numpy")
+    return keras.ops.is_tensor(values)

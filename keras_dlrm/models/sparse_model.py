@@ -8,8 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
-# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
+# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes, nor for what marks a method behind which it still
+# makes the configuration of a subclass from the arguments of its `__init__`.
 from keras.src.models.functional import Functional
+from keras.src.utils.python_utils import default
 
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
@@ -19,13 +21,18 @@ from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.layers.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
+from keras_dlrm.models.frozen import freeze, with_frozen
 from keras_dlrm.models.losses import config_of
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
+from keras_dlrm.training.not_finite import watched
 
 
 class SparseTraining(CheckedTraining):
     """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
+
+    #: Whether `fit` ends with an error when the loss or a weight is NaN or infinite; to be set on a model.
+    stops_when_not_finite = True
 
     _jit_compile_asked: Any = "auto"
     # "alone" where no other process takes part, "checked" where they are alike.
@@ -88,18 +95,38 @@ class SparseTraining(CheckedTraining):
             # What was asked, not what this backend made of "auto": another one may load the file.
             config["jit_compile"] = self._jit_compile_asked
             config["loss"] = config_of(self.loss)
+            config = with_frozen(config, self)
         return config
 
     def compile_from_config(self: Any, config: dict[str, Any]) -> None:
-        """Compile as a saved model was."""
+        """Compile as a saved model was, with the same parts frozen."""
+        config = dict(config)
+        # Here, too, because a class of the user's may make its configuration alone.
+        freeze(self, config.pop("frozen", {}))
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @default
+    def get_config(self: Any) -> dict[str, Any]:
+        """The configuration, frozen parts included."""
+        return with_frozen(super().get_config(), self)  # type: ignore[misc]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The model of a configuration, frozen parts included."""
+        config = dict(config)
+        frozen = config.pop("frozen", {})
+        model = super().from_config(config, custom_objects=custom_objects)  # type: ignore[misc]
+        if model.built:  # else when it is compiled
+            freeze(model, frozen)
+        return model
 
     def fit(self: Any, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.fit`.
 
         Raises:
             ValueError: gradients are to be accumulated over batches whose size cannot be seen beforehand; something was
-                frozen or unfrozen after `compile`; processes have different initial weights.
+                frozen or unfrozen after `compile`; processes have different initial weights; the loss or a weight became NaN or
+                infinite (`NotFinite`), unless `stops_when_not_finite` is false or `callbacks` has a `TerminateOnNaN`.
         """
         self._check_trainable()
         self._check_alike(x)
@@ -107,7 +134,8 @@ class SparseTraining(CheckedTraining):
         if isinstance(x, Part) and kwargs.get("class_weight") is not None:
             # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
             x = x.weighted(kwargs.pop("class_weight"))
-        return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
+        with watched(self, args, kwargs) as (args, kwargs):
+            return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
 
     def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""

@@ -7,11 +7,12 @@ import gzip
 import os
 import queue
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
+
+from keras_dlrm.files.durable import check_file, publish, workspace
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,14 +67,18 @@ class TableOutput:
                         "column out."
                     )
         check_place(self.path, overwrite)
-        # Not a name that a pattern such as *.parquet matches.
-        self._aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:12]}.writing")
+        self._files = contextlib.ExitStack()
         self._writer: _Text | _Parquet
 
     def __enter__(self) -> TableOutput:
         make = _Parquet if self._format == "parquet" else _Text
         with self._disk():
-            self._writer = make(self._aside, self.columns, self.path)
+            self._written = self._files.enter_context(workspace(self.path)) / self.path.name
+            try:
+                self._writer = make(self._written, self.columns, self.path)
+            except BaseException:
+                self._files.close()
+                raise
         return self
 
     def write(self, frame: pl.DataFrame) -> None:
@@ -92,19 +97,17 @@ class TableOutput:
             with self._disk():
                 self._writer.close()
                 self._check()
-                with open(self._aside, "rb") as file:
-                    os.fsync(file.fileno())
                 check_place(self.path, self._overwrite)
-                os.replace(self._aside, self.path)
+                publish(self._written, self.path)
         finally:
-            self._aside.unlink(missing_ok=True)
+            self._files.close()
 
     def _check(self) -> None:
         """See that the file has as many rows as were written."""
         import polars as pl
 
         if self._format == "parquet":
-            found = int(pl.scan_parquet(self._aside.absolute(), glob=False).select(pl.len()).collect().item())
+            found = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
             if found != self.rows:
                 raise RuntimeError(f"{self.path}: {found} of {self.rows} rows arrived in the file; it was not kept.")
 
@@ -144,10 +147,7 @@ def check_place(path: Path, overwrite: bool) -> None:
         FileExistsError: there is one, and it may not be replaced; or a folder.
         FileNotFoundError: its folder does not exist.
     """
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder; give the name of a file.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; give another output, or overwrite=True (--overwrite).")
+    check_file(path, overwrite)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} does not exist; make that folder, or give another output.")
 

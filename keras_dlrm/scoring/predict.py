@@ -21,6 +21,7 @@ from keras_dlrm.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 
 if TYPE_CHECKING:
+    from keras_dlrm.data.csv_dialect import CsvDialect
     from keras_dlrm.data.packed import Split
     from keras_dlrm.data.preprocessor import Preprocessor
     from keras_dlrm.data.table_files import Inputs
@@ -56,6 +57,7 @@ def predict_files(
     id_columns: Sequence[str] = (),
     column: str = PROBABILITY,
     batch_size: int = 8192,
+    csv: CsvDialect | None = None,
     on_error: str = "raise",
     max_skipped: int | None = None,
     workers: int | None = None,
@@ -71,13 +73,14 @@ def predict_files(
     Args:
         model: A model of `kd.models`.
         inputs: Path, glob pattern, or a list of these: `.parquet`, `.csv`, `.tsv` or `.tfrecord`, the last three also
-            `.gz`, as `kd.data.tables.preprocess` reads them.
+            `.gz`, as `kd.data.tables.preprocess` reads them, or a frame.
         output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
         preprocessor: That of the log that the model was trained on (`kd.data.open(directory).preprocessor`), or the
             directory that holds it. `None` where the columns hold ids and model inputs already.
         id_columns: Columns of the input that are kept beside the predictions, in their types; from CSV as text.
         column: Name of the column of probabilities, float32.
         batch_size: Rows that the model gets at once.
+        csv: How text files are written; as those that the preprocessor was fitted on by default.
         on_error: `"raise"`: an error at the first row that cannot be used. `"skip"`: such rows are left out and counted.
         max_skipped: With `"skip"`, an error when there are more; `None` for no limit.
         workers: Threads that work off columns; as many as there are processors by default. The result is the same.
@@ -107,7 +110,7 @@ def predict_files(
     """
     from keras_dlrm.data.preprocessor import Preprocessor
     from keras_dlrm.data.table_columns import Columns
-    from keras_dlrm.data.table_files import check_columns, input_files, open_table
+    from keras_dlrm.data.table_files import check_columns, table_files
     from keras_dlrm.scoring.rows import FileRows
 
     who, path = "predict_files", Path(output)
@@ -135,7 +138,7 @@ def predict_files(
             f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
         )
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
-    files = [open_table(file) for file in input_files(inputs)]
+    files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv)
     check_columns(files, [*work.names, *ids])
     for file in files:
         if file.path.resolve() == path.resolve():

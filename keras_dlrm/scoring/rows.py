@@ -12,11 +12,10 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.bad_rows import BadRows
-from keras_dlrm.data.staging import fingerprint
-from keras_dlrm.data.table_block import Block
+from keras_dlrm.data.hive import PartitionedFile
+from keras_dlrm.data.table_block import Block, TableFile
 from keras_dlrm.data.table_columns import Columns
-from keras_dlrm.data.table_files import TableFile
-from keras_dlrm.data.table_frames import FrameBlock, ParquetFile
+from keras_dlrm.data.table_frames import FrameBlock, FrameFile, ParquetFile
 from keras_dlrm.data.table_records import RecordBlock, RecordFile
 from keras_dlrm.data.table_text import TextBlock, TextFile
 
@@ -74,7 +73,7 @@ def _joined(parts: Sequence[Part]) -> Part:
 def split_rows(split: Split, size: int) -> Iterator[Part]:
     """The rows of a packed split, with their number and label."""
     first = 0
-    for batch, label in split.batches(size):
+    for batch, label, *_ in split.batches(size):
         numbers = pl.Series("row", np.arange(first, first + len(label), dtype=np.int64))
         yield Part(batch, pl.DataFrame([numbers, pl.Series(split.schema.label, label)]))
         first += len(label)
@@ -125,9 +124,9 @@ class FileRows:
         Raises:
             ValueError: a row cannot be used, as `bad` has it; a file that cannot be read, or changed meanwhile.
         """
-        sizes = [max(file.path.stat().st_size, 1) for file in self._files]
+        sizes = [file.size() for file in self._files]
         for k, file in enumerate(self._files):
-            was, rows = fingerprint(file.path), 0
+            was, rows = file.fingerprint(self.names), 0
             for block in file.blocks(self.names):
                 _id_faults(block, self._ids)
                 packed = self._columns.work(block, executor)
@@ -144,28 +143,34 @@ class FileRows:
                 )
                 share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
                 progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
-            if fingerprint(file.path) != was or rows != _promised(file, rows):
+            if file.fingerprint(self.names) != was or rows != _promised(file, rows):
                 raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
 
 
 def _promised(file: TableFile, rows: int) -> int:
     """How many rows the file says it has; `rows` where it does not say."""
-    return file.rows() if isinstance(file, ParquetFile) else rows
+    if isinstance(file, PartitionedFile):
+        return _promised(file.file, rows)
+    return file.rows() if isinstance(file, (ParquetFile, FrameFile)) else rows
 
 
 def _types(file: TableFile, names: Sequence[str]) -> tuple[Types, bool]:
     """Types of some columns, and whether the file has rows."""
-    if isinstance(file, ParquetFile):
-        known = file.types()
-        return {name: _plain(known[name]) for name in names if known}, bool(file.rows())
-    if isinstance(file, TextFile):
-        return {name: pl.String for name in names}, bool(file.columns())
-    if not isinstance(file, RecordFile):
-        raise TypeError(f"{type(file).__name__}: no file of a table.")
+    own = file.file if isinstance(file, PartitionedFile) else file
+    texts = dict.fromkeys(names, pl.String)
+    if isinstance(own, (ParquetFile, FrameFile)):
+        there = own.columns()
+        known = own.types([name for name in names if name in there])
+        # The others are those that the folders name; an empty file has none of them.
+        return {**(texts if there else {}), **{name: _plain(kind) for name, kind in known.items()}}, bool(own.rows())
+    if isinstance(own, TextFile):
+        return texts, bool(own.columns())
+    if not isinstance(own, RecordFile):
+        raise TypeError(f"{type(own).__name__}: no file of a table.")
     # Examples say what kind of list a feature is one by one.
     block = next(iter(file.blocks(names)), None)
     if block is None:
-        return {name: pl.String for name in names}, False
+        return texts, False
     return {name: _plain(block.flat(name)[0].dtype) for name in names}, True  # type: ignore[attr-defined]
 
 

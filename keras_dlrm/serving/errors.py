@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+# An absolute path, up to what stands behind it in a sentence.
+_PATH = re.compile(r"(?<![^\s'\"(\[=:;,])/(?:[^\s'\":;,)\]]*/)*[^\s'\":;,)\]]+")
 # As TensorFlow Serving maps the codes of gRPC to those of HTTP.
 HTTP_STATUS = {
     "OK": 200,
@@ -49,6 +54,24 @@ class ServingError(Exception):
 def invalid(message: str) -> ServingError:
     """`INVALID_ARGUMENT`: the request is at fault."""
     return ServingError("INVALID_ARGUMENT", message)
+
+
+def without_paths(message: str, folder: Path | None = None, name: str = "") -> str:
+    """A message for clients, whom the server's folders are no business of.
+
+    Args:
+        message: For the log.
+        folder: A folder that is called `name` instead.
+
+    Example:
+
+    >>> without_paths("/srv/m/1 cannot be loaded: no /srv/m/1/variables, nor /etc/x.", Path("/srv/m/1"), "version 1")
+    'version 1 cannot be loaded: no version 1/variables, nor …/x.'
+    """
+    if folder is not None:
+        for path in {str(folder), str(folder.resolve())} - {"/"}:
+            message = message.replace(path, name)
+    return _PATH.sub(lambda found: f"…/{found[0].rsplit('/', 1)[1]}", message)
 
 
 def shown(value: object, length: int = 60) -> str:

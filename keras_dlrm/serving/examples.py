@@ -68,23 +68,25 @@ def _fill_feature(who: str, values: list[Any], feature: Any) -> None:
         raise invalid(f"{who} has a number that its list cannot hold.") from error
 
 
-def serialised(proto: Any) -> np.ndarray:
+def serialised(proto: Any, max_bytes: int) -> np.ndarray:
     """The examples of an `Input`, serialised, each with the context's features where there is one.
 
     Args:
         proto: `tensorflow_serving.apis.input_pb2.Input`.
+        max_bytes: Most bytes of all of them: each has a copy of the context.
 
     Returns:
         Object array (B,) of bytes.
 
     Raises:
-        ServingError: the input holds neither kind of list.
+        ServingError: the input holds neither kind of list, or more bytes.
     """
     kind = proto.WhichOneof("kind")
     if kind is None:
         raise invalid("the request has no input; give an example_list or an example_list_with_context.")
     listed = getattr(proto, kind)
-    strings = []
+    strings: list[bytes] = []
+    size = 0
     for example in listed.examples:
         if kind == "example_list_with_context":
             whole = type(example)()
@@ -94,6 +96,9 @@ def serialised(proto: Any) -> np.ndarray:
                 whole.features.feature[name].CopyFrom(feature)
             example = whole
         strings.append(example.SerializeToString())
+        size += len(strings[-1])
+        if size > max_bytes:
+            raise invalid(f"the examples, each with the context, take more than the {max_bytes} bytes allowed.")
     array = np.empty(len(strings), object)
     array[:] = strings
     return array

@@ -150,6 +150,31 @@ def _named(tensor: Tensor, schema: Schema, kind: str) -> Iterator[Feature]:
         yield from _of_tensor(tensor)
 
 
+def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any]:
+    """What stands for a missing value, by input, of the inputs that are named columns of the schema.
+
+    Args:
+        signature: Any signature.
+        schema: Of the model.
+    """
+    from keras_dlrm.export.signatures import model_columns
+    from keras_dlrm.schema import PADDING
+
+    if schema is None or signature.inputs.keys() <= {"dense", "sparse", "weights"}:
+        return {}
+    names = {column.input: column.name for column in model_columns(schema)}
+    dense = {column.name: float(column.missing) for column in schema.dense}
+    found: dict[str, Any] = {}
+    for tensor in signature.inputs.values():
+        name, kind = names.get(tensor.name), _KINDS[DTYPES[tensor.dtype].numpy.kind] if tensor.dtype in DTYPES else ""
+        if name in dense and kind == "number":
+            # Raw values, float64, are missing before the transform; model inputs, float32, after it.
+            found[tensor.name] = float("nan") if DTYPES[tensor.dtype].numpy == np.float64 else dense[name]
+        elif name in schema.categorical_names and kind in ("id", "text"):
+            found[tensor.name] = PADDING if kind == "id" else ""
+    return found
+
+
 def schema_of(version: Version) -> Schema | None:
     """The schema in `assets.extra/schema.json` of a version, `None` where there is none that can be read."""
     from keras_dlrm.schema import Schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
@@ -19,6 +20,8 @@ from tensorflow_serving.apis import (
 
 from keras_dlrm.serving import operations
 from keras_dlrm.serving.errors import ServingError, invalid
+from keras_dlrm.serving.grpc_limits import RECEIVING, Receiving, channel_options
+from keras_dlrm.serving.limits import connections_that_fit
 from keras_dlrm.serving.service import Call, Service, Target
 from keras_dlrm.serving.tensors import fill_proto
 
@@ -85,7 +88,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._service.metrics.measure("grpc", "classify") as measured:
             spec = request.model_spec
             with self._service.call(target_of(spec), spec.signature_name, measured) as call:
-                rows = operations.classify(call.version.model, call.signature, request.input)
+                rows = operations.classify(call.version.model, call.signature, request.input, self._service.max_bytes)
                 response = classification_pb2.ClassificationResponse()
                 _fill_spec(response.model_spec, call)
             for row in rows:
@@ -100,7 +103,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._service.metrics.measure("grpc", "regress") as measured:
             spec = request.model_spec
             with self._service.call(target_of(spec), spec.signature_name, measured) as call:
-                values = operations.regress(call.version.model, call.signature, request.input)
+                values = operations.regress(call.version.model, call.signature, request.input, self._service.max_bytes)
                 response = regression_pb2.RegressionResponse()
                 _fill_spec(response.model_spec, call)
             for value in values:
@@ -154,30 +157,60 @@ def _fill_spec(spec: Any, call: Call) -> None:
     spec.signature_name = call.signature.name
 
 
-def make_grpc_server(
-    service: Service, address: str, pool: ThreadPoolExecutor, concurrency: int
-) -> tuple[grpc.Server, int]:
-    """A server that is bound but not started, and its port.
+class GrpcServer:
+    """The server of gRPC: bound when made, started by `start`.
 
     Args:
         service: What answers.
         address: Host and port; port 0 for any that is free.
-        pool: Threads of the requests.
+        slots: Taken while a request runs.
         concurrency: Requests in all, waiting ones too; beyond it a client gets RESOURCE_EXHAUSTED.
+
+    Attributes:
+        port: What it listens on.
 
     Raises:
         OSError: the port is taken.
     """
-    # Two servers on one port would share its connections, and nobody would know.
-    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", service.max_bytes),
-               ("grpc.max_send_message_length", -1)]  # fmt: skip
-    server = grpc.server(pool, options=options, maximum_concurrent_rpcs=concurrency)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(service), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(service), server)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise OSError(f"gRPC cannot listen on {address}; is the port taken? Give another with --grpc-port, 0 for any.")
-    return server, port
+
+    def __init__(self, service: Service, address: str, slots: threading.Semaphore, concurrency: int) -> None:
+        limits = service.limits
+        self._pool = ThreadPoolExecutor(min(RECEIVING, concurrency), "grpc")
+        self._receiving = Receiving(limits.request_seconds, service.budget, slots)
+        self._server = grpc.server(
+            self._pool,
+            options=channel_options(limits, service.max_bytes, connections_that_fit(limits.connections)),
+            interceptors=[self._receiving],
+            maximum_concurrent_rpcs=concurrency,
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(service), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(service), self._server)
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            self.port = 0
+        if not self.port:
+            raise OSError(
+                f"gRPC cannot listen on {address}; is the port taken? Give another with --grpc-port, 0 for any."
+            )
+
+    def start(self) -> None:
+        """Answer requests."""
+        self._receiving.start()
+        self._server.start()
+
+    def stop(self, grace: float) -> threading.Event:
+        """Take no more requests.
+
+        Args:
+            grace: Most seconds for those that run.
+
+        Returns:
+            Set when they are answered.
+        """
+        self._receiving.stop()
+        return self._server.stop(grace)
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

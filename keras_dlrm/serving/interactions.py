@@ -10,19 +10,21 @@ import numpy as np
 
 from keras_dlrm.serving import operations
 from keras_dlrm.serving.errors import ServingError, invalid, shown
-from keras_dlrm.serving.features import Feature, features_of, schema_of
+from keras_dlrm.serving.features import Feature, features_of
 from keras_dlrm.serving.json_tensors import inputs_from_json
 from keras_dlrm.serving.signature import Signature
+from keras_dlrm.serving.tensors import nbytes
 from keras_dlrm.serving.version import Version
 
 # Pairs are formed among so many features, those that change the logit most on their own: 4,950 pairs.
 MAX_FEATURES = 100
-_ROWS_PER_RUN = 2048
+# A run is of so many rows and bytes, and a row, which is repeated for each pair, of so many bytes.
+_ROWS_PER_RUN, _BYTES_PER_RUN, _BYTES_OF_A_ROW = 2048, 16 * 2**20, 64 * 2**10
 _LOGITS = ("logit", "logits")
 _SCORES = ("probability", "probabilities", "predictions", "prediction", "outputs", "output", "scores")
 
 
-def explain(version: Version, signature: Signature, document: Mapping[str, Any]) -> dict[str, Any]:
+def explain(version: Version, signature: Signature, document: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
     """What each feature, and each pair of features, does to one prediction.
 
     Write f(S) for the logit with the features in S taken away: an id or a list of ids becomes padding, a text the empty
@@ -32,32 +34,40 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any])
     - the change of the pair i, j is f(∅) - f({i}) - f({j}) + f({i, j}): what the two add *together*, beyond what each
       adds without the other. It is 0 where the model merely sums them, and symmetric in i and j.
 
-    Both are exact for any model, by running the signature itself on 1 + n + n(n-1)/2 rows. They say what the model does at
-    this row, not what causes a click, and they depend on what stands for missing. A logit is log(p / (1 - p)) of the
-    float32 probability, unless the signature has an output `logit`; near 0 and 1 that is coarse, and `resolution` says
-    how coarse: a smaller change is rounding.
+    Both are exact for any model, by running the signature itself on 1 + n + n(n-1)/2 rows, in parts of bounded memory. They
+    say what the model does at this row, not what causes a click, and they depend on what stands for missing. A logit is
+    log(p / (1 - p)) of the float32 probability, unless the signature has an output `logit`; near 0 and 1 that is coarse, and
+    `resolution` says how coarse: a smaller change is rounding.
 
     Args:
         version: A loaded version.
         signature: One of its signatures.
         document: As for `:predict`, with one row; perhaps `top`, how many pairs to give (20 by default).
+        max_bytes: Most bytes of a request.
 
     Returns:
         `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, `resolution`.
 
     Raises:
-        ServingError: not one row, or a signature without rows or without a score.
+        ServingError: not one row, one of more than 64 KiB, or a signature without rows or without a score.
     """
     document = dict(document)
     top = document.pop("top", 20)
     if type(top) is not int or not 0 <= top <= 5000:
         raise invalid(f"'top' must be an integer from 0 to 5000, not {shown(top)}.")
-    features = [f for f in features_of(signature, schema_of(version)) if not f.weight]
-    arrays, _ = inputs_from_json(document, signature)
+    features = [f for f in features_of(signature, version.schema) if not f.weight]
+    arrays, _ = inputs_from_json(document, signature, max_bytes)
     signature.check(arrays)
     for name, array in arrays.items():
         if len(array) != 1:
             raise invalid(f"an explanation is of one row, but input {name!r} has {len(array)}.")
+    size = sum(map(nbytes, arrays.values()))
+    if size > _BYTES_OF_A_ROW:
+        raise ServingError(
+            "INVALID_ARGUMENT",
+            f"the row has {size} bytes; an explanation, which repeats it, takes {_BYTES_OF_A_ROW}.",
+            413,
+        )
     # Float ids and the like are written over: the arrays must be ours.
     row = {name: np.array(array) for name, array in arrays.items()}
     missing = _missing_values(version, signature, features, row)
@@ -96,8 +106,9 @@ def _ablated(
 ) -> np.ndarray:  # fmt: skip
     """The logit of the row without each subset of the features."""
     found = []
-    for start in range(0, len(subsets), _ROWS_PER_RUN):
-        part = subsets[start : start + _ROWS_PER_RUN]
+    size = min(_ROWS_PER_RUN, max(1, _BYTES_PER_RUN // max(1, sum(map(nbytes, row.values())))))
+    for start in range(0, len(subsets), size):
+        part = subsets[start : start + size]
         arrays = {name: np.repeat(array, len(part), axis=0) for name, array in row.items()}
         for i, subset in enumerate(part):
             for j in subset:

@@ -19,7 +19,7 @@ import numpy as np
 from keras_dlrm.data import normal_form
 from keras_dlrm.serving.errors import ServingError, invalid, shown
 from keras_dlrm.serving.signature import Signature, Tensor, fits
-from keras_dlrm.serving.tensors import DTYPES, dtype_name, shape_text
+from keras_dlrm.serving.tensors import DTYPES, INFLATION, dtype_name, shape_text
 
 _ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool},
                                   "O": {str, dict, bool, int, float}}  # fmt: skip
@@ -27,12 +27,15 @@ _JSON_NAMES = {int: "an integer", float: "a decimal number", bool: "true or fals
                dict: "an object", type(None): "null"}  # fmt: skip
 
 
-def array_from_json(tensor: Tensor, value: Any) -> np.ndarray:
+def array_from_json(tensor: Tensor, value: Any, missing: Any = None, most: int | None = None) -> np.ndarray:
     """A nested list as an array.
 
     Args:
         tensor: The input.
         value: What JSON has for it.
+        missing: Of a named column, what stands for a missing value: for null, for `"NaN"` among numbers, and behind lists
+            that are shorter than others or than the column's hotness.
+        most: Most values that an array may have where lists are filled up.
 
     Returns:
         An array of the input's dtype whose shape fits the input's.
@@ -48,6 +51,8 @@ def array_from_json(tensor: Tensor, value: Any) -> np.ndarray:
     if tensor.dtype not in DTYPES:
         raise invalid(f"input {tensor.text} is of a dtype that JSON requests cannot fill.")
     dtype = DTYPES[tensor.dtype].numpy
+    if missing is not None and type(value) is list:
+        value = _filled_up(tensor, value, missing, most)
     level: list[Any] = [value]
     shape: list[int] = []
     while level and type(level[0]) is list:
@@ -60,7 +65,26 @@ def array_from_json(tensor: Tensor, value: Any) -> np.ndarray:
             f"input {tensor.name!r} has shape {shape_text(tuple(shape))}; it must be {shape_text(tensor.shape)}, the "
             "first dimension being the rows."
         )
-    return _leaves(tensor, level, dtype).reshape(shape)
+    return _leaves(tensor, level, dtype, missing).reshape(shape)
+
+
+def _filled_up(tensor: Tensor, rows: list[Any], missing: Any, most: int | None) -> list[Any]:
+    """Lists of one length: the declared one, or the longest; no list at all is one without values."""
+    if tensor.shape is None or len(tensor.shape) != 2 or not set(map(type, rows)) <= {list, type(None)}:
+        return rows
+    lengths = {0 if row is None else len(row) for row in rows}
+    width = tensor.shape[1] if tensor.shape[1] >= 0 else max(lengths, default=0)
+    if lengths <= {width} and None not in rows:
+        return rows
+    if most is not None and len(rows) * width > most:
+        raise invalid(
+            f"input {tensor.name!r}: {len(rows)} lists of {width} values are more than the {most} values allowed."
+        )
+    if max(lengths) > width:
+        raise invalid(
+            f"input {tensor.name!r} has a list of {max(lengths)} values; it must be {shape_text(tensor.shape)}: {width} at most."
+        )
+    return [[*(row or ()), *[missing] * (width - len(row or ()))] for row in rows]
 
 
 def _common_length(tensor: Tensor, level: Sequence[Any], depth: int) -> int:
@@ -79,8 +103,13 @@ def _common_length(tensor: Tensor, level: Sequence[Any], depth: int) -> int:
     return sizes.pop()
 
 
-def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype) -> np.ndarray:
+def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype, missing: Any) -> np.ndarray:
     types = set(map(type, values))
+    if missing is not None and not types <= _ALLOWED[dtype.kind]:
+        values = [missing if value is None else value for value in values]
+        if dtype.kind == "f":
+            values = [_number(value, missing) for value in values]
+        types = set(map(type, values))
     odd_types = types - _ALLOWED[dtype.kind]
     if odd_types:
         odd = next(value for value in values if type(value) in odd_types)
@@ -97,16 +126,32 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype) -> np.ndarra
             flat = np.array(values, dtype)
     except OverflowError as error:
         raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.") from error
-    if dtype.kind == "f" and not np.isfinite(flat).all():
+    if dtype.kind != "f":
+        return flat
+    if np.isinf(flat).any():
         raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.")
+    absent = np.isnan(flat)
+    if absent.any():
+        if missing is None:
+            raise invalid(f"input {tensor.name!r} has NaN where a number must be (NaN and Infinity are no JSON).")
+        flat[absent] = missing
     return flat
+
+
+def _number(value: Any, missing: float) -> Any:
+    """A value of a column of numbers: true and false are 1 and 0, as in files."""
+    if type(value) is str and value.lower() == "nan":
+        return missing
+    return float(value) if type(value) is bool else value
 
 
 def _value_bytes(who: str, value: Any) -> bytes:
     if type(value) in (str, dict):
         return text_bytes(who, value)
     if type(value) is float and value.is_integer() and abs(value) >= 2.0**63:
-        raise invalid(f"{who} has {shown(value)}, which may have lost digits on its way; send so large a number as a string.")
+        raise invalid(
+            f"{who} has {shown(value)}, which may have lost digits on its way; send so large a number as a string."
+        )
     return str(normal_form.text(value)).encode()
 
 
@@ -134,12 +179,15 @@ def text_bytes(who: str, value: Any) -> bytes:
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-def inputs_from_json(document: Mapping[str, Any], signature: Signature) -> tuple[dict[str, np.ndarray], bool]:
+def inputs_from_json(
+    document: Mapping[str, Any], signature: Signature, max_bytes: int
+) -> tuple[dict[str, np.ndarray], bool]:
     """The inputs of a `:predict` request.
 
     Args:
         document: The request: `instances` (a list of rows) or `inputs` (whole columns).
         signature: What it is for.
+        max_bytes: Most bytes of a request; its arrays may have eight times as many.
 
     Returns:
         Arrays by input, and whether the request was in rows.
@@ -153,35 +201,73 @@ def inputs_from_json(document: Mapping[str, Any], signature: Signature) -> tuple
     if ("instances" in document) == ("inputs" in document):
         raise invalid("the request needs one of 'instances' (rows) and 'inputs' (columns), and not both.")
     if "instances" in document:
-        return _from_rows(document["instances"], signature), True
-    return _from_columns(document["inputs"], signature), False
+        return _from_rows(document["instances"], signature, max_bytes), True
+    return _from_columns(document["inputs"], signature, max_bytes), False
 
 
-def _from_rows(rows: Any, signature: Signature) -> dict[str, np.ndarray]:
+def _from_rows(rows: Any, signature: Signature, max_bytes: int) -> dict[str, np.ndarray]:
     if type(rows) is not list:
         raise invalid(f"'instances' must be a list of rows, not {_JSON_NAMES.get(type(rows), 'that')}.")
     named = [_is_named(row) for row in rows]
     if len(set(named)) > 1:
         raise invalid("'instances' mixes rows with named inputs and rows without.")
     if rows and not named[0]:
-        tensor = _only_input(signature, "instances")
-        return {tensor.name: array_from_json(tensor, rows)}
+        return _without_name(rows, signature, "instances", max_bytes)
     names = signature.inputs.keys()
+    numbers = {name: None for name in _numbers(signature)}
     for i, row in enumerate(rows):
         if row.keys() != names:
             try:
-                signature.check_names(row)
+                signature.check_names({**numbers, **row})
             except ServingError as error:
                 raise invalid(f"row {i} of 'instances': {error}") from error
-    return {name: array_from_json(tensor, [row[name] for row in rows]) for name, tensor in signature.inputs.items()}
+    most = _most_values(len(rows), signature, max_bytes)
+    missing = signature.missing
+    return {
+        name: array_from_json(tensor, [row.get(name) for row in rows], missing.get(name), most)
+        for name, tensor in signature.inputs.items()
+    }
 
 
-def _from_columns(columns: Any, signature: Signature) -> dict[str, np.ndarray]:
+def _from_columns(columns: Any, signature: Signature, max_bytes: int) -> dict[str, np.ndarray]:
     if not _is_named(columns):
-        tensor = _only_input(signature, "inputs")
-        return {tensor.name: array_from_json(tensor, columns)}
-    signature.check_names(columns)
-    return {name: array_from_json(tensor, columns[name]) for name, tensor in signature.inputs.items()}
+        return _without_name(columns, signature, "inputs", max_bytes)
+    absent = [name for name in _numbers(signature) if columns.get(name) is None]
+    signature.check_names({**dict.fromkeys(absent), **columns})
+    rows = max((len(value) for value in columns.values() if type(value) is list), default=0)
+    most = _most_values(rows, signature, max_bytes)
+    arrays = {}
+    for name, tensor in signature.inputs.items():
+        value = columns.get(name)
+        if name in absent:
+            value = [None] * (rows if (tensor.shape or (-1,))[0] < 0 else (tensor.shape or (-1,))[0])
+        arrays[name] = array_from_json(tensor, value, signature.missing.get(name), most)
+    return arrays
+
+
+def _without_name(values: Any, signature: Signature, key: str, max_bytes: int) -> dict[str, np.ndarray]:
+    tensor = _only_input(signature, key)
+    most = INFLATION * max_bytes // 8
+    return {tensor.name: array_from_json(tensor, values, signature.missing.get(tensor.name), most)}
+
+
+def _numbers(signature: Signature) -> list[str]:
+    """Columns of numbers, which a request may leave out: they are missing then, as an absent feature of a tf.Example is."""
+    return [name for name, missing in signature.missing.items() if type(missing) is float]
+
+
+def _most_values(rows: int, signature: Signature, max_bytes: int) -> int:
+    """How many values each input may have where what a request leaves out is filled up.
+
+    Raises:
+        ServingError: there are too many rows even for one value of each input.
+    """
+    most = INFLATION * max_bytes // 8 // max(1, len(signature.inputs))
+    if rows > most:
+        raise invalid(
+            f"{rows} rows of {len(signature.inputs)} inputs are too many for one request; send at most {most}."
+        )
+    return most
 
 
 def _is_named(value: Any) -> bool:

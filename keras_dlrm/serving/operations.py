@@ -10,7 +10,7 @@ import numpy as np
 from keras_dlrm.serving.errors import invalid
 from keras_dlrm.serving.examples import serialised
 from keras_dlrm.serving.signature import Signature
-from keras_dlrm.serving.tensors import STRING, from_proto, shape_text
+from keras_dlrm.serving.tensors import INFLATION, STRING, from_proto, shape_text
 
 if TYPE_CHECKING:
     from keras_dlrm.serving.saved_model import SavedModel
@@ -22,13 +22,17 @@ def arrays_from_proto(inputs: Mapping[str, Any], signature: Signature, max_bytes
     Args:
         inputs: `TensorProto` by input.
         signature: What it is for.
-        max_bytes: Most bytes of an input.
+        max_bytes: Most bytes of an input; all of them may have eight times as many.
 
     Raises:
         ServingError: a name, dtype or shape that is not the signature's.
     """
     signature.check_names(dict(inputs.items()))
-    arrays = {name: from_proto(name, proto, max_bytes) for name, proto in inputs.items()}
+    arrays: dict[str, np.ndarray] = {}
+    left = INFLATION * max_bytes
+    for name, proto in inputs.items():
+        arrays[name] = from_proto(name, proto, min(max_bytes, max(left, 0)))
+        left -= arrays[name].nbytes
     signature.check(arrays)
     return arrays
 
@@ -65,13 +69,14 @@ def run(
     return {name: outputs[name] for name in only} if only else outputs
 
 
-def classify(model: SavedModel, signature: Signature, proto: Any) -> list[list[tuple[bytes, float]]]:
+def classify(model: SavedModel, signature: Signature, proto: Any, max_bytes: int) -> list[list[tuple[bytes, float]]]:
     """Labels and scores of each example.
 
     Args:
         model: The loaded model.
         signature: One whose method is `classify`: `inputs` takes serialised `tf.Example`, `classes` and `scores` are (B, n).
         proto: `tensorflow_serving.apis.input_pb2.Input`.
+        max_bytes: Most bytes of a request; the examples may have eight times as many, with the context in each.
 
     Returns:
         For each example its (label, score) pairs; a label is empty, a score 0, where the model has no such output.
@@ -79,7 +84,7 @@ def classify(model: SavedModel, signature: Signature, proto: Any) -> list[list[t
     Raises:
         ServingError: another signature, or examples that the model refuses.
     """
-    rows, outputs = _on_examples(model, signature, proto, "classify")
+    rows, outputs = _on_examples(model, signature, proto, "classify", max_bytes)
     classes, scores = outputs.get("classes"), outputs.get("scores")
     if classes is None and scores is None:
         raise invalid(f"signature {signature.name!r} has neither 'classes' nor 'scores' among its outputs.")
@@ -99,7 +104,7 @@ def classify(model: SavedModel, signature: Signature, proto: Any) -> list[list[t
     return [list(zip(*pair, strict=True)) for pair in zip(labels, values, strict=True)]
 
 
-def regress(model: SavedModel, signature: Signature, proto: Any) -> list[float]:
+def regress(model: SavedModel, signature: Signature, proto: Any, max_bytes: int) -> list[float]:
     """The value of each example.
 
     Args:
@@ -110,7 +115,7 @@ def regress(model: SavedModel, signature: Signature, proto: Any) -> list[float]:
     Raises:
         ServingError: another signature, or examples that the model refuses.
     """
-    rows, outputs = _on_examples(model, signature, proto, "regress")
+    rows, outputs = _on_examples(model, signature, proto, "regress", max_bytes)
     if "outputs" not in outputs:
         raise invalid(f"signature {signature.name!r} has no output 'outputs'; it has {', '.join(map(repr, outputs))}.")
     values = outputs["outputs"]
@@ -121,10 +126,12 @@ def regress(model: SavedModel, signature: Signature, proto: Any) -> list[float]:
     return values.ravel().tolist()
 
 
-def _on_examples(model: SavedModel, signature: Signature, proto: Any, method: str) -> tuple[int, dict[str, np.ndarray]]:
+def _on_examples(
+    model: SavedModel, signature: Signature, proto: Any, method: str, max_bytes: int
+) -> tuple[int, dict[str, np.ndarray]]:
     if signature.method != method:
         raise invalid(f"signature {signature.name!r} is for {signature.method}, not for {method}.")
-    strings = serialised(proto)
+    strings = serialised(proto, INFLATION * max_bytes)
     taken = signature.inputs.get("inputs")
     if taken is None or len(signature.inputs) != 1 or taken.dtype != STRING:
         raise invalid(f"signature {signature.name!r} must have the one input 'inputs' of DT_STRING.")

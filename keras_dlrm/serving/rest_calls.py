@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -47,19 +48,19 @@ def answer_post(service: Service, path: str, body: bytes) -> bytes:
         with service.call(_target(found), name, measured) as call:
             model, signature = call.version.model, call.signature
             if method == "predict":
-                arrays, rows = inputs_from_json(document, signature)
+                arrays, rows = inputs_from_json(document, signature, service.max_bytes)
                 signature.check(arrays)
                 answer: dict[str, Any] = outputs_to_json(operations.run(model, signature, arrays), rows)
             elif method == "explain":
-                answer = explain(call.version, signature, document)
+                answer = explain(call.version, signature, document, service.max_bytes)
             else:
                 proto = input_pb2.Input()
                 input_from_json(document, proto)
                 if method == "classify":
-                    results = operations.classify(model, signature, proto)
+                    results = operations.classify(model, signature, proto, service.max_bytes)
                     answer = {"results": [[[_text(label), score] for label, score in row] for row in results]}
                 else:
-                    answer = {"results": operations.regress(model, signature, proto)}
+                    answer = {"results": operations.regress(model, signature, proto, service.max_bytes)}
         return dump(answer)
 
 
@@ -91,25 +92,64 @@ def parse(body: bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        ServingError: it is none, or no JSON at all; NaN and Infinity are no JSON.
+        ServingError: it is none, or no JSON at all, or has a key twice. NaN, which is no JSON but what many programs write,
+            is read, and refused where a value must be there; Infinity is refused.
 
     Example:
 
-    >>> parse(b'{"instances": [[NaN]]}')
+    >>> parse(b'{"signature_name": "raw", "signature_name": "packed"}')
     Traceback (most recent call last):
       ...
-    keras_dlrm.serving.errors.ServingError: the request is not JSON: ...
+    keras_dlrm.serving.errors.ServingError: the request has the key 'signature_name' twice in one object; ...
     """
     if not body.strip():
         raise invalid("the request has no body; it needs a JSON object.")
     try:
         document = orjson.loads(body)
     except (orjson.JSONDecodeError, RecursionError) as error:
-        hint = " (NaN and Infinity are no JSON)" if b"NaN" in body or b"Infinity" in body else ""
-        raise invalid(f"the request is not JSON: {str(error)[:150]}{hint}.") from error
+        if b"NaN" not in body and b"Infinity" not in body:
+            raise invalid(f"the request is not JSON: {str(error)[:150]}.") from error
+        document = _parse_pairs(body)
     if type(document) is not dict:
         raise invalid(f"the request must be a JSON object, not {type(document).__name__}.")
+    # Where there are as many colons as keys no key is there twice; else they may be in texts, which takes a closer look.
+    if body.count(b":") != _count_keys(document):
+        _parse_pairs(body)
     return document
+
+
+def _count_keys(document: dict[str, Any]) -> int:
+    """Keys of the objects that a request usually has; never more than there are."""
+    count = len(document)
+    for value in document.values():
+        if type(value) is dict:
+            count += len(value)
+        elif type(value) is list:
+            count += sum(len(row) for row in value if type(row) is dict)
+    return count
+
+
+def _parse_pairs(body: bytes) -> Any:
+    """JSON, perhaps with NaN, by Python's parser, which shows keys that are there twice."""
+    try:
+        return json.loads(body, object_pairs_hook=_object, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"the request is not JSON: {str(error)[:150]}.") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise invalid(f"the request has the key {twice[:60]!r} twice in one object; a key stands for one value.")
+    return found
+
+
+def _constant(name: str) -> float:
+    if name != "NaN":
+        raise ValueError(f"{name} stands where a number must (NaN and Infinity are no JSON)")
+    return float("nan")
 
 
 def dump(answer: Any) -> bytes:

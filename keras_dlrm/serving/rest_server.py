@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import mimetypes
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from starlette.routing import Route
 
 from keras_dlrm.serving import metrics, rest_calls
 from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.features import features_of, schema_of
+from keras_dlrm.serving.features import features_of
 from keras_dlrm.serving.origins import OwnPages
 from keras_dlrm.serving.service import Service
 
@@ -42,6 +43,7 @@ class RestServer:
     Args:
         service: What answers.
         pool: Threads of the requests.
+        slots: Taken while a request runs, by those of gRPC, too.
         concurrency: Requests in all, waiting ones too; beyond it a client gets 429.
         host: Address that it listens on.
         allowed_hosts: More names under which the page is served.
@@ -52,10 +54,16 @@ class RestServer:
     """
 
     def __init__(
-        self, service: Service, pool: ThreadPoolExecutor, concurrency: int, host: str, allowed_hosts: Iterable[str] = ()
+        self,
+        service: Service,
+        pool: ThreadPoolExecutor,
+        slots: threading.Semaphore,
+        concurrency: int,
+        host: str,
+        allowed_hosts: Iterable[str] = (),
     ) -> None:
         self._service = service
-        self._pool = pool
+        self._pool, self._slots = pool, slots
         self._concurrency = concurrency
         self._running = 0
         self.draining = False
@@ -88,9 +96,13 @@ class RestServer:
             raise self._service.metrics.refused("rest", ServingError("RESOURCE_EXHAUSTED", text))
         self._running += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._in_slot, work, *args)
         finally:
             self._running -= 1
+
+    def _in_slot(self, work: Callable[..., Any], *args: Any) -> Any:
+        with self._slots:
+            return work(*args)
 
     async def _post(self, request: Request) -> Response:
         async with self._body(request) as body:
@@ -162,7 +174,7 @@ def _described_models(service: Service) -> bytes:
         versions = []
         for number in sorted(model.available, reverse=True):
             with model.lease(number) as version:
-                schema = schema_of(version)
+                schema = version.schema
                 signatures = []
                 for signature in version.model.signatures.values():
                     try:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
-from keras_dlrm.serving.errors import ServingError, invalid
+from keras_dlrm.serving.errors import ServingError, invalid, without_paths
 from keras_dlrm.serving.signature import Signature
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -94,7 +94,7 @@ class SavedModel:
         try:
             outputs = self._calls[name](*(arrays[key] for key in signature.inputs))
         except _FAULT_OF_INPUT as error:
-            raise invalid(f"signature {name!r} refuses the request: {_sentence(error)}") from error
+            raise invalid(f"signature {name!r} refuses the request: {without_paths(_sentence(error))}") from error
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise ServingError("RESOURCE_EXHAUSTED", f"signature {name!r} ran out of memory.") from error
         # One string comes as bytes, of which NumPy would make an array of characters.

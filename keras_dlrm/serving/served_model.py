@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keras_dlrm.serving.config import ModelConfig
-from keras_dlrm.serving.errors import ServingError
+from keras_dlrm.serving.errors import ServingError, without_paths
 from keras_dlrm.serving.version import Version, fingerprint
 from keras_dlrm.serving.warmup import load_and_warm_up
 
@@ -98,7 +98,7 @@ class ServedModel:
         found = [version for version in self.versions if number is None or version.number == number]
         if not found:
             what = "no version" if number is None else f"no version {number}"
-            raise ServingError("NOT_FOUND", f"model {self.config.name!r} has {what} in {self.config.base_path}.")
+            raise ServingError("NOT_FOUND", f"model {self.config.name!r} has {what}.")
         return found
 
     # -- the folder --------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class ServedModel:
                 error = ServingError(
                     "INTERNAL", f"{path} cannot be loaded: {type(error).__name__}; the log has the rest."
                 )
-            version.fail(error)
+            version.fail(ServingError(error.code, without_paths(error.message, path, f"version {number}")))
             kept = ", ".join(str(n) for n in sorted(self.available)) or "none"
             log.error("model %r version %d is broken: %s Serving: %s", self.config.name, number, error, kept)
             return

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from keras_dlrm.serving.config import ModelConfig, read_config
-from keras_dlrm.serving.grpc_server import make_grpc_server
+from keras_dlrm.serving.grpc_server import GrpcServer
 from keras_dlrm.serving.http_connection import HttpServer
 from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.rest_server import RestServer
@@ -52,7 +52,7 @@ class Server:
     >>> Server([ModelConfig("clicks", Path("nowhere"))]).start()
     Traceback (most recent call last):
       ...
-    FileNotFoundError: model 'clicks': no folder nowhere; ...
+    FileNotFoundError: model 'clicks': no folder ...nowhere; ...
     """
 
     def __init__(
@@ -82,12 +82,15 @@ class Server:
         for config in self._configs:
             config.check_folder()
         self._pool = ThreadPoolExecutor(self._threads, "request")
-        self._rest = RestServer(self.service, self._pool, self._concurrency, self.host, self._allowed_hosts)
+        self._slots = threading.BoundedSemaphore(self._threads)
+        self._rest = RestServer(
+            self.service, self._pool, self._slots, self._concurrency, self.host, self._allowed_hosts
+        )
         self._socket = self._bind()
         try:
-            self._grpc, self.grpc_port = make_grpc_server(
-                self.service, f"{bracketed(self.host)}:{self.grpc_port}", self._pool, self._concurrency
-            )
+            address = f"{bracketed(self.host)}:{self.grpc_port}"
+            self._grpc = GrpcServer(self.service, address, self._slots, self._concurrency)
+            self.grpc_port = self._grpc.port
         except OSError:
             self._socket.close()
             raise
@@ -143,6 +146,7 @@ class Server:
         for model in self.service.models.values():
             model.close(grace)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._grpc.close()
 
     def __enter__(self) -> Server:
         self.start()

@@ -43,11 +43,14 @@ class Signature:
         method: `"predict"`, `"classify"`, `"regress"`, or the method name as it stands where it is another.
         inputs: `Tensor` by name.
         outputs: The same for outputs.
+        missing: What stands for a missing value of an input that is a column by itself: NaN, padding or the empty text.
+            Empty where nothing is known of the model: then every value must be there.
         proto: The `SignatureDef`.
     """
 
     def __init__(self, name: str, proto: Any) -> None:
         self.name = name
+        self.missing: dict[str, Any] = {}
         self.proto = proto
         self.method = METHODS.get(proto.method_name, proto.method_name)
         self.inputs = {key: _tensor(key, proto.inputs[key]) for key in sorted(proto.inputs)}

@@ -35,6 +35,10 @@ DTYPES = {
     23: DType("DT_UINT64", np.dtype(np.uint64), "uint64_val"),
 }
 STRING = 7
+# Values that are left out or repeated cost a client nothing: the arrays of a request take so many times its bytes at most.
+INFLATION = 8
+# What TensorFlow takes for a string besides its bytes.
+_STRING_BYTES = 24
 # NumPy's limit, of all its versions.
 _MOST_DIMENSIONS = 32
 _FIELDS = sorted({entry.field for entry in DTYPES.values()})
@@ -58,6 +62,19 @@ def shape_text(shape: tuple[int, ...] | None) -> str:
         return "any shape"
     sizes = ["?" if size < 0 else str(size) for size in shape]
     return "(" + ", ".join(sizes) + ("," if len(sizes) == 1 else "") + ")"
+
+
+def nbytes(array: np.ndarray) -> int:
+    """Bytes of an array as TensorFlow holds it: a text that stands in many places is copied to each.
+
+    Example:
+
+    >>> nbytes(np.zeros((2, 3), np.float32)), nbytes(np.array([b"x" * 100] * 5, object))
+    (24, 620)
+    """
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return _STRING_BYTES * array.size + sum(map(len, array.ravel().tolist()))
 
 
 def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
@@ -97,10 +114,10 @@ def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
                 f"{shape_text(shape)} takes {count * entry.numpy.itemsize}."
             )
         return np.frombuffer(proto.tensor_content, entry.numpy).reshape(shape)
-    return _from_field(name, proto, entry, shape, count)
+    return _from_field(name, proto, entry, shape, count, max_bytes)
 
 
-def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], count: int) -> np.ndarray:
+def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], count: int, max_bytes: int) -> np.ndarray:
     values = list(getattr(proto, entry.field))
     if not values:
         other = next((field for field in _FIELDS if len(getattr(proto, field))), None)
@@ -119,6 +136,9 @@ def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], cou
         except OverflowError as error:
             raise invalid(f"input {name!r} has a value that {entry.name} cannot hold.") from error
     if len(flat) < count:
+        repeated = len(values[-1]) if values and entry.numpy.kind == "O" else 0
+        if repeated * (count - len(flat)) > max_bytes:
+            raise invalid(f"input {name!r} repeats a string until it takes more than the {max_bytes} bytes allowed.")
         filler = flat[-1] if len(flat) else (b"" if entry.numpy.kind == "O" else entry.numpy.type(0))
         whole = np.empty(count, entry.numpy)
         whole[: len(flat)] = flat

@@ -12,6 +12,7 @@ from keras_dlrm.serving.errors import ServingError
 from keras_dlrm.serving.signature import DEFAULT, Signature
 
 if TYPE_CHECKING:
+    from keras_dlrm.schema import Schema
     from keras_dlrm.serving.saved_model import SavedModel
 
 # A folder's files, their sizes and times: what changes when somebody mends a broken version.
@@ -29,6 +30,7 @@ class Version:
     Attributes:
         state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
         error: Why it is not served, where loading failed.
+        schema: The model's, where there is one that can be read.
         examples: First row of the warm-up requests, by signature: arrays by input.
     """
 
@@ -40,6 +42,7 @@ class Version:
         self.error: ServingError | None = None
         self.fingerprint: Fingerprint = ()
         self.examples: dict[str, dict[str, np.ndarray]] = {}
+        self.schema: Schema | None = None
         self._model: SavedModel | None = None
         self._users = 0
         self._idle = threading.Condition()

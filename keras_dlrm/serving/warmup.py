@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from keras_dlrm.files.published import check_version
 from keras_dlrm.serving import operations
 from keras_dlrm.serving.errors import ServingError
+from keras_dlrm.serving.features import missing_values, schema_of
 from keras_dlrm.serving.saved_model import WARMUP, SavedModel, warmup_records
 from keras_dlrm.serving.version import Version
 
@@ -43,9 +44,14 @@ def load_and_warm_up(version: Version, threads: int = 0) -> SavedModel:
     try:
         check_version(version.path)
     except (ValueError, OSError) as error:
-        raise ServingError("DATA_LOSS", f"{version.path} is not as it was published: {str(error).rstrip('.')}.") from error
+        raise ServingError(
+            "DATA_LOSS", f"{version.path} is not as it was published: {str(error).rstrip('.')}."
+        ) from error
     model = SavedModel(version.path, threads)
     try:
+        version.schema = schema_of(version)
+        for signature in model.signatures.values():
+            signature.missing = missing_values(signature, version.schema)
         if not model.signatures:
             raise ServingError("INVALID_ARGUMENT", f"{version.path} has no signature; there is nothing to serve.")
         start, count = time.perf_counter(), 0
@@ -88,6 +94,6 @@ def _replay(version: Version, model: SavedModel, entry: object) -> None:
         if name not in version.examples and all(array.ndim and len(array) for array in arrays.values()):
             version.examples[name] = {key: np.array(array[:1]) for key, array in arrays.items()}
     elif kind == "classify_log":
-        operations.classify(model, signature, request.input)
+        operations.classify(model, signature, request.input, _MAX_BYTES)
     else:
-        operations.regress(model, signature, request.input)
+        operations.regress(model, signature, request.input, _MAX_BYTES)

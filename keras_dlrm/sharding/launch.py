@@ -22,7 +22,8 @@ _POLL = 0.1  # seconds
 # For a process that failed to end by itself. At its exit it may wait for the others, which wait for it.
 _LAST_WORDS = 3.0
 # Bad input; told to end, after a checkpoint or before there was anything to save.
-_FINAL = (2, PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
+_STOPPED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+_FINAL = (2, PREEMPTED, *(-number for number in _STOPPED), *(128 + number for number in _STOPPED))
 PARENT = "KERAS_DLRM_LAUNCHER"
 _PR_SET_PDEATHSIG = 1
 

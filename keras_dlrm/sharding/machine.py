@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_dlrm.arguments import boolean, integer, number
+from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.regular import regular
 
 
@@ -90,9 +90,9 @@ class Machine:
                     "kd.sharding.Machine."
                 )
             try:
-                value = json.loads(regular(value, "give a machine in JSON").read_text(encoding="utf-8"))
+                value = from_json(regular(value, "give a machine in JSON").read_bytes())
             except ValueError as error:
-                raise ValueError(f"machine file {value}: not JSON ({error}).") from None
+                raise ValueError(f"machine file {value}: {error}") from None
         if not isinstance(value, Mapping):
             raise ValueError(
                 f"machine={value!r} must be a Machine, one of {list(MACHINES)}, or a mapping of its values."

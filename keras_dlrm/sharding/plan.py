@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.arguments import integer
+from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.durable import write
 from keras_dlrm.files.regular import regular
 
@@ -219,7 +220,7 @@ class ShardingPlan:
         """
         try:
             try:
-                data = json.loads(regular(path, "give a plan in JSON").read_text(encoding="utf-8"))
+                data = from_json(regular(path, "give a plan in JSON").read_bytes())
             except ValueError as error:
                 raise ValueError(f'not a plan, which is JSON such as {{"tables": {{"C1": "row_wise"}}}} ({error}).') from error
             if shapes is None:

@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.files.archive import check_archive
-from keras_dlrm.files.durable import publish
+from keras_dlrm.files.durable import whole
+from keras_dlrm.training.not_finite import require_finite
 
 
 class Resume(keras.callbacks.Callback):
@@ -94,6 +95,7 @@ class Resume(keras.callbacks.Callback):
 
     def _save(self, epoch: int, batch: int) -> None:
         model = self.model  # On JAX this brings the variables up to date.
+        require_finite("train", model)  # The last whole state stays.
         state = _state(model)
         place = {
             "epoch": epoch,
@@ -102,14 +104,8 @@ class Resume(keras.callbacks.Callback):
             "memories": [callback.state() for callback in self.remembering],
         }
         arrays = {f"v{i}": _storable(v) for i, v in enumerate([*state, *model.metrics_variables])}
-        aside = writing(self.path)
-        np.savez(aside, **{"place": np.array(json.dumps(place)), **arrays})  # type: ignore[arg-type]
-        publish(aside, self.path)
-
-
-def writing(path: Path) -> Path:
-    """Where a file of a run is written until it is complete; with the ending of its own, which NumPy and Keras ask for."""
-    return path.with_name(f"writing-{path.name}")
+        with whole(self.path) as written:
+            np.savez(written, **{"place": np.array(json.dumps(place)), **arrays})  # type: ignore[arg-type]
 
 
 def _storable(variable: Any) -> np.ndarray:
@@ -191,8 +187,8 @@ class BestModel(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         if better:
             self.best_epoch, self.waited = epoch, 0
-            self.model.save(writing(self.path))
-            publish(writing(self.path), self.path)
+            with whole(self.path) as written:
+                self.model.save(written)
             return
         self.waited += 1
         if self.lr_factor < 1:
@@ -217,4 +213,4 @@ def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float
     """Exact scores of a split; see `kd.metrics.scores`."""
     from keras_dlrm.metrics import scores
 
-    return scores(part.labels, predictions(model, part, batch_size))
+    return scores(part.labels, predictions(model, part, batch_size), part.sample_weights())

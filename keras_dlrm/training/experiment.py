@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from keras_dlrm.arguments import shown
+from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.files.regular import regular
 
 MODELS = ("DLRM", "DCN", "DCNv2")
 MONITORS = ("auc", "logloss")
@@ -58,19 +58,19 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, Mapping) or self.model.get("type") not in MODELS:
-            raise ValueError(f"experiment: model={self.model!r} must be a mapping with a type of {MODELS}.")
+            raise ValueError(f"experiment: model={shown(self.model)} must be a mapping with a type of {MODELS}.")
         for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"experiment: {field}={value!r} must be an integer >= {low}.")
+                raise ValueError(f"experiment: {field}={shown(value)} must be an integer >= {low}.")
         if self.monitor not in MONITORS:
-            raise ValueError(f"experiment: monitor={self.monitor!r} must be one of {MONITORS}.")
+            raise ValueError(f"experiment: monitor={shown(self.monitor)} must be one of {MONITORS}.")
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
-            raise ValueError(f"experiment: lr_factor={self.lr_factor!r} must be in (0, 1].")
+            raise ValueError(f"experiment: lr_factor={shown(self.lr_factor)} must be in (0, 1].")
         if not isinstance(self.label_smoothing, (int, float)) or not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"experiment: label_smoothing={self.label_smoothing!r} must be in [0, 1).")
+            raise ValueError(f"experiment: label_smoothing={shown(self.label_smoothing)} must be in [0, 1).")
         if not isinstance(self.mixed_precision, bool):
-            raise ValueError(f"experiment: mixed_precision={self.mixed_precision!r} must be true or false.")
+            raise ValueError(f"experiment: mixed_precision={shown(self.mixed_precision)} must be true or false.")
         for field in ("optimizer", "embedding_optimizer"):
             self._check_optimizer(field, getattr(self, field))
 
@@ -80,13 +80,13 @@ class Experiment:
         name = spec.get("name") if isinstance(spec, Mapping) else spec
         if not isinstance(name, str) or not name:
             raise ValueError(
-                f"experiment: {field}={spec!r} must be a name, such as adagrad, or a mapping with a name, such as "
+                f"experiment: {field}={shown(spec)} must be a name, such as adagrad, or a mapping with a name, such as "
                 "{name: adagrad, learning_rate: 0.02}."
             )
         rate = spec.get("learning_rate") if isinstance(spec, Mapping) else None
         if isinstance(rate, Mapping) and self.lr_factor < 1:
             raise ValueError(
-                f"experiment: lr_factor={self.lr_factor} cannot lower {field}.learning_rate={dict(rate)!r}, which is a "
+                f"experiment: lr_factor={self.lr_factor} cannot lower {field}.learning_rate={shown(dict(rate))}, which is a "
                 "schedule; set lr_factor=1, or give one number as the learning rate."
             )
 
@@ -94,11 +94,11 @@ class Experiment:
     def from_dict(cls, data: Any) -> Experiment:
         """Inverse of `to_dict`. An unknown key is an error that names it."""
         if not isinstance(data, Mapping):
-            raise ValueError(f"experiment: expected a mapping, not {data!r}.")
+            raise ValueError(f"experiment: expected a mapping, not {shown(data)}.")
         known = [f.name for f in dataclasses.fields(cls)]
         for key in data:
             if key not in known:
-                raise ValueError(f"experiment: unknown key {key!r}; known are {known}.")
+                raise ValueError(f"experiment: unknown key {shown(key)}; known are {known}.")
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,12 +108,9 @@ class Experiment:
     @classmethod
     def load(cls, path: str | Path) -> Experiment:
         """Read a YAML file."""
+        content = read(path, "an experiment")
         try:
-            return cls.from_dict(_read(regular(path, "give an experiment in YAML").read_text(encoding="utf-8")) or {})
-        except UnicodeDecodeError:
-            raise ValueError(f"experiment file {path}: not a text file; give one in YAML.") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"experiment file {path}: not valid YAML ({' '.join(str(error).split())}).") from None
+            return cls.from_dict(content or {})
         except ValueError as error:
             raise ValueError(f"experiment file {path}: {error}") from None
 
@@ -127,7 +124,7 @@ class Experiment:
         for assignment in assignments:
             key, equals, value = assignment.partition("=")
             if not equals or not key:
-                raise ValueError(f"--set {assignment!r}: expected key=value, such as model.embedding_dim=8.")
+                raise ValueError(f"--set {assignment[:200]!r}: expected key=value, such as model.embedding_dim=8.")
             *outer, last = key.split(".")
             target: Any = data
             for part in outer:
@@ -135,13 +132,11 @@ class Experiment:
                     target[part] = {"name": target[part]} if isinstance(target.get(part), str) else {}
                 target = target[part]
                 if not isinstance(target, dict):
-                    raise ValueError(f"--set {assignment!r}: {part!r} has no parts.")
+                    raise ValueError(f"--set {assignment[:200]!r}: {part!r} has no parts.")
             try:
-                target[last] = _read(value)
-            except yaml.YAMLError:
-                raise ValueError(
-                    f"--set {assignment!r}: {value!r} is not valid YAML; mind brackets and quotes."
-                ) from None
+                target[last] = from_yaml(value)
+            except ValueError as error:
+                raise ValueError(f"--set {assignment[:200]!r}: {error} Mind brackets and quotes.") from None
         return type(self).from_dict(data)
 
     def build(self, schema: Any, seed: int | None = None) -> Any:
@@ -184,19 +179,6 @@ class Experiment:
         return model
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-6 is a number, as it is everywhere else."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _read(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-
-
 def _optimizer(field: str, spec: Any) -> Any:
     """An optimizer from a name or `{"name": …, "learning_rate": …}`; `field` of the experiment holds it."""
     import keras
@@ -209,7 +191,7 @@ def _optimizer(field: str, spec: Any) -> Any:
         options["learning_rate"] = _learning_rate(f"{field}.learning_rate", options["learning_rate"])
     if name not in RULES and not _is_keras_optimizer(name):
         raise ValueError(
-            f"experiment: {field}={name!r} is unknown; use one of {sorted(RULES)}, or the name of a Keras optimizer."
+            f"experiment: {field}={shown(name)} is unknown; use one of {sorted(RULES)}, or the name of a Keras optimizer."
         )
     try:
         if name in RULES:
@@ -227,12 +209,12 @@ def _learning_rate(field: str, rate: Any) -> Any:
         try:
             return WarmupHoldDecay(**rate)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"experiment: {field}={dict(rate)!r}: {error}") from None
+            raise ValueError(f"experiment: {field}={shown(dict(rate))}: {error}") from None
     try:
         return float(rate)
     except (TypeError, ValueError):
         raise ValueError(
-            f"experiment: {field}={rate!r} must be a number, or the arguments of WarmupHoldDecay as a mapping."
+            f"experiment: {field}={shown(rate)} must be a number, or the arguments of WarmupHoldDecay as a mapping."
         ) from None
 
 

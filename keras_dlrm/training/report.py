@@ -22,6 +22,7 @@ def learning_curves_png(
     probabilities: Any,
     path: str | os.PathLike[str],
     title: str = "",
+    weights: Any = None,
 ) -> None:
     """Draw one PNG with two panels: learning curves per epoch, and reliability with a histogram of predictions.
 
@@ -37,6 +38,7 @@ def learning_curves_png(
         probabilities: Predictions for them in [0, 1], (n,) or (n, 1).
         path: File to write; its folder exists.
         title: Line above the panels.
+        weights: What each of these rows counts, (n,) or (n, 1); 1 each by default.
 
     Raises:
         ValueError: the history has no epoch, or labels and probabilities are bad (see `kd.metrics.reliability`).
@@ -69,7 +71,7 @@ def learning_curves_png(
     panels: Any = figure.subfigures(1, 2, wspace=0.05)
     left, right = panels
     _draw_curves(left, curves)
-    _draw_reliability(right, labels, probabilities)
+    _draw_reliability(right, labels, probabilities, weights)
     figure.savefig(path, format="png")
 
 
@@ -184,13 +186,13 @@ def _draw_curves(panel: Any, curves: Mapping[str, tuple[list[float], list[float]
     panels[0].legend(frameon=False, fontsize=9.5, loc="best")
 
 
-def _draw_reliability(panel: Any, labels: Any, probabilities: Any) -> None:
+def _draw_reliability(panel: Any, labels: Any, probabilities: Any, weights: Any) -> None:
     # Keras, and a framework, for a picture alone: commands that print a table start without them.
-    from keras_dlrm.metrics import auc, log_loss, reliability
+    from keras_dlrm.metrics import log_loss, reliability, scores
 
     values = np.asarray(probabilities, dtype=np.float64).reshape(-1)
     clicks = np.asarray(labels).reshape(-1)
-    points = reliability(labels, probabilities, bins=int(np.clip(len(values) // 200, 5, 20)))
+    points = reliability(labels, probabilities, bins=int(np.clip(len(values) // 200, 5, 20)), weights=weights)
     top, bottom = panel.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     low, high = _wilson(points.observed, points.rows)
     limit = min(1.0, 1.05 * max(points.predicted.max(), high.max(), 0.01))
@@ -204,11 +206,13 @@ def _draw_reliability(panel: Any, labels: Any, probabilities: Any) -> None:
     top.set_ylim(0, limit)
     top.set_ylabel("observed click rate", color=INK)
     top.legend(frameon=False, fontsize=9.5, loc="best")
-    ratio = f"{values.sum() / clicks.sum():.3f}" if clicks.any() else "undefined"
-    scores = f"log loss {log_loss(labels, probabilities):.4f}"
-    if 0 < clicks.sum() < len(clicks):
-        scores = f"AUC {auc(labels, probabilities):.4f}, {scores}"
-    top.set_title(f"Reliability: {scores}, calibration {ratio}", loc="left", fontsize=10.5, color=INK)
+    if 0 < (clicks if weights is None else clicks[np.asarray(weights).reshape(-1) > 0]).mean() < 1:
+        found = scores(labels, probabilities, weights)
+        note = f"AUC {found['auc']:.4f}, log loss {found['logloss']:.4f}, calibration {found['calibration']:.3f}"
+    else:
+        ratio = f"{values.mean() / clicks.mean():.3f}" if clicks.any() else "undefined"
+        note = f"log loss {log_loss(labels, probabilities):.4f}, calibration {ratio}"
+    top.set_title(f"Reliability: {note}", loc="left", fontsize=10.5, color=INK)
     _style(bottom)
     bottom.hist(values, bins=np.linspace(0, limit, 41), color=VALID, alpha=0.75)
     bottom.set_ylabel("rows", color=INK)

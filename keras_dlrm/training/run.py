@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,16 +18,19 @@ from rich.console import Console
 
 from keras_dlrm.checkpoint.identity import difference, shown
 from keras_dlrm.data.lock import held
+from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import content_digest
+from keras_dlrm.files.durable import clean
 from keras_dlrm.metrics import scores
 from keras_dlrm.same_schema import check_same
 from keras_dlrm.schema import Schema
-from keras_dlrm.training.checkpoint import BestModel, Resume, predictions, writing
+from keras_dlrm.training.checkpoint import BestModel, Resume, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
 from keras_dlrm.training.run_files import (
     DATA,
     EXPERIMENT,
+    FILES,
     MODEL,
     PREDICTIONS,
     REPORT,
@@ -60,7 +62,8 @@ def train(
         data: A `ClickLog` of `kd.data.open`.
         output: Folder; new or empty unless `resume` or `overwrite`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
-        overwrite: Whether to delete what is in `output`.
+        overwrite: Whether to delete an earlier run at `output`: one that was written to this place, and that nobody has put
+            anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
 
@@ -69,7 +72,7 @@ def train(
         `samples_per_s`, and for a planted log `best` and `distance` to it.
 
     Raises:
-        FileExistsError: `output` has content.
+        FileExistsError: `output` has content that may not be deleted.
         OSError: `output` cannot be written to.
         RuntimeError: another run is training in `output`.
         ValueError: `output` is of another experiment or of other data (more epochs are allowed), the data lacks rows, or the
@@ -140,8 +143,9 @@ def _train(
         )
         model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
     result = _finish(experiment, data, output, best, len(part))
-    for name in (STATE, writing(output / STATE).name, writing(output / MODEL).name):
-        (output / name).unlink(missing_ok=True)
+    (output / STATE).unlink(missing_ok=True)
+    for name in (STATE, MODEL):
+        clean(output / name)
     return result
 
 
@@ -182,8 +186,7 @@ def _check_folder(
         raise ValueError("train: resume and overwrite exclude each other.")
     if output.exists() and any(output.iterdir()):
         if overwrite:
-            if not (output / EXPERIMENT).exists():
-                raise FileExistsError(f"{output} has content but no {EXPERIMENT}, so it is not a run; not overwritten.")
+            ownership.check(output, ownership.identity("run", output), "a run")
         elif not resume:
             raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
         else:
@@ -233,9 +236,13 @@ def _check_experiment(there: Experiment, here: Experiment, output: Path) -> None
 
 
 def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
-    if overwrite and output.exists():
-        shutil.rmtree(output)
+    owner = ownership.identity("run", output)
+    if overwrite and output.exists() and any(output.iterdir()):
+        with ownership.hold(output):
+            ownership.remove(output, owner, "a run")
     output.mkdir(parents=True, exist_ok=True)
+    if not any(output.iterdir()):
+        os.close(ownership.mark(output, owner, FILES))
     experiment.save(output / EXPERIMENT)
     write_listing(output, DATA, fingerprint, (EXPERIMENT,))
 
@@ -265,10 +272,10 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
     for name in ("valid", "test"):
         if name in data.splits and len(data.split(name)):
             part = data.split(name)
-            labels = np.asarray(part.labels)
+            labels, weights = np.asarray(part.labels), part.sample_weights()
             probabilities = predictions(model, part, _scoring_batch(experiment))
-            result[name] = {k: float(v) for k, v in scores(labels, probabilities).items()}
-            plotted = (labels, probabilities)
+            result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
+            plotted = (labels, probabilities), weights
             if name == "test":
                 np.save(output / PREDICTIONS, probabilities.astype(np.float32))
     if data.best is not None and "test" in result:
@@ -277,7 +284,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     if plotted is not None:
         title = f"{experiment.model['type']} on {data.directory.name}"
-        learning_curves_png(best.history, *plotted, output / REPORT, title)
+        learning_curves_png(best.history, *plotted[0], output / REPORT, title, plotted[1])
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     write_listing(output, RESULT, result, (MODEL, PREDICTIONS, REPORT, EXPERIMENT, DATA))
     return result

@@ -12,9 +12,16 @@ import numpy as np
 from keras_dlrm.files.checksums import read_sealed, sealed
 from keras_dlrm.files.durable import sync, write
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.marker import check_marker
+from keras_dlrm.files.ownership import LOCK
 
 MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
 DATA, PREDICTIONS = "data.json", "predictions.npy"
+# What a run writes; the rest of its folder is somebody else's.
+FILES = (
+    MODEL, STATE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
+)  # fmt: skip
 
 
 def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:
@@ -44,6 +51,7 @@ def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
     Raises:
         ValueError: a file is damaged; the message names it. Earlier releases wrote no checksums, and nothing is compared.
     """
+    check_marker(folder)
     content = read_sealed(folder / name, required=False)
     entries: Any = content.pop("files", {})
     chosen = {file: entries[file] for file in contents if file in entries}

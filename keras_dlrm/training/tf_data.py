@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from keras_dlrm.data.format import LABEL, array_specs
+from keras_dlrm.data.format import LABEL, SAMPLE_WEIGHT, array_specs
 from keras_dlrm.schema import Schema
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def from_batches(
         name: tf.TensorSpec((rows,) if width is None else (rows, width), dtype, name)
         for name, (dtype, width) in array_specs(schema).items()
     }
-    label = specs.pop(LABEL)
-    signature = (specs, label, tf.TensorSpec((rows,), tf.float32)) if weighted else (specs, label)
+    label, weight = specs.pop(LABEL), specs.pop(SAMPLE_WEIGHT, tf.TensorSpec((rows,), tf.float32, SAMPLE_WEIGHT))
+    signature = (specs, label, weight) if weighted else (specs, label)
     found = tf.data.Dataset.from_generator(epoch, output_signature=signature)
     # Keras counts one optimizer step too many where a dataset ends without having said when.
     return found if length is None else found.apply(tf.data.experimental.assert_cardinality(length))
@@ -62,7 +62,7 @@ def split_dataset(split: Split, batch_size: int, start_epoch: int = 0, **options
 
     last = options.get("last", "keep")
     rows = None if last == "keep" else dataset.batch_size
-    found = from_batches(epoch, split.schema, rows, last == "pad", len(dataset))
+    found = from_batches(epoch, split.schema, rows, last == "pad" or split.schema.sample_weight is not None, len(dataset))
     settings = tf.data.Options()
     # `shard` has cut the rows already.
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_dlrm.data import normal_form
-from keras_dlrm.data.aside import aside
+from keras_dlrm.files.durable import check_file, whole
 from keras_dlrm.schema import PADDING, Schema
 
 if TYPE_CHECKING:
@@ -146,27 +145,19 @@ def write_split(split: Split, path: Path, overwrite: bool) -> None:
     """What `Split.to_tfrecord` does; arguments as there."""
     if split.schema.weighted:
         raise ValueError("to_tfrecord: the schema is weighted, and features have no weights; write the split without.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; give another path, or overwrite=True to replace it.")
+    check_file(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, held = aside(path, Path.touch)
     options = tf.io.TFRecordOptions(compression_type="GZIP") if path.suffix.lower() == ".gz" else None
     try:
-        with tf.io.TFRecordWriter(str(partial), options) as writer:
-            for batch, label in split.batches(_ROWS):
-                for message in _messages(split.schema, batch, label):
+        with whole(path) as written, tf.io.TFRecordWriter(str(written), options) as writer:
+            for batch, label, *weights in split.batches(_ROWS):
+                for message in _messages(split.schema, batch, label, *weights):
                     writer.write(message)
-        partial.replace(path)
     except tf.errors.ResourceExhaustedError as error:
         raise OSError(f"{path}: not written, the disk is full ({error.message}); make room and run again.") from error
-    finally:
-        partial.unlink(missing_ok=True)
-        os.close(held)
 
 
-def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray) -> Iterator[bytes]:
+def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray, weight: Any = None) -> Iterator[bytes]:
     """Packed rows → serialised Examples."""
     dense = batch["dense"].tolist() if schema.dense else []
     sparse = batch["sparse"].tolist() if schema.categorical else []
@@ -175,6 +166,8 @@ def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray
         example = tf.train.Example()
         feature = example.features.feature
         feature[schema.label].float_list.value.append(click)
+        if schema.sample_weight is not None and weight is not None:
+            feature[schema.sample_weight].float_list.value.append(float(weight[i]))
         for j, name in enumerate(schema.dense_names):
             feature[name].float_list.value.append(dense[i][j])
         for column, offset in places:

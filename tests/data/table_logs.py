@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
+from keras_dlrm.files.marker import MARKER
 from keras_dlrm.schema import Categorical, Dense, Schema
 
 SCHEMA = Schema(
@@ -95,7 +96,8 @@ def example(row: dict[str, Any]) -> bytes:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The files of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)  # which names the folder
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ import pytest
 
 from keras_dlrm.data import criteo, criteo_reader, criteo_splits, criteo_stage
 from keras_dlrm.data.staging import Staging
+from keras_dlrm.files.marker import MARKER
 
 pytestmark = pytest.mark.neutral
 
@@ -67,7 +68,8 @@ def make_lines(rows: int, bad: bool = False) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)  # which names the folder
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 class Workshop:

@@ -1,5 +1,6 @@
 """A value has one id, whatever file, frame, request or message it comes in, and whatever stands beside it."""
 
+import enum
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,9 @@ FITTED = kd.data.Preprocessor.fit(SCHEMA, pl.DataFrame({"c": KNOWN, "m": [[]] * 
 STRING = Tensor("c", 7, (-1,), "c:0")
 
 INTEGERS = st.integers(-1, 9) | st.integers(2**53 - 2, 2**53 + 2) | st.integers(2**63 - 2, 2**63 + 2) | st.integers(0, 2**64 - 1)
-FRACTIONS = st.integers(-80, 80).map(lambda n: n + 0.5)
+# Python writes these in another way than files of numbers do.
+TINY = {0.00001: "0.00001", 1.5e-6: "1.5e-6", -2.25e-7: "-2.25e-7", 3e-9: "3e-9"}
+FRACTIONS = st.integers(-80, 80).map(lambda n: n + 0.5) | st.sampled_from([*TINY])
 TEXTS = st.text("abTe+. ä", min_size=1, max_size=3) | st.sampled_from(
     ["007", "+3", "2.50", "1e3", "trues", "True ", "yes", "NaN", "٣.0"]
 )
@@ -60,6 +63,8 @@ def normal(value):
         return None
     if isinstance(value, str):
         return "٣" if value == "٣.0" else value
+    if value in TINY:
+        return TINY[value]
     return str(int(value)) if value == int(value) else str(value)
 
 
@@ -168,21 +173,23 @@ def written(draw, value):
         return draw(st.sampled_from(["true", "True", "TRUE"] if value else ["false", "False", "FALSE"]))
     if isinstance(value, int):
         return draw(st.sampled_from(["", ".0", ".00"]).map(str(value).__add__))
-    return str(value)
+    return TINY.get(value, str(value))
 
 
 def plain(draw, value):
     """A form of a value in Python or NumPy."""
     if value is None:
-        return draw(st.sampled_from([None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, -1, np.ma.masked, ""]))
+        return draw(st.sampled_from([None, float("nan"), np.float32("nan"), Decimal("sNaN"), pd.NA, pd.NaT, -1, np.ma.masked, ""]))
     forms = [value, written(draw, value)]
     if isinstance(value, bool):
         forms.append(np.bool_(value))
     elif isinstance(value, int):
         forms += [Decimal(value), Decimal(f"{value}.00"), *([float(value)] if abs(value) <= 2**53 else [])]
         forms += [np.int64(value) if value < 2**63 else np.uint64(value)]
+    elif isinstance(value, str):
+        forms.append(enum.StrEnum("Known", {"MEMBER": value}).MEMBER)
     elif isinstance(value, float):
-        forms += [np.float32(value), Decimal(str(value) + "0")]
+        forms += [np.float32(value), Decimal(f"{value:.12f}")]
     return draw(st.sampled_from(forms))
 
 
@@ -217,13 +224,14 @@ def typed(values, of):
     elif of == "fraction":
         yield pl.Series(values, dtype=pl.Float32)
         yield pl.Series(values, dtype=pl.Float64)
-        yield pl.Series([None if v is None else Decimal(str(v)) for v in values], dtype=pl.Decimal(20, 4))
+        yield pl.Series([None if v is None else Decimal(str(v)) for v in values], dtype=pl.Decimal(30, 12))
         yield pd.Series(values, dtype="Float64")
     else:
         yield pl.Series(values, dtype=pl.String).cast(pl.Categorical)
         yield pd.Series(values, dtype="string")
         yield pd.Series(pd.Categorical(values))
         yield np.ma.array([v or "" for v in values], mask=[v is None for v in values])
+        yield np.array(values, np.dtypes.StringDType(na_object=None))
 
 
 class Arrow:
@@ -303,3 +311,17 @@ def test_normal_forms_do_not_change_again_and_leave_the_columns_as_they_were():
     assert once.to_list() == ["true", "3", "0", None, None, "٣", "2.50", "true"]
     assert normal_form.texts(once, "x").to_list() == once.to_list()
     assert given.to_list() == ["TRUE", "3.0", "-0.0", "", None, "٣.0", "2.50", "True"]
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "words"),
+    [
+        ("Oslo", TypeError, "column 'c' is 'Oslo', a str; give a sequence"),
+        ({"a": 1}, TypeError, "column 'c' is .*, a dict"),
+        (np.array(3), TypeError, "column 'c' is .*, a ndarray"),
+        (np.array(["\ud800"]), ValueError, "column 'c' holds half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_column_of_values_is_refused_by_name(column, error, words):
+    with pytest.raises(error, match=words):
+        kd.data.Preprocessor.fit(kd.Schema(categorical=[kd.Categorical("c")]), {"c": column})

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from keras_dlrm.data.staging import Staging, fingerprint
+from keras_dlrm.files.marker import MARKER
 
 pytestmark = pytest.mark.neutral
 
@@ -40,12 +41,12 @@ def test_what_does_not_fit_is_started_anew(tmp_path: Path, damage: str) -> None:
         staging.append("x", b"12")
         staging.commit({})
     if damage == "shorter file":
-        (tmp_path / ".out.partial" / "x").write_bytes(b"1")
+        staging.path("x").write_bytes(b"1")
     if damage == "broken state":
         (tmp_path / ".out.partial" / "state.json").write_text("{")
     with Staging(tmp_path / "out", {"job": 2 if damage == "other job" else 1}) as staging:
         assert staging.state is None
-        assert [path.name for path in staging.directory.iterdir()] == ["lock"]
+        assert [path.name for path in staging.directory.iterdir()] == [MARKER]
 
 
 def test_a_job_that_fails_before_its_first_commit_leaves_nothing(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_statistics_survive_their_file_and_damage_is_named(planted, tmp_path):
             Statistics.load(path)
         assert str(path) in str(error.value)
     path.write_text("{")
-    with pytest.raises(ValueError, match="statistics.json: not the statistics of a click log, but no JSON"):
+    with pytest.raises(ValueError, match="statistics.json: not valid JSON"):
         Statistics.load(path)
     planted.save(tmp_path / "new" / "statistics.json")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["statistics.json"]

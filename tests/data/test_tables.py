@@ -170,8 +170,9 @@ def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path):
     (tmp_path / "disk" / "old").mkdir(parents=True)
     for name in ("old", "new"):
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
-        for overwrite in (False, True):
-            tables.preprocess(SCHEMA, path, output=tmp_path / name, overwrite=overwrite)
+        tables.preprocess(SCHEMA, path, output=tmp_path / name)
+        with pytest.raises(FileExistsError, match="is a symbolic link to a folder with content"):
+            tables.preprocess(SCHEMA, path, output=tmp_path / name, overwrite=True)
         assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / name / "manifest.json").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "log.csv", "new", "old"]
     assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == ["new", "old"]

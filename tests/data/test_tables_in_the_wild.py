@@ -80,7 +80,7 @@ NAMES = st.text(string.ascii_letters + "[]*?~\\\n {}%=$'\"é✓!#&;|.-", min_siz
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(folder=NAMES, name=NAMES, ending=st.sampled_from(ENDINGS), relative=st.booleans())
 def test_what_exists_literally_is_taken_literally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str, ending: str, relative: bool
@@ -102,7 +102,7 @@ def test_what_exists_literally_is_taken_literally(
 NAMES_OF_COLUMNS = st.text(min_size=1, max_size=8).filter(lambda s: "\0" not in s and s.isprintable() or s in "\n\t")
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(names=st.lists(NAMES_OF_COLUMNS, min_size=3, max_size=3, unique=True), ending=st.sampled_from(ENDINGS))
 def test_columns_may_have_any_names(tmp_path: Path, names: list[str], ending: str) -> None:
     y, x, c = names

@@ -77,7 +77,7 @@ def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
         litert(DLRM(SCHEMA, 4, [4], [3, 1]), tmp_path / "m.tflite")
     with pytest.raises(IsADirectoryError, match="is a folder; give a file"):
         litert(DLRM(SCHEMA, 4, [4], [3, 1]), tmp_path)
-    with pytest.raises(TypeError, match="expected a model of kd.models, not Sequential"):
+    with pytest.raises(TypeError, match="expected a model of kd.models .*not Sequential"):
         litert(keras.Sequential([keras.layers.Dense(1)]), tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.export import onnx
+from keras_dlrm.export.functional import output_names
 from keras_dlrm.export.onnx import new_session
 from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.stored_tables import StoredTables
@@ -409,7 +410,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, argument
 def test_a_folder_and_other_models_are_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder; give a file, such as .*model.onnx"):
         onnx(DLRM(SCHEMA, 4, [4], [3, 1]), tmp_path)
-    with pytest.raises(TypeError, match="expected a model of kd.models, not Sequential"):
+    with pytest.raises(TypeError, match="expected a model of kd.models, .*not Sequential"):
         onnx(keras.Sequential([keras.layers.Dense(1)]), tmp_path / "m.onnx")
 
 
@@ -417,3 +418,30 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"package onnxruntime.*pip install 'keras-dlrm\[onnx\]'"):
         onnx(DLRM(SCHEMA, 4, [4], [3, 1]), tmp_path / "m.onnx")
+
+
+def test_a_functional_model_gives_its_own_outputs_by_name(tmp_path):
+    schema = Schema(categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)])
+    ids, age = keras.Input((3,), dtype="int32", name="ids"), keras.Input((2,), name="age of")
+    pooled = kd.layers.EmbeddingCollection(schema, 4, concatenate=True, seed=1)(ids)
+    x = keras.layers.Dense(8, "relu", name="hidden")(keras.layers.Concatenate()([pooled, age]))
+    click, time = keras.layers.Dense(1, "sigmoid", name="click")(x), keras.layers.Dense(2, name="time")(x)
+    batch = {"age_of": np.ones((3, 2), "float32"), "ids": np.array([[6, 1, -1], [99, 2**40, 4], [-1, -1, -1]])}
+    assert output_names(kd.models.SparseModel([ids, age], [click, time])) == ["click", "time"]
+    model = kd.models.SparseModel([ids, age], {"like": click, "dwell": time})
+    session = new_session(onnx(model, tmp_path / "own.onnx"))
+    assert [output.name for output in session.get_outputs()] == ["dwell", "like"]
+    expected = model.predict([batch["ids"], batch["age_of"]], verbose=0)
+    for name, got in zip(["dwell", "like"], session.run(None, batch), strict=True):
+        np.testing.assert_allclose(got, expected[name], atol=1e-6)
+    onnx(model, tmp_path / "own.onnx", tables="int8")
+    twice = kd.layers.EmbeddingCollection(schema, 4, concatenate=True)(ids)
+    model = kd.models.SparseModel(ids, keras.layers.Add()([pooled, twice]))
+    with pytest.raises(NotImplementedError, match="has 2 EmbeddingCollections.*kd.export.savedmodel"):
+        onnx(model, tmp_path / "own.onnx")
+    with pytest.raises(TypeError, match="litert.*has a schema.*kd.export.savedmodel"):
+        kd.export.litert(model, tmp_path / "own.tflite")
+    with pytest.raises(ValueError, match="user_columns=.* is for the models of kd.models that have a schema"):
+        kd.export.savedmodel(model, tmp_path / "own", user_columns=["C1"])
+    with pytest.raises(ValueError, match="outputs of the model are called .* a name of its own"):
+        kd.export.savedmodel(kd.models.SparseModel([ids, age], [click, click]), tmp_path / "own")

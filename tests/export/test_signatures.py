@@ -176,3 +176,77 @@ def test_tables_in_fewer_bytes_answer_as_the_live_model_does_on_them(tmp_path, m
     exact = model.predict({k: np.array(v, "float32" if k == "dense" else "int64") for k, v in batch.items()}, verbose=0)
     (answer,) = ask(path, [["packed", batch]])
     np.testing.assert_allclose(answer["probability"], exact, atol=0.02)
+
+
+MISSING = {"price": None, "plain": None, "tags": [], "city": None}
+
+
+def ways_to_send(row):
+    """A row with missing values, as clients of REST write it: instances, and whole columns."""
+    sent = as_inputs({name: value for name, value in row.items() if name not in MISSING})
+    for number in (None, "NaN", float("nan")):
+        for tags in ([], None, ["", ""]):
+            yield {**sent, "price": number, "plain": number, "tags": tags, "city": None if tags is None else ""}
+    yield {**sent, "tags": [], "city": ""}
+
+
+def test_missing_values_answer_alike_however_they_are_sent(published):
+    pytest.importorskip("tensorflow_serving")
+    pytest.importorskip("starlette")
+    tf = pytest.importorskip("tensorflow")
+    import json
+
+    import requests
+
+    from keras_dlrm.serving import ModelConfig, Server
+
+    model, preprocessor, path = published
+    row = {
+        "price": 3.0,
+        "age": 30.0,
+        "plain": 1.0,
+        "city": "Rome",
+        "tags": ["x"],
+        "device": 1,
+        "agent": "curl",
+        "user id/é": "u1",
+    }
+    frame = pl.DataFrame([{**row, **MISSING}], {name: ROWS.schema[name] for name in row})
+    expected = model.predict(preprocessor.transform(frame), verbose=0)[0, 0]
+    full = as_inputs(row)
+    with Server([ModelConfig("m", path.parent)], port=0, grpc_port=0) as server:
+
+        def post(method, body):
+            answer = requests.post(f"http://127.0.0.1:{server.port}/v1/models/m:{method}", json.dumps(body), timeout=60)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        for sent in ways_to_send(row):
+            rows = post("predict", {"signature_name": "raw", "instances": [sent, full]})["predictions"]
+            columns = {name: [sent.get(name), full[name]] for name in full}
+            if "price" not in sent:
+                del columns["price"], columns["plain"]
+                columns |= {"price": None}
+            in_columns = post("predict", {"signature_name": "raw", "inputs": columns})["outputs"]
+            assert rows[0] == in_columns[0] == pytest.approx([expected], abs=1e-6)
+        for features in (row.keys() - MISSING.keys(), row.keys()):
+            example = tf.train.Example()
+            for name in features:
+                kind = {float: "float_list", int: "int64_list", str: "bytes_list"}[
+                    type(row[name][0] if name == "tags" else row[name])
+                ]
+                values = getattr(example.features.feature[name], kind)
+                values.SetInParent()
+                if name not in MISSING:
+                    values.value.append(row[name].encode() if kind == "bytes_list" else row[name])
+            with_context = {"signature_name": "regress", "examples": [{}], "context": {}}
+            assert post("regress", with_context)["results"]  # every feature may be missing
+            answer = ask_examples(path, [example.SerializeToString()])
+            np.testing.assert_allclose(answer, expected, atol=1e-6)
+
+
+def ask_examples(path, examples):
+    import tensorflow as tf
+
+    outputs = tf.saved_model.load(str(path)).signatures["regress"](inputs=tf.constant(examples))
+    return outputs["outputs"].numpy()

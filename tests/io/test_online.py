@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import keras_dlrm as kd
 from keras_dlrm.data.streaming import Commits, Stream, train_online
 from keras_dlrm.data.streaming.rows import Places, concatenate, pack
+from keras_dlrm.files.ownership import identity, mark
 
 
 class Numbers(Stream):
@@ -86,13 +88,16 @@ def test_a_failing_row_leaves_the_last_commit(preprocessor, tmp_path):
 
 def test_half_a_commit_is_not_seen(preprocessor, tmp_path):
     train_online(lambda: build(preprocessor), Numbers(preprocessor, 16), tmp_path, batch_size=8, until_end=True)
-    (tmp_path / "writing-00000003").mkdir()
-    (tmp_path / "writing-00000003" / "state.json").write_text("{")
+    left = tmp_path / ".writing-0123456789ab"  # as a killed process leaves it
+    left.mkdir()
+    os.close(mark(left, identity("workspace", tmp_path / "commit")))
+    (left / "state.json").write_text("{")
     for name in ("commit-00000009.bak", "commit-best", "commit-"):  # a user's own copies
         (tmp_path / name).mkdir()
     with Commits(tmp_path) as commits:
         assert commits.number == 2 and commits.load()[1]["positions"] == {"numbers": 16}
-        assert not list(tmp_path.glob("writing-*"))
+        commits.save(*commits.load())
+        assert not list(tmp_path.glob(".writing-*"))
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

@@ -34,7 +34,15 @@ FORMS = {
     "polars": lambda values: polars.Series(values),
     "polars frame": lambda values: polars.DataFrame({"click": values}),
     "tensor": ops.convert_to_tensor,
+    "another framework's tensor": lambda values: another(values),
 }
+
+
+def another(values):
+    """A tensor of a framework that is not the backend."""
+    if BACKEND == "torch":
+        return pytest.importorskip("jax").numpy.asarray(values)
+    return pytest.importorskip("torch").tensor(np.asarray(values), requires_grad=True)
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +243,31 @@ def test_text_and_ragged_labels_of_a_tf_dataset_are_refused_by_their_kind(model)
         model.fit(tf.data.Dataset.from_tensor_slices((X, ragged)).batch(2), verbose=0)
     with pytest.raises(TypeError, match="the labels are a RaggedTensor"):
         model.train_on_batch(X, ragged)
+
+
+@pytest.mark.parametrize("form", [list, pandas.Series, polars.Series])
+def test_generators_may_give_labels_and_weights_in_any_form(model, form):
+    def batches(form):
+        yield from ((X, form(Y.tolist()), form((Y + 0.5).tolist())) for _ in range(2))
+
+    assert model.evaluate(batches(form), steps=2, verbose=0) == pytest.approx(
+        model.evaluate(batches(np.array), steps=2, verbose=0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("y", "weight", "error", "words"),
+    [
+        (np.stack([Y, Y], 1), None, ValueError, r"labels have shape \(8, 2\)"),
+        (Y, {"click": Y}, TypeError, "sample weights are a dict with .*click"),
+        ({"click": Y}, None, TypeError, "labels are a dict with .*click"),
+        (1, None, ValueError, "the labels are 1; give an array"),
+        (Y, 2.0, ValueError, "the sample weights are 2.0; give an array"),
+    ],
+)
+def test_labels_and_weights_that_are_not_one_number_a_row_are_refused_before_a_step(model, y, weight, error, words):
+    before = model.evaluate(X, Y[:, None], verbose=0)
+    for _, call in calls(model):
+        with pytest.raises(error, match=words):
+            call(y, weight)
+    assert model.evaluate(X, Y, verbose=0) == before

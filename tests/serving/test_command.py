@@ -33,7 +33,7 @@ def test_the_help_and_the_log_say_what_it_is(server):
         ([], "give either the FOLDER of the versions or --config."),
         (
             ["no-such-folder"],
-            "error: model 'no-such-folder': no folder no-such-folder; give the folder of the versions",
+            "/no-such-folder; give the folder of the versions",
         ),
         (["{version}"], "is a SavedModel itself; give the folder above it"),
         (["{folder}", "--label", "stable"], "--label 'stable' must be LABEL=VERSION, such as stable=1."),

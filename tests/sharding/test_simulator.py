@@ -109,7 +109,7 @@ def test_machines_come_from_names_mappings_and_files(tmp_path):
     (tmp_path / "m.json").write_text('{"memory_bytes": 1, "flops": 2, "memory_bandwidth": 3, "link_bandwidth": 4}')
     assert Machine.of(values) == Machine.of(tmp_path / "m.json") == Machine(1, 2, 3, 4)
     (tmp_path / "n.json").write_text("{")
-    with pytest.raises(ValueError, match=r"n\.json: not JSON"):
+    with pytest.raises(ValueError, match=r"n\.json: not valid JSON"):
         Machine.of(tmp_path / "n.json")
     for bad, words in (
         ({**values, "flop": 1}, "'flop'"),

@@ -21,13 +21,14 @@ from keras_dlrm import data
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.inventory import inventory
+from keras_dlrm.files.ownership import identity, mark
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema import Categorical, Schema
 from keras_dlrm.training import run
 from keras_dlrm.training.checkpoint import Resume
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.run import one_run, train
-from keras_dlrm.training.run_files import write_listing
+from keras_dlrm.training.run_files import FILES, write_listing
 
 EXPERIMENT = Experiment(
     model={
@@ -293,11 +294,12 @@ def test_what_cannot_be_built_leaves_the_earlier_run_and_a_fresh_folder_alone(
 ) -> None:
     bad = EXPERIMENT.override(["lr_factor=1", assignment])
     (tmp_path / "run").mkdir()
+    os.close(mark(tmp_path / "run", identity("run", tmp_path / "run"), FILES))
     for name in ("experiment.yaml", "result.json"):
         (tmp_path / "run" / name).write_text("earlier")
     with pytest.raises(ValueError, match=re.escape(words)):
         train(bad, log, tmp_path / "run", overwrite=True)
-    assert {file.read_text() for file in (tmp_path / "run").iterdir()} == {"earlier"}
+    assert {(tmp_path / "run" / name).read_text() for name in ("experiment.yaml", "result.json")} == {"earlier"}
     with pytest.raises(ValueError, match=re.escape(words)):
         train(bad, log, tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()

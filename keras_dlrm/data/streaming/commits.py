@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from keras_dlrm.data.identity import identified, vocabulary_identity
 from keras_dlrm.data.lock import lock
 from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import read_sealed, sealed
+from keras_dlrm.files.durable import publish, sync, workspace
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.marker import check_marker
+from keras_dlrm.files.ownership import check, identity, mark
 
 FORMAT = "keras_dlrm commit"
 VERSION = 1
@@ -59,8 +62,6 @@ class Commits:
         self.keep = keep
         taken = f"{self.folder}: another process trains into it; wait for that one or give another folder."
         self._lock = lock(self.folder, taken)
-        for leftover in self.folder.glob("writing-*"):
-            shutil.rmtree(leftover)
         self.number = max(self._numbers(), default=0)
 
     def _numbers(self) -> list[int]:
@@ -79,9 +80,9 @@ class Commits:
         """
         place = self.folder / PREPROCESSOR
         if not place.exists():
-            aside = self.folder / f"writing-{PREPROCESSOR}"
-            preprocessor.save(aside)
-            self._publish(aside, place)
+            with workspace(self.folder / "commit") as folder:
+                preprocessor.save(folder / PREPROCESSOR)
+                self._publish(folder / PREPROCESSOR, place)
             return
         kept = Preprocessor.load(place)
         theirs, ours = ({name: vocabulary_identity(v) for name, v in p.vocabularies.items()} for p in (kept, preprocessor))
@@ -106,19 +107,21 @@ class Commits:
             model: The model, compiled or not.
             state: JSON values.
         """
-        number = self.number + 1
-        aside = self.folder / f"writing-{number:08d}"
-        aside.mkdir()
-        model.save(aside / MODEL)
-        content = {"format": FORMAT, "version": VERSION, "state": state, "files": inventory(aside, [MODEL])}
-        (aside / STATE).write_text(json.dumps(sealed(content), indent=1), encoding="utf-8")
-        self._publish(aside, self.path(number))
-        self.number = number
-        for old in self._numbers()[: -self.keep]:
-            # Renamed first: a kill in the middle must not leave half a commit that looks whole.
-            gone = self.folder / f"writing-{old:08d}"
-            self.path(old).rename(gone)
-            shutil.rmtree(gone)
+        place = self.path(self.number + 1)
+        with workspace(self.folder / "commit") as folder:
+            written = folder / place.name
+            written.mkdir()
+            model.save(written / MODEL)
+            content = {"format": FORMAT, "version": VERSION, "state": state, "files": inventory(written, [MODEL])}
+            (written / STATE).write_text(json.dumps(sealed(content), indent=1), encoding="utf-8")
+            os.close(mark(written, _owner(place), (MODEL, STATE)))
+            self._publish(written, place)
+            self.number += 1
+            for old in self._numbers()[: -self.keep]:
+                # Renamed first: a kill in the middle must not leave half a commit that looks whole.
+                with contextlib.suppress(OSError):  # one that something else was put into stays
+                    check(self.path(old), _owner(self.path(old)), "a commit")
+                    self.path(old).rename(folder / f"old-{old}")
 
     def load(self) -> tuple[keras.Model, Any]:
         """Model and state of the last commit.
@@ -136,11 +139,10 @@ class Commits:
             raise ValueError(f"{place} cannot be read ({error}); remove it to go on from the one before.") from error
         return keras.saving.load_model(place / MODEL), content["state"]
 
-    def _publish(self, aside: Path, place: Path) -> None:
-        for path in [*aside.iterdir(), aside]:
-            _flush(path)
-        aside.rename(place)
-        _flush(self.folder)
+    def _publish(self, written: Path, place: Path) -> None:
+        for path in written.iterdir():
+            sync(path)
+        publish(written, place)
 
     def close(self) -> None:
         """Let another process work here."""
@@ -151,6 +153,10 @@ class Commits:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _owner(place: Path) -> str:
+    return identity("commit", place.name)
 
 
 def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
@@ -164,6 +170,7 @@ def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
         FileNotFoundError: it is no commit.
         ValueError: damaged, or written in another version of the format.
     """
+    check_marker(place)
     content = read_sealed(place / STATE, required=False)
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         raise ValueError(
@@ -173,11 +180,3 @@ def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
     entries = content.get("files", {})
     check_contents(check_sizes(place, entries, place / STATE), entries, done)
     return content
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -75,7 +75,7 @@ class Decoder:
                     f"columns={self._columns}: {name!r} occurs {self._columns.count(name)} times; name each column of the "
                     "schema once."
                 )
-        many = {c.name for c in schema.categorical if c.hotness > 1}
+        many = {c.name for c in schema.categorical if c.multi_hot}
         numbers = {*schema.dense_names, schema.label}
         self._text: list[Callable[[str, Any], Value]] = [
             _list if name in many else _number if name in numbers else _category for name in self.names

@@ -12,6 +12,7 @@ import keras
 
 from keras_dlrm.data.streaming.commits import Commits
 from keras_dlrm.data.streaming.stream import Chunk, Stream
+from keras_dlrm.training.not_finite import NotFinite
 
 
 @dataclasses.dataclass
@@ -105,9 +106,13 @@ def train_online(
             if part is None:
                 break
             if part.batch is not None:
-                fitted = online.model.fit(part.batch, part.label, batch_size=batch_size, shuffle=False, verbose=0)
+                try:
+                    fitted = online.model.fit(part.batch, part.label, batch_size=batch_size, shuffle=False, verbose=0)
+                except NotFinite as error:
+                    raise NotFinite(
+                        f"train_online: in the chunk that ends at {part.positions}: {error} The last commit is from before it."
+                    ) from error
                 online.scores = {name: float(values[-1]) for name, values in fitted.history.items()}
-                _check_finite(online.scores, part)
             online.positions = part.positions
             online.read += part.read
             online.trained += part.rows
@@ -128,12 +133,3 @@ def _commit(commits: Commits, online: Online, stream: Stream) -> None:
     }
     commits.save(online.model, state)
     online.commits = commits.number
-
-
-def _check_finite(scores: dict[str, float], part: Chunk) -> None:
-    loss = scores["loss"]
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise ValueError(
-            f"train_online: the loss is {loss} in the chunk that ends at {part.positions}; lower the learning rate. The last "
-            "commit is from before it."
-        )

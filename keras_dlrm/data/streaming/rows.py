@@ -11,6 +11,8 @@ import numpy as np
 from keras_dlrm.data import columns as raw
 from keras_dlrm.data.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.writer import allowed_labels
+from keras_dlrm.schema import Schema
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,17 +54,18 @@ class Places(raw.Where):
         return BadRow(self.sources[row], int(self.numbers[row]), column, value, reason, self.unit)
 
 
-def labels(frame: pl.DataFrame, name: str, where: raw.Where) -> np.ndarray:
-    """The label column as float32 (B,), each 0 or 1.
+def labels(frame: pl.DataFrame, schema: Schema, where: raw.Where) -> np.ndarray:
+    """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels.
 
     Raises:
         ValueError: another value; the message names its place.
     """
+    name = schema.label
     found = raw.dense_values(frame, name, where)
-    bad = (found != 0) & (found != 1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"{where.at(row)}, label {name!r}: value {frame[name][row]!r} must be 0 or 1.")
+    good, allowed = allowed_labels(schema, found)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(f"{where.at(row)}, label {name!r}: value {frame[name][row]!r} {allowed}.")
     return found.astype(np.float32)
 
 
@@ -106,7 +109,7 @@ def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> 
     if not rows:
         return [], []
     try:
-        label = labels(frame, preprocessor.schema.label, places)
+        label = labels(frame, preprocessor.schema, places)
         return [(preprocessor.transform(frame, where=places), label)], []
     except (ValueError, TypeError) as error:
         if rows == 1:
@@ -126,7 +129,7 @@ def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[
     """Rows of decoded messages as a frame: strings, and lists of strings in the multi-hot columns."""
     import polars as pl
 
-    many = {c.name for c in preprocessor.schema.categorical if c.hotness > 1}
+    many = {c.name for c in preprocessor.schema.categorical if c.multi_hot}
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
     return pl.DataFrame(
         [

@@ -53,6 +53,10 @@ class Stream:
         schema = preprocessor.schema
         if schema.weighted:
             raise ValueError(f"{type(self).__name__}: a weighted=True schema names no column of weights.")
+        if schema.sample_weight is not None:
+            raise ValueError(
+                f"{type(self).__name__}: streams carry no row weights; leave sample_weight={schema.sample_weight!r} out."
+            )
         if not poll > 0:
             raise ValueError(f"{type(self).__name__}: poll={poll!r} must be a number of seconds above 0.")
         self.preprocessor = preprocessor

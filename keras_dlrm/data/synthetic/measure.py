@@ -193,8 +193,8 @@ class _Gathered:
         return found, bucket, place
 
 
-def _head(batches: Iterator[tuple[Batch, np.ndarray]], rows: int) -> Iterator[tuple[Batch, np.ndarray]]:
-    for batch, label in batches:
+def _head(batches: Iterator[tuple[Any, ...]], rows: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    for batch, label, *_ in batches:
         if rows <= 0:
             return
         yield {k: v[:rows] for k, v in batch.items()}, label[:rows]

@@ -63,6 +63,8 @@ class MultiHot:
         seed: int = 0,
     ) -> None:
         schema.require_fitted()
+        if schema.sample_weight is not None:
+            raise ValueError("MultiHot: the schema has row weights, which bags do not carry; leave sample_weight out.")
         names = schema.categorical_names
         if isinstance(hotness, Mapping):
             for name in hotness:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.synthetic.stack_profile import StackProfile
+from keras_dlrm.files.documents import from_json
+from keras_dlrm.files.durable import write
 from keras_dlrm.files.regular import regular
 from keras_dlrm.schema import Schema
 
@@ -184,12 +186,7 @@ class Statistics:
         """Write a JSON file, complete or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.partial")
-        try:
-            aside.write_text(json.dumps(self.to_dict()), encoding="utf-8")
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write(path, json.dumps(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
@@ -200,8 +197,6 @@ class Statistics:
             ValueError: as `from_dict`, naming the file.
         """
         try:
-            return cls.from_dict(json.loads(regular(path, "give statistics in JSON").read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not the statistics of a click log, but no JSON ({error}).") from None
+            return cls.from_dict(from_json(regular(path, "give statistics in JSON").read_bytes()))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None

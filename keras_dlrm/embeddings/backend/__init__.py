@@ -19,6 +19,8 @@ Each adapter has the same functions:
 - `expand(rows, index)` → rows (n, D) in the order of an index of any shape; its gradient sums those of repeated rows.
 - `sum_by(values, index, count)` → values (n, D) with equal index summed into (count, D).
 - `take_columns(matrix, columns)` → (B, n) columns of a matrix (B, m), for a constant NumPy int32 (n,).
+- `unfused(tensor)` → the tensor; what follows is not fused with what made it. TensorFlow's product that is fused with a ReLU
+  makes 0 of NaN.
 - `with_width(tensor, width)` → the tensor; where TensorFlow does not know its shape beforehand it is (B, width) from here on, or
   an error when it is there.
 - `precise_sum(high, low)` → the sum of two float32 scalars in float64; on JAX while Keras traces, in float32.

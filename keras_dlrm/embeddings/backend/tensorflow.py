@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -82,6 +83,12 @@ def sum_by(values: Any, index: Any, count: Any) -> Any:
 def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     # As rows of the transposed matrix: TensorFlow gathers columns one number at a time.
     return tf.transpose(tf.gather(tf.transpose(matrix), columns))
+
+
+def unfused(tensor: Any) -> Any:
+    # The fused operation of TensorFlow 2.21 on CPUs, of a product, a bias and a ReLU or ReLU6, makes 0 of NaN; the operations by
+    # themselves keep it, and so does XLA. Nothing looks through `ensure_shape`, which costs nothing.
+    return tensor if isinstance(tensor, keras.KerasTensor) else tf.ensure_shape(tensor, tensor.shape)
 
 
 def with_width(tensor: Any, width: int) -> Any:

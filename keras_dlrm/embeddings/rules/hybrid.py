@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,7 @@ class Hybrid(keras.optimizers.Optimizer):
         if self.rows is self.dense:
             self.rows = follow(self.dense)
         self.ratio = self._first_ratio() if ratio is None else ratio
+        self._refuse_to_drop()
         self._accumulators: list[RowAccumulator] = []
         # Rows of the largest batch that is known to have room in them.
         self.room_for = 0
@@ -86,11 +88,17 @@ class Hybrid(keras.optimizers.Optimizer):
         tables = [v for v in variables if is_table(v)]
         others = [v for v in variables if not is_table(v)]
         self.dense, self.rows = own(self.dense, others), own(self.rows, tables)
+        self._refuse_to_drop()
         # The rows' updates and step counts are those of the dense part.
         self.rows.gradient_accumulation_steps = self.dense.gradient_accumulation_steps
         self.dense.build(others)
         self.rows.build(tables)
         super().build(list(variables))
+
+    def _refuse_to_drop(self) -> None:
+        """Where Keras would warn that it drops a saved state, loading fails."""
+        for part in (self.dense, self.rows):
+            part.load_own_variables = functools.partial(_load_all, part)
 
     def make_room(self, lookups: Sequence[int]) -> None:
         """Make the variables that accumulate gradients of rows, if that was asked for and they are not there.
@@ -243,6 +251,17 @@ def _optimizer(identifier: Any) -> Any:
     if found is None:
         raise TypeError(f"optimizer=None: give one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer.")
     return found
+
+
+def _load_all(optimizer: Any, store: Any) -> None:
+    saved, known = len(store.keys()), len(optimizer.variables)
+    if saved != known:
+        raise ValueError(
+            f"optimizer {optimizer.name!r} has {known} variables here and {saved} in the file, so its state would be lost: other "
+            "parts are frozen than when the model was saved, or its layers are not built. Freeze the same parts, make all layers "
+            "in __init__, or load with keras.saving.load_model(path, compile=False) and compile with a fresh optimizer."
+        )
+    type(optimizer).load_own_variables(optimizer, store)
 
 
 def own(optimizer: Any, variables: Sequence[Any]) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from keras_dlrm.sharding.meter import meter
 from keras_dlrm.sharding.step import WholeBatch
 from keras_dlrm.training.backend.checked import CheckedPyDataset
 from keras_dlrm.training.freed_memory import keep_freed_memory
+from keras_dlrm.training.whole_step import whole_step
 
 
 def collectives() -> Any:
@@ -27,6 +29,14 @@ def collectives() -> Any:
 
     return jax
 
+
+
+# Kinds of variables in the state of a step that predicts, tests or trains.
+_STATES = {
+    2: ("trainable_variables", "non_trainable_variables"),
+    3: ("trainable_variables", "non_trainable_variables", "metrics_variables"),
+    4: ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables"),
+}
 
 
 def _within(narrowing: Narrowing, function: Any) -> Any:
@@ -83,26 +93,65 @@ class SparseStep:
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple):
             kwargs["validation_data"] = (self.narrowing.arrays(validation[0]), *validation[1:])
-        return super().fit(self.narrowing.arrays(x), *args, **kwargs)
+        with self._given_back():
+            return super().fit(self.narrowing.arrays(x), *args, **kwargs)
 
     def evaluate(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return super().evaluate(self.narrowing.arrays(x), *args, **kwargs)
+        with self._given_back():
+            return super().evaluate(self.narrowing.arrays(x), *args, **kwargs)
 
     def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().predict(self.narrowing.arrays(x), *args, **kwargs)
+        with self._given_back():
+            return super().predict(self.narrowing.arrays(x), *args, **kwargs)
 
     def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().train_on_batch(self.narrowing.arrays(x), *args, **kwargs)
+        with self._given_back():
+            return super().train_on_batch(self.narrowing.arrays(x), *args, **kwargs)
 
     def test_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().test_on_batch(self.narrowing.arrays(x), *args, **kwargs)
+        with self._given_back():
+            return super().test_on_batch(self.narrowing.arrays(x), *args, **kwargs)
 
     def predict_on_batch(self: Any, x: Any) -> Any:
         x = self.narrowing.arrays(x)
         if self.sharded:
             # Keras (3.15.1) puts its rows onto the devices in fit, evaluate and predict, but not here.
             x = _distribute_data(keras.tree.map_structure(np.asarray, x))
-        return super().predict_on_batch(x)
+        with self._given_back():
+            return super().predict_on_batch(x)
+
+    # In its loops Keras (3.15.1) takes the arrays out of the variables, and a step may write over those that it is given. They
+    # come back at the end of an epoch; where a callback, the data or Ctrl-C ends the loop before that, they would be lost. So
+    # the newest ones are known at any moment, and put back.
+
+    @contextlib.contextmanager
+    def _given_back(self: Any) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.jax_state_sync()
+            self._jax_state = None
+            raise
+
+    def _get_jax_state(self: Any, *args: Any, purge_model_variables: bool = False, **kinds: bool) -> Any:
+        state = super()._get_jax_state(*args, **kinds)
+        self._keep_state(state)
+        if purge_model_variables:
+            self._purge_model_variables(**kinds)
+        return state
+
+    def _keep_state(self: Any, state: Sequence[Any]) -> None:
+        self._jax_state = dict(zip(_STATES[len(state)], state, strict=True))
+        self._jax_state_synced = False
+
+    def _make_function(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        def kept(state: Any, data: Any) -> Any:
+            with whole_step():
+                logs, state = step(state, data)
+                self._keep_state(state)
+            return logs, state
+
+        return super()._make_function(kept, *args, **kwargs)
 
     def train_step(self: Any, state: Any, data: Any) -> Any:
         if not self.sharded:

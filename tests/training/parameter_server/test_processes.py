@@ -224,6 +224,10 @@ def batch(step):
     return log.batch(step, 32)
 
 training = ps.ParameterServerTraining(build, steps=60)
+try:
+    training.fit(lambda step: (log.batch(step, 32)[0], [2.0] * 32))
+except ValueError as error:
+    assert "fit: label 2.0 in row 0; a binary cross-entropy" in str(error), error
 training.fit(batch)
 memory = training.peak_memory()
 assert training.applied == 60 and memory["worker:0"] > 0 and memory["worker:1"] == 0, memory

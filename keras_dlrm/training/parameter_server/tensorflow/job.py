@@ -20,6 +20,7 @@ from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.models.labels import Checks
 from keras_dlrm.sharding.heartbeat import beats
 from keras_dlrm.sharding.launch import end_with_launcher
 from keras_dlrm.sharding.plan import ShardingPlan
@@ -138,18 +139,23 @@ class ParameterServerTraining:
 
         Returns:
             Loss of each step from the first one on, those before a restart included.
+
+        Raises:
+            TypeError, ValueError: labels that the model's loss has no meaning for, as `keras.Model.fit` of a model here has it.
         """
         limit = integer("fit", "in_flight", 2 * self.workers if in_flight is None else in_flight)
         integer("fit", "checkpoint_steps", checkpoint_steps)
         integer("fit", "evaluation_steps", evaluation_steps)
         under_way: deque[Any] = deque()
         beside = Beside()
+        checks = Checks("fit", self._step.model.loss)
         with _servers_lost():
             for step in range(self.done, self.steps):
                 if len(under_way) >= limit:
                     # A step returns nothing: there is nothing to fetch from a worker that may be gone by now.
                     under_way.popleft().get()
                 x, y = batch(step)
+                y, _ = checks.arrays(y, None)
                 arguments = (tf.constant(step, tf.int64), self._tensors(x), tf.constant(np.reshape(y, -1), tf.float32))
                 self._given += sum(t.dtype.size * int(np.prod(t.shape)) for t in (*arguments[1].values(), arguments[2]))
                 under_way.append(self._coordinator.schedule(self._step.train, args=arguments))

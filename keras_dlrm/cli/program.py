@@ -1,0 +1,118 @@
+"""How a program of this package runs and ends: exit codes, one sentence for an error, and what a signal does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+_MOST = 4000  # letters of an error
+# As `sharding.launch` has it, which imports Keras.
+_LAUNCHER = "KERAS_DLRM_LAUNCHER"
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks this process to end.
+
+    Args:
+        number: Which signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def run(command: click.Command, args: list[str] | None = None, name: str | None = None) -> None:
+    """Run a command and end this process, if it does not succeed.
+
+    Exit codes: 0; 2, with one sentence on standard error, for bad input; 128 and the signal's number, when one asked to end,
+    as 130 for Ctrl-C and 143 for SIGTERM. What was begun is then removed, or left so that it can be gone on with. A second
+    signal ends the process at once.
+
+    Args:
+        command: The command.
+        args: Its arguments; those of this process by default.
+        name: Of the program.
+
+    Raises:
+        SystemExit: it did not succeed.
+    """
+    with _signals() as told:
+        try:
+            code = command.main(args=args, prog_name=name, standalone_mode=False)
+            sys.stdout.flush()
+        except (KeyboardInterrupt, click.Abort) as error:
+            cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
+            _end(told[0] if told else signal.SIGINT, cause)
+        except BrokenPipeError:
+            _close_output()
+            sys.exit(128 + signal.SIGPIPE)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError, RecursionError) as error:
+            if told:  # it came of being stopped
+                _end(told[0], error)
+            text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            click.echo(f"error: {text if len(text) <= _MOST else f'{text[: _MOST // 2]} … {text[-_MOST // 2 :]}'}", err=True)
+            sys.exit(2)
+    if isinstance(code, int) and not isinstance(code, bool) and code:
+        sys.exit(code)
+
+
+@contextlib.contextmanager
+def promise(sentence: str) -> Iterator[None]:
+    """While this context is open, a signal that ends the process is answered with a sentence.
+
+    Args:
+        sentence: What is left, and how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(sentence)
+        raise
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """While this context is open, signals that ask this process to end raise `Stopped`; a second one ends it. Those that came."""
+    told: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        told.append(number)
+        if len(told) > 1:
+            os._exit(128 + number)
+        raise Stopped(number)
+
+    before = {}
+    with contextlib.suppress(ValueError):  # in another thread than the first, signals are not this one's
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # One that is ignored, as nohup does, stays so.
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, stop)
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, error: BaseException | None) -> None:
+    notes = getattr(error, "__notes__", None) or ["Only what was complete stays."]
+    if _LAUNCHER not in os.environ:  # else the process that started this one says it
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            click.echo(f"stopped by {signal.Signals(number).name}. {notes[0]}", err=True)
+    sys.exit(128 + number)
+
+
+def _close_output() -> None:
+    """Have nothing more written to a pipe that nobody reads, also not when this process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

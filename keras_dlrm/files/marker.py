@@ -1,0 +1,54 @@
+"""The hidden file in which a folder says whose it is: what it holds, and whether that is what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_dlrm.files.checksums import sealed, unsealed
+from keras_dlrm.files.regular import regular
+
+MARKER = ".keras_dlrm"
+FORMAT = "keras_dlrm folder"
+VERSION = 1
+
+
+def marker_text(owner: str, files: Sequence[str]) -> str:
+    """What a marker holds.
+
+    Args:
+        owner: Whose the folder is.
+        files: Names that are written there.
+    """
+    return json.dumps(sealed({"format": FORMAT, "version": VERSION, "id": owner, "files": list(files)}))
+
+
+def marker_content(data: bytes) -> dict[str, Any] | None:
+    """What `marker_text` was given, as `"id"` and `"files"`; `None` where a marker says anything else.
+
+    Example:
+
+    >>> marker_content(marker_text("me", ["a.npy"]).encode())["files"]
+    ['a.npy']
+    >>> marker_content(marker_text("me", ["a.npy"]).replace("a.npy", "b.npy").encode())
+    """
+    try:
+        content = unsealed(MARKER, json.loads(data))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return None
+    known = content.get("format") == FORMAT and content.get("version") == VERSION and isinstance(content.get("files"), list)
+    return content if known else None
+
+
+def check_marker(folder: str | os.PathLike[str]) -> None:
+    """See that the marker of a folder, where it has one, is as it was written.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = Path(folder) / MARKER
+    if os.path.lexists(path) and marker_content(regular(path).read_bytes()) is None:
+        raise ValueError(f"{path} is damaged; copy the folder again, or remove that file: then nothing here is ever overwritten.")

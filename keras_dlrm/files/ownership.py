@@ -1,0 +1,350 @@
+"""Folders that say who wrote them and for what: only those are ever deleted, and only what was written into them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import stat
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from keras_dlrm.files.marker import MARKER, marker_content, marker_text
+
+LOCK = "lock"
+ALL = ("**",)
+_MOST_BYTES = 1 << 24  # of a marker
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def identity(kind: str, name: str | Path) -> str:
+    """What the marker of a folder says: the folder's kind, and what it was made for.
+
+    Args:
+        kind: Such as `"run"`.
+        name: A `Path`, for a folder that belongs to one place; or a text, for one that may be copied with the folder around it.
+
+    Example:
+
+    >>> identity("run", Path("a")) == identity("run", Path("b/../a")), identity("run", Path("a")) == identity("run", Path("b"))
+    (True, False)
+    """
+    place = name if isinstance(name, str) else os.path.realpath(name)
+    return hashlib.sha256(f"{kind}\0{place}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def mark(folder: Path, owner: str, files: Sequence[str] = ALL) -> int:
+    """Write into a folder whose it is, and hold it.
+
+    Args:
+        folder: A folder that this process has made or found empty, or one that is its own.
+        owner: What `identity` gives.
+        files: Names relative to the folder that are written there; `*` is any part of a name, `**` anything below.
+
+    Returns:
+        A descriptor: no other process removes the folder until it is closed or this process ends.
+    """
+    written = folder / f"{MARKER}.{uuid.uuid4().hex[:8]}"
+    held = os.open(written, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE, 0o666)
+    try:
+        with open(held, "w", encoding="utf-8", closefd=False) as text:
+            text.write(marker_text(owner, files))
+        with contextlib.suppress(OSError):  # a disk without locks: what is left over there stays
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.replace(written, folder / MARKER)
+    except BaseException:
+        os.close(held)
+        with contextlib.suppress(OSError):
+            written.unlink()
+        raise
+    return held
+
+
+def claim(folder: Path, owner: str, what: str, taken: str, files: Sequence[str] = ALL) -> int:
+    """Hold a folder, which is made where there is none.
+
+    Args:
+        folder: The folder.
+        owner: What its marker says.
+        what: What it is, for the error, such as `"a run"`.
+        taken: What to say where another process holds it.
+        files: As of `mark`.
+
+    Returns:
+        As of `mark`.
+
+    Raises:
+        FileExistsError: there is something else, which is not empty.
+        RuntimeError: another process holds it.
+    """
+    while True:
+        with contextlib.suppress(FileNotFoundError), _opened(folder) as (_, place):
+            if os.listdir(place):
+                _files_of(folder, place, owner, what)
+                try:
+                    return _locked(place, MARKER)
+                except BlockingIOError:
+                    raise RuntimeError(taken) from None
+        made, held = new_folder(folder.parent, owner, files)
+        try:
+            os.rename(made, folder)  # also in place of an empty one
+            return held
+        except OSError:
+            remove(made, owner, what)
+            os.close(held)
+            if not folder.exists():
+                raise
+
+
+def new_folder(parent: Path, owner: str, files: Sequence[str] = ALL) -> tuple[Path, int]:
+    """A new hidden folder, and a descriptor that holds it. What killed processes left of the same owner is removed.
+
+    Args:
+        parent: Where to make it.
+        owner: What its marker says.
+        files: As of `mark`.
+    """
+    remove_left(parent, owner)
+    folder = parent / f".writing-{uuid.uuid4().hex[:12]}"
+    folder.mkdir()
+    return folder, mark(folder, owner, files)
+
+
+def remove_left(parent: Path, owner: str) -> None:
+    """Remove the hidden folders that killed processes left. One that is held, or that has something else in it, stays.
+
+    Args:
+        parent: Where they are.
+        owner: What their markers say.
+    """
+    for left in list(parent.glob(".writing-*")):
+        with contextlib.suppress(OSError, RuntimeError), hold(left, surely=True):
+            remove(left, owner, "a folder")
+
+
+def check(folder: Path, owner: str, what: str) -> None:
+    """See that a folder, and everything in it, may be removed.
+
+    Args:
+        folder: The folder.
+        owner: What its marker has to say.
+        what: What it should be, for the error, such as `"a run"`.
+
+    Raises:
+        FileExistsError: it is a link, a file, a mount point, or it holds one; it is the working or the home folder, or
+            holds it; it was not written by this package, or not at this place; or something else is in it.
+    """
+    with _opened(folder) as (_, place):
+        _check(folder, place, owner, what)
+
+
+@contextlib.contextmanager
+def hold(folder: Path, surely: bool = False) -> Iterator[None]:
+    """While this context is open, no other process removes a folder of this package's own.
+
+    Args:
+        folder: The folder.
+        surely: Whether it is an error where that cannot be told, as on a disk without locks.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    with _opened(folder) as (_, place), contextlib.ExitStack() as locks:
+        for name in (MARKER, LOCK):
+            try:
+                locks.callback(os.close, _locked(place, name))
+            except BlockingIOError:
+                raise RuntimeError(f"{folder}: another process works in it; wait for that one.") from None
+            except OSError:
+                if surely and name == MARKER:
+                    raise
+        yield
+
+
+def remove(folder: Path, owner: str, what: str) -> None:
+    """Remove a folder of this package's own that this process holds, after `check`.
+
+    Links in it are removed, and what they lead to stays.
+
+    Args:
+        folder: The folder.
+        owner: What its marker has to say.
+        what: What it should be, for the error, such as `"a run"`.
+
+    Raises:
+        FileExistsError: as `check`; nothing is removed then.
+    """
+    with _opened(folder) as (parent, place):
+        files = _check(folder, place, owner, what)
+        foreign = _sweep(place, "", files, delete=True) or sorted(set(os.listdir(place)) - {MARKER})
+        if foreign:
+            raise _refused(folder, _named(foreign, what))
+        # Last, so that what a kill leaves of the folder is removed another time.
+        os.unlink(MARKER, dir_fd=place)
+        os.rmdir(folder.name, dir_fd=parent)
+
+
+def clear(folder: Path, owner: str, what: str, keep: Collection[str] = ()) -> None:
+    """Remove what was written into a folder of this package's own. What else is in it stays.
+
+    Args:
+        folder: The folder.
+        owner: What its marker has to say.
+        what: What it should be, for the error.
+        keep: Names in the folder that stay, too.
+
+    Raises:
+        FileExistsError: the folder is not this package's own.
+    """
+    with _opened(folder) as (_, place):
+        _sweep(place, "", _files_of(folder, place, owner, what), delete=True, keep=keep)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[tuple[int, int]]:
+    """Descriptors of the folder around a folder, and of the folder itself: whatever gets their names meanwhile."""
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            place = os.open(folder.name or ".", _FOLDER, dir_fd=parent)
+        except NotADirectoryError:
+            raise _refused(folder, "is a symbolic link" if folder.is_symlink() else "is a file") from None
+        try:
+            yield parent, place
+        finally:
+            os.close(place)
+    finally:
+        os.close(parent)
+
+
+def _locked(place: int, name: str) -> int:
+    """A descriptor of a file in a folder, which has its lock.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+        FileNotFoundError: there is no such file, or not any more.
+    """
+    held = os.open(name, os.O_RDWR | _FILE, dir_fd=place)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(held), os.stat(name, dir_fd=place, follow_symlinks=False)):
+            return held
+        raise FileNotFoundError(name)
+    except BaseException:
+        os.close(held)
+        raise
+
+
+def _files_of(folder: Path, place: int, owner: str, what: str) -> list[list[str]]:
+    """What was written into a folder, from its marker, each name in parts."""
+    content = None
+    with contextlib.suppress(OSError):
+        descriptor = os.open(MARKER, os.O_RDONLY | _FILE, dir_fd=place)
+        with open(descriptor, "rb") as file:
+            info = os.fstat(descriptor)
+            if stat.S_ISREG(info.st_mode) and info.st_size <= _MOST_BYTES:
+                content = marker_content(file.read(_MOST_BYTES))
+    if content is None:
+        raise _refused(folder, f"has content but is not {what} of this release (no {MARKER} in it says so)")
+    if content.get("id") != owner:
+        raise _refused(folder, f"is not {what} that was written here: it was moved, copied or made for something else")
+    return [str(name).split("/") for name in content["files"]]
+
+
+def _check(folder: Path, place: int, owner: str, what: str) -> list[list[str]]:
+    info = os.fstat(place)
+    starts: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("the working directory", os.getcwd),
+        ("the home folder", lambda: os.path.expanduser("~")),
+        ("the home folder", lambda: pwd.getpwuid(os.getuid()).pw_dir),
+    )
+    for name, start in starts:
+        with contextlib.suppress(FileNotFoundError, KeyError):
+            path = Path(start()).resolve()
+            for each in (path, *path.parents):
+                if os.path.samestat(os.stat(each), info):
+                    raise _refused(folder, f"{'is' if each == path else 'holds'} {name}")
+    real = os.path.realpath(folder)
+    if any(mount == real or mount.startswith(real + "/") for mount in _mounts()):
+        raise _refused(folder, "is a mount point, or holds one")
+    files = _files_of(folder, place, owner, what)
+    foreign = _sweep(place, "", files, delete=False)
+    if foreign:
+        raise _refused(folder, _named(foreign, what))
+    return files
+
+
+def _mounts() -> Iterator[str]:
+    """Mount points, also those of folders of the same disk."""
+    with contextlib.suppress(OSError):
+        for line in _MOUNTS.read_bytes().splitlines():
+            # Spaces and the like are written as octal numbers.
+            yield os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1"))
+
+
+def _sweep(
+    place: int, within: str, files: list[list[str]], delete: bool, keep: Collection[str] = ()
+) -> list[str]:
+    """Names of what is in a folder and was not written there; the rest is removed, but for the marker."""
+    foreign = []
+    with os.scandir(place) as entries:
+        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    for name, info in sorted(found):
+        path = within + name
+        if path in keep:
+            continue
+        if stat.S_ISDIR(info.st_mode):
+            inner = -1
+            if info.st_dev == os.fstat(place).st_dev and _is_listed(path, files, folder=True):
+                inner = os.open(name, _FOLDER, dir_fd=place)
+            if inner < 0 or not os.path.samestat(os.fstat(inner), info):
+                foreign.append(f"{path}/")
+                continue
+            try:
+                foreign += (below := _sweep(inner, f"{path}/", files, delete))
+            finally:
+                os.close(inner)
+            if delete and not below:
+                os.rmdir(name, dir_fd=place)
+        elif not within and (name == MARKER or fnmatchcase(name, f"{MARKER}.????????")):
+            if delete and name != MARKER:
+                os.unlink(name, dir_fd=place)
+        elif (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)) and _is_listed(path, files):
+            if delete:
+                os.unlink(name, dir_fd=place)
+        else:
+            foreign.append(path)
+    return foreign
+
+
+def _is_listed(path: str, files: list[list[str]], folder: bool = False) -> bool:
+    """Whether a file is one that was written, or a folder one that such a file may be in."""
+    parts = path.split("/")
+    for pattern in files:
+        if "**" in pattern:
+            length = pattern.index("**")
+            # Those above `**` must fit; a folder may also lie above it.
+            if all(fnmatchcase(p, q) for p, q in zip(parts, pattern[:length], strict=False)):
+                if folder or len(parts) > length:
+                    return True
+        elif len(parts) < len(pattern) if folder else len(parts) == len(pattern):
+            if all(fnmatchcase(p, q) for p, q in zip(parts, pattern, strict=False)):
+                return True
+    return False
+
+
+def _named(foreign: list[str], what: str) -> str:
+    shown = ", ".join(repr(name) for name in foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+    return f"holds what was not written with {what}: {shown}"
+
+
+def _refused(folder: Path, why: str) -> FileExistsError:
+    return FileExistsError(f"{folder} {why}. It is left alone: move or delete it by hand, or give another output.")

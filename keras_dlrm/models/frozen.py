@@ -1,0 +1,91 @@
+"""Which parts of a model are frozen, at any depth, in its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Frozen = dict[str, bool]
+
+
+def frozen_of(model: Any) -> Frozen:
+    """Parts of a model that are not as trainable as what they are in.
+
+    Args:
+        model: A model or layer.
+
+    Returns:
+        Path → `trainable`, what is outside before what is inside. A path has the numbers of layers among those around them,
+        because names that Keras gives count up within a process, and at its end `vN` for the N-th variable; the model itself
+        is "". Empty where nothing was frozen.
+
+    Example:
+
+    >>> model = kd.models.DLRM(kd.Schema(["I1"], [kd.Categorical("C1", 3)]), 2, bottom_mlp=[2], top_mlp=[1])
+    >>> model.top_mlp.dense_layers[0].trainable = False
+    >>> frozen_of(model)
+    {'5/0': False}
+    """
+    found: Frozen = {}
+    for path, around, layer in _walk(model, "", True):
+        if layer.trainable != around:
+            found[path] = layer.trainable
+        if layer.trainable:
+            for i, variable in enumerate(layer._trainable_variables):
+                if not variable.trainable:
+                    found[_inside(path, f"v{i}")] = False
+    return found
+
+
+def with_frozen(config: dict[str, Any], model: Any) -> dict[str, Any]:
+    """A configuration, with what is frozen as `"frozen"`, if anything is.
+
+    Args:
+        config: Of the model.
+        model: The model.
+    """
+    frozen = frozen_of(model)
+    return {**config, "frozen": frozen} if frozen else config
+
+
+def freeze(model: Any, frozen: Mapping[str, bool] | Sequence[str]) -> None:
+    """Make the parts of a model as trainable as those of the one that `frozen_of` was asked of.
+
+    Args:
+        model: A model or layer of the same configuration.
+        frozen: What `frozen_of` gave; or names of layers, as earlier versions of this package wrote them.
+
+    Raises:
+        ValueError: it names a part that the model does not have.
+    """
+    if not isinstance(frozen, Mapping):
+        for layer in model.layers:
+            if layer.name in frozen:
+                layer.trainable = False
+        return
+    for path, trainable in frozen.items():
+        part = model
+        for place in path.split("/") if path else ():
+            inside = part._trainable_variables if place.startswith("v") else _layers(part)
+            number = int(place.removeprefix("v"))
+            if number >= len(inside):
+                raise ValueError(
+                    f"{model.name}: the configuration freezes part {path!r}, which the model does not have; make its layers in "
+                    "__init__, the same ones as when it was saved."
+                )
+            part = inside[number]
+        part.trainable = trainable
+
+
+def _walk(layer: Any, path: str, around: bool) -> Iterator[tuple[str, bool, Any]]:
+    yield path, around, layer
+    for i, part in enumerate(_layers(layer)):
+        yield from _walk(part, _inside(path, str(i)), layer.trainable)
+
+
+def _layers(layer: Any) -> list[Any]:
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def _inside(path: str, place: str) -> str:
+    return f"{path}/{place}" if path else place
