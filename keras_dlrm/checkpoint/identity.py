@@ -114,11 +114,16 @@ def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
 def _layers(model: Any) -> list[Any]:
     from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 
+    layers = model._flatten_layers(include_self=False)
+    # The tables of a `TPUEmbedding` are those of an `EmbeddingCollection`, whatever layers it has inside.
+    collections = [layer for layer in layers if isinstance(layer, EmbeddingCollection)]
+    inside = {id(layer) for each in collections for layer in each._flatten_layers(include_self=False)}
     found = []
-    for layer in model._flatten_layers(include_self=False):
-        # The tables of a `TPUEmbedding` are those of an `EmbeddingCollection`.
-        kind = EmbeddingCollection if isinstance(layer, EmbeddingCollection) else type(layer)
-        found.append({"class": kind.__name__, "config": _config(layer)})
+    for layer in layers:
+        if isinstance(layer, EmbeddingCollection):
+            found.append({"class": EmbeddingCollection.__name__, "config": _plain(EmbeddingCollection.get_config(layer))})
+        elif id(layer) not in inside:
+            found.append({"class": type(layer).__name__, "config": _config(layer)})
     return found
 
 

@@ -110,14 +110,14 @@ class ModelColumns(tf.Module):
 
     def _rectangular(self, column: Column, values: Any) -> Any:
         """Values of a column as they were parsed → (B,) or (B, width)."""
+        if column.width is not None and not isinstance(values, tf.RaggedTensor):
+            return values
         missing = self.missing(column)
         if isinstance(values, tf.RaggedTensor):
             if column.truncated:
                 return values.to_tensor(missing)
             with tf.control_dependencies([_at_most(column, values.row_lengths(), column.width)]):
                 return values.to_tensor(missing, shape=[None, column.width])
-        if column.width is not None:
-            return values
         with tf.control_dependencies([_at_most(column, tf.shape(values, tf.int64)[1], 1)]):
             # (B, 0) where no row has a value.
             return tf.pad(values, [[0, 0], [0, 1]], constant_values=tf.constant(missing, values.dtype))[:, 0]

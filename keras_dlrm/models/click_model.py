@@ -19,6 +19,7 @@ from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.checked_training import has_no_rows
 from keras_dlrm.models.frozen import freeze, with_frozen
+from keras_dlrm.models.hdf5 import refuse_hdf5_in_writing
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
 from keras_dlrm.models.sparse_model import SparseTraining
@@ -38,6 +39,8 @@ class ClickModel(SparseTraining, keras.Model):
         schema: A fitted `Schema`.
         seed: Seed of all initial weights and of dropout; the same seed gives the same weights on every backend.
     """
+
+    exported_by_us = True
 
     def __init__(self, schema: Schema | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -218,6 +221,7 @@ class ClickModel(SparseTraining, keras.Model):
                 state.assign(store[f"seed_{i}"])
 
     def get_config(self) -> dict[str, Any]:
+        refuse_hdf5_in_writing()
         config = {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed, "dtype": self._dtype_config()}
         return with_frozen(config, self)
 

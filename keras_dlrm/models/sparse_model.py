@@ -22,10 +22,11 @@ from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.layers.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
 from keras_dlrm.models.frozen import freeze, with_frozen
+from keras_dlrm.models.hdf5 import refuse_hdf5, refuse_hdf5_in_writing
 from keras_dlrm.models.losses import config_of
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
-from keras_dlrm.training.not_finite import watched
+from keras_dlrm.training.not_finite import require_finite, watched
 
 
 class SparseTraining(CheckedTraining):
@@ -33,6 +34,9 @@ class SparseTraining(CheckedTraining):
 
     #: Whether `fit` ends with an error when the loss or a weight is NaN or infinite; to be set on a model.
     stops_when_not_finite = True
+
+    #: Whether `kd.export` takes such a model.
+    exported_by_us = False
 
     _jit_compile_asked: Any = "auto"
     # "alone" where no other process takes part, "checked" where they are alike.
@@ -108,6 +112,7 @@ class SparseTraining(CheckedTraining):
     @default
     def get_config(self: Any) -> dict[str, Any]:
         """The configuration, frozen parts included."""
+        refuse_hdf5_in_writing()
         return with_frozen(super().get_config(), self)  # type: ignore[misc]
 
     @classmethod
@@ -143,6 +148,37 @@ class SparseTraining(CheckedTraining):
         self._check_alike()
         self.make_room(x, len(keras.tree.flatten(x)[0]))
         return super().train_on_batch(x, *args, **kwargs)  # type: ignore[misc]
+
+    def save(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save`, into a `.keras` file.
+
+        Raises:
+            ValueError: the file is HDF5, which holds neither tables by name nor a row rule's slots.
+        """
+        refuse_hdf5(filepath)
+        super().save(filepath, *args, **kwargs)  # type: ignore[misc]
+
+    def export(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.export` for a subclass of `SparseModel`; other models are exported by `kd.export`.
+
+        Raises:
+            NotFinite: a weight is NaN or infinite.
+            ValueError: a functional model or one of `kd.models`, or a subclass that Keras cannot export; the message says how it is
+                exported.
+        """
+        if self.exported_by_us:
+            raise ValueError(
+                f"{self.name}: model.export would write a model whose inputs have no names and whose ids are floats; use "
+                "kd.export.savedmodel(model, folder), kd.export.onnx(model, path) or kd.export.litert(model, path)."
+            )
+        require_finite("export", self)
+        try:
+            return super().export(filepath, *args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            raise ValueError(
+                f"{self.name}: Keras cannot export this model ({error}); make it a functional SparseModel, or a subclass of a "
+                "model of kd.models, which kd.export.savedmodel and kd.export.onnx write."
+            ) from error
 
     def _check_trainable(self: Any) -> None:
         """What Keras warns of: on each backend something else would be trained."""
@@ -309,6 +345,8 @@ class SparseModel(SparseTraining, keras.Model):
 @keras.saving.register_keras_serializable("keras_dlrm")
 class FunctionalSparseModel(SparseModel, Functional):
     """What `SparseModel(inputs, outputs)` makes."""
+
+    exported_by_us = True
 
     def _convert_inputs_to_tensors(self, flat_inputs: Any) -> Any:
         # Keras casts inputs to the dtype of their Input, and makes dense ones of others with zeros, which are ids.

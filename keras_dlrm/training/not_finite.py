@@ -35,7 +35,7 @@ def first_not_finite(model: Any, tables: bool = True) -> str | None:
     >>> model = kd.models.DLRM(schema, 2, top_mlp=[1])
     >>> first_not_finite(model) is None
     True
-    >>> model.top_mlp.weights[-1].assign([np.nan])
+    >>> _ = model.top_mlp.weights[-1].assign([np.nan])
     >>> first_not_finite(model)
     "'top_mlp/dense_0/bias' has nan at (0,)"
     """

@@ -82,7 +82,7 @@ VALUES = st.text(min_size=1, max_size=6).filter(lambda text: "\0" not in text an
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet", "tfrecord"])
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(values=st.lists(VALUES, min_size=2, max_size=2, unique=True))
 def test_columns_that_folders_name_are_read_as_if_the_files_had_them(
     tmp_path: Path, ending: str, values: list[str]

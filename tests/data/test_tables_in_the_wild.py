@@ -80,7 +80,7 @@ NAMES = st.text(string.ascii_letters + "[]*?~\\\n {}%=$'\"é✓!#&;|.-", min_siz
 )
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(folder=NAMES, name=NAMES, ending=st.sampled_from(ENDINGS), relative=st.booleans())
 def test_what_exists_literally_is_taken_literally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str, ending: str, relative: bool

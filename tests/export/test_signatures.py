@@ -138,8 +138,8 @@ def test_a_damaged_missing_or_added_file_does_not_verify(published, tmp_path):
         ({"user_columns": ["a", "b"]}, "names every column"),
         ({"user_columns": "a"}, "must be a list of column names"),
         (
-            {"preprocessor": Preprocessor.identity(kd.Schema(categorical=[kd.Categorical("a", 4)]))},
-            "column 'a' of the prep",
+            {"preprocessor": Preprocessor.identity(kd.Schema(categorical=[kd.Categorical("a", 4), kd.Categorical("b", 2)]))},
+            "column 'a' has vocabulary_size",
         ),
     ],
 )

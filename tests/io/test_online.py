@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_is_not_committed(preprocessor, tmp_path):
         model.compile(kd.optimizers.SGD(1e30), loss="mse")
         return model
 
-    with pytest.raises(ValueError, match="lower the learning rate"):
+    with pytest.raises(ValueError, match="Lower the learning rate"):
         train_online(diverging, Numbers(preprocessor, 4000), tmp_path, batch_size=8, chunk=50, until_end=True)
     assert json.loads((tmp_path / "commit-00000001" / "state.json").read_text())["state"]["read"] == 0
 

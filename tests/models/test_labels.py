@@ -202,7 +202,6 @@ SOURCES = {
 }
 
 
-@pytest.mark.skipif(BACKEND == "jax" and not hasattr(kd.models.SparseModel, "_given_back"), reason="to be merged")
 @pytest.mark.parametrize("source", SOURCES)
 def test_wrong_labels_and_weights_of_a_batch_stop_before_its_step_and_the_batch_is_named(model, source):
     make, ones = SOURCES[source], np.ones(8, "float32")

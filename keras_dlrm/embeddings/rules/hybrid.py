@@ -23,7 +23,8 @@ class Hybrid(keras.optimizers.Optimizer):
 
     `learning_rate` and `iterations` are those of the dense part. Setting `learning_rate` (as `ReduceLROnPlateau` and
     `LearningRateScheduler` do) sets the row rule's rate, too: the ratio of the two stays what it was at first.
-    `clipnorm`, `clipvalue`, weight decay and EMA of the dense optimizer are those of the dense parameters alone.
+    `clipnorm`, `clipvalue`, weight decay and EMA of the dense optimizer are those of the dense parameters alone;
+    `keras.callbacks.SwapEMAWeights` swaps those, and leaves the tables' rows as they are.
     An optimizer that another model trains with already is copied, and starts without that one's slots.
 
     Args:
@@ -71,6 +72,7 @@ class Hybrid(keras.optimizers.Optimizer):
             self.rows = follow(self.dense)
         self.ratio = self._first_ratio() if ratio is None else ratio
         self._refuse_to_drop()
+        self.use_ema = self.dense.use_ema
         self._accumulators: list[RowAccumulator] = []
         # Rows of the largest batch that is known to have room in them.
         self.room_for = 0
@@ -90,7 +92,10 @@ class Hybrid(keras.optimizers.Optimizer):
         self.rows.gradient_accumulation_steps = self.dense.gradient_accumulation_steps
         self.dense.build(others)
         self.rows.build(tables)
+        # The averages are the dense part's; Keras would make others here, of whole tables.
+        self.use_ema = False
         super().build(list(variables))
+        self.use_ema = self.dense.use_ema
 
     def _refuse_to_drop(self) -> None:
         """Where Keras would warn that it drops a saved state, loading fails."""
@@ -177,6 +182,11 @@ class Hybrid(keras.optimizers.Optimizer):
             self.dense.apply([g for g, _ in used], [v for _, v in used])
         else:
             self.dense._iterations.assign_add(1)
+
+    @property
+    def inner_optimizer(self) -> Any:
+        """The dense part, where `keras.callbacks.SwapEMAWeights` looks for averages. Rows have none."""
+        return self.dense
 
     @property
     def variables(self) -> list[Any]:
