@@ -26,14 +26,16 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def integer(who: str, field: str, value: Any, low: int = 1) -> int:
-    """An integer of at least `low`; `ValueError` names the argument otherwise."""
+def integer(who: str, field: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """An integer of at least `low`, and at most `high`; `ValueError` names the argument otherwise."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
     if number is None or number < low:
         raise ValueError(f"{who}: {field}={shown(value)} must be an integer >= {low}.")
+    if high is not None and number > high:
+        raise ValueError(f"{who}: {field}={shown(value)} must be an integer in {low} … {high:,}.")
     return number
 
 
@@ -55,7 +57,7 @@ def number(who: str, field: str, value: Any, low: float = 0.0, below: float = ma
     """A number in [low, below)."""
     try:
         found = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer of hundreds of digits
         found = math.nan
     if not low <= found < below:
         raise ValueError(f"{who}: {field}={shown(value)} must be a number in [{low:g}, {below:g}).")

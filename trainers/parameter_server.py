@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks ar
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from keras_dlrm.cli.options import PathArgument  # noqa: E402
+from keras_dlrm.cli.options import POSITIVE, PathArgument  # noqa: E402
 from keras_dlrm.cli.program import run  # noqa: E402
 from keras_dlrm.sharding import trainer  # noqa: E402
 
@@ -60,7 +60,7 @@ def describe(tables, shapes):
 )
 @click.option("--optimizer", default="adagrad", show_default=True, help="Of the dense parameters.")
 @click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer if omitted.")
-@click.option("--learning-rate", type=float, help="The optimizer's own by default.")
+@click.option("--learning-rate", type=POSITIVE, help="The optimizer's own by default.")
 @click.option(
     "--in-flight", type=click.IntRange(1), help="Steps under way at a time; 1 is synchronous.  [default: 2 a worker]"
 )
@@ -75,7 +75,13 @@ def describe(tables, shapes):
     type=click.IntRange(0),
     help="Of all processes after a server or the chief is lost.",
 )
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds without a sign of life after which a process is ended.")
+@click.option(
+    "--timeout",
+    default=300.0,
+    show_default=True,
+    type=POSITIVE,
+    help="Seconds without a sign of life after which a process is ended.",
+)
 @click.option("--evaluation-steps", type=click.IntRange(1), help="Steps between evaluations beside training.")
 @click.option("--export", type=PathArgument, help="Folder to export a SavedModel to at the end.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")

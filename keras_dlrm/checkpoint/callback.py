@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.writing import save
+from keras_dlrm.files.durable import check_writable
 from keras_dlrm.sharding.heartbeat import PREEMPTED
 
 
@@ -31,6 +32,7 @@ class Checkpoints(keras.callbacks.Callback):
         look: Steps between two looks for SIGTERM.
 
     Raises:
+        OSError: when training begins, `directory` cannot be written to.
         ValueError: `steps`, `whole` or `look` is not 1 or more.
 
     Attributes:
@@ -64,6 +66,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._saves += 1
 
     def on_train_begin(self, logs: Any = None) -> None:
+        check_writable(self.directory)
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._tell)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from keras_dlrm.data.unseen import Unseen
 
 PathArgument = click.Path(path_type=Path)
+
+
+class _Positive(click.ParamType):
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"{value!r} must be a finite number above 0.", param, ctx)
+        return number
+
+
+#: A finite number above 0, such as a learning rate or seconds.
+POSITIVE = _Positive()
 
 
 def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +106,7 @@ def experiment_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--epochs", type=int, help="Most epochs."),
             click.option("--optimizer", help="sgd, adagrad, rowwise_adagrad, adam, or a Keras optimizer."),
             click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer by default."),
-            click.option("--learning-rate", type=float, help="Of the optimizer, and of the tables' where it has none."),
+            click.option("--learning-rate", type=POSITIVE, help="Of the optimizer, and of the tables' where it has none."),
             click.option("--mixed-precision", is_flag=True, default=None, help="Compute in bfloat16."),
         )
     ):  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,19 @@ def publish(written: Path, path: Path) -> None:
     sync(written)
     os.replace(written, path)
     sync(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise where files cannot be written to a folder. It is made where there is none.
+
+    Raises:
+        OSError: they cannot; the message names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error.strerror}); give another folder.") from error
 
 
 def sync(path: Path) -> None:

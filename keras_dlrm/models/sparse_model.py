@@ -31,7 +31,8 @@ class SparseTraining(Saved, CheckedTraining):
     #: Whether `fit` ends with an error when the loss or a weight is NaN or infinite; to be set on a model.
     stops_when_not_finite = True
 
-    _known_alike = False
+    # "alone" where no other process takes part, "checked" where they are alike.
+    _known_alike = ""
 
     def compile(
         self: Any,
@@ -74,7 +75,12 @@ class SparseTraining(Saved, CheckedTraining):
             metrics = None
         if inspect.isclass(loss):  # Keras takes it, but could not save it
             loss = loss()
+        self._known_alike = ""
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)  # type: ignore[misc]
+        if self.sharded:
+            from keras_dlrm.models.alike import check_model
+
+            check_model(self)  # before variables are made, which on JAX all processes make together
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -87,7 +93,7 @@ class SparseTraining(Saved, CheckedTraining):
                 infinite (`NotFinite`), unless `stops_when_not_finite` is false or `callbacks` has a `TerminateOnNaN`.
         """
         self._check_trainable()
-        self._check_alike()
+        self._check_alike(x)
         self.make_room(x, batch_size)
         if isinstance(x, Part) and kwargs.get("class_weight") is not None:
             # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
@@ -116,24 +122,25 @@ class SparseTraining(Saved, CheckedTraining):
                     "were trainable then; set trainable first, and compile again."
                 )
 
-    def _check_alike(self: Any) -> None:
-        """Before the first step: what each process has a copy of starts alike in all of them."""
-        if self._known_alike or not self.built:
-            return
-        self._known_alike = self.in_replicas or not self.sharded
-        if self._known_alike:
-            return
-        from keras_dlrm.checkpoint.state import value_of
-        from keras_dlrm.sharding import everyone
+    def _check_alike(self: Any, x: Any = None) -> None:
+        """Before the first step after `compile`: all processes are told the same, and start with the same weights.
 
-        copies = [v for v in self.weights if not getattr(v, "sharded", False)]
-        name = everyone.first_that_differs((v.path, value_of(v)) for v in copies)
-        if name is not None:
-            raise ValueError(
-                f"{self.name}: {name} is not the same in all processes, so that they would train different models. Build the model "
-                "after kd.sharding.start(), the same way in all of them, with the same seeds if any."
-            )
-        self._known_alike = True
+        Args:
+            x: What `fit` is given, which is compared each time.
+        """
+        if self._known_alike == "alone" or not self.compiled:
+            return
+        if not self.shared:
+            self._known_alike = "alone" if self.built else ""
+            return
+        from keras_dlrm.models import alike
+
+        if not self._known_alike:
+            alike.check_model(self)
+            if self.built and not self.in_replicas:  # replicas start with the weights of the first
+                alike.check_weights(self)
+            self._known_alike = "checked" if self.built else ""
+        alike.check_data(self, x)
 
     def make_room(self: Any, x: Any, batch_size: int | None = None) -> None:
         """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.

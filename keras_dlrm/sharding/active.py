@@ -21,8 +21,9 @@ def use(plan: ShardingPlan) -> Iterator[ShardingPlan]:
         plan: For as many processes (on JAX: devices) as there are.
 
     Raises:
-        ValueError: the plan is for another number of them.
+        ValueError: the plan is for another number of them, or processes have different ones.
     """
+    from keras_dlrm.models.alike import check_plan
     from keras_dlrm.sharding import backend
 
     n = backend.world_size()
@@ -31,6 +32,7 @@ def use(plan: ShardingPlan) -> Iterator[ShardingPlan]:
             f"use: the plan is for world_size={plan.world_size}, but {n} {'process runs' if n == 1 else 'processes run'} here; "
             f"take plan.for_world({n}), or start {plan.world_size}."
         )
+    check_plan(plan)
     _in_use.append(plan)
     try:
         yield plan

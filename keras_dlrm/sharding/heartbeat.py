@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import mmap
 import os
 import struct
+import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -17,7 +20,9 @@ FOLDER = "KERAS_DLRM_HEARTBEATS"
 PROCESS = "KERAS_DLRM_PROCESS"
 _EVERY = 1.0  # seconds
 _PHASES = ("begin", "data", "step", "end")
-_RECORD = struct.Struct("<qqd")  # step, phase, seconds since the epoch
+# Step, phase, and how many signs of life came before: whoever watches has a clock of its own, and no time of day can jump.
+_RECORD = struct.Struct("<qqq")
+_FAILURES = "failures"
 
 
 class _Beats:
@@ -25,13 +30,13 @@ class _Beats:
 
     Phases: `"begin"`, until training begins; `"data"` and `"step"` in training; `"end"` after it. Nothing is written where no
     folder was given by `KERAS_DLRM_HEARTBEATS`, as `launch` does. The file is mapped into memory: two writes a step must cost
-    nothing.
+    nothing. An exception that ends the process is told, too, before the others can fail because of it.
     """
 
     def __init__(self) -> None:
         folder = os.environ.get(FOLDER)
         self._path = None if folder is None else Path(folder) / os.environ.get(PROCESS, "0")
-        self._step, self._phase = 0, "begin"
+        self._step, self._phase, self._count = 0, "begin", 0
         self._mapped: mmap.mmap | None = None
         self._thread: threading.Thread | None = None
 
@@ -46,6 +51,13 @@ class _Beats:
                 self._mapped = mmap.mmap(file.fileno(), _RECORD.size)
         except OSError:
             return  # the run is over
+        hook = sys.excepthook
+
+        def told(kind: Any, error: BaseException, trace: Any) -> None:
+            self.fail(error)
+            hook(kind, error, trace)
+
+        sys.excepthook = told
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
@@ -54,8 +66,24 @@ class _Beats:
         self._step, self._phase = step, phase
         self._write()
 
+    def fail(self, error: BaseException, code: int = 1, ends: bool = True) -> None:
+        """Tell that this process fails, and why. Of several that fail, the first to say so is the one to blame.
+
+        Args:
+            error: Why.
+            code: The exit code that it is about to end with.
+            ends: Whether it is certain that it ends. At its exit it may wait for the others, which wait for it.
+        """
+        if self._path is None:
+            return
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        line = json.dumps({"process": int(self._path.name), "error": why, "code": code, "ends": ends}) + "\n"
+        with contextlib.suppress(OSError), open(self._path.with_name(_FAILURES), "ab", buffering=0) as file:
+            file.write(line.encode())
+
     def _record(self) -> bytes:
-        return _RECORD.pack(self._step, _PHASES.index(self._phase), time.time())
+        self._count += 1
+        return _RECORD.pack(self._step, _PHASES.index(self._phase), self._count)
 
     def _write(self) -> None:
         if self._mapped is not None:
@@ -96,12 +124,68 @@ class Heartbeat(keras.callbacks.Callback):
         beats.say(self._step, "end")
 
 
-def read_beats(folder: Path) -> dict[int, tuple[int, str, float]]:
-    """Of each process its step, its phase and when it last said so."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        first, second = path.read_bytes(), path.read_bytes()
-        if len(first) == _RECORD.size and first == second:  # not in the middle of a write
-            step, phase, when = _RECORD.unpack(first)
-            found[int(path.name)] = (step, _PHASES[phase], when)
-    return found
+class Beat(NamedTuple):
+    """What a process said last.
+
+    Attributes:
+        step: Its step.
+        phase: `"begin"`, `"data"`, `"step"` or `"end"`.
+        silent: Seconds since then, by the clock of whoever watches.
+    """
+
+    step: int
+    phase: str
+    silent: float
+
+
+class Failure(NamedTuple):
+    """What a process said of its end; see `_Beats.fail`."""
+
+    process: int
+    error: str
+    code: int
+    ends: bool
+
+
+class Watch:
+    """The processes of a run, as their signs of life show them.
+
+    Args:
+        folder: Where they write.
+
+    Attributes:
+        clock: Seconds of watching so far. Where this process itself did not run, stopped or without a core, they do not count.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = 0.0
+        self._looked = time.monotonic()
+        self._last: dict[int, tuple[bytes, float]] = {}  # the record, and when it first was there
+
+    def look(self) -> dict[int, Beat]:
+        """What each process that gives signs of life said last, by number. To be called more than once a second."""
+        now = time.monotonic()
+        self.clock, self._looked = self.clock + min(now - self._looked, _EVERY), now
+        last = {}
+        for path in sorted(self.folder.iterdir()):
+            if path.name.isdecimal():
+                process = int(path.name)
+                first, second = path.read_bytes(), path.read_bytes()
+                before = self._last.get(process)
+                if len(first) == _RECORD.size and first == second and (before is None or before[0] != first):
+                    last[process] = (first, self.clock)
+                elif before is not None:  # as it was, or in the middle of a write
+                    last[process] = before
+        self._last = last
+        return {process: self._beat(*each) for process, each in last.items()}
+
+    def _beat(self, record: bytes, since: float) -> Beat:
+        step, phase, _ = _RECORD.unpack(record)
+        return Beat(step, _PHASES[phase], self.clock - since)
+
+    def failures(self) -> list[Failure]:
+        """What processes said of their ends, the first to do so first."""
+        path = self.folder / _FAILURES
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [Failure(**json.loads(line)) for line in lines]

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, PROCESS, read_beats
+from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, PROCESS, Beat, Watch
 
 _POLL = 0.1  # seconds
+# For a process that failed to end by itself. At its exit it may wait for the others, which wait for it.
+_LAST_WORDS = 3.0
 # Bad input; told to end, after a checkpoint or before there was anything to save.
 _STOPPED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 _FINAL = (2, PREEMPTED, *(-number for number in _STOPPED), *(128 + number for number in _STOPPED))
@@ -171,7 +174,7 @@ def _run(
 ) -> tuple[int, str]:
     """Run the processes once: an exit code, and what went wrong."""
     with tempfile.TemporaryDirectory() as name:
-        beats = Path(name)
+        watch = Watch(Path(name))
         preemption.processes = processes = []
         # With a thread for every core in each of more processes than cores, OpenMP's threads wait for each other: torch took
         # twelve times as long.
@@ -185,28 +188,34 @@ def _run(
 
             if preemption.told:  # before all had started
                 preemption.tell()
-            progress, since = "", time.monotonic()
+            progress, since = "", watch.clock
+            failed_for: dict[int, float] = {}
             while True:
                 codes = [process.poll() for process in processes]
+                seen = watch.look()
+                told = watch.failures()
+                failures = {each.process: each for each in reversed(told)}
+                for i, failure in failures.items():
+                    if failure.ends and codes[i] is None and watch.clock - failed_for.setdefault(i, watch.clock) > _LAST_WORDS:
+                        codes[i] = failure.code
                 lost = [i for i, code in enumerate(codes) if code]
                 if lost:
-                    # Others fail because of it: who was killed comes first.
-                    first = min(lost, key=lambda i: (codes[i] != -signal.SIGKILL, (codes[i] or 0) > 0, i))
+                    first = _first(codes, [each.process for each in told])
                     code = codes[first] or 1
                     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                    why = f"process {first} of {len(processes)} {how}{_where(beats, first)}"
-                    silent = [i for i in _silent(beats, len(processes)) if codes[i] is None]
+                    why = f"process {first} of {len(processes)} {how}{_where(seen, first)}"
+                    why += f": {failures[first].error}" if first in failures else ""
+                    silent = [i for i in _silent(seen) if codes[i] is None]
                     # It may have waited for them until it gave up.
                     return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else "")
                 if all(code == 0 for code in codes):
                     return 0, ""
-                found = {i: beat for i, beat in read_beats(beats).items() if codes[i] is None}
-                silent_for = max((time.time() - when for _, _, when in found.values()), default=0.0)
-                now = "".join(f"{step}{phase}" for step, phase, _ in found.values() if phase in ("step", "data"))
+                found = {i: beat for i, beat in seen.items() if codes[i] is None}
+                now = "".join(f"{beat.step}{beat.phase}" for beat in found.values() if beat.phase in ("step", "data"))
                 if now != progress:
-                    progress, since = now, time.monotonic()
-                if silent_for > timeout or (now and time.monotonic() - since > timeout):
-                    return 1, _stuck(beats, len(processes), timeout)
+                    progress, since = now, watch.clock
+                if max((beat.silent for beat in found.values()), default=0.0) > timeout or (now and watch.clock - since > timeout):
+                    return 1, _stuck(seen, len(processes), timeout)
                 time.sleep(_POLL)
         finally:
             for process in processes:
@@ -238,27 +247,44 @@ def _on_cores_of(process: int, processes: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def _where(beats: Path, process: int) -> str:
-    beat = read_beats(beats).get(process)
-    return f" in step {beat[0]}" if beat else " before its first step"
+def _first(codes: Sequence[int | None], told: Sequence[int]) -> int:
+    """Which of the processes that failed is to blame: the others failed because of it.
+
+    Args:
+        codes: Exit codes; `None` of one that runs.
+        told: Processes that said that they fail, in that order.
+    """
+
+    def rank(process: int) -> tuple[Any, ...]:
+        code = codes[process] or 0
+        # Killed, without a word. A framework aborts a process that lost another.
+        if code < 0 and code != -signal.SIGABRT:
+            return (0, code != -signal.SIGKILL, process)
+        if process in told:
+            return (2, told.index(process), process)
+        return (1 if code > 0 else 3, 0, process)
+
+    return min((i for i, code in enumerate(codes) if code), key=rank)
 
 
-def _silent(beats: Path, processes: int) -> list[int]:
-    found, now = read_beats(beats), time.time()
-    return [i for i in range(processes) if i in found and now - found[i][2] > 5.0]
+def _where(seen: Mapping[int, Beat], process: int) -> str:
+    return f" in step {seen[process].step}" if process in seen else " before its first step"
 
 
-def _stuck(beats: Path, processes: int, timeout: float) -> str:
+def _silent(seen: Mapping[int, Beat]) -> list[int]:
+    return [i for i, beat in seen.items() if beat.silent > 5.0]
+
+
+def _stuck(seen: Mapping[int, Beat], processes: int, timeout: float) -> str:
     """Who keeps the others waiting: who is silent, else who is not in a step, else who is behind."""
-    found = read_beats(beats)
-    silent = _silent(beats, processes)
-    outside = [i for i in range(processes) if i in found and found[i][1] != "step"]
-    behind = [i for i in found if found[i][0] == min(step for step, _, _ in found.values())]
+    silent = _silent(seen)
+    outside = [i for i, beat in seen.items() if beat.phase != "step"]
+    behind = [i for i, beat in seen.items() if beat.step == min(each.step for each in seen.values())]
     guilty = silent or outside or behind
     names = ", ".join(str(i) for i in guilty)
     does = "gives no sign of life" if silent else "prepares data" if outside else "has not finished its step"
     many = len(guilty) > 1
-    step = max((step for step, _, _ in found.values()), default=0)
+    step = max((beat.step for beat in seen.values()), default=0)
     return (
         f"no progress for {timeout:g} s in step {step}: {'processes' if many else 'process'} {names} of {processes} "
         f"{does.replace('gives', 'give').replace('prepares', 'prepare').replace('has', 'have') if many else does}"

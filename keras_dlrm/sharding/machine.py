@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.arguments import boolean, integer, number
+from keras_dlrm.arguments import boolean, integer, number, shown
 from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.regular import regular
 
@@ -89,10 +89,14 @@ class Machine:
                     f"machine {str(value)!r} is unknown; use one of {list(MACHINES)}, or a .json file with the arguments of "
                     "kd.sharding.Machine."
                 )
+            path = value
             try:
-                value = from_json(regular(value, "give a machine in JSON").read_bytes())
+                value = from_json(regular(path, "give a machine in JSON").read_bytes())
+                if not isinstance(value, Mapping):
+                    raise ValueError(f"it holds {shown(value)}, not the arguments of kd.sharding.Machine by name.")
+                return cls.of(value)
             except ValueError as error:
-                raise ValueError(f"machine file {value}: {error}") from None
+                raise ValueError(f"machine file {path}: {error}") from None
         if not isinstance(value, Mapping):
             raise ValueError(
                 f"machine={value!r} must be a Machine, one of {list(MACHINES)}, or a mapping of its values."

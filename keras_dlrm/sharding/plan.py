@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from keras_dlrm.sharding.estimate import Estimate
 
 KINDS = ("replicate", "table_wise", "row_wise", "column_wise")
+MOST_PROCESSES = 2**20
+_MOST_ROWS, _MOST_COLUMNS = 2**63 - 1, 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Placement:
             )
 
 
+def _world_size(value: Any) -> int:
+    return integer("ShardingPlan", "world_size", value, high=MOST_PROCESSES)
+
+
 def kind_of(name: Any) -> str:
     """One of `KINDS`, from its name with "-", "_" or a space.
 
@@ -107,8 +113,14 @@ class ShardingPlan:
     def __init__(
         self, world_size: int, shapes: Mapping[str, Sequence[int]], placements: Mapping[str, Placement]
     ) -> None:
-        self.world_size = integer("ShardingPlan", "world_size", world_size, 1)
-        self.shapes = {name: (int(rows), int(width)) for name, (rows, width) in shapes.items()}
+        self.world_size = _world_size(world_size)
+        self.shapes = {
+            name: (
+                integer("ShardingPlan", f"rows of table {name!r}", rows, high=_MOST_ROWS),
+                integer("ShardingPlan", f"width of table {name!r}", width, high=_MOST_COLUMNS),
+            )
+            for name, (rows, width) in shapes.items()
+        }
         for name in (*self.shapes, *placements):
             if name not in self.shapes or name not in placements:
                 raise ValueError(
@@ -189,6 +201,8 @@ class ShardingPlan:
         """
         try:
             tables = data["tables"]
+            if not tables:
+                raise ValueError("ShardingPlan: tables is empty; it needs at least one: name → sharding, ranks, rows, width.")
             shapes = {name: (entry["rows"], entry["width"]) for name, entry in tables.items()}
             placements = {
                 name: Placement(entry["sharding"], tuple(entry.get("ranks", ()))) for name, entry in tables.items()
@@ -250,6 +264,8 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
     tables = data.get("tables") if isinstance(data, Mapping) else None
     if not isinstance(tables, Mapping):
         raise ValueError("ShardingPlan: not a plan; it needs tables: name → sharding.")
+    if not tables:
+        raise ValueError('ShardingPlan: tables is empty; name at least one, such as {"tables": {"C1": "row_wise"}}.')
     unknown = sorted(set(tables) - set(shapes))
     if unknown:
         raise ValueError(f"ShardingPlan: there is no table {unknown[0]!r}; the model has {sorted(shapes)}.")
@@ -264,7 +280,7 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
         there = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
         if there != tuple(shapes[name]):
             raise ValueError(f"ShardingPlan: table {name!r} has (rows, width) {there} there, {tuple(shapes[name])} in the model.")
-    n = world_size or data.get("world_size") or 1
+    n = _world_size(data.get("world_size", 1) if world_size is None else world_size)
     kinds = {name: entries.get(name, {}).get("sharding", "table_wise") for name in shapes}
     # Ranks of another number of processes say nothing.
     alike = data.get("world_size") in (None, n)
@@ -291,6 +307,7 @@ def place(
             of them.
         fixed: Tables whose ranks are chosen, too.
     """
+    world_size = _world_size(world_size)
     placements: dict[str, Placement] = dict(fixed or {})
     load = [0] * world_size
     for shard in ShardingPlan(world_size, {name: shapes[name] for name in placements}, placements):

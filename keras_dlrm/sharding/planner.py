@@ -12,7 +12,7 @@ from keras_dlrm.sharding.candidates import Placed, candidates, placed
 from keras_dlrm.sharding.estimate import check_slots, weigh
 from keras_dlrm.sharding.load import loads
 from keras_dlrm.sharding.machine import Machine
-from keras_dlrm.sharding.plan import Placement, ShardingPlan, kind_of
+from keras_dlrm.sharding.plan import MOST_PROCESSES, Placement, ShardingPlan, kind_of
 from keras_dlrm.sharding.step_time import allocated, seconds
 from keras_dlrm.sharding.workload import Workload
 
@@ -88,7 +88,7 @@ def plan_for(
         memory_bytes: As for `plan`.
         even_memory: As for `plan`.
     """
-    n = integer("plan", "world_size", world_size)
+    n = integer("plan", "world_size", world_size, high=MOST_PROCESSES)
     machine = Machine.of(machine)
     limit = _OF_MEMORY * machine.memory_bytes / machine.crowd(n) if memory_bytes is None else memory_bytes
     limit = number("plan", "memory_bytes", limit)

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.cli.options import POSITIVE
+from keras_dlrm.files.durable import check_writable
 from keras_dlrm.schema import Categorical, Schema
 
 _ROWS_AT_ONCE = 2**16
@@ -37,11 +39,12 @@ def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--embedding-dim", default=16, show_default=True, type=click.IntRange(1), help="Width of the tables."),
             click.option("--plan", "plan_file", type=path, help="A sharding plan (keras-dlrm plan --output).  [default: planned]"),
             click.option("--optimizer", default="adagrad", show_default=True, help="Of the dense parameters and the tables."),
-            click.option("--learning-rate", type=float, help="The optimizer's own by default."),
+            click.option("--learning-rate", type=POSITIVE, help="The optimizer's own by default."),
             click.option("--checkpoint", type=path, help="Folder of checkpoints; a run goes on from the last one."),
             click.option("--checkpoint-steps", default=100, show_default=True, type=click.IntRange(1),
                          help="Steps between checkpoints."),
-            click.option("--timeout", default=300.0, show_default=True, help="Seconds without progress that end the run."),
+            click.option("--timeout", default=300.0, show_default=True, type=POSITIVE,
+                         help="Seconds without progress that end the run."),
             click.option("--restarts", default=10, show_default=True, type=click.IntRange(0),
                          help="Of all processes after one is lost, with --checkpoint."),
             click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout."),
@@ -271,7 +274,14 @@ def train(
     told = {"global_batch": global_batch, "seed": getattr(log, "seed", None)}
     model.predict_on_batch(Part(Steps(log, global_batch, 0, 1))[0][0])  # builds it
     if checkpoint is not None:
+        check_writable(checkpoint)
+        given = model.optimizer.rate
         found = restore(model, checkpoint)
+        rate = model.optimizer.rate
+        if found is not None and rate != given:
+            raise ValueError(
+                f"--learning-rate {given:g}: the run in {checkpoint} has {rate:g}; give that, or --checkpoint another folder."
+            )
         if found is not None:
             first, losses = found["step"], found["extra"]["losses"]
             if first > steps:
@@ -369,5 +379,8 @@ def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> 
 
 def fail(error: Exception) -> None:
     """End with exit code 2 and one sentence: bad input, which no restart mends."""
+    from keras_dlrm.sharding.heartbeat import beats
+
+    beats.fail(error, code=2)
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)

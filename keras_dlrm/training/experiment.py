@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from keras_dlrm.arguments import shown
+from keras_dlrm.arguments import number, shown
 from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
 
@@ -84,6 +84,8 @@ class Experiment:
                 "{name: adagrad, learning_rate: 0.02}."
             )
         rate = spec.get("learning_rate") if isinstance(spec, Mapping) else None
+        if isinstance(rate, (int, float)):
+            number("experiment", f"{field}.learning_rate", rate)
         if isinstance(rate, Mapping) and self.lr_factor < 1:
             raise ValueError(
                 f"experiment: lr_factor={self.lr_factor} cannot lower {field}.learning_rate={shown(dict(rate))}, which is a "

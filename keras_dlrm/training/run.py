@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from keras_dlrm.checkpoint.identity import difference, shown
 from keras_dlrm.data.lock import held
 from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import content_digest
-from keras_dlrm.files.durable import clean
+from keras_dlrm.files.durable import check_writable, clean
 from keras_dlrm.metrics import scores
 from keras_dlrm.same_schema import check_same
 from keras_dlrm.schema import Schema
@@ -95,13 +94,8 @@ def one_run(output: str | Path) -> Iterator[None]:
     """
     place = Path(os.path.realpath(output))
     taken = f"another run is working in {output}; wait until it has ended, or give another folder."
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held(place.with_name(f".{place.name}.running"), taken))
-            if place.is_dir():
-                tempfile.TemporaryFile(dir=place).close()
-        except OSError as error:
-            raise OSError(f"{output} cannot be written to ({error.strerror}); give another folder.") from error
+    check_writable(place if place.is_dir() else place.parent)
+    with held(place.with_name(f".{place.name}.running"), taken):
         yield
 
 

@@ -60,33 +60,58 @@ def test_sharded_training_equals_training_in_one_process(processes, tmp_path):
 
 
 START = """
-import sys
+import sys, keras
 import numpy as np
 import keras_dlrm as kd
 from keras_dlrm.sharding import everyone
 kd.sharding.start()
-schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 7)])
-seed = {"none": None, "other": kd.sharding.process_rank()}[sys.argv[1]]
-with kd.sharding.use(kd.plan(schema, 2, 4, constraints={"a": "row_wise", "b": "replicate"}, machine="loopback")):
-    model = kd.models.DLRM(schema, 4, bottom_mlp=[8, 4], top_mlp=[8, 1], seed=seed)
-model.compile("adagrad")
-batch = {"dense": np.ones((6, 1), "float32"), "sparse": np.ones((6, 2), "int32")}
-model.predict_on_batch(batch)
-losses = [float(model.train_on_batch(batch, np.ones((6, 1), "float32"))) for _ in range(3)]
+rank, jax = kd.sharding.process_rank(), keras.backend.backend() == "jax"
+batch = {"dense": np.ones((6, 1), "float32"), "sparse": np.ones((6, 3), "int32")}
+label = np.ones((6, 1), "float32")
+
+def build(optimizer="adagrad", kind="row_wise", combiner="sum", seed=None, **options):
+    columns = [kd.Categorical("a", 50), kd.Categorical("b", 7, hotness=2, combiner=combiner)]
+    schema = kd.Schema(dense=["x"], categorical=columns)
+    with kd.sharding.use(kd.plan(schema, 2, 4, constraints={"a": kind, "b": "replicate"}, machine="loopback")):
+        model = kd.models.DLRM(schema, 4, bottom_mlp=[8, 4], top_mlp=[8, 1], seed=seed, **options)
+    model.compile(optimizer() if callable(optimizer) else optimizer, embedding_optimizer="adagrad")
+    return model
+
+def refused(words, train):
+    try:
+        train()
+    except ValueError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 1 + rank
+    def __getitem__(self, index):
+        return batch, label
+
+refused("plan.tables.a.sharding is", lambda: build(kind="column_wise" if rank else "row_wise"))
+refused('activation is "relu" in process 0 and "tanh" in process 1', lambda: build(activation="tanh" if rank else "relu"))
+refused('combiner is not set in process 0 and "mean" in', lambda: build(combiner="mean" if rank else "sum"))
+refused("optimizer.momentum is", lambda: build(lambda: keras.optimizers.SGD(0.1, momentum=0.9 if rank else 0.0)))
+refused("learning_rate is", lambda: build(lambda: kd.optimizers.Adagrad(0.5 if rank else 0.05)))
+if not jax:  # which refuses arrays that are not everywhere the same itself
+    refused("tables_4_replicated is not the same in all processes", lambda: build(seed=rank).train_on_batch(batch, label))
+model = build()
+refused("data.batches is 1 in process 0 and 2 in process 1", lambda: model.fit(kd.sharding.Part(Batches()), verbose=0))
+losses = [float(model.train_on_batch(batch, label)) for _ in range(3)]
 assert all(each == losses for each in everyone.values(losses)), losses
-kd.sharding.stop()
+if rank == 1:
+    raise ValueError("row 7 of day_3.csv is bad")
+everyone.wait()
 """
 
 
 @pytest.mark.slow
-def test_models_without_a_seed_start_alike_and_others_are_refused(capfd):
-    def run(seed):
-        return launch(keras.backend.backend(), 2, command=[sys.executable, "-c", START, seed])
-
-    assert run("none") == 0
-    assert run("other") == 1
-    if keras.backend.backend() != "jax":  # which refuses arrays that are not everywhere the same itself
-        assert "tables_4_replicated is not the same in all processes" in capfd.readouterr().err
+def test_processes_that_are_not_told_the_same_are_refused_and_the_one_that_fails_is_named(capfd):
+    assert launch(keras.backend.backend(), 2, command=[sys.executable, "-c", START]) == 1
+    assert "process 1 of 2 ended with exit code 1 in step 0: ValueError: row 7 of day_3.csv is bad" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """The log of the trainers: the planted one, over tables of any size; a run in one process."""
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.sharding.trainer import ClickLog, StepLoss, click_schema, train
+from keras_dlrm.sharding.trainer import ClickLog, StepLoss, click_schema, hybrid_options, train
 
 
 def test_small_tables_have_the_planted_log():
@@ -30,13 +32,25 @@ def test_ids_lie_over_the_rows_of_large_tables(rows):
     assert batch["sparse"].dtype == np.int32
 
 
+@pytest.mark.neutral
+@pytest.mark.parametrize("option", ["--timeout", "--learning-rate"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])
+def test_what_is_no_number_above_0_is_refused_before_anything_starts(option, value):
+    command = click.command()(hybrid_options(lambda **_: 1 / 0))
+    done = CliRunner().invoke(command, [option, value])
+    assert done.exit_code == 2
+    assert option in done.output and "must be a finite number above 0" in done.output
+
+
 def test_a_run_goes_on_but_not_back(tmp_path):
-    def run(steps):
+    def run(steps, optimizer="adagrad"):
         model = kd.models.DLRM(click_schema(50), 4, bottom_mlp=[4], top_mlp=[4, 1], seed=0)
-        model.compile("adagrad", metrics=[StepLoss()])
+        model.compile(optimizer, metrics=[StepLoss()])
         return train(model, ClickLog(50, seed=0), steps, 16, tmp_path, 2).losses
 
     first = run(3)
     assert run(5)[:3] == first
     with pytest.raises(ValueError, match="--steps 4: the checkpoint in .* is of step 5; ask for at least as many"):
         run(4)
+    with pytest.raises(ValueError, match="--learning-rate 0.5: the run in .* has 0.01; give that, or --checkpoint another"):
+        run(6, kd.optimizers.Adagrad(0.5))

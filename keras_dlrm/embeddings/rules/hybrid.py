@@ -78,11 +78,8 @@ class Hybrid(keras.optimizers.Optimizer):
         self.room_for = 0
 
     def _first_ratio(self) -> float | None:
-        rates = [optimizer._learning_rate for optimizer in (self.rows, self.dense)]
-        if not all(isinstance(rate, keras.Variable) for rate in rates):
-            return None
-        rows, dense = (float(ops.convert_to_numpy(ops.convert_to_tensor(rate))) for rate in rates)
-        return rows / dense if dense > 0 else None
+        rows, dense = _rate(self.rows), _rate(self.dense)
+        return rows / dense if rows is not None and dense else None
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -217,6 +214,11 @@ class Hybrid(keras.optimizers.Optimizer):
         self.dense.learning_rate = value
         self.rows.learning_rate = float(ops.convert_to_numpy(value)) * self.ratio
 
+    @property
+    def rate(self) -> float | None:
+        """The dense part's learning rate as it is now; `None` of a schedule."""
+        return _rate(self.dense)
+
     def save_own_variables(self, store: Any) -> None:
         # Keras saves the two parts, which are attributes; here they would be written a second time.
         if self._accumulators:
@@ -246,6 +248,11 @@ class Hybrid(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Hybrid:
         return cls(**config)
+
+
+def _rate(optimizer: Any) -> float | None:
+    rate = optimizer._learning_rate
+    return float(ops.convert_to_numpy(ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else None
 
 
 def _optimizer(identifier: Any) -> Any:

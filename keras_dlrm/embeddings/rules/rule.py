@@ -40,7 +40,10 @@ class RowRule(keras.optimizers.Optimizer):
                 ) from None
             if not math.isfinite(learning_rate) or learning_rate < 0:
                 raise ValueError(f"{who}: learning_rate={learning_rate} must be finite and >= 0.")
-        super().__init__(learning_rate=learning_rate, name=name)
+        try:
+            super().__init__(learning_rate=learning_rate, name=name)
+        except AssertionError as error:  # JAX's word of a value that all processes should have
+            raise ValueError(f"{who}: learning_rate is not the same in all processes of this run: {error}") from error
         self.l2 = number(who, "l2", l2)
         self._slots: list[dict[str, Any]] = []
 

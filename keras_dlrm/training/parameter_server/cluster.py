@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.arguments import integer
-from keras_dlrm.sharding.heartbeat import FOLDER, PROCESS, read_beats
+from keras_dlrm.sharding.heartbeat import FOLDER, PROCESS, Watch
 from keras_dlrm.sharding.launch import PARENT, free_ports
 
 # Exit code of a chief that lost a server: it can go on from its last checkpoint (sysexits.h: try again).
@@ -124,6 +124,7 @@ class _Run:
         self.cluster = cluster
         self.settings = settings
         self.beats, self.timeout = beats, timeout
+        self.watch = Watch(beats)
         self.processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
         self._since: dict[int, float] = {}
         self._failures: dict[int, int] = {}
@@ -154,10 +155,15 @@ class _Run:
 
     def _hung(self) -> Iterator[tuple[str, int]]:
         """Those that have given signs of life, and give none any more."""
-        now = time.time()
-        for number, (_, _, when) in read_beats(self.beats).items():
-            if now - when > self.timeout and self.processes[self._tasks[number]].poll() is None:
+        for number, beat in self.watch.look().items():
+            if beat.silent > self.timeout and self.processes[self._tasks[number]].poll() is None:
                 yield self._tasks[number]
+
+    def _why(self, kind: str, index: int) -> dict[str, str]:
+        """What a process said of its end, if it did."""
+        number = self._tasks.index((kind, index))
+        told = [failure.error for failure in self.watch.failures() if failure.process == number]
+        return {"error": told[-1]} if told else {}
 
     def wait(self) -> int:
         """The chief's exit code, `SERVER_LOST`, or that of a worker that keeps failing. All have ended then."""
@@ -173,10 +179,11 @@ class _Run:
                     if process.poll() is None or kind == "chief":
                         continue
                     if kind == "ps":
-                        print(json.dumps({"lost": f"ps:{index}"}), file=sys.stderr, flush=True)
+                        print(json.dumps({"lost": f"ps:{index}", **self._why(kind, index)}), file=sys.stderr, flush=True)
                         return SERVER_LOST
                     if self._keeps_failing(index, process.returncode):
                         failing = {"failing": f"worker:{index}", "exit code": process.returncode, "times": _FAILURES}
+                        failing |= self._why(kind, index)
                         print(json.dumps(failing), file=sys.stderr, flush=True)
                         return process.returncode
                     self.processes[kind, index] = self._start(kind, index)

@@ -18,6 +18,7 @@ from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.writing import write
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.files.durable import check_writable
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.models.labels import Checks
@@ -83,6 +84,8 @@ class ParameterServerTraining:
         end_with_launcher()  # else it would wait for ever for workers that ended so
         self.steps = integer("ParameterServerTraining", "steps", steps, 0)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        if self.checkpoint is not None:
+            check_writable(self.checkpoint)
         self.build = build
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         # Waits for all servers and workers.
@@ -223,7 +226,15 @@ class ParameterServerTraining:
     # -- checkpoints, export -----------------------------------------------------------------------------------------
 
     def _restore(self) -> int:
-        found = None if self.checkpoint is None else read(self.tables.state(self._sharded), self.checkpoint)
+        given, found = self._sharded.optimizer.rate, None
+        if self.checkpoint is not None:
+            found = read(self.tables.state(self._sharded), self.checkpoint)
+        rate = self._sharded.optimizer.rate
+        if rate != given:
+            raise ValueError(
+                f"the model was compiled with the learning rate {given:g}, but the run in {self.checkpoint} has {rate:g}; compile "
+                "with that, or give another folder."
+            )
         steps, losses = (found["step"], found["extra"].get("losses", [])) if found else (0, [])
         if steps > self.steps:
             raise ValueError(f"the checkpoint in {self.checkpoint} is of step {steps}, beyond steps={self.steps}.")
