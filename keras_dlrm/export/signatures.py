@@ -39,8 +39,8 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
     """Names of inputs for names in any script: `_` stands for what TensorFlow's graphs take in no name.
 
     `arg_` stands before a name that does not start with a letter, and before Python's own words, such as `class` and `self`. Of
-    names that would be alike, as TensorFlow does not tell upper from lower case, one that can stay as it is does; the others get
-    `_2`, `_3` and so on behind them, in order.
+    names that would be alike, as TensorFlow does not tell upper from lower case, the first that can stay as it is does; the others
+    get `_2`, `_3` and so on behind them, in order.
 
     Args:
         names: Names of columns, all different.
@@ -48,7 +48,7 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
     Example:
 
     >>> input_names(["user id", "User_ID", "user_id", "用户", "商品"])
-    {'user id': 'user_id_2', 'User_ID': 'User_ID_3', 'user_id': 'user_id', '用户': 'arg___', '商品': 'arg____2'}
+    {'user id': 'user_id_2', 'User_ID': 'User_ID', 'user_id': 'user_id_3', '用户': 'arg___', '商品': 'arg____2'}
     """
     plain = {name: _plain(name) for name in names}
     unchanged: dict[str, str] = {}

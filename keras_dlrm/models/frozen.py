@@ -15,16 +15,16 @@ def frozen_of(model: Any) -> Frozen:
         model: A model or layer.
 
     Returns:
-        Path → `trainable`, what is outside before what is inside. A path has the numbers of layers among those around them,
-        because names that Keras gives count up within a process, and at its end `vN` for the N-th variable; the model itself
-        is "". Empty where nothing was frozen.
+        Path → `trainable`, what is outside before what is inside. A path has the attributes that layers are, as in
+        `top_mlp/dense_layers.0`, because names that Keras gives count up within a process; `#N` stands for the N-th layer where
+        it is no attribute, and at the end `@N` for the N-th variable. The model itself is "". Empty where nothing is frozen.
 
     Example:
 
     >>> model = kd.models.DLRM(kd.Schema(["I1"], [kd.Categorical("C1", 3)]), 2, bottom_mlp=[2], top_mlp=[1])
-    >>> model.top_mlp.dense_layers[0].trainable = False
+    >>> model.top_mlp.dense_layers[0].bias.trainable = False
     >>> frozen_of(model)
-    {'4/0': False}
+    {'top_mlp/dense_layers.0/@1': False}
     """
     found: Frozen = {}
     for path, around, layer in _walk(model, "", True):
@@ -33,7 +33,7 @@ def frozen_of(model: Any) -> Frozen:
         if layer.trainable:
             for i, variable in enumerate(layer._trainable_variables):
                 if not variable.trainable:
-                    found[_inside(path, f"v{i}")] = False
+                    found[_inside(path, f"@{i}")] = False
     return found
 
 
@@ -66,25 +66,32 @@ def freeze(model: Any, frozen: Mapping[str, bool] | Sequence[str]) -> None:
     for path, trainable in frozen.items():
         part = model
         for place in path.split("/") if path else ():
-            inside = part._trainable_variables if place.startswith("v") else _layers(part)
-            number = int(place.removeprefix("v"))
-            if number >= len(inside):
+            inside = {f"@{i}": v for i, v in enumerate(part._trainable_variables)} if place[0] == "@" else _layers(part)
+            if place not in inside:
                 raise ValueError(
                     f"{model.name}: the configuration freezes part {path!r}, which the model does not have; make its layers in "
                     "__init__, the same ones as when it was saved."
                 )
-            part = inside[number]
+            part = inside[place]
         part.trainable = trainable
 
 
 def _walk(layer: Any, path: str, around: bool) -> Iterator[tuple[str, bool, Any]]:
     yield path, around, layer
-    for i, part in enumerate(_layers(layer)):
-        yield from _walk(part, _inside(path, str(i)), layer.trainable)
+    for place, part in _layers(layer).items():
+        yield from _walk(part, _inside(path, place), layer.trainable)
 
 
-def _layers(layer: Any) -> list[Any]:
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+def _layers(layer: Any) -> dict[str, Any]:
+    """Layers in a layer, by what a path calls them."""
+    names: dict[int, str] = {}
+    # torch keeps attributes that are modules apart.
+    for name, value in {**vars(layer), **vars(layer).get("_modules", {})}.items():
+        if not name.startswith("_"):
+            several = isinstance(value, (list, tuple))
+            names.update({id(part): f"{name}.{i}" for i, part in enumerate(value)} if several else {id(value): name})
+    inside = layer._flatten_layers(include_self=False, recursive=False)
+    return {names.get(id(part), f"#{i}"): part for i, part in enumerate(inside)}
 
 
 def _inside(path: str, place: str) -> str:

@@ -59,3 +59,13 @@ def test_options_of_another_format_are_refused(tmp_path, args, words, capsys):
         main(["export", "m.keras", "--output", str(tmp_path / "x"), *args])
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_model_of_nan_is_refused_with_its_table_named(model, tmp_path, capsys):
+    model.embeddings._write({"b": np.full((20, 16), np.nan, np.float32)})
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(tmp_path / "m.keras"), "--format", "onnx", "--output", str(tmp_path / "x.onnx")])
+    assert stop.value.code == 2
+    assert "error: onnx: table 'b' has nan in row 0, place 0" in capsys.readouterr().err
+    assert not (tmp_path / "x.onnx").exists()

@@ -114,6 +114,8 @@ def test_frozen_parts_and_the_optimizers_state_survive(name, tmp_path):
 def test_configurations_name_frozen_parts_and_growing_keeps_them():
     model = dlrm()
     FREEZE["all but a kernel"][1](model)
+    inner = "bottom_mlp/dense_layers.0"
+    assert frozen_of(model) == {"bottom_mlp": False, inner: True, f"{inner}/@1": False}
     again = kd.models.DLRM.from_config(model.get_config())
     assert frozen_of(again) == frozen_of(model) != {}
     assert not any(frozen_of(m) for m in (dlrm(), kd.models.DLRM.from_config(dlrm().get_config())))
@@ -124,8 +126,8 @@ def test_configurations_name_frozen_parts_and_growing_keeps_them():
     # As earlier files have it.
     config = {**dlrm().get_config(), "frozen": ["bottom_mlp"]}
     assert not kd.models.DLRM.from_config(config).bottom_mlp.trainable
-    with pytest.raises(ValueError, match="freezes part '9/9'"):
-        kd.models.DLRM.from_config({**config, "frozen": {"9/9": False}})
+    with pytest.raises(ValueError, match="freezes part 'no_mlp/#9'"):
+        kd.models.DLRM.from_config({**config, "frozen": {"no_mlp/#9": False}})
 
 
 def test_a_state_that_would_be_dropped_is_an_error(tmp_path):
