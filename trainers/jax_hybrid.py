@@ -5,6 +5,7 @@ the cluster's launcher instead. The log is a planted one: step i's batch depends
 """
 
 import os
+import signal
 
 import click
 
@@ -14,6 +15,7 @@ Examples:
   python trainers/jax_hybrid.py --processes 4 --plan plan.json --checkpoint run --json
   srun -n 8 python trainers/jax_hybrid.py --steps 10000
 """
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks are imported; then `run` decides
 os.environ["KERAS_BACKEND"] = "jax"
 
 from keras_dlrm.cli.program import run  # noqa: E402

@@ -5,6 +5,7 @@ planted one: step i's batch depends on the seed and i alone.
 """
 
 import os
+import signal
 
 import click
 
@@ -14,6 +15,7 @@ Examples:
   python trainers/multi_worker.py --processes 4 --plan plan.json --checkpoint run --json
   TF_CONFIG='{…}' python trainers/multi_worker.py --steps 10000
 """
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks are imported; then `run` decides
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

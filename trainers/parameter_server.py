@@ -6,6 +6,7 @@ One command starts all processes on this machine. Where a cluster's launcher has
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -17,6 +18,7 @@ Examples:
   python trainers/parameter_server.py --processes 4 --servers 2 --plan plan.json --checkpoint run --json
   python trainers/parameter_server.py --in-flight 1 --steps 50        # what one process would learn
 """
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks are imported; then `run` decides
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -5,6 +5,7 @@ instead. The log is a planted one: step i's batch depends on the seed and i alon
 """
 
 import os
+import signal
 
 import click
 
@@ -14,6 +15,7 @@ Examples:
   python trainers/torch_hybrid.py --processes 4 --plan plan.json --checkpoint run --json
   torchrun --nproc-per-node 8 --nnodes 2 … trainers/torch_hybrid.py --steps 10000
 """
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks are imported; then `run` decides
 os.environ["KERAS_BACKEND"] = "torch"
 
 from keras_dlrm.cli.program import run  # noqa: E402

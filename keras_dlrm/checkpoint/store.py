@@ -13,6 +13,7 @@ import numpy as np
 from keras_dlrm.files.checksums import digest, read_sealed
 from keras_dlrm.files.durable import sync
 from keras_dlrm.files.places import inside
+from keras_dlrm.files.plain import plain_path
 
 MANIFEST, DENSE = "manifest.json", "dense.npz"
 VERSION = 2  # 1 had neither checksums nor the model's identity
@@ -86,8 +87,10 @@ def metadata(path: Path) -> Path:
 
 
 def _spec(path: Path) -> dict[str, Any]:
+    # tensorstore takes a backslash for a slash, and would read and write elsewhere.
+    plain = plain_path(path.resolve(), "\\")
     return {
-        "driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"},
+        "driver": "zarr3", "kvstore": {"driver": "file", "path": f"{plain}/"},
         # A chunk that is not there is an error, not zeros; so chunks of zeros must be there, too.
         "fill_missing_data_reads": False, "store_data_equal_to_fill_value": True,
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.export import TABLES
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, print_unseen
 
 EPILOG = """\b
 Examples:
@@ -42,6 +42,8 @@ def command(
         raise ValueError("--prune is for --tables; give those, too.")
     loaded = load_model(model)
     from keras_dlrm import data as data_package
+    from keras_dlrm.data.unseen import Tally
+    from keras_dlrm.data.unseen import as_json as unseen_as_json
     from keras_dlrm.same_schema import check_same
     from keras_dlrm.training.checkpoint import validation_scores
     from keras_dlrm.training.report import print_table
@@ -50,8 +52,13 @@ def command(
     part = log.split(split)
     check_same(f"{model} does not fit {data}", loaded.schema, log.schema, scores=True)
     found = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
+    unseen = Tally()
+    for batch, *_ in part.batches(65_536):
+        unseen.add_packed(part.schema, batch.get("sparse"))
     print_table([{"part": split, "rows": len(part), **found}], f"{loaded.name} ({model})")
     result: dict[str, Any] = {"split": split, "rows": len(part), **found}
+    print_unseen(unseen.columns())
+    result["unseen"] = unseen_as_json(unseen.columns())
     if tables:
         from keras_dlrm.export import compare_tables
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
         files = [file for file in path.rglob("*") if file.is_file()]
     elif kind == "onnx":
         path = export.onnx(loaded, output, options["tables"], options["prune"])
-        files = [path, *path.parent.glob(f"{path.name}.*.data")]
+        files = [path, *path.parent.glob(f"{glob.escape(path.name)}.*.data")]
     else:
         path = export.litert(loaded, output, options["tables"])
         files = [path]

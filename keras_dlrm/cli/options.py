@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_dlrm.files.archive import KERAS, check_archive
+
+if TYPE_CHECKING:
+    from keras_dlrm.data.unseen import Unseen
 
 PathArgument = click.Path(path_type=Path)
 
@@ -206,6 +209,17 @@ def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
     """The last line, where it was asked for."""
     if as_json:
         click.echo(json.dumps(value))
+
+
+def print_unseen(columns: Sequence[Unseen]) -> None:
+    """A table of the columns with unseen values, where there are some, and a warning where they are too many."""
+    from keras_dlrm.data import unseen
+    from keras_dlrm.training.report import print_table
+
+    if rows := unseen.table(columns):
+        print_table(rows, "unseen values")
+    if said := unseen.warning(columns):
+        click.echo(f"warning: {said}", err=True)
 
 
 @contextmanager

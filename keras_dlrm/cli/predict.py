@@ -15,6 +15,7 @@ from keras_dlrm.cli.options import (
     json_option,
     load_model,
     print_json,
+    print_unseen,
     row_progress,
 )
 
@@ -90,6 +91,7 @@ def command(
     loaded = load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm import scoring
+    from keras_dlrm.data.unseen import as_json as unseen_as_json
 
     start = time.perf_counter()
     with row_progress("predict") as progress:
@@ -116,12 +118,14 @@ def command(
         click.echo(f"{done.skipped:,} rows were skipped, such as:", err=True)
         for row in done.examples[:5]:
             click.echo(f"  {row}", err=True)
+    print_unseen(done.unseen)
     print_json(
         as_json,
         {
             "output": str(done.path),
             "rows": done.rows,
             "skipped": done.skipped,
+            "unseen": unseen_as_json(done.unseen),
             "seconds": round(seconds, 3),
             "rows_per_s": rate,
         },

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,7 +51,7 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
             sys.stdout.flush()
         except (KeyboardInterrupt, click.Abort) as error:
             cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
-            _end(told[0] if told else signal.SIGINT, cause)
+            _end(told[0] if told else signal.SIGINT, cause, whole=args is None)
         except BrokenPipeError:
             _close_output()
             sys.exit(128 + signal.SIGPIPE)
@@ -58,7 +60,7 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
             sys.exit(error.exit_code)
         except (ValueError, TypeError, KeyError, OSError, RuntimeError, ImportError, RecursionError) as error:
             if told:  # it came of being stopped
-                _end(told[0], error)
+                _end(told[0], error, whole=args is None)
             text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
             click.echo(f"error: {text if len(text) <= _MOST else f'{text[: _MOST // 2]} … {text[-_MOST // 2 :]}'}", err=True)
             sys.exit(2)
@@ -84,14 +86,26 @@ def promise(sentence: str) -> Iterator[None]:
 def _signals() -> Iterator[list[int]]:
     """While this context is open, signals that ask this process to end raise `Stopped`; a second one ends it. Those that came."""
     told: list[int] = []
+    lost: list[Stopped] = []
 
     def stop(number: int, _: Any) -> None:
+        if lost:
+            raise lost.pop()
         told.append(number)
         if len(told) > 1:
             os._exit(128 + number)
         raise Stopped(number)
 
-    before = {}
+    def unraisable(found: Any) -> None:
+        # The signal came while Python called a finalizer, or the like, whose errors it does not pass on.
+        if isinstance(found.exc_value, Stopped):
+            lost.append(found.exc_value)
+            threading.Timer(0.1, _thread.interrupt_main, [found.exc_value.number]).start()
+        else:
+            hook(found)
+
+    before, hook = {}, sys.unraisablehook
+    sys.unraisablehook = unraisable
     with contextlib.suppress(ValueError):  # in another thread than the first, signals are not this one's
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # One that is ignored, as nohup does, stays so.
@@ -100,15 +114,21 @@ def _signals() -> Iterator[list[int]]:
     try:
         yield told
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _end(number: int, error: BaseException | None) -> None:
+def _end(number: int, error: BaseException | None, whole: bool) -> None:
     notes = getattr(error, "__notes__", None) or ["Only what was complete stays."]
     if _LAUNCHER not in os.environ:  # else the process that started this one says it
         with contextlib.suppress(OSError):  # the terminal may be gone
             click.echo(f"stopped by {signal.Signals(number).name}. {notes[0]}", err=True)
+    if whole:
+        # All contexts are closed. Python's own end waits for frameworks' threads, and crashed in one of JAX's.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(128 + number)
     sys.exit(128 + number)
 
 

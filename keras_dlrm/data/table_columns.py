@@ -19,6 +19,7 @@ from keras_dlrm.data.table_records import RecordBlock
 from keras_dlrm.data.table_text import TextBlock
 from keras_dlrm.data.text_ids import TextIds, Texts
 from keras_dlrm.data.text_rows import read_numbers, split_fields
+from keras_dlrm.data.unseen import Tally
 from keras_dlrm.data.vocabulary import Keys, Vocabulary
 from keras_dlrm.data.writer import WEIGHTS, allowed_labels
 from keras_dlrm.schema import Schema
@@ -68,6 +69,9 @@ class Columns:
         state: Fitted parameters by dense column, or `None` where they are still to be fitted.
         vocabularies: Known vocabularies by table; values of other tables without a size are numbered.
         labelled: Whether there is a label; without one all labels are NaN.
+
+    Attributes:
+        unseen: Values that the known vocabularies do not have, counted as columns are worked off.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Columns:
         labelled: bool = True,
     ) -> None:
         self.schema, self._vocabularies = schema, vocabularies
+        self.unseen = Tally()
         self._labelled = labelled
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
@@ -153,6 +158,12 @@ class Columns:
             label, weight, out, late, sparse = label[good], weight[good], out[good], late[good], sparse[good]
         return Rows(label, weight, out, late, sparse)
 
+    def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
+        if again is not None:
+            times = np.bincount(again, minlength=len(there))
+            there, unseen = times[there], times[unseen]
+        self.unseen.add(column.name, int(there.sum()), int(unseen.sum()))
+
     def _ids(self, flat: _Flat, column: Categorical, n: int, file: str) -> tuple[np.ndarray, Sequence[Fault]]:
         """Final ids of a column, and which of the n rows have none."""
         values, again = flat.values, None
@@ -165,7 +176,8 @@ class Columns:
         if vocabulary is not None:
             who = f"{file}, column {column.name!r}"
             bad, reason = vocabulary.keys.unusable(values, who)
-            ids = vocabulary.encode(values.set(pl.Series(bad), None) if bad.any() else values, who)
+            ids, unseen, missing = vocabulary.looked_up(values.set(pl.Series(bad), None) if bad.any() else values, who)
+            self._count(column, ~missing, unseen, again)
         else:
             ids, bad, reason = raw.checked_ids(values, column, file)
         if again is not None:

@@ -194,10 +194,25 @@ class Vocabulary:
 
     def encode(self, values: pl.Series, who: str) -> np.ndarray:
         """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
+        keys = self.keys.normalise(values, who)
+        return self._encoded(keys, self._rows(keys))
+
+    def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `encode` gives, which values are unseen, and which are missing, bool (n,)."""
         import polars as pl
 
         keys = self.keys.normalise(values, who)
         row = self._rows(keys)
+        absent = keys.is_null() | values.is_null()
+        if self.keys.kind == HEX:  # a missing one has a key, 0
+            absent |= (values.cast(pl.String) == "").fill_null(True)
+        missing = absent.to_numpy()
+        return self._encoded(keys, row), (row < 0) & ~missing, missing
+
+    def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
+        """Keys, and their positions among the values → ids."""
+        import polars as pl
+
         unseen = PADDING if self.oov is None else self.oov
         if not len(self.ids):
             ids = np.full(len(row), unseen, np.int32)

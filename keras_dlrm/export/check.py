@@ -8,6 +8,7 @@ Exit code 1 and a sentence if it does not.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,8 +133,9 @@ def _at(model: Any, place: list[str]) -> Any:
 def main(path: str, requests: str) -> None:
     """Check, or end with a sentence."""
     job = json.loads(Path(requests).read_text(encoding="utf-8"))
+    os.chdir(Path(path).parent)  # As `elsewhere.beside` does.
     try:
-        check(Path(path), job["requests"], job["allowed"], job["loaded"])
+        check(Path(Path(path).name), job["requests"], job["allowed"], job["loaded"])
     except RuntimeError as error:
         sys.exit(str(error))
 

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.export import signatures
 from keras_dlrm.export.requests import example_batch
-from keras_dlrm.export.signatures import Column
 
 _OPEN = 3  # what a size that an Input leaves open is in an example
 
@@ -35,12 +35,9 @@ def refuse_options(who: str, model: Any, **options: Any) -> None:
 
 
 def input_names(model: Any) -> list[str]:
-    """Names of the inputs, those of its `keras.Input`s as far as TensorFlow takes them, in the model's order.
-
-    Raises:
-        ValueError: two are alike.
-    """
-    return _unique("inputs", [Column(tensor.name, "", None).input for tensor in model.inputs])
+    """Names of the inputs, those of its `keras.Input`s as far as TensorFlow takes them, in the model's order."""
+    names = signatures.input_names(tensor.name for tensor in model.inputs)
+    return [names[tensor.name] for tensor in model.inputs]
 
 
 def output_names(model: Any) -> list[str]:
@@ -54,14 +51,14 @@ def output_names(model: Any) -> list[str]:
     named = [
         path[-1] if path and isinstance(path[-1], str) else layer for path, layer in zip(paths, layers, strict=True)
     ]
-    return _unique("outputs", named)
+    return _unique(named)
 
 
-def _unique(what: str, names: list[str]) -> list[str]:
+def _unique(names: list[str]) -> list[str]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(
-                f"export: the {what} of the model are called {names}; give each a name of its own, as name=…."
+                f"export: the outputs of the model are called {names}; give each a name of its own, as name=…."
             )
     return names
 

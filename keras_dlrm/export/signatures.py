@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from keras_dlrm.columns import Categorical
 from keras_dlrm.data.preprocessor import Preprocessor
@@ -25,29 +25,57 @@ class Column:
         dtype: `"float32"`, `"float64"`, `"int64"` or `"string"`.
         width: Values of a row: the input has shape (B, width), or (B,) where this is `None`.
         truncated: Whether rows may have other lengths, (B, k): the graph keeps `width` of their values.
+        input: Name of the input, see `input_names`.
     """
 
     name: str
     dtype: str
     width: int | None
     truncated: bool = False
+    input: str = ""
 
-    @property
-    def input(self) -> str:
-        """Name of the input: the column's, with `_` for what TensorFlow's graphs take in no name.
 
-        `arg_` stands before a name that starts with no letter, and before Python's own words, such as `class` and `self`.
-        """
-        plain = re.sub(r"[^A-Za-z0-9_]", "_", self.name)
-        taken = keyword.iskeyword(plain) or plain == "self"
-        return f"arg_{plain}" if taken or not plain[0].isalpha() else plain
+def input_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of inputs for names in any script: `_` stands for what TensorFlow's graphs take in no name.
+
+    `arg_` stands before a name that does not start with a letter, and before Python's own words, such as `class` and `self`. Of
+    names that would be alike, as TensorFlow does not tell upper from lower case, one that can stay as it is does; the others get
+    `_2`, `_3` and so on behind them, in order.
+
+    Args:
+        names: Names of columns, all different.
+
+    Example:
+
+    >>> input_names(["user id", "User_ID", "user_id", "用户", "商品"])
+    {'user id': 'user_id_2', 'User_ID': 'User_ID_3', 'user_id': 'user_id', '用户': 'arg___', '商品': 'arg____2'}
+    """
+    plain = {name: _plain(name) for name in names}
+    unchanged: dict[str, str] = {}
+    for name in plain:
+        if plain[name] == name:
+            unchanged.setdefault(name.lower(), name)
+    taken, found = set(unchanged), {}
+    for name, first in plain.items():
+        found[name], number = first, 1
+        while found[name].lower() in taken and unchanged.get(found[name].lower()) != name:
+            number += 1
+            found[name] = f"{first}_{number}"
+        taken.add(found[name].lower())
+    return found
+
+
+def _plain(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    taken = keyword.iskeyword(plain) or plain == "self"
+    return f"arg_{plain}" if taken or not plain[:1].isalpha() else plain
 
 
 def model_columns(schema: Schema) -> tuple[Column, ...]:
     """Columns as the model reads them: dense values, and ids padded with -1."""
     dense = [Column(name, "float32", None) for name in schema.dense_names]
     sparse = [_sparse(schema, c, "int64") for c in schema.categorical]
-    return (*dense, *sparse, *_weights(schema))
+    return _with_inputs((*dense, *sparse, *_weights(schema)))
 
 
 def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
@@ -62,7 +90,7 @@ def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
         _sparse(schema, c, "string" if c.hashed or c.table_name in preprocessor.vocabularies else "int64")
         for c in schema.categorical
     ]
-    return (*dense, *sparse, *_weights(schema))
+    return _with_inputs((*dense, *sparse, *_weights(schema)))
 
 
 def signature_names(raw: bool, user_columns: Sequence[str], default: str) -> dict[str, str]:
@@ -97,18 +125,15 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
             raise ValueError(f"savedmodel: user_columns names {name!r}; the schema has {names}.")
     if user_columns and set(user_columns) == set(names):
         raise ValueError("savedmodel: user_columns names every column; leave those out in which candidates differ.")
-    inputs: dict[str, str] = {}
-    for column in model_columns(schema):
-        other = inputs.setdefault(column.input.lower(), column.name)
-        if other != column.name:
-            raise ValueError(
-                f"savedmodel: columns {other!r} and {column.name!r} would both be the input {column.input!r}, as TensorFlow "
-                "does not tell upper from lower case; rename one."
-            )
     if schema.weighted and WEIGHTS in names:
         raise ValueError(
             f"savedmodel: column {WEIGHTS!r} has the name of the input of per-id weights; rename the column."
         )
+
+
+def _with_inputs(columns: Sequence[Column]) -> tuple[Column, ...]:
+    names = input_names(column.name for column in columns)
+    return tuple(dataclasses.replace(column, input=names[column.name]) for column in columns)
 
 
 def _sparse(schema: Schema, column: Categorical, dtype: str) -> Column:

@@ -19,6 +19,7 @@ from keras_dlrm.data.preprocessor import Preprocessor
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.export import warmup
+from keras_dlrm.export.elsewhere import beside
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.signatures import EXAMPLES, model_columns, raw_columns, signature_names
 from keras_dlrm.export.tensorflow_bundle import ServedTables, replace_rows
@@ -186,7 +187,7 @@ def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
     job = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
     try:
-        write(job, Path(folder), Path(path), sys.stdin.buffer)
+        write(job, Path(folder).absolute(), beside(Path(path)), sys.stdin.buffer)
     except (OSError, *_DISK) as error:
         reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
         sys.exit(f"not written ({reason}); see that the folder can be written to and has room.")

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dlrm.export.elsewhere import beside
 from keras_dlrm.export.functional import input_names, output_names
 
 
@@ -43,7 +44,7 @@ def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
     for module in json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))["modules"]:
         importlib.import_module(module)  # registers the classes that are loaded
-    write(keras.saving.load_model(Path(folder) / "model.keras", compile=False), Path(path))
+    write(keras.saving.load_model(Path(folder) / "model.keras", compile=False), beside(Path(path)))
 
 
 if __name__ == "__main__":

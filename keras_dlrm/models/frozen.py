@@ -24,7 +24,7 @@ def frozen_of(model: Any) -> Frozen:
     >>> model = kd.models.DLRM(kd.Schema(["I1"], [kd.Categorical("C1", 3)]), 2, bottom_mlp=[2], top_mlp=[1])
     >>> model.top_mlp.dense_layers[0].trainable = False
     >>> frozen_of(model)
-    {'5/0': False}
+    {'4/0': False}
     """
     found: Frozen = {}
     for path, around, layer in _walk(model, "", True):

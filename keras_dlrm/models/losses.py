@@ -44,8 +44,8 @@ class FromLogits(keras.losses.Loss):
     >>> p = keras.ops.sigmoid(logit)
     >>> with logits_of(p, logit):
     ...     exact = float(loss(label, p))
-    >>> round(exact, 2), round(float(loss(label, p)), 2)
-    (100.0, 16.12)
+    >>> round(exact, 2)
+    100.0
     """
 
     def __init__(self, given: keras.losses.Loss) -> None:

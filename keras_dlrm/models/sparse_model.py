@@ -8,10 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes, nor for what marks a method behind which it still
-# makes the configuration of a subclass from the arguments of its `__init__`.
+# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
 from keras.src.models.functional import Functional
-from keras.src.utils.python_utils import default
 
 from keras_dlrm.embeddings import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
@@ -21,25 +19,19 @@ from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.layers.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
-from keras_dlrm.models.frozen import freeze, with_frozen
-from keras_dlrm.models.hdf5 import refuse_hdf5, refuse_hdf5_in_writing
-from keras_dlrm.models.losses import config_of
+from keras_dlrm.models.saved import Saved
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
-from keras_dlrm.training.not_finite import require_finite, watched
+from keras_dlrm.training.not_finite import watched
 
 
-class SparseTraining(CheckedTraining):
+class SparseTraining(Saved, CheckedTraining):
     """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
 
     #: Whether `fit` ends with an error when the loss or a weight is NaN or infinite; to be set on a model.
     stops_when_not_finite = True
 
-    #: Whether `kd.export` takes such a model.
-    exported_by_us = False
-
-    _jit_compile_asked: Any = "auto"
-    # "alone" where no other process takes part, "checked" where they are alike.
+    # "alone" where no other process takes part, "checked" where they are told the same.
     _known_alike = ""
 
     def compile(
@@ -92,39 +84,6 @@ class SparseTraining(CheckedTraining):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def get_compile_config(self: Any) -> dict[str, Any] | None:
-        """Arguments of `compile`, as a saved model holds them."""
-        config = super().get_compile_config()  # type: ignore[misc]
-        if config:  # Of a model that was not compiled Keras has an empty one, which must stay so.
-            # What was asked, not what this backend made of "auto": another one may load the file.
-            config["jit_compile"] = self._jit_compile_asked
-            config["loss"] = config_of(self.loss)
-            config = with_frozen(config, self)
-        return config
-
-    def compile_from_config(self: Any, config: dict[str, Any]) -> None:
-        """Compile as a saved model was, with the same parts frozen."""
-        config = dict(config)
-        # Here, too, because a class of the user's may make its configuration alone.
-        freeze(self, config.pop("frozen", {}))
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    @default
-    def get_config(self: Any) -> dict[str, Any]:
-        """The configuration, frozen parts included."""
-        refuse_hdf5_in_writing()
-        return with_frozen(super().get_config(), self)  # type: ignore[misc]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """The model of a configuration, frozen parts included."""
-        config = dict(config)
-        frozen = config.pop("frozen", {})
-        model = super().from_config(config, custom_objects=custom_objects)  # type: ignore[misc]
-        if model.built:  # else when it is compiled
-            freeze(model, frozen)
-        return model
-
     def fit(self: Any, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.fit`.
 
@@ -149,37 +108,6 @@ class SparseTraining(CheckedTraining):
         self.make_room(x, len(keras.tree.flatten(x)[0]))
         return super().train_on_batch(x, *args, **kwargs)  # type: ignore[misc]
 
-    def save(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.save`, into a `.keras` file.
-
-        Raises:
-            ValueError: the file is HDF5, which holds neither tables by name nor a row rule's slots.
-        """
-        refuse_hdf5(filepath)
-        super().save(filepath, *args, **kwargs)  # type: ignore[misc]
-
-    def export(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.export` for a subclass of `SparseModel`; other models are exported by `kd.export`.
-
-        Raises:
-            NotFinite: a weight is NaN or infinite.
-            ValueError: a functional model or one of `kd.models`, or a subclass that Keras cannot export; the message says how it is
-                exported.
-        """
-        if self.exported_by_us:
-            raise ValueError(
-                f"{self.name}: model.export would write a model whose inputs have no names and whose ids are floats; use "
-                "kd.export.savedmodel(model, folder), kd.export.onnx(model, path) or kd.export.litert(model, path)."
-            )
-        require_finite("export", self)
-        try:
-            return super().export(filepath, *args, **kwargs)  # type: ignore[misc]
-        except Exception as error:
-            raise ValueError(
-                f"{self.name}: Keras cannot export this model ({error}); make it a functional SparseModel, or a subclass of a "
-                "model of kd.models, which kd.export.savedmodel and kd.export.onnx write."
-            ) from error
-
     def _check_trainable(self: Any) -> None:
         """What Keras warns of: on each backend something else would be trained."""
         if not self.compiled or not self.optimizer.built:
@@ -200,7 +128,7 @@ class SparseTraining(CheckedTraining):
         Args:
             x: What `fit` is given, which is compared each time.
         """
-        if self._known_alike == "alone" or not self.compiled:
+        if self._known_alike == "alone" or (self._known_alike and x is None) or not self.compiled:
             return
         if not self.shared:
             self._known_alike = "alone" if self.built else ""

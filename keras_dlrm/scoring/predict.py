@@ -15,6 +15,7 @@ from keras_dlrm.arguments import integer
 from keras_dlrm.columns import PADDING
 from keras_dlrm.data.bad_rows import BadRow, BadRows
 from keras_dlrm.data.read_ahead import one_ahead
+from keras_dlrm.data.unseen import Tally, Unseen
 from keras_dlrm.data.workers import worker_count
 from keras_dlrm.same_schema import check_same
 from keras_dlrm.schema import Schema
@@ -40,12 +41,14 @@ class Scored:
         rows: Its rows.
         skipped: Rows of the input that could not be used and were left out.
         examples: The first 100 of them.
+        unseen: Of each column with a fitted vocabulary, how many values there were and how many of them it does not have.
     """
 
     path: Path
     rows: int
     skipped: int = 0
     examples: tuple[BadRow, ...] = ()
+    unseen: tuple[Unseen, ...] = ()
 
 
 def predict_files(
@@ -150,7 +153,7 @@ def predict_files(
         _score(model, parts, size, column, table)
         if table.rows + bad.skipped != rows.seen:
             raise RuntimeError(f"{who}: {rows.seen} rows were read, {table.rows} scored and {bad.skipped} left out.")
-    return Scored(path, table.rows, bad.skipped, tuple(bad.examples))
+    return Scored(path, table.rows, bad.skipped, tuple(bad.examples), work.unseen.columns())
 
 
 def predict_split(
@@ -190,13 +193,14 @@ def predict_split(
         raise ValueError(
             f"{who}: the output has the columns 'row', {label!r} and {column!r}; give column=… another name."
         )
+    unseen = Tally()
     report, total = progress or (lambda done, total, stage: None), len(split)
     types = _types({"row": pl.Int64, label: pl.Float32}, column)
     with TableOutput(path, types, overwrite) as table:
-        _score(model, split_rows(split, size), size, column, table, lambda done: report(done, total, "score"))
+        _score(model, split_rows(split, size, unseen), size, column, table, lambda done: report(done, total, "score"))
         if table.rows != total:
             raise RuntimeError(f"{who}: {table.rows} of {total} rows were scored.")
-    return Scored(path, table.rows)
+    return Scored(path, table.rows, unseen=unseen.columns())
 
 
 # -- helpers of this file ----------------------------------------------------------------------------------------------

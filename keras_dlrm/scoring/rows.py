@@ -21,6 +21,7 @@ from keras_dlrm.data.table_text import TextBlock, TextFile
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed import Split
+    from keras_dlrm.data.unseen import Tally
 
 Types = dict[str, Any]
 
@@ -70,10 +71,11 @@ def _joined(parts: Sequence[Part]) -> Part:
     return Part(batch, pl.concat([part.beside for part in parts]))
 
 
-def split_rows(split: Split, size: int) -> Iterator[Part]:
-    """The rows of a packed split, with their number and label."""
+def split_rows(split: Split, size: int, unseen: Tally) -> Iterator[Part]:
+    """The rows of a packed split, with their number and label; unseen values are added up."""
     first = 0
     for batch, label, *_ in split.batches(size):
+        unseen.add_packed(split.schema, batch.get("sparse"))
         numbers = pl.Series("row", np.arange(first, first + len(label), dtype=np.int64))
         yield Part(batch, pl.DataFrame([numbers, pl.Series(split.schema.label, label)]))
         first += len(label)

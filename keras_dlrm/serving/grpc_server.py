@@ -76,6 +76,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             with self._service.call(target_of(spec), spec.signature_name, measured) as call:
                 arrays = operations.arrays_from_proto(request.inputs, call.signature, self._service.max_bytes)
                 outputs = operations.run(call.version.model, call.signature, arrays, request.output_filter)
+                self._service.unseen.note(call.version, arrays)
                 response = predict_pb2.PredictResponse()
                 _fill_spec(response.model_spec, call)
             for name, array in outputs.items():

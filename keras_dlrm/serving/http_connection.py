@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import logging
-import socket
 from typing import Any
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from keras_dlrm.serving.limits import Limits
 
-log = logging.getLogger("keras_dlrm.serving")
 # A client may have connected just before the server stops: its request is waited for so long, and answered.
-_LAST_REQUEST_SECONDS = 0.5
-_ACCEPTED_AT_ONCE, _RETRY_SECONDS = 16, 0.05
-_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LAST_REQUEST_SECONDS, _LAST_WORD_SECONDS = 0.5, 1.0
 
 
 class Connections:
@@ -75,7 +68,7 @@ class Connections:
         if oldest is None:
             return False
         self.answering(oldest, client)
-        oldest.refuse(503, "all connections are taken, and this one has waited longest.")
+        oldest.refuse(503, "all connections are taken, and this one has waited longest.", at_once=True)
         return True
 
 
@@ -96,6 +89,7 @@ class Connection(HttpToolsProtocol):
         self._limits, self._table = limits, table
         self._timer: asyncio.TimerHandle | None = None
         self._address = ""
+        self._deaf = False  # whether the last word is said
         self._new_request()
 
     def _new_request(self) -> None:
@@ -112,7 +106,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         if not self._table.enter(self, self._address):
-            self.refuse(503, "all connections are taken; try again.")
+            self.refuse(503, "all connections are taken; try again.", at_once=True)
             return
         self._table.waiting(self, self._address)
         self._start_timer()
@@ -127,14 +121,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of the client."""
-        if self.transport.is_closing():
+        if self._deaf or self.transport.is_closing():
             return
         if self._timer is None and not self._busy:
             self._start_timer()
         self._unread += len(data)
         super().data_received(data)
         # What the parser keeps to itself: a header, or an extension of a chunk, that never ends.
-        if self._unread > self._limits.header_bytes and not self.transport.is_closing():
+        if self._unread > self._limits.header_bytes:
             self.refuse(431, f"the headers are larger than the {self._limits.header_bytes} bytes allowed.")
 
     @property
@@ -210,21 +204,27 @@ class Connection(HttpToolsProtocol):
             self._table.waiting(self, self._address)
         super().on_response_complete()
 
-    def refuse(self, status: int, why: str) -> None:
+    def refuse(self, status: int, why: str, at_once: bool = False) -> None:
         """Say why, where a client is owed an answer, and close.
 
         Args:
             status: Of HTTP.
             why: One sentence.
+            at_once: Otherwise a client that is still sending has a moment to read the answer, which a reset would destroy.
         """
-        if self.transport.is_closing():
+        if self._deaf or self.transport.is_closing():
             return
+        self._deaf = True
         if self.cycle is None or self._heading or not self.cycle.response_started:
             body = json.dumps({"error": why}).encode()
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
-        self._abort_later()
+        if at_once:
+            self._close()
+        else:
+            self.transport.write_eof()
+            self._stop_timer()
+            self._timer = self.loop.call_later(_LAST_WORD_SECONDS, self._close)
 
     def shutdown(self) -> None:
         """The server stops: the request that runs, or that a client is just sending, is the last one."""
@@ -240,7 +240,11 @@ class Connection(HttpToolsProtocol):
         self._end()
 
     def _end(self) -> None:
-        if not self._busy and not self.transport.is_closing():
+        if not self._busy:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
             self.transport.close()
             self._abort_later()
 
@@ -265,71 +269,3 @@ class Connection(HttpToolsProtocol):
             self.refuse(408, f"the request did not arrive within {self._limits.request_seconds:g} s.")
         else:
             self._end()
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection.
-
-    asyncio's own loop logs a traceback for each connection that it cannot accept, thousands in a second.
-
-    Args:
-        config: uvicorn's.
-        listening: A bound socket.
-        limits: Bounds of its connections.
-    """
-
-    def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
-        self._table = Connections(limits)
-        self._limits = limits
-        super().__init__(config)
-        self._listening = listening
-        self._taking: set[asyncio.Task[None]] = set()
-
-    def _connection(self) -> Connection:
-        return Connection(self._limits, self._table, config=self.config, server_state=self.server_state, app_state={})
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
-        self._listening.setblocking(False)
-        self._listening.listen(self.config.backlog)
-        self._accept_when_there_is_one()
-        await super().startup(sockets=[])
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take the connections that are waiting to be accepted, no more of them, and answer what runs."""
-        asyncio.get_running_loop().remove_reader(self._listening)
-        self._table.stopping = True
-        while self._accept():
-            pass
-        self._listening.close()
-        await asyncio.gather(*self._taking, return_exceptions=True)
-        await super().shutdown(sockets=[])
-
-    def _accept_when_there_is_one(self) -> None:
-        if not self._table.stopping:
-            asyncio.get_running_loop().add_reader(self._listening, self._accept)
-
-    def _accept(self) -> bool:
-        """Accept some connections; whether there may be more."""
-        loop = asyncio.get_running_loop()
-        for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                accepted, _ = self._listening.accept()
-            except (BlockingIOError, InterruptedError):
-                return False
-            except OSError as error:
-                if error.errno in _OUT_OF_FILES:
-                    if not self._table.make_room():
-                        log.error("a connection cannot be accepted: %s", error.strerror)
-                    loop.remove_reader(self._listening)
-                    loop.call_later(_RETRY_SECONDS, self._accept_when_there_is_one)
-                    return False
-                continue  # the client is gone
-            task = loop.create_task(self._take(accepted))
-            self._taking.add(task)
-            task.add_done_callback(self._taking.discard)
-        return True
-
-    async def _take(self, accepted: socket.socket) -> None:
-        accepted.setblocking(False)
-        await asyncio.get_running_loop().connect_accepted_socket(self._connection, accepted)

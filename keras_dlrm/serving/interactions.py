@@ -46,7 +46,8 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         max_bytes: Most bytes of a request.
 
     Returns:
-        `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, `resolution`.
+        `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature
+        also how many of its values are `unseen`, and `resolution`.
 
     Raises:
         ServingError: not one row, one of more than 64 KiB, or a signature without rows or without a score.
@@ -80,6 +81,8 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     first, second = (np.array(side, int) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
     together = base[0] - singles[first] - singles[second] + both
     strongest = np.argsort(-np.abs(together), kind="stable")[:top]
+    known = {name: column for name, column in version.known.columns.items() if name in row}
+    unseen = {name: (version.known.count(column, row[name]) or (0, 0))[1] for name, column in known.items()}
     logits = np.concatenate([base, singles, both])
     return {
         "model": version.model_name,
@@ -90,7 +93,12 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         "logit": float(base[0]),
         "resolution": 0.0 if output in _LOGITS else _resolution(logits),
         "features": [
-            {"name": features[i].name, "values": features[i].values(row[features[i].input]), "change": float(change[i])}
+            {
+                "name": features[i].name,
+                "values": features[i].values(row[features[i].input]),
+                "change": float(change[i]),
+                "unseen": unseen.get(features[i].input, 0),
+            }
             for i in order
         ],
         "pairs": [

@@ -67,7 +67,7 @@ class Repeats(logging.Filter):
             span[1] += 1
             shown = span[1] <= _REPEATS
         if shown and left_out > 0:
-            record.msg = f"{record.getMessage()} ({left_out} more like it were left out)".replace("%", "%%")
+            record.msg = f"{record.getMessage()} ({left_out} more like it were left out)"
             record.args = ()
         return shown
 

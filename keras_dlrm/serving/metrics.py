@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from keras_dlrm.data.unseen import Unseen
 from keras_dlrm.serving.errors import ServingError
 from keras_dlrm.serving.served_model import ServedModel
 
@@ -30,6 +31,7 @@ class Metrics:
 
     Args:
         models: Gives the models that are served now.
+        unseen: Gives model and values of its columns.
 
     Example:
 
@@ -40,7 +42,9 @@ class Metrics:
     True
     """
 
-    def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
+    def __init__(
+        self, models: Callable[[], Iterable[ServedModel]], unseen: Callable[[], Iterable[tuple[str, Unseen]]] = tuple
+    ) -> None:
         self._registry = CollectorRegistry()
         labels = ["protocol", "method", "model", "signature"]
         self._latency = Histogram(
@@ -51,6 +55,7 @@ class Metrics:
             "keras_dlrm_serving_requests", "Requests by gRPC status.", [*labels, "status"], registry=self._registry
         )
         self._registry.register(_Versions(models))
+        self._registry.register(_Values(unseen))
 
     @contextmanager
     def measure(self, protocol: str, method: str) -> Iterator[Measured]:
@@ -104,3 +109,25 @@ class _Versions(Collector):
                 available.add_metric(labels, float(version.state == "AVAILABLE"))
                 in_flight.add_metric(labels, version.in_flight)
         return [available, in_flight]
+
+
+class _Values(Collector):
+    """Of named columns, by model: a client cannot make new time series."""
+
+    def __init__(self, unseen: Callable[[], Iterable[tuple[str, Unseen]]]) -> None:
+        self._unseen = unseen
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["model", "column"]
+        values = CounterMetricFamily(
+            "keras_dlrm_serving_values", "Categorical values that requests had.", labels=labels
+        )
+        unseen = CounterMetricFamily(
+            "keras_dlrm_serving_unseen_values",
+            "Those of them that the model's vocabulary does not have.",
+            labels=labels,
+        )
+        for model, column in self._unseen():
+            values.add_metric([model, column.column], column.values)
+            unseen.add_metric([model, column.column], column.unseen)
+        return [values, unseen]

@@ -51,6 +51,7 @@ def answer_post(service: Service, path: str, body: bytes) -> bytes:
                 arrays, rows = inputs_from_json(document, signature, service.max_bytes)
                 signature.check(arrays)
                 answer: dict[str, Any] = outputs_to_json(operations.run(model, signature, arrays), rows)
+                service.unseen.note(call.version, arrays)
             elif method == "explain":
                 answer = explain(call.version, signature, document, service.max_bytes)
             else:
@@ -132,7 +133,10 @@ def _count_keys(document: dict[str, Any]) -> int:
 def _parse_pairs(body: bytes) -> Any:
     """JSON, perhaps with NaN, by Python's parser, which shows keys that are there twice."""
     try:
-        return json.loads(body, object_pairs_hook=_object, parse_constant=_constant)
+        document = json.loads(body, object_pairs_hook=_object, parse_constant=_constant)
+        if b"\\u" in body:
+            json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        return document
     except (ValueError, RecursionError) as error:
         raise invalid(f"the request is not JSON: {str(error)[:150]}.") from error
 

@@ -182,7 +182,13 @@ def _described_models(service: Service) -> bytes:
                     except ServingError:
                         continue
                     example = version.examples.get(signature.name, {})
-                    described = [feature.described(example.get(feature.input)) for feature in features]
+                    described = [
+                        {
+                            **feature.described(example.get(feature.input)),
+                            "nullable": feature.input in signature.missing,
+                        }
+                        for feature in features
+                    ]
                     signatures.append({"name": signature.name, "features": described})
             versions.append({"number": number, "signatures": signatures})
         states = [

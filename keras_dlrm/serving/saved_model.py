@@ -14,6 +14,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
+from keras_dlrm.files.plain import plain_path
 from keras_dlrm.serving.errors import ServingError, invalid, without_paths
 from keras_dlrm.serving.signature import Signature
 
@@ -54,7 +55,8 @@ class SavedModel:
         self._session = tf.compat.v1.Session(graph=graph, config=options)
         try:
             with graph.as_default():
-                meta = tf.compat.v1.saved_model.loader.load(self._session, [tf.saved_model.SERVING], str(path))
+                plain = str(plain_path(path, "*?[]{}\\"))  # TensorFlow would see a pattern.
+                meta = tf.compat.v1.saved_model.loader.load(self._session, [tf.saved_model.SERVING], plain)
         except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, DecodeError) as error:
             self._session.close()
             code = "NOT_FOUND" if isinstance(error, tf.errors.NotFoundError) else "INVALID_ARGUMENT"

@@ -16,7 +16,7 @@ import uvicorn
 
 from keras_dlrm.serving.config import ModelConfig, read_config
 from keras_dlrm.serving.grpc_server import GrpcServer
-from keras_dlrm.serving.http_connection import HttpServer
+from keras_dlrm.serving.http_server import HttpServer
 from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.rest_server import RestServer
 from keras_dlrm.serving.served_model import ServedModel
@@ -107,6 +107,7 @@ class Server:
         self._http_thread = threading.Thread(target=self._http.run, name="rest", daemon=True)
         self._http_thread.start()
         self._grpc.start()
+        self.service.unseen.start()
         while not self._http.started:
             if not self._http_thread.is_alive():
                 raise OSError(f"REST cannot listen on {self.host}:{self.port}.")
@@ -137,6 +138,7 @@ class Server:
         """
         self._rest.draining = True
         self._stopping.set()
+        self.service.unseen.stop()
         self._http.config.timeout_graceful_shutdown = max(1, int(grace))
         self._http.should_exit = True
         closing = self._grpc.stop(grace)

@@ -11,6 +11,7 @@ from keras_dlrm.serving.limits import Budget, Limits
 from keras_dlrm.serving.metrics import Measured, Metrics
 from keras_dlrm.serving.served_model import ServedModel
 from keras_dlrm.serving.signature import Signature
+from keras_dlrm.serving.unseen import UnseenValues
 from keras_dlrm.serving.version import Version
 
 STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
@@ -46,6 +47,7 @@ class Service:
         budget: Bytes of all requests that are in flight.
         models: `ServedModel` by name; replaced as a whole when a configuration changes.
         metrics: Of all requests.
+        unseen: Values of requests that a model's vocabulary does not have.
     """
 
     def __init__(self, max_bytes: int, limits: Limits | None = None) -> None:
@@ -53,7 +55,8 @@ class Service:
         self.max_bytes, self.limits = max_bytes, limits
         self.budget = Budget(max(limits.bytes_in_flight, max_bytes))
         self.models: dict[str, ServedModel] = {}
-        self.metrics = Metrics(lambda: self.models.values())
+        self.unseen = UnseenValues()
+        self.metrics = Metrics(lambda: self.models.values(), self.unseen.sums)
 
     def model(self, name: str) -> ServedModel:
         """A model by name.

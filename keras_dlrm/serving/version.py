@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_dlrm.serving.errors import ServingError
 from keras_dlrm.serving.signature import DEFAULT, Signature
+from keras_dlrm.serving.unseen import KnownValues
 
 if TYPE_CHECKING:
     from keras_dlrm.schema import Schema
@@ -31,6 +32,7 @@ class Version:
         state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
         error: Why it is not served, where loading failed.
         schema: The model's, where there is one that can be read.
+        known: What its vocabularies know.
         examples: First row of the warm-up requests, by signature: arrays by input.
     """
 
@@ -43,6 +45,7 @@ class Version:
         self.fingerprint: Fingerprint = ()
         self.examples: dict[str, dict[str, np.ndarray]] = {}
         self.schema: Schema | None = None
+        self.known = KnownValues(self)
         self._model: SavedModel | None = None
         self._users = 0
         self._idle = threading.Condition()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import resource
+import shutil
 
 import keras
 import numpy as np
@@ -134,6 +135,26 @@ def test_what_a_killed_run_was_writing_goes_with_the_next_save(tmp_path):
     (tmp_path / "step_0000000007").rename(tmp_path / ".step_0000000007.partial")
     kd.checkpoint.save(model, tmp_path, step=10)
     assert [path.name for path in tmp_path.iterdir()] == ["step_0000000010"]
+
+
+def test_folders_that_are_not_ours_stay(tmp_path):
+    model = build()
+    kd.checkpoint.save(model, tmp_path, step=1)
+    shutil.copytree(tmp_path / "step_0000000001", tmp_path / "step_0000000000")  # a copy of somebody's own
+    for name in (".step_0000000007.partial", ".saving", "victim"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("mine")
+    (tmp_path / ".step_0000000008.partial").symlink_to("victim")
+    (tmp_path / "step_0000000001" / "thesis.tex").write_text("mine")
+    for step in (2, 3):
+        kd.checkpoint.save(model, tmp_path, step=step, keep=1)
+    steps = [f"step_000000000{step}" for step in (0, 1, 3)]
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == steps
+    assert len(list(tmp_path.glob("*/thesis.tex"))) == 5
+    (tmp_path / steps[2] / MARKER).unlink()  # of an earlier release, say
+    with pytest.raises(OSError, match="step_0000000003 .*is not a checkpoint .*by hand"):
+        kd.checkpoint.save(model, tmp_path, step=2)
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == steps
 
 
 def test_two_runs_do_not_save_to_one_folder_at_once(tmp_path):

@@ -62,6 +62,19 @@ def test_an_error_that_comes_of_being_stopped_is_not_told(capsys: pytest.Capture
     assert ends(work, capsys) == (143, "stopped by SIGTERM. Only what was complete stays.\n")
 
 
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        found = Finalized()
+        del found
+        time.sleep(10)
+
+    assert ends(work, capsys) == (143, "\nstopped by SIGTERM. Only what was complete stays.\n")
+
+
 def test_a_signal_that_is_ignored_stays_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

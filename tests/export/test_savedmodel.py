@@ -1,16 +1,23 @@
 """SavedModels: what stands in them, and that they load without Keras and without this package."""
 
 import json
+import keyword
+import re
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from keras_dlrm.export import savedmodel
+from keras_dlrm.export import savedmodel, verify
+from keras_dlrm.export.signatures import input_names
+from keras_dlrm.files.plain import plain_path
 from keras_dlrm.models import DLRM, DCNv2
 from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.serving.saved_model import SavedModel
 
 tf = pytest.importorskip("tensorflow")
 
@@ -199,18 +206,50 @@ def test_weights_of_other_rows_than_the_ids_are_refused(exported):
             loaded.signatures["serving_default"](**{**batch, key: batch[key][:1]})
 
 
-def test_columns_may_have_pythons_own_words_for_names(tmp_path):
-    schema = Schema(dense=["self"], categorical=[Categorical("class", 3), Categorical("name", 2)])
-    path = savedmodel(DLRM(schema, 2, [2], [1], seed=0), tmp_path, user_columns=["class"])
-    manifest = json.loads((path / "assets.extra" / "manifest.json").read_text())
-    assert manifest["inputs"] == {"self": "arg_self", "class": "arg_class", "name": "name"}
+@pytest.mark.neutral
+@given(st.lists(st.text("aAbB_-. 用é\n7😀", min_size=1, max_size=4), unique=True, max_size=12))
+def test_every_column_has_an_input_of_its_own(names):
+    found = input_names(names)
+    assert list(found) == names == list(input_names(names))
+    assert len({name.lower() for name in found.values()}) == len(names)
+    for name, taken in found.items():
+        assert re.fullmatch("[A-Za-z][A-Za-z0-9_]*", taken)
+        alike = [other for other in names if other.lower() == name.lower()]
+        if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) and alike[0] == name and not keyword.iskeyword(name):
+            assert taken == name  # what can stay as it is does
 
 
-def test_columns_that_differ_in_case_alone_are_refused_before_anything_is_written(tmp_path):
-    schema = Schema(dense=["Price", "price"], categorical=[Categorical("a", 3)])
-    with pytest.raises(ValueError, match=r"'Price' and 'price' would both be the input 'price'.*rename one"):
-        savedmodel(DLRM(schema, 2, [2], [1], seed=0), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+# No pattern, and nothing that a program would take for one.
+ODD = "runs [best]* ?{a}\\1\nnext/模型 %20$HOME"
+
+
+def test_columns_may_have_any_names_and_folders_too(tmp_path):
+    names = {
+        "self": "arg_self", "Price": "Price", "price": "price_2", "class": "arg_class", "name": "name", "用户": "arg___",
+        "商品": "arg____2", "a.b/c d": "a_b_c_d", "a b.c/d": "a_b_c_d_2", "\N{GRINNING FACE}": "arg__", "7": "arg_7",
+        "n" * 400: "n" * 400,
+        "weights": "weights", "inputs": "inputs", "_private": "arg__private",
+    }  # fmt: skip
+    sparse = list(names)[3:]
+    schema = Schema(dense=list(names)[:3], categorical=[Categorical(name, 3, hotness=1 + i % 2) for i, name in enumerate(sparse)])
+    model = DLRM(schema, 2, [2], [1], seed=0)
+    path = savedmodel(model, tmp_path / ODD, user_columns=["class", "商品", "Price"])
+    manifest = verify(path)
+    assert manifest["inputs"] == names
+    served = SavedModel(path)
+    assert served.signatures["columns"].inputs.keys() == set(names.values())
+    served.close()
+    loaded = tf.saved_model.load(str(plain_path(path, "[*?{\\")))
+    batch = {
+        "dense": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "sparse": np.random.default_rng(0).integers(-1, 3, (2, schema.width)),
+    }
+    asked = {names[name]: batch["dense"][:, i] for i, name in enumerate(schema.dense_names)}
+    for column, start in zip(schema.categorical, schema.offsets, strict=True):
+        ids = batch["sparse"][:, start : start + column.hotness]
+        asked[names[column.name]] = ids if column.hotness > 1 else ids[:, 0]
+    answer = loaded.signatures["columns"](**{name: tf.constant(values) for name, values in asked.items()})
+    np.testing.assert_allclose(answer["probability"], model.predict(batch, verbose=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("version", [-1, True, 1.5, "2", 2**63])

@@ -229,6 +229,13 @@ def test_missing_values_answer_alike_however_they_are_sent(published):
                 columns |= {"price": None}
             in_columns = post("predict", {"signature_name": "raw", "inputs": columns})["outputs"]
             assert rows[0] == in_columns[0] == pytest.approx([expected], abs=1e-6)
+        unseen = {**full, "city": "Lima", "tags": ["x", "no", "nor"], "user_id__": "u9"}
+        post("predict", {"signature_name": "raw", "instances": [unseen, full]})
+        metrics = requests.get(f"http://127.0.0.1:{server.port}/metrics", timeout=60).text
+        for column, count in (("city", 1), ("tags", 2), ("user id/é", 1), ("device", 0), ("agent", 0)):
+            assert f'keras_dlrm_serving_unseen_values_total{{column="{column}",model="m"}} {count}.0' in metrics
+        explained = post("explain", {"signature_name": "raw", "instances": [unseen]})["features"]
+        assert {f["name"]: f["unseen"] for f in explained if f["unseen"]} == {"city": 1, "tags": 2, "user_id__": 1}
         for features in (row.keys() - MISSING.keys(), row.keys()):
             example = tf.train.Example()
             for name in features:

@@ -24,6 +24,31 @@ WRONG = {
     "NaN": (b'{"instances": [{"dense": [NaN, 1], "sparse": [1, 1, 1]}]}', "NaN and Infinity are no JSON"),
     "Infinity": (b'{"instances": [{"dense": [-Infinity, 1], "sparse": [1, 1, 1]}]}', "NaN and Infinity are no JSON"),
     "deep": (b'{"instances": ' + b"[" * 100_000, "not JSON"),
+    "infinite": (b'{"signature_name": "raw", "instances": [{"city": "a", "tags": [], "price": Infinity}]}', "no JSON"),
+    "NaN for a text": (b'{"signature_name": "raw", "instances": [{"city": NaN, "tags": [], "price": 1}]}', None),
+    "half a surrogate pair": (
+        b'{"signature_name": "raw", "instances": [{"city": "\\ud800", "tags": [], "price": NaN}]}',
+        "not JSON",
+    ),
+    "deep beside NaN": (b'{"inputs": NaN, "x": ' + b"[" * 100_000, "not JSON"),
+    "key twice": (b'{"instances": [], "instances": []}', "the key 'instances' twice"),
+    "key twice in a row": (
+        b'{"instances": [{"dense": [1, 2], "sparse": [1, 1, 1], "dense": [3, 4]}]}',
+        "the key 'dense' twice",
+    ),
+    "key twice in a value": (
+        b'{"signature_name": "raw", "instances": [{"city": {"b64": "AA==", "b64": ""}, "tags": []}]}',
+        "'b64' twice",
+    ),
+    "key twice, one escaped": (b'{"instances": [{"dense": [1, 2], "d\\u0065nse": [3, 4]}]}', "the key 'dense' twice"),
+    "more than is allowed when filled up": (
+        b'{"signature_name": "raw", "instances": [{"city": "", "tags": ["a"]}'
+        + b', {"city": "", "tags": []}' * 50_000
+        + b', {"city": "", "tags": ['
+        + b'"",' * 100_000
+        + b'""]}]}',
+        "values allowed",
+    ),
     "list": ([1], "must be a JSON object"),
     "neither": ({}, "one of 'instances'"),
     "both": ({"instances": [], "inputs": []}, "not both"),
@@ -53,7 +78,10 @@ WRONG = {
     "huger id": (one({**ROW, "sparse": [10**30, 2, 3]}), "'sparse'"),
     "huge number": (one({**ROW, "dense": [1e39, 1]}), "'dense' has a number that DT_FLOAT cannot hold"),
     "overflow inside": (one({**ROW, "dense": [3e38, -3e38]}), None),
-    "number that lost digits": ({"signature_name": "raw", **one({**RAW, "city": 2**70})}, "send so large a number as a string"),
+    "number that lost digits": (
+        {"signature_name": "raw", **one({**RAW, "city": 2**70})},
+        "send so large a number as a string",
+    ),
     "no base64": ({"signature_name": "raw", **one({**RAW, "city": {"b64": "%%"}})}, "not base64"),
     "odd object": ({"signature_name": "raw", **one({**RAW, "city": {"b65": "AA"}})}, 'must be {"b64": "…"}'),
     "rows of a signature without": ({"signature_name": "rank", **one({"user": 1, "item": 1})}, None),

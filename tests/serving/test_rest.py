@@ -154,3 +154,99 @@ def test_health_and_metrics(server):
     assert buckets[-1] >= 2
     available = families["keras_dlrm_serving_version_available"].samples
     assert {s.labels["version"]: s.value for s in available} == {"1": 1.0, "2": 1.0}
+
+
+def test_values_are_missing_in_any_form(server):
+    full = {"city": "Oslo", "tags": ["a", "b"], "price": 1.0}
+    gone = [{"tags": [], "price": None}, {"tags": None}, {"tags": [None], "price": "NaN"}]
+    gone = [{"city": "Oslo", **row} for row in gone]
+    status, answer = server.predict({"signature_name": "raw", "instances": [*gone, full]})
+    assert status == 200, answer
+    values = [row["probability"] for row in answer["predictions"]]
+    assert values[0] == values[1] == values[2] != values[3]
+    columns = {"city": ["Oslo", None], "tags": [None, ["a"]], "price": None}
+    status, answer = server.predict({"signature_name": "raw", "inputs": columns})
+    assert (
+        status == 200
+        and answer["outputs"]["probability"][0] == values[0]
+        and answer["outputs"]["city_bytes"][1] == {"b64": ""}
+    )
+    status, answer = server.predict({"signature_name": "raw", "inputs": {"tags": [["a"]], "price": [1.0]}})
+    assert (status, "'city' is missing" in answer["error"]) == (400, True)
+
+
+PAGE = ["/", "/page.js", "/page/models"]
+OTHERS = ["/v1/models/clicks", "/health/live", "/metrics"]
+
+
+@pytest.mark.parametrize("name", ["localhost:{port}", "127.0.0.1:{port}", "127.0.0.2", "LOCALHOST", "[::1]:{port}"])
+def test_the_page_answers_under_loopback_names(server, name):
+    port = server.rest.split(":")[1]
+    for path in PAGE + OTHERS:
+        assert asked(server, path, {"Host": name.format(port=port)}) == 200
+
+
+@pytest.mark.parametrize("name", ["rebound.example:8501", "localhost.example", "203.0.113.7", ""])
+def test_the_page_is_not_served_under_a_name_that_was_pointed_here(server, name):
+    for path in PAGE:
+        assert asked(server, path, {"Host": name}) == 403
+    assert asked(server, "/v1/models/clicks:explain", {"Host": name}, json.dumps(WHOLE)) == 403
+    for path in OTHERS:  # programs may come under any name
+        assert asked(server, path, {"Host": name}) == 200
+    assert asked(server, "/v1/models/clicks:predict", {"Host": name}, json.dumps(WHOLE)) == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://other.example", "null", "http://localhost:1", "http://rebound.example:8501", ""]
+)
+def test_pages_of_others_may_not_ask(server, origin):
+    headers = {"Origin": origin, "Content-Type": "text/plain"}
+    for host in (server.rest, "rebound.example:8501"):
+        for path in PAGE + OTHERS:
+            assert asked(server, path, {**headers, "Host": host}) == 403
+        assert asked(server, "/v1/models/clicks:predict", {**headers, "Host": host}, json.dumps(WHOLE)) == 403
+    assert asked(server, "/page/models", {"Origin": f"http://{server.rest}"}) == 200
+
+
+def asked(server, path, headers, body=None):
+    """Status of a request with exactly these headers."""
+    with contextlib.closing(http.client.HTTPConnection(server.rest, timeout=30)) as connection:
+        connection.putrequest("GET" if body is None else "POST", path, skip_host=True)
+        for name, value in {"Host": server.rest, "Content-Length": str(len(body or "")), **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders((body or "").encode())
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+
+def test_a_reverse_proxys_name_can_be_allowed(tmp_path, serve, publish):
+    (tmp_path / "clicks").mkdir()
+    with serve(tmp_path / "clicks", allowed_hosts=["models.example"]) as server:
+        for headers in (
+            {"Host": "models.example"},
+            {"Origin": "https://models.example"},
+            {"Host": "Models.Example:443"},
+        ):
+            assert asked(server, "/page/models", headers) == 200
+        assert asked(server, "/page/models", {"Host": "other.example"}) == 403
+
+
+def test_answers_name_no_folder_of_the_server(tmp_path, serve, publish):
+    folder = tmp_path / "a folder" / "clicks"
+    folder.mkdir(parents=True)
+    publish(folder, 1)
+    (folder / "2").mkdir()
+    (folder / "3").mkdir()
+    (folder / "3" / "saved_model.pb").write_bytes(b"no model")
+    with serve(folder) as server:
+        server.wait_for(lambda: len(server.states()) > 0)
+        said = json.dumps(
+            [server.ask("/v1/models/clicks"), server.ask("/page/models"), server.ask("/v1/models/clicks/versions/9")]
+        )
+        assert (
+            "cannot be loaded" in said
+            and str(tmp_path) not in said
+            and "/clicks/" not in said.replace("/v1/models/clicks/", "")
+        )
+        assert str(folder) in server.log()

@@ -98,7 +98,7 @@ function written(feature, text) {
   }[feature.kind];
   const odd = parts.find((part) => !legal.test(part));
   if (odd !== undefined) throw new Error(`${feature.name}: “${odd}” is no ${feature.kind}.`);
-  const empty = { number: "0", id: "-1", flag: "false", text: '""' }[feature.kind];
+  const empty = { number: feature.nullable ? "null" : "0", id: "-1", flag: "false", text: '""' }[feature.kind];
   const values = parts.map((part) =>
     feature.kind === "text" ? JSON.stringify(part) : feature.kind === "number" ? String(Number(part)) :
     feature.kind === "id" ? String(BigInt(part)) : part);
@@ -114,7 +114,7 @@ function requestBody(extra) {
   for (const field of byId("fields").querySelectorAll("input")) {
     const feature = state.features[field.dataset.index];
     const values = written(feature, field.value);
-    if (feature.flat) inputs.set(feature.input, values[0] ?? '""');
+    if (feature.flat) inputs.set(feature.input, values[0] ?? (feature.nullable ? "null" : '""'));
     else inputs.set(feature.input, [...(inputs.get(feature.input) ?? []), ...values]);
   }
   const columns = [...inputs].map(([name, values]) =>
@@ -155,7 +155,7 @@ function show(answer) {
   byId("logit").textContent = answer.logit.toFixed(3);
   byId("bar").style.width = `${100 * Math.min(1, Math.max(0, answer.value))}%`;
   fill(byId("pairs"), answer.pairs.map((pair) => [pair.features.join(" × "), pair.change]));
-  fill(byId("singles"), answer.features.map((f) => [`${f.name} = ${shown(f)}`, f.change]));
+  fill(byId("singles"), answer.features.map((f) => [`${f.name} = ${shown(f)}${unseen(f)}`, f.change]));
   byId("resolution").textContent = answer.resolution > 0.001
     ? `Changes below ${answer.resolution.toPrecision(1)} are rounding: the probability is too near 0 or 1.` : "";
   byId("result").hidden = false;
@@ -164,6 +164,12 @@ function show(answer) {
 function shown(answered) {
   const feature = state.features.find((known) => known.name === answered.name);
   return joined(feature, answered.values) || "none";
+}
+
+// Of one value, or of several.
+function unseen(answered) {
+  if (!answered.unseen) return "";
+  return answered.values.length > 1 ? ` (${answered.unseen} unseen)` : " (unseen)";
 }
 
 function fill(table, rows) {
