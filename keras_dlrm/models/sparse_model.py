@@ -31,7 +31,7 @@ class SparseTraining(Saved, CheckedTraining):
     #: Whether `fit` ends with an error when the loss or a weight is NaN or infinite; to be set on a model.
     stops_when_not_finite = True
 
-    # "alone" where no other process takes part, "checked" where they are alike.
+    # "alone" where no other process takes part, "checked" where they are told the same.
     _known_alike = ""
 
     def compile(
@@ -128,7 +128,7 @@ class SparseTraining(Saved, CheckedTraining):
         Args:
             x: What `fit` is given, which is compared each time.
         """
-        if self._known_alike == "alone" or not self.compiled:
+        if self._known_alike == "alone" or (self._known_alike and x is None) or not self.compiled:
             return
         if not self.shared:
             self._known_alike = "alone" if self.built else ""
