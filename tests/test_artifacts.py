@@ -100,10 +100,9 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(written, tmp_path):
 
 def test_the_command_says_what_it_checked_in_80_columns(written, capsys):
     os.environ.pop("COLUMNS", None)
-    with pytest.raises(SystemExit) as done:
-        main(["verify", str(written / "log"), "--json"])
+    main(["verify", str(written / "log"), "--json"])
     lines = capsys.readouterr().out.splitlines()
-    assert not done.value.code and max(len(line) for line in lines[1:-1]) <= 80
+    assert max(len(line) for line in lines[1:-1]) <= 80
     assert any("train/dense.npy" in line and "SHA-256" in line for line in lines)
     assert json.loads(lines[-1])["kind"] == "packed log"
 
@@ -135,8 +134,7 @@ def test_an_earlier_version_is_read_and_said_to_have_no_checksums(written, tmp_p
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": layout.FORMAT, "version": 1, "splits": manifest["splits"]}))
     assert {file.check for file in kd.verify(folder).files} == {UNCHECKED}
-    with pytest.raises(SystemExit):
-        main(["verify", str(folder)])
+    main(["verify", str(folder)])
     assert "files have no checksum" in capsys.readouterr().out
 
 

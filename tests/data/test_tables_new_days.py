@@ -100,8 +100,8 @@ def test_many_different_values_that_are_no_keys_are_found_at_once(
     day = pl.DataFrame({**columns, "C7": [f"no key {i}" if i else "b" for i in range(500)]})
     day.write_csv(tmp_path / "day.csv")
     calls = []
-    encode = Vocabulary.encode
-    monkeypatch.setattr(Vocabulary, "encode", lambda *arguments: [calls.append(1), encode(*arguments)][1])
+    look_up = Vocabulary.looked_up
+    monkeypatch.setattr(Vocabulary, "looked_up", lambda *arguments: [calls.append(1), look_up(*arguments)][1])
     log = tables.preprocess(None, tmp_path / "day.csv", output=tmp_path / "out", preprocessor=known, on_error="skip")
     assert len(log.split("train")) == 1 and log.manifest["bad_rows"]["skipped"] == 499
     assert log.manifest["bad_rows"]["examples"][0]["value"] == "no key 1"
