@@ -98,6 +98,7 @@ def test_data_that_cannot_be_read_leave_the_model_whole(model, way, bad):
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="elsewhere a step writes to the variables themselves")
 def test_ctrl_c_waits_for_the_end_of_a_step(model):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
     step = model.train_function
 
     def sent(*args):
