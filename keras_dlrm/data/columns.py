@@ -179,18 +179,21 @@ def categorical_values(
     if len(lengths) and lengths.max() > column.hotness:
         if column.truncate is None:
             row = int(np.argmax(lengths > column.hotness))
-            raise ValueError(f"{where.at(row)}, column {column.name!r}: {lengths[row]} {too_long(column, lengths)}.")
+            raise ValueError(
+                f"{where.at(row)}, column {column.name!r}: {lengths[row]} {too_long(column)}; "
+                f"the longest of these {len(lengths):,} rows has {lengths.max()}."
+            )
         flat, rows, places, starts = truncated(column, flat, rows, places, lengths)
         return flat, rows, places, Lists(lengths, starts)
     return flat, rows, places, Lists(lengths, np.zeros_like(lengths))
 
 
-def too_long(column: Categorical, lengths: np.ndarray) -> str:
-    """What is wrong with a list that has more values than `hotness`, given the lengths of all."""
-    return (
-        f"values but hotness={column.hotness}; raise hotness (the longest of these {len(lengths):,} rows has "
-        f"{lengths.max()}), shorten the list, or set truncate to 'first' or 'last'"
-    )
+def too_long(column: Categorical) -> str:
+    """What is wrong with a list that has more values than `hotness`.
+
+    It says nothing of other rows: a job that goes on after a stop sees them in other blocks, and keeps the same text.
+    """
+    return f"values but hotness={column.hotness}; raise hotness, shorten the list, or set truncate to 'first' or 'last'"
 
 
 def truncated(

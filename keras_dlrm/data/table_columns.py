@@ -295,7 +295,7 @@ def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
         if not long.any():
             return flat, ()
         if column.truncate is None:
-            reason = raw.too_long(column, long)
+            reason = raw.too_long(column)
             return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")]
         return _Flat(*raw.truncated(column, *raw.flatten(texts.series(), column))[:3]), ()
     if isinstance(block, RecordBlock):
@@ -309,7 +309,7 @@ def _flat(block: Block, column: Categorical) -> tuple[_Flat, Sequence[Fault]]:
         return _Flat(values, rows, places), ()
     if column.truncate is not None:
         return _Flat(*raw.truncated(column, values, rows, places, lengths)[:3]), ()
-    reason = raw.too_long(column, lengths)
+    reason = raw.too_long(column)
     keep = ~too_long[rows]
 
     def value(row: int) -> object:
