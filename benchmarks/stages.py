@@ -63,7 +63,7 @@ def measure(shape: Shape, batch: int, dtype: str, rule: str, distribution: str, 
     from staged_step import FitTime, StagedStep, input_seconds
 
     import keras_dlrm as kd
-    from keras_dlrm.data.writer import PackedWriter
+    from keras_dlrm.data.packed.writer import PackedWriter
 
     hotness = shape.hotness or (1,) * len(shape.rows)
     schema = kd.Schema(

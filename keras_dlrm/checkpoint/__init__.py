@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_dlrm.lazy import lazy
+from keras_dlrm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.checkpoint.callback import Checkpoints as Checkpoints

@@ -150,7 +150,7 @@ def _dense(folder: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _agree(directory: Path, step: int | None, failure: Exception | None) -> None:
     """Raise in all processes where one of them cannot read, or finds another step."""
-    from keras_dlrm.sharding import everyone
+    from keras_dlrm.backend import everyone
 
     every = everyone.values([step, None if failure is None else str(failure)])
     if failure is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
 
 EPILOG = """\b
 Examples:

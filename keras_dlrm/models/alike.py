@@ -30,7 +30,7 @@ def check_weights(model: Any) -> None:
     Raises:
         ValueError: they differ; the message says in what.
     """
-    from keras_dlrm.sharding import everyone
+    from keras_dlrm.backend import everyone
 
     copies = [v for v in model.weights if not getattr(v, "sharded", False)]
     name = everyone.first_that_differs((v.path, value_of(v)) for v in copies)
@@ -71,7 +71,7 @@ def check_plan(plan: Any) -> None:
 
 
 def _check(who: str, mine: dict[str, Any]) -> None:
-    from keras_dlrm.sharding import everyone
+    from keras_dlrm.backend import everyone
 
     if len(set(everyone.values(content_digest(mine)))) == 1:
         return

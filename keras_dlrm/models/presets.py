@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from keras_dlrm.data.synthetic import CRITEO_KAGGLE_ROWS
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 _TERABYTE_10M_ROWS = (
     9980333, 36084, 17217, 7378, 20134, 3, 7112, 1442, 61, 9758201, 1333352, 313829, 10, 2208, 11156, 122, 4, 970, 14,
@@ -83,7 +83,7 @@ class Preset:
     def make_optimizer(self) -> Any:
         """The published optimizer with its schedule."""
         from keras_dlrm.embeddings.rules.follow import RULES
-        from keras_dlrm.training.schedules import WarmupHoldDecay
+        from keras_dlrm.schedules import WarmupHoldDecay
 
         options: dict[str, Any] = dict(self.optimizer_options)
         if self.schedule:

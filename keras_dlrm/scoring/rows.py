@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.bad_rows import BadRows
-from keras_dlrm.data.hive import PartitionedFile
-from keras_dlrm.data.table_block import Block, TableFile
-from keras_dlrm.data.table_columns import Columns
-from keras_dlrm.data.table_frames import FrameBlock, FrameFile, ParquetFile
-from keras_dlrm.data.table_records import RecordBlock, RecordFile
-from keras_dlrm.data.table_text import TextBlock, TextFile
+from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.tables.block import Block, TableFile
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.frames import FrameBlock, FrameFile, ParquetFile
+from keras_dlrm.data.tables.hive import PartitionedFile
+from keras_dlrm.data.tables.records import RecordBlock, RecordFile
+from keras_dlrm.data.tables.text import TextBlock, TextFile
 
 if TYPE_CHECKING:
-    from keras_dlrm.data.packed import Split
-    from keras_dlrm.data.unseen import Tally
+    from keras_dlrm.data.packed.packed import Split
+    from keras_dlrm.data.preprocessor.unseen import Tally
 
 Types = dict[str, Any]
 

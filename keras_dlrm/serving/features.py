@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.signature import Signature, Tensor
-from keras_dlrm.serving.tensors import DTYPES, shape_text
+from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.serving.wire.signature import Signature, Tensor
+from keras_dlrm.serving.wire.tensors import DTYPES, shape_text
 
 if TYPE_CHECKING:
-    from keras_dlrm.schema import Schema
-    from keras_dlrm.serving.version import Version
+    from keras_dlrm.schema.schema import Schema
+    from keras_dlrm.serving.versions.version import Version
 
 log = logging.getLogger("keras_dlrm.serving")
 _KINDS = {"f": "number", "i": "id", "u": "id", "b": "flag", "O": "text"}
@@ -158,7 +158,7 @@ def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any
         schema: Of the model.
     """
     from keras_dlrm.export.signatures import model_columns
-    from keras_dlrm.schema import PADDING
+    from keras_dlrm.schema.schema import PADDING
 
     if schema is None or signature.inputs.keys() <= {"dense", "sparse", "weights"}:
         return {}
@@ -177,7 +177,7 @@ def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any
 
 def schema_of(version: Version) -> Schema | None:
     """The schema in `assets.extra/schema.json` of a version, `None` where there is none that can be read."""
-    from keras_dlrm.schema import Schema
+    from keras_dlrm.schema.schema import Schema
 
     path = version.path / "assets.extra" / "schema.json"
     if not path.is_file():

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_dlrm.columns import PADDING, Categorical
-from keras_dlrm.serving.tensors import nbytes
+from keras_dlrm.schema.columns import PADDING, Categorical
+from keras_dlrm.serving.wire.tensors import nbytes
 
 if TYPE_CHECKING:
-    from keras_dlrm.data.preprocessor import Preprocessor
-    from keras_dlrm.data.unseen import Unseen
-    from keras_dlrm.serving.version import Version
+    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+    from keras_dlrm.data.preprocessor.unseen import Unseen
+    from keras_dlrm.serving.versions.version import Version
 
 log = logging.getLogger("keras_dlrm.serving")
 # Arrays that wait to be counted; those of requests beyond are not.
@@ -86,7 +86,7 @@ class KnownValues:
         return int(np.count_nonzero(~missing | bad)), int(np.count_nonzero(unseen | bad))
 
     def _load(self) -> Preprocessor | None:
-        from keras_dlrm.data.preprocessor import Preprocessor
+        from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
         with self._lock:
             if self._loaded:
@@ -180,7 +180,7 @@ class UnseenValues:
 
     def sums(self) -> list[tuple[str, Unseen]]:
         """Model, and values of one of its columns, or of those beyond the hundredth, whose name is empty then."""
-        from keras_dlrm.data.unseen import Unseen
+        from keras_dlrm.data.preprocessor.unseen import Unseen
 
         self.flush()
         with self._counting:

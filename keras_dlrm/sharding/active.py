@@ -23,8 +23,8 @@ def use(plan: ShardingPlan) -> Iterator[ShardingPlan]:
     Raises:
         ValueError: the plan is for another number of them, or processes have different ones.
     """
+    from keras_dlrm.backend import collectives as backend
     from keras_dlrm.models.alike import check_plan
-    from keras_dlrm.sharding import backend
 
     n = backend.world_size()
     if plan.world_size != n:

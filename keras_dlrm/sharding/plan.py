@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_dlrm.arguments import integer
 from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.durable import write
 from keras_dlrm.files.regular import regular
+from keras_dlrm.support.arguments import integer
 
 if TYPE_CHECKING:
-    from keras_dlrm.sharding.estimate import Estimate
+    from keras_dlrm.sharding.planner.estimate import Estimate
 
 KINDS = ("replicate", "table_wise", "row_wise", "column_wise")
 MOST_PROCESSES = 2**20

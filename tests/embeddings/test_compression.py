@@ -10,9 +10,9 @@ from keras import ops
 import keras_dlrm as kd
 from keras_dlrm.embeddings.hashing import bucket
 from keras_dlrm.embeddings.hashing import fold as fold_in_graph
-from keras_dlrm.embeddings.rounding import round_stochastically
-from keras_dlrm.hashing import fold
+from keras_dlrm.embeddings.rules.rounding import round_stochastically
 from keras_dlrm.layers import EmbeddingCollection, QuotientRemainder, mixed_dimensions
+from keras_dlrm.schema.hashing import fold
 
 JAX = keras.backend.backend() == "jax"
 SCHEMA = kd.Schema(

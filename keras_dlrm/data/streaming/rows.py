@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_dlrm.data import columns as raw
-from keras_dlrm.data.bad_rows import BadRow, BadRows
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.writer import allowed_labels
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.packed.writer import allowed_labels
+from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.schema.schema import Schema
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,0 +1,1 @@
+"""The seam: all that is special to TensorFlow, JAX or torch, one adapter each."""

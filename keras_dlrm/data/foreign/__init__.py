@@ -1,0 +1,1 @@
+"""Packed files of other programs, read as they are: MLPerf, the PyTorch reference, TorchRec."""

@@ -1,0 +1,1 @@
+"""Compiled loops over text, ids and values."""

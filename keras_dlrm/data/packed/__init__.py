@@ -1,0 +1,1 @@
+"""Packed logs: the format, its writer, and its readers."""

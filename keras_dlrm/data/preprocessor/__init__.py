@@ -1,0 +1,1 @@
+"""The preprocessor: vocabularies and dense transforms, from raw columns to a packed batch."""

@@ -1,0 +1,1 @@
+"""Click logs with a known best answer."""

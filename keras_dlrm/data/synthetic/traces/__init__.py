@@ -1,0 +1,1 @@
+"""Click logs whose ids repeat as in a recorded trace."""

@@ -1,0 +1,1 @@
+"""Twins: synthetic logs with the statistics of a real one."""

@@ -1,0 +1,1 @@
+"""Tables on a TPU's SparseCore."""

@@ -1,0 +1,1 @@
+"""ONNX files: a model's layers as nodes of a graph."""

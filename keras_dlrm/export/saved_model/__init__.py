@@ -1,0 +1,1 @@
+"""SavedModels: signatures, warm-up requests, versions and the check before publishing."""

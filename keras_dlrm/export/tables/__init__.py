@@ -1,0 +1,1 @@
+"""Embedding tables in an export: stored, quantized, or left untrained."""

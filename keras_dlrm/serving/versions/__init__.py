@@ -1,0 +1,1 @@
+"""Served versions of a model: loading, checking, warming up, swapping."""

@@ -1,0 +1,1 @@
+"""The planner: candidate placements, their load, traffic and step time."""

@@ -1,0 +1,17 @@
+"""The sparse train step of each backend, chosen here and nowhere else."""
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from keras_dlrm.step.tensorflow import SparseStep
+elif keras.backend.backend() == "jax":
+    from keras_dlrm.step.jax import SparseStep
+elif keras.backend.backend() == "torch":
+    from keras_dlrm.step.torch import SparseStep
+else:
+    raise ImportError(
+        f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
+        "set KERAS_BACKEND."
+    )
+
+__all__ = ["SparseStep"]
