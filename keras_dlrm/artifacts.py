@@ -205,7 +205,7 @@ def _archive(path: Path, done: Done) -> _Found:
 
 
 def _onnx(path: Path, done: Done) -> _Found:
-    from keras_dlrm.export.onnx_checksum import check
+    from keras_dlrm.export.onnx_graph.files import check
 
     found = check(path, done)
     if found is None:

@@ -168,7 +168,7 @@ class Recorder(keras.callbacks.Callback):
 
     def __init__(self, losses: list[float]) -> None:
         super().__init__()
-        from keras_dlrm.backend.meter import meter
+        from keras_dlrm.sharding.meter import meter
 
         self.losses = list(losses)
         self._meter = meter
@@ -198,7 +198,7 @@ def describe_tables(model: Any) -> dict[str, dict[str, float]]:
     Args:
         model: A model of this package.
     """
-    from keras_dlrm.backend import everyone
+    from keras_dlrm.sharding import everyone
 
     tables = model.embeddings.sharded
     mine = dict.fromkeys(model.embeddings.table_shapes, (0.0, 0.0))
@@ -323,7 +323,7 @@ def run(
         sys.exit(launch(backend, processes, restarts if checkpoint else 0, timeout))
 
     import keras_dlrm as kd
-    from keras_dlrm.backend import collectives
+    from keras_dlrm.sharding import collectives
 
     schema = click_schema(rows)
     try:
@@ -350,8 +350,8 @@ def report(model: Any, recorder: Recorder, global_batch: int, as_json: bool) -> 
         global_batch: Examples of a step.
         as_json: As one JSON object; else as a line for people.
     """
-    from keras_dlrm.backend import collectives as backend
-    from keras_dlrm.backend import everyone
+    from keras_dlrm.sharding import collectives as backend
+    from keras_dlrm.sharding import everyone
 
     tables = describe_tables(model)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -86,7 +86,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _any_told(self) -> bool:
         if not getattr(self.model, "shared", False):
             return self._told
-        from keras_dlrm.backend import everyone
+        from keras_dlrm.sharding import everyone
 
         return bool(everyone.arrays(np.array([self._told])).any())
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.checkpoint.identity import difference, shown
 from keras_dlrm.checkpoint.parts import Base, Damaged, Stored
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
 from keras_dlrm.checkpoint.store import DENSE, ROWS, folder_of, read_manifest, steps_in
 from keras_dlrm.files.marker import check_marker
+from keras_dlrm.support.differences import difference, shown
 
 # zlib.error is of a stream that a bit was changed in.
 _DAMAGE = (Damaged, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -150,7 +150,7 @@ def _dense(folder: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _agree(directory: Path, step: int | None, failure: Exception | None) -> None:
     """Raise in all processes where one of them cannot read, or finds another step."""
-    from keras_dlrm.backend import everyone
+    from keras_dlrm.sharding import everyone
 
     every = everyone.values([step, None if failure is None else str(failure)])
     if failure is not None:

@@ -200,7 +200,7 @@ class _Team:
     def __init__(self, shared: bool) -> None:
         self.rank, self.size = 0, 1
         if shared:
-            from keras_dlrm.backend import collectives as backend
+            from keras_dlrm.sharding import collectives as backend
 
             self.rank, self.size = backend.process_rank(), backend.process_count()
 
@@ -222,7 +222,7 @@ class _Team:
                 raise
         if self.size == 1:
             return [found]
-        from keras_dlrm.backend import everyone
+        from keras_dlrm.sharding import everyone
 
         every = everyone.values([found, error])
         for rank, (_, failed) in enumerate(every):

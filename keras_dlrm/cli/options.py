@@ -214,7 +214,7 @@ def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
 def print_unseen(columns: Sequence[Unseen]) -> None:
     """A table of the columns with unseen values, where there are some, and a warning where they are too many."""
     from keras_dlrm.data.preprocessor import unseen
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     if rows := unseen.table(columns):
         print_table(rows, "unseen values")

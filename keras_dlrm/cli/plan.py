@@ -132,7 +132,7 @@ def _simulate(
     work: Any, machine: Any, constraints: dict[str, str], memory: float | None, options: dict[str, Any], as_json: bool
 ) -> None:
     from keras_dlrm.sharding.planner.simulator import scaling_png, simulate, table
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     scaling, path = options["scaling"], options["plot"]
     found = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.hashing import bucket
 from keras_dlrm.embeddings.inputs import ids_and_weights
 from keras_dlrm.embeddings.not_finite import is_finite

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.schema.schema import Schema
 
 # Tensors of TensorFlow and JAX that are not dense, by name: their frameworks may not be there.

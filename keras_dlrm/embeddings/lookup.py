@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.schema.columns import PADDING
 
 

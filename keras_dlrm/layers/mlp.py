@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
 from keras_dlrm.support.arguments import number, widths
 

@@ -11,12 +11,9 @@ import keras
 import numpy as np
 
 from keras_dlrm.checkpoint.state import collections_of, pieces, value_of
+from keras_dlrm.support.not_finite import NotFinite
 
 _ROWS = 2**16
-
-
-class NotFinite(ValueError):
-    """A loss or a weight is NaN or infinite."""
 
 
 def first_not_finite(model: Any, tables: bool = True) -> str | None:

@@ -11,7 +11,7 @@ from keras import ops
 # Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
 from keras.src.models.functional import Functional
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
@@ -183,7 +183,7 @@ class SparseTraining(Saved, CheckedTraining):
     def shared(self: Any) -> bool:
         """Whether other processes take part in its training."""
         if self.in_replicas:
-            from keras_dlrm.backend import collectives as backend
+            from keras_dlrm.sharding import collectives as backend
 
             return bool(backend.process_count() > 1)
         return self.sharded  # type: ignore[no-any-return]
@@ -298,7 +298,7 @@ class FunctionalSparseModel(SparseModel, Functional):
 
 
 def _cuts_rows() -> bool:
-    from keras_dlrm.backend import collectives as backend
+    from keras_dlrm.sharding import collectives as backend
 
     return bool(backend.CUTS_ROWS)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.checkpoint.identity import identity
 from keras_dlrm.checkpoint.state import State, dense_variables, pieces
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection

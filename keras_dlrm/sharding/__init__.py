@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from keras_dlrm.support.lazy import lazy
 
 if TYPE_CHECKING:
-    from keras_dlrm.backend.collectives import process_count as process_count
-    from keras_dlrm.backend.collectives import process_rank as process_rank
-    from keras_dlrm.backend.collectives import start as start
-    from keras_dlrm.backend.collectives import stop as stop
     from keras_dlrm.sharding.active import use as use
+    from keras_dlrm.sharding.collectives import process_count as process_count
+    from keras_dlrm.sharding.collectives import process_rank as process_rank
+    from keras_dlrm.sharding.collectives import start as start
+    from keras_dlrm.sharding.collectives import stop as stop
     from keras_dlrm.sharding.part import Part as Part
     from keras_dlrm.sharding.part import part_of as part_of
     from keras_dlrm.sharding.plan import Placement as Placement
@@ -36,12 +36,12 @@ _NAMES = {
     "Workload": "planner.workload",
     "explain": "planner.estimate",
     "part_of": "part",
-    "process_count": "keras_dlrm.backend.collectives",
-    "process_rank": "keras_dlrm.backend.collectives",
+    "process_count": "keras_dlrm.sharding.collectives",
+    "process_rank": "keras_dlrm.sharding.collectives",
     "scaling_png": "planner.simulator",
     "simulate": "planner.simulator",
-    "start": "keras_dlrm.backend.collectives",
-    "stop": "keras_dlrm.backend.collectives",
+    "start": "keras_dlrm.sharding.collectives",
+    "stop": "keras_dlrm.sharding.collectives",
     "use": "active",
 }
 __all__ = sorted(_NAMES)

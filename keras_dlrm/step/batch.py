@@ -10,8 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-# The sample weight of a row that only fills up a process's part of a batch.
-FILLER = float("-inf")
+from keras_dlrm.sharding.part import FILLER
 
 
 class WholeBatch:
@@ -68,7 +67,7 @@ class PartOfBatch(WholeBatch):
     """
 
     def __init__(self, model: Any, x: Any, sample_weight: Any) -> None:
-        from keras_dlrm.backend import collectives as backend
+        from keras_dlrm.sharding import collectives as backend
 
         super().__init__(sample_weight)
         self._backend = backend

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
-from keras_dlrm.step.batch import FILLER
+from keras_dlrm.sharding.part import FILLER
 
 
 def cut(data: Any, n: int) -> Any:

@@ -27,7 +27,7 @@ from keras.src.trainers.data_adapters.array_slicing import train_validation_spli
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
 
-from keras_dlrm.backend.rows import replicas
+from keras_dlrm.backend import replicas
 from keras_dlrm.step.divided import Divided, cut
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -116,7 +116,7 @@ class Replicas:
         return tf.nest.map_structure(lambda part: part[first : first + here], parts)
 
     def _places(self: Any) -> tuple[int, int, int]:
-        from keras_dlrm.backend.collectives.tensorflow_replicas import place_of
+        from keras_dlrm.sharding.collectives.tensorflow_replicas import place_of
 
         here = len(self._replicas.extended.worker_devices)
         return self._replicas.num_replicas_in_sync, place_of(self._replicas)[0] * here, here
@@ -177,7 +177,7 @@ class Replicas:
     def unpacked(self: Any, data: Any) -> tuple[Any, Any, Any]:
         """x, y and sample weights of a step: of a replica's step, those of its part."""
         if self.in_replicas:
-            from keras_dlrm.backend import collectives as backend
+            from keras_dlrm.sharding import collectives as backend
 
             place = backend.rank() - self._places()[1]
             with tf.device("CPU:0"):  # where the data are; only the part goes to the replica's device
@@ -247,8 +247,8 @@ class Replicas:
             )
 
     def _predict_part(self: Any, data: Any) -> Any:
-        from keras_dlrm.backend import collectives as backend
-        from keras_dlrm.step.batch import FILLER
+        from keras_dlrm.sharding import collectives as backend
+        from keras_dlrm.sharding.part import FILLER
 
         x, _, sample_weight = self.unpacked(data)
         real = tf.not_equal(backend.gather(sample_weight), FILLER)

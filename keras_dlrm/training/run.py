@@ -15,7 +15,6 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_dlrm.checkpoint.identity import difference, shown
 from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import content_digest
 from keras_dlrm.files.durable import check_writable, clean
@@ -23,6 +22,7 @@ from keras_dlrm.files.lock import held
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
 from keras_dlrm.training.resume import BestModel, Resume, predictions

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from keras_dlrm.cli import main
 from keras_dlrm.cli.export import TABLES, command
-from keras_dlrm.export.onnx_graph.export import new_session
+from keras_dlrm.export.onnx_graph.files import new_session
 from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.tables.quantised import KINDS
 from keras_dlrm.export.tables.stored_tables import StoredTables

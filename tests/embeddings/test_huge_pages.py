@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings import huge_pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -20,7 +20,7 @@ WEIGHTED = Schema(categorical=[Categorical("C1", 40, hotness=2), Categorical("C2
 
 
 def answers(path, batch):
-    from keras_dlrm.export.lite.tensorflow import answers
+    from keras_dlrm.export.lite.conversion import answers
 
     return answers(path, batch)
 

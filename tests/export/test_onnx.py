@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.export import onnx
 from keras_dlrm.export.functional import output_names
-from keras_dlrm.export.onnx_graph.export import new_session
+from keras_dlrm.export.onnx_graph.files import new_session
 from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.models import DCN, DLRM, DCNv2
@@ -86,7 +86,7 @@ def test_the_file_is_standard_onnx_and_knows_its_schema(tmp_path):
     onnx_package.checker.check_model(loaded, full_check=True)
     assert {node.domain for node in loaded.graph.node} == {""}
     about = {p.key: p.value for p in loaded.metadata_props}
-    assert Schema.from_dict(json.loads(about["keras_dlrm.schema.schema"])) == SCHEMA
+    assert Schema.from_dict(json.loads(about["keras_dlrm.schema"])) == SCHEMA
     tables = json.loads(about["keras_dlrm.tables"])
     assert [(t["table"], t["rows"], t["first_place"]) for t in tables] == [("C1", 7, 2), ("tags", 5, 12)]
 

@@ -16,7 +16,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf  # noqa: E402
 
-from keras_dlrm.export.tables.tensorflow import TensorFlowTables  # noqa: E402
+from keras_dlrm.export.tables.taped_tables import TensorFlowTables  # noqa: E402
 
 SCHEMA = Schema(
     dense=["x"],

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.sparse_core.config import config_name, feature_configs, keras_optimizer
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import keras_rs_everywhere
 

@@ -52,9 +52,9 @@ def model_of(schema, case):
 
 def run(case):
     """What a case's training finds."""
-    from keras_dlrm.backend import collectives as backend
-    from keras_dlrm.backend import everyone
-    from keras_dlrm.backend.meter import meter
+    from keras_dlrm.sharding import collectives as backend
+    from keras_dlrm.sharding import everyone
+    from keras_dlrm.sharding.meter import meter
     from keras_dlrm.sharding.plan import place
 
     schema = schema_of(case.get("weighted", False))
@@ -101,7 +101,7 @@ def run(case):
 
 def main():
     """Run all cases."""
-    from keras_dlrm.backend import collectives as backend
+    from keras_dlrm.sharding import collectives as backend
 
     kd.sharding.start()
     found = [run(case) for case in json.loads(sys.argv[1])]

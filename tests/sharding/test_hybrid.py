@@ -63,7 +63,7 @@ START = """
 import sys, keras
 import numpy as np
 import keras_dlrm as kd
-from keras_dlrm.backend import everyone
+from keras_dlrm.sharding import everyone
 kd.sharding.start()
 rank, jax = kd.sharding.process_rank(), keras.backend.backend() == "jax"
 batch = {"dense": np.ones((6, 1), "float32"), "sparse": np.ones((6, 3), "int32")}

@@ -14,7 +14,7 @@ from keras_dlrm.files.read_ahead import ReadAhead
 from keras_dlrm.schema.columns import PADDING
 
 if TYPE_CHECKING:
-    from keras_dlrm.data.packed.packed import Split
+    from keras_dlrm.data.packed.rows import NamedRows
     from keras_dlrm.schema.schema import Schema
 
 
@@ -53,7 +53,7 @@ class SplitDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        split: Split,
+        split: NamedRows,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,

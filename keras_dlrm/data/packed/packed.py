@@ -244,18 +244,14 @@ class Split:
         Raises:
             ValueError: the split holds no batch, or an argument is out of range.
         """
-        from keras_dlrm.data.packed.tf_data import split_dataset
+        from keras_dlrm.data.packed.tf_data import resumed_epochs
 
-        return split_dataset(
-            self,
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            last=last,
-            shard=shard,
-            prefetch=prefetch,
-            start_epoch=start_epoch,
-        )
+        def batches(epoch: int) -> SplitDataset:
+            return self.dataset(
+                batch_size, shuffle=shuffle, seed=seed, last=last, shard=shard, prefetch=prefetch, start_epoch=epoch
+            )
+
+        return resumed_epochs(batches, self.schema, start_epoch, last == "pad", last != "keep")
 
     def to_tfrecord(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the rows as serialised `tf.train.Example`, for other programs: complete or absent.
@@ -278,9 +274,11 @@ class Split:
         rows = tf.data.TFRecordDataset("train.tfrecord").batch(2048).map(lambda r: tf.io.parse_example(r, features))
         ```
         """
-        from keras_dlrm.data.tables.tf_examples import write_split
+        from keras_dlrm.data.packed.tf_examples import ROWS, write_examples
 
-        write_split(self, Path(path), overwrite)
+        if self.schema.weighted:
+            raise ValueError("to_tfrecord: the schema is weighted, and features have no weights; write the split without.")
+        write_examples(self.schema, self.batches(ROWS), Path(path), overwrite)
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {len(self):,} rows)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,6 +41,19 @@ class Rows(ABC):
     def batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batches of `size` rows in file order, the last one with what is left."""
         return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
+
+
+class NamedRows(Protocol):
+    """Rows with a name and a schema: a `Split`, as a dataset reads it."""
+
+    name: str
+    schema: Schema
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Any) -> tuple[Batch, np.ndarray]: ...
+
+    def sample_weights(self, rows: Any) -> np.ndarray | None: ...
 
 
 class PackedRows(Rows):

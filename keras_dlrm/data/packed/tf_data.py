@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_dlrm.data.packed.format import LABEL, SAMPLE_WEIGHT, array_specs
 from keras_dlrm.schema.schema import Schema
-
-if TYPE_CHECKING:
-    from keras_dlrm.data.packed.packed import Split
 
 OpError = tf.errors.OpError
 
@@ -44,9 +41,17 @@ def from_batches(
     return found if length is None else found.apply(tf.data.experimental.assert_cardinality(length))
 
 
-def split_dataset(split: Split, batch_size: int, start_epoch: int = 0, **options: Any) -> tf.data.Dataset:
-    """What `Split.to_tf_dataset` returns; arguments as there."""
-    dataset = split.dataset(batch_size, start_epoch=start_epoch, **options)
+def resumed_epochs(batches: Callable[[int], Any], schema: Schema, start_epoch: int, padded: bool, fixed: bool) -> tf.data.Dataset:
+    """Batches as a dataset in which every pass that is read to its end counts as an epoch.
+
+    Args:
+        batches: Makes the batches of an epoch of this number: a sequence with a `batch_size`.
+        schema: The batches' schema.
+        start_epoch: Number of the first epoch.
+        padded: Whether the last batch is filled up, with sample weights of 0.
+        fixed: Whether all batches have as many rows.
+    """
+    first = batches(start_epoch)
     number, whole = start_epoch, False
 
     def epoch() -> Iterator[tuple[Any, ...]]:
@@ -54,19 +59,18 @@ def split_dataset(split: Split, batch_size: int, start_epoch: int = 0, **options
         # counts when its last batch was read.
         nonlocal number, whole
         number, whole = number + whole, False
-        batches = split.dataset(batch_size, start_epoch=number, **options)
-        for index in range(len(batches)):
-            batch = batches[index]
-            whole = index == len(batches) - 1
+        every = batches(number)
+        for index in range(len(every)):
+            batch = every[index]
+            whole = index == len(every) - 1
             yield batch
 
-    last = options.get("last", "keep")
-    rows = None if last == "keep" else dataset.batch_size
-    found = from_batches(epoch, split.schema, rows, last == "pad" or split.schema.sample_weight is not None, len(dataset))
+    weighted = padded or schema.sample_weight is not None
+    found = from_batches(epoch, schema, first.batch_size if fixed else None, weighted, len(first))
     settings = tf.data.Options()
     # `shard` has cut the rows already.
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # There is nothing to tune, and TensorFlow 2.21's tuning thread delays the end of an iterator: see backend/tensorflow.
+    # There is nothing to tune, and TensorFlow 2.21's tuning thread delays the end of an iterator: see step/tensorflow_step.py.
     settings.autotune.enabled = False
     return found.with_options(settings)
 

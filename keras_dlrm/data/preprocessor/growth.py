@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,18 +12,23 @@ from keras_dlrm.data.packed.identity import identified
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.vocabulary import Counter, Vocabulary
 from keras_dlrm.schema.columns import PADDING, Categorical
-
-if TYPE_CHECKING:
-    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.schema.schema import Schema
 
 
-def grow(preprocessor: Preprocessor, frames: Any) -> Preprocessor:
-    """See `Preprocessor.grow`."""
-    schema = preprocessor.schema
-    columns = [c for c in schema.categorical if c.table_name in preprocessor.vocabularies]
+def grown(
+    schema: Schema, vocabularies: Mapping[str, Vocabulary], frames: Any
+) -> tuple[Schema, dict[str, Vocabulary]]:
+    """Schema and vocabularies that know the values of new days, too.
+
+    Args:
+        schema: The schema.
+        vocabularies: By table; their values keep their ids.
+        frames: Rows of the new days, as `Preprocessor.fit` takes them.
+    """
+    columns = [c for c in schema.categorical if c.table_name in vocabularies]
     counters = {c.table_name: Counter() for c in columns}
     # Without an OOV row an unseen value is padding, which no known value is.
-    known = {table: dataclasses.replace(preprocessor.vocabularies[table], oov=None, oov_rows=1) for table in counters}
+    known = {table: dataclasses.replace(vocabularies[table], oov=None, oov_rows=1) for table in counters}
     offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
     first = 0
     for frame, where in raw.frames(frames, [c.name for c in columns]):
@@ -35,14 +41,13 @@ def grow(preprocessor: Preprocessor, frames: Any) -> Preprocessor:
             positions = (first + rows[new]) * schema.width + offsets[column.name] + places[new]
             counters[table].update(keys, positions)
         first += len(frame)
-    vocabularies = dict(preprocessor.vocabularies)
+    extended = dict(vocabularies)
     for column in columns:
         table = column.table_name
         if table in counters:
-            vocabularies[table] = extend(vocabularies[table], counters.pop(table), column)
-    sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in columns}
-    grown = identified(schema.replace_categorical(**sizes), {}, {name: vocabularies[name] for name in known})
-    return type(preprocessor)(grown, preprocessor.dense_state, vocabularies)
+            extended[table] = extend(extended[table], counters.pop(table), column)
+    sizes = {c.name: {"vocabulary_size": extended[c.table_name].size} for c in columns}
+    return identified(schema.replace_categorical(**sizes), {}, {name: extended[name] for name in known}), extended
 
 
 def extend(vocabulary: Vocabulary, counter: Counter, column: Categorical) -> Vocabulary:

@@ -179,7 +179,8 @@ class Preprocessor:
         >>> tuesday.transform({"city": ["Rome", "Oslo", "Lima", "Bonn"]})["sparse"].ravel().tolist()
         [1, 2, 3, 0]
         """
-        return growth.grow(self, frames)
+        schema, vocabularies = growth.grown(self.schema, self.vocabularies, frames)
+        return Preprocessor(schema, self.dense_state, vocabularies)
 
     def reading(self, csv: CsvDialect | None) -> Preprocessor:
         """The same preprocessor for text files that are written otherwise."""

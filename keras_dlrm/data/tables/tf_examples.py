@@ -11,17 +11,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_dlrm.data.kernels import normal_form
-from keras_dlrm.files.durable import check_file, whole
-from keras_dlrm.schema.schema import PADDING, Schema
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from keras_dlrm.data.packed.packed import Split
-
 # Bytes of a record besides its content: its length, and two checksums.
 _FRAME = 16
-_ROWS = 8192
 _DTYPES = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.int64}
 NO_EXAMPLE = "the record is no tf.train.Example"
 NOT_UTF8 = "must be UTF-8 text"
@@ -139,39 +134,3 @@ def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
     if kind == "float_list":
         return kind, [np.float32(value) for value in given]
     return kind, [value.decode() for value in given] if kind == "bytes_list" else given
-
-
-def write_split(split: Split, path: Path, overwrite: bool) -> None:
-    """What `Split.to_tfrecord` does; arguments as there."""
-    if split.schema.weighted:
-        raise ValueError("to_tfrecord: the schema is weighted, and features have no weights; write the split without.")
-    check_file(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = tf.io.TFRecordOptions(compression_type="GZIP") if path.suffix.lower() == ".gz" else None
-    try:
-        with whole(path) as written, tf.io.TFRecordWriter(str(written), options) as writer:
-            for batch, label, *weights in split.batches(_ROWS):
-                for message in _messages(split.schema, batch, label, *weights):
-                    writer.write(message)
-    except tf.errors.ResourceExhaustedError as error:
-        raise OSError(f"{path}: not written, the disk is full ({error.message}); make room and run again.") from error
-
-
-def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray, weight: Any = None) -> Iterator[bytes]:
-    """Packed rows → serialised Examples."""
-    dense = batch["dense"].tolist() if schema.dense else []
-    sparse = batch["sparse"].tolist() if schema.categorical else []
-    places = list(zip(schema.categorical, schema.offsets, strict=True))
-    for i, click in enumerate(label.tolist()):
-        example = tf.train.Example()
-        feature = example.features.feature
-        feature[schema.label].float_list.value.append(click)
-        if schema.sample_weight is not None and weight is not None:
-            feature[schema.sample_weight].float_list.value.append(float(weight[i]))
-        for j, name in enumerate(schema.dense_names):
-            feature[name].float_list.value.append(dense[i][j])
-        for column, offset in places:
-            ids = [value for value in sparse[i][offset : offset + column.hotness] if value != PADDING]
-            if ids:
-                feature[column.name].int64_list.value.extend(ids)
-        yield example.SerializeToString(deterministic=True)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.rules.rounding import round_stochastically

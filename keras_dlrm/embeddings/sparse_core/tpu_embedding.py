@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.rules import RowRule
 from keras_dlrm.embeddings.rules.follow import get

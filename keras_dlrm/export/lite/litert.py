@@ -76,7 +76,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with workspace(path) as aside:
         if keras.backend.backend() == "tensorflow":
-            from keras_dlrm.export.lite.tensorflow import convert
+            from keras_dlrm.export.lite.conversion import convert
 
             convert(model, aside / "model.tflite", tables)
         else:
@@ -94,7 +94,7 @@ def _convert_elsewhere(model: Any, aside: Path, tables: str | None) -> None:
     """In a process where Keras runs on TensorFlow."""
     model.save(aside / "model.keras")
     done = subprocess.run(
-        [sys.executable, "-m", "keras_dlrm.export.lite.tensorflow", str(aside), tables or ""],
+        [sys.executable, "-m", "keras_dlrm.export.lite.conversion", str(aside), tables or ""],
         env=environment(),
         capture_output=True,
         text=True,
@@ -104,7 +104,7 @@ def _convert_elsewhere(model: Any, aside: Path, tables: str | None) -> None:
 
 
 def _check(path: Path, batch: dict[str, np.ndarray], expected: np.ndarray, dtype: str) -> None:
-    from keras_dlrm.export.lite.tensorflow import answers
+    from keras_dlrm.export.lite.conversion import answers
 
     allowed = 1e-5 if dtype == "float32" else 0.02
     for rows in (len(expected), 1):

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_dlrm.export.onnx_checksum import add_checksums, check
+from keras_dlrm.export.onnx_graph.files import add_checksums, new_session, remove_other_data, write_data
 from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.export.requests import check_batch, expected_probabilities
-from keras_dlrm.files.checksums import digest
 from keras_dlrm.files.durable import publish, workspace
 from keras_dlrm.files.seal import seal
 
 # Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.
 EXTERNAL_ABOVE = 1 << 26
-_PAGE = 1 << 16
 
 
 def onnx(
@@ -67,8 +62,8 @@ def onnx(
 
     Example: see docs/onnx.md.
     """
-    from keras_dlrm.export import onnx_functional as own
     from keras_dlrm.export.functional import is_functional
+    from keras_dlrm.export.onnx_graph import functional_model as own
     from keras_dlrm.export.onnx_graph.model import onnx_model
     from keras_dlrm.export.tables.stored_tables import StoredTables
     from keras_dlrm.models.click_model import ClickModel
@@ -90,7 +85,7 @@ def onnx(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with workspace(path) as aside:
-        data = _write_data(stored, aside, path.name) if external else None
+        data = write_data(stored, aside, path.name) if external else None
         written = (own.onnx_functional if functional else onnx_model)(model, stored, data.name if data else None)
         add_checksums(written, data)
         (aside / path.name).write_bytes(written.SerializeToString())
@@ -99,7 +94,7 @@ def onnx(
         if data is not None:
             publish(data, path.parent / data.name)
         publish(aside / path.name, path)
-    _remove_other_data(path, data.name if data else None)
+    remove_other_data(path, data.name if data else None)
     return path
 
 
@@ -113,50 +108,6 @@ def _require() -> None:
             raise ImportError(
                 f"kd.export.onnx needs the package {name}, which is not installed: pip install 'keras-dlrm[onnx]'."
             ) from error
-
-
-def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]]:
-    """Arrays of tables in their file: name, dtype, shape, offset and length; each begins at a page.
-
-    Args:
-        stored: A `StoredTables`.
-    """
-    found: list[tuple[str, np.dtype, tuple[int, ...], int, int]] = []
-    offset = 0
-    for stack in stored.stacks:
-        arrays: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
-            name: (dtype, (stack.rows, columns)) for name, (dtype, columns) in stack.layout.items()
-        }
-        if stack.pruned is not None:
-            arrays["map"] = np.dtype(np.int32), (stack.places,)
-        for name, (dtype, shape) in arrays.items():
-            length = int(np.prod(shape)) * dtype.itemsize
-            found.append((f"{stack.name}.{name}", dtype, shape, offset, length))
-            offset += -(-length // _PAGE) * _PAGE
-    return found
-
-
-def _write_data(stored: Any, folder: Path, name: str) -> Path:
-    """The tables' file, written a part at a time and called after its checksum."""
-    places = {name: offset for name, _, _, offset, _ in regions(stored)}
-    with open(folder / "data", "wb") as file:
-        for stack in stored.stacks:
-            for part in [*stack.parts(), {"map": stack.map()}] if stack.pruned is not None else stack.parts():
-                for key, array in part.items():
-                    data = array.tobytes()
-                    file.seek(places[f"{stack.name}.{key}"])
-                    file.write(data)
-                    places[f"{stack.name}.{key}"] += len(data)
-    return (folder / "data").rename(folder / f"{name}.{digest(folder / 'data')[:8]}.data")
-
-
-def _remove_other_data(path: Path, kept: str | None) -> None:
-    """Remove the files of tables that earlier exports to the same path left: those whose content is what their name says."""
-    ours = re.compile(re.escape(path.name) + r"\.([0-9a-f]{8})\.data")
-    for other in path.parent.iterdir():
-        named = ours.fullmatch(other.name)
-        if named and other.name != kept and stat.S_ISREG(other.lstat().st_mode) and digest(other)[:8] == named[1]:
-            other.unlink(missing_ok=True)
 
 
 def _check(model: Any, path: Path, stored: Any) -> None:
@@ -173,50 +124,3 @@ def _check(model: Any, path: Path, stored: Any) -> None:
             raise RuntimeError(
                 f"onnx: of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is allowed."
             )
-
-
-def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU.
-
-    Args:
-        path: The file.
-        threads: Threads of an operation; as many as cores by default.
-        verify: Whether to compare the file and its tables with the checksums that it carries; that reads all of them.
-
-    Raises:
-        ValueError: a file is damaged; the message names it.
-    """
-    if verify:
-        check(path)
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def metadata(model: Any, stored: Any) -> dict[str, str]:
-    """What the file says of itself: the schema, and where each logical table lies.
-
-    Args:
-        model: The model.
-        stored: Its `StoredTables`.
-    """
-    return {"keras_dlrm.schema.schema": model.schema.to_json(), "keras_dlrm.tables": json.dumps(table_metadata(stored))}
-
-
-def table_metadata(stored: Any) -> list[dict[str, Any]]:
-    """Where each logical table lies."""
-    return [
-        {
-            "table": table.name,
-            "tensor": stack.name,
-            "first_place": int(first),
-            "rows": table.rows,
-            "stored_as": stack.kind,
-        }
-        for stack in stored.stacks
-        for table, first in zip(stack.stack.tables, stack.table_places, strict=True)
-    ]

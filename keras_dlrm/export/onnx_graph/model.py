@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.export.onnx_graph.export import metadata, regions
+from keras_dlrm.export.onnx_graph.files import metadata, regions
 from keras_dlrm.export.onnx_graph.graph import Graph, Value, large_tensor
 from keras_dlrm.export.onnx_graph.layers import Converter
 from keras_dlrm.export.tables.stored_tables import StoredTables

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.export.tables.quantised import layout, quantise
-from keras_dlrm.export.tables.tensorflow import stored_rows
+from keras_dlrm.export.tables.taped_tables import stored_rows
 
 _DATA = "variables"
 

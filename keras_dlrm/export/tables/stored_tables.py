@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import gather_rows
 from keras_dlrm.export.tables.quantised import check_kind, dequantise, layout, quantise, row_bytes
 from keras_dlrm.export.tables.untrained import rows_to_prune

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from keras_dlrm.backend import rows as backend
+from keras_dlrm import backend
 
 
 def untrained_rows(collection: Any) -> dict[str, np.ndarray]:

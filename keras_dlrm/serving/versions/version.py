@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_dlrm.serving.unseen import KnownValues
+from keras_dlrm.serving.versions.known_values import KnownValues
 from keras_dlrm.serving.wire.errors import ServingError
 from keras_dlrm.serving.wire.signature import DEFAULT, Signature
 

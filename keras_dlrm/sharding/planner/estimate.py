@@ -91,7 +91,7 @@ class Estimate:
         }
 
     def __str__(self) -> str:
-        from keras_dlrm.training.report import print_table
+        from keras_dlrm.support.table import print_table
 
         out = io.StringIO()
         print_table(self.tables, f"Tables over {self.world_size} devices", file=out)

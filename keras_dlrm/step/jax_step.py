@@ -14,9 +14,9 @@ import numpy as np
 # Keras exports no name for it.
 from keras.src.backend.jax.trainer import _distribute_data
 
-from keras_dlrm.backend.meter import meter
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
+from keras_dlrm.sharding.meter import meter
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.checked import CheckedPyDataset
 from keras_dlrm.step.freed_memory import keep_freed_memory
@@ -25,7 +25,7 @@ from keras_dlrm.step.whole_step import whole_step
 
 def collectives() -> Any:
     """Loaded where tables are sharded."""
-    from keras_dlrm.backend.collectives import jax
+    from keras_dlrm.sharding.collectives import jax_collectives as jax
 
     return jax
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dlrm.backend import rows as tables
-from keras_dlrm.backend.collectives import tensorflow_replicas as replicas
-from keras_dlrm.backend.meter import meter
+from keras_dlrm import backend as tables
+from keras_dlrm.sharding.collectives import tensorflow_replicas as replicas
+from keras_dlrm.sharding.meter import meter
 
 CUTS_ROWS = True
 

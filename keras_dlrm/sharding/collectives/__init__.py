@@ -26,7 +26,7 @@ import numpy as np
 from keras_dlrm.sharding.heartbeat import PROCESS, beats
 from keras_dlrm.sharding.launch import end_with_launcher, is_member, is_task, take_turns
 
-_adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+_adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}_collectives")
 
 
 def start(timeout: float = 300.0) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.functional import answers, example, input_names, output_names
-from keras_dlrm.export.onnx_graph.export import new_session, table_metadata
+from keras_dlrm.export.onnx_graph.files import new_session, table_metadata
 from keras_dlrm.export.onnx_graph.graph import Graph, Value
 from keras_dlrm.export.onnx_graph.layers import Converter
 from keras_dlrm.export.onnx_graph.model import add_tables

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import distributed
 
-from keras_dlrm.backend import rows as tables
-from keras_dlrm.backend.meter import meter
+from keras_dlrm import backend as tables
+from keras_dlrm.sharding.meter import meter
 
 CUTS_ROWS = True
 

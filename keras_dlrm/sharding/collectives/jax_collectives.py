@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from keras_dlrm.backend.meter import meter
 from keras_dlrm.sharding.launch import is_task
+from keras_dlrm.sharding.meter import meter
 
 AXIS = "batch"
 CUTS_ROWS = False

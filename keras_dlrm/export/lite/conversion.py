@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.export.tables.stored_tables import StoredTables
-from keras_dlrm.export.tables.tensorflow import TensorFlowTables
+from keras_dlrm.export.tables.taped_tables import TensorFlowTables
 
 
 def convert(model: Any, path: Path, tables: str | None) -> None:
