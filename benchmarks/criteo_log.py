@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from keras_dlrm.data.criteo.reader import CATEGORICAL, COLUMNS, DENSE
-from keras_dlrm.schema.criteo import CRITEO_KAGGLE_ROWS
+from keras_dlrm.schema.criteo import CATEGORICAL, COLUMNS, CRITEO_KAGGLE_ROWS, DENSE
 from keras_dlrm.support.bar import bar
 
 KAGGLE_ROWS = 45_840_617

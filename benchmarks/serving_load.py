@@ -247,7 +247,7 @@ def example_arrays(
         seed: Of the values.
     """
     from keras_dlrm.schema.schema import Schema
-    from keras_dlrm.serving.features import features_of
+    from keras_dlrm.serving.versions.features import features_of
     from keras_dlrm.serving.versions.saved_model import SavedModel
     from keras_dlrm.serving.wire.tensors import DTYPES
 

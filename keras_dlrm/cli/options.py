@@ -84,7 +84,7 @@ def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(
         *args: Any, csv_separator: str | None, csv_names: str | None, csv_null: tuple[str, ...], csv_no_quotes: bool, **kwargs: Any
     ) -> Any:
-        from keras_dlrm.data.tables.csv_dialect import CsvDialect
+        from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 
         csv = None
         if csv_separator is not None or csv_names is not None or csv_null or csv_no_quotes:

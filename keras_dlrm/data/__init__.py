@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from keras_dlrm.data.packed.packed import Split as Split
     from keras_dlrm.data.packed.packed import open as open
     from keras_dlrm.data.packed.writer import PackedWriter as PackedWriter
+    from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect as CsvDialect
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor as Preprocessor
-    from keras_dlrm.data.tables.csv_dialect import CsvDialect as CsvDialect
 
 _MODULES = {
     "criteo": "criteo",
@@ -38,7 +38,7 @@ _MODULES = {
 }
 _NAMES = {
     "ClickLog": "packed.packed",
-    "CsvDialect": "tables.csv_dialect",
+    "CsvDialect": "preprocessor.csv_dialect",
     "FileLog": "foreign.file_log",
     "PackedWriter": "packed.writer",
     "Preprocessor": "preprocessor.preprocessor",

@@ -23,10 +23,10 @@ from keras_dlrm.support.workers import worker_count
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed.packed import Split
+    from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-    from keras_dlrm.data.tables.csv_dialect import CsvDialect
     from keras_dlrm.data.tables.files import Inputs
-    from keras_dlrm.scoring.rows import Part
+    from keras_dlrm.scoring.scored_rows import Part
 
 PROBABILITY = "probability"
 Progress = Callable[[int, int | None, str], None]
@@ -114,7 +114,7 @@ def predict_files(
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
     from keras_dlrm.data.tables.columns import Columns
     from keras_dlrm.data.tables.files import check_columns, table_files
-    from keras_dlrm.scoring.rows import FileRows
+    from keras_dlrm.scoring.scored_rows import FileRows
 
     who, path = "predict_files", Path(output)
     schema = _schema(who, model)
@@ -183,7 +183,7 @@ def predict_split(
     """
     import polars as pl
 
-    from keras_dlrm.scoring.rows import split_rows
+    from keras_dlrm.scoring.scored_rows import split_rows
 
     who, path = "predict_split", Path(output)
     check_same(who, _schema(who, model), split.schema)
@@ -222,7 +222,7 @@ def _score(
 ) -> None:
     import polars as pl
 
-    from keras_dlrm.scoring.rows import regrouped
+    from keras_dlrm.scoring.scored_rows import regrouped
 
     for part in regrouped(parts, size):
         found = _probabilities(model, part.batch, size)

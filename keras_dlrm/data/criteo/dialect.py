@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_dlrm.data.criteo.encoder import log1p
-from keras_dlrm.data.criteo.reader import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.data.criteo.stage import Rows, Stage
-from keras_dlrm.data.packed.identity import identified
 from keras_dlrm.data.preprocessor import dense
+from keras_dlrm.data.preprocessor.identity import identified
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 _CHUNK = 2**17

@@ -7,9 +7,10 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from keras_dlrm.data.criteo.reader import CATEGORICAL, DENSE, Block
+from keras_dlrm.data.criteo.reader import Block
 from keras_dlrm.data.kernels.compiled import compiled
 from keras_dlrm.data.kernels.first_appearance import FirstAppearance
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
 
 class Encoder:

@@ -8,11 +8,8 @@ import numpy as np
 
 from keras_dlrm.data.kernels.compiled import compiled
 from keras_dlrm.data.preprocessor.bad_rows import BadRow
+from keras_dlrm.schema.criteo import CATEGORICAL, COLUMNS, DENSE, LABEL
 
-LABEL = "label"
-DENSE = tuple(f"I{i}" for i in range(1, 14))
-CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
-COLUMNS = (LABEL, *DENSE, *CATEGORICAL)
 # Bytes; a right line has some 230 of them, and a broken file may be one line.
 MAX_LINE = 65_536
 

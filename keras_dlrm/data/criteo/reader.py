@@ -12,13 +12,10 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from keras_dlrm.data.criteo.line import CATEGORICAL as CATEGORICAL
-from keras_dlrm.data.criteo.line import COLUMNS as COLUMNS
-from keras_dlrm.data.criteo.line import DENSE as DENSE
-from keras_dlrm.data.criteo.line import LABEL as LABEL
 from keras_dlrm.data.criteo.line import MAX_LINE, count_lines, explain, parse
 from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRows
 from keras_dlrm.files.regular import blank
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
 BLOCK_BYTES = 2**24
 T = TypeVar("T")

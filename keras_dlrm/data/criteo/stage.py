@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.criteo.reader import CATEGORICAL, DENSE
 from keras_dlrm.data.jobs.staging import Staging
 from keras_dlrm.data.packed import format as layout
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
 # A commit waits for the disk, so there is one every so many bytes: a kill costs a second or two of work.
 COMMIT_BYTES = 2**27

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.packed.packed import ClickLog, Split
 from keras_dlrm.data.packed.packed import open as open_log
-from keras_dlrm.data.packed.rows import Rows
+from keras_dlrm.data.packed.split_rows import Rows
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.schema.schema import Schema
 

@@ -14,7 +14,7 @@ from keras_dlrm.files.read_ahead import ReadAhead
 from keras_dlrm.schema.columns import PADDING
 
 if TYPE_CHECKING:
-    from keras_dlrm.data.packed.rows import NamedRows
+    from keras_dlrm.data.packed.split_rows import NamedRows
     from keras_dlrm.schema.schema import Schema
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.packed.order import check_batch_size
-from keras_dlrm.data.packed.rows import Batch, PackedRows, Rows
+from keras_dlrm.data.packed.split_rows import Batch, PackedRows, Rows
 from keras_dlrm.schema.schema import Schema
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.vocabulary import TEXT, Keys, Vocabulary
-from keras_dlrm.data.tables.csv_dialect import CsvDialect
 from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
 from keras_dlrm.files.durable import publish, workspace, write
 from keras_dlrm.files.places import inside

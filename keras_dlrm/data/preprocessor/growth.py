@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.identity import identified
 from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.identity import identified
 from keras_dlrm.data.preprocessor.vocabulary import Counter, Vocabulary
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.schema import Schema

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.data.packed.identity import identified, vocabulary_identity
+from keras_dlrm.data.preprocessor.identity import identified, vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace

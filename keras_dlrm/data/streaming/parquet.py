@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.require import tensorflow_io
-from keras_dlrm.data.streaming.rows import Packed, Places, concatenate, pack
 from keras_dlrm.data.streaming.stream import Stream
+from keras_dlrm.data.streaming.stream_rows import Packed, Places, concatenate, pack
 from keras_dlrm.data.tables.preprocessing import Inputs, input_files
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.raw_columns import is_table
 from keras_dlrm.data.tables.block import TableFile
-from keras_dlrm.data.tables.csv_dialect import CsvDialect
 from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
 from keras_dlrm.data.tables.hive import partitioned
 from keras_dlrm.data.tables.records import RecordFile

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.packed.identity import vocabulary_identity
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.identity import vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Counter, Keys
 from keras_dlrm.data.tables.columns import Columns

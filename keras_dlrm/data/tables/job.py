@@ -16,10 +16,10 @@ from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
 from keras_dlrm.data.packed.writer import PackedWriter, check_output, place_log
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.block import TableFile
 from keras_dlrm.data.tables.columns import Columns
-from keras_dlrm.data.tables.csv_dialect import CsvDialect
 from keras_dlrm.data.tables.fit import Rules
 from keras_dlrm.data.tables.stage import Stage, as_bytes, chunks
 from keras_dlrm.files.read_ahead import one_ahead

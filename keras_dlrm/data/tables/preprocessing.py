@@ -9,10 +9,10 @@ from keras_dlrm.data.packed.format import SPLITS
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.writer import check_output, real_output
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.raw_columns import is_table
 from keras_dlrm.data.tables import job
-from keras_dlrm.data.tables.csv_dialect import CsvDialect
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.data.tables.files import input_files as input_files
 from keras_dlrm.data.tables.fit import VOCABULARY, Rules

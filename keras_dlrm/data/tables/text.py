@@ -12,8 +12,8 @@ import numpy as np
 
 from keras_dlrm.data.kernels import text_rows
 from keras_dlrm.data.kernels.text_ids import Texts
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Faults, TableFile
-from keras_dlrm.data.tables.csv_dialect import CsvDialect
 from keras_dlrm.files.regular import blank
 
 BLOCK_BYTES = 2**23

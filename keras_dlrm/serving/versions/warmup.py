@@ -9,8 +9,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from keras_dlrm.files.published import check_version
-from keras_dlrm.serving.features import missing_values, schema_of
 from keras_dlrm.serving.versions import operations
+from keras_dlrm.serving.versions.features import missing_values, schema_of
 from keras_dlrm.serving.versions.saved_model import WARMUP, SavedModel, warmup_records
 from keras_dlrm.serving.versions.version import Version
 from keras_dlrm.serving.wire.errors import ServingError

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.criteo.reader import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.data.foreign.pieces import Arrays, Pieces
-from keras_dlrm.data.packed.rows import Batch, Rows
-from keras_dlrm.schema.columns import Categorical, Dense
+from keras_dlrm.data.packed.split_rows import Batch, Rows
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Schema
 
 
@@ -111,44 +110,6 @@ class CriteoRows(Rows):
             name, place = self._pieces.place(number(int(row)))
             value = values[tuple(np.argwhere(bad)[0])]
             raise ValueError(f"{name}, row {place}, column {names[column]}: value {value} {rule}.")
-
-
-def criteo_schema(sizes: Sequence[int], hotness: Sequence[int] = (1,) * 26, transform: str = "log1p") -> Schema:
-    """The schema of a Criteo log.
-
-    Args:
-        sizes: Rows of the 26 tables.
-        hotness: Ids that a row has for each.
-        transform: Of the dense columns.
-    """
-    columns = zip(CATEGORICAL, sizes, hotness, strict=True)
-    return Schema(
-        dense=[Dense(name, transform=transform) for name in DENSE],
-        categorical=[Categorical(name, int(size), int(hot)) for name, size, hot in columns],
-        label=LABEL,
-    )
-
-
-def check_sizes(sizes: Any, where: str) -> list[int]:
-    """26 table sizes as ints, or `ValueError`."""
-    found = np.asarray(sizes)
-    if found.shape != (26,) or found.dtype.kind not in "iu" or (found < 1).any():
-        raise ValueError(f"{where}: table sizes {sizes!r} must be 26 integers of at least 1.")
-    return [int(size) for size in found]
-
-
-def check_max_ind_range(value: int | None) -> int | None:
-    """`value` as Python's integer; `ValueError` unless it is `None` or an integer of at least 1."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"max_ind_range={value!r} must be an integer of at least 1, or None for no limit.")
-    return int(value)
-
-
-def id_modulo(max_ind_range: int | None) -> np.ndarray | None:
-    """What `CriteoRows` takes one-hot ids modulo of; they are int32, below any larger limit."""
-    return None if max_ind_range is None else np.full(26, min(max_ind_range, 2**31 - 1), np.int32)
 
 
 def check_days(directory: Path, days: Collection[int], example: str, last: str) -> None:
