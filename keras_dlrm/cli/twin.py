@@ -46,7 +46,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     """
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     with row_progress("measure") as progress:
         found = run(open_log(data).split(split), rows, threshold=threshold, progress=progress)
@@ -89,7 +89,7 @@ def make(
     """Draw a log from STATISTICS, and show how far its own statistics are from them."""
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     found = Statistics.load(statistics)
     tenth = max(found.rows // 10, 1)
