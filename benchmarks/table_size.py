@@ -150,18 +150,18 @@ def _plot(found: dict[tuple[str, str, str], dict[int, float]], path: Path) -> No
 
     backends = list(dict.fromkeys(backend for _, backend, _ in found))
     figure, panels = pyplot.subplots(1, len(backends), figsize=(5 * len(backends), 4), sharey=True, squeeze=False)
-    colours = dict(zip(SLOTS, ("C0", "C1", "C2", "C3"), strict=True))
+    colors = dict(zip(SLOTS, ("C0", "C1", "C2", "C3"), strict=True))
     strokes = dict(zip(KINDS, ("-", "--", ":", "-.", (0, (1, 4))), strict=True))
     for panel, backend in zip(panels[0], backends, strict=True):
         for (kind, where, rule), times in found.items():
             if where == backend:
-                style = {"color": colours[rule], "linestyle": strokes[kind], "marker": "o", "markersize": 3}
+                style = {"color": colors[rule], "linestyle": strokes[kind], "marker": "o", "markersize": 3}
                 panel.loglog(list(times), list(times.values()), **style)
         panel.set(title=backend, xlabel="rows of the table")
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("ms a step")
     kinds, _, rules = (set(names) for names in zip(*found, strict=True))
-    lines = [Line2D([], [], color=colours[rule], label=rule) for rule in SLOTS if rule in rules]
+    lines = [Line2D([], [], color=colors[rule], label=rule) for rule in SLOTS if rule in rules]
     lines += [Line2D([], [], color="k", linestyle=strokes[kind], label=KINDS[kind]) for kind in KINDS if kind in kinds]
     panels[0][-1].legend(handles=lines, fontsize=7)
     figure.tight_layout()

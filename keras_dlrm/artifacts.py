@@ -156,10 +156,10 @@ def _run(path: Path, done: Done) -> _Found:
     from keras_dlrm.training.run_files import MODEL, STATE, check_run
 
     found = dict.fromkeys(check_run(path, done).values(), SHA)
-    for name in (MODEL, STATE):
-        if (path / name).is_file() and path / name not in found:
-            check_archive(path / name, KERAS if name == MODEL else (), done)
-            found[path / name] = CRC
+    if (path / MODEL).is_file() and path / MODEL not in found:
+        found |= _archive(path / MODEL, done)
+    if any((path / STATE).glob("step_*")):
+        found |= _checkpoints(path / STATE, done)
     return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **found}
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
+from keras_dlrm.cli.experiments import chosen_experiment, training_options
+from keras_dlrm.cli.options import PathArgument, backend_option
 from keras_dlrm.cli.program import promise, run
 from trainers.once import preprocessed_once
 

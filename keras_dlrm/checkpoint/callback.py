@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_dlrm.checkpoint.writing import save
 from keras_dlrm.files.durable import check_writable
-from keras_dlrm.sharding.heartbeat import PREEMPTED
+from keras_dlrm.sharding.processes import PREEMPTED
 from keras_dlrm.support.arguments import integer
 
 

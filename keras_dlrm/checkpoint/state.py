@@ -71,7 +71,7 @@ def state_of(model: Any) -> State:
     """The state of a model in training.
 
     Raises:
-        ValueError: the model is not built; gradients of rows are being accumulated; two tables have one name.
+        ValueError: the model is not built; two tables have one name.
     """
     dense = dense_variables(model)
     found: list[Piece] = []
@@ -112,7 +112,7 @@ def dense_variables(model: Any) -> dict[str, Any]:
     """What every process has, by names that do not depend on the backend: parameters, generators, the optimizer's own.
 
     Raises:
-        ValueError: the model is not built; gradients of rows are being accumulated.
+        ValueError: the model is not built.
     """
     # A layer that the model does not use stays unbuilt.
     if not model.built or all(is_table(v) for v in model.weights):
@@ -127,8 +127,6 @@ def dense_variables(model: Any) -> dict[str, Any]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return found
-    if getattr(optimizer, "_accumulators", None):
-        raise ValueError("checkpoint: gradient_accumulation_steps is not supported; save the model with model.save instead.")
     found |= {f"dense_optimizer_{i}": v for i, v in enumerate(optimizer.dense.variables)}
     slots = {id(v) for slots in optimizer.rows._slots for v in slots.values()}
     rest = [v for v in optimizer.rows.variables if id(v) not in slots]

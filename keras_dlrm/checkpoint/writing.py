@@ -85,7 +85,7 @@ def save(
 
 
 def write(
-    state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None, incremental: bool
+    state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None = 2, incremental: bool = False
 ) -> Path:
     """As `save`, from a state."""
     team = _Team(state.shared)
@@ -158,6 +158,16 @@ def write(
                 _remove_partial(partial)
             raise
     return final
+
+
+def clear(directory: Path) -> None:
+    """Remove all checkpoints of a folder, and the folder where nothing else is in it."""
+    for step in steps_in(directory):
+        _remove(folder_of(directory, step))
+    for left in directory.glob(".step_*.partial"):
+        _remove_partial(left)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _removed(folder: Path) -> Path:

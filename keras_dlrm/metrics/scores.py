@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.metrics.reliability import expected_calibration_error
-from keras_dlrm.metrics.ties import auc_of_counts, tie_starts
 from keras_dlrm.metrics.validation import checked
 from keras_dlrm.metrics.weighted import weighted_scores
+from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 # Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as Keras' losses do: float32 predictions of
 # exactly 0 or 1 would otherwise make the log loss infinite.
@@ -37,11 +37,7 @@ def auc(labels: Any, probabilities: Any) -> float:
     0.75
     """
     clicks, values = checked("auc", labels, probabilities, name="scores")
-    order = np.argsort(values)
-    ordered = values[order]
-    positive = clicks[order].astype(np.int64)
-    starts = tie_starts(ordered)
-    return float(auc_of_counts(np.add.reduceat(positive, starts), np.add.reduceat(1 - positive, starts)))
+    return weighted_auc(values, clicks.astype(np.int64), (~clicks).astype(np.int64))
 
 
 def grouped_auc(labels: Any, probabilities: Any, groups: Any) -> float:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.metrics.ties import auc_of_counts, tie_starts
 from keras_dlrm.metrics.validation import checked, flat
+from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 
 def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,14 +72,11 @@ def weighted_scores(labels: Any, probabilities: Any, weights: Any, epsilon: floa
     rate = clicks.sum() / total
     if not 0 < rate < 1:
         raise ValueError(f"scores: all labels are {int(rate)}; it is defined only where both 0 and 1 occur.")
-    order = np.argsort(values)
-    starts = tie_starts(values[order])
-    area = auc_of_counts(np.add.reduceat(clicks[order], starts), np.add.reduceat(others[order], starts))
     clipped = np.clip(values, epsilon, 1 - epsilon)
     loss = -(clicks * np.log(clipped) + others * np.log1p(-clipped)).sum() / total
     predicted, observed, count = weighted_points(clicks, others, values, bins)
     return {
-        "auc": area,
+        "auc": weighted_auc(values, clicks, others),
         "logloss": float(loss),
         "ne": float(loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))),
         "calibration": float((values * (clicks + others)).sum() / clicks.sum()),

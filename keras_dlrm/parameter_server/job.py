@@ -30,8 +30,8 @@ from keras_dlrm.parameter_server.server import Server
 from keras_dlrm.parameter_server.step import WorkerStep
 from keras_dlrm.parameter_server.tables import ServerTables
 from keras_dlrm.sharding.heartbeat import beats
-from keras_dlrm.sharding.launch import end_with_launcher
 from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.sharding.processes import end_with_launcher
 from keras_dlrm.support.arguments import integer
 
 Batch = tuple[Mapping[str, Any], Any]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_dlrm.parameter_server.cluster import task
 from keras_dlrm.sharding.heartbeat import beats
-from keras_dlrm.sharding.launch import end_with_launcher
+from keras_dlrm.sharding.processes import end_with_launcher
 
 
 def serve() -> None:

@@ -54,7 +54,7 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     trained = last_json(text)
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
-    assert not (tmp_path / "run" / "resume.npz").exists()
+    assert not (tmp_path / "run" / "resume").exists()
 
     code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, "--json")
     assert code == 0

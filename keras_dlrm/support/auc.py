@@ -1,4 +1,4 @@
-"""Runs of equal scores, and the AUC that counts them as half won."""
+"""Area under the ROC curve, exact: pairs of equal scores count as half won."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ def tie_starts(*keys: np.ndarray) -> np.ndarray:
     for key in keys:
         changed[1:] |= key[1:] != key[:-1]
     return np.flatnonzero(changed)
+
+
+def weighted_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
+    """AUC of rows that count as clicks and as non-clicks.
+
+    Args:
+        scores: (n,), in any order.
+        positive: (n,), clicks (or their weight) of each row; integers give an exact result.
+        negative: (n,), non-clicks of each row.
+
+    Example:
+
+    >>> weighted_auc(np.array([0.8, 0.1, 0.4, 0.35]), np.array([1, 0, 0, 1]), np.array([0, 1, 1, 0]))
+    0.75
+    """
+    order = np.argsort(scores)
+    starts = tie_starts(scores[order])
+    return auc_of_counts(np.add.reduceat(positive[order], starts), np.add.reduceat(negative[order], starts))
 
 
 def auc_of_counts(positive: np.ndarray, negative: np.ndarray) -> float:
