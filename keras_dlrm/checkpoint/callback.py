@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_dlrm.checkpoint.writing import save
 from keras_dlrm.files.durable import check_writable
+from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.processes import PREEMPTED
 from keras_dlrm.support.arguments import integer
 
@@ -86,8 +87,6 @@ class Checkpoints(keras.callbacks.Callback):
     def _any_told(self) -> bool:
         if not getattr(self.model, "shared", False):
             return self._told
-        from keras_dlrm.sharding import everyone
-
         return bool(everyone.arrays(np.array([self._told])).any())
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -16,6 +16,7 @@ from keras_dlrm.checkpoint.parts import Base, Damaged, Stored
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
 from keras_dlrm.checkpoint.store import DENSE, ROWS, folder_of, read_manifest, steps_in
 from keras_dlrm.files.marker import check_marker
+from keras_dlrm.sharding import everyone
 from keras_dlrm.support.differences import difference, shown
 
 # zlib.error is of a stream that a bit was changed in.
@@ -150,8 +151,6 @@ def _dense(folder: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _agree(directory: Path, step: int | None, failure: Exception | None) -> None:
     """Raise in all processes where one of them cannot read, or finds another step."""
-    from keras_dlrm.sharding import everyone
-
     every = everyone.values([step, None if failure is None else str(failure)])
     if failure is not None:
         return

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.checkpoint.identity import identity
+from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.sharding.plan import Shard
 
@@ -45,8 +46,6 @@ class Piece:
 
 def collections_of(model: Any) -> list[Any]:
     """The layers of a model that have tables."""
-    from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-
     return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
 
 

@@ -25,6 +25,7 @@ from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.durable import publish, sync
 from keras_dlrm.files.lock import held
 from keras_dlrm.files.ownership import check, identity, mark, remove
+from keras_dlrm.sharding import collectives, everyone
 from keras_dlrm.support.arguments import integer
 
 _WHAT = "a checkpoint"
@@ -210,9 +211,7 @@ class _Team:
     def __init__(self, shared: bool) -> None:
         self.rank, self.size = 0, 1
         if shared:
-            from keras_dlrm.sharding import collectives as backend
-
-            self.rank, self.size = backend.process_rank(), backend.process_count()
+            self.rank, self.size = collectives.process_rank(), collectives.process_count()
 
     def do(self, work: Any) -> list[Any]:
         """Results of all processes.
@@ -220,9 +219,9 @@ class _Team:
         Raises:
             OSError: one of them failed.
         """
-        found, error = None, None
+        result, error = None, None
         try:
-            found = work()
+            result = work()
         except Exception as failure:  # the others wait for this one's word, whatever it is
             error = f"{type(failure).__name__}: {failure}"
             # tensorstore reports a full disk as a ValueError.
@@ -231,11 +230,9 @@ class _Team:
             if self.size == 1:
                 raise
         if self.size == 1:
-            return [found]
-        from keras_dlrm.sharding import everyone
-
-        every = everyone.values([found, error])
+            return [result]
+        every = everyone.values([result, error])
         for rank, (_, failed) in enumerate(every):
             if failed:
                 raise OSError(f"checkpoint: process {rank} could not write: {failed}")
-        return [found for found, _ in every]
+        return [result for result, _ in every]
