@@ -162,15 +162,7 @@ def calibration(labels: Any, probabilities: Any) -> float:
 
 
 def row_losses(clicks: np.ndarray, probabilities: np.ndarray, epsilon: float = EPSILON) -> np.ndarray:
-    """Negative log likelihood of each row.
-
-    Args:
-        clicks: bool (n,).
-        probabilities: float64 (n,) in [0, 1], clipped to `[epsilon, 1 - epsilon]`.
-        epsilon: Clipping.
-
-    Returns:
-        float64 (n,).
+    """Negative log likelihood of each row, (n,), from bool clicks and probabilities clipped to `[epsilon, 1 - epsilon]`.
 
     Example:
 
@@ -205,10 +197,7 @@ def scores(labels: Any, probabilities: Any, weights: Any = None) -> dict[str, fl
     clicks, values = checked("scores", labels, probabilities, both_classes=weights is None, soft=True)
     if weights is not None or clicks.dtype != bool:
         return weighted_scores(clicks, values, weights, EPSILON)
-    return {
-        "auc": auc(clicks, values),
-        "logloss": log_loss(clicks, values),
-        "ne": normalized_entropy(clicks, values),
-        "calibration": calibration(clicks, values),
-        "ece": expected_calibration_error(clicks, values),
-    }
+    exact = {
+        "auc": auc, "logloss": log_loss, "ne": normalized_entropy, "calibration": calibration, "ece": expected_calibration_error
+    }  # fmt: skip
+    return {name: score(clicks, values) for name, score in exact.items()}

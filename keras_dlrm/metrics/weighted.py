@@ -13,19 +13,8 @@ from keras_dlrm.support.auc import tie_starts, weighted_auc
 def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each row counts as a click and as a non-click, and its prediction; rows of weight 0 are left out.
 
-    A label y of a row of weight w is y · w clicks and (1 - y) · w non-clicks.
-
-    Args:
-        function: Name of the calling function, for messages.
-        labels: In [0, 1], (n,) or (n, 1).
-        probabilities: In [0, 1], (n,) or (n, 1).
-        weights: Finite, at least 0, (n,) or (n, 1); `None` for 1 each.
-
-    Returns:
-        `(clicks, others, probabilities)`, float64 (k,) each.
-
-    Raises:
-        ValueError: bad shapes or values, or no row counts.
+    A label y of a row of weight w is y · w clicks and (1 - y) · w non-clicks. The three arrays are float64 (k,). Bad shapes or
+    values, or no row that counts, are a `ValueError` in the name of `function`.
     """
     truth, values = checked(function, labels, probabilities, both_classes=False, soft=True)
     rows = np.ones(len(truth)) if weights is None else flat(function, "weights", weights).astype(np.float64)

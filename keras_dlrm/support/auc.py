@@ -6,13 +6,7 @@ import numpy as np
 
 
 def tie_starts(*keys: np.ndarray) -> np.ndarray:
-    """Where each run of equal rows starts, in arrays that are sorted together.
-
-    Args:
-        *keys: One or more arrays (n,), n ≥ 1.
-
-    Returns:
-        int64 indices; the first is 0.
+    """Where each run of equal rows starts, in arrays (n,), n ≥ 1, that are sorted together.
 
     Example:
 
@@ -47,12 +41,7 @@ def weighted_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray)
 def auc_of_counts(positive: np.ndarray, negative: np.ndarray) -> float:
     """AUC from the numbers of clicks and non-clicks at each distinct score, in ascending order of score.
 
-    Args:
-        positive: int64 (k,), clicks (or their total weight) at each score.
-        negative: int64 (k,), non-clicks at each score.
-
-    Returns:
-        The area; exact up to one rounding as long as both totals stay below 2³¹.
+    Integers give an area that is exact up to one rounding as long as both totals stay below 2³¹.
 
     Example:
 

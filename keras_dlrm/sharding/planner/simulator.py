@@ -66,11 +66,7 @@ def simulate(
 
 
 def table(found: Mapping[int, Estimate | None]) -> list[dict[str, Any]]:
-    """A line per number of devices, as `print_table` takes them.
-
-    Args:
-        found: Of `simulate`.
-    """
+    """A line per number of devices, as `print_table` takes them, from what `simulate` gave."""
     first = next(((size, each) for size, each in found.items() if each is not None), None)
     lines: list[dict[str, Any]] = []
     for size, each in found.items():
