@@ -41,15 +41,9 @@ class Checkpoints(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        directory: str | Path,
-        steps: int,
-        first: int = 0,
-        extra: Callable[[], dict[str, Any]] = dict,
-        keep: int | None = 2,
-        whole: int = 1,
-        look: int = 10,
-    ) -> None:
+        self, directory: str | Path, steps: int, first: int = 0, extra: Callable[[], dict[str, Any]] = dict,
+        keep: int | None = 2, whole: int = 1, look: int = 10,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.directory, self.extra, self.keep = Path(directory).absolute(), extra, keep
         self.steps, self.whole, self.look = (

@@ -199,10 +199,10 @@ def _checked(
     return manifest, arrays, needed
 
 
-def _check_identity(folder: Path, there: dict[str, Any] | None, here: dict[str, Any]) -> None:
-    found = None if there is None else difference(there, here)
-    if found is not None:
-        place, saved, own = found
+def _check_identity(folder: Path, saved_identity: dict[str, Any] | None, own_identity: dict[str, Any]) -> None:
+    first = None if saved_identity is None else difference(saved_identity, own_identity)
+    if first is not None:
+        place, saved, own = first
         raise ValueError(
             f"restore: {folder} is of another model or optimizer: {place} is {shown(saved)} there, {shown(own)} in the model. "
             "Build and compile the model as the one that was saved."

@@ -73,24 +73,22 @@ def state_of(model: Any) -> State:
         ValueError: the model is not built; two tables have one name.
     """
     dense = dense_variables(model)
-    found: list[Piece] = []
-    seen: set[str] = set()
-    for collection in collections_of(model):
-        for name in collection.table_shapes:
-            if name in seen:
-                raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
-            seen.add(name)
-        found += pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
+    collections = collections_of(model)
+    names = [name for collection in collections for name in collection.table_shapes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
+    found = [
+        piece for collection in collections
+        for piece in pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
+    ]  # fmt: skip
     return State(dense, found, identity(model), bool(getattr(model, "shared", False)))
 
 
 def pieces(tables: Any, names: Iterable[str], slots_of: Callable[[Any], Mapping[str, Any]]) -> Iterator[Piece]:
-    """All pieces of some tables in this process.
+    """All pieces, in this process, of the named tables of a `WholeTables`, `ShardedTables` or `ServerTables`.
 
-    Args:
-        tables: A `WholeTables`, `ShardedTables` or `ServerTables`.
-        names: Of the tables.
-        slots_of: A table's variable → its slots by name.
+    `slots_of` maps a table's variable to its slots by name.
     """
     for name in names:
         for shard, variable, first in tables.parts(name):

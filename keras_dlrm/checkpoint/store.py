@@ -32,16 +32,12 @@ def steps_in(directory: Path) -> list[int]:
     """Steps of the complete checkpoints, in order."""
     if not directory.is_dir():
         return []
-    found = [_NAME.fullmatch(path.name) for path in directory.iterdir() if (path / MANIFEST).is_file()]
-    return sorted(int(match[1]) for match in found if match)
+    matches = [_NAME.fullmatch(path.name) for path in directory.iterdir() if (path / MANIFEST).is_file()]
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    Raises:
-        ValueError: it is no checkpoint, or of a later version.
-    """
+    """The manifest of a checkpoint; `ValueError` where the folder is none, is damaged, or is of a later version."""
     path = folder / MANIFEST
     try:
         manifest = read_sealed(path, required=False)

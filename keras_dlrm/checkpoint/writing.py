@@ -37,18 +37,18 @@ def save(
 ) -> Path:  # fmt: skip
     """Write tables, slots, dense parameters and counters of a model in training.
 
-    Where a plan shards the tables all processes call it, with a directory that all see; each writes its parts. The checkpoint
-    appears under its name, `step_…`, when everything is on the disk, or not at all. Those of later steps, of a run that was
-    given up for this one, go. It does not depend on how the tables are
-    stacked or sharded, on the number of processes or the backend: `restore` reads it into any model of the same architecture.
+    Where a plan shards the tables, all processes call it, with a directory that all see; each writes its parts. The checkpoint
+    appears under its name, `step_…`, when everything is on the disk, or not at all. Checkpoints of later steps are removed: they
+    belong to a run that was given up for this one. A checkpoint does not depend on how the tables are stacked or sharded, on the
+    number of processes or the backend: `restore` reads it into any model of the same architecture.
 
     Args:
         model: A compiled and built model.
         directory: Folder of the checkpoints.
         step: Its number; the optimizer's step by default.
-        extra: What else is to be known after `restore`, such as JSON can write. Process 0's counts.
-        keep: How many checkpoints stay, this one among them; `None`: all. What they are changes of stays, too.
-        incremental: Whether to write of tables and slots only the rows that are not as in the last whole checkpoint; without one of
+        extra: More that `restore` is to return, such as JSON can write. That of process 0 counts.
+        keep: How many checkpoints stay, this one among them; `None`: all. A checkpoint that they are changes of stays, too.
+        incremental: Whether to write only the rows of tables and slots that differ from the last whole checkpoint; without one of
             the same plan, this one is whole. It reads that one, and saves the writing.
 
     Returns:

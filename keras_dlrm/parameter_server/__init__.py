@@ -7,11 +7,4 @@ from keras_dlrm.parameter_server.placement import for_servers as for_servers
 from keras_dlrm.support.lazy import lazy
 
 __all__ = ["SERVER_LOST", "ParameterServerTraining", "ServerLostError", "for_servers", "launch", "serve", "task"]
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "ParameterServerTraining": "job",
-        "ServerLostError": "job",
-        "serve": "serve",
-    },
-)
+__getattr__, __dir__ = lazy(__name__, {"ParameterServerTraining": "job", "ServerLostError": "job", "serve": "serve"})

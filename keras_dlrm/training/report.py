@@ -16,13 +16,9 @@ CURVES = {"AUC": ("auc",), "log loss": ("logloss", "log_loss", "binary_crossentr
 
 
 def learning_curves_png(
-    history: Mapping[str, Sequence[float]],
-    labels: Any,
-    probabilities: Any,
-    path: str | os.PathLike[str],
-    title: str = "",
+    history: Mapping[str, Sequence[float]], labels: Any, probabilities: Any, path: str | os.PathLike[str], title: str = "",
     weights: Any = None,
-) -> None:
+) -> None:  # fmt: skip
     """Draw one PNG with two panels: learning curves per epoch, and reliability with a histogram of predictions.
 
     The left panel shows AUC and log loss of the training part and, where the history has `val_…` keys, of the

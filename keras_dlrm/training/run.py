@@ -36,14 +36,9 @@ _SAMPLED = 1024  # rows
 
 
 def train(
-    experiment: Experiment,
-    data: Any,
-    output: str | Path,
-    resume: bool = False,
-    overwrite: bool = False,
-    tensorboard: bool = False,
+    experiment: Experiment, data: Any, output: str | Path, resume: bool = False, overwrite: bool = False, tensorboard: bool = False,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Train, keep the model that is best on the validation part, score the test part once.
 
     Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability
@@ -123,11 +118,7 @@ def _train(
         if tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(output / "tensorboard")))
         dataset = part.dataset(
-            experiment.batch_size,
-            shuffle=True,
-            seed=experiment.seed,
-            start_epoch=state.epoch,
-            start_batch=state.batch,
+            experiment.batch_size, shuffle=True, seed=experiment.seed, start_epoch=state.epoch, start_batch=state.batch
         )
         model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
     result = _finish(experiment, data, output, best, len(part))
@@ -171,13 +162,14 @@ def _check_folder(
     """An error where `output` is not to be written to. Changes nothing."""
     if resume and overwrite:
         raise ValueError("train: resume and overwrite exclude each other.")
-    if output.exists() and any(output.iterdir()):
-        if overwrite:
-            ownership.check(output, ownership.identity("run", output), "a run")
-        elif not resume:
-            raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
-        else:
-            _check_same_run(experiment, fingerprint, output)
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if overwrite:
+        ownership.check(output, ownership.identity("run", output), "a run")
+    elif resume:
+        _check_same_run(experiment, fingerprint, output)
+    else:
+        raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
 
 
 def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output: Path) -> None:
@@ -187,16 +179,16 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
             f"{output} is a run that an earlier release began: its {run_files.OLD_STATE} is not read by this one. Train "
             "into another folder, or overwrite it."
         )
-    there = output / run_files.EXPERIMENT
+    file = output / run_files.EXPERIMENT
     if (output / run_files.DATA).is_file():
         data = read_listing(output, run_files.DATA, run_files.EXPERIMENT)
-    elif there.is_file() and not (output / run_files.STATE).exists():
+    elif file.is_file() and not (output / run_files.STATE).exists():
         data = fingerprint  # killed before it began
     else:
         data = {}
-    if not there.is_file() or not data:
+    if not file.is_file() or not data:
         raise ValueError(f"{output} is not a run; give the folder of one, or another folder.")
-    _check_experiment(Experiment.load(there), experiment, output)
+    _check_experiment(Experiment.load(file), experiment, output)
     if "schema" in data:
         ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))
         check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
@@ -210,15 +202,15 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
             )
 
 
-def _check_experiment(there: Experiment, here: Experiment, output: Path) -> None:
+def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
     """An error where a run is of another experiment. What does not change what was trained so far may differ."""
-    free: dict[str, Any] = {"checkpoint_steps": here.checkpoint_steps}
-    if here.epochs > there.epochs and not (output / run_files.RESULT).exists():
-        free["epochs"] = here.epochs
-    found = difference(dataclasses.replace(there, **free).to_dict(), here.to_dict())
-    if found is None:
+    free: dict[str, Any] = {"checkpoint_steps": new.checkpoint_steps}
+    if new.epochs > old.epochs and not (output / run_files.RESULT).exists():
+        free["epochs"] = new.epochs
+    first = difference(dataclasses.replace(old, **free).to_dict(), new.to_dict())
+    if first is None:
         return
-    place, saved, own = found
+    place, saved, own = first
     message = f"{output} is a run of another experiment: {place} is {shown(saved)} there, {shown(own)} now"
     if place == "epochs" and own > saved:
         raise ValueError(

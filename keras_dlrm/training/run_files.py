@@ -26,19 +26,11 @@ FILES = (
 
 
 def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:
-    """Write `result.json` or `data.json`, with an inventory of those of some files that are there.
-
-    Args:
-        folder: The run's.
-        name: The file to write.
-        content: What it says.
-        files: Names of other files.
-    """
-    there = [file for file in files if (folder / file).is_file()]
-    for file in there:
+    """Write `result.json` or `data.json` of a run's folder, with an inventory of those of some files that exist."""
+    existing = [file for file in files if (folder / file).is_file()]
+    for file in existing:
         sync(folder / file)
-    listed = inventory(folder, there)
-    write(folder / name, json.dumps(sealed({**content, "files": listed}), indent=2))
+    write(folder / name, json.dumps(sealed({**content, "files": inventory(folder, existing)}), indent=2))
 
 
 def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
