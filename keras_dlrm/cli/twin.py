@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+from keras_dlrm.export.replaced import check_replaced, is_png
 
 EPILOG = """\b
 Examples:
@@ -48,6 +49,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     from keras_dlrm.data.synthetic import measure as run
     from keras_dlrm.training.report import print_table
 
+    check_replaced("--output", output, "statistics.json", lambda start: start.startswith(b'{"format": "keras_dlrm click log'))
     with row_progress("measure") as progress:
         found = run(open_log(data).split(split), rows, threshold=threshold, progress=progress)
     found.save(output)
@@ -89,8 +91,11 @@ def make(
     """Draw a log from STATISTICS, and show how far its own statistics are from them."""
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run
+    from keras_dlrm.data.writer import list_file
     from keras_dlrm.training.report import print_table
 
+    if plot is not None:
+        check_replaced("--plot", plot, "twin.png", is_png)
     found = Statistics.load(statistics)
     tenth = max(found.rows // 10, 1)
     parts = dict(zip(("train", "valid", "test"), rows or (found.rows, tenth, tenth), strict=True))
@@ -115,7 +120,9 @@ def make(
         if not isinstance(value, dict) or value
     ]
     print_table(table, f"{output} ({parts[largest]:,} rows of {largest}) beside {statistics} ({found.rows:,} rows)")
-    picture = plot or output / "twin.png"
+    picture = plot or log.directory / "twin.png"
     comparison_png(found, again, picture, title=f"{statistics.name} and its twin")
+    if plot is None:
+        list_file(log.directory, picture.name)
     click.echo(f"\nprofiles of both: {picture}")
     print_json(as_json, {"directory": str(output), "rows": parts, "differences": apart, "plot": str(picture)})

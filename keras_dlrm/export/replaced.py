@@ -8,6 +8,11 @@ from pathlib import Path
 from keras_dlrm.files.durable import check_file
 
 
+def is_png(start: bytes) -> bool:
+    """Whether a file that begins so is a picture in the format PNG."""
+    return start.startswith(b"\x89PNG\r\n\x1a\n")
+
+
 def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes], bool]) -> None:
     """See that a model file may be written: there is none, or one of the same kind.
 
@@ -27,4 +32,4 @@ def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes]
     if path.exists():
         with open(path, "rb") as file:
             if not is_one(file.read(32)):
-                raise FileExistsError(f"{kind}: {path} is a file that no export of this kind wrote; give another path.")
+                raise FileExistsError(f"{kind}: {path} is a file of another kind, which is not replaced; give another path.")

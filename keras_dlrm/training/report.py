@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+
+from keras_dlrm.files.durable import write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +75,9 @@ def learning_curves_png(
     left, right = panels
     _draw_curves(left, curves)
     _draw_reliability(right, labels, probabilities, weights)
-    figure.savefig(path, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write(path, drawn.getvalue())
 
 
 def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
