@@ -10,11 +10,12 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test lint types test-tensorflow test-jax test-torch test-io no-test-io test-fast clean
+.PHONY: help train test lint types test-tensorflow test-jax test-torch test-io no-test-io test-fast docs tree clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 IO_VENV := .venv-io
 IO_STAMP := $(IO_VENV)/.installed
 WORKERS ?= 2
@@ -36,8 +37,9 @@ train: $(STAMP)  ## Train DLRM on the embedded click log and score it
 # Without Python 3.11 or 3.12 the lane of tensorflow-io is left out, with a word; in CI that is an error.
 test: lint types test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, pytest on all backends, tensorflow-io
 
-lint: $(STAMP)  ## ruff
+lint: $(STAMP)  ## ruff, and the contract of the layers
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: $(STAMP)  ## mypy
 	$(BIN)/mypy
@@ -62,6 +64,13 @@ no-test-io:
 test-fast: $(STAMP)  ## The fast tests on one backend (BACKEND=jax for another)
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
+docs: $(DOCS_STAMP)  ## The documentation site, in build/site; a broken link or reference fails
+	$(BIN)/python docs/site.py
+	$(BIN)/zensical build --clean --strict
+
+tree: $(STAMP)  ## Write the folder trees of docs/ from the docstrings
+	$(BIN)/python docs/tree.py
+
 clean:  ## Remove the environment and the caches
 	rm -rf $(VENV) $(IO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -71,6 +80,10 @@ $(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c '$(SUITABLE)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; give another: make PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[docs]'
 	@touch $@
 
 $(IO_STAMP): requirements-io.txt

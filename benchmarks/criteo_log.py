@@ -9,9 +9,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from keras_dlrm.data.criteo_reader import CATEGORICAL, COLUMNS, DENSE
-from keras_dlrm.data.synthetic.shapes import CRITEO_KAGGLE_ROWS
-from keras_dlrm.training.bar import bar
+from keras_dlrm.schema.criteo import CATEGORICAL, COLUMNS, CRITEO_KAGGLE_ROWS, DENSE
+from keras_dlrm.support.bar import bar
 
 KAGGLE_ROWS = 45_840_617
 EXPONENT = 1.1

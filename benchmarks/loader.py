@@ -33,7 +33,7 @@ BLOCK = 250_000
 def write_log(folder: Path, shape: Shape, rows: int) -> None:
     """A processed directory of random rows."""
     from keras_dlrm import Categorical, Schema
-    from keras_dlrm.data.writer import PackedWriter
+    from keras_dlrm.data.packed.writer import PackedWriter
 
     schema = Schema(
         dense=[f"I{i}" for i in range(shape.n_dense)],

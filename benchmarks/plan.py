@@ -16,10 +16,10 @@ from typing import Any
 import click
 from results import markdown_table, write_section
 
-from keras_dlrm.schema import Schema
-from keras_dlrm.sharding.published import PUBLISHED
-from keras_dlrm.sharding.simulator import scaling_png, simulate
-from keras_dlrm.sharding.workload import Workload
+from benchmarks.published import PUBLISHED
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.sharding.planner.simulator import scaling_png, simulate
+from keras_dlrm.sharding.planner.workload import Workload
 
 
 def beside_published() -> list[dict[str, Any]]:

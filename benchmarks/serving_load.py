@@ -246,10 +246,10 @@ def example_arrays(
         signature: Its name.
         seed: Of the values.
     """
-    from keras_dlrm.schema import Schema
-    from keras_dlrm.serving.features import features_of
-    from keras_dlrm.serving.saved_model import SavedModel
-    from keras_dlrm.serving.tensors import DTYPES
+    from keras_dlrm.schema.schema import Schema
+    from keras_dlrm.serving.versions.features import features_of
+    from keras_dlrm.serving.versions.saved_model import SavedModel
+    from keras_dlrm.serving.wire.tensors import DTYPES
 
     rng = np.random.default_rng(seed)
     path = version / "assets.extra" / "schema.json"

@@ -26,7 +26,8 @@ def train(rows: int, path: str) -> None:
     import numpy as np
 
     import keras_dlrm as kd
-    from keras_dlrm.sharding import backend, everyone
+    from keras_dlrm.sharding import collectives as backend
+    from keras_dlrm.sharding import everyone
     from keras_dlrm.sharding.plan import place
 
     kd.sharding.start()

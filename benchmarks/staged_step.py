@@ -17,7 +17,7 @@ from keras import ops
 from keras.src.trainers import data_adapters
 from limits import BACKEND, compiled, wait
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 
 if BACKEND == "tensorflow":

@@ -63,7 +63,7 @@ def measure(shape: Shape, batch: int, dtype: str, rule: str, distribution: str, 
     from staged_step import FitTime, StagedStep, input_seconds
 
     import keras_dlrm as kd
-    from keras_dlrm.data.writer import PackedWriter
+    from keras_dlrm.data.packed.writer import PackedWriter
 
     hotness = shape.hotness or (1,) * len(shape.rows)
     schema = kd.Schema(
@@ -146,7 +146,7 @@ def main(
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_dlrm.models.presets import PRESETS
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     if preset not in PRESETS:
         raise click.UsageError(f"--preset {preset} is unknown; use one of {', '.join(PRESETS)}.")

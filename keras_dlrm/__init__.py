@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 if TYPE_CHECKING:
     from keras_dlrm import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         training,
     )
     from keras_dlrm.artifacts import verify as verify
-    from keras_dlrm.sharding.planner import plan as plan
+    from keras_dlrm.sharding.planner.planner import plan as plan
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
     "training",
     "verify",
 ]
-_FUNCTIONS = {"plan": "keras_dlrm.sharding.planner", "verify": "keras_dlrm.artifacts"}
+_FUNCTIONS = {"plan": "keras_dlrm.sharding.planner.planner", "verify": "keras_dlrm.artifacts"}
 
 
 def __getattr__(name: str) -> Any:

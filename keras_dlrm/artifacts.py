@@ -126,8 +126,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Found]]:
 
 
 def _log(path: Path, done: Done) -> _Found:
-    from keras_dlrm.data import format as layout
     from keras_dlrm.data import open as open_log
+    from keras_dlrm.data.packed import format as layout
 
     log = open_log(path, verify=False)
     places = layout.check_files(path, log.manifest, None if log.manifest["version"] == 1 else True, done)
@@ -140,8 +140,8 @@ def _log(path: Path, done: Done) -> _Found:
 
 
 def _preprocessor(path: Path, done: Done) -> _Found:
-    from keras_dlrm.data import artefact
-    from keras_dlrm.data.preprocessor import Preprocessor
+    from keras_dlrm.data.preprocessor import artefact
+    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
     Preprocessor.load(path)
     entries = json.loads((path / artefact.FILE).read_text(encoding="utf-8"))
@@ -205,7 +205,7 @@ def _archive(path: Path, done: Done) -> _Found:
 
 
 def _onnx(path: Path, done: Done) -> _Found:
-    from keras_dlrm.export.onnx_checksum import check
+    from keras_dlrm.export.onnx_graph.files import check
 
     found = check(path, done)
     if found is None:
@@ -225,7 +225,7 @@ def _litert(path: Path, done: Done) -> _Found:
 def _description(path: Path, done: Done) -> _Found:
     """A schema, a plan or an experiment: people write them by hand, so that they carry no checksum."""
     from keras_dlrm.files.documents import read
-    from keras_dlrm.schema import Schema
+    from keras_dlrm.schema.schema import Schema
     from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.training.experiment import Experiment
 

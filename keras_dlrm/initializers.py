@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.arguments import integer
+from keras_dlrm.support.arguments import integer
 
 
 def new_seed(seed: int | None) -> int:

@@ -13,7 +13,7 @@ import pytest
 import keras_dlrm as kd
 from keras_dlrm.artifacts import UNCHECKED
 from keras_dlrm.cli import main
-from keras_dlrm.data import format as layout
+from keras_dlrm.data.packed import format as layout
 from keras_dlrm.files import published
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.inventory import files_below, inventory

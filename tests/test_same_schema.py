@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 import keras_dlrm.data as data
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.same_schema import check_same
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.schema.same_schema import check_same
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.once import preprocessed_once
 from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
 from keras_dlrm.cli.program import promise, run
+from trainers.once import preprocessed_once
 
 EPILOG = """\b
 Examples:

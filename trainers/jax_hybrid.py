@@ -19,7 +19,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks ar
 os.environ["KERAS_BACKEND"] = "jax"
 
 from keras_dlrm.cli.program import run  # noqa: E402
-from keras_dlrm.sharding import trainer  # noqa: E402
+from trainers import hybrid as trainer  # noqa: E402
 
 
 @click.command(epilog=EPILOG)

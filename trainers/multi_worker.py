@@ -20,7 +20,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from keras_dlrm.cli.program import run  # noqa: E402
-from keras_dlrm.sharding import trainer  # noqa: E402
+from trainers import hybrid as trainer  # noqa: E402
 
 
 @click.command(epilog=EPILOG)

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from keras_dlrm.cli.options import POSITIVE, PathArgument  # noqa: E402
 from keras_dlrm.cli.program import run  # noqa: E402
-from keras_dlrm.sharding import trainer  # noqa: E402
+from trainers import hybrid as trainer  # noqa: E402
 
 
 def describe(tables, shapes):
@@ -88,7 +88,7 @@ def describe(tables, shapes):
 def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, embedding_optimizer,
          learning_rate, in_flight, checkpoint, checkpoint_steps, restarts, timeout, evaluation_steps, export, as_json):  # fmt: skip
     """Train on parameter servers."""
-    from keras_dlrm.training import parameter_server as ps
+    from keras_dlrm import parameter_server as ps
 
     role = ps.task()
     if role is None:

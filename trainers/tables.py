@@ -6,9 +6,9 @@ that is started again with the same arguments goes on where it was.
 
 import click
 
-from keras_dlrm.cli.once import preprocessed_once
 from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
 from keras_dlrm.cli.program import promise, run
+from trainers.once import preprocessed_once
 
 EPILOG = """\b
 Examples:

@@ -23,7 +23,7 @@ from contest import serve  # noqa: E402
 from workload import read  # noqa: E402
 
 import keras_dlrm as kd  # noqa: E402
-from keras_dlrm.data.writer import PackedWriter  # noqa: E402
+from keras_dlrm.data.packed.writer import PackedWriter  # noqa: E402
 
 shape, dense, sparse, label = read(options.folder)
 schema = kd.Schema(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import default_rng
 
 import keras_dlrm as kd
-from keras_dlrm.sharding import backend
+from keras_dlrm.sharding import collectives as backend
 from keras_dlrm.sharding.plan import place
 
 BATCH, STEPS, KIND = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

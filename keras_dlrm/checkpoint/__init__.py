@@ -1,10 +1,10 @@
-"""Checkpoints of logical tables and optimizer slots: written by any number of processes, read by any other, on any backend."""
+"""Checkpoints of logical tables and slots: any number of processes, any plan, any backend."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_dlrm.lazy import lazy
+from keras_dlrm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.checkpoint.callback import Checkpoints as Checkpoints

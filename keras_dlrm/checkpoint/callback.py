@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.writing import save
 from keras_dlrm.files.durable import check_writable
 from keras_dlrm.sharding.heartbeat import PREEMPTED
+from keras_dlrm.support.arguments import integer
 
 
 class Checkpoints(keras.callbacks.Callback):

@@ -61,43 +61,6 @@ def of_training(model: Any) -> dict[str, Any]:
     return {**found, "loss": {"class": named, "config": _config(loss)}, "dtype": model.dtype_policy.name}
 
 
-def difference(there: Any, here: Any, place: str = "") -> tuple[str, Any, Any] | None:
-    """The first place in which two descriptions differ. What is not named on one side counts as `None`.
-
-    Args:
-        there: One description.
-        here: The other.
-        place: Where these two are.
-
-    Returns:
-        The place, and what is there and here; `None` where they are the same.
-
-    Example:
-
-    >>> difference({"layers": [{"units": 8}]}, {"layers": [{"units": 4}]})
-    ('layers[0].units', 8, 4)
-    """
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for key in dict.fromkeys((*there, *here)):
-            found = difference(there.get(key), here.get(key), f"{place}.{key}" if place else str(key))
-            if found is not None:
-                return found
-        return None
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for i, (one, other) in enumerate(zip(there, here, strict=True)):
-            found = difference(one, other, f"{place}[{i}]")
-            if found is not None:
-                return found
-        return None
-    return None if there == here else (place, there, here)
-
-
-def shown(value: Any) -> str:
-    """A value of a description, cut where it is long."""
-    text = "not set" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else text[:97] + "…"
-
-
 def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
     rate = optimizer._learning_rate
     config = {key: value for key, value in optimizer.get_config().items() if key not in _OF_A_STEP}

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.checkpoint.identity import difference, shown
 from keras_dlrm.checkpoint.parts import Base, Damaged, Stored
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
 from keras_dlrm.checkpoint.store import DENSE, ROWS, folder_of, read_manifest, steps_in
 from keras_dlrm.files.marker import check_marker
+from keras_dlrm.support.differences import difference, shown
 
 # zlib.error is of a stream that a bit was changed in.
 _DAMAGE = (Damaged, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)

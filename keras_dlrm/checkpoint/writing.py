@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.arguments import integer
 from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.checkpoint.store import (
@@ -22,10 +21,11 @@ from keras_dlrm.checkpoint.store import (
     steps_in,
     write_dense,
 )
-from keras_dlrm.data.lock import held
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.durable import publish, sync
+from keras_dlrm.files.lock import held
 from keras_dlrm.files.ownership import check, identity, mark, remove
+from keras_dlrm.support.arguments import integer
 
 _WHAT = "a checkpoint"
 
@@ -202,7 +202,7 @@ class _Team:
     def __init__(self, shared: bool) -> None:
         self.rank, self.size = 0, 1
         if shared:
-            from keras_dlrm.sharding import backend
+            from keras_dlrm.sharding import collectives as backend
 
             self.rank, self.size = backend.process_rank(), backend.process_count()
 

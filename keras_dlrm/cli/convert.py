@@ -9,7 +9,7 @@ import click
 
 from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
 from keras_dlrm.files.durable import check_file, whole
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
 
 SYSTEMS = ("torch_dlrm", "torchrec")
 EPILOG = """\b

@@ -42,11 +42,11 @@ def command(
         raise ValueError("--prune is for --tables; give those, too.")
     loaded = load_model(model)
     from keras_dlrm import data as data_package
-    from keras_dlrm.data.unseen import Tally
-    from keras_dlrm.data.unseen import as_json as unseen_as_json
-    from keras_dlrm.same_schema import check_same
-    from keras_dlrm.training.checkpoint import validation_scores
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.data.preprocessor.unseen import Tally
+    from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
+    from keras_dlrm.schema.same_schema import check_same
+    from keras_dlrm.support.table import print_table
+    from keras_dlrm.training.resume import validation_scores
 
     log = data_package.open(data)
     part = log.split(split)

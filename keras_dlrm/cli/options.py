@@ -17,7 +17,7 @@ import click
 from keras_dlrm.files.archive import KERAS, check_archive
 
 if TYPE_CHECKING:
-    from keras_dlrm.data.unseen import Unseen
+    from keras_dlrm.data.preprocessor.unseen import Unseen
 
 PathArgument = click.Path(path_type=Path)
 
@@ -84,7 +84,7 @@ def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(
         *args: Any, csv_separator: str | None, csv_names: str | None, csv_null: tuple[str, ...], csv_no_quotes: bool, **kwargs: Any
     ) -> Any:
-        from keras_dlrm.data.csv_dialect import CsvDialect
+        from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 
         csv = None
         if csv_separator is not None or csv_names is not None or csv_null or csv_no_quotes:
@@ -213,8 +213,8 @@ def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
 
 def print_unseen(columns: Sequence[Unseen]) -> None:
     """A table of the columns with unseen values, where there are some, and a warning where they are too many."""
-    from keras_dlrm.data import unseen
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.data.preprocessor import unseen
+    from keras_dlrm.support.table import print_table
 
     if rows := unseen.table(columns):
         print_table(rows, "unseen values")
@@ -229,7 +229,7 @@ def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]
 
     from rich.console import Console
 
-    from keras_dlrm.training.bar import bar
+    from keras_dlrm.support.bar import bar
 
     start = time.perf_counter()
     with bar(Console(stderr=True), "rows") as shown:

@@ -61,10 +61,10 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
 @json_option
 def command(schema: Path | None, data: Path | None, as_json: bool, **options: Any) -> None:
     """Place embedding tables on devices, and predict what a training step moves and takes."""
-    from keras_dlrm.schema import Schema
-    from keras_dlrm.sharding.estimate import explain
-    from keras_dlrm.sharding.planner import plan_for
-    from keras_dlrm.sharding.workload import Workload
+    from keras_dlrm.schema.schema import Schema
+    from keras_dlrm.sharding.planner.estimate import explain
+    from keras_dlrm.sharding.planner.planner import plan_for
+    from keras_dlrm.sharding.planner.workload import Workload
 
     if (schema is None) == (data is None):
         raise ValueError("give the columns by --schema FILE or by --data DIRECTORY, one of them.")
@@ -140,8 +140,8 @@ def _check(options: dict[str, Any]) -> None:
 def _simulate(
     work: Any, machine: Any, constraints: dict[str, str], memory: float | None, options: dict[str, Any], as_json: bool
 ) -> None:
-    from keras_dlrm.sharding.simulator import scaling_png, simulate, table
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.sharding.planner.simulator import scaling_png, simulate, table
+    from keras_dlrm.support.table import print_table
 
     scaling, path = options["scaling"], options["plot"]
     found = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)
@@ -158,7 +158,7 @@ def _simulate(
 
 
 def _machine(name: str, link: str | None) -> Any:
-    from keras_dlrm.sharding.machine import Machine
+    from keras_dlrm.sharding.planner.machine import Machine
 
     machine = Machine.of(name)
     if link is None:

@@ -91,7 +91,7 @@ def command(
     loaded = load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm import scoring
-    from keras_dlrm.data.unseen import as_json as unseen_as_json
+    from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
 
     start = time.perf_counter()
     with row_progress("predict") as progress:

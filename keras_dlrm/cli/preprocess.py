@@ -9,7 +9,7 @@ import click
 
 from keras_dlrm.cli.options import PathArgument, csv_options, json_option, print_json, row_progress
 from keras_dlrm.cli.program import promise
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
 
 TABLES_EPILOG = """\b
 Examples:
@@ -119,8 +119,8 @@ def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...]
 
 
 def _show(log: Any, as_json: bool) -> None:
-    from keras_dlrm.data.bad_rows import BadRow
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.data.preprocessor.bad_rows import BadRow
+    from keras_dlrm.support.table import print_table
 
     rows = {name: len(log.split(name)) for name in log.splits}
     print_table([{"part": name, "rows": count} for name, count in rows.items()], str(log.directory))

@@ -74,9 +74,9 @@ def command(
         raise click.UsageError("--name, --label and --all-versions go with FOLDER; --config says these itself.")
     numbers = _numbers(labels)
     try:
-        from keras_dlrm.serving.config import ModelConfig
         from keras_dlrm.serving.log_lines import log_to_stderr
         from keras_dlrm.serving.server import Server, bracketed
+        from keras_dlrm.serving.versions.config import ModelConfig
     except ModuleNotFoundError as error:
         raise ImportError(f"keras-dlrm serve needs {error.name}: pip install 'keras-dlrm[serving]'.") from error
     log_to_stderr()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
 
 EPILOG = """\b
 Examples:
@@ -211,7 +211,7 @@ def _write(log: Any, rows: tuple[int, int, int], output: Path, overwrite: bool, 
 
 
 def _show(log: Any, as_json: bool) -> None:
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     best = log.manifest.get("best_by_split", {})
     lines = [{"part": name, "rows": len(log.split(name)), **_scores(best.get(name))} for name in log.splits]

@@ -79,7 +79,7 @@ def command(
 
 def show(result: dict[str, Any], log: Any, output: Path) -> None:
     """Print the result table."""
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     rows = []
     for part in ("valid", "test"):

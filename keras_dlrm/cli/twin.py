@@ -47,7 +47,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     """
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     check_replaced("--output", output, "statistics.json", lambda start: start.startswith(b'{"format": "keras_dlrm click log'))
     with row_progress("measure") as progress:
@@ -89,10 +89,10 @@ def make(
     as_json: bool,
 ) -> None:
     """Draw a log from STATISTICS, and show how far its own statistics are from them."""
+    from keras_dlrm.data.packed.writer import list_file
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.data.writer import list_file
-    from keras_dlrm.training.report import print_table
+    from keras_dlrm.support.table import print_table
 
     if plot is not None:
         check_replaced("--plot", plot, "twin.png", is_png)

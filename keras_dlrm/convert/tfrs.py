@@ -11,7 +11,7 @@ import numpy as np
 from keras_dlrm.convert.order import blocks, products
 from keras_dlrm.convert.weights import Weights
 from keras_dlrm.models.dlrm import DLRM
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 _WHO = "from_tfrs"
 

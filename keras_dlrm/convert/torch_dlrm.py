@@ -11,7 +11,7 @@ from keras_dlrm.convert.state_dict import StateDict
 from keras_dlrm.convert.torch_tables import read, stored
 from keras_dlrm.convert.weights import Weights, default_schema, each, no_hotness
 from keras_dlrm.models.dlrm import DLRM
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 _KEYS = "emb_l.N.weight (or weight_q, weight_r; or embs.weight, proj.weight), bot_l.2k.weight/bias and top_l.2k.weight/bias"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.convert.state_dict import StateDict
-from keras_dlrm.embeddings.compression import OPERATIONS, QuotientRemainder
+from keras_dlrm.sharding.compression import OPERATIONS, QuotientRemainder
 
 _KINDS = ("weight", "weight_q", "embs.weight")
 

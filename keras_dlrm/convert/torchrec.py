@@ -12,7 +12,7 @@ from keras_dlrm.convert.order import blocks, placed, products
 from keras_dlrm.convert.state_dict import StateDict
 from keras_dlrm.convert.weights import Weights, default_schema, each, no_hotness
 from keras_dlrm.models.dlrm import DLRM
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 _TABLE = "sparse_arch.embedding_bag_collection.embedding_bags.{}.weight"
 _BOTTOM = "dense_arch.model._mlp.{}._linear.weight"

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.columns import Categorical
-from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.models.dlrm import DLRM
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.sharding.compression import QuotientRemainder
 
 Layer = tuple[np.ndarray, np.ndarray]
 

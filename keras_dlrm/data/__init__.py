@@ -1,4 +1,4 @@
-"""Raw logs → packed batches.
+"""Raw logs to packed batches, and everything that reads or draws a click log.
 
 `criteo` and `tables` turn raw logs into a processed directory, `synthetic` draws one with a known best answer, `open`
 reads any of them; `mlperf`, `reference` and `torchrec` read other programs' files as they are. Modules load on first
@@ -9,33 +9,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_dlrm.lazy import lazy
+from keras_dlrm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.data import criteo as criteo
-    from keras_dlrm.data import mlperf as mlperf
-    from keras_dlrm.data import reference as reference
     from keras_dlrm.data import streaming as streaming
     from keras_dlrm.data import synthetic as synthetic
     from keras_dlrm.data import tables as tables
-    from keras_dlrm.data import torchrec as torchrec
-    from keras_dlrm.data.csv_dialect import CsvDialect as CsvDialect
-    from keras_dlrm.data.file_log import FileLog as FileLog
-    from keras_dlrm.data.packed import ClickLog as ClickLog
-    from keras_dlrm.data.packed import Split as Split
-    from keras_dlrm.data.packed import open as open
-    from keras_dlrm.data.preprocessor import Preprocessor as Preprocessor
-    from keras_dlrm.data.writer import PackedWriter as PackedWriter
+    from keras_dlrm.data.foreign import mlperf as mlperf
+    from keras_dlrm.data.foreign import reference as reference
+    from keras_dlrm.data.foreign import torchrec as torchrec
+    from keras_dlrm.data.foreign.file_log import FileLog as FileLog
+    from keras_dlrm.data.packed.packed import ClickLog as ClickLog
+    from keras_dlrm.data.packed.packed import Split as Split
+    from keras_dlrm.data.packed.packed import open as open
+    from keras_dlrm.data.packed.writer import PackedWriter as PackedWriter
+    from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect as CsvDialect
+    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor as Preprocessor
 
-_MODULES = ("criteo", "mlperf", "reference", "streaming", "synthetic", "tables", "torchrec")
+_MODULES = {
+    "criteo": "criteo",
+    "mlperf": "foreign.mlperf",
+    "reference": "foreign.reference",
+    "streaming": "streaming",
+    "synthetic": "synthetic",
+    "tables": "tables",
+    "torchrec": "foreign.torchrec",
+}
 _NAMES = {
-    "ClickLog": "packed",
-    "CsvDialect": "csv_dialect",
-    "FileLog": "file_log",
-    "PackedWriter": "writer",
-    "Preprocessor": "preprocessor",
-    "Split": "packed",
-    "open": "packed",
+    "ClickLog": "packed.packed",
+    "CsvDialect": "preprocessor.csv_dialect",
+    "FileLog": "foreign.file_log",
+    "PackedWriter": "packed.writer",
+    "Preprocessor": "preprocessor.preprocessor",
+    "Split": "packed.packed",
+    "open": "packed.packed",
 }
 __all__ = ["open", *sorted(_MODULES), *(name for name in sorted(_NAMES) if name != "open")]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 
 
 def sum_copies(table: Any, ids: Any, gradient: Any, most: int) -> tuple[Any, Any]:
@@ -18,7 +18,7 @@ def sum_copies(table: Any, ids: Any, gradient: Any, most: int) -> tuple[Any, Any
         gradient: Their gradients.
         most: How many could be at most, in every copy alike.
     """
-    from keras_dlrm.sharding import backend as collectives  # not loaded by programs of one process
+    from keras_dlrm.sharding import collectives  # not loaded by programs of one process
 
     beyond = table.shape[0]
     room = most - ops.shape(ids)[0]

@@ -10,19 +10,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.arguments import integer, number
-from keras_dlrm.embeddings import backend
-from keras_dlrm.embeddings.compression import QuotientRemainder
+from keras_dlrm import backend
 from keras_dlrm.embeddings.hashing import bucket
 from keras_dlrm.embeddings.inputs import ids_and_weights
 from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
-from keras_dlrm.embeddings.stacking import Block, Stack, pooled_before, split_tables, stack_tables
 from keras_dlrm.embeddings.whole_tables import WholeTables
-from keras_dlrm.hashing import LARGEST
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
-from keras_dlrm.schema import PADDING, Schema
+from keras_dlrm.schema.hashing import LARGEST
+from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.sharding.active import current
+from keras_dlrm.sharding.compression import QuotientRemainder
+from keras_dlrm.sharding.stacking import Block, Stack, pooled_before, split_tables, stack_tables
+from keras_dlrm.support.arguments import integer, number
 
 _CHECKED = 2**16
 TABLE_DTYPES = ("float32", "bfloat16")

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.hashing import LARGEST, MIX
+from keras_dlrm.schema.hashing import LARGEST, MIX
 
 
 def mix(x: Any) -> Any:
@@ -23,7 +23,7 @@ def mix(x: Any) -> Any:
 
 
 def fold(ids: Any) -> Any:
-    """Ids >= 0 → int32 ids >= 0: as `keras_dlrm.hashing.fold`."""
+    """Ids >= 0 → int32 ids >= 0: as `keras_dlrm.schema.hashing.fold`."""
     if keras.backend.standardize_dtype(ids.dtype) != "int64":
         return ops.cast(ids, "int32")
     low, high = (ops.cast(ops.bitwise_and(half, LARGEST), "int32") for half in (ids, ops.right_shift(ids, 31)))

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 
 # What fits the processor's table of pages in pieces of 4 KiB gains nothing.
 LEAST = 1 << 24  # bytes

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings import backend
-from keras_dlrm.schema import Schema
+from keras_dlrm import backend
+from keras_dlrm.schema.schema import Schema
 
 # Tensors of TensorFlow and JAX that are not dense, by name: their frameworks may not be there.
 _NOT_DENSE = ("RaggedTensor", "RaggedTensorSpec", "SparseTensor", "SparseTensorSpec", "BCOO", "BCSR", "CSR", "CSC", "COO")

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.columns import PADDING
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
+from keras_dlrm.schema.columns import PADDING
 
 
 @dataclasses.dataclass

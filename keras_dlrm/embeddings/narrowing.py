@@ -10,9 +10,9 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings.hashing import fold
-from keras_dlrm.hashing import LARGEST
-from keras_dlrm.packing import narrow
-from keras_dlrm.schema import PADDING, Schema
+from keras_dlrm.schema.hashing import LARGEST
+from keras_dlrm.schema.packing import narrow
+from keras_dlrm.schema.schema import PADDING, Schema
 
 _WIDE = ("int64", "uint32", "uint64")
 

@@ -11,11 +11,11 @@ from keras import ops
 from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
-from keras_dlrm.embeddings.stacking import Stack
-from keras_dlrm.schema import PADDING
+from keras_dlrm.schema.schema import PADDING
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.layout import Group, Layout, layout
 from keras_dlrm.sharding.plan import Shard, ShardingPlan
+from keras_dlrm.sharding.stacking import Stack
 
 _ROWS_AT_ONCE = 2**16
 
@@ -33,7 +33,7 @@ class ShardedTables:
     """
 
     def __init__(self, stacks: Sequence[Stack], operation: str | None, plan: ShardingPlan) -> None:
-        from keras_dlrm.sharding import backend as collectives  # not loaded by programs of one process
+        from keras_dlrm.sharding import collectives  # not loaded by programs of one process
 
         self.collectives = collectives
         self.stacks = stacks

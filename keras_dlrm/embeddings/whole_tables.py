@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings import backend, stand_ins
+from keras_dlrm import backend
+from keras_dlrm.embeddings import stand_ins
 from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup, make_table
-from keras_dlrm.embeddings.stacking import Stack, pooled_before
-from keras_dlrm.schema import PADDING
+from keras_dlrm.schema.schema import PADDING
 from keras_dlrm.sharding.plan import Shard
+from keras_dlrm.sharding.stacking import Stack, pooled_before
 
 
 class WholeTables:

@@ -1,9 +1,9 @@
-"""Models for serving."""
+"""Models for serving: SavedModel, ONNX, LiteRT, their signatures and tables in fewer bytes."""
 
 from keras_dlrm.export.compare import compare_tables
-from keras_dlrm.export.litert import litert
-from keras_dlrm.export.manifest import verify
-from keras_dlrm.export.onnx import onnx
-from keras_dlrm.export.savedmodel import savedmodel
+from keras_dlrm.export.lite.litert import litert
+from keras_dlrm.export.onnx_graph.export import onnx
+from keras_dlrm.export.saved_model.manifest import verify
+from keras_dlrm.export.saved_model.savedmodel import savedmodel
 
 __all__ = ["compare_tables", "litert", "onnx", "savedmodel", "verify"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.export.quantised import KINDS, check_kind
 from keras_dlrm.export.requests import expected_probabilities
-from keras_dlrm.export.stored_tables import StoredTables
-from keras_dlrm.same_schema import check_same
-from keras_dlrm.schema import Schema
+from keras_dlrm.export.tables.quantised import KINDS, check_kind
+from keras_dlrm.export.tables.stored_tables import StoredTables
+from keras_dlrm.schema.same_schema import check_same
+from keras_dlrm.schema.schema import Schema
 
 
 def compare_tables(

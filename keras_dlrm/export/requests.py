@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.columns import Categorical, Dense
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.vocabulary import HEX
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.vocabulary import HEX
 from keras_dlrm.export.signatures import WEIGHTS, Column, model_columns, raw_columns, signature_names
-from keras_dlrm.schema import PADDING, Schema
+from keras_dlrm.schema.columns import Categorical, Dense
+from keras_dlrm.schema.schema import PADDING, Schema
 
 Request = dict[str, dict[str, Any]]
 
@@ -25,7 +25,7 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
 
     Example:
 
-    >>> from keras_dlrm.schema import Categorical
+    >>> from keras_dlrm.schema.schema import Categorical
     >>> example_batch(Schema(categorical=[Categorical("C1", 10)]), rows=4)["sparse"].ravel().tolist()
     [0, 9, -1, 10]
     """
@@ -52,7 +52,7 @@ def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
 
     Example:
 
-    >>> from keras_dlrm.schema import Categorical, Schema
+    >>> from keras_dlrm.schema.schema import Categorical, Schema
     >>> check_batch(Schema(categorical=[Categorical("C1", 10)]))["sparse"].ravel().tolist()[:8]
     [0, 9, -1, 10, 0, 9, -2, 1099511627776]
     """

@@ -7,9 +7,9 @@ import keyword
 import re
 from collections.abc import Iterable, Sequence
 
-from keras_dlrm.columns import Categorical
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.schema.schema import Schema
 
 #: Inputs that are no columns of a schema.
 WEIGHTS, EXAMPLES = "weights", "inputs"

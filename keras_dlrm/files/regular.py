@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from keras_dlrm.data.natural_order import natural
+from keras_dlrm.files.natural_order import natural
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.arguments import integer, number
 from keras_dlrm.initializers import ReferenceKernel, new_seed
+from keras_dlrm.support.arguments import integer, number
 
 KINDS = ("vector", "matrix")
 

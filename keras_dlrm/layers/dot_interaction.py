@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.arguments import number, widths
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
+from keras_dlrm.support.arguments import number, widths
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.metrics.running_sum import RunningSum
 
 _HALF = 2**16

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_dlrm.checkpoint.identity import difference, of_training, shown
+from keras_dlrm.checkpoint.identity import of_training
 from keras_dlrm.checkpoint.state import value_of
-from keras_dlrm.files.checksums import content_digest
+from keras_dlrm.sharding import everyone
+from keras_dlrm.sharding.part import Part
 
 
 def check_model(model: Any) -> None:
@@ -18,7 +19,7 @@ def check_model(model: Any) -> None:
     Raises:
         ValueError: they differ; the message says in what.
     """
-    _check(model.name, of_training(model))
+    everyone.require_alike(model.name, of_training(model))
 
 
 def check_weights(model: Any) -> None:
@@ -30,8 +31,6 @@ def check_weights(model: Any) -> None:
     Raises:
         ValueError: they differ; the message says in what.
     """
-    from keras_dlrm.sharding import everyone
-
     copies = [v for v in model.weights if not getattr(v, "sharded", False)]
     name = everyone.first_that_differs((v.path, value_of(v)) for v in copies)
     if name is not None:
@@ -51,36 +50,6 @@ def check_data(model: Any, x: Any) -> None:
     Raises:
         ValueError: they differ; the message says in what.
     """
-    from keras_dlrm.sharding.part import Part
-
     if isinstance(x, Part):
         schema = getattr(x.dataset, "schema", None)
-        _check(model.name, {"data": {"schema": None if schema is None else schema.to_dict(), "batches": len(x)}})
-
-
-def check_plan(plan: Any) -> None:
-    """Raise in all processes where one of them has another plan.
-
-    Args:
-        plan: A `ShardingPlan`.
-
-    Raises:
-        ValueError: they differ; the message says in what.
-    """
-    _check("use", {"plan": plan.to_dict()})
-
-
-def _check(who: str, mine: dict[str, Any]) -> None:
-    from keras_dlrm.sharding import everyone
-
-    if len(set(everyone.values(content_digest(mine)))) == 1:
-        return
-    every = everyone.values(mine)
-    for rank, other in enumerate(every):
-        found = difference(every[0], other)
-        if found is not None:
-            place, first, here = found
-            raise ValueError(
-                f"{who}: processes of one run must be told the same, but {place} is {shown(first)} in process 0 and "
-                f"{shown(here)} in process {rank}."
-            )
+        everyone.require_alike(model.name, {"data": {"schema": None if schema is None else schema.to_dict(), "batches": len(x)}})

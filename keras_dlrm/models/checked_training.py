@@ -14,10 +14,10 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from keras_dlrm.embeddings.inputs import check_dense
 from keras_dlrm.models.labels import Checks
-from keras_dlrm.same_schema import check_same
-from keras_dlrm.schema import Schema
-from keras_dlrm.training.backend import SparseStep
-from keras_dlrm.training.backend.checked import arguments, checked, is_read_by_batch
+from keras_dlrm.schema.same_schema import check_same
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.step import SparseStep
+from keras_dlrm.step.checked import arguments, checked, is_read_by_batch
 
 
 class CheckedTraining(SparseStep):

@@ -10,12 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings.compression import QuotientRemainder
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.embeddings.not_finite import is_finite
+from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import new_seed
-from keras_dlrm.layers.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.metrics.count import Count
 from keras_dlrm.models.checked_training import has_no_rows
 from keras_dlrm.models.frozen import freeze, with_frozen
@@ -23,8 +22,9 @@ from keras_dlrm.models.hdf5 import refuse_hdf5_in_writing
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
 from keras_dlrm.models.sparse_model import SparseTraining
-from keras_dlrm.schema import Schema
-from keras_dlrm.sharding.step import WholeBatch
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.sharding.compression import QuotientRemainder
+from keras_dlrm.step.batch import WholeBatch
 
 EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "tpu")
 

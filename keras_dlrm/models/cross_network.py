@@ -8,13 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.arguments import integer, number, widths
+from keras_dlrm.embeddings.sparse_core.tpu_embedding import embedding_layer
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.mlp import MLP
-from keras_dlrm.layers.tpu_embedding import embedding_layer
 from keras_dlrm.models.click_model import ClickModel, options
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.arguments import integer, number, widths
 
 STRUCTURES = ("stacked", "parallel")
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_dlrm.models.cross_network import CrossNetwork
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

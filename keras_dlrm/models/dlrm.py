@@ -8,16 +8,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.arguments import boolean, integer, number, widths
+from keras_dlrm.embeddings.sparse_core.tpu_embedding import embedding_layer
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.bottom_mlp import BottomMLP
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossLayer
 from keras_dlrm.layers.dot_interaction import DotInteraction
 from keras_dlrm.layers.top_mlp import TopMLP
-from keras_dlrm.layers.tpu_embedding import embedding_layer
 from keras_dlrm.models.click_model import ClickModel, options
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.arguments import boolean, integer, number, widths
 
 INTERACTIONS = ("dot", "cat", "cross")
 

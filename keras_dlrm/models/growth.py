@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.models.click_model import ClickModel
-from keras_dlrm.schema import Schema
+from keras_dlrm.schema.schema import Schema
 
 CHUNK = 2**18
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_dlrm.embeddings.inputs import is_dense
 from keras_dlrm.models.losses import CROSS_ENTROPIES, function_of
-from keras_dlrm.sharding.step import FILLER
+from keras_dlrm.sharding.part import FILLER
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from keras_dlrm.data.synthetic import CRITEO_KAGGLE_ROWS
-from keras_dlrm.schema import Categorical, Dense, Schema
-
-_TERABYTE_10M_ROWS = (
-    9980333, 36084, 17217, 7378, 20134, 3, 7112, 1442, 61, 9758201, 1333352, 313829, 10, 2208, 11156, 122, 4, 970, 14,
-    9994222, 7267859, 9946608, 415421, 12420, 101, 36,
-)  # fmt: skip
-_TERABYTE_40M_ROWS = (
-    39884406, 39043, 17289, 7420, 20263, 3, 7120, 1543, 63, 38532951, 2953546, 403346, 10, 2208, 11938, 155, 4, 976, 14,
-    39979771, 25641295, 39664984, 585935, 12972, 108, 36,
-)  # fmt: skip
-_MULTI_HOT_ROWS = (
-    40000000, 39060, 17295, 7424, 20265, 3, 7122, 1543, 63, 40000000, 3067956, 405282, 10, 2209, 11938, 155, 4, 976, 14,
-    40000000, 40000000, 40000000, 590152, 12973, 108, 36,
-)  # fmt: skip
-_MULTI_HOT = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
+from keras_dlrm.schema.criteo import (
+    CRITEO_KAGGLE_ROWS,
+    CRITEO_TERABYTE_10M_ROWS,
+    CRITEO_TERABYTE_40M_ROWS,
+    MLPERF_V2_HOTNESS,
+    MLPERF_V2_ROWS,
+    criteo_schema,
+)
+from keras_dlrm.schema.schema import Schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +50,7 @@ class Preset:
         """
         if not 0 < table_scale <= 1:
             raise ValueError(f"preset {self.name}: table_scale={table_scale!r} must be in (0, 1].")
-        return Schema(
-            dense=[Dense(f"I{i + 1}", transform="log1p") for i in range(13)],
-            categorical=[
-                Categorical(f"C{i + 1}", max(min(3, n), round(n * table_scale)), hotness=h)
-                for i, (n, h) in enumerate(zip(self.rows, self.hotness, strict=True))
-            ],
-        )
+        return criteo_schema([max(min(3, n), round(n * table_scale)) for n in self.rows], self.hotness)
 
     def build(self, table_scale: float = 1.0, seed: int | None = None, compile: bool = True) -> Any:
         """The model, compiled as published unless `compile` is false.
@@ -83,7 +70,7 @@ class Preset:
     def make_optimizer(self) -> Any:
         """The published optimizer with its schedule."""
         from keras_dlrm.embeddings.rules.follow import RULES
-        from keras_dlrm.training.schedules import WarmupHoldDecay
+        from keras_dlrm.schedules import WarmupHoldDecay
 
         options: dict[str, Any] = dict(self.optimizer_options)
         if self.schedule:
@@ -104,7 +91,7 @@ _ALL = (
     Preset(
         "criteo_terabyte",
         "facebookresearch/dlrm, bench/dlrm_s_criteo_terabyte.sh (max-ind-range 10M, sub-sample 0.875)",
-        _TERABYTE_10M_ROWS,
+        CRITEO_TERABYTE_10M_ROWS,
         {"embedding_dim": 64, "bottom_mlp": [512, 256, 64], "top_mlp": [512, 512, 256, 1]},
         "sgd",
         {"learning_rate": 0.1},
@@ -113,7 +100,7 @@ _ALL = (
     Preset(
         "mlperf_v1",
         "MLPerf training v0.7–v2.1, DLRM (max-ind-range 40M)",
-        _TERABYTE_40M_ROWS,
+        CRITEO_TERABYTE_40M_ROWS,
         {"embedding_dim": 128, "bottom_mlp": [512, 256, 128], "top_mlp": [1024, 1024, 512, 256, 1]},
         "sgd",
         {"learning_rate": 1.0},
@@ -122,7 +109,7 @@ _ALL = (
     Preset(
         "mlperf_dcnv2",
         "MLPerf training v3.0, DLRM-DCNv2",
-        _MULTI_HOT_ROWS,
+        MLPERF_V2_ROWS,
         {
             "embedding_dim": 128,
             "bottom_mlp": [512, 256, 128],
@@ -134,7 +121,7 @@ _ALL = (
         "adagrad",
         {"learning_rate": 0.005, "epsilon": 1e-8},
         batch_size=65536,
-        hotness=_MULTI_HOT,
+        hotness=MLPERF_V2_HOTNESS,
     ),
 )
 #: The published models by name: `PRESETS["criteo_kaggle"].build(table_scale=0.001)`.

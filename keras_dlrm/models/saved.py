@@ -13,7 +13,7 @@ from keras.src.utils.python_utils import default
 from keras_dlrm.models.frozen import freeze, with_frozen
 from keras_dlrm.models.hdf5 import refuse_hdf5, refuse_hdf5_in_writing
 from keras_dlrm.models.losses import config_of
-from keras_dlrm.training.not_finite import require_finite
+from keras_dlrm.models.not_finite import require_finite
 
 
 class Saved:

@@ -11,18 +11,18 @@ from keras import ops
 # Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
 from keras.src.models.functional import Functional
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
-from keras_dlrm.layers.tpu_embedding import rule_of
+from keras_dlrm.embeddings.sparse_core.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
+from keras_dlrm.models.not_finite import watched
 from keras_dlrm.models.saved import Saved
 from keras_dlrm.sharding.part import Part
-from keras_dlrm.sharding.step import PartOfBatch, WholeBatch
-from keras_dlrm.training.not_finite import watched
+from keras_dlrm.step.batch import PartOfBatch, WholeBatch
 
 
 class SparseTraining(Saved, CheckedTraining):
@@ -183,7 +183,7 @@ class SparseTraining(Saved, CheckedTraining):
     def shared(self: Any) -> bool:
         """Whether other processes take part in its training."""
         if self.in_replicas:
-            from keras_dlrm.sharding import backend
+            from keras_dlrm.sharding import collectives as backend
 
             return bool(backend.process_count() > 1)
         return self.sharded  # type: ignore[no-any-return]
@@ -298,7 +298,7 @@ class FunctionalSparseModel(SparseModel, Functional):
 
 
 def _cuts_rows() -> bool:
-    from keras_dlrm.sharding import backend
+    from keras_dlrm.sharding import collectives as backend
 
     return bool(backend.CUTS_ROWS)
 

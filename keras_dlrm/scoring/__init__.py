@@ -1,4 +1,4 @@
-"""A trained model over whole files: rows in, their ids and click probabilities out.
+"""Scoring of whole files: rows in, their ids and click probabilities out.
 
 Modules load on first use, so that `import keras_dlrm` stays fast.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_dlrm.lazy import lazy
+from keras_dlrm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.scoring.predict import Scored as Scored

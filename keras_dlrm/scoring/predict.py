@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_dlrm.arguments import integer
-from keras_dlrm.columns import PADDING
-from keras_dlrm.data.bad_rows import BadRow, BadRows
-from keras_dlrm.data.read_ahead import one_ahead
-from keras_dlrm.data.unseen import Tally, Unseen
-from keras_dlrm.data.workers import worker_count
-from keras_dlrm.same_schema import check_same
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
+from keras_dlrm.files.read_ahead import one_ahead
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.same_schema import check_same
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
+from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.workers import worker_count
 
 if TYPE_CHECKING:
-    from keras_dlrm.data.csv_dialect import CsvDialect
-    from keras_dlrm.data.packed import Split
-    from keras_dlrm.data.preprocessor import Preprocessor
-    from keras_dlrm.data.table_files import Inputs
-    from keras_dlrm.scoring.rows import Part
+    from keras_dlrm.data.packed.packed import Split
+    from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
+    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+    from keras_dlrm.data.tables.files import Inputs
+    from keras_dlrm.scoring.scored_rows import Part
 
 PROBABILITY = "probability"
 Progress = Callable[[int, int | None, str], None]
@@ -111,10 +111,10 @@ def predict_files(
     >>> done.rows, pl.read_parquet("p.parquet").columns
     (3, ['key', 'probability'])
     """
-    from keras_dlrm.data.preprocessor import Preprocessor
-    from keras_dlrm.data.table_columns import Columns
-    from keras_dlrm.data.table_files import check_columns, table_files
-    from keras_dlrm.scoring.rows import FileRows
+    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+    from keras_dlrm.data.tables.columns import Columns
+    from keras_dlrm.data.tables.files import check_columns, table_files
+    from keras_dlrm.scoring.scored_rows import FileRows
 
     who, path = "predict_files", Path(output)
     schema = _schema(who, model)
@@ -183,7 +183,7 @@ def predict_split(
     """
     import polars as pl
 
-    from keras_dlrm.scoring.rows import split_rows
+    from keras_dlrm.scoring.scored_rows import split_rows
 
     who, path = "predict_split", Path(output)
     check_same(who, _schema(who, model), split.schema)
@@ -222,7 +222,7 @@ def _score(
 ) -> None:
     import polars as pl
 
-    from keras_dlrm.scoring.rows import regrouped
+    from keras_dlrm.scoring.scored_rows import regrouped
 
     for part in regrouped(parts, size):
         found = _probabilities(model, part.batch, size)

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from keras_dlrm.serving.errors import ServingError
 from keras_dlrm.serving.limits import Budget, Limits
+from keras_dlrm.serving.wire.errors import ServingError
 
 # Requests whose messages are received at a time: each may hold a message of the largest size.
 RECEIVING = 64

@@ -18,12 +18,12 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from keras_dlrm.serving import operations
-from keras_dlrm.serving.errors import ServingError, invalid
 from keras_dlrm.serving.grpc_limits import RECEIVING, Receiving, channel_options
 from keras_dlrm.serving.limits import connections_that_fit
 from keras_dlrm.serving.service import Call, Service, Target
-from keras_dlrm.serving.tensors import fill_proto
+from keras_dlrm.serving.versions import operations
+from keras_dlrm.serving.wire.errors import ServingError, invalid
+from keras_dlrm.serving.wire.tensors import fill_proto
 
 log = logging.getLogger("keras_dlrm.serving")
 

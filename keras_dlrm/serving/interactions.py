@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.serving import operations
-from keras_dlrm.serving.errors import ServingError, invalid, shown
-from keras_dlrm.serving.features import Feature, features_of
-from keras_dlrm.serving.json_tensors import inputs_from_json
-from keras_dlrm.serving.signature import Signature
-from keras_dlrm.serving.tensors import nbytes
-from keras_dlrm.serving.version import Version
+from keras_dlrm.serving.versions import operations
+from keras_dlrm.serving.versions.features import Feature, features_of
+from keras_dlrm.serving.versions.version import Version
+from keras_dlrm.serving.wire.errors import ServingError, invalid, shown
+from keras_dlrm.serving.wire.json_tensors import inputs_from_json
+from keras_dlrm.serving.wire.signature import Signature
+from keras_dlrm.serving.wire.tensors import nbytes
 
 # Pairs are formed among so many features, those that change the logit most on their own: 4,950 pairs.
 MAX_FEATURES = 100

@@ -6,7 +6,7 @@ import os
 import threading
 from dataclasses import dataclass, fields
 
-from keras_dlrm.serving.errors import ServingError
+from keras_dlrm.serving.wire.errors import ServingError
 
 # File descriptors that stay free for a version that is loaded, and for what a library opens.
 _SPARE_FILES = 32
@@ -86,7 +86,7 @@ class Budget:
     >>> budget.take(3)
     Traceback (most recent call last):
       ...
-    keras_dlrm.serving.errors.ServingError: requests of more than 10 bytes are in flight already; try again.
+    keras_dlrm.serving.wire.errors.ServingError: requests of more than 10 bytes are in flight already; try again.
     """
 
     def __init__(self, total: int) -> None:

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from keras_dlrm.data.unseen import Unseen
-from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.served_model import ServedModel
+from keras_dlrm.data.preprocessor.unseen import Unseen
+from keras_dlrm.serving.versions.served_model import ServedModel
+from keras_dlrm.serving.wire.errors import ServingError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)

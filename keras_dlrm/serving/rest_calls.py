@@ -10,12 +10,12 @@ import orjson
 from google.protobuf import json_format
 from tensorflow_serving.apis import input_pb2
 
-from keras_dlrm.serving import operations
-from keras_dlrm.serving.errors import ServingError, invalid
-from keras_dlrm.serving.examples import input_from_json
 from keras_dlrm.serving.interactions import explain
-from keras_dlrm.serving.json_tensors import inputs_from_json, outputs_to_json
 from keras_dlrm.serving.service import Service, Target
+from keras_dlrm.serving.versions import operations
+from keras_dlrm.serving.wire.errors import ServingError, invalid
+from keras_dlrm.serving.wire.examples import input_from_json
+from keras_dlrm.serving.wire.json_tensors import inputs_from_json, outputs_to_json
 
 _MODEL = r"([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?"
 _POST = re.compile(rf"/v1/models/{_MODEL}:(predict|classify|regress|explain)")
@@ -101,7 +101,7 @@ def parse(body: bytes) -> dict[str, Any]:
     >>> parse(b'{"signature_name": "raw", "signature_name": "packed"}')
     Traceback (most recent call last):
       ...
-    keras_dlrm.serving.errors.ServingError: the request has the key 'signature_name' twice in one object; ...
+    keras_dlrm.serving.wire.errors.ServingError: the request has the key 'signature_name' twice in one object; ...
     """
     if not body.strip():
         raise invalid("the request has no body; it needs a JSON object.")

@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from keras_dlrm.serving import metrics, rest_calls
-from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.features import features_of
 from keras_dlrm.serving.origins import OwnPages
 from keras_dlrm.serving.service import Service
+from keras_dlrm.serving.versions.features import features_of
+from keras_dlrm.serving.wire.errors import ServingError
 
 log = logging.getLogger("keras_dlrm.serving")
 # A client that sends too much is listened to for so long, times the limit, that it comes to read the answer.

@@ -14,13 +14,13 @@ from typing import Any
 
 import uvicorn
 
-from keras_dlrm.serving.config import ModelConfig, read_config
 from keras_dlrm.serving.grpc_server import GrpcServer
 from keras_dlrm.serving.http_server import HttpServer
 from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.rest_server import RestServer
-from keras_dlrm.serving.served_model import ServedModel
 from keras_dlrm.serving.service import Service
+from keras_dlrm.serving.versions.config import ModelConfig, read_config
+from keras_dlrm.serving.versions.served_model import ServedModel
 
 log = logging.getLogger("keras_dlrm.serving")
 DEFAULT_MAX_BYTES = 8 * 2**20

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from keras_dlrm.serving.errors import ServingError, invalid
 from keras_dlrm.serving.limits import Budget, Limits
 from keras_dlrm.serving.metrics import Measured, Metrics
-from keras_dlrm.serving.served_model import ServedModel
-from keras_dlrm.serving.signature import Signature
 from keras_dlrm.serving.unseen import UnseenValues
-from keras_dlrm.serving.version import Version
+from keras_dlrm.serving.versions.served_model import ServedModel
+from keras_dlrm.serving.versions.version import Version
+from keras_dlrm.serving.wire.errors import ServingError, invalid
+from keras_dlrm.serving.wire.signature import Signature
 
 STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 CODES = {

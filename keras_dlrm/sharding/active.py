@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from keras_dlrm.sharding import collectives, everyone
 from keras_dlrm.sharding.plan import ShardingPlan
 
 _in_use: list[ShardingPlan] = []
@@ -23,16 +24,13 @@ def use(plan: ShardingPlan) -> Iterator[ShardingPlan]:
     Raises:
         ValueError: the plan is for another number of them, or processes have different ones.
     """
-    from keras_dlrm.models.alike import check_plan
-    from keras_dlrm.sharding import backend
-
-    n = backend.world_size()
+    n = collectives.world_size()
     if plan.world_size != n:
         raise ValueError(
             f"use: the plan is for world_size={plan.world_size}, but {n} {'process runs' if n == 1 else 'processes run'} here; "
             f"take plan.for_world({n}), or start {plan.world_size}."
         )
-    check_plan(plan)
+    everyone.require_alike("use", {"plan": plan.to_dict()})
     _in_use.append(plan)
     try:
         yield plan

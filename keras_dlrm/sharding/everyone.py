@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from keras_dlrm.files.checksums import content_digest
+from keras_dlrm.sharding import collectives
+from keras_dlrm.support.differences import difference, shown
 
 
 def arrays(mine: np.ndarray) -> np.ndarray:
@@ -16,11 +20,9 @@ def arrays(mine: np.ndarray) -> np.ndarray:
     Args:
         mine: This process's.
     """
-    from keras_dlrm.sharding import backend
-
     data = np.ascontiguousarray(mine).tobytes()
     words = np.frombuffer(data + bytes(-len(data) % 4), np.int32)
-    found = backend.all_words(words)
+    found = collectives.all_words(words)
     return np.stack([np.frombuffer(w.tobytes()[: len(data)], mine.dtype).reshape(mine.shape) for w in found])
 
 
@@ -46,6 +48,29 @@ def first_that_differs(mine: Iterable[tuple[str, np.ndarray]]) -> str | None:
     sums = [(name, zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)) for name, array in mine]
     alike = np.ptp(arrays(np.array([number for _, number in sums], np.int64)), axis=0) == 0
     return next((name for (name, _), same in zip(sums, alike, strict=True) if not same), None)
+
+
+def require_alike(who: str, mine: Mapping[str, Any]) -> None:
+    """Raise in all processes where one of them was told something else.
+
+    Args:
+        who: Beginning of the message.
+        mine: What this process was told, such as JSON can write.
+
+    Raises:
+        ValueError: they differ; the message says in what.
+    """
+    if len(set(values(content_digest(mine)))) == 1:
+        return
+    every = values(mine)
+    for rank, other in enumerate(every):
+        found = difference(every[0], other)
+        if found is not None:
+            place, first, here = found
+            raise ValueError(
+                f"{who}: processes of one run must be told the same, but {place} is {shown(first)} in process 0 and "
+                f"{shown(here)} in process {rank}."
+            )
 
 
 def wait() -> None:

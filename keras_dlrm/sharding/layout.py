@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_dlrm.embeddings.stacking import Stack, pooled_before
 from keras_dlrm.sharding.plan import Shard, ShardingPlan
+from keras_dlrm.sharding.stacking import Stack, pooled_before
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 # Keras exports no name for it.
 from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
 
-from keras_dlrm.sharding.step import FILLER
+# The sample weight of a row that only fills up a process's part of a batch.
+FILLER = float("-inf")
 
 
 def part_of(batch: Any, rank: int, world_size: int, devices: int = 1) -> Any:
@@ -63,7 +64,7 @@ class Part(keras.utils.PyDataset):
         self, dataset: Any, rank: int | None = None, world_size: int | None = None, class_weight: Any = None
     ) -> None:
         super().__init__()
-        from keras_dlrm.sharding import backend
+        from keras_dlrm.sharding import collectives as backend
 
         self.dataset = dataset
         self.class_weight = class_weight

@@ -6,15 +6,12 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from keras_dlrm.arguments import integer
 from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.durable import write
 from keras_dlrm.files.regular import regular
-
-if TYPE_CHECKING:
-    from keras_dlrm.sharding.estimate import Estimate
+from keras_dlrm.support.arguments import integer
 
 KINDS = ("replicate", "table_wise", "row_wise", "column_wise")
 MOST_PROCESSES = 2**20
@@ -130,8 +127,8 @@ class ShardingPlan:
         self.placements = {name: placements[name] for name in self.shapes}
         for name, placement in self.placements.items():
             self._check(name, placement)
-        #: What the planner predicted of it, no part of the plan itself.
-        self.estimate: Estimate | None = None
+        #: What the planner predicted of it, a `kd.sharding.Estimate`; no part of the plan itself.
+        self.estimate: Any = None
 
     def _check(self, name: str, placement: Placement) -> None:
         rows, width = self.shapes[name]

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from keras_dlrm.arguments import number, shown
 from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
+from keras_dlrm.support.arguments import number, shown
 
 MODELS = ("DLRM", "DCN", "DCNv2")
 MONITORS = ("auc", "logloss")
@@ -205,7 +205,7 @@ def _optimizer(field: str, spec: Any) -> Any:
 
 def _learning_rate(field: str, rate: Any) -> Any:
     """A number, or the schedule that a mapping describes."""
-    from keras_dlrm.training.schedules import WarmupHoldDecay
+    from keras_dlrm.schedules import WarmupHoldDecay
 
     if isinstance(rate, Mapping):
         try:

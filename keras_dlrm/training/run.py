@@ -15,18 +15,18 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_dlrm.checkpoint.identity import difference, shown
-from keras_dlrm.data.lock import held
 from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import content_digest
 from keras_dlrm.files.durable import check_writable, clean, whole
+from keras_dlrm.files.lock import held
 from keras_dlrm.files.marker import MARKER
 from keras_dlrm.metrics import scores
-from keras_dlrm.same_schema import check_same
-from keras_dlrm.schema import Schema
-from keras_dlrm.training.checkpoint import BestModel, Resume, predictions
+from keras_dlrm.schema.same_schema import check_same
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
+from keras_dlrm.training.resume import BestModel, Resume, predictions
 from keras_dlrm.training.run_files import (
     DATA,
     EXPERIMENT,

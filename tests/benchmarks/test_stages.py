@@ -22,7 +22,7 @@ import workload
 
 from keras_dlrm.models import DLRM
 from keras_dlrm.models.presets import PRESETS
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 # Three vectors of width 2: 2 + 3 inputs of the top MLP. Dense layers 3 → 4 → 2 and 5 → 5 → 1: 62 weights.
 SMALL = workload.Shape((10, 4), 2, 3, (4, 2), (5, 1))

@@ -14,8 +14,8 @@ from keras import ops
 import keras_dlrm as kd
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.state import state_of
-from keras_dlrm.data.lock import lock
 from keras_dlrm.files.checksums import sealed
+from keras_dlrm.files.lock import lock
 from keras_dlrm.files.marker import MARKER
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.plan import ShardingPlan, place

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
 
 TINY = ["--batch-size", "128", "--epochs", "1", "--set", "model.embedding_dim=4", "--set", "patience=0"]
@@ -165,7 +165,7 @@ def test_preprocessing_text_starts_no_framework(tmp_path: Path) -> None:
     command += [tmp_path / "schema.yaml", "--train", tmp_path / "log.csv", "--output", tmp_path / "out"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "keras_dlrm.data.table_job" in imported
+    assert "keras_dlrm.data.tables.job" in imported
     assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib"}
 
 

@@ -14,7 +14,7 @@ import keras_dlrm as kd
 from keras_dlrm.cli import group, main
 from keras_dlrm.convert import to_torch_dlrm, to_torchrec
 from keras_dlrm.export import torch_file
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 SCHEMA = Schema(["x"], [Categorical("a", 9, hotness=2), Categorical("b", 5)], label="click")
 

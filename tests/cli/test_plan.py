@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from keras_dlrm.cli import group, main
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.sharding.plan import ShardingPlan
 
 pytestmark = pytest.mark.neutral
@@ -106,5 +106,5 @@ def test_planning_starts_no_framework(schema):
     ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "keras_dlrm.sharding.planner" in imported
+    assert "keras_dlrm.sharding.planner.planner" in imported
     assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib"}

@@ -10,7 +10,7 @@ from peers import run
 
 from keras_dlrm.convert import from_torch_dlrm, to_torch_dlrm
 from keras_dlrm.models import DLRM
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 torch = pytest.importorskip("torch")
 

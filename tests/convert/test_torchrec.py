@@ -13,7 +13,7 @@ from peers import interpreter, run
 import keras_dlrm as kd
 from keras_dlrm.convert import from_torchrec, to_torchrec
 from keras_dlrm.models import DCN, DLRM
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 BAG = "sparse_arch.embedding_bag_collection.embedding_bags."
 DIM, DENSE = 4, 3

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 import keras_dlrm as kd
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 DIM, DENSE, ROWS = 4, 3, 50
 # By name: rows, most ids, combiner and table. Not in the order of their names.

@@ -11,7 +11,7 @@ import polars as pl
 import tensorflow as tf
 
 from keras_dlrm.files.marker import MARKER
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 SCHEMA = Schema(
     dense=[Dense("price", "log1p"), Dense("age", "log1p_standardise"), Dense("size", "quantile")],

@@ -6,11 +6,11 @@ import os
 import polars as pl
 import pytest
 
-from keras_dlrm.data import artefact
-from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor import artefact
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.marker import MARKER
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
 

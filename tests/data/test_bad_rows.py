@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from keras_dlrm.data.bad_rows import EXAMPLES, BadRow, BadRows
+from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRow, BadRows
 
 pytestmark = pytest.mark.neutral
 

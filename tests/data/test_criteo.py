@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from keras_dlrm.data import criteo, criteo_reader
+from keras_dlrm.data import criteo
+from keras_dlrm.data.criteo import reader as criteo_reader
 
 pytestmark = pytest.mark.neutral
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_dlrm.data import criteo_reader as reader
-from keras_dlrm.data.bad_rows import BadRows
+from keras_dlrm.data.criteo import reader
+from keras_dlrm.data.preprocessor.bad_rows import BadRows
 
 pytestmark = pytest.mark.neutral
 

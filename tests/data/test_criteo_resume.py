@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_dlrm.data import criteo, criteo_reader, criteo_splits, criteo_stage
-from keras_dlrm.data.staging import Staging
+from keras_dlrm.data import criteo
+from keras_dlrm.data.criteo import reader as criteo_reader
+from keras_dlrm.data.criteo import splits as criteo_splits
+from keras_dlrm.data.criteo import stage as criteo_stage
+from keras_dlrm.data.jobs.staging import Staging
 from keras_dlrm.files.marker import MARKER
 
 pytestmark = pytest.mark.neutral
@@ -29,7 +32,8 @@ pytestmark = pytest.mark.neutral
 # Imports once, and works off each line that it reads in a process of its own.
 PROGRAM = """
     import contextlib, os, sys
-    from keras_dlrm.data import criteo, criteo_reader, criteo_splits, criteo_stage
+    from keras_dlrm.data import criteo
+    from keras_dlrm.data.criteo import reader as criteo_reader, splits as criteo_splits, stage as criteo_stage
     criteo_reader.BLOCK_BYTES, criteo_stage.COMMIT_BYTES = 40_000, 30_000
     criteo_splits.CHUNK, criteo_splits.BUCKET_BYTES = 300, 60_000
     for line in sys.stdin:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.cli import main
-from keras_dlrm.data import table_text, tables
-from keras_dlrm.data.csv_dialect import CsvDialect
-from keras_dlrm.data.table_files import open_table
+from keras_dlrm.data import tables
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
+from keras_dlrm.data.tables import text as table_text
+from keras_dlrm.data.tables.files import open_table
 
 pytestmark = pytest.mark.neutral
 

@@ -8,10 +8,10 @@ import pytest
 
 import keras_dlrm as kd
 import keras_dlrm.data as data
-from keras_dlrm.data.order import ShuffledOrder
+from keras_dlrm.data.packed.order import ShuffledOrder
+from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.data.writer import PackedWriter
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 ROWS, BATCH = 23, 4  # six batches, the last one with three rows
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_dlrm.data import criteo
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.vocabulary import HEX, Keys
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 
 def frame(values):

@@ -14,21 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
-from keras_dlrm.data import normal_form
-from keras_dlrm.data.columns import Where
+from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.data.kernels.string_hash import buckets
+from keras_dlrm.data.preprocessor.raw_columns import Where
 from keras_dlrm.data.streaming.messages import Decoder
-from keras_dlrm.data.streaming.rows import text_frame
-from keras_dlrm.data.string_hash import buckets
-from keras_dlrm.data.table_columns import Columns
-from keras_dlrm.data.table_files import open_table
-from keras_dlrm.hashing import fold
+from keras_dlrm.data.streaming.stream_rows import text_frame
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.files import open_table
+from keras_dlrm.schema.hashing import fold
 
 tf = pytest.importorskip("tensorflow")
+from keras_dlrm.export.saved_model.columns import RawColumns  # noqa: E402
 from keras_dlrm.export.signatures import raw_columns  # noqa: E402
-from keras_dlrm.export.tensorflow_columns import RawColumns  # noqa: E402
-from keras_dlrm.serving.json_tensors import array_from_json  # noqa: E402
-from keras_dlrm.serving.signature import Tensor  # noqa: E402
-from keras_dlrm.serving.tensors import from_proto  # noqa: E402
+from keras_dlrm.serving.wire.json_tensors import array_from_json  # noqa: E402
+from keras_dlrm.serving.wire.signature import Tensor  # noqa: E402
+from keras_dlrm.serving.wire.tensors import from_proto  # noqa: E402
 
 pytestmark = pytest.mark.neutral
 

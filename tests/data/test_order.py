@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_dlrm.data.order import BatchCut, ShuffledOrder
+from keras_dlrm.data.packed.order import BatchCut, ShuffledOrder
 
 pytestmark = pytest.mark.neutral
 

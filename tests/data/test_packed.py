@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm.data as data
-from keras_dlrm.data import format as layout
-from keras_dlrm.data.writer import PackedWriter
+from keras_dlrm.data.packed import format as layout
+from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.files.checksums import sealed
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
 
@@ -122,8 +122,8 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_one_stays
     killed = """
 import os, signal, sys
 import numpy as np
-from keras_dlrm.data.writer import PackedWriter
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.packed.writer import PackedWriter
+from keras_dlrm.schema.schema import Schema
 writer = PackedWriter(sys.argv[1], Schema(dense=["x"]))
 writer.append("train", {"dense": np.ones((1, 1))}, [0])
 os.kill(os.getpid(), signal.SIGKILL)

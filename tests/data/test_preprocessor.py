@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_dlrm.data import dense
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.data.preprocessor import dense
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 
 def fit_one(values, *more, **fields):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from keras_dlrm.data.read_ahead import ReadAhead
+from keras_dlrm.files.read_ahead import ReadAhead
 
 pytestmark = pytest.mark.neutral
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_dlrm.data.staging import Staging, fingerprint
+from keras_dlrm.data.jobs.staging import Staging, fingerprint
 from keras_dlrm.files.marker import MARKER
 
 pytestmark = pytest.mark.neutral
@@ -63,7 +63,7 @@ def test_two_processes_cannot_write_one_output(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_its_commits_and_no_lock(tmp_path: Path) -> None:
     program = f"""
-        from keras_dlrm.data.staging import Staging
+        from keras_dlrm.data.jobs.staging import Staging
         staging = Staging({str(tmp_path / "out")!r}, {{}})
         for i in range(1000000):
             staging.append("x", b"%07d" % i)

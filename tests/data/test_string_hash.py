@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from keras_dlrm.data import string_hash
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.hashing import fold
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.data.kernels import string_hash
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.schema.hashing import fold
+from keras_dlrm.schema.schema import Categorical, Schema
 
 # Appendix A of the paper, and the vectors beside its reference implementation: message 0, 1, … n - 1, by length n.
 PUBLISHED = {

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import keras_dlrm.data as data
+from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic import (
     PlantedClickLog,
     StackProfile,
@@ -17,8 +18,7 @@ from keras_dlrm.data.synthetic import (
     differences,
     measure,
 )
-from keras_dlrm.data.writer import PackedWriter
-from keras_dlrm.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 
 pytestmark = pytest.mark.neutral
 
@@ -268,7 +268,7 @@ def real_logs(shared, folder):
     schema = Schema(categorical=[Categorical(n) for n in names])
     yield data.tables.preprocess(schema, shared / "data" / "frappe_x1" / "valid.csv", output=folder / "frappe")
     criteo = shared / "data" / "criteo" / "kaggle_rows90k-110k_idx.csv"
-    from keras_dlrm.schema import Dense
+    from keras_dlrm.schema.schema import Dense
 
     table = (
         pl.read_csv(criteo).drop("Id").with_columns(pl.col(f"C{i}").cast(pl.Int64, strict=False) for i in range(1, 27))

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from keras_dlrm.data import table_text, tables
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.data import tables
+from keras_dlrm.data.tables import text as table_text
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from table_logs import FORMATS, SCHEMA, example, make_rows, results, save, spoil
 
 from keras_dlrm.data import tables
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -17,11 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_dlrm.data import table_text, tables, text_rows
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.table_columns import Columns
-from keras_dlrm.data.table_files import open_table
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.data import tables
+from keras_dlrm.data.kernels import text_rows
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.tables import text as table_text
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.files import open_table
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
 

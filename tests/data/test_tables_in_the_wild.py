@@ -16,11 +16,11 @@ from table_logs import example, save
 
 import keras_dlrm as kd
 from keras_dlrm.data import criteo, tables
-from keras_dlrm.data.npz import NpzArray
-from keras_dlrm.data.pieces import Mapped
+from keras_dlrm.data.foreign.npz import NpzArray
+from keras_dlrm.data.foreign.pieces import Mapped
 from keras_dlrm.data.streaming.parquet import _checked_rows
-from keras_dlrm.sharding.machine import Machine
 from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.training.experiment import Experiment
 
 pytestmark = pytest.mark.neutral

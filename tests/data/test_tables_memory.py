@@ -14,8 +14,8 @@ pytestmark = pytest.mark.neutral
 # The peak in MB, after each file. Blocks are small, so that it does not depend on how many are under way at once.
 PROGRAM = """
 import resource, sys
-from keras_dlrm.data import table_frames, table_text, tables
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.data.tables import frames as table_frames, text as table_text, preprocessing as tables
+from keras_dlrm.schema.schema import Categorical, Schema
 table_text.BLOCK_BYTES, table_frames.SLICE_ROWS = 2**20, 2**14
 schema = Schema(dense=["a", "b"], categorical=[Categorical(f"c{k}") for k in range(8)], label="click")
 for path in sys.argv[1:]:

@@ -12,11 +12,11 @@ import tensorflow as tf
 from table_logs import FORMATS, SCHEMA, make_rows, save
 
 from keras_dlrm.data import criteo, tables
-from keras_dlrm.data.criteo_line import CATEGORICAL, DENSE
-from keras_dlrm.data.packed import ClickLog
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.vocabulary import Vocabulary
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.packed.packed import ClickLog
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.vocabulary import Vocabulary
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
+from keras_dlrm.schema.schema import Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -19,16 +19,21 @@ from typing import Any
 import pytest
 from table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoil
 
-from keras_dlrm.data import table_job, table_records, table_stage, table_text, tables
-from keras_dlrm.data.staging import Staging
+from keras_dlrm.data import tables
+from keras_dlrm.data.jobs.staging import Staging
+from keras_dlrm.data.tables import job as table_job
+from keras_dlrm.data.tables import records as table_records
+from keras_dlrm.data.tables import stage as table_stage
+from keras_dlrm.data.tables import text as table_text
 
 pytestmark = pytest.mark.neutral
 
 # Imports once, and works off each line that it reads in a process of its own.
 PROGRAM = """
     import os, sys
-    from keras_dlrm.data import table_job, table_records, table_stage, table_text, tables
-    from keras_dlrm.schema import Schema
+    from keras_dlrm.data import tables
+    from keras_dlrm.data.tables import job as table_job, records as table_records, stage as table_stage, text as table_text
+    from keras_dlrm.schema.schema import Schema
     table_text.BLOCK_BYTES, table_text.BLOCK_ROWS, table_records.BLOCK_RECORDS = 20_000, 150, 150
     table_stage.COMMIT_BYTES, table_stage.CHUNK, table_job.COMMIT_BYTES = 10_000, 200, 10_000
     for line in sys.stdin:

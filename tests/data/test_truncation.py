@@ -15,9 +15,9 @@ from table_logs import save
 import keras_dlrm as kd
 from keras_dlrm.data import tables
 from keras_dlrm.data.streaming.messages import Decoder
-from keras_dlrm.data.streaming.rows import text_frame
+from keras_dlrm.data.streaming.stream_rows import text_frame
+from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns
 from keras_dlrm.export.signatures import model_columns, raw_columns
-from keras_dlrm.export.tensorflow_columns import ModelColumns, RawColumns
 
 pytestmark = pytest.mark.neutral
 

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from keras_dlrm.cli.options import print_unseen
-from keras_dlrm.columns import PADDING, Categorical
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.table_columns import Columns
-from keras_dlrm.data.table_files import open_table
-from keras_dlrm.data.unseen import Tally, Unseen, warning, worst
-from keras_dlrm.data.vocabulary import Keys
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.unseen import Tally, Unseen, warning, worst
+from keras_dlrm.data.preprocessor.vocabulary import Keys
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.files import open_table
+from keras_dlrm.schema.columns import PADDING, Categorical
+from keras_dlrm.schema.schema import Schema
 
 pytestmark = pytest.mark.neutral
 SCHEMA = Schema(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
-from keras_dlrm.data.dense import DenseFit
-from keras_dlrm.values import real_array
+from keras_dlrm.data.preprocessor.dense import DenseFit
+from keras_dlrm.support.values import real_array
 
 pytestmark = pytest.mark.neutral
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_dlrm.initializers import StackedTables
 from keras_dlrm.layers import EmbeddingCollection
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 BACKEND = keras.backend.backend()
 

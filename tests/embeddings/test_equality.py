@@ -12,7 +12,7 @@ from keras import ops
 from keras_dlrm import optimizers
 from keras_dlrm.layers import EmbeddingCollection
 from keras_dlrm.models import SparseModel
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 RATE, EPSILON, WIDTH = 0.1, 1e-10, 3
 

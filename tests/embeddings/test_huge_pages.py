@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.embeddings import backend, huge_pages
+from keras_dlrm import backend
+from keras_dlrm.embeddings import huge_pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 ROWS, WIDTH = 300_000, 16

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import Lookup, make_table
 from keras_dlrm.embeddings.rules.follow import follow, get
 from keras_dlrm.optimizers import SGD, Adagrad, Adam, Hybrid, RowwiseAdagrad

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
-from keras_dlrm.embeddings.sparse_core import feature_configs
-from keras_dlrm.embeddings.sparse_core_layout import Placed
-from keras_dlrm.embeddings.sparse_core_tables import placed
-from keras_dlrm.layers.tpu_embedding import keras_rs_everywhere
+from keras_dlrm.embeddings.sparse_core.config import feature_configs
+from keras_dlrm.embeddings.sparse_core.layout import Placed
+from keras_dlrm.embeddings.sparse_core.tables import placed
+from keras_dlrm.embeddings.sparse_core.tpu_embedding import keras_rs_everywhere
 
 
 @given(cores=st.integers(1, 8), offset=st.integers(0, 3), rows=st.integers(1, 40), rotation=st.integers(0, 7))

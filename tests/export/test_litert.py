@@ -8,7 +8,7 @@ import pytest
 
 from keras_dlrm.export import litert
 from keras_dlrm.models import DLRM, DCNv2
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 pytest.importorskip("tensorflow")
 
@@ -20,7 +20,7 @@ WEIGHTED = Schema(categorical=[Categorical("C1", 40, hotness=2), Categorical("C2
 
 
 def answers(path, batch):
-    from keras_dlrm.export.tensorflow_litert import answers
+    from keras_dlrm.export.lite.conversion import answers
 
     return answers(path, batch)
 
@@ -70,9 +70,9 @@ def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
     hashed = DLRM(Schema(categorical=[Categorical("a", 4, hashed=True), Categorical("b", 2)]), 2, None, [1])
     with pytest.raises(NotImplementedError, match="column 'a' is hashed.*use kd.export.onnx"):
         litert(hashed, tmp_path / "m.tflite")
-    import keras_dlrm.export.litert  # noqa: F401
+    import keras_dlrm.export.lite.litert  # noqa: F401
 
-    monkeypatch.setattr(sys.modules["keras_dlrm.export.litert"], "MOST_BYTES", 100)
+    monkeypatch.setattr(sys.modules["keras_dlrm.export.lite.litert"], "MOST_BYTES", 100)
     with pytest.raises(ValueError, match="the tables have 288 bytes.*at most 100.*tables='int8'"):
         litert(DLRM(SCHEMA, 4, [4], [3, 1]), tmp_path / "m.tflite")
     with pytest.raises(IsADirectoryError, match="is a folder; give a file"):
@@ -84,7 +84,7 @@ def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
 
 @in_tensorflow
 def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
-    import keras_dlrm.export.litert  # noqa: F401
+    import keras_dlrm.export.lite.litert  # noqa: F401
     import keras_dlrm.export.requests  # noqa: F401
 
     monkeypatch.setattr(

@@ -36,7 +36,7 @@ def test_models_and_checkpoints(model, tmp_path):
 @pytest.mark.parametrize("tables", [None, "int8"])
 def test_onnx_files_with_their_data(model, tmp_path, tables):
     pytest.importorskip("onnxruntime")
-    from keras_dlrm.export.onnx import new_session
+    from keras_dlrm.export.onnx_graph.files import new_session
 
     for _ in range(2):  # replaces the data of the first
         path = kd.export.onnx(model, tmp_path / ODD / "m[1]*.onnx", tables, external_data=True)
@@ -48,7 +48,7 @@ def test_onnx_files_with_their_data(model, tmp_path, tables):
 
 def test_litert_files(model, tmp_path):
     pytest.importorskip("tensorflow")
-    from keras_dlrm.export.tensorflow_litert import answers
+    from keras_dlrm.export.lite.conversion import answers
 
     if keras.backend.backend() != "tensorflow":
         pytest.skip("other backends convert in a process of TensorFlow, as for SavedModels")

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.export import onnx
 from keras_dlrm.export.functional import output_names
-from keras_dlrm.export.onnx import new_session
+from keras_dlrm.export.onnx_graph.files import new_session
 from keras_dlrm.export.requests import expected_probabilities
-from keras_dlrm.export.stored_tables import StoredTables
+from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.models import DCN, DLRM, DCNv2
 from keras_dlrm.models.click_model import ClickModel
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 SCHEMA = Schema(
     dense=["I1", "I2"],
@@ -331,9 +331,9 @@ def test_what_is_not_known_is_named(tmp_path):
 
 
 def test_large_tables_lie_beside_and_are_replaced_with_the_file(tmp_path, monkeypatch):
-    import keras_dlrm.export.onnx  # noqa: F401
+    import keras_dlrm.export.onnx_graph.export  # noqa: F401
 
-    monkeypatch.setattr(sys.modules["keras_dlrm.export.onnx"], "EXTERNAL_ABOVE", 100)
+    monkeypatch.setattr(sys.modules["keras_dlrm.export.onnx_graph.export"], "EXTERNAL_ABOVE", 100)
     model = DLRM(SCHEMA, 4, [4], [3, 1], seed=0)
     path = onnx(model, tmp_path / "m.onnx")
     (first,) = tmp_path.glob("m.onnx.*.data")
@@ -370,14 +370,14 @@ def test_tables_that_one_file_cannot_hold_are_refused_without_external_data(tmp_
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
-    import keras_dlrm.export.onnx  # noqa: F401
+    import keras_dlrm.export.onnx_graph.export  # noqa: F401
 
     model = DLRM(SCHEMA, 4, [4], [3, 1], seed=0)
     path = onnx(model, tmp_path / "m.onnx", external_data=True)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     other = DLRM(SCHEMA, 4, [4], [3, 1], seed=1)
     monkeypatch.setattr(
-        sys.modules["keras_dlrm.export.onnx"], "expected_probabilities", lambda m, b, s: model.predict(b, verbose=0)
+        sys.modules["keras_dlrm.export.onnx_graph.export"], "expected_probabilities", lambda m, b, s: model.predict(b, verbose=0)
     )
     with pytest.raises(RuntimeError, match="16 rows the written model differs from the live one by .*at most 1e-05"):
         onnx(other, path, external_data=True)

@@ -10,11 +10,11 @@ from hypothesis.extra import numpy as hnp
 import keras_dlrm as kd
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.compare import compare_tables
-from keras_dlrm.export.quantised import KINDS, dequantise, layout, quantise, row_bytes
-from keras_dlrm.export.stored_tables import StoredTables
-from keras_dlrm.export.untrained import untrained_rows
+from keras_dlrm.export.tables.quantised import KINDS, dequantise, layout, quantise, row_bytes
+from keras_dlrm.export.tables.stored_tables import StoredTables
+from keras_dlrm.export.tables.untrained import untrained_rows
 from keras_dlrm.models import DLRM
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 ROWS = hnp.arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(1, 9)), elements=FINITE)

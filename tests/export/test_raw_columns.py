@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
-from keras_dlrm.columns import Dense
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.vocabulary import HEX, Keys
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys
 from keras_dlrm.export.signatures import raw_columns
+from keras_dlrm.schema.columns import Dense
 
 tf = pytest.importorskip("tensorflow")
-from keras_dlrm.export.tensorflow_columns import RawColumns, hashed_ids  # noqa: E402
+from keras_dlrm.export.saved_model.columns import RawColumns, hashed_ids  # noqa: E402
 
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=6),
@@ -93,7 +93,7 @@ def test_hashed_texts_get_the_ids_of_the_host(asked):
         expected = Preprocessor.identity(schema).transform(pl.DataFrame({"c": kept}))["sparse"].ravel()
     except ValueError:  # a negative id, which the host refuses
         return
-    from keras_dlrm.hashing import fold
+    from keras_dlrm.schema.hashing import fold
 
     assert fold(hashed_ids(tf.constant([a.encode() for a in kept])).numpy()).tolist() == expected.tolist()
 

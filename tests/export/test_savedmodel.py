@@ -16,8 +16,8 @@ from keras_dlrm.export import savedmodel, verify
 from keras_dlrm.export.signatures import input_names
 from keras_dlrm.files.plain import plain_path
 from keras_dlrm.models import DLRM, DCNv2
-from keras_dlrm.schema import Categorical, Schema
-from keras_dlrm.serving.saved_model import SavedModel
+from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.serving.versions.saved_model import SavedModel
 
 tf = pytest.importorskip("tensorflow")
 
@@ -136,9 +136,9 @@ def tiny(**options):
 @pytest.fixture
 def quick(monkeypatch):
     """Writing stubbed out, for the tests of folders: what it wrote is tested above."""
-    import keras_dlrm.export.savedmodel  # noqa: F401
+    import keras_dlrm.export.saved_model.savedmodel  # noqa: F401
 
-    module = sys.modules["keras_dlrm.export.savedmodel"]
+    module = sys.modules["keras_dlrm.export.saved_model.savedmodel"]
     monkeypatch.setattr(
         module, "_write", lambda model, preprocessor, stored, path, job: (path / "assets.extra").mkdir(parents=True)
     )

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 
 from keras_dlrm.embeddings.lookup import taped
-from keras_dlrm.export.quantised import KINDS
 from keras_dlrm.export.requests import check_batch, expected_probabilities
-from keras_dlrm.export.stored_tables import StoredTables
+from keras_dlrm.export.tables.quantised import KINDS
+from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.models import DLRM
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("graphs of TensorFlow; other backends export through it", allow_module_level=True)
 
 import tensorflow as tf  # noqa: E402
 
-from keras_dlrm.export.tensorflow_tables import TensorFlowTables  # noqa: E402
+from keras_dlrm.export.tables.taped_tables import TensorFlowTables  # noqa: E402
 
 SCHEMA = Schema(
     dense=["x"],

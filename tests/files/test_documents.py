@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_dlrm.files.documents import from_json, from_yaml
-from keras_dlrm.schema import Schema
-from keras_dlrm.sharding.machine import Machine
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.training.experiment import Experiment
 
 pytestmark = pytest.mark.neutral

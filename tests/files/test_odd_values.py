@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.sharding.machine import Machine
 from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.training.experiment import Experiment
 
 pytestmark = pytest.mark.neutral

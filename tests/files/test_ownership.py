@@ -20,14 +20,14 @@ from click.testing import CliRunner
 
 from keras_dlrm.cli import group
 from keras_dlrm.data import tables
-from keras_dlrm.data.preprocessor import Preprocessor
-from keras_dlrm.data.writer import PackedWriter, list_file
+from keras_dlrm.data.packed.writer import PackedWriter, list_file
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.export import torch_file
 from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.files import ownership
 from keras_dlrm.files.durable import clean, whole, workspace
 from keras_dlrm.files.ownership import MARKER, identity, mark
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.scoring.output import TableOutput
 from keras_dlrm.training import run
 from keras_dlrm.training.experiment import Experiment
@@ -400,8 +400,8 @@ def test_a_bound_folder_is_a_mount_point(tmp_path: Path) -> None:
     (tmp_path / "out" / "train" / "label.npy").unlink()
     program = f"""
 import sys
-from keras_dlrm.data.writer import PackedWriter
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.packed.writer import PackedWriter
+from keras_dlrm.schema.schema import Schema
 try:
     PackedWriter({str(tmp_path / "out")!r}, Schema(dense=["x"], label="click"), overwrite=True)
 except FileExistsError as error:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
-from keras_dlrm.data.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.rows import Places, pack, text_frame
+from keras_dlrm.data.streaming.stream_rows import Places, pack, text_frame
 
 SCHEMA = kd.Schema(
     dense=["price"],

@@ -13,7 +13,7 @@ import pytest
 
 import keras_dlrm as kd
 from keras_dlrm.data.streaming import Commits, Stream, train_online
-from keras_dlrm.data.streaming.rows import Places, concatenate, pack
+from keras_dlrm.data.streaming.stream_rows import Places, concatenate, pack
 from keras_dlrm.files.ownership import identity, mark
 
 

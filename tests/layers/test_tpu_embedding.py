@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
-from keras_dlrm.embeddings import backend
-from keras_dlrm.embeddings.sparse_core import config_name, feature_configs, keras_optimizer
-from keras_dlrm.layers.tpu_embedding import keras_rs_everywhere
+from keras_dlrm import backend
+from keras_dlrm.embeddings.sparse_core.config import config_name, feature_configs, keras_optimizer
+from keras_dlrm.embeddings.sparse_core.tpu_embedding import keras_rs_everywhere
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = kd.Schema(

@@ -7,7 +7,7 @@ import pytest
 from keras_dlrm.convert import from_torch_dlrm, to_torch_dlrm
 from keras_dlrm.models import DLRM
 from keras_dlrm.optimizers import SGD, Adagrad, RowwiseAdagrad
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 # -- recorded runs of facebookresearch/dlrm@090956e ----------------------------------------------------------------------------
 

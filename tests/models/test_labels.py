@@ -14,7 +14,7 @@ from keras import ops
 
 import keras_dlrm as kd
 from keras_dlrm.models.labels import Checks
-from keras_dlrm.sharding.step import FILLER
+from keras_dlrm.step.batch import FILLER
 
 BACKEND = keras.backend.backend()
 pandas = pytest.importorskip("pandas")

@@ -12,7 +12,7 @@ import pytest
 from keras_dlrm import optimizers
 from keras_dlrm.metrics import NormalizedEntropy
 from keras_dlrm.models import DCN, DLRM, DCNv2
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 BACKEND = keras.backend.backend()
 # The quicker way to run a step once: JAX compiles each operation of an eager one.

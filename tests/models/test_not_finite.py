@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.training.not_finite import NotFinite, first_not_finite
+from keras_dlrm.models.not_finite import NotFinite, first_not_finite
 
 SCHEMA = kd.Schema(
     dense=["x", "z"], categorical=[kd.Categorical("a", 9), kd.Categorical("b", 7, hotness=2, combiner="mean")], weighted=True

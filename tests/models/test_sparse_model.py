@@ -12,7 +12,7 @@ from keras_dlrm import optimizers
 from keras_dlrm.embeddings.lookup import CountingTape, is_table
 from keras_dlrm.layers import EmbeddingCollection
 from keras_dlrm.models import SparseModel
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 
 SCHEMA = Schema(
     categorical=[Categorical("a", 50), Categorical("b", 5, hotness=2, combiner="mean"), Categorical("c", 5, table="b")]

@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import keras_dlrm as kd
-from keras_dlrm.data import table_frames, table_text
+from keras_dlrm.data.tables import frames as table_frames, text as table_text
 from keras_dlrm.scoring import predict_files
 table_text.BLOCK_BYTES, table_frames.SLICE_ROWS = 2**20, 2**14
 schema = kd.Schema(dense=["a", "b"], categorical=[kd.Categorical(f"c{k}", 10_000) for k in range(8)])

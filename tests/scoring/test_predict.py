@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from table_logs import FORMATS, SCHEMA, example, make_rows, save, spoil
 
 import keras_dlrm as kd
-from keras_dlrm.data import table_frames, table_records, table_text, tables
+from keras_dlrm.data import tables
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.data.tables import frames as table_frames
+from keras_dlrm.data.tables import records as table_records
+from keras_dlrm.data.tables import text as table_text
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.scoring import predict_files, predict_split
 
 ROWS = 300

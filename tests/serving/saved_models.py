@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dlrm.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Schema(

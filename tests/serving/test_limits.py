@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, input_pb2, model_service_pb2_grpc
 
-from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.examples import serialised
 from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.log_lines import OneLine, Repeats
-from keras_dlrm.serving.tensors import from_proto
+from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.serving.wire.examples import serialised
+from keras_dlrm.serving.wire.tensors import from_proto
 
 ROW = {"dense": [1.0, 2.0], "sparse": [7, 1, -1]}
 HALF = b"POST /v1/models/clicks:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from keras_dlrm.serving.errors import ServingError
-from keras_dlrm.serving.json_tensors import array_from_json, outputs_to_json
-from keras_dlrm.serving.signature import Tensor
-from keras_dlrm.serving.tensors import DTYPES, fill_proto, from_proto
+from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.serving.wire.json_tensors import array_from_json, outputs_to_json
+from keras_dlrm.serving.wire.signature import Tensor
+from keras_dlrm.serving.wire.tensors import DTYPES, fill_proto, from_proto
 
 NUMERIC = {number: entry for number, entry in DTYPES.items() if entry.numpy.kind != "O"}
 SHAPES = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)

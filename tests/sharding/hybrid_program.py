@@ -52,7 +52,8 @@ def model_of(schema, case):
 
 def run(case):
     """What a case's training finds."""
-    from keras_dlrm.sharding import backend, everyone
+    from keras_dlrm.sharding import collectives as backend
+    from keras_dlrm.sharding import everyone
     from keras_dlrm.sharding.meter import meter
     from keras_dlrm.sharding.plan import place
 
@@ -89,7 +90,7 @@ def run(case):
     found["prediction"] = rows[: BATCHES[2]].tolist()
     found["tables"] = {name: table.tolist() for name, table in model.embedding_tables().items()}
     if layout is not None:
-        from keras_dlrm.sharding.traffic import traffic
+        from keras_dlrm.sharding.planner.traffic import traffic
 
         others = sum(int(np.prod(v.shape)) for v in model.trainable_variables) - sum(
             int(np.prod(v.shape)) for v in model.embeddings.tables
@@ -100,7 +101,7 @@ def run(case):
 
 def main():
     """Run all cases."""
-    from keras_dlrm.sharding import backend
+    from keras_dlrm.sharding import collectives as backend
 
     kd.sharding.start()
     found = [run(case) for case in json.loads(sys.argv[1])]

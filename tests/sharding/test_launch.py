@@ -11,7 +11,7 @@ import pytest
 from children import members, runs, stat
 
 from keras_dlrm.sharding.launch import launch
-from keras_dlrm.sharding.trainer import Steps
+from trainers.hybrid import Steps
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which cores a process may run on")
 PROGRAM = "import os, sys; open(f'{sys.argv[1]}/{os.getpid()}', 'w').write(repr(os.sched_getaffinity(0)))"

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_dlrm.embeddings.compression import OPERATIONS, QuotientRemainder
-from keras_dlrm.embeddings.stacking import split_tables, stack_tables
-from keras_dlrm.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.sharding.compression import OPERATIONS, QuotientRemainder
 from keras_dlrm.sharding.layout import layout
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, place
-from keras_dlrm.sharding.traffic import traffic
+from keras_dlrm.sharding.planner.traffic import traffic
+from keras_dlrm.sharding.stacking import split_tables, stack_tables
 
 
 def stacks_of(schema, widths, split=None):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.sharding.machine import MACHINES, Machine
-from keras_dlrm.sharding.published import PUBLISHED
-from keras_dlrm.sharding.simulator import scaling_png, simulate, table
-from keras_dlrm.sharding.workload import Workload
+from benchmarks.published import PUBLISHED
+from keras_dlrm.sharding.planner.machine import MACHINES, Machine
+from keras_dlrm.sharding.planner.simulator import scaling_png, simulate, table
+from keras_dlrm.sharding.planner.workload import Workload
 
 pytestmark = pytest.mark.neutral
 

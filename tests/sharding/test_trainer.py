@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.sharding.trainer import ClickLog, StepLoss, click_schema, hybrid_options, train
+from trainers.hybrid import ClickLog, StepLoss, click_schema, hybrid_options, train
 
 
 def test_small_tables_have_the_planted_log():

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.schema import Categorical, Schema
-from keras_dlrm.training.checkpoint import Resume
+from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.training.resume import Resume
 
 KILLS = int(os.environ.get("KERAS_DLRM_KILLS", 2))
 
@@ -27,7 +27,7 @@ PROGRAM = """
 import sys, time
 sys.path[:0] = {path!r}
 import keras, numpy as np, keras_dlrm as kd
-from keras_dlrm.training.checkpoint import Resume
+from keras_dlrm.training.resume import Resume
 
 class Slow(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):

@@ -8,7 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from keras_dlrm.training.report import learning_curves_png, print_table, result_table
+from keras_dlrm.support.table import print_table, result_table
+from keras_dlrm.training.report import learning_curves_png
 
 HISTORY = {
     "auc": [0.70, 0.74, 0.76],

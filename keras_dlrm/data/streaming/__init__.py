@@ -1,4 +1,4 @@
-"""Streams → packed batches → a model that learns as they come, and that a kill at any moment costs no record.
+"""Online training from streams (Kafka, Parquet): messages, packed rows, commits.
 
 `KafkaStream` and `ParquetStream` read through tensorflow-io, whose native code loads on TensorFlow 2.16 only: they need
 an environment of its own, see `docs/streaming.md`. `train_online` and `Commits` work with any stream.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_dlrm.lazy import lazy
+from keras_dlrm.support.lazy import lazy
 
 if TYPE_CHECKING:
     from keras_dlrm.data.streaming.commits import Commits as Commits

@@ -11,12 +11,12 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.data.identity import identified, vocabulary_identity
-from keras_dlrm.data.lock import lock
-from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.identity import identified, vocabulary_identity
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace
 from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.lock import lock
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.files.ownership import check, identity, mark
 

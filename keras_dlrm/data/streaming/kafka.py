@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_dlrm.data.bad_rows import BadRow
-from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.bad_rows import BadRow
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
 from keras_dlrm.data.streaming.require import tensorflow_io
-from keras_dlrm.data.streaming.rows import Packed, Places, pack, text_frame
 from keras_dlrm.data.streaming.stream import Stream
+from keras_dlrm.data.streaming.stream_rows import Packed, Places, pack, text_frame
 
 FETCH = 1024  # messages that one call into TensorFlow brings
 GROUP = "keras_dlrm"  # a consumer must name one; nothing is committed to it
@@ -252,7 +252,7 @@ class _Partition:
         return _Messages(self.name, [offset for offset, _ in taken], [message for _, message in taken])
 
     def _fetch(self) -> bool:
-        from keras_dlrm.training.tf_data import OpError
+        from keras_dlrm.data.packed.tf_data import OpError
 
         if self.iterator is None:
             offset = self.ahead[-1][0] + 1 if self.ahead else self.position

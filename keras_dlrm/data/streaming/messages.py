@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data import normal_form
-from keras_dlrm.data.columns import SEPARATOR
-from keras_dlrm.schema import Schema
+from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.data.preprocessor.raw_columns import SEPARATOR
+from keras_dlrm.schema.schema import Schema
 
 FORMATS = ("json", "csv", "example")
 Value = str | list[str | None] | None
@@ -123,7 +123,7 @@ class Decoder:
 
 def _example_fields(message: bytes) -> dict[str, Any]:
     """Features of a serialised `tf.train.Example`: a value, or a list where there are several."""
-    from keras_dlrm.training.tf_data import example_features
+    from keras_dlrm.data.packed.tf_data import example_features
 
     try:
         features = example_features(message)

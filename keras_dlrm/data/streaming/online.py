@@ -12,7 +12,7 @@ import keras
 
 from keras_dlrm.data.streaming.commits import Commits
 from keras_dlrm.data.streaming.stream import Chunk, Stream
-from keras_dlrm.training.not_finite import NotFinite
+from keras_dlrm.support.not_finite import NotFinite
 
 
 @dataclasses.dataclass

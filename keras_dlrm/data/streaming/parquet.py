@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.require import tensorflow_io
-from keras_dlrm.data.streaming.rows import Packed, Places, concatenate, pack
 from keras_dlrm.data.streaming.stream import Stream
-from keras_dlrm.data.tables import Inputs, input_files
+from keras_dlrm.data.streaming.stream_rows import Packed, Places, concatenate, pack
+from keras_dlrm.data.tables.preprocessing import Inputs, input_files
 
 if TYPE_CHECKING:
     import polars as pl
@@ -132,7 +132,7 @@ class ParquetStream(Stream):
     def _frames(self, name: str, start: int) -> Iterator[pl.DataFrame]:
         import polars as pl
 
-        from keras_dlrm.training.tf_data import OpError
+        from keras_dlrm.data.packed.tf_data import OpError
 
         path = str(self._files[name])
         kinds = pl.scan_parquet(path, glob=False).collect_schema()

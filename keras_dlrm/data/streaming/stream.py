@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.bad_rows import BadRows
-from keras_dlrm.data.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Stream:
         Of Parquet files of which no row may be left out it knows its length, from those that are there now: new ones
         need a new dataset.
         """
-        from keras_dlrm.training.tf_data import from_batches
+        from keras_dlrm.data.packed.tf_data import from_batches
 
         def one_pass() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
             self.seek()

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dlrm.arguments import integer
-from keras_dlrm.data.expectation import best
-from keras_dlrm.data.format import SPLITS
-from keras_dlrm.data.packed import Batch, ClickLog, check_batch_size
-from keras_dlrm.data.packed import open as open_log
-from keras_dlrm.data.writer import PackedWriter
-from keras_dlrm.schema import PADDING, Schema
+from keras_dlrm.data.packed.format import SPLITS
+from keras_dlrm.data.packed.packed import Batch, ClickLog, check_batch_size
+from keras_dlrm.data.packed.packed import open as open_log
+from keras_dlrm.data.packed.writer import PackedWriter
+from keras_dlrm.data.synthetic.expectation import best
+from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.support.arguments import integer
 
 # Rows are drawn in blocks of this size, whatever the batch size.
 BLOCK = 8192

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_dlrm.arguments import integer, number
-from keras_dlrm.data.packed import Batch, ClickLog, Split
-from keras_dlrm.data.packed import open as open_log
+from keras_dlrm.data.packed.packed import Batch, ClickLog, Split
+from keras_dlrm.data.packed.packed import open as open_log
+from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.log import BLOCK, Progress
-from keras_dlrm.data.synthetic.mixing import mixed
-from keras_dlrm.data.writer import PackedWriter
-from keras_dlrm.schema import PADDING, Schema
+from keras_dlrm.data.synthetic.planted.mixing import mixed
+from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.support.arguments import integer, number
 
 DISTRIBUTIONS = ("uniform", "pareto")
 
@@ -47,7 +47,7 @@ class MultiHot:
 
     Example:
 
-    >>> from keras_dlrm.schema import Categorical
+    >>> from keras_dlrm.schema.schema import Categorical
     >>> bags = MultiHot(Schema(categorical=[Categorical("C1", 100)]), hotness=[3])
     >>> ids = bags.transform({"sparse": np.array([[7], [2], [7]])})["sparse"]
     >>> ids[:, 0].tolist(), bool((ids[0] == ids[2]).all()), bags.schema.width

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.arguments import number
-from keras_dlrm.data.expectation import expected_logloss
-from keras_dlrm.data.packed import Batch
+from keras_dlrm.data.packed.packed import Batch
+from keras_dlrm.data.synthetic.expectation import expected_logloss
 from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths, zipf_distribution
-from keras_dlrm.schema import PADDING, Schema
+from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.support.arguments import number
 
 DENSE = ("uniform", "normal")
 
@@ -36,7 +36,7 @@ class RandomClickLog(SyntheticClickLog):
 
     Example:
 
-    >>> from keras_dlrm.schema import Categorical
+    >>> from keras_dlrm.schema.schema import Categorical
     >>> log = RandomClickLog(Schema(dense=["x"], categorical=[Categorical("C1", 20)]), zipf={"C1": 1.2})
     >>> batch, label = next(log.batches(4, n_batches=1))
     >>> batch["sparse"].shape, log.best_auc

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 
 
 class RowAccumulator:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.arguments import number
 from keras_dlrm.embeddings.rules.rule import RowRule
+from keras_dlrm.support.arguments import number
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import Lookup, is_table
 from keras_dlrm.embeddings.rules.accumulation import RowAccumulator
 from keras_dlrm.embeddings.rules.follow import RULES, follow, get

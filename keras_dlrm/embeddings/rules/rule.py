@@ -8,11 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.arguments import number
-from keras_dlrm.embeddings import backend
+from keras_dlrm import backend
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import is_table
-from keras_dlrm.embeddings.rounding import round_stochastically
+from keras_dlrm.embeddings.rules.rounding import round_stochastically
+from keras_dlrm.support.arguments import number
 
 
 class RowRule(keras.optimizers.Optimizer):

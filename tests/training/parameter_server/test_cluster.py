@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from keras_dlrm.training.parameter_server.cluster import SERVER_LOST, launch, loopback, task
+from keras_dlrm.parameter_server.cluster import SERVER_LOST, launch, loopback, task
 
 # Each process notes its task in a file of its own, then does what the test says.
 PROGRAM = """

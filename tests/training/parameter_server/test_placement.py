@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlrm as kd
+from keras_dlrm.parameter_server.placement import default_plan, for_servers, split
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, place
-from keras_dlrm.training.parameter_server.placement import default_plan, for_servers, split
 
 SIZES = {"a": 100, "b": 7, "c": 3, "d": 40}
 SHAPES = {name: (rows, 4) for name, rows in SIZES.items()}

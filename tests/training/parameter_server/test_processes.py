@@ -22,9 +22,9 @@ import pytest
 from children import runs
 
 import keras_dlrm as kd
+from keras_dlrm.parameter_server.cluster import SERVER_LOST, loopback
 from keras_dlrm.sharding.plan import place
-from keras_dlrm.sharding.trainer import click_schema
-from keras_dlrm.training.parameter_server.cluster import SERVER_LOST, loopback
+from trainers.hybrid import click_schema
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "trainers" / "parameter_server.py"
@@ -196,7 +196,7 @@ def test_a_process_that_hangs_is_ended_and_named(who, start, tmp_path):
 
 WORKER_AWAY = """
 import os, pathlib, signal, sys
-from keras_dlrm.training import parameter_server as ps
+from keras_dlrm import parameter_server as ps
 note = pathlib.Path(sys.argv[1]) / "pid"
 role = ps.task()
 if role is None:

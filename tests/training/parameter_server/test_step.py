@@ -18,11 +18,11 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_dlrm.training.parameter_server.placement import for_servers
-from keras_dlrm.training.parameter_server.tensorflow.checks import check, check_is_on
-from keras_dlrm.training.parameter_server.tensorflow.server import Server
-from keras_dlrm.training.parameter_server.tensorflow.step import WorkerStep
-from keras_dlrm.training.parameter_server.tensorflow.tables import ServerTables
+from keras_dlrm.parameter_server.checks import check, check_is_on
+from keras_dlrm.parameter_server.placement import for_servers
+from keras_dlrm.parameter_server.server import Server
+from keras_dlrm.parameter_server.step import WorkerStep
+from keras_dlrm.parameter_server.tables import ServerTables
 
 DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"
 STEPS = 8

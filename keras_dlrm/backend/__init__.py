@@ -1,0 +1,49 @@
+"""The seam: gather, sum and scatter rows, one file for each framework.
+
+Each adapter has the same functions:
+
+- `unique(ids, beyond)` → `(unique_ids, inverse)` of a flat id tensor. The first id, where it is also the smallest, stays
+  the first. JAX fills `unique_ids` up with `beyond`, a number that is no row, to a static size.
+- `take(variable, ids)` → the rows of a variable for ids of any shape, with a gradient to the variable.
+- `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
+- `scatter(variable, ids, rows)` writes rows; ids do not repeat, but for those beyond the table, which are left out.
+- `read(variable, start, stop)` → a float32 NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
+  `start` on by float32 NumPy ones. Neither needs memory for more than those rows. On TensorFlow `copy` is which of a strategy's
+  copies in this process; all are written where it is not given.
+- `replicas()` → the tf.distribute strategy in whose scope this is, if it has replicas that each call the model; else `None`.
+- `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
+- `memory(variable)` → (address, bytes) of the memory that a variable's value lies in, or `None` where that is not one place in
+  this machine's memory. To be asked before the variable's first gather or scatter.
+- `within(ids, values, rows)` → ids below `rows`, and their values; JAX leaves the others in, for `scatter` to leave out.
+- `constant(tensor)` → the tensor, without its gradient.
+- `expand(rows, index)` → rows (n, D) in the order of an index of any shape; its gradient sums those of repeated rows.
+- `sum_by(values, index, count)` → values (n, D) with equal index summed into (count, D).
+- `take_columns(matrix, columns)` → (B, n) columns of a matrix (B, m), for a constant NumPy int32 (n,).
+- `unfused(tensor)` → the tensor; what follows is not fused with what made it. TensorFlow's product that is fused with a ReLU
+  makes 0 of NaN.
+- `with_width(tensor, width)` → the tensor; where TensorFlow does not know its shape beforehand it is (B, width) from here on, or
+  an error when it is there.
+- `precise_sum(high, low)` → the sum of two float32 scalars in float64; on JAX while Keras traces, in float32.
+- `densify(gradient)` → a plain tensor, with repeated rows summed.
+- `on_tpu()` → whether layers that are made now run on a TPU.
+
+and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;
+`REPEATS_ARE_WRONG`: whether stock Keras optimizers go wrong where a gradient names a row more than once.
+"""
+
+import importlib
+from typing import Any
+
+import keras
+
+BACKENDS = ("tensorflow", "jax", "torch")
+if keras.backend.backend() not in BACKENDS:
+    raise ImportError(
+        f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
+        "set KERAS_BACKEND."
+    )
+_adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}_rows")
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_adapter, name)

@@ -1,0 +1,179 @@
+"""Whose rules a Criteo log is preprocessed by: the reference PyTorch DLRM's, or TorchRec's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_dlrm.data.criteo.encoder import log1p
+from keras_dlrm.data.criteo.stage import Rows, Stage
+from keras_dlrm.data.preprocessor import dense
+from keras_dlrm.data.preprocessor.identity import identified
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
+
+_CHUNK = 2**17
+
+
+class Dialect(Protocol):
+    """What differs between dialects.
+
+    Attributes:
+        modulo: Categories are taken modulo this before they are numbered, or `None`.
+        staged: dtype of the dense values until the whole log was read.
+        final: Whether rows need no more than they got while the log was read.
+        test_first: Whether the first half of the last day is the test split.
+        seed: The published one.
+    """
+
+    modulo: int | None
+    staged: type[np.generic]
+    final: bool
+    test_first: bool
+    seed: int
+
+    def early(self, counts: np.ndarray) -> np.ndarray:
+        """int32 (n, 13) → dense values to be staged."""
+        ...
+
+    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+        """Learn what only the whole log says; `sizes` are the numbers of distinct values."""
+        ...
+
+    def late(self, rows: Rows, first: int) -> Rows:
+        """Staged rows, the first of which has number `first`, → final ones."""
+        ...
+
+    def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
+        """The same for raw rows at inference, and the schema. `values` are the distinct values in their order."""
+        ...
+
+
+class Classic(Dialect):
+    """See `criteo.preprocess`.
+
+    Args:
+        modulo: `max_ind_range`.
+    """
+
+    staged: type[np.generic] = np.float32
+    final, test_first, seed = True, True, 123
+
+    def __init__(self, modulo: int | None) -> None:
+        # Categories have 64 bits: a larger number is no limit.
+        self.modulo: int | None = None if modulo is None or modulo >= 2**64 else modulo
+
+    def early(self, counts: np.ndarray) -> np.ndarray:
+        return log1p(counts)
+
+    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+        pass
+
+    def late(self, rows: Rows, first: int) -> Rows:
+        return rows
+
+    def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
+        tables = [(v, np.arange(len(v), dtype=np.int32), len(v), 0) for v in values]
+        return _preprocessor([Dense(name, transform="log1p") for name in DENSE], {}, tables, self.modulo)
+
+
+class Torchrec(Dialect):
+    """See `criteo.preprocess`.
+
+    Args:
+        table_sizes: Rows of each table, of all of them, or `None`: as many as there are ids.
+        min_count: Values seen fewer times share the id 1.
+    """
+
+    modulo: int | None = None
+    staged: type[np.generic] = np.int32
+    final, test_first, seed = False, False, 0
+
+    def __init__(self, table_sizes: Sequence[int] | int | None, min_count: int) -> None:
+        if isinstance(min_count, bool) or not isinstance(min_count, int) or min_count < 1:
+            raise ValueError(f"criteo: min_count={min_count!r} must be an integer of at least 1.")
+        self.min_count = min_count
+        self.table_sizes: list[int] | None = None
+        if table_sizes is not None:
+            one = isinstance(table_sizes, int)
+            sizes = [table_sizes] * len(CATEGORICAL) if one else list(table_sizes)  # type: ignore[arg-type]
+            if len(sizes) != len(CATEGORICAL) or not all(type(s) is int and 1 <= s < 2**31 for s in sizes):
+                raise ValueError(
+                    f"criteo: table_sizes={table_sizes!r} must be a number of rows, or {len(CATEGORICAL)} of them, "
+                    "each from 1 to 2147483647."
+                )
+            self.table_sizes = sizes  # type: ignore[assignment]
+        self._ids: list[np.ndarray] = []
+        self._rows: list[int] = []
+        self._known: list[np.ndarray] = []
+        self._ends = np.empty(0, np.int64)
+        self._minima = np.empty(0, np.int64)
+
+    def early(self, counts: np.ndarray) -> np.ndarray:
+        return counts
+
+    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+        total = sum(rows_per_file)
+        self._ends, self._minima = np.cumsum(rows_per_file), np.array(minima, np.int64)
+        counted = [np.zeros(size, np.int64) for size in sizes]
+        if self.min_count > 1:
+            for first in range(0, total, _CHUNK):
+                ids = stage.read(first, min(first + _CHUNK, total))[2]
+                for j, counts in enumerate(counted):
+                    # Not bincount: its result is as long as the vocabulary, in every chunk.
+                    values, times = np.unique(ids[:, j], return_counts=True)
+                    counts[values] += times
+        self._ids, self._rows, self._known = [], [], []
+        for j, counts in enumerate(counted):
+            known = counts >= self.min_count if self.min_count > 1 else np.ones(len(counts), bool)
+            ids = np.where(known, np.cumsum(known) + 1, 1)
+            size = int(known.sum()) + 2 if self.table_sizes is None else self.table_sizes[j]
+            self._ids.append((ids % size).astype(np.int32))
+            self._rows.append(size)
+            self._known.append(known)
+
+    def late(self, rows: Rows, first: int) -> Rows:
+        label, counts, found = rows
+        file = np.searchsorted(self._ends, np.arange(first, first + len(label)), side="right")
+        above = (counts.astype(np.int64) - (self._minima[file] - 2)[:, None]).astype(np.float32)
+        ids = np.empty_like(found)
+        for j, mapped in enumerate(self._ids):
+            ids[:, j] = mapped[found[:, j]]
+        return label, np.log(above, out=above), ids
+
+    def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
+        state = {"minimum": float(min(minima))}
+        plain = Dense("any", transform="log_above_minimum")
+        missing = float(dense.transform(plain, state, np.zeros(1))[0])
+        columns = [Dense(name, transform="log_above_minimum", missing=missing) for name in DENSE]
+        tables = [
+            (v[known], ids[known], size, 1 % size)
+            for v, known, ids, size in zip(values, self._known, self._ids, self._rows, strict=True)
+        ]
+        return _preprocessor(
+            columns, {name: dict(state) for name in DENSE}, tables, None, self.min_count, self.table_sizes is not None
+        )
+
+
+def _preprocessor(
+    columns: list[Dense],
+    state: dict[str, dict[str, Any]],
+    tables: list[tuple[np.ndarray, np.ndarray, int, int]],
+    modulo: int | None,
+    min_count: int = 1,
+    capped: bool = False,
+) -> Preprocessor:
+    import polars as pl
+
+    categorical, vocabularies = [], {}
+    for name, (values, ids, size, oov) in zip(CATEGORICAL, tables, strict=True):
+        categorical.append(
+            Categorical(name, size, oov=oov, min_count=min_count, max_vocabulary=size if capped else None)
+        )
+        vocabularies[name] = Vocabulary(pl.Series("key", values), ids, size, oov, Keys(HEX, modulo))
+    schema = identified(Schema(columns, categorical, label=LABEL), state, vocabularies)
+    return Preprocessor(schema, state, vocabularies)

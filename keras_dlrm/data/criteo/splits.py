@@ -1,0 +1,117 @@
+"""The rows of a Criteo log → its training, validation and test splits, in memory that does not follow the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from keras_dlrm.data.criteo.stage import SPECS, Rows, Stage, as_bytes
+from keras_dlrm.data.packed import format as layout
+
+CHUNK = 2**16
+# Rows that are put in order at once, and most files that are open meanwhile.
+BUCKET_BYTES = 2**27
+MOST_BUCKETS = 500
+SHUFFLES = ("none", "day", "total")
+_RECORD = np.dtype([("place", np.int64), ("label", np.float32), ("dense", np.float32, 13), ("sparse", np.int32, 26)])
+
+
+def ranges(rows_per_day: Sequence[int], test_first: bool) -> dict[str, tuple[int, int]]:
+    """First and last row of each split: all days but the last, and the halves of the last, the longer one first."""
+    total = sum(rows_per_day)
+    start = total - rows_per_day[-1]
+    middle = start + (rows_per_day[-1] + 1) // 2
+    halves = [(start, middle), (middle, total)]
+    valid, test = halves[::-1] if test_first else halves
+    return {"train": (0, start), "valid": valid, "test": test}
+
+
+def order(rows_per_day: Sequence[int], shuffle: str, random: np.random.RandomState) -> np.ndarray | None:
+    """Numbers of the training rows in their new order, or `None` for that of the log; 4 bytes each below 2^31 rows.
+
+    The draws are those of NumPy's `permutation` of these numbers.
+    """
+    if shuffle == "none":
+        return None
+    days = rows_per_day[:-1]
+    rows = np.arange(sum(days), dtype=np.int32 if sum(days) < 2**31 else np.int64)
+    for part in [rows] if shuffle == "total" else np.split(rows, np.cumsum(days)[:-1]):
+        random.shuffle(part)
+    return rows
+
+
+class SplitFiles:
+    """The `.npy` files of one split, in the staging directory.
+
+    Args:
+        stage: The staged rows.
+        split: Name of the split.
+    """
+
+    def __init__(self, stage: Stage, split: str) -> None:
+        self._staging = stage.staging
+        self._split = split
+        for name, (dtype, width) in SPECS.items():
+            self._staging.append(f"{split}.{name}", layout.array_header(dtype, width, 0))
+
+    def append(self, rows: Rows) -> None:
+        """Add rows in their final form."""
+        for (name, (dtype, _)), array in zip(SPECS.items(), rows, strict=True):
+            self._staging.append(f"{self._split}.{name}", as_bytes(array.astype(dtype, copy=False)))
+
+
+def in_order(stage: Stage, first: int, last: int, late: Callable[[Rows, int], Rows]) -> Iterator[Rows]:
+    """Rows `first … last - 1` in their final form, in chunks."""
+    for start in range(first, last, CHUNK):
+        yield late(stage.read(start, min(start + CHUNK, last)), start)
+
+
+def shuffled(
+    stage: Stage, new_order: np.ndarray, late: Callable[[Rows, int], Rows], on_rows: Callable[[int], object]
+) -> Iterator[Rows]:
+    """The first rows in a new order, in chunks: dealt to files by where they go, each of which then fits in memory.
+
+    Args:
+        stage: The staged rows.
+        new_order: Row numbers.
+        late: Makes rows final.
+        on_rows: Called with the number of rows that were dealt.
+    """
+    n = len(new_order)
+    places = np.empty_like(new_order)
+    places[new_order] = np.arange(n, dtype=new_order.dtype)
+    size = max(BUCKET_BYTES // _RECORD.itemsize, math.ceil(n / MOST_BUCKETS))
+    paths = [stage.staging.path(f"bucket{b}") for b in range(math.ceil(n / size))]
+    with ExitStack() as files:
+        opened = [files.enter_context(open(path, "wb")) for path in paths]
+        for first in range(0, n, CHUNK):
+            last = min(first + CHUNK, n)
+            records = np.empty(last - first, _RECORD)
+            records["place"] = places[first:last]
+            records["label"], records["dense"], records["sparse"] = late(stage.read(first, last), first)
+            bucket = records["place"] // size
+            by_bucket = np.argsort(bucket, kind="stable")
+            bounds = np.searchsorted(bucket[by_bucket], np.arange(len(paths) + 1))
+            records = records[by_bucket]
+            for file, a, b in zip(opened, bounds[:-1], bounds[1:], strict=True):
+                file.write(as_bytes(records[a:b]))
+            on_rows(last - first)
+    for b, path in enumerate(paths):
+        records = np.fromfile(path, _RECORD)
+        path.unlink()
+        ordered = np.empty_like(records)
+        ordered[records["place"] - b * size] = records
+        del records
+        yield ordered["label"], ordered["dense"], ordered["sparse"]
+
+
+def write_headers(paths: dict[str, Path], rows: int) -> None:
+    """Let the `.npy` files of a split say how many rows they have."""
+    for name, (dtype, width) in SPECS.items():
+        header = layout.array_header(dtype, width, rows)
+        with open(paths[name], "r+b") as file:
+            file.write(header)

@@ -1,0 +1,130 @@
+"""Rows of Criteo logs that another program preprocessed: finished and checked as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.data.foreign.pieces import Arrays, Pieces
+from keras_dlrm.data.packed.split_rows import Batch, Rows
+from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
+from keras_dlrm.schema.schema import Schema
+
+
+class CriteoRows(Rows):
+    """A split in files of another program.
+
+    Args:
+        pieces: The files. The label is what their first column begins with.
+        schema: The log's schema.
+        columns: The pieces' arrays → `(label (B,), dense (B, 13), sparse (B, W))`.
+        logarithm: Whether the dense values are counts, which become `log(x + 1)`.
+        modulo: Numbers that ids are taken modulo of, one for each place of a row (W,), or `None`.
+    """
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        schema: Schema,
+        columns: Callable[[Arrays], Arrays],
+        logarithm: bool,
+        modulo: np.ndarray | None,
+    ) -> None:
+        self._pieces = pieces
+        self._columns = columns
+        self._logarithm = logarithm
+        self._modulo = modulo
+        self._hotness = [column.hotness for column in schema.categorical]
+        self._sizes = np.repeat([column.vocabulary_size for column in schema.categorical], self._hotness).astype(
+            np.int32
+        )
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
+        def number(row: int) -> int:
+            return range(len(self))[rows][row] if isinstance(rows, slice) else int(rows[row])
+
+        return self._finish(self._pieces.take(rows), number)
+
+    def labels(self) -> np.ndarray:
+        found, done = np.empty(len(self), np.float32), 0
+        for first, *_ in self._pieces.first_columns().blocks(2**18):
+            label = first.reshape(len(first), -1)[:, 0]
+            self._check_labels(label, lambda row, start=done: start + row)  # type: ignore[misc]
+            found[done : done + len(label)] = label
+            done += len(label)
+        return found
+
+    def batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+        done = 0
+        for block in self._pieces.blocks(size):
+            start = done
+            yield self._finish(block, lambda row, start=start: start + row)  # type: ignore[misc]
+            done += len(block[0])
+
+    def _finish(self, arrays: Arrays, number: Callable[[int], int]) -> tuple[Batch, np.ndarray]:
+        label, dense, sparse = self._columns(arrays)
+        names = np.repeat(CATEGORICAL, self._hotness).tolist()
+        self._check_labels(label, number)
+        if self._logarithm:
+            dense, sparse = self._whole(dense, DENSE, number), self._whole(sparse, names, number)
+            self._check(dense, dense < 0, DENSE, "must be a count of at least 0", number)
+            dense = np.log(dense.astype(np.float32) + np.float32(1.0))
+            # Before the modulo, which would make an id of it.
+            self._check(sparse, sparse < 0, names, "must be an id of at least 0", number)
+        else:
+            self._check(dense, ~np.isfinite(dense), DENSE, "must be a finite number", number)
+        if self._modulo is not None:
+            sparse = sparse % self._modulo
+        bad = (sparse < 0) | (sparse >= self._sizes)
+        if bad.any():
+            size = self._sizes[np.argwhere(bad)[0][1]]
+            self._check(
+                sparse, bad, names, f"must be an id in 0 … {size - 1}: there are {size} rows in its table", number
+            )
+        batch = {"dense": np.ascontiguousarray(dense, np.float32), "sparse": np.ascontiguousarray(sparse, np.int32)}
+        return batch, label.astype(np.float32)
+
+    def _whole(self, values: np.ndarray, names: Sequence[str], number: Callable[[int], int]) -> np.ndarray:
+        """As int32; the reference keeps some of them as floats."""
+        if values.dtype == np.int32:
+            return values
+        with np.errstate(invalid="ignore"):
+            found = values.astype(np.int32)
+        self._check(values, found != values, names, "must be an integer below 2^31", number)
+        return found
+
+    def _check_labels(self, label: np.ndarray, number: Callable[[int], int]) -> None:
+        self._check(label, (label != 0) & (label != 1), [LABEL], "must be 0 or 1", number)
+
+    def _check(
+        self, values: np.ndarray, bad: np.ndarray, names: Sequence[str], rule: str, number: Callable[[int], int]
+    ) -> None:
+        if bad.any():
+            row, column = (*np.argwhere(bad)[0], 0)[:2]
+            name, place = self._pieces.place(number(int(row)))
+            value = values[tuple(np.argwhere(bad)[0])]
+            raise ValueError(f"{name}, row {place}, column {names[column]}: value {value} {rule}.")
+
+
+def check_days(directory: Path, days: Collection[int], example: str, last: str) -> None:
+    """`FileNotFoundError` unless there are the files of days 0, 1, … and of at least two.
+
+    Args:
+        directory: Where they are.
+        days: Numbers of those that are there.
+        example: Name of such a file.
+        last: What the last day is.
+    """
+    if len(days) < 2:
+        raise FileNotFoundError(
+            f"{directory} has {len(days)} files of the form {example}; at least two days are needed: the last one is {last}."
+        )
+    missing = sorted(set(range(max(days) + 1)) - set(days))
+    if missing:
+        raise FileNotFoundError(f"{directory} has days up to {max(days)}, but not {missing}.")

@@ -1,0 +1,1 @@
+"""Preprocessing jobs that a kill cannot spoil: stages, staged files, full disks."""

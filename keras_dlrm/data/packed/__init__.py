@@ -1,0 +1,1 @@
+"""Processed directories: format, writer, reader, shuffle order and batches for `fit`."""

@@ -1,0 +1,87 @@
+"""Batches as a `tf.data.Dataset`, and what else reading through TensorFlow needs of it by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from keras_dlrm.data.packed.format import LABEL, SAMPLE_WEIGHT, array_specs
+from keras_dlrm.schema.schema import Schema
+
+OpError = tf.errors.OpError
+
+
+def from_batches(
+    epoch: Callable[[], Iterator[tuple[Any, ...]]],
+    schema: Schema,
+    rows: int | None = None,
+    weighted: bool = False,
+    length: int | None = None,
+) -> tf.data.Dataset:
+    """Packed batches of a schema as a dataset.
+
+    Args:
+        epoch: Makes an iterator over `(batch, label)`, or `(batch, label, sample_weight)`, for each pass.
+        schema: The batches' schema.
+        rows: Rows of every batch, where they are all of one size.
+        weighted: Whether batches come with sample weights.
+        length: How many batches a pass has, where that is known.
+    """
+    specs = {
+        name: tf.TensorSpec((rows,) if width is None else (rows, width), dtype, name)
+        for name, (dtype, width) in array_specs(schema).items()
+    }
+    label, weight = specs.pop(LABEL), specs.pop(SAMPLE_WEIGHT, tf.TensorSpec((rows,), tf.float32, SAMPLE_WEIGHT))
+    signature = (specs, label, weight) if weighted else (specs, label)
+    found = tf.data.Dataset.from_generator(epoch, output_signature=signature)
+    # Keras counts one optimizer step too many where a dataset ends without having said when.
+    return found if length is None else found.apply(tf.data.experimental.assert_cardinality(length))
+
+
+def resumed_epochs(batches: Callable[[int], Any], schema: Schema, start_epoch: int, padded: bool, fixed: bool) -> tf.data.Dataset:
+    """Batches as a dataset in which every pass that is read to its end counts as an epoch.
+
+    Args:
+        batches: Makes the batches of an epoch of this number: a sequence with a `batch_size`.
+        schema: The batches' schema.
+        start_epoch: Number of the first epoch.
+        padded: Whether the last batch is filled up, with sample weights of 0.
+        fixed: Whether all batches have as many rows.
+    """
+    first = batches(start_epoch)
+    number, whole = start_epoch, False
+
+    def epoch() -> Iterator[tuple[Any, ...]]:
+        # Keras stops after the last batch without asking for more, and looks at a first batch to build a model: an epoch
+        # counts when its last batch was read.
+        nonlocal number, whole
+        number, whole = number + whole, False
+        every = batches(number)
+        for index in range(len(every)):
+            batch = every[index]
+            whole = index == len(every) - 1
+            yield batch
+
+    weighted = padded or schema.sample_weight is not None
+    found = from_batches(epoch, schema, first.batch_size if fixed else None, weighted, len(first))
+    settings = tf.data.Options()
+    # `shard` has cut the rows already.
+    settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # There is nothing to tune, and TensorFlow 2.21's tuning thread delays the end of an iterator: see step/tensorflow_step.py.
+    settings.autotune.enabled = False
+    return found.with_options(settings)
+
+
+def example_features(message: bytes) -> Any:
+    """Features by name of a serialised `tf.train.Example`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return tf.train.Example.FromString(message).features.feature
+    except DecodeError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,1 @@
+"""The preprocessor: dense transforms, vocabularies, bad rows, CSV dialects, growth by new days."""

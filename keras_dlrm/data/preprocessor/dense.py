@@ -1,0 +1,156 @@
+"""Dense values: the transforms of `kd.Dense`, fitted on training rows and applied the same way everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.data.preprocessor.vocabulary import BadValue
+from keras_dlrm.schema.columns import Dense
+
+QUANTILES = 256
+# A quantile fit keeps an evenly spaced sample of at most this many values.
+SAMPLE = 2**20
+# A deviation is none up to this share of the largest value: some units in the last place of a float64.
+_ROUNDING = 4 * np.finfo(np.float64).eps
+OUTSIDE = "is outside the range of float32; clip or drop it"
+
+
+def needs_fit(column: Dense) -> bool:
+    """Whether the column's transform has parameters that training rows determine."""
+    return column.transform in ("standardise", "log1p_standardise", "quantile", "log_above_minimum")
+
+
+class DenseFit:
+    """Gathers what one column's transform needs, over many frames, in bounded memory.
+
+    Args:
+        column: The column.
+    """
+
+    def __init__(self, column: Dense) -> None:
+        self.column = column
+        self._count = 0
+        self._mean = 0.0
+        self._squares = 0.0
+        self._largest = 0.0
+        self._origin = 0.0
+        self._sample = np.empty(0)
+        self._stride = 1
+        self._minimum = np.inf
+
+    def update(self, values: np.ndarray) -> None:
+        """Take float64 values (n,), NaN where missing, into account.
+
+        Raises:
+            BadValue: a value that is beyond float32, or whose logarithm, which the column needs, is.
+        """
+        beyond = unusable(self.column, values)
+        if beyond.any():
+            index = int(np.argmax(beyond))
+            raise BadValue(index, float(values[index]), OUTSIDE)
+        if self.column.transform == "log1p_standardise":
+            values = _log(values).astype(np.float64)
+        values = values[~np.isnan(values)]
+        if not len(values):
+            return
+        if self.column.transform == "log_above_minimum":
+            self._minimum = min(self._minimum, float(values.min()))
+            return
+        if self.column.transform == "quantile":
+            first = -self._count % self._stride
+            self._sample = np.concatenate([self._sample, values[first :: self._stride]])
+            while len(self._sample) > SAMPLE:
+                self._sample = self._sample[::2]
+                self._stride *= 2
+            self._count += len(values)
+            return
+        if not self._count:
+            self._origin = float(values[0])
+        self._largest = max(self._largest, float(np.abs(values).max()))
+        # Chan, Golub and LeVeque's update of a mean and a sum of squares by a further part. Both are of differences to the
+        # first value of all: those of a constant are 0, and a large offset takes no digits from them.
+        values = values - self._origin
+        count, mean = len(values), float(values.mean())
+        squares = float(((values - mean) ** 2).sum())
+        total, delta = self._count + count, mean - self._mean
+        self._squares += squares + delta * delta * self._count * count / total
+        self._mean += delta * (count / total)
+        self._count = total
+
+    def state(self) -> dict[str, Any]:
+        """The fitted parameters, as JSON values. A column without any value leaves everything at the middle."""
+        if self.column.transform == "quantile":
+            values = self._sample if len(self._sample) else np.zeros(1)
+            return {"quantiles": np.quantile(values, np.linspace(0.0, 1.0, QUANTILES)).tolist()}
+        if self.column.transform == "log_above_minimum":
+            return {"minimum": self._minimum if np.isfinite(self._minimum) else 0.0}
+        deviation = float(np.sqrt(self._squares / self._count)) if self._count else 0.0
+        # What rounding alone may make of a constant is no deviation, by which other values could be told apart.
+        if deviation <= _ROUNDING * self._largest:
+            deviation = 1.0
+        return {"mean": self._origin + self._mean, "deviation": deviation}
+
+
+def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """Raw values → model inputs.
+
+    Args:
+        column: The column.
+        state: What `DenseFit.state` returned, `{}` where `needs_fit` is False.
+        values: float64 (B,), NaN where missing.
+
+    Returns:
+        float32 (B,), finite.
+
+    Raises:
+        BadValue: the result is beyond float32.
+    """
+    return _in_range(values, apply(column, state, values))
+
+
+def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """What `transform` gives, with infinities where it raises."""
+    missing = np.isnan(values)
+    with np.errstate(over="ignore"):
+        if column.transform == "none":
+            out = values
+        elif column.transform == "log1p":
+            out = _log(values)
+        elif column.transform == "quantile":
+            quantiles = np.asarray(state["quantiles"])
+            ranks = np.searchsorted(quantiles, values, "left") + np.searchsorted(quantiles, values, "right")
+            out = ranks / len(quantiles) - 1.0
+        elif column.transform == "log_above_minimum":
+            # In float32, to the bit what TorchRec makes of Criteo's counts.
+            out = np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32))
+        else:
+            raw = _log(values).astype(np.float64) if column.transform == "log1p_standardise" else values
+            out = (raw - state["mean"]) / state["deviation"]
+        return np.where(missing, column.missing, out).astype(np.float32)
+
+
+def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
+    """Whether values (n,) are too large for their column whatever is fitted, bool (n,). See `needs_fit`."""
+    with np.errstate(over="ignore"):
+        if column.transform == "quantile":
+            return np.zeros(len(values), bool)
+        narrow = _log(values) if column.transform == "log1p_standardise" else values.astype(np.float32)
+    return np.isinf(narrow)
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
+    return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))
+
+
+def _in_range(values: np.ndarray, results: np.ndarray) -> np.ndarray:
+    """The results; `BadValue` where one is infinite, or NaN without a missing value."""
+    bad = ~np.isfinite(results)
+    if bad.any():
+        bad &= ~(np.isnan(values) & np.isnan(results))
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise BadValue(index, float(values[index]), OUTSIDE)
+    return results

@@ -1,0 +1,259 @@
+"""Raw named columns → packed batches, by vocabularies and statistics that were fitted on the training rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.data.preprocessor import artefact, dense, growth
+from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
+from keras_dlrm.data.preprocessor.identity import identified
+from keras_dlrm.data.preprocessor.vocabulary import Counter, Keys, Vocabulary
+from keras_dlrm.schema.schema import PADDING, Schema
+
+# A frame of Polars or pandas, an Arrow table, or a mapping of named columns.
+Table = Any
+Tables = Table | Iterable[Table | tuple[Table, raw.Where]]
+
+
+class Preprocessor:
+    """Maps raw named columns to packed batches; the same code serves files and requests.
+
+    - A dense column goes through its `Dense.transform`; a missing value (null, NaN, masked) becomes `Dense.missing`. True
+      is 1, false is 0, as text, too.
+    - A categorical column with a fitted vocabulary is looked up; an unseen value becomes an OOV row of the column, or -1
+      (padding) where the column has none; a missing value (null, NaN, masked, empty string) becomes -1. Values are
+      compared as text, whole numbers by their digits and booleans in lower case: 3, 3.0, "3", "3.0" and a decimal 3.00
+      are one value, and so are True, true and "TRUE".
+    - A categorical column that came with a `vocabulary_size` holds integer ids already; they are checked.
+    - A hashed column holds ids, or any other values, which are hashed as texts to ids.
+    - Dates, times, differences of times and complex numbers are no values; they are refused.
+    - A column with `hotness` above 1, or with `truncate`, holds lists, (B, k) arrays, or strings whose values are separated by `|`.
+
+    Make one with `fit`, `identity` or `load`.
+
+    Args:
+        schema: Fitted schema.
+        dense_state: Fitted parameters by dense column.
+        vocabularies: `Vocabulary` by table name, for the tables whose vocabulary was fitted.
+        csv: How the text files of the log are written, for further ones.
+
+    Example:
+
+    >>> import polars as pl
+    >>> from keras_dlrm.schema.schema import Categorical, Schema
+    >>> rows = pl.DataFrame({"price": [0.0, 3.0], "city": ["Rome", "Oslo"], "click": [0, 1]})
+    >>> preprocessor = Preprocessor.fit(Schema(dense=["price"], categorical=[Categorical("city")], label="click"), rows)
+    >>> preprocessor.schema.table_sizes
+    {'city': 3}
+    >>> preprocessor.transform({"price": [1.0, None], "city": ["Oslo", "Lima"]})["sparse"].tolist()
+    [[2], [0]]
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        dense_state: Mapping[str, dict[str, Any]] | None = None,
+        vocabularies: Mapping[str, Vocabulary] | None = None,
+        csv: CsvDialect | None = None,
+    ) -> None:
+        schema.require_fitted()
+        self.csv = csv
+        self.schema = schema
+        self.dense_state = dict(dense_state or {})
+        self.vocabularies = dict(vocabularies or {})
+        for column in schema.dense:
+            if dense.needs_fit(column) and column.name not in self.dense_state:
+                raise ValueError(
+                    f"Preprocessor: dense column {column.name!r} with transform={column.transform!r} is not fitted; "
+                    "use Preprocessor.fit(schema, rows)."
+                )
+
+    @classmethod
+    def identity(cls, schema: Schema) -> Preprocessor:
+        """A preprocessor for columns that hold ids and model inputs already: it checks, packs and changes nothing.
+
+        Args:
+            schema: Fitted schema, whose dense transforms are taken as done: they are set to `"none"`.
+        """
+        plain = [{**entry, "transform": "none"} for entry in schema.to_dict()["dense"]]
+        return cls(Schema.from_dict({**schema.to_dict(), "dense": plain}))
+
+    @classmethod
+    def fit(
+        cls,
+        schema: Schema,
+        frames: Tables,
+        keys: Mapping[str, Keys] | None = None,
+    ) -> Preprocessor:
+        """Fit on training rows.
+
+        Args:
+            schema: Columns without a `vocabulary_size` get one.
+            frames: Training rows as one table, or in parts: frames of Polars or pandas, Arrow tables, or mappings of
+                column names to values, as `transform` takes them; other columns are ignored. A part can be a pair
+                `(table, Where)`, which says where it comes from.
+            keys: `Keys` by table name, where values are not compared as text.
+
+        Returns:
+            The preprocessor; its `schema` is fitted.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError, TypeError: a value cannot be used; the message names column and row.
+        """
+        open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
+        counters = {c.table_name: Counter() for c in open_columns}
+        keys = {table: (keys or {}).get(table, Keys()) for table in counters}
+        fits = {c.name: dense.DenseFit(c) for c in schema.dense if dense.needs_fit(c)}
+        width = max(schema.width, 1)
+        first = 0
+        for frame, where in raw.frames(frames, [*fits, *(c.name for c in open_columns)]):
+            for name, fit in fits.items():
+                with raw.located(where, name, np.arange(len(frame))):
+                    fit.update(raw.dense_values(frame, name, where))
+            for column, offset in zip(schema.categorical, schema.offsets, strict=True):
+                if column.vocabulary_size is None:
+                    values, rows, places, _ = raw.categorical_values(frame, column, where)
+                    with raw.located(where, column.name, rows):
+                        key = keys[column.table_name].normalise(values, f"column {column.name!r}")
+                    counters[column.table_name].update(key, (first + rows) * width + offset + places)
+            first += len(frame)
+        return cls.from_counts(schema, counters, {name: fit.state() for name, fit in fits.items()}, keys)
+
+    @classmethod
+    def from_counts(
+        cls,
+        schema: Schema,
+        counters: Mapping[str, Counter],
+        dense_state: Mapping[str, dict[str, Any]],
+        keys: Mapping[str, Keys] | None = None,
+    ) -> Preprocessor:
+        """What `fit` gives for training rows that were counted already.
+
+        Args:
+            schema: Columns without a `vocabulary_size` get one.
+            counters: The counted values by table name.
+            dense_state: Fitted parameters by dense column.
+            keys: As in `fit`.
+        """
+        open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
+        vocabularies: dict[str, Vocabulary] = {}
+        for column in open_columns:
+            table = column.table_name
+            if table not in vocabularies:
+                vocabularies[table] = Vocabulary.fit(counters[table], column, (keys or {}).get(table, Keys()))
+        sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in open_columns}
+        return cls(identified(schema.replace_categorical(**sizes), dense_state, vocabularies), dense_state, vocabularies)
+
+    def grow(self, frames: Tables) -> Preprocessor:
+        """A preprocessor that also knows the values of new days. Ids of known values stay, and so do dense statistics.
+
+        New values get the ids behind the known ones, in the order of their first appearance. Those seen fewer than
+        `min_count` times in `frames` stay unseen, and so do those beyond `max_vocabulary`, where the most frequent ones
+        are kept. `kd.models.grow` makes a trained model follow.
+
+        Args:
+            frames: Rows of the new days, as `fit` takes them.
+
+        Returns:
+            The new preprocessor, whose schema has the new vocabulary sizes. This one is unchanged.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError, TypeError: a value cannot be used; the message names column and row.
+
+        Example:
+
+        >>> import polars as pl
+        >>> from keras_dlrm.schema.schema import Categorical, Schema
+        >>> monday = Preprocessor.fit(Schema(categorical=[Categorical("city")]), pl.DataFrame({"city": ["Rome", "Oslo"]}))
+        >>> tuesday = monday.grow(pl.DataFrame({"city": ["Lima", "Oslo"]}))
+        >>> tuesday.schema.table_sizes
+        {'city': 4}
+        >>> tuesday.transform({"city": ["Rome", "Oslo", "Lima", "Bonn"]})["sparse"].ravel().tolist()
+        [1, 2, 3, 0]
+        """
+        schema, vocabularies = growth.grown(self.schema, self.vocabularies, frames)
+        return Preprocessor(schema, self.dense_state, vocabularies)
+
+    def reading(self, csv: CsvDialect | None) -> Preprocessor:
+        """The same preprocessor for text files that are written otherwise."""
+        return self if csv == self.csv else Preprocessor(self.schema, self.dense_state, self.vocabularies, csv)
+
+    def transform(
+        self,
+        frame: Table,
+        weights: Mapping[str, Any] | None = None,
+        where: raw.Where | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Raw columns → packed batch.
+
+        Args:
+            frame: A frame of Polars or pandas, an Arrow table, or a mapping of column names to B values: lists, arrays
+                (also masked ones) or columns of these libraries. Columns that the schema does not name are ignored.
+            weights: For a weighted schema, per-id factors by column, as in `Schema.pack`.
+            where: File and row at which the frame starts, for error messages.
+
+        Returns:
+            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)}`, and `"weights": float32 (B, W)` where the schema
+            is weighted.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError, TypeError: a value cannot be used; the message names file, column and row.
+        """
+        schema = self.schema
+        where = where or raw.Where()
+        table = raw.frame(frame, [*schema.dense_names, *schema.categorical_names], where)
+        batch: dict[str, np.ndarray] = {}
+        if schema.dense:
+            out = np.empty((len(table), schema.n_dense), np.float32)
+            for j, dense_column in enumerate(schema.dense):
+                values = raw.dense_values(table, dense_column.name, where)
+                with raw.located(where, dense_column.name, np.arange(len(table))):
+                    out[:, j] = dense.transform(dense_column, self.dense_state.get(dense_column.name, {}), values)
+            batch["dense"] = out
+        if schema.categorical:
+            sparse = np.full((len(table), schema.width), PADDING, np.int32)
+            lists = {}
+            for column, offset in zip(schema.categorical, schema.offsets, strict=True):
+                flat, rows, places, lists[column.name] = raw.categorical_values(table, column, where)
+                with raw.located(where, column.name, rows):
+                    vocabulary = self.vocabularies.get(column.table_name)
+                    if vocabulary is None:
+                        ids = raw.given_ids(flat, column)
+                    else:
+                        ids = vocabulary.encode(flat, f"column {column.name!r}")
+                sparse[rows, offset + places] = ids
+            batch["sparse"] = sparse
+        if schema.weighted:
+            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"], lists)
+        elif weights is not None:
+            raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
+        return batch
+
+    # -- round trips -------------------------------------------------------------------------------------------------
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write `preprocessor.json` and a Parquet file per fitted vocabulary into an existing or new directory.
+
+        Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
+        """
+        artefact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
+        """Inverse of `save`.
+
+        Raises:
+            FileNotFoundError: no preprocessor there.
+            ValueError: damaged, or written in a version of the format that this release does not know; the message
+                names the file.
+        """
+        return cls(*artefact.load(Path(directory)))

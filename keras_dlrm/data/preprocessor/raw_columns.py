@@ -1,0 +1,291 @@
+"""Raw columns as Polars hands them over: dense values, and categorical values as flat lists with their places."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.data.kernels.string_hash import buckets
+from keras_dlrm.data.preprocessor.vocabulary import BadValue
+from keras_dlrm.schema.columns import PADDING, Categorical
+from keras_dlrm.schema.hashing import LARGEST, fold
+from keras_dlrm.schema.lists import Lists, kept
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SEPARATOR = "|"
+NUMBER = "must be a number, or empty if missing"
+FINITE = "must be finite, or empty if missing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Where a frame comes from, for error messages.
+
+    Args:
+        source: File name, or empty.
+        first_row: Number of the frame's first row in it, counted from 0.
+    """
+
+    source: str = ""
+    first_row: int = 0
+
+    def at(self, row: int) -> str:
+        """`"log.csv, row 12"`, for row `row` of the frame."""
+        return f"{self.source + ', ' if self.source else ''}row {self.first_row + row}"
+
+
+@contextlib.contextmanager
+def located(where: Where, name: str, rows: np.ndarray) -> Iterator[None]:
+    """Turn a `BadValue` among flat values, whose rows are `rows`, into an error that names file, row and column."""
+    try:
+        yield
+    except BadValue as bad:
+        raise ValueError(
+            f"{where.at(int(rows[bad.index]))}, column {name!r}: value {bad.value!r} {bad.reason}."
+        ) from None
+
+
+def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
+    """The named columns of a table: a frame of Polars (a lazy one, too) or pandas, an Arrow table, or a mapping.
+
+    Raises:
+        KeyError: a column is missing.
+        TypeError: no table, or a column of other values than texts, numbers and booleans.
+        ValueError: columns of different lengths.
+    """
+    import polars as pl
+
+    if isinstance(data, pl.LazyFrame):
+        data = data.collect()
+    elif _is_pandas(data):
+        data = {str(name): values for name, values in data.items()}
+    elif hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
+        data = pl.DataFrame(data)
+    elif not isinstance(data, Mapping):
+        raise TypeError(f"expected a DataFrame or a mapping of named columns, not {type(data).__name__}.")
+    given = data.columns if isinstance(data, pl.DataFrame) else list(data)
+    source = f"{where.source}: " if where.source else ""
+    for name in names:
+        if name not in given:
+            raise KeyError(f"{source}column {name!r} is missing; there are {[str(n) for n in given]}.")
+    series = {name: normal_form.column(name, data[name]) for name in names}
+    first = next(iter(series))
+    for name, values in series.items():
+        if len(values) != len(series[first]):
+            raise ValueError(
+                f"{source}column {name!r} has {len(values)} rows but {first!r} has {len(series[first])}; "
+                "they must agree."
+            )
+    return pl.DataFrame(series)
+
+
+def _is_pandas(data: Any) -> bool:
+    return hasattr(data, "iloc") and hasattr(data, "columns")
+
+
+def is_table(data: Any) -> bool:
+    """Whether `frame` takes it for a table."""
+    import polars as pl
+
+    arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+    return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
+
+
+def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
+    """One or many tables, as `frame` takes them, or pairs `(table, Where)` → pairs with the named columns.
+
+    None without names.
+
+    Raises:
+        TypeError: no table.
+    """
+    import polars as pl
+
+    if not names:
+        return
+    if isinstance(data, pl.LazyFrame):
+        data = data.collect_batches(chunk_size=65_536, maintain_order=True)
+    parts: Iterable[Any] = [data] if is_table(data) or not isinstance(data, Iterable) else data
+    first = 0
+    for part in parts:
+        part, where = part if isinstance(part, tuple) else (part, Where(first_row=first))
+        table = frame(part, names, where)
+        yield table, where
+        first += len(table)
+
+
+def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
+    """A numeric column as float64 (B,), NaN where missing.
+
+    Raises:
+        ValueError: a value is no number, or infinite.
+        TypeError: not a column of numbers.
+    """
+    numbers, lost = numeric(table[name], name, where)
+    if lost.any():
+        row = int(np.argmax(lost))
+        raise ValueError(f"{where.at(row)}, column {name!r}: value {table[name][row]!r} {NUMBER}.")
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        row = int(np.argmax(infinite))
+        raise ValueError(f"{where.at(row)}, column {name!r}: value {numbers[row]} {FINITE}.")
+    return numbers
+
+
+def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.ndarray]:
+    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,). True is 1, false 0.
+
+    Raises:
+        TypeError: not a column of numbers.
+    """
+    import polars as pl
+
+    values = _plain(values)
+    if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
+        # Polars would take the ticks of a date, a time or a difference of times for numbers.
+        raise TypeError(f"{where.at(0)}, column {name!r}: a dense column holds numbers, not {values.dtype}.")
+    if values.dtype == pl.String:
+        values = values.set(values == "", None)
+        flags = values.str.contains(normal_form.BOOLEAN)
+        if flags.any():
+            flags = flags.fill_null(False)
+            truth = values.filter(flags).str.to_lowercase() == normal_form.TRUE
+            values = values.scatter(flags.arg_true(), truth.cast(pl.Int8).cast(pl.String))
+    numbers = values.cast(pl.Float64, strict=False)
+    lost = numbers.is_null() & values.is_not_null()
+    return numbers.fill_null(float("nan")).to_numpy(), lost.to_numpy()
+
+
+def categorical_values(
+    table: pl.DataFrame, column: Categorical, where: Where
+) -> tuple[pl.Series, np.ndarray, np.ndarray, Lists]:
+    """A scalar or multi-hot column as flat values.
+
+    Returns:
+        `(values, rows, places, lists)`: n values, and int64 (n,) their rows and their positions in what is kept of the
+        rows' lists; and the lists that they came with.
+
+    Raises:
+        ValueError: a list with more values than `hotness`, and the column truncates none.
+    """
+    flat, rows, places, lengths = flatten(table[column.name], column)
+    if len(lengths) and lengths.max() > column.hotness:
+        if column.truncate is None:
+            row = int(np.argmax(lengths > column.hotness))
+            raise ValueError(
+                f"{where.at(row)}, column {column.name!r}: {lengths[row]} {too_long(column)}; "
+                f"the longest of these {len(lengths):,} rows has {lengths.max()}."
+            )
+        flat, rows, places, starts = truncated(column, flat, rows, places, lengths)
+        return flat, rows, places, Lists(lengths, starts)
+    return flat, rows, places, Lists(lengths, np.zeros_like(lengths))
+
+
+def too_long(column: Categorical) -> str:
+    """What is wrong with a list that has more values than `hotness`.
+
+    It says nothing of other rows: a job that goes on after a stop sees them in other blocks, and keeps the same text.
+    """
+    return f"values but hotness={column.hotness}; raise hotness, shorten the list, or set truncate to 'first' or 'last'"
+
+
+def truncated(
+    column: Categorical, flat: pl.Series, rows: np.ndarray, places: np.ndarray, lengths: np.ndarray
+) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
+    """What `truncate` keeps of the lists that `flatten` gives: values, rows and places, and where each row's begin."""
+    import polars as pl
+
+    missing = flat.is_null() | flat.cast(pl.String).is_in(["", str(PADDING)]).fill_null(True)
+    used, there = np.zeros_like(lengths), ~missing.to_numpy()
+    np.maximum.at(used, rows[there], places[there] + 1)
+    starts = kept(column, used)
+    places = places - starts[rows]
+    keep = (places >= 0) & (places < column.hotness)
+    return flat.filter(pl.Series(keep)), rows[keep], places[keep], starts
+
+
+def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
+    """A scalar or multi-hot column as flat values, their rows and places, and the lists' lengths, int64 (B,)."""
+    import polars as pl
+
+    values = _plain(values)
+    if values.dtype == pl.String and column.multi_hot:
+        values = values.set(values == "", None).str.split(SEPARATOR)
+    if isinstance(values.dtype, pl.Array):
+        values = values.cast(pl.List(values.dtype.inner))
+    if not isinstance(values.dtype, pl.List):
+        n = len(values)
+        return values, np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64)
+    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(len(rows)) - np.repeat(starts, lengths)
+    flat = values.filter(pl.Series(lengths > 0)).explode() if len(rows) else values.clear().explode()
+    return _plain(flat), rows, places, lengths
+
+
+def _plain(values: pl.Series) -> pl.Series:
+    """Texts that are stored once each, and referred to by number, as texts."""
+    import polars as pl
+
+    return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
+
+
+def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
+    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing.
+
+    Unbounded ids of a hashed column are folded to 31 bits. Other values are hashed as texts to such ids, which
+    `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph.
+
+    Raises:
+        BadValue: no integer, or out of range.
+    """
+    ids, bad, reason = checked_ids(values, column)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise BadValue(index, values[index], reason)
+    return ids
+
+
+def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tuple[np.ndarray, np.ndarray, str]:
+    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed.
+
+    Raises:
+        TypeError: not a column of ids; the message names `source`.
+    """
+    import polars as pl
+
+    size = int(column.vocabulary_size or 0)
+    most = "2^63-1, which is hashed" if column.hashed else size - 1
+    reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"
+    values = _plain(values)
+    where = f"{source + ', ' if source else ''}column {column.name!r}"
+    exact = values.dtype.is_integer() or values.dtype == pl.Null
+    if values.dtype == pl.String or values.dtype.is_decimal() or (column.hashed and not exact):
+        values = normal_form.texts(values, where)
+        ids = values.str.to_integer(strict=False)
+    elif exact:
+        ids = values.cast(pl.Int64, strict=False)
+    elif values.dtype.is_float():
+        values = values.fill_nan(None)
+        ids = values.cast(pl.Int64, strict=False)
+        ids = ids.set(ids.cast(pl.Float64) != values, None)
+    else:
+        raise TypeError(f"{where} has dtype {values.dtype}; ids must be integers.")
+    lost = ids.is_null() & values.is_not_null()
+    if column.hashed and lost.any():
+        ids = ids.scatter(lost.arg_true(), buckets(values.filter(lost).cast(pl.String), LARGEST + 1))
+        lost = ids.is_null() & values.is_not_null()
+    beyond = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
+    bad = (lost | beyond.fill_null(False)).to_numpy()
+    found = ids.fill_null(PADDING).to_numpy()
+    if bad.any():
+        found = np.where(bad, PADDING, found)
+    return (fold(found) if column.hashed else found), bad, reason

@@ -1,0 +1,245 @@
+"""Values of a categorical column → ids: counting them, and looking them up."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.data.kernels.string_hash import buckets
+from keras_dlrm.data.kernels.text_ids import TextIds, Texts
+from keras_dlrm.schema.columns import PADDING, Categorical
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TEXT = "text"
+HEX = "hex"
+HEXADECIMAL = "must be hexadecimal digits (at most 16) or empty"
+# Keys that are counted before they are merged with those that are known.
+MERGE = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """How raw values are normalised before they are looked up, so that a file and a request agree.
+
+    Args:
+        kind: `"text"`: the value in its normal form (see `data.normal_form`), so that 3, 3.0 and `"3.0"` are one value,
+            and so are true and `"True"`. Null, NaN, the empty string and -1, which is padding everywhere, are missing.
+            `"hex"`: a string of hexadecimal digits becomes a number, as in Criteo's logs; missing is 0.
+        modulo: For `"hex"`: the number is taken modulo this, or `None`.
+    """
+
+    kind: str = TEXT
+    modulo: int | None = None
+
+    def normalise(self, values: pl.Series, who: str) -> pl.Series:
+        """Raw values → keys (String or UInt64), null where missing.
+
+        Raises:
+            ValueError: a value that is no hexadecimal number.
+            TypeError: values that are neither strings, numbers nor booleans.
+        """
+        if self.kind == HEX:
+            return self._hex(values, who)
+        keys = normal_form.texts(values, who)
+        return keys.set(keys == str(PADDING), None)
+
+    def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
+        """Which raw values `normalise` refuses, bool (n,), and what they must be.
+
+        Raises:
+            TypeError: as `normalise`.
+        """
+        if self.kind != HEX:
+            return np.zeros(len(values), bool), ""
+        return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
+
+    def _hex(self, values: pl.Series, who: str) -> pl.Series:
+        numbers, bad = self._numbers(values, who)
+        if bad.any():
+            row = int(bad.arg_max() or 0)
+            raise BadValue(row, values[row], HEXADECIMAL)
+        return numbers % self.modulo if self.modulo else numbers
+
+    def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
+        """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
+        import polars as pl
+
+        if values.dtype == pl.Null:
+            values = values.cast(pl.String)
+        if values.dtype != pl.String:
+            raise TypeError(f"{who} has dtype {values.dtype}; give strings of hexadecimal digits, as in the raw log.")
+        text = values.set(values == "", None).fill_null("0")
+        numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False)
+        return numbers, numbers.is_null() | text.str.starts_with("+")
+
+
+class BadValue(ValueError):
+    """A value that cannot be used. Whoever knows the file, the column and the row says so; this has the rest.
+
+    Args:
+        index: Position among the values at hand.
+        value: The value.
+        reason: What is allowed.
+    """
+
+    def __init__(self, index: int, value: object, reason: str) -> None:
+        super().__init__(f"value {value!r} at position {index} {reason}")
+        self.index = index
+        self.value = value
+        self.reason = reason
+
+
+class Counter:
+    """Counts the values of one table over many frames, and remembers where each was seen first."""
+
+    def __init__(self) -> None:
+        self._seen: pl.DataFrame | None = None
+        self._waiting: list[pl.DataFrame] = []
+        self._rows = 0
+
+    def update(self, keys: pl.Series, positions: np.ndarray, counts: np.ndarray | None = None) -> None:
+        """Count keys.
+
+        Args:
+            keys: n keys; nulls do not count.
+            positions: int64 (n,), where in the log each stands; the order of first appearance follows these.
+            counts: int64 (n,), how often each is there; once by default.
+        """
+        import polars as pl
+
+        times = np.ones(len(keys), np.int64) if counts is None else counts
+        frame = pl.DataFrame({"key": keys, "count": times, "first": positions}).drop_nulls("key")
+        self._waiting.append(_counted(frame))
+        self._rows += len(self._waiting[-1])
+        # Merged when there is as much that is new as is known: each key is sorted in a few times, not with every part.
+        if self._rows > max(MERGE, 0 if self._seen is None else len(self._seen)):
+            self._merge()
+
+    def _merge(self) -> None:
+        import polars as pl
+
+        if self._waiting:
+            parts = self._waiting if self._seen is None else [self._seen, *self._waiting]
+            self._seen = parts[0] if len(parts) == 1 else _counted(pl.concat(parts))
+            self._waiting, self._rows = [], 0
+
+    def keys(self, column: Categorical, room: int | None) -> pl.Series:
+        """The keys that get a row of their own, at most `room`, in the order of their ids. See `Vocabulary.fit`."""
+        import polars as pl
+
+        self._merge()
+        if self._seen is None:
+            return pl.Series("key", [], dtype=pl.String)
+        kept = self._seen.filter(pl.col("count") >= column.min_count)
+        if room is not None and len(kept) > room:
+            return kept.sort(["count", "first"], descending=[True, False])["key"].head(room)
+        return kept.sort("first")["key"]
+
+
+def _counted(frame: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    return frame.group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The fitted values of one logical table.
+
+    Args:
+        values: Keys, one per known value (String or UInt64).
+        ids: int32, their rows.
+        size: Rows of the table.
+        oov: First row of unseen values, or `None`: they become padding.
+        keys: How raw values become keys.
+        oov_rows: Rows that unseen values share, from `oov` on; a hash of the value chooses.
+    """
+
+    values: pl.Series
+    ids: np.ndarray
+    size: int
+    oov: int | None
+    keys: Keys = Keys()
+    oov_rows: int = 1
+
+    @classmethod
+    def fit(cls, counter: Counter, column: Categorical, keys: Keys = Keys()) -> Vocabulary:
+        """Give ids to the counted values.
+
+        Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
+        frequency, and ties the first appearance. The OOV rows are left out of the numbering.
+
+        Raises:
+            ValueError: OOV rows lie beyond `max_vocabulary`.
+        """
+        oov, oov_rows = column.oov, 0 if column.oov is None else column.oov_rows
+        if column.max_vocabulary is not None and oov is not None and oov + oov_rows > column.max_vocabulary:
+            raise ValueError(
+                f"Categorical column {column.name!r}: oov={oov}{f' with oov_rows={oov_rows}' if oov_rows > 1 else ''} is "
+                f"outside max_vocabulary={column.max_vocabulary}; give a smaller oov or oov_rows."
+            )
+        values = counter.keys(column, None if column.max_vocabulary is None else column.max_vocabulary - oov_rows)
+        ids = np.arange(len(values), dtype=np.int32)
+        size = len(values)
+        if oov is not None:
+            ids[oov:] += oov_rows
+            size = max(size, oov) + oov_rows
+        return cls(values, ids, max(size, 1), oov, keys, column.oov_rows)
+
+    def encode(self, values: pl.Series, who: str) -> np.ndarray:
+        """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
+        keys = self.keys.normalise(values, who)
+        return self._encoded(keys, self._rows(keys))
+
+    def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `encode` gives, which values are unseen, and which are missing, bool (n,)."""
+        import polars as pl
+
+        keys = self.keys.normalise(values, who)
+        row = self._rows(keys)
+        absent = keys.is_null() | values.is_null()
+        if self.keys.kind == HEX:  # a missing one has a key, 0
+            absent |= (values.cast(pl.String) == "").fill_null(True)
+        missing = absent.to_numpy()
+        return self._encoded(keys, row), (row < 0) & ~missing, missing
+
+    def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
+        """Keys, and their positions among the values → ids."""
+        import polars as pl
+
+        unseen = PADDING if self.oov is None else self.oov
+        if not len(self.ids):
+            ids = np.full(len(row), unseen, np.int32)
+        else:
+            ids = np.where(row < 0, np.int32(unseen), self.ids[row]).astype(np.int32, copy=False)
+        if keys.null_count():
+            ids[keys.is_null().to_numpy()] = PADDING
+        if self.oov is not None and self.oov_rows > 1:
+            cold = np.flatnonzero(ids == self.oov)
+            ids[cold] += buckets(keys.gather(cold).cast(pl.String), self.oov_rows).astype(np.int32)
+        return ids
+
+    @functools.cached_property
+    def _texts(self) -> TextIds:
+        """Where each text is among the values: built once, so that a small request costs little."""
+        texts = TextIds()
+        texts.encode(Texts.of(self.values))
+        return texts
+
+    def _rows(self, keys: pl.Series) -> np.ndarray:
+        """Keys → int32 positions among the values, -1 where unknown."""
+        import polars as pl
+
+        if not len(self.values) or not len(keys):
+            return np.full(len(keys), -1, np.int32)
+        if keys.dtype == pl.String:
+            return self._texts.find(Texts.of(keys))
+        known = pl.DataFrame({"key": self.values.cast(keys.dtype), "row": np.arange(len(self.values), dtype=np.int32)})
+        found = keys.alias("key").to_frame().join(known, on="key", how="left", maintain_order="left")["row"]
+        return found.fill_null(-1).to_numpy()

@@ -1,0 +1,1 @@
+"""Planted click logs, whose true probabilities and best possible AUC are known."""

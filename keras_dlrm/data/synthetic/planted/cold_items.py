@@ -1,0 +1,88 @@
+"""Ids of a planted log that are not there from the beginning."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_dlrm.support.arguments import integer
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdItems:
+    """A share of each table's ids that appears only from a certain time on, or only in certain parts.
+
+    Until then, an id that ranks next to it in popularity is drawn in its place.
+
+    Args:
+        share: Share of each table's rows, spread evenly over popular and rare ones. Tables with fewer than
+            `1 / share` rows may have none.
+        arrive: `(first, last)`: each cold id appears from a position of its own on, drawn evenly between them. By
+            default they are there from the beginning of the parts that have them.
+        parts: The parts that have them, such as `("test",)`; all by default.
+
+    Raises:
+        ValueError, TypeError: a value is out of range, or the items would not be cold anywhere.
+
+    Example:
+
+    >>> ColdItems(0.1, parts=("test",)).parts
+    ('test',)
+    """
+
+    share: float
+    arrive: tuple[int, int] | None = None
+    parts: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        share = self.share
+        if isinstance(share, (bool, str)) or not 0.0 < float(share) < 1.0:
+            raise ValueError(f"ColdItems: share={share!r} must lie between 0 and 1.")
+        if self.arrive is None and self.parts is None:
+            raise ValueError("ColdItems: give arrive=(first, last), or the parts that have them; else none is cold.")
+        if self.arrive is not None:
+            if not isinstance(self.arrive, (tuple, list)) or len(self.arrive) != 2:
+                raise ValueError(f"ColdItems: arrive={self.arrive!r} must be a pair (first, last) of positions.")
+            low, high = (integer("ColdItems", f"arrive[{i}]", v, 0) for i, v in enumerate(self.arrive))
+            if low > high:
+                raise ValueError(f"ColdItems: arrive={self.arrive!r} must be in order: first, then last.")
+            object.__setattr__(self, "arrive", (low, high))
+        if self.parts is not None:
+            if isinstance(self.parts, str) or not all(isinstance(p, str) for p in self.parts):
+                raise TypeError(f"ColdItems: parts={self.parts!r} must be a list of names, such as ('test',).")
+            object.__setattr__(self, "parts", tuple(self.parts))
+
+    def plan(self, order: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Which ids of a table are cold.
+
+        Args:
+            order: (n,), the table's ids by popularity.
+            random: Source of the choice.
+
+        Returns:
+            `(arrival, stand_in)`, both (n,) by id: the position from which on a cold id is there (-1 for the others),
+            and the id that is drawn until then.
+        """
+        size = len(order)
+        # Every 1/share-th rank, from a random one on.
+        steps = np.floor(np.arange(size + 1) * self.share + random.random())
+        cold = np.diff(steps) > 0
+        if cold.all():
+            cold[0] = False
+        low, high = self.arrive or (0, 0)
+        warm = np.flatnonzero(~cold)
+        nearest = warm[np.clip(np.searchsorted(warm, np.arange(size)), 0, len(warm) - 1)]
+        arrival, stand_in = np.empty(size, np.int64), np.empty(size, order.dtype)
+        arrival[order] = np.where(cold, random.integers(low, high + 1, size), -1)
+        stand_in[order] = order[nearest]
+        return arrival, stand_in
+
+    def apply(
+        self, ids: np.ndarray, plan: tuple[np.ndarray, np.ndarray], part: str, positions: np.ndarray
+    ) -> np.ndarray:
+        """Ids (B, k) of rows at given positions (B,), those that are not there yet replaced."""
+        arrival, stand_in = plan
+        present = self.parts is None or part in self.parts
+        absent = arrival[ids] > positions[:, None] if present else arrival[ids] >= 0
+        return np.where(absent, stand_in[ids], ids)

@@ -1,0 +1,1 @@
+"""Click logs whose ids repeat with a given locality (stack distances)."""

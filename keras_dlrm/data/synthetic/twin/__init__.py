@@ -1,0 +1,1 @@
+"""Twins: statistics of a private log, and synthetic logs drawn from them."""

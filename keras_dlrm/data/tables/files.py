@@ -1,0 +1,109 @@
+"""Names of input files → files that can be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
+from keras_dlrm.data.preprocessor.raw_columns import is_table
+from keras_dlrm.data.tables.block import TableFile
+from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
+from keras_dlrm.data.tables.hive import partitioned
+from keras_dlrm.data.tables.records import RecordFile
+from keras_dlrm.data.tables.text import TextFile
+from keras_dlrm.files.regular import matches, regular
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+# Also frames: of pandas, Polars or Arrow, and mappings of named columns.
+Inputs = Paths | Any
+ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
+
+
+def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None) -> list[TableFile]:
+    """The tables that a path, a pattern, a frame or a list of these stands for.
+
+    Args:
+        inputs: The inputs.
+        names: Columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`.
+        dialect: How text is written.
+    """
+    entries = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    tables: list[TableFile] = []
+    for entry in entries:
+        if isinstance(entry, (str, os.PathLike)):
+            tables += [partitioned(open_table(path, dialect), names) for path in input_files(entry)]
+        else:
+            if not is_table(entry):
+                raise TypeError(f"tables: an input is a {type(entry).__name__}; give paths, patterns or frames.")
+            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}"))
+    if not tables:
+        raise ValueError("tables: an empty list of input files; give at least one.")
+    return tables
+
+
+def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
+    """The file by its ending.
+
+    Args:
+        path: The file.
+        dialect: How text is written. Where it is given, a file with an unknown ending is text.
+
+    Raises:
+        ValueError: an unknown ending.
+    """
+    endings = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
+    ending = endings[-1] if endings else ""
+    if ending in (".parquet", ".pq"):
+        return ParquetFile(path)
+    if ending in (".tfrecord", ".tfrecords"):
+        return RecordFile(path)
+    if ending in (".csv", ".tsv") or dialect is not None:
+        return TextFile(path, dialect or CsvDialect())
+    raise ValueError(f"{path}: the ending says no format; use {ENDINGS}.")
+
+
+def input_files(inputs: Paths) -> list[Path]:
+    """The files that a path, a pattern or a list of these stands for.
+
+    Raises:
+        FileNotFoundError: one of them does not exist, or is a folder.
+        OSError: one is a named pipe, a socket or a device.
+    """
+    paths: list[Path] = []
+    for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
+        found = matches(entry)
+        if not found:
+            raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
+        for path in found:
+            if path.is_dir():
+                raise FileNotFoundError(f"{path} is a folder; give its files, as the pattern '{path}/*.parquet'.")
+            paths.append(regular(path, f"give a file ({ENDINGS}), a list, or a glob pattern"))
+    if not paths:
+        raise ValueError("tables: an empty list of input files; give at least one.")
+    return paths
+
+
+def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
+    """See that each file has all columns, each once, but for those that are empty.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: a column is there more than once, or all files are empty.
+    """
+    given = [file.columns() for file in files]
+    for file, columns in zip(files, given, strict=True):
+        if not columns:
+            continue
+        for name in names:
+            if name not in columns:
+                raise KeyError(f"{file.path}: column {name!r} is missing; the file has {columns}.")
+            if columns.count(name) > 1:
+                raise ValueError(
+                    f"{file.path}: column {name!r} occurs more than once in the header; rename or drop one of them."
+                )
+    if all(columns == [] for columns in given):
+        others = ", and so are all other inputs" if len(files) > 1 else ""
+        raise ValueError(f"{files[0].path} cannot be read as a table: it is empty{others}; give a file with rows.")

@@ -1,0 +1,143 @@
+"""What a run over tables fits, and how staged rows become final."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from keras_dlrm.data.preprocessor import dense
+from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.identity import vocabulary_identity
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Counter, Keys
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.stage import Stage, chunks
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Schema
+
+VOCABULARY = ("frozen", "grown")
+Finish = Callable[[Stage, int, int, str], dict[str, np.ndarray]]
+
+
+class Rules:
+    """Fits a preprocessor, takes a fitted one as it is, or lets its vocabularies grow.
+
+    Args:
+        schema: The columns.
+        preprocessor: The fitted one, or `None`.
+        grown: Whether its vocabularies get the values of the training part.
+    """
+
+    def __init__(self, schema: Schema, preprocessor: Preprocessor | None = None, grown: bool = False) -> None:
+        self.schema = schema if preprocessor is None else preprocessor.schema
+        self.given, self._grown = preprocessor, grown
+        if preprocessor is not None and grown:
+            for name, vocabulary in preprocessor.vocabularies.items():
+                if vocabulary.keys.kind == HEX:
+                    raise ValueError(f"tables: vocabulary='grown' cannot grow the hexadecimal table {name!r}.")
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that say what comes out for given rows."""
+        given = self.given
+        if given is None:
+            return {"schema": self.schema.to_dict()}
+        return {
+            "schema": self.schema.to_dict(),
+            "dense": given.dense_state,
+            "vocabularies": {name: vocabulary_identity(v) for name, v in given.vocabularies.items()},
+            "grown": self._grown,
+        }
+
+    def columns(self) -> Columns:
+        """How blocks are worked off."""
+        if self.given is None:
+            return Columns(self.schema, None, {})
+        if not self._grown:
+            return Columns(self.schema, self.given.dense_state, self.given.vocabularies)
+        again = {
+            c.name: {"vocabulary_size": None}
+            for c in self.schema.categorical
+            if c.table_name in self.given.vocabularies
+        }
+        return Columns(self.schema.replace_categorical(**again), self.given.dense_state, {})
+
+    def fit(self, columns: Columns, stage: Stage, first: int, last: int, source: str) -> Preprocessor:
+        """The preprocessor.
+
+        Args:
+            columns: What read the rows.
+            stage: The staged rows.
+            first, last: Which of them are the training part.
+            source: Name of its first file.
+
+        Raises:
+            ValueError: there are no training rows to fit on.
+        """
+        if self.given is not None:
+            return self.given.grow(self._frames(columns, stage, first, last)) if self._grown else self.given
+        if (columns.open or columns.late) and first == last:
+            raise ValueError(f"{source}: the training part has no rows, so no vocabulary can be fitted.")
+        fits = [dense.DenseFit(self.schema.dense[j]) for j in columns.late]
+        counts = {table: np.zeros(len(ids), np.int64) for table, ids in columns.texts.items()}
+        for start, stop in chunks(first, last) if fits or counts else ():
+            values, numbers = stage.read("late", start, stop), stage.read("sparse", start, stop)
+            for k, fit in enumerate(fits):
+                fit.update(values[:, k])
+            for table, members in columns.open.items():
+                for column, offset in members:
+                    part = numbers[:, offset : offset + column.hotness].ravel()
+                    np.add.at(counts[table], part[part != PADDING], 1)
+        counters = {table: Counter() for table in columns.open}
+        for table, count in counts.items():
+            # Numbers follow the first appearance, and so do positions.
+            seen = np.flatnonzero(count)
+            keys = Keys().normalise(columns.texts[table].since(0).take(seen).series(), f"table {table!r}")
+            counters[table].update(keys, seen, count[seen])
+        state = {fit.column.name: fit.state() for fit in fits}
+        return Preprocessor.from_counts(self.schema, counters, state)
+
+    def _frames(self, columns: Columns, stage: Stage, first: int, last: int) -> Iterator[pl.DataFrame]:
+        """The values of the training part."""
+        known = {table: ids.since(0).series() for table, ids in columns.texts.items()}
+        for start, stop in chunks(first, last):
+            numbers = stage.read("sparse", start, stop)
+            frame = {}
+            for table, members in columns.open.items():
+                for column, offset in members:
+                    part = numbers[:, offset : offset + column.hotness]
+                    flat = known[table].gather(pl.Series(part.ravel()).replace(PADDING, None))
+                    frame[column.name] = flat if column.hotness == 1 else flat.reshape((len(part), column.hotness))
+            yield pl.DataFrame(frame)
+
+    def late(self, columns: Columns, preprocessor: Preprocessor) -> Finish:
+        """Makes staged rows final: arrays by name."""
+        final = {}
+        for table, ids in columns.texts.items():
+            values = ids.since(0).series()
+            # The last entry is where -1 leads.
+            encoded = preprocessor.vocabularies[table].encode(values, f"table {table!r}")
+            final[table] = np.append(encoded, np.int32(PADDING))
+        columns.texts.clear()
+        schema = preprocessor.schema
+
+        def finish(stage: Stage, first: int, last: int, where: str) -> dict[str, np.ndarray]:
+            batch = {name: stage.read(name, first, last) for name in ("dense", "sparse")}
+            values = stage.read("late", first, last)
+            for k, j in enumerate(columns.late):
+                column = schema.dense[j]
+                with raw.located(raw.Where(where), column.name, np.arange(last - first)):
+                    state = preprocessor.dense_state[column.name]
+                    batch["dense"][:, j] = dense.transform(column, state, values[:, k])
+            for table, members in columns.open.items():
+                for member, offset in members:
+                    place = slice(offset, offset + member.hotness)
+                    batch["sparse"][:, place] = final[table][batch["sparse"][:, place]]
+            for name in ("label", "sample_weight"):
+                if stage.widths[name]:
+                    batch[name] = stage.read(name, first, last)[:, 0]
+            return batch
+
+        return finish

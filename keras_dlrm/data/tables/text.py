@@ -1,0 +1,184 @@
+"""CSV and TSV files in blocks of rows."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from keras_dlrm.data.kernels import text_rows
+from keras_dlrm.data.kernels.text_ids import Texts
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
+from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Faults, TableFile
+from keras_dlrm.files.regular import blank
+
+BLOCK_BYTES = 2**23
+_BOM = b"\xef\xbb\xbf"
+
+
+class TextFile(TableFile):
+    """A delimited text file, plain or `.gz`.
+
+    Args:
+        path: The file.
+        dialect: How it is written.
+    """
+
+    unit = "line"
+
+    def __init__(self, path: Path, dialect: CsvDialect) -> None:
+        self.path, self._dialect = path, dialect
+        endings = [s.lower() for s in path.suffixes]
+        self._packed = endings[-1:] == [".gz"]
+        self._separator = dialect.byte("".join((endings[:-1] if self._packed else endings)[-1:]))
+
+    def columns(self) -> list[str]:
+        """Names in the header; none where the file is empty.
+
+        Raises:
+            ValueError: the first line is no header.
+        """
+        with self._readable():
+            return [] if blank(self.path, bytes([self._separator])) else self._header()[0]
+
+    def _header(self) -> tuple[list[str], int, int]:
+        """The names, and bytes and lines up to their end."""
+        with self._readable(), self._open() as file:
+            first = file.read(text_rows.MAX_ROW + 2)
+        skip = len(_BOM) if first.startswith(_BOM) else 0
+        if self._dialect.names is not None:
+            return list(self._dialect.names), skip, 0
+        data = np.frombuffer(bytearray(first), np.uint8)
+        width, names = 1, None
+        for _ in range(2):  # The number of fields is known when they have been looked at once.
+            starts, ends = np.zeros((width, 1), np.int64), np.zeros((width, 1), np.int64)
+            numbers, codes, counts = np.zeros(1, np.int64), np.zeros(1, np.uint8), np.zeros(1, np.int64)
+            slots = np.arange(width)
+            found, end, lines = text_rows.find_rows(
+                data, skip, len(first) <= text_rows.MAX_ROW, self._separator, self._dialect.quote, width, slots, starts, ends,
+                numbers, codes, counts,
+            )  # fmt: skip
+            if found and codes[0] == text_rows.GOOD:
+                fields = Texts(data, starts[:, 0], ends[:, 0])
+                names = [fields.text(k) for k in range(width)]
+                break
+            if not found or codes[0] != text_rows.FIELDS:
+                break
+            width = int(counts[0])
+        if names is None or names == [""]:
+            raise ValueError(
+                f"{self.path} cannot be read as a table: its first line must be the names of the columns, in UTF-8."
+            )
+        return names, int(end), int(lines)
+
+    @property
+    def _named(self) -> str:
+        return "the header has" if self._dialect.names is None else "the dialect names"
+
+    def _open(self) -> IO[bytes]:
+        return gzip.open(self.path, "rb") if self._packed else open(self.path, "rb")  # type: ignore[return-value]
+
+    def _readable(self) -> Any:
+        return readable(self.path)
+
+    def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
+        """The rows from `place` on, the `Block.place` of the last block that is known; all of them by default.
+
+        Raises:
+            ValueError: a broken `.gz`.
+        """
+        if not self.columns():
+            return
+        header, offset, line = self._header()
+        if place:
+            offset, line = place["offset"], place["line"]
+        slots = np.full(len(header), -1, np.int64)
+        for slot, name in enumerate(names):
+            slots[header.index(name)] = slot
+        size = max(self.path.stat().st_size, 1)
+        with self._readable(), open(self.path, "rb") as raw:
+            file: IO[bytes] = gzip.open(raw, "rb") if self._packed else raw  # type: ignore[assignment]
+            file.seek(offset)
+            rest, dropped, final = b"", 0, False
+            while not final:
+                chunk = file.read(BLOCK_BYTES)
+                final = not chunk
+                if len(rest) > text_rows.MAX_ROW and b"\n" not in rest[text_rows.MAX_ROW :]:
+                    # Of a line that is too long, what shows that it is: one without an end needs no memory.
+                    end = chunk.find(b"\n")
+                    more = len(chunk) if end < 0 else end
+                    dropped += len(rest) - (text_rows.MAX_ROW + 1) + more
+                    rest, chunk = rest[: text_rows.MAX_ROW + 1], chunk[more:]
+                data = np.frombuffer(bytearray(rest + chunk), np.uint8)
+                at = 0
+                share = min(raw.tell() / size, 1.0)
+                while True:
+                    block, after, lines = self._block(data, at, final, names, slots, line)
+                    if not len(block.numbers):
+                        break
+                    # The bytes that were dropped belong to the first row that ends after them.
+                    offset += after - at + dropped
+                    dropped = 0
+                    line += lines
+                    block.place, block.share = {"offset": offset, "line": line}, share
+                    at = after
+                    yield block
+                rest = data[at:].tobytes()
+
+    def _block(
+        self, data: np.ndarray, at: int, final: bool, names: Sequence[str], slots: np.ndarray, line: int
+    ) -> tuple[TextBlock, int, int]:
+        room = min(BLOCK_ROWS, int(np.count_nonzero(data[at:] == 10)) + 1)
+        starts, ends = np.empty((len(names), room), np.int64), np.empty((len(names), room), np.int64)
+        numbers, codes, counts = np.empty(room, np.int64), np.empty(room, np.uint8), np.empty(room, np.int64)
+        n, after, lines = text_rows.find_rows(
+            data, at, final, self._separator, self._dialect.quote, len(slots), slots, starts, ends, numbers, codes, counts
+        )
+        numbers = numbers[:n] + line + 1
+        faults = Faults(str(self.path), self.unit, numbers)
+        if codes[:n].any():
+            wrong = codes[:n] != text_rows.GOOD
+            starts[:, :n][:, wrong] = ends[:, :n][:, wrong] = 0
+            reasons = {
+                text_rows.FIELDS: lambda row: f"the row has {counts[row]} fields; {self._named} {len(slots)}",
+                text_rows.QUOTES: lambda row: "a quoted field does not end where a field ends; double quotes inside it",
+                text_rows.UTF8: lambda row: "the row is not UTF-8; write the file in UTF-8",
+                text_rows.LONG: lambda row: f"the line has more than {text_rows.MAX_ROW:,} bytes",
+            }
+            for code, reason in reasons.items():
+                faults.add(codes[:n] == code, "", None, reason)
+        self._dialect.set_missing(data, starts[:, :n], ends[:, :n])
+        texts = {name: Texts(data, starts[k, :n], ends[k, :n]) for k, name in enumerate(names)}
+        return TextBlock(numbers, faults, texts), int(after), int(lines)
+
+
+class readable:
+    """Turns what says that a file cannot be read, inside the `with` block, into an error that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
+            raise ValueError(f"{self._path} cannot be read: {error}. Copy or fetch the file again.") from error
+
+
+class TextBlock(Block):
+    """Rows of a text file.
+
+    Args:
+        numbers: int64 (n,), the rows' lines, counted from 1.
+        faults: What is wrong with them.
+        texts: The fields by column.
+    """
+
+    def __init__(self, numbers: np.ndarray, faults: Faults, texts: dict[str, Texts]) -> None:
+        super().__init__(numbers, faults)
+        self.texts = texts

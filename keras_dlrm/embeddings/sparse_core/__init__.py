@@ -1,0 +1,1 @@
+"""Embedding tables on the SparseCores of TPUs, through keras-rs."""

@@ -1,0 +1,1 @@
+"""ONNX files: Keras layers and operations as nodes of a graph."""

@@ -1,0 +1,245 @@
+"""`EmbeddingCollection` in ONNX: one Gather for all columns of equal width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_dlrm.export.onnx_graph.graph import Graph, element_type
+from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
+from keras_dlrm.schema.hashing import LARGEST, MIX
+from keras_dlrm.schema.schema import PADDING
+from keras_dlrm.sharding.stacking import Block
+
+
+def pooled(graph: Graph, collection: Any, tables: StoredTables, sparse: str, weights: str | None) -> str:
+    """What the layer gives, (B, F, D) or (B, Σ D), in float32.
+
+    Args:
+        graph: Gets the nodes.
+        collection: The `EmbeddingCollection`.
+        tables: How its tables are stored; their arrays are tensors named `tables_16.codes` and the like.
+        sparse: Name of the ids, int64 (B, W).
+        weights: Name of their factors (B, W), or `None`.
+    """
+    if weights is not None:
+        # An error where there are not as many rows of them: one row would go for all.
+        weights = graph.op("Reshape", weights, graph.op("Shape", sparse))
+    blocks: list[tuple[Block, str]] = []
+    for stored in tables.stacks:
+        stack, ids, factors = stored.stack, sparse, weights
+        if not stack.blocks:  # remainders alone, looked up with their quotients
+            continue
+        if stack.take is not None:
+            take = stack.take.astype(np.int64)
+            ids = graph.op("Gather", sparse, take, axis=1)
+            factors = None if weights is None else graph.op("Gather", weights, take, axis=1)
+        blocks += _pool(graph, collection, stored, ids, factors)
+    blocks = [(block, _project(graph, collection, block, vectors)) for block, vectors in blocks]
+    return _arrange(graph, collection, blocks)
+
+
+def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights: str | None) -> list[tuple[Block, str]]:
+    stack = stored.stack
+    needs_factors = weights is not None or any(b.combiner != "sum" and b.hotness > 1 for b in stack.blocks)
+    places, real = _places(graph, stored, ids, needs_factors)
+    vectors = _gather(graph, stored, places)
+    factors = None
+    if needs_factors:
+        # Not a product: a weight of NaN or infinity on padding must not reach the sum.
+        factors = graph.op("Where", real, weights or _scalar(1.0), _scalar(0.0))
+        if weights is not None:
+            graph.must_be_finite.append((factors, stack.positions))
+    # Cuts between blocks; remainders follow the last one.
+    cuts = [b.hotness * len(b.columns) for b in stack.blocks]
+    halves = [(b, b.hotness * len(b.columns)) for b in stack.blocks if b.second is not None]
+    cuts += [size for _, size in halves]
+    parts = _split(graph, vectors, cuts)
+    seconds = {id(b): parts[len(stack.blocks) + i] for i, (b, _) in enumerate(halves)}
+    factor_parts = None if factors is None else _split(graph, factors, cuts)
+    found = []
+    for i, block in enumerate(stack.blocks):
+        part, n, h = parts[i], len(block.columns), block.hotness
+        if id(block) in seconds:
+            part = _combine(graph, collection, part, seconds[id(block)])
+        factor = None if factor_parts is None else factor_parts[i]
+        if weights is not None:
+            part = graph.op("Mul", part, graph.op("Unsqueeze", factor, _ints(-1)))
+        if h > 1 and n > 1:
+            part = graph.op("ReduceSum", graph.op("Reshape", part, _ints(0, n, h, block.width)), _ints(2), keepdims=0)
+        elif h > 1:
+            part = graph.op("ReduceSum", part, _ints(1), keepdims=1)
+        if block.combiner != "sum" and (h > 1 or weights is not None):
+            part = _normalise(graph, block, part, factor, weights is not None)
+        found.append((block, part))
+    return found
+
+
+def _places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
+    """Places (B, P) that ids ask for, see `StoredStack`, and which of them are rows, if that is needed."""
+    stack = stored.stack
+    sizes = stack.per_position["size"].astype(np.int64)
+    contributes = stack.per_position["oov"] >= 0
+    if stack.per_position["hashed"].any() or any(block.second is not None for block in stack.blocks):
+        return _computed_places(graph, stored, ids, needs_real)
+    clipped = graph.op("Min", graph.op("Max", ids, np.array([PADDING - 1])), sizes)
+    real = None
+    if needs_real and contributes.all():
+        real = graph.op("Not", graph.op("Equal", clipped, np.array([PADDING])))
+    elif needs_real:
+        inside = graph.op("And", graph.op("GreaterOrEqual", clipped, _ints(0)), graph.op("Less", clipped, sizes))
+        unseen = graph.op("And", graph.op("Not", graph.op("Equal", clipped, _ints(PADDING))), contributes)
+        real = graph.op("Or", inside, unseen)
+    return graph.op("Add", clipped, stored.first_places), real
+
+
+def _computed_places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
+    """The same where ids are hashed, or split into a quotient and a remainder."""
+    stack = stored.stack
+    sizes, oov, hashed, divisor, modulus = (
+        stack.per_position[name] for name in ("size", "oov", "hashed", "divisor", "modulus")
+    )
+    not_negative = graph.op("GreaterOrEqual", ids, _ints(0))
+    known = graph.op("And", not_negative, graph.op("Less", ids, sizes.astype(np.int64)))
+    local = ids
+    if hashed.any():
+        known = graph.op("And", not_negative, graph.op("Or", known, hashed))
+        buckets = _bucket(graph, graph.op("Max", ids, _ints(0)), sizes.astype(np.int64))
+        local = buckets if hashed.all() else graph.op("Where", hashed, buckets, ids)
+    unknown = oov.astype(np.int64)
+    if (oov != PADDING).any():
+        unknown = graph.op("Where", graph.op("Equal", ids, _ints(PADDING)), _ints(PADDING), unknown)  # type: ignore[assignment]
+    local = graph.op("Where", known, local, unknown)
+    real = graph.op("GreaterOrEqual", local, _ints(0))
+    if any(block.second is not None for block in stack.blocks):
+        quotient = graph.op("Div", local, divisor.astype(np.int64))
+        local = graph.op("Where", real, graph.op("Mod", quotient, modulus.astype(np.int64)), _ints(PADDING))
+    return graph.op("Add", local, stored.first_places), real if needs_real else None
+
+
+def _bucket(graph: Graph, ids: str, sizes: np.ndarray) -> str:
+    """As `embeddings.hashing.bucket`, in int64: 32-bit products modulo 2³² have the same lower bits."""
+    high = graph.op("BitwiseAnd", graph.op("Div", ids, _ints(LARGEST + 1)), _ints(LARGEST))
+    low = graph.op("BitwiseAnd", ids, _ints(LARGEST))
+    mixed = graph.op("BitwiseAnd", graph.op("BitwiseXor", low, _mix(graph, high)), _ints(LARGEST))
+    folded = graph.op("Where", graph.op("Greater", ids, _ints(LARGEST)), mixed, low)
+    return graph.op("Mod", graph.op("BitwiseAnd", _mix(graph, folded), _ints(LARGEST)), sizes)
+
+
+def _mix(graph: Graph, x: str) -> str:
+    for shift, factor in MIX:
+        x = graph.op("BitwiseXor", x, graph.op("Div", x, _ints(1 << shift)))
+        if factor != 1:
+            # As a signed number: a product of 32 and 31 bits does not overflow.
+            signed = factor - (1 << 32) if factor > LARGEST else factor
+            x = graph.op("BitwiseAnd", graph.op("Mul", x, _ints(signed)), _ints((1 << 32) - 1))
+    return x
+
+
+def _gather(graph: Graph, stored: StoredStack, places: str) -> str:
+    """Stored rows of places, dequantised: float32 (B, P, D). Nothing but the rows asked for is ever computed with."""
+    if stored.pruned is not None:
+        places = graph.op("Gather", f"{stored.name}.map", places, axis=0)
+    found = {name: graph.op("Gather", f"{stored.name}.{name}", places, axis=0) for name in stored.layout}
+    if stored.kind == "float32":
+        return found["codes"]
+    codes = found["codes"]
+    if stored.kind == "int4":
+        low = graph.op("BitwiseAnd", codes, np.array([15], np.uint8))
+        high = graph.op("BitShift", codes, np.array([4], np.uint8), direction="RIGHT")
+        codes = graph.op("Concat", low, high, axis=-1)
+        if stored.stack.width % 2:
+            codes = graph.op("Slice", codes, _ints(0), _ints(stored.stack.width), _ints(2))
+    rows = _float32(graph, codes)
+    if "scale" in found:
+        rows = graph.op("Mul", rows, _float32(graph, found["scale"]))
+    if "offset" in found:
+        rows = graph.op("Add", rows, _float32(graph, found["offset"]))
+    return rows
+
+
+def _float32(graph: Graph, name: str) -> str:
+    return graph.op("Cast", name, to=element_type("float32"))
+
+
+def _combine(graph: Graph, collection: Any, quotient: str, remainder: str) -> str:
+    operation = collection.quotient_remainder.operation
+    if operation == "concat":
+        return graph.op("Concat", quotient, remainder, axis=-1)
+    return graph.op("Mul" if operation == "mult" else "Add", quotient, remainder)
+
+
+def _normalise(graph: Graph, block: Block, part: str, factor: str | None, weighted: bool) -> str:
+    """Sums (B, n, D) over the sum of their factors, or the root of that of their squares; 0 where that is 0."""
+    factor = graph.op("Reshape", factor, _ints(0, len(block.columns), block.hotness))
+    if weighted and block.combiner == "sqrtn":
+        factor = graph.op("Mul", factor, factor)
+    norm = graph.op("ReduceSum", factor, _ints(2), keepdims=1)
+    if not weighted:
+        norm = graph.op("Max", norm, _scalar(1.0))  # a number of ids; where it is 0 the sum is, too
+    if block.combiner == "sqrtn":
+        norm = graph.op("Sqrt", norm)
+    if not weighted:
+        return graph.op("Div", part, norm)
+    zero = graph.op("Equal", norm, _scalar(0.0))
+    inverse = graph.op("Where", zero, _scalar(0.0), graph.op("Div", _scalar(1.0), norm))
+    return graph.op("Mul", part, inverse)
+
+
+def _project(graph: Graph, collection: Any, block: Block, vectors: str) -> str:
+    names = collection.projected.get(block.width)
+    if names is None:
+        return vectors
+    which = [names.index(collection.schema.categorical[i].table_name) for i in block.columns]
+    kernel = ops.convert_to_numpy(collection.projections[str(block.width)]).astype(np.float32)[which]
+    if len(which) == 1:
+        return graph.op("MatMul", vectors, kernel[0])
+    by_column = graph.op("Transpose", vectors, perm=[1, 0, 2])
+    return graph.op("Transpose", graph.op("MatMul", by_column, kernel), perm=[1, 0, 2])
+
+
+def _arrange(graph: Graph, collection: Any, blocks: list[tuple[Block, str]]) -> str:
+    order = [i for block, _ in blocks for i in block.columns]
+    if not collection.concatenate:
+        vectors = _side_by_side(graph, [vectors for _, vectors in blocks])
+        if order == sorted(order):
+            return vectors
+        return graph.op("Gather", vectors, np.argsort(order), axis=1)
+    widths = {block.width for block, _ in blocks}
+    if order == sorted(order) or len(widths) == 1:
+        if len(widths) == 1:
+            vectors = _side_by_side(graph, [vectors for _, vectors in blocks])
+            if order != sorted(order):
+                vectors = graph.op("Gather", vectors, np.argsort(order), axis=1)
+            return graph.op("Reshape", vectors, _ints(0, len(order) * widths.pop()))
+        flat = [graph.op("Reshape", v, _ints(0, len(b.columns) * b.width)) for b, v in blocks]
+        return _side_by_side(graph, flat)
+    columns = {}
+    for block, vectors in blocks:
+        n = len(block.columns)
+        flat_block = graph.op("Reshape", vectors, _ints(0, n * block.width))
+        for i, part in zip(block.columns, _split(graph, flat_block, [block.width] * n), strict=True):
+            columns[i] = part
+    return _side_by_side(graph, [columns[i] for i in sorted(columns)])
+
+
+def _split(graph: Graph, name: str, sizes: list[int]) -> list[str]:
+    """Parts along axis 1."""
+    if len(sizes) == 1:
+        return [name]
+    outputs = [graph.new_name("Split") for _ in sizes]
+    return graph.ops("Split", name, _ints(*sizes), outputs=outputs, axis=1)
+
+
+def _side_by_side(graph: Graph, names: list[str]) -> str:
+    return graph.op("Concat", *names, axis=1) if len(names) > 1 else names[0]
+
+
+def _ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def _scalar(value: float) -> np.ndarray:
+    return np.array([value], np.float32)

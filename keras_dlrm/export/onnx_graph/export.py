@@ -1,0 +1,126 @@
+"""A trained model as an ONNX file for ONNX Runtime, from any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.export.onnx_graph.files import add_checksums, new_session, remove_other_data, write_data
+from keras_dlrm.export.replaced import check_replaced
+from keras_dlrm.export.requests import check_batch, expected_probabilities
+from keras_dlrm.files.durable import publish, workspace
+from keras_dlrm.files.seal import seal
+
+# Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.
+EXTERNAL_ABOVE = 1 << 26
+
+
+def onnx(
+    model: Any,
+    path: str | Path,
+    tables: str | None = None,
+    prune: str | Mapping[str, Any] | None = None,
+    external_data: bool | None = None,
+) -> Path:
+    """Write a model as ONNX, of standard operations alone.
+
+    Inputs are a packed batch, `dense` float32 (B, n_dense), `sparse` int64 (B, W) and, for a weighted schema, `weights`
+    float32 (B, W); the output is `probability` float32 (B, 1), for any B. Ids out of range are looked up as their
+    column's OOV row, a dense feature of NaN or infinity gives NaN, and all else is as `predict` has it. All columns of equal
+    width are looked up by one Gather.
+
+    The graph is made from what Keras records of the model's own layers, in this process; tables go from the live model
+    to the file a part at a time. Before the file is renamed to `path` ONNX Runtime loads it and its answers are compared
+    with the model's: `path` is complete or absent, or what it was.
+
+    A functional `SparseModel` with one `EmbeddingCollection` has its own inputs and outputs instead, called as in
+    `kd.export.savedmodel`.
+
+    Args:
+        model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
+        path: The file; replaced if it exists. Its folder is made if it does not.
+        tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
+            own dtype by default.
+        prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
+            rows to leave out. Their ids are answered as unseen ones are.
+        external_data: Whether tables lie in a file beside, `<path>.<checksum>.data`, which ONNX Runtime maps into memory:
+            processes that serve the same file share it. By default where they have more than 64 MiB.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: onnx or onnxruntime is not installed.
+        NotImplementedError: the model does something that is not known in ONNX.
+        RuntimeError: the answers differ by more than 1e-5 (0.02 in half precision), or the file does not load.
+        NotFinite: a weight is NaN or infinite.
+        TypeError: not a model of `kd.models`.
+        ValueError: unknown `tables` or `prune`, or tables too large for ONNX without external data.
+
+    Example: see docs/onnx.md.
+    """
+    from keras_dlrm.export.functional import is_functional
+    from keras_dlrm.export.onnx_graph import functional_model as own
+    from keras_dlrm.export.onnx_graph.model import onnx_model
+    from keras_dlrm.export.tables.stored_tables import StoredTables
+    from keras_dlrm.models.click_model import ClickModel
+    from keras_dlrm.models.not_finite import require_finite
+
+    functional = is_functional(model)
+    if not isinstance(model, ClickModel) and not functional:
+        raise TypeError(f"onnx: expected a model of kd.models, or a functional SparseModel, not {type(model).__name__}.")
+    _require()
+    path = Path(path)
+    # The first field of every ONNX file is the version of the format, the second who made it.
+    check_replaced("onnx", path, "model.onnx", lambda start: start[:1] == b"\x08" and b"keras_dlrm" in start[:32])
+    require_finite("onnx", model)
+    stored = own.stored_tables(model, tables, prune) if functional else StoredTables(model, tables, prune)
+    external = bool(stored.stacks) and (stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data))
+    if not external and stored.nbytes >= 1 << 31:
+        raise ValueError(
+            f"onnx: the tables have {stored.nbytes:,} bytes, but an ONNX file holds at most 2 GiB; leave external_data=False out."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with workspace(path) as aside:
+        data = write_data(stored, aside, path.name) if external else None
+        written = (own.onnx_functional if functional else onnx_model)(model, stored, data.name if data else None)
+        add_checksums(written, data)
+        (aside / path.name).write_bytes(written.SerializeToString())
+        seal(aside / path.name)
+        (own.check if functional else _check)(model, aside / path.name, None if tables is None and prune is None else stored)
+        if data is not None:
+            publish(data, path.parent / data.name)
+        publish(aside / path.name, path)
+    remove_other_data(path, data.name if data else None)
+    return path
+
+
+def _require() -> None:
+    for name in ("onnx", "onnxruntime"):
+        try:
+            __import__(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise ImportError(
+                f"kd.export.onnx needs the package {name}, which is not installed: pip install 'keras-dlrm[onnx]'."
+            ) from error
+
+
+def _check(model: Any, path: Path, stored: Any) -> None:
+    """Load the file and compare its answers: with `predict`, or with the live model on tables as they are stored."""
+    batch = check_batch(model.schema)
+    expected = expected_probabilities(model, batch, stored)
+    session = new_session(path, verify=False)
+    allowed = 1e-5 if model.compute_dtype == "float32" else 0.02
+    for rows in (len(expected), 1, 0):
+        got = session.run(["probability"], {name: array[:rows] for name, array in batch.items()})[0]
+        missing = np.isnan(expected[:rows])
+        difference = float(np.max(np.abs(got - expected[:rows]), initial=0.0, where=~missing))
+        if got.shape != (rows, 1) or not difference <= allowed or not np.isnan(got[missing]).all():
+            raise RuntimeError(
+                f"onnx: of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is allowed."
+            )

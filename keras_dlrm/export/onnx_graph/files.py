@@ -1,0 +1,147 @@
+"""Files of an ONNX export: the tables' file beside the graph, checksums and metadata inside it, and a session that reads both."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.files.checksums import digest
+from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.seal import OPEN_SEAL, check_seal
+
+# Arrays begin at multiples of this, so that they can be mapped.
+_PAGE = 1 << 16
+_FILES, _SEAL = "keras_dlrm.files", "keras_dlrm.checksum"
+
+
+def add_checksums(model: Any, data: Path | None) -> None:
+    """Add to a ModelProto what `check` compares; its file is to be sealed by `files.seal.seal`.
+
+    Args:
+        model: The ModelProto.
+        data: The tables' file, complete; `None` where the tables lie in the model.
+    """
+    files = {} if data is None else inventory(data.parent, [data.name])
+    for key, value in ((_FILES, json.dumps(files)), (_SEAL, OPEN_SEAL)):
+        model.metadata_props.add(key=key, value=value)
+
+
+def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
+    """Compare an ONNX file, and the tables' file that it names, with their checksums.
+
+    Args:
+        path: The file.
+        done: Called with the bytes of each part that was read.
+
+    Returns:
+        The files; `None` where it carries no checksum.
+
+    Raises:
+        ValueError: a file is damaged, missing, or not beside `path`; the message names it.
+    """
+    if not check_seal(path):
+        return None
+    done(path.stat().st_size)
+    import onnx
+
+    properties = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    entries = json.loads(properties[_FILES])
+    places = check_sizes(path.parent, entries, path)
+    check_contents(places, entries, done)
+    return [path, *places.values()]
+
+
+def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]]:
+    """Arrays of tables in their file: name, dtype, shape, offset and length; each begins at a page.
+
+    Args:
+        stored: A `StoredTables`.
+    """
+    found: list[tuple[str, np.dtype, tuple[int, ...], int, int]] = []
+    offset = 0
+    for stack in stored.stacks:
+        arrays: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+            name: (dtype, (stack.rows, columns)) for name, (dtype, columns) in stack.layout.items()
+        }
+        if stack.pruned is not None:
+            arrays["map"] = np.dtype(np.int32), (stack.places,)
+        for name, (dtype, shape) in arrays.items():
+            length = int(np.prod(shape)) * dtype.itemsize
+            found.append((f"{stack.name}.{name}", dtype, shape, offset, length))
+            offset += -(-length // _PAGE) * _PAGE
+    return found
+
+
+def write_data(stored: Any, folder: Path, name: str) -> Path:
+    """The tables' file, written a part at a time and called after its checksum."""
+    places = {name: offset for name, _, _, offset, _ in regions(stored)}
+    with open(folder / "data", "wb") as file:
+        for stack in stored.stacks:
+            for part in [*stack.parts(), {"map": stack.map()}] if stack.pruned is not None else stack.parts():
+                for key, array in part.items():
+                    data = array.tobytes()
+                    file.seek(places[f"{stack.name}.{key}"])
+                    file.write(data)
+                    places[f"{stack.name}.{key}"] += len(data)
+    return (folder / "data").rename(folder / f"{name}.{digest(folder / 'data')[:8]}.data")
+
+
+def remove_other_data(path: Path, kept: str | None) -> None:
+    """Remove the files of tables that earlier exports to the same path left: those whose content is what their name says."""
+    ours = re.compile(re.escape(path.name) + r"\.([0-9a-f]{8})\.data")
+    for other in path.parent.iterdir():
+        named = ours.fullmatch(other.name)
+        if named and other.name != kept and stat.S_ISREG(other.lstat().st_mode) and digest(other)[:8] == named[1]:
+            other.unlink(missing_ok=True)
+
+
+def metadata(model: Any, stored: Any) -> dict[str, str]:
+    """What the file says of itself: the schema, and where each logical table lies.
+
+    Args:
+        model: The model.
+        stored: Its `StoredTables`.
+    """
+    return {"keras_dlrm.schema": model.schema.to_json(), "keras_dlrm.tables": json.dumps(table_metadata(stored))}
+
+
+def table_metadata(stored: Any) -> list[dict[str, Any]]:
+    """Where each logical table lies."""
+    return [
+        {
+            "table": table.name,
+            "tensor": stack.name,
+            "first_place": int(first),
+            "rows": table.rows,
+            "stored_as": stack.kind,
+        }
+        for stack in stored.stacks
+        for table, first in zip(stack.stack.tables, stack.table_places, strict=True)
+    ]
+
+
+def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        path: The file.
+        threads: Threads of an operation; as many as cores by default.
+        verify: Whether to compare the file and its tables with the checksums that it carries; that reads all of them.
+
+    Raises:
+        ValueError: a file is damaged; the message names it.
+    """
+    if verify:
+        check(path)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

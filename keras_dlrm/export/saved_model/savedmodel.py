@@ -1,0 +1,282 @@
+"""A trained model as a published version: a SavedModel that stock TensorFlow Serving loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.export import functional as own
+from keras_dlrm.export import signatures
+from keras_dlrm.export.elsewhere import environment
+from keras_dlrm.export.requests import expected_probabilities, requests
+from keras_dlrm.export.saved_model import manifest, warmup
+from keras_dlrm.export.saved_model.versions import next_version, publish
+from keras_dlrm.export.tables.stored_tables import StoredTables
+from keras_dlrm.files.durable import workspace
+from keras_dlrm.models.not_finite import require_finite
+from keras_dlrm.schema.same_schema import check_same
+
+# Tables travel in parts of about so many bytes, and of at most so many files.
+_PART, _PARTS = 2**23, 512
+# The check loads variables of at most so many bytes a second time, beside the live model.
+_LOADED = 2**27
+# What the file format may add to tables and weights.
+_SHARE, _ROOM = 1.02, 2**17
+# What TensorFlow says whenever it starts.
+_LOG = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before|To enable the following instructions")
+CHECK = Path(__file__).with_name("check.py")
+
+
+def savedmodel(
+    model: Any,
+    directory: str | Path,
+    preprocessor: Any = None,
+    version: int | None = None,
+    *,
+    user_columns: Sequence[str] = (),
+    default: str = "packed",
+    metrics: Mapping[str, float] | None = None,
+    warm_up: bool | None = None,
+    tables: str | None = None,
+    prune: str | Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `directory/<version>/`, a SavedModel of stock TensorFlow operations.
+
+    Its signatures, each for any number B of rows:
+
+    - `packed`: `dense` float32 (B, n_dense), `sparse` int64 (B, W), for a weighted schema `weights` float32 (B, W).
+    - `columns`: the same, an input per column.
+    - `raw`: an input per column as the log has them, through the preprocessor inside the graph.
+    - `rank`: one row of the user's columns beside B candidates.
+    - `classify`, `regress`: serialised `tf.train.Example`s, with the columns of `raw`, or of `columns` without a preprocessor.
+    - `serving_default`: what `default` says.
+
+    They give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). It loads without Keras
+    and without this package. An id out of range is looked up as its column's OOV row, an unseen value likewise.
+
+    A model of any backend is rebuilt under TensorFlow in a process of its own, and its tables are passed on part by part:
+    that takes no second copy of them. The version is written aside, loaded in another process, compared with
+    `model.predict` through every signature, and only then renamed into place: it is complete or absent.
+
+    A functional `SparseModel` gets one signature, `serving_default`, with its own inputs and outputs by name: of its `keras.Input`s
+    (ids int64, all else float32); of its dict of outputs, or else of the layers that make them.
+
+    Args:
+        model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
+        directory: Folder of the versions; made if it does not exist.
+        preprocessor: The `Preprocessor` that made the training data: it becomes part of the graph, and is saved beside the
+            model in `assets.extra`.
+        version: Number of the version; one more than the highest there is by default.
+        user_columns: Columns that are the same for all candidates of a `rank` request; without any there is no `rank`.
+        default: `"packed"`, `"columns"` or `"raw"`: the signature that `serving_default` is.
+        metrics: Figures that the manifest keeps, such as the test AUC.
+        warm_up: Whether to write requests that TensorFlow Serving replays before a version takes traffic; by default
+            where tensorflow-serving-api is installed.
+        tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
+            own dtype by default. Rows are dequantised when they are looked up.
+        prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
+            rows to leave out. Their ids are answered as unseen ones are.
+
+    Returns:
+        The path of the version. `assets.extra/manifest.json` says what it is; `verify` checks it.
+
+    Raises:
+        FileExistsError: the version exists.
+        NotADirectoryError: `directory` is a file.
+        TypeError, ValueError: arguments that do not fit the model.
+        NotFinite: a weight is NaN or infinite.
+        ImportError: `warm_up=True` without tensorflow-serving-api.
+        RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
+            half precision).
+
+    Example: see docs/export.md.
+    """
+    from keras_dlrm.models.click_model import ClickModel
+
+    functional = own.is_functional(model)
+    if not isinstance(model, ClickModel) and not functional:
+        raise TypeError(f"savedmodel: expected a model of kd.models, or a functional SparseModel, not {type(model).__name__}.")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
+        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
+    scores = _scores(metrics)
+    require_finite("savedmodel", model)
+    if functional:
+        packed = default if default != "packed" else None
+        given = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
+        own.refuse_options("savedmodel", model, warm_up=warm_up, **given)
+    else:
+        signatures.check(model.schema, preprocessor is not None, user_columns, default)
+        if preprocessor is not None:
+            check_same("savedmodel", model.schema, preprocessor.schema)
+        if warm_up and not warmup.can_write():
+            raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
+        stored = StoredTables(model, tables, prune)
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
+    directory.mkdir(parents=True, exist_ok=True)
+    final = directory / str(next_version(directory) if version is None else version)
+    if final.exists():
+        raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
+    # Its name is no number, so that a server that watches the folder does not take it for a version.
+    with workspace(directory / "version") as aside:
+        if functional:
+            with tempfile.TemporaryDirectory() as folder:
+                own.write(model, aside / "model", Path(folder), _run, CHECK)
+            content = own.described(model)
+        else:
+            job = {
+                "preprocessor": preprocessor is not None,
+                "user_columns": list(user_columns),
+                "default": default,
+                "warm_up": warmup.can_write() if warm_up is None else bool(warm_up),
+                "stored": tables is not None or prune is not None,
+            }
+            _write(model, preprocessor, stored, aside / "model", job)
+            content = _described(model, stored, job)
+        manifest.write(aside / "model", {**content, "metrics": scores})
+        _flush(aside / "model")
+        final = publish(aside / "model", final, version is None)
+        _flush(directory, inside=False)
+    return final
+
+
+def _scores(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    """Figures as JSON can have them."""
+    scores = {}
+    for name, value in (metrics or {}).items():
+        try:
+            scores[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"savedmodel: metrics[{name!r}]={value!r} must be a number.") from error
+        if not np.isfinite(scores[str(name)]):
+            raise ValueError(f"savedmodel: metrics[{name!r}]={value!r} must be a finite number; leave it out.")
+    return scores
+
+
+def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job: Mapping[str, Any]) -> None:
+    """Write and check the SavedModel, with all that belongs to it but the manifest."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save(
+            folder / "requests.json",
+            {
+                "requests": _requests(model, preprocessor, stored, job),
+                "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02,
+                "loaded": _LOADED,
+            },
+        )
+        weights: dict[str, Any] = {
+            f"w{i}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(v for v in model.weights if not is_table(v))
+        }
+        np.savez(folder / "weights.npz", **weights)
+        if preprocessor is not None:
+            preprocessor.save(folder / "preprocessor")
+        tables = []
+        for i, stack in enumerate(stored.stacks):
+            kept = stack.stack.rows - (0 if stack.pruned is None else int(stack.pruned.sum()))
+            if stack.pruned is not None:
+                np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
+            part = max(_PART // (4 * stack.stack.width), -(-kept // _PARTS), 1)
+            tables.append([kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
+        _save(folder / "job.json", {**job, "model": keras.saving.serialize_keras_object(model), "tables": tables})
+        rows = (part for stack in stored.stacks for part in stack.kept_rows())
+        failed = _run([sys.executable, "-m", "keras_dlrm.export.saved_model.writing", name, str(path)], folder, rows)
+        if failed:
+            last = failed.splitlines()[-1]
+            if last.startswith("not written"):
+                raise RuntimeError(f"savedmodel: {last}")
+            raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
+        extra = path / "assets.extra"
+        model.schema.save(extra / "schema.json")
+        if preprocessor is not None:
+            preprocessor.save(extra / "preprocessor")
+        # -P: beside the program lies a tensorflow.py.
+        failed = _run([sys.executable, "-P", str(CHECK), str(path), str(folder / "requests.json")], folder)
+        if failed:
+            raise RuntimeError(failed)
+    written = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    needed = stored.nbytes + sum(values.nbytes for values in weights.values())
+    if written > _SHARE * needed + _ROOM:
+        raise RuntimeError(f"savedmodel: the variables take {written:,} bytes for weights of {needed:,}; that is a defect here.")
+
+
+def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What the written model is asked, and what it should answer; see `check.check`."""
+    columns = signatures.model_columns(model.schema)
+    kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
+    asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
+    return {
+        name: {
+            "inputs": inputs,
+            "batch": {key: values.tolist() for key, values in batch.items()},
+            "expected": expected_probabilities(model, batch, stored if job["stored"] else None).tolist(),
+            "examples": kinds[name] in ("classify", "regress"),
+            "user_inputs": [c.input for c in columns if kinds[name] == "rank" and c.name in job["user_columns"]],
+        }
+        for name, (inputs, batch) in asked.items()
+    }
+
+
+def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) -> str:
+    """Run a program that Keras is on TensorFlow in, passing it rows. The end of what it complains of, if it fails."""
+    with open(folder / "stderr", "w+b") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
+        )
+        try:
+            for part in rows:
+                process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
+            process.stdin.close()  # type: ignore[union-attr]
+            code = process.wait()
+        except BrokenPipeError:
+            code = process.wait()  # What it says is told below.
+        finally:
+            process.kill()  # where this one is stopped
+            process.wait()
+        if code:
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").splitlines()
+            said = "\n".join(line for line in lines if not _LOG.match(line))
+            return said[-4000:].strip() or f"exit code {process.returncode}"
+    return ""
+
+
+def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {table.name: stack.kind for stack in stored.stacks for table in stack.stack.tables}
+    shapes = {} if model.embeddings is None else model.embeddings.table_shapes
+    return {
+        "model": {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()},
+        "backend": keras.backend.backend(),
+        "tables": {n: {"rows": rows, "width": width, "stored_as": kinds[n]} for n, (rows, width) in shapes.items()},
+        "pruned_rows": stored.pruned_rows,
+        "signatures": signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"]),
+        "user_columns": job["user_columns"],
+        "inputs": {c.name: c.input for c in signatures.model_columns(model.schema)},
+        "warm_up": job["warm_up"],
+    }
+
+
+def _save(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _flush(path: Path, inside: bool = True) -> None:
+    """Have the disk take what was written, so that a version that is seen is whole after a power failure, too."""
+    for place in [*(path.rglob("*") if inside else ()), path]:
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,201 @@
+"""Writes a SavedModel. Runs in a process of its own, where Keras runs on TensorFlow, whatever backend trained the model.
+
+It is given a folder with the job, and the rows of the tables on its standard input, which it passes on part by part.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.embeddings.lookup import taped
+from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.export.elsewhere import beside
+from keras_dlrm.export.requests import example_batch
+from keras_dlrm.export.saved_model import warmup
+from keras_dlrm.export.saved_model.bundle import ServedTables, replace_rows
+from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
+from keras_dlrm.export.signatures import EXAMPLES, model_columns, raw_columns, signature_names
+
+_METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
+# So TensorFlow calls a file that is too large, a disk that is full, and a folder that is not ours.
+_DISK = (tf.errors.OutOfRangeError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
+Serve = Callable[[Mapping[str, Any]], Any]
+
+
+def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> None:
+    """Write the SavedModel that a job describes.
+
+    Args:
+        job: `model` (its configuration), `preprocessor` (whether `folder` has one), `user_columns`, `default`,
+            `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it has a map), and whether to
+            `warm_up`.
+        folder: With `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`.
+        path: The SavedModel's folder, which must not exist.
+        rows: float32 rows of the tables, in order.
+    """
+    maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
+    with stand_in_tables():
+        model = keras.saving.deserialize_keras_object(job["model"])
+        stand_ins = [] if model.embeddings is None else model.embeddings.tables
+        served = ServedTables(stand_ins, [kind for *_, kind, _ in job["tables"]], maps)
+        with taped(_Recorder(stand_ins)):
+            model(example_batch(model.schema))  # makes its variables
+    tables = {id(table) for table in stand_ins}
+    weights = [v for v in model.weights if id(v) not in tables]
+    _assign(weights, folder / "weights.npz")
+    # A module that holds the weights alone: Keras's own export would store each of them twice (keras #23553).
+    module = tf.Module()
+    module.tables = served.arrays
+    module.weights = [v.value for v in weights]
+
+    def serve(batch: Mapping[str, Any]) -> Any:
+        with taped(served):
+            return model(batch, training=False)
+
+    schema = model.schema
+    module.columns = ModelColumns(schema, model_columns(schema))
+    known = module.columns
+    if job["preprocessor"]:
+        preprocessor = Preprocessor.load(folder / "preprocessor")
+        module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
+        known = module.raw
+    functions = {
+        "packed": _packed(schema, serve),
+        "columns": _columns(module.columns, serve),
+        "rank": _rank(known, serve, job["user_columns"]) if job["user_columns"] else None,
+        "raw": _columns(known, serve),
+        "classify": _examples(known, serve, _classes),
+        "regress": _examples(known, serve, lambda p: {"outputs": p}),
+    }
+    names = signature_names(job["preprocessor"], job["user_columns"], job["default"])
+    tf.saved_model.save(module, str(path), signatures={name: functions[kind] for name, kind in names.items()})
+    _name_methods(path, names)
+    replace_rows(path, _parts(rows, job["tables"]))
+    asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
+    for entry in asked["requests"].values():
+        entry["rows"] = _looked_up(model, entry["batch"], maps)
+    (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
+    (path / "assets.extra").mkdir()
+    if job["warm_up"]:
+        warmup.write(path, asked["requests"])
+
+
+def _assign(weights: Sequence[Any], file: Path) -> None:
+    with np.load(file) as saved:
+        if len(saved.files) != len(weights):
+            raise RuntimeError(f"savedmodel: the model has {len(saved.files)} dense weights, rebuilt {len(weights)}.")
+        for i, weight in enumerate(weights):
+            weight.assign(saved[f"w{i}"])
+
+
+class _Recorder:
+    """Notes which rows are looked up, and gives zeros for them."""
+
+    every_table = True
+
+    def __init__(self, tables: Sequence[Any]) -> None:
+        self.rows: list[set[int]] = [set() for _ in tables]
+        self._by_table = {id(table): rows for table, rows in zip(tables, self.rows, strict=True)}
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Zeros in place of the rows."""
+        self._by_table[id(table)].update(row for row in np.unique(ids).tolist() if row >= 0)
+        return tf.zeros([*ids.shape, table.shape[1]])
+
+
+def _looked_up(model: Any, batch: Mapping[str, Any], maps: Sequence[np.ndarray | None]) -> list[list[int]]:
+    """Kept rows of each table that a packed batch looks up."""
+    recorder = _Recorder([] if model.embeddings is None else model.embeddings.tables)
+    dtypes = {"dense": np.float32, "sparse": np.int64, "weights": np.float32}
+    with taped(recorder):
+        model({key: np.array(values, dtypes[key]) for key, values in batch.items()}, training=False)
+    kept = [
+        rows if m is None else {int(m[row]) for row in rows} - {-1} for rows, m in zip(recorder.rows, maps, strict=True)
+    ]
+    return [sorted(rows) for rows in kept]
+
+
+def _parts(rows: IO[bytes], tables: Sequence[Sequence[Any]]) -> Iterator[tuple[int, str, int, int, np.ndarray]]:
+    for number, (count, width, part, kind, _) in enumerate(tables):
+        for start in range(0, count, part):
+            length = min(part, count - start)
+            data = rows.read(4 * length * width)
+            if len(data) != 4 * length * width:
+                raise RuntimeError("savedmodel: the tables ended early; the exporting process was stopped.")
+            yield number, kind, count, start, np.frombuffer(data, np.float32).reshape(length, width)
+
+
+def _packed(schema: Any, serve: Serve) -> Any:
+    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
+    specs = {
+        name: tf.TensorSpec([None, widths[name]], tf.int64 if name == "sparse" else tf.float32, name=name)
+        for name in schema.input_names
+    }
+    return _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, specs)
+
+
+def _columns(columns: ModelColumns, serve: Serve) -> Any:
+    return _function(lambda inputs: {"probability": serve(columns.pack(columns.named(inputs)))}, columns.specs())
+
+
+def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
+    """One row of the user's columns, and a row per candidate of the others."""
+    specs = columns.specs(dict.fromkeys(user, 1))
+    candidates = next(c.name for c in columns.columns if c.name not in user)
+
+    def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        given = columns.named(inputs)
+        count = tf.shape(given[candidates])[0]
+        return {"probability": serve(columns.pack(given, user, count))}
+
+    return _function(rank, specs)
+
+
+def _examples(columns: ModelColumns, serve: Serve, outputs: Callable[[Any], dict[str, Any]]) -> Any:
+    specs = {EXAMPLES: tf.TensorSpec([None], tf.string, name=EXAMPLES)}
+    return _function(lambda inputs: outputs(serve(columns.pack(columns.parse(inputs[EXAMPLES])))), specs)
+
+
+def _classes(probability: Any) -> dict[str, Any]:
+    names = tf.tile(tf.constant([["0", "1"]]), [tf.shape(probability)[0], 1])
+    return {"classes": names, "scores": tf.concat([1.0 - probability, probability], axis=1)}
+
+
+def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Mapping[str, Any]) -> Any:
+    return tf.function(lambda **inputs: function(inputs), autograph=False).get_concrete_function(**specs)
+
+
+def _name_methods(path: Path, names: Mapping[str, str]) -> None:
+    """TensorFlow Serving's Classify and Regress ask for signatures that say so; `tf.saved_model.save` calls all Predict."""
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
+    for name, kind in names.items():
+        if kind in _METHODS:
+            updater.replace_method_name(signature_key=name, method_name=_METHODS[kind], tags="serve")
+    updater.save()
+
+
+def main(folder: str, path: str) -> None:
+    """Do the job of a folder."""
+    job = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
+    try:
+        write(job, Path(folder).absolute(), beside(Path(path)), sys.stdin.buffer)
+    except (OSError, *_DISK) as error:
+        reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
+        sys.exit(f"not written ({reason}); see that the folder can be written to and has room.")
+
+
+if __name__ == "__main__":
+    import keras_dlrm.models  # noqa: F401  (registers the classes that are deserialised)
+    from keras_dlrm.sharding.launch import end_with_launcher
+
+    end_with_launcher()
+    main(*sys.argv[1:])

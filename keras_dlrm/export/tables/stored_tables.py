@@ -1,0 +1,210 @@
+"""The tables of a model as an exported file holds them: in which kind, which rows of them, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlrm import backend
+from keras_dlrm.embeddings.lookup import gather_rows
+from keras_dlrm.export.tables.quantised import check_kind, dequantise, layout, quantise, row_bytes
+from keras_dlrm.export.tables.untrained import rows_to_prune
+from keras_dlrm.sharding.stacking import Stack
+
+CHUNK = 1 << 16
+
+
+class StoredStack:
+    """One stack of tables as it is stored.
+
+    Rows are addressed by *places*. Each table has three more of them than rows, so that an id is brought into range by
+    two operations, max(id, -2) and min(id, rows), instead of comparisons and choices: two before its first row, the
+    OOV row again (-2, for ids below -1) and zeros (-1, for padding), and one after its last, the OOV row once more.
+
+    Args:
+        variable: The Keras variable (rows, D).
+        stack: What lies in it.
+        oov: By table name, the row that unseen ids get, or `None`: zeros.
+        kind: One of `quantised.KINDS`.
+        pruned: Which rows of the variable are left out, bool (rows,), or `None`. Their ids are answered as unseen ones
+            are, through a map from places to stored rows.
+    """
+
+    def __init__(
+        self, variable: Any, stack: Stack, oov: Mapping[str, int | None], kind: str, pruned: np.ndarray | None
+    ) -> None:
+        self.variable = variable
+        self.stack = stack
+        self.oov = oov
+        self.kind = kind
+        self.pruned = pruned
+        #: Number of stored rows, those of padding and OOV places included.
+        self.rows = self.places if pruned is None else 1 + stack.rows - int(pruned.sum())
+
+    @property
+    def name(self) -> str:
+        """Its name in files."""
+        return f"tables_{self.stack.width}"
+
+    @property
+    def places(self) -> int:
+        """Places of all tables."""
+        return self.stack.rows + 3 * len(self.stack.tables)
+
+    @property
+    def table_places(self) -> np.ndarray:
+        """For each table, the place of its row 0: int64 (tables,)."""
+        starts = np.array(list(self.stack.starts.values()), np.int64)
+        return starts + 3 * np.arange(len(starts)) + 2
+
+    @property
+    def first_places(self) -> np.ndarray:
+        """For each position of a lookup, the place of its table's row 0: int64 (positions,)."""
+        starts = list(self.stack.starts.values())
+        return self.table_places[np.searchsorted(starts, self.stack.per_position["start"], side="right") - 1]
+
+    @property
+    def layout(self) -> dict[str, tuple[np.dtype, int]]:
+        """Arrays that are stored: name → dtype and columns."""
+        return layout(self.kind, self.stack.width)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them, and of the map."""
+        return self.rows * row_bytes(self.kind, self.stack.width) + (0 if self.pruned is None else 4 * self.places)
+
+    def kept_rows(self, chunk: int = CHUNK) -> Iterator[np.ndarray]:
+        """Rows of the variable that are not pruned, float32 (n, D), in order and in parts; a part at a time is in memory."""
+        for table in self.stack.tables:
+            yield from self._kept(table, chunk)
+
+    def _kept(self, table: Any, chunk: int) -> Iterator[np.ndarray]:
+        start = self.stack.starts[table.name]
+        for first in range(start, start + table.rows, chunk):
+            stop = min(first + chunk, start + table.rows)
+            rows = backend.read(self.variable, first, stop)
+            yield rows if self.pruned is None else rows[~self.pruned[first:stop]]
+
+    def parts(self) -> Iterator[dict[str, np.ndarray]]:
+        """Stored arrays by name, with the rows for padding and unseen ids, in parts; a part at a time is in memory."""
+        none = np.zeros((1, self.stack.width), np.float32)
+        if self.pruned is not None:
+            yield self._stored(none)
+        for table in self.stack.tables:
+            row = self.stack.starts[table.name] + (self.oov.get(table.name) or 0)
+            unseen = none if self.oov.get(table.name) is None else backend.read(self.variable, row, row + 1)
+            if self.pruned is None:
+                yield self._stored(np.concatenate([unseen, none]))
+            for rows in self._kept(table, CHUNK):
+                yield self._stored(rows)
+            if self.pruned is None:
+                yield self._stored(unseen)
+
+    def _stored(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return quantise(rows, self.kind).arrays
+
+    def row_map(self) -> np.ndarray:
+        """Row of the variable → which of the kept rows it is, or stands for; -1: zeros. int32 (rows,).
+
+        Raises:
+            ValueError: nothing is pruned.
+        """
+        if self.pruned is None:
+            raise ValueError(f"{self.name}: nothing is pruned, so there is no map.")
+        found = np.cumsum(~self.pruned, dtype=np.int32) - np.int32(1)
+        for table in self.stack.tables:
+            start, oov = self.stack.starts[table.name], self.oov.get(table.name)
+            own = slice(start, start + table.rows)
+            found[own][self.pruned[own]] = -1 if oov is None else found[start + oov]
+        return found
+
+    def map(self) -> np.ndarray:
+        """Place → stored row: int32 (places,). Stored row 0 is zeros, the others are the kept ones in order."""
+        rows = self.row_map() + np.int32(1)
+        places = np.zeros(self.places, np.int32)
+        at = 2
+        for table in self.stack.tables:
+            start, oov = self.stack.starts[table.name], self.oov.get(table.name)
+            places[at : at + table.rows] = rows[start : start + table.rows]
+            places[[at - 2, at + table.rows]] = 0 if oov is None else rows[start + oov]
+            at += table.rows + 3
+        return places
+
+    def dequantised(self, ids: np.ndarray) -> np.ndarray:
+        """Rows as the exported model sees them, float32 (n, D), for rows of the variable; -1 gives zeros."""
+        ids = np.asarray(ids, np.int64)
+        if self.pruned is not None:
+            kept = np.append(np.flatnonzero(~self.pruned), -1)
+            ids = np.where(ids >= 0, kept[self.row_map()[np.maximum(ids, 0)]], ids)
+        rows = gather_rows(self.variable, ops.convert_to_tensor(np.maximum(ids, 0).astype(np.int32)))
+        found = dequantise(quantise(ops.convert_to_numpy(ops.cast(rows, "float32")), self.kind))
+        return np.where(ids[:, None] >= 0, found, np.float32(0))
+
+
+class StoredTables:
+    """All tables of a model as they are stored, and a tape that makes the live model predict with them.
+
+    Args:
+        model: A model of `kd.models`.
+        kind: One of `quantised.KINDS`; each table's own dtype by default.
+        prune: `"untrained"`, or a mapping table name → bool (rows,), true for rows to leave out; see `rows_to_prune`.
+            Stacks whose map would be larger than the rows that it saves are left whole.
+
+    Example:
+
+    >>> schema = kd.Schema(categorical=[kd.Categorical("a", 3), kd.Categorical("b", 2)])
+    >>> tables = StoredTables(kd.models.DLRM(schema, 16, top_mlp=[1]), "int8")
+    >>> tables.stacks[0].rows, tables.nbytes  # three more than each table has
+    (11, 198)
+    """
+
+    #: `lookup` goes through this tape for frozen tables, too.
+    every_table = True
+
+    def __init__(self, model: Any, kind: str | None = None, prune: str | Mapping[str, Any] | None = None) -> None:
+        if kind is not None:
+            check_kind(kind)
+        self.stacks: list[StoredStack] = []
+        collection = model.embeddings
+        if collection is None:
+            return
+        collection.require_whole("export")
+        masks = {} if prune is None else rows_to_prune(collection, prune)
+        # No id of a hashed column is unseen: of its tables, and of the two that stand for a split one, no row is like it.
+        oov = {c.table_name: None if c.hashed else c.oov for c in collection.schema.categorical}
+        for stack, variable in zip(collection.stacks, collection.tables, strict=True):
+            own = kind or keras.backend.standardize_dtype(variable.dtype)
+            pruned = _stack_mask(stack, masks)
+            if pruned is not None and pruned.sum() * row_bytes(own, stack.width) <= 4 * stack.rows:
+                pruned = None
+            self.stacks.append(StoredStack(variable, stack, oov, own, pruned))
+        self._by_variable = {id(s.variable): s for s in self.stacks}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables."""
+        return sum(stack.nbytes for stack in self.stacks)
+
+    @property
+    def pruned_rows(self) -> int:
+        """Rows that are left out."""
+        return sum(int(stack.pruned.sum()) for stack in self.stacks if stack.pruned is not None)
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """What `keras_dlrm.embeddings.lookup.lookup` gives, with stored rows; not inside a compiled function."""
+        flat = ops.convert_to_numpy(ids)
+        unique, inverse = np.unique(flat, return_inverse=True)
+        rows = self._by_variable[id(table)].dequantised(unique)[inverse.reshape(-1)]
+        return ops.convert_to_tensor(rows.reshape(*flat.shape, rows.shape[-1]))
+
+
+def _stack_mask(stack: Stack, masks: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    mask = np.zeros(stack.rows, bool)
+    for name, start in stack.starts.items():
+        if name in masks:
+            mask[start : start + len(masks[name])] = masks[name]
+    return mask if mask.any() else None

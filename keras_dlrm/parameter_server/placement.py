@@ -1,0 +1,115 @@
+"""Which server has which rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_dlrm.sharding.plan import Placement, ShardingPlan, place
+from keras_dlrm.sharding.stacking import Stack
+
+# Bytes of a float32 table from which on it is spread over all servers, where no plan says otherwise.
+SPREAD = 1 << 20
+
+
+def default_plan(shapes: dict[str, tuple[int, int]], servers: int) -> ShardingPlan:
+    """Tables of 1 MiB or more by rows over all servers, the others whole, each to where the fewest bytes lie.
+
+    Args:
+        shapes: Table name → (rows, width).
+        servers: How many there are.
+
+    Example:
+
+    >>> plan = default_plan({"C1": (10, 4), "C2": (10**6, 4)}, servers=2)
+    >>> {name: placement.kind for name, placement in plan.placements.items()}
+    {'C1': 'table_wise', 'C2': 'row_wise'}
+    """
+    kinds = {name: "row_wise" if rows * width * 4 >= SPREAD else "table_wise" for name, (rows, width) in shapes.items()}
+    return place(servers, shapes, kinds)
+
+
+def for_servers(plan: ShardingPlan, servers: int) -> ShardingPlan:
+    """What a plan means where its ranks are parameter servers: each row lies on one of them, as a whole.
+
+    A *replicated* table lies whole on the server that has the fewest bytes: workers keep nothing. One that is split by
+    *columns* is split by rows over the same servers: the same bytes for each of them, and a row rule sees whole rows.
+    Neither changes what is learned.
+
+    Args:
+        plan: For any number of ranks; see `ShardingPlan.for_world`.
+        servers: How many there are.
+
+    Example:
+
+    >>> plan = ShardingPlan(2, {"C1": (10, 4)}, {"C1": Placement("column_wise", (0, 1))})
+    >>> [(shard.rank, shard.start, shard.stop) for shard in for_servers(plan, 2)]
+    [(0, 0, 5), (1, 5, 10)]
+    """
+    plan = plan.for_world(servers)
+    found = {}
+    for name, placement in plan.placements.items():
+        if placement.kind == "column_wise":
+            found[name] = Placement("row_wise", placement.ranks[: plan.shapes[name][0]])
+        elif placement.kind != "replicate":
+            found[name] = placement
+    kept = ShardingPlan(servers, {name: plan.shapes[name] for name in found}, found)
+    load = [kept.table_bytes(rank) for rank in range(servers)]
+    copied = [name for name in plan.shapes if name not in found]
+    for name in sorted(copied, key=lambda name: -plan.shapes[name][0] * plan.shapes[name][1]):
+        rank = load.index(min(load))
+        load[rank] += plan.shapes[name][0] * plan.shapes[name][1] * 4
+        found[name] = Placement("table_wise", (rank,))
+    return ShardingPlan(servers, plan.shapes, found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """The rows of a stack of tables in pieces, each on one server.
+
+    Attributes:
+        start: int32 (P,): first row of each piece in the stack, ascending from 0.
+        server: int32 (P,): who has it.
+        shift: int32 (P,): what is added to a row's number in the stack to have its number on the server.
+        rows: Rows of each server.
+    """
+
+    start: np.ndarray
+    server: np.ndarray
+    shift: np.ndarray
+    rows: tuple[int, ...]
+
+
+def split(stacks: Sequence[Stack], plan: ShardingPlan) -> list[Pieces]:
+    """The pieces of each stack.
+
+    Args:
+        stacks: All stacks of a model's tables.
+        plan: Of `for_servers`, with exactly those tables.
+
+    Raises:
+        ValueError: the plan is for other tables.
+    """
+    stored = {table.name: (table.rows, table.width) for stack in stacks for table in stack.tables}
+    if stored != plan.shapes:
+        odd = min(name for name in {*stored, *plan.shapes} if stored.get(name) != plan.shapes.get(name))
+        raise ValueError(
+            f"the plan is for other tables: {odd!r} has (rows, width) {stored.get(odd, 'none')} in the model, "
+            f"{plan.shapes.get(odd, 'none')} in the plan. Make the plan from the model's schema and widths."
+        )
+    return [_pieces(stack, plan) for stack in stacks]
+
+
+def _pieces(stack: Stack, plan: ShardingPlan) -> Pieces:
+    rows = [0] * plan.world_size
+    found = []
+    for table in stack.tables:
+        for shard in plan.shards(table.name):
+            rank = shard.rank or 0
+            start = stack.starts[table.name] + shard.start
+            found.append((start, rank, rows[rank] - start))
+            rows[rank] += shard.rows
+    start, server, shift = np.array(found, np.int32).T
+    return Pieces(start, server, shift, tuple(rows))

@@ -1,0 +1,141 @@
+"""The training step of a worker, whose updates are made on the servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dlrm.embeddings.lookup import is_table, taped
+from keras_dlrm.parameter_server.server import Server
+from keras_dlrm.parameter_server.tables import ServerLookup, ServerTables, ServerTape
+
+
+class WorkerStep:
+    """Forward and backward pass on the worker; row rule and dense optimizer on the servers that have the variables.
+
+    Args:
+        model: Built with stand-ins for its tables and compiled, its variables on the server `home`.
+        tables: Its tables.
+        servers: All servers.
+        home: The server with the dense parameters.
+    """
+
+    def __init__(self, model: Any, tables: ServerTables, servers: Sequence[Server], home: int) -> None:
+        self.model = model
+        self.tables = tables
+        self.servers = list(servers)
+        self.home = home
+        self.dense = [v for v in model.trainable_variables if not is_table(v)]
+        with tf.device(self.servers[home].device):
+            self._losses = tf.Variable(lambda: tf.zeros(self.servers[home].steps), trainable=False)
+        schema = model.schema
+        inputs = {}
+        if schema.dense:
+            inputs["dense"] = tf.TensorSpec((None, schema.n_dense), tf.float32)
+        inputs["sparse"] = tf.TensorSpec((None, schema.width), tf.int32)
+        if schema.weighted:
+            inputs["weights"] = tf.TensorSpec((None, schema.width), tf.float32)
+        label = tf.TensorSpec((None,), tf.float32)
+        # Traced here: the coordinator would do so inside the strategy's scope, where Keras's optimizers want to be run by
+        # `strategy.run`, which no branch of a condition can be.
+        self.train = tf.function(self._train).get_concrete_function(tf.TensorSpec((), tf.int64), inputs, label)
+        self.predict = tf.function(self._predict).get_concrete_function(inputs)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Loss of each step; 0 of those that are not applied yet."""
+        return self._losses.numpy()
+
+    def restore_losses(self, losses: np.ndarray) -> None:
+        """Have the losses of the first steps."""
+        self._losses.assign(np.pad(losses, (0, self.servers[self.home].steps - len(losses))))
+
+    def uses(self, server: Server) -> bool:
+        """Whether a server has a part of the model."""
+        return server.index == self.home or any(held[server.index] is not None for held in self.tables.held)
+
+    def _predict(self, x: Any) -> Any:
+        with taped(ServerTape(self.tables)):
+            return self.model(x, training=False)
+
+    def _train(self, step: Any, x: Any, y: Any) -> None:
+        def leaf(rows: Any) -> Any:
+            tape.watch(rows)
+            return rows
+
+        with tf.GradientTape() as tape:
+            with taped(ServerTape(self.tables, leaf)) as lookups:
+                loss, _ = self.model.loss_and_prediction(x, y, None, training=True)
+        rows = [lookup.rows for lookup in lookups.lookups]
+        grads, row_grads = tape.gradient(loss, [[v.value for v in self.dense], rows])
+        # A lookup that the loss does not use: its rows are touched all the same.
+        row_grads = [
+            tf.zeros_like(r) if g is None else tf.convert_to_tensor(g) for r, g in zip(rows, row_grads, strict=True)
+        ]
+        rate = self._fixed_rate()
+        for k, server in enumerate(self.servers):
+            if not self.uses(server):
+                continue
+            updates = self._updates(k, lookups.lookups, row_grads)
+
+            def update(count: Any, k: int = k, updates: Any = updates) -> None:
+                if k == self.home:
+                    self._apply_dense(count, step, grads, loss)
+                self._apply_rows(count, updates, rate)
+
+            asked = [0] * len(self.tables.held)
+            for stack, of, _ in updates:
+                asked[stack] = tf.size(of.ids, tf.int64)
+            server.apply(step, update, tf.stack([tf.cast(n, tf.int64) for n in asked]))
+
+    def _updates(
+        self, server: int, lookups: Sequence[ServerLookup], grads: Sequence[Any]
+    ) -> list[tuple[int, Any, Any]]:
+        """Stack, what was asked, and the gradients, of what a server was asked for."""
+        found = []
+        for lookup, gradient in zip(lookups, grads, strict=True):
+            for asked in lookup.asked:
+                if asked.server == server:
+                    found.append((lookup.stack, asked, tf.gather(gradient, asked.index)))
+        return found
+
+    # -- on a server, under its lock ---------------------------------------------------------------------------------
+
+    def _fixed_rate(self) -> Any:
+        rule = self.model.optimizer.rows
+        scheduled = isinstance(rule._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+        return None if scheduled else tf.cast(rule.learning_rate, tf.float32)
+
+    def _apply_rows(self, count: Any, updates: Any, fixed_rate: Any) -> None:
+        rule = self.model.optimizer.rows
+        rate = rule._learning_rate(count) if fixed_rate is None else fixed_rate
+        writes = []
+        for stack, asked, gradient in updates:
+            part = self.tables.held[stack][asked.server]
+            # Not the rows that were looked up: other workers may have moved them.
+            rows = part.rows.sparse_read(asked.local)
+            slots = {name: slot.sparse_read(asked.local) for name, slot in part.slots.items()}
+            new, changed = rule.update_values(rows, asked.ids, gradient, slots, rate, count)
+            writes.append((part.rows, asked.local, new))
+            writes += [(slot, asked.local, changed[name]) for name, slot in part.slots.items()]
+        # All is computed before anything is written.
+        with tf.control_dependencies([values for _, _, values in writes]):
+            for variable, ids, values in writes:
+                tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=ids, updates=values)
+
+    def _apply_dense(self, count: Any, step: Any, grads: Sequence[Any], loss: Any) -> None:
+        optimizer = self.model.optimizer
+        # Counted by the ledger: these would count a step twice whose worker died within it.
+        for part in (optimizer.dense, optimizer.rows):
+            part._iterations.assign(tf.cast(count, part._iterations.dtype))
+        optimizer._apply_dense(list(zip(grads, self.dense, strict=True)))
+        optimizer.rows.advance()
+        tf.raw_ops.ResourceScatterUpdate(
+            resource=self._losses.handle,
+            indices=tf.reshape(step, (1,)),
+            updates=tf.reshape(tf.cast(loss, tf.float32), (1,)),
+        )

@@ -1,0 +1,166 @@
+"""The kinds of column that a schema is made of. Plain Python: no framework is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.support.arguments import shown
+
+PADDING = -1
+TRUNCATE = ("first", "last")
+COMBINERS = ("sum", "mean", "sqrtn")
+DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile", "log_above_minimum")
+# Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
+MAX_VOCABULARY_SIZE = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A dense (numeric) feature column and how raw values become model inputs.
+
+    Args:
+        name: Column name.
+        transform: What a preprocessor does to raw values. `"none"` copies them, `"log1p"` is `log(1 + max(x, 0))`,
+            `"standardise"` subtracts the mean and divides by the standard deviation of the training part,
+            `"log1p_standardise"` does both, `"quantile"` maps a value to its rank among the training part's
+            quantiles, in [-1, 1]. `"log_above_minimum"` is `log(x - m + 2)`, where m is the smallest value of the
+            training part and smaller ones are taken as m (TorchRec's transform of Criteo's counts).
+        missing: Value that stands for a missing (null) one *after* the transform.
+        identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data that was
+            transformed by others.
+
+    Example:
+
+    >>> Dense("price", transform="log1p").transform
+    'log1p'
+    """
+
+    name: str
+    transform: str = "none"
+    missing: float = 0.0
+    identity: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "Dense")
+        if not isinstance(self.transform, str) or self.transform not in DENSE_TRANSFORMS:
+            raise ValueError(
+                f"Dense column {self.name!r}: transform={shown(self.transform)} is unknown; use one of {DENSE_TRANSFORMS}."
+            )
+        if isinstance(self.missing, bool) or not isinstance(self.missing, (int, float, np.number)) or not np.isfinite(self.missing):
+            raise ValueError(f"Dense column {self.name!r}: missing={shown(self.missing)} must be a finite number.")
+        _check_identity(f"Dense column {self.name!r}", self.identity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """A sparse (categorical) feature column and the embedding table that it looks up.
+
+    Args:
+        name: Column name.
+        vocabulary_size: Rows of the table; ids are `0 … vocabulary_size - 1`. `None` where a preprocessor is to fit
+            the vocabulary on the training part; a model needs the fitted schema.
+        hotness: Most ids that one example can have. Shorter lists are padded with -1.
+        combiner: How the rows of one example are pooled: `"sum"`, `"mean"` (by the sum of the weights) or `"sqrtn"`
+            (by the root of the sum of squared weights).
+        table: Name of the table, where several columns share one; the column's own name by default.
+        oov: Row that an unseen or out-of-range id is mapped to inside the graph, or `None`: such an id contributes
+            nothing, like padding. A fitted vocabulary reserves this row for unseen values.
+        oov_rows: Rows, from `oov` on, that a fitted vocabulary reserves for unseen values. A hash of the value chooses
+            one, so that not all cold values are one.
+        min_count: Values seen fewer times in the training part count as unseen when a vocabulary is fitted.
+        max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
+        hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
+            the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen. A preprocessor
+            makes such ids of texts.
+        truncate: What is kept of a list that is longer than `hotness`: its `"first"` or `"last"` values, with their
+            weights. Missing values at the end of a list are padding and do not count. `None`: such a row is an error.
+        identity: Checksum of the values and their ids that a preprocessor fitted, which sets it; a model refuses data of
+            another vocabulary.
+
+    Example:
+
+    >>> Categorical("tags", 5000, hotness=8, combiner="mean").table_name
+    'tags'
+    """
+
+    name: str
+    vocabulary_size: int | None = None
+    hotness: int = 1
+    combiner: str = "sum"
+    table: str | None = None
+    oov: int | None = 0
+    min_count: int = 1
+    max_vocabulary: int | None = None
+    hashed: bool = False
+    oov_rows: int = 1
+    truncate: str | None = None
+    identity: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "Categorical")
+        who = f"Categorical column {self.name!r}"
+        if self.vocabulary_size is not None:
+            check_int(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
+        check_int(who, "hotness", self.hotness, 1, None)
+        check_int(who, "min_count", self.min_count, 1, None)
+        if self.max_vocabulary is not None:
+            check_int(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
+        if not isinstance(self.combiner, str) or self.combiner not in COMBINERS:
+            raise ValueError(f"{who}: combiner={shown(self.combiner)} is unknown; use one of {COMBINERS}.")
+        if self.truncate not in (None, *TRUNCATE):
+            raise ValueError(f"{who}: truncate={shown(self.truncate)} is unknown; use one of {TRUNCATE}, or None.")
+        if self.oov is not None:
+            check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
+        check_int(who, "oov_rows", self.oov_rows, 1, None)
+        if self.oov_rows > 1:
+            self._check_oov_rows(who)
+        if self.table is not None:
+            check_name(self.table, f"{who}: table")
+        _check_identity(who, self.identity)
+        if not isinstance(self.hashed, bool):
+            raise TypeError(f"{who}: hashed={shown(self.hashed)} must be True or False.")
+        if self.hashed and self.vocabulary_size is None:
+            raise ValueError(f"{who}: hashed=True needs a vocabulary_size, the rows that ids are hashed into.")
+
+    def _check_oov_rows(self, who: str) -> None:
+        if self.oov is None or self.hashed:
+            why = "oov=None leaves unseen values out" if self.oov is None else "no value of a hashed column is unseen"
+            raise ValueError(f"{who}: oov_rows={self.oov_rows}, but {why}; leave oov_rows out.")
+        if self.vocabulary_size is not None and self.oov + self.oov_rows > self.vocabulary_size:
+            raise ValueError(
+                f"{who}: oov={self.oov} with oov_rows={self.oov_rows} goes beyond vocabulary_size={self.vocabulary_size}; "
+                "give fewer oov_rows or more rows."
+            )
+
+    @property
+    def multi_hot(self) -> bool:
+        """Whether its raw values are lists."""
+        return self.hotness > 1 or self.truncate is not None
+
+    @property
+    def table_name(self) -> str:
+        """Name of the logical table that the column looks up."""
+        return self.table or self.name
+
+
+def check_name(name: Any, who: str) -> None:
+    """`TypeError` unless `name` is a string that is not empty."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{who}: name={shown(name)} must be a string that is not empty.")
+
+
+def _check_identity(who: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{who}: identity={shown(value)} must be a string that a preprocessor made; leave it out.")
+
+
+def check_int(who: str, field: str, value: Any, low: int, high: int | None) -> None:
+    """`TypeError` or `ValueError` unless `value` is an integer in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{who}: {field}={shown(value)} must be an integer.")
+    if value < low or (high is not None and value > high):
+        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{who}: {field}={shown(value)} must be {allowed}.")

@@ -1,0 +1,428 @@
+"""The one description of a click log's columns. Plain Python and NumPy: no framework is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.files.documents import from_json, from_yaml, read
+from keras_dlrm.files.durable import write
+from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name
+from keras_dlrm.schema.lists import Lists
+from keras_dlrm.schema.packing import check_finite, check_ids, column_names, dense_values, id_matrix, weight_rows
+from keras_dlrm.support.arguments import shown
+
+
+class Schema:
+    """The columns of a click log: what a model's inputs are called, how wide they are and what values they may take.
+
+    A packed batch of B examples is `{"dense": float32 (B, n_dense), "sparse": int (B, W)}` with `W = Σ hotness`, -1
+    for padding, and optionally `"weights": float32 (B, W)`, one factor per id. Columns stand in the order given here.
+
+    Args:
+        dense: Dense columns: names or `Dense`.
+        categorical: Sparse columns: `Categorical`.
+        label: Name of the label column (0 or 1).
+        weighted: Whether batches carry per-id `"weights"`.
+        soft_labels: Whether labels may also be numbers between 0 and 1, such as chances.
+        sample_weight: Name of a column of row weights, finite and at least 0: what a row counts in training and scores.
+
+    Raises:
+        ValueError: duplicate names, tables shared at different sizes, no column at all.
+
+    Example:
+
+    >>> schema = Schema(dense=["I1"], categorical=[Categorical("C1", 10), Categorical("tags", 5, hotness=3)])
+    >>> batch = schema.pack({"I1": [0.5, 1.5], "C1": [3, 9], "tags": [[1, 2], []]})
+    >>> batch["sparse"].tolist()
+    [[3, 1, 2, -1], [9, -1, -1, -1]]
+    """
+
+    def __init__(
+        self,
+        dense: Iterable[str | Dense] = (),
+        categorical: Iterable[Categorical] = (),
+        label: str = "label",
+        weighted: bool = False,
+        sample_weight: str | None = None,
+        soft_labels: bool = False,
+    ) -> None:
+        dense, categorical = _listed("dense", dense), _listed("categorical", categorical)
+        if not isinstance(weighted, bool):
+            raise TypeError(f"Schema: weighted={shown(weighted)} must be True or False.")
+        self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
+        self.categorical = tuple(categorical)
+        self.label = label
+        if not isinstance(soft_labels, bool):
+            raise TypeError(f"Schema: soft_labels={shown(soft_labels)} must be True or False.")
+        self.weighted = weighted
+        self.sample_weight = sample_weight
+        self.soft_labels = soft_labels
+        for column in self.dense:
+            if not isinstance(column, Dense):
+                raise TypeError(f"Schema: dense holds {shown(column)}; give column names or kd.Dense(name, …).")
+        for entry in self.categorical:
+            if not isinstance(entry, Categorical):
+                raise TypeError(f"Schema: categorical holds {shown(entry)}; give kd.Categorical(name, vocabulary_size, …).")
+        check_name(label, "Schema: label")
+        if not self.dense and not self.categorical:
+            raise ValueError("Schema: no columns; give at least one dense or categorical column.")
+        if self.weighted and not self.categorical:
+            raise ValueError("Schema: weighted=True needs a categorical column: weights belong to ids.")
+        if sample_weight is not None:
+            check_name(sample_weight, "Schema: sample_weight")
+        names = [*self.dense_names, *self.categorical_names, *self.row_names]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"Schema: the name {shown(name)} is given to {names.count(name)} columns; make names unique."
+                )
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        first: dict[str, Categorical] = {}
+        for column in self.categorical:
+            known = first.setdefault(column.table_name, column)
+            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity"):
+                if getattr(known, field) != getattr(column, field):
+                    raise ValueError(
+                        f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
+                        f"{field}={getattr(known, field)} and {getattr(column, field)}; a shared table has one."
+                    )
+
+    # -- shape -------------------------------------------------------------------------------------------------------
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the dense columns, in order."""
+        return tuple(c.name for c in self.dense)
+
+    @property
+    def categorical_names(self) -> tuple[str, ...]:
+        """Names of the sparse columns, in order."""
+        return tuple(c.name for c in self.categorical)
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the columns that are no inputs of a model: the label, and the row weights where there are some."""
+        return (self.label,) if self.sample_weight is None else (self.label, self.sample_weight)
+
+    @property
+    def n_dense(self) -> int:
+        """Width of `batch["dense"]`."""
+        return len(self.dense)
+
+    @property
+    def width(self) -> int:
+        """Width W of `batch["sparse"]`: the sum of the columns' hotness."""
+        return sum(c.hotness for c in self.categorical)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each sparse column starts in `batch["sparse"]`."""
+        ends = np.cumsum([0, *(c.hotness for c in self.categorical)])
+        return tuple(int(e) for e in ends[:-1])
+
+    @property
+    def table_sizes(self) -> dict[str, int]:
+        """Rows of each logical table, by table name.
+
+        Raises:
+            ValueError: a vocabulary is not fitted yet.
+        """
+        self.require_fitted()
+        return {c.table_name: int(c.vocabulary_size) for c in self.categorical}  # type: ignore[arg-type]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Keys of a packed batch, in the order `dense, sparse, weights`."""
+        names = []
+        if self.dense:
+            names.append("dense")
+        if self.categorical:
+            names.append("sparse")
+        if self.weighted:
+            names.append("weights")
+        return tuple(names)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether every sparse column has a vocabulary size."""
+        return all(c.vocabulary_size is not None for c in self.categorical)
+
+    def require_fitted(self) -> None:
+        """Raise `ValueError` naming the first sparse column without a vocabulary size."""
+        for column in self.categorical:
+            if column.vocabulary_size is None:
+                raise ValueError(
+                    f"Schema: column {column.name!r} has no vocabulary_size; give one, or take the schema of the "
+                    "preprocessed data (kd.data.open(directory).schema)."
+                )
+
+    # -- packing -----------------------------------------------------------------------------------------------------
+
+    def pack(self, columns: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Named columns → packed batch, every value checked.
+
+        Args:
+            columns: Mapping or DataFrame (pandas, Polars): one entry per dense and sparse column, each of length B.
+                A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label and
+                the row weights may be present and are left out of the batch; any other column is an error.
+            weights: For a weighted schema: per-id factors by sparse column name, shaped like the ids. Columns that are
+                left out weigh 1.
+
+        Returns:
+            `{"dense": float32 (B, n_dense), "sparse": int64 (B, W)}`, and `"weights": float32 (B, W)` where the
+            schema is weighted. Keys without columns are absent.
+
+        Raises:
+            KeyError: a column is missing or unknown.
+            TypeError: a column has the wrong dtype.
+            ValueError: NaN or infinity in a dense column; an id out of range, or negative and not -1; more ids than
+                hotness; columns of different lengths.
+        """
+        self.require_fitted()
+        given = set(column_names(columns))
+        expected = {*self.dense_names, *self.categorical_names}
+        for name in [*self.dense_names, *self.categorical_names]:
+            if name not in given:
+                raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(expected)}.")
+        unknown = sorted(str(n) for n in given - expected - set(self.row_names))
+        if unknown:
+            raise KeyError(
+                f"pack: unknown column {unknown[0]!r}; the schema has {sorted(expected)}. Drop it or add it to the schema."
+            )
+        if weights is not None and not self.weighted:
+            raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
+
+        arrays: dict[str, np.ndarray] = {}
+        lists: dict[str, Lists] = {}
+        for name in self.dense_names:
+            arrays[name] = dense_values(name, columns[name])
+        for column in self.categorical:
+            arrays[column.name], lists[column.name] = id_matrix(column, columns[column.name])
+        rows = {name: len(a) for name, a in arrays.items()}
+        if len(set(rows.values())) > 1:
+            first = next(iter(rows))
+            other = next(n for n in rows if rows[n] != rows[first])
+            raise ValueError(
+                f"pack: column {other!r} has {rows[other]} rows but {first!r} has {rows[first]}; they must agree."
+            )
+        batch: dict[str, np.ndarray] = {}
+        if self.dense:
+            batch["dense"] = np.stack([arrays[n] for n in self.dense_names], axis=1)
+        if self.categorical:
+            batch["sparse"] = np.concatenate([arrays[n] for n in self.categorical_names], axis=1)
+        if self.weighted:
+            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
+        return batch
+
+    def weight_matrix(
+        self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]
+    ) -> np.ndarray:
+        """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
+
+        Args:
+            weights: Factors by sparse column name, shaped like the column's ids.
+            sparse: Packed ids (B, W).
+            lists: For each sparse column, the lists that its rows were given.
+        """
+        for name in weights:
+            if name not in self.categorical_names:
+                raise KeyError(
+                    f"pack: weights for unknown column {name!r}; the schema has {list(self.categorical_names)}."
+                )
+        packed = (sparse != PADDING).astype(np.float32)
+        for column, start in zip(self.categorical, self.offsets, strict=True):
+            if column.name in weights:
+                places = slice(start, start + column.hotness)
+                ids = sparse[:, places]
+                packed[:, places] *= weight_rows(column, weights[column.name], ids, lists[column.name])
+        return packed
+
+    def validate(self, batch: Mapping[str, Any]) -> None:
+        """Check a packed NumPy batch: keys, shapes, dtypes, ids in range, finite dense values.
+
+        Raises:
+            KeyError: a key is missing or unknown.
+            TypeError: a wrong dtype.
+            ValueError: wrong widths or row counts, ids out of range, NaN; the message names the column and the value.
+
+        Example:
+
+        >>> Schema(categorical=[Categorical("C1", 10)]).validate({"sparse": np.array([[3]])})
+        """
+        self.require_fitted()
+        for key in self.input_names:
+            if key not in batch:
+                raise KeyError(f"batch: {key!r} is missing; the schema needs {list(self.input_names)}.")
+        for key in batch:
+            if key not in self.input_names:
+                raise KeyError(f"batch: unknown key {key!r}; the schema needs {list(self.input_names)}.")
+        widths = {"dense": self.n_dense, "sparse": self.width, "weights": self.width}
+        for key in self.input_names:
+            if np.ma.is_masked(batch[key]):
+                raise ValueError(f"batch[{key!r}] has masked values; fill them, ids with {PADDING}.")
+        arrays = {key: np.asarray(batch[key]) for key in self.input_names}
+        rows = {len(a) if a.ndim else -1 for a in arrays.values()}
+        for key, array in arrays.items():
+            if array.ndim != 2 or array.shape[1] != widths[key]:
+                raise ValueError(f"batch[{key!r}] has shape {array.shape}; the schema needs (B, {widths[key]}).")
+        if len(rows) > 1:
+            raise ValueError(f"batch: row counts differ: { {k: len(a) for k, a in arrays.items()} }; they must agree.")
+        if self.dense:
+            dense = arrays["dense"]
+            if dense.dtype.kind not in "iuf":
+                raise TypeError(f"batch['dense'] has dtype {dense.dtype}; it must be float32.")
+            for i, name in enumerate(self.dense_names):
+                check_finite(f"dense column {name!r}", dense[:, i])
+        if self.categorical:
+            sparse = arrays["sparse"]
+            if sparse.dtype.kind not in "iu":
+                raise TypeError(f"batch['sparse'] has dtype {sparse.dtype}; ids must be integers (int32 or int64).")
+            for column, start in zip(self.categorical, self.offsets, strict=True):
+                check_ids(column, sparse[:, start : start + column.hotness])
+        if self.weighted:
+            weights = arrays["weights"]
+            if weights.dtype.kind not in "iuf":
+                raise TypeError(f"batch['weights'] has dtype {weights.dtype}; it must be float32.")
+            check_finite("weights", weights)
+
+    # -- round trips -------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists; fields at their defaults are left out."""
+        out: dict[str, Any] = {
+            "dense": [_compact(c) for c in self.dense],
+            "categorical": [_compact(c) for c in self.categorical],
+            "label": self.label,
+        }
+        if self.weighted:
+            out["weighted"] = True
+        if self.sample_weight is not None:
+            out["sample_weight"] = self.sample_weight
+        if self.soft_labels:
+            out["soft_labels"] = True
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Schema:
+        """Inverse of `to_dict`. Unknown keys are an error that names them."""
+        if not isinstance(data, Mapping):
+            raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {shown(data)}.")
+        known = ("dense", "categorical", "label", "weighted", "sample_weight", "soft_labels")
+        unknown = sorted(str(key) for key in set(data) - set(known))
+        if unknown:
+            raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
+        return cls(
+            dense=[_from_entry(Dense, d) for d in _listed("dense", data.get("dense"))],
+            categorical=[_from_entry(Categorical, c) for c in _listed("categorical", data.get("categorical"))],
+            label=data.get("label", "label"),
+            weighted=data.get("weighted", False),
+            sample_weight=data.get("sample_weight"),
+            soft_labels=data.get("soft_labels", False),
+        )
+
+    # Keras serialises by these two names.
+    get_config = to_dict
+    from_config = from_dict
+
+    def to_json(self) -> str:
+        """The schema as a JSON text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schema:
+        """Inverse of `to_json`."""
+        return cls.from_dict(from_json(text))
+
+    def to_yaml(self) -> str:
+        """The schema as a YAML text."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Schema:
+        """Inverse of `to_yaml`."""
+        return cls.from_dict(from_yaml(text))
+
+    def save(self, path: str | Path) -> None:
+        """Write the schema to `path`: YAML for `.yaml` and `.yml`, JSON for `.json`."""
+        path = Path(path)
+        write(path, self.to_yaml() if _is_yaml(path) else self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Schema:
+        """Inverse of `save`. An error names the file."""
+        path = Path(path)
+        _is_yaml(path)
+        content = read(path, "a schema")
+        try:
+            return cls.from_dict(content)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"schema file {path}: {error}") from None
+
+    def replace_categorical(self, **changes: Mapping[str, Any]) -> Schema:
+        """A copy with fields of the named sparse columns replaced: `replace_categorical(C1={"vocabulary_size": 7})`."""
+        for name in changes:
+            if name not in self.categorical_names:
+                raise KeyError(f"Schema: no sparse column {name!r}; there are {list(self.categorical_names)}.")
+        columns = [dataclasses.replace(c, **changes.get(c.name, {})) for c in self.categorical]
+        return Schema(self.dense, columns, self.label, self.weighted, self.sample_weight, self.soft_labels)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.dense, self.categorical, self.label, self.weighted, self.sample_weight, self.soft_labels))
+
+    def __repr__(self) -> str:
+        return (
+            f"Schema({self.n_dense} dense, {len(self.categorical)} categorical (W={self.width}), label={self.label!r})"
+        )
+
+
+def _listed(field: str, columns: Any) -> list[Any]:
+    """Columns as a list. One name, or a mapping by name, would fall apart into letters or lose its values."""
+    if columns is None:
+        return []
+    if isinstance(columns, (str, Mapping, Categorical, Dense)) or not isinstance(columns, Iterable):
+        kind = {"str": "string", "dict": "mapping"}.get(type(columns).__name__, type(columns).__name__)
+        entries = "names" if field == "dense" else "columns, each with a name"
+        raise TypeError(f"Schema: {field}={shown(columns)} is one {kind}; give a list of {entries}.")
+    return list(columns)
+
+
+def _is_yaml(path: Path) -> bool:
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise ValueError(f"Schema file {path.name!r}: use the ending .yaml, .yml or .json.")
+    return path.suffix != ".json"
+
+
+def _compact(column: Dense | Categorical) -> dict[str, Any]:
+    out = {}
+    for field in dataclasses.fields(column):
+        value = getattr(column, field.name)
+        if field.name == "name" or value != field.default:
+            out[field.name] = value.item() if isinstance(value, np.generic) else value
+    return out
+
+
+def _from_entry(kind: Any, entry: Any) -> Any:
+    if isinstance(entry, (kind, str)):
+        return kind(entry) if isinstance(entry, str) else entry
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"Schema: a column is described by {shown(entry)}; give a mapping with its fields.")
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = sorted(str(key) for key in set(entry) - set(known))
+    if unknown:
+        raise ValueError(f"Schema: unknown field {shown(unknown[0])} in {shown(dict(entry))}; known are {known}.")
+    if "name" not in entry:
+        raise ValueError(f"Schema: a column without a name: {shown(dict(entry))}.")
+    return kind(**entry)

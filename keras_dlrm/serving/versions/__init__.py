@@ -1,0 +1,1 @@
+"""Served versions: loading, checking, warming up, swapping, running."""

@@ -1,0 +1,189 @@
+"""The features behind the inputs of a signature: what the page shows as fields, and what an explanation takes away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.serving.wire.signature import Signature, Tensor
+from keras_dlrm.serving.wire.tensors import DTYPES, shape_text
+
+if TYPE_CHECKING:
+    from keras_dlrm.schema.schema import Schema
+    from keras_dlrm.serving.versions.version import Version
+
+log = logging.getLogger("keras_dlrm.serving")
+_KINDS = {"f": "number", "i": "id", "u": "id", "b": "flag", "O": "text"}
+# What may stand for a missing value, the first that the model gives a finite answer for. -1 is padding: no id at all.
+_MISSING: dict[str, tuple[Any, ...]] = {"number": (np.nan, 0.0), "id": (-1, 0), "flag": (False,), "text": (b"",)}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: some columns of one input.
+
+    Args:
+        name: From the schema, or the input's name, with the column where it has several.
+        input: Name of the input.
+        kind: `"number"`, `"id"`, `"flag"` or `"text"`.
+        start: First of its columns; `None` where the input has none, being (B,).
+        stop: Behind its last column; `None` for all that there are.
+        missing: What may stand for a missing value, in order of preference.
+        vocabulary_size: Ids of the feature, where the schema says.
+        weight: Whether it is a factor of another feature's ids, and no feature of its own.
+    """
+
+    name: str
+    input: str
+    kind: str
+    start: int | None
+    stop: int | None
+    missing: tuple[Any, ...]
+    vocabulary_size: int | None = None
+    weight: bool = False
+
+    def take_away(self, array: np.ndarray, row: int, missing: Any) -> None:
+        """Write the missing value over this feature, in one row of its input."""
+        if self.start is None:
+            array[row] = missing
+        else:
+            array[row, self.start : self.stop] = missing
+
+    def values(self, array: np.ndarray) -> list[Any]:
+        """Its values in the first row of its input, as JSON has them."""
+        found = np.atleast_1d(array[0] if self.start is None else array[0, self.start : self.stop])
+        if found.dtype.kind == "f":  # 0.1, not 0.10000000149011612
+            return [float(str(value)) for value in found]
+        return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in found.tolist()]
+
+    def described(self, example: np.ndarray | None) -> dict[str, Any]:
+        """For the page: everything that a form field needs.
+
+        Args:
+            example: Its input in a warm-up request, (1, …), to start from.
+        """
+        width = None if self.start is not None and self.stop is None else (self.stop or 1) - (self.start or 0)
+        entry = {
+            "name": self.name, "input": self.input, "kind": self.kind, "width": width, "flat": self.start is None,
+            "start": self.start or 0, "vocabulary_size": self.vocabulary_size, "weight": self.weight,
+        }  # fmt: skip
+        return entry if example is None else {**entry, "example": self.values(example)}
+
+
+def features_of(signature: Signature, schema: Schema | None) -> list[Feature]:
+    """The features of a signature whose inputs are one row each: (B,) or (B, k).
+
+    Where a schema lies beside the model, `dense`, `sparse` and `weights` of the widths that it says are taken apart into
+    its columns, and its named columns are features. Any other input is a feature, or one per column.
+
+    Args:
+        signature: Any signature of the method `predict`.
+        schema: Of the model.
+
+    Raises:
+        ServingError: an input of another shape, as in a signature that sets one user against many items.
+    """
+    if signature.method != "predict":
+        raise ServingError("INVALID_ARGUMENT", f"signature {signature.name!r} takes tf.Examples, not named features.")
+    found: list[Feature] = []
+    for tensor in signature.inputs.values():
+        shape = tensor.shape
+        if shape is None or len(shape) not in (1, 2) or shape[0] >= 0 or tensor.dtype not in DTYPES:
+            raise ServingError(
+                "INVALID_ARGUMENT",
+                f"signature {signature.name!r}: input {tensor.name!r} {shape_text(shape)} has no rows of features; its "
+                "shape must be (?,) or (?, k).",
+            )
+        found += _of_schema(tensor, schema) if schema is not None else _of_tensor(tensor)
+    return found
+
+
+def _of_tensor(tensor: Tensor, missing: tuple[Any, ...] = ()) -> Iterator[Feature]:
+    kind = _KINDS[DTYPES[tensor.dtype].numpy.kind]
+    missing = missing or _MISSING[kind]
+    shape = tensor.shape or ()
+    if len(shape) == 1:
+        yield Feature(tensor.name, tensor.name, kind, None, None, missing)
+    elif shape[1] < 0 or kind == "text" or shape[1] == 1:
+        yield Feature(tensor.name, tensor.name, kind, 0, shape[1] if shape[1] >= 0 else None, missing)
+    else:
+        for i in range(shape[1]):
+            yield Feature(f"{tensor.name}[{i}]", tensor.name, kind, i, i + 1, missing)
+
+
+def _of_schema(tensor: Tensor, schema: Schema) -> Iterator[Feature]:
+    kind = _KINDS[DTYPES[tensor.dtype].numpy.kind]
+    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width if schema.weighted else 0}
+    packed = tensor.shape is not None and len(tensor.shape) == 2 and tensor.shape[1] == widths.get(tensor.name)
+    if packed and tensor.name == "dense" and kind == "number":
+        for i, column in enumerate(schema.dense):
+            yield Feature(column.name, "dense", kind, i, i + 1, (column.missing,))
+    elif packed and (tensor.name, kind) in (("sparse", "id"), ("weights", "number")):
+        weight = tensor.name == "weights"
+        for entry, start in zip(schema.categorical, schema.offsets, strict=True):
+            name = f"weights of {entry.name}" if weight else entry.name
+            size = None if weight or entry.hashed else entry.vocabulary_size
+            yield Feature(
+                name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight
+            )
+    else:
+        yield from _named(tensor, schema, kind)
+
+
+def _named(tensor: Tensor, schema: Schema, kind: str) -> Iterator[Feature]:
+    """A column by its own name: one feature, however wide."""
+    dense = {column.name: column for column in schema.dense}
+    sparse = {column.name: column for column in schema.categorical}
+    if tensor.name in dense and kind == "number":
+        yield from _of_tensor(tensor, (np.nan, dense[tensor.name].missing))
+    elif tensor.name in sparse:
+        flat = len(tensor.shape or ()) == 1
+        width = None if flat or (tensor.shape or ())[1] < 0 else (tensor.shape or ())[1]
+        size = None if kind != "id" or sparse[tensor.name].hashed else sparse[tensor.name].vocabulary_size
+        yield Feature(tensor.name, tensor.name, kind, None if flat else 0, width, _MISSING[kind], size)
+    else:
+        yield from _of_tensor(tensor)
+
+
+def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any]:
+    """What stands for a missing value, by input, of the inputs that are named columns of the schema.
+
+    Args:
+        signature: Any signature.
+        schema: Of the model.
+    """
+    from keras_dlrm.export.signatures import model_columns
+    from keras_dlrm.schema.schema import PADDING
+
+    if schema is None or signature.inputs.keys() <= {"dense", "sparse", "weights"}:
+        return {}
+    names = {column.input: column.name for column in model_columns(schema)}
+    dense = {column.name: float(column.missing) for column in schema.dense}
+    found: dict[str, Any] = {}
+    for tensor in signature.inputs.values():
+        name, kind = names.get(tensor.name), _KINDS[DTYPES[tensor.dtype].numpy.kind] if tensor.dtype in DTYPES else ""
+        if name in dense and kind == "number":
+            # Raw values, float64, are missing before the transform; model inputs, float32, after it.
+            found[tensor.name] = float("nan") if DTYPES[tensor.dtype].numpy == np.float64 else dense[name]
+        elif name in schema.categorical_names and kind in ("id", "text"):
+            found[tensor.name] = PADDING if kind == "id" else ""
+    return found
+
+
+def schema_of(version: Version) -> Schema | None:
+    """The schema in `assets.extra/schema.json` of a version, `None` where there is none that can be read."""
+    from keras_dlrm.schema.schema import Schema
+
+    path = version.path / "assets.extra" / "schema.json"
+    if not path.is_file():
+        return None
+    try:
+        return Schema.load(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return None

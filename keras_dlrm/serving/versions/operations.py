@@ -1,0 +1,139 @@
+"""What a request does to a loaded model, whichever way it came: predict, classify, regress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_dlrm.serving.wire.errors import invalid
+from keras_dlrm.serving.wire.examples import serialised
+from keras_dlrm.serving.wire.signature import Signature
+from keras_dlrm.serving.wire.tensors import INFLATION, STRING, from_proto, shape_text
+
+if TYPE_CHECKING:
+    from keras_dlrm.serving.versions.saved_model import SavedModel
+
+
+def arrays_from_proto(inputs: Mapping[str, Any], signature: Signature, max_bytes: int) -> dict[str, np.ndarray]:
+    """The inputs of a `PredictRequest`.
+
+    Args:
+        inputs: `TensorProto` by input.
+        signature: What it is for.
+        max_bytes: Most bytes of an input; all of them may have eight times as many.
+
+    Raises:
+        ServingError: a name, dtype or shape that is not the signature's.
+    """
+    signature.check_names(dict(inputs.items()))
+    arrays: dict[str, np.ndarray] = {}
+    left = INFLATION * max_bytes
+    for name, proto in inputs.items():
+        arrays[name] = from_proto(name, proto, min(max_bytes, max(left, 0)))
+        left -= arrays[name].nbytes
+    signature.check(arrays)
+    return arrays
+
+
+def run(
+    model: SavedModel, signature: Signature, arrays: Mapping[str, np.ndarray], only: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Run a signature.
+
+    A NaN or infinity in an answer is an error that names the input which brought it, where one did. TensorFlow Serving
+    would send it on. A NaN that the model takes for a missing value is no error: its answer is a number.
+
+    Args:
+        model: The loaded model.
+        signature: One of its signatures.
+        arrays: Its inputs, checked.
+        only: Outputs that are wanted; all of them by default.
+
+    Raises:
+        ServingError: an unknown output, inputs that the model refuses, or an answer that is not finite.
+    """
+    for name in only:
+        if name not in signature.outputs:
+            there = ", ".join(map(repr, signature.outputs))
+            raise invalid(f"signature {signature.name!r} has no output {name[:60]!r}; it has {there}.")
+    outputs = model.run(signature.name, arrays)
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            culprit = [key for key, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
+            why = (
+                f"input {culprit[0]!r} has NaN or infinity" if culprit else "an input is too large or the model is ill"
+            )
+            raise invalid(f"signature {signature.name!r}: output {name!r} is not a finite number: {why}.")
+    return {name: outputs[name] for name in only} if only else outputs
+
+
+def classify(model: SavedModel, signature: Signature, proto: Any, max_bytes: int) -> list[list[tuple[bytes, float]]]:
+    """Labels and scores of each example.
+
+    Args:
+        model: The loaded model.
+        signature: One whose method is `classify`: `inputs` takes serialised `tf.Example`, `classes` and `scores` are (B, n).
+        proto: `tensorflow_serving.apis.input_pb2.Input`.
+        max_bytes: Most bytes of a request; the examples may have eight times as many, with the context in each.
+
+    Returns:
+        For each example its (label, score) pairs; a label is empty, a score 0, where the model has no such output.
+
+    Raises:
+        ServingError: another signature, or examples that the model refuses.
+    """
+    rows, outputs = _on_examples(model, signature, proto, "classify", max_bytes)
+    classes, scores = outputs.get("classes"), outputs.get("scores")
+    if classes is None and scores is None:
+        raise invalid(f"signature {signature.name!r} has neither 'classes' nor 'scores' among its outputs.")
+    for name, array in (("classes", classes), ("scores", scores)):
+        if array is not None and (array.ndim != 2 or len(array) != rows):
+            raise invalid(
+                f"signature {signature.name!r}: output {name!r} has shape {shape_text(array.shape)}; it must be ({rows}, n)."
+            )
+    if classes is not None and scores is not None and classes.shape != scores.shape:
+        raise invalid(
+            f"signature {signature.name!r}: 'classes' {shape_text(classes.shape)} and 'scores' "
+            f"{shape_text(scores.shape)} must have one shape."
+        )
+    width = (classes if classes is not None else scores).shape[1]  # type: ignore[union-attr]
+    labels = [[b""] * width] * rows if classes is None else classes.tolist()
+    values = [[0.0] * width] * rows if scores is None else scores.tolist()
+    return [list(zip(*pair, strict=True)) for pair in zip(labels, values, strict=True)]
+
+
+def regress(model: SavedModel, signature: Signature, proto: Any, max_bytes: int) -> list[float]:
+    """The value of each example.
+
+    Args:
+        model: The loaded model.
+        signature: One whose method is `regress`: `inputs` takes serialised `tf.Example`, `outputs` is (B,) or (B, 1).
+        proto: `tensorflow_serving.apis.input_pb2.Input`.
+
+    Raises:
+        ServingError: another signature, or examples that the model refuses.
+    """
+    rows, outputs = _on_examples(model, signature, proto, "regress", max_bytes)
+    if "outputs" not in outputs:
+        raise invalid(f"signature {signature.name!r} has no output 'outputs'; it has {', '.join(map(repr, outputs))}.")
+    values = outputs["outputs"]
+    if values.dtype.kind != "f" or values.shape not in ((rows,), (rows, 1)):
+        raise invalid(
+            f"signature {signature.name!r}: 'outputs' has shape {shape_text(values.shape)}; it must be ({rows},) or ({rows}, 1)."
+        )
+    return values.ravel().tolist()
+
+
+def _on_examples(
+    model: SavedModel, signature: Signature, proto: Any, method: str, max_bytes: int
+) -> tuple[int, dict[str, np.ndarray]]:
+    if signature.method != method:
+        raise invalid(f"signature {signature.name!r} is for {signature.method}, not for {method}.")
+    strings = serialised(proto, INFLATION * max_bytes)
+    taken = signature.inputs.get("inputs")
+    if taken is None or len(signature.inputs) != 1 or taken.dtype != STRING:
+        raise invalid(f"signature {signature.name!r} must have the one input 'inputs' of DT_STRING.")
+    signature.check({"inputs": strings})
+    return len(strings), run(model, signature, {"inputs": strings})

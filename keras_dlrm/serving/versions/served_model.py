@@ -1,0 +1,192 @@
+"""A served model: its versions come and go as those in its folder do, and a request always finds one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keras_dlrm.serving.versions.config import ModelConfig
+from keras_dlrm.serving.versions.version import Version, fingerprint
+from keras_dlrm.serving.versions.warmup import load_and_warm_up
+from keras_dlrm.serving.wire.errors import ServingError, without_paths
+
+log = logging.getLogger("keras_dlrm.serving")
+# What an int64 holds: a version travels as one.
+LARGEST_VERSION = 2**63 - 1
+
+
+class ServedModel:
+    """The versions of one model.
+
+    `poll` loads what is new beside what is served and swaps only afterwards: a version that cannot be loaded replaces
+    nothing, is reported in `statuses` and in the log, and is tried again when its files change. An old version goes
+    when all wanted ones are available, and its memory when its last request is answered.
+
+    Args:
+        config: What is served.
+        threads: TensorFlow's threads for each version; its own choice by default.
+    """
+
+    def __init__(self, config: ModelConfig, threads: int = 0) -> None:
+        self.config = config
+        self.threads = threads
+        self._versions: dict[int, Version] = {}
+        self._lock = threading.Lock()
+        self._said: str | None = None
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lease(self, number: int | None = None, label: str | None = None) -> Iterator[Version]:
+        """An available version, kept loaded until the block ends.
+
+        Args:
+            number: The version; the highest available one by default.
+            label: A label instead.
+
+        Raises:
+            ServingError: there is no such version.
+        """
+        version = self._choose(number, label)
+        while not version.enter():  # retired between the two calls: there is another by now, or an error says no
+            version = self._choose(number, label)
+        try:
+            yield version
+        finally:
+            version.leave()
+
+    def _choose(self, number: int | None, label: str | None) -> Version:
+        name = self.config.name
+        if label is not None:
+            if label not in self.config.labels:
+                there = ", ".join(map(repr, sorted(self.config.labels))) or "none"
+                raise ServingError(
+                    "INVALID_ARGUMENT", f"model {name!r} has no version label {label[:60]!r}; it has {there}."
+                )
+            number = self.config.labels[label]
+        available = self.available
+        if number is None and available:
+            return available[max(available)]
+        if number in available:
+            return available[number]
+        there = ", ".join(map(str, sorted(available))) or "none"
+        wanted = "no version" if number is None else f"no version {number}" + (f" (label {label!r})" if label else "")
+        raise ServingError("NOT_FOUND", f"model {name!r} has {wanted} to serve; available: {there}.")
+
+    @property
+    def available(self) -> dict[int, Version]:
+        """The versions that answer requests, by number."""
+        with self._lock:
+            return {number: version for number, version in self._versions.items() if version.state == "AVAILABLE"}
+
+    @property
+    def versions(self) -> list[Version]:
+        """All versions that were seen, the highest first."""
+        with self._lock:
+            return sorted(self._versions.values(), key=lambda version: -version.number)
+
+    def statuses(self, number: int | None = None) -> list[Version]:
+        """All versions that were seen, the highest first, or one of them.
+
+        Raises:
+            ServingError: there is none.
+        """
+        found = [version for version in self.versions if number is None or version.number == number]
+        if not found:
+            what = "no version" if number is None else f"no version {number}"
+            raise ServingError("NOT_FOUND", f"model {self.config.name!r} has {what}.")
+        return found
+
+    # -- the folder --------------------------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Follow the folder: load what is new, then retire what is old."""
+        there = versions_in(self.config.base_path)
+        wanted = self.config.wanted(sorted(there))
+        if not wanted:
+            kept = ", ".join(map(str, self.available)) or "none"
+            self._say_once(f"model {self.config.name!r}: nothing to load in {self.config.base_path}; serving {kept}")
+            return
+        self._said = None
+        for number in wanted:
+            self._load(number, there[number])
+        with self._lock:
+            states = {number: self._versions[number].state for number in wanted}
+            old = [v for number, v in self._versions.items() if number not in wanted and v.state == "AVAILABLE"]
+            for number, version in list(self._versions.items()):
+                if number not in there and version.state in ("END", "START"):
+                    del self._versions[number]
+        if set(states.values()) == {"AVAILABLE"}:
+            for version in old:
+                self._retire(version)
+
+    def _load(self, number: int, path: Path) -> None:
+        known = self._versions.get(number)
+        if known is not None and known.state in ("AVAILABLE", "LOADING", "UNLOADING"):
+            return
+        now = fingerprint(path)
+        if known is not None and known.error is not None and known.fingerprint == now:
+            return
+        version = Version(self.config.name, number, path)
+        version.fingerprint = now
+        version.state = "LOADING"
+        with self._lock:
+            self._versions[number] = version
+        start = time.perf_counter()
+        try:
+            model = load_and_warm_up(version, self.threads)
+        except Exception as error:
+            if not isinstance(error, ServingError):  # TensorFlow has many ways to refuse a damaged file
+                log.exception("loading %s failed", path)
+                error = ServingError(
+                    "INTERNAL", f"{path} cannot be loaded: {type(error).__name__}; the log has the rest."
+                )
+            version.fail(ServingError(error.code, without_paths(error.message, path, f"version {number}")))
+            kept = ", ".join(str(n) for n in sorted(self.available)) or "none"
+            log.error("model %r version %d is broken: %s Serving: %s", self.config.name, number, error, kept)
+            return
+        version.publish(model)
+        took = time.perf_counter() - start
+        log.info("model %r version %d is available (loaded and warmed up in %.1f s)", self.config.name, number, took)
+
+    def _retire(self, version: Version) -> None:
+        """In a thread of its own: a long request must not hold up the next version."""
+        version.state = "UNLOADING"
+
+        def work() -> None:
+            version.retire()
+            log.info("model %r version %d is unloaded", self.config.name, version.number)
+
+        threading.Thread(target=work, name=f"retire-{self.config.name}-{version.number}", daemon=True).start()
+
+    def _say_once(self, message: str) -> None:
+        if self._said != message:
+            log.warning(message)
+        self._said = message
+
+    def close(self, timeout: float) -> None:
+        """Retire every version.
+
+        Args:
+            timeout: Most seconds to wait for the requests of each.
+        """
+        for version in self.available.values():
+            version.retire(timeout)
+
+
+def versions_in(folder: Path) -> dict[int, Path]:
+    """The version folders of a folder by number; other names, and numbers beyond int64, are not versions.
+
+    Args:
+        folder: Folder of the versions; it may be gone.
+    """
+    try:
+        entries = sorted(folder.iterdir(), reverse=True)
+    except OSError:
+        return {}
+    names = {p: p.name for p in entries if p.name.isascii() and p.name.isdecimal() and p.is_dir()}
+    return {int(name): path for path, name in names.items() if len(name) < 20 and int(name) <= LARGEST_VERSION}

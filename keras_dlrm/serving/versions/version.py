@@ -1,0 +1,134 @@
+"""One version of a model: its state, and a count of the requests that use it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_dlrm.serving.versions.known_values import KnownValues
+from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.serving.wire.signature import DEFAULT, Signature
+
+if TYPE_CHECKING:
+    from keras_dlrm.schema.schema import Schema
+    from keras_dlrm.serving.versions.saved_model import SavedModel
+
+# A folder's files, their sizes and times: what changes when somebody mends a broken version.
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+class Version:
+    """A version, from its first sight in the folder to its end.
+
+    Args:
+        model_name: Name of the model.
+        number: Its number.
+        path: Its folder.
+
+    Attributes:
+        state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
+        error: Why it is not served, where loading failed.
+        schema: The model's, where there is one that can be read.
+        known: What its vocabularies know.
+        examples: First row of the warm-up requests, by signature: arrays by input.
+    """
+
+    def __init__(self, model_name: str, number: int, path: Path) -> None:
+        self.model_name = model_name
+        self.number = number
+        self.path = path
+        self.state = "START"
+        self.error: ServingError | None = None
+        self.fingerprint: Fingerprint = ()
+        self.examples: dict[str, dict[str, np.ndarray]] = {}
+        self.schema: Schema | None = None
+        self.known = KnownValues(self)
+        self._model: SavedModel | None = None
+        self._users = 0
+        self._idle = threading.Condition()
+
+    @property
+    def model(self) -> SavedModel:
+        """The loaded model."""
+        if self._model is None:
+            raise ServingError("UNAVAILABLE", f"version {self.number} of model {self.model_name!r} is not loaded.")
+        return self._model
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run now."""
+        return self._users
+
+    def signature(self, name: str) -> Signature:
+        """A signature by name; the empty name is that of `serving_default`.
+
+        Raises:
+            ServingError: the model has no such signature.
+        """
+        signatures = self.model.signatures
+        name = name or DEFAULT
+        if name not in signatures:
+            there = ", ".join(map(repr, signatures)) or "none"
+            raise ServingError(
+                "INVALID_ARGUMENT",
+                f"version {self.number} of model {self.model_name!r} has no signature {name[:60]!r}; it has {there}.",
+            )
+        return signatures[name]
+
+    def publish(self, model: SavedModel) -> None:
+        """Begin to serve the loaded model."""
+        self._model = model
+        self.error = None
+        self.state = "AVAILABLE"
+
+    def fail(self, error: ServingError) -> None:
+        """Loading failed."""
+        self.error = error
+        self.state = "END"
+
+    def enter(self) -> bool:
+        """Count a request in, which keeps the version loaded until `leave`; `False` where it takes no more of them."""
+        with self._idle:
+            if self.state != "AVAILABLE":
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """The request is answered."""
+        with self._idle:
+            self._users -= 1
+            self._idle.notify_all()
+
+    def retire(self, timeout: float | None = None) -> None:
+        """Take no more requests, wait for those that run, and give the memory back.
+
+        Args:
+            timeout: Most seconds to wait; for ever by default.
+        """
+        with self._idle:
+            self.state = "UNLOADING"
+            self._idle.wait_for(lambda: self._users == 0, timeout)
+        if self._model is not None:
+            self._model.close()
+        self._model = None
+        self.state = "END"
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Names, sizes and times of the files under a folder; empty where it is gone.
+
+    Args:
+        path: Folder of a version.
+    """
+    found = []
+    for file in sorted(path.rglob("*")):
+        try:
+            stat = file.stat()
+        except OSError:  # removed while we look
+            continue
+        found.append((file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)

@@ -1,0 +1,338 @@
+"""JSON values ↔ arrays, by the rules of TensorFlow Serving's REST interface, and a little stricter.
+
+Types are exact: an integer input takes no 1.0 and no `true`, a float input takes integers, a string input takes strings
+and `{"b64": "…"}`. It also takes numbers and booleans, which TensorFlow Serving refuses, and makes the texts of them that
+stand for these values in a raw column (`data.normal_form`). Lists that are ragged or nested too deep are named with the
+place where they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.serving.wire.errors import ServingError, invalid, shown
+from keras_dlrm.serving.wire.signature import Signature, Tensor, fits
+from keras_dlrm.serving.wire.tensors import DTYPES, INFLATION, dtype_name, shape_text
+
+_ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool},
+                                  "O": {str, dict, bool, int, float}}  # fmt: skip
+_JSON_NAMES = {int: "an integer", float: "a decimal number", bool: "true or false", str: "a string", list: "a list",
+               dict: "an object", type(None): "null"}  # fmt: skip
+
+
+def array_from_json(tensor: Tensor, value: Any, missing: Any = None, most: int | None = None) -> np.ndarray:
+    """A nested list as an array.
+
+    Args:
+        tensor: The input.
+        value: What JSON has for it.
+        missing: Of a named column, what stands for a missing value: for null, for `"NaN"` among numbers, and behind lists
+            that are shorter than others or than the column's hotness.
+        most: Most values that an array may have where lists are filled up.
+
+    Returns:
+        An array of the input's dtype whose shape fits the input's.
+
+    Raises:
+        ServingError: another type, ragged lists, another shape, or a number out of range.
+
+    Example:
+
+    >>> array_from_json(Tensor("ids", 9, (-1, 2), "ids:0"), [[1, 2], [3, 4]]).tolist()
+    [[1, 2], [3, 4]]
+    """
+    if tensor.dtype not in DTYPES:
+        raise invalid(f"input {tensor.text} is of a dtype that JSON requests cannot fill.")
+    dtype = DTYPES[tensor.dtype].numpy
+    if missing is not None and type(value) is list:
+        value = _filled_up(tensor, value, missing, most)
+    level: list[Any] = [value]
+    shape: list[int] = []
+    while level and type(level[0]) is list:
+        shape.append(_common_length(tensor, level, len(shape)))
+        level = list(itertools.chain.from_iterable(level))
+    if not level:  # an empty list says nothing about the dimensions below it: they are the declared ones
+        shape += [max(size, 0) for size in (tensor.shape or ())[len(shape) :]]
+    if not fits(tuple(shape), tensor.shape):
+        raise invalid(
+            f"input {tensor.name!r} has shape {shape_text(tuple(shape))}; it must be {shape_text(tensor.shape)}, the "
+            "first dimension being the rows."
+        )
+    return _leaves(tensor, level, dtype, missing).reshape(shape)
+
+
+def _filled_up(tensor: Tensor, rows: list[Any], missing: Any, most: int | None) -> list[Any]:
+    """Lists of one length: the declared one, or the longest; no list at all is one without values."""
+    if tensor.shape is None or len(tensor.shape) != 2 or not set(map(type, rows)) <= {list, type(None)}:
+        return rows
+    lengths = {0 if row is None else len(row) for row in rows}
+    width = tensor.shape[1] if tensor.shape[1] >= 0 else max(lengths, default=0)
+    if lengths <= {width} and None not in rows:
+        return rows
+    if most is not None and len(rows) * width > most:
+        raise invalid(
+            f"input {tensor.name!r}: {len(rows)} lists of {width} values are more than the {most} values allowed."
+        )
+    if max(lengths) > width:
+        raise invalid(
+            f"input {tensor.name!r} has a list of {max(lengths)} values; it must be {shape_text(tensor.shape)}: {width} at most."
+        )
+    return [[*(row or ()), *[missing] * (width - len(row or ()))] for row in rows]
+
+
+def _common_length(tensor: Tensor, level: Sequence[Any], depth: int) -> int:
+    if set(map(type, level)) != {list}:
+        odd = next(item for item in level if type(item) is not list)
+        raise invalid(
+            f"input {tensor.name!r} mixes lists and values: {shown(odd)} stands where a list does; "
+            f"it must be {shape_text(tensor.shape)}."
+        )
+    sizes = set(map(len, level))
+    if len(sizes) > 1:
+        raise invalid(
+            f"input {tensor.name!r} is ragged: lists of {min(sizes)} and of {max(sizes)} values stand side by side at "
+            f"level {depth + 1}; it must be {shape_text(tensor.shape)}."
+        )
+    return sizes.pop()
+
+
+def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype, missing: Any) -> np.ndarray:
+    types = set(map(type, values))
+    if missing is not None and (not types <= _ALLOWED[dtype.kind] or (dtype.kind == "O" and float in types)):
+        values = [missing if value is None or value != value else value for value in values]
+        if dtype.kind == "f":
+            values = [_number(value, missing) for value in values]
+        types = set(map(type, values))
+    odd_types = types - _ALLOWED[dtype.kind]
+    if odd_types:
+        odd = next(value for value in values if type(value) in odd_types)
+        raise invalid(
+            f"input {tensor.name!r} has {_JSON_NAMES.get(type(odd), type(odd).__name__)}, {shown(odd)}; it must be "
+            f"{dtype_name(tensor.dtype)}."
+        )
+    if dtype.kind == "O":
+        flat = np.empty(len(values), object)
+        flat[:] = [_value_bytes(f"input {tensor.name!r}", value) for value in values]
+        return flat
+    try:
+        with np.errstate(over="ignore"):
+            flat = np.array(values, dtype)
+    except OverflowError as error:
+        raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.") from error
+    if dtype.kind != "f":
+        return flat
+    if np.isinf(flat).any():
+        raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.")
+    absent = np.isnan(flat)
+    if absent.any():
+        if missing is None:
+            raise invalid(f"input {tensor.name!r} has NaN where a number must be (NaN and Infinity are no JSON).")
+        flat[absent] = missing
+    return flat
+
+
+def _number(value: Any, missing: float) -> Any:
+    """A value of a column of numbers: true and false are 1 and 0, as in files."""
+    if type(value) is str and value.lower() == "nan":
+        return missing
+    return float(value) if type(value) is bool else value
+
+
+def _value_bytes(who: str, value: Any) -> bytes:
+    if type(value) in (str, dict):
+        return text_bytes(who, value)
+    if type(value) is float and value.is_integer() and abs(value) >= 2.0**63:
+        raise invalid(
+            f"{who} has {shown(value)}, which may have lost digits on its way; send so large a number as a string."
+        )
+    text = normal_form.text(value)
+    if text is None:
+        raise invalid(f"{who} has {shown(value)} where a text must be.")
+    return text.encode()
+
+
+def text_bytes(who: str, value: Any) -> bytes:
+    """A JSON string as UTF-8, or the bytes of `{"b64": "…"}`.
+
+    Raises:
+        ServingError: another object, or text that is not base64.
+
+    Example:
+
+    >>> text_bytes("x", "Å"), text_bytes("x", {"b64": "AAE="})
+    (b'\\xc3\\x85', b'\\x00\\x01')
+    """
+    if type(value) is str:
+        return value.encode()
+    if type(value) is not dict or value.keys() != {"b64"} or type(value["b64"]) is not str:
+        raise invalid(f'{who}: an object must be {{"b64": "…"}}, not {shown(value)}.')
+    try:
+        return base64.b64decode(value["b64"].translate(_URL_SAFE), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"{who}: {shown(value['b64'])} is not base64.") from error
+
+
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+def inputs_from_json(
+    document: Mapping[str, Any], signature: Signature, max_bytes: int
+) -> tuple[dict[str, np.ndarray], bool]:
+    """The inputs of a `:predict` request.
+
+    Args:
+        document: The request: `instances` (a list of rows) or `inputs` (whole columns).
+        signature: What it is for.
+        max_bytes: Most bytes of a request; its arrays may have eight times as many.
+
+    Returns:
+        Arrays by input, and whether the request was in rows.
+
+    Raises:
+        ServingError: the request does not fit the signature.
+    """
+    for key in document:
+        if key not in ("signature_name", "instances", "inputs"):
+            raise invalid(f"unknown key {str(key)[:60]!r} in the request; it has 'instances' or 'inputs'.")
+    if ("instances" in document) == ("inputs" in document):
+        raise invalid("the request needs one of 'instances' (rows) and 'inputs' (columns), and not both.")
+    if "instances" in document:
+        return _from_rows(document["instances"], signature, max_bytes), True
+    return _from_columns(document["inputs"], signature, max_bytes), False
+
+
+def _from_rows(rows: Any, signature: Signature, max_bytes: int) -> dict[str, np.ndarray]:
+    if type(rows) is not list:
+        raise invalid(f"'instances' must be a list of rows, not {_JSON_NAMES.get(type(rows), 'that')}.")
+    named = [_is_named(row) for row in rows]
+    if len(set(named)) > 1:
+        raise invalid("'instances' mixes rows with named inputs and rows without.")
+    if rows and not named[0]:
+        return _without_name(rows, signature, "instances", max_bytes)
+    names = signature.inputs.keys()
+    numbers = {name: None for name in _numbers(signature)}
+    for i, row in enumerate(rows):
+        if row.keys() != names:
+            try:
+                signature.check_names({**numbers, **row})
+            except ServingError as error:
+                raise invalid(f"row {i} of 'instances': {error}") from error
+    most = _most_values(len(rows), signature, max_bytes)
+    missing = signature.missing
+    return {
+        name: array_from_json(tensor, [row.get(name) for row in rows], missing.get(name), most)
+        for name, tensor in signature.inputs.items()
+    }
+
+
+def _from_columns(columns: Any, signature: Signature, max_bytes: int) -> dict[str, np.ndarray]:
+    if not _is_named(columns):
+        return _without_name(columns, signature, "inputs", max_bytes)
+    absent = [name for name in _numbers(signature) if columns.get(name) is None]
+    signature.check_names({**dict.fromkeys(absent), **columns})
+    rows = max((len(value) for value in columns.values() if type(value) is list), default=0)
+    most = _most_values(rows, signature, max_bytes)
+    arrays = {}
+    for name, tensor in signature.inputs.items():
+        value = columns.get(name)
+        if name in absent:
+            value = [None] * (rows if (tensor.shape or (-1,))[0] < 0 else (tensor.shape or (-1,))[0])
+        arrays[name] = array_from_json(tensor, value, signature.missing.get(name), most)
+    return arrays
+
+
+def _without_name(values: Any, signature: Signature, key: str, max_bytes: int) -> dict[str, np.ndarray]:
+    tensor = _only_input(signature, key)
+    most = INFLATION * max_bytes // 8
+    return {tensor.name: array_from_json(tensor, values, signature.missing.get(tensor.name), most)}
+
+
+def _numbers(signature: Signature) -> list[str]:
+    """Columns of numbers, which a request may leave out: they are missing then, as an absent feature of a tf.Example is."""
+    return [name for name, missing in signature.missing.items() if type(missing) is float]
+
+
+def _most_values(rows: int, signature: Signature, max_bytes: int) -> int:
+    """How many values each input may have where what a request leaves out is filled up.
+
+    Raises:
+        ServingError: there are too many rows even for one value of each input.
+    """
+    most = INFLATION * max_bytes // 8 // max(1, len(signature.inputs))
+    if rows > most:
+        raise invalid(
+            f"{rows} rows of {len(signature.inputs)} inputs are too many for one request; send at most {most}."
+        )
+    return most
+
+
+def _is_named(value: Any) -> bool:
+    return type(value) is dict and not (value.keys() == {"b64"} and type(value["b64"]) is str)
+
+
+def _only_input(signature: Signature, key: str) -> Tensor:
+    if len(signature.inputs) != 1:
+        what = "each row must be" if key == "instances" else "it must be"
+        raise invalid(
+            f"'{key}' without names fits a signature of one input, but {signature.name!r} has "
+            f"{len(signature.inputs)}: {what} an object of {', '.join(t.text for t in signature.inputs.values())}."
+        )
+    return next(iter(signature.inputs.values()))
+
+
+def outputs_to_json(outputs: Mapping[str, np.ndarray], rows: bool) -> dict[str, Any]:
+    """The answer of a `:predict` request: `predictions` in rows, or `outputs` in columns.
+
+    A signature of one output gives its values without a name. Strings travel as text, those of an output whose name
+    ends in `_bytes`, or that are no UTF-8, as `{"b64": "…"}`.
+
+    Args:
+        outputs: Arrays by output.
+        rows: Whether the request was in rows.
+
+    Raises:
+        ServingError: outputs with different numbers of rows, where rows were asked for.
+
+    Example:
+
+    >>> outputs_to_json({"p": np.array([[0.5], [0.25]])}, rows=True)["predictions"].tolist()
+    [[0.5], [0.25]]
+    """
+    plain = {name: _plain(name, array) for name, array in outputs.items()}
+    if not rows:
+        return {"outputs": next(iter(plain.values())) if len(plain) == 1 else plain}
+    counts = {array.shape[0] if array.ndim else None for array in outputs.values()}
+    if len(counts) > 1 or None in counts:
+        sizes = ", ".join(f"{name!r} {shape_text(array.shape)}" for name, array in outputs.items())
+        raise invalid(f"the outputs have no common rows ({sizes}); ask with 'inputs' instead of 'instances'.")
+    if len(plain) == 1:
+        return {"predictions": next(iter(plain.values()))}
+    names = list(plain)
+    return {"predictions": [dict(zip(names, row, strict=True)) for row in zip(*plain.values(), strict=True)]}
+
+
+def _plain(name: str, array: np.ndarray) -> Any:
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    if array.dtype.kind != "O":
+        return np.ascontiguousarray(array) if array.ndim else array.item()
+    as_bytes = name.endswith("_bytes")
+    flat = np.empty(array.size, object)
+    flat[:] = [_text(value, as_bytes) for value in array.ravel()]
+    return flat.reshape(array.shape).tolist()
+
+
+def _text(value: bytes, as_bytes: bool) -> Any:
+    if not as_bytes:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass
+    return {"b64": base64.b64encode(value).decode()}

@@ -1,0 +1,169 @@
+"""`TensorProto` ↔ NumPy, with every size checked before memory is asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_dlrm.serving.wire.errors import ServingError, invalid
+
+
+class DType(NamedTuple):
+    """A dtype on the wire: its name, NumPy's, and the field of `TensorProto` that holds its values."""
+
+    name: str
+    numpy: np.dtype
+    field: str
+
+
+# Numbers of TensorFlow's `DataType`; they are part of the wire format.
+DTYPES = {
+    1: DType("DT_FLOAT", np.dtype(np.float32), "float_val"),
+    2: DType("DT_DOUBLE", np.dtype(np.float64), "double_val"),
+    3: DType("DT_INT32", np.dtype(np.int32), "int_val"),
+    4: DType("DT_UINT8", np.dtype(np.uint8), "int_val"),
+    5: DType("DT_INT16", np.dtype(np.int16), "int_val"),
+    6: DType("DT_INT8", np.dtype(np.int8), "int_val"),
+    7: DType("DT_STRING", np.dtype(object), "string_val"),
+    9: DType("DT_INT64", np.dtype(np.int64), "int64_val"),
+    10: DType("DT_BOOL", np.dtype(np.bool_), "bool_val"),
+    17: DType("DT_UINT16", np.dtype(np.uint16), "int_val"),
+    19: DType("DT_HALF", np.dtype(np.float16), "half_val"),
+    22: DType("DT_UINT32", np.dtype(np.uint32), "uint32_val"),
+    23: DType("DT_UINT64", np.dtype(np.uint64), "uint64_val"),
+}
+STRING = 7
+# Values that are left out or repeated cost a client nothing: the arrays of a request take so many times its bytes at most.
+INFLATION = 8
+# What TensorFlow takes for a string besides its bytes.
+_STRING_BYTES = 24
+# NumPy's limit, of all its versions.
+_MOST_DIMENSIONS = 32
+_FIELDS = sorted({entry.field for entry in DTYPES.values()})
+_NUMBERS = {entry.numpy: number for number, entry in DTYPES.items()}
+
+
+def dtype_name(number: int) -> str:
+    """Name of a dtype's number, known here or not."""
+    return DTYPES[number].name if number in DTYPES else f"dtype {number}"
+
+
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """A shape as messages show it.
+
+    Example:
+
+    >>> shape_text((-1, 13)), shape_text((-1,)), shape_text(None)
+    ('(?, 13)', '(?,)', 'any shape')
+    """
+    if shape is None:
+        return "any shape"
+    sizes = ["?" if size < 0 else str(size) for size in shape]
+    return "(" + ", ".join(sizes) + ("," if len(sizes) == 1 else "") + ")"
+
+
+def nbytes(array: np.ndarray) -> int:
+    """Bytes of an array as TensorFlow holds it: a text that stands in many places is copied to each.
+
+    Example:
+
+    >>> nbytes(np.zeros((2, 3), np.float32)), nbytes(np.array([b"x" * 100] * 5, object))
+    (24, 620)
+    """
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return _STRING_BYTES * array.size + sum(map(len, array.ravel().tolist()))
+
+
+def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
+    """The array in a `TensorProto`.
+
+    Values may be fewer than elements: the last one stands for the rest, and none for zeros, as TensorFlow has it.
+
+    Args:
+        name: Name of the input, for messages.
+        proto: A `TensorProto`.
+        max_bytes: Most bytes that the array may take: a shape costs a client nothing.
+
+    Returns:
+        An array of the proto's own dtype; strings are an object array of bytes.
+
+    Raises:
+        ServingError: a dtype that cannot be served, an incomplete shape, or values that do not fill it.
+    """
+    if proto.dtype not in DTYPES:
+        raise invalid(f"input {name!r} has {dtype_name(proto.dtype)}, which is not served.")
+    entry = DTYPES[proto.dtype]
+    shape = tuple(int(dim.size) for dim in proto.tensor_shape.dim)
+    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+        raise invalid(f"input {name!r} has an incomplete shape; give the size of each dimension.")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise invalid(f"input {name!r} has {len(shape)} dimensions; a tensor has at most {_MOST_DIMENSIONS}.")
+    count = math.prod(shape)
+    # Of no rows, too: NumPy refuses an empty array of such a size.
+    if math.prod(max(size, 1) for size in shape) * entry.numpy.itemsize > max_bytes:
+        raise invalid(f"input {name!r} of shape {shape_text(shape)} takes more than the {max_bytes} bytes allowed.")
+    if proto.tensor_content:
+        if entry.numpy.kind == "O":
+            raise invalid(f"input {name!r}: strings travel in string_val, not in tensor_content.")
+        if len(proto.tensor_content) != count * entry.numpy.itemsize:
+            raise invalid(
+                f"input {name!r} has {len(proto.tensor_content)} bytes of tensor_content, but {entry.name} of shape "
+                f"{shape_text(shape)} takes {count * entry.numpy.itemsize}."
+            )
+        return np.frombuffer(proto.tensor_content, entry.numpy).reshape(shape)
+    return _from_field(name, proto, entry, shape, count, max_bytes)
+
+
+def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], count: int, max_bytes: int) -> np.ndarray:
+    values = list(getattr(proto, entry.field))
+    if not values:
+        other = next((field for field in _FIELDS if len(getattr(proto, field))), None)
+        if other is not None:  # TensorFlow would read zeros
+            raise invalid(f"input {name!r} is {entry.name}, whose values are in {entry.field}, but it has {other}.")
+    if len(values) > count:
+        raise invalid(f"input {name!r} has {len(values)} values for {count} elements of shape {shape_text(shape)}.")
+    if entry.name == "DT_HALF":  # half_val holds bit patterns
+        flat = np.array(values, np.uint16).view(np.float16)
+    elif entry.numpy.kind == "O":
+        flat = np.empty(len(values), object)
+        flat[:] = values
+    else:
+        try:
+            flat = np.array(values, entry.numpy)
+        except OverflowError as error:
+            raise invalid(f"input {name!r} has a value that {entry.name} cannot hold.") from error
+    if len(flat) < count:
+        repeated = len(values[-1]) if values and entry.numpy.kind == "O" else 0
+        if repeated * (count - len(flat)) > max_bytes:
+            raise invalid(f"input {name!r} repeats a string until it takes more than the {max_bytes} bytes allowed.")
+        filler = flat[-1] if len(flat) else (b"" if entry.numpy.kind == "O" else entry.numpy.type(0))
+        whole = np.empty(count, entry.numpy)
+        whole[: len(flat)] = flat
+        whole[len(flat) :] = filler
+        flat = whole
+    return flat.reshape(shape)
+
+
+def fill_proto(proto: Any, array: np.ndarray) -> None:
+    """Write an array into an empty `TensorProto`, value by value: many clients read `float_val` and its like.
+
+    Args:
+        proto: An empty `TensorProto`.
+        array: Of any dtype that is served.
+
+    Raises:
+        ServingError: another dtype.
+    """
+    if array.dtype not in _NUMBERS:
+        raise ServingError("UNIMPLEMENTED", f"an output of dtype {array.dtype} cannot be sent.")
+    proto.dtype = _NUMBERS[array.dtype]
+    proto.tensor_shape.SetInParent()
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    flat = array.ravel()
+    if array.dtype == np.float16:
+        flat = flat.view(np.uint16)
+    getattr(proto, DTYPES[proto.dtype].field).extend(flat.tolist())

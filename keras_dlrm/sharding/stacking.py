@@ -1,0 +1,199 @@
+"""Which tables share a variable, where their rows lie in it, and which of its rows an id asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.sharding.compression import QuotientRemainder
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One table as it is stored: a logical table, or one of the two that stand for it.
+
+    Attributes:
+        name: The logical table's name; `name.quotient` and `name.remainder` where it is split.
+        rows: Rows.
+        width: Columns.
+        half_width: s of its initial distribution U(-s, s).
+        number: Integers that its initial rows are drawn with, its own among all tables.
+        divisor, modulus: Row of id i: (i // divisor) % modulus.
+    """
+
+    name: str
+    rows: int
+    width: int
+    half_width: float
+    number: tuple[int, ...]
+    divisor: int = 1
+    modulus: int = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Consecutive columns of a stack that are pooled alike, by one operation.
+
+    Attributes:
+        columns: Where they stand among the schema's sparse columns.
+        hotness, combiner: As in `Categorical`.
+        first: Where their ids begin among the stack's positions.
+        second: Where the ids of their remainders begin, or `None` where their tables are not split.
+        width: Of one pooled vector.
+    """
+
+    columns: tuple[int, ...]
+    hotness: int
+    combiner: str
+    first: int
+    second: int | None
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Tables of one width in one variable.
+
+    Attributes:
+        width: Their width.
+        tables: In stacking order.
+        blocks: The columns that look them up.
+        take: For each position of a lookup, which id of `batch["sparse"]` it is, or `None` where it is that one.
+        per_position: Arrays by name, an entry for each position: `size`: the column's vocabulary size, `oov`: its OOV
+            id (-1: contributes nothing), `hashed`, `divisor`, `modulus` and `start`, the table's first row.
+    """
+
+    width: int
+    tables: tuple[Table, ...]
+    blocks: tuple[Block, ...]
+    take: np.ndarray | None
+    per_position: Mapping[str, np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the variable."""
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def positions(self) -> int:
+        """Rows looked up for an example."""
+        return len(self.per_position["start"])
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """First row of each table."""
+        firsts = np.cumsum([0, *(table.rows for table in self.tables)])
+        return {table.name: int(first) for table, first in zip(self.tables, firsts, strict=False)}
+
+
+def pooled_before(split: bool, operation: str | None) -> bool:
+    """Whether rows of a column are weighted and added up before its halves are combined: not if those are multiplied."""
+    return not (split and operation == "mult")
+
+
+def split_tables(
+    schema: Schema, widths: Mapping[str, int], split: QuotientRemainder | None, init_scale: float | None
+) -> dict[str, tuple[Table, ...]]:
+    """The tables that are stored, by logical table: itself, or the two that stand for it.
+
+    Args:
+        schema: A fitted schema.
+        widths: Embedding width by logical table.
+        split: How large tables are split, or `None`.
+        init_scale: Half-width of the initial distribution; √(1/rows) by default.
+
+    Raises:
+        ValueError: an odd width with `operation="concat"`; a table has a name that a split table needs.
+    """
+    found: dict[str, tuple[Table, ...]] = {}
+    for i, (name, size) in enumerate(schema.table_sizes.items()):
+        width, half_width = widths[name], math.sqrt(1.0 / size) if init_scale is None else init_scale
+        if split is None or not split.splits(size):
+            found[name] = (Table(name, size, width, half_width, (i,)),)
+            continue
+        if split.operation == "concat":
+            if width % 2:
+                raise ValueError(
+                    f"QuotientRemainder: operation='concat' makes two halves of a vector, but table {name!r} has the odd "
+                    f"width {width}; use an even one, or 'mult' or 'add'."
+                )
+            width //= 2
+        half_width = split.half_width(half_width)
+        quotients, remainders = split.rows(size)
+        found[name] = (
+            Table(f"{name}.quotient", quotients, width, half_width, (i,), divisor=split.collisions),
+            Table(f"{name}.remainder", remainders, width, half_width, (i, 1), modulus=split.collisions),
+        )
+    names = [table.name for tables in found.values() for table in tables]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"QuotientRemainder: there are two tables {name!r}; rename the column's table.")
+    return found
+
+
+def stack_tables(
+    schema: Schema, tables: Mapping[str, tuple[Table, ...]], split: QuotientRemainder | None
+) -> list[Stack]:
+    """Tables of equal width share one variable, in the order in which the schema first names them.
+
+    Args:
+        schema: A fitted schema.
+        tables: Of `split_tables`.
+        split: How large tables are split, or `None`.
+
+    Returns:
+        One `Stack` per width, in order of first appearance.
+    """
+    by_width: dict[int, list[Table]] = {}
+    for parts in tables.values():
+        for table in parts:
+            by_width.setdefault(table.width, []).append(table)
+    concat = split is not None and split.operation == "concat"
+    return [_stack(schema, tables, width, stacked, concat) for width, stacked in by_width.items()]
+
+
+def _stack(
+    schema: Schema, tables: Mapping[str, tuple[Table, ...]], width: int, stacked: list[Table], concat: bool
+) -> Stack:
+    starts = dict(zip((t.name for t in stacked), np.cumsum([0, *(t.rows for t in stacked)]), strict=False))
+    members = [(i, c) for i, c in enumerate(schema.categorical) if tables[c.table_name][0].width == width]
+    halves = [(i, c) for i, c in members if len(tables[c.table_name]) > 1]
+    # First each column's ids, then those of the remainders of tables that are split.
+    lookups = [(i, c, tables[c.table_name][0]) for i, c in members] + [
+        (i, c, tables[c.table_name][1]) for i, c in halves
+    ]
+    hotness = [c.hotness for _, c, _ in lookups]
+    take = np.concatenate([np.arange(c.hotness, dtype=np.int32) + schema.offsets[i] for i, c, _ in lookups])
+
+    def each(values: list[Any]) -> np.ndarray:
+        return np.repeat(values, hotness)
+
+    blocks: list[Block] = []
+    first, second = 0, sum(c.hotness for _, c in members)
+    for i, c in members:
+        halved = len(tables[c.table_name]) > 1
+        # Two halves make a vector of the width that was asked for.
+        whole = 2 * width if halved and concat else width
+        like = (c.hotness, c.combiner, halved, whole)
+        last = blocks[-1] if blocks else None
+        if last and (last.hotness, last.combiner, last.second is not None, last.width) == like:
+            blocks[-1] = dataclasses.replace(last, columns=(*last.columns, i))
+        else:
+            blocks.append(Block((i,), c.hotness, c.combiner, first, second if halved else None, whole))
+        first += c.hotness
+        second += c.hotness if halved else 0
+    per_position = {
+        "size": each([c.vocabulary_size for _, c, _ in lookups]),
+        "oov": each([-1 if c.oov is None else c.oov for _, c, _ in lookups]),
+        "hashed": each([c.hashed for _, c, _ in lookups]),
+        "divisor": each([t.divisor for _, _, t in lookups]),
+        "modulus": each([t.modulus for _, _, t in lookups]),
+        "start": each([starts[t.name] for _, _, t in lookups]),
+    }
+    same = np.array_equal(take, np.arange(schema.width))
+    return Stack(width, tuple(stacked), tuple(blocks), None if same else take, per_position)

@@ -1,0 +1,127 @@
+"""What a training step of one process among many does differently: its loss is a part of one loss, its gradients too."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dlrm.sharding.part import FILLER
+
+
+class WholeBatch:
+    """A step of a process that is alone: everything as it is.
+
+    Args:
+        sample_weight: Of the batch, or `None`.
+
+    Attributes:
+        sample_weight: The same.
+    """
+
+    def __init__(self, sample_weight: Any) -> None:
+        self.sample_weight = sample_weight
+        self._of_rows: Any = 1.0  # this process's share of the real rows
+
+    def share(self, loss: Any) -> Any:
+        """This process's part of the loss of the whole batch."""
+        return loss
+
+    def sum(self, tensors: Sequence[Any]) -> list[Any]:
+        """Sums over all processes."""
+        return list(tensors)
+
+    def totals(self, grads: Sequence[Any], loss: Any, changes: Sequence[Any]) -> tuple[list[Any], Any, list[Any]]:
+        """What a step adds up over all processes, in one message.
+
+        Args:
+            grads: Gradients of the dense parameters.
+            loss: This process's part of it.
+            changes: Of what layers keep of the rows that they see, such as moving means. Their means are returned, weighted by
+                rows: what all processes keep then stays the same.
+        """
+        sums = self.sum([*grads, loss, *(ops.cast(change, "float32") * self._of_rows for change in changes)])
+        return sums[: len(grads)], sums[len(grads)], sums[len(grads) + 1 :]
+
+    def gather(self, y: Any, y_pred: Any) -> tuple[Any, Any, Any]:
+        """Labels, predictions and sample weights of all processes' rows."""
+        return y, y_pred, self.sample_weight
+
+    @property
+    def rows(self) -> Any:
+        """Rows of the whole batch; `None`: as many as there are."""
+        return None
+
+
+class PartOfBatch(WholeBatch):
+    """A step of one of N processes, each with an equally large part of the batch.
+
+    Args:
+        model: The model: for the reduction of its loss, and its regularisation.
+        x: Inputs.
+        sample_weight: Or `None`; `FILLER` for rows that fill up the part.
+    """
+
+    def __init__(self, model: Any, x: Any, sample_weight: Any) -> None:
+        from keras_dlrm.sharding import collectives as backend
+
+        super().__init__(sample_weight)
+        self._backend = backend
+        self._model = model
+        here = ops.cast(ops.shape(keras.tree.flatten(x)[0])[0], "float32")
+        reduction = getattr(model.loss, "reduction", "sum_over_batch_size")
+        self._marked = None
+        if sample_weight is None:  # on no process: their parts are equally large
+            whole = self._rows = here * backend.world_size()
+            self._of_rows = 1.0 / backend.world_size()
+        else:
+            self._marked = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+            self.sample_weight = _without_filler(self._marked)
+            real = part = ops.sum(ops.cast(ops.not_equal(self._marked, FILLER), "float32"))
+            if reduction == "mean_with_sample_weight":
+                here = part = ops.sum(self.sample_weight)
+            whole, self._rows = backend.all_sum([part, real])
+            self._of_rows = real / self._rows
+        self._share = ops.ones_like(whole) if reduction == "sum" else here / whole
+
+    def share(self, loss: Any) -> Any:
+        extra = [ops.cast(e, "float32") for e in self._model.losses]
+        regular = sum(extra) if extra else 0.0
+        # Of a part without any real row the mean is not a number.
+        mine = ops.where(self._share > 0, (loss - regular) * self._share, ops.zeros_like(loss))
+        return mine + regular / self._backend.world_size()
+
+    def sum(self, tensors: Sequence[Any]) -> list[Any]:
+        present = [t for t in tensors if t is not None]
+        sums = iter(self._backend.all_sum(present))
+        return [None if t is None else next(sums) for t in tensors]
+
+    def gather(self, y: Any, y_pred: Any) -> tuple[Any, Any, Any]:
+        whole = (y, y_pred, self._marked)
+        tensors = [ops.convert_to_tensor(t) for t in keras.tree.flatten(whole) if t is not None]
+        shapes = [tuple(ops.shape(t)) for t in tensors]
+        ends = list(itertools.accumulate((math.prod(shape[1:]) for shape in shapes), initial=0))
+        columns = [ops.cast(ops.reshape(t, (s[0], -1)), "float32") for t, s in zip(tensors, shapes, strict=True)]
+        every = self._backend.gather(ops.concatenate(columns, axis=1))  # one message instead of three
+        if self._marked is not None:
+            every = self._backend.real_rows(every, ops.not_equal(every[:, -1], FILLER))
+        parts = [every[:, first:last] for first, last in itertools.pairwise(ends)]
+        found = iter(
+            ops.cast(ops.reshape(part, (-1, *shape[1:])), keras.backend.standardize_dtype(t.dtype))
+            for part, t, shape in zip(parts, tensors, shapes, strict=True)
+        )
+        y, y_pred, marked = keras.tree.map_structure(lambda t: None if t is None else next(found), whole)
+        return y, y_pred, None if marked is None else _without_filler(marked)
+
+    @property
+    def rows(self) -> Any:
+        return self._rows
+
+
+def _without_filler(weight: Any) -> Any:
+    """Weights that can be multiplied with: 0 of filler."""
+    return ops.where(ops.equal(weight, FILLER), ops.zeros_like(weight), weight)

@@ -1,0 +1,263 @@
+"""The sparse train step for JAX: the same step as a function of the state that Keras hands over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+# Keras exports no name for it.
+from keras.src.backend.jax.trainer import _distribute_data
+
+from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
+from keras_dlrm.embeddings.narrowing import Narrowing
+from keras_dlrm.sharding.meter import meter
+from keras_dlrm.step.batch import WholeBatch
+from keras_dlrm.step.checked import CheckedPyDataset
+from keras_dlrm.step.freed_memory import keep_freed_memory
+from keras_dlrm.step.whole_step import whole_step
+
+
+def collectives() -> Any:
+    """Loaded where tables are sharded."""
+    from keras_dlrm.sharding.collectives import jax_collectives as jax
+
+    return jax
+
+
+
+# Kinds of variables in the state of a step that predicts, tests or trains.
+_STATES = {
+    2: ("trainable_variables", "non_trainable_variables"),
+    3: ("trainable_variables", "non_trainable_variables", "metrics_variables"),
+    4: ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables"),
+}
+
+
+def _within(narrowing: Narrowing, function: Any) -> Any:
+    """A train, test or predict function of Keras that narrows the ids of each NumPy batch it draws."""
+    if function is None or getattr(function, "narrows", False):
+        return function
+
+    def narrowed(state: Any, iterator: Any) -> Any:
+        return function(state, map(narrowing.batch, iterator))
+
+    narrowed.narrows = True  # type: ignore[attr-defined]
+    return narrowed
+
+
+class SparseStep:
+    """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
+
+    in_replicas = False
+    py_dataset = CheckedPyDataset
+
+    def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(self.narrowing.arrays(inputs), *args, **kwargs)
+
+    # Arrays are narrowed as a whole, because Keras may move them to the device before a step sees them; what comes batch
+    # by batch from a tf.data pipeline, a PyDataset, a DataLoader or a generator is narrowed on its way into the step.
+
+    def make_train_function(self: Any, force: bool = False) -> None:
+        if jax.default_backend() == "cpu":
+            # XLA allocates a step's intermediate results anew at each step. Mapping and clearing those pages each time takes a
+            # quarter of a step at Criteo Kaggle's shape (jax 0.10.2).
+            keep_freed_memory()
+        super().make_train_function(force)
+        self.train_function = _within(self.narrowing, self.train_function)
+
+    def make_test_function(self: Any, force: bool = False) -> None:
+        super().make_test_function(force)
+        self.test_function = _within(self.narrowing, self.test_function)
+
+    def make_predict_function(self: Any, force: bool = False) -> Any:
+        super().make_predict_function(force)
+        self.predict_function = _within(self.narrowing, self.predict_function)
+        if self.sharded and not getattr(self.predict_function, "local", False):
+            whole = self.predict_function
+
+            def local(state: Any, iterator: Any) -> Any:
+                outputs, state = whole(state, iterator)
+                return keras.tree.map_structure(collectives().rows_here, outputs), state
+
+            local.narrows = local.local = True  # type: ignore[attr-defined]
+            self.predict_function = local
+        return self.predict_function
+
+    def fit(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple):
+            kwargs["validation_data"] = (self.narrowing.arrays(validation[0]), *validation[1:])
+        with self._given_back():
+            return super().fit(self.narrowing.arrays(x), *args, **kwargs)
+
+    def evaluate(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        with self._given_back():
+            return super().evaluate(self.narrowing.arrays(x), *args, **kwargs)
+
+    def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._given_back():
+            return super().predict(self.narrowing.arrays(x), *args, **kwargs)
+
+    def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._given_back():
+            return super().train_on_batch(self.narrowing.arrays(x), *args, **kwargs)
+
+    def test_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._given_back():
+            return super().test_on_batch(self.narrowing.arrays(x), *args, **kwargs)
+
+    def predict_on_batch(self: Any, x: Any) -> Any:
+        x = self.narrowing.arrays(x)
+        if self.sharded:
+            # Keras (3.15.1) puts its rows onto the devices in fit, evaluate and predict, but not here.
+            x = _distribute_data(keras.tree.map_structure(np.asarray, x))
+        with self._given_back():
+            return super().predict_on_batch(x)
+
+    # In its loops Keras (3.15.1) takes the arrays out of the variables, and a step may write over those that it is given. They
+    # come back at the end of an epoch; where a callback, the data or Ctrl-C ends the loop before that, they would be lost. So
+    # the newest ones are known at any moment, and put back.
+
+    @contextlib.contextmanager
+    def _given_back(self: Any) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.jax_state_sync()
+            self._jax_state = None
+            raise
+
+    def _get_jax_state(self: Any, *args: Any, purge_model_variables: bool = False, **kinds: bool) -> Any:
+        state = super()._get_jax_state(*args, **kinds)
+        self._keep_state(state)
+        if purge_model_variables:
+            self._purge_model_variables(**kinds)
+        return state
+
+    def _keep_state(self: Any, state: Sequence[Any]) -> None:
+        self._jax_state = dict(zip(_STATES[len(state)], state, strict=True))
+        self._jax_state_synced = False
+
+    def _make_function(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        def kept(state: Any, data: Any) -> Any:
+            with whole_step():
+                logs, state = step(state, data)
+                self._keep_state(state)
+            return logs, state
+
+        return super()._make_function(kept, *args, **kwargs)
+
+    def train_step(self: Any, state: Any, data: Any) -> Any:
+        if not self.sharded:
+            return self._train_step(state, data)
+        variables = [self.trainable_variables, self.non_trainable_variables, self.optimizer.variables, self.metrics_variables]
+        return collectives().on_each_device(self._train_step, variables, rows=False)(state, data)
+
+    def test_step(self: Any, state: Any, data: Any) -> Any:
+        if not self.sharded:
+            return self._test_step(state, data)
+        variables = [self.trainable_variables, self.non_trainable_variables, self.metrics_variables]
+        return collectives().on_each_device(self._test_step, variables, rows=False)(state, data)
+
+    def predict_step(self: Any, state: Any, data: Any) -> Any:
+        if not self.sharded:
+            return super().predict_step(state, data)
+        variables = [self.trainable_variables, self.non_trainable_variables]
+
+        def step(state: Any, data: Any) -> Any:
+            outputs, non_trainable = super(SparseStep, self).predict_step(state, data)
+            return outputs, (state[0], non_trainable)
+
+        outputs, state = collectives().on_each_device(step, variables, rows=True)(tuple(state), data)
+        return outputs, state[1]
+
+    def _train_step(self: Any, state: Any, data: Any) -> Any:
+        trainable, non_trainable, slots, metrics = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
+        variables = self.trainable_variables
+        tables = [is_table(v) for v in variables]
+        dense = [value for value, table in zip(trainable, tables, strict=True) if not table]
+        taken: list[Any] = []
+
+        def forward(dense: Sequence[Any], leaf: Callable[[int, Any], Any]) -> Any:
+            values, rest = list(trainable), iter(dense)
+            for i, table in enumerate(tables):
+                if not table:
+                    values[i] = next(rest)
+            mapping = [
+                *zip(variables, values, strict=True),
+                *zip(self.non_trainable_variables, non_trainable, strict=True),
+                # Keras's loss counts the losses of several outputs itself.
+                *zip(self.metrics_variables, metrics, strict=True),
+            ]
+            with keras.StatelessScope(mapping, collect_losses=True) as scope, taped(LookupTape(leaf)) as tape:
+                loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+                loss = part.share(loss)
+            taken[:] = [lookup.table for lookup in tape.lookups]
+            updated = [scope.get_current_value(v) for v in self.non_trainable_variables]
+            counted = [scope.get_current_value(v) for v in self.metrics_variables]
+            return loss, (y_pred, updated, counted, [(lookup.ids, lookup.rows) for lookup in tape.lookups])
+
+        # The gradient of rows is the gradient of zeros that are added to them. How many lookups there are, and of
+        # what shape, is known only after the forward pass, so that one is traced (not run) first.
+        shapes: list[Any] = []
+
+        def record(index: int, rows: Any) -> Any:
+            shapes.append(jax.ShapeDtypeStruct(rows.shape, rows.dtype))
+            return rows
+
+        with meter.paused():
+            jax.eval_shape(lambda d: forward(d, record), dense)
+        zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
+        step = jax.value_and_grad(
+            lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
+        )
+        before = non_trainable
+        (loss, (y_pred, after, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
+        lookups = [Lookup(table, ids, rows, ids.shape[0]) for table, (ids, rows) in zip(taken, looked_up, strict=True)]
+
+        places = {id(v): i for i, v in enumerate(self.non_trainable_variables)}
+        kept = [places[id(v)] for v in self.kept_of_rows]
+        mapping = [*zip(variables, trainable, strict=True), *zip(self.optimizer.variables, slots, strict=True)]
+        with keras.StatelessScope(mapping) as scope:
+            dense_variables = [v for v, table in zip(variables, tables, strict=True) if not table]
+            grads, loss, changes = part.totals(grads, loss, [after[i] - before[i] for i in kept])
+            self.optimizer.apply_rows(grads, dense_variables, lookups, row_grads)
+        trainable = [scope.get_current_value(v) for v in variables]
+        slots = [scope.get_current_value(v) for v in self.optimizer.variables]
+        non_trainable = list(after)
+        for i, change in zip(kept, changes, strict=True):
+            non_trainable[i] = before[i] + change
+        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
+        return logs, (trainable, non_trainable, slots, metrics)
+
+    def _test_step(self: Any, state: Any, data: Any) -> Any:
+        trainable, non_trainable, metrics = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
+        mapping = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, non_trainable, strict=True),
+            *zip(self.metrics_variables, metrics, strict=True),
+        ]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+            (loss,) = part.sum([part.share(loss)])
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        metrics = [scope.get_current_value(v) for v in self.metrics_variables]
+        logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
+        return logs, (trainable, non_trainable, metrics)
+
+    def _stateless_metrics(
+        self: Any, metrics: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any
+    ) -> tuple[Any, list[Any]]:
+        with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
+            logs = self.update_metrics(x, y, y_pred, part, loss)
+        return logs, [scope.get_current_value(v) for v in self.metrics_variables]

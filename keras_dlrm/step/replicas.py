@@ -1,0 +1,288 @@
+"""Models that are built in the scope of a tf.distribute strategy: each replica trains on its part of every batch.
+
+Around what fails in Keras 3.15 there:
+
+- keras #20329: `fit` builds a model from a batch by `strategy.reduce`, which takes no dictionary.
+- keras #20585: with several workers results of a step are averaged by `reduce("MEAN", value, axis=0)`, which takes no scalars.
+- Losses that are means are divided by the number of replicas, sums are not, wherever a loss is computed.
+- An optimizer adds up gradients of all replicas after it clipped those of one.
+- Metrics' variables are added up over replicas where they are read after a step; but here every replica sees all rows.
+- `train_on_batch` and the like give the whole batch to every replica.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Keras exports no names for them.
+from keras.src.backend.tensorflow.core import compute_output_spec
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters.array_slicing import train_validation_split
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
+
+from keras_dlrm.backend import replicas
+from keras_dlrm.step.divided import Divided, cut
+
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+
+
+class Replicas:
+    """Mixed into the sparse step: `fit`, `evaluate` and `predict` of a model that was built in a strategy's scope."""
+
+    @property
+    def _replicas(self: Any) -> Any:
+        # Keras notes in whose scope a model is made.
+        return replicas(self._distribute_strategy)
+
+    @property
+    def in_replicas(self: Any) -> bool:
+        """Whether the model was built in the scope of a strategy with replicas."""
+        return self._replicas is not None
+
+    def compile(self: Any, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.compile`.
+
+        Raises:
+            ValueError: something was made outside of the scope, or does not work in replicas.
+        """
+        super().compile(*args, **kwargs)  # type: ignore[misc]
+        if not self.in_replicas:
+            return
+        optimizer = self.optimizer
+        made = [("optimizer", o._distribution_strategy) for o in (optimizer, optimizer.dense, optimizer.rows)]
+        for metric in keras.tree.flatten([kwargs.get("metrics"), kwargs.get("weighted_metrics")]):
+            for variable in getattr(metric, "variables", ()):
+                made.append((f"metric {metric.name}", getattr(variable.value, "distribute_strategy", None)))
+        for what, strategy in made:
+            if strategy is not self._replicas:
+                raise ValueError(
+                    f"compile: the {what} was not made in the scope of the model's strategy; make it, and call compile, inside "
+                    "`with strategy.scope():`."
+                )
+        if optimizer.dense.gradient_accumulation_steps:
+            raise ValueError("compile: gradient_accumulation_steps does not work in the scope of a strategy with replicas.")
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def divided(self: Any, given: dict[str, Any], steps: str) -> dict[str, Any]:
+        """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter that gives each replica its part of every batch.
+
+        Args:
+            given: The arguments.
+            steps: Name of the one that says how many steps an epoch has.
+
+        Raises:
+            ValueError: the data are divided already.
+        """
+        from keras_dlrm.sharding.part import Part
+
+        x = given.get("x")
+        if not self.in_replicas or isinstance(x, Divided):
+            return given
+        dataset = getattr(x, "py_dataset", x)
+        if isinstance(dataset, (Part, tf.distribute.DistributedDataset)):
+            raise ValueError(
+                f"{type(dataset).__name__}: the data are divided already; a model that was built in a strategy's scope divides "
+                "whole batches among its replicas itself. Give it the whole dataset, in every worker."
+            )
+        y, sample_weight = given.get("y"), given.get("sample_weight")
+        rest = {name: value for name, value in given.items() if name not in ("y", "sample_weight", "class_weight")}
+        if given.get("validation_split") and given.get("validation_data") is None:
+            parts = train_validation_split((x, y, sample_weight), validation_split=given["validation_split"])
+            (x, y, sample_weight), rest["validation_data"] = parts
+        if not isinstance(x, DataAdapter):
+            x = get_data_adapter(
+                x,
+                y,
+                sample_weight=sample_weight,
+                batch_size=given.get("batch_size"),
+                steps_per_epoch=given.get(steps),
+                shuffle=given.get("shuffle", False),
+                class_weight=given.get("class_weight"),
+            )
+        return {**rest, "x": Divided(x, *self._places())}
+
+    def _values(self: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """A batch of arrays, as `Divided` gives it."""
+        n, first, here = self._places()
+        parts = cut(keras.tree.map_structure(tf.convert_to_tensor, (x, y, sample_weight), none_is_leaf=False), n)
+        return tf.nest.map_structure(lambda part: part[first : first + here], parts)
+
+    def _places(self: Any) -> tuple[int, int, int]:
+        from keras_dlrm.sharding.collectives.tensorflow_replicas import place_of
+
+        here = len(self._replicas.extended.worker_devices)
+        return self._replicas.num_replicas_in_sync, place_of(self._replicas)[0] * here, here
+
+    def train_on_batch(
+        self: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """As `keras.Model.train_on_batch`, of the whole batch."""
+        if not self.in_replicas:
+            return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)  # type: ignore[misc]
+        if class_weight is not None and sample_weight is None:
+            sample_weight, class_weight = class_weight_to_sample_weights(y, class_weight), None
+        x, y, sample_weight = self._values(x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)  # type: ignore[misc]
+
+    def test_on_batch(self: Any, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """As `keras.Model.test_on_batch`, of the whole batch."""
+        if self.in_replicas:
+            x, y, sample_weight = self._values(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, return_dict)  # type: ignore[misc]
+
+    def predict_on_batch(self: Any, x: Any) -> Any:
+        """As `keras.Model.predict_on_batch`, of the whole batch."""
+        if not self.in_replicas:
+            return super().predict_on_batch(x)  # type: ignore[misc]
+        values = self._values(x)
+        self._build_from(tf.nest.map_structure(lambda parts: parts[0], values)[0])
+        self.make_predict_function()
+        return keras.tree.map_structure(lambda rows: rows.numpy(), self.predict_function([values]))
+
+    def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`: all rows, in every worker."""
+        if self.in_replicas:
+            self._build_from(x.example()[0])
+        return super().predict(x, *args, **kwargs)  # type: ignore[misc]
+
+    def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
+        if not self.in_replicas:
+            # Keras would build a subclassed model within its first step, by a call of its own: that one's lookups are no step's.
+            if not self._all_built:
+                self._build_from(keras.utils.unpack_x_y_sample_weight(data_batch or _example(iterator))[0])
+            return
+        example = tf.nest.map_structure(lambda parts: parts[0], data_batch) if iterator is None else iterator.data_adapter.example()
+        with self._replicas.scope():
+            self._symbolic_build(data_batch=_with_labels_or_none(example))
+
+    @property
+    def _all_built(self: Any) -> bool:
+        return all(layer.built for layer in self._flatten_layers())
+
+    def _build_from(self: Any, x: Any) -> None:
+        """Make the variables of layers that have none yet, before replicas need them."""
+        if not self._all_built:
+            x = keras.tree.map_structure(lambda v: keras.KerasTensor(v.shape, keras.backend.standardize_dtype(v.dtype)), x)
+            with self._replicas.scope() if self.in_replicas else contextlib.nullcontext():
+                compute_output_spec(self, x, training=False)
+
+    def unpacked(self: Any, data: Any) -> tuple[Any, Any, Any]:
+        """x, y and sample weights of a step: of a replica's step, those of its part."""
+        if self.in_replicas:
+            from keras_dlrm.sharding import collectives as backend
+
+            place = backend.rank() - self._places()[1]
+            with tf.device("CPU:0"):  # where the data are; only the part goes to the replica's device
+                data = _with_labels_or_none(tf.nest.map_structure(lambda parts: parts[place], data))
+        return keras.utils.unpack_x_y_sample_weight(data)  # type: ignore[no-any-return]
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def compute_loss(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
+        """As `keras.Model.compute_loss`: the loss of a replica's rows, as if they were the batch."""
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
+        if not self.in_replicas or loss is None:
+            return loss
+        n = self._replicas.num_replicas_in_sync
+        # Keras divided these by n, and the rest if it is a mean.
+        extra = sum((keras.ops.sum(keras.ops.cast(e, loss.dtype)) for e in self.losses), keras.ops.zeros((), loss.dtype))
+        mean = getattr(self.loss, "reduction", _MEANS[0]) in _MEANS
+        return (loss - extra / n) * n + extra if mean else loss - extra / n + extra
+
+    def _make_function(self: Any, step_function: Any) -> Any:
+        if not self.in_replicas:
+            return super()._make_function(step_function)  # type: ignore[misc]
+        step = self._in_each_replica(step_function)
+
+        def steps(iterator: Any) -> Any:
+            logs = None
+            for _, data in zip(range(self.steps_per_execution), iterator, strict=False):
+                logs = step(data)
+            if logs is None:
+                raise StopIteration
+            return logs
+
+        return steps
+
+    def make_train_function(self: Any, force: bool = False) -> Any:
+        """As `keras.Model.make_train_function`."""
+        if self.in_replicas:
+            for optimizer in (self.optimizer.dense, self.optimizer.rows):
+                # Each replica's copies are updated by sums that all have.
+                optimizer._backend_update_step = functools.partial(BaseOptimizer._backend_update_step, optimizer)
+        return super().make_train_function(force)  # type: ignore[misc]
+
+    def make_predict_function(self: Any, force: bool = False) -> Any:
+        """As `keras.Model.make_predict_function`."""
+        if not self.in_replicas:
+            return super().make_predict_function(force)  # type: ignore[misc]
+        if self.predict_function is None or force:
+            step = self._in_each_replica(self._predict_part)
+            self.predict_function = lambda batches: keras.tree.map_structure(lambda *r: tf.concat(r, 0), *map(step, batches))
+        return self.predict_function
+
+    def _in_each_replica(self: Any, step: Any) -> Any:
+        """A step of all replicas, which all have the same result; Keras would average results, and with several workers fails."""
+        self._check_graph()
+
+        def steps(data: Any) -> Any:
+            found = self._replicas.run(step, args=(data,))
+            return tf.nest.map_structure(lambda v: self._replicas.experimental_local_results(v)[0], found)
+
+        return steps if self.run_eagerly else _of_any_length(steps)
+
+    def _check_graph(self: Any) -> None:
+        if (self.run_eagerly or tf.config.functions_run_eagerly()) and self._replicas.num_replicas_in_sync > 1:
+            raise ValueError(
+                "run_eagerly=True: replicas run one after the other then, and would wait for each other for ever; leave it out, or "
+                "look for the error without a strategy."
+            )
+
+    def _predict_part(self: Any, data: Any) -> Any:
+        from keras_dlrm.sharding import collectives as backend
+        from keras_dlrm.sharding.part import FILLER
+
+        x, _, sample_weight = self.unpacked(data)
+        real = tf.not_equal(backend.gather(sample_weight), FILLER)
+        y_pred = self(x, training=False)
+        return keras.tree.map_structure(lambda rows: backend.real_rows(backend.gather(rows), real), y_pred)
+
+    def _get_metrics_result_or_logs(self: Any, logs: Any) -> Any:
+        # Of the last step: its metrics are those of all batches.
+        return logs if self.in_replicas and logs else super()._get_metrics_result_or_logs(logs)
+
+
+def _of_any_length(steps: Any) -> Any:
+    """A function of parts as a graph, one for batches of all lengths: to trace it takes a second for each replica."""
+    function = tf.function(steps, autograph=False)
+    traced: dict[Any, Any] = {}
+
+    def call(data: Any) -> Any:
+        specs = tf.nest.map_structure(lambda t: tf.TensorSpec([t.shape[0], None, *t.shape[2:]], t.dtype), data)
+        key = tuple(tf.nest.flatten(specs))
+        if key not in traced:
+            traced[key] = function.get_concrete_function(specs)
+        return traced[key](data)
+
+    return call
+
+
+def _example(iterator: Any) -> Any:
+    """What a batch of Keras's iterator looks like: its specification, or the first batch where that leaves a width open."""
+    dataset = iterator.data_adapter.get_tf_dataset()
+    open_width = any(spec.shape.rank is None or None in spec.shape[1:] for spec in tf.nest.flatten(dataset.element_spec))
+    return next(iter(dataset)) if open_width else dataset.element_spec
+
+
+def _with_labels_or_none(data: Any) -> Any:
+    """What `cut` gives, as Keras has it."""
+    x, y, sample_weight = data
+    return x, None if isinstance(y, tuple) and not y else y, sample_weight

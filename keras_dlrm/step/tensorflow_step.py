@@ -1,0 +1,135 @@
+"""The sparse train step for TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Keras exports no name for it; `fit` takes an adapter in place of data.
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
+
+from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.step.checked import CheckedPyDataset, arguments
+from keras_dlrm.step.freed_memory import keep_freed_memory
+from keras_dlrm.step.replicas import Replicas
+
+
+class _Untuned:
+    """Mixed into a data adapter of Keras: its tf.data pipeline is not tuned by a thread in the background.
+
+    An iterator ends only when that thread wakes up, and in TensorFlow 2.21 nobody wakes it: it sleeps for twice as long
+    each time, from 10 ms to a minute. So `fit` would return up to twice as late as it trained. These pipelines have
+    nothing to tune. (Keras turns tuning off itself where a PyDataset has workers.)
+    """
+
+    def get_tf_dataset(self) -> Any:
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return super().get_tf_dataset().with_options(options)  # type: ignore[misc]
+
+
+class _UntunedPyDataset(_Untuned, CheckedPyDataset):
+    pass
+
+
+class _UntunedArrays(_Untuned, ArrayDataAdapter):
+    pass
+
+
+def _untuned(given: dict[str, Any], steps: str) -> dict[str, Any]:
+    """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter where they are a PyDataset or arrays."""
+    x, y, sample_weight = (given.get(name) for name in ("x", "y", "sample_weight"))
+    shuffle, class_weight = bool(given.get("shuffle", False)), given.get("class_weight")
+    if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None:
+        adapter = _UntunedPyDataset(x, class_weight=class_weight, shuffle=shuffle)
+    elif x is not None and not given.get("validation_split") and can_convert_arrays((x, y, sample_weight)):
+        adapter = _UntunedArrays(
+            x,
+            y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            shuffle=given.get("shuffle", False),
+            batch_size=given.get("batch_size"),
+            steps=given.get(steps),
+        )
+    else:
+        return given
+    rest = {name: value for name, value in given.items() if name not in ("y", "sample_weight", "class_weight")}
+    return {**rest, "x": adapter}
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """As `keep_freed_memory`, on CPUs.
+
+    Outputs of operations are allocated anew in each step, and `from_generator`, which Keras makes of a `PyDataset`, has glibc map
+    each block above 128 KiB (TensorFlow 2.21, `ApplyPython311MemoryPatch`, once a process): at a batch of 2,048 a step of DLRM
+    touched 28,000 new pages and took 1.6 times as long.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return
+    # So that TensorFlow has done so before, and not after.
+    list(tf.data.Dataset.from_generator(lambda: iter([0.0]), output_signature=tf.TensorSpec((), tf.float32)))
+    keep_freed_memory()
+
+
+class SparseStep(Replicas):
+    """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
+
+    py_dataset = _UntunedPyDataset
+
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = self.divided(_untuned(arguments(keras.Model.fit, self, args, kwargs), "steps_per_epoch"), "steps_per_epoch")
+        if given["validation_data"] is not None:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
+            batch_size = given["validation_batch_size"] or given["batch_size"]
+            valid = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+            valid = self.divided(_untuned({**valid, "steps": given["validation_steps"]}, "steps"), "steps")
+            given["validation_data"] = tuple(valid[name] for name in ("x", "y", "sample_weight") if name in valid)
+        return super().fit(**given)  # type: ignore[misc]
+
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = _untuned(arguments(keras.Model.evaluate, self, args, kwargs), "steps")
+        return super().evaluate(**self.divided(given, "steps"))  # type: ignore[misc]
+
+    def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = _untuned(arguments(keras.Model.predict, self, args, kwargs), "steps")
+        return super().predict(**self.divided(given, "steps"))  # type: ignore[misc]
+
+    def make_train_function(self: Any, force: bool = False) -> Any:
+        _keep_freed_memory()
+        return super().make_train_function(force)  # type: ignore[misc]
+
+    def train_step(self: Any, data: Any) -> Any:
+        x, y, sample_weight = self.unpacked(data)
+        part = self.part_of_step(x, sample_weight)
+        kept = [(v, tf.identity(v.value)) for v in self.kept_of_rows]
+
+        def leaf(index: int, rows: Any) -> Any:
+            gradient_tape.watch(rows)
+            return rows
+
+        with tf.GradientTape() as gradient_tape:
+            with taped(LookupTape(leaf)) as tape:
+                loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+                loss = part.share(loss)
+        if not self.optimizer.built:  # A subclassed model has its variables only now.
+            self.optimizer.build(self.trainable_variables)
+        dense = [v for v in self.trainable_variables if not is_table(v)]
+        rows = [lookup.rows for lookup in tape.lookups]
+        grads, row_grads = gradient_tape.gradient(loss, [[v.value for v in dense], rows])
+        grads, loss, changes = part.totals(grads, loss, [v.value - before for v, before in kept])
+        for (v, before), change in zip(kept, changes, strict=True):
+            v.assign(before + change)
+        self.optimizer.apply_rows(grads, dense, tape.lookups, row_grads)
+        return self.update_metrics(x, y, y_pred, part, loss)
+
+    def test_step(self: Any, data: Any) -> Any:
+        x, y, sample_weight = self.unpacked(data)
+        part = self.part_of_step(x, sample_weight)
+        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+        (loss,) = part.sum([part.share(loss)])
+        return self.update_metrics(x, y, y_pred, part, loss)

@@ -1,0 +1,44 @@
+"""The sparse train step for torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import torch
+
+from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.step.checked import CheckedPyDataset
+
+
+class SparseStep:
+    """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
+
+    in_replicas = False
+    py_dataset = CheckedPyDataset
+
+    def train_step(self: Any, data: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
+        kept = [(v, v.value.detach().clone()) for v in self.kept_of_rows]
+        with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
+            loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+            loss = part.share(loss)
+        self.zero_grad()
+        if loss.requires_grad:  # not where all is frozen
+            loss.backward()
+        dense = [v for v in self.trainable_variables if not is_table(v)]
+        with torch.no_grad():
+            changes = [v.value - before for v, before in kept]
+            grads, loss, changes = part.totals([v.value.grad for v in dense], loss.detach(), changes)
+            for (v, before), change in zip(kept, changes, strict=True):
+                v.assign(before + change)
+            self.optimizer.apply_rows(grads, dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups])
+            return self.update_metrics(x, y, y_pred, part, loss)
+
+    def test_step(self: Any, data: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        part = self.part_of_step(x, sample_weight)
+        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+        (loss,) = part.sum([part.share(loss)])
+        return self.update_metrics(x, y, y_pred, part, loss)

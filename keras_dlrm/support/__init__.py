@@ -1,0 +1,1 @@
+"""Helpers of every layer: argument checks, values, lazy imports, result tables, progress bars."""

@@ -1,1 +1,0 @@
-"""Parameter servers of TensorFlow: `tf.distribute.ParameterServerStrategy` and its `ClusterCoordinator`."""
