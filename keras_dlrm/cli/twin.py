@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
-from keras_dlrm.export.replaced import check_replaced, is_png
+from keras_dlrm.files.replaced import check_replaced, is_png
 
 EPILOG = """\b
 Examples:

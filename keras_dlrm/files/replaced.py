@@ -1,4 +1,4 @@
-"""Files that an export may put another one in place of."""
+"""Files that may take the place of one of their own kind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes]
     """See that a model file may be written: there is none, or one of the same kind.
 
     Args:
-        kind: The export, for the error.
+        kind: The export or the option, for the error.
         path: The file.
         example: A name that it could have in a folder.
         is_one: Whether a file that begins with some bytes is of the kind.
