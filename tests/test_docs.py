@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import pytest
+
+pytestmark = pytest.mark.neutral
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
@@ -94,8 +95,6 @@ def forbidden_skips(block: Block) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_run(document, tmp_path):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("documents are written for the default backend, tensorflow; they run in its lane")
     run = [(b.language, b.line, b.code) for b in blocks(document.read_text(encoding="utf-8")) if not b.skipped]
     if not run:
         pytest.skip(f"{document.name} has no block to run")
