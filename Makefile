@@ -10,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test lint types test-neutral test-tensorflow test-jax test-torch test-io no-test-io test-fast soak clean
+.PHONY: help train test lint types test-neutral test-tensorflow test-jax test-torch test-io no-test-io test-fast soak docs tree clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,7 @@ IO_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 MADE_FROM := import hashlib, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(hashlib.sha256(repr(project).encode()).hexdigest()[:12])
 STAMP := $(VENV)/.installed-$(shell $(or $(PYTHON),false) -c '$(MADE_FROM)')
+DOCS_STAMP := $(VENV)/.docs-installed
 IO_STAMP := $(IO_VENV)/.installed-$(firstword $(shell cksum requirements-io.txt))
 # worksteal: each worker begins with half of the files, so that most fixtures of a file are made once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -77,6 +78,13 @@ soak: $(STAMP)  ## What repeats at length: twenty kills, long fuzzing, every num
 	KERAS_BACKEND=jax $(PYTEST) -m "soak and not neutral" $(ARGS)
 	KERAS_BACKEND=torch $(PYTEST) -m "soak and not neutral" $(ARGS)
 
+docs: $(DOCS_STAMP)  ## The documentation site, in build/site; a broken link or reference fails
+	$(BIN)/python docs/site.py
+	$(BIN)/zensical build --clean --strict
+
+tree: $(STAMP)  ## Write the folder trees of docs/ from the docstrings
+	$(BIN)/python docs/tree.py
+
 clean:  ## Remove the environment and the caches
 	rm -rf $(VENV) $(IO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -88,6 +96,10 @@ $(STAMP):
 	@test -L $(VENV) || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[docs]'
 	@touch $@
 
 $(IO_STAMP):

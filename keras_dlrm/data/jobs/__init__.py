@@ -1,1 +1,1 @@
-"""Preprocessing jobs that can stop at any moment and go on: stages, staging, a full disk."""
+"""Preprocessing jobs that a kill cannot spoil: stages, staged files, full disks."""

@@ -1,4 +1,4 @@
-"""The collectives of each backend, chosen here and nowhere else. All processes call them, in the same order.
+"""Collectives (all-to-all, all-gather, all-reduce), one file for each framework.
 
 - `start(timeout)` joins the processes that a launcher started, ends with it, gives signs of life, and runs as SCHED_BATCH; `stop()`
   leaves them.
