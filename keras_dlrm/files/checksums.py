@@ -94,7 +94,7 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     Args:
         path: The file.
         required: Whether a file without a checksum is damaged. `False` where earlier releases wrote none: then the caller
-            decides by the version that the file names.
+            decides by the version that the file names. One that lists other files under `"files"` always had one.
 
     Returns:
         The object, without its checksum.
@@ -117,4 +117,4 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     ValueError: ...a.json is damaged: its content does not match its checksum; copy it again, or write it again.
     """
     content = read_json(path)
-    return content if CHECKSUM not in content and not required else unsealed(path, content)
+    return unsealed(path, content) if required or CHECKSUM in content or "files" in content else content

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from keras_dlrm.files import ownership
+from keras_dlrm.files.archive import KERAS, check_archive
 from keras_dlrm.files.checksums import content_digest
 from keras_dlrm.files.durable import check_writable, clean, whole
 from keras_dlrm.files.lock import held
@@ -203,6 +204,8 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
         data = {}
     if not there.is_file() or not data:
         raise ValueError(f"{output} is not a run; give the folder of one, or another folder.")
+    if (output / MODEL).is_file() and not (output / RESULT).exists():
+        check_archive(output / MODEL, KERAS)  # the best so far, which may stay the best
     _check_experiment(Experiment.load(there), experiment, output)
     if "schema" in data:
         ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peers import run
+from helpers.peers import run
 
 from keras_dlrm.convert import from_torch_dlrm, to_torch_dlrm
 from keras_dlrm.models import DLRM

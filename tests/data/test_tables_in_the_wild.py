@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
+from helpers.table_logs import example, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_logs import example, save
 
 import keras_dlrm as kd
 from keras_dlrm.data import criteo, tables

@@ -203,6 +203,15 @@ def test_a_damaged_state_is_named(damage: Any, log: data.ClickLog, interrupted: 
         train(HALF, log, tmp_path / "run", resume=True)
 
 
+def test_a_damaged_best_model_is_named_before_training_goes_on(
+    log: data.ClickLog, interrupted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(interrupted, tmp_path / "run")
+    (tmp_path / "run" / "model.keras").write_bytes(b"PK" + bytes(300))
+    with pytest.raises(ValueError, match=r"model\.keras is damaged"):
+        train(HALF, log, tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize("checksums", [True, False])
 def test_other_rows_under_the_same_labels_are_other_data(
     checksums: bool, log: data.ClickLog, interrupted: Path, tmp_path: Path
