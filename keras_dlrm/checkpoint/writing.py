@@ -107,6 +107,8 @@ def write(
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
             for left in directory.glob(".step_*.partial"):
                 _remove_partial(left)
+            if os.path.lexists(partial):
+                raise FileExistsError(f"{partial} is in the way, and was not written here; move it, or save to another folder.")
             partial.mkdir(parents=True)
             os.close(mark(partial, _owner(partial)))
 

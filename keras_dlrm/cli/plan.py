@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 from keras_dlrm.cli.options import PathArgument, json_option
 from keras_dlrm.cli.output import print_json
+from keras_dlrm.files.replaced import check_replaced, is_png
 
 EPILOG = """\b
 Examples:
@@ -19,6 +21,11 @@ Examples:
   keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
   keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
 """
+# Files that may be replaced: an example of a name, and what tells one.
+_REPLACED: dict[str, tuple[str, Callable[[bytes], bool]]] = {
+    "output": ("plan.json", lambda start: start.startswith(b'{\n "world_size":')),
+    "plot": ("scaling.png", is_png),
+}
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -115,6 +122,8 @@ def _check(options: dict[str, Any]) -> None:
     for name in ("output", "plot"):
         if options[name] is not None and not options[name].parent.is_dir():
             raise ValueError(f"--{name} {options[name]}: there is no folder {options[name].parent}.")
+        if options[name] is not None:
+            check_replaced(f"--{name}", options[name], *_REPLACED[name])
 
 
 def _simulate(

@@ -9,6 +9,7 @@ import click
 
 from keras_dlrm.cli.options import PathArgument, directory_options, json_option, named_parts, seed_option
 from keras_dlrm.cli.output import print_json, row_progress
+from keras_dlrm.files.replaced import check_replaced, is_png
 
 EPILOG = """\b
 Examples:
@@ -49,6 +50,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     from keras_dlrm.data.synthetic import measure as run
     from keras_dlrm.support.table import print_table
 
+    check_replaced("--output", output, "statistics.json", lambda start: start.startswith(b'{"format": "keras_dlrm click log'))
     with row_progress("measure") as progress:
         original = run(open_log(data).split(split), rows, threshold=threshold, progress=progress)
     original.save(output)
@@ -80,10 +82,13 @@ def make(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Draw a log from STATISTICS, and show how far its own statistics are from them."""
+    from keras_dlrm.data.packed.writer import list_file
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run
     from keras_dlrm.support.table import print_table
 
+    if plot is not None:
+        check_replaced("--plot", plot, "twin.png", is_png)
     original = Statistics.load(statistics)
     tenth = max(original.rows // 10, 1)
     parts = named_parts(rows or (original.rows, tenth, tenth))
@@ -105,7 +110,9 @@ def make(
         if not isinstance(value, dict) or value
     ]
     print_table(table, f"{output} ({parts[largest]:,} rows of {largest}) beside {statistics} ({original.rows:,} rows)")
-    picture = plot or output / "twin.png"
+    picture = plot or log.directory / "twin.png"
     comparison_png(original, again, picture, title=f"{statistics.name} and its twin")
+    if plot is None:
+        list_file(log.directory, picture.name)
     click.echo(f"\nprofiles of both: {picture}")
     print_json(as_json, {"directory": str(output), "rows": parts, "differences": apart, "plot": str(picture)})

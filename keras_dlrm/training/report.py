@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_dlrm.files.durable import write
 from keras_dlrm.metrics import log_loss, reliability, scores
 
 # Color-blind safe (Okabe and Ito): training is grey, what counts is blue.
@@ -67,7 +69,9 @@ def learning_curves_png(
     left, right = panels
     _draw_curves(left, curves)
     _draw_reliability(right, labels, probabilities, weights)
-    figure.savefig(path, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write(path, drawn.getvalue())
 
 
 def _curve(history: Mapping[str, Sequence[float]], keys: Sequence[str]) -> tuple[list[float], list[float]]:

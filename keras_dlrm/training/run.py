@@ -19,8 +19,9 @@ from keras_dlrm.checkpoint.writing import clear
 from keras_dlrm.files import ownership
 from keras_dlrm.files.archive import KERAS, check_archive
 from keras_dlrm.files.checksums import content_digest
-from keras_dlrm.files.durable import check_writable, clean
+from keras_dlrm.files.durable import check_writable, clean, whole
 from keras_dlrm.files.lock import held
+from keras_dlrm.files.marker import MARKER
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
@@ -79,10 +80,14 @@ def one_run(output: str | Path) -> Iterator[None]:
         output: The folder. The lock lies beside it.
 
     Raises:
+        FileExistsError: it is a file, a device or the like, or the root of the file system.
         OSError: it cannot be written to.
         RuntimeError: another process works there.
     """
     place = Path(os.path.realpath(output))
+    if not place.name or (place.exists() and not place.is_dir()):
+        what = "no folder" if place.name else "the root of the file system"
+        raise FileExistsError(f"{output} is {what}; give the name of a folder of its own.")
     taken = f"another run is working in {output}; wait until it has ended, or give another folder."
     check_writable(place if place.is_dir() else place.parent)
     with held(place.with_name(f".{place.name}.running"), taken):
@@ -183,7 +188,7 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
     file = output / run_files.EXPERIMENT
     if (output / run_files.DATA).is_file():
         data = read_listing(output, run_files.DATA, run_files.EXPERIMENT)
-    elif file.is_file() and not (output / run_files.STATE).exists():
+    elif file.is_file() and (output / MARKER).is_file() and not (output / run_files.STATE).exists():
         data = fingerprint  # killed before it began
     else:
         data = {}
@@ -262,7 +267,8 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
             result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
             plotted = (labels, probabilities), weights
             if name == "test":
-                np.save(output / run_files.PREDICTIONS, probabilities.astype(np.float32))
+                with whole(output / run_files.PREDICTIONS) as written:
+                    np.save(written, probabilities.astype(np.float32))
     if data.best is not None and "test" in result:
         # What the true probabilities reach on the labels that were drawn: the luck of the draw is shared.
         result["best"] = {k: data.best[f"drawn_{k}"] for k in ("auc", "logloss")}

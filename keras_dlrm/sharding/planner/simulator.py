@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_dlrm.files.durable import write
 from keras_dlrm.sharding.planner.estimate import COMMUNICATION, Estimate
 from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.sharding.planner.planner import plan_for
@@ -147,4 +149,6 @@ def scaling_png(
     left.yaxis.set_major_formatter(EngFormatter(sep=""))
     left.minorticks_off()
     left.grid(color=_GRID)
-    figure.savefig(path, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write(path, drawn.getvalue())
