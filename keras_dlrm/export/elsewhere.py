@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from keras_dlrm.sharding.launch import PARENT
+from keras_dlrm.sharding.processes import PARENT
 
 
 def environment() -> dict[str, str]:
