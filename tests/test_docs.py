@@ -19,9 +19,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import pytest
 import yaml
+
+pytestmark = pytest.mark.neutral
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -101,8 +102,6 @@ def forbidden_skips(block: Block) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_run(document, tmp_path):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("documents are written for the default backend, tensorflow; they run in its lane")
     run = [(b.language, b.line, b.code) for b in blocks(document.read_text(encoding="utf-8")) if not b.skipped]
     if not run:
         pytest.skip(f"{document.name} has no block to run")
@@ -165,14 +164,12 @@ def load(path):
     return module
 
 
-@pytest.mark.neutral
 def test_folder_trees_are_those_of_the_code():
     tree = load(DOCS / "tree.py")
     stale = [page.name for kind, page in tree.PAGES.items() if page.read_text(encoding="utf-8") != tree.updated(kind)]
     assert stale == [], "run `make tree`"
 
 
-@pytest.mark.neutral
 @pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
 def test_named_files_exist(document):
     text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
@@ -190,7 +187,6 @@ def pages(entries):
         yield from [target] if isinstance(target, str) else pages(target)
 
 
-@pytest.mark.neutral
 def test_the_site_has_every_page_once():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").replace("!!python/name:", "")
     written = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
@@ -198,7 +194,6 @@ def test_the_site_has_every_page_once():
     assert sorted(pages(yaml.safe_load(text)["nav"])) == sorted(written + gathered)
 
 
-@pytest.mark.neutral
 def test_the_site_shows_paths_for_files_that_are_not_its_pages():
     on_site, page = load(DOCS / "site.py").on_site, DOCS / "api" / "x.md"
     assert (
@@ -210,7 +205,6 @@ def test_the_site_shows_paths_for_files_that_are_not_its_pages():
         on_site("[x](nowhere.md)", page)
 
 
-@pytest.mark.neutral
 def test_examples_of_docstrings_are_code_on_the_site():
     pytest.importorskip("griffe")
     fenced = load(DOCS / "doctest_blocks.py").fenced
@@ -225,7 +219,6 @@ PUBLIC = (
 TOGETHER = {f"sharding.{name}" for name in ("start", "stop", "process_count", "process_rank")}
 
 
-@pytest.mark.neutral
 @pytest.mark.parametrize("package", PUBLIC)
 def test_the_reference_has_every_public_name(package):
     reference = "\n".join(path.read_text(encoding="utf-8") for path in DOCS.glob("api/*.md"))
@@ -236,7 +229,6 @@ def test_the_reference_has_every_public_name(package):
     assert [name for name in names if f"{package}.{name}".lstrip(".") not in listed] == []
 
 
-@pytest.mark.neutral
 @pytest.mark.slow
 def test_types_resolve_for_a_user(tmp_path):
     assert (ROOT / "keras_dlrm" / "py.typed").exists()

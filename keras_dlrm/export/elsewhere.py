@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.sharding.launch import PARENT
+from keras_dlrm.sharding.processes import PARENT
 
 
 def environment() -> dict[str, str]:

@@ -16,6 +16,4 @@ if TYPE_CHECKING:
     from keras_dlrm.parameter_server.serve import serve as serve
 
 __all__ = ["SERVER_LOST", "ParameterServerTraining", "ServerLostError", "for_servers", "launch", "serve", "task"]
-__getattr__, __dir__ = lazy(
-    __name__, {"ParameterServerTraining": "job", "ServerLostError": "job", "serve": "serve"}
-)
+__getattr__, __dir__ = lazy(__name__, {"ParameterServerTraining": "job", "ServerLostError": "job", "serve": "serve"})

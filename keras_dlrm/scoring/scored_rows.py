@@ -6,22 +6,20 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from keras_dlrm.data.packed.packed import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.unseen import Tally
 from keras_dlrm.data.tables.block import Block, TableFile
 from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.frames import FrameBlock, FrameFile, ParquetFile
 from keras_dlrm.data.tables.hive import PartitionedFile
 from keras_dlrm.data.tables.records import RecordBlock, RecordFile
 from keras_dlrm.data.tables.text import TextBlock, TextFile
-
-if TYPE_CHECKING:
-    from keras_dlrm.data.packed.packed import Split
-    from keras_dlrm.data.preprocessor.unseen import Tally
 
 Types = dict[str, Any]
 
@@ -139,10 +137,8 @@ class FileRows:
                 batch = {"dense": packed.dense, "sparse": packed.sparse}
                 rows += len(block)
                 self.seen += len(block)
-                yield Part(
-                    {name: batch[name] for name in self._columns.schema.input_names},
-                    _ids(block, self.types, good),
-                )
+                inputs = {name: batch[name] for name in self._columns.schema.input_names}
+                yield Part(inputs, _ids(block, self.types, good))
                 share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
                 progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
             if file.fingerprint(self.names) != was or rows != _promised(file, rows):

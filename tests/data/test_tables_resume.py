@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoil
+from helpers.table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoil
 
 from keras_dlrm.data import tables
 from keras_dlrm.data.jobs.staging import Staging

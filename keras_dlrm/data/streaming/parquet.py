@@ -26,7 +26,8 @@ class ParquetStream(Stream):
     positions are row numbers, by path. A file must be complete when its name first matches: write it aside and rename.
 
     tensorflow-io reads scalar columns without missing values; a file with others is refused before its first row is
-    read, because missing values would shift the rows behind them. `kd.data.tables` reads any file.
+    read, because missing values would shift the rows behind them, and so is one with decimals or dates. One without rows
+    is passed over. `kd.data.tables` reads any file.
 
     Args:
         inputs: Path, glob pattern, or a list of these.
@@ -194,6 +195,8 @@ def _checked_rows(path: Path, names: Sequence[str]) -> int:
     try:
         file = pl.scan_parquet(path, glob=False)  # its name may look like a pattern
         kinds = file.collect_schema()
+        if not file.select(pl.len()).collect().item():
+            return 0  # A column without values may be of any type, or not be there.
         for name in names:
             if name not in kinds:
                 raise KeyError(f"{path}: column {name!r} is missing; the file has {list(kinds)}.")
