@@ -11,20 +11,22 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.embeddings.hashing import bucket
 from keras_dlrm.embeddings.inputs import ids_and_weights
-from keras_dlrm.embeddings.not_finite import is_finite
+from keras_dlrm.embeddings.lookup import TableVariable
+from keras_dlrm.embeddings.not_finite import check_rows, is_finite
+from keras_dlrm.embeddings.pooling import arrange, pool, project, weights_of_rows
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
+from keras_dlrm.embeddings.table_rows import count_out_of_range, table_rows
+from keras_dlrm.embeddings.table_widths import table_widths
 from keras_dlrm.embeddings.whole_tables import WholeTables
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
 from keras_dlrm.schema.hashing import LARGEST
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.compression import QuotientRemainder
-from keras_dlrm.sharding.stacking import Block, Stack, pooled_before, split_tables, stack_tables
+from keras_dlrm.sharding.stacking import Block, Stack, split_tables, stack_tables
 from keras_dlrm.support.arguments import integer, number
 
-_CHECKED = 2**16
 TABLE_DTYPES = ("float32", "bfloat16")
 
 
@@ -88,7 +90,7 @@ class EmbeddingCollection(keras.layers.Layer):
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         if not self.schema.categorical:
             raise ValueError("EmbeddingCollection: the schema has no categorical column.")
-        self.widths = _widths(self.schema, embedding_dim)
+        self.widths = table_widths(self.schema, embedding_dim)
         self.embedding_dim = (
             dict(self.widths) if isinstance(embedding_dim, Mapping) else next(iter(self.widths.values()))
         )
@@ -120,6 +122,8 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"EmbeddingCollection: the tables of width {stack.width} have {stack.rows} rows together; at most "
                     f"{LARGEST} fit one stack. Give some tables another width or hash their ids."
                 )
+        # Keras takes the variables of a list among a layer's weights.
+        self.table_variables: list[TableVariable] = []
         self.store: Any = self.make_store()
         self.projections: dict[str, Any] = {}
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
@@ -191,6 +195,13 @@ class EmbeddingCollection(keras.layers.Layer):
             )
         self.built = True
 
+    def add_table(self, name: str, shape: tuple[int, int], initializer: Any = "zeros") -> TableVariable:
+        """A weight that holds tables; made while the layer is built."""
+        # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
+        table = TableVariable(initializer, shape=shape, dtype=self.table_dtype, autocast=False, name=name)
+        self.table_variables.append(table)
+        return table
+
     def lookups(self, inputs: Any) -> tuple[list[Any], list[Any], list[Any]]:
         """What a batch asks of each stack.
 
@@ -205,7 +216,7 @@ class EmbeddingCollection(keras.layers.Layer):
             if stack.take is not None:
                 ids = ops.take(sparse, stack.take, axis=1)
                 factor = None if weights is None else ops.take(weights, stack.take, axis=1)
-            rows = _table_rows(stack, ids)
+            rows = table_rows(stack, ids)
             real = rows >= 0
             if factor is not None:
                 # Not a product: a weight of NaN or infinity on padding must not reach the sum. Elsewhere both make NaN of it,
@@ -217,7 +228,7 @@ class EmbeddingCollection(keras.layers.Layer):
                 factor = ops.cast(real, "float32")
             asked.append(rows)
             factors.append(factor)
-            sent.append(None if weights is None else self._weights_of_rows(stack, factor))
+            sent.append(None if weights is None else weights_of_rows(stack, self.operation, factor))
         return asked, factors, sent
 
     def pooled(self, inputs: Any, asked: list[Any], sent: list[Any], training: bool | None) -> list[list[Any]]:
@@ -231,82 +242,20 @@ class EmbeddingCollection(keras.layers.Layer):
         blocks = [
             (block, self._project(block, vectors))
             for stack, factor, parts in zip(self.stacks, factors, sums, strict=True)
-            for block, vectors in self._pool(stack, parts, factor, weighted)
+            for block, vectors in pool(stack, self.operation, parts, factor, weighted)
         ]
-        return ops.cast(self._arrange(blocks), self.compute_dtype)
-
-    def _weights_of_rows(self, stack: Stack, factor: Any) -> Any:
-        """Weights, but 1 where two rows are multiplied before they are weighted."""
-        late = np.zeros(stack.positions, bool)
-        for block in stack.blocks:
-            if not self._pooled_before(block):
-                n = len(block.columns) * block.hotness
-                late[block.first : block.first + n] = True
-                if block.second is not None:
-                    late[block.second : block.second + n] = True
-        return ops.where(ops.convert_to_tensor(late), ops.ones_like(factor), factor) if late.any() else factor
-
-    def _pooled_before(self, block: Block) -> bool:
-        return pooled_before(block.second is not None, self.operation)
-
-    def _pool(self, stack: Stack, sums: list[Any], factors: Any, weighted: bool) -> list[tuple[Block, Any]]:
-        """Each block of columns and its pooled vectors, (B, columns, width)."""
-        pooled, rest = [], iter(sums)
-        for block in stack.blocks:
-            n, h = len(block.columns), block.hotness
-            part = next(rest)
-            if block.second is not None:
-                part = self._combine(part, next(rest))
-            factor = None if factors is None else factors[:, block.first : block.first + n * h]
-            if not self._pooled_before(block):
-                if weighted:
-                    part = part * ops.expand_dims(factor, -1)
-                part = ops.sum(ops.reshape(part, (-1, n, h, block.width)), axis=2)
-            if block.combiner != "sum" and (h > 1 or weighted):
-                factor = ops.reshape(factor, (-1, n, h))
-                norm = ops.sum(factor, 2) if block.combiner == "mean" else ops.sqrt(ops.sum(factor * factor, 2))
-                part = part * ops.expand_dims(ops.divide_no_nan(ops.ones_like(norm), norm), -1)
-            pooled.append((block, part))
-        return pooled
-
-    def _combine(self, quotient: Any, remainder: Any) -> Any:
-        operation = self.quotient_remainder.operation  # type: ignore[union-attr]
-        if operation == "concat":
-            return ops.concatenate([quotient, remainder], axis=-1)
-        return quotient * remainder if operation == "mult" else quotient + remainder
+        return ops.cast(arrange(blocks, self.concatenate), self.compute_dtype)
 
     def _project(self, block: Block, vectors: Any) -> Any:
         names = self.projected.get(block.width)
         if names is None:
             return vectors
         which = [names.index(self.schema.categorical[i].table_name) for i in block.columns]
-        kernel = ops.convert_to_tensor(self.projections[str(block.width)])
-        if which != list(range(len(names))):
-            kernel = ops.take(kernel, np.array(which, "int32"), axis=0)
-        return ops.einsum("bnd,ndo->bno", ops.cast(vectors, kernel.dtype), kernel)
-
-    def _arrange(self, blocks: list[tuple[Block, Any]]) -> Any:
-        """Pooled vectors of all blocks in schema order, as the layer gives them."""
-        order = [i for block, _ in blocks for i in block.columns]
-        if not self.concatenate:
-            vectors = _side_by_side([vectors for _, vectors in blocks])
-            return vectors if order == sorted(order) else ops.take(vectors, np.argsort(order).astype("int32"), axis=1)
-        if order == sorted(order):
-            flat = [ops.reshape(v, (-1, v.shape[1] * v.shape[2])) for _, v in blocks]
-        else:
-            columns = {i: v[:, k] for block, v in blocks for k, i in enumerate(block.columns)}
-            flat = [columns[i] for i in sorted(columns)]
-        return _side_by_side(flat)
+        return project(vectors, self.projections[str(block.width)], which)
 
     def count_out_of_range(self, inputs: Any) -> Any:
         """How many ids of a packed batch are neither padding nor inside their column's vocabulary: int32 scalar."""
-        sparse, _ = ids_and_weights(inputs, self.schema)
-        columns = self.schema.categorical
-        wide = np.iinfo(keras.backend.standardize_dtype(sparse.dtype)).max
-        last = [wide if c.hashed else int(c.vocabulary_size or 0) - 1 for c in columns]
-        most = np.repeat(last, [c.hotness for c in columns])
-        wrong = ops.logical_or(sparse < PADDING, sparse > ops.convert_to_tensor(most, sparse.dtype))
-        return ops.sum(ops.cast(wrong, "int32"))
+        return count_out_of_range(ids_and_weights(inputs, self.schema)[0], self.schema)
 
     # -- logical tables ----------------------------------------------------------------------------------------------
 
@@ -339,7 +288,7 @@ class EmbeddingCollection(keras.layers.Layer):
                     f"set_embedding_tables: table {name!r} has shape {np.shape(tables[name])}; it must be {known[name]}."
                 )
         for name, rows in tables.items():
-            _check_rows(name, rows)
+            check_rows(name, rows)
         self._write(tables)
 
     def _write(self, tables: Mapping[str, Any]) -> None:
@@ -389,48 +338,6 @@ class EmbeddingCollection(keras.layers.Layer):
         }
 
 
-def _check_rows(name: str, rows: Any) -> None:
-    rows = np.asarray(rows)
-    for first in range(0, len(rows), _CHECKED):
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(rows[first : first + _CHECKED].astype(np.float32, copy=False))
-        if not finite.all():
-            row, place = (int(i) for i in np.argwhere(~finite)[0])
-            raise ValueError(
-                f"set_embedding_tables: table {name!r} has {rows[first + row, place]} in row {first + row}, place {place}; rows "
-                "must be finite float32 numbers. Mend them, or take a model from before training went wrong."
-            )
-
-
-def _table_rows(stack: Stack, ids: Any) -> Any:
-    """int32 rows of the tables; -1 where an id contributes nothing."""
-    local = _local_ids(stack, ids)
-    if all(block.second is None for block in stack.blocks):
-        return local
-    divisor, modulus = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("divisor", "modulus"))
-    return ops.where(local >= 0, ops.mod(ops.floor_divide(local, divisor), modulus), PADDING)
-
-
-def _local_ids(stack: Stack, ids: Any) -> Any:
-    """int32 ids inside each column's vocabulary; -1 where an id contributes nothing."""
-    size, oov = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("size", "oov"))
-    known = ops.logical_and(ids >= 0, ids < ops.cast(size, ids.dtype))
-    hashed = stack.per_position["hashed"].any()
-    if hashed:
-        unbounded = ops.convert_to_tensor(stack.per_position["hashed"])
-        known = ops.logical_or(known, ops.logical_and(ids >= 0, unbounded))
-    # Out-of-range ids are replaced before the cast, so that none is truncated into range.
-    inside = ops.where(known, ids, ops.zeros_like(ids))
-    local = ops.cast(inside, "int32")
-    if hashed:
-        local = ops.where(unbounded, bucket(inside, size), local)
-    return ops.where(known, local, ops.where(ops.equal(ids, PADDING), PADDING, oov))
-
-
-def _side_by_side(tensors: list[Any]) -> Any:
-    return ops.concatenate(tensors, axis=1) if len(tensors) > 1 else tensors[0]
-
-
 # No name of a table: in those every "%" is followed by a number.
 _PROJECTION = "%projections_"
 
@@ -438,20 +345,3 @@ _PROJECTION = "%projections_"
 def _store_key(name: str) -> str:
     # "/" would open a group inside the file.
     return name.replace("%", "%25").replace("/", "%2F")
-
-
-def _widths(schema: Schema, embedding_dim: int | Mapping[str, int]) -> dict[str, int]:
-    names = list(schema.table_sizes)
-    if isinstance(embedding_dim, Mapping):
-        for name in [*names, *embedding_dim]:
-            if name not in embedding_dim or name not in names:
-                raise ValueError(
-                    f"EmbeddingCollection: embedding_dim names the tables {sorted(embedding_dim)}; the schema has "
-                    f"{sorted(names)}. Give each table one width."
-                )
-        widths = {name: embedding_dim[name] for name in names}
-    else:
-        widths = dict.fromkeys(names, embedding_dim)
-    for name, width in widths.items():
-        widths[name] = integer(f"EmbeddingCollection: table {name!r}", "embedding_dim", width)
-    return widths

@@ -97,12 +97,6 @@ class TableVariable(keras.Variable):
         return super().value
 
 
-def make_table(variable: Any) -> None:
-    """Tell everyone who sees a Keras variable that it is a stack of embedding tables."""
-    # Layers make their variables themselves, of Keras's class.
-    variable.__class__ = TableVariable
-
-
 def is_table(variable: Any) -> bool:
     """Whether a variable is a stack of embedding tables, updated row by row, rather than a dense parameter."""
     return isinstance(variable, TableVariable)

@@ -10,7 +10,8 @@ from keras import ops
 
 from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup, make_table
+from keras_dlrm.embeddings.lookup import lookup
+from keras_dlrm.embeddings.pooling import side_by_side
 from keras_dlrm.schema.schema import PADDING
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.layout import Group, Layout, layout
@@ -49,10 +50,7 @@ class ShardedTables:
         """Make this process's variables, as weights of a layer that knows its `initial_rows`."""
         for group in self.layout.groups:
             name = f"tables_{group.width}" + ("_replicated" if group.replicated else "")
-            variable = self.collectives.add_table(
-                layer, name, (group.rows, group.width), layer.table_dtype, group.replicated
-            )
-            make_table(variable)
+            variable = self.collectives.add_table(layer.add_table, name, (group.rows, group.width), group.replicated)
             variable.sharded = not group.replicated
             variable.columns_apart = any(shard.width < self.plan.shapes[shard.table][1] for shard, _ in group.placed)
             if group.replicated:
@@ -75,19 +73,19 @@ class ShardedTables:
 
     def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
         """As `WholeTables.pooled`, of the examples of this process."""
-        ids = ops.transpose(_side_by_side([rows for rows, stack in zip(asked, self.stacks, strict=True) if stack.positions]))
+        ids = ops.transpose(side_by_side([rows for rows, stack in zip(asked, self.stacks, strict=True) if stack.positions]))
         weights = None
         if factors[0] is not None:
             own = [f for f, stack in zip(factors, self.stacks, strict=True) if stack.positions]
-            weights = ops.transpose(_side_by_side(own))
+            weights = ops.transpose(side_by_side(own))
         exchanged = self.layout.exchanged
         answers: list[Any] = []
         self.collectives.check_call(self.plan.world_size)
         if exchanged:
-            mine = self.collectives.exchange(_side_by_side([_asked(g, ids) for g in exchanged]))
+            mine = self.collectives.exchange(side_by_side([_asked(g, ids) for g in exchanged]))
             theirs = None
             if weights is not None:
-                theirs = self.collectives.exchange(_side_by_side([_spread(g, weights) for g in exchanged]))
+                theirs = self.collectives.exchange(side_by_side([_spread(g, weights) for g in exchanged]))
             sums, first = [], 0
             for group, variable in zip(exchanged, self.variables, strict=False):
                 positions = slice(first, first + group.positions)
@@ -99,7 +97,7 @@ class ShardedTables:
             packed = [
                 ops.reshape(s, (len(g.take), w, -1)) for s, g, w in zip(sums, exchanged, widths, strict=True)
             ]  # fmt: skip
-            found = self.collectives.exchange(_side_by_side(packed))
+            found = self.collectives.exchange(side_by_side(packed))
             for group, width, first in zip(exchanged, widths, np.cumsum([0, *widths]), strict=False):
                 part = found if len(exchanged) == 1 else found[:, int(first) : int(first) + width]
                 answers.append(ops.reshape(part, (len(group.take) * group.outputs, -1, group.width)))
@@ -137,7 +135,7 @@ class ShardedTables:
             order += list(made.vectors)
         if not parts:
             return []
-        vectors = _side_by_side(parts)
+        vectors = side_by_side(parts)
         if order != sorted(order):
             vectors = ops.take(vectors, np.argsort(order).astype("int32"), axis=1)
         found, first = [], 0
@@ -207,7 +205,3 @@ def _spread(group: Group, values: Any) -> Any:
     """Values of all positions (all, B) → those that each process is asked for, (processes, P, B)."""
     picked = ops.take(values, group.take.reshape(-1), axis=0)
     return ops.reshape(picked, (*group.take.shape, -1))
-
-
-def _side_by_side(tensors: list[Any]) -> Any:
-    return ops.concatenate(tensors, axis=1) if len(tensors) > 1 else tensors[0]

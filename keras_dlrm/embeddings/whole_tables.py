@@ -12,7 +12,7 @@ from keras_dlrm import backend
 from keras_dlrm.embeddings import stand_ins
 from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup, make_table
+from keras_dlrm.embeddings.lookup import lookup
 from keras_dlrm.schema.schema import PADDING
 from keras_dlrm.sharding.plan import Shard
 from keras_dlrm.sharding.stacking import Stack, pooled_before
@@ -37,15 +37,8 @@ class WholeTables:
         in_parts = backend.can_write() and not stand_in
         for stack in self.stacks:
             initial = layer.initial_rows(stack)
-            table = layer.add_weight(
-                name=f"tables_{stack.width}",
-                shape=(1 if stand_in else stack.rows, stack.width),
-                initializer="zeros" if in_parts or stand_in else initial,
-                # Under mixed precision a cast of the variable would be a cast of the whole table, at every step.
-                autocast=False,
-                dtype=layer.table_dtype,
-            )
-            make_table(table)
+            shape = (1 if stand_in else stack.rows, stack.width)
+            table = layer.add_table(f"tables_{stack.width}", shape, "zeros" if in_parts or stand_in else initial)
             if backend.replicas() is not None:
                 table.sum_copies = sum_copies
             if in_parts:

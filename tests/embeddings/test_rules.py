@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.embeddings.lookup import Lookup, make_table
+from keras_dlrm.embeddings.lookup import Lookup, TableVariable
 from keras_dlrm.embeddings.rules.follow import follow, get
 from keras_dlrm.optimizers import SGD, Adagrad, Adam, Hybrid, RowwiseAdagrad
 from keras_dlrm.schedules import WarmupHoldDecay
@@ -58,9 +58,7 @@ def reference(name, table, ids_and_gradients, rate, l2=0.0):
 
 def table_variable(seed=0):
     values = np.random.default_rng(seed).normal(size=(ROWS, D)).astype("float32")
-    variable = keras.Variable(values, name="tables_3")
-    make_table(variable)
-    return variable, values
+    return TableVariable(values, name="tables_3"), values
 
 
 def step(hybrid, table, ids, gradient):

@@ -7,7 +7,8 @@
 - `exchange(x)`: x[r] goes to rank r, and row s of the result is what rank s sent. Its gradient takes the way back.
 - `all_sum(tensors)` → their sums over all ranks. `gather(x)` → every rank's x, one below the other.
 - `all_words(words)`: outside of steps, an int32 array of every process, (processes, n).
-- `add_table(layer, name, shape, dtype, replicated)` → the variable of this process's rows (on JAX of all devices' rows).
+- `add_table(add, name, shape, replicated)` → what `add(name, shape)` makes: the variable of this process's rows (on JAX of all
+  devices' rows).
 - `check_call(n)`: raises where a model over n ranks is called as a function, outside of its steps.
 - `real_rows(x, real)`: the rows of x where `real` is true; `CUTS_ROWS`: whether that is possible. On JAX it is not: all rows stay.
 - `holds(owner, variable)`: whether a rank's rows of a variable lie in this process. `read(variable, owner, start, stop)` and

@@ -215,11 +215,11 @@ def layout(variable_rank: int) -> Any:
     return keras.distribution.TensorLayout([AXIS, *[None] * (variable_rank - 1)], distribution.device_mesh)
 
 
-def add_table(layer: Any, name: str, shape: tuple[int, int], dtype: str, replicated: bool) -> Any:
+def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
     _inside.divided = not replicated and world_size() > 1
     try:
         rows = shape[0] * (1 if replicated else world_size())
-        return layer.add_weight(name=name, shape=(rows, shape[1]), initializer="zeros", autocast=False, dtype=dtype)
+        return add(name, (rows, shape[1]))
     finally:
         _inside.divided = False
 

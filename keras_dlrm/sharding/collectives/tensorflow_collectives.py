@@ -162,9 +162,9 @@ def check_call(n: int) -> None:
 # -- variables ---------------------------------------------------------------------------------------------------------
 
 
-def add_table(layer: Any, name: str, shape: tuple[int, int], dtype: str, replicated: bool) -> Any:
+def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
     # In a scope this is a copy for each replica, which then gets rows of its own.
-    return layer.add_weight(name=name, shape=shape, initializer="zeros", autocast=False, dtype=dtype)
+    return add(name, shape)
 
 
 def _place(owner: int, variable: Any) -> tuple[int, int]:

@@ -108,8 +108,8 @@ def check_call(n: int) -> None:
 # -- variables ---------------------------------------------------------------------------------------------------------
 
 
-def add_table(layer: Any, name: str, shape: tuple[int, int], dtype: str, replicated: bool) -> Any:
-    return layer.add_weight(name=name, shape=shape, initializer="zeros", autocast=False, dtype=dtype)
+def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
+    return add(name, shape)
 
 
 def holds(owner: int, variable: Any) -> bool:

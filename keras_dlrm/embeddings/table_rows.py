@@ -1,0 +1,47 @@
+"""Ids of a batch → rows of the tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlrm.embeddings.hashing import bucket
+from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.sharding.stacking import Stack
+
+
+def table_rows(stack: Stack, ids: Any) -> Any:
+    """int32 rows of the tables; -1 where an id contributes nothing."""
+    local = _local_ids(stack, ids)
+    if all(block.second is None for block in stack.blocks):
+        return local
+    divisor, modulus = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("divisor", "modulus"))
+    return ops.where(local >= 0, ops.mod(ops.floor_divide(local, divisor), modulus), PADDING)
+
+
+def _local_ids(stack: Stack, ids: Any) -> Any:
+    """int32 ids inside each column's vocabulary; -1 where an id contributes nothing."""
+    size, oov = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("size", "oov"))
+    known = ops.logical_and(ids >= 0, ids < ops.cast(size, ids.dtype))
+    hashed = stack.per_position["hashed"].any()
+    if hashed:
+        unbounded = ops.convert_to_tensor(stack.per_position["hashed"])
+        known = ops.logical_or(known, ops.logical_and(ids >= 0, unbounded))
+    # Out-of-range ids are replaced before the cast, so that none is truncated into range.
+    inside = ops.where(known, ids, ops.zeros_like(ids))
+    local = ops.cast(inside, "int32")
+    if hashed:
+        local = ops.where(unbounded, bucket(inside, size), local)
+    return ops.where(known, local, ops.where(ops.equal(ids, PADDING), PADDING, oov))
+
+
+def count_out_of_range(ids: Any, schema: Schema) -> Any:
+    """How many of the ids (B, W) are neither padding nor inside their column's vocabulary: int32 scalar."""
+    wide = np.iinfo(keras.backend.standardize_dtype(ids.dtype)).max
+    last = [wide if c.hashed else int(c.vocabulary_size or 0) - 1 for c in schema.categorical]
+    most = np.repeat(last, [c.hotness for c in schema.categorical])
+    wrong = ops.logical_or(ids < PADDING, ids > ops.convert_to_tensor(most, ids.dtype))
+    return ops.sum(ops.cast(wrong, "int32"))
