@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Keras exports no name for it.
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras_dlrm.backend.private_keras import in_stateless_scope
 
 UNDER_XLA = True
 REPEATS_ARE_WRONG = False

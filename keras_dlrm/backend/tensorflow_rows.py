@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Keras exports no name for it.
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras_dlrm.backend.private_keras import in_stateless_scope
 
 # Measured on TensorFlow 2.21: compiled by XLA, one Adagrad step with repeated ids ends at other weights than without.
 UNDER_XLA = False

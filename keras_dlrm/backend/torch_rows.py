@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# Keras exports no name for it.
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras_dlrm.backend.private_keras import in_stateless_scope
 
 UNDER_XLA = True
 REPEATS_ARE_WRONG = False

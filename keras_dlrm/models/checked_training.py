@@ -9,9 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# Keras exports no name for it.
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-
+from keras_dlrm.backend.private_keras import DataAdapter
 from keras_dlrm.embeddings.inputs import check_dense
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.schema.same_schema import check_same

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.backend.private_keras import forget
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.embeddings.not_finite import is_finite
@@ -124,7 +125,7 @@ class ClickModel(SparseTraining, keras.Model):
         if isinstance(loss, (list, tuple)) and len(loss) == 1:
             loss = loss[0]
         if self._out_of_range is not None:
-            self._tracker.untrack(self._out_of_range)  # else an earlier compile's counter would stay in the logs
+            forget(self, self._out_of_range)  # else an earlier compile's counter would stay in the logs
         self._out_of_range = Count("ids_out_of_range") if count_out_of_range else None
         self._count_out_of_range = bool(count_out_of_range)
         computed = from_logits(loss)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from keras_dlrm.backend.private_keras import layers_just_in, own_trainable_variables
+
 Frozen = dict[str, bool]
 
 
@@ -31,7 +33,7 @@ def frozen_of(model: Any) -> Frozen:
         if layer.trainable != around:
             found[path] = layer.trainable
         if layer.trainable:
-            for i, variable in enumerate(layer._trainable_variables):
+            for i, variable in enumerate(own_trainable_variables(layer)):
                 if not variable.trainable:
                     found[_inside(path, f"@{i}")] = False
     return found
@@ -66,7 +68,7 @@ def freeze(model: Any, frozen: Mapping[str, bool] | Sequence[str]) -> None:
     for path, trainable in frozen.items():
         part = model
         for place in path.split("/") if path else ():
-            inside = {f"@{i}": v for i, v in enumerate(part._trainable_variables)} if place[0] == "@" else _layers(part)
+            inside = {f"@{i}": v for i, v in enumerate(own_trainable_variables(part))} if place[0] == "@" else _layers(part)
             if place not in inside:
                 raise ValueError(
                     f"{model.name}: the configuration freezes part {path!r}, which the model does not have; make its layers in "
@@ -90,7 +92,7 @@ def _layers(layer: Any) -> dict[str, Any]:
         if not name.startswith("_"):
             several = isinstance(value, (list, tuple))
             names.update({id(part): f"{name}.{i}" for i, part in enumerate(value)} if several else {id(value): name})
-    inside = layer._flatten_layers(include_self=False, recursive=False)
+    inside = layers_just_in(layer)
     return {names.get(id(part), f"#{i}"): part for i, part in enumerate(inside)}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
+from keras_dlrm.backend.private_keras import batches_of, rate_of, variables_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
@@ -58,7 +59,7 @@ def grow(model: ClickModel, schema: Schema) -> ClickModel:
         new.compile_from_config(model.get_compile_config() or {})
         before, after = model.optimizer, new.optimizer
         pairs += [(before.dense.variables, after.dense.variables), (_slots(before.rows), _slots(after.rows))]
-        for table, slots in zip(before.rows._trainable_variables, before.rows._slots, strict=True):
+        for table, slots in zip(variables_of(before.rows), before.rows._slots, strict=True):
             moves |= {id(slot): moves[id(table)] for slot in slots.values()}
     for befores, afters in pairs:
         for before, after in zip(befores, afters, strict=True):
@@ -108,7 +109,7 @@ def _moves(old: EmbeddingCollection | None, new: EmbeddingCollection | None) -> 
 
 def _check_accumulation(optimizer: Any) -> None:
     steps = optimizer.dense.gradient_accumulation_steps
-    done = int(ops.convert_to_numpy(optimizer.dense._iterations.value)) % steps if steps else 0
+    done = int(ops.convert_to_numpy(batches_of(optimizer.dense).value)) % steps if steps else 0
     if done:
         raise ValueError(
             f"grow: the optimizer has accumulated gradients of {done} of {steps} batches, which would be lost; train on a "
@@ -118,8 +119,8 @@ def _check_accumulation(optimizer: Any) -> None:
 
 def _slots(rows: Any) -> list[Any]:
     """Variables of a row rule but for gradients that it accumulates, which have rows of the whole stack."""
-    rate = [rows._learning_rate] if isinstance(rows._learning_rate, keras.Variable) else []
-    return [rows._iterations, *rate, *(slot for slots in rows._slots for slot in slots.values())]
+    rate = [rate_of(rows)] if isinstance(rate_of(rows), keras.Variable) else []
+    return [batches_of(rows), *rate, *(slot for slots in rows._slots for slot in slots.values())]
 
 
 def _copy(before: Any, after: Any, moves: list[tuple[int, int, int]] | None) -> None:

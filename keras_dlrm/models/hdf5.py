@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# Keras exports no name for what its HDF5 writer sets while it asks for a configuration.
-from keras.src.backend.common.global_state import get_global_attribute
+from keras_dlrm.backend.private_keras import writes_hdf5
 
 _MESSAGE = (
     "save: an HDF5 file of a whole model holds neither embedding tables by name nor the slots of a row rule; save it as .keras, or "
@@ -37,5 +36,5 @@ def refuse_hdf5_in_writing() -> None:
     Raises:
         ValueError: Keras writes HDF5.
     """
-    if get_global_attribute("use_legacy_config", False):
+    if writes_hdf5():
         raise ValueError(_MESSAGE)

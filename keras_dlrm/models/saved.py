@@ -6,10 +6,7 @@ from typing import Any
 
 import keras
 
-# Keras exports no name for what marks a method behind which it still makes the configuration of a subclass from the arguments of
-# its `__init__`.
-from keras.src.utils.python_utils import default
-
+from keras_dlrm.backend.private_keras import default
 from keras_dlrm.models.frozen import freeze, with_frozen
 from keras_dlrm.models.hdf5 import refuse_hdf5, refuse_hdf5_in_writing
 from keras_dlrm.models.losses import config_of

@@ -8,10 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
-from keras.src.models.functional import Functional
-
 from keras_dlrm import backend
+from keras_dlrm.backend.private_keras import Functional, layers_in, variables_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
@@ -57,7 +55,7 @@ class SparseTraining(Saved, CheckedTraining):
             ValueError: no row rule follows `optimizer`, an option is not defined on rows, or a `TPUEmbedding` has another rule.
         """
         if not isinstance(optimizer, Hybrid):
-            embedding_optimizer = rule_of(self._flatten_layers(), embedding_optimizer)
+            embedding_optimizer = rule_of(layers_in(self), embedding_optimizer)
             optimizer = Hybrid(optimizer, embedding_optimizer)
         elif embedding_optimizer is not None:
             raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")
@@ -112,7 +110,7 @@ class SparseTraining(Saved, CheckedTraining):
         """What Keras warns of: on each backend something else would be trained."""
         if not self.compiled or not self.optimizer.built:
             return
-        known = {id(v): v.path for v in self.optimizer._trainable_variables}
+        known = {id(v): v.path for v in variables_of(self.optimizer)}
         now = {id(v): v.path for v in self.trainable_variables}
         for ours, theirs, change in ((known, now, "frozen"), (now, known, "unfrozen")):
             changed = [path for key, path in ours.items() if key not in theirs]
@@ -172,12 +170,12 @@ class SparseTraining(Saved, CheckedTraining):
     @property
     def narrowing(self: Any) -> Narrowing:
         """Makes int32 of the ids that this model's collections read."""
-        return Narrowing([layer.schema for layer in self._flatten_layers() if isinstance(layer, EmbeddingCollection)])
+        return Narrowing([layer.schema for layer in layers_in(self) if isinstance(layer, EmbeddingCollection)])
 
     @property
     def sharded(self: Any) -> bool:
         """Whether a plan shards its tables, so that all processes take part in each step."""
-        return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in self._flatten_layers())
+        return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in layers_in(self))
 
     @property
     def shared(self: Any) -> bool:

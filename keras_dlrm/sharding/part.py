@@ -7,8 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# Keras exports no name for it.
-from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
+from keras_dlrm.backend.private_keras import class_weight_to_sample_weights
 
 # The sample weight of a row that only fills up a process's part of a batch.
 FILLER = float("-inf")

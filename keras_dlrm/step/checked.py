@@ -12,10 +12,13 @@ from typing import Any
 
 import keras
 
-# Keras exports no names for them; `fit` takes an adapter in place of data.
-from keras.src.trainers.data_adapters import get_data_adapter, is_tf_dataset, is_torch_dataloader
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
-from keras.src.trainers.data_adapters.torch_data_loader_adapter import TorchDataLoaderAdapter
+from keras_dlrm.backend.private_keras import (
+    PyDatasetAdapter,
+    TorchDataLoaderAdapter,
+    get_data_adapter,
+    is_tf_dataset,
+    is_torch_dataloader,
+)
 
 
 class CheckedPyDataset(PyDatasetAdapter):

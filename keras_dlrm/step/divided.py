@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+from keras_dlrm.backend.private_keras import DataAdapter
 from keras_dlrm.sharding.part import FILLER
 
 

@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-# Keras exports no name for it.
-from keras.src.backend.jax.trainer import _distribute_data
-
+from keras_dlrm.backend.private_keras import distribute_rows
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.sharding.meter import meter
@@ -115,8 +113,7 @@ class SparseStep:
     def predict_on_batch(self: Any, x: Any) -> Any:
         x = self.narrowing.arrays(x)
         if self.sharded:
-            # Keras (3.15.1) puts its rows onto the devices in fit, evaluate and predict, but not here.
-            x = _distribute_data(keras.tree.map_structure(np.asarray, x))
+            x = distribute_rows(keras.tree.map_structure(np.asarray, x))
         with self._given_back():
             return super().predict_on_batch(x)
 

@@ -19,15 +19,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# Keras exports no names for them.
-from keras.src.backend.tensorflow.core import compute_output_spec
-from keras.src.optimizers.base_optimizer import BaseOptimizer
-from keras.src.trainers.data_adapters import get_data_adapter
-from keras.src.trainers.data_adapters.array_slicing import train_validation_split
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
-
 from keras_dlrm.backend import replicas
+from keras_dlrm.backend.private_keras import (
+    DataAdapter,
+    class_weight_to_sample_weights,
+    compute_output_spec,
+    get_data_adapter,
+    layers_in,
+    plain_update_step,
+    train_validation_split,
+)
 from keras_dlrm.step.divided import Divided, cut
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -165,7 +166,7 @@ class Replicas:
 
     @property
     def _all_built(self: Any) -> bool:
-        return all(layer.built for layer in self._flatten_layers())
+        return all(layer.built for layer in layers_in(self))
 
     def _build_from(self: Any, x: Any) -> None:
         """Make the variables of layers that have none yet, before replicas need them."""
@@ -217,7 +218,7 @@ class Replicas:
         if self.in_replicas:
             for optimizer in (self.optimizer.dense, self.optimizer.rows):
                 # Each replica's copies are updated by sums that all have.
-                optimizer._backend_update_step = functools.partial(BaseOptimizer._backend_update_step, optimizer)
+                optimizer._backend_update_step = functools.partial(plain_update_step, optimizer)
         return super().make_train_function(force)  # type: ignore[misc]
 
     def make_predict_function(self: Any, force: bool = False) -> Any:

@@ -8,9 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# Keras exports no name for it; `fit` takes an adapter in place of data.
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
-
+from keras_dlrm.backend.private_keras import ArrayDataAdapter, can_convert_arrays
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
 from keras_dlrm.step.checked import CheckedPyDataset, arguments
 from keras_dlrm.step.freed_memory import keep_freed_memory

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.backend.private_keras import rate_of
 from keras_dlrm.embeddings.rules.adagrad import Adagrad
 from keras_dlrm.embeddings.rules.adam import Adam
 from keras_dlrm.embeddings.rules.rowwise_adagrad import RowwiseAdagrad
@@ -90,7 +91,7 @@ def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
 
 
 def _rate(optimizer: Any) -> Any:
-    rate = optimizer._learning_rate
+    rate = rate_of(optimizer)
     return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else rate
 
 

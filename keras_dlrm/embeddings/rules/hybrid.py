@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
+from keras_dlrm.backend.private_keras import batches_of, rate_of, variables_of
 from keras_dlrm.embeddings.lookup import Lookup, is_table
 from keras_dlrm.embeddings.rules.accumulation import RowAccumulator
 from keras_dlrm.embeddings.rules.follow import RULES, follow, get
@@ -117,7 +118,7 @@ class Hybrid(keras.optimizers.Optimizer):
         for have, need in zip(self._accumulators, lookups, strict=False):
             have.check_room(need)
         if not self._accumulators:
-            tables = self.rows._trainable_variables
+            tables = variables_of(self.rows)
             # Of the rows' optimizer, so that they are saved and carried with its slots.
             self._accumulators = [
                 RowAccumulator(self.rows, table, steps, n) for table, n in zip(tables, lookups, strict=True)
@@ -151,7 +152,7 @@ class Hybrid(keras.optimizers.Optimizer):
             row_grads: For each lookup, the gradient of its rows (n, D).
         """
         steps = self.dense.gradient_accumulation_steps
-        place = self.dense._iterations % steps if steps else None
+        place = batches_of(self.dense) % steps if steps else None
         self._apply_dense(list(zip(grads, variables, strict=True)))
         by_table: dict[int, list[tuple[Lookup, Any]]] = {}
         for lookup, gradient in zip(lookups, row_grads, strict=True):
@@ -181,7 +182,7 @@ class Hybrid(keras.optimizers.Optimizer):
         if used:
             self.dense.apply([g for g, _ in used], [v for _, v in used])
         else:
-            self.dense._iterations.assign_add(1)
+            batches_of(self.dense).assign_add(1)
 
     @property
     def inner_optimizer(self) -> Any:
@@ -202,7 +203,7 @@ class Hybrid(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        if not isinstance(self.rows._learning_rate, keras.Variable):
+        if not isinstance(rate_of(self.rows), keras.Variable):
             raise TypeError(
                 "optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again."
             )
@@ -251,7 +252,7 @@ class Hybrid(keras.optimizers.Optimizer):
 
 
 def _rate(optimizer: Any) -> float | None:
-    rate = optimizer._learning_rate
+    rate = rate_of(optimizer)
     return float(ops.convert_to_numpy(ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else None
 
 
@@ -283,7 +284,7 @@ def _load_all(optimizer: Any, store: Any) -> None:
 
 def own(optimizer: Any, variables: Sequence[Any]) -> Any:
     """The optimizer, or a fresh copy of one that was built with another model's variables."""
-    known = {id(v) for v in optimizer._trainable_variables} if optimizer.built else None
+    known = {id(v) for v in variables_of(optimizer)} if optimizer.built else None
     if known is None or all(id(v) in known for v in variables):
         return optimizer
     return type(optimizer).from_config(optimizer.get_config())

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.backend.private_keras import rate_of
 from keras_dlrm.embeddings.rules import SGD, Adagrad, Adam, RowRule
 from keras_dlrm.embeddings.rules.follow import get
 from keras_dlrm.initializers import part_seed
@@ -42,13 +43,13 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
     who = f"TPUEmbedding: embedding_optimizer {type(rule).__name__}"
     if type(rule) not in (SGD, Adagrad, Adam):
         raise ValueError(f"{who} is not on SparseCore; {_HAVE}, of which Adagrad is the nearest to row-wise Adagrad.")
-    if not isinstance(rule._learning_rate, keras.Variable):
+    if not isinstance(rate_of(rule), keras.Variable):
         raise ValueError(
             f"{who}: learning_rate is a schedule, which keras-rs does not advance on every backend; give a number."
         )
     if rule.l2:
         raise ValueError(f"{who}: l2={rule.l2} is not on SparseCore; leave it out.")
-    rate = float(keras.ops.convert_to_numpy(rule._learning_rate.value))
+    rate = float(keras.ops.convert_to_numpy(rate_of(rule).value))
     if isinstance(rule, SGD):
         return keras.optimizers.SGD(rate)
     if isinstance(rule, Adagrad):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.backend.private_keras import add_layer
 from keras_dlrm.embeddings.sparse_core.config import config_name, keras_rs_layers
 from keras_dlrm.embeddings.sparse_core.layout import Placed
 from keras_dlrm.schema.schema import Schema
@@ -52,7 +53,7 @@ class SparseCoreTables:
     def build(self, layer: Any) -> None:
         """Make the variables, as those of a layer within `layer`."""
         # Among its layers, but no attribute that Keras would save: files hold logical tables.
-        layer._layers.append(self.layer)
+        add_layer(layer, self.layer)
         self.layer.build({name: config.input_shape for name, config in self.configs.items()})
         self.variables = list(self.layer.trainable_variables)
 

@@ -18,10 +18,7 @@ import keras
 import numpy as np
 from jax.sharding import PartitionSpec
 
-# Keras exports no names for them.
-from keras.src.backend.common.stateless_scope import in_stateless_scope
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
-
+from keras_dlrm.backend.private_keras import in_stateless_scope, in_symbolic_scope
 from keras_dlrm.sharding.launch import is_task
 from keras_dlrm.sharding.meter import meter
 

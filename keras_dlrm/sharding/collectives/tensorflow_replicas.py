@@ -8,8 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# Keras exports no name for it.
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras_dlrm.backend.private_keras import in_symbolic_scope
 
 # Group keys: below this are those of tf.distribute and of processes that have no scope.
 _FIRST = 1 << 24
