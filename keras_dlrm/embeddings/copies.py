@@ -26,4 +26,5 @@ def sum_copies(table: Any, ids: Any, gradient: Any, most: int) -> tuple[Any, Any
     gradient = ops.concatenate([gradient, ops.zeros((room, gradient.shape[1]), gradient.dtype)])
     ids, gradient = collectives.gather(ids), collectives.gather(gradient)
     unique_ids, index = backend.unique(ids, beyond)
-    return backend.within(unique_ids, backend.sum_by(gradient, index, ops.shape(unique_ids)[0]), beyond)
+    summed: tuple[Any, Any] = backend.within(unique_ids, backend.sum_by(gradient, index, ops.shape(unique_ids)[0]), beyond)
+    return summed

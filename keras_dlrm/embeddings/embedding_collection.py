@@ -175,7 +175,7 @@ class EmbeddingCollection(keras.layers.Layer):
     @property
     def tables(self) -> list[Any]:
         """The variables of the tables: one for each stack, or for each group of a sharding plan."""
-        return self.store.variables
+        return list(self.store.variables)
 
     @property
     def sharded(self) -> ShardedTables | None:

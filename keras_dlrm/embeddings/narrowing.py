@@ -10,9 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings.hashing import fold
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.packing import narrow
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.schema import Schema
 
 _WIDE = ("int64", "uint32", "uint64")
 

@@ -12,7 +12,7 @@ from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup
 from keras_dlrm.embeddings.pooling import side_by_side
-from keras_dlrm.schema.schema import PADDING
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.layout import Group, Layout, layout
 from keras_dlrm.sharding.plan import Shard, ShardingPlan

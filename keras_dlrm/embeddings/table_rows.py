@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings.hashing import bucket
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.stacking import Stack
 
 

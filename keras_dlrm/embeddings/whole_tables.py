@@ -13,7 +13,7 @@ from keras_dlrm.embeddings import stand_ins
 from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import lookup
-from keras_dlrm.schema.schema import PADDING
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding.plan import Shard
 from keras_dlrm.sharding.stacking import Stack, pooled_before
 
@@ -98,7 +98,8 @@ class WholeTables:
 
     def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
         """Rows of a variable, or of one that has as many: float32."""
-        return backend.read(variable, start, stop)
+        rows: np.ndarray = backend.read(variable, start, stop)
+        return rows
 
     def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:
         """Replace them, from `start` on."""
@@ -107,7 +108,7 @@ class WholeTables:
     def read(self, name: str) -> np.ndarray:
         """A table, float32 (rows, width), copied."""
         ((shard, variable, start),) = self.parts(name)
-        return backend.read(variable, start, start + shard.rows)
+        return self.read_rows(variable, None, start, start + shard.rows)
 
     def write(self, name: str, rows: Any) -> None:
         """Replace the rows of a table."""

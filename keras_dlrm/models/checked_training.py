@@ -1,4 +1,4 @@
-"""Calls that read labels, with the labels checked."""
+"""`fit`, `evaluate` and `predict`: what is checked and prepared around Keras's own."""
 
 from __future__ import annotations
 
@@ -12,88 +12,121 @@ import numpy as np
 from keras_dlrm.backend.private_keras import DataAdapter
 from keras_dlrm.embeddings.inputs import check_dense
 from keras_dlrm.models.labels import Checks
+from keras_dlrm.models.not_finite import watched
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.sharding.part import Part
 from keras_dlrm.step import SparseStep
 from keras_dlrm.step.checked import arguments, checked, is_read_by_batch
 
 
 class CheckedTraining(SparseStep):
-    """Mixed into a `keras.Model`: no wrong label or sample weight, in whatever form it comes, gets into a step.
+    """`fit`, `evaluate`, `predict` and their like of one batch: around Keras's own, named steps in one order.
 
-    Arrays, lists, frames and tensors are checked before anything is read; data that come batch by batch as each batch is read.
+    First what was given is checked: what trains, the labels and the sample weights in whatever form they come (arrays, lists,
+    frames and tensors before anything is read, what comes batch by batch as each batch is read). Then the backend prepares the
+    data (`Step.prepared`), and Keras runs (`Step.running`).
     """
 
-    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+    #: What `predict` gives for a batch without rows; `None` leaves that to Keras.
+    prediction_of_no_rows: np.ndarray | None = None
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.fit`.
 
         Raises:
             TypeError: labels or sample weights that are no numbers.
             ValueError: arrays without rows; missing labels; labels outside [0, 1] for one of Keras's own binary
                 cross-entropies, or that are not finite for another loss of Keras's; sample weights that are negative or not
-                finite; the split of another log than the model is for.
+                finite; the split of another log than the model is for; gradients are to be accumulated over batches whose size
+                cannot be seen beforehand; something was frozen or unfrozen after `compile`; processes have different initial
+                weights; the loss or a weight became NaN or infinite (`NotFinite`), unless `stops_when_not_finite` is false or
+                `callbacks` has a `TerminateOnNaN`.
         """
         given = arguments(keras.Model.fit, self, args, kwargs)
+        self.check_training(given["x"], given["batch_size"])
+        if isinstance(given["x"], Part) and given["class_weight"] is not None:
+            # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
+            given |= {"x": given["x"].weighted(given["class_weight"]), "class_weight": None}
         checks, of_validation = self._checks("fit"), self._checks("fit: validation_data")
         checks.class_weight(given["class_weight"])
         given = self._checked(given, checks)
         if given["validation_data"] is not None:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
-            found = self._checked({"x": x, "y": y, "sample_weight": sample_weight}, of_validation)
-            both = found["y"] is None and found["sample_weight"] is None
-            given["validation_data"] = found["x"] if both else (found["x"], found["y"], found["sample_weight"])
-        with _as_it_was_found(checks, of_validation):
-            return super().fit(**given)  # type: ignore[misc]
+            given["validation_data"] = self._checked_validation(given["validation_data"], of_validation)
+        given = self.prepared("fit", given)
+        with watched(self, given["callbacks"]) as callbacks, _first_error(checks, of_validation), self.running():
+            return super().fit(**{**given, "callbacks": callbacks})
 
-    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`; raises as `fit` does."""
-        if kwargs.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
-            return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        given = arguments(keras.Model.evaluate, self, args, kwargs)
         checks = self._checks("evaluate")
-        given = self._checked(arguments(keras.Model.evaluate, self, args, kwargs), checks)
-        with _as_it_was_found(checks):
-            return super().evaluate(**given)  # type: ignore[misc]
+        if not given.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
+            given = self._checked(given, checks)
+        with _first_error(checks), self.running():
+            return super().evaluate(**self.prepared("evaluate", given))
 
-    def train_on_batch(self: Any, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`; raises as `fit` does."""
-        x, y, sample_weight = self._checked_batch("train_on_batch", x, y, sample_weight)
-        return super().train_on_batch(x, y, sample_weight, *args, **kwargs)  # type: ignore[misc]
-
-    def test_on_batch(self: Any, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.test_on_batch`; raises as `fit` does."""
-        x, y, sample_weight = self._checked_batch("test_on_batch", x, y, sample_weight)
-        return super().test_on_batch(x, y, sample_weight, *args, **kwargs)  # type: ignore[misc]
-
-    def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict`.
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`; of the models of `kd.models` also for a batch without rows.
 
         Raises:
             TypeError: ids that are sparse or ragged.
             ValueError: the split of another log, whose ids or dense values mean something else.
         """
-        self._check_schema("predict", x)
-        check_ids("predict", x)
-        return super().predict(x, *args, **kwargs)  # type: ignore[misc]
+        given = arguments(keras.Model.predict, self, args, kwargs)
+        if self.prediction_of_no_rows is not None and has_no_rows(given["x"]):
+            return self.prediction_of_no_rows.copy()
+        self._check_schema("predict", given["x"])
+        check_ids("predict", given["x"])
+        with self.running():
+            return super().predict(**self.prepared("predict", given))
 
-    def predict_on_batch(self: Any, x: Any) -> Any:
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """As `keras.Model.train_on_batch`; raises as `fit` does."""
+        self.check_training(None, batch=x)
+        x, y, sample_weight = self._checked_batch("train_on_batch", x, y, sample_weight)
+        with self.running():
+            return super().train_on_batch(*self.prepared_batch(x, y, sample_weight, class_weight), return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """As `keras.Model.test_on_batch`; raises as `fit` does."""
+        x, y, sample_weight = self._checked_batch("test_on_batch", x, y, sample_weight)
+        with self.running():
+            return super().test_on_batch(*self.prepared_batch(x, y, sample_weight, None)[:3], return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
         """As `keras.Model.predict_on_batch`; raises as `predict` does."""
         check_ids("predict_on_batch", x)
-        return super().predict_on_batch(x)  # type: ignore[misc]
+        return super().predict_on_batch(x)
 
-    def _symbolic_build(self: Any, *args: Any, **kwargs: Any) -> None:
+    # -- named steps -------------------------------------------------------------------------------------------------
+
+    def check_training(self, x: Any, batch_size: int | None = None, batch: Any = None) -> None:
+        """Raise where the model cannot train now.
+
+        Args:
+            x: What `fit` is given.
+            batch_size: Rows of a batch, where `x` holds arrays.
+            batch: What `train_on_batch` is given.
+        """
+        raise NotImplementedError
+
+    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         # Where Keras builds from the first batch of fit (JAX, torch) it hides any error but a ValueError in advice to
         # build the model.
         try:
-            super()._symbolic_build(*args, **kwargs)  # type: ignore[misc]
+            super()._symbolic_build(*args, **kwargs)
         except RuntimeError as error:
             if isinstance(error.__context__, TypeError):
                 raise error.__context__ from None
             raise
 
-    def _checks(self: Any, who: str) -> Checks:
+    def _checks(self, who: str) -> Checks:
         return Checks(who, self.loss, self.sharded)
 
-    def _checked(self: Any, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
+    def _checked(self, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
         x = given["x"]
         self._check_schema(checks.who, x)
         if is_read_by_batch(x):
@@ -105,21 +138,27 @@ class CheckedTraining(SparseStep):
         y, sample_weight = checks.arrays(given["y"], given["sample_weight"])
         return {**given, "y": y, "sample_weight": sample_weight}
 
-    def _check_schema(self: Any, who: str, x: Any) -> None:
+    def _checked_validation(self, data: Any, checks: Checks) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        found = self._checked({"x": x, "y": y, "sample_weight": sample_weight}, checks)
+        alone = found["y"] is None and found["sample_weight"] is None
+        return found["x"] if alone else (found["x"], found["y"], found["sample_weight"])
+
+    def _check_schema(self, who: str, x: Any) -> None:
         """`ValueError` where a split's dataset is of a log that the model was not made for."""
         ours, theirs = getattr(self, "schema", None), getattr(x, "schema", None)
         if isinstance(ours, Schema) and isinstance(theirs, Schema):
             check_same(who, ours, theirs)
 
-    def _checked_batch(self: Any, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         check_rows(who, x)
         check_ids(who, x)
         return (x, *self._checks(who).arrays(y, sample_weight))
 
 
 @contextlib.contextmanager
-def _as_it_was_found(*checks: Checks) -> Iterator[None]:
-    """Raise what was found wrong itself, rather than what a framework makes of it."""
+def _first_error(*checks: Checks) -> Iterator[None]:
+    """Raise the error of a check itself, rather than what a framework makes of it."""
     try:
         yield
     except Exception as error:

@@ -16,7 +16,6 @@ from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.metrics.count import Count
-from keras_dlrm.models.checked_training import has_no_rows
 from keras_dlrm.models.frozen import freeze, with_frozen
 from keras_dlrm.models.hdf5 import refuse_hdf5_in_writing
 from keras_dlrm.models.labels import Checks
@@ -26,7 +25,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.step.batch import WholeBatch
 
 
-class ClickModel(SparseTraining, keras.Model):
+class ClickModel(SparseTraining):
     """Base of the models: a packed batch (see `Schema`) → p(click), float32 (B, 1).
 
     `predict` gives probabilities; losses on probabilities (`"binary_crossentropy"`) are computed from the logits in
@@ -39,6 +38,8 @@ class ClickModel(SparseTraining, keras.Model):
     """
 
     exported_by_us = True
+    default_loss = "binary_crossentropy"
+    prediction_of_no_rows = np.zeros((0, 1), np.float32)
 
     def __init__(self, schema: Schema | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -97,41 +98,16 @@ class ClickModel(SparseTraining, keras.Model):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def compile(
-        self,
-        optimizer: Any = "adagrad",
-        loss: Any = "binary_crossentropy",
-        metrics: Any = None,
-        embedding_optimizer: Any = None,
-        count_out_of_range: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Configure training.
-
-        Args:
-            optimizer: Optimizer of the dense parameters: a Keras optimizer, a rule of `kd.optimizers`, or a name.
-                `"sgd"`, `"adagrad"`, `"rowwise_adagrad"` and `"adam"` are the rules of `kd.optimizers`.
-            loss: Loss on p(click). Keras's own binary cross-entropies, plain and focal, are computed from the logits, with or
-                without `from_logits`; every other loss, whatever it is called or inherits from, sees p(click).
-            metrics: Metrics on p(click).
-            embedding_optimizer: Row rule of the embedding tables; follows `optimizer` if omitted.
-            count_out_of_range: Whether logs get `ids_out_of_range`: ids so far in the epoch that are neither padding
-                nor in their column's vocabulary.
-            **kwargs: As `keras.Model.compile` takes them.
-
-        Raises:
-            ValueError: no row rule follows `optimizer`, or an option is not defined on rows.
-        """
+    def loss_to_compute(self, loss: Any) -> tuple[Any, Any]:
         if isinstance(loss, (list, tuple)) and len(loss) == 1:
             loss = loss[0]
+        return loss, from_logits(loss)
+
+    def count_ids(self, count_out_of_range: bool) -> None:
         if self._out_of_range is not None:
             forget(self, self._out_of_range)  # else an earlier compile's counter would stay in the logs
         self._out_of_range = Count("ids_out_of_range") if count_out_of_range else None
         self._count_out_of_range = bool(count_out_of_range)
-        computed = from_logits(loss)
-        super().compile(optimizer, computed, metrics, embedding_optimizer, **kwargs)
-        if computed is not loss:
-            self.loss = loss  # what was given
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
@@ -164,7 +140,7 @@ class ClickModel(SparseTraining, keras.Model):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         self._check_labels(y)  # JAX and torch build the metrics before they compute a loss.
-        return super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)))
+        return dict(super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,))))
 
     def _checked(self, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
         given = super()._checked(given, checks)
@@ -191,12 +167,6 @@ class ClickModel(SparseTraining, keras.Model):
         # TensorFlow does not know the rank where a model has seen labels of both forms.
         if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):
             raise ValueError(f"{self.name}: the labels have shape {tuple(shape)}; they must be (B,) or (B, 1).")
-
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """p(click), float32 (B, 1), as `keras.Model.predict`; also of a batch without rows."""
-        if has_no_rows(x):
-            return np.zeros((0, 1), np.float32)
-        return super().predict(x, *args, **kwargs)
 
     # -- tables ------------------------------------------------------------------------------------------------------
 

@@ -44,8 +44,9 @@ class Range:
     def wrong(self, values: np.ndarray) -> np.ndarray:
         """Where they are not."""
         values = values.astype(np.float64)
-        allowed = (values >= self.low) & (values <= self.high) & (np.abs(values) < np.inf)
-        return ~(allowed | (values == FILLER)) if self.filler else ~allowed
+        allowed: np.ndarray = (values >= self.low) & (values <= self.high) & (np.abs(values) < np.inf)
+        wrong: np.ndarray = ~(allowed | (values == FILLER)) if self.filler else ~allowed
+        return wrong
 
 
 _PROBABILITY = Range(
@@ -233,4 +234,4 @@ def _is_tensor(values: Any) -> bool:
     """Whether Keras takes values as they are, in every call."""
     if isinstance(values, np.ndarray):
         return values.dtype.kind != "O" and not isinstance(values, np.ma.MaskedArray)
-    return keras.ops.is_tensor(values)
+    return bool(keras.ops.is_tensor(values))

@@ -127,32 +127,27 @@ class StopWhenNotFinite(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def watched(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments of `keras.Model.fit` behind `batch_size`, with a `StopWhenNotFinite`; afterwards the tables are looked at.
+def watched(model: Any, callbacks: Any) -> Iterator[Any]:
+    """Callbacks of `fit` with a `StopWhenNotFinite`; afterwards the tables are looked at.
 
     Unless the model's `stops_when_not_finite` is false, or there is a `keras.callbacks.TerminateOnNaN`, which says what else to
     do.
 
     Args:
         model: The model that trains.
-        args: `epochs`, `verbose`, `callbacks` and so on, where they are given by position.
-        kwargs: Those given by name.
+        callbacks: What `fit` is given.
     """
-    given = args[2] if len(args) > 2 else kwargs.get("callbacks")
-    listed = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else keras.tree.flatten(given) if given else []
+    given = isinstance(callbacks, keras.callbacks.CallbackList)
+    listed = callbacks.callbacks if given else keras.tree.flatten(callbacks) if callbacks else []
     stoppers = (StopWhenNotFinite, keras.callbacks.TerminateOnNaN)
     if not model.stops_when_not_finite or any(isinstance(callback, stoppers) for callback in listed):
-        yield args, kwargs
+        yield callbacks
         return
     stopper = StopWhenNotFinite()
-    if isinstance(given, keras.callbacks.CallbackList):
+    if given:
         stopper.set_model(model)
-        given.callbacks.insert(0, stopper)
-    elif len(args) > 2:
-        args = (*args[:2], [stopper, *listed], *args[3:])
-    else:
-        kwargs = {**kwargs, "callbacks": [stopper, *listed]}
-    yield args, kwargs
+        callbacks.callbacks.insert(0, stopper)
+    yield callbacks if given else [stopper, *listed]
     # The last step's update; rows of other processes are theirs to look at.
     wrong = None if getattr(model, "shared", False) else first_not_finite(model)
     if wrong is not None:

@@ -13,17 +13,17 @@ from keras_dlrm.models.losses import config_of
 from keras_dlrm.models.not_finite import require_finite
 
 
-class Saved:
-    """Mixed into a `keras.Model` on its left: how it is saved, and loaded as it was."""
+class Saved(keras.Model):
+    """How it is saved, and loaded as it was."""
 
     #: Whether `kd.export` takes such a model.
     exported_by_us = False
 
     _jit_compile_asked: Any = "auto"
 
-    def get_compile_config(self: Any) -> dict[str, Any] | None:
+    def get_compile_config(self) -> dict[str, Any] | None:
         """Arguments of `compile`, as a saved model holds them."""
-        config = super().get_compile_config()  # type: ignore[misc]
+        config: dict[str, Any] | None = super().get_compile_config()
         if config:  # Of a model that was not compiled Keras has an empty one, which must stay so.
             # What was asked, not what this backend made of "auto": another one may load the file.
             config["jit_compile"] = self._jit_compile_asked
@@ -31,7 +31,7 @@ class Saved:
             config = with_frozen(config, self)
         return config
 
-    def compile_from_config(self: Any, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was, with the same parts frozen."""
         config = dict(config)
         # Here, too, because a class of the user's may make its configuration alone.
@@ -39,31 +39,31 @@ class Saved:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @default
-    def get_config(self: Any) -> dict[str, Any]:
+    def get_config(self) -> dict[str, Any]:
         """The configuration, frozen parts included."""
         refuse_hdf5_in_writing()
-        return with_frozen(super().get_config(), self)  # type: ignore[misc]
+        return with_frozen(super().get_config(), self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """The model of a configuration, frozen parts included."""
         config = dict(config)
         frozen = config.pop("frozen", {})
-        model = super().from_config(config, custom_objects=custom_objects)  # type: ignore[misc]
+        model = super().from_config(config, custom_objects=custom_objects)
         if model.built:  # else when it is compiled
             freeze(model, frozen)
         return model
 
-    def save(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.save`, into a `.keras` file.
 
         Raises:
             ValueError: the file is HDF5, which holds neither tables by name nor a row rule's slots.
         """
         refuse_hdf5(filepath)
-        super().save(filepath, *args, **kwargs)  # type: ignore[misc]
+        super().save(filepath, *args, **kwargs)
 
-    def export(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.export` for a subclass of `SparseModel`; other models are exported by `kd.export`.
 
         Raises:
@@ -78,7 +78,7 @@ class Saved:
             )
         require_finite("export", self)
         try:
-            return super().export(filepath, *args, **kwargs)  # type: ignore[misc]
+            return super().export(filepath, *args, **kwargs)
         except Exception as error:
             raise ValueError(
                 f"{self.name}: Keras cannot export this model ({error}); make it a functional SparseModel, or a subclass of a "

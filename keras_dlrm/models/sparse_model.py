@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -17,14 +18,14 @@ from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
-from keras_dlrm.models.not_finite import watched
 from keras_dlrm.models.saved import Saved
-from keras_dlrm.sharding.part import Part
 from keras_dlrm.step.batch import PartOfBatch, WholeBatch
+
+OMITTED = type("Omitted", (), {"__repr__": lambda self: "the model's own"})()
 
 
 class SparseTraining(Saved, CheckedTraining):
-    """Mixed into a `keras.Model` on its left: `compile` with an optimizer for rows, and the sparse train step."""
+    """A `keras.Model` with an optimizer for rows and the sparse train step."""
 
     #: Whether `fit` ends with an error when the loss or a weight is NaN or infinite; to be set on a model.
     stops_when_not_finite = True
@@ -32,12 +33,16 @@ class SparseTraining(Saved, CheckedTraining):
     # "alone" where no other process takes part, "checked" where they are told the same.
     _known_alike = ""
 
+    #: What `compile` takes for the loss if it is omitted.
+    default_loss: Any = None
+
     def compile(
-        self: Any,
+        self,
         optimizer: Any = "adagrad",
-        loss: Any = None,
+        loss: Any = OMITTED,
         metrics: Any = None,
         embedding_optimizer: Any = None,
+        count_out_of_range: bool = False,
         **kwargs: Any,
     ) -> None:
         """Configure training.
@@ -45,10 +50,15 @@ class SparseTraining(Saved, CheckedTraining):
         Args:
             optimizer: Optimizer of the dense parameters: a Keras optimizer, a rule of `kd.optimizers`, or a name.
                 `"sgd"`, `"adagrad"`, `"rowwise_adagrad"` and `"adam"` are the rules of `kd.optimizers`.
-            loss: As `keras.Model.compile` takes it.
+            loss: As `keras.Model.compile` takes it; if omitted, the binary cross-entropy in the models of `kd.models`, none in
+                others. In the models of `kd.models` it is a loss on p(click). Keras's own binary cross-entropies, plain and
+                focal, are computed from the logits there, with or without `from_logits`; every other loss, whatever it is
+                called or inherits from, sees p(click).
             metrics: As `keras.Model.compile` takes them.
             embedding_optimizer: Row rule of the embedding tables; if omitted, that of the model's `TPUEmbedding`, or else it
                 follows `optimizer`.
+            count_out_of_range: Whether logs of a model of `kd.models` get `ids_out_of_range`: ids so far in the epoch that are
+                neither padding nor in their column's vocabulary.
             **kwargs: As `keras.Model.compile` takes them.
 
         Raises:
@@ -71,10 +81,15 @@ class SparseTraining(Saved, CheckedTraining):
             # Rows that fill up a part of a batch have weight 0, which plain metrics would not see.
             kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
             metrics = None
-        if inspect.isclass(loss):  # Keras takes it, but could not save it
-            loss = loss()
+        loss, computed = self.loss_to_compute(self.default_loss if loss is OMITTED else loss)
+        if inspect.isclass(computed):  # Keras takes it, but could not save it
+            loss = computed = computed()
+        self.count_ids(count_out_of_range)
         self._known_alike = ""
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)  # type: ignore[misc]
+        super().compile(optimizer=optimizer, loss=computed, metrics=metrics, **kwargs)
+        if computed is not loss:
+            self.loss = loss  # what was given
+        self.check_compiled(keras.tree.flatten([metrics, kwargs.get("weighted_metrics")]))
         if self.sharded:
             from keras_dlrm.models.alike import check_model
 
@@ -82,31 +97,23 @@ class SparseTraining(Saved, CheckedTraining):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self: Any, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`.
+    def loss_to_compute(self, loss: Any) -> tuple[Any, Any]:
+        """A loss as it is kept and saved, and the one that is computed of it."""
+        return loss, loss
 
-        Raises:
-            ValueError: gradients are to be accumulated over batches whose size cannot be seen beforehand; something was
-                frozen or unfrozen after `compile`; processes have different initial weights; the loss or a weight became NaN or
-                infinite (`NotFinite`), unless `stops_when_not_finite` is false or `callbacks` has a `TerminateOnNaN`.
-        """
+    def count_ids(self, count_out_of_range: bool) -> None:
+        """Begin, or end, to count ids that are out of range."""
+        if count_out_of_range:
+            raise ValueError(f"compile: count_out_of_range is for the models of kd.models, not for {type(self).__name__}.")
+
+    def check_training(self, x: Any, batch_size: int | None = None, batch: Any = None) -> None:
         self._check_trainable()
         self._check_alike(x)
+        if batch is not None:
+            x, batch_size = batch, len(keras.tree.flatten(batch)[0])
         self.make_room(x, batch_size)
-        if isinstance(x, Part) and kwargs.get("class_weight") is not None:
-            # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
-            x = x.weighted(kwargs.pop("class_weight"))
-        with watched(self, args, kwargs) as (args, kwargs):
-            return super().fit(x, y, batch_size, *args, **kwargs)  # type: ignore[misc]
 
-    def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`."""
-        self._check_trainable()
-        self._check_alike()
-        self.make_room(x, len(keras.tree.flatten(x)[0]))
-        return super().train_on_batch(x, *args, **kwargs)  # type: ignore[misc]
-
-    def _check_trainable(self: Any) -> None:
+    def _check_trainable(self) -> None:
         """What Keras warns of: on each backend something else would be trained."""
         if not self.compiled or not self.optimizer.built:
             return
@@ -120,7 +127,7 @@ class SparseTraining(Saved, CheckedTraining):
                     "were trainable then; set trainable first, and compile again."
                 )
 
-    def _check_alike(self: Any, x: Any = None) -> None:
+    def _check_alike(self, x: Any = None) -> None:
         """Before the first step after `compile`: all processes are told the same, and start with the same weights.
 
         Args:
@@ -140,7 +147,7 @@ class SparseTraining(Saved, CheckedTraining):
             self._known_alike = "checked" if self.built else ""
         alike.check_data(self, x)
 
-    def make_room(self: Any, x: Any, batch_size: int | None = None) -> None:
+    def make_room(self, x: Any, batch_size: int | None = None) -> None:
         """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.
 
         Args:
@@ -168,31 +175,31 @@ class SparseTraining(Saved, CheckedTraining):
         self.optimizer.room_for = rows
 
     @property
-    def narrowing(self: Any) -> Narrowing:
+    def narrowing(self) -> Narrowing:
         """Makes int32 of the ids that this model's collections read."""
         return Narrowing([layer.schema for layer in layers_in(self) if isinstance(layer, EmbeddingCollection)])
 
     @property
-    def sharded(self: Any) -> bool:
+    def sharded(self) -> bool:
         """Whether a plan shards its tables, so that all processes take part in each step."""
         return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in layers_in(self))
 
     @property
-    def shared(self: Any) -> bool:
+    def shared(self) -> bool:
         """Whether other processes take part in its training."""
         if self.in_replicas:
             from keras_dlrm.sharding import collectives as backend
 
             return bool(backend.process_count() > 1)
-        return self.sharded  # type: ignore[no-any-return]
+        return self.sharded
 
-    def part_of_step(self: Any, x: Any, sample_weight: Any) -> WholeBatch:
+    def part_of_step(self, x: Any, sample_weight: Any) -> WholeBatch:
         """What of a step's batch, loss and gradients is this process's, or this replica's."""
         alone = not (self.sharded or self.in_replicas)
         return WholeBatch(sample_weight) if alone else PartOfBatch(self, x, sample_weight)
 
     @property
-    def kept_of_rows(self: Any) -> list[Any]:
+    def kept_of_rows(self) -> list[Any]:
         """Variables in which layers keep something of the rows they saw, such as moving means, and that processes keep alike.
 
         Replicas of a strategy do so themselves. A change is what is added up, so that constants among these stay as they are.
@@ -202,13 +209,13 @@ class SparseTraining(Saved, CheckedTraining):
         kept = [v for v in self.non_trainable_variables if not is_table(v)]
         return [v for v in kept if keras.backend.is_float_dtype(keras.backend.standardize_dtype(v.dtype))]
 
-    def loss_and_prediction(self: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
+    def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
         y_pred = self(x, training=training)
         # Keras's own call of `compute_loss`, which may be overridden without `training`.
         return self._compute_loss(x, y, y_pred, sample_weight, training), y_pred
 
-    def update_metrics(self: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
+    def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         """Add a batch to the metrics and return their values.
 
         Args:
@@ -227,11 +234,11 @@ class SparseTraining(Saved, CheckedTraining):
         self._loss_tracker.update_state(loss, sample_weight=rows)
         if self._compile_metrics is not None:
             y, y_pred, sample_weight = part.gather(y, y_pred)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return dict(self.compute_metrics(x, y, y_pred, sample_weight=sample_weight))
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
-class SparseModel(SparseTraining, keras.Model):
+class SparseModel(SparseTraining):
     """`keras.Model`, functional or subclassed, for models of your own with an `EmbeddingCollection`.
 
     Its training step costs what the batch looks up, whatever the size of the tables, and each row gets the sum of its
@@ -255,17 +262,13 @@ class SparseModel(SparseTraining, keras.Model):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is SparseModel and _functional_arguments(args, kwargs):
-            cls = FunctionalSparseModel
+        if cls is SparseModel:
+            return super().__new__(FunctionalSparseModel if _functional_arguments(args, kwargs) else cls)
+        # A class without a `call` of its own can only be functional.
+        if not issubclass(cls, Functional) and cls.call is keras.Model.call:
+            model_class: Any = cls
+            cls = _functional(model_class)
         return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if _functional_arguments(args, kwargs) and not isinstance(self, Functional):
-            # A subclass that hands inputs and outputs to its base, as Keras allows it to.
-            _make_functional(type(self))
-            FunctionalSparseModel.__init__(self, *args, **kwargs)
-        else:
-            super().__init__(*args, **kwargs)
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -324,10 +327,10 @@ def _functional_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
     return len(args) + ("inputs" in kwargs) + ("outputs" in kwargs) >= 2
 
 
-def _make_functional(cls: type) -> type:
-    """Put `FunctionalSparseModel` in the place of `SparseModel` among the bases of a class."""
-    if cls is SparseModel:
-        return FunctionalSparseModel
-    if issubclass(cls, SparseModel) and not issubclass(cls, FunctionalSparseModel):
-        cls.__bases__ = tuple(_make_functional(base) for base in cls.__bases__)
-    return cls
+@functools.cache
+def _functional(model_class: Any) -> Any:
+    """A class of the user's, whose models hand their inputs and outputs to `SparseModel`, as a functional one of the same name."""
+    same = {name: getattr(model_class, name) for name in ("__module__", "__qualname__", "__doc__")}
+    functional = type(model_class.__name__, (model_class, FunctionalSparseModel), same)
+    package, _, name = keras.saving.get_registered_name(model_class).rpartition(">")
+    return keras.saving.register_keras_serializable(package, name)(functional) if package else functional

@@ -36,8 +36,8 @@ class CheckedPyDataset(PyDatasetAdapter):
 
     def _get_iterator(self) -> Iterator[Any]:
         # Of Keras's, as what all backends' iterators are made of.
-        batches = super()._get_iterator()
-        return batches if self._checks is None else self._checks.each(batches)
+        batches: Iterator[Any] = super()._get_iterator()
+        return batches if self._checks is None else iter(self._checks.each(batches))
 
 
 class _CheckedLoader(TorchDataLoaderAdapter):

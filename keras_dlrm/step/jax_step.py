@@ -16,8 +16,8 @@ from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.sharding.meter import meter
 from keras_dlrm.step.batch import WholeBatch
-from keras_dlrm.step.checked import CheckedPyDataset
 from keras_dlrm.step.freed_memory import keep_freed_memory
+from keras_dlrm.step.step import Step
 from keras_dlrm.step.whole_step import whole_step
 
 
@@ -49,19 +49,18 @@ def _within(narrowing: Narrowing, function: Any) -> Any:
     return narrowed
 
 
-class SparseStep:
+class SparseStep(Step):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
-    in_replicas = False
-    py_dataset = CheckedPyDataset
+    _jax_state: Any
 
-    def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.narrowing.arrays(inputs), *args, **kwargs)
 
     # Arrays are narrowed as a whole, because Keras may move them to the device before a step sees them; what comes batch
     # by batch from a tf.data pipeline, a PyDataset, a DataLoader or a generator is narrowed on its way into the step.
 
-    def make_train_function(self: Any, force: bool = False) -> None:
+    def make_train_function(self, force: bool = False) -> None:
         if jax.default_backend() == "cpu":
             # XLA allocates a step's intermediate results anew at each step. Mapping and clearing those pages each time takes a
             # quarter of a step at Criteo Kaggle's shape (jax 0.10.2).
@@ -69,11 +68,11 @@ class SparseStep:
         super().make_train_function(force)
         self.train_function = _within(self.narrowing, self.train_function)
 
-    def make_test_function(self: Any, force: bool = False) -> None:
+    def make_test_function(self, force: bool = False) -> None:
         super().make_test_function(force)
         self.test_function = _within(self.narrowing, self.test_function)
 
-    def make_predict_function(self: Any, force: bool = False) -> Any:
+    def make_predict_function(self, force: bool = False) -> Any:
         super().make_predict_function(force)
         self.predict_function = _within(self.narrowing, self.predict_function)
         if self.sharded and not getattr(self.predict_function, "local", False):
@@ -87,34 +86,20 @@ class SparseStep:
             self.predict_function = local
         return self.predict_function
 
-    def fit(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        validation = kwargs.get("validation_data")
+    def prepared(self, call: str, given: dict[str, Any]) -> dict[str, Any]:
+        validation = given.get("validation_data")
         if isinstance(validation, tuple):
-            kwargs["validation_data"] = (self.narrowing.arrays(validation[0]), *validation[1:])
-        with self._given_back():
-            return super().fit(self.narrowing.arrays(x), *args, **kwargs)
+            given = {**given, "validation_data": (self.narrowing.arrays(validation[0]), *validation[1:])}
+        return {**given, "x": self.narrowing.arrays(given["x"])}
 
-    def evaluate(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        with self._given_back():
-            return super().evaluate(self.narrowing.arrays(x), *args, **kwargs)
+    def prepared_batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Any, Any, Any, Any]:
+        return self.narrowing.arrays(x), y, sample_weight, class_weight
 
-    def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._given_back():
-            return super().predict(self.narrowing.arrays(x), *args, **kwargs)
-
-    def train_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._given_back():
-            return super().train_on_batch(self.narrowing.arrays(x), *args, **kwargs)
-
-    def test_on_batch(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._given_back():
-            return super().test_on_batch(self.narrowing.arrays(x), *args, **kwargs)
-
-    def predict_on_batch(self: Any, x: Any) -> Any:
+    def predict_on_batch(self, x: Any) -> Any:
         x = self.narrowing.arrays(x)
         if self.sharded:
             x = distribute_rows(keras.tree.map_structure(np.asarray, x))
-        with self._given_back():
+        with self.running():
             return super().predict_on_batch(x)
 
     # In its loops Keras (3.15.1) takes the arrays out of the variables, and a step may write over those that it is given. They
@@ -122,7 +107,7 @@ class SparseStep:
     # the newest ones are known at any moment, and put back.
 
     @contextlib.contextmanager
-    def _given_back(self: Any) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
@@ -130,18 +115,18 @@ class SparseStep:
             self._jax_state = None
             raise
 
-    def _get_jax_state(self: Any, *args: Any, purge_model_variables: bool = False, **kinds: bool) -> Any:
+    def _get_jax_state(self, *args: Any, purge_model_variables: bool = False, **kinds: bool) -> Any:
         state = super()._get_jax_state(*args, **kinds)
         self._keep_state(state)
         if purge_model_variables:
             self._purge_model_variables(**kinds)
         return state
 
-    def _keep_state(self: Any, state: Sequence[Any]) -> None:
+    def _keep_state(self, state: Sequence[Any]) -> None:
         self._jax_state = dict(zip(_STATES[len(state)], state, strict=True))
         self._jax_state_synced = False
 
-    def _make_function(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+    def _make_function(self, step: Any, *args: Any, **kwargs: Any) -> Any:
         def kept(state: Any, data: Any) -> Any:
             with whole_step():
                 logs, state = step(state, data)
@@ -150,19 +135,19 @@ class SparseStep:
 
         return super()._make_function(kept, *args, **kwargs)
 
-    def train_step(self: Any, state: Any, data: Any) -> Any:
+    def train_step(self, state: Any, data: Any) -> Any:
         if not self.sharded:
             return self._train_step(state, data)
         variables = [self.trainable_variables, self.non_trainable_variables, self.optimizer.variables, self.metrics_variables]
         return collectives().on_each_device(self._train_step, variables, rows=False)(state, data)
 
-    def test_step(self: Any, state: Any, data: Any) -> Any:
+    def test_step(self, state: Any, data: Any) -> Any:
         if not self.sharded:
             return self._test_step(state, data)
         variables = [self.trainable_variables, self.non_trainable_variables, self.metrics_variables]
         return collectives().on_each_device(self._test_step, variables, rows=False)(state, data)
 
-    def predict_step(self: Any, state: Any, data: Any) -> Any:
+    def predict_step(self, state: Any, data: Any) -> Any:
         if not self.sharded:
             return super().predict_step(state, data)
         variables = [self.trainable_variables, self.non_trainable_variables]
@@ -174,7 +159,7 @@ class SparseStep:
         outputs, state = collectives().on_each_device(step, variables, rows=True)(tuple(state), data)
         return outputs, state[1]
 
-    def _train_step(self: Any, state: Any, data: Any) -> Any:
+    def _train_step(self, state: Any, data: Any) -> Any:
         trainable, non_trainable, slots, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
@@ -207,7 +192,7 @@ class SparseStep:
         shapes: list[Any] = []
 
         def record(index: int, rows: Any) -> Any:
-            shapes.append(jax.ShapeDtypeStruct(rows.shape, rows.dtype))
+            shapes.append(jax.ShapeDtypeStruct(rows.shape, rows.dtype))  # type: ignore[no-untyped-call]
             return rows
 
         with meter.paused():
@@ -235,7 +220,7 @@ class SparseStep:
         logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
         return logs, (trainable, non_trainable, slots, metrics)
 
-    def _test_step(self: Any, state: Any, data: Any) -> Any:
+    def _test_step(self, state: Any, data: Any) -> Any:
         trainable, non_trainable, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
@@ -253,7 +238,7 @@ class SparseStep:
         return logs, (trainable, non_trainable, metrics)
 
     def _stateless_metrics(
-        self: Any, metrics: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any
+        self, metrics: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any
     ) -> tuple[Any, list[Any]]:
         with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
             logs = self.update_metrics(x, y, y_pred, part, loss)

@@ -30,35 +30,35 @@ from keras_dlrm.backend.private_keras import (
     train_validation_split,
 )
 from keras_dlrm.step.divided import Divided, cut
+from keras_dlrm.step.step import Step
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
-class Replicas:
+class Replicas(Step):
     """Mixed into the sparse step: `fit`, `evaluate` and `predict` of a model that was built in a strategy's scope."""
 
     @property
-    def _replicas(self: Any) -> Any:
+    def _replicas(self) -> Any:
         # Keras notes in whose scope a model is made.
         return replicas(self._distribute_strategy)
 
     @property
-    def in_replicas(self: Any) -> bool:
+    def in_replicas(self) -> bool:
         """Whether the model was built in the scope of a strategy with replicas."""
         return self._replicas is not None
 
-    def compile(self: Any, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.compile`.
+    def check_compiled(self, metrics: list[Any]) -> None:
+        """Raise where the model cannot be trained in replicas as it was compiled.
 
         Raises:
             ValueError: something was made outside of the scope, or does not work in replicas.
         """
-        super().compile(*args, **kwargs)  # type: ignore[misc]
         if not self.in_replicas:
             return
         optimizer = self.optimizer
         made = [("optimizer", o._distribution_strategy) for o in (optimizer, optimizer.dense, optimizer.rows)]
-        for metric in keras.tree.flatten([kwargs.get("metrics"), kwargs.get("weighted_metrics")]):
+        for metric in metrics:
             for variable in getattr(metric, "variables", ()):
                 made.append((f"metric {metric.name}", getattr(variable.value, "distribute_strategy", None)))
         for what, strategy in made:
@@ -72,7 +72,7 @@ class Replicas:
 
     # -- data --------------------------------------------------------------------------------------------------------
 
-    def divided(self: Any, given: dict[str, Any], steps: str) -> dict[str, Any]:
+    def divided(self, given: dict[str, Any], steps: str) -> dict[str, Any]:
         """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter that gives each replica its part of every batch.
 
         Args:
@@ -110,51 +110,35 @@ class Replicas:
             )
         return {**rest, "x": Divided(x, *self._places())}
 
-    def _values(self: Any, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    def _values(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """A batch of arrays, as `Divided` gives it."""
         n, first, here = self._places()
         parts = cut(keras.tree.map_structure(tf.convert_to_tensor, (x, y, sample_weight), none_is_leaf=False), n)
         return tf.nest.map_structure(lambda part: part[first : first + here], parts)
 
-    def _places(self: Any) -> tuple[int, int, int]:
+    def _places(self) -> tuple[int, int, int]:
         from keras_dlrm.sharding.collectives.tensorflow_replicas import place_of
 
         here = len(self._replicas.extended.worker_devices)
         return self._replicas.num_replicas_in_sync, place_of(self._replicas)[0] * here, here
 
-    def train_on_batch(
-        self: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
-    ) -> Any:
-        """As `keras.Model.train_on_batch`, of the whole batch."""
+    def prepared_batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Any, Any, Any, Any]:
         if not self.in_replicas:
-            return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)  # type: ignore[misc]
+            return x, y, sample_weight, class_weight
         if class_weight is not None and sample_weight is None:
             sample_weight, class_weight = class_weight_to_sample_weights(y, class_weight), None
-        x, y, sample_weight = self._values(x, y, sample_weight)
-        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)  # type: ignore[misc]
+        return (*self._values(x, y, sample_weight), class_weight)
 
-    def test_on_batch(self: Any, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
-        """As `keras.Model.test_on_batch`, of the whole batch."""
-        if self.in_replicas:
-            x, y, sample_weight = self._values(x, y, sample_weight)
-        return super().test_on_batch(x, y, sample_weight, return_dict)  # type: ignore[misc]
-
-    def predict_on_batch(self: Any, x: Any) -> Any:
+    def predict_on_batch(self, x: Any) -> Any:
         """As `keras.Model.predict_on_batch`, of the whole batch."""
         if not self.in_replicas:
-            return super().predict_on_batch(x)  # type: ignore[misc]
+            return super().predict_on_batch(x)
         values = self._values(x)
         self._build_from(tf.nest.map_structure(lambda parts: parts[0], values)[0])
         self.make_predict_function()
         return keras.tree.map_structure(lambda rows: rows.numpy(), self.predict_function([values]))
 
-    def predict(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict`: all rows, in every worker."""
-        if self.in_replicas:
-            self._build_from(x.example()[0])
-        return super().predict(x, *args, **kwargs)  # type: ignore[misc]
-
-    def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if not self.in_replicas:
             # Keras would build a subclassed model within its first step, by a call of its own: that one's lookups are no step's.
             if not self._all_built:
@@ -165,17 +149,17 @@ class Replicas:
             self._symbolic_build(data_batch=_with_labels_or_none(example))
 
     @property
-    def _all_built(self: Any) -> bool:
+    def _all_built(self) -> bool:
         return all(layer.built for layer in layers_in(self))
 
-    def _build_from(self: Any, x: Any) -> None:
+    def _build_from(self, x: Any) -> None:
         """Make the variables of layers that have none yet, before replicas need them."""
         if not self._all_built:
             x = keras.tree.map_structure(lambda v: keras.KerasTensor(v.shape, keras.backend.standardize_dtype(v.dtype)), x)
             with self._replicas.scope() if self.in_replicas else contextlib.nullcontext():
                 compute_output_spec(self, x, training=False)
 
-    def unpacked(self: Any, data: Any) -> tuple[Any, Any, Any]:
+    def unpacked(self, data: Any) -> tuple[Any, Any, Any]:
         """x, y and sample weights of a step: of a replica's step, those of its part."""
         if self.in_replicas:
             from keras_dlrm.sharding import collectives as backend
@@ -187,9 +171,9 @@ class Replicas:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def compute_loss(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
         """As `keras.Model.compute_loss`: the loss of a replica's rows, as if they were the batch."""
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not self.in_replicas or loss is None:
             return loss
         n = self._replicas.num_replicas_in_sync
@@ -198,9 +182,9 @@ class Replicas:
         mean = getattr(self.loss, "reduction", _MEANS[0]) in _MEANS
         return (loss - extra / n) * n + extra if mean else loss - extra / n + extra
 
-    def _make_function(self: Any, step_function: Any) -> Any:
+    def _make_function(self, step_function: Any) -> Any:
         if not self.in_replicas:
-            return super()._make_function(step_function)  # type: ignore[misc]
+            return super()._make_function(step_function)
         step = self._in_each_replica(step_function)
 
         def steps(iterator: Any) -> Any:
@@ -213,24 +197,24 @@ class Replicas:
 
         return steps
 
-    def make_train_function(self: Any, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> Any:
         """As `keras.Model.make_train_function`."""
         if self.in_replicas:
             for optimizer in (self.optimizer.dense, self.optimizer.rows):
                 # Each replica's copies are updated by sums that all have.
                 optimizer._backend_update_step = functools.partial(plain_update_step, optimizer)
-        return super().make_train_function(force)  # type: ignore[misc]
+        return super().make_train_function(force)
 
-    def make_predict_function(self: Any, force: bool = False) -> Any:
+    def make_predict_function(self, force: bool = False) -> Any:
         """As `keras.Model.make_predict_function`."""
         if not self.in_replicas:
-            return super().make_predict_function(force)  # type: ignore[misc]
+            return super().make_predict_function(force)
         if self.predict_function is None or force:
             step = self._in_each_replica(self._predict_part)
             self.predict_function = lambda batches: keras.tree.map_structure(lambda *r: tf.concat(r, 0), *map(step, batches))
         return self.predict_function
 
-    def _in_each_replica(self: Any, step: Any) -> Any:
+    def _in_each_replica(self, step: Any) -> Any:
         """A step of all replicas, which all have the same result; Keras would average results, and with several workers fails."""
         self._check_graph()
 
@@ -240,14 +224,14 @@ class Replicas:
 
         return steps if self.run_eagerly else _of_any_length(steps)
 
-    def _check_graph(self: Any) -> None:
+    def _check_graph(self) -> None:
         if (self.run_eagerly or tf.config.functions_run_eagerly()) and self._replicas.num_replicas_in_sync > 1:
             raise ValueError(
                 "run_eagerly=True: replicas run one after the other then, and would wait for each other for ever; leave it out, or "
                 "look for the error without a strategy."
             )
 
-    def _predict_part(self: Any, data: Any) -> Any:
+    def _predict_part(self, data: Any) -> Any:
         from keras_dlrm.sharding import collectives as backend
         from keras_dlrm.sharding.part import FILLER
 
@@ -256,7 +240,7 @@ class Replicas:
         y_pred = self(x, training=False)
         return keras.tree.map_structure(lambda rows: backend.real_rows(backend.gather(rows), real), y_pred)
 
-    def _get_metrics_result_or_logs(self: Any, logs: Any) -> Any:
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
         # Of the last step: its metrics are those of all batches.
         return logs if self.in_replicas and logs else super()._get_metrics_result_or_logs(logs)
 

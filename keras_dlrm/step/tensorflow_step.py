@@ -8,14 +8,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dlrm.backend.private_keras import ArrayDataAdapter, can_convert_arrays
+from keras_dlrm.backend.private_keras import ArrayDataAdapter, DataAdapter, can_convert_arrays
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
-from keras_dlrm.step.checked import CheckedPyDataset, arguments
+from keras_dlrm.step.checked import CheckedPyDataset
 from keras_dlrm.step.freed_memory import keep_freed_memory
 from keras_dlrm.step.replicas import Replicas
 
 
-class _Untuned:
+class _Untuned(DataAdapter):
     """Mixed into a data adapter of Keras: its tf.data pipeline is not tuned by a thread in the background.
 
     An iterator ends only when that thread wakes up, and in TensorFlow 2.21 nobody wakes it: it sleeps for twice as long
@@ -26,7 +26,7 @@ class _Untuned:
     def get_tf_dataset(self) -> Any:
         options = tf.data.Options()
         options.autotune.enabled = False
-        return super().get_tf_dataset().with_options(options)  # type: ignore[misc]
+        return super().get_tf_dataset().with_options(options)
 
 
 class _UntunedPyDataset(_Untuned, CheckedPyDataset):
@@ -79,29 +79,24 @@ class SparseStep(Replicas):
 
     py_dataset = _UntunedPyDataset
 
-    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = self.divided(_untuned(arguments(keras.Model.fit, self, args, kwargs), "steps_per_epoch"), "steps_per_epoch")
-        if given["validation_data"] is not None:
+    def prepared(self, call: str, given: dict[str, Any]) -> dict[str, Any]:
+        steps = "steps_per_epoch" if call == "fit" else "steps"
+        given = self.divided(_untuned(given, steps), steps)
+        if given.get("validation_data") is not None:
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
             batch_size = given["validation_batch_size"] or given["batch_size"]
             valid = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
             valid = self.divided(_untuned({**valid, "steps": given["validation_steps"]}, "steps"), "steps")
             given["validation_data"] = tuple(valid[name] for name in ("x", "y", "sample_weight") if name in valid)
-        return super().fit(**given)  # type: ignore[misc]
+        if call == "predict" and self.in_replicas:
+            self._build_from(given["x"].example()[0])
+        return given
 
-    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = _untuned(arguments(keras.Model.evaluate, self, args, kwargs), "steps")
-        return super().evaluate(**self.divided(given, "steps"))  # type: ignore[misc]
-
-    def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = _untuned(arguments(keras.Model.predict, self, args, kwargs), "steps")
-        return super().predict(**self.divided(given, "steps"))  # type: ignore[misc]
-
-    def make_train_function(self: Any, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> Any:
         _keep_freed_memory()
-        return super().make_train_function(force)  # type: ignore[misc]
+        return super().make_train_function(force)
 
-    def train_step(self: Any, data: Any) -> Any:
+    def train_step(self, data: Any) -> Any:
         x, y, sample_weight = self.unpacked(data)
         part = self.part_of_step(x, sample_weight)
         kept = [(v, tf.identity(v.value)) for v in self.kept_of_rows]
@@ -125,7 +120,7 @@ class SparseStep(Replicas):
         self.optimizer.apply_rows(grads, dense, tape.lookups, row_grads)
         return self.update_metrics(x, y, y_pred, part, loss)
 
-    def test_step(self: Any, data: Any) -> Any:
+    def test_step(self, data: Any) -> Any:
         x, y, sample_weight = self.unpacked(data)
         part = self.part_of_step(x, sample_weight)
         loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)

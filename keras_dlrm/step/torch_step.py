@@ -8,18 +8,15 @@ import keras
 import torch
 
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
-from keras_dlrm.step.checked import CheckedPyDataset
+from keras_dlrm.step.step import Step
 
 
-class SparseStep:
+class SparseStep(Step):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
-    in_replicas = False
-    py_dataset = CheckedPyDataset
-
-    def _compute_loss(self: Any, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+    def _compute_loss(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super()._compute_loss(x, y, y_pred, *args, **kwargs)  # type: ignore[misc]
+            return super()._compute_loss(x, y, y_pred, *args, **kwargs)
         except RuntimeError:
             # torch's cross-entropy refuses a probability of NaN in words of its own; on the other backends the loss is NaN.
             total = sum(keras.ops.sum(p) for p in keras.tree.flatten(y_pred))
@@ -27,7 +24,7 @@ class SparseStep:
                 raise
             return total
 
-    def train_step(self: Any, data: Any) -> Any:
+    def train_step(self, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
         kept = [(v, v.value.detach().clone()) for v in self.kept_of_rows]
@@ -46,7 +43,7 @@ class SparseStep:
             self.optimizer.apply_rows(grads, dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups])
             return self.update_metrics(x, y, y_pred, part, loss)
 
-    def test_step(self: Any, data: Any) -> Any:
+    def test_step(self, data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
         loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)

@@ -12,6 +12,7 @@ from keras_dlrm import optimizers
 from keras_dlrm.embeddings.lookup import CountingTape, is_table
 from keras_dlrm.layers import EmbeddingCollection
 from keras_dlrm.models import SparseModel
+from keras_dlrm.models.sparse_model import FunctionalSparseModel
 from keras_dlrm.schema.schema import Categorical, Schema
 
 SCHEMA = Schema(
@@ -126,7 +127,24 @@ def test_saved_and_loaded_it_goes_on_with_the_same_losses(make, tmp_path):
 def test_a_subclass_that_is_functional_leaves_the_others_as_they_are():
     both = functional(Handed)
     assert both.mark == 7 and both.predict(X, verbose=0).shape == (24, 1)
-    assert SparseModel.__bases__[-1] is keras.Model
+    assert isinstance(both, Handed) and isinstance(both, FunctionalSparseModel)
+    assert not issubclass(Handed, FunctionalSparseModel)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Registered(Handed):
+    """One that Keras knows by name."""
+
+
+def test_a_registered_subclass_that_is_functional_is_saved_and_loaded(tmp_path):
+    model = functional(Registered)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert type(loaded) is type(model) and type(model).__name__ == "Registered"
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+def test_a_subclass_with_a_call_of_its_own_is_no_functional_model():
     assert Subclassed().__class__.__mro__[1] is SparseModel
 
 

@@ -75,4 +75,5 @@ class RowAccumulator:
         ids = ops.where(last, self.ids.value, self.beyond)
         unique_ids, index = backend.unique(ids, self.beyond)
         gradient = backend.sum_by(self.gradients.value, index, ops.shape(unique_ids)[0]) / self.steps
-        return backend.within(unique_ids, gradient, self.beyond)
+        rows: tuple[Any, Any] = backend.within(unique_ids, gradient, self.beyond)
+        return rows

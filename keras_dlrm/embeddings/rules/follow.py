@@ -46,7 +46,8 @@ def get(identifier: Any) -> RowRule:
         return identifier
     if isinstance(identifier, str):
         if identifier.lower() in RULES:
-            return RULES[identifier.lower()]()
+            rule: RowRule = RULES[identifier.lower()]()
+            return rule
         raise ValueError(f"embedding_optimizer={identifier!r} is unknown; use one of {sorted(RULES)} or a row rule.")
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
