@@ -23,7 +23,7 @@ import pytest
 from keras_dlrm.data import criteo
 from keras_dlrm.data.criteo import reader as criteo_reader
 from keras_dlrm.data.criteo import splits as criteo_splits
-from keras_dlrm.data.criteo import stage as criteo_stage
+from keras_dlrm.data.jobs import stage as job_stage
 from keras_dlrm.data.jobs.staging import Staging
 from keras_dlrm.files.marker import MARKER
 
@@ -33,9 +33,10 @@ pytestmark = pytest.mark.neutral
 PROGRAM = """
     import contextlib, os, sys
     from keras_dlrm.data import criteo
-    from keras_dlrm.data.criteo import reader as criteo_reader, splits as criteo_splits, stage as criteo_stage
-    criteo_reader.BLOCK_BYTES, criteo_stage.COMMIT_BYTES = 40_000, 30_000
-    criteo_splits.CHUNK, criteo_splits.BUCKET_BYTES = 300, 60_000
+    from keras_dlrm.data.criteo import reader as criteo_reader, splits as criteo_splits
+    from keras_dlrm.data.jobs import stage as job_stage
+    criteo_reader.BLOCK_BYTES, criteo_splits.BUCKET_BYTES = 40_000, 60_000
+    job_stage.COMMIT_BYTES, job_stage.CHUNK = 30_000, 300
     for line in sys.stdin:
         inputs, output, arguments = eval(line)
         # Compiled code is there for every child; nothing that is used here leaves threads.
@@ -157,8 +158,8 @@ def test_stopped_at_every_step_it_goes_on_to_the_same_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(criteo_stage, "COMMIT_BYTES", 15_000)
-    monkeypatch.setattr(criteo_splits, "CHUNK", 100)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 15_000)
+    monkeypatch.setattr(job_stage, "CHUNK", 100)
     monkeypatch.setattr(criteo_splits, "BUCKET_BYTES", 20_000)
     path = tmp_path / "raw.txt"
     path.write_text("\n".join(make_lines(400, bad="torchrec" in name)))
@@ -187,7 +188,7 @@ def test_stopped_at_every_step_it_goes_on_to_the_same_output(
 
 def test_other_arguments_or_changed_inputs_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(criteo_stage, "COMMIT_BYTES", 1)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 1)
     path = tmp_path / "raw.txt"
     lines = make_lines(300)
     path.write_text("\n".join([*lines, "broken"]))
@@ -242,7 +243,7 @@ def test_a_full_disk_leaves_no_output_and_it_goes_on_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(criteo_stage, "COMMIT_BYTES", 10_000)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 10_000)
     path = tmp_path / "raw.txt"
     path.write_text("\n".join(make_lines(600)))
     whole = criteo.preprocess(path, tmp_path / "whole")

@@ -20,10 +20,10 @@ import pytest
 from table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoil
 
 from keras_dlrm.data import tables
+from keras_dlrm.data.jobs import job as jobs_job
+from keras_dlrm.data.jobs import stage as job_stage
 from keras_dlrm.data.jobs.staging import Staging
-from keras_dlrm.data.tables import job as table_job
 from keras_dlrm.data.tables import records as table_records
-from keras_dlrm.data.tables import stage as table_stage
 from keras_dlrm.data.tables import text as table_text
 
 pytestmark = pytest.mark.neutral
@@ -32,10 +32,11 @@ pytestmark = pytest.mark.neutral
 PROGRAM = """
     import os, sys
     from keras_dlrm.data import tables
-    from keras_dlrm.data.tables import job as table_job, records as table_records, stage as table_stage, text as table_text
+    from keras_dlrm.data.jobs import job as jobs_job, stage as job_stage
+    from keras_dlrm.data.tables import records as table_records, text as table_text
     from keras_dlrm.schema.schema import Schema
     table_text.BLOCK_BYTES, table_text.BLOCK_ROWS, table_records.BLOCK_RECORDS = 20_000, 150, 150
-    table_stage.COMMIT_BYTES, table_stage.CHUNK, table_job.COMMIT_BYTES = 10_000, 200, 10_000
+    job_stage.COMMIT_BYTES, job_stage.CHUNK, jobs_job.COMMIT_BYTES = 10_000, 200, 10_000
     for line in sys.stdin:
         schema, inputs, output, arguments = eval(line)
         child = os.fork()
@@ -136,9 +137,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_text, "BLOCK_BYTES", 5000)
     monkeypatch.setattr(table_text, "BLOCK_ROWS", 37)
     monkeypatch.setattr(table_records, "BLOCK_RECORDS", 41)
-    monkeypatch.setattr(table_stage, "COMMIT_BYTES", 2000)
-    monkeypatch.setattr(table_stage, "CHUNK", 50)
-    monkeypatch.setattr(table_job, "COMMIT_BYTES", 2000)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 2000)
+    monkeypatch.setattr(job_stage, "CHUNK", 50)
+    monkeypatch.setattr(jobs_job, "COMMIT_BYTES", 2000)
 
 
 @pytest.mark.parametrize("ending", FORMATS)

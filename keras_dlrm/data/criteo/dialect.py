@@ -8,15 +8,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_dlrm.data.criteo.encoder import log1p
-from keras_dlrm.data.criteo.stage import Rows, Stage
+from keras_dlrm.data.criteo.stage import CriteoStage, Rows
+from keras_dlrm.data.jobs.stage import chunks
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor.identity import identified
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
-
-_CHUNK = 2**17
 
 
 class Dialect(Protocol):
@@ -40,7 +39,7 @@ class Dialect(Protocol):
         """int32 (n, 13) → dense values to be staged."""
         ...
 
-    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+    def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         """Learn what only the whole log says; `sizes` are the numbers of distinct values."""
         ...
 
@@ -70,7 +69,7 @@ class Classic(Dialect):
     def early(self, counts: np.ndarray) -> np.ndarray:
         return log1p(counts)
 
-    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+    def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         pass
 
     def late(self, rows: Rows, first: int) -> Rows:
@@ -116,13 +115,13 @@ class Torchrec(Dialect):
     def early(self, counts: np.ndarray) -> np.ndarray:
         return counts
 
-    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+    def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         total = sum(rows_per_file)
         self._ends, self._minima = np.cumsum(rows_per_file), np.array(minima, np.int64)
         counted = [np.zeros(size, np.int64) for size in sizes]
         if self.min_count > 1:
-            for first in range(0, total, _CHUNK):
-                ids = stage.read(first, min(first + _CHUNK, total))[2]
+            for first, last in chunks(0, total):
+                ids = stage.read("sparse", first, last)
                 for j, counts in enumerate(counted):
                     # Not bincount: its result is as long as the vocabulary, in every chunk.
                     values, times = np.unique(ids[:, j], return_counts=True)
@@ -137,13 +136,11 @@ class Torchrec(Dialect):
             self._known.append(known)
 
     def late(self, rows: Rows, first: int) -> Rows:
-        label, counts, found = rows
+        label, counts, numbers = rows.values()
         file = np.searchsorted(self._ends, np.arange(first, first + len(label)), side="right")
         above = (counts.astype(np.int64) - (self._minima[file] - 2)[:, None]).astype(np.float32)
-        ids = np.empty_like(found)
-        for j, mapped in enumerate(self._ids):
-            ids[:, j] = mapped[found[:, j]]
-        return label, np.log(above, out=above), ids
+        ids = np.stack([mapped[numbers[:, j]] for j, mapped in enumerate(self._ids)], axis=1)
+        return {"label": label, "dense": np.log(above, out=above), "sparse": ids}
 
     def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
         state = {"minimum": float(min(minima))}

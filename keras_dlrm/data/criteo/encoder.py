@@ -26,7 +26,7 @@ class Encoder:
         self.modulo = modulo
         self.columns = [FirstAppearance() for _ in CATEGORICAL]
         self._executor = executor
-        self._workers = workers
+        self.workers = workers
 
     def encode(self, block: Block) -> tuple[np.ndarray, list[np.ndarray]]:
         """Give ids to the rows of a block.
@@ -51,7 +51,7 @@ class Encoder:
 
     def over_rows(self, n: int, function: Callable[[int, int], object]) -> None:
         """`function(first, last)` for all n rows, in parts that are worked on at once."""
-        cuts = np.linspace(0, n, self._workers + 1).astype(int).tolist()
+        cuts = np.linspace(0, n, self.workers + 1).astype(int).tolist()
         list(self._executor.map(function, cuts[:-1], cuts[1:]))
 
     def restore(self, values: Sequence[np.ndarray]) -> None:

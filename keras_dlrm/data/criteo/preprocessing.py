@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.criteo import job, reader
+from keras_dlrm.data.criteo import reader
 from keras_dlrm.data.criteo.dialect import Classic, Dialect, Torchrec
 from keras_dlrm.data.criteo.encoder import Encoder
+from keras_dlrm.data.criteo.job import CriteoJob
 from keras_dlrm.data.criteo.splits import SHUFFLES
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.writer import real_output
@@ -134,7 +135,7 @@ def preprocess(
     }
     bad = BadRows(on_error, max_skipped)
     place, threads = real_output(output), worker_count("criteo", workers)
-    return job.run(paths, place, rules, arguments, bad, threads, overwrite, progress)
+    return CriteoJob(paths, rules, arguments, bad, progress).run(place, threads, overwrite)
 
 
 def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) -> dict[str, np.ndarray]:

@@ -13,10 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from keras_dlrm.data.jobs.full_disk import is_full
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.files.checksums import CHECKSUM, sealed
-from keras_dlrm.files.durable import recover, replace_folder, workspace
+from keras_dlrm.files.durable import is_full, recover, replace_folder, workspace
 from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.ownership import check, identity, mark
 from keras_dlrm.schema.packing import narrow

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from keras_dlrm.data.jobs.stage import Stage, chunks
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.identity import vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Counter, Keys
 from keras_dlrm.data.tables.columns import Columns
-from keras_dlrm.data.tables.stage import Stage, chunks
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Schema
 
@@ -135,9 +135,7 @@ class Rules:
                 for member, offset in members:
                     place = slice(offset, offset + member.hotness)
                     batch["sparse"][:, place] = final[table][batch["sparse"][:, place]]
-            for name in ("label", "sample_weight"):
-                if stage.widths[name]:
-                    batch[name] = stage.read(name, first, last)[:, 0]
-            return batch
+            rows = {name: stage.read(name, first, last) for name in ("label", "sample_weight") if name in stage.specs}
+            return {**batch, **rows}
 
         return finish
