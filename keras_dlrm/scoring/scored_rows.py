@@ -14,10 +14,6 @@ import polars as pl
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.tables.block import Block, TableFile
 from keras_dlrm.data.tables.columns import Columns
-from keras_dlrm.data.tables.frames import FrameBlock, FrameFile, ParquetFile
-from keras_dlrm.data.tables.hive import PartitionedFile
-from keras_dlrm.data.tables.records import RecordBlock, RecordFile
-from keras_dlrm.data.tables.text import TextBlock, TextFile
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed.packed import Split
@@ -104,7 +100,7 @@ class FileRows:
         self.types: Types = {}
         self.seen = 0
         first: dict[str, Path] = {}
-        types = [(file, *_types(file, self._ids)) for file in files if self._ids]
+        types = [(file, *file.types(self._ids)) for file in files if self._ids]
         # What a file without rows says of its columns counts only where no other file says anything.
         for file, kinds, rows in sorted(types, key=lambda entry: not entry[2]):
             for name, kind in kinds.items():
@@ -130,7 +126,8 @@ class FileRows:
         for k, file in enumerate(self._files):
             was, rows = file.fingerprint(self.names), 0
             for block in file.blocks(self.names):
-                _id_faults(block, self._ids)
+                for name in self._ids:
+                    block.check_single(name)
                 packed = self._columns.work(block, executor)
                 good = np.arange(len(block))
                 if block.faults:
@@ -145,64 +142,10 @@ class FileRows:
                 )
                 share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
                 progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
-            if file.fingerprint(self.names) != was or rows != _promised(file, rows):
+            if file.fingerprint(self.names) != was or file.rows() not in (None, rows):
                 raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
-
-
-def _promised(file: TableFile, rows: int) -> int:
-    """How many rows the file says it has; `rows` where it does not say."""
-    if isinstance(file, PartitionedFile):
-        return _promised(file.file, rows)
-    return file.rows() if isinstance(file, (ParquetFile, FrameFile)) else rows
-
-
-def _types(file: TableFile, names: Sequence[str]) -> tuple[Types, bool]:
-    """Types of some columns, and whether the file has rows."""
-    own = file.file if isinstance(file, PartitionedFile) else file
-    texts = dict.fromkeys(names, pl.String)
-    if isinstance(own, (ParquetFile, FrameFile)):
-        there = own.columns()
-        known = own.types([name for name in names if name in there])
-        # The others are those that the folders name; an empty file has none of them.
-        return {**(texts if there else {}), **{name: _plain(kind) for name, kind in known.items()}}, bool(own.rows())
-    if isinstance(own, TextFile):
-        return texts, bool(own.columns())
-    if not isinstance(own, RecordFile):
-        raise TypeError(f"{type(own).__name__}: no file of a table.")
-    # Examples say what kind of list a feature is one by one.
-    block = next(iter(file.blocks(names)), None)
-    if block is None:
-        return texts, False
-    return {name: _plain(block.flat(name)[0].dtype) for name in names}, True  # type: ignore[attr-defined]
-
-
-def _plain(kind: Any) -> Any:
-    # Two files number the values of such a column differently.
-    return pl.String if isinstance(kind, (pl.Categorical, pl.Enum)) else kind
-
-
-def _id_faults(block: Block, names: Sequence[str]) -> None:
-    if isinstance(block, RecordBlock):
-        for name in names:
-            lengths = block.flat(name)[3]
-            block.faults.add(lengths > 1, name, lambda row, name=name: block.value(name, row), "must be a single value")  # type: ignore[misc]
 
 
 def _ids(block: Block, types: Types, good: np.ndarray) -> pl.DataFrame:
     """The id columns of the good rows."""
-    columns = []
-    for name, kind in types.items():
-        if isinstance(block, TextBlock):
-            values = block.texts[name].take(good).series()
-        elif isinstance(block, FrameBlock):
-            values = block.frame[name].gather(good)
-        elif isinstance(block, RecordBlock):
-            flat, rows, _, _ = block.flat(name)
-            place = np.full(len(block), -1, np.int64)
-            place[rows] = np.arange(len(rows))
-            places = pl.Series(place[good])
-            values = flat.gather(places.set(places < 0, None))
-        else:
-            raise TypeError(f"{type(block).__name__}: no block of a table.")
-        columns.append(values.cast(kind).alias(name))
-    return pl.DataFrame(columns) if columns else pl.DataFrame()
+    return pl.DataFrame([block.series(name, good).cast(kind).alias(name) for name, kind in types.items()])
