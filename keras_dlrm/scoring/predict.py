@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_dlrm.data.packed.filling import padded, refilled, row_count
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
 from keras_dlrm.files.read_ahead import one_ahead
-from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
@@ -222,9 +222,7 @@ def _score(
 ) -> None:
     import polars as pl
 
-    from keras_dlrm.scoring.scored_rows import regrouped
-
-    for part in regrouped(parts, size):
+    for part in refilled(parts, size):
         found = _probabilities(model, part.batch, size)
         if not np.isfinite(found).all():
             row = int(np.argmax(~np.isfinite(found)))
@@ -239,14 +237,8 @@ def _score(
 
 def _probabilities(model: Any, batch: dict[str, np.ndarray], size: int) -> np.ndarray:
     """p(click), float32 (n,), of n ≤ size rows."""
-    rows = len(next(iter(batch.values())))
     # One shape: JAX compiles for each that it sees.
-    padded = {key: _padded(array, size - rows, PADDING if key == "sparse" else 0) for key, array in batch.items()}
-    return np.asarray(model.predict_on_batch(padded), np.float32).reshape(-1)[:rows]
-
-
-def _padded(array: np.ndarray, rows: int, value: float) -> np.ndarray:
-    return np.concatenate([array, np.full((rows, *array.shape[1:]), value, array.dtype)]) if rows else array
+    return np.asarray(model.predict_on_batch(padded(batch, size)), np.float32).reshape(-1)[: row_count(batch)]
 
 
 def _schema(who: str, model: Any) -> Schema:

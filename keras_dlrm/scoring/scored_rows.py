@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 Types = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """n rows.
 
     Args:
@@ -33,38 +31,6 @@ class Part:
 
     batch: dict[str, np.ndarray]
     beside: pl.DataFrame
-
-    def __len__(self) -> int:
-        return len(next(iter(self.batch.values())))
-
-    def cut(self, start: int, stop: int) -> Part:
-        """The rows [start, stop)."""
-        return Part({key: array[start:stop] for key, array in self.batch.items()}, self.beside[start:stop])
-
-
-def regrouped(parts: Iterable[Part], size: int) -> Iterator[Part]:
-    """The same rows in parts of `size`, the last one with what is left."""
-    held: list[Part] = []
-    rows = 0
-    for part in parts:
-        held.append(part)
-        rows += len(part)
-        if rows < size:
-            continue
-        whole = _joined(held)
-        last = rows - rows % size
-        yield from (whole.cut(start, start + size) for start in range(0, last, size))
-        held, rows = [whole.cut(last, rows)], rows - last
-    if rows:
-        yield _joined(held)
-
-
-def _joined(parts: Sequence[Part]) -> Part:
-    parts = [part for part in parts if len(part)] or list(parts)
-    if len(parts) == 1:
-        return parts[0]
-    batch = {key: np.concatenate([part.batch[key] for part in parts]) for key in parts[0].batch}
-    return Part(batch, pl.concat([part.beside for part in parts]))
 
 
 def split_rows(split: Split, size: int, unseen: Tally) -> Iterator[Part]:

@@ -16,6 +16,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
+from keras_dlrm.support.arguments import integer
 
 
 class Dialect(Protocol):
@@ -93,9 +94,7 @@ class Torchrec(Dialect):
     final, test_first, seed = False, False, 0
 
     def __init__(self, table_sizes: Sequence[int] | int | None, min_count: int) -> None:
-        if isinstance(min_count, bool) or not isinstance(min_count, int) or min_count < 1:
-            raise ValueError(f"criteo: min_count={min_count!r} must be an integer of at least 1.")
-        self.min_count = min_count
+        self.min_count = integer("criteo", "min_count", min_count)
         self.table_sizes: list[int] | None = None
         if table_sizes is not None:
             one = isinstance(table_sizes, int)

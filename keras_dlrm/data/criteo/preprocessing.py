@@ -117,17 +117,13 @@ def preprocess(
     rules = _rules(dialect, max_ind_range, subsample, table_sizes, min_count)
     if shuffle not in SHUFFLES:
         raise ValueError(f"criteo: shuffle={shuffle!r} is unknown; use one of {SHUFFLES}.")
-    seed = integer("criteo", "seed", rules.seed if seed is None else seed, low=0)
-    if seed >= 2**32:
-        raise ValueError(f"criteo: seed={seed} must be below 2^32.")
+    seed = integer("criteo", "seed", rules.seed if seed is None else seed, 0, 2**32 - 1)
     paths = _paths(inputs)
-    if len(paths) == 1 and (isinstance(days, bool) or not isinstance(days, int) or days < 2):
-        raise ValueError(f"criteo: days={days!r} must be an integer of at least 2: the last day is valid and test.")
     arguments = {
         "dialect": dialect,
         "max_ind_range": max_ind_range,
         "subsample": subsample,
-        "days": days if len(paths) == 1 else len(paths),
+        "days": integer("criteo", "days", days, 2) if len(paths) == 1 else len(paths),
         "shuffle": shuffle,
         "seed": seed,
         "table_sizes": table_sizes if table_sizes is None or isinstance(table_sizes, int) else list(table_sizes),

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_dlrm.data.packed.filling import joined, refilled
 from keras_dlrm.files.mapped import MappedArray
 
 Arrays = tuple[np.ndarray, ...]
@@ -133,31 +134,18 @@ class Pieces:
         return tuple(out)
 
     def _range(self, start: int, stop: int) -> Arrays:
-        found = []
+        parts = []
         begin = 0
         for piece in self.pieces:
             first, last = max(start - begin, 0), min(stop - begin, len(piece))
             if first < last:
-                found.append(piece.take(slice(first, last)))
+                parts.append(piece.take(slice(first, last)))
             begin += len(piece)
-        if len(found) == 1:
-            return found[0]
-        found = found or [self.pieces[0].take(slice(0, 0))]
-        return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        return joined(parts or [self.pieces[0].take(slice(0, 0))])
 
     def blocks(self, size: int) -> Iterator[Arrays]:
         """All rows in order, `size` at a time whatever piece they are in, the last time what is left."""
-        rest: Arrays | None = None
-        for piece in self.pieces:
-            for block in piece.blocks(size):
-                if rest is not None:
-                    block = tuple(np.concatenate(pair) for pair in zip(rest, block, strict=True))
-                if len(block[0]) >= size:
-                    yield tuple(array[:size] for array in block)
-                    block = tuple(array[size:] for array in block)
-                rest = block if len(block[0]) else None
-        if rest is not None:
-            yield rest
+        return refilled((block for piece in self.pieces for block in piece.blocks(size)), size)
 
 
 def by_split(days: Sequence[Piece], halves: tuple[str, str]) -> dict[str, Pieces]:

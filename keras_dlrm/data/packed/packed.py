@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.data.packed import format as layout
-from keras_dlrm.data.packed.order import check_batch_size
 from keras_dlrm.data.packed.split_rows import Batch, PackedRows, Rows
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.arguments import integer
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed.dataset import SplitDataset
@@ -164,7 +164,7 @@ class Split:
             Iterator of `(batch, label)`: NumPy arrays as in `arrays`, with B rows; of `(batch, label, sample_weight)` where
             the schema names row weights.
         """
-        size = check_batch_size(batch_size)
+        size = integer("batches", "batch_size", batch_size)
         if self.schema.sample_weight is None:
             return self._rows.batches(size)
         return self._weighted_batches(size)

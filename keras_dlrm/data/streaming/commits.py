@@ -19,6 +19,7 @@ from keras_dlrm.files.inventory import Done, check_contents, check_sizes, invent
 from keras_dlrm.files.lock import lock
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.files.ownership import check, identity, mark
+from keras_dlrm.support.arguments import integer
 
 FORMAT = "keras_dlrm commit"
 VERSION = 1
@@ -56,10 +57,8 @@ class Commits:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ValueError(f"Commits: keep={keep!r} must be an integer of at least 1.")
         self.folder = Path(folder).absolute()
-        self.keep = keep
+        self.keep = integer("Commits", "keep", keep)
         taken = f"{self.folder}: another process trains into it; wait for that one or give another folder."
         self._lock = lock(self.folder, taken)
         self.number = max(self._numbers(), default=0)

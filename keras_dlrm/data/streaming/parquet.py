@@ -8,10 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
+from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.require import tensorflow_io
 from keras_dlrm.data.streaming.stream import Stream
-from keras_dlrm.data.streaming.stream_rows import Packed, Places, concatenate, pack
+from keras_dlrm.data.streaming.stream_rows import Packed, Places, pack
 from keras_dlrm.data.tables.files import Inputs, input_files
 from keras_dlrm.data.tables.frames import ParquetFile
 
@@ -155,7 +156,7 @@ class ParquetStream(Stream):
             numbers = range(piece.first, piece.first + len(piece))
             found = pack(self.preprocessor, piece.frame, Places(sources=[piece.source] * len(piece), numbers=numbers), self.bad)
             packed += [] if found is None else [found]
-        return concatenate(packed)
+        return joined(packed) if packed else None
 
     def _length(self, batch_size: int) -> int | None:
         if self.bad.on_error != "raise":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.packed.writer import allowed_labels
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
@@ -93,15 +94,7 @@ def pack(
     # In the order of the stream, so that "raise" names the first one.
     order = {source: i for i, source in enumerate(dict.fromkeys([*(row.file for row in known), *places.sources]))}
     bad.add(sorted([*known, *found], key=lambda row: (order[row.file], row.row)))
-    return concatenate(good)
-
-
-def concatenate(parts: Sequence[Packed]) -> Packed | None:
-    """Packed batches and their labels, one after the other, or `None` where there are none."""
-    if not parts:
-        return None
-    batch = {key: np.concatenate([part[key] for part, _ in parts]) for key in parts[0][0]}
-    return batch, np.concatenate([label for _, label in parts])
+    return joined(good) if good else None
 
 
 def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> tuple[list[Packed], list[BadRow]]:

@@ -206,11 +206,12 @@ class TableFile(ABC):
 @contextlib.contextmanager
 def readable(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Turn what says that a file cannot be read, `errors` too, into a `ValueError` that names it."""
+    # A file may be broken in a way that Polars did not think of: it panics then.
+    of_frames: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException, *errors)
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}. Copy or fetch the file again.") from error
-    # A file may be broken in a way that Polars did not think of: it panics then.
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *errors) as error:
+    except of_frames as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(f"{path} cannot be read as a table: {reason}.") from error

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch, check_batch_size
+from keras_dlrm.data.packed.filling import cut, joined
+from keras_dlrm.data.packed.packed import Batch
 from keras_dlrm.data.synthetic.expectation import best, expected_auc, expected_logloss
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, joined, random_lengths, zipf_distribution
+from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths, zipf_distribution
 from keras_dlrm.data.synthetic.planted.calibration import scale_and_bias, sigmoid
 from keras_dlrm.data.synthetic.planted.cold_items import ColdItems
 from keras_dlrm.data.synthetic.planted.drift import Drift, turned
@@ -131,7 +132,7 @@ class PlantedClickLog(SyntheticClickLog):
         >>> bool(np.array_equal(log.batch(3, 5)[0]["sparse"], fourth[0]["sparse"]))
         True
         """
-        size = check_batch_size(batch_size)
+        size = integer("batch", "batch_size", batch_size)
         start = integer("batch", "number", number, 0) * size
         pieces = []
         for i in range(start // BLOCK, (start + size - 1) // BLOCK + 1):
@@ -139,8 +140,8 @@ class PlantedClickLog(SyntheticClickLog):
                 for old in list(self._drawn)[:-1]:
                     del self._drawn[old]
                 self._drawn[part, i] = self._block(part, i)
-            pieces.append(self._drawn[part, i].cut(max(start - i * BLOCK, 0), min(start + size - i * BLOCK, BLOCK)))
-        whole = joined(pieces) if len(pieces) > 1 else pieces[0]
+            pieces.append(cut(self._drawn[part, i], max(start - i * BLOCK, 0), start + size - i * BLOCK))
+        whole = joined(pieces)
         return whole.batch, whole.label
 
     def _blocks(self, part: str) -> Iterator[Block]:
@@ -325,7 +326,7 @@ class PlantedClickLog(SyntheticClickLog):
     @cached_property
     def _population(self) -> np.ndarray:
         if self.drift is not None or self.cold is not None:
-            return np.concatenate([piece.truth for piece in self._pieces(BLOCK, POPULATION, "train")])
+            return np.concatenate([block.truth for block in self._until(POPULATION, "train")])
         blocks = [self._inputs(self._random("population", i), BLOCK) for i in range(POPULATION // BLOCK)]
         return np.concatenate([self.probabilities(b) for b in blocks])
 
@@ -355,8 +356,7 @@ class PlantedClickLog(SyntheticClickLog):
             that were drawn.
         """
         end = integer("best", "start", start, 0) + integer("best", "rows", rows)
-        pieces = list(self._pieces(BLOCK, end, part))
-        truth, labels = np.concatenate([p.truth for p in pieces]), np.concatenate([p.label for p in pieces])
+        truth, labels = joined([(block.truth, block.label) for block in self._until(end, part)])
         return best(truth[start:], labels[start:])
 
     def _settings(self) -> dict[str, Any]:
