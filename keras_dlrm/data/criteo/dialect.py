@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.criteo.encoder import log1p
 from keras_dlrm.data.criteo.stage import CriteoStage, Rows
@@ -163,8 +164,6 @@ def _preprocessor(
     min_count: int = 1,
     capped: bool = False,
 ) -> Preprocessor:
-    import polars as pl
-
     categorical, vocabularies = [], {}
     for name, (values, ids, size, oov) in zip(CATEGORICAL, tables, strict=True):
         categorical.append(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.identity import identified
@@ -59,8 +60,6 @@ def extend(vocabulary: Vocabulary, counter: Counter, column: Categorical) -> Voc
         column: Whose `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent of the new values
             are kept.
     """
-    import polars as pl
-
     first = int(vocabulary.ids.max()) + 1 if len(vocabulary.ids) else 0
     oov, room = vocabulary.oov, None
     ahead = vocabulary.oov_rows if oov is not None and first <= oov else 0  # OOV rows that the numbering has yet to pass

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.preprocessor.vocabulary import Vocabulary
 from keras_dlrm.files.checksums import content_digest
@@ -45,8 +46,6 @@ def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Map
 
 def vocabulary_identity(vocabulary: Vocabulary) -> str:
     """A checksum of the values of a table, their ids, and what becomes of other values."""
-    import polars as pl
-
     rules = [vocabulary.size, vocabulary.oov, vocabulary.oov_rows, vocabulary.keys.kind, vocabulary.keys.modulo]
     found = hashlib.sha256(content_digest(rules).encode())
     for first in range(0, len(vocabulary.values), _PART):

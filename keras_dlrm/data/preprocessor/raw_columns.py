@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import buckets
@@ -15,9 +16,6 @@ from keras_dlrm.data.preprocessor.vocabulary import BadValue
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, fold
 from keras_dlrm.schema.lists import Lists, kept
-
-if TYPE_CHECKING:
-    import polars as pl
 
 SEPARATOR = "|"
 NUMBER = "must be a number, or empty if missing"
@@ -60,8 +58,6 @@ def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
         TypeError: no table, or a column of other values than texts, numbers and booleans.
         ValueError: columns of different lengths.
     """
-    import polars as pl
-
     if isinstance(data, pl.LazyFrame):
         data = data.collect()
     elif _is_pandas(data):
@@ -92,8 +88,6 @@ def _is_pandas(data: Any) -> bool:
 
 def is_table(data: Any) -> bool:
     """Whether `frame` takes it for a table."""
-    import polars as pl
-
     arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
     return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
 
@@ -106,8 +100,6 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
     Raises:
         TypeError: no table.
     """
-    import polars as pl
-
     if not names:
         return
     if isinstance(data, pl.LazyFrame):
@@ -145,8 +137,6 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
     Raises:
         TypeError: not a column of numbers.
     """
-    import polars as pl
-
     values = _plain(values)
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
         # Polars would take the ticks of a date, a time or a difference of times for numbers.
@@ -200,8 +190,6 @@ def truncated(
     column: Categorical, flat: pl.Series, rows: np.ndarray, places: np.ndarray, lengths: np.ndarray
 ) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
     """What `truncate` keeps of the lists that `flatten` gives: values, rows and places, and where each row's begin."""
-    import polars as pl
-
     missing = flat.is_null() | flat.cast(pl.String).is_in(["", str(PADDING)]).fill_null(True)
     used, there = np.zeros_like(lengths), ~missing.to_numpy()
     np.maximum.at(used, rows[there], places[there] + 1)
@@ -213,8 +201,6 @@ def truncated(
 
 def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
     """A scalar or multi-hot column as flat values, their rows and places, and the lists' lengths, int64 (B,)."""
-    import polars as pl
-
     values = _plain(values)
     if values.dtype == pl.String and column.multi_hot:
         values = values.set(values == "", None).str.split(SEPARATOR)
@@ -233,8 +219,6 @@ def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarr
 
 def _plain(values: pl.Series) -> pl.Series:
     """Texts that are stored once each, and referred to by number, as texts."""
-    import polars as pl
-
     return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
 
 
@@ -260,8 +244,6 @@ def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tup
     Raises:
         TypeError: not a column of ids; the message names `source`.
     """
-    import polars as pl
-
     size = int(column.vocabulary_size or 0)
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"

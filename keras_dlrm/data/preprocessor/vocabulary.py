@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import buckets
 from keras_dlrm.data.kernels.text_ids import TextIds, Texts
 from keras_dlrm.schema.columns import PADDING, Categorical
-
-if TYPE_CHECKING:
-    import polars as pl
 
 TEXT = "text"
 HEX = "hex"
@@ -68,8 +65,6 @@ class Keys:
 
     def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
         """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
-        import polars as pl
-
         if values.dtype == pl.Null:
             values = values.cast(pl.String)
         if values.dtype != pl.String:
@@ -111,8 +106,6 @@ class Counter:
             positions: int64 (n,), where in the log each stands; the order of first appearance follows these.
             counts: int64 (n,), how often each is there; once by default.
         """
-        import polars as pl
-
         times = np.ones(len(keys), np.int64) if counts is None else counts
         frame = pl.DataFrame({"key": keys, "count": times, "first": positions}).drop_nulls("key")
         self._waiting.append(_counted(frame))
@@ -122,8 +115,6 @@ class Counter:
             self._merge()
 
     def _merge(self) -> None:
-        import polars as pl
-
         if self._waiting:
             parts = self._waiting if self._seen is None else [self._seen, *self._waiting]
             self._seen = parts[0] if len(parts) == 1 else _counted(pl.concat(parts))
@@ -131,8 +122,6 @@ class Counter:
 
     def keys(self, column: Categorical, room: int | None) -> pl.Series:
         """The keys that get a row of their own, at most `room`, in the order of their ids. See `Vocabulary.fit`."""
-        import polars as pl
-
         self._merge()
         if self._seen is None:
             return pl.Series("key", [], dtype=pl.String)
@@ -143,8 +132,6 @@ class Counter:
 
 
 def _counted(frame: pl.DataFrame) -> pl.DataFrame:
-    import polars as pl
-
     return frame.group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
 
 
@@ -199,8 +186,6 @@ class Vocabulary:
 
     def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `encode` gives, which values are unseen, and which are missing, bool (n,)."""
-        import polars as pl
-
         keys = self.keys.normalise(values, who)
         row = self._rows(keys)
         absent = keys.is_null() | values.is_null()
@@ -211,8 +196,6 @@ class Vocabulary:
 
     def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
         """Keys, and their positions among the values → ids."""
-        import polars as pl
-
         unseen = PADDING if self.oov is None else self.oov
         if not len(self.ids):
             ids = np.full(len(row), unseen, np.int32)
@@ -234,8 +217,6 @@ class Vocabulary:
 
     def _rows(self, keys: pl.Series) -> np.ndarray:
         """Keys → int32 positions among the values, -1 where unknown."""
-        import polars as pl
-
         if not len(self.values) or not len(keys):
             return np.full(len(keys), -1, np.int32)
         if keys.dtype == pl.String:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.packed.writer import allowed_labels
@@ -14,9 +15,6 @@ from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.schema import Schema
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Packed = tuple[dict[str, np.ndarray], np.ndarray]
 
@@ -120,8 +118,6 @@ def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> 
 
 def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
     """Rows of decoded messages as a frame: strings, and lists of strings in the multi-hot columns."""
-    import polars as pl
-
     many = {c.name for c in preprocessor.schema.categorical if c.multi_hot}
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
     return pl.DataFrame(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_dlrm.data.kernels import normal_form
-
-if TYPE_CHECKING:
-    import polars as pl
 
 # Bytes of a record besides its content: its length, and two checksums.
 _FRAME = 16
@@ -21,7 +19,7 @@ _DTYPES = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.i
 NO_EXAMPLE = "the record is no tf.train.Example"
 NOT_UTF8 = "must be UTF-8 text"
 
-Columns = dict[str, tuple["pl.Series", np.ndarray]]
+Columns = dict[str, tuple[pl.Series, np.ndarray]]
 # Column, value and reason of each row that is at fault.
 Wrong = dict[int, tuple[str, str, str]]
 
@@ -61,8 +59,6 @@ def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator
 
 def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
     """Features of serialised Examples. `kinds` keeps what kind of list each feature was found to be."""
-    import polars as pl
-
     wanted = {
         name: tf.io.RaggedFeature(_DTYPES[kinds.get(name, "int64_list")], row_splits_dtype=tf.int64) for name in names
     }
@@ -86,8 +82,6 @@ def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tup
 
 def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
     """What `_parse` gives where a record is damaged, or a feature is of another kind than was thought."""
-    import polars as pl
-
     wrong: Wrong = {}
     values: dict[str, list[Any]] = {name: [] for name in names}
     lengths: dict[str, list[int]] = {name: [] for name in names}
