@@ -72,13 +72,9 @@ def id_matrix(column: Categorical, values: Any) -> tuple[np.ndarray, Lists]:
 
 
 def weight_rows(column: Categorical, values: Any, ids: np.ndarray, lists: Lists) -> np.ndarray:
-    """Weights of the ids of a sparse column → float32 (B, hotness), 0 behind them.
+    """Weights of the ids of a sparse column, shaped as the ids were given → float32 (B, hotness), 0 behind them.
 
-    Args:
-        column: The column.
-        values: One factor per id, shaped like the ids as they were given.
-        ids: The packed ids, (B, hotness).
-        lists: The lists that they came with.
+    `ids` are the packed ones, (B, hotness), and `lists` what they came with.
     """
     who = f"weights of {column.name!r}"
     given, count = ragged(column.name, values, None if column.truncate else column.hotness, 0.0, np.float64)
@@ -121,15 +117,7 @@ def check_ids(column: Categorical, ids: np.ndarray) -> None:
 
 
 def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
-    """Ids of a packed batch as int32.
-
-    Args:
-        columns: The sparse columns.
-        ids: Integers (B, W).
-
-    Returns:
-        Where an id does not fit: of a hashed column its fold; else -2, which is out of range everywhere.
-    """
+    """Ids of a packed batch, (B, W), as int32. One that does not fit becomes its fold in a hashed column, else -2: out of range."""
     if ids.dtype == np.int32:
         return ids
     fits = ids <= LARGEST if ids.dtype.kind == "u" else (ids <= LARGEST) & (ids >= -LARGEST)
