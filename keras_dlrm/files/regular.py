@@ -74,7 +74,7 @@ def matches(entry: str | os.PathLike[str]) -> list[Path]:
 
 
 def blank(path: Path, keep: bytes = b"") -> bool:
-    """Whether a text file, plain or `.gz`, holds nothing but white space (but for `keep`, such as a tab) and a byte order mark."""
+    """Whether a text file, plain or `.gz`, holds nothing but a byte order mark and white space that is not in `keep`."""
     with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         head = file.read(_HEAD)
     space = bytes(c for c in b" \t\r\n\v\f" if c not in keep)

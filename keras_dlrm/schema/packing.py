@@ -117,7 +117,7 @@ def check_ids(column: Categorical, ids: np.ndarray) -> None:
 
 
 def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
-    """Ids of a packed batch, (B, W), as int32. One that does not fit becomes its fold in a hashed column, else -2: out of range."""
+    """Ids of a packed batch (B, W) as int32. One that does not fit becomes its fold where hashed, else -2: out of range."""
     if ids.dtype == np.int32:
         return ids
     fits = ids <= LARGEST if ids.dtype.kind == "u" else (ids <= LARGEST) & (ids >= -LARGEST)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_dlrm.data import criteo
+from keras_dlrm.schema.criteo import COLUMNS
 
 pytestmark = pytest.mark.neutral
 
