@@ -55,11 +55,7 @@ class Dialect(Protocol):
 
 
 class Classic(Dialect):
-    """See `criteo.preprocess`.
-
-    Args:
-        modulo: `max_ind_range`.
-    """
+    """See `criteo.preprocess`; `modulo` is `max_ind_range`."""
 
     staged: type[np.generic] = np.float32
     final, test_first, seed = True, True, 123
@@ -83,12 +79,7 @@ class Classic(Dialect):
 
 
 class Torchrec(Dialect):
-    """See `criteo.preprocess`.
-
-    Args:
-        table_sizes: Rows of each table, of all of them, or `None`: as many as there are ids.
-        min_count: Values seen fewer times share the id 1.
-    """
+    """See `criteo.preprocess`; without `table_sizes` tables have as many rows as there are ids."""
 
     modulo: int | None = None
     staged: type[np.generic] = np.int32

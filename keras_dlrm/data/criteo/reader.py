@@ -54,19 +54,14 @@ class Block:
 def read(
     path: Path, executor: Executor, workers: int, bad: BadRows, offset: int = 0, lines: int = 0
 ) -> Iterator[Block]:
-    """Parse a log in blocks of lines.
+    """Parse a log, plain or `.gz`, in blocks of lines.
 
     Args:
-        path: The file, plain or `.gz`.
+        path: The file.
         executor: Where to parse; compiled code that lets other threads run.
         workers: Parts of a block that are parsed at once.
         bad: What to do with lines that cannot be used.
-        offset: Where to begin: `Block.offset` of the last block that is known already.
-        lines: Its `Block.lines`.
-
-    Raises:
-        ValueError: a line cannot be used and `bad` raises, or the file is a broken `.gz`.
-        OSError: the file cannot be read.
+        offset, lines: Where to begin: those of the last `Block` that is known already.
     """
     for text, end, share in one_ahead(_texts(path, offset)):
         data = np.frombuffer(text, np.uint8)

@@ -36,16 +36,7 @@ class Mapped(MappedArray):
 
 
 class Piece:
-    """Columns of equal length, such as the files of one day, or some of their rows.
-
-    Args:
-        name: What errors call it.
-        columns: The columns.
-        start, stop: Which of their rows; all by default.
-
-    Raises:
-        ValueError: the columns differ in length.
-    """
+    """Columns of equal length, such as the files of one day, or the rows `start … stop - 1` of them."""
 
     def __init__(self, name: str, columns: Sequence[Column], start: int = 0, stop: int | None = None) -> None:
         lengths = [len(column) for column in columns]
@@ -77,11 +68,7 @@ class Piece:
 
 
 class Pieces:
-    """Pieces, one after the other.
-
-    Args:
-        pieces: At least one.
-    """
+    """Pieces, at least one, one after the other."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = list(pieces)
@@ -101,11 +88,7 @@ class Pieces:
         return piece.name, piece.start + row - (int(self._ends[which]) - len(piece))
 
     def take(self, rows: Any) -> Arrays:
-        """Copies of some rows: `rows` is a slice or an array of row numbers.
-
-        Raises:
-            IndexError: a row number is out of range.
-        """
+        """Copies of some rows: `rows` is a slice or an array of row numbers, `IndexError` where one is out of range."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:

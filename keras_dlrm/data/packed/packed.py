@@ -50,12 +50,7 @@ def open(directory: str | os.PathLike[str], verify: bool | None = None) -> Click
 
 
 class ClickLog:
-    """A processed directory. See `open`.
-
-    Args:
-        directory: The directory.
-        verify: As of `open`.
-    """
+    """A processed directory. See `open`."""
 
     def __init__(self, directory: Path, verify: bool | None = None) -> None:
         self.manifest = layout.read_manifest(directory)
@@ -92,12 +87,7 @@ class ClickLog:
         return self.manifest.get("best")
 
     def split(self, name: str) -> Split:
-        """One split.
-
-        Raises:
-            KeyError: the directory has no such split.
-            ValueError: one of its files is missing or damaged.
-        """
+        """One split; `KeyError` where the directory has none of that name, `ValueError` where a file of it is damaged."""
         if name not in self.splits:
             raise KeyError(f"{self.directory} has no split {name!r}; it has {list(self.splits)}.")
         return Split(name, self.schema, PackedRows(self.directory, name, self.schema, self.manifest["splits"][name]))

@@ -57,17 +57,7 @@ class NamedRows(Protocol):
 
 
 class PackedRows(Rows):
-    """A split of a processed directory.
-
-    Args:
-        directory: The directory.
-        split: Name of the split.
-        schema: The log's schema.
-        rows: Rows that the manifest promises.
-
-    Raises:
-        ValueError: a file is missing, damaged or does not fit the schema.
-    """
+    """A split of a processed directory; `ValueError` where a file is missing, damaged or does not fit the schema."""
 
     def __init__(self, directory: Path, split: str, schema: Schema, rows: int) -> None:
         self._rows = rows

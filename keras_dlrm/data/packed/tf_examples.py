@@ -17,13 +17,7 @@ ROWS = 8192
 
 
 def write_examples(schema: Schema, batches: Iterable[Any], path: Path, overwrite: bool) -> None:
-    """Write packed batches; arguments as of `Split.to_tfrecord`.
-
-    Args:
-        schema: The batches' schema.
-        batches: `(batch, label)` or `(batch, label, sample_weight)`.
-        path, overwrite: See there.
-    """
+    """Write packed batches, `(batch, label)` or `(batch, label, sample_weight)`; see `Split.to_tfrecord`."""
     check_file(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     options = tf.io.TFRecordOptions(compression_type="GZIP") if path.suffix.lower() == ".gz" else None

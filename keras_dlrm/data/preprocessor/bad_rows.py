@@ -76,14 +76,9 @@ class BadRows:
         self.examples: list[BadRow] = []
 
     def add(self, rows: list[BadRow], more: int = 0) -> None:
-        """Take rows into account that were found in one part of the input.
+        """Take the first rows, and the number of `more`, that were found in one part of the input into account.
 
-        Args:
-            rows: The first of them, in the order of the input.
-            more: How many there were besides.
-
-        Raises:
-            ValueError: `on_error` is `"raise"`, or there are too many by now.
+        `ValueError` where `on_error` is `"raise"`, or there are too many by now.
         """
         if not rows:
             return
@@ -101,11 +96,7 @@ class BadRows:
         return {"skipped": self.skipped, "examples": [dataclasses.asdict(row) for row in self.examples]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`.
-
-        Raises:
-            ValueError: rows were left out that this policy does not leave out.
-        """
+        """Inverse of `state`; `ValueError` where rows were left out that this policy does not leave out."""
         self.skipped = state["skipped"]
         self.examples = [BadRow(**row) for row in state["examples"]]
         self._check()

@@ -19,12 +19,7 @@ _PART = 2**20
 
 
 def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Schema:
-    """A schema whose columns carry the identity of what was fitted for them.
-
-    Args:
-        schema: The fitted schema.
-        dense_state: Fitted parameters by dense column.
-        vocabularies: Fitted vocabularies by table.
+    """A schema whose columns carry the identity of what was fitted for them: statistics by column, vocabularies by table.
 
     Example:
 

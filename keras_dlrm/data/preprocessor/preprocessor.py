@@ -134,14 +134,7 @@ class Preprocessor:
         dense_state: Mapping[str, dict[str, Any]],
         keys: Mapping[str, Keys] | None = None,
     ) -> Preprocessor:
-        """What `fit` gives for training rows that were counted already.
-
-        Args:
-            schema: Columns without a `vocabulary_size` get one.
-            counters: The counted values by table name.
-            dense_state: Fitted parameters by dense column.
-            keys: As in `fit`.
-        """
+        """What `fit` gives for training rows that were counted already: values and `keys` by table, statistics by column."""
         open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
         vocabularies: dict[str, Vocabulary] = {}
         for column in open_columns:
@@ -249,11 +242,5 @@ class Preprocessor:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
-        """Inverse of `save`.
-
-        Raises:
-            FileNotFoundError: no preprocessor there.
-            ValueError: damaged, or written in a version of the format that this release does not know; the message
-                names the file.
-        """
+        """Inverse of `save`; `ValueError`, naming the file, where it is damaged or of an unknown version of the format."""
         return cls(*artefact.load(Path(directory)))

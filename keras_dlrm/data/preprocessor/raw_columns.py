@@ -53,10 +53,8 @@ def located(where: Where, name: str, rows: np.ndarray) -> Iterator[None]:
 def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     """The named columns of a table: a frame of Polars (a lazy one, too) or pandas, an Arrow table, or a mapping.
 
-    Raises:
-        KeyError: a column is missing.
-        TypeError: no table, or a column of other values than texts, numbers and booleans.
-        ValueError: columns of different lengths.
+    `KeyError` where a column is missing, `TypeError` where there is no table or there are no values, `ValueError` where
+    lengths differ.
     """
     if isinstance(data, pl.LazyFrame):
         data = data.collect()
@@ -93,13 +91,7 @@ def is_table(data: Any) -> bool:
 
 
 def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
-    """One or many tables, as `frame` takes them, or pairs `(table, Where)` → pairs with the named columns.
-
-    None without names.
-
-    Raises:
-        TypeError: no table.
-    """
+    """One or many tables, as `frame` takes them, or pairs `(table, Where)` → pairs with the named columns, if any."""
     if not names:
         return
     if isinstance(data, pl.LazyFrame):
@@ -114,12 +106,7 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
 
 
 def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
-    """A numeric column as float64 (B,), NaN where missing.
-
-    Raises:
-        ValueError: a value is no number, or infinite.
-        TypeError: not a column of numbers.
-    """
+    """A numeric column as float64 (B,), NaN where missing; an error names a value that is no number, or infinite."""
     numbers, lost = numeric(table[name], name, where)
     if lost.any():
         row = int(np.argmax(lost))
@@ -132,11 +119,7 @@ def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
 
 
 def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.ndarray]:
-    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,). True is 1, false 0.
-
-    Raises:
-        TypeError: not a column of numbers.
-    """
+    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,). True is 1, false 0."""
     values = _plain(values)
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
         # Polars would take the ticks of a date, a time or a difference of times for numbers.
@@ -156,14 +139,9 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
 def categorical_values(
     table: pl.DataFrame, column: Categorical, where: Where
 ) -> tuple[pl.Series, np.ndarray, np.ndarray, Lists]:
-    """A scalar or multi-hot column as flat values.
+    """A scalar or multi-hot column as flat values (n,), their rows, their places in what is kept of the lists, and the lists.
 
-    Returns:
-        `(values, rows, places, lists)`: n values, and int64 (n,) their rows and their positions in what is kept of the
-        rows' lists; and the lists that they came with.
-
-    Raises:
-        ValueError: a list with more values than `hotness`, and the column truncates none.
+    `ValueError` where a list has more values than `hotness`, and the column truncates none.
     """
     flat, rows, places, lengths = flatten(table[column.name], column)
     if len(lengths) and lengths.max() > column.hotness:
@@ -223,13 +201,10 @@ def _plain(values: pl.Series) -> pl.Series:
 
 
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
-    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing.
+    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing; `BadValue` where one is no id.
 
     Unbounded ids of a hashed column are folded to 31 bits. Other values are hashed as texts to such ids, which
     `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph.
-
-    Raises:
-        BadValue: no integer, or out of range.
     """
     ids, bad, reason = checked_ids(values, column)
     if bad.any():
@@ -239,11 +214,7 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
 
 
 def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tuple[np.ndarray, np.ndarray, str]:
-    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed.
-
-    Raises:
-        TypeError: not a column of ids; the message names `source`.
-    """
+    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed."""
     size = int(column.vocabulary_size or 0)
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"

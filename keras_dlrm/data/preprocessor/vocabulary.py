@@ -35,23 +35,14 @@ class Keys:
     modulo: int | None = None
 
     def normalise(self, values: pl.Series, who: str) -> pl.Series:
-        """Raw values → keys (String or UInt64), null where missing.
-
-        Raises:
-            ValueError: a value that is no hexadecimal number.
-            TypeError: values that are neither strings, numbers nor booleans.
-        """
+        """Raw values → keys (String or UInt64), null where missing; `BadValue` or `TypeError` where one is none."""
         if self.kind == HEX:
             return self._hex(values, who)
         keys = normal_form.texts(values, who)
         return keys.set(keys == str(PADDING), None)
 
     def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
-        """Which raw values `normalise` refuses, bool (n,), and what they must be.
-
-        Raises:
-            TypeError: as `normalise`.
-        """
+        """Raw values that `normalise` refuses, bool (n,), and what they must be."""
         if self.kind != HEX:
             return np.zeros(len(values), bool), ""
         return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
@@ -75,13 +66,7 @@ class Keys:
 
 
 class BadValue(ValueError):
-    """A value that cannot be used. Whoever knows the file, the column and the row says so; this has the rest.
-
-    Args:
-        index: Position among the values at hand.
-        value: The value.
-        reason: What is allowed.
-    """
+    """A value that cannot be used: its index among the values at hand, and what is allowed."""
 
     def __init__(self, index: int, value: object, reason: str) -> None:
         super().__init__(f"value {value!r} at position {index} {reason}")
@@ -99,13 +84,7 @@ class Counter:
         self._rows = 0
 
     def update(self, keys: pl.Series, positions: np.ndarray, counts: np.ndarray | None = None) -> None:
-        """Count keys.
-
-        Args:
-            keys: n keys; nulls do not count.
-            positions: int64 (n,), where in the log each stands; the order of first appearance follows these.
-            counts: int64 (n,), how often each is there; once by default.
-        """
+        """Count n keys, nulls aside, `counts` (n,) times each. Their order of appearance follows `positions`, int64 (n,)."""
         times = np.ones(len(keys), np.int64) if counts is None else counts
         frame = pl.DataFrame({"key": keys, "count": times, "first": positions}).drop_nulls("key")
         self._waiting.append(_counted(frame))
@@ -160,10 +139,8 @@ class Vocabulary:
         """Give ids to the counted values.
 
         Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
-        frequency, and ties the first appearance. The OOV rows are left out of the numbering.
-
-        Raises:
-            ValueError: OOV rows lie beyond `max_vocabulary`.
+        frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they lie
+        beyond `max_vocabulary`.
         """
         oov, oov_rows = column.oov, 0 if column.oov is None else column.oov_rows
         if column.max_vocabulary is not None and oov is not None and oov + oov_rows > column.max_vocabulary:

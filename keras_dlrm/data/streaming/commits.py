@@ -72,11 +72,7 @@ class Commits:
         return self.folder / f"commit-{number:08d}"
 
     def check(self, preprocessor: Preprocessor) -> None:
-        """Keep the preprocessor, or compare it with the one that is kept.
-
-        Raises:
-            ValueError: it is another one.
-        """
+        """Keep the preprocessor, or compare it with the one that is kept; `ValueError` where it is another one."""
         place = self.folder / PREPROCESSOR
         if not place.exists():
             with workspace(self.folder / "commit") as folder:
@@ -100,12 +96,7 @@ class Commits:
             )
 
     def save(self, model: keras.Model, state: Any) -> None:
-        """Commit.
-
-        Args:
-            model: The model, compiled or not.
-            state: JSON values.
-        """
+        """Commit the model, compiled or not, and JSON values."""
         place = self.path(self.number + 1)
         with workspace(self.folder / "commit") as folder:
             written = folder / place.name
@@ -159,15 +150,9 @@ def _owner(place: Path) -> str:
 
 
 def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
-    """What a commit says, after its files were compared with their checksums. Earlier releases wrote none.
+    """What a commit says, after its files were compared with their checksums; earlier releases wrote none.
 
-    Args:
-        place: Its folder.
-        done: Called with the bytes of each part that was read.
-
-    Raises:
-        FileNotFoundError: it is no commit.
-        ValueError: damaged, or written in another version of the format.
+    `done` is called with the bytes of each part that was read. `ValueError` where it is damaged or of another version.
     """
     check_marker(place)
     content = read_sealed(place / STATE, required=False)

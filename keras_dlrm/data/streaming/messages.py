@@ -19,13 +19,7 @@ Value = str | list[str | None] | None
 
 
 class BadMessage(ValueError):
-    """A message that is no row. Whoever knows where it comes from says so; this has the rest.
-
-    Args:
-        column: Name of the column, or empty where the message as a whole is wrong.
-        value: The value, as text.
-        reason: What it must be.
-    """
+    """A message that is no row: the column, empty where the message as a whole is wrong, its value, and what it must be."""
 
     def __init__(self, column: str, value: object, reason: str) -> None:
         super().__init__(f"{column}: {value!r} {reason}")
@@ -83,11 +77,7 @@ class Decoder:
         self._fields = {"json": self._json, "csv": self._csv, "example": _example_fields}[format]
 
     def __call__(self, message: bytes) -> list[Value]:
-        """Decode one message.
-
-        Raises:
-            BadMessage: it cannot be used.
-        """
+        """Decode one message; `BadMessage` where it cannot be used."""
         if not message:
             raise BadMessage("", "", "the message is empty")
         fields = self._fields(message)

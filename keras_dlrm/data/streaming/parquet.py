@@ -181,12 +181,7 @@ class _Part:
 
 
 def _checked_rows(path: Path, names: Sequence[str]) -> int:
-    """Rows of a file whose columns tensorflow-io reads right.
-
-    Raises:
-        KeyError: a column is missing.
-        ValueError: a column of another kind, or with missing values, or no Parquet file.
-    """
+    """Rows of a file whose columns tensorflow-io reads right; an error names a column that it does not."""
     file = ParquetFile(path)
     kinds = file.schema()
     for name in names:

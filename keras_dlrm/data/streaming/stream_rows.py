@@ -54,11 +54,7 @@ class Places(raw.Where):
 
 
 def labels(frame: pl.DataFrame, schema: Schema, where: raw.Where) -> np.ndarray:
-    """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels.
-
-    Raises:
-        ValueError: another value; the message names its place.
-    """
+    """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels."""
     name = schema.label
     found = raw.dense_values(frame, name, where)
     good, allowed = allowed_labels(schema, found)
@@ -84,9 +80,6 @@ def pack(
 
     Returns:
         The batch of B' ≤ B rows and labels float32 (B',), or `None` where no row can be used.
-
-    Raises:
-        ValueError: as `bad` has it.
     """
     good, found = _usable(preprocessor, frame, places)
     # In the order of the stream, so that "raise" names the first one.

@@ -23,13 +23,7 @@ Finish = Callable[[Stage, int, int, str], dict[str, np.ndarray]]
 
 
 class Rules:
-    """Fits a preprocessor, takes a fitted one as it is, or lets its vocabularies grow.
-
-    Args:
-        schema: The columns.
-        preprocessor: The fitted one, or `None`.
-        grown: Whether its vocabularies get the values of the training part.
-    """
+    """Fits a preprocessor, takes a fitted one as it is, or lets its vocabularies grow by the values of the training part."""
 
     def __init__(self, schema: Schema, preprocessor: Preprocessor | None = None, grown: bool = False) -> None:
         self.schema = schema if preprocessor is None else preprocessor.schema
@@ -65,17 +59,7 @@ class Rules:
         return Columns(self.schema.replace_categorical(**again), self.given.dense_state, {})
 
     def fit(self, columns: Columns, stage: Stage, first: int, last: int, source: str) -> Preprocessor:
-        """The preprocessor.
-
-        Args:
-            columns: What read the rows.
-            stage: The staged rows.
-            first, last: Which of them are the training part.
-            source: Name of its first file.
-
-        Raises:
-            ValueError: there are no training rows to fit on.
-        """
+        """The preprocessor, of the staged training rows `first … last - 1`; `source` names their first file, for errors."""
         if self.given is not None:
             return self.given.grow(self._frames(columns, stage, first, last)) if self._grown else self.given
         if (columns.open or columns.late) and first == last:

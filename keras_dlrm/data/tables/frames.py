@@ -22,13 +22,7 @@ SLICE_ROWS = 2**18
 
 
 class FrameBlock(Block):
-    """Rows as a Polars frame.
-
-    Args:
-        numbers: int64 (n,), the rows' numbers in the file, counted from 0.
-        faults: What is wrong with them.
-        frame: The columns.
-    """
+    """Rows as a Polars frame; their numbers in the file count from 0."""
 
     def __init__(self, numbers: np.ndarray, faults: Faults, frame: pl.DataFrame) -> None:
         super().__init__(numbers, faults)
@@ -100,11 +94,7 @@ class _Frames(TableFile):
 
 
 class ParquetFile(_Frames):
-    """A `.parquet` file.
-
-    Args:
-        path: The file.
-    """
+    """A `.parquet` file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -136,12 +126,7 @@ class ParquetFile(_Frames):
 
 
 class FrameFile(_Frames):
-    """A table in memory, read as a file is.
-
-    Args:
-        data: DataFrame of pandas or Polars, Arrow table, or mapping of named columns.
-        name: What messages call it.
-    """
+    """A table in memory, read as a file is: DataFrame of pandas or Polars, Arrow table, or mapping of named columns."""
 
     def __init__(self, data: Any, name: str = "the frame") -> None:
         self.path = Path(name)

@@ -29,12 +29,7 @@ def folder_values(path: Path) -> dict[str, str]:
 
 
 class PartitionedFile(TableFile):
-    """A file whose folders name some of the columns that it does not have itself.
-
-    Args:
-        file: The file.
-        values: Value by column, as text.
-    """
+    """A file whose folders name some of the columns that it does not have itself: value by column, as text."""
 
     def __init__(self, file: TableFile, values: dict[str, str]) -> None:
         self.file, self.path = file, file.path

@@ -17,13 +17,7 @@ BLOCK_RECORDS = 8192
 
 
 class RecordBlock(Block):
-    """Examples, whose features are all lists.
-
-    Args:
-        numbers: int64 (n,), the Examples' numbers in the file, counted from 0.
-        faults: What is wrong with them.
-        columns: By name, the values of all rows, and how many each row has, int64 (n,).
-    """
+    """Examples, whose features are all lists: by name, the values of all rows, and how many each row has, int64 (n,)."""
 
     def __init__(
         self, numbers: np.ndarray, faults: Faults, columns: Mapping[str, tuple[pl.Series, np.ndarray]]
@@ -71,13 +65,7 @@ class RecordBlock(Block):
 
 
 class RecordFile(TableFile):
-    """A `.tfrecord` file of serialised `tf.train.Example`, plain or `.gz`.
-
-    A feature that is absent or empty is missing.
-
-    Args:
-        path: The file.
-    """
+    """A `.tfrecord` file of serialized `tf.train.Example`, plain or `.gz`. An absent or empty feature is missing."""
 
     unit = "row"
 

@@ -15,14 +15,7 @@ from keras_dlrm.schema.schema import Schema
 
 
 class TableStage(Stage):
-    """Staged rows and texts.
-
-    Args:
-        staging: Where the files are.
-        schema: The columns.
-        late: How many dense columns wait for their statistics.
-        texts: The numbered texts by table; committed ones are put into it.
-    """
+    """Staged rows, and the numbered texts by table, which get the committed ones. `late` dense columns wait for statistics."""
 
     def __init__(self, staging: Staging, schema: Schema, late: int, texts: Mapping[str, TextIds]) -> None:
         specs: dict[str, tuple[Any, int | None]] = {

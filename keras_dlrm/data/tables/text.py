@@ -24,12 +24,7 @@ _SEPARATOR = ord(raw.SEPARATOR)
 
 
 class TextFile(TableFile):
-    """A delimited text file, plain or `.gz`.
-
-    Args:
-        path: The file.
-        dialect: How it is written.
-    """
+    """A delimited text file, plain or `.gz`."""
 
     unit = "line"
 
@@ -151,13 +146,7 @@ class TextFile(TableFile):
 
 
 class TextBlock(Block):
-    """Rows of a text file.
-
-    Args:
-        numbers: int64 (n,), the rows' lines, counted from 1.
-        faults: What is wrong with them.
-        texts: The fields by column.
-    """
+    """Rows of a text file, called by their lines, counted from 1: the fields by column."""
 
     def __init__(self, numbers: np.ndarray, faults: Faults, texts: dict[str, Texts]) -> None:
         super().__init__(numbers, faults)

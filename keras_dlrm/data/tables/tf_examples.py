@@ -25,20 +25,11 @@ Wrong = dict[int, tuple[str, str, str]]
 
 
 def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator[tuple[Columns, Wrong, int, int]]:
-    """Features of the Examples of a file.
-
-    Args:
-        path: The file, plain or `.gz`.
-        names: Which features.
-        first: Number of the first record that is wanted.
-        records: Most records at once.
+    """Features of the Examples of a file, plain or `.gz`, from record `first` on, at most `records` at once.
 
     Returns:
         Iterator of the features by name, all values and how many each row has, int64 (n,); what is wrong with some of
         the rows; how many rows there are; and the bytes that these records take.
-
-    Raises:
-        ValueError: the file is cut short or damaged.
     """
     compression = "GZIP" if path.suffix.lower() == ".gz" else ""
     dataset = tf.data.TFRecordDataset(str(path), compression).skip(first).batch(records)
@@ -116,11 +107,7 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
 
 
 def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
-    """Kind and values of a feature.
-
-    Raises:
-        UnicodeDecodeError: a text is not UTF-8.
-    """
+    """Kind and values of a feature; `UnicodeDecodeError` where a text is not UTF-8."""
     if name not in features:
         return "", []
     kind = features[name].WhichOneof("kind") or ""

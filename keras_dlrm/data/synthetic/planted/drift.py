@@ -57,12 +57,9 @@ class Drift:
 
 
 def turned(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """What effects turn to: as strong as the first, and at a right angle to them.
+    """What effects (n,) turn to: as strong as the first, and at a right angle to them; `second` is any independent draw.
 
-    Args:
-        first: (n,), the effects at the start.
-        second: (n,), any independent draw.
-        weights: (n,), how often each is met; their sum is 1.
+    `weights` (n,) say how often each is met; their sum is 1.
 
     Returns:
         `(mean, direction)`: `mean + cos(a) (first - mean) + sin(a) direction` has the same weighted mean and variance

@@ -64,10 +64,7 @@ def _seen_through(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def touched(first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different places of each run, in order, and the last move that took each.
-
-    Args:
-        first: Places (r, length).
+    """The different places (r, length) of each run, in order, and the last move that took each.
 
     Returns:
         `(places, runs, moves)`, each (m,): runs are row numbers, moves are indices into the flattened `first`.
