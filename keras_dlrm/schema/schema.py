@@ -328,7 +328,7 @@ class Schema:
             soft_labels=data.get("soft_labels", False),
         )
 
-    # Keras serialises by these two names.
+    # Keras serializes by these two names.
     get_config = to_dict
     from_config = from_dict
 

@@ -140,7 +140,7 @@ def predict_files(
         raise ValueError(
             f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
         )
-    work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
+    work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labeled=False)
     files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv)
     check_columns(files, [*work.names, *ids])
     for file in files:

@@ -108,7 +108,7 @@ class CriteoJob(Job):
         self.stage.append({"label": block.label, "dense": dense, "sparse": ids}, new, kept, self.state("read"))
 
     def _rows_per_day(self) -> list[int]:
-        """Rows of each day, after skipping and sub-sampling."""
+        """Rows of each day, after skipping and subsampling."""
         if len(self.paths) > 1:
             return self.rows()
         size, longer = divmod(self.files[0]["used"], self.arguments["days"])

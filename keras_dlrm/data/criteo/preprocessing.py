@@ -58,7 +58,7 @@ def preprocess(
       no row for unseen values (at inference these go to row 0, the schema's default).
     - Counts become `log(max(x, 0) + 1)` in float32.
     - The first half of the last day, the longer one, is the test split.
-    - Sub-sampling drops a row with label 0 where a uniform number is below `subsample`.
+    - Subsampling drops a row with label 0 where a uniform number is below `subsample`.
 
     The `"torchrec"` dialect is that of TorchRec's scripts, to the bit:
 
@@ -87,7 +87,7 @@ def preprocess(
         days: Parts of a single input; ignored for several inputs.
         shuffle: `"total"` permutes the training rows once, `"day"` each training day by itself, `"none"` keeps the
             order of the log. (Datasets can shuffle every epoch anew.)
-        seed: Seed of sub-sampling and shuffling, drawn in this order from one NumPy `RandomState`; the published one
+        seed: Seed of subsampling and shuffling, drawn in this order from one NumPy `RandomState`; the published one
             by default, 123 for `"classic"` and 0 for `"torchrec"`.
         table_sizes: For `"torchrec"`: rows of all tables, or of each of the 26; `None` for as many as there are ids.
         min_count: For `"torchrec"`: see above. The scripts' default is 1, the library's 3.

@@ -45,7 +45,7 @@ class CriteoStage(Stage):
         Args:
             rows: The rows.
             new: For each categorical column, the uint64 values that these rows were the first to have.
-            kept: Whether sub-sampling kept it, for each line that the rows come from; or `None`.
+            kept: Whether subsampling kept it, for each line that the rows come from; or `None`.
             state: What a commit after them keeps.
         """
         sizes = np.array([len(values) for values in new], np.int64)
@@ -64,7 +64,7 @@ class CriteoStage(Stage):
         return [np.concatenate(column) for column in pieces]
 
     def kept(self, first: int, last: int) -> int:
-        """How many of the lines `first … last - 1` sub-sampling kept."""
+        """How many of the lines `first … last - 1` subsampling kept."""
         path, step = self.staging.path("kept"), 2**24
         parts = (np.fromfile(path, np.uint8, min(step, last - at), offset=at) for at in range(first, last, step))
         return sum(int(part.sum()) for part in parts)

@@ -9,7 +9,7 @@ from keras_dlrm.data.kernels.compiled import compiled
 MOST = 2**31 - 2
 _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
-# 2^64 / golden ratio: spreads neighbouring keys over the table (Knuth, The Art of Computer Programming 3, 6.4).
+# 2^64 / golden ratio: spreads neighboring keys over the table (Knuth, The Art of Computer Programming 3, 6.4).
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -65,7 +65,7 @@ class ShuffledOrder:
 
 
 def _hash(values: np.ndarray, key: np.uint32) -> np.ndarray:
-    # The finaliser of MurmurHash3 (Appleby, public domain): each bit of the input changes half of the output's.
+    # The finalizer of MurmurHash3 (Appleby, public domain): each bit of the input changes half of the output's.
     h = values ^ key
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x85EBCA6B)

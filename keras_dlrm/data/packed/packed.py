@@ -244,7 +244,7 @@ class Split:
         return resumed_epochs(batches, self.schema, start_epoch, last == "pad", last != "keep")
 
     def to_tfrecord(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the rows as serialised `tf.train.Example`, for other programs: complete or absent.
+        """Write the rows as serialized `tf.train.Example`, for other programs: complete or absent.
 
         A feature for each column, by name: the label and dense columns as a float, sparse columns as the list of their
         ids without padding, absent where there are none. `kd.data.tables.preprocess` reads it back.

@@ -1,4 +1,4 @@
-"""Packed rows as serialised `tf.train.Example` in TFRecord files."""
+"""Packed rows as serialized `tf.train.Example` in TFRecord files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_examples(schema: Schema, batches: Iterable[Any], path: Path, overwrite
 
 
 def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray, weight: Any = None) -> Iterator[bytes]:
-    """Packed rows → serialised Examples."""
+    """Packed rows → serialized Examples."""
     dense = batch["dense"].tolist() if schema.dense else []
     sparse = batch["sparse"].tolist() if schema.categorical else []
     places = list(zip(schema.categorical, schema.offsets, strict=True))

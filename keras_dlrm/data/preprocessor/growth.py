@@ -32,7 +32,7 @@ def grown(
             values, rows, places, _ = raw.categorical_values(frame, column, where)
             with raw.located(where, column.name, rows):
                 new = np.flatnonzero(known[table].encode(values, who) == PADDING)
-            keys = known[table].keys.normalise(values.gather(new), who)
+            keys = known[table].keys.normalize(values.gather(new), who)
             positions = (first + rows[new]) * schema.width + offsets[column.name] + places[new]
             counters[table].update(keys, positions)
         first += len(frame)

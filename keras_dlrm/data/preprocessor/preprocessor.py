@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.preprocessor import artefact, dense, growth
+from keras_dlrm.data.preprocessor import artifact, dense, growth
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.identity import identified
@@ -121,7 +121,7 @@ class Preprocessor:
                 if column.vocabulary_size is None:
                     values, rows, places, _ = raw.categorical_values(frame, column, where)
                     with raw.located(where, column.name, rows):
-                        key = keys[column.table_name].normalise(values, f"column {column.name!r}")
+                        key = keys[column.table_name].normalize(values, f"column {column.name!r}")
                     counters[column.table_name].update(key, (first + rows) * width + offset + places)
             first += len(frame)
         return cls.from_counts(schema, counters, {name: fit.state() for name, fit in fits.items()}, keys)
@@ -238,9 +238,9 @@ class Preprocessor:
 
         Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
         """
-        artefact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
+        artifact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
         """Inverse of `save`; `ValueError`, naming the file, where it is damaged or of an unknown version of the format."""
-        return cls(*artefact.load(Path(directory)))
+        return cls(*artifact.load(Path(directory)))

@@ -22,7 +22,7 @@ MERGE = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """How raw values are normalised before they are looked up, so that a file and a request agree.
+    """How raw values are normalized before they are looked up, so that a file and a request agree.
 
     Args:
         kind: `"text"`: the value in its normal form (see `data.normal_form`), so that 3, 3.0 and `"3.0"` are one value,
@@ -34,7 +34,7 @@ class Keys:
     kind: str = TEXT
     modulo: int | None = None
 
-    def normalise(self, values: pl.Series, who: str) -> pl.Series:
+    def normalize(self, values: pl.Series, who: str) -> pl.Series:
         """Raw values → keys (String or UInt64), null where missing; `BadValue` or `TypeError` where one is none."""
         if self.kind == HEX:
             return self._hex(values, who)
@@ -42,7 +42,7 @@ class Keys:
         return keys.set(keys == str(PADDING), None)
 
     def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
-        """Raw values that `normalise` refuses, bool (n,), and what they must be."""
+        """Raw values that `normalize` refuses, bool (n,), and what they must be."""
         if self.kind != HEX:
             return np.zeros(len(values), bool), ""
         return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
@@ -158,12 +158,12 @@ class Vocabulary:
 
     def encode(self, values: pl.Series, who: str) -> np.ndarray:
         """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
-        keys = self.keys.normalise(values, who)
+        keys = self.keys.normalize(values, who)
         return self._encoded(keys, self._rows(keys))
 
     def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `encode` gives, which values are unseen, and which are missing, bool (n,)."""
-        keys = self.keys.normalise(values, who)
+        keys = self.keys.normalize(values, who)
         row = self._rows(keys)
         absent = keys.is_null() | values.is_null()
         if self.keys.kind == HEX:  # a missing one has a key, 0

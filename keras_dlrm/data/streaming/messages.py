@@ -38,7 +38,7 @@ class Decoder:
     Args:
         schema: The columns.
         format: `"json"`: an object; multi-hot columns are lists, or strings whose values are separated by `|`. `"csv"`:
-            one record. `"example"`: a serialised `tf.train.Example`.
+            one record. `"example"`: a serialized `tf.train.Example`.
         columns: Names of the fields of a CSV record, in order; others than the schema's are ignored. By default the
             label, the dense and the sparse columns, in the schema's order.
 
@@ -112,7 +112,7 @@ class Decoder:
 
 
 def _example_fields(message: bytes) -> dict[str, Any]:
-    """Features of a serialised `tf.train.Example`: a value, or a list where there are several."""
+    """Features of a serialized `tf.train.Example`: a value, or a list where there are several."""
     from keras_dlrm.data.packed.tf_data import example_features
 
     try:

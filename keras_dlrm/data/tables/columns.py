@@ -50,7 +50,7 @@ class Columns:
         schema: What the columns are.
         state: Fitted parameters by dense column, or `None` where they are still to be fitted.
         vocabularies: Known vocabularies by table; values of other tables without a size are numbered.
-        labelled: Whether there is a label; without one all labels are NaN.
+        labeled: Whether there is a label; without one all labels are NaN.
 
     Attributes:
         unseen: Values that the known vocabularies do not have, counted as columns are worked off.
@@ -61,11 +61,11 @@ class Columns:
         schema: Schema,
         state: dict[str, dict[str, Any]] | None,
         vocabularies: dict[str, Vocabulary],
-        labelled: bool = True,
+        labeled: bool = True,
     ) -> None:
         self.schema, self._vocabularies = schema, vocabularies
         self.unseen = Tally()
-        self._labelled = labelled
+        self._labeled = labeled
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
         self.known = [c for c in schema.categorical if c.vocabulary_size is not None or c.table_name in vocabularies]
@@ -83,7 +83,7 @@ class Columns:
 
     @property
     def _row_names(self) -> Sequence[str]:
-        return self.schema.row_names if self._labelled else ()
+        return self.schema.row_names if self._labeled else ()
 
     def work(self, block: Block, executor: Executor) -> Rows:
         """The good rows of a block; the others are in `block.faults` then."""
@@ -128,7 +128,7 @@ class Columns:
                 if not isinstance(values, Texts):
                     # Texts are normalized when they are counted, each once.
                     if values.dtype != pl.String:
-                        values = Keys().normalise(values, f"{block.faults.file}, column {column.name!r}")
+                        values = Keys().normalize(values, f"{block.faults.file}, column {column.name!r}")
                     values = Texts.of(values)
                 parts.append((values, flat.rows, offset + flat.places))
             _number(self.texts[table], parts, sparse)

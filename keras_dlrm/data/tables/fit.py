@@ -78,7 +78,7 @@ class Rules:
         for table, count in counts.items():
             # Numbers follow the first appearance, and so do positions.
             seen = np.flatnonzero(count)
-            keys = Keys().normalise(columns.texts[table].since(0).take(seen).series(), f"table {table!r}")
+            keys = Keys().normalize(columns.texts[table].since(0).take(seen).series(), f"table {table!r}")
             counters[table].update(keys, seen, count[seen])
         state = {fit.column.name: fit.state() for fit in fits}
         return Preprocessor.from_counts(self.schema, counters, state)

@@ -1,4 +1,4 @@
-"""Rows as serialised `tf.train.Example` in TFRecord files."""
+"""Rows as serialized `tf.train.Example` in TFRecord files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator
 
 
 def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
-    """Features of serialised Examples. `kinds` keeps what kind of list each feature was found to be."""
+    """Features of serialized Examples. `kinds` keeps what kind of list each feature was found to be."""
     wanted = {
         name: tf.io.RaggedFeature(_DTYPES[kinds.get(name, "int64_list")], row_splits_dtype=tf.int64) for name in names
     }

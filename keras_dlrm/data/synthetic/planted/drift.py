@@ -67,10 +67,10 @@ def turned(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> tuple[
         are to stay as they are.
     """
     mean = float(weights @ first)
-    centred, other = first - mean, second - weights @ second
-    strength = float(weights @ centred**2)
+    centered, other = first - mean, second - weights @ second
+    strength = float(weights @ centered**2)
     if strength > 0.0:
-        other = other - centred * (weights @ (centred * other)) / strength
+        other = other - centered * (weights @ (centered * other)) / strength
     size = float(weights @ other**2)
     if len(first) < 3 or size <= 1e-12 * max(strength, 1e-300):
         return mean, np.zeros_like(first)

@@ -13,7 +13,7 @@ def origins(positions: np.ndarray) -> np.ndarray:
 
     Move t takes what is at `positions[t]` in a list, 0 for its front, and puts it there. The order of the list at that
     time depends on all moves before it, so this looks sequential. But what a run of moves does is known from the places
-    it touched, and two neighbouring runs can be merged: what the second one takes was either put to the front by the
+    it touched, and two neighboring runs can be merged: what the second one takes was either put to the front by the
     first one, or lies behind, where the places that the first one left are missing. So runs of 1, 2, 4 … are merged,
     all of one length at once: O(n log² n) in NumPy, with no tree that is updated reference by reference.
 

@@ -140,6 +140,6 @@ def _in_normal_form(vocabulary: Vocabulary) -> Vocabulary:
     """A vocabulary of an earlier release, which told `True` from `true`: of values that are one now, the first keeps its id."""
     if vocabulary.keys.kind != TEXT:
         return vocabulary
-    keys = vocabulary.keys.normalise(vocabulary.values, "a vocabulary").alias("key")
+    keys = vocabulary.keys.normalize(vocabulary.values, "a vocabulary").alias("key")
     table = pl.DataFrame({"key": keys, "id": vocabulary.ids}).unique("key", keep="first", maintain_order=True)
     return dataclasses.replace(vocabulary, values=table["key"], ids=table["id"].to_numpy())
