@@ -51,9 +51,11 @@ class NamedRows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, rows: Any) -> tuple[Batch, np.ndarray]: ...
+    def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
+        """See `Rows.take`."""
 
-    def sample_weights(self, rows: Any) -> np.ndarray | None: ...
+    def sample_weights(self, rows: Any) -> np.ndarray | None:
+        """See `Rows.sample_weights`."""
 
 
 class PackedRows(Rows):
