@@ -36,7 +36,7 @@ def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Map
     categorical = [
         dataclasses.replace(c, identity=tables[c.table_name]) if c.table_name in tables else c for c in schema.categorical
     ]
-    return Schema(dense, categorical, schema.label, schema.weighted, schema.sample_weight, schema.soft_labels)
+    return schema.with_columns(dense, categorical)
 
 
 def vocabulary_identity(vocabulary: Vocabulary) -> str:

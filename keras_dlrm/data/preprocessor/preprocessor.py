@@ -203,7 +203,7 @@ class Preprocessor:
         """
         schema = self.schema
         where = where or raw.Where()
-        table = raw.frame(frame, [*schema.dense_names, *schema.categorical_names], where)
+        table = raw.frame(frame, [*schema.column_names], where)
         batch: dict[str, np.ndarray] = {}
         if schema.dense:
             out = np.empty((len(table), schema.n_dense), np.float32)

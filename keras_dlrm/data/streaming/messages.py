@@ -61,8 +61,8 @@ class Decoder:
             raise ValueError(f"format={format!r} is unknown; use one of {FORMATS}.")
         if columns is not None and format != "csv":
             raise ValueError(f"columns={list(columns)} name the fields of CSV records; format={format!r} has names.")
-        self.names = [*schema.dense_names, *schema.categorical_names, schema.label]
-        self._columns = list(columns or [schema.label, *schema.dense_names, *schema.categorical_names])
+        self.names = [*schema.column_names, schema.label]
+        self._columns = list(columns or [schema.label, *schema.column_names])
         for name in self.names:
             if self._columns.count(name) != 1:
                 raise ValueError(

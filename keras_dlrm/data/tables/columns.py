@@ -79,7 +79,7 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """Columns that are read."""
-        return [*self.schema.dense_names, *self.schema.categorical_names, *self._row_names]
+        return [*self.schema.column_names, *self._row_names]
 
     @property
     def _row_names(self) -> Sequence[str]:

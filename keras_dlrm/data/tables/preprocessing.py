@@ -118,7 +118,7 @@ def preprocess(
         check_output(place, overwrite)
     csv = csv if csv is not None or rules.given is None else rules.given.csv
     given = {"train": train, "valid": valid, "test": test}
-    names = [*rules.schema.dense_names, *rules.schema.categorical_names, *rules.schema.row_names]
+    names = [*rules.schema.column_names, *rules.schema.row_names]
     files = [
         (name, file) for name, inputs in given.items() if inputs is not None for file in table_files(inputs, names, csv)
     ]
