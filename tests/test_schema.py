@@ -290,7 +290,7 @@ def test_validate_takes_unsigned_ids():
         (lambda: Categorical("a", True), ValueError, ["'a'", "integer"]),
         (lambda: Categorical("a", 3, hotness=0), ValueError, ["'a'", "hotness=0"]),
         (lambda: Categorical("a", 3, combiner="max"), ValueError, ["'a'", "'max'", "sqrtn"]),
-        (lambda: Categorical("a", 3, oov=3), ValueError, ["'a'", "oov=3", "[0, 2]"]),
+        (lambda: Categorical("a", 3, oov=3), ValueError, ["'a'", "oov=3", "0 … 2"]),
         (lambda: Categorical("a", 3, oov=-1), ValueError, ["'a'", "oov=-1"]),
         (lambda: Categorical("a", 3, table=""), TypeError, ["'a'", "table"]),
         (lambda: Categorical("a", min_count=0), ValueError, ["'a'", "min_count=0"]),

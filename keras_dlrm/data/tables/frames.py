@@ -70,8 +70,9 @@ class _Frames(TableFile):
     def types(self, names: Sequence[str]) -> tuple[dict[str, Any], bool]:
         kinds = self.schema([name for name in names if name in self.columns()])
         # Two files number the values of such a column differently.
-        texts = (pl.Categorical, pl.Enum)
-        return {n: pl.String if isinstance(kind, texts) else kind for n, kind in kinds.items()}, bool(self.rows())
+        numbered = (pl.Categorical, pl.Enum)
+        plain = {n: pl.String if isinstance(kinds[n], numbered) else kinds[n] for n in names if n in kinds}
+        return plain, bool(self.rows())
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
         row, total = place["row"] if place else 0, self.rows()
