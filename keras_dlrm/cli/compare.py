@@ -1,4 +1,4 @@
-"""`keras-dlrm compare`."""
+"""Command `compare`: models over several seeds, and whether they differ by more than noise."""
 
 from __future__ import annotations
 

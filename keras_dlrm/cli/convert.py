@@ -1,4 +1,4 @@
-"""`keras-dlrm convert`."""
+"""Command `convert`: checkpoints of other libraries to `.keras` files, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keras-dlrm evaluate`."""
+"""Command `evaluate`: scores of a saved model on a part of a click log."""
 
 from __future__ import annotations
 

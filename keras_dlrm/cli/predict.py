@@ -1,4 +1,4 @@
-"""`keras-dlrm predict`."""
+"""Command `predict`: click probabilities of whole files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keras-dlrm preprocess`."""
+"""Command `preprocess`: raw logs to a processed directory."""
 
 from __future__ import annotations
 

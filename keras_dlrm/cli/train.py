@@ -1,4 +1,4 @@
-"""`keras-dlrm train`."""
+"""Command `train`: one run, from processed data to a scored model."""
 
 from __future__ import annotations
 

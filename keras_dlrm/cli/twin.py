@@ -1,4 +1,4 @@
-"""`keras-dlrm twin`."""
+"""Command `twin`: measure a private log, and make a synthetic one like it."""
 
 from __future__ import annotations
 
