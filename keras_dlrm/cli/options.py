@@ -136,7 +136,4 @@ def load_model(path: Path, compile: bool = True) -> Any:
     check_archive(path, KERAS)
     import keras
 
-    import keras_dlrm
-
-    keras_dlrm.register()
     return keras.saving.load_model(path, compile=compile)
