@@ -10,13 +10,11 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test lint types test-tensorflow test-jax test-torch test-io no-test-io test-fast clean
+.PHONY: help train test lint types test-neutral test-tensorflow test-jax test-torch test-io no-test-io test-fast soak docs tree clean
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 IO_VENV := .venv-io
-IO_STAMP := $(IO_VENV)/.installed
 WORKERS ?= 2
 BACKEND ?= tensorflow
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -27,6 +25,15 @@ IO_SUITABLE := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12
 IO_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(IO_SUITABLE)' 2>/dev/null && echo $$p && break; done)
 
+# An environment is made anew when what it is made from changes: its stamp is named by a checksum of that.
+MADE_FROM := import hashlib, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(hashlib.sha256(repr(project).encode()).hexdigest()[:12])
+STAMP := $(VENV)/.installed-$(shell $(or $(PYTHON),false) -c '$(MADE_FROM)')
+DOCS_STAMP := $(VENV)/.docs-installed
+IO_STAMP := $(IO_VENV)/.installed-$(firstword $(shell cksum requirements-io.txt))
+# worksteal: each worker begins with half of the files, so that most fixtures of a file are made once.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 18
 
@@ -34,7 +41,7 @@ train: $(STAMP)  ## Train DLRM on the embedded click log and score it
 	$(BIN)/keras-dlrm train $(ARGS)
 
 # Without Python 3.11 or 3.12 the lane of tensorflow-io is left out, with a word; in CI that is an error.
-test: lint types test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, pytest on all backends, tensorflow-io
+test: lint types docs test-neutral test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, documents, pytest on all backends, tensorflow-io
 
 lint: $(STAMP)  ## ruff, and the contract of the layers
 	$(BIN)/ruff check .
@@ -43,14 +50,17 @@ lint: $(STAMP)  ## ruff, and the contract of the layers
 types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
+test-neutral: $(STAMP)  ## pytest of what no backend takes part in
+	KERAS_BACKEND=tensorflow $(PYTEST) -m neutral $(ARGS)
+
 test-tensorflow: $(STAMP)  ## pytest on TensorFlow
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not neutral" $(ARGS)
 
 test-jax: $(STAMP)  ## pytest on JAX
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) -m "not neutral" $(ARGS)
 
 test-torch: $(STAMP)  ## pytest on torch
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) -m "not neutral" $(ARGS)
 
 test-io: $(IO_STAMP)  ## pytest of the streams on TensorFlow 2.16 with tensorflow-io
 	KERAS_BACKEND=tensorflow KERAS_DLRM_IO_LANE=1 PYTHONPATH=. $(IO_VENV)/bin/python -m pytest -n $(WORKERS) \
@@ -61,22 +71,41 @@ no-test-io:
 	@test -z "$(CI)"
 
 test-fast: $(STAMP)  ## The fast tests on one backend (BACKEND=jax for another)
-	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	KERAS_BACKEND=$(BACKEND) $(PYTEST) -m "not slow" $(ARGS)
+
+soak: $(STAMP)  ## What repeats at length: twenty kills, long fuzzing, every number of processes
+	KERAS_BACKEND=tensorflow $(PYTEST) -m soak $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) -m "soak and not neutral" $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) -m "soak and not neutral" $(ARGS)
+
+docs: $(DOCS_STAMP)  ## The documentation site, in build/site; a broken link or reference fails
+	$(BIN)/python docs/site.py
+	$(BIN)/zensical build --clean --strict
+
+tree: $(STAMP)  ## Write the folder trees of docs/ from the docstrings
+	$(BIN)/python docs/tree.py
 
 clean:  ## Remove the environment and the caches
 	rm -rf $(VENV) $(IO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One pip command: the exact torch of the test extra is chosen before anything else can ask for another build.
-$(STAMP): pyproject.toml setup.py
+# A linked environment belongs to another checkout: it is brought up to date, not emptied.
+$(STAMP):
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 on the PATH; give one: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c '$(SUITABLE)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; give another: make PYTHON=…"; exit 1; }
+	@test -L $(VENV) || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
 	@touch $@
 
-$(IO_STAMP): requirements-io.txt
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[docs]'
+	@touch $@
+
+$(IO_STAMP):
 	@test -n "$(IO_PYTHON)" || { echo "No Python 3.11 or 3.12 on the PATH, all that TensorFlow 2.16 has wheels for; give one: make test-io IO_PYTHON=/path/to/python3.12"; exit 1; }
 	@$(IO_PYTHON) -c '$(IO_SUITABLE)' || { echo "$(IO_PYTHON) is neither Python 3.11 nor 3.12; give another: make test-io IO_PYTHON=…"; exit 1; }
+	@test -L $(IO_VENV) || rm -rf $(IO_VENV)
 	$(IO_PYTHON) -m venv $(IO_VENV)
 	$(IO_VENV)/bin/python -m pip install --quiet $(PIP_FLAGS) -r requirements-io.txt pytest pytest-xdist hypothesis pandas
 	@touch $@

@@ -67,6 +67,40 @@ class Times:
         return statistics.median(b / a for a, b in zip(self.ms, other.ms, strict=True))
 
 
+class Program:
+    """A process that is spoken with line by line, once it has said `ready`.
+
+    Args:
+        name: What errors call it.
+        command: Its command line.
+        **environment: Variables besides the present ones.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], **environment: str) -> None:
+        self.name, self.command = name, command
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env={**os.environ, **environment}
+        )
+        while self.answer() != "ready":
+            pass
+
+    def tell(self, line: str = "go") -> None:
+        """Send a line."""
+        self.process.stdin.write(f"{line}\n")  # type: ignore[union-attr]
+
+    def answer(self) -> str:
+        """Read a line; `RuntimeError` where the process has ended."""
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self.process.wait()}: {' '.join(self.command)}")
+        return line.strip()
+
+    def end(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.process.wait()
+
+
 def has_peer(python: str, module: str, requirements: str) -> bool:
     """Whether an interpreter finds a peer's module. If not, a line says so, and which file tells how to install it."""
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
@@ -85,36 +119,21 @@ def contest(contestants: Sequence[Contestant], rounds: int = 7, warmup: int = 1)
     Raises:
         RuntimeError: a contestant ended.
     """
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    processes = []
+    programs: list[Program] = []
     try:
-        for contestant in contestants:
-            process = subprocess.Popen(
-                contestant.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                env={**os.environ, **quiet, **contestant.env},
-            )  # fmt: skip
-            processes.append(process)
-            while _answer(process, contestant) != "ready":
-                pass
+        for each in contestants:
+            programs.append(Program(each.name, each.command, **{"TF_CPP_MIN_LOG_LEVEL": "3", **each.env}))
         times = [Times(c.name, []) for c in contestants]
         for round_ in range(-warmup, rounds):
             # Every other round backwards, so that nobody always follows the same one.
             order = range(len(contestants)) if round_ % 2 == 0 else reversed(range(len(contestants)))
             for i in order:
-                processes[i].stdin.write("go\n")  # type: ignore[union-attr]
-                ms = float(_answer(processes[i], contestants[i]))
+                programs[i].tell()
+                ms = float(programs[i].answer())
                 if round_ >= 0:
                     times[i].ms.append(ms)
                     print(f"round {round_ + 1}/{rounds}  {contestants[i].name}: {ms:.1f} ms a step", file=sys.stderr)
         return times
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def _answer(process: subprocess.Popen[str], contestant: Contestant) -> str:
-    line = process.stdout.readline()  # type: ignore[union-attr]
-    if not line:
-        raise RuntimeError(f"{contestant.name} ended with {process.wait()}: {' '.join(contestant.command)}")
-    return line.strip()
+        for program in programs:
+            program.end()

@@ -8,8 +8,8 @@ What is mapped from files, such as the code of libraries, is not counted: it is 
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from results import machine, markdown_table, write_section
+from results import backends_option, machine, markdown_table, measured, report, write_option
 from workload import SHAPES
 
 EVERY = 0.01
@@ -50,10 +50,7 @@ def measure(shape: str, tables: str) -> tuple[int, int, float, int]:
     from keras_dlrm.export.requests import example_batch
 
     of = SHAPES[shape]
-    schema = kd.Schema(
-        dense=[f"I{i}" for i in range(of.n_dense)],
-        categorical=[kd.Categorical(f"C{i}", n) for i, n in enumerate(of.rows)],
-    )
+    schema = of.schema()
     model = kd.models.DLRM(schema, of.dim, bottom_mlp=list(of.bottom), top_mlp=list(of.top), seed=0)
     model.predict(example_batch(schema), verbose=0)
     before, peak, done = resident(os.getpid()), 0, threading.Event()
@@ -78,40 +75,27 @@ def measure(shape: str, tables: str) -> tuple[int, int, float, int]:
 
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="kaggle", show_default=True)
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@backends_option
 @click.option("--tables", default="float32", show_default=True)
 @click.option("--here", is_flag=True, hidden=True)
-@click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
+@write_option
 def main(shape: str, backends: tuple[str, ...], tables: str, here: bool, into_results: bool) -> None:
     """Build, predict and export on each backend, in a process of its own."""
     if here:
-        click.echo(" ".join(map(str, measure(shape, tables))))
+        click.echo(json.dumps(measure(shape, tables)))
         return
     size = SHAPES[shape].table_bytes
     rows = []
     for backend in backends:
-        done = subprocess.run(
-            [sys.executable, __file__, "--here", "--shape", shape, "--tables", tables],
-            env={**os.environ, "KERAS_BACKEND": backend}, stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
-        before, peak, seconds, stored = map(float, done.stdout.splitlines()[-1].split())
+        command = [sys.executable, __file__, "--here", "--shape", shape, "--tables", tables]
+        before, peak, seconds, stored = measured(command, KERAS_BACKEND=backend)
         rows.append(
-            {
-                "backend": backend,
-                "tables": f"{size / 1e9:.2f} GB",
-                "on disk": f"{stored / 1e9:.2f} GB",
-                "before": f"{before / 1e9:.2f} GB",
-                "peak": f"{peak / 1e9:.2f} GB",
-                "peak / before": f"{peak / before:.2f}",
-                "(peak - before) / tables": f"{(peak - before) / size:.2f}",
-                "seconds": f"{seconds:.0f}",
-            }
-        )
+            {"backend": backend, "tables": f"{size / 1e9:.2f} GB", "on disk": f"{stored / 1e9:.2f} GB",
+             "before": f"{before / 1e9:.2f} GB", "peak": f"{peak / 1e9:.2f} GB", "peak / before": f"{peak / before:.2f}",
+             "(peak - before) / tables": f"{(peak - before) / size:.2f}", "seconds": f"{seconds:.0f}"}
+        )  # fmt: skip
         click.echo(rows[-1])
-    text = markdown_table(rows)
-    click.echo(text)
-    if into_results:
-        write_section(f"Memory of an export, {shape}, {tables} tables", f"{machine()}\n\n{text}")
+    report(f"Memory of an export, {shape}, {tables} tables", machine(), markdown_table(rows), into_results)
 
 
 if __name__ == "__main__":

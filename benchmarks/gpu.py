@@ -24,7 +24,7 @@ import click
 import numpy as np
 from contest import Contestant, Times, contest
 from counting import RULES, Count, stages
-from results import machine, markdown_table, write_section
+from results import machine, markdown_table, report, write_option
 from workload import Shape, read, write
 
 HERE = Path(__file__).parent
@@ -88,43 +88,29 @@ def contestants(
     """Ours on each backend, then the reference's way."""
     common = [str(folder), "--batch", str(batch), "--dtype", dtype]
     ours, reference = str(HERE / "peers" / "ours.py"), str(HERE / "peers" / "torch_reference.py")
-    found = [
-        Contestant(
-            f"keras_dlrm, {backend}, {rule}",
-            [sys.executable, ours, *common, "--backend", backend, "--rule", rule],
-            ENV,
-        )
-        for backend in backends
-    ]
+    options = {backend: [sys.executable, ours, *common, "--backend", backend, "--rule", rule] for backend in backends}
+    found = [Contestant(f"keras_dlrm, {backend}, {rule}", command, ENV) for backend, command in options.items()]
     return found + ([Contestant(PEER, [sys.executable, reference, *common, "--device", device], ENV)] if peer else [])
 
 
 def table(times: list[Times], batch: int, counts: dict[str, Count], found: dict[str, dict[str, Any]]) -> str:
-    """Medians, rates, shares of the limits, and how many times as fast our first row is.
+    """Medians, rates, shares of the limits (`found`, by backend), and how many times as fast our first row is.
 
-    Args:
-        times: Of the contestants.
-        batch: Rows of a batch.
-        counts: Of a whole step by rule.
-        found: Limits by backend.
+    `counts` are those of a whole step, by rule.
     """
     rows = []
     for t in times:
         backend, rule = ("torch", "sgd") if t.name == PEER else t.name.split(", ")[1:]
         count, limit, seconds = counts[rule], found[backend], t.median / 1e3
         rows.append(
-            {
-                "program": t.name,
-                "ms a step": f"{t.median:.2f}",
-                "samples/s": f"{batch / seconds:,.0f}",
-                "GB/s": f"{count.bytes / seconds / 1e9:,.1f}",
-                "share of bandwidth": f"{count.bytes / seconds / limit['bytes/s']:.1%}",
-                "TFLOP/s": f"{count.flops / seconds / 1e12:,.2f}",
-                "share of products": f"{count.flops / seconds / limit['FLOP/s']:.1%}",
-                "least ms": f"{1e3 * count.seconds(limit['bytes/s'], limit['FLOP/s']):.2f}",
-                f"{times[0].name.split(', ')[1]} is": f"{times[0].times_faster_than(t):.2f}×",
-            }
-        )
+            {"program": t.name, "ms a step": f"{t.median:.2f}", "samples/s": f"{batch / seconds:,.0f}",
+             "GB/s": f"{count.bytes / seconds / 1e9:,.1f}",
+             "share of bandwidth": f"{count.bytes / seconds / limit['bytes/s']:.1%}",
+             "TFLOP/s": f"{count.flops / seconds / 1e12:,.2f}",
+             "share of products": f"{count.flops / seconds / limit['FLOP/s']:.1%}",
+             "least ms": f"{1e3 * count.seconds(limit['bytes/s'], limit['FLOP/s']):.2f}",
+             f"{times[0].name.split(', ')[1]} is": f"{times[0].times_faster_than(t):.2f}×"}
+        )  # fmt: skip
     return markdown_table(rows)
 
 
@@ -149,7 +135,7 @@ def unique_rows(ids: np.ndarray, batch: int) -> float:
 @click.option("--steps", type=click.IntRange(1), default=30, show_default=True, help="Steps of a round.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--allow-cpu", is_flag=True, help="Run without a GPU, to try the script out; give a small --scale.")
-@click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
+@write_option
 def main(
     batch: int, dim: int, scale: float | None, dtype: str, rule: str, backends: tuple[str, ...], peer: bool,
     distribution: str, steps: int, rounds: int, allow_cpu: bool, into_results: bool,
@@ -187,18 +173,14 @@ def main(
         device = "cuda" if seeing else "cpu"
         times = contest(contestants(folder, batch, dtype, rule, entrants, peer, device), rounds)
     counts = {each: sum(stages(shape, batch, unique, dtype, each).values(), Count()) for each in (rule, "sgd")}
-    text = table(times, batch, counts, found)
-    click.echo(text)
-    if into_results:
-        measured = "; ".join(
-            f"{backend} {each['bytes/s'] / 1e9:,.0f} GB/s and {each['FLOP/s'] / 1e12:,.1f} TFLOP/s"
-            for backend, each in found.items()
-        )
-        note = (
-            f"{name}. {machine()}, medians of {rounds} rounds of {steps} steps. {sum(shape.rows):,} rows × {dim} in "
-            f"{len(shape.rows)} tables, {unique:,.0f} different ones in a batch. Limits measured: {measured}."
-        )
-        write_section(f"GPU, batch {batch}, {dtype}, {distribution} ids", f"{note}\n\n{text}")
+    measured = "; ".join(
+        f"{backend} {each['bytes/s'] / 1e9:,.0f} GB/s and {each['FLOP/s'] / 1e12:,.1f} TFLOP/s" for backend, each in found.items()
+    )
+    note = (
+        f"{name}. {machine()}, medians of {rounds} rounds of {steps} steps. {sum(shape.rows):,} rows × {dim} in "
+        f"{len(shape.rows)} tables, {unique:,.0f} different ones in a batch. Limits measured: {measured}."
+    )
+    report(f"GPU, batch {batch}, {dtype}, {distribution} ids", note, table(times, batch, counts, found), into_results)
 
 
 if __name__ == "__main__":

@@ -86,11 +86,8 @@ def accelerator() -> tuple[str, int] | None:
         return (details.get("device_name", "GPU"), 0) if found else None
     if BACKEND == "jax":
         device = jax.devices()[0]
-        return (
-            None
-            if device.platform == "cpu"
-            else (device.device_kind, (device.memory_stats() or {}).get("bytes_limit", 0))
-        )
+        memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+        return None if device.platform == "cpu" else (device.device_kind, memory)
     return (torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
 
 

@@ -15,7 +15,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import click
 import numpy as np
-from results import machine, markdown_table, write_section
+from results import backends_option, machine, markdown_table, measured, report, write_option
 from workload import SHAPES, Shape, draw_ids
 
 BLOCK = 250_000
@@ -32,21 +31,14 @@ BLOCK = 250_000
 
 def write_log(folder: Path, shape: Shape, rows: int) -> None:
     """A processed directory of random rows."""
-    from keras_dlrm import Categorical, Schema
     from keras_dlrm.data.packed.writer import PackedWriter
 
-    schema = Schema(
-        dense=[f"I{i}" for i in range(shape.n_dense)],
-        categorical=[Categorical(f"C{i}", n) for i, n in enumerate(shape.rows)],
-    )
     rng = np.random.default_rng(0)
-    with PackedWriter(folder, schema) as writer:
+    with PackedWriter(folder, shape.schema()) as writer:
         for start in range(0, rows, BLOCK):
             count = min(BLOCK, rows - start)
-            batch = {
-                "dense": rng.random((count, shape.n_dense), dtype=np.float32),
-                "sparse": draw_ids(rng, shape, count, "zipf"),
-            }
+            dense = rng.random((count, shape.n_dense), dtype=np.float32)
+            batch = {"dense": dense, "sparse": draw_ids(rng, shape, count, "zipf")}
             writer.append("train", batch, rng.integers(0, 2, count))
 
 
@@ -144,11 +136,11 @@ def fitting(folder: Path, shape: Shape, batch: int, steps: int, rounds: int) -> 
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="kaggle", show_default=True)
 @click.option("--batch", default=2048, show_default=True)
 @click.option("--rows", default=2_000_000, show_default=True, help="Rows of the log: 160 bytes each.")
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@backends_option
 @click.option("--steps", default=60, show_default=True, help="Steps of a round of fit.")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--cold", is_flag=True, help="Also read from disk.")
-@click.option("--write", "into_results", is_flag=True, help="Put the tables into benchmarks/RESULTS.md.")
+@write_option
 @click.option("--measure", hidden=True, help="What a process of its own measures: loader or fit.")
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -170,35 +162,25 @@ def main(
         options += ["--folder", log] + ["--cold"] * cold
         loaders = _process("loader", options, backends[0])
         fits = {backend: _process("fit", options, backend) for backend in backends}
-    text = tables(loaders, fits, batch)
-    click.echo(text)
-    if into_results:
-        note = f"{machine()}, {rows:,} rows, batch {batch}, medians of {rounds} rounds of {steps} steps."
-        write_section(f"Loading, {shape}, batch {batch}", f"{note}\n\n{text}")
+    note = f"{machine()}, {rows:,} rows, batch {batch}, medians of {rounds} rounds of {steps} steps."
+    report(f"Loading, {shape}, batch {batch}", note, tables(loaders, fits, batch), into_results)
 
 
 def _process(measure: str, options: list[Any], backend: str) -> Any:
     click.echo(f"{measure}, {backend}", err=True)
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    root = str(Path(__file__).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, __file__, "--measure", measure, *map(str, options)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured(command, KERAS_BACKEND=backend, PYTHONPATH=path)
 
 
 def tables(loaders: list[dict[str, Any]], fits: dict[str, dict[str, list[float]]], batch: int) -> str:
     """The loader beside each backend's step, and fit from files beside fit from memory."""
     steps = {backend: statistics.median(times["memory"]) for backend, times in fits.items()}
     first = [
-        {
-            "loader": found["loader"],
-            "ms a batch": f"{found['ms']:.2f}",
-            "samples/s": f"{1000 * batch / found['ms']:,.0f}",
-            **{f"× the step, {backend}": f"{ms / found['ms']:.0f}" for backend, ms in steps.items()},
-        }
+        {"loader": found["loader"], "ms a batch": f"{found['ms']:.2f}", "samples/s": f"{1000 * batch / found['ms']:,.0f}",
+         **{f"× the step, {backend}": f"{ms / found['ms']:.0f}" for backend, ms in steps.items()}}
         for found in loaders
-    ]
+    ]  # fmt: skip
     second = []
     for backend, times in fits.items():
         row = {"fit": backend, "from memory, ms a step": f"{steps[backend]:.1f}"}

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from results import machine, markdown_table, write_section
+from results import backends_option, machine, markdown_table, report, write_option
 from workload import SHAPES, Shape, write
 
 SLOTS = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 0, "adam": 2}
@@ -37,9 +37,9 @@ def peak(folder: Path, batch: int, backend: str, rule: str) -> int:
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="kaggle", show_default=True)
 @click.option("--rule", type=click.Choice(list(SLOTS)), default="rowwise_adagrad", show_default=True)
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@backends_option
 @click.option("--batch", default=2048, show_default=True)
-@click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
+@write_option
 def main(shape: str, rule: str, backends: tuple[str, ...], batch: int, into_results: bool) -> None:
     """Run each backend in a process of its own; what the same program takes with tiny tables is not counted."""
     needed = table_and_slot_bytes(SHAPES[shape], rule)
@@ -52,20 +52,13 @@ def main(shape: str, rule: str, backends: tuple[str, ...], batch: int, into_resu
                 write(Path(name), each, 20 * batch)
                 peaks.append(peak(Path(name), batch, backend, rule))
         rows.append(
-            {
-                "backend": backend,
-                "tables + slots": f"{needed / 1e9:.2f} GB",
-                "peak": f"{peaks[1] / 1e9:.2f} GB",
-                "the same with tiny tables": f"{peaks[0] / 1e9:.2f} GB",
-                "peak / (tables + slots)": f"{peaks[1] / needed:.2f}",
-                "difference / (tables + slots)": f"{(peaks[1] - peaks[0]) / needed:.2f}",
-            }
-        )
+            {"backend": backend, "tables + slots": f"{needed / 1e9:.2f} GB", "peak": f"{peaks[1] / 1e9:.2f} GB",
+             "the same with tiny tables": f"{peaks[0] / 1e9:.2f} GB", "peak / (tables + slots)": f"{peaks[1] / needed:.2f}",
+             "difference / (tables + slots)": f"{(peaks[1] - peaks[0]) / needed:.2f}"}
+        )  # fmt: skip
         click.echo(rows[-1])
-    text = markdown_table(rows)
-    click.echo(text)
-    if into_results:
-        write_section(f"Peak memory, {shape}, {rule}", f"{machine()}, batch {batch}, building included.\n\n{text}")
+    note = f"{machine()}, batch {batch}, building included."
+    report(f"Peak memory, {shape}, {rule}", note, markdown_table(rows), into_results)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ python benchmarks/onnx_memory.py --preset criteo_kaggle --tables int8 --backend 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import click
-from results import machine, markdown_table, write_section
+from contest import Program
+from results import backends_option, machine, markdown_table, measured, report, write_option
 
 EXPORT = """
 import json, sys, time
@@ -58,42 +57,31 @@ sys.stdin.readline()
 
 def exported(preset: str, path: Path, backend: str, tables: str | None) -> dict[str, float]:
     """What a process that builds and exports the model says of itself."""
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    command = [sys.executable, "-c", EXPORT, preset, str(path), tables or ""]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured([sys.executable, "-c", EXPORT, preset, str(path), tables or ""], KERAS_BACKEND=backend)
 
 
 def served(path: Path, processes: int) -> list[list[float]]:
     """Seconds to load, resident and proportional bytes of processes that serve the file at the same time."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(processes)
-    ]
-    found = []
-    for process in running:
-        process.stdout.readline()  # type: ignore[union-attr]
-    for process in running:
-        process.stdin.write("\n")  # type: ignore[union-attr]
-        process.stdin.flush()  # type: ignore[union-attr]
-        found.append(json.loads(process.stdout.readline()))  # type: ignore[union-attr]
-    for process in running:
-        process.communicate("\n")
-    return found
+    running: list[Program] = []
+    try:
+        for _ in range(processes):
+            running.append(Program("a server", [sys.executable, "-c", SERVE, str(path)]))
+        found = []
+        for program in running:
+            program.tell()
+            found.append(json.loads(program.answer()))
+        return found
+    finally:
+        for program in running:
+            program.end()
 
 
 @click.command()
-@click.option(
-    "--preset", default="criteo_kaggle", show_default=True, help="A model with 13 dense columns of kd.models."
-)
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@click.option("--preset", default="criteo_kaggle", show_default=True, help="A model with 13 dense columns of kd.models.")
+@backends_option
 @click.option("--tables", help="As kd.export.onnx takes it.")
 @click.option("--processes", default=2, show_default=True)
-@click.option("--write", "into_results", is_flag=True, help="Put the tables into benchmarks/RESULTS.md.")
+@write_option
 def main(preset: str, backends: tuple[str, ...], tables: str | None, processes: int, into_results: bool) -> None:
     """Export from each backend in a process of its own; then serve the file from one process, and from several."""
     rows, shared = [], []
@@ -103,31 +91,20 @@ def main(preset: str, backends: tuple[str, ...], tables: str | None, processes: 
             found = exported(preset, path, backend, tables)
             size = sum(file.stat().st_size for file in path.parent.iterdir())
             rows.append(
-                {
-                    "backend": backend,
-                    "model": f"{found['model'] / 1e9:.2f} GB",
-                    "file": f"{size / 1e9:.2f} GB",
-                    "seconds": f"{found['seconds']:.1f}",
-                    "peak beside the model": f"{found['beside'] / 1e9:.2f} GB",
-                    "of the model": f"{found['beside'] / found['model']:.2f}",
-                }
-            )
+                {"backend": backend, "model": f"{found['model'] / 1e9:.2f} GB", "file": f"{size / 1e9:.2f} GB",
+                 "seconds": f"{found['seconds']:.1f}", "peak beside the model": f"{found['beside'] / 1e9:.2f} GB",
+                 "of the model": f"{found['beside'] / found['model']:.2f}"}
+            )  # fmt: skip
             click.echo(rows[-1])
         for count in (1, processes):
             for seconds, resident, proportional in served(path, count):
                 shared.append(
-                    {
-                        "processes": count,
-                        "loads in": f"{seconds:.2f} s",
-                        "resident": f"{resident / 1e9:.2f} GB",
-                        "its share (PSS)": f"{proportional / 1e9:.2f} GB",
-                    }
-                )
+                    {"processes": count, "loads in": f"{seconds:.2f} s", "resident": f"{resident / 1e9:.2f} GB",
+                     "its share (PSS)": f"{proportional / 1e9:.2f} GB"}
+                )  # fmt: skip
                 click.echo(shared[-1])
     text = f"{markdown_table(rows)}\n\nAfter 150 batches of 8,192 random rows:\n\n{markdown_table(shared)}"
-    click.echo(text)
-    if into_results:
-        write_section(f"Memory of ONNX export, {preset}, tables {tables or 'as trained'}", f"{machine()}.\n\n{text}")
+    report(f"Memory of ONNX export, {preset}, tables {tables or 'as trained'}", f"{machine()}.", text, into_results)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ def beside_measured(measured: dict[str, Any]) -> tuple[list[dict[str, Any]], dic
 
 @click.command()
 @click.option("--measured", type=click.Path(path_type=Path), help="JSON file of measurements.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), help="PNG to draw: of what was measured, else of what is published."
-)
+@click.option("--plot", type=click.Path(path_type=Path), help="PNG to draw: of what was measured, else of what is published.")
 @click.option("--write", is_flag=True, help="Put the tables into RESULTS.md.")
 def main(measured: Path | None, plot: Path | None, write: bool) -> None:
     """Print predictions beside published and measured throughput."""

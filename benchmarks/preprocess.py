@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from itertools import islice
@@ -18,7 +17,7 @@ from typing import Any
 
 import click
 import criteo_log
-from results import machine, markdown_table, write_section
+from results import machine, markdown_table, measured, report, write_option
 
 PEER = Path(__file__).parent / "peers" / "reference_preprocess.py"
 # Compiled code comes from its cache, as in every run but a machine's first.
@@ -42,23 +41,17 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def measure(command: list[str]) -> dict[str, Any]:
-    """The JSON that a process prints."""
-    environment = {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    """Rows, seconds and peak memory that a process prints."""
+    return measured(command, KERAS_BACKEND=os.environ.get("KERAS_BACKEND", "jax"))
 
 
 def row(name: str, found: dict[str, Any], reference: float) -> dict[str, str]:
     """A line of the table."""
     rate = found["rows"] / found["seconds"]
     return {
-        "what": name,
-        "rows": f"{found['rows']:,}",
-        "seconds": f"{found['seconds']:.1f}",
-        "rows/s": f"{rate:,.0f}",
-        "× reference": f"{rate / reference:.1f}",
-        "peak memory": f"{found['peak'] / 2**20:.2f} GiB",
-    }
+        "what": name, "rows": f"{found['rows']:,}", "seconds": f"{found['seconds']:.1f}", "rows/s": f"{rate:,.0f}",
+        "× reference": f"{rate / reference:.1f}", "peak memory": f"{found['peak'] / 2**20:.2f} GiB",
+    }  # fmt: skip
 
 
 @click.command()
@@ -66,7 +59,7 @@ def row(name: str, found: dict[str, Any], reference: float) -> dict[str, str]:
 @click.option("--peer-rows", default=100_000, show_default=True, help="First lines of it that the reference gets.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to work; a temporary folder by default.")
 @click.option("--way", "ways", multiple=True, type=click.Choice(list(WAYS)), default=list(WAYS), show_default=True)
-@click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
+@write_option
 def main(rows: int, peer_rows: int, folder: Path | None, ways: tuple[str, ...], into_results: bool) -> None:
     """Make the log, and run the reference's algorithm and each way in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -85,14 +78,12 @@ def main(rows: int, peer_rows: int, folder: Path | None, ways: tuple[str, ...], 
             table.append(row(way, found, reference))
             shutil.rmtree(out)
         gigabytes = log.stat().st_size / 1e9
-    text = (
+    note = (
         f"A made-up log of {rows:,} lines ({gigabytes:.2f} GB, about {sum(sizes.values()):,} distinct values, Zipf with "
         f"exponent {criteo_log.EXPONENT}); the reference's algorithm, on the first {peer['rows']:,} lines of it. "
-        f"`python benchmarks/preprocess.py --rows {rows}`, {machine()}.\n\n{markdown_table(table)}"
+        f"`python benchmarks/preprocess.py --rows {rows}`, {machine()}."
     )
-    print(text)
-    if into_results:
-        write_section("Preprocessing a Criteo log", text)
+    report("Preprocessing a Criteo log", note, markdown_table(table), into_results)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
+backends_option = click.option(
+    "--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True
+)
+write_option = click.option("--write", "into_results", is_flag=True, help="Put the tables into benchmarks/RESULTS.md.")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
@@ -35,6 +43,20 @@ def machine() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return f"{cpu}, {cores} cores, {', '.join(versions)}, {datetime.date.today()}"
+
+
+def measured(command: Sequence[str], **environment: str) -> Any:
+    """The JSON value in the last line that a process prints."""
+    variables = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **environment}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=variables, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(title: str, note: str, text: str, into_results: bool) -> None:
+    """Print tables, and put them with a note into RESULTS.md where that was asked for."""
+    click.echo(text)
+    if into_results:
+        write_section(title, f"{note}\n\n{text}")
 
 
 def write_section(title: str, text: str) -> None:

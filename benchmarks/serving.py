@@ -9,10 +9,10 @@ is what ours are held against. Then the local stand-in server's answers are time
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,8 +21,10 @@ from typing import Any
 
 import click
 import numpy as np
-from results import machine, markdown_table, write_section
+from contest import Program
+from results import machine, markdown_table, report, write_option
 from serving_load import measure, stand_in, table
+from workload import Shape
 
 PROGRAM = Path(__file__).parent / "peers" / "serving.py"
 BATCHES = {1: 2000, 64: 500, 2048: 40}  # batch → requests of a round
@@ -48,9 +50,7 @@ def prepare(folder: Path) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras_dlrm as kd
 
-    schema = kd.Schema(
-        dense=[f"I{i}" for i in range(13)], categorical=[kd.Categorical(f"C{i}", 100_000) for i in range(26)]
-    )
+    schema = Shape((100_000,) * 26).schema()
     model = kd.models.DLRM(schema, 16, bottom_mlp=[512, 256, 64, 16], top_mlp=[512, 256, 1], seed=0)
     model.predict({"dense": np.zeros((1, 13), np.float32), "sparse": np.zeros((1, 26), np.int64)}, verbose=0)
     model.save(folder / "model.keras")
@@ -62,38 +62,27 @@ def prepare(folder: Path) -> None:
 
 def take_turns(folder: Path, kinds: Sequence[str], rounds: int) -> Times:
     """Each contestant's latencies. The first round only warms up."""
-    processes: dict[str, Any] = {}
+    programs: dict[str, Program] = {}
     found: Times = {}
     try:
         for kind in kinds:
             plain = {"TF_ENABLE_ONEDNN_OPTS": "0"} if kind in WITHOUT_ONEDNN else {}
-            processes[kind] = subprocess.Popen(
-                [sys.executable, str(PROGRAM), kind, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                bufsize=1, env={**os.environ, "KERAS_BACKEND": "tensorflow", **plain},
-            )  # fmt: skip
-            _answer(processes[kind], kind)
+            command = [sys.executable, str(PROGRAM), kind, str(folder)]
+            programs[kind] = Program(kind, command, KERAS_BACKEND="tensorflow", **plain)
         for batch, calls in BATCHES.items():
             for round_ in range(-1, rounds):
                 order = list(kinds) if round_ % 2 == 0 else list(reversed(kinds))
                 for kind in order:
-                    processes[kind].stdin.write(f"{batch} {calls}\n")
-                    times = json.loads(_answer(processes[kind], kind))
+                    programs[kind].tell(f"{batch} {calls}")
+                    times = json.loads(programs[kind].answer())
                     if round_ >= 0:
                         found.setdefault((kind, batch), []).append(times)
                         p50 = statistics.median(times)
                         print(f"batch {batch}, round {round_ + 1}/{rounds}  {kind}: {p50:.3f} ms", file=sys.stderr)
     finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
+        for program in programs.values():
+            program.end()
     return found
-
-
-def _answer(process: Any, kind: str) -> str:
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{kind} ended with {process.wait()}")
-    return line
 
 
 def lines(found: Times, kinds: Sequence[str]) -> list[dict[str, str]]:
@@ -119,15 +108,16 @@ def stand_ins_overhead(versions: Path, seconds: float) -> list[dict[str, Any]]:
     with stand_in(versions) as server:
         rest, grpc = (f"127.0.0.1:{server[port]}" for port in ("port", "grpc_port"))
         name = next(iter(server["models"]))
-        return table(
-            list(BATCHES), [1], lambda rows, n: measure(versions, rows, n, seconds, rest, grpc, name, "serving_default")
+        take = functools.partial(
+            measure, versions, seconds=seconds, rest=rest, grpc=grpc, model=name, signature="serving_default"
         )
+        return table(list(BATCHES), [1], take)
 
 
 @click.command()
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(list(CONTESTANTS)), help="These contestants; all by default.")
-@click.option("--write", "into_results", is_flag=True, help="Put the table into RESULTS.md.")
+@write_option
 def main(rounds: int, only: tuple[str, ...], into_results: bool) -> None:
     """Measure ours and PyTorch's in turns."""
     kinds = list(only) or list(CONTESTANTS)
@@ -135,14 +125,10 @@ def main(rounds: int, only: tuple[str, ...], into_results: bool) -> None:
         prepare(Path(name))
         found = take_turns(Path(name), kinds, rounds)
         overhead = stand_ins_overhead(Path(name) / "saved", seconds=5.0)
-    text = (
-        f"{markdown_table(lines(found, kinds))}\n\nThe local stand-in server, one client:\n\n{markdown_table(overhead)}"
-    )
-    click.echo(text)
-    if into_results:
-        calls = ", ".join(f"{calls} of {batch}" for batch, calls in BATCHES.items())
-        note = f"{machine()}, 26 tables of 100,000 rows × 16, medians of {rounds} rounds ({calls} rows)."
-        write_section("Answering requests", f"{note}\n\n{text}")
+    text = f"{markdown_table(lines(found, kinds))}\n\nThe local stand-in server, one client:\n\n{markdown_table(overhead)}"
+    calls = ", ".join(f"{calls} of {batch}" for batch, calls in BATCHES.items())
+    note = f"{machine()}, 26 tables of 100,000 rows × 16, medians of {rounds} rounds ({calls} rows)."
+    report("Answering requests", note, text, into_results)
 
 
 if __name__ == "__main__":

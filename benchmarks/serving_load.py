@@ -114,14 +114,7 @@ def closed_loop(
 def grpc_client(
     address: str, model: str, arrays: Mapping[str, np.ndarray], signature: str = "serving_default"
 ) -> MakeClient:
-    """Clients that send a Predict request, serialised anew each time, and read the answer.
-
-    Args:
-        address: Host and port.
-        model: Name of the model.
-        arrays: Inputs of the exact dtypes.
-        signature: Its name.
-    """
+    """Clients that send a Predict request, serialized anew each time, and read the answer; arrays have the exact dtypes."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -147,14 +140,7 @@ def grpc_client(
 def rest_client(
     address: str, model: str, arrays: Mapping[str, np.ndarray], signature: str = "serving_default"
 ) -> MakeClient:
-    """Clients that send a :predict request in columns, serialised anew each time, and parse the answer.
-
-    Args:
-        address: Host and port.
-        model: Name of the model.
-        arrays: Inputs.
-        signature: Its name.
-    """
+    """Clients that send a :predict request in columns, serialized anew each time, and parse the answer."""
     host, _, port = address.rpartition(":")
 
     @contextmanager
@@ -177,13 +163,7 @@ def rest_client(
 
 
 def bare_client(version: Path, arrays: Mapping[str, np.ndarray], signature: str = "serving_default") -> MakeClient:
-    """The signature itself, loaded in this process with `tf.saved_model.load`: what a server cannot be faster than.
-
-    Args:
-        version: Folder of `saved_model.pb`.
-        arrays: Inputs.
-        signature: Its name.
-    """
+    """The signature itself, loaded in this process with `tf.saved_model.load`: no server can be faster."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(version))
@@ -203,27 +183,8 @@ def bare_client(version: Path, arrays: Mapping[str, np.ndarray], signature: str 
 
 @contextmanager
 def stand_in(folder: Path, *options: str) -> Iterator[dict[str, Any]]:
-    """`keras-dlrm serve` as a process on free ports, until the block ends.
-
-    Args:
-        folder: Folder of the versions.
-        *options: Further ones of the command.
-
-    Yields:
-        Its `host`, `port`, `grpc_port` and `models`.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "keras_dlrm.cli",
-        "serve",
-        str(folder),
-        "--port",
-        "0",
-        "--grpc-port",
-        "0",
-        "--json",
-    ]
+    """`keras-dlrm serve` as a process on free ports, until the block ends: its `host`, `port`, `grpc_port` and `models`."""
+    command = [sys.executable, "-m", "keras_dlrm.cli", "serve", str(folder), "--port", "0", "--grpc-port", "0", "--json"]
     server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline() if server.stdout else ""

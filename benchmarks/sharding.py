@@ -7,15 +7,14 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import click
-from results import machine, markdown_table, write_section
+from contest import Program
+from results import backends_option, machine, markdown_table, report, write_option
 
 from keras_dlrm.sharding.launch import environments
 
@@ -23,54 +22,35 @@ PROGRAM = Path(__file__).parent / "peers" / "sharded.py"
 
 
 class Run:
-    """Processes that train together.
-
-    Args:
-        backend: Keras backend.
-        cores: Of each process.
-        arguments: Of the program.
-    """
+    """Processes that train together, each on its own cores."""
 
     def __init__(self, backend: str, cores: list[str], arguments: list[str]) -> None:
-        self.processes = [
-            subprocess.Popen(
-                ["taskset", "--cpu-list", core, sys.executable, str(PROGRAM), *arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1,
-                env={**os.environ, **mine},
-            )
-            for core, mine in zip(cores, environments(backend, len(cores)), strict=True)
-        ]  # fmt: skip
-        for process in self.processes:
-            while _line(process) != "ready":
-                pass
+        def start(core: str, environment: dict[str, str]) -> Program:
+            return Program("a process", ["taskset", "--cpu-list", core, sys.executable, str(PROGRAM), *arguments], **environment)
+
+        # At the same time: each is ready when all have joined.
+        with ThreadPoolExecutor(len(cores)) as pool:
+            self.programs = list(pool.map(start, cores, environments(backend, len(cores))))
 
     def round(self) -> float:
         """Samples a second of one round."""
-        for process in self.processes:
-            process.stdin.write("go\n")  # type: ignore[union-attr]
-        return min(float(_line(process)) for process in self.processes)
+        for program in self.programs:
+            program.tell()
+        return min(float(program.answer()) for program in self.programs)
 
     def end(self) -> None:
         """Kill them."""
-        for process in self.processes:
-            process.kill()
-            process.wait()
-
-
-def _line(process: Any) -> str:
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a process ended with {process.wait()}")
-    return str(line.strip())
+        for program in self.programs:
+            program.end()
 
 
 @click.command()
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@backends_option
 @click.option("--batch", "batches", multiple=True, type=int, default=[2048, 8192], show_default=True, help="Of all processes.")
 @click.option("--kind", default="table_wise", show_default=True)
 @click.option("--steps", default=40, show_default=True, help="Of a round.")
 @click.option("--rounds", default=7, show_default=True)
-@click.option("--write", "into_results", is_flag=True, help="Put the table into RESULTS.md.")
+@write_option
 def main(backends: tuple[str, ...], batches: tuple[int, ...], kind: str, steps: int, rounds: int, into_results: bool) -> None:
     """Measure both in turns."""
     table = []
@@ -94,11 +74,8 @@ def main(backends: tuple[str, ...], batches: tuple[int, ...], kind: str, steps: 
                 }
             )  # fmt: skip
             print(table[-1], file=sys.stderr)
-    text = markdown_table(table)
-    click.echo(text)
-    if into_results:
-        note = f"{machine()}, {kind}, samples/s, medians of {rounds} rounds of {steps} steps, the ratio of each round's pair."
-        write_section("Two processes beside one", f"{note}\n\n{text}")
+    note = f"{machine()}, {kind}, samples/s, medians of {rounds} rounds of {steps} steps, the ratio of each round's pair."
+    report("Two processes beside one", note, markdown_table(table), into_results)
 
 
 if __name__ == "__main__":

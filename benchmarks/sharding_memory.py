@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import click
+from results import backends_option, machine, markdown_table, report, write_option
 
 DIM = 16
 
@@ -62,12 +63,10 @@ def peaks(backend: str, processes: int, rows: int) -> list[int]:
 @click.command()
 @click.option("--gib", default=12.0, show_default=True, help="Of the tables.")
 @click.option("--processes", default=4, show_default=True)
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
-@click.option("--write", "into_results", is_flag=True, help="Put the table into RESULTS.md.")
+@backends_option
+@write_option
 def main(gib: float, processes: int, backends: tuple[str, ...], into_results: bool) -> None:
     """Measure each backend with large and with tiny tables."""
-    from results import machine, markdown_table, write_section
-
     rows = int(gib * 2**30) // (2 * 4 * DIM)
     share = 2 * rows * 4 * (DIM + 1) / processes
     table = []
@@ -80,11 +79,8 @@ def main(gib: float, processes: int, backends: tuple[str, ...], into_results: bo
              "difference / share": f"{more / share:.2f}"}
         )  # fmt: skip
         print(table[-1], file=sys.stderr)
-    text = markdown_table(table)
-    click.echo(text)
-    if into_results:
-        note = f"{machine()}, tables of {gib:g} GiB and slots of row-wise Adagrad over {processes} processes; the largest of them."
-        write_section("Memory of sharded tables", f"{note}\n\n{text}")
+    note = f"{machine()}, tables of {gib:g} GiB and slots of row-wise Adagrad over {processes} processes; the largest of them."
+    report("Memory of sharded tables", note, markdown_table(table), into_results)
 
 
 if __name__ == "__main__":

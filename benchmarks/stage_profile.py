@@ -42,20 +42,12 @@ class Profile:
             count, seconds = self.counts[name], self.seconds[name]
             bound = "bytes" if count.bytes / self.bytes_per_s >= count.flops / self.flops_per_s else "FLOP"
             rows.append(
-                {
-                    "stage": name,
-                    "ms": f"{1e3 * seconds:.2f}",
-                    "of fit": f"{seconds / fit:.1%}",
-                    "MFLOP": _digits(count.flops / 1e6),
-                    "MB": _digits(count.bytes / 1e6),
-                    "FLOP/byte": _digits(count.intensity),
-                    "GFLOP/s": _digits(count.flops / seconds / 1e9),
-                    "GB/s": _digits(count.bytes / seconds / 1e9),
-                    "least ms": _digits(1e3 * self.least(name)),
-                    "limited by": bound,
-                    "share of the limit": f"{self.least(name) / seconds:.1%}",
-                }
-            )
+                {"stage": name, "ms": f"{1e3 * seconds:.2f}", "of fit": f"{seconds / fit:.1%}",
+                 "MFLOP": _digits(count.flops / 1e6), "MB": _digits(count.bytes / 1e6), "FLOP/byte": _digits(count.intensity),
+                 "GFLOP/s": _digits(count.flops / seconds / 1e9), "GB/s": _digits(count.bytes / seconds / 1e9),
+                 "least ms": _digits(1e3 * self.least(name)), "limited by": bound,
+                 "share of the limit": f"{self.least(name) / seconds:.1%}"}
+            )  # fmt: skip
         left = fit - self.seconds[WHOLE[0]]
         rest = {"stage": "left over in fit", "ms": f"{1e3 * left:.2f}", "of fit": f"{left / fit:.1%}"}
         rows.append({key: rest.get(key, "") for key in rows[0]})

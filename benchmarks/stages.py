@@ -65,16 +65,10 @@ def measure(shape: Shape, batch: int, dtype: str, rule: str, distribution: str, 
     import keras_dlrm as kd
     from keras_dlrm.data.packed.writer import PackedWriter
 
-    hotness = shape.hotness or (1,) * len(shape.rows)
-    schema = kd.Schema(
-        dense=[f"I{i}" for i in range(shape.n_dense)],
-        categorical=[
-            kd.Categorical(f"C{i}", n, hotness=h) for i, (n, h) in enumerate(zip(shape.rows, hotness, strict=True))
-        ],
-    )
+    schema = shape.schema()
     rng = np.random.default_rng(0)
     ids = draw_ids(rng, shape, batch * steps, distribution)
-    starts = np.repeat(np.cumsum([0, *shape.rows[:-1]]), hotness)
+    starts = np.repeat(np.cumsum([0, *shape.rows[:-1]]), shape.hotness or 1)
     unique = statistics.mean(len(np.unique(ids[i * batch : (i + 1) * batch] + starts)) for i in range(steps))
     limits = []
     found: dict[str, list[float]] = {name: [] for name in (*STAGES, *WHOLE[1:])}
@@ -96,7 +90,7 @@ def measure(shape: Shape, batch: int, dtype: str, rule: str, distribution: str, 
         staged = None
         fit_time = FitTime()
         for round_ in range(rounds + 1):
-            _say(f"round {round_}/{rounds}" if round_ else "warm-up")
+            click.echo(f"round {round_}/{rounds}" if round_ else "warm-up", err=True)
             limits.append((bandwidth(repeats=3), product_rate(dtype, repeats=3)))
             found["input"].append(input_seconds(dataset))
             for pair in part.batches(batch):
@@ -114,10 +108,6 @@ def measure(shape: Shape, batch: int, dtype: str, rule: str, distribution: str, 
     medians = {name: statistics.median(values[len(values) // (rounds + 1) :]) for name, values in found.items()}
     bytes_per_s, flops_per_s = (max(values) for values in zip(*limits, strict=True))
     return Profile(medians, stages(shape, batch, unique, dtype, rule), bytes_per_s, flops_per_s, unique)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
 
 
 @click.command()

@@ -8,8 +8,8 @@ import numpy as np
 from counting import STAGES
 from stage_profile import WHOLE, Profile
 
-# Colour-blind safe (Okabe and Ito).
-COLOURS = dict(zip(STAGES, ("#8C8C8C", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#D55E00"), strict=True))
+# Color-blind safe (Okabe and Ito).
+COLORS = dict(zip(STAGES, ("#8C8C8C", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#D55E00"), strict=True))
 INK, GRID, REST = "#333333", "#E3E3E3", "#C9C9C9"
 
 
@@ -28,10 +28,10 @@ def plot(profile: Profile, path: Path, title: str) -> None:
         if name == WHOLE[0]:
             left = 0.0
             for stage in STAGES:
-                bars.barh(y, 1e3 * profile.seconds[stage], left=left, color=COLOURS[stage])
+                bars.barh(y, 1e3 * profile.seconds[stage], left=left, color=COLORS[stage])
                 left += 1e3 * profile.seconds[stage]
         else:
-            bars.barh(y, ms, color=COLOURS.get(name, REST))
+            bars.barh(y, ms, color=COLORS.get(name, REST))
         bars.vlines(least, y - 0.4, y + 0.4, color=INK, lw=2, label="least that the limits allow" if y == 0 else None)
         bars.text(
             ms + longest / 80, y, f"{ms:.2f} ms, {least / ms:.0%} of the limit", va="center", fontsize=9, color=INK
@@ -53,7 +53,7 @@ def plot(profile: Profile, path: Path, title: str) -> None:
     for name in shown:
         where = profile.counts[name].intensity, rates[name]
         roof.plot(
-            *where, "o" if name in STAGES else "s", ms=9, color=COLOURS.get(name, REST), mec=INK, mew=0.5, label=name
+            *where, "o" if name in STAGES else "s", ms=9, color=COLORS.get(name, REST), mec=INK, mew=0.5, label=name
         )
     words = {"textcoords": "offset points", "color": INK, "fontsize": 10}
     roof.annotate(f"{top:,.0f} GFLOP/s", (ridge, top), (4, 6), **words)

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 from contest import Contestant, contest, has_peer
-from results import RESULTS, machine, markdown_table, write_section
+from results import RESULTS, backends_option, machine, markdown_table, write_section
 
 PROGRAM = Path(__file__).parent / "peers" / "one_table.py"
 Entrant = tuple[str, int]  # kind and rows
@@ -78,20 +78,15 @@ def knows(kind: str, backend: str, rule: str) -> bool:
 @click.command()
 @click.option("--rows", "sizes", type=int, multiple=True, default=ROWS, show_default=True)
 @click.option("--rule", "rules", multiple=True, default=list(SLOTS), show_default=True)
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@backends_option
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--keras-peers-python", default=sys.executable, help="Interpreter with peers/requirements-keras.txt.")
 @click.option("--memory", default=12.0, show_default=True, help="GB for the tables of those who take turns.")
 @click.option("--write", "into_results", is_flag=True, help="Put table and plot into benchmarks/.")
 def main(
-    sizes: tuple[int, ...],
-    rules: tuple[str, ...],
-    backends: tuple[str, ...],
-    rounds: int,
-    keras_peers_python: str,
-    memory: float,
+    sizes: tuple[int, ...], rules: tuple[str, ...], backends: tuple[str, ...], rounds: int, keras_peers_python: str, memory: float,
     into_results: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Measure ours and the peers in turns, for each backend, rule and size."""
     pythons = {"ours": sys.executable, "bare": sys.executable, "stock": sys.executable}
     for kind in ("keras_rs", "tf_keras"):
@@ -102,13 +97,10 @@ def main(
         # All sizes of one program together: their ratio is what is asked for.
         entrants = [(kind, rows) for kind in pythons if knows(kind, backend, rule) for rows in sizes]
         for group in groups(entrants, backend, rule, memory * 1e9):
-            contestants = [
-                Contestant(
-                    f"{kind}, {backend}, {rule}, {rows:,} rows",
-                    [pythons[kind], str(PROGRAM), kind, backend, rule, str(rows)],
-                )
-                for kind, rows in group
-            ]
+            contestants = []
+            for kind, rows in group:
+                command = [pythons[kind], str(PROGRAM), kind, backend, rule, str(rows)]
+                contestants.append(Contestant(f"{kind}, {backend}, {rule}, {rows:,} rows", command))
             for (kind, rows), times in zip(group, contest(contestants, rounds), strict=True):
                 found.setdefault((kind, backend, rule), {})[rows] = statistics.median(times.ms)
         if into_results:
@@ -150,18 +142,18 @@ def _plot(found: dict[tuple[str, str, str], dict[int, float]], path: Path) -> No
 
     backends = list(dict.fromkeys(backend for _, backend, _ in found))
     figure, panels = pyplot.subplots(1, len(backends), figsize=(5 * len(backends), 4), sharey=True, squeeze=False)
-    colours = dict(zip(SLOTS, ("C0", "C1", "C2", "C3"), strict=True))
+    colors = dict(zip(SLOTS, ("C0", "C1", "C2", "C3"), strict=True))
     strokes = dict(zip(KINDS, ("-", "--", ":", "-.", (0, (1, 4))), strict=True))
     for panel, backend in zip(panels[0], backends, strict=True):
         for (kind, where, rule), times in found.items():
             if where == backend:
-                style = {"color": colours[rule], "linestyle": strokes[kind], "marker": "o", "markersize": 3}
+                style = {"color": colors[rule], "linestyle": strokes[kind], "marker": "o", "markersize": 3}
                 panel.loglog(list(times), list(times.values()), **style)
         panel.set(title=backend, xlabel="rows of the table")
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("ms a step")
     kinds, _, rules = (set(names) for names in zip(*found, strict=True))
-    lines = [Line2D([], [], color=colours[rule], label=rule) for rule in SLOTS if rule in rules]
+    lines = [Line2D([], [], color=colors[rule], label=rule) for rule in SLOTS if rule in rules]
     lines += [Line2D([], [], color="k", linestyle=strokes[kind], label=KINDS[kind]) for kind in KINDS if kind in kinds]
     panels[0][-1].legend(handles=lines, fontsize=7)
     figure.tight_layout()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 from contest import Contestant, Times, contest, has_peer
-from results import machine, markdown_table, write_section
+from results import backends_option, machine, markdown_table, report, write_option
 from workload import SHAPES, write
 
 PEERS = Path(__file__).parent / "peers"
@@ -28,17 +28,12 @@ def contestants(
 ) -> list[Contestant]:  # fmt: skip
     """Ours on each backend, then the peers that are there, then the floor."""
     common = [str(folder), "--batch", str(batch), "--dtype", dtype]
-    found = [
-        Contestant(
-            f"keras_dlrm, {backend}, {rule}",
-            [sys.executable, str(PEERS / "ours.py"), *common, "--backend", backend, "--rule", rule],
-        )
-        for backend in backends
-    ]
+    found = []
+    for backend in backends:
+        command = [sys.executable, str(PEERS / "ours.py"), *common, "--backend", backend, "--rule", rule]
+        found.append(Contestant(f"keras_dlrm, {backend}, {rule}", command))
     if "torch" in peers:
-        found.append(
-            Contestant("PyTorch EmbeddingBag, SGD", [sys.executable, str(PEERS / "torch_reference.py"), *common])
-        )
+        found.append(Contestant("PyTorch EmbeddingBag, SGD", [sys.executable, str(PEERS / "torch_reference.py"), *common]))
     if "torchrec" in peers and has_peer(torchrec_python, "torchrec", "requirements-torchrec.txt"):
         command = [torchrec_python, str(PEERS / "torchrec_fbgemm.py"), *common]
         found.append(Contestant("TorchRec/FBGEMM, row-wise Adagrad", command))
@@ -56,14 +51,14 @@ def contestants(
 @click.option("--batch", default=2048, show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--rule", default="rowwise_adagrad", show_default=True)
-@click.option("--backend", "backends", multiple=True, default=["tensorflow", "jax", "torch"], show_default=True)
+@backends_option
 @click.option("--peer", "peers", multiple=True, default=["torch", "torchrec", "tfrs"], show_default=True)
 @click.option("--peers-python", default=sys.executable, help="Interpreter with peers/requirements-torchrec.txt.")
 @click.option("--keras-peers-python", default=sys.executable, help="Interpreter with peers/requirements-keras.txt.")
 @click.option("--distribution", type=click.Choice(["zipf", "uniform"]), default="zipf", show_default=True)
 @click.option("--steps", default=100, show_default=True, help="Steps of a round.")
 @click.option("--rounds", default=7, show_default=True)
-@click.option("--write", "into_results", is_flag=True, help="Put the table into benchmarks/RESULTS.md.")
+@write_option
 def main(
     shape: str, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...], peers_python: str,
     keras_peers_python: str, distribution: str, steps: int, rounds: int, into_results: bool,
@@ -74,26 +69,19 @@ def main(
         write(folder, SHAPES[shape], batch * steps, distribution)
         entrants = contestants(folder, batch, dtype, rule, backends, peers, peers_python, keras_peers_python)
         times = contest(entrants, rounds)
-    text = table(times, batch)
-    click.echo(text)
-    if into_results:
-        title = f"Training step, {shape}, batch {batch}, {dtype}, {distribution} ids"
-        write_section(title, f"{machine()}, medians of {rounds} rounds of {steps} steps.\n\n{text}")
+    title = f"Training step, {shape}, batch {batch}, {dtype}, {distribution} ids"
+    report(title, f"{machine()}, medians of {rounds} rounds of {steps} steps.", table(times, batch), into_results)
 
 
 def table(times: list[Times], batch: int) -> str:
     """Medians, rates, and how many times as fast our first row is."""
     ours, floor = times[0], times[-1]
     rows = [
-        {
-            "program": t.name,
-            "ms a step": f"{t.median:.1f}",
-            "samples/s": f"{1000 * batch / t.median:,.0f}",
-            "share of the floor": f"{t.times_faster_than(floor):.0%}",
-            f"{ours.name.split(', ')[1]} is": f"{ours.times_faster_than(t):.2f}×",
-        }
+        {"program": t.name, "ms a step": f"{t.median:.1f}", "samples/s": f"{1000 * batch / t.median:,.0f}",
+         "share of the floor": f"{t.times_faster_than(floor):.0%}",
+         f"{ours.name.split(', ')[1]} is": f"{ours.times_faster_than(t):.2f}×"}
         for t in times
-    ]
+    ]  # fmt: skip
     return markdown_table(rows)
 
 

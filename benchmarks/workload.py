@@ -40,6 +40,14 @@ class Shape:
     cross_layers: int = 0
     projection_dim: int | None = None
 
+    def schema(self) -> Any:
+        """The columns, as `kd.Schema`."""
+        from keras_dlrm import Categorical, Schema
+
+        hotness = self.hotness or (1,) * len(self.rows)
+        columns = [Categorical(f"C{i}", n, hotness=h) for i, (n, h) in enumerate(zip(self.rows, hotness, strict=True))]
+        return Schema(dense=[f"I{i}" for i in range(self.n_dense)], categorical=columns)
+
     @property
     def table_bytes(self) -> int:
         """Bytes of all tables in float32."""

@@ -9,9 +9,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from keras_dlrm.files import published
 from keras_dlrm.files.archive import KERAS, check_archive
+from keras_dlrm.files.documents import read
 from keras_dlrm.files.inventory import Done, files_below
 from keras_dlrm.files.marker import MARKER, check_marker
+from keras_dlrm.files.seal import check_seal
+from keras_dlrm.schema.schema import Schema
+from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.training import run_files
 
 SHA, CRC, PARSED, UNCHECKED = "SHA-256", "CRC-32", "is well formed", "has no checksum"
 Progress = Callable[[int, int], None]
@@ -153,13 +159,12 @@ def _preprocessor(path: Path, done: Done) -> _Found:
 
 
 def _run(path: Path, done: Done) -> _Found:
-    from keras_dlrm.training.run_files import MODEL, STATE, check_run
-
-    found = dict.fromkeys(check_run(path, done).values(), SHA)
-    for name in (MODEL, STATE):
-        if (path / name).is_file() and path / name not in found:
-            check_archive(path / name, KERAS if name == MODEL else (), done)
-            found[path / name] = CRC
+    found = dict.fromkeys(run_files.check_run(path, done).values(), SHA)
+    model, state = path / run_files.MODEL, path / run_files.STATE
+    if model.is_file() and model not in found:
+        found |= _archive(model, done)
+    if any(state.glob("step_*")):
+        found |= _checkpoints(state, done)
     return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **found}
 
 
@@ -174,10 +179,8 @@ def _checkpoints(path: Path, done: Done) -> _Found:
 
 
 def _version(path: Path, done: Done) -> _Found:
-    from keras_dlrm.files.published import FILE, check_version
-
-    if check_version(path, done) is None:
-        raise ValueError(f"{path} has no {FILE} of kd.export.savedmodel, so that there is nothing to compare it with.")
+    if published.check_version(path, done) is None:
+        raise ValueError(f"{path} has no {published.FILE} of kd.export.savedmodel, so that there is nothing to compare it with.")
     return {path / name: SHA for name in files_below(path)}
 
 
@@ -214,8 +217,6 @@ def _onnx(path: Path, done: Done) -> _Found:
 
 
 def _litert(path: Path, done: Done) -> _Found:
-    from keras_dlrm.files.seal import check_seal
-
     if not check_seal(path):
         raise ValueError(f"{path} carries no checksum of kd.export.litert: it is damaged, or another program wrote it.")
     done(path.stat().st_size)
@@ -224,9 +225,6 @@ def _litert(path: Path, done: Done) -> _Found:
 
 def _description(path: Path, done: Done) -> _Found:
     """A schema, a plan or an experiment: people write them by hand, so that they carry no checksum."""
-    from keras_dlrm.files.documents import read
-    from keras_dlrm.schema.schema import Schema
-    from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.training.experiment import Experiment
 
     try:

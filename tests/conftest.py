@@ -33,13 +33,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that no backend takes part in run once, in TensorFlow's lane."""
-    if os.environ["KERAS_BACKEND"] == "tensorflow":
+    """Leave out the tests marked soak, unless `-m` names the marker."""
+    if "soak" in config.option.markexpr:
         return
-    neutral = [item for item in items if item.get_closest_marker("neutral")]
-    if neutral:
-        config.hook.pytest_deselected(items=neutral)
-        items[:] = [item for item in items if item not in set(neutral)]
+    soak = [item for item in items if item.get_closest_marker("soak")]
+    if soak:
+        config.hook.pytest_deselected(items=soak)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,15 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(written, tmp_path):
     assert outcomes.total() >= 40
 
 
+def test_a_checksum_under_a_damaged_name_is_no_earlier_release(written, tmp_path):
+    for name in ("data.json", "result.json"):
+        folder = Path(shutil.copytree(written / "run", tmp_path / name))
+        (folder / name).write_bytes((folder / name).read_bytes().replace(b'"checksum"', b'"bhecksum"'))
+        for read in (kd.verify, lambda folder, name=name: run_files.read_listing(folder, name)):
+            with pytest.raises(ValueError, match=rf"{name} is damaged"):
+                read(folder)
+
+
 def test_the_command_says_what_it_checked_in_80_columns(written, capsys):
     os.environ.pop("COLUMNS", None)
     main(["verify", str(written / "log"), "--json"])

@@ -1,4 +1,6 @@
-"""Every Python and shell block of README.md and docs/*.md runs, in order, in an empty folder.
+"""Documents: code blocks run, paths exist, trees and the reference are complete, types resolve for users.
+
+Every Python and shell block of README.md, CONTRIBUTING.md and docs/*.md runs, in order, in an empty folder.
 
 A block may opt out with `<!-- not run: reason -->` on the line above its fence, but only where all that it does is make
 an environment, or call make, pip or docker.
@@ -6,6 +8,9 @@ an environment, or call make, pip or docker.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -14,11 +19,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import pytest
+import yaml
+
+pytestmark = pytest.mark.neutral
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 LANGUAGES = {"python": "python", "py": "python", "bash": "bash", "sh": "bash", "shell": "bash", "console": "console"}
 NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
 MAY_SKIP = re.compile(
@@ -94,8 +102,6 @@ def forbidden_skips(block: Block) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_run(document, tmp_path):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("documents are written for the default backend, tensorflow; they run in its lane")
     run = [(b.language, b.line, b.code) for b in blocks(document.read_text(encoding="utf-8")) if not b.skipped]
     if not run:
         pytest.skip(f"{document.name} has no block to run")
@@ -148,3 +154,92 @@ def test_blocks_are_found_with_their_language_line_and_marker():
 )
 def test_a_skip_is_allowed_for_environment_commands_only(code, refused):
     assert forbidden_skips(Block("bash", 1, code, True)) == refused
+
+
+def load(path):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_folder_trees_are_those_of_the_code():
+    tree = load(DOCS / "tree.py")
+    stale = [page.name for kind, page in tree.PAGES.items() if page.read_text(encoding="utf-8") != tree.updated(kind)]
+    assert stale == [], "run `make tree`"
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_named_files_exist(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    if document.name == "CHANGELOG.md":  # the table of renames has names that are gone
+        text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    folders = "keras_dlrm|trainers|benchmarks|savedmodel|docs|tests"
+    named = re.findall(rf"(?<![\w/.-])((?:{folders})/[\w/.-]*\w/?)", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def pages(entries):
+    """Pages of a navigation tree."""
+    for entry in entries:
+        target = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        yield from [target] if isinstance(target, str) else pages(target)
+
+
+def test_the_site_has_every_page_once():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").replace("!!python/name:", "")
+    written = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    gathered = [page for page in load(DOCS / "site.py").PAGES.values() if page.endswith(".md")]
+    assert sorted(pages(yaml.safe_load(text)["nav"])) == sorted(written + gathered)
+
+
+def test_the_site_shows_paths_for_files_that_are_not_its_pages():
+    on_site, page = load(DOCS / "site.py").on_site, DOCS / "api" / "x.md"
+    assert (
+        on_site("[log](../../CHANGELOG.md#x) [data](../data.md)", page) == "[log](../changelog.md#x) [data](../data.md)"
+    )
+    assert on_site("[that](../../savedmodel) `[a](b)`", page) == "that (`savedmodel`) `[a](b)`"
+    assert on_site("[data](docs/data.md)", ROOT / "README.md") == "[data](data.md)"
+    with pytest.raises(ValueError, match="link to nowhere.md"):
+        on_site("[x](nowhere.md)", page)
+
+
+def test_examples_of_docstrings_are_code_on_the_site():
+    pytest.importorskip("griffe")
+    fenced = load(DOCS / "doctest_blocks.py").fenced
+    assert fenced("A.\n\n>>> f(\n...     1\n... )\n2\n\nB.") == "A.\n\n```pycon\n>>> f(\n...     1\n... )\n2\n```\n\nB."
+
+
+PUBLIC = (
+    "", "models", "layers", "optimizers", "metrics", "data", "data.streaming", "data.synthetic", "checkpoint", "sharding",
+    "parameter_server", "export", "convert", "scoring", "serving",
+)  # fmt: skip
+# Functions that each backend has its own of: the page of `sharding` describes them together.
+TOGETHER = {f"sharding.{name}" for name in ("start", "stop", "process_count", "process_rank")}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_the_reference_has_every_public_name(package):
+    reference = "\n".join(path.read_text(encoding="utf-8") for path in DOCS.glob("api/*.md"))
+    listed = set(re.findall(r"^::: keras_dlrm\.(\S+)$", reference, re.MULTILINE)) | TOGETHER
+    module = importlib.import_module(f"keras_dlrm.{package}".rstrip("."))
+    values = {name: getattr(module, name) for name in getattr(module, "__all__", vars(module)) if name[0] != "_"}
+    names = [name for name, value in values.items() if inspect.isroutine(value) or inspect.isclass(value)]
+    assert [name for name in names if f"{package}.{name}".lstrip(".") not in listed] == []
+
+
+@pytest.mark.slow
+def test_types_resolve_for_a_user(tmp_path):
+    assert (ROOT / "keras_dlrm" / "py.typed").exists()
+    program = (
+        "import keras_dlrm as kd\nreveal_type(kd.models.DLRM)\nreveal_type(kd.Schema)\nreveal_type(kd.data.open)\n"
+    )
+    (tmp_path / "user.py").write_text(program)
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", "user.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, timeout=600
+    )
+    revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert done.returncode == 0 and len(revealed) == 3, done.stdout + done.stderr
+    assert [kind.rpartition("-> ")[2].rpartition(".")[2] for kind in revealed] == ["DLRM", "Schema", "ClickLog"]

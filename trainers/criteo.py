@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
+from keras_dlrm.cli.experiments import chosen_experiment, tensorboard_option, training_options
+from keras_dlrm.cli.options import PathArgument, backend_option
 from keras_dlrm.cli.program import promise, run
 from trainers.once import preprocessed_once
 
@@ -45,7 +46,7 @@ def preset_experiment(name):
 @click.option("--days", type=int, default=7, show_default=True, help="Days that a single file is cut into.")
 @click.option("--subsample", type=float, default=0.0, show_default=True, help="Share of label-0 rows to drop.")
 @training_options
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
+@tensorboard_option
 @backend_option
 @promise("The same command goes on where it was.")
 def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, **options):

@@ -6,123 +6,20 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.cli.options import POSITIVE
 from keras_dlrm.files.durable import check_writable
-from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Schema
+from trainers.options import sharded_options
+from trainers.planted import ClickLog, Steps, click_schema
 
 _ROWS_AT_ONCE = 2**16
-_ROWS_DRAWN = 2**18
-_IDS = 2**20  # that a log draws, of the largest table
-
-
-def hybrid_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `multi_worker.py`, `jax_hybrid.py` and `torch_hybrid.py`."""
-    path = click.Path(path_type=Path)
-    for option in reversed(
-        [
-            click.option("--processes", default=2, show_default=True, type=click.IntRange(1), help="On this machine; a cluster's "
-                         "launcher decides itself."),
-            click.option("--steps", default=100, show_default=True, type=click.IntRange(0), help="Training steps in all."),
-            click.option("--global-batch", default=256, show_default=True, type=click.IntRange(1),
-                         help="Examples of a step, of all processes together."),
-            click.option("--seed", default=0, show_default=True, help="Of the log and of the initial weights."),
-            click.option("--rows", default=10_000, show_default=True, type=click.IntRange(2), help="Rows of the largest table."),
-            click.option("--embedding-dim", default=16, show_default=True, type=click.IntRange(1), help="Width of the tables."),
-            click.option("--plan", "plan_file", type=path, help="A sharding plan (keras-dlrm plan --output).  [default: planned]"),
-            click.option("--optimizer", default="adagrad", show_default=True, help="Of the dense parameters and the tables."),
-            click.option("--learning-rate", type=POSITIVE, help="The optimizer's own by default."),
-            click.option("--checkpoint", type=path, help="Folder of checkpoints; a run goes on from the last one."),
-            click.option("--checkpoint-steps", default=100, show_default=True, type=click.IntRange(1),
-                         help="Steps between checkpoints."),
-            click.option("--timeout", default=300.0, show_default=True, type=POSITIVE,
-                         help="Seconds without progress that end the run."),
-            click.option("--restarts", default=10, show_default=True, type=click.IntRange(0),
-                         help="Of all processes after one is lost, with --checkpoint."),
-            click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout."),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def click_schema(rows: int) -> Schema:
-    """Uneven vocabularies, one-hot and multi-hot columns, two that share a table.
-
-    Args:
-        rows: Of the largest table.
-    """
-    sizes = {"item": rows, "user": max(rows // 3, 2), "shop": max(rows // 50, 2), "country": 40, "device": 3}
-    columns = [Categorical(name, size) for name, size in sizes.items()]
-    columns += [Categorical("history", rows, hotness=5, combiner="mean", table="item")]
-    columns += [Categorical("tags", 500, hotness=3)]
-    return Schema(dense=["price", "age", "hour"], categorical=columns, label="click")
-
-
-class ClickLog:
-    """A planted log of `click_schema(rows)`, in memory that does not follow the rows.
-
-    Of larger tables 2**20 ids are drawn, which lie evenly over their rows: what a log keeps of each id would be as much as the
-    process's part of narrow tables.
-
-    Args:
-        rows: Of the largest table.
-        seed: Of the log.
-
-    Example:
-
-    >>> batch, label = ClickLog(rows=50_000_000, seed=0).batch(0, 4)
-    >>> batch["sparse"].shape, bool(batch["sparse"].max() > 2**20)
-    ((4, 13), True)
-    """
-
-    def __init__(self, rows: int, seed: int) -> None:
-        from keras_dlrm.data.synthetic import PlantedClickLog
-
-        self.seed = seed
-        self._log = PlantedClickLog(click_schema(min(rows, _IDS)), seed=seed)
-        whole, drawn = click_schema(rows).categorical, self._log.schema.categorical
-        apart = [int(a.vocabulary_size or 0) // int(b.vocabulary_size or 0) for a, b in zip(whole, drawn, strict=True)]
-        self._apart = np.repeat(apart, [column.hotness for column in whole]).astype(np.int32)
-
-    def batch(self, number: int, batch_size: int, part: str = "train") -> Any:
-        """As `PlantedClickLog.batch`."""
-        batch, label = self._log.batch(number, batch_size, part)
-        ids = batch["sparse"]
-        return {**batch, "sparse": np.where(ids < 0, ids, ids * self._apart)}, label
-
-
-class Steps(keras.utils.PyDataset):
-    """Batches by their number: step i's batch depends on the log and on i alone.
-
-    They are drawn beforehand, as every process would draw all of each. The first 262,144 rows come again and again.
-
-    Args:
-        log: A log with `batch(number, batch_size)`.
-        batch_size: B.
-        first, stop: The first step and the one after the last.
-    """
-
-    def __init__(self, log: Any, batch_size: int, first: int, stop: int) -> None:
-        super().__init__()
-        self.first, self.stop = first, stop
-        self._period = max(1, _ROWS_DRAWN // batch_size)
-        numbers = {i % self._period for i in range(first, min(stop, first + self._period))}
-        self._drawn = {number: log.batch(number, batch_size) for number in sorted(numbers)}
-
-    def __len__(self) -> int:
-        return max(self.stop - self.first, 0)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._drawn[(self.first + index) % self._period]
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -192,6 +89,23 @@ class Recorder(keras.callbacks.Callback):
         return 0.0 if len(self._times) < 2 else (len(self._times) - 1) / (self._times[-1] - self._times[0])
 
 
+hybrid_options = sharded_options(
+    processes="On this machine; a cluster's launcher decides itself.",
+    plan="A sharding plan (keras-dlrm plan --output).  [default: planned]",
+    optimizer="Of the dense parameters and the tables.",
+    restarts="Of all processes after one is lost, with --checkpoint.",
+    timeout="Seconds without progress that end the run.",
+)
+
+
+def moments(parts: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Sum and sum of squares of a table, from its parts."""
+    total = squares = 0.0
+    for part in parts:
+        total, squares = total + float(part.sum(dtype="f8")), squares + float((part.astype("f8") ** 2).sum())
+    return total, squares
+
+
 def describe_tables(model: Any) -> dict[str, dict[str, float]]:
     """Rows, width, sum and sum of squares of each logical table, added up where its parts lie. All processes must ask.
 
@@ -213,21 +127,14 @@ def describe_tables(model: Any) -> dict[str, dict[str, float]]:
                 if shard.rank is not None or first
                 for i in range(0, shard.rows, _ROWS_AT_ONCE)
             )
-        total = squares = 0.0
-        for part in parts:
-            total, squares = total + float(part.sum(dtype="f8")), squares + float((part.astype("f8") ** 2).sum())
-        mine[name] = (total, squares)
+        mine[name] = moments(parts)
     every = everyone.values(list(mine.values()))
     shapes = model.embeddings.table_shapes
     return {
-        name: {
-            "rows": shapes[name][0],
-            "width": shapes[name][1],
-            "sum": sum(one[i][0] for one in every),
-            "sumsq": sum(one[i][1] for one in every),
-        }
+        name: {"rows": shapes[name][0], "width": shapes[name][1], "sum": sum(one[i][0] for one in every),
+               "sumsq": sum(one[i][1] for one in every)}
         for i, name in enumerate(mine)
-    }
+    }  # fmt: skip
 
 
 def planned(plan_file: Path | None, schema: Schema, embedding_dim: int, world_size: int, options: Mapping[str, Any]) -> Any:

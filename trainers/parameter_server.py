@@ -22,69 +22,27 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks ar
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from keras_dlrm.cli.options import POSITIVE, PathArgument  # noqa: E402
+from keras_dlrm.cli.options import PathArgument  # noqa: E402
 from keras_dlrm.cli.program import run  # noqa: E402
-from trainers import hybrid as trainer  # noqa: E402
-
-
-def describe(tables, shapes):
-    """Rows, width, sum and sum of squares of each table, read part by part."""
-    found = {}
-    for name, (rows, width) in shapes.items():
-        total = squares = 0.0
-        for _, part in tables.read(name):
-            total, squares = total + float(part.sum(dtype="f8")), squares + float((part.astype("f8") ** 2).sum())
-        found[name] = {"rows": rows, "width": width, "sum": total, "sumsq": squares}
-    return found
+from trainers.hybrid import moments  # noqa: E402
+from trainers.options import sharded_options  # noqa: E402
+from trainers.planted import ClickLog, click_schema  # noqa: E402
 
 
 @click.command(epilog=EPILOG)
-@click.option("--processes", default=2, show_default=True, type=click.IntRange(1), help="Workers.")
+@sharded_options(
+    processes="Workers.",
+    plan="Sharding plan; ranks are servers.  [default: large tables by rows]",
+    optimizer="Of the dense parameters.",
+    restarts="Of all processes after a server or the chief is lost.",
+    timeout="Seconds without a sign of life after which a process is ended.",
+)
 @click.option("--servers", default=2, show_default=True, type=click.IntRange(1), help="Parameter servers.")
-@click.option(
-    "--steps",
-    default=100,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Training steps in all; each is one worker's.",
-)
-@click.option("--global-batch", default=256, show_default=True, type=click.IntRange(1), help="Examples of a step.")
-@click.option("--seed", default=0, show_default=True, help="Of the log and of the initial weights.")
-@click.option("--rows", default=10_000, show_default=True, type=click.IntRange(2), help="Rows of the largest table.")
-@click.option("--embedding-dim", default=16, show_default=True, type=click.IntRange(1), help="Width of the tables.")
-@click.option(
-    "--plan",
-    "plan_file",
-    type=PathArgument,
-    help="Sharding plan; ranks are servers.  [default: large tables by rows]",
-)
-@click.option("--optimizer", default="adagrad", show_default=True, help="Of the dense parameters.")
 @click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer if omitted.")
-@click.option("--learning-rate", type=POSITIVE, help="The optimizer's own by default.")
-@click.option(
-    "--in-flight", type=click.IntRange(1), help="Steps under way at a time; 1 is synchronous.  [default: 2 a worker]"
-)
-@click.option("--checkpoint", type=PathArgument, help="Folder of checkpoints; a run goes on from the last one.")
-@click.option(
-    "--checkpoint-steps", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints."
-)
-@click.option(
-    "--restarts",
-    default=10,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Of all processes after a server or the chief is lost.",
-)
-@click.option(
-    "--timeout",
-    default=300.0,
-    show_default=True,
-    type=POSITIVE,
-    help="Seconds without a sign of life after which a process is ended.",
-)
+@click.option("--in-flight", type=click.IntRange(1),
+              help="Steps under way at a time; 1 is synchronous.  [default: 2 a worker]")  # fmt: skip
 @click.option("--evaluation-steps", type=click.IntRange(1), help="Steps between evaluations beside training.")
 @click.option("--export", type=PathArgument, help="Folder to export a SavedModel to at the end.")
-@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
 def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, embedding_optimizer,
          learning_rate, in_flight, checkpoint, checkpoint_steps, restarts, timeout, evaluation_steps, export, as_json):  # fmt: skip
     """Train on parameter servers."""
@@ -99,8 +57,8 @@ def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, pla
     import keras_dlrm as kd
     from keras_dlrm.sharding.plan import ShardingPlan
 
-    schema = trainer.click_schema(rows)
-    log = trainer.ClickLog(rows, seed)
+    schema = click_schema(rows)
+    log = ClickLog(rows, seed)
 
     def build():
         model = kd.models.DLRM(schema, embedding_dim, bottom_mlp=[32, embedding_dim], top_mlp=[64, 32, 1], seed=seed)
@@ -124,12 +82,16 @@ def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, pla
         trained = steps - training.resumed
         sent = training.bytes_sent()
         memory = training.peak_memory()
+        described = {}
+        for name, (rows, width) in training.plan.shapes.items():
+            total, squares = moments(part for _, part in training.tables.read(name))
+            described[name] = {"rows": rows, "width": width, "sum": total, "sumsq": squares}
         result = {
             "losses": losses.tolist(), "steps": training.applied, "resumed": training.resumed, "processes": list(sent),
             "bytes_per_step": [n / max(trained, 1) for n in sent.values()],
             "peak_rss_bytes": [memory[name] for name in sent],
             "samples_per_s": trained * global_batch / seconds, "evaluations": training.evaluations,
-            "tables": describe(training.tables, training.plan.shapes),
+            "tables": described,
         }  # fmt: skip
     except ps.ServerLostError as error:
         print(error, file=sys.stderr, flush=True)
@@ -141,10 +103,7 @@ def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, pla
         print(json.dumps(result), flush=True)
     else:
         loss, speed = float(losses[-10:].mean()) if steps else float("nan"), result["samples_per_s"]
-        print(
-            f"{result['steps']} steps, loss {loss:.4f}, {speed:,.0f} examples a second; {training.evaluations}",
-            flush=True,
-        )
+        print(f"{result['steps']} steps, loss {loss:.4f}, {speed:,.0f} examples a second; {training.evaluations}", flush=True)
     os._exit(0)  # TensorFlow would wait for processes that never end by themselves
 
 

@@ -6,7 +6,8 @@ that is started again with the same arguments goes on where it was.
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, training_options
+from keras_dlrm.cli.experiments import chosen_experiment, tensorboard_option, training_options
+from keras_dlrm.cli.options import PathArgument, backend_option, fractions_option
 from keras_dlrm.cli.program import promise, run
 from trainers.once import preprocessed_once
 
@@ -23,11 +24,10 @@ Examples:
 @click.option("--train", "train_files", required=True, multiple=True, help="File or pattern; may be repeated.")
 @click.option("--valid", multiple=True, help="Files of the validation part.")
 @click.option("--test", multiple=True, help="Files of the test part.")
-@click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
-              help="Cut --train in file order instead of giving --valid and --test.")  # fmt: skip
+@fractions_option
 @click.option("--output", required=True, type=PathArgument, help="Folder for the processed data and the run.")
 @training_options
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
+@tensorboard_option
 @backend_option
 @promise("The same command goes on where it was.")
 def main(schema, train_files, valid, test, fractions, output, tensorboard, **options):

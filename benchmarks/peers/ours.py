@@ -26,10 +26,7 @@ import keras_dlrm as kd  # noqa: E402
 from keras_dlrm.data.packed.writer import PackedWriter  # noqa: E402
 
 shape, dense, sparse, label = read(options.folder)
-schema = kd.Schema(
-    dense=[f"I{i}" for i in range(shape.n_dense)],
-    categorical=[kd.Categorical(f"C{i}", n) for i, n in enumerate(shape.rows)],
-)
+schema = shape.schema()
 directory = tempfile.TemporaryDirectory()
 with PackedWriter(f"{directory.name}/log", schema) as writer:
     writer.begin("train")

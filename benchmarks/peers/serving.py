@@ -106,13 +106,8 @@ def torch_model(how: str) -> Answer:
 def answers() -> Answer:
     """The contestant's way to answer."""
     makers = {
-        "savedmodel": savedmodel,
-        "plain": savedmodel,
-        "caller": session,
-        "onnx": onnx,
-        "predict": predict,
-        "torch": torch_model,
-    }
+        "savedmodel": savedmodel, "plain": savedmodel, "caller": session, "onnx": onnx, "predict": predict, "torch": torch_model
+    }  # fmt: skip
     name, _, variant = KIND.partition(":")
     return makers[name](variant)
 
@@ -124,10 +119,8 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         batch, calls = map(int, line.split())
-        requests = [
-            (draw.random((batch, 13), np.float32), draw.integers(0, 100_000, (batch, 26)))
-            for _ in range(min(calls, 64))
-        ]
+        count = min(calls, 64)
+        requests = [(draw.random((batch, 13), np.float32), draw.integers(0, 100_000, (batch, 26))) for _ in range(count)]
         times = []
         for i in range(calls):
             start = time.perf_counter()

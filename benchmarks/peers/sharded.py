@@ -27,16 +27,11 @@ class Batches(keras.utils.PyDataset):
     def __init__(self) -> None:
         super().__init__()
         rng = default_rng(0)
-        self.kept = [
-            (
-                {
-                    "dense": rng.random((BATCH, 13), np.float32),
-                    "sparse": np.stack([rng.integers(0, n, BATCH) for n in ROWS], 1).astype(np.int32),
-                },
-                rng.integers(0, 2, BATCH).astype(np.float32),
-            )
-            for _ in range(8)
-        ]
+        self.kept = []
+        for _ in range(8):
+            dense = rng.random((BATCH, 13), np.float32)
+            sparse = np.stack([rng.integers(0, n, BATCH) for n in ROWS], 1).astype(np.int32)
+            self.kept.append(({"dense": dense, "sparse": sparse}, rng.integers(0, 2, BATCH).astype(np.float32)))
 
     def __len__(self) -> int:
         return STEPS

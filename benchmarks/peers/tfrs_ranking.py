@@ -30,11 +30,7 @@ if options.dtype != "float32":
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
 
 legacy = tf.keras.optimizers.legacy
-rules = {
-    "sgd": lambda: legacy.SGD(0.1),
-    "adagrad": lambda: legacy.Adagrad(0.01),
-    "adam": lambda: legacy.Adam(0.001),
-}
+rules = {"sgd": lambda: legacy.SGD(0.1), "adagrad": lambda: legacy.Adagrad(0.01), "adam": lambda: legacy.Adam(0.001)}
 embedding_optimizer = rules[rule]()
 
 

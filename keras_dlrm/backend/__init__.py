@@ -1,4 +1,4 @@
-"""The seam: the few operations on rows that differ between backends, chosen here and nowhere else.
+"""The seam: gather, sum and scatter rows, one file for each framework.
 
 Each adapter has the same functions:
 

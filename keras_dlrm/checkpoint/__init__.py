@@ -1,4 +1,4 @@
-"""Checkpoints of logical tables and optimizer slots: written by any number of processes, read by any other, on any backend."""
+"""Checkpoints of logical tables and slots: any number of processes, any plan, any backend."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from keras_dlrm.checkpoint.writing import save
 from keras_dlrm.files.durable import check_writable
-from keras_dlrm.sharding.heartbeat import PREEMPTED
+from keras_dlrm.sharding import everyone
+from keras_dlrm.sharding.processes import PREEMPTED
 from keras_dlrm.support.arguments import integer
 
 
@@ -40,15 +41,9 @@ class Checkpoints(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        directory: str | Path,
-        steps: int,
-        first: int = 0,
-        extra: Callable[[], dict[str, Any]] = dict,
-        keep: int | None = 2,
-        whole: int = 1,
-        look: int = 10,
-    ) -> None:
+        self, directory: str | Path, steps: int, first: int = 0, extra: Callable[[], dict[str, Any]] = dict,
+        keep: int | None = 2, whole: int = 1, look: int = 10,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.directory, self.extra, self.keep = Path(directory).absolute(), extra, keep
         self.steps, self.whole, self.look = (
@@ -86,8 +81,6 @@ class Checkpoints(keras.callbacks.Callback):
     def _any_told(self) -> bool:
         if not getattr(self.model, "shared", False):
             return self._told
-        from keras_dlrm.sharding import everyone
-
         return bool(everyone.arrays(np.array([self._told])).any())
 
     def on_train_end(self, logs: Any = None) -> None:

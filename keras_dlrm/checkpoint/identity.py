@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
 
 # What does not change what a model's weights mean: where values come from, what they are stored as, what bounds their training.
@@ -75,19 +76,17 @@ def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
 
 
 def _layers(model: Any) -> list[Any]:
-    from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-
     layers = model._flatten_layers(include_self=False)
     # The tables of a `TPUEmbedding` are those of an `EmbeddingCollection`, whatever layers it has inside.
     collections = [layer for layer in layers if isinstance(layer, EmbeddingCollection)]
     inside = {id(layer) for each in collections for layer in each._flatten_layers(include_self=False)}
-    found = []
+    described = []
     for layer in layers:
         if isinstance(layer, EmbeddingCollection):
-            found.append({"class": EmbeddingCollection.__name__, "config": _plain(EmbeddingCollection.get_config(layer))})
+            described.append({"class": EmbeddingCollection.__name__, "config": _plain(EmbeddingCollection.get_config(layer))})
         elif id(layer) not in inside:
-            found.append({"class": type(layer).__name__, "config": _config(layer)})
-    return found
+            described.append({"class": type(layer).__name__, "config": _config(layer)})
+    return described
 
 
 def _config(thing: Any) -> Any:

@@ -17,13 +17,7 @@ _IN_FLIGHT = 8  # chunks that are being written while the next is read
 
 
 class Base:
-    """A whole checkpoint that changes are written against.
-
-    Args:
-        step: Its step.
-        folder: Its folder.
-        manifest: What it says of itself.
-    """
+    """A whole checkpoint that changes are written against."""
 
     def __init__(self, step: int, folder: Path, manifest: dict[str, Any]) -> None:
         self.step, self.folder = step, folder
@@ -31,13 +25,9 @@ class Base:
         self._parts = {_key(part): part for part in manifest["parts"]}
 
     def array_of(self, part: dict[str, Any]) -> Any:
-        """Its rows of the same part; `None` where it was split otherwise.
-
-        Raises:
-            Damaged: they are not as they were written.
-        """
-        found = self._parts.get(_key(part))
-        return None if found is None else _opened(self.folder, found, "", tuple(part["shape"]))
+        """Its rows of the same part, or `Damaged`; `None` where it was split otherwise."""
+        own = self._parts.get(_key(part))
+        return None if own is None else _opened(self.folder, own, "", tuple(part["shape"]))
 
 
 def _key(part: dict[str, Any]) -> tuple[Any, ...]:
@@ -45,15 +35,10 @@ def _key(part: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def write_piece(folder: Path, piece: Piece, base: Base | None) -> dict[str, Any]:
-    """Write a piece.
-
-    Args:
-        folder: The checkpoint's.
-        piece: The piece.
-        base: Where given, and split alike, only rows that are not as there are written.
+    """Write a piece into a checkpoint's folder: all of it, or where a base is split alike, rows that differ from there.
 
     Returns:
-        What the manifest says of it.
+        The piece's entry of the manifest.
     """
     shard = piece.shard
     name = file_of(piece.kind, shard.table, f"{shard.start}_{shard.stop}_{shard.first}_{shard.last}")
@@ -83,15 +68,7 @@ def _checksums(path: Path, arrays: Iterable[str]) -> dict[str, str]:
 
 
 def check_written(folder: Path, part: dict[str, Any]) -> None:
-    """Raise where a part that a process wrote is not in the folder that this process sees.
-
-    Args:
-        folder: The checkpoint's.
-        part: What the manifest is to say of the part.
-
-    Raises:
-        OSError: it is not there.
-    """
+    """`OSError` where a part that a process wrote is not in the folder that this process sees."""
     for name, checksum in part["checksums"].items():
         path = metadata(folder / part["file"] / name)
         if not path.is_file() or digest(path) != checksum:
@@ -130,13 +107,7 @@ class Damaged(ValueError):
 
 
 class Stored:
-    """A part of a checkpoint, to be read by rows.
-
-    Args:
-        directory: Folder of all checkpoints.
-        step: Which one.
-        base: The one that it has changes of, if it has.
-        part: What the manifest says of the part.
+    """A part of a step's checkpoint, to be read by rows; `base` is the checkpoint that it has changes of, if it has.
 
     Raises:
         Damaged: it is not all there, here or when it is read.

@@ -16,6 +16,7 @@ from keras_dlrm.checkpoint.parts import Base, Damaged, Stored
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
 from keras_dlrm.checkpoint.store import DENSE, ROWS, folder_of, read_manifest, steps_in
 from keras_dlrm.files.marker import check_marker
+from keras_dlrm.sharding import everyone
 from keras_dlrm.support.differences import difference, shown
 
 # zlib.error is of a stream that a bit was changed in.
@@ -150,8 +151,6 @@ def _dense(folder: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _agree(directory: Path, step: int | None, failure: Exception | None) -> None:
     """Raise in all processes where one of them cannot read, or finds another step."""
-    from keras_dlrm.sharding import everyone
-
     every = everyone.values([step, None if failure is None else str(failure)])
     if failure is not None:
         return
@@ -200,10 +199,10 @@ def _checked(
     return manifest, arrays, needed
 
 
-def _check_identity(folder: Path, there: dict[str, Any] | None, here: dict[str, Any]) -> None:
-    found = None if there is None else difference(there, here)
-    if found is not None:
-        place, saved, own = found
+def _check_identity(folder: Path, saved_identity: dict[str, Any] | None, own_identity: dict[str, Any]) -> None:
+    first = None if saved_identity is None else difference(saved_identity, own_identity)
+    if first is not None:
+        place, saved, own = first
         raise ValueError(
             f"restore: {folder} is of another model or optimizer: {place} is {shown(saved)} there, {shown(own)} in the model. "
             "Build and compile the model as the one that was saved."

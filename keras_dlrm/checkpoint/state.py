@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.checkpoint.identity import identity
+from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.sharding.plan import Shard
 
@@ -45,8 +46,6 @@ class Piece:
 
 def collections_of(model: Any) -> list[Any]:
     """The layers of a model that have tables."""
-    from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-
     return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
 
 
@@ -71,27 +70,25 @@ def state_of(model: Any) -> State:
     """The state of a model in training.
 
     Raises:
-        ValueError: the model is not built; gradients of rows are being accumulated; two tables have one name.
+        ValueError: the model is not built; two tables have one name.
     """
     dense = dense_variables(model)
-    found: list[Piece] = []
-    seen: set[str] = set()
-    for collection in collections_of(model):
-        for name in collection.table_shapes:
-            if name in seen:
-                raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
-            seen.add(name)
-        found += pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
+    collections = collections_of(model)
+    names = [name for collection in collections for name in collection.table_shapes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
+    found = [
+        piece for collection in collections
+        for piece in pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
+    ]  # fmt: skip
     return State(dense, found, identity(model), bool(getattr(model, "shared", False)))
 
 
 def pieces(tables: Any, names: Iterable[str], slots_of: Callable[[Any], Mapping[str, Any]]) -> Iterator[Piece]:
-    """All pieces of some tables in this process.
+    """All pieces, in this process, of the named tables of a `WholeTables`, `ShardedTables` or `ServerTables`.
 
-    Args:
-        tables: A `WholeTables`, `ShardedTables` or `ServerTables`.
-        names: Of the tables.
-        slots_of: A table's variable → its slots by name.
+    `slots_of` maps a table's variable to its slots by name.
     """
     for name in names:
         for shard, variable, first in tables.parts(name):
@@ -112,7 +109,7 @@ def dense_variables(model: Any) -> dict[str, Any]:
     """What every process has, by names that do not depend on the backend: parameters, generators, the optimizer's own.
 
     Raises:
-        ValueError: the model is not built; gradients of rows are being accumulated.
+        ValueError: the model is not built.
     """
     # A layer that the model does not use stays unbuilt.
     if not model.built or all(is_table(v) for v in model.weights):
@@ -127,8 +124,6 @@ def dense_variables(model: Any) -> dict[str, Any]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return found
-    if getattr(optimizer, "_accumulators", None):
-        raise ValueError("checkpoint: gradient_accumulation_steps is not supported; save the model with model.save instead.")
     found |= {f"dense_optimizer_{i}": v for i, v in enumerate(optimizer.dense.variables)}
     slots = {id(v) for slots in optimizer.rows._slots for v in slots.values()}
     rest = [v for v in optimizer.rows.variables if id(v) not in slots]

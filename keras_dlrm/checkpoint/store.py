@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import tensorstore
 
 from keras_dlrm.files.checksums import digest, read_sealed
 from keras_dlrm.files.durable import sync
@@ -31,16 +32,12 @@ def steps_in(directory: Path) -> list[int]:
     """Steps of the complete checkpoints, in order."""
     if not directory.is_dir():
         return []
-    found = [_NAME.fullmatch(path.name) for path in directory.iterdir() if (path / MANIFEST).is_file()]
-    return sorted(int(match[1]) for match in found if match)
+    matches = [_NAME.fullmatch(path.name) for path in directory.iterdir() if (path / MANIFEST).is_file()]
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    Raises:
-        ValueError: it is no checkpoint, or of a later version.
-    """
+    """The manifest of a checkpoint; `ValueError` where the folder is none, is damaged, or is of a later version."""
     path = folder / MANIFEST
     try:
         manifest = read_sealed(path, required=False)
@@ -69,7 +66,7 @@ def file_of(kind: str, table: str, part: str) -> str:
 def create(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> Any:
     """A new array in a folder of its own, to be written by rows."""
     chunk = [min(ROWS, max(shape[0], 1)), *shape[1:]]
-    return _tensorstore().open({**_spec(path), "metadata": {
+    return tensorstore.open({**_spec(path), "metadata": {
         "shape": list(shape), "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
@@ -78,7 +75,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> Any:
 
 def open_array(path: Path) -> Any:
     """An array that `create` made, to be read."""
-    return _tensorstore().open(_spec(path), open=True).result()
+    return tensorstore.open(_spec(path), open=True).result()
 
 
 def metadata(path: Path) -> Path:
@@ -94,14 +91,6 @@ def _spec(path: Path) -> dict[str, Any]:
         # A chunk that is not there is an error, not zeros; so chunks of zeros must be there, too.
         "fill_missing_data_reads": False, "store_data_equal_to_fill_value": True,
     }  # fmt: skip
-
-
-def _tensorstore() -> Any:
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise ImportError("checkpoints need tensorstore: pip install 'keras-dlrm[distributed]'.") from error
-    return tensorstore
 
 
 def bases_of(directory: Path, steps: list[int]) -> set[int]:

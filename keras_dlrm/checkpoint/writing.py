@@ -25,6 +25,7 @@ from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.durable import publish, sync
 from keras_dlrm.files.lock import held
 from keras_dlrm.files.ownership import check, identity, mark, remove
+from keras_dlrm.sharding import collectives, everyone
 from keras_dlrm.support.arguments import integer
 
 _WHAT = "a checkpoint"
@@ -36,18 +37,18 @@ def save(
 ) -> Path:  # fmt: skip
     """Write tables, slots, dense parameters and counters of a model in training.
 
-    Where a plan shards the tables all processes call it, with a directory that all see; each writes its parts. The checkpoint
-    appears under its name, `step_…`, when everything is on the disk, or not at all. Those of later steps, of a run that was
-    given up for this one, go. It does not depend on how the tables are
-    stacked or sharded, on the number of processes or the backend: `restore` reads it into any model of the same architecture.
+    Where a plan shards the tables, all processes call it, with a directory that all see; each writes its parts. The checkpoint
+    appears under its name, `step_…`, when everything is on the disk, or not at all. Checkpoints of later steps are removed: they
+    belong to a run that was given up for this one. A checkpoint does not depend on how the tables are stacked or sharded, on the
+    number of processes or the backend: `restore` reads it into any model of the same architecture.
 
     Args:
         model: A compiled and built model.
         directory: Folder of the checkpoints.
         step: Its number; the optimizer's step by default.
-        extra: What else is to be known after `restore`, such as JSON can write. Process 0's counts.
-        keep: How many checkpoints stay, this one among them; `None`: all. What they are changes of stays, too.
-        incremental: Whether to write of tables and slots only the rows that are not as in the last whole checkpoint; without one of
+        extra: More that `restore` is to return, such as JSON can write. That of process 0 counts.
+        keep: How many checkpoints stay, this one among them; `None`: all. A checkpoint that they are changes of stays, too.
+        incremental: Whether to write only the rows of tables and slots that differ from the last whole checkpoint; without one of
             the same plan, this one is whole. It reads that one, and saves the writing.
 
     Returns:
@@ -85,7 +86,7 @@ def save(
 
 
 def write(
-    state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None, incremental: bool
+    state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None = 2, incremental: bool = False
 ) -> Path:
     """As `save`, from a state."""
     team = _Team(state.shared)
@@ -106,6 +107,8 @@ def write(
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
             for left in directory.glob(".step_*.partial"):
                 _remove_partial(left)
+            if os.path.lexists(partial):
+                raise FileExistsError(f"{partial} is in the way, and was not written here; move it, or save to another folder.")
             partial.mkdir(parents=True)
             os.close(mark(partial, _owner(partial)))
 
@@ -160,6 +163,16 @@ def write(
     return final
 
 
+def clear(directory: Path) -> None:
+    """Remove all checkpoints of a folder, and the folder where nothing else is in it."""
+    for step in steps_in(directory):
+        _remove(folder_of(directory, step))
+    for left in directory.glob(".step_*.partial"):
+        _remove_partial(left)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
 def _removed(folder: Path) -> Path:
     """The name of a checkpoint that is being removed; what a kill leaves of it goes with the next save."""
     return folder.parent / f".{folder.name}.old.partial"
@@ -200,9 +213,7 @@ class _Team:
     def __init__(self, shared: bool) -> None:
         self.rank, self.size = 0, 1
         if shared:
-            from keras_dlrm.sharding import collectives as backend
-
-            self.rank, self.size = backend.process_rank(), backend.process_count()
+            self.rank, self.size = collectives.process_rank(), collectives.process_count()
 
     def do(self, work: Any) -> list[Any]:
         """Results of all processes.
@@ -210,9 +221,9 @@ class _Team:
         Raises:
             OSError: one of them failed.
         """
-        found, error = None, None
+        result, error = None, None
         try:
-            found = work()
+            result = work()
         except Exception as failure:  # the others wait for this one's word, whatever it is
             error = f"{type(failure).__name__}: {failure}"
             # tensorstore reports a full disk as a ValueError.
@@ -221,11 +232,9 @@ class _Team:
             if self.size == 1:
                 raise
         if self.size == 1:
-            return [found]
-        from keras_dlrm.sharding import everyone
-
-        every = everyone.values([found, error])
+            return [result]
+        every = everyone.values([result, error])
         for rank, (_, failed) in enumerate(every):
             if failed:
                 raise OSError(f"checkpoint: process {rank} could not write: {failed}")
-        return [found for found, _ in every]
+        return [result for result, _ in every]

@@ -1,4 +1,4 @@
-"""The command line: `keras-dlrm preprocess | train | evaluate | predict | export | serve | …`, see `COMMANDS`."""
+"""The command line `keras-dlrm`: one file for each command, listed in `COMMANDS`."""
 
 from __future__ import annotations
 

@@ -1,24 +1,18 @@
-"""`keras-dlrm compare`."""
+"""Command `compare`: models over several seeds, and whether they differ by more than noise."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    apply_experiment_options,
-    backend_option,
-    experiment_options,
-    json_option,
-    print_json,
-)
+from keras_dlrm.cli.experiments import apply_experiment_options, chosen_log, experiment_options, model_option, stamped
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option
+from keras_dlrm.cli.output import print_json
 from keras_dlrm.cli.program import promise
 
 EPILOG = """\b
@@ -32,7 +26,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.option("--data", type=PathArgument, help="Processed directory. Default: a planted log.")
 @click.option("--config", "configs", type=PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
-@click.option("--model", "models", type=click.Choice(["DLRM", "DCN", "DCNv2"]), multiple=True, help="May be repeated.")
+@model_option("models", multiple=True, help="May be repeated.")
 @experiment_options
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each, seeds 0, 1, …")
 @click.option("--samples", type=click.IntRange(1), default=500, show_default=True, help="Bootstrap resamples.")
@@ -40,15 +34,9 @@ Examples:
 @backend_option
 @json_option
 def command(
-    data: Path | None,
-    configs: tuple[Path, ...],
-    models: tuple[str, ...],
-    seeds: int,
-    samples: int,
-    output: Path | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+    data: Path | None, configs: tuple[Path, ...], models: tuple[str, ...], seeds: int, samples: int, output: Path | None,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """Train models beside each other over several seeds and say whether they differ by more than noise.
 
     The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
@@ -57,9 +45,8 @@ def command(
     import numpy as np
     from rich.console import Console
 
-    from keras_dlrm import data as data_package
     from keras_dlrm.training.experiment import Experiment
-    from keras_dlrm.training.planted import EXPERIMENT, planted_log
+    from keras_dlrm.training.planted import EXPERIMENT
     from keras_dlrm.training.run import one_run
 
     if configs and models:
@@ -75,7 +62,7 @@ def command(
     if len(named) < 2:
         raise ValueError("compare: two models are needed; repeat --config or --model.")
     console = Console(stderr=True)
-    log = planted_log(Path("runs") / "planted-log", console) if data is None else data_package.open(data)
+    log = chosen_log(data, console)
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
     part = log.split("test")
@@ -85,7 +72,7 @@ def command(
             f"compare: {log.directory} has row weights or labels between 0 and 1, which its resampling of rows cannot count; "
             "train and evaluate the models one by one."
         )
-    output = output or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    output = output or stamped("compare")
     again = f"The same command with --output {shlex.quote(str(output))} goes on: finished runs are not repeated."
     with promise(again), one_run(output):
         result = _compare(named, log, output, seeds, samples, console, options)
@@ -105,9 +92,9 @@ def _compare(
     from keras_dlrm.training.run import train
     from keras_dlrm.training.run_files import read_predictions
 
-    there = output / "compare.json"
-    if there.exists() and set(read_json(there)) != {"models", "differences"}:
-        raise FileExistsError(f"{there} was not written by compare; give another --output.")
+    path = output / "compare.json"
+    if path.exists() and set(read_json(path)) != {"models", "differences"}:
+        raise FileExistsError(f"{path} was not written by compare; give another --output.")
     table: list[dict[str, Any]] = []
     runs: dict[str, list[Any]] = {}
     for name, experiment in named.items():
@@ -116,9 +103,8 @@ def _compare(
         for seed in range(seeds):
             console.print(f"[bold]{name}[/bold], seed {seed}")
             folder = output / f"{name}-seed{seed}"
-            results.append(
-                train(experiment.override([f"seed={seed}"]), log, folder, resume=folder.exists(), console=console)
-            )
+            seeded = experiment.override([f"seed={seed}"])
+            results.append(train(seeded, log, folder, resume=folder.exists(), console=console))
             runs.setdefault(name, []).append(read_predictions(folder))
         row: dict[str, Any] = {"model": name, "seeds": seeds}
         for score in ("auc", "logloss", "ne"):
@@ -131,26 +117,17 @@ def _compare(
 
     labels = np.asarray(log.split("test").labels)
     first, *others = named
-    verdicts = []
-    for other in others:
-        found = paired_bootstrap_runs(labels, runs[first], runs[other], samples)
-        for score, difference in found.items():
-            verdicts.append(
-                {
-                    "difference": f"{first} - {other}",
-                    "score": score,
-                    "mean": difference.difference,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "p": difference.p_value,
-                    "more than noise": "yes" if difference.low > 0 or difference.high < 0 else "no",
-                }
-            )
+    verdicts = [
+        {"difference": f"{first} - {other}", "score": score, "mean": mean, "low": low, "high": high, "p": p_value,
+         "more than noise": "yes" if low > 0 or high < 0 else "no"}
+        for other in others
+        for score, (mean, low, high, p_value) in paired_bootstrap_runs(labels, runs[first], runs[other], samples).items()
+    ]  # fmt: skip
     click.echo()
     print_table(table, f"Test part of {log.directory} ({len(labels):,} rows), mean ± sd over seeds", file=sys.stdout)
     over = "rows and seeds" if seeds > 1 else "rows"
     print_table(verdicts, f"Paired bootstrap over {over}, 95% interval", file=sys.stdout)
     result = {"models": table, "differences": verdicts}
-    write(there, json.dumps(result, indent=2))
+    write(path, json.dumps(result, indent=2))
     click.echo(f"runs and compare.json: {output}")
     return result

@@ -1,4 +1,4 @@
-"""`keras-dlrm convert`."""
+"""Command `convert`: checkpoints of other libraries to `.keras` files, and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, overwrite_option
+from keras_dlrm.cli.output import print_json
 from keras_dlrm.files.durable import check_file, whole
 from keras_dlrm.schema.schema import Schema
 
@@ -23,33 +24,22 @@ torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLR
 
 @click.command(epilog=EPILOG)
 @click.argument("source", type=PathArgument)
-@click.option(
-    "--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this."
-)
+@click.option("--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this.")
 @click.option("--to", "target", type=click.Choice(SYSTEMS), help="SOURCE is a .keras file; write a state_dict of this.")
 @click.option("--output", type=PathArgument, required=True, help="File to write.")
 @click.option("--schema", type=PathArgument, help="With --from: the columns, .yaml or .json.")
 @click.option("--hotness", type=int, help="With --from, without --schema: most ids of an example in a column.")
 @click.option("--interaction", type=click.Choice(["dot", "cat"]), help="With --from torch_dlrm; dot by default.")
-@click.option(
-    "--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself."
-)
-@click.option(
-    "--operation", type=click.Choice(["mult", "add", "concat"]), help="With --from torch_dlrm: its --qr-operation; mult by default."
-)
+@click.option("--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself.")
+@click.option("--operation", type=click.Choice(["mult", "add", "concat"]),
+              help="With --from torch_dlrm: its --qr-operation; mult by default.")  # fmt: skip
 @click.option("--features", help="With torchrec: its sparse_feature_names, separated by commas.")
 @click.option("--table-prefix", help="With --to torchrec: in front of the tables' names, such as t_.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@overwrite_option
 @backend_option
 @json_option
 def command(
-    source: Path,
-    origin: str | None,
-    target: str | None,
-    output: Path,
-    overwrite: bool,
-    as_json: bool,
-    **options: Any,
+    source: Path, origin: str | None, target: str | None, output: Path, overwrite: bool, as_json: bool, **options: Any
 ) -> None:
     """Another library's checkpoint → a model (.keras), or a model → another library's checkpoint."""
     if (origin is None) == (target is None):
@@ -61,11 +51,11 @@ def command(
         if output.suffix != ".keras":
             raise ValueError(f"convert: --output {output} must end with .keras.")
         model = _read(source, origin, features, options)
-        _save(model, output)
+        with whole(output) as written:
+            model.save(written)
         tables = model.schema.table_sizes
-        click.echo(
-            f"wrote {output}: {len(tables)} tables, {sum(tables.values()):,} rows, interaction {model.interaction_kind!r}"
-        )
+        rows = sum(tables.values())
+        click.echo(f"wrote {output}: {len(tables)} tables, {rows:,} rows, interaction {model.interaction_kind!r}")
         print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
         return
     loaded = load_model(source, compile=False)
@@ -103,17 +93,5 @@ def _read(source: Path, origin: str, features: list[str] | None, options: dict[s
     state = torch_file.load(source)
     if origin == "torchrec":
         return convert.from_torchrec(state, schema, options["hotness"], features)
-    return convert.from_torch_dlrm(
-        state,
-        options["interaction"] or "dot",
-        options["self_interaction"],
-        options["hotness"],
-        schema,
-        options["operation"] or "mult",
-    )
-
-
-def _save(model: Any, output: Path) -> None:
-    """Write a model: complete or absent."""
-    with whole(output) as written:
-        model.save(written)
+    interaction, operation = options["interaction"] or "dot", options["operation"] or "mult"
+    return convert.from_torch_dlrm(state, interaction, options["self_interaction"], options["hotness"], schema, operation)

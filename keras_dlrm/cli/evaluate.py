@@ -1,4 +1,4 @@
-"""`keras-dlrm evaluate`."""
+"""Command `evaluate`: scores of a saved model on a part of a click log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.export import TABLES
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, print_unseen
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model
+from keras_dlrm.cli.output import print_json, print_unseen
 
 EPILOG = """\b
 Examples:
@@ -23,15 +24,9 @@ Examples:
 @click.option("--data", type=PathArgument, required=True, help="Processed directory.")
 @click.option("--split", default="test", show_default=True, help="train, valid or test.")
 @click.option("--batch-size", type=int, default=8192, show_default=True)
-@click.option(
-    "--tables",
-    multiple=True,
-    type=click.Choice(TABLES),
-    help="Also with tables as an export stores them. May be repeated.",
-)
-@click.option(
-    "--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched."
-)
+@click.option("--tables", multiple=True, type=click.Choice(TABLES),
+              help="Also with tables as an export stores them. May be repeated.")  # fmt: skip
+@click.option("--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched.")
 @backend_option
 @json_option
 def command(
@@ -46,19 +41,18 @@ def command(
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
     from keras_dlrm.schema.same_schema import check_same
     from keras_dlrm.support.table import print_table
-    from keras_dlrm.training.resume import validation_scores
+    from keras_dlrm.training.best_model import validation_scores
 
     log = data_package.open(data)
     part = log.split(split)
     check_same(f"{model} does not fit {data}", loaded.schema, log.schema, scores=True)
-    found = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
+    scores = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
     unseen = Tally()
     for batch, *_ in part.batches(65_536):
         unseen.add_packed(part.schema, batch.get("sparse"))
-    print_table([{"part": split, "rows": len(part), **found}], f"{loaded.name} ({model})")
-    result: dict[str, Any] = {"split": split, "rows": len(part), **found}
+    print_table([{"part": split, "rows": len(part), **scores}], f"{loaded.name} ({model})")
     print_unseen(unseen.columns())
-    result["unseen"] = unseen_as_json(unseen.columns())
+    result: dict[str, Any] = {"split": split, "rows": len(part), **scores, "unseen": unseen_as_json(unseen.columns())}
     if tables:
         from keras_dlrm.export import compare_tables
 

@@ -1,4 +1,4 @@
-"""`keras-dlrm export`."""
+"""Command `export`: a saved model for TensorFlow Serving, ONNX Runtime or LiteRT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model
+from keras_dlrm.cli.output import print_json
 
 FORMATS = ("savedmodel", "onnx", "litert")
 TABLES = ("float32", "bfloat16", "float16", "int8", "int4")
@@ -27,9 +28,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("model", type=PathArgument)
-@click.option(
-    "--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file."
-)
+@click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel", show_default=True)
 @click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
 @click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")

@@ -1,23 +1,18 @@
-"""Options that several commands share, and how they print."""
+"""Options that several commands share, and what they stand for."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from keras_dlrm.files.archive import KERAS, check_archive
-
-if TYPE_CHECKING:
-    from keras_dlrm.data.preprocessor.unseen import Unseen
 
 PathArgument = click.Path(path_type=Path)
 
@@ -68,9 +63,32 @@ def _choose(backend: str) -> None:
     os.environ["KERAS_BACKEND"] = backend
 
 
-def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--json`: a machine-readable last line."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")(function)
+def together(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """One decorator of several options, which `--help` lists in this order."""
+    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+
+#: `--json`: a machine-readable last line.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+fractions_option = click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
+                                help="Cut --train in file order instead of giving --valid and --test.")  # fmt: skip
+#: A directory to write, whether it may take the place of an earlier one, and what is printed at the end.
+directory_options = together(
+    click.option("--output", type=PathArgument, required=True, help="Directory to write."), overwrite_option, json_option
+)
+
+
+def row_options(what: str = "row") -> Callable[..., Any]:
+    """Options of commands that read files row by row: what to do with rows that cannot be used, threads, an earlier output."""
+    return together(
+        click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
+                     help=f"Stop at the first {what} that cannot be used, or leave such {what}s out and count them."),
+        click.option("--max-skipped", type=int, help="With skip: stop when there are more."),
+        click.option("--workers", type=int, help="Threads; all processors by default."),
+        overwrite_option,
+    )  # fmt: skip
 
 
 def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,93 +114,12 @@ def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def experiment_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is trained: a file, and single values on top of it."""
-    for option in reversed(
-        (
-            click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                         help="Any value of the experiment, such as model.dropout=0.2. May be repeated."),
-            click.option("--batch-size", type=int, help="Rows of a training batch."),
-            click.option("--epochs", type=int, help="Most epochs."),
-            click.option("--optimizer", help="sgd, adagrad, rowwise_adagrad, adam, or a Keras optimizer."),
-            click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer by default."),
-            click.option("--learning-rate", type=POSITIVE, help="Of the optimizer, and of the tables' where it has none."),
-            click.option("--mixed-precision", is_flag=True, default=None, help="Compute in bfloat16."),
-        )
-    ):  # fmt: skip
-        function = option(function)
-    return function
-
-
-def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`experiment_options`, and what belongs to one run. The command hands them to `chosen_experiment`."""
-    for option in reversed(
-        (
-            click.option("--config", type=PathArgument, help="Experiment as YAML."),
-            click.option(
-                "--model", type=click.Choice(["DLRM", "DCN", "DCNv2"]), help="Model, with its default widths."
-            ),
-            experiment_options,
-            click.option("--seed", type=int, help="Seed of weights, dropout and row order."),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-def chosen_experiment(
-    default: Callable[[], Any], config: Path | None, model: str | None, seed: int | None, **options: Any
-) -> Any:
-    """The experiment of the command line.
-
-    Args:
-        default: Gives the experiment where there is no `config`.
-        config: Its file.
-        model: Name of a model, with its default widths.
-        seed: Instead of the experiment's.
-        **options: Of `experiment_options`.
-    """
-    from keras_dlrm.training.experiment import Experiment
-
-    experiment = default() if config is None else Experiment.load(config)
-    if model is not None:
-        experiment = experiment.override([f"model={{type: {model}}}"])
-    experiment = apply_experiment_options(experiment, **options)
-    return experiment if seed is None else experiment.override([f"seed={seed}"])
-
-
-def apply_experiment_options(
-    experiment: Any,
-    settings: Sequence[str],
-    batch_size: int | None,
-    epochs: int | None,
-    optimizer: str | None,
-    embedding_optimizer: str | None,
-    learning_rate: float | None,
-    mixed_precision: bool | None,
-) -> Any:
-    """The experiment with the command line's values."""
-    changes = []
-    for name, value in (("batch_size", batch_size), ("epochs", epochs)):
-        if value is not None:
-            changes.append(f"{name}={value}")
-    if optimizer is not None:
-        changes.append(f"optimizer={optimizer}")
-    if embedding_optimizer is not None:
-        changes.append(f"embedding_optimizer={embedding_optimizer}")
-    if learning_rate is not None:
-        changes.append(f"optimizer.learning_rate={learning_rate}")
-    if mixed_precision:
-        changes.append("mixed_precision=true")
-    experiment = experiment.override([*changes, *settings])
-    if learning_rate is None:
-        return experiment
-    # An optimizer that has no rate of its own, wherever it comes from, gets this one.
-    specs = {name: getattr(experiment, name) for name in ("optimizer", "embedding_optimizer")}
-    without = [
-        n for n, spec in specs.items() if spec is not None and (isinstance(spec, str) or "learning_rate" not in spec)
-    ]
-    return experiment.override([f"{name}.learning_rate={learning_rate}" for name in without])
+def named_parts(rows: Sequence[int]) -> dict[str, int]:
+    """Rows of each part from `--rows TRAIN VALID TEST`, without the empty ones."""
+    parts = {name: count for name, count in zip(("train", "valid", "test"), rows, strict=True) if count}
+    if not parts:
+        raise ValueError("--rows 0 0 0: give at least one row.")
+    return parts
 
 
 def load_model(path: Path, compile: bool = True) -> Any:
@@ -199,44 +136,4 @@ def load_model(path: Path, compile: bool = True) -> Any:
     check_archive(path, KERAS)
     import keras
 
-    import keras_dlrm
-
-    keras_dlrm.register()
     return keras.saving.load_model(path, compile=compile)
-
-
-def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
-    """The last line, where it was asked for."""
-    if as_json:
-        click.echo(json.dumps(value))
-
-
-def print_unseen(columns: Sequence[Unseen]) -> None:
-    """A table of the columns with unseen values, where there are some, and a warning where they are too many."""
-    from keras_dlrm.data.preprocessor import unseen
-    from keras_dlrm.support.table import print_table
-
-    if rows := unseen.table(columns):
-        print_table(rows, "unseen values")
-    if said := unseen.warning(columns):
-        click.echo(f"warning: {said}", err=True)
-
-
-@contextmanager
-def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
-    """A progress bar fed by `(rows_done, rows_total, stage)`, with rows/s and time left, on standard error."""
-    import time
-
-    from rich.console import Console
-
-    from keras_dlrm.support.bar import bar
-
-    start = time.perf_counter()
-    with bar(Console(stderr=True), "rows") as shown:
-        task = shown.add_task(title, total=None, note="")
-
-        def report(done: int, total: int | None, stage: str) -> None:
-            rate = done / max(time.perf_counter() - start, 1e-9)
-            shown.update(task, completed=done, total=total, description=f"{title}: {stage}", note=f"{rate:,.0f} rows/s")
-
-        yield report

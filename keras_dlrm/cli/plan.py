@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option, print_json
+from keras_dlrm.cli.options import PathArgument, json_option
+from keras_dlrm.cli.output import print_json
+from keras_dlrm.files.replaced import check_replaced, is_png
 
 EPILOG = """\b
 Examples:
@@ -18,6 +21,11 @@ Examples:
   keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
   keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
 """
+# Files that may be replaced: an example of a name, and what tells one.
+_REPLACED: dict[str, tuple[str, Callable[[bytes], bool]]] = {
+    "output": ("plan.json", lambda start: start.startswith(b'{\n "world_size":')),
+    "plot": ("scaling.png", is_png),
+}
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -26,20 +34,13 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
 @click.option("--data", type=PathArgument, help="Processed directory, in place of --schema.")
 @click.option("--world-size", type=click.IntRange(1), help="Devices.")
 @click.option("--embedding-dim", type=click.IntRange(1), default=16, show_default=True)
-@click.option(
-    "--constraint",
-    "constraints",
-    multiple=True,
-    metavar="TABLE=SHARDING",
-    help="replicate, table_wise, row_wise or column_wise. May be repeated.",
-)
+@click.option("--constraint", "constraints", multiple=True, metavar="TABLE=SHARDING",
+              help="replicate, table_wise, row_wise or column_wise. May be repeated.")  # fmt: skip
 @click.option("--memory", help="What tables may take on a device, such as 16GiB; 80% of the machine's by default.")
 @click.option("--even-memory", is_flag=True, help="Prefer plans that leave no device more than 5% above the mean share.")
 @click.option("--machine", default="a100", show_default=True, help="a100, h100, loopback, … or a .json file.")
 @click.option("--link", help="Bytes per second between devices, such as 10GB/s, in place of the machine's.")
-@click.option(
-    "--global-batch", type=click.IntRange(1), default=65536, show_default=True, help="Rows of a step on all devices."
-)
+@click.option("--global-batch", type=click.IntRange(1), default=65536, show_default=True, help="Rows of a step on all devices.")
 @click.option("--optimizer", default="adagrad", show_default=True, help="sgd, adagrad, rowwise_adagrad or adam.")
 @click.option("--bottom-mlp", metavar="WIDTHS", help="Such as 512,256,64,16.")
 @click.option("--top-mlp", metavar="WIDTHS", default="512,256,1", show_default=True)
@@ -69,14 +70,9 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         columns = Schema.load(schema)
     _check(options)
     machine = _machine(options["machine"], options["link"])
-    model = {
-        "global_batch": options["global_batch"],
-        "optimizer": options["optimizer"],
-        "bottom_mlp": None if options["bottom_mlp"] is None else _widths("--bottom-mlp", options["bottom_mlp"]),
-        "top_mlp": _widths("--top-mlp", options["top_mlp"]),
-        "dense_parameters": options["dense_parameters"],
-        "half_precision": options["half_precision"],
-    }
+    model = {name: options[name] for name in ("global_batch", "optimizer", "dense_parameters", "half_precision")}
+    model["bottom_mlp"] = None if options["bottom_mlp"] is None else _widths("--bottom-mlp", options["bottom_mlp"])
+    model["top_mlp"] = _widths("--top-mlp", options["top_mlp"])
     memory = None if options["memory"] is None else _bytes("--memory", options["memory"])
     constraints = _constraints(options["constraints"])
     if options["simulate"] is not None:
@@ -126,6 +122,8 @@ def _check(options: dict[str, Any]) -> None:
     for name in ("output", "plot"):
         if options[name] is not None and not options[name].parent.is_dir():
             raise ValueError(f"--{name} {options[name]}: there is no folder {options[name].parent}.")
+        if options[name] is not None:
+            check_replaced(f"--{name}", options[name], *_REPLACED[name])
 
 
 def _simulate(
@@ -141,10 +139,9 @@ def _simulate(
         scaling_png(found, path, f"{options['machine']}, {scaling} scaling: predicted")
         click.echo(f"wrote {path}")
     shown = {str(size): None if each is None else each.to_dict() for size, each in found.items()}
-    for each in shown.values():
-        if each is not None:
-            for long in ("tables", "held_bytes", "considered"):
-                del each[long]
+    for each in filter(None, shown.values()):
+        for long in ("tables", "held_bytes", "considered"):
+            del each[long]
     print_json(as_json, {"scaling": scaling, "devices": shown})
 
 
@@ -159,15 +156,11 @@ def _machine(name: str, link: str | None) -> Any:
 
 
 def _bytes(option: str, text: str) -> float:
-    found = re.fullmatch(r"([\d.]+) *([kmgt]?i?)b?(/s)?", text.strip().lower())
+    match = re.fullmatch(r"([\d.]+) *([kmgt]?i?)b?(/s)?", text.strip().lower())
     try:
-        return float(found[1]) * _UNITS[found[2]] if found else _not_bytes(option, text)
-    except (KeyError, ValueError):
-        return _not_bytes(option, text)
-
-
-def _not_bytes(option: str, text: str) -> float:
-    raise ValueError(f"{option} {text!r} is no number of bytes; give one such as 16GiB, 500MB or 1e9.") from None
+        return float(match[1]) * _UNITS[match[2]]  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{option} {text!r} is no number of bytes; give one such as 16GiB, 500MB or 1e9.") from None
 
 
 def _widths(option: str, text: str) -> list[int]:

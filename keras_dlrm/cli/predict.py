@@ -1,4 +1,4 @@
-"""`keras-dlrm predict`."""
+"""Command `predict`: click probabilities of whole files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    backend_option,
-    csv_options,
-    json_option,
-    load_model,
-    print_json,
-    print_unseen,
-    row_progress,
-)
+from keras_dlrm.cli.options import PathArgument, backend_option, csv_options, json_option, load_model, row_options
+from keras_dlrm.cli.output import print_json, print_skipped, print_unseen, row_progress
 
 EPILOG = """\b
 Examples:
@@ -42,29 +34,15 @@ Examples:
               help="With --input: a column to keep beside the predictions; may be repeated.")  # fmt: skip
 @click.option("--column", default="probability", show_default=True, help="Name of the column of predictions.")
 @click.option("--batch-size", type=int, default=8192, show_default=True)
-@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
-              help="Stop at the first row that cannot be used, or leave such rows out and count them.")  # fmt: skip
-@click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
-@click.option("--workers", type=int, help="Threads; all processors by default.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@row_options()
 @csv_options
 @backend_option
 @json_option
 def command(
-    model: Path,
-    inputs: tuple[str, ...],
-    preprocessor: Path | None,
-    plain: bool,
-    data: Path | None,
-    split: str | None,
-    id_columns: tuple[str, ...],
-    on_error: str,
-    max_skipped: int | None,
-    workers: int | None,
-    csv: Any,
-    as_json: bool,
+    model: Path, inputs: tuple[str, ...], preprocessor: Path | None, plain: bool, data: Path | None, split: str | None,
+    id_columns: tuple[str, ...], on_error: str, max_skipped: int | None, workers: int | None, csv: Any, as_json: bool,
     **options: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Click probabilities of whole files, by a saved MODEL (.keras), in bounded memory.
 
     Rows keep their order. The output is complete or absent.
@@ -100,33 +78,13 @@ def command(
             done = scoring.predict_split(loaded, part, progress=progress, **options)
         else:
             done = scoring.predict_files(
-                loaded,
-                list(inputs),
-                preprocessor=preprocessor,
-                id_columns=id_columns,
-                on_error=on_error,
-                max_skipped=max_skipped,
-                workers=workers,
-                csv=csv,
-                progress=progress,
-                **options,
-            )
+                loaded, list(inputs), preprocessor=preprocessor, id_columns=id_columns, on_error=on_error,
+                max_skipped=max_skipped, workers=workers, csv=csv, progress=progress, **options,
+            )  # fmt: skip
     seconds = time.perf_counter() - start
     rate = round((done.rows + done.skipped) / max(seconds, 1e-9))
     click.echo(f"wrote {done.path}: {done.rows:,} rows in {seconds:.1f} s, {rate:,} rows/s")
-    if done.skipped:
-        click.echo(f"{done.skipped:,} rows were skipped, such as:", err=True)
-        for row in done.examples[:5]:
-            click.echo(f"  {row}", err=True)
+    print_skipped(done.skipped, done.examples)
     print_unseen(done.unseen)
-    print_json(
-        as_json,
-        {
-            "output": str(done.path),
-            "rows": done.rows,
-            "skipped": done.skipped,
-            "unseen": unseen_as_json(done.unseen),
-            "seconds": round(seconds, 3),
-            "rows_per_s": rate,
-        },
-    )
+    counts = {"rows": done.rows, "skipped": done.skipped, "unseen": unseen_as_json(done.unseen)}
+    print_json(as_json, {"output": str(done.path), **counts, "seconds": round(seconds, 3), "rows_per_s": rate})

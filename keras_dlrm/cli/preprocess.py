@@ -1,4 +1,4 @@
-"""`keras-dlrm preprocess`."""
+"""Command `preprocess`: raw logs to a processed directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, csv_options, json_option, print_json, row_progress
+from keras_dlrm.cli.options import PathArgument, csv_options, fractions_option, json_option, row_options
+from keras_dlrm.cli.output import print_json, print_skipped, row_progress
 from keras_dlrm.cli.program import promise
 from keras_dlrm.schema.schema import Schema
 
@@ -48,42 +49,27 @@ def command() -> None:
               help="CSV, TSV, TFRecord (also .gz) or Parquet file or pattern; may be repeated.")  # fmt: skip
 @click.option("--valid", multiple=True, help="Files of the validation part.")
 @click.option("--test", multiple=True, help="Files of the test part.")
-@click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
-              help="Cut --train in file order instead of giving --valid and --test.")  # fmt: skip
+@fractions_option
 @click.option("--output", type=PathArgument, required=True, help="Directory to write.")
 @click.option("--preprocessor", type=PathArgument,
               help="For new days: a processed directory whose vocabularies and statistics are used.")  # fmt: skip
 @click.option("--vocabulary", type=click.Choice(["frozen", "grown"]),
               help="With --preprocessor: unseen values of --train go to the OOV row (default), or get new rows.")  # fmt: skip
-@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
-              help="Stop at the first row that cannot be used, or leave such rows out and count them.")  # fmt: skip
-@click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
-@click.option("--workers", type=int, help="Threads; all processors by default.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@row_options()
 @csv_options
 @json_option
 def tables(
-    schema: Path | None,
-    train: tuple[str, ...],
-    valid: tuple[str, ...],
-    test: tuple[str, ...],
-    fractions: tuple[float, float, float] | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+    schema: Path | None, train: tuple[str, ...], valid: tuple[str, ...], test: tuple[str, ...],
+    fractions: tuple[float, float, float] | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """CSV, TSV, Parquet or TFRecord tables through a schema."""
     from keras_dlrm.data import tables as package
 
     split = dict(zip(("train", "valid", "test"), fractions, strict=True)) if fractions else None
     with promise(_AGAIN), row_progress("preprocess") as progress:
+        columns = None if schema is None else Schema.load(schema)
         log = package.preprocess(
-            None if schema is None else Schema.load(schema),
-            list(train),
-            list(valid) or None,
-            list(test) or None,
-            split=split,
-            progress=progress,
-            **options,
+            columns, list(train), list(valid) or None, list(test) or None, split=split, progress=progress, **options
         )
     _show(log, as_json)
 
@@ -102,11 +88,7 @@ def tables(
 @click.option("--days", type=int, default=7, show_default=True, help="Days that a single file is cut into.")
 @click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none", show_default=True)
 @click.option("--seed", type=int, help="Of subsample and shuffle; 123 for classic and 0 for torchrec by default.")
-@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
-              help="Stop at the first line that cannot be used, or leave such lines out and count them.")  # fmt: skip
-@click.option("--max-skipped", type=int, help="With skip: stop when there are more.")
-@click.option("--workers", type=int, help="Threads; all processors by default.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@row_options("line")
 @json_option
 def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...], **options: Any) -> None:
     """Criteo's TSV files: one file, or one per day in order."""
@@ -131,8 +113,5 @@ def _show(log: Any, as_json: bool) -> None:
     bad = log.manifest.get("bad_rows")
     if bad is not None:
         result["skipped"] = bad["skipped"]
-        if bad["skipped"]:
-            click.echo(f"{bad['skipped']:,} rows were skipped, such as:", err=True)
-            for row in bad["examples"][:5]:
-                click.echo(f"  {BadRow(**row)}", err=True)
+        print_skipped(bad["skipped"], (BadRow(**row) for row in bad["examples"]))
     print_json(as_json, result)

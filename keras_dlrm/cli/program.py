@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
+from keras_dlrm.sharding.processes import PARENT
+
 _MOST = 4000  # letters of an error
-# As `sharding.launch` has it, which imports Keras.
-_LAUNCHER = "KERAS_DLRM_LAUNCHER"
 
 
 class Stopped(KeyboardInterrupt):
@@ -121,7 +121,7 @@ def _signals() -> Iterator[list[int]]:
 
 def _end(number: int, error: BaseException | None, whole: bool) -> None:
     notes = getattr(error, "__notes__", None) or ["Only what was complete stays."]
-    if _LAUNCHER not in os.environ:  # else the process that started this one says it
+    if PARENT not in os.environ:  # else the process that started this one says it
         with contextlib.suppress(OSError):  # the terminal may be gone
             click.echo(f"stopped by {signal.Signals(number).name}. {notes[0]}", err=True)
     if whole:

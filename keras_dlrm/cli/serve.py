@@ -28,9 +28,7 @@ Then:
 
 @click.command(epilog=EPILOG)
 @click.argument("folder", type=PathArgument, required=False)
-@click.option(
-    "--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes."
-)
+@click.option("--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes.")
 @click.option("--name", help="Name of the model; the folder's by default.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION",
               help="A name for a version; all versions are loaded then. May be repeated.")  # fmt: skip
@@ -52,9 +50,7 @@ Then:
               help="Open connections of REST, and of gRPC.")  # fmt: skip
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
               help="A name under which a reverse proxy serves the page. May be repeated.")  # fmt: skip
-@click.option(
-    "--tensorflow-threads", default=0, type=click.IntRange(0), help="TensorFlow's threads; its choice by default."
-)
+@click.option("--tensorflow-threads", default=0, type=click.IntRange(0), help="TensorFlow's threads; its choice by default.")
 @json_option
 def command(
     folder: Path | None, config: Path | None, name: str | None, labels: tuple[str, ...], all_versions: bool, host: str,

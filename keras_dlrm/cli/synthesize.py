@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+from keras_dlrm.cli.options import PathArgument, directory_options, named_parts, seed_option, together
+from keras_dlrm.cli.output import print_json, row_progress
 from keras_dlrm.schema.schema import Schema
 
 EPILOG = """\b
@@ -39,31 +40,34 @@ Examples:
   keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
   keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
 """
+_DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform", show_default=True)
 
 
 def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What every drawn log needs: its columns, its rows, and where it goes."""
-    for option in reversed(
-        (
-            click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json."),
-            click.option("--scale", type=float, default=1e-4, show_default=True,
-                         help="Without --schema: Criteo's 13 dense and 26 sparse columns, tables scaled by this."),
-            click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
-                         default=(100_000, 10_000, 20_000), show_default=True, help="Rows of each part."),
-            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-            click.option("--click-rate", type=float, default=0.25, show_default=True),
-            click.option("--output", type=PathArgument, required=True, help="Directory to write."),
-            click.option("--overwrite", is_flag=True, help="Replace an earlier output."),
-            json_option,
-        )
-    ):  # fmt: skip
-        function = option(function)
+    """Options of every drawn log: its columns, its rows, and where it goes. The function makes the log, which is written here."""
 
+    @together(
+        click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json."),
+        click.option("--scale", type=float, default=1e-4, show_default=True,
+                     help="Without --schema: Criteo's 13 dense and 26 sparse columns, tables scaled by this."),
+        click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
+                     default=(100_000, 10_000, 20_000), show_default=True, help="Rows of each part."),
+        seed_option,
+        click.option("--click-rate", type=float, default=0.25, show_default=True),
+        directory_options,
+    )  # fmt: skip
     @functools.wraps(function)
-    def wrapper(schema: Path | None, scale: float, **options: Any) -> Any:
+    def wrapper(
+        schema: Path | None, scale: float, rows: tuple[int, int, int], output: Path, overwrite: bool, as_json: bool, **options: Any
+    ) -> None:
         from keras_dlrm.data.synthetic import criteo_shape
 
-        return function(schema=criteo_shape(scale) if schema is None else Schema.load(schema), **options)
+        columns = criteo_shape(scale) if schema is None else Schema.load(schema)
+        log = function(schema=columns, rows=rows, **options)
+        parts = named_parts(rows)
+        with row_progress("synthesize") as progress:
+            written = log.write(output, parts, overwrite, progress)
+        _show(written, as_json)
 
     return wrapper
 
@@ -84,19 +88,9 @@ def command() -> None:
 @click.option("--cold-arrive", type=int, nargs=2, metavar="FIRST LAST", help="Between which rows they appear.")
 @click.option("--cold-parts", multiple=True, help="The only part that has them; may be repeated.")
 def planted(
-    schema: Schema,
-    rows: tuple[int, int, int],
-    output: Path,
-    overwrite: bool,
-    as_json: bool,
-    drift_rows: int | None,
-    drift_effects: float,
-    drift_popularity: float,
-    cold_share: float | None,
-    cold_arrive: tuple[int, int] | None,
-    cold_parts: tuple[str, ...],
-    **options: Any,
-) -> None:
+    schema: Schema, rows: tuple[int, int, int], drift_rows: int | None, drift_effects: float, drift_popularity: float,
+    cold_share: float | None, cold_arrive: tuple[int, int] | None, cold_parts: tuple[str, ...], **options: Any,
+) -> Any:  # fmt: skip
     """From known click probabilities: the best possible AUC and log loss are known.
 
     With --drift-rows or --cold-share, the parts follow each other in time: train, valid, test.
@@ -104,29 +98,24 @@ def planted(
     from keras_dlrm.data.synthetic import ColdItems, Drift, PlantedClickLog
 
     if drift_rows is None and (drift_effects or drift_popularity):
-        raise ValueError(
-            "--drift-effects and --drift-popularity need --drift-rows: over how many rows they take place."
-        )
+        raise ValueError("--drift-effects and --drift-popularity need --drift-rows: over how many rows they take place.")
     if cold_share is None and (cold_arrive or cold_parts):
         raise ValueError("--cold-arrive and --cold-parts need --cold-share.")
     drift = None if drift_rows is None else Drift(drift_rows, drift_effects, drift_popularity)
     cold = None if cold_share is None else ColdItems(cold_share, cold_arrive, cold_parts or None)
     starts = {"valid": rows[0], "test": rows[0] + rows[1]} if drift or cold else None
-    log = PlantedClickLog(schema, drift=drift, cold=cold, starts=starts, **options)
-    _write(log, rows, output, overwrite, as_json)
+    return PlantedClickLog(schema, drift=drift, cold=cold, starts=starts, **options)
 
 
 @command.command(epilog=RANDOM_EPILOG)
 @_log_options
 @click.option("--zipf", type=float, default=0.0, show_default=True, help="Exponent of the ids; 0 is uniform.")
-@click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform", show_default=True)
-def random(
-    schema: Schema, rows: tuple[int, int, int], output: Path, overwrite: bool, as_json: bool, **options: Any
-) -> None:
+@_DENSE
+def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
     """Noise: what a benchmark or a test of shapes needs."""
     from keras_dlrm.data.synthetic import RandomClickLog
 
-    _write(RandomClickLog(schema, **options), rows, output, overwrite, as_json)
+    return RandomClickLog(schema, **options)
 
 
 @command.command(epilog=TRACE_EPILOG)
@@ -135,32 +124,21 @@ def random(
 @click.option("--largest", type=click.IntRange(0), default=1000, show_default=True, help="Largest stack distance.")
 @click.option("--cold", type=float, default=0.05, show_default=True, help="Share of references to new ids.")
 @click.option("--like", type=PathArgument, help="Take schema and locality from the train part of this directory.")
-@click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform", show_default=True)
+@_DENSE
 def trace(
-    schema: Schema,
-    rows: tuple[int, int, int],
-    output: Path,
-    overwrite: bool,
-    as_json: bool,
-    exponent: float,
-    largest: int,
-    cold: float,
-    like: Path | None,
-    **options: Any,
-) -> None:
+    schema: Schema, rows: tuple[int, int, int], exponent: float, largest: int, cold: float, like: Path | None, **options: Any
+) -> Any:
     """Noise whose ids come back after given stack distances: what a cache of rows is tried on."""
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.synthetic import StackProfile, TraceClickLog, measure
 
     if like is None:
-        log = TraceClickLog(schema, StackProfile.power(exponent, largest, cold), **options)
-    else:
-        with row_progress("measure") as progress:
-            found = measure(open_log(like).split("train"), progress=progress)
-        # A table that several columns look up is as local as the first of them.
-        profiles = {c.table_name: found.sparse[c.name].locality for c in reversed(found.schema.categorical)}
-        log = TraceClickLog(found.schema, profiles, **options)
-    _write(log, rows, output, overwrite, as_json)
+        return TraceClickLog(schema, StackProfile.power(exponent, largest, cold), **options)
+    with row_progress("measure") as progress:
+        statistics = measure(open_log(like).split("train"), progress=progress)
+    # A table that several columns look up is as local as the first of them.
+    profiles = {c.table_name: statistics.sparse[c.name].locality for c in reversed(statistics.schema.categorical)}
+    return TraceClickLog(statistics.schema, profiles, **options)
 
 
 @command.command("multi-hot", epilog=MULTI_HOT_EPILOG)
@@ -169,10 +147,8 @@ def trace(
               help="mlperf-v2, one size per sparse column (3,2,1), or NAME=SIZE of some (C1=3,C20=100).")  # fmt: skip
 @click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform", show_default=True)
 @click.option("--shape", type=float, default=0.25, show_default=True, help="Of the Pareto distribution.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
-@json_option
+@seed_option
+@directory_options
 def multi_hot(
     data: Path, hotness: str, distribution: str, shape: float, seed: int, output: Path, overwrite: bool, as_json: bool
 ) -> None:
@@ -199,15 +175,6 @@ def _hotness(text: str) -> Any:
         return [int(part) for part in parts]
     except ValueError:
         raise ValueError(f"--hotness {text!r}: give mlperf-v2, sizes as 3,2,1, or NAME=SIZE as C1=3,C20=100.") from None
-
-
-def _write(log: Any, rows: tuple[int, int, int], output: Path, overwrite: bool, as_json: bool) -> None:
-    parts = {name: count for name, count in zip(("train", "valid", "test"), rows, strict=True) if count}
-    if not parts:
-        raise ValueError("--rows 0 0 0: give at least one row.")
-    with row_progress("synthesize") as progress:
-        written = log.write(output, parts, overwrite, progress)
-    _show(written, as_json)
 
 
 def _show(log: Any, as_json: bool) -> None:

@@ -1,23 +1,17 @@
-"""`keras-dlrm train`."""
+"""Command `train`: one run, from processed data to a scored model."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    backend_option,
-    chosen_experiment,
-    json_option,
-    print_json,
-    training_options,
-)
+from keras_dlrm.cli.experiments import chosen_experiment, chosen_log, stamped, tensorboard_option, training_options
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option
+from keras_dlrm.cli.output import print_json
 from keras_dlrm.cli.program import promise
 
 EPILOG = """\b
@@ -35,17 +29,11 @@ Examples:
 @click.option("--output", type=PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in --output.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
+@tensorboard_option
 @backend_option
 @json_option
 def command(
-    data: Path | None,
-    output: Path | None,
-    resume: bool,
-    overwrite: bool,
-    tensorboard: bool,
-    as_json: bool,
-    **options: Any,
+    data: Path | None, output: Path | None, resume: bool, overwrite: bool, tensorboard: bool, as_json: bool, **options: Any
 ) -> None:
     """Train a model, keep what is best on the validation part, score the test part once.
 
@@ -54,22 +42,17 @@ def command(
     """
     from rich.console import Console
 
-    from keras_dlrm import data as data_package
     from keras_dlrm.training.experiment import Experiment
-    from keras_dlrm.training.planted import EXPERIMENT, planted_log
+    from keras_dlrm.training.planted import EXPERIMENT
     from keras_dlrm.training.run import train
 
     experiment = chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
-
     console = Console(stderr=True)
-    if data is None:
-        log = planted_log(Path("runs") / "planted-log", console)
-    else:
-        log = data_package.open(data)
+    log = chosen_log(data, console)
     if output is None:
         if resume:
             raise ValueError("--resume needs --output: the folder of the run to go on with.")
-        output = Path("runs") / f"{experiment.model['type'].lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+        output = stamped(experiment.model["type"].lower())
     again = f"--resume --output {shlex.quote(str(output))}"
     with promise(f"The run goes on from its last checkpoint with {again} and the same options, without --overwrite."):
         result = train(experiment, log, output, resume, overwrite, tensorboard, console)
@@ -81,22 +64,19 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
     """Print the result table."""
     from keras_dlrm.support.table import print_table
 
-    rows = []
-    for part in ("valid", "test"):
-        if part in result:
-            rows.append({"part": part, "rows": len(log.split(part)), **result[part]})
+    parts = [part for part in ("valid", "test") if part in result]
+    rows = [{"part": part, "rows": len(log.split(part)), **result[part]} for part in parts]
     if "best" in result:
         rows.append({"part": "best possible (test)", "rows": len(log.split("test")), **result["best"]})
         rows.append({"part": "distance to it", **result["distance"]})
     counts = result["parameters"]
     click.echo()
     if rows:
-        print_table(
-            rows,
+        title = (
             f"{result['model']} on {result['backend']}: {counts['tables']:,} table and {counts['dense']:,} dense "
-            f"parameters, {result['epochs']} epochs, {result['seconds']:.1f} s, {result['samples_per_s']:,} samples/s",
-            file=sys.stdout,
+            f"parameters, {result['epochs']} epochs, {result['seconds']:.1f} s, {result['samples_per_s']:,} samples/s"
         )
+        print_table(rows, title, file=sys.stdout)
     if "distance" in result:
         gap = result["distance"]["auc"]
         click.echo(

@@ -1,4 +1,4 @@
-"""`keras-dlrm twin`."""
+"""Command `twin`: measure a private log, and make a synthetic one like it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option, print_json, row_progress
+from keras_dlrm.cli.options import PathArgument, directory_options, json_option, named_parts, seed_option
+from keras_dlrm.cli.output import print_json, row_progress
+from keras_dlrm.files.replaced import check_replaced, is_png
 
 EPILOG = """\b
 Examples:
@@ -48,20 +50,21 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     from keras_dlrm.data.synthetic import measure as run
     from keras_dlrm.support.table import print_table
 
+    check_replaced("--output", output, "statistics.json", lambda start: start.startswith(b'{"format": "keras_dlrm click log'))
     with row_progress("measure") as progress:
-        found = run(open_log(data).split(split), rows, threshold=threshold, progress=progress)
-    found.save(output)
+        original = run(open_log(data).split(split), rows, threshold=threshold, progress=progress)
+    original.save(output)
     columns = [
         {"column": name, "ids": c.distinct, "missing": c.lengths[0], "top 10 ids": float(c.coverage(10))}
-        for name, c in found.sparse.items()
+        for name, c in original.sparse.items()
     ]
-    title = f"{found.rows:,} rows, click rate {found.click_rate:.4f}"
+    title = f"{original.rows:,} rows, click rate {original.click_rate:.4f}"
     if columns:
         print_table(columns, title)
     else:
         click.echo(title)
     click.echo(f"\nstatistics: {output}")
-    summary = {"rows": found.rows, "click_rate": found.click_rate, "auc": found.auc}
+    summary = {"rows": original.rows, "click_rate": original.click_rate, "auc": original.auc}
     print_json(as_json, {"statistics": str(output), **summary, "columns": columns})
 
 
@@ -71,42 +74,34 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
               help="Rows of each part; by default as many as were measured, and a tenth of that for valid and test.")  # fmt: skip
 @click.option("--ids", type=click.Choice(["frequency", "locality"]), default="frequency", show_default=True,
               help="What is kept of the ids' order.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@seed_option
 @click.option("--plot", type=PathArgument, help="PNG of both profiles; twin.png in the output by default.")
-@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
-@json_option
+@directory_options
 def make(
-    statistics: Path,
-    rows: tuple[int, int, int] | None,
-    ids: str,
-    seed: int,
-    plot: Path | None,
-    output: Path,
-    overwrite: bool,
+    statistics: Path, rows: tuple[int, int, int] | None, ids: str, seed: int, plot: Path | None, output: Path, overwrite: bool,
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Draw a log from STATISTICS, and show how far its own statistics are from them."""
+    from keras_dlrm.data.packed.writer import list_file
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run
     from keras_dlrm.support.table import print_table
 
-    found = Statistics.load(statistics)
-    tenth = max(found.rows // 10, 1)
-    parts = dict(zip(("train", "valid", "test"), rows or (found.rows, tenth, tenth), strict=True))
-    parts = {name: count for name, count in parts.items() if count}
-    if not parts:
-        raise ValueError("--rows 0 0 0: give at least one row.")
+    if plot is not None:
+        check_replaced("--plot", plot, "twin.png", is_png)
+    original = Statistics.load(statistics)
+    tenth = max(original.rows // 10, 1)
+    parts = named_parts(rows or (original.rows, tenth, tenth))
     largest = max(parts, key=lambda name: parts[name])
-    if parts[largest] < found.threshold:
+    if parts[largest] < original.threshold:
         raise ValueError(
-            f"--rows {' '.join(map(str, rows or ()))}: the largest part needs at least {found.threshold} rows, the "
+            f"--rows {' '.join(map(str, rows or ()))}: the largest part needs at least {original.threshold} rows, the "
             "threshold of the statistics, to be measured."
         )
     with row_progress("twin") as progress:
-        log = Twin(found, seed, ids).write(output, parts, overwrite, progress)
-        again = run(log.split(largest), threshold=found.threshold, progress=progress)
-    apart = differences(found, again)
+        log = Twin(original, seed, ids).write(output, parts, overwrite, progress)
+        again = run(log.split(largest), threshold=original.threshold, progress=progress)
+    apart = differences(original, again)
     table: list[dict[str, Any]] = [
         {"figure": name, "largest difference": max(value.values()), "in column": max(value, key=value.__getitem__)}
         if isinstance(value, dict)
@@ -114,8 +109,10 @@ def make(
         for name, value in apart.items()
         if not isinstance(value, dict) or value
     ]
-    print_table(table, f"{output} ({parts[largest]:,} rows of {largest}) beside {statistics} ({found.rows:,} rows)")
-    picture = plot or output / "twin.png"
-    comparison_png(found, again, picture, title=f"{statistics.name} and its twin")
+    print_table(table, f"{output} ({parts[largest]:,} rows of {largest}) beside {statistics} ({original.rows:,} rows)")
+    picture = plot or log.directory / "twin.png"
+    comparison_png(original, again, picture, title=f"{statistics.name} and its twin")
+    if plot is None:
+        list_file(log.directory, picture.name)
     click.echo(f"\nprofiles of both: {picture}")
     print_json(as_json, {"directory": str(output), "rows": parts, "differences": apart, "plot": str(picture)})

@@ -1,4 +1,4 @@
-"""Weights from other libraries' models, and to them."""
+"""Weights from and to other libraries: PyTorch DLRM, TorchRec, TensorFlow Recommenders."""
 
 from keras_dlrm.convert.tfrs import from_tfrs
 from keras_dlrm.convert.torch_dlrm import from_torch_dlrm, to_torch_dlrm

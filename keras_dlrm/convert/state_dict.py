@@ -147,6 +147,11 @@ class StateDict:
 
 def _array(who: str, value: Any) -> np.ndarray:
     value = _whole(who, value)
+    layout = str(getattr(value, "layout", "torch.strided"))
+    if layout != "torch.strided" or getattr(value, "is_meta", False):
+        raise ValueError(
+            f"{who} is a tensor of layout {layout}{' without values (meta)' if value.is_meta else ''}; make it dense, in memory."
+        )
     for method in ("detach", "cpu"):
         if hasattr(value, method):
             value = getattr(value, method)()

@@ -129,7 +129,7 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
     """
     who = "to_torchrec"
     weights = Weights.of(who, model, ("dot", "cross"))
-    if model.interaction_kind == "dot" and model.dot.self_interaction:
+    if model.interaction_kind == "dot" and model.interaction.self_interaction:
         raise ValueError(f"{who}: TorchRec multiplies no vector with itself; this model has self_interaction=True.")
     if len(weights.top) < 2:
         raise ValueError(f"{who}: TorchRec's OverArch has two layers or more; this top MLP has one.")

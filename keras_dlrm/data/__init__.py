@@ -1,4 +1,4 @@
-"""Raw logs → packed batches.
+"""Raw logs to packed batches, and everything that reads or draws a click log.
 
 `criteo` and `tables` turn raw logs into a processed directory, `synthetic` draws one with a known best answer, `open`
 reads any of them; `mlperf`, `reference` and `torchrec` read other programs' files as they are. Modules load on first

@@ -1,1 +1,1 @@
-"""Embedding tables: lookup and pooling, row rules, and the seam to the backends."""
+"""Embedding tables: the collection layer, lookup, pooling, hashing, whole and sharded storage."""

@@ -1,4 +1,4 @@
-"""Models for serving."""
+"""Models for serving: SavedModel, ONNX, LiteRT, their signatures and tables in fewer bytes."""
 
 from keras_dlrm.export.compare import compare_tables
 from keras_dlrm.export.lite.litert import litert

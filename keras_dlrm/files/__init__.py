@@ -1,1 +1,1 @@
-"""Files that are whole or absent, that say whose they are, and that are checked when they are read."""
+"""Files on disk: atomic writing, ownership markers, locks, checksums, YAML and JSON, memory maps."""

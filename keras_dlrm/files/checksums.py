@@ -73,7 +73,8 @@ def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[s
 def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
     """Read a JSON object that was written as `sealed` makes it, without its checksum.
 
-    With `required=False` a file without a checksum is taken as it is: earlier releases wrote none.
+    With `required=False` a file without a checksum is taken as it is: earlier releases wrote none, and the caller decides
+    by the version that the file names. One that lists other files under `"files"` always had one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -90,4 +91,4 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     ValueError: ...a.json is damaged: its content does not match its checksum; copy it again, or write it again.
     """
     content = read_json(path)
-    return content if CHECKSUM not in content and not required else unsealed(path, content)
+    return unsealed(path, content) if required or CHECKSUM in content or "files" in content else content

@@ -1,4 +1,4 @@
-"""Keras layers that a DLRM is composed of: keras.ops only, one layer a file."""
+"""Keras layers of the models: MLPs, interactions, cross layers; keras.ops only, one layer a file."""
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import TPUEmbedding

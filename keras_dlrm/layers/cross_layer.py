@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_dlrm.initializers import ReferenceKernel, new_seed
+from keras_dlrm.initializers import ReferenceKernel, new_seed, part_seed
 from keras_dlrm.support.arguments import integer, number
 
 KINDS = ("vector", "matrix")
@@ -96,3 +98,50 @@ class CrossLayer(keras.layers.Layer):
             "kernel_l2": self.kernel_l2,
             "seed": self.seed,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossOptions:
+    """Options of a cross network: cross layers one after another, each of which sees the network's input, too.
+
+    Args:
+        cross_layers: How many, >= 1.
+        projection_dim: Their rank; `None` for full matrices.
+        kernel_l2: L2 factor of the kernels, or 0.
+        kind: `"vector"` or `"matrix"`, see `CrossLayer`.
+        who: The model, for errors.
+
+    Raises:
+        ValueError: there is no layer.
+    """
+
+    cross_layers: int
+    projection_dim: int | None = None
+    kernel_l2: float = 0.0
+    kind: str = "matrix"
+    who: dataclasses.InitVar[str] = "CrossOptions"
+
+    def __post_init__(self, who: str) -> None:
+        object.__setattr__(self, "cross_layers", integer(who, "cross_layers", self.cross_layers))
+
+    def layers(self, seed: int, dtype: Any) -> list[CrossLayer]:
+        """The layers.
+
+        Args:
+            seed: Of the model that they are made for.
+            dtype: Their dtype policy.
+        """
+        return [
+            CrossLayer(
+                self.kind, self.projection_dim, self.kernel_l2, part_seed(seed, 3, i), dtype=dtype, name=f"cross_layer_{i}"
+            )
+            for i in range(self.cross_layers)
+        ]
+
+
+def crossed(layers: Sequence[CrossLayer], x0: Any) -> Any:
+    """What a network of cross layers makes of its input x₀ (B, n): (B, n)."""
+    x = x0
+    for layer in layers:
+        x = layer(x0, x)
+    return x

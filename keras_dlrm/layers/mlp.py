@@ -1,7 +1,8 @@
-"""What the bottom and the top MLP share: a stack of Dense layers with the reference's initialisation."""
+"""A stack of Dense layers, initialized as in the reference."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,52 @@ from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, pa
 from keras_dlrm.support.arguments import number, widths
 
 
+@dataclasses.dataclass(frozen=True)
+class MLPOptions:
+    """Options of an MLP, but for its seed.
+
+    Args:
+        units: Width of each layer.
+        activation: Activation of the hidden layers, a Keras name or callable.
+        dropout: Share of activations dropped after each hidden layer, in [0, 1).
+        batch_norm: Whether to normalize before the activation.
+        kernel_l2: L2 factor of the kernels, or 0.
+        who: The layer or model, for errors.
+        field: Its name for the widths, for errors.
+
+    Raises:
+        ValueError: a number out of range.
+
+    Example:
+
+    >>> MLPOptions([8, 4]).config()["activation"]
+    'relu'
+    """
+
+    units: Sequence[int]
+    activation: Any = "relu"
+    dropout: float = 0.0
+    batch_norm: bool = False
+    kernel_l2: float = 0.0
+    who: dataclasses.InitVar[str] = "MLP"
+    field: dataclasses.InitVar[str] = "units"
+
+    def __post_init__(self, who: str, field: str) -> None:
+        checked = {
+            "units": widths(who, field, self.units),
+            "activation": keras.activations.get(self.activation),
+            "dropout": number(who, "dropout", self.dropout, below=1.0),
+            "batch_norm": bool(self.batch_norm),
+            "kernel_l2": number(who, "kernel_l2", self.kernel_l2),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def config(self) -> dict[str, Any]:
+        """The options as plain values."""
+        return {**vars(self), "activation": keras.activations.serialize(self.activation)}
+
+
 @keras.saving.register_keras_serializable("keras_dlrm")
 class MLP(keras.layers.Layer):
     """A stack of Dense layers. Use `BottomMLP` and `TopMLP`, which say what follows the last one.
@@ -19,11 +66,7 @@ class MLP(keras.layers.Layer):
     Each hidden layer is Dense → batch norm (if asked) → activation → dropout (if asked).
 
     Args:
-        units: Width of each layer.
-        activation: Activation of the hidden layers, a Keras name or callable.
-        dropout: Share of activations dropped after each hidden layer, in [0, 1).
-        batch_norm: Whether to normalise before the activation.
-        kernel_l2: L2 factor of the kernels, or 0.
+        units, activation, dropout, batch_norm, kernel_l2: See `MLPOptions`.
         seed: Seed of the initial weights and of dropout; a fresh one if omitted.
     """
 
@@ -42,38 +85,32 @@ class MLP(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         who = type(self).__name__
-        self.units = widths(who, "units", units)
-        if not self.units:
+        self.options = MLPOptions(units, activation, dropout, batch_norm, kernel_l2, who=who)
+        if not self.options.units:
             raise ValueError(f"{who}: units=[] must have at least one entry.")
-        self.activation = keras.activations.get(activation)
-        self.dropout = number(who, "dropout", dropout, below=1.0)
-        self.batch_norm = bool(batch_norm)
-        self.kernel_l2 = number(who, "kernel_l2", kernel_l2)
+        self.units, self.activation, self.dropout, self.batch_norm, self.kernel_l2 = vars(self.options).values()
         self.seed = new_seed(seed)
         self.dense_layers: list[keras.layers.Dense] = []
         self.norms: list[keras.layers.BatchNormalization] = []
         self.dropouts: list[keras.layers.Dropout] = []
         for i, width in enumerate(self.units):
             hidden = self.activate_last or i < len(self.units) - 1
-            self.dense_layers.append(
-                keras.layers.Dense(
-                    width,
-                    kernel_initializer=ReferenceKernel([self.seed, i, 0]),
-                    bias_initializer=ReferenceBias([self.seed, i, 1]),
-                    kernel_regularizer=keras.regularizers.L2(self.kernel_l2) if self.kernel_l2 else None,
-                    # Logits in 8 bits of mantissa would cost accuracy: the last layer stays in float32.
-                    dtype=self.dtype_policy if hidden else "float32",
-                    name=f"dense_{i}",
-                )
+            dense = keras.layers.Dense(
+                width,
+                kernel_initializer=ReferenceKernel([self.seed, i, 0]),
+                bias_initializer=ReferenceBias([self.seed, i, 1]),
+                kernel_regularizer=keras.regularizers.L2(self.kernel_l2) if self.kernel_l2 else None,
+                # Logits in 8 bits of mantissa would cost accuracy: the last layer stays in float32.
+                dtype=self.dtype_policy if hidden else "float32",
+                name=f"dense_{i}",
             )
-            if hidden and batch_norm:
+            self.dense_layers.append(dense)
+            if hidden and self.batch_norm:
                 self.norms.append(keras.layers.BatchNormalization(dtype=self.dtype_policy, name=f"norm_{i}"))
             if hidden and self.dropout:
-                self.dropouts.append(
-                    keras.layers.Dropout(
-                        self.dropout, seed=part_seed(self.seed, i), dtype=self.dtype_policy, name=f"dropout_{i}"
-                    )
-                )
+                seed = part_seed(self.seed, i)
+                dropped = keras.layers.Dropout(self.dropout, seed=seed, dtype=self.dtype_policy, name=f"dropout_{i}")
+                self.dropouts.append(dropped)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         if input_shape[-1] is None:
@@ -103,12 +140,4 @@ class MLP(keras.layers.Layer):
         return (*input_shape[:-1], self.units[-1])
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-            "batch_norm": self.batch_norm,
-            "kernel_l2": self.kernel_l2,
-            "seed": self.seed,
-        }
+        return {**super().get_config(), **self.options.config(), "seed": self.seed}

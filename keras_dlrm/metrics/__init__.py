@@ -1,4 +1,4 @@
-"""Scores of click models: streaming Keras metrics, and exact ones of whole arrays in NumPy."""
+"""Metrics: streaming Keras metrics, exact scores, calibration, reliability, bootstrap."""
 
 from keras_dlrm.metrics.bootstrap import Difference, paired_bootstrap, paired_bootstrap_runs
 from keras_dlrm.metrics.calibration import Calibration

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_dlrm.metrics.scores import row_losses
-from keras_dlrm.metrics.ties import auc_of_counts, tie_starts
 from keras_dlrm.metrics.validation import checked
+from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.auc import auc_of_counts, tie_starts
 
 
 class Difference(NamedTuple):
@@ -97,8 +98,7 @@ def paired_bootstrap_runs(
     >>> paired_bootstrap_runs(labels, runs[:2], runs[2:], samples=100)["auc"].p_value > 0.05
     True
     """
-    if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
-        raise ValueError(f"paired_bootstrap: samples={samples!r} must be a whole number, at least 1.")
+    samples = integer("paired_bootstrap", "samples", samples)
     if not len(runs_a) or not len(runs_b):
         raise ValueError("paired_bootstrap: a model has no run; give at least one array of probabilities for each.")
     models, losses = [], []
@@ -116,8 +116,8 @@ def paired_bootstrap_runs(
         return float(aucs[0] - aucs[1]), float(means[0] - means[1])
 
     observed = difference(np.ones(n, dtype=np.int64), [np.arange(len(runs)) for runs in models])
-    resampled = np.empty((int(samples), 2))
-    for i in range(int(samples)):
+    resampled = np.empty((samples, 2))
+    for i in range(samples):
         times = np.bincount(rng.integers(0, n, n), minlength=n)
         while not 0 < times[clicks].sum() < n:
             times = np.bincount(rng.integers(0, n, n), minlength=n)
@@ -126,11 +126,8 @@ def paired_bootstrap_runs(
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     smaller = np.minimum((resampled <= 0).sum(axis=0), (resampled >= 0).sum(axis=0))
     p_values = np.minimum(1.0, 2 * (smaller + 1) / (samples + 1))
-    names = ("auc", "logloss")
-    return {
-        name: Difference(float(observed[i]), float(low[i]), float(high[i]), float(p_values[i]))
-        for i, name in enumerate(names)
-    }
+    each = zip(observed, low, high, p_values, strict=True)
+    return {name: Difference(*map(float, values)) for name, values in zip(("auc", "logloss"), each, strict=True)}
 
 
 class _Sorted:

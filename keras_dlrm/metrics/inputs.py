@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import ops
@@ -10,17 +11,8 @@ from keras import ops
 def flat_inputs(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
     """Labels, probabilities and weights as float32 tensors of shape (B,).
 
-    Args:
-        metric: Name of the metric, for messages.
-        y_true: Labels, (B,) or (B, 1), any dtype.
-        y_pred: Probabilities, (B,) or (B, 1), any float dtype.
-        sample_weight: `None`, a scalar, (B,) or (B, 1).
-
-    Returns:
-        `(labels, probabilities, weights)`, each float32 (B,).
-
-    Raises:
-        ValueError: the number of labels, probabilities or weights differs, as far as shapes are known.
+    Each comes as (B,) or (B, 1), weights also as `None` or a scalar. Other numbers of them are a `ValueError` in the name of
+    `metric`, as far as shapes are known.
 
     Example:
 
@@ -43,15 +35,9 @@ def flat_inputs(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None
 
 
 def _check_sizes(metric: str, argument: str, shape: Any, expected: Any) -> None:
-    sizes = []
-    for dimensions in (tuple(shape), tuple(expected)):
-        if any(d is None for d in dimensions):
-            return
-        size = 1
-        for d in dimensions:
-            size *= int(d)
-        sizes.append(size)
-    if sizes[0] != sizes[1]:
+    if None in (*shape, *expected):
+        return
+    if math.prod(shape) != math.prod(expected):
         raise ValueError(
             f"{metric}: {argument} has shape {tuple(shape)} but y_pred has shape {tuple(expected)}; give one value per "
             "example, (B,) or (B, 1)."

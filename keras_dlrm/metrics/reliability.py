@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dlrm.metrics.ties import tie_starts
 from keras_dlrm.metrics.validation import checked
 from keras_dlrm.metrics.weighted import masses, weighted_points
+from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.auc import tie_starts
 
 
 class Reliability(NamedTuple):
@@ -55,17 +56,16 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10, weights: Any = 
     >>> points.observed.tolist(), points.rows.tolist()
     ([0.0, 0.5, 1.0], [1, 2, 1])
     """
-    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
-        raise ValueError(f"reliability: bins={bins!r} must be a whole number, at least 1.")
+    bins = integer("reliability", "bins", bins)
     clicks, values = checked("reliability", labels, probabilities, both_classes=False, soft=True)
     if weights is not None or clicks.dtype != bool:
-        return Reliability(*weighted_points(*masses("reliability", clicks, values, weights), int(bins)))
+        return Reliability(*weighted_points(*masses("reliability", clicks, values, weights), bins))
     order = np.argsort(values)
     values, clicks = values[order], clicks[order]
     starts = tie_starts(values)
     sizes = np.diff(np.append(starts, len(values)))
     # The bin of a tie is that of its middle row.
-    bin_of_tie = ((2 * starts + sizes - 1) * int(bins)) // (2 * len(values))
+    bin_of_tie = ((2 * starts + sizes - 1) * bins) // (2 * len(values))
     first = starts[tie_starts(bin_of_tie)]
     count = np.diff(np.append(first, len(values)))
     # Sums run over the sorted rows and clicks are whole numbers, so that the order of the input does not matter.

@@ -35,11 +35,7 @@ class RunningSum:
         self.low = metric.add_variable(shape=(), initializer="zeros", dtype="float32", name=f"{name}_low")
 
     def add(self, part: Any) -> None:
-        """Add a float32 scalar tensor.
-
-        Args:
-            part: Scalar to add.
-        """
+        """Add a float32 scalar tensor."""
         high = ops.convert_to_tensor(self.high)
         total, error = _two_sum(high, part)
         # `low` stays small beside `high`: what it has gathered moves over as soon as `high` can hold it.

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.metrics.reliability import expected_calibration_error
-from keras_dlrm.metrics.ties import auc_of_counts, tie_starts
 from keras_dlrm.metrics.validation import checked
 from keras_dlrm.metrics.weighted import weighted_scores
+from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 # Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as Keras' losses do: float32 predictions of
 # exactly 0 or 1 would otherwise make the log loss infinite.
@@ -37,11 +37,7 @@ def auc(labels: Any, probabilities: Any) -> float:
     0.75
     """
     clicks, values = checked("auc", labels, probabilities, name="scores")
-    order = np.argsort(values)
-    ordered = values[order]
-    positive = clicks[order].astype(np.int64)
-    starts = tie_starts(ordered)
-    return float(auc_of_counts(np.add.reduceat(positive, starts), np.add.reduceat(1 - positive, starts)))
+    return weighted_auc(values, clicks.astype(np.int64), (~clicks).astype(np.int64))
 
 
 def grouped_auc(labels: Any, probabilities: Any, groups: Any) -> float:
@@ -166,15 +162,7 @@ def calibration(labels: Any, probabilities: Any) -> float:
 
 
 def row_losses(clicks: np.ndarray, probabilities: np.ndarray, epsilon: float = EPSILON) -> np.ndarray:
-    """Negative log likelihood of each row.
-
-    Args:
-        clicks: bool (n,).
-        probabilities: float64 (n,) in [0, 1], clipped to `[epsilon, 1 - epsilon]`.
-        epsilon: Clipping.
-
-    Returns:
-        float64 (n,).
+    """Negative log likelihood of each row, (n,), from bool clicks and probabilities clipped to `[epsilon, 1 - epsilon]`.
 
     Example:
 
@@ -209,10 +197,7 @@ def scores(labels: Any, probabilities: Any, weights: Any = None) -> dict[str, fl
     clicks, values = checked("scores", labels, probabilities, both_classes=weights is None, soft=True)
     if weights is not None or clicks.dtype != bool:
         return weighted_scores(clicks, values, weights, EPSILON)
-    return {
-        "auc": auc(clicks, values),
-        "logloss": log_loss(clicks, values),
-        "ne": normalized_entropy(clicks, values),
-        "calibration": calibration(clicks, values),
-        "ece": expected_calibration_error(clicks, values),
-    }
+    exact = {
+        "auc": auc, "logloss": log_loss, "ne": normalized_entropy, "calibration": calibration, "ece": expected_calibration_error
+    }  # fmt: skip
+    return {name: score(clicks, values) for name, score in exact.items()}

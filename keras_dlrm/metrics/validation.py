@@ -10,22 +10,10 @@ import numpy as np
 def checked(
     function: str, labels: Any, values: Any, *, name: str = "probabilities", both_classes: bool = True, soft: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as bool (n,) and scores as float64 (n,), or an error that says what is wrong.
+    """Labels as bool (n,) and scores as float64 (n,), or a `ValueError` in the name of `function` that says what is wrong.
 
-    Args:
-        function: Name of the calling function, for messages.
-        labels: 0 or 1, (n,) or (n, 1).
-        values: Scores, (n,) or (n, 1). Where `name` starts with "probabilities" they must lie in [0, 1].
-        name: Name of the argument `values`, for messages.
-        both_classes: Whether labels must hold both a 0 and a 1.
-        soft: Whether labels may lie between 0 and 1.
-
-    Returns:
-        `(labels, values)`, flat; labels as float64 where some lie between 0 and 1.
-
-    Raises:
-        ValueError: shapes differ, nothing is given, labels are not 0 or 1 or are all equal, values are not finite or
-            out of range.
+    Labels and `values` are (n,) or (n, 1). Where `name` starts with "probabilities", values must lie in [0, 1]. With `soft`
+    labels may lie between 0 and 1; they are float64 then.
 
     Example:
 
@@ -63,24 +51,7 @@ def checked(
 
 
 def flat(function: str, name: str, values: Any) -> np.ndarray:
-    """An array of shape (n,) or (n, 1), of bool or real numbers, flattened.
-
-    Args:
-        function: Name of the calling function, for messages.
-        name: Name of the argument, for messages.
-        values: Anything that NumPy takes for an array.
-
-    Returns:
-        Array (n,).
-
-    Raises:
-        ValueError: another shape, or not numeric.
-
-    Example:
-
-    >>> flat("auc", "labels", [[1], [0]]).tolist()
-    [1, 0]
-    """
+    """An array of shape (n,) or (n, 1), of bool or real numbers, flattened; a `ValueError` for any other."""
     array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

@@ -6,26 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.metrics.ties import auc_of_counts, tie_starts
 from keras_dlrm.metrics.validation import checked, flat
+from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 
 def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each row counts as a click and as a non-click, and its prediction; rows of weight 0 are left out.
 
-    A label y of a row of weight w is y · w clicks and (1 - y) · w non-clicks.
-
-    Args:
-        function: Name of the calling function, for messages.
-        labels: In [0, 1], (n,) or (n, 1).
-        probabilities: In [0, 1], (n,) or (n, 1).
-        weights: Finite, at least 0, (n,) or (n, 1); `None` for 1 each.
-
-    Returns:
-        `(clicks, others, probabilities)`, float64 (k,) each.
-
-    Raises:
-        ValueError: bad shapes or values, or no row counts.
+    A label y of a row of weight w is y · w clicks and (1 - y) · w non-clicks. The three arrays are float64 (k,). Bad shapes or
+    values, or no row that counts, are a `ValueError` in the name of `function`.
     """
     truth, values = checked(function, labels, probabilities, both_classes=False, soft=True)
     rows = np.ones(len(truth)) if weights is None else flat(function, "weights", weights).astype(np.float64)
@@ -72,14 +61,11 @@ def weighted_scores(labels: Any, probabilities: Any, weights: Any, epsilon: floa
     rate = clicks.sum() / total
     if not 0 < rate < 1:
         raise ValueError(f"scores: all labels are {int(rate)}; it is defined only where both 0 and 1 occur.")
-    order = np.argsort(values)
-    starts = tie_starts(values[order])
-    area = auc_of_counts(np.add.reduceat(clicks[order], starts), np.add.reduceat(others[order], starts))
     clipped = np.clip(values, epsilon, 1 - epsilon)
     loss = -(clicks * np.log(clipped) + others * np.log1p(-clipped)).sum() / total
     predicted, observed, count = weighted_points(clicks, others, values, bins)
     return {
-        "auc": area,
+        "auc": weighted_auc(values, clicks, others),
         "logloss": float(loss),
         "ne": float(loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))),
         "calibration": float((values * (clicks + others)).sum() / clicks.sum()),

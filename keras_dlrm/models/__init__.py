@@ -1,4 +1,4 @@
-"""Models: each reads like the figure in its paper."""
+"""Models (DLRM, DCN, DCNv2), their base classes, labels, losses, presets, freezing, growth."""
 
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.models.dcn import DCN

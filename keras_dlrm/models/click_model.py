@@ -1,8 +1,7 @@
-"""What every model here is: packed batches in, click probabilities out, trained from logits."""
+"""`ClickModel`, the base of all models here: packed batches in, click probabilities out."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,17 +22,15 @@ from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.sharding.compression import QuotientRemainder
 from keras_dlrm.step.batch import WholeBatch
-
-EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "tpu")
 
 
 class ClickModel(SparseTraining, keras.Model):
     """Base of the models: a packed batch (see `Schema`) → p(click), float32 (B, 1).
 
     `predict` gives probabilities; losses on probabilities (`"binary_crossentropy"`) are computed from the logits in
-    float32, also under mixed precision. A subclass creates its layers, calls `finish(…)` and defines `logits`.
+    float32, also under mixed precision. A subclass makes its layers and builds them, has its arguments in `_config`, and defines
+    `logits`.
 
     Args:
         schema: A fitted `Schema`.
@@ -48,12 +45,19 @@ class ClickModel(SparseTraining, keras.Model):
         self.schema.require_fitted()
         self.seed = new_seed(seed)
         self.embeddings: EmbeddingCollection | None = None
+        self.embedding_dropout: keras.layers.Dropout | None = None
+        self._config: dict[str, Any] = {}
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Packed batch → logits (B, 1)."""
         raise NotImplementedError
+
+    def pooled(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
+        """Packed batch → what the tables and their dropout give."""
+        vectors = self.embeddings(inputs)  # type: ignore[misc]
+        return vectors if self.embedding_dropout is None else self.embedding_dropout(vectors, training=training)
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
         """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.
@@ -222,11 +226,13 @@ class ClickModel(SparseTraining, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         refuse_hdf5_in_writing()
-        config = {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed, "dtype": self._dtype_config()}
-        return with_frozen(config, self)
-
-    def _dtype_config(self) -> Any:
-        return keras.dtype_policies.serialize(self.dtype_policy)
+        config = {
+            "name": self.name,
+            "schema": self.schema.to_dict(),
+            "seed": self.seed,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+        return with_frozen({**config, **self._config}, self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ClickModel:
@@ -235,30 +241,6 @@ class ClickModel(SparseTraining, keras.Model):
         model = cls(**config)
         freeze(model, frozen)
         return model
-
-
-def options(embedding_options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Further arguments of a model's `EmbeddingCollection`, as plain dictionaries.
-
-    Raises:
-        TypeError: no mapping.
-        ValueError: an unknown one, or one that the model gives itself.
-    """
-    if embedding_options is None:
-        return {}
-    if not isinstance(embedding_options, Mapping):
-        raise TypeError(f"embedding_options={embedding_options!r} must be a mapping of {list(EMBEDDING_OPTIONS)}.")
-    for name in embedding_options:
-        if name not in EMBEDDING_OPTIONS:
-            raise ValueError(f"embedding_options: unknown option {name!r}; known are {list(EMBEDDING_OPTIONS)}.")
-    found = dict(embedding_options)
-    if found.get("quotient_remainder") is not None:
-        found["quotient_remainder"] = dataclasses.asdict(QuotientRemainder.of(found["quotient_remainder"]))
-    if found.get("tpu") is not None:
-        found["tpu"] = dict(found["tpu"])
-        if isinstance(found["tpu"].get("embedding_optimizer"), keras.optimizers.Optimizer):
-            found["tpu"]["embedding_optimizer"] = keras.saving.serialize_keras_object(found["tpu"]["embedding_optimizer"])
-    return found
 
 
 def _shaped(values: Any, shape: tuple[int, ...]) -> Any:

@@ -7,6 +7,9 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.embeddings.options import EmbeddingOptions
+from keras_dlrm.layers.cross_layer import CrossOptions
+from keras_dlrm.layers.mlp import MLPOptions
 from keras_dlrm.models.cross_network import CrossNetwork
 from keras_dlrm.schema.schema import Schema
 
@@ -22,7 +25,7 @@ class DCN(CrossNetwork):
         deep_mlp: Widths of the deep network's layers; the paper's best on Criteo has two of 1024.
         activation: Activation of the deep network.
         dropout: Share of activations dropped after each deep layer.
-        batch_norm: Whether the deep network normalises before each activation, as the paper does.
+        batch_norm: Whether the deep network normalizes before each activation, as the paper does.
         kernel_l2: L2 factor of all kernels.
         embedding_dropout: Share of x₀'s embedding elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
@@ -55,21 +58,7 @@ class DCN(CrossNetwork):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            schema,
-            embedding_dim,
-            cross_layers,
-            deep_mlp,
-            kind="vector",
-            projection_dim=None,
-            structure="parallel",
-            activation=activation,
-            dropout=dropout,
-            batch_norm=batch_norm,
-            kernel_l2=kernel_l2,
-            embedding_dropout=embedding_dropout,
-            init_scale=init_scale,
-            embedding_options=embedding_options,
-            seed=seed,
-            **kwargs,
-        )
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCN")
+        cross = CrossOptions(cross_layers, None, kernel_l2, "vector", who="DCN")
+        deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCN", field="deep_mlp")
+        super().__init__(schema, tables, cross, deep, "parallel", seed, **kwargs)

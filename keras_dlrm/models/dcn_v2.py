@@ -7,6 +7,9 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.embeddings.options import EmbeddingOptions
+from keras_dlrm.layers.cross_layer import CrossOptions
+from keras_dlrm.layers.mlp import MLPOptions
 from keras_dlrm.models.cross_network import CrossNetwork
 from keras_dlrm.schema.schema import Schema
 
@@ -24,7 +27,7 @@ class DCNv2(CrossNetwork):
         projection_dim: Rank of low-rank cross layers; `None` for full matrices.
         activation: Activation of the deep network.
         dropout: Share of activations dropped after each deep layer.
-        batch_norm: Whether the deep network normalises before each activation.
+        batch_norm: Whether the deep network normalizes before each activation.
         kernel_l2: L2 factor of all kernels.
         embedding_dropout: Share of x₀'s embedding elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
@@ -59,22 +62,8 @@ class DCNv2(CrossNetwork):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            schema,
-            embedding_dim,
-            cross_layers,
-            deep_mlp,
-            kind="matrix",
-            projection_dim=projection_dim,
-            structure=structure,
-            activation=activation,
-            dropout=dropout,
-            batch_norm=batch_norm,
-            kernel_l2=kernel_l2,
-            embedding_dropout=embedding_dropout,
-            init_scale=init_scale,
-            embedding_options=embedding_options,
-            seed=seed,
-            **kwargs,
-        )
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCNv2")
+        cross = CrossOptions(cross_layers, projection_dim, kernel_l2, who="DCNv2")
+        deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCNv2", field="deep_mlp")
+        super().__init__(schema, tables, cross, deep, structure, seed, **kwargs)
         self._config |= {"structure": structure, "projection_dim": projection_dim}

@@ -8,16 +8,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.embeddings.sparse_core.tpu_embedding import embedding_layer
+from keras_dlrm.embeddings.options import EmbeddingOptions
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.bottom_mlp import BottomMLP
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
-from keras_dlrm.layers.cross_layer import CrossLayer
+from keras_dlrm.layers.cross_layer import CrossOptions, crossed
 from keras_dlrm.layers.dot_interaction import DotInteraction
+from keras_dlrm.layers.mlp import MLPOptions
 from keras_dlrm.layers.top_mlp import TopMLP
-from keras_dlrm.models.click_model import ClickModel, options
+from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.arguments import boolean, integer, number, widths
+from keras_dlrm.support.arguments import boolean, integer
 
 INTERACTIONS = ("dot", "cat", "cross")
 
@@ -36,24 +37,26 @@ class DLRM(ClickModel):
         top_mlp: Widths of the top MLP; the last must be 1.
         interaction: `"dot"`: the bottom MLP's output, then all pairwise dot products (the paper). `"cat"`: all
             vectors side by side. `"cross"`: all vectors side by side through low-rank cross layers (MLPerf's
-            DLRM-DCNv2).
+            DLRM-DCNv2). Or any Keras layer that maps all vectors (B, 1 + F, D) to (B, n); it is saved and loaded with the
+            model.
         self_interaction: For `"dot"`, whether each vector is also multiplied with itself.
         cross_layers: For `"cross"`, how many cross layers.
         projection_dim: For `"cross"`, their rank; `None` for full matrices.
         activation: Activation of the MLPs' hidden layers.
         dropout: Share of activations dropped after each hidden layer of the top MLP.
-        batch_norm: Whether the MLPs normalise before each activation.
+        batch_norm: Whether the MLPs normalize before each activation.
         kernel_l2: L2 factor of the MLPs' and cross layers' kernels.
         embedding_dropout: Share of the pooled vectors' elements dropped.
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
         embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
             of a `TPUEmbedding` in its place.
         seed: Seed of all initial weights and of dropout.
-        concat_dense: For `"cross"`, whether the top MLP sees the bottom MLP's output beside that of the cross layers, as
+        concat_dense: For `"cross"` and a layer, whether the top MLP sees the bottom MLP's output beside the interaction's, as
             TensorFlow Recommenders' `Ranking` has it by default.
 
     Raises:
-        ValueError: widths that do not match, unknown interaction, options that do not fit it.
+        ValueError: widths that do not match, unknown interaction, options that do not fit it, a layer that does not map
+            (B, 1 + F, D) to (B, n).
 
     Source: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems";
     MLPerf training v3 (DLRM-DCNv2).
@@ -72,7 +75,7 @@ class DLRM(ClickModel):
         embedding_dim: int | Mapping[str, int] = 16,
         bottom_mlp: Sequence[int] | None = None,
         top_mlp: Sequence[int] = (512, 256, 1),
-        interaction: str = "dot",
+        interaction: str | keras.layers.Layer | Mapping[str, Any] = "dot",
         self_interaction: bool = False,
         cross_layers: int = 3,
         projection_dim: int | None = 512,
@@ -88,118 +91,60 @@ class DLRM(ClickModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(schema, seed, **kwargs)
-        schema = self.schema
-        table_widths, embedding_options = embedding_dim, options(embedding_options)
-        if isinstance(embedding_dim, Mapping):
-            last = [*bottom_mlp][-1:] if bottom_mlp is not None else []
-            embedding_dim = last[0] if last else max(embedding_dim.values(), default=0)
-        embedding_dim = integer("DLRM", "embedding_dim", embedding_dim)
-        if bottom_mlp is not None:
-            bottom_mlp = widths("DLRM", "bottom_mlp", bottom_mlp)
-        elif schema.dense:
-            bottom_mlp = [512, 256, 64, embedding_dim]
-        top_mlp = widths("DLRM", "top_mlp", top_mlp)
-        _check_widths(schema, embedding_dim, bottom_mlp, top_mlp)
-        embedding_dropout = number("DLRM", "embedding_dropout", embedding_dropout, below=1.0)
-        if interaction not in INTERACTIONS:
-            raise ValueError(f"DLRM: interaction={interaction!r} is unknown; use one of {INTERACTIONS}.")
-        self_interaction = boolean("DLRM", "self_interaction", self_interaction)
-        if self_interaction and interaction != "dot":
-            raise ValueError(f"DLRM: self_interaction=True needs interaction='dot', not {interaction!r}.")
-        cross_layers = integer("DLRM", "cross_layers", cross_layers)
-        if interaction != "cross":
-            for field, value, default in (("cross_layers", cross_layers, 3), ("projection_dim", projection_dim, 512)):
-                if value != default:
-                    raise ValueError(
-                        f"DLRM: {field}={value!r} needs interaction='cross', not {interaction!r}, which has no cross layers; "
-                        "leave it out."
-                    )
+        schema, dtype, width = self.schema, self.dtype_policy, _vector_width(embedding_dim, bottom_mlp)
+        if bottom_mlp is None and schema.dense:
+            bottom_mlp = [512, 256, 64, width]
+        mlp: dict[str, Any] = {"activation": activation, "batch_norm": batch_norm, "kernel_l2": kernel_l2, "who": "DLRM"}
+        bottom = None if bottom_mlp is None else MLPOptions(bottom_mlp, field="bottom_mlp", **mlp)
+        top = MLPOptions(top_mlp, dropout=dropout, field="top_mlp", **mlp)
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DLRM")
+        cross = CrossOptions(cross_layers, projection_dim, kernel_l2, who="DLRM")
+        self.self_interaction = boolean("DLRM", "self_interaction", self_interaction)
         self.concat_dense = boolean("DLRM", "concat_dense", concat_dense)
-        if self.concat_dense and (interaction != "cross" or not schema.dense):
-            lacking = f"not {interaction!r}" if interaction != "cross" else "and dense columns, which the schema does not have"
-            raise ValueError(f"DLRM: concat_dense=True needs interaction='cross', {lacking}; leave it out.")
-        vectors = len(schema.categorical) + bool(schema.dense)
-        if interaction == "dot" and vectors + bool(self_interaction) < 2:
-            raise ValueError("DLRM: interaction='dot' needs two feature vectors; the schema gives one. Use 'cat'.")
-        mlp = {
-            "activation": activation,
-            "batch_norm": batch_norm,
-            "kernel_l2": kernel_l2,
-            "dtype": self.dtype_policy,
-        }
-        self.interaction_kind = interaction
-        self._config = {
-            "embedding_dim": dict(table_widths) if isinstance(table_widths, Mapping) else embedding_dim,
-            "bottom_mlp": bottom_mlp,
-            "top_mlp": top_mlp,
-            "interaction": interaction,
-            "self_interaction": self_interaction,
-            "cross_layers": cross_layers,
-            "projection_dim": projection_dim,
-            "activation": activation if isinstance(activation, str) else keras.activations.serialize(activation),
-            "dropout": dropout,
-            "batch_norm": batch_norm,
-            "kernel_l2": kernel_l2,
-            "embedding_dropout": embedding_dropout,
-            "init_scale": init_scale,
-            "embedding_options": embedding_options,
-            "concat_dense": self.concat_dense,
-        }
+        interaction = _known(interaction)
+        self.interaction_kind = interaction if isinstance(interaction, str) else type(interaction).__name__
+        _check_widths(schema, width, bottom, top)
+        self._check_options(cross, own=isinstance(interaction, keras.layers.Layer))
 
         # Layers
-        if schema.categorical:
-            self.embeddings = embedding_layer(
-                schema,
-                table_widths,
-                output_dim=embedding_dim,
-                init_scale=init_scale,
-                seed=part_seed(self.seed, 0),
-                **embedding_options,
-                dtype=self.dtype_policy,
-                name="embeddings",
-            )
-        self.embedding_dropout = (
-            keras.layers.Dropout(
-                embedding_dropout, seed=part_seed(self.seed, 4), dtype=self.dtype_policy, name="embedding_dropout"
-            )
-            if embedding_dropout
-            else None
-        )
-        self.bottom_mlp = (
-            BottomMLP(bottom_mlp, seed=part_seed(self.seed, 1), name="bottom_mlp", **mlp)
-            if schema.dense and bottom_mlp
-            else None
-        )
-        self.flatten = ConcatenationInteraction(dtype=self.dtype_policy, name="concatenation")
-        self.dot = DotInteraction(self_interaction, dtype=self.dtype_policy, name="dot_interaction")
-        self.crosses = [
-            CrossLayer(
-                "matrix",
-                projection_dim,
-                kernel_l2,
-                seed=part_seed(self.seed, 3, i),
-                dtype=self.dtype_policy,
-                name=f"cross_layer_{i}",
-            )
-            for i in range(cross_layers if interaction == "cross" else 0)
-        ]
-        self.top_mlp = TopMLP(top_mlp, dropout=dropout, seed=part_seed(self.seed, 2), name="top_mlp", **mlp)
+        self.embeddings = tables.layer(schema, self.seed, output_dim=width, dtype=dtype)
+        self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
+        self.bottom_mlp = None
+        if bottom is not None:
+            self.bottom_mlp = BottomMLP(**vars(bottom), seed=part_seed(self.seed, 1), dtype=dtype, name="bottom_mlp")
+        self.interaction: keras.layers.Layer = interaction
+        if interaction == "dot":
+            self.interaction = DotInteraction(self.self_interaction, dtype=dtype, name="dot_interaction")
+        elif interaction in INTERACTIONS:
+            self.interaction = ConcatenationInteraction(dtype=dtype, name="concatenation")
+        self.crosses = cross.layers(self.seed, dtype) if interaction == "cross" else []
+        self.beside = ConcatenationInteraction(dtype=dtype, name="beside")
+        self.top_mlp = TopMLP(**vars(top), seed=part_seed(self.seed, 2), dtype=dtype, name="top_mlp")
 
         # Shapes: (B, F, D) from the tables, (B, D) from the bottom MLP, (B, n) into the top MLP.
-        dense_width = embedding_dim if self.bottom_mlp is not None else 0
         if self.embeddings is not None:
             self.embeddings.build((None, schema.width))
         if self.bottom_mlp is not None:
             self.bottom_mlp.build((None, schema.n_dense))
-        if interaction == "dot":
-            width = dense_width + self.dot.compute_output_shape((None, vectors, embedding_dim))[1]
-        else:
-            width = vectors * embedding_dim
-            for cross in self.crosses:
-                cross.build((None, width))
-            width += dense_width if self.concat_dense else 0
-        self.top_mlp.build((None, width))
+        n = self._interaction_width((self._vectors, width))
+        for layer in self.crosses:
+            layer.build((None, n))
+        self.top_mlp.build((None, n + width if self._has_dense_beside else n))
         self.built = True
+
+        # Config
+        self._config = {
+            **{name: value for name, value in top.config().items() if name != "units"},
+            **{"cross_layers": cross.cross_layers, "projection_dim": projection_dim},
+            **vars(tables),
+            "bottom_mlp": bottom and bottom.units,
+            "top_mlp": top.units,
+            "interaction": interaction if isinstance(interaction, str) else _serialized(interaction),
+            "self_interaction": self.self_interaction,
+            "concat_dense": self.concat_dense,
+        }
+
+    # -- the figure --------------------------------------------------------------------------------------------------
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         x, vectors = None, []
@@ -207,35 +152,93 @@ class DLRM(ClickModel):
             x = self.bottom_mlp(inputs["dense"], training=training)  # (B, D)
             vectors.append(ops.expand_dims(x, 1))
         if self.embeddings is not None:
-            looked_up = self.embeddings(inputs)  # (B, F, D)
-            if self.embedding_dropout is not None:
-                looked_up = self.embedding_dropout(looked_up, training=training)
-            vectors.append(looked_up)
+            vectors.append(self.pooled(inputs, training))  # (B, F, D)
         features = ops.concatenate(vectors, axis=1) if len(vectors) > 1 else vectors[0]  # (B, 1 + F, D)
         return self.top_mlp(self.interact(x, features), training=training)
 
     def interact(self, x: Any, features: Any) -> Any:
         """Bottom MLP output x (B, D) or `None`, and all vectors (B, 1 + F, D) → the top MLP's input (B, n)."""
-        if self.interaction_kind == "dot":
-            products = self.dot(features)
-            return products if x is None else self.flatten([x, products])
-        x0 = crossed = self.flatten(features)
-        for cross in self.crosses:
-            crossed = cross(x0, crossed)
-        return self.flatten([x, crossed]) if self.concat_dense else crossed
+        interacted = crossed(self.crosses, self.interaction(features))
+        return self.beside([x, interacted]) if self._has_dense_beside else interacted
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self._config}
+    @property
+    def _has_dense_beside(self) -> bool:
+        """Whether the top MLP sees the bottom MLP's output beside the interaction's."""
+        return self.bottom_mlp is not None and (self.interaction_kind == "dot" or self.concat_dense)
+
+    # -- checks ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _vectors(self) -> int:
+        """How many vectors interact: 1 + F."""
+        return len(self.schema.categorical) + bool(self.schema.dense)
+
+    def _check_options(self, cross: CrossOptions, own: bool) -> None:
+        kind = self.interaction_kind
+        if self.self_interaction and kind != "dot":
+            raise ValueError(f"DLRM: self_interaction=True needs interaction='dot', not {kind!r}.")
+        for field, value, default in (("cross_layers", cross.cross_layers, 3), ("projection_dim", cross.projection_dim, 512)):
+            if kind != "cross" and value != default:
+                raise ValueError(
+                    f"DLRM: {field}={value!r} needs interaction='cross', not {kind!r}, which has no cross layers; leave it out."
+                )
+        if self.concat_dense and (not (own or kind == "cross") or not self.schema.dense):
+            lacking = "and dense columns, which the schema does not have" if own or kind == "cross" else f"not {kind!r}"
+            raise ValueError(f"DLRM: concat_dense=True needs interaction='cross' or a layer, {lacking}; leave it out.")
+        if kind == "dot" and self._vectors + self.self_interaction < 2:
+            raise ValueError("DLRM: interaction='dot' needs two feature vectors; the schema gives one. Use 'cat'.")
+
+    def _interaction_width(self, shape: tuple[int, int]) -> int:
+        """n of the interaction's output (B, n) for vectors of a shape (1 + F, D); builds a layer of the user's own."""
+        if self.interaction_kind in INTERACTIONS:
+            return int(self.interaction.compute_output_shape((None, *shape))[1])
+        who = f"DLRM: interaction {self.interaction_kind} {self.interaction.name!r}"
+        vectors = f"vectors (B, {shape[0]}, {shape[1]})"
+        try:
+            found = self.interaction(ops.zeros((2, *shape), self.compute_dtype), training=False)
+        except Exception as error:
+            raise ValueError(f"{who} fails for {vectors}: {error}") from error
+        if len(getattr(found, "shape", ())) != 2 or found.shape[0] != 2:
+            got = tuple(getattr(found, "shape", ())) or type(found).__name__
+            raise ValueError(f"{who} maps two rows of {vectors} to {got}; it must give (B, n), one row for each of the batch.")
+        return int(found.shape[1])
 
 
-def _check_widths(schema: Schema, embedding_dim: int, bottom_mlp: list[int] | None, top_mlp: list[int]) -> None:
-    if not top_mlp or top_mlp[-1] != 1:
-        raise ValueError(f"DLRM: top_mlp={top_mlp} must end with 1, the logit of the click probability.")
-    if bottom_mlp is not None and not schema.dense:
-        raise ValueError(f"DLRM: bottom_mlp={bottom_mlp} was given, but the schema has no dense columns; leave it out.")
-    if bottom_mlp is not None and (not bottom_mlp or bottom_mlp[-1] != embedding_dim):
+def _known(interaction: Any) -> Any:
+    """The name of an interaction or its layer, which may come as a configuration."""
+    if isinstance(interaction, Mapping):
+        interaction = keras.saving.deserialize_keras_object(dict(interaction))
+    if isinstance(interaction, keras.layers.Layer) or interaction in INTERACTIONS:
+        return interaction
+    raise ValueError(
+        f"DLRM: interaction={interaction!r} is unknown; use one of {INTERACTIONS}, or a Keras layer that maps (B, 1 + F, D) to "
+        "(B, n)."
+    )
+
+
+def _serialized(layer: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's configuration without the shape by which Keras builds it: layers within it are built by a call alone."""
+    config = keras.saving.serialize_keras_object(layer)
+    return {name: value for name, value in config.items() if name != "build_config"}
+
+
+def _vector_width(embedding_dim: int | Mapping[str, int], bottom_mlp: Sequence[int] | None) -> int:
+    """D: of tables of several widths that of the bottom MLP's last layer, or else the largest."""
+    if isinstance(embedding_dim, Mapping):
+        embedding_dim = [*bottom_mlp][-1] if bottom_mlp else max(embedding_dim.values(), default=0)
+    return integer("DLRM", "embedding_dim", embedding_dim)
+
+
+def _check_widths(schema: Schema, embedding_dim: int, bottom: MLPOptions | None, top: MLPOptions) -> None:
+    if not top.units or top.units[-1] != 1:
+        raise ValueError(f"DLRM: top_mlp={top.units} must end with 1, the logit of the click probability.")
+    if bottom is None:
+        return
+    if not schema.dense:
+        raise ValueError(f"DLRM: bottom_mlp={bottom.units} was given, but the schema has no dense columns; leave it out.")
+    if not bottom.units or bottom.units[-1] != embedding_dim:
         raise ValueError(
-            f"DLRM: bottom_mlp={bottom_mlp} ends with {bottom_mlp[-1] if bottom_mlp else 'nothing'} but "
+            f"DLRM: bottom_mlp={bottom.units} ends with {bottom.units[-1] if bottom.units else 'nothing'} but "
             f"embedding_dim={embedding_dim}; they must be equal, because the bottom MLP's output interacts with the "
             "embedding vectors."
         )

@@ -1,4 +1,4 @@
-"""What labels and sample weights may be, in every form in which they come."""
+"""Checks of labels and sample weights, in every form in which they come."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Checks:
                 row = np.argwhere(np.ma.getmaskarray(array))[0][0]
                 raise ValueError(f"{self.who}: {what} in row {row}{place} is masked; drop rows without one.")
             array = array.data
-        if array.dtype.kind == "O":
+        if array.dtype.kind == "O" and array.ndim:
             array = self._of_objects(what, array, place)
         if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
             raise TypeError(
@@ -225,7 +225,8 @@ class _Path:
 
 
 def _is_array(values: Any) -> bool:
-    return bool(getattr(values, "shape", ())) or hasattr(values, "to_numpy")
+    # Single values of pandas, such as `NaT`, have `to_numpy`, too.
+    return bool(getattr(values, "shape", ())) or (hasattr(values, "to_numpy") and hasattr(values, "__len__"))
 
 
 def _is_tensor(values: Any) -> bool:

@@ -9,12 +9,7 @@ from keras_dlrm.models.click_model import ClickModel
 
 
 def check(model: Any) -> None:
-    """Refuse what cannot be trained on parameter servers.
-
-    Raises:
-        TypeError: no model of `kd.models`.
-        ValueError: it has no tables or is not compiled, or an option is not defined here.
-    """
+    """Refuse what cannot be trained on parameter servers: `TypeError` for another model, `ValueError` for an option."""
     if not isinstance(model, ClickModel):
         raise TypeError(f"build: expected a model of kd.models, not {type(model).__name__}.")
     if model.embeddings is None:
@@ -23,17 +18,11 @@ def check(model: Any) -> None:
         raise ValueError("build: the model is not compiled; build has to return a compiled one.")
     for option in ("gradient_accumulation_steps", "use_ema"):
         if getattr(model.optimizer.dense, option):
-            raise ValueError(
-                f"build: the optimizer's {option} is not defined where workers train at the same time; leave it out."
-            )
+            raise ValueError(f"build: the optimizer's {option} is not defined where workers train at the same time; leave it out.")
 
 
 def check_is_on(model: Any, device: str) -> None:
-    """Refuse variables that were made elsewhere.
-
-    Raises:
-        ValueError: there are some.
-    """
+    """`ValueError` for variables that were made elsewhere."""
     for variable in (*model.variables, *model.optimizer.variables):
         if variable.value.device != device:
             raise ValueError(

@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from keras_dlrm.sharding.heartbeat import FOLDER, PROCESS, Watch
-from keras_dlrm.sharding.launch import PARENT, free_ports
+from keras_dlrm.sharding.processes import POLL, PREEMPTED, Processes, loopback_addresses
 from keras_dlrm.support.arguments import integer
 
-# Exit code of a chief that lost a server: it can go on from its last checkpoint (sysexits.h: try again).
-SERVER_LOST = 75
-_POLL = 0.1  # seconds
+# Exit code of a chief that lost a server: it can go on from its last checkpoint.
+SERVER_LOST = PREEMPTED
 # A worker that fails so often, each time within so many seconds of its start, would fail for ever.
 _FAILURES, _SOON = 3, 60.0
 
@@ -60,23 +55,17 @@ def loopback(workers: int, servers: int) -> dict[str, list[str]]:
     >>> [len(cluster[job]) for job in ("chief", "worker", "ps")]
     [1, 2, 1]
     """
-    counts = {
-        "chief": 1,
-        "worker": integer("loopback", "workers", workers),
-        "ps": integer("loopback", "servers", servers),
+    counts = {"chief": 1} | {
+        job: integer("loopback", name, value) for job, name, value in (("worker", "workers", workers), ("ps", "servers", servers))
     }
-    free = iter([f"127.0.0.1:{port}" for port in free_ports(sum(counts.values()))])
+    free = iter(loopback_addresses(sum(counts.values())))
     return {job: [next(free) for _ in range(count)] for job, count in counts.items()}
 
 
 def launch(
-    command: Sequence[str],
-    workers: int,
-    servers: int,
-    restarts: int = 3,
-    settings: dict[str, str] | None = None,
+    command: Sequence[str], workers: int, servers: int, restarts: int = 3, settings: dict[str, str] | None = None,
     timeout: float = 300.0,
-) -> int:
+) -> int:  # fmt: skip
     """Run a program as chief, workers and servers on this machine until the chief ends.
 
     A worker that dies is started again, unless it keeps ending with an error as soon as it starts. When a server dies, which
@@ -99,12 +88,12 @@ def launch(
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for left in range(restarts, -1, -1):
-            with tempfile.TemporaryDirectory() as beats:
-                code = _Run(command, loopback(workers, servers), settings or {}, Path(beats), timeout).wait()
+            with Processes(command) as processes:
+                code = _Run(processes, loopback(workers, servers), settings or {}, timeout).wait()
             if code != SERVER_LOST or not left:
-                return code
-            print(json.dumps({"restarting": "all"}), file=sys.stderr, flush=True)
-        return SERVER_LOST
+                break
+            _say(restarting="all")
+        return code
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -114,83 +103,63 @@ def _stop(number: int, _: Any) -> None:
     raise SystemExit(128 + number)
 
 
+def _say(**event: Any) -> None:
+    """Write an event to standard error, a JSON object a line."""
+    print(json.dumps({name.replace("_", " "): value for name, value in event.items()}), file=sys.stderr, flush=True)
+
+
 class _Run:
     """All processes of a cluster."""
 
     def __init__(
-        self, command: Sequence[str], cluster: dict[str, list[str]], settings: dict[str, str], beats: Path, timeout: float
+        self, processes: Processes, cluster: dict[str, list[str]], settings: dict[str, str], timeout: float
     ) -> None:
-        self.command = list(command)
-        self.cluster = cluster
-        self.settings = settings
-        self.beats, self.timeout = beats, timeout
-        self.watch = Watch(beats)
-        self.processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+        self.processes, self.cluster, self.settings, self.timeout = processes, cluster, settings, timeout
         self._since: dict[int, float] = {}
         self._failures: dict[int, int] = {}
         self._tasks = [(kind, index) for kind in ("ps", "worker", "chief") for index in range(len(cluster[kind]))]
-        for task in self._tasks:
-            self.processes[task] = self._start(*task)
+        for number in range(len(self._tasks)):
+            self._start(number)
 
-    def _start(self, kind: str, index: int) -> subprocess.Popen[bytes]:
+    def _start(self, number: int) -> None:
+        kind, index = self._tasks[number]
         config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
-        number = str(self._tasks.index((kind, index)))
-        (self.beats / number).unlink(missing_ok=True)  # of the one before
-        environment = {**os.environ, **self.settings, "TF_CONFIG": json.dumps(config), PARENT: str(os.getpid())}
-        environment |= {FOLDER: str(self.beats), PROCESS: number}
-        # Only the chief has results to print.
-        process = subprocess.Popen(
-            self.command, env=environment, stdout=None if kind == "chief" else sys.stderr.fileno()
-        )
-        print(json.dumps({"started": f"{kind}:{index}", "pid": process.pid}), file=sys.stderr, flush=True)
-        if kind == "worker":
-            self._since[index] = time.monotonic()
-        return process
+        pid = self.processes.start(number, {**self.settings, "TF_CONFIG": json.dumps(config)}, reports=kind == "chief")
+        _say(started=f"{kind}:{index}", pid=pid)
+        self._since[number] = time.monotonic()
 
-    def _keeps_failing(self, worker: int, code: int) -> bool:
+    def _keeps_failing(self, number: int, code: int) -> bool:
         """Whether a worker that ended would end again. One that a signal ended was killed, or ran out of memory: not by itself."""
-        soon = code > 0 and time.monotonic() - self._since[worker] < _SOON
-        self._failures[worker] = self._failures.get(worker, 0) + 1 if soon else 0
-        return self._failures[worker] >= _FAILURES
+        soon = code > 0 and time.monotonic() - self._since[number] < _SOON
+        self._failures[number] = self._failures.get(number, 0) + 1 if soon else 0
+        return self._failures[number] >= _FAILURES
 
-    def _hung(self) -> Iterator[tuple[str, int]]:
-        """Those that have given signs of life, and give none any more."""
-        for number, beat in self.watch.look().items():
-            if beat.silent > self.timeout and self.processes[self._tasks[number]].poll() is None:
-                yield self._tasks[number]
-
-    def _why(self, kind: str, index: int) -> dict[str, str]:
-        """What a process said of its end, if it did."""
-        number = self._tasks.index((kind, index))
-        told = [failure.error for failure in self.watch.failures() if failure.process == number]
-        return {"error": told[-1]} if told else {}
+    def _end_hung(self) -> None:
+        """End processes that have given signs of life, and give none any more."""
+        codes = self.processes.codes()
+        for number, beat in self.processes.watch.look().items():
+            if beat.silent > self.timeout and codes[number] is None:
+                _say(hung="{}:{}".format(*self._tasks[number]), seconds_without_a_sign_of_life=self.timeout)
+                self.processes.kill(number)
 
     def wait(self) -> int:
-        """The chief's exit code, `SERVER_LOST`, or that of a worker that keeps failing. All have ended then."""
-        chief = self.processes["chief", 0]
-        try:
-            while chief.poll() is None:
-                for kind, index in self._hung():
-                    hung = {"hung": f"{kind}:{index}", "seconds without a sign of life": self.timeout}
-                    print(json.dumps(hung), file=sys.stderr, flush=True)
-                    self.processes[kind, index].kill()
-                    self.processes[kind, index].wait()
-                for (kind, index), process in self.processes.items():
-                    if process.poll() is None or kind == "chief":
-                        continue
-                    if kind == "ps":
-                        print(json.dumps({"lost": f"ps:{index}", **self._why(kind, index)}), file=sys.stderr, flush=True)
-                        return SERVER_LOST
-                    if self._keeps_failing(index, process.returncode):
-                        failing = {"failing": f"worker:{index}", "exit code": process.returncode, "times": _FAILURES}
-                        failing |= self._why(kind, index)
-                        print(json.dumps(failing), file=sys.stderr, flush=True)
-                        return process.returncode
-                    self.processes[kind, index] = self._start(kind, index)
-                time.sleep(_POLL)
-            return chief.returncode if chief.returncode >= 0 else SERVER_LOST
-        finally:
-            for process in self.processes.values():
-                process.kill()
-            for process in self.processes.values():
-                process.wait()
+        """The chief's exit code, `SERVER_LOST`, or that of a worker that keeps failing."""
+        chief = self._tasks.index(("chief", 0))
+        while (code := self.processes.codes()[chief]) is None:
+            self._end_hung()
+            for number, ended in self.processes.codes().items():
+                kind, index = self._tasks[number]
+                if ended is None or kind == "chief":
+                    continue
+                # The last thing that it said: an earlier one may be from before it was started again.
+                said = {failure.process: failure.error for failure in self.processes.watch.failures()}
+                why = {"error": said[number]} if number in said else {}
+                if kind == "ps":
+                    _say(lost=f"ps:{index}", **why)
+                    return SERVER_LOST
+                if self._keeps_failing(number, ended):
+                    _say(failing=f"worker:{index}", exit_code=ended, times=_FAILURES, **why)
+                    return ended
+                self._start(number)
+            time.sleep(POLL)
+        return code if code >= 0 else SERVER_LOST

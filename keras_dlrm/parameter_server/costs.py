@@ -12,16 +12,7 @@ from keras_dlrm.parameter_server.step import WorkerStep
 
 
 def bytes_sent(step: WorkerStep, servers: Sequence[Server], steps: int) -> tuple[int, list[int]]:
-    """Payload of some steps: ids, rows, dense parameters and gradients.
-
-    Args:
-        step: That was done.
-        servers: Since they were made.
-        steps: How often it was.
-
-    Returns:
-        Bytes that all workers together sent, and those of each server.
-    """
+    """Bytes of ids, rows, dense parameters and gradients in some steps: those that all workers sent, and those of each server."""
     stacks = step.tables.collection.stacks
     item = tf.as_dtype(step.tables.collection.table_dtype).size
     dense = steps * sum(4 * int(np.prod(v.shape)) for v in step.dense)

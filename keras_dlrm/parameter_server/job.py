@@ -30,8 +30,8 @@ from keras_dlrm.parameter_server.server import Server
 from keras_dlrm.parameter_server.step import WorkerStep
 from keras_dlrm.parameter_server.tables import ServerTables
 from keras_dlrm.sharding.heartbeat import beats
-from keras_dlrm.sharding.launch import end_with_launcher
 from keras_dlrm.sharding.plan import ShardingPlan
+from keras_dlrm.sharding.processes import end_with_launcher
 from keras_dlrm.support.arguments import integer
 
 Batch = tuple[Mapping[str, Any], Any]
@@ -69,17 +69,11 @@ class ParameterServerTraining:
     """
 
     def __init__(
-        self,
-        build: Callable[[], ClickModel],
-        steps: int,
-        plan: ShardingPlan | None = None,
-        checkpoint: str | Path | None = None,
+        self, build: Callable[[], ClickModel], steps: int, plan: ShardingPlan | None = None, checkpoint: str | Path | None = None
     ) -> None:
         me = task()
         if me is None or me[0] != "chief":
-            raise ValueError(
-                f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}."
-            )
+            raise ValueError(f"ParameterServerTraining: TF_CONFIG must say that this is the chief of a cluster; it says {me}.")
         beats.begin()
         end_with_launcher()  # else it would wait for ever for workers that ended so
         self.steps = integer("ParameterServerTraining", "steps", steps, 0)
@@ -89,9 +83,8 @@ class ParameterServerTraining:
         self.build = build
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         # Waits for all servers and workers.
-        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(
-            tf.distribute.ParameterServerStrategy(resolver)
-        )
+        strategy = tf.distribute.ParameterServerStrategy(resolver)
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         # Never to be deleted: as the interpreter ends, its destructor waits for ever for a lock that a thread had which is no more,
         # if a worker was being waited for.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coordinator))
@@ -120,13 +113,9 @@ class ParameterServerTraining:
     # -- training ----------------------------------------------------------------------------------------------------
 
     def fit(
-        self,
-        batch: Callable[[int], Batch],
-        in_flight: int | None = None,
-        checkpoint_steps: int = 1000,
-        evaluation: Callable[[], Iterable[Batch]] | None = None,
-        evaluation_steps: int = 1000,
-    ) -> np.ndarray:
+        self, batch: Callable[[int], Batch], in_flight: int | None = None, checkpoint_steps: int = 1000,
+        evaluation: Callable[[], Iterable[Batch]] | None = None, evaluation_steps: int = 1000,
+    ) -> np.ndarray:  # fmt: skip
         """Train up to `steps`.
 
         Each step is applied once, also when workers die. Where workers work at the same time, a step's gradient is of
@@ -226,16 +215,16 @@ class ParameterServerTraining:
     # -- checkpoints, export -----------------------------------------------------------------------------------------
 
     def _restore(self) -> int:
-        given, found = self._sharded.optimizer.rate, None
+        given, saved = self._sharded.optimizer.rate, None
         if self.checkpoint is not None:
-            found = read(self.tables.state(self._sharded), self.checkpoint)
+            saved = read(self.tables.state(self._sharded), self.checkpoint)
         rate = self._sharded.optimizer.rate
         if rate != given:
             raise ValueError(
                 f"the model was compiled with the learning rate {given:g}, but the run in {self.checkpoint} has {rate:g}; compile "
                 "with that, or give another folder."
             )
-        steps, losses = (found["step"], found["extra"].get("losses", [])) if found else (0, [])
+        steps, losses = (saved["step"], saved["extra"].get("losses", [])) if saved else (0, [])
         if steps > self.steps:
             raise ValueError(f"the checkpoint in {self.checkpoint} is of step {steps}, beyond steps={self.steps}.")
         if not steps:
@@ -250,7 +239,7 @@ class ParameterServerTraining:
         if self.checkpoint is None:
             raise ValueError("save: give ParameterServerTraining a folder for checkpoints.")
         with _servers_lost():
-            return write(self.tables.state(self._sharded), self.checkpoint, self.done, {"losses": self.losses.tolist()}, 2, False)
+            return write(self.tables.state(self._sharded), self.checkpoint, self.done, {"losses": self.losses.tolist()})
 
     def embedding_tables(self) -> dict[str, np.ndarray]:
         """Logical tables: name → float32 (rows, D)."""
@@ -262,13 +251,13 @@ class ParameterServerTraining:
 
         Its optimizer is a fresh one. The chief needs memory for the tables twice.
         """
-        found = self.build()
+        model = self.build()
         with _servers_lost():
-            ours = [v for v in self._sharded.variables if not is_table(v)]
-            for theirs, value in zip([v for v in found.variables if not is_table(v)], ours, strict=True):
-                theirs.assign(value.numpy())
-            found.set_embedding_tables(self.embedding_tables())
-        return found
+            trained = [v for v in self._sharded.variables if not is_table(v)]
+            for variable, value in zip([v for v in model.variables if not is_table(v)], trained, strict=True):
+                variable.assign(value.numpy())
+            model.set_embedding_tables(self.embedding_tables())
+        return model
 
     # -- what it costs -----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_dlrm.sharding.layout import check_tables
 from keras_dlrm.sharding.plan import Placement, ShardingPlan, place
 from keras_dlrm.sharding.stacking import Stack
 
@@ -83,22 +84,8 @@ class Pieces:
 
 
 def split(stacks: Sequence[Stack], plan: ShardingPlan) -> list[Pieces]:
-    """The pieces of each stack.
-
-    Args:
-        stacks: All stacks of a model's tables.
-        plan: Of `for_servers`, with exactly those tables.
-
-    Raises:
-        ValueError: the plan is for other tables.
-    """
-    stored = {table.name: (table.rows, table.width) for stack in stacks for table in stack.tables}
-    if stored != plan.shapes:
-        odd = min(name for name in {*stored, *plan.shapes} if stored.get(name) != plan.shapes.get(name))
-        raise ValueError(
-            f"the plan is for other tables: {odd!r} has (rows, width) {stored.get(odd, 'none')} in the model, "
-            f"{plan.shapes.get(odd, 'none')} in the plan. Make the plan from the model's schema and widths."
-        )
+    """The pieces of each stack by a plan of `for_servers`; `ValueError` where that is for other tables."""
+    check_tables(plan, stacks)
     return [_pieces(stack, plan) for stack in stacks]
 
 

@@ -28,9 +28,7 @@ class Server:
     """
 
     def __init__(self, index: int, device: str, steps: int, stacks: int) -> None:
-        self.index = index
-        self.device = device
-        self.steps = steps
+        self.index, self.device, self.steps = index, device, steps
         with tf.device(device):
             self._lock = tf.CriticalSection(shared_name=f"lock_{uuid.uuid4().hex}")
             self._ledger = tf.Variable(lambda: tf.zeros(1 + steps, tf.int64), trainable=False)
@@ -50,15 +48,12 @@ class Server:
                 count = tf.gather(self._ledger, _COUNT)
                 with _all_of() as made:
                     update(count)
-                    tf.raw_ops.ResourceScatterUpdate(
-                        resource=self._asked.handle, indices=tf.range(len(self._asked)), updates=self._asked.sparse_read(
-                            tf.range(len(self._asked))) + asked,
-                    )  # fmt: skip
+                    each = tf.range(len(self._asked))
+                    total = self._asked.sparse_read(each) + asked
+                    tf.raw_ops.ResourceScatterUpdate(resource=self._asked.handle, indices=each, updates=total)
                 with tf.control_dependencies(made):
                     places, values = tf.stack([_COUNT, 1 + step]), tf.stack([count + 1, 1])
-                    done = tf.raw_ops.ResourceScatterUpdate(
-                        resource=self._ledger.handle, indices=places, updates=values
-                    )
+                    done = tf.raw_ops.ResourceScatterUpdate(resource=self._ledger.handle, indices=places, updates=values)
                 with tf.control_dependencies([done]):
                     return tf.constant(1)
 

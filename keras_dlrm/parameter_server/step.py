@@ -17,18 +17,11 @@ from keras_dlrm.parameter_server.tables import ServerLookup, ServerTables, Serve
 class WorkerStep:
     """Forward and backward pass on the worker; row rule and dense optimizer on the servers that have the variables.
 
-    Args:
-        model: Built with stand-ins for its tables and compiled, its variables on the server `home`.
-        tables: Its tables.
-        servers: All servers.
-        home: The server with the dense parameters.
+    The model is built with stand-ins for its tables and compiled; its dense parameters lie on the server `home`.
     """
 
     def __init__(self, model: Any, tables: ServerTables, servers: Sequence[Server], home: int) -> None:
-        self.model = model
-        self.tables = tables
-        self.servers = list(servers)
-        self.home = home
+        self.model, self.tables, self.servers, self.home = model, tables, list(servers), home
         self.dense = [v for v in model.trainable_variables if not is_table(v)]
         with tf.device(self.servers[home].device):
             self._losses = tf.Variable(lambda: tf.zeros(self.servers[home].steps), trainable=False)
@@ -73,9 +66,7 @@ class WorkerStep:
         rows = [lookup.rows for lookup in lookups.lookups]
         grads, row_grads = tape.gradient(loss, [[v.value for v in self.dense], rows])
         # A lookup that the loss does not use: its rows are touched all the same.
-        row_grads = [
-            tf.zeros_like(r) if g is None else tf.convert_to_tensor(g) for r, g in zip(rows, row_grads, strict=True)
-        ]
+        row_grads = [tf.zeros_like(r) if g is None else tf.convert_to_tensor(g) for r, g in zip(rows, row_grads, strict=True)]
         rate = self._fixed_rate()
         for k, server in enumerate(self.servers):
             if not self.uses(server):
@@ -92,16 +83,14 @@ class WorkerStep:
                 asked[stack] = tf.size(of.ids, tf.int64)
             server.apply(step, update, tf.stack([tf.cast(n, tf.int64) for n in asked]))
 
-    def _updates(
-        self, server: int, lookups: Sequence[ServerLookup], grads: Sequence[Any]
-    ) -> list[tuple[int, Any, Any]]:
-        """Stack, what was asked, and the gradients, of what a server was asked for."""
-        found = []
-        for lookup, gradient in zip(lookups, grads, strict=True):
-            for asked in lookup.asked:
-                if asked.server == server:
-                    found.append((lookup.stack, asked, tf.gather(gradient, asked.index)))
-        return found
+    def _updates(self, server: int, lookups: Sequence[ServerLookup], grads: Sequence[Any]) -> list[tuple[int, Any, Any]]:
+        """Stack, rows and gradients of all that a server was asked for."""
+        return [
+            (lookup.stack, asked, tf.gather(gradient, asked.index))
+            for lookup, gradient in zip(lookups, grads, strict=True)
+            for asked in lookup.asked
+            if asked.server == server
+        ]
 
     # -- on a server, under its lock ---------------------------------------------------------------------------------
 
@@ -134,8 +123,5 @@ class WorkerStep:
             part._iterations.assign(tf.cast(count, part._iterations.dtype))
         optimizer._apply_dense(list(zip(grads, self.dense, strict=True)))
         optimizer.rows.advance()
-        tf.raw_ops.ResourceScatterUpdate(
-            resource=self._losses.handle,
-            indices=tf.reshape(step, (1,)),
-            updates=tf.reshape(tf.cast(loss, tf.float32), (1,)),
-        )
+        loss = tf.reshape(tf.cast(loss, tf.float32), (1,))
+        tf.raw_ops.ResourceScatterUpdate(resource=self._losses.handle, indices=tf.reshape(step, (1,)), updates=loss)

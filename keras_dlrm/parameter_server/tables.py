@@ -56,18 +56,12 @@ class ServerLookup:
 
 
 class ServerTables:
-    """The tables of a collection, their rows and slots on servers.
+    """The tables of a collection that was built while `stand_in_tables` was active; rows and slots lie on servers.
 
-    Args:
-        collection: Built while `stand_in_tables` was active.
-        rule: The tables' row rule.
-        plan: Of `for_servers`.
-        devices: The servers' devices.
+    The plan is one of `for_servers`.
     """
 
-    def __init__(
-        self, collection: EmbeddingCollection, rule: RowRule, plan: ShardingPlan, devices: Sequence[str]
-    ) -> None:
+    def __init__(self, collection: EmbeddingCollection, rule: RowRule, plan: ShardingPlan, devices: Sequence[str]) -> None:
         self.collection = collection
         self.plan = plan
         self.devices = list(devices)
@@ -187,9 +181,7 @@ class ServerTables:
 class ServerTape:
     """While it is taped (`embeddings.lookup.taped`), lookups of a collection's tables go to the servers.
 
-    Args:
-        tables: Those tables.
-        leaf: `rows → rows` that makes the rows something a gradient can be taken for.
+    `leaf` maps rows to rows that a gradient can be taken for.
     """
 
     every_table = True

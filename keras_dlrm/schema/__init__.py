@@ -1,1 +1,1 @@
-"""Schema of a click log: its columns, how they are packed into batches, and how ids are hashed."""
+"""The schema: columns, packing of values into batches, hashing, long lists, Criteo's shapes."""

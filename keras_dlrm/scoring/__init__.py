@@ -1,4 +1,4 @@
-"""A trained model over whole files: rows in, their ids and click probabilities out.
+"""Scoring of whole files: rows in, their ids and click probabilities out.
 
 Modules load on first use, so that `import keras_dlrm` stays fast.
 """

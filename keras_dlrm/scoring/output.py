@@ -10,13 +10,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO
+
+import polars as pl
+from polars.io.plugins import register_io_source
 
 from keras_dlrm.files.durable import check_file, publish, workspace
 
-if TYPE_CHECKING:
-    import polars as pl
-
+Columns = dict[str, "pl.DataType | type[pl.DataType]"]
 ENDINGS = ".parquet, .csv, .tsv (the last two also .gz)"
 _WAITING = 2  # frames between the two threads of a Parquet file
 
@@ -51,9 +52,7 @@ class TableOutput:
     'id,probability\\n7,0.5\\n'
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], columns: dict[str, pl.DataType | type[pl.DataType]], overwrite: bool = False
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], columns: Columns, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.columns = dict(columns)
         self.rows = 0
@@ -87,9 +86,7 @@ class TableOutput:
             self._writer.write(frame)
         self.rows += len(frame)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if error is not None:
                 self._writer.abort()
@@ -104,8 +101,6 @@ class TableOutput:
 
     def _check(self) -> None:
         """See that the file has as many rows as were written."""
-        import polars as pl
-
         if self._format == "parquet":
             found = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
             if found != self.rows:
@@ -113,17 +108,13 @@ class TableOutput:
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
-        import polars as pl
-
         try:
             yield
         except (OSError, pl.exceptions.PolarsError) as error:
             if isinstance(error, FileExistsError):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise OSError(
-                f"{self.path}: not written ({reason}); see that its folder can be written to and has room."
-            ) from error
+            raise OSError(f"{self.path}: not written ({reason}); see that its folder can be written to and has room.") from error
 
 
 def output_format(path: Path) -> str:
@@ -155,9 +146,7 @@ def check_place(path: Path, overwrite: bool) -> None:
 class _Text:
     """CSV or TSV, also packed."""
 
-    def __init__(self, aside: Path, columns: dict[str, pl.DataType | type[pl.DataType]], path: Path) -> None:
-        import polars as pl
-
+    def __init__(self, aside: Path, columns: Columns, path: Path) -> None:
         self._separator = "\t" if output_format(path) == "tsv" else ","
         self._file: IO[bytes] = gzip.open(aside, "wb") if path.suffix.lower() == ".gz" else open(aside, "wb")  # type: ignore[assignment]
         pl.DataFrame(schema=columns).write_csv(self._file, separator=self._separator)
@@ -176,7 +165,7 @@ class _Text:
 class _Parquet:
     """Parquet. Polars pulls frames from a thread of its own, and cuts them into row groups as it goes."""
 
-    def __init__(self, aside: Path, columns: dict[str, pl.DataType | type[pl.DataType]], path: Path) -> None:
+    def __init__(self, aside: Path, columns: Columns, path: Path) -> None:
         self._path, self._columns = aside, columns
         self._frames: queue.Queue[pl.DataFrame | None] = queue.Queue(_WAITING)
         self._stop = False
@@ -185,8 +174,6 @@ class _Parquet:
         self._thread.start()
 
     def _run(self) -> None:
-        from polars.io.plugins import register_io_source
-
         try:
             # Through a handle, so that a folder that is gone is an error of the system's.
             with open(self._path, "wb") as file:
@@ -195,8 +182,6 @@ class _Parquet:
             self._error = error
 
     def _pulled(self) -> Iterator[pl.DataFrame]:
-        import polars as pl
-
         yield pl.DataFrame(schema=self._columns)
         while (frame := self._frames.get()) is not None:
             yield frame

@@ -7,26 +7,26 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.packed.filling import padded, refilled, row_count
+from keras_dlrm.data.packed.packed import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
+from keras_dlrm.scoring.scored_rows import FileRows, Part, split_rows
 from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.workers import worker_count
-
-if TYPE_CHECKING:
-    from keras_dlrm.data.packed.packed import Split
-    from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-    from keras_dlrm.data.tables.files import Inputs
-    from keras_dlrm.scoring.scored_rows import Part
 
 PROBABILITY = "probability"
 Progress = Callable[[int, int | None, str], None]
@@ -111,11 +111,6 @@ def predict_files(
     >>> done.rows, pl.read_parquet("p.parquet").columns
     (3, ['key', 'probability'])
     """
-    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-    from keras_dlrm.data.tables.columns import Columns
-    from keras_dlrm.data.tables.files import check_columns, table_files
-    from keras_dlrm.scoring.scored_rows import FileRows
-
     who, path = "predict_files", Path(output)
     schema = _schema(who, model)
     size = integer(who, "batch_size", batch_size)
@@ -137,9 +132,7 @@ def predict_files(
         preprocessor = Preprocessor.load(preprocessor)
     check_same(who, schema, preprocessor.schema)
     if schema.weighted:
-        raise ValueError(
-            f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict."
-        )
+        raise ValueError(f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict.")
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labeled=False)
     files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv)
     check_columns(files, [*work.names, *ids])
@@ -148,7 +141,7 @@ def predict_files(
             raise ValueError(f"{who}: {path} is an input, too; give another output.")
     rows = FileRows(files, work, ids, bad)
     report = progress or (lambda done, total, stage: None)
-    with ThreadPoolExecutor(threads) as executor, TableOutput(path, _types(rows.types, column), overwrite) as table:
+    with ThreadPoolExecutor(threads) as executor, TableOutput(path, {**rows.types, column: pl.Float32}, overwrite) as table:
         parts = one_ahead(rows.parts(executor, lambda done, total: report(done, total, "score")))
         _score(model, parts, size, column, table)
         if table.rows + bad.skipped != rows.seen:
@@ -181,21 +174,15 @@ def predict_split(
         ValueError: the model has another schema; a prediction is not finite.
         OSError: the disk is full.
     """
-    import polars as pl
-
-    from keras_dlrm.scoring.scored_rows import split_rows
-
     who, path = "predict_split", Path(output)
     check_same(who, _schema(who, model), split.schema)
     size = integer(who, "batch_size", batch_size)
     label = split.schema.label
     if len({"row", label, column}) < 3:
-        raise ValueError(
-            f"{who}: the output has the columns 'row', {label!r} and {column!r}; give column=… another name."
-        )
+        raise ValueError(f"{who}: the output has the columns 'row', {label!r} and {column!r}; give column=… another name.")
     unseen = Tally()
     report, total = progress or (lambda done, total, stage: None), len(split)
-    types = _types({"row": pl.Int64, label: pl.Float32}, column)
+    types: dict[str, Any] = {"row": pl.Int64, label: pl.Float32, column: pl.Float32}
     with TableOutput(path, types, overwrite) as table:
         _score(model, split_rows(split, size, unseen), size, column, table, lambda done: report(done, total, "score"))
         if table.rows != total:
@@ -203,35 +190,19 @@ def predict_split(
     return Scored(path, table.rows, unseen=unseen.columns())
 
 
-# -- helpers of this file ----------------------------------------------------------------------------------------------
-
-
-def _types(ids: dict[str, Any], column: str) -> dict[str, Any]:
-    import polars as pl
-
-    return {**ids, column: pl.Float32}
-
-
 def _score(
-    model: Any,
-    parts: Iterable[Part],
-    size: int,
-    column: str,
-    table: TableOutput,
-    done: Callable[[int], None] = lambda rows: None,
+    model: Any, parts: Iterable[Part], size: int, column: str, table: TableOutput, done: Callable[[int], None] = lambda rows: None
 ) -> None:
-    import polars as pl
-
     for part in refilled(parts, size):
-        found = _probabilities(model, part.batch, size)
-        if not np.isfinite(found).all():
-            row = int(np.argmax(~np.isfinite(found)))
+        probabilities = _probabilities(model, part.batch, size)
+        if not np.isfinite(probabilities).all():
+            row = int(np.argmax(~np.isfinite(probabilities)))
             beside = part.beside.row(row, named=True) if part.beside.width else {}
             raise ValueError(
-                f"{table.path}: the prediction of row {table.rows + row} {beside or ''} is {found[row]}; the model's weights are "
-                "not finite, or its inputs too large."
+                f"{table.path}: the prediction of row {table.rows + row} {beside or ''} is {probabilities[row]}; the model's "
+                "weights are not finite, or its inputs too large."
             )
-        table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, found)]))
+        table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, probabilities)]))
         done(table.rows)
 
 

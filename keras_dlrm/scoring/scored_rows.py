@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from keras_dlrm.data.packed.packed import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.unseen import Tally
 from keras_dlrm.data.tables.block import Block, TableFile
 from keras_dlrm.data.tables.columns import Columns
-
-if TYPE_CHECKING:
-    from keras_dlrm.data.packed.packed import Split
-    from keras_dlrm.data.preprocessor.unseen import Tally
 
 Types = dict[str, Any]
 
@@ -102,10 +100,8 @@ class FileRows:
                 batch = {"dense": packed.dense, "sparse": packed.sparse}
                 rows += len(block)
                 self.seen += len(block)
-                yield Part(
-                    {name: batch[name] for name in self._columns.schema.input_names},
-                    _ids(block, self.types, good),
-                )
+                inputs = {name: batch[name] for name in self._columns.schema.input_names}
+                yield Part(inputs, _ids(block, self.types, good))
                 share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
                 progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
             if file.fingerprint(self.names) != was or file.rows() not in (None, rows):

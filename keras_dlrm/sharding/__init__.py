@@ -1,4 +1,4 @@
-"""Tables over many processes: the plan, what it moves and costs, and the tables' parts."""
+"""Tables over many processes: plans, layouts, parts of batches, launcher, heartbeats."""
 
 from __future__ import annotations
 

@@ -15,23 +15,15 @@ from keras_dlrm.support.differences import difference, shown
 
 
 def arrays(mine: np.ndarray) -> np.ndarray:
-    """An array of every process, (processes, …); all give one of the same shape and dtype.
-
-    Args:
-        mine: This process's.
-    """
+    """An array of every process, (processes, …); all give one of the same shape and dtype."""
     data = np.ascontiguousarray(mine).tobytes()
     words = np.frombuffer(data + bytes(-len(data) % 4), np.int32)
-    found = collectives.all_words(words)
-    return np.stack([np.frombuffer(w.tobytes()[: len(data)], mine.dtype).reshape(mine.shape) for w in found])
+    every = collectives.all_words(words)
+    return np.stack([np.frombuffer(w.tobytes()[: len(data)], mine.dtype).reshape(mine.shape) for w in every])
 
 
 def values(mine: Any) -> list[Any]:
-    """A value of every process, such as JSON can write.
-
-    Args:
-        mine: This process's.
-    """
+    """A value of every process, such as JSON can write."""
     text = json.dumps(mine).encode()
     lengths = arrays(np.array(len(text), np.int64))
     padded = np.zeros(int(lengths.max()), np.uint8)
@@ -40,26 +32,14 @@ def values(mine: Any) -> list[Any]:
 
 
 def first_that_differs(mine: Iterable[tuple[str, np.ndarray]]) -> str | None:
-    """The name of the first array that is not the same in all processes, if there is one.
-
-    Args:
-        mine: Names and this process's arrays, as many in all processes.
-    """
+    """The name of the first array that is not the same in all processes, if there is one; all give as many."""
     sums = [(name, zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)) for name, array in mine]
     alike = np.ptp(arrays(np.array([number for _, number in sums], np.int64)), axis=0) == 0
     return next((name for (name, _), same in zip(sums, alike, strict=True) if not same), None)
 
 
 def require_alike(who: str, mine: Mapping[str, Any]) -> None:
-    """Raise in all processes where one of them was told something else.
-
-    Args:
-        who: Beginning of the message.
-        mine: What this process was told, such as JSON can write.
-
-    Raises:
-        ValueError: they differ; the message says in what.
-    """
+    """`ValueError` in all processes where one of them was told something else; the message begins with `who` and says what."""
     if len(set(values(content_digest(mine)))) == 1:
         return
     every = values(mine)

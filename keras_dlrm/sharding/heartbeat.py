@@ -6,23 +6,15 @@ import contextlib
 import json
 import mmap
 import os
-import struct
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
-PREEMPTED = 75  # exit code of a process that was told to end and has saved: try again (sysexits.h)
-FOLDER = "KERAS_DLRM_HEARTBEATS"
-PROCESS = "KERAS_DLRM_PROCESS"
-_EVERY = 1.0  # seconds
-_PHASES = ("begin", "data", "step", "end")
-# Step, phase, and how many signs of life came before: whoever watches has a clock of its own, and no time of day can jump.
-_RECORD = struct.Struct("<qqq")
-_FAILURES = "failures"
+from keras_dlrm.sharding.watch import EVERY, FAILURES, FOLDER, PHASES, PROCESS, RECORD
 
 
 class _Beats:
@@ -48,7 +40,7 @@ class _Beats:
             with self._path.open("w+b") as file:
                 file.write(self._record())
                 file.flush()
-                self._mapped = mmap.mmap(file.fileno(), _RECORD.size)
+                self._mapped = mmap.mmap(file.fileno(), RECORD.size)
         except OSError:
             return  # the run is over
         hook = sys.excepthook
@@ -78,12 +70,12 @@ class _Beats:
             return
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         line = json.dumps({"process": int(self._path.name), "error": why, "code": code, "ends": ends}) + "\n"
-        with contextlib.suppress(OSError), open(self._path.with_name(_FAILURES), "ab", buffering=0) as file:
+        with contextlib.suppress(OSError), open(self._path.with_name(FAILURES), "ab", buffering=0) as file:
             file.write(line.encode())
 
     def _record(self) -> bytes:
         self._count += 1
-        return _RECORD.pack(self._step, _PHASES.index(self._phase), self._count)
+        return RECORD.pack(self._step, PHASES.index(self._phase), self._count)
 
     def _write(self) -> None:
         if self._mapped is not None:
@@ -91,7 +83,7 @@ class _Beats:
 
     def _beat(self) -> None:
         while True:
-            time.sleep(_EVERY)
+            time.sleep(EVERY)
             self._write()
 
 
@@ -122,70 +114,3 @@ class Heartbeat(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         beats.say(self._step, "end")
-
-
-class Beat(NamedTuple):
-    """What a process said last.
-
-    Attributes:
-        step: Its step.
-        phase: `"begin"`, `"data"`, `"step"` or `"end"`.
-        silent: Seconds since then, by the clock of whoever watches.
-    """
-
-    step: int
-    phase: str
-    silent: float
-
-
-class Failure(NamedTuple):
-    """What a process said of its end; see `_Beats.fail`."""
-
-    process: int
-    error: str
-    code: int
-    ends: bool
-
-
-class Watch:
-    """The processes of a run, as their signs of life show them.
-
-    Args:
-        folder: Where they write.
-
-    Attributes:
-        clock: Seconds of watching so far. Where this process itself did not run, stopped or without a core, they do not count.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.clock = 0.0
-        self._looked = time.monotonic()
-        self._last: dict[int, tuple[bytes, float]] = {}  # the record, and when it first was there
-
-    def look(self) -> dict[int, Beat]:
-        """What each process that gives signs of life said last, by number. To be called more than once a second."""
-        now = time.monotonic()
-        self.clock, self._looked = self.clock + min(now - self._looked, _EVERY), now
-        last = {}
-        for path in sorted(self.folder.iterdir()):
-            if path.name.isdecimal():
-                process = int(path.name)
-                first, second = path.read_bytes(), path.read_bytes()
-                before = self._last.get(process)
-                if len(first) == _RECORD.size and first == second and (before is None or before[0] != first):
-                    last[process] = (first, self.clock)
-                elif before is not None:  # as it was, or in the middle of a write
-                    last[process] = before
-        self._last = last
-        return {process: self._beat(*each) for process, each in last.items()}
-
-    def _beat(self, record: bytes, since: float) -> Beat:
-        step, phase, _ = _RECORD.unpack(record)
-        return Beat(step, _PHASES[phase], self.clock - since)
-
-    def failures(self) -> list[Failure]:
-        """What processes said of their ends, the first to do so first."""
-        path = self.folder / _FAILURES
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [Failure(**json.loads(line)) for line in lines]

@@ -1,31 +1,24 @@
-"""All processes of a training run on this machine: started, watched, and started again where one is lost."""
+"""All processes of a training run on this machine: told who they are, and started again where one is lost."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from keras_dlrm.sharding.heartbeat import FOLDER, PREEMPTED, PROCESS, Beat, Watch
+from keras_dlrm.sharding.processes import POLL, PREEMPTED, Processes, loopback_addresses
+from keras_dlrm.sharding.watch import PROCESS, Beat
 
-_POLL = 0.1  # seconds
 # For a process that failed to end by itself. At its exit it may wait for the others, which wait for it.
-_LAST_WORDS = 3.0
+_LAST_WORDS = 3.0  # seconds
 # Bad input; told to end, after a checkpoint or before there was anything to save.
 _STOPPED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 _FINAL = (2, PREEMPTED, *(-number for number in _STOPPED), *(128 + number for number in _STOPPED))
-PARENT = "KERAS_DLRM_LAUNCHER"
-_PR_SET_PDEATHSIG = 1
 
 
 def is_member() -> bool:
@@ -37,23 +30,6 @@ def is_member() -> bool:
 def is_task() -> bool:
     """Whether SLURM's `srun` or Open MPI's `mpirun` started this process with others."""
     return any(int(os.environ.get(name, "1")) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-
-
-def end_with_launcher() -> None:
-    """Have the kernel end this process when the process that launched it ends, however that ends."""
-    parent = os.environ.get(PARENT)
-    if parent is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if not _runs(int(parent)):  # it ended before it could be heard of
-            sys.exit(1)
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process runs: one that has ended is there as a zombie until its own parent asks for its exit code."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def take_turns() -> None:
@@ -110,49 +86,36 @@ def environments(backend: str, processes: int) -> list[dict[str, str]]:
         backend: `"tensorflow"`, `"jax"` or `"torch"`.
         processes: How many.
     """
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(processes)]
+    addresses = loopback_addresses(processes)
     host, port = addresses[0].split(":")
-    found = []
+    members = []
     for i in range(processes):
-        mine = {"KERAS_BACKEND": backend, PROCESS: str(i)}
-        if backend == "torch":
-            mine |= {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)}
-            mine |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+        if processes == 1:
+            variables = {}
+        elif backend == "torch":
+            variables = {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)}
+            variables |= {"MASTER_ADDR": host, "MASTER_PORT": port}
         elif backend == "jax":
-            mine |= {"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(i)}
+            variables = {"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(i)}
             # A GPU each; of CPUs there is one device a process anyway.
-            mine |= {"JAX_COORDINATOR_ADDRESS": addresses[0], "JAX_LOCAL_DEVICE_IDS": str(i)}
+            variables |= {"JAX_COORDINATOR_ADDRESS": addresses[0], "JAX_LOCAL_DEVICE_IDS": str(i)}
         else:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
-            mine |= {"TF_CONFIG": json.dumps(task)}
-        if processes == 1:
-            mine = {"KERAS_BACKEND": backend, PROCESS: "0"}
-        found.append(mine)
-    return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+            variables = {"TF_CONFIG": json.dumps(task)}
+        members.append({"KERAS_BACKEND": backend, PROCESS: str(i), **variables})
+    return members
 
 
 class _Preemption:
     """While this context is open, SIGTERM is passed on to the processes, each of which gets the chance to save.
 
     Attributes:
-        processes: That run now.
+        processes: The processes that run now.
         told: Whether the signal has come.
     """
 
     def __init__(self) -> None:
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: Processes | None = None
         self.told = False
 
     def __enter__(self) -> _Preemption:
@@ -165,63 +128,54 @@ class _Preemption:
     def tell(self, *_: object) -> None:
         """Tell the processes to end."""
         self.told = True
-        for process in self.processes:
-            process.send_signal(signal.SIGTERM)
+        if self.processes is not None:
+            self.processes.send(signal.SIGTERM)
 
 
 def _run(
     command: Sequence[str], environments: Sequence[dict[str, str]], timeout: float, preemption: _Preemption
 ) -> tuple[int, str]:
     """Run the processes once: an exit code, and what went wrong."""
-    with tempfile.TemporaryDirectory() as name:
-        watch = Watch(Path(name))
-        preemption.processes = processes = []
-        # With a thread for every core in each of more processes than cores, OpenMP's threads wait for each other: torch took
-        # twelve times as long.
-        threads = {"OMP_NUM_THREADS": "1"} if len(environments) > len(_cores()) else {}
-        try:
-            for i, environment in enumerate(environments):
-                output = None if i == 0 else sys.stderr.fileno()
-                mine = {**threads, **os.environ, **environment, FOLDER: name, PARENT: str(os.getpid())}
-                with _on_cores_of(i, len(environments)):
-                    processes.append(subprocess.Popen(command, env=mine, stdout=output))
-
-            if preemption.told:  # before all had started
-                preemption.tell()
-            progress, since = "", watch.clock
-            failed_for: dict[int, float] = {}
-            while True:
-                codes = [process.poll() for process in processes]
-                seen = watch.look()
-                told = watch.failures()
-                failures = {each.process: each for each in reversed(told)}
-                for i, failure in failures.items():
-                    if failure.ends and codes[i] is None and watch.clock - failed_for.setdefault(i, watch.clock) > _LAST_WORDS:
-                        codes[i] = failure.code
-                lost = [i for i, code in enumerate(codes) if code]
-                if lost:
-                    first = _first(codes, [each.process for each in told])
-                    code = codes[first] or 1
-                    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                    why = f"process {first} of {len(processes)} {how}{_where(seen, first)}"
-                    why += f": {failures[first].error}" if first in failures else ""
-                    silent = [i for i in _silent(seen) if codes[i] is None]
-                    # It may have waited for them until it gave up.
-                    return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else "")
-                if all(code == 0 for code in codes):
-                    return 0, ""
-                found = {i: beat for i, beat in seen.items() if codes[i] is None}
-                now = "".join(f"{beat.step}{beat.phase}" for beat in found.values() if beat.phase in ("step", "data"))
-                if now != progress:
-                    progress, since = now, watch.clock
-                if max((beat.silent for beat in found.values()), default=0.0) > timeout or (now and watch.clock - since > timeout):
-                    return 1, _stuck(seen, len(processes), timeout)
-                time.sleep(_POLL)
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
+    n = len(environments)
+    # With a thread for every core in each of more processes than cores, OpenMP's threads wait for each other: torch took
+    # twelve times as long.
+    threads = {"OMP_NUM_THREADS": "1"} if n > len(_cores()) and "OMP_NUM_THREADS" not in os.environ else {}
+    with Processes(command) as processes:
+        preemption.processes = processes
+        for i, environment in enumerate(environments):
+            with _on_cores_of(i, n):
+                processes.start(i, {**threads, **environment}, reports=i == 0)
+        if preemption.told:  # before all had started
+            preemption.tell()
+        watch = processes.watch
+        progress, since = "", watch.clock
+        failed_for: dict[int, float] = {}
+        while True:
+            codes = processes.codes()
+            beats = watch.look()
+            failures = watch.failures()
+            first_words = {failure.process: failure for failure in reversed(failures)}
+            for i, failure in first_words.items():
+                if failure.ends and codes[i] is None and watch.clock - failed_for.setdefault(i, watch.clock) > _LAST_WORDS:
+                    codes[i] = failure.code
+            if any(codes.values()):
+                first = _first(list(codes.values()), [each.process for each in failures])
+                code = codes[first] or 1
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                why = f"process {first} of {n} {how}{_where(beats, first)}"
+                why += f": {first_words[first].error}" if first in first_words else ""
+                silent = [i for i in _silent(beats) if codes[i] is None]
+                # It may have waited for them until it gave up.
+                return code, why + (f"; no sign of life of {silent}" if silent and code > 0 else "")
+            if all(code == 0 for code in codes.values()):
+                return 0, ""
+            running = {i: beat for i, beat in beats.items() if codes[i] is None}
+            now = "".join(f"{beat.step}{beat.phase}" for beat in running.values() if beat.phase in ("step", "data"))
+            if now != progress:
+                progress, since = now, watch.clock
+            if max((beat.silent for beat in running.values()), default=0.0) > timeout or (now and watch.clock - since > timeout):
+                return 1, _stuck(beats, n, timeout)
+            time.sleep(POLL)
 
 
 def _cores() -> list[int]:
@@ -248,12 +202,7 @@ def _on_cores_of(process: int, processes: int) -> Iterator[None]:
 
 
 def _first(codes: Sequence[int | None], told: Sequence[int]) -> int:
-    """Which of the processes that failed is to blame: the others failed because of it.
-
-    Args:
-        codes: Exit codes; `None` of one that runs.
-        told: Processes that said that they fail, in that order.
-    """
+    """The process to blame, by exit codes and the order in which processes said that they fail: the others failed because of it."""
 
     def rank(process: int) -> tuple[Any, ...]:
         code = codes[process] or 0
@@ -267,25 +216,25 @@ def _first(codes: Sequence[int | None], told: Sequence[int]) -> int:
     return min((i for i, code in enumerate(codes) if code), key=rank)
 
 
-def _where(seen: Mapping[int, Beat], process: int) -> str:
-    return f" in step {seen[process].step}" if process in seen else " before its first step"
+def _where(beats: Mapping[int, Beat], process: int) -> str:
+    return f" in step {beats[process].step}" if process in beats else " before its first step"
 
 
-def _silent(seen: Mapping[int, Beat]) -> list[int]:
-    return [i for i, beat in seen.items() if beat.silent > 5.0]
+def _silent(beats: Mapping[int, Beat]) -> list[int]:
+    return [i for i, beat in beats.items() if beat.silent > 5.0]
 
 
-def _stuck(seen: Mapping[int, Beat], processes: int, timeout: float) -> str:
+def _stuck(beats: Mapping[int, Beat], processes: int, timeout: float) -> str:
     """Who keeps the others waiting: who is silent, else who is not in a step, else who is behind."""
-    silent = _silent(seen)
-    outside = [i for i, beat in seen.items() if beat.phase != "step"]
-    behind = [i for i, beat in seen.items() if beat.step == min(each.step for each in seen.values())]
+    silent = _silent(beats)
+    outside = [i for i, beat in beats.items() if beat.phase != "step"]
+    behind = [i for i, beat in beats.items() if beat.step == min(each.step for each in beats.values())]
     guilty = silent or outside or behind
+    one, many, what = (
+        ("gives", "give", "no sign of life") if silent else ("prepares", "prepare", "data") if outside
+        else ("has", "have", "not finished its step")
+    )  # fmt: skip
+    who, does = ("process", one) if len(guilty) == 1 else ("processes", many)
+    step = max((beat.step for beat in beats.values()), default=0)
     names = ", ".join(str(i) for i in guilty)
-    does = "gives no sign of life" if silent else "prepares data" if outside else "has not finished its step"
-    many = len(guilty) > 1
-    step = max((beat.step for beat in seen.values()), default=0)
-    return (
-        f"no progress for {timeout:g} s in step {step}: {'processes' if many else 'process'} {names} of {processes} "
-        f"{does.replace('gives', 'give').replace('prepares', 'prepare').replace('has', 'have') if many else does}"
-    )
+    return f"no progress for {timeout:g} s in step {step}: {who} {names} of {processes} {does} {what}"

@@ -81,7 +81,6 @@ class Layout:
         groups: Replicated ones last.
         made: For each stack, of what its vectors are made. They stand in the order of its blocks, the remainders' of a
             block after its own.
-        counts: For each stack, how many of them each block has, and each block's remainders.
         counts: For each stack, how many vectors each block has, and after them how many its remainders.
     """
 
@@ -97,23 +96,12 @@ class Layout:
 
 
 def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -> Layout:
-    """The numbers of a plan.
-
-    Args:
-        stacks: All stacks of a model's tables.
-        plan: With exactly those tables.
-        operation: Of quotient–remainder tables, if there are any.
+    """The numbers of a plan for the tables of some stacks; `operation` is that of quotient–remainder tables, if there are any.
 
     Raises:
         ValueError: the plan is for other tables.
     """
-    stored = {table.name: (table.rows, table.width) for stack in stacks for table in stack.tables}
-    if stored != plan.shapes:
-        odd = sorted(name for name in {*stored, *plan.shapes} if stored.get(name) != plan.shapes.get(name))
-        raise ValueError(
-            f"the plan is for other tables: {odd[0]!r} has (rows, width) {stored.get(odd[0], 'none')} in the model, "
-            f"{plan.shapes.get(odd[0], 'none')} in the plan. Make the plan from the model's schema and widths."
-        )
+    check_tables(plan, stacks)
     n = plan.world_size
     makers: dict[tuple[bool, int], _GroupMaker] = {}
     placed: dict[Shard, tuple[_GroupMaker, int]] = {}
@@ -142,19 +130,20 @@ def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -
         alike: dict[tuple[int, int, int], list[int]] = {}
         for v, (maker, parts) in enumerate(needed):
             alike.setdefault((order.index(maker), len(parts), len(parts[0])), []).append(v)
-        made.append(
-            tuple(
-                Made(
-                    g,
-                    np.array(
-                        [[[r * groups[g].outputs + f for r, f in row] for row in needed[v][1]] for v in which], np.int32
-                    ),
-                    np.array(which, np.int32),
-                )
-                for (g, _, _), which in alike.items()
-            )
-        )
+        per_stack = []
+        for (g, _, _), which in alike.items():
+            index = [[[r * groups[g].outputs + f for r, f in row] for row in needed[v][1]] for v in which]
+            per_stack.append(Made(g, np.array(index, np.int32), np.array(which, np.int32)))
+        made.append(tuple(per_stack))
     return Layout(plan, groups, tuple(made), tuple(_counts(stack, operation) for stack in stacks))
+
+
+def check_tables(plan: ShardingPlan, stacks: Sequence[Stack]) -> None:
+    """`ValueError` where a plan is not for exactly the tables of some stacks."""
+    plan.check_shapes(
+        {table.name: (table.rows, table.width) for stack in stacks for table in stack.tables}, "in the model",
+        "Make the plan from the model's schema and widths.",
+    )  # fmt: skip
 
 
 def _counts(stack: Stack, operation: str | None) -> tuple[int, ...]:
@@ -167,12 +156,7 @@ def _counts(stack: Stack, operation: str | None) -> tuple[int, ...]:
 
 
 def vectors(stack: Stack, operation: str | None) -> list[tuple[str, list[int]]]:
-    """The vectors that a stack's blocks need, in order: each one's table, and the positions that are summed for it.
-
-    Args:
-        stack: A stack.
-        operation: Of quotient–remainder tables, if there are any.
-    """
+    """The vectors that a stack's blocks need, in order: each one's table, and the positions that are summed for it."""
     names = list(stack.starts)
     table = np.searchsorted(list(stack.starts.values()), stack.per_position["start"], side="right") - 1
     found = []

@@ -107,9 +107,7 @@ class ShardingPlan:
     [(0, 0, 5), (1, 5, 10)]
     """
 
-    def __init__(
-        self, world_size: int, shapes: Mapping[str, Sequence[int]], placements: Mapping[str, Placement]
-    ) -> None:
+    def __init__(self, world_size: int, shapes: Mapping[str, Sequence[int]], placements: Mapping[str, Placement]) -> None:
         self.world_size = _world_size(world_size)
         self.shapes = {
             name: (
@@ -146,6 +144,15 @@ class ShardingPlan:
             )
         if placement.kind == "row_wise" and parts > rows:
             raise ValueError(f"ShardingPlan: table {name!r} has {rows} rows, too few for {parts} parts by rows.")
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]], where: str, advice: str) -> None:
+        """`ValueError` where the tables are not exactly these: name → (rows, width). `where` and `advice` are for the message."""
+        odd = [name for name in sorted({*shapes, *self.shapes}) if shapes.get(name) != self.shapes.get(name)]
+        if odd:
+            raise ValueError(
+                f"the plan is for other tables: {odd[0]!r} has (rows, width) {shapes.get(odd[0], 'none')} {where}, "
+                f"{self.shapes.get(odd[0], 'none')} in the plan. {advice}"
+            )
 
     def shards(self, name: str) -> list[Shard]:
         """The parts of a table: one of its size where it is replicated."""
@@ -201,9 +208,7 @@ class ShardingPlan:
             if not tables:
                 raise ValueError("ShardingPlan: tables is empty; it needs at least one: name → sharding, ranks, rows, width.")
             shapes = {name: (entry["rows"], entry["width"]) for name, entry in tables.items()}
-            placements = {
-                name: Placement(entry["sharding"], tuple(entry.get("ranks", ()))) for name, entry in tables.items()
-            }
+            placements = {name: Placement(entry["sharding"], tuple(entry.get("ranks", ()))) for name, entry in tables.items()}
             return cls(data["world_size"], shapes, placements)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -234,10 +239,7 @@ class ShardingPlan:
                 data = from_json(regular(path, "give a plan in JSON").read_bytes())
             except ValueError as error:
                 raise ValueError(f'not a plan, which is JSON such as {{"tables": {{"C1": "row_wise"}}}} ({error}).') from error
-            if shapes is None:
-                plan = cls.from_dict(data)
-            else:
-                plan = _completed(data, shapes, world_size)
+            plan = cls.from_dict(data) if shapes is None else _completed(data, shapes, world_size)
             return plan if world_size is None else plan.for_world(world_size)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -281,19 +283,13 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
     kinds = {name: entries.get(name, {}).get("sharding", "table_wise") for name in shapes}
     # Ranks of another number of processes say nothing.
     alike = data.get("world_size") in (None, n)
-    fixed = {
-        name: Placement(kinds[name], tuple(entry["ranks"]))
-        for name, entry in entries.items()
-        if alike and entry.get("ranks")
-    }
+    ranks = {name: tuple(entry["ranks"]) for name, entry in entries.items() if alike and entry.get("ranks")}
+    fixed = {name: Placement(kinds[name], each) for name, each in ranks.items()}
     return place(n, shapes, kinds, fixed)
 
 
 def place(
-    world_size: int,
-    shapes: Mapping[str, Sequence[int]],
-    kinds: Mapping[str, str],
-    fixed: Mapping[str, Placement] | None = None,
+    world_size: int, shapes: Mapping[str, Sequence[int]], kinds: Mapping[str, str], fixed: Mapping[str, Placement] | None = None
 ) -> ShardingPlan:
     """Ranks for tables whose kinds are chosen: largest first, each to where the fewest bytes lie.
 

@@ -1,4 +1,4 @@
-"""The sparse train step of each backend, chosen here and nowhere else."""
+"""The sparse train step, one file for each framework; replicas and batches of many processes."""
 
 import keras
 

@@ -1,1 +1,1 @@
-"""What every layer uses: checks of arguments, lazy imports, tables and bars, worker counts."""
+"""Helpers of every layer: argument checks, values, lazy imports, result tables, progress bars."""

@@ -1,0 +1,1 @@
+"""Training runs: experiment files, resume, reports, progress, files of a run's folder."""

@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import yaml
 
+from keras_dlrm import metrics, models
+from keras_dlrm.embeddings.rules.follow import RULES
 from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.support.arguments import number, shown
+from keras_dlrm.schedules import WarmupHoldDecay
+from keras_dlrm.support.arguments import integer, number, shown
 
 MODELS = ("DLRM", "DCN", "DCNv2")
 MONITORS = ("auc", "logloss")
@@ -60,9 +64,7 @@ class Experiment:
         if not isinstance(self.model, Mapping) or self.model.get("type") not in MODELS:
             raise ValueError(f"experiment: model={shown(self.model)} must be a mapping with a type of {MODELS}.")
         for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"experiment: {field}={shown(value)} must be an integer >= {low}.")
+            object.__setattr__(self, field, integer("experiment", field, getattr(self, field), low))
         if self.monitor not in MONITORS:
             raise ValueError(f"experiment: monitor={shown(self.monitor)} must be one of {MONITORS}.")
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
@@ -148,28 +150,18 @@ class Experiment:
             schema: A fitted `Schema`.
             seed: Instead of the experiment's.
         """
-        import keras
-
-        from keras_dlrm import metrics, models
-
         options = dict(self.model)
         kind = options.pop("type")
         try:
             model = getattr(models, kind)(
-                schema,
-                seed=self.seed if seed is None else seed,
-                dtype="mixed_bfloat16" if self.mixed_precision else "float32",
+                schema, seed=self.seed if seed is None else seed, dtype="mixed_bfloat16" if self.mixed_precision else "float32",
                 **options,
-            )
+            )  # fmt: skip
         except TypeError as error:
             raise ValueError(f"experiment: model {kind}: {error}") from error
         model.compile(
             optimizer=_optimizer("optimizer", self.optimizer),
-            embedding_optimizer=(
-                None
-                if self.embedding_optimizer is None
-                else _optimizer("embedding_optimizer", self.embedding_optimizer)
-            ),
+            embedding_optimizer=self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer),
             loss=keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing),
             metrics=[
                 keras.metrics.AUC(name="auc"),
@@ -183,10 +175,6 @@ class Experiment:
 
 def _optimizer(field: str, spec: Any) -> Any:
     """An optimizer from a name or `{"name": …, "learning_rate": …}`; `field` of the experiment holds it."""
-    import keras
-
-    from keras_dlrm.embeddings.rules.follow import RULES
-
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name")
     if "learning_rate" in options:
@@ -205,8 +193,6 @@ def _optimizer(field: str, spec: Any) -> Any:
 
 def _learning_rate(field: str, rate: Any) -> Any:
     """A number, or the schedule that a mapping describes."""
-    from keras_dlrm.schedules import WarmupHoldDecay
-
     if isinstance(rate, Mapping):
         try:
             return WarmupHoldDecay(**rate)
@@ -221,8 +207,6 @@ def _learning_rate(field: str, rate: Any) -> Any:
 
 
 def _is_keras_optimizer(name: str) -> bool:
-    import keras
-
     try:
         keras.optimizers.get(name)
     except ValueError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from keras_dlrm import data
 from keras_dlrm.training.experiment import Experiment
 
 SCALE = 1e-4
@@ -33,8 +34,6 @@ def planted_log(directory: Path, console: Console | None = None) -> Any:
     Returns:
         A `ClickLog` whose `best` is what the best possible model reaches.
     """
-    from keras_dlrm import data
-
     if not directory.exists():
         if console is not None:
             console.print(f"writing a planted click log of {sum(ROWS.values()):,} rows to {directory}", highlight=False)

@@ -27,11 +27,7 @@ class TrainingProgress(keras.callbacks.Callback):
 
     def __init__(self, console: Console, epochs: int, batches: int, batch_size: int, skipped: int = 0) -> None:
         super().__init__()
-        self.console = console
-        self.epochs = epochs
-        self.batches = batches
-        self.batch_size = batch_size
-        self.skipped = skipped
+        self.console, self.epochs, self.batches, self.batch_size, self.skipped = console, epochs, batches, batch_size, skipped
         self._bar: Progress | None = None
         self._task: Any = None
         self._start = self._last = 0.0
@@ -40,9 +36,8 @@ class TrainingProgress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._bar = bar(self.console, "batches")
         self._bar.start()
-        self._task = self._bar.add_task(
-            f"epoch {epoch + 1}/{self.epochs}", total=self.batches, completed=self.skipped, note=""
-        )
+        name = f"epoch {epoch + 1}/{self.epochs}"
+        self._task = self._bar.add_task(name, total=self.batches, completed=self.skipped, note="")
         self._done = 0
         self._start = self._last = time.perf_counter()
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
+from keras_dlrm.files.durable import write
+from keras_dlrm.metrics import log_loss, reliability, scores
 
-# Colour-blind safe (Okabe and Ito): training is grey, what counts is blue.
+# Color-blind safe (Okabe and Ito): training is grey, what counts is blue.
 TRAIN, VALID, GRID, INK = "#8C8C8C", "#0072B2", "#E3E3E3", "#333333"
 CURVES = {"AUC": ("auc",), "log loss": ("logloss", "log_loss", "binary_crossentropy", "loss")}
 
 
 def learning_curves_png(
-    history: Mapping[str, Sequence[float]],
-    labels: Any,
-    probabilities: Any,
-    path: str | os.PathLike[str],
-    title: str = "",
+    history: Mapping[str, Sequence[float]], labels: Any, probabilities: Any, path: str | os.PathLike[str], title: str = "",
     weights: Any = None,
-) -> None:
+) -> None:  # fmt: skip
     """Draw one PNG with two panels: learning curves per epoch, and reliability with a histogram of predictions.
 
     The left panel shows AUC and log loss of the training part and, where the history has `val_…` keys, of the
@@ -72,10 +69,9 @@ def learning_curves_png(
     left, right = panels
     _draw_curves(left, curves)
     _draw_reliability(right, labels, probabilities, weights)
-    figure.savefig(path, format="png")
-
-
-# -- helpers of this file ----------------------------------------------------------------------------------------------
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write(path, drawn.getvalue())
 
 
 def _curve(history: Mapping[str, Sequence[float]], keys: Sequence[str]) -> tuple[list[float], list[float]]:
@@ -93,9 +89,9 @@ def _draw_curves(panel: Any, curves: Mapping[str, tuple[list[float], list[float]
     for axes, (name, (train, valid)) in zip(panels, shown.items(), strict=True):
         _style(axes)
         size = 7 if epochs == 1 else 4 if epochs <= 30 else 0
-        for values, label, colour in ((train, "train", TRAIN), (valid, "valid", VALID)):
+        for values, label, color in ((train, "train", TRAIN), (valid, "valid", VALID)):
             if values:
-                axes.plot(range(1, len(values) + 1), values, "o-", label=label, color=colour, markersize=size, lw=1.8)
+                axes.plot(range(1, len(values) + 1), values, "o-", label=label, color=color, markersize=size, lw=1.8)
         counted = valid or train
         if np.isfinite(counted).any():
             best = int(np.nanargmax(counted) if name == "AUC" else np.nanargmin(counted))
@@ -123,9 +119,6 @@ def _draw_curves(panel: Any, curves: Mapping[str, tuple[list[float], list[float]
 
 
 def _draw_reliability(panel: Any, labels: Any, probabilities: Any, weights: Any) -> None:
-    # Keras, and a framework, for a picture alone: commands that print a table start without them.
-    from keras_dlrm.metrics import log_loss, reliability, scores
-
     values = np.asarray(probabilities, dtype=np.float64).reshape(-1)
     clicks = np.asarray(labels).reshape(-1)
     points = reliability(labels, probabilities, bins=int(np.clip(len(values) // 200, 5, 20)), weights=weights)
@@ -162,9 +155,9 @@ def _draw_reliability(panel: Any, labels: Any, probabilities: Any, weights: Any)
 
 def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's 95% interval of a share: unlike the normal one it has a width where the share is 0 or 1."""
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return np.minimum(centre - half, share), np.maximum(centre + half, share)
+    return np.minimum(center - half, share), np.maximum(center + half, share)
 
 
 def _style(axes: Any) -> None:

@@ -15,46 +15,37 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from keras_dlrm.checkpoint.writing import clear
 from keras_dlrm.files import ownership
+from keras_dlrm.files.archive import KERAS, check_archive
 from keras_dlrm.files.checksums import content_digest
-from keras_dlrm.files.durable import check_writable, clean
+from keras_dlrm.files.durable import check_writable, clean, whole
 from keras_dlrm.files.lock import held
+from keras_dlrm.files.marker import MARKER
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
+from keras_dlrm.training import run_files
+from keras_dlrm.training.best_model import BestModel, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.progress import TrainingProgress
-from keras_dlrm.training.resume import BestModel, Resume, predictions
-from keras_dlrm.training.run_files import (
-    DATA,
-    EXPERIMENT,
-    FILES,
-    MODEL,
-    PREDICTIONS,
-    REPORT,
-    RESULT,
-    STATE,
-    read_listing,
-    write_listing,
-)
+from keras_dlrm.training.report import learning_curves_png
+from keras_dlrm.training.resume import Resume
+from keras_dlrm.training.run_files import read_listing, write_listing
 
 _SAMPLED = 1024  # rows
 
 
 def train(
-    experiment: Experiment,
-    data: Any,
-    output: str | Path,
-    resume: bool = False,
-    overwrite: bool = False,
-    tensorboard: bool = False,
+    experiment: Experiment, data: Any, output: str | Path, resume: bool = False, overwrite: bool = False, tensorboard: bool = False,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Train, keep the model that is best on the validation part, score the test part once.
 
     Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability
-    diagram), `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, `resume.npz`.
+    diagram), `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, checkpoints
+    in `resume`.
 
     Args:
         experiment: What to train.
@@ -89,10 +80,14 @@ def one_run(output: str | Path) -> Iterator[None]:
         output: The folder. The lock lies beside it.
 
     Raises:
+        FileExistsError: it is a file, a device or the like, or the root of the file system.
         OSError: it cannot be written to.
         RuntimeError: another process works there.
     """
     place = Path(os.path.realpath(output))
+    if not place.name or (place.exists() and not place.is_dir()):
+        what = "no folder" if place.name else "the root of the file system"
+        raise FileExistsError(f"{output} is {what}; give the name of a folder of its own.")
     taken = f"another run is working in {output}; wait until it has ended, or give another folder."
     check_writable(place if place.is_dir() else place.parent)
     with held(place.with_name(f".{place.name}.running"), taken):
@@ -104,8 +99,8 @@ def _train(
 ) -> dict[str, Any]:
     fingerprint = _check_parts(data)
     _check_folder(experiment, fingerprint, output, resume, overwrite)
-    if resume and (output / RESULT).exists():
-        return read_listing(output, RESULT)
+    if resume and (output / run_files.RESULT).exists():
+        return read_listing(output, run_files.RESULT)
     keras.utils.set_random_seed(experiment.seed)
     part = data.split("train")
     if not len(part):
@@ -117,9 +112,9 @@ def _train(
     _prepare(experiment, fingerprint, output, overwrite)
     batches = -(-len(part) // experiment.batch_size)
     best = BestModel(
-        valid, output / MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
+        valid, output / run_files.MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
     )
-    state = Resume(output / STATE, experiment.checkpoint_steps, batches, [best])
+    state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best])
     if resume and state.restore(model, part.take(slice(0, 2))):
         console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
     if state.epoch < experiment.epochs and not best.stopped:
@@ -129,17 +124,12 @@ def _train(
         if tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(output / "tensorboard")))
         dataset = part.dataset(
-            experiment.batch_size,
-            shuffle=True,
-            seed=experiment.seed,
-            start_epoch=state.epoch,
-            start_batch=state.batch,
+            experiment.batch_size, shuffle=True, seed=experiment.seed, start_epoch=state.epoch, start_batch=state.batch
         )
         model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
     result = _finish(experiment, data, output, best, len(part))
-    (output / STATE).unlink(missing_ok=True)
-    for name in (STATE, MODEL):
-        clean(output / name)
+    clear(output / run_files.STATE)
+    clean(output / run_files.MODEL)
     return result
 
 
@@ -178,27 +168,35 @@ def _check_folder(
     """An error where `output` is not to be written to. Changes nothing."""
     if resume and overwrite:
         raise ValueError("train: resume and overwrite exclude each other.")
-    if output.exists() and any(output.iterdir()):
-        if overwrite:
-            ownership.check(output, ownership.identity("run", output), "a run")
-        elif not resume:
-            raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
-        else:
-            _check_same_run(experiment, fingerprint, output)
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if overwrite:
+        ownership.check(output, ownership.identity("run", output), "a run")
+    elif resume:
+        _check_same_run(experiment, fingerprint, output)
+    else:
+        raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
 
 
 def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output: Path) -> None:
     """An error where the run in `output` is another one, or its files are damaged."""
-    there = output / EXPERIMENT
-    if (output / DATA).is_file():
-        data = read_listing(output, DATA, EXPERIMENT)
-    elif there.is_file() and not (output / STATE).exists():
+    if (output / run_files.OLD_STATE).exists() and not (output / run_files.RESULT).exists():
+        raise ValueError(
+            f"{output} is a run that an earlier release began: its {run_files.OLD_STATE} is not read by this one. Train "
+            "into another folder, or overwrite it."
+        )
+    file = output / run_files.EXPERIMENT
+    if (output / run_files.DATA).is_file():
+        data = read_listing(output, run_files.DATA, run_files.EXPERIMENT)
+    elif file.is_file() and (output / MARKER).is_file() and not (output / run_files.STATE).exists():
         data = fingerprint  # killed before it began
     else:
         data = {}
-    if not there.is_file() or not data:
+    if not file.is_file() or not data:
         raise ValueError(f"{output} is not a run; give the folder of one, or another folder.")
-    _check_experiment(Experiment.load(there), experiment, output)
+    if (output / run_files.MODEL).is_file() and not (output / run_files.RESULT).exists():
+        check_archive(output / run_files.MODEL, KERAS)  # the best so far, which may stay the best
+    _check_experiment(Experiment.load(file), experiment, output)
     if "schema" in data:
         ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))
         check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
@@ -212,15 +210,15 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
             )
 
 
-def _check_experiment(there: Experiment, here: Experiment, output: Path) -> None:
+def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
     """An error where a run is of another experiment. What does not change what was trained so far may differ."""
-    free: dict[str, Any] = {"checkpoint_steps": here.checkpoint_steps}
-    if here.epochs > there.epochs and not (output / RESULT).exists():
-        free["epochs"] = here.epochs
-    found = difference(dataclasses.replace(there, **free).to_dict(), here.to_dict())
-    if found is None:
+    free: dict[str, Any] = {"checkpoint_steps": new.checkpoint_steps}
+    if new.epochs > old.epochs and not (output / run_files.RESULT).exists():
+        free["epochs"] = new.epochs
+    first = difference(dataclasses.replace(old, **free).to_dict(), new.to_dict())
+    if first is None:
         return
-    place, saved, own = found
+    place, saved, own = first
     message = f"{output} is a run of another experiment: {place} is {shown(saved)} there, {shown(own)} now"
     if place == "epochs" and own > saved:
         raise ValueError(
@@ -236,9 +234,9 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
             ownership.remove(output, owner, "a run")
     output.mkdir(parents=True, exist_ok=True)
     if not any(output.iterdir()):
-        os.close(ownership.mark(output, owner, FILES))
-    experiment.save(output / EXPERIMENT)
-    write_listing(output, DATA, fingerprint, (EXPERIMENT,))
+        os.close(ownership.mark(output, owner, run_files.FILES))
+    experiment.save(output / run_files.EXPERIMENT)
+    write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
 
 
 def _scoring_batch(experiment: Experiment) -> int:
@@ -246,9 +244,7 @@ def _scoring_batch(experiment: Experiment) -> int:
 
 
 def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int) -> dict[str, Any]:
-    from keras_dlrm.training.report import learning_curves_png
-
-    model = keras.saving.load_model(output / MODEL)
+    model = keras.saving.load_model(output / run_files.MODEL)
     tables = sum(t.size for t in model.embedding_tables().values())
     epochs = len(best.history.get("loss", []))
     result: dict[str, Any] = {
@@ -271,14 +267,16 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
             result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
             plotted = (labels, probabilities), weights
             if name == "test":
-                np.save(output / PREDICTIONS, probabilities.astype(np.float32))
+                with whole(output / run_files.PREDICTIONS) as written:
+                    np.save(written, probabilities.astype(np.float32))
     if data.best is not None and "test" in result:
         # What the true probabilities reach on the labels that were drawn: the luck of the draw is shared.
         result["best"] = {k: data.best[f"drawn_{k}"] for k in ("auc", "logloss")}
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     if plotted is not None:
         title = f"{experiment.model['type']} on {data.directory.name}"
-        learning_curves_png(best.history, *plotted[0], output / REPORT, title, plotted[1])
+        learning_curves_png(best.history, *plotted[0], output / run_files.REPORT, title, plotted[1])
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
-    write_listing(output, RESULT, result, (MODEL, PREDICTIONS, REPORT, EXPERIMENT, DATA))
+    listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.EXPERIMENT, run_files.DATA)
+    write_listing(output, run_files.RESULT, result, listed)
     return result

@@ -15,29 +15,22 @@ from keras_dlrm.files.inventory import Done, check_contents, check_sizes, invent
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.files.ownership import LOCK
 
-MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume.npz", "result.json", "report.png", "experiment.yaml"
+MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume", "result.json", "report.png", "experiment.yaml"
 DATA, PREDICTIONS = "data.json", "predictions.npy"
+OLD_STATE = "resume.npz"  # of releases before there were checkpoints in `STATE`
 # What a run writes; the rest of its folder is somebody else's.
 FILES = (
-    MODEL, STATE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    MODEL, f"{STATE}/**", RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
     "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
 )  # fmt: skip
 
 
 def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:
-    """Write `result.json` or `data.json`, with an inventory of those of some files that are there.
-
-    Args:
-        folder: The run's.
-        name: The file to write.
-        content: What it says.
-        files: Names of other files.
-    """
-    there = [file for file in files if (folder / file).is_file()]
-    for file in there:
+    """Write `result.json` or `data.json` of a run's folder, with an inventory of those of some files that exist."""
+    existing = [file for file in files if (folder / file).is_file()]
+    for file in existing:
         sync(folder / file)
-    listed = inventory(folder, there)
-    write(folder / name, json.dumps(sealed({**content, "files": listed}), indent=2))
+    write(folder / name, json.dumps(sealed({**content, "files": inventory(folder, existing)}), indent=2))
 
 
 def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
+import contest
+import counting
+import gpu
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import contest
-import counting
-import gpu
+pytestmark = pytest.mark.neutral
 
 
 def test_without_a_gpu_one_sentence_says_so(monkeypatch):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
-
-from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import plan
+import pytest
+from click.testing import CliRunner
 
 from keras_dlrm.schema.schema import Categorical, Schema
+
+pytestmark = pytest.mark.neutral
 
 
 def test_measured_rates_stand_beside_predicted_ones(tmp_path):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from serving_load import bare_client, closed_loop, example_arrays, grpc_client, main, rest_client, table
+
+pytestmark = pytest.mark.neutral
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from serving_load import bare_client, closed_loop, example_arrays, grpc_client, main, rest_client, table  # noqa: E402
 
 
 def client_that(send):
@@ -58,8 +56,6 @@ def test_a_client_that_cannot_start_does_not_hold_up_the_others():
 
 def test_a_server_is_measured_beside_its_bare_signature(tmp_path):
     pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("the server knows no backend: it is tested in the lane of TensorFlow")
     import keras_dlrm as kd
     from keras_dlrm.serving import ModelConfig, Server
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
-
-import keras
-import numpy as np
-import pytest
-from keras import ops
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import counting
+import keras
 import limits
+import numpy as np
+import pytest
 import staged_step
 import stages
 import stages_plot
 import workload
+from keras import ops
 
 from keras_dlrm.models import DLRM
 from keras_dlrm.models.presets import PRESETS

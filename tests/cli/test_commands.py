@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from keras_dlrm.cli import COMMANDS, group, main
-from keras_dlrm.cli.options import apply_experiment_options
+from keras_dlrm.cli.experiments import apply_experiment_options
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
@@ -38,6 +38,7 @@ def last_json(text: str) -> dict:
     return json.loads(text.strip().splitlines()[-1])
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_examples(name: str) -> None:
     for path in [[name]] if name != "preprocess" else [[name, "tables"], [name, "criteo"]]:
@@ -54,7 +55,7 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     trained = last_json(text)
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
-    assert not (tmp_path / "run" / "resume.npz").exists()
+    assert not (tmp_path / "run" / "resume").exists()
 
     code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, "--json")
     assert code == 0
@@ -67,6 +68,7 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
 
 
+@pytest.mark.neutral
 def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path: Path) -> None:
     models = ["--model", "DCN", "--model", "DCNv2", "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
     args = ["compare", "--data", planted, *models, *TINY, "--seeds", "2", "--samples", "40", "--output", tmp_path / "c"]
@@ -82,6 +84,7 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     assert last_json(run(*args, "--json")[1]) == found
 
 
+@pytest.mark.neutral
 def test_preprocess_tables_writes_what_train_reads(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"u": [f"u{i}" for i in rng.integers(0, 9, 300)], "x": rng.normal(size=300),
@@ -94,6 +97,7 @@ def test_preprocess_tables_writes_what_train_reads(tmp_path: Path) -> None:
     assert last_json(text)["rows"] == {"train": 240, "valid": 30, "test": 30}
 
 
+@pytest.mark.neutral
 def test_preprocess_tables_takes_new_days_and_skips_bad_rows(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("click,x,u\n1,2,a\n0,3,b\n")
     (tmp_path / "b.csv").write_text("click,x,u\n1,2,a\n0,3,c\n2,0,d\n")
@@ -109,6 +113,7 @@ def test_preprocess_tables_takes_new_days_and_skips_bad_rows(tmp_path: Path) -> 
         run(*args, "--on-error", "skip", "--max-skipped", 0, "--output", tmp_path / "c")
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -150,6 +155,7 @@ def test_bad_input_gives_exit_code_2_and_one_sentence(
     assert not list(tmp_path.glob("runs/*/model.keras"))
 
 
+@pytest.mark.neutral
 def test_help_does_not_import_keras() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "keras_dlrm.cli", "--help"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -158,6 +164,7 @@ def test_help_does_not_import_keras() -> None:
     assert "keras" not in imported
 
 
+@pytest.mark.neutral
 def test_preprocessing_text_starts_no_framework(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("click,x\n1,2\n0,3\n")
     Schema(dense=["x"], label="click").save(tmp_path / "schema.yaml")
@@ -169,6 +176,7 @@ def test_preprocessing_text_starts_no_framework(tmp_path: Path) -> None:
     assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib"}
 
 
+@pytest.mark.neutral
 def test_single_values_count_over_named_options(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]", "--set", "optimizer.l2=1e-6"]
     args = ["train", "--data", planted, "--output", tmp_path / "run", *TINY, "--optimizer", "sgd", *small]
@@ -177,6 +185,7 @@ def test_single_values_count_over_named_options(planted: Path, tmp_path: Path) -
     assert "name: sgd" in text and "l2: 1.0e-06" in text
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("named", "settings", "rates"),
     [

@@ -61,6 +61,7 @@ def test_a_checkpoint_of_the_reference_becomes_a_model_and_comes_back(tmp_path: 
     same(torch_file.load(tmp_path / "out.npz"), state)
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("args", "words"),
     [

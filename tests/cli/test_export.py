@@ -42,10 +42,12 @@ def test_onnx_files_have_the_tables_that_were_asked_for(model, tmp_path):
     np.testing.assert_allclose(new_session(tmp_path / "m.onnx").run(None, batch)[0], expected, atol=1e-6)
 
 
+@pytest.mark.neutral
 def test_every_kind_of_table_can_be_asked_for():
     assert TABLES == KINDS
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("args", "words"),
     [

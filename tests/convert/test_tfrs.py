@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from peers import interpreter, run
+from helpers.peers import interpreter, run
 
 from keras_dlrm.convert import from_tfrs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peers import run
+from helpers.peers import run
 
 from keras_dlrm.convert import from_torch_dlrm, to_torch_dlrm
 from keras_dlrm.models import DLRM
@@ -195,6 +195,8 @@ def changed(**changes):
         (lambda: from_torch_dlrm(changed(emb_l__1__weight=torch.full((5, 4), torch.inf))), ["'C2'", "inf", "finite"]),
         (lambda: from_torch_dlrm(changed(emb_l__1__weight=None)), ["'emb_l.1.weight'", "missing"]),
         (lambda: from_torch_dlrm(changed(emb_l__1__weight=torch.ones(5, 3))), ["'emb_l.1.weight'", "(5, 3)"]),
+        (lambda: from_torch_dlrm(changed(emb_l__1__weight=torch.ones(5, 4).to_sparse())), ["emb_l.1.weight", "make it dense"]),
+        (lambda: from_torch_dlrm(changed(emb_l__1__weight=torch.ones(5, 4, device="meta"))), ["emb_l.1.weight", "without values"]),
         (lambda: from_torch_dlrm(changed(bot_l__2__bias=None)), ["bot_l.2.bias", "missing"]),
         (lambda: from_torch_dlrm(changed(bot_l__2__bias=torch.ones(3))), ["bot_l.2.bias", "(3,)", "(4,)"]),
         (lambda: from_torch_dlrm(changed(bot_l__2__weight=torch.ones(4, 5))), ["bot_l.2.weight", "(4, 5)", "(4, 7)"]),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.peers import interpreter, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import interpreter, run
 
 import keras_dlrm as kd
 from keras_dlrm.convert import from_torchrec, to_torchrec

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from killed_jobs import Workshop, kill_often, small_disk, stop_after_commits
-from table_logs import contents
+from helpers.killed_jobs import Workshop, kill_often, small_disk, stop_after_commits
+from helpers.table_logs import contents
 
 from keras_dlrm.data import criteo
 from keras_dlrm.data.criteo import reader as criteo_reader

@@ -11,6 +11,8 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
+pytestmark = pytest.mark.neutral
+
 
 def frame(values):
     return pl.DataFrame({"c": pl.Series(values, dtype=pl.String)})

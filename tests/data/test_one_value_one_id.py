@@ -195,7 +195,7 @@ def plain(draw, value):
 
 def spoken(draw, value):
     """A form of a value in JSON, for messages and for REST."""
-    return value if value is not None else draw(st.sampled_from(["", -1]))
+    return value if value is not None else draw(st.sampled_from([None, float("nan"), "", -1]))
 
 
 def typed(values, of):
@@ -277,8 +277,8 @@ def test_a_value_has_one_id_over_all_ways_in(graph, tmp_path_factory, data):
     assert from_tfrecord(folder, records) == from_messages("example", [*map(message, records)]) == ids
     # JSON.
     said = [spoken(data.draw, value) for value in values]
-    assert graph("texts", array_from_json(STRING, json.loads(json.dumps(said)))) == ids
-    assert from_messages("json", [json.dumps({"c": v, "h": v, "m": None, "y": True}).encode() for v in values]) == ids
+    assert graph("texts", array_from_json(STRING, json.loads(json.dumps(said)), "")) == ids
+    assert from_messages("json", [json.dumps({"c": v, "h": v, "m": None, "y": True}).encode() for v in said]) == ids
     assert from_messages("csv", [f'0,"{t}","{t}",\n'.encode() for t in texts]) == ids
 
 

@@ -11,6 +11,8 @@ from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
+pytestmark = pytest.mark.neutral
+
 
 def fit_one(values, *more, **fields):
     """Fit a single categorical column on values, in one frame or several."""

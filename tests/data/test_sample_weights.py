@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from helpers.table_logs import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_logs import save
 
 import keras_dlrm as kd
 from keras_dlrm.data import tables

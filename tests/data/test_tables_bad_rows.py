@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import tensorflow as tf
-from table_logs import FORMATS, SCHEMA, example, make_rows, results, save, spoil
+from helpers.table_logs import FORMATS, SCHEMA, example, make_rows, results, save, spoil
 
 from keras_dlrm.data import tables
 from keras_dlrm.schema.schema import Categorical, Schema

@@ -7,9 +7,9 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 import pytest
+from helpers.table_logs import save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_logs import save
 
 import keras_dlrm as kd
 from keras_dlrm.data import tables

@@ -10,14 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
+from helpers.table_logs import example, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_logs import example, save
 
 import keras_dlrm as kd
 from keras_dlrm.data import criteo, tables
 from keras_dlrm.data.foreign.npz import NpzArray
 from keras_dlrm.data.foreign.pieces import Mapped
+from keras_dlrm.data.streaming.parquet import _checked_rows
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.training.experiment import Experiment
@@ -171,3 +172,8 @@ def test_damaged_and_foreign_records_are_bad_rows_with_their_column_named(tmp_pa
         assert log.manifest["bad_rows"]["examples"][2]["value"] == r"caf\xe9"
         with pytest.raises(ValueError, match=f"log.{ending}, row 1: the record is no tf.train.Example"):
             tables.preprocess(schema, path, output=tmp_path / "none")
+
+
+def test_a_stream_passes_over_a_part_without_rows_whatever_its_columns(tmp_path):
+    pl.DataFrame({"x": []}, schema={"x": pl.Null}).write_parquet(tmp_path / "empty.parquet")
+    assert _checked_rows(tmp_path / "empty.parquet", ["x", "y"]) == 0

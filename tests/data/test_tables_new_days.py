@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
-from table_logs import FORMATS, SCHEMA, make_rows, save
+from helpers.table_logs import FORMATS, SCHEMA, make_rows, save
 
 from keras_dlrm.data import criteo, tables
 from keras_dlrm.data.packed.packed import ClickLog

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_jobs import Workshop, kill_often, small_disk, stop_after_commits
-from table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoil
+from helpers.killed_jobs import Workshop, kill_often, small_disk, stop_after_commits
+from helpers.table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoil
 
 from keras_dlrm.data import tables
 from keras_dlrm.data.jobs import job as jobs_job

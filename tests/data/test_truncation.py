@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
+from helpers.table_logs import save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_logs import save
 
 import keras_dlrm as kd
 from keras_dlrm.data import tables
@@ -36,6 +36,11 @@ def schema_of(hotness: int, truncate: str | None, **given: Any) -> kd.Schema:
 def padded(rows: list[list[Any]], fill: Any) -> list[list[Any]]:
     longest = max(len(row) for row in rows) + 1
     return [row + [fill] * (longest - len(row)) for row in rows]
+
+
+def example(names: list[str], row: list[int]) -> bytes:
+    feature = tf.train.Feature(int64_list=tf.train.Int64List(value=row))
+    return tf.train.Example(features=tf.train.Features(feature=dict.fromkeys(names, feature))).SerializeToString()
 
 
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -77,6 +82,12 @@ def test_the_same_values_of_a_long_list_are_kept_in_every_way_in(
     assert [spec.shape[1] for spec in columns.specs().values()] == [None] * 3
     packed = columns.pack({name: tf.constant(padded(lists, -1), tf.int64) for name in names})["sparse"]
     np.testing.assert_array_equal(schema.pack({name: lists for name in names})["sparse"], packed)
+    # Examples, also with missing values at the end, have lists of no more than the hotness before they get one length.
+    for end in ([], [-1]):
+        parsed = columns.parse([example(names, row + end) for row in lists])
+        assert all(values.shape[1] <= hotness for values in parsed.values())
+        asked = {name: tf.constant(padded([row + end for row in lists], -1), tf.int64) for name in names}
+        np.testing.assert_array_equal(columns.pack(parsed)["sparse"], columns.pack(asked)["sparse"])
     np.testing.assert_array_equal(schema.pack({name: np.array(padded(lists, -1)) for name in names})["sparse"], packed)
 
 

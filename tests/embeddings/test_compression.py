@@ -247,7 +247,7 @@ def test_hashed_columns_are_checked_and_stored(tmp_path):
         kd.Schema(categorical=[HASHED.categorical[0], kd.Categorical("last", 50, table="user")])
     assert kd.Schema.from_json(HASHED.to_json()) == HASHED
     wide = np.array([[2**40, -1, 3], [9, 2**33, 0]])
-    with kd.data.writer.PackedWriter(tmp_path / "log", HASHED) as writer:
+    with kd.data.PackedWriter(tmp_path / "log", HASHED) as writer:
         writer.append("train", {"sparse": wide}, np.array([0, 1]))
     stored = next(iter(kd.data.open(tmp_path / "log").split("train").batches(2)))[0]["sparse"]
     np.testing.assert_array_equal(stored, fold(wide))

@@ -7,18 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
-from runtimes import ask, c_program, cli_run
+from helpers.runtimes import ask, c_program, cli_run
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        keras.backend.backend() != "tensorflow", reason="the backends are in processes of their own: once is enough"
-    ),
-]
+# Each backend runs in a process of its own.
+pytestmark = [pytest.mark.slow, pytest.mark.neutral]
 USER = ["price", "city"]
 # Trains, exports, and says what `predict` gives: for a packed batch, for raw rows, and for candidates of one user.
 TRAIN = """
@@ -135,7 +130,7 @@ def test_the_stand_in_over_rest_and_grpc(trained, tmp_path):
     grpc = pytest.importorskip("grpc")
     pytest.importorskip("tensorflow_serving")
     import tensorflow as tf
-    from saved_models import serving
+    from helpers.saved_models import serving
     from tensorflow.core.framework import types_pb2
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc, regression_pb2
 

@@ -5,7 +5,7 @@
 
 import numpy as np
 import pytest
-from runtimes import c_program, cli_run, saved, saved_model_cli, signature
+from helpers.runtimes import c_program, cli_run, saved, saved_model_cli, signature
 
 import keras_dlrm as kd
 

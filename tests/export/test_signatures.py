@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import polars as pl
 import pytest
-from runtimes import ask
+from helpers.runtimes import ask
 
 import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor

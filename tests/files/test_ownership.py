@@ -16,19 +16,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from keras_dlrm.cli import group
 from keras_dlrm.data import tables
-from keras_dlrm.data.packed.writer import PackedWriter
+from keras_dlrm.data.packed.writer import PackedWriter, list_file
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.export import torch_file
-from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.files import ownership
 from keras_dlrm.files.durable import clean, whole, workspace
 from keras_dlrm.files.ownership import MARKER, identity, mark
+from keras_dlrm.files.replaced import check_replaced
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.scoring.output import TableOutput
 from keras_dlrm.training import run
 from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.report import learning_curves_png
 from keras_dlrm.training.run_files import FILES
 
 pytestmark = pytest.mark.neutral
@@ -274,10 +277,18 @@ def replace_model(path: Path) -> None:
         written.write_bytes(b"a model")
 
 
+def plan(path: Path, *arguments: object) -> None:
+    schema = path.parent.parent / f"{path.parent.name}.json"
+    Schema(dense=["x"], categorical=[Categorical("a", 4)], label="click").save(schema)
+    CliRunner().invoke(group, ["plan", "--schema", str(schema), *map(str, arguments), str(path)], catch_exceptions=False)
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "out.csv": save_csv,
     "out.npz": lambda path: torch_file.save({"a": np.ones(1)}, path, overwrite=True),
     "out.onnx": replace_model,
+    "plan.json": lambda path: plan(path, "--world-size", 2, "--output"),
+    "plan.png": lambda path: plan(path, "--simulate", "1..2", "--plot"),
 }
 
 
@@ -304,10 +315,43 @@ def test_files_replace_files_alone(name: str, tmp_path: Path) -> None:
     assert victim.read_text() == "mine" and len(list(tmp_path.iterdir())) == 6
 
 
-def test_a_model_does_not_take_the_place_of_another_file(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(FileExistsError, match="that no export of this kind wrote"):
-        replace_model(tmp_path / "thesis.tex")
+@pytest.mark.parametrize("name", ["out.onnx", "plan.json", "plan.png"])
+def test_what_has_no_overwrite_does_not_take_the_place_of_another_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(FileExistsError, match="of another kind, which is not replaced"):
+        WRITERS[name](tmp_path / name)
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
+def test_a_picture_does_not_write_into_another_name_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    os.link(tmp_path / "mine", tmp_path / "report.png")
+    learning_curves_png({"loss": [0.5]}, np.array([0, 1]), np.array([0.2, 0.7]), tmp_path / "report.png")
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, Path.touch, lambda path: path.symlink_to(os.devnull), lambda path: path.symlink_to("/")]
+)
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_is_refused_where_no_folder_of_its_own_can_be(make: Any, resume: bool, tmp_path: Path) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(FileExistsError, match="give the name of a folder of its own"):
+        run.train(Experiment(), None, tmp_path / "run", resume=resume, overwrite=not resume)
+
+
+def test_an_experiment_in_a_folder_that_is_not_ours_is_no_run(tmp_path: Path) -> None:
+    Experiment().save(tmp_path / "experiment.yaml")
+    with pytest.raises(ValueError, match="is not a run"):
+        run._check_folder(Experiment(), {"sha256": "", "rows": {}}, tmp_path, True, False)
+
+
+def test_a_file_that_was_listed_later_goes_with_its_processed_directory(tmp_path: Path) -> None:
+    packed(tmp_path / "out")
+    (tmp_path / "out" / "twin.png").write_text("ours")
+    list_file(tmp_path / "out", "twin.png")
+    packed(tmp_path / "out")
+    assert not (tmp_path / "out" / "twin.png").exists()
 
 
 def test_a_preprocessor_leaves_vocabularies_of_others_alone(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_what_remembers_a_path_keeps_it_when_the_program_changes_its_folder(tmp_
         Checkpoints("a", 1).directory,
         FileLog(Path("a"), schema, {}).directory,
         ModelConfig("m", Path("a")).base_path,
-        Resume("a", 1, 1, []).path,
+        Resume("a", 1, 1, []).directory,
     ]
     os.chdir(elsewhere)
     assert remembered == [here / "a"] * 4 and (here / "log" / "manifest.json").is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -14,7 +13,7 @@ import pytest
 import keras_dlrm as kd
 
 if TYPE_CHECKING:
-    from broker import Broker
+    from helpers.broker import Broker
 
 SCHEMA = kd.Schema(dense=["price"], categorical=[kd.Categorical("user", 8), kd.Categorical("city")], label="click")
 
@@ -31,10 +30,9 @@ def lane() -> None:
 @pytest.fixture(scope="session")
 def broker(lane: None) -> Iterator[Broker]:
     """A running broker."""
-    spec = importlib.util.spec_from_file_location("broker", Path(__file__).with_name("broker.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    started = module.Broker()
+    from helpers.broker import Broker
+
+    started = Broker()
     yield started
     started.close()
 

@@ -134,13 +134,13 @@ def test_grouped_auc_takes_strings_and_equals_auc_for_one_group():
         (lambda: metrics.normalized_entropy([0, 0], [0.5, 0.5]), r"normalized_entropy: all 2 labels are 0"),
         (lambda: metrics.calibration([0, 0], [0.5, 0.5]), r"calibration: none of the 2 labels is 1"),
         (lambda: metrics.scores([0, 1], [0.5, -0.1]), r"scores: probabilities\[1\] is -0.1"),
-        (lambda: metrics.reliability([0, 1], [0.5, 0.1], bins=0), r"bins=0 must be a whole number, at least 1"),
-        (lambda: metrics.expected_calibration_error([0, 1], [0.5, 0.1], bins=2.5), r"bins=2.5 must be a whole number"),
+        (lambda: metrics.reliability([0, 1], [0.5, 0.1], bins=0), r"bins=0 must be an integer >= 1"),
+        (lambda: metrics.expected_calibration_error([0, 1], [0.5, 0.1], bins=2.5), r"bins=2.5 must be an integer"),
         (lambda: metrics.grouped_auc([0, 1], [0.5, 0.1], ["u"]), r"groups has shape \(1,\); give one group per row"),
         (lambda: metrics.grouped_auc([0, 1], [0.5, 0.1], ["u", "v"]), r"none of the 2 groups has both"),
         (lambda: metrics.paired_bootstrap([0, 1], [0.5, 0.1], [0.5, 7]), r"probabilities \(probs_b\)\[1\] is 7.0"),
         (lambda: metrics.paired_bootstrap([0, 1], [0.5], [0.5, 0.1]), r"2 labels but 1 probabilities \(probs_a\)"),
-        (lambda: metrics.paired_bootstrap([0, 1], [0.5, 0], [0.5, 0.1], samples=0), r"samples=0 must be a whole"),
+        (lambda: metrics.paired_bootstrap([0, 1], [0.5, 0], [0.5, 0.1], samples=0), r"samples=0 must be an integer"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -6,15 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    # It starts a process per backend itself, so one lane is enough.
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="runs once, in the TensorFlow lane"),
-]
+# Each backend runs in a process of its own.
+pytestmark = [pytest.mark.slow, pytest.mark.neutral]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -1,5 +1,6 @@
 """One suite for every model: parameters, forward pass in NumPy, training from any kind of data, saving."""
 
+import importlib
 import importlib.util
 import warnings
 import zipfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_dlrm import optimizers
+from keras_dlrm.export import onnx, savedmodel
 from keras_dlrm.metrics import NormalizedEntropy
 from keras_dlrm.models import DCN, DLRM, DCNv2
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -33,6 +35,19 @@ def deep(n):
     return (n * 6 + 6) + (6 * 5 + 5)
 
 
+@keras.saving.register_keras_serializable("tests")
+class PairSum(keras.layers.Layer):
+    """An interaction of the user's own: the sum of all pairs' products, element by element, weighted by a layer within."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = keras.layers.Dense(3, use_bias=False, kernel_initializer=keras.initializers.RandomNormal(seed=1))
+
+    def call(self, vectors):
+        pairs = keras.ops.square(keras.ops.sum(vectors, axis=1)) - keras.ops.sum(keras.ops.square(vectors), axis=1)
+        return self.weight(0.5 * pairs)
+
+
 def dlrm(schema=SCHEMA, **options):
     bottom = [6, 4] if schema.dense else None
     return DLRM(schema, 4, bottom, [5, 1], **{"seed": 1, **options})
@@ -54,6 +69,11 @@ MODELS = {
     "dlrm cross beside dense": (
         lambda **k: dlrm(interaction="cross", cross_layers=1, projection_dim=None, concat_dense=True, **k),
         TABLES + BOTTOM + 16 * 16 + 16 + top(4 + 16),
+    ),
+    "dlrm own layer": (lambda **k: dlrm(interaction=PairSum(), **k), TABLES + BOTTOM + 4 * 3 + top(3)),
+    "dlrm own layer beside dense": (
+        lambda **k: dlrm(interaction=PairSum(), concat_dense=True, **k),
+        TABLES + BOTTOM + 4 * 3 + top(4 + 3),
     ),
     "dlrm dot without dense": (lambda **k: dlrm(WITHOUT_DENSE, **k), TABLES + top(3)),
     "dlrm cat without dense": (lambda **k: dlrm(WITHOUT_DENSE, interaction="cat", **k), TABLES + top(12)),
@@ -116,10 +136,13 @@ def numpy_forward(model, batch):
         x = [mlp(model.bottom_mlp, batch["dense"].astype("float64"), True)] if model.schema.dense else []
         vectors = x + vectors
         if model.interaction_kind == "dot":
-            extra = 1 if model.dot.self_interaction else 0
+            extra = 1 if model.interaction.self_interaction else 0
             pairs = [(i, j) for i in range(len(vectors)) for j in range(i + extra)]
             flat = np.stack([(vectors[i] * vectors[j]).sum(1) for i, j in pairs], 1)
             flat = np.concatenate([*x, flat], 1)
+        elif model.interaction_kind == "PairSum":
+            pairs = sum(a * b for i, a in enumerate(vectors) for b in vectors[:i])
+            flat = np.concatenate([*x[: int(model.concat_dense)], pairs @ model.interaction.weight.get_weights()[0]], 1)
         else:
             flat = np.concatenate([*x[: int(model.concat_dense)], crossed(np.concatenate(vectors, 1))], 1)
         return mlp(model.top_mlp, flat, False)
@@ -176,14 +199,16 @@ def test_config_round_trip_keeps_the_model_and_its_initial_weights(name):
 
 @every_model
 def test_seeds_decide_the_initial_weights(name):
-    first, second = MODELS[name][0](seed=1).get_weights(), MODELS[name][0](seed=2).get_weights()
-    for a, b in zip(first, second, strict=True):
-        assert (a == 0).all() or np.abs(a - b).max() > 0
+    first, second = MODELS[name][0](seed=1), MODELS[name][0](seed=2)
+    own = {id(v) for v in first.interaction.weights} if isinstance(first, DLRM) else set()
+    for v, a, b in zip(first.weights, first.get_weights(), second.get_weights(), strict=True):
+        assert id(v) in own or (a == 0).all() or np.abs(a - b).max() > 0
 
 
 RESUMED = {
     "dlrm dot, dropout and batch norm": lambda: dlrm(dropout=0.3, batch_norm=True, embedding_dropout=0.2),
     "dlrm cross": lambda: dlrm(interaction="cross", cross_layers=1, projection_dim=3, kernel_l2=0.01),
+    "dlrm own layer": lambda: dlrm(interaction=PairSum()),
     "dcn": lambda: cross(DCN, dropout=0.3),
     "dcnv2": lambda: cross(DCNv2, structure="parallel", batch_norm=True, embedding_dropout=0.2),
 }
@@ -649,6 +674,10 @@ def test_summary_counts_the_tables_as_trainable():
         (lambda: DLRM(SCHEMA, 0, [6, 0], [1]), ["embedding_dim=0"]),
         (lambda: DLRM(WITHOUT_DENSE, 4, [6, 4], [1]), ["bottom_mlp=[6, 4]", "no dense"]),
         (lambda: dlrm(interaction="sum"), ["'sum'", "dot"]),
+        (lambda: dlrm(interaction=PairSum), ["PairSum", "is unknown", "a Keras layer"]),
+        (lambda: dlrm(interaction=PairSum(), cross_layers=2), ["cross_layers=2", "'PairSum'"]),
+        (lambda: dlrm(interaction=keras.layers.Identity(name="id")), ["Identity 'id'", "(B, 4, 4)", "(2, 4, 4)", "(B, n)"]),
+        (lambda: dlrm(interaction=keras.layers.Reshape((5,), name="r")), ["Reshape 'r'", "fails for vectors (B, 4, 4)"]),
         (lambda: dlrm(interaction="cat", self_interaction=True), ["self_interaction", "dot"]),
         (lambda: dlrm(interaction="cross", cross_layers=0), ["cross_layers=0"]),
         (lambda: dlrm(concat_dense=True), ["concat_dense=True", "'cross'", "'dot'"]),
@@ -689,3 +718,38 @@ def test_what_is_no_optimizer_is_refused(optimizer):
 def test_a_batch_that_is_no_dict_is_refused():
     with pytest.raises(TypeError, match="packed batch"):
         dlrm()(X["dense"])
+
+
+def test_an_interaction_of_ones_own_is_exported_to_onnx(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    model = MODELS["dlrm own layer beside dense"][0]()
+    batch, _ = data(rows=6)
+    session = runtime.InferenceSession(str(onnx(model, tmp_path / "m.onnx")))
+    types = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+    given = {i.name: batch[i.name].astype(types[i.type]) for i in session.get_inputs()}
+    np.testing.assert_allclose(session.run(None, given)[0], model.predict(batch, verbose=0), rtol=1e-5)
+
+
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("own")
+class Mean(keras.layers.Layer):
+    def call(self, vectors):
+        return keras.ops.mean(vectors, axis=1)
+"""
+
+
+@pytest.mark.slow
+def test_an_interaction_of_ones_own_is_exported_to_a_savedmodel(tmp_path, monkeypatch):
+    """The export compares the answers itself."""
+    (tmp_path / "own_interaction.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    layer = importlib.import_module("own_interaction").Mean()
+    assert (savedmodel(dlrm(interaction=layer), tmp_path / "served") / "saved_model.pb").is_file()
+
+
+def test_a_class_of_the_program_itself_is_refused_by_name_before_a_savedmodel_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(PairSum, "__module__", "__main__")
+    with pytest.raises(ValueError, match="PairSum is defined in the program itself"):
+        savedmodel(dlrm(interaction=PairSum()), tmp_path / "served")

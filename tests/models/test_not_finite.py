@@ -110,6 +110,15 @@ def test_nan_in_the_data_ends_training_before_anything_is_saved(by_batch, tmp_pa
         model.fit(batch, Y, batch_size=2, shuffle=False, verbose=0, callbacks=[Saved()])
 
 
+def test_a_model_of_ones_own_has_a_loss_of_nan_on_every_backend():
+    model = functional()
+    model.compile("sgd", loss="binary_crossentropy")
+    batch = {**X, "dense": np.where(np.arange(8)[:, None] == 3, np.nan, X["dense"])}
+    assert np.isnan(model.evaluate(batch, Y, verbose=0))
+    with pytest.raises(NotFinite, match="loss is nan in epoch 1 at batch 1"):
+        model.fit(batch, Y, verbose=0)
+
+
 def test_the_look_at_numbers_can_be_left_out_or_replaced():
     batch = {**X, "dense": np.full_like(X["dense"], np.nan)}
     for attribute, callbacks in ((False, None), (True, [keras.callbacks.TerminateOnNaN()])):

@@ -5,6 +5,8 @@ import pytest
 
 from keras_dlrm.models import PRESETS
 
+pytestmark = pytest.mark.neutral
+
 
 def mlp(widths):
     return sum(n * m + m for n, m in zip(widths[:-1], widths[1:], strict=True))

@@ -16,6 +16,8 @@ pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
 import keras_dlrm as kd  # noqa: E402
 from keras_dlrm.serving import ModelConfig, Server  # noqa: E402
 
+pytestmark = pytest.mark.neutral
+
 FOLDER = Path(__file__).resolve().parents[2] / "savedmodel"
 SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=2)])
 ROWS = [{"dense": [0.3], "sparse": [7, 1, -1]}, {"dense": [2], "sparse": [2**40, 3, 19]}]
@@ -24,8 +26,6 @@ ROWS = [{"dense": [0.3], "sparse": [7, 1, -1]}, {"dense": [2], "sparse": [2**40,
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A model, served under the names of savedmodel/models.config, and a file of rows."""
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("the clients know no backend: they are tested in the lane of TensorFlow")
     folder = tmp_path_factory.mktemp("clients")
     keras.utils.set_random_seed(0)
     model = kd.models.DLRM(SCHEMA, 4, bottom_mlp=[4], top_mlp=[1])

@@ -15,6 +15,8 @@ from tensorflow_serving.config import model_server_config_pb2  # noqa: E402
 
 from keras_dlrm.serving import ModelConfig, read_config  # noqa: E402
 
+pytestmark = pytest.mark.neutral
+
 FOLDER = Path(__file__).resolve().parents[2] / "savedmodel"
 # Flags of tensorflow_model_server.
 FLAGS = {

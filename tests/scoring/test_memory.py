@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+pytestmark = pytest.mark.neutral
+
 # The peak in MB, after each file. Blocks are small, so that it does not depend on how many are under way at once.
 PROGRAM = """
 import resource, sys

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from keras_dlrm.scoring.output import TableOutput
 
+pytestmark = pytest.mark.neutral
+
 COLUMNS = {"id": pl.String, "n": pl.Int64, "probability": pl.Float32}
 
 

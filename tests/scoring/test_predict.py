@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
+from helpers.table_logs import FORMATS, SCHEMA, example, make_rows, save, spoil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_logs import FORMATS, SCHEMA, example, make_rows, save, spoil
 
 import keras_dlrm as kd
 from keras_dlrm.data import tables
@@ -69,6 +69,7 @@ def test_predictions_are_those_of_predict_in_the_order_of_the_rows(
     np.testing.assert_allclose(found["probability"], answers, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.neutral
 def test_names_of_files_may_look_like_patterns(tmp_path: Path, log: Any, model: Any) -> None:
     path = save(NEW, tmp_path / "day[1].parquet")
     save(NEW[:5], tmp_path / "day1.parquet")
@@ -78,6 +79,7 @@ def test_names_of_files_may_look_like_patterns(tmp_path: Path, log: Any, model: 
     assert done.rows == ROWS == len(pl.read_parquet(tmp_path / "p[1]?.parquet", glob=False))
 
 
+@pytest.mark.neutral
 def test_a_missing_id_column_and_a_file_that_is_no_parquet_are_named(tmp_path: Path, log: Any, model: Any) -> None:
     path = save(NEW, tmp_path / "rows.parquet")
     options: dict[str, Any] = {"output": tmp_path / "p.csv", "preprocessor": log.preprocessor}
@@ -90,6 +92,7 @@ def test_a_missing_id_column_and_a_file_that_is_no_parquet_are_named(tmp_path: P
     assert not (tmp_path / "p.csv").exists()
 
 
+@pytest.mark.neutral
 def test_a_preprocessor_with_another_row_for_unseen_values_is_refused(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1, 2], "b": [0, 1]}).write_parquet(tmp_path / "rows.parquet")
     theirs, ours = (Schema(categorical=[Categorical("a", 5, oov=oov), Categorical("b", 3)]) for oov in (0, 4))
@@ -100,6 +103,7 @@ def test_a_preprocessor_with_another_row_for_unseen_values_is_refused(tmp_path: 
         )
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 @given(batch=st.integers(1, 400), block=st.integers(1, 150))
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -119,6 +123,7 @@ def test_neither_the_batch_nor_the_blocks_of_the_file_change_the_result(
     np.testing.assert_allclose(found["probability"], expected(log, model, NEW), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("ending", FORMATS)
 def test_bad_rows_stop_the_run_or_are_left_out_and_counted(tmp_path: Path, log: Any, model: Any, ending: str) -> None:
     dirty = save(spoil(NEW), tmp_path / f"dirty.{ending}")
@@ -140,6 +145,7 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_counted(tmp_path: Path, log: 
     np.testing.assert_allclose(found["probability"], expected(log, model, usable), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("output", ["p.parquet", "p.csv"])
 @pytest.mark.parametrize("ending", FORMATS)
 def test_files_without_rows_give_the_columns_without_rows(
@@ -186,6 +192,7 @@ def test_columns_that_hold_ids_already_need_no_preprocessor(tmp_path: Path) -> N
         predict_files(model, tmp_path / "beyond.parquet", output=tmp_path / "q.csv", preprocessor=None)
 
 
+@pytest.mark.neutral
 def test_id_columns_keep_their_types_and_parquet_holds_lists(tmp_path: Path, log: Any, model: Any) -> None:
     wide = pl.DataFrame(NEW[:4]).with_columns(
         big=pl.Series([2**63 - 1, None, 0, -1]), kind=pl.Series(["a", None, "b", "a"], dtype=pl.Categorical),
@@ -202,6 +209,7 @@ def test_id_columns_keep_their_types_and_parquet_holds_lists(tmp_path: Path, log
         predict_files(model, tmp_path / "rows.parquet", output=tmp_path / "p.csv", **options)
 
 
+@pytest.mark.neutral
 def test_records_without_an_id_have_none_and_several_are_a_bad_row(tmp_path: Path, log: Any, model: Any) -> None:
     rows = [dict(row) for row in NEW[:6]]
     del rows[1]["unused"]
@@ -215,6 +223,7 @@ def test_records_without_an_id_have_none_and_several_are_a_bad_row(tmp_path: Pat
     assert pl.read_parquet(tmp_path / "p.parquet")["unused"].to_list() == [1000, None, 1002, 1003, 1005]
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -248,6 +257,7 @@ def test_wrong_arguments_are_named_and_nothing_is_written(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+@pytest.mark.neutral
 def test_another_models_preprocessor_is_an_error(tmp_path: Path, log: Any, model: Any) -> None:
     path = save(NEW[:5], tmp_path / "rows.csv")
     fewer = Schema(log.schema.dense, log.schema.categorical[:-1])
@@ -298,6 +308,7 @@ def test_predictions_that_are_not_finite_stop_the_run(tmp_path: Path, log: Any) 
     assert not (tmp_path / "p.csv").exists()
 
 
+@pytest.mark.neutral
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, log: Any, model: Any) -> None:
     path = save(NEW, tmp_path / "rows.csv")
 
@@ -309,6 +320,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, log: A
     assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
 
 
+@pytest.mark.neutral
 def test_progress_counts_up_to_the_rows(tmp_path: Path, log: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_frames, "BLOCK_ROWS", 70)
     seen: list[tuple[int, int | None, str]] = []
@@ -358,6 +370,7 @@ predict_files(model, sys.argv[1], output=sys.argv[2], preprocessor=None, batch_s
 """
 
 
+@pytest.mark.neutral
 def test_a_killed_run_leaves_no_output(tmp_path: Path) -> None:
     pl.DataFrame({"price": np.arange(300_000.0)}).write_parquet(tmp_path / "rows.parquet")
     done = subprocess.run(
@@ -385,6 +398,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.neutral
 def test_the_command_scores_files_in_a_process_of_its_own(tmp_path: Path, log: Any, model: Any, saved: Path) -> None:
     save(spoil(NEW), tmp_path / "rows.csv")
     done = command(saved, "--input", tmp_path / "*.csv", "--preprocessor", log.directory, "--id-column", "unused",
@@ -398,6 +412,7 @@ def test_the_command_scores_files_in_a_process_of_its_own(tmp_path: Path, log: A
     np.testing.assert_allclose(found["probability"].filter(keep), expected(log, model, NEW[:1]), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

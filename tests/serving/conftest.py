@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
-import keras
 import pytest
 
 NEEDED = ("grpc", "tensorflow_serving", "starlette", "uvicorn", "orjson", "prometheus_client")
 _MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 if _MISSING:
     pytest.skip(f"needs the extra 'serving': {_MISSING} are not installed", allow_module_level=True)
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def one_lane():
-    """The server runs no Keras: it is tested once, in the lane of TensorFlow; what a backend exports, in each."""
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("the server knows no backend: it is tested in the lane of TensorFlow")
-
-
-@pytest.fixture(scope="session")
-def templates(one_lane, tmp_path_factory):
+def templates(tmp_path_factory):
     """Two versions to copy from: the same model with bias 0 and 1."""
-    from saved_models import write_version
+    from helpers.saved_models import write_version
 
     folder = tmp_path_factory.mktemp("templates")
     return {1: write_version(folder / "1", 0.0), 2: write_version(folder / "2", 1.0)}
@@ -48,7 +37,7 @@ def publish(templates):
 @pytest.fixture(scope="session")
 def server(templates, tmp_path_factory):
     """Versions 1 and 2 of `clicks`, labelled stable and canary."""
-    from saved_models import serving
+    from helpers.saved_models import serving
 
     folder = tmp_path_factory.mktemp("served") / "clicks"
     for number, path in templates.items():
@@ -59,11 +48,11 @@ def server(templates, tmp_path_factory):
 
 
 @pytest.fixture
-def serve(one_lane, caplog):
+def serve(caplog):
     """A server in this process, by `Server`'s arguments; stopped at the end of its `with`."""
     from contextlib import contextmanager
 
-    from saved_models import Running
+    from helpers.saved_models import Running
 
     from keras_dlrm.serving import ModelConfig, Server
 

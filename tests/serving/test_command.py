@@ -9,9 +9,11 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from saved_models import ROOT, serving
+from helpers.saved_models import ROOT, serving
 
 from keras_dlrm.cli import group, main
+
+pytestmark = pytest.mark.neutral
 
 BODY = {"inputs": {"dense": [[1, 2]], "sparse": [[7, 1, -1]]}}
 

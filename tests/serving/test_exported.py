@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from saved_models import Running
+from helpers.saved_models import Running
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 import keras_dlrm as kd

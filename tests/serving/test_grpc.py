@@ -4,9 +4,9 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.saved_models import probability
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saved_models import probability
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -17,6 +17,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
     regression_pb2,
 )
+
+pytestmark = pytest.mark.neutral
 
 DENSE, SPARSE = np.array([[1, 2]], np.float32), np.array([[7, 1, -1]], np.int64)
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from saved_models import TABLE
+from helpers.saved_models import TABLE
+
+pytestmark = pytest.mark.neutral
 
 ROW = {"dense": [1.5, 2.0], "sparse": [7, 1, 4]}
 

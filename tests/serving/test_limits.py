@@ -18,6 +18,8 @@ from keras_dlrm.serving.wire.errors import ServingError
 from keras_dlrm.serving.wire.examples import serialised
 from keras_dlrm.serving.wire.tensors import from_proto
 
+pytestmark = pytest.mark.neutral
+
 ROW = {"dense": [1.0, 2.0], "sparse": [7, 1, -1]}
 HALF = b"POST /v1/models/clicks:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
 STRICT = Limits(
@@ -31,11 +33,11 @@ STRICT = Limits(
 
 
 @pytest.fixture(scope="module")
-def strict(one_lane, templates, tmp_path_factory):
+def strict(templates, tmp_path_factory):
     """A server whose limits are soon reached."""
     import shutil
 
-    from saved_models import Running
+    from helpers.saved_models import Running
 
     from keras_dlrm.serving import ModelConfig, Server
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.neutral
+
 ROW = {"dense": [1.0, 2.0], "sparse": [7, 1, -1]}
 RAW = {"city": "Oslo", "tags": ["a"], "price": 1.0}
 

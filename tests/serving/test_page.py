@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from saved_models import probability
+from helpers.saved_models import probability
 
 selenium = pytest.importorskip("selenium", reason="needs selenium, of the extra 'test'")
 
@@ -12,7 +12,10 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 # Selenium and a browser that goes away leave sockets behind.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.neutral,
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,18 @@
 
 import json
 import shutil
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from saved_models import ROOT, probability, serving
+from helpers.saved_models import ROOT, probability, serving
 
 from keras_dlrm.files import published
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.inventory import files_below, inventory
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+pytestmark = pytest.mark.neutral
 
 BODY = {"inputs": {"dense": [[1, 2]], "sparse": [[7, 1, -1]]}}
 EXPECTED = {bias: float(probability([[1, 2]], [[7, 1, -1]], bias)[0, 0]) for bias in (0, 1)}

@@ -8,7 +8,9 @@ import time
 
 import numpy as np
 import pytest
-from saved_models import probability
+from helpers.saved_models import probability
+
+pytestmark = pytest.mark.neutral
 
 ROW = {"dense": [1.0, 2.0], "sparse": [7, 1, -1]}
 WHOLE = {"instances": [ROW]}

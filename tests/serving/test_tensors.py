@@ -16,6 +16,8 @@ from keras_dlrm.serving.wire.json_tensors import array_from_json, outputs_to_jso
 from keras_dlrm.serving.wire.signature import Tensor
 from keras_dlrm.serving.wire.tensors import DTYPES, fill_proto, from_proto
 
+pytestmark = pytest.mark.neutral
+
 NUMERIC = {number: entry for number, entry in DTYPES.items() if entry.numpy.kind != "O"}
 SHAPES = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 ARRAYS = st.sampled_from(sorted(NUMERIC)).flatmap(lambda n: npst.arrays(NUMERIC[n].numpy, SHAPES))

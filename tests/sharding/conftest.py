@@ -1,15 +1,11 @@
-"""What a test of programs leaves behind ends with it; makes `children` importable."""
+"""What a test of programs leaves behind ends with it."""
 
 import contextlib
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from keras_dlrm.sharding import heartbeat
-from keras_dlrm.sharding.heartbeat import FOLDER, PROCESS, Failure, Watch, _Beats
+from keras_dlrm.sharding.heartbeat import _Beats
 from keras_dlrm.sharding.launch import _first
+from keras_dlrm.sharding.watch import FOLDER, PROCESS, Failure, Watch
 
 pytestmark = pytest.mark.neutral
 
@@ -18,11 +19,10 @@ def process(tmp_path, monkeypatch):
     """This process, as number 1 of a run; its thread gives no signs of life by itself."""
     monkeypatch.setenv(FOLDER, str(tmp_path))
     monkeypatch.setenv(PROCESS, "1")
-    monkeypatch.setattr(heartbeat, "_EVERY", 3600.0)
+    monkeypatch.setattr(heartbeat, "EVERY", 3600.0)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     beats = _Beats()
     beats.begin()
-    monkeypatch.setattr(heartbeat, "_EVERY", 1.0)
     return beats
 
 

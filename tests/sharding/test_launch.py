@@ -8,7 +8,7 @@ import time
 
 import keras
 import pytest
-from children import members, runs, stat
+from helpers.children import members, runs, stat
 
 from keras_dlrm.sharding.launch import launch
 from trainers.hybrid import Steps

@@ -14,6 +14,8 @@ from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, place
 from keras_dlrm.sharding.planner.traffic import traffic
 from keras_dlrm.sharding.stacking import split_tables, stack_tables
 
+pytestmark = pytest.mark.neutral
+
 
 def stacks_of(schema, widths, split=None):
     """The stacks of a schema's tables."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import keras
 import pytest
-from children import members, runs
+from helpers.children import members, runs
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = {"tensorflow": "multi_worker", "jax": "jax_hybrid", "torch": "torch_hybrid"}

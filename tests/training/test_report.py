@@ -11,6 +11,8 @@ import pytest
 from keras_dlrm.support.table import print_table, result_table
 from keras_dlrm.training.report import learning_curves_png
 
+pytestmark = pytest.mark.neutral
+
 HISTORY = {
     "auc": [0.70, 0.74, 0.76],
     "val_auc": [0.71, 0.745, 0.74],

@@ -112,7 +112,7 @@ train(experiment, data.open({str(log.directory)!r}), {str(tmp_path / "run")!r}, 
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     first.stdout.close()
-    assert (tmp_path / "run" / "resume.npz").exists()
+    assert any((tmp_path / "run" / "resume").glob("step_*"))
     assert not (tmp_path / "run" / "result.json").exists()
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     resumed = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -182,24 +182,42 @@ def test_a_run_with_bfloat16_tables_goes_on_for_more_epochs(
             train(HALF.override([change]), log, tmp_path / "run", resume=True)
     # The model, the predictions and the result are on the disk before the state that could make them again goes.
     events = []
-    fsync, unlink = os.fsync, Path.unlink
+    fsync, clear = os.fsync, run.clear
     monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
-    monkeypatch.setattr(Path, "unlink", lambda self, **how: (events.append(f"gone {self.name}"), unlink(self, **how)))
+    monkeypatch.setattr(run, "clear", lambda folder: (events.append(f"gone {folder.name}"), clear(folder)))
     result = train(HALF.override(["epochs=2"]), log, tmp_path / "run", resume=True)
     assert result["epochs"] == 2
-    flushed = " ".join(events[: events.index("gone resume.npz")])
+    flushed = " ".join(events[: events.index("gone resume")])
     assert all(name in flushed for name in ("model.keras", "predictions.npy", "result.json"))
-    assert not [path for path in (tmp_path / "run").iterdir() if "writing" in path.name or path.name == "resume.npz"]
+    assert not [path for path in (tmp_path / "run").iterdir() if "writing" in path.name or path.name == "resume"]
 
 
+@pytest.mark.parametrize("file", ["manifest.json", "dense.npz", "tables/a/*/c/0/0"])
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:900] + bytes([b[900] ^ 4]) + b[901:], lambda b: b""]
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-9] + bytes([b[-9] ^ 4]) + b[-8:], lambda b: b""]
 )
-def test_a_damaged_state_is_named(damage: Any, log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
+def test_a_damaged_state_is_named(damage: Any, file: str, log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, tmp_path / "run")
-    path = tmp_path / "run" / "resume.npz"
+    (path,) = (tmp_path / "run" / "resume").glob(f"step_*/{file}")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"resume\.npz is damaged"):
+    with pytest.raises(ValueError, match=r"resume/step_\d+/?.* is damaged"):
+        train(HALF, log, tmp_path / "run", resume=True)
+
+
+def test_the_state_of_an_earlier_release_is_refused(log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(interrupted, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "resume")
+    (tmp_path / "run" / "resume.npz").touch()
+    with pytest.raises(ValueError, match="earlier release began: its resume.npz is not read by this one"):
+        train(HALF, log, tmp_path / "run", resume=True)
+
+
+def test_a_damaged_best_model_is_named_before_training_goes_on(
+    log: data.ClickLog, interrupted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(interrupted, tmp_path / "run")
+    (tmp_path / "run" / "model.keras").write_bytes(b"PK" + bytes(300))
+    with pytest.raises(ValueError, match=r"model\.keras is damaged"):
         train(HALF, log, tmp_path / "run", resume=True)
 
 

@@ -1,4 +1,4 @@
-"""Criteo's text logs to packed logs."""
+"""Criteo's raw text logs (Kaggle, Terabyte) to a processed directory: parser, ids, dialects."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Packed files of other programs, read as they are: MLPerf, the PyTorch reference, TorchRec."""
+"""Processed files of other programs, read as they are: MLPerf, PyTorch DLRM, TorchRec."""

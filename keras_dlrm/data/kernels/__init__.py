@@ -1,1 +1,1 @@
-"""Compiled loops over text, ids and values."""
+"""Compiled loops (Numba): text fields, normal forms of values, hashes, ids by first appearance."""

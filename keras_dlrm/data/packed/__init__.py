@@ -1,1 +1,1 @@
-"""Packed logs: the format, its writer, and its readers."""
+"""Processed directories: format, writer, reader, shuffle order and batches for `fit`."""

@@ -17,6 +17,7 @@ from keras_dlrm.data.packed import format as layout
 from keras_dlrm.files.checksums import CHECKSUM, sealed
 from keras_dlrm.files.durable import is_full, recover, replace_folder, workspace
 from keras_dlrm.files.inventory import files_below, inventory
+from keras_dlrm.files.marker import MARKER, marker_content
 from keras_dlrm.files.ownership import check, identity, mark
 from keras_dlrm.schema.packing import narrow
 from keras_dlrm.schema.schema import Schema
@@ -256,6 +257,18 @@ def place_log(written: Path, output: Path, overwrite: bool) -> None:
     check_output(output, overwrite)
     os.close(mark(written, _owner(output), files_below(written)))
     replace_folder(written, output, _owner(output), _WHAT)
+
+
+def list_file(directory: Path, name: str) -> None:
+    """Have the marker of a processed directory name one more file, which then goes with it when it is replaced.
+
+    Args:
+        directory: The processed directory.
+        name: A file in it.
+    """
+    content = marker_content((directory / MARKER).read_bytes())
+    if content is not None and content["id"] == _owner(directory):
+        os.close(mark(directory, _owner(directory), [*content["files"], name]))
 
 
 def _owner(output: Path) -> str:

@@ -1,1 +1,1 @@
-"""The preprocessor: vocabularies and dense transforms, from raw columns to a packed batch."""
+"""The preprocessor: dense transforms, vocabularies, bad rows, CSV dialects, growth by new days."""

@@ -1,4 +1,4 @@
-"""Streams → packed batches → a model that learns as they come, and that a kill at any moment costs no record.
+"""Online training from streams (Kafka, Parquet): messages, packed rows, commits.
 
 `KafkaStream` and `ParquetStream` read through tensorflow-io, whose native code loads on TensorFlow 2.16 only: they need
 an environment of its own, see `docs/streaming.md`. `train_online` and `Commits` work with any stream.

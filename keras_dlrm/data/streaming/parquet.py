@@ -26,7 +26,8 @@ class ParquetStream(Stream):
     positions are row numbers, by path. A file must be complete when its name first matches: write it aside and rename.
 
     tensorflow-io reads scalar columns without missing values; a file with others is refused before its first row is
-    read, because missing values would shift the rows behind them. `kd.data.tables` reads any file.
+    read, because missing values would shift the rows behind them, and so is one with decimals or dates. One without rows
+    is passed over. `kd.data.tables` reads any file.
 
     Args:
         inputs: Path, glob pattern, or a list of these.
@@ -183,7 +184,9 @@ class _Part:
 def _checked_rows(path: Path, names: Sequence[str]) -> int:
     """Rows of a file whose columns tensorflow-io reads right; an error names a column that it does not."""
     file = ParquetFile(path)
-    kinds = file.schema()
+    kinds, rows = file.schema(), file.rows()
+    if not rows:
+        return 0  # A column without values may be of any type, or not be there.
     for name in names:
         if name not in kinds:
             raise KeyError(f"{path}: column {name!r} is missing; the file has {list(kinds)}.")
@@ -196,4 +199,4 @@ def _checked_rows(path: Path, names: Sequence[str]) -> int:
                 f"{path}: column {name!r} has {count} missing values, and tensorflow-io would shift the rows behind them; "
                 "fill them, or use kd.data.tables.preprocess."
             )
-    return file.rows()
+    return rows

@@ -1,6 +1,4 @@
-"""Synthetic click logs: random, planted (their best possible scores are known), of a given locality, multi-hot, and the
-twin of a private log.
-"""
+"""Synthetic click logs: random, planted, by locality, multi-hot, and twins of private logs."""
 
 from keras_dlrm.data.synthetic.log import SyntheticClickLog as SyntheticClickLog
 from keras_dlrm.data.synthetic.multi_hot import MultiHot as MultiHot

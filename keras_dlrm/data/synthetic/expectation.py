@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from keras_dlrm.support.auc import weighted_auc
+
 
 def expected_auc(probabilities: np.ndarray) -> float:
     """AUC of true click probabilities against the clicks that they draw, in expectation.
@@ -52,13 +54,10 @@ def drawn_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     >>> drawn_auc(np.array([0.1, 0.4, 0.4]), np.array([0, 1, 0]))
     0.75
     """
-    ordered = np.sort(probabilities)
-    ranks = (np.searchsorted(ordered, probabilities, "left") + np.searchsorted(ordered, probabilities, "right") + 1) / 2
-    clicks = labels.sum()
-    pairs = clicks * (len(labels) - clicks)
-    if not pairs:
+    clicks = np.asarray(labels) == 1
+    if clicks.all() or not clicks.any():
         return float("nan")
-    return float((ranks[labels == 1].sum() - clicks * (clicks + 1) / 2) / pairs)
+    return weighted_auc(probabilities, clicks.astype(np.int64), (~clicks).astype(np.int64))
 
 
 def best(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

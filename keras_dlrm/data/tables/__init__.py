@@ -1,4 +1,4 @@
-"""Raw tables (CSV, Parquet, TFRecord, frames) to packed logs."""
+"""Tables (CSV, TSV, Parquet, TFRecord, frames) to a processed directory: one reader for each format."""
 
 from __future__ import annotations
 

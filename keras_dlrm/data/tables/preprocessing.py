@@ -150,6 +150,8 @@ def _rules(
 
 
 def _check_split(split: Mapping[str, float]) -> None:
+    if not isinstance(split, Mapping):
+        raise TypeError(f"tables: split={split!r} must be a mapping, such as {{'train': 0.8, 'valid': 0.1, 'test': 0.1}}.")
     for name, share in split.items():
         if name not in SPLITS:
             raise ValueError(f"tables: split names {name!r}; the splits are {SPLITS}.")

@@ -1,4 +1,4 @@
-"""Row rules: how looked-up rows, and dense parameters, are updated. Public as `kd.optimizers`."""
+"""Row rules, the optimizers of embedding rows, one file each; public as `kd.optimizers`."""
 
 from keras_dlrm.embeddings.rules.adagrad import Adagrad
 from keras_dlrm.embeddings.rules.adam import Adam

@@ -1,1 +1,1 @@
-"""Tables on a TPU's SparseCore."""
+"""Embedding tables on the SparseCores of TPUs, through keras-rs."""

@@ -185,22 +185,6 @@ class TPUEmbedding(EmbeddingCollection):
         }
 
 
-def embedding_layer(
-    schema: Schema, embedding_dim: Any, tpu: Mapping[str, Any] | None = None, **kwargs: Any
-) -> EmbeddingCollection:
-    """The layer of a model's tables: an `EmbeddingCollection`, or a `TPUEmbedding` where options of one are given.
-
-    Args:
-        schema: Its schema.
-        embedding_dim: Its widths.
-        tpu: Arguments that a `TPUEmbedding` has and an `EmbeddingCollection` does not, or `None`.
-        **kwargs: Further arguments of either.
-    """
-    if tpu is None:
-        return EmbeddingCollection(schema, embedding_dim, **kwargs)
-    return TPUEmbedding(schema, embedding_dim, **{**tpu, **kwargs})
-
-
 def rule_of(layers: Iterable[Any], given: Any) -> Any:
     """What `compile` takes as `embedding_optimizer`: what it was given, or the rule of the model's `TPUEmbedding`s.
 

@@ -1,1 +1,1 @@
-"""LiteRT files."""
+"""LiteRT (TensorFlow Lite) files."""

@@ -93,7 +93,7 @@ def main(folder: str, tables: str) -> None:
 
 if __name__ == "__main__":
     import keras_dlrm.models  # noqa: F401  (registers the classes that load_model needs)
-    from keras_dlrm.sharding.launch import end_with_launcher
+    from keras_dlrm.sharding.processes import end_with_launcher
 
     end_with_launcher()
     main(*sys.argv[1:])

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from keras_dlrm.export.elsewhere import environment
-from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.files.durable import publish, workspace
+from keras_dlrm.files.replaced import check_replaced
 from keras_dlrm.files.seal import OPEN_SEAL, seal
 
 # What a flatbuffer can address, less what is beside the tables.

@@ -1,1 +1,1 @@
-"""ONNX files: a model's layers as nodes of a graph."""
+"""ONNX files: Keras layers and operations as nodes of a graph."""

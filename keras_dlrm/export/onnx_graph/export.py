@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.export.onnx_graph.files import add_checksums, new_session, remove_other_data, write_data
-from keras_dlrm.export.replaced import check_replaced
 from keras_dlrm.export.requests import check_batch, expected_probabilities
 from keras_dlrm.files.durable import publish, workspace
+from keras_dlrm.files.replaced import check_replaced
 from keras_dlrm.files.seal import seal
 
 # Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.

@@ -73,7 +73,7 @@ def main(name: str) -> None:
 
 if __name__ == "__main__":
     import keras_dlrm.models  # noqa: F401  (registers the classes that a layer may be of)
-    from keras_dlrm.sharding.launch import end_with_launcher
+    from keras_dlrm.sharding.processes import end_with_launcher
 
     end_with_launcher()
     main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Keras's own symbolic graph of a computation → nodes of an ONNX graph, on any backend and without running a step."""
+"""Keras's symbolic graph of a model to nodes of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.export.onnx_graph import activations as onnx_activations  # noqa: F401  (they register converters)
+from keras_dlrm.export.onnx_graph import activations, shapes  # noqa: F401  (they register converters)
 from keras_dlrm.export.onnx_graph.embeddings import pooled
 from keras_dlrm.export.onnx_graph.foreign import foreign
 from keras_dlrm.export.onnx_graph.graph import Graph, Value

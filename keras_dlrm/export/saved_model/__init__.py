@@ -1,1 +1,1 @@
-"""SavedModels: signatures, warm-up requests, versions and the check before publishing."""
+"""SavedModels: raw columns in the graph, warm-up, self-check, manifest, publishing by rename."""

@@ -1,4 +1,4 @@
-"""Named columns → packed batch inside a graph, by stock operations: what `Preprocessor.transform` does on the host."""
+"""Named or raw columns to a packed batch inside a TensorFlow graph: the preprocessor as stock operations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import KEY
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Vocabulary
+from keras_dlrm.export.saved_model.lists import cut, cut_lists
 from keras_dlrm.export.signatures import WEIGHTS, Column
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.hashing import LARGEST
@@ -65,9 +66,9 @@ class ModelColumns(tf.Module):
             dense = [every(n, self.dense(i, columns[n])) for i, n in enumerate(self.schema.dense_names)]
             batch["dense"] = tf.stack(dense, axis=1)
         if self.schema.categorical:
-            cut = {c.name for c in self.columns if c.truncated}
+            long = {c.name for c in self.columns if c.truncated}
             values = {c.name: columns[c.name] for c in self.schema.categorical}
-            values.update((c.name, _cut(c, values[c.name])) for c in self.schema.categorical if c.name in cut)
+            values.update((c.name, cut(c, values[c.name])) for c in self.schema.categorical if c.name in long)
             ids = [(c, every(c.name, self.ids(c, values[c.name]))) for c in self.schema.categorical]
             parts = [tf.reshape(found, [-1, c.hotness]) for c, found in ids]
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
@@ -115,7 +116,8 @@ class ModelColumns(tf.Module):
         missing = self.missing(column)
         if isinstance(values, tf.RaggedTensor):
             if column.truncated:
-                return values.to_tensor(missing)
+                # Before they get one length: one long list must not make all of them long.
+                values = cut_lists(next(c for c in self.schema.categorical if c.name == column.name), values)
             with tf.control_dependencies([_at_most(column, values.row_lengths(), column.width)]):
                 return values.to_tensor(missing, shape=[None, column.width])
         with tf.control_dependencies([_at_most(column, tf.shape(values, tf.int64)[1], 1)]):
@@ -319,20 +321,6 @@ def _escape(keys: Any) -> Any:
     for pattern, name in ((r"\\", "\\\\\\\\"), ("\n", r"\\n"), ("\r", r"\\r")):
         keys = tf.strings.regex_replace(keys, pattern, name)
     return keys
-
-
-def _cut(column: Categorical, values: Any) -> Any:
-    """Values (B, k) → (B, hotness), as `truncate` has it; see `lists.kept`."""
-    missing = (values == "") | (values == str(PADDING)) if values.dtype == tf.string else values == PADDING
-    fill = "" if values.dtype == tf.string else tf.constant(PADDING, values.dtype)
-    padded = tf.pad(values, [[0, 0], [0, column.hotness]], constant_values=fill)
-    if column.truncate == "first":
-        return padded[:, : column.hotness]
-    ends = tf.where(missing, 0, tf.range(1, tf.shape(values)[1] + 1))
-    # A row without values has no largest one.
-    used = tf.reduce_max(tf.pad(ends, [[0, 0], [1, 0]]), axis=1)
-    starts = tf.maximum(used - column.hotness, 0)
-    return tf.gather(padded, starts[:, None] + tf.range(column.hotness), batch_dims=1)
 
 
 def _at_most(column: Column, lengths: Any, most: int | None) -> Any:

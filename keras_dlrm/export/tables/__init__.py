@@ -1,1 +1,1 @@
-"""Embedding tables in an export: stored, quantized, or left untrained."""
+"""Embedding tables in an export: stored kinds, quantization, pruning of untrained rows."""

@@ -1,1 +1,1 @@
-"""Served versions of a model: loading, checking, warming up, swapping."""
+"""Served versions: loading, checking, warming up, swapping, running."""

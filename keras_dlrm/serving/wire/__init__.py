@@ -1,1 +1,1 @@
-"""Requests and answers on the wire: tensors, JSON, tf.Examples, errors."""
+"""Requests and answers on the wire: tensors, JSON, tf.Examples, error statuses."""

@@ -1,4 +1,4 @@
-"""JSON values ↔ arrays, by the rules of TensorFlow Serving's REST interface, and a little stricter.
+"""JSON values to arrays and back, by the rules of TensorFlow Serving's REST interface.
 
 Types are exact: an integer input takes no 1.0 and no `true`, a float input takes integers, a string input takes strings
 and `{"b64": "…"}`. It also takes numbers and booleans, which TensorFlow Serving refuses, and makes the texts of them that
@@ -105,8 +105,8 @@ def _common_length(tensor: Tensor, level: Sequence[Any], depth: int) -> int:
 
 def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype, missing: Any) -> np.ndarray:
     types = set(map(type, values))
-    if missing is not None and not types <= _ALLOWED[dtype.kind]:
-        values = [missing if value is None else value for value in values]
+    if missing is not None and (not types <= _ALLOWED[dtype.kind] or (dtype.kind == "O" and float in types)):
+        values = [missing if value is None or value != value else value for value in values]
         if dtype.kind == "f":
             values = [_number(value, missing) for value in values]
         types = set(map(type, values))
@@ -152,7 +152,10 @@ def _value_bytes(who: str, value: Any) -> bytes:
         raise invalid(
             f"{who} has {shown(value)}, which may have lost digits on its way; send so large a number as a string."
         )
-    return str(normal_form.text(value)).encode()
+    text = normal_form.text(value)
+    if text is None:
+        raise invalid(f"{who} has {shown(value)} where a text must be.")
+    return text.encode()
 
 
 def text_bytes(who: str, value: Any) -> bytes:

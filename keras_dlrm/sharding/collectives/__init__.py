@@ -1,4 +1,4 @@
-"""The collectives of each backend, chosen here and nowhere else. All processes call them, in the same order.
+"""Collectives (all-to-all, all-gather, all-reduce), one file for each framework.
 
 - `start(timeout)` joins the processes that a launcher started, ends with it, gives signs of life, and runs as SCHED_BATCH; `stop()`
   leaves them.
@@ -23,8 +23,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.sharding.heartbeat import PROCESS, beats
-from keras_dlrm.sharding.launch import end_with_launcher, is_member, is_task, take_turns
+from keras_dlrm.sharding.heartbeat import beats
+from keras_dlrm.sharding.launch import is_member, is_task, take_turns
+from keras_dlrm.sharding.processes import end_with_launcher
+from keras_dlrm.sharding.watch import PROCESS
 
 _adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}_collectives")
 

@@ -1,1 +1,1 @@
-"""The planner: candidate placements, their load, traffic and step time."""
+"""The planner `kd.plan`: candidate placements, their memory, traffic and step time; the simulator."""

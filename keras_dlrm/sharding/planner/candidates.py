@@ -63,13 +63,7 @@ def size(number: float) -> str:
 
 
 def candidates(work: Workload, n: int, room: float) -> Iterator[Candidate]:
-    """Thresholds to try, simple ones first.
-
-    Args:
-        work: The training step.
-        n: Number of processes.
-        room: Bytes that tables may take on a device.
-    """
+    """Thresholds to try for `n` processes with `room` bytes for tables on each, simple ones first."""
     if n == 1:
         yield Candidate(0, math.inf, "row_wise")
         return
@@ -93,13 +87,7 @@ def placed(
 ) -> tuple[dict[str, Placed], dict[str, str]]:
     """A placement by thresholds, and each table's reason. Largest first, each part goes to where there is the least.
 
-    Args:
-        work: The training step.
-        n: Number of processes.
-        candidate: The thresholds.
-        fixed: Kinds and ranks that are given, by table; no ranks where those are to be chosen.
-        room: Bytes that tables may take on a device.
-        machine: What it runs on.
+    `fixed` has kinds and ranks that are given, by table; no ranks where those are to be chosen.
     """
     cost = _Cost(work, machine)
     chosen: dict[str, tuple[str, int, str]] = {}

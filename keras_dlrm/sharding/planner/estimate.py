@@ -16,6 +16,7 @@ from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.sharding.planner.step_time import allocated, seconds
 from keras_dlrm.sharding.planner.traffic import Traffic, traffic_of
 from keras_dlrm.sharding.planner.workload import Workload
+from keras_dlrm.support.table import print_table
 
 _SHOWN_DEVICES = 16
 
@@ -91,8 +92,6 @@ class Estimate:
         }
 
     def __str__(self) -> str:
-        from keras_dlrm.support.table import print_table
-
         out = io.StringIO()
         print_table(self.tables, f"Tables over {self.world_size} devices", file=out)
         print_table(self._devices(), "\nOf each device", file=out)
@@ -106,16 +105,14 @@ class Estimate:
             note = f"; {without} more do not fit" if without else ""
             print_table(rows, f"\nCompared: {len(fits)} placements{note}", file=out)
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
-        return "\n".join(
-            [
-                *lines,
-                "",
-                f"{self.examples_per_second:,.0f} examples/s: {1e3 * self.step_seconds:.2f} ms a step of {self.global_batch:,}, "
-                f"{self.communication_share:.0%} of it communication",
-                f"each device sends {self.traffic.total:,} bytes a step and takes {self.allocated:,} bytes for tables and slots",
-                f"balance (most / mean): memory {self.memory_balance:.2f}, looked-up rows {self.row_balance:.2f}",
-            ]
-        )
+        lines += [
+            "",
+            f"{self.examples_per_second:,.0f} examples/s: {1e3 * self.step_seconds:.2f} ms a step of {self.global_batch:,}, "
+            f"{self.communication_share:.0%} of it communication",
+            f"each device sends {self.traffic.total:,} bytes a step and takes {self.allocated:,} bytes for tables and slots",
+            f"balance (most / mean): memory {self.memory_balance:.2f}, looked-up rows {self.row_balance:.2f}",
+        ]
+        return "\n".join(lines)
 
     def _devices(self) -> list[dict[str, Any]]:
         if self.world_size <= _SHOWN_DEVICES:
@@ -124,12 +121,7 @@ class Estimate:
                 for rank, (held, read) in enumerate(zip(self.held, self.read, strict=True))
             ]
         return [
-            {
-                "device": name,
-                "bytes held": int(of(self.held)),
-                "allocated": self.allocated,
-                "rows looked up": float(of(self.read)),
-            }
+            {"device": name, "bytes held": int(of(self.held)), "allocated": self.allocated, "rows looked up": float(of(self.read))}
             for name, of in (("least", np.min), ("mean", np.mean), ("most", np.max))
         ]
 
@@ -153,7 +145,7 @@ def explain(
     machine: Machine | str | Mapping[str, Any] = "a100",
     **options: Any,
 ) -> Estimate:
-    """What an existing plan costs.
+    """The costs of an existing plan.
 
     Args:
         plan: A plan, made for that schema and width.
@@ -173,48 +165,26 @@ def explain(
     (16000, 16000)
     """
     work = Workload.of(schema, embedding_dim, **options)
-    if work.shapes != plan.shapes:
-        odd = sorted(n for n in {*work.shapes, *plan.shapes} if work.shapes.get(n) != plan.shapes.get(n))[0]
-        raise ValueError(
-            f"the plan is for other tables: {odd!r} has (rows, width) {work.shapes.get(odd, 'none')} by the schema, "
-            f"{plan.shapes.get(odd, 'none')} in the plan. Give the schema, embedding_dim and quotient_remainder that it was made "
-            "with."
-        )
+    advice = "Give the schema, embedding_dim and quotient_remainder that it was made with."
+    plan.check_shapes(work.shapes, "by the schema", advice)
     check_slots(work, {name: placement.kind for name, placement in plan.placements.items()})
     return weigh(work, plan.world_size, plan.placements, Machine.of(machine), {})
 
 
 def check_slots(work: Workload, kinds: Mapping[str, str]) -> None:
-    """Refuse column parts of tables whose slot is one number for a whole row.
-
-    Raises:
-        ValueError: there is such a table.
-    """
-    if work.optimizer == "rowwise_adagrad":
-        for name, kind in kinds.items():
-            if kind == "column_wise":
-                raise ValueError(
-                    f"plan: table {name!r} is column_wise, but row-wise Adagrad has one accumulator for a whole row, which column "
-                    "parts cannot share; use row_wise or table_wise, or optimizer='adagrad'."
-                )
+    """`ValueError` for column parts of tables whose slot is one number for a whole row."""
+    for name, kind in kinds.items():
+        if kind == "column_wise" and work.optimizer == "rowwise_adagrad":
+            raise ValueError(
+                f"plan: table {name!r} is column_wise, but row-wise Adagrad has one accumulator for a whole row, which column "
+                "parts cannot share; use row_wise or table_wise, or optimizer='adagrad'."
+            )
 
 
 def weigh(
-    work: Workload,
-    world_size: int,
-    placements: Mapping[str, Placement | tuple[str, Sequence[int]]],
-    machine: Machine,
-    reasons: Mapping[str, str],
+    work: Workload, world_size: int, placements: Mapping[str, Placement], machine: Machine, reasons: Mapping[str, str]
 ) -> Estimate:
-    """What a placement costs.
-
-    Args:
-        work: The training step.
-        world_size: N.
-        placements: Stored table's name → placement, or its kind and ranks.
-        machine: What it runs on.
-        reasons: Why, by table.
-    """
+    """The costs of a placement, with the reasons by table."""
     groups = loads(work, world_size, placements)
     held, read = np.zeros(world_size), np.zeros(world_size)
     for group in groups:
@@ -222,13 +192,11 @@ def weigh(
         read = read + group.read
     tables = []
     for name, placement in placements.items():
-        kind, ranks = (placement.kind, placement.ranks) if isinstance(placement, Placement) else placement
-        use = work.tables[name]
-        parts = len(ranks)
-        where = "all" if kind == "replicate" else _listed(ranks, world_size)
+        use, parts = work.tables[name], len(placement.ranks)
+        where = "all" if placement.kind == "replicate" else _listed(placement.ranks, world_size)
         tables.append(
             {"table": name, "rows": use.rows, "width": use.width, "bytes": work.table_bytes(name), "ids": use.ids,
-             "sharding": kind, "parts": max(parts, 1), "devices": where, "reason": reasons.get(name, "given")}
+             "sharding": placement.kind, "parts": max(parts, 1), "devices": where, "reason": reasons.get(name, "given")}
         )  # fmt: skip
     sent = traffic_of(world_size, groups, work.global_batch, work.weighted, work.dense_parameters)
     return Estimate(

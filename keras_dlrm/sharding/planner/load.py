@@ -47,12 +47,7 @@ class GroupLoad:
 def loads(
     workload: Workload, world_size: int, placements: Mapping[str, Placement | tuple[str, Sequence[int]]]
 ) -> list[GroupLoad]:
-    """The groups of a placement, replicated ones last.
-
-    Args:
-        workload: Whose tables they are.
-        world_size: N.
-        placements: Stored table's name → placement, or its kind and ranks.
+    """The groups of a placement, replicated ones last. A table's placement may also be its kind and ranks.
 
     Example:
 

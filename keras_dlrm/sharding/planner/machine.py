@@ -58,19 +58,14 @@ class Machine:
     source: str = ""
 
     def __post_init__(self) -> None:
-        def keep(field: str, value: Any) -> None:
-            object.__setattr__(self, field, value)
-
-        for field in ("memory_bytes", "flops", "memory_bandwidth", "link_bandwidth"):
-            keep(field, number("Machine", field, getattr(self, field), low=math.ulp(0.0)))
-        for field in ("link_latency", "message_seconds", "row_seconds", "step_seconds"):
-            keep(field, number("Machine", field, getattr(self, field)))
-        keep("devices_per_node", integer("Machine", "devices_per_node", self.devices_per_node))
-        keep("shared", boolean("Machine", "shared", self.shared))
-        if self.network_bandwidth is not None:
-            keep("network_bandwidth", number("Machine", "network_bandwidth", self.network_bandwidth, low=math.ulp(0.0)))
-        if self.network_latency is not None:
-            keep("network_latency", number("Machine", "network_latency", self.network_latency))
+        above_zero = {"memory_bytes", "flops", "memory_bandwidth", "link_bandwidth", "network_bandwidth"}
+        for field in (*sorted(above_zero), "link_latency", "network_latency", "message_seconds", "row_seconds", "step_seconds"):
+            value = getattr(self, field)
+            if value is not None or field not in ("network_bandwidth", "network_latency"):
+                low = math.ulp(0.0) if field in above_zero else 0.0
+                object.__setattr__(self, field, number("Machine", field, value, low=low))
+        object.__setattr__(self, "devices_per_node", integer("Machine", "devices_per_node", self.devices_per_node))
+        object.__setattr__(self, "shared", boolean("Machine", "shared", self.shared))
 
     @classmethod
     def of(cls, value: Any) -> Machine:
@@ -98,9 +93,7 @@ class Machine:
             except ValueError as error:
                 raise ValueError(f"machine file {path}: {error}") from None
         if not isinstance(value, Mapping):
-            raise ValueError(
-                f"machine={value!r} must be a Machine, one of {list(MACHINES)}, or a mapping of its values."
-            )
+            raise ValueError(f"machine={value!r} must be a Machine, one of {list(MACHINES)}, or a mapping of its values.")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in value:
             if name not in known:

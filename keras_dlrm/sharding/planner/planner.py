@@ -71,23 +71,10 @@ def plan(
 
 
 def plan_for(
-    work: Workload,
-    world_size: int,
-    constraints: Mapping[str, Any] | None = None,
-    machine: Machine | str | Mapping[str, Any] = "a100",
-    memory_bytes: float | None = None,
-    even_memory: bool = False,
-) -> ShardingPlan:
-    """As `plan`, of a workload.
-
-    Args:
-        work: The training step.
-        world_size: N.
-        constraints: As for `plan`.
-        machine: As for `plan`.
-        memory_bytes: As for `plan`.
-        even_memory: As for `plan`.
-    """
+    work: Workload, world_size: int, constraints: Mapping[str, Any] | None = None,
+    machine: Machine | str | Mapping[str, Any] = "a100", memory_bytes: float | None = None, even_memory: bool = False,
+) -> ShardingPlan:  # fmt: skip
+    """A plan for a workload; the other arguments are those of `plan`."""
     n = integer("plan", "world_size", world_size, high=MOST_PROCESSES)
     machine = Machine.of(machine)
     limit = _OF_MEMORY * machine.memory_bytes / machine.crowd(n) if memory_bytes is None else memory_bytes

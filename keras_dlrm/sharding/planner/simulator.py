@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_dlrm.files.durable import write
 from keras_dlrm.sharding.planner.estimate import COMMUNICATION, Estimate
 from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.sharding.planner.planner import plan_for
@@ -14,7 +16,7 @@ from keras_dlrm.sharding.planner.workload import Workload
 
 SIZES = tuple(2**i for i in range(13))
 _OTHER = ("overhead", "dense_layers", "lookup_and_update")
-_COLOURS = ("#BBBBBB", "#0072B2", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+_COLORS = ("#BBBBBB", "#0072B2", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _GRID = "#333333", "#E3E3E3"
 
 
@@ -66,11 +68,7 @@ def simulate(
 
 
 def table(found: Mapping[int, Estimate | None]) -> list[dict[str, Any]]:
-    """A line per number of devices, as `print_table` takes them.
-
-    Args:
-        found: Of `simulate`.
-    """
+    """A line per number of devices, as `print_table` takes them, from what `simulate` gave."""
     first = next(((size, each) for size, each in found.items() if each is not None), None)
     lines: list[dict[str, Any]] = []
     for size, each in found.items():
@@ -130,10 +128,10 @@ def scaling_png(
     left.legend(frameon=False, fontsize=9.5, loc="upper left")
     bottom = [0.0] * len(sizes)
     places = range(len(sizes))
-    for name, colour in zip((*_OTHER, *COMMUNICATION), _COLOURS, strict=True):
+    for name, color in zip((*_OTHER, *COMMUNICATION), _COLORS, strict=True):
         share = [each.seconds[name] / each.step_seconds for each in fits.values()]
         if max(share) >= 0.005:
-            right.bar(places, share, 0.8, bottom, color=colour, label=name.replace("_", " "))
+            right.bar(places, share, 0.8, bottom, color=color, label=name.replace("_", " "))
         bottom = [below + more for below, more in zip(bottom, share, strict=True)]
     right.set_xticks(list(places), [str(size) for size in sizes])
     right.tick_params(axis="x", rotation=45 if len(sizes) > 8 else 0)
@@ -145,10 +143,12 @@ def scaling_png(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=9)
     left.set_xticks(sizes, [str(size) for size in sizes], rotation=45 if len(sizes) > 8 else 0)
-    # Weak scaling over few devices stays within a power of ten, whose ends alone would be labelled.
+    # Weak scaling over few devices stays within a power of ten, whose ends alone would be labeled.
     within = max(rates) < 20 * min(rates)
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if within else (1,)))
     left.yaxis.set_major_formatter(EngFormatter(sep=""))
     left.minorticks_off()
     left.grid(color=_GRID)
-    figure.savefig(path, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write(path, drawn.getvalue())

@@ -20,14 +20,7 @@ def allocated(work: Workload, groups: Sequence[GroupLoad]) -> int:
 
 
 def seconds(work: Workload, n: int, groups: Sequence[GroupLoad], machine: Machine) -> dict[str, float]:
-    """Seconds of a step by part, each part as long as that of the slowest process.
-
-    Args:
-        work: The training step.
-        n: Number of processes.
-        groups: Of `loads`.
-        machine: What it runs on.
-    """
+    """Seconds of a step by part, each part as long as that of the slowest of `n` processes."""
     batch, crowd = math.ceil(work.global_batch / n), machine.crowd(n)
     moved = traffic_of(n, groups, work.global_batch, work.weighted, work.dense_parameters)
     shrink = work.wire_bytes / 4

@@ -37,49 +37,27 @@ class Traffic:
 
 
 def traffic(layout: Layout, global_batch: int, weighted: bool, dense_parameters: int) -> Traffic:
-    """What a step of all processes together costs each of them. It does not depend on the size of any table.
-
-    Args:
-        layout: Of the plan.
-        global_batch: Examples of all processes.
-        weighted: Whether the batch has `"weights"`.
-        dense_parameters: Number of the model's other trainable parameters.
-    """
+    """Bytes that a step of all processes together costs each of them. They do not depend on the size of any table."""
     return traffic_of(layout.plan.world_size, layout.groups, global_batch, weighted, dense_parameters)
 
 
-class Counts(Protocol):
-    """What a `Group` has that traffic depends on."""
+class _Counts(Protocol):
+    """The counts of a group that traffic depends on, as `Group` and `GroupLoad` have them."""
 
     @property
-    def width(self) -> int:
-        """D."""
-
+    def width(self) -> int: ...
     @property
-    def replicated(self) -> bool:
-        """Whether each process has all of the parts."""
-
+    def replicated(self) -> bool: ...
     @property
-    def positions(self) -> int:
-        """P."""
-
+    def positions(self) -> int: ...
     @property
-    def outputs(self) -> int:
-        """F."""
+    def outputs(self) -> int: ...
 
 
 def traffic_of(
-    world_size: int, groups: Sequence[Counts], global_batch: int, weighted: bool, dense_parameters: int
+    world_size: int, groups: Sequence[_Counts], global_batch: int, weighted: bool, dense_parameters: int
 ) -> Traffic:
-    """As `traffic`, from the groups' counts alone.
-
-    Args:
-        world_size: N.
-        groups: Of a layout, or what is known of them without one.
-        global_batch: Examples of all processes.
-        weighted: Whether the batch has `"weights"`.
-        dense_parameters: Number of the model's other trainable parameters.
-    """
+    """As `traffic`, from the groups' counts alone."""
     n = world_size
     others, batch = n - 1, math.ceil(global_batch / n)
     exchanged = [group for group in groups if not group.replicated]

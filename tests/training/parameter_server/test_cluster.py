@@ -7,6 +7,8 @@ import pytest
 
 from keras_dlrm.parameter_server.cluster import SERVER_LOST, launch, loopback, task
 
+pytestmark = pytest.mark.neutral
+
 # Each process notes its task in a file of its own, then does what the test says.
 PROGRAM = """
 import json, os, sys, time, pathlib

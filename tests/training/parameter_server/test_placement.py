@@ -9,6 +9,8 @@ import keras_dlrm as kd
 from keras_dlrm.parameter_server.placement import default_plan, for_servers, split
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, place
 
+pytestmark = pytest.mark.neutral
+
 SIZES = {"a": 100, "b": 7, "c": 3, "d": 40}
 SHAPES = {name: (rows, 4) for name, rows in SIZES.items()}
 

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from children import runs
+from helpers.children import runs
 
 import keras_dlrm as kd
 from keras_dlrm.parameter_server.cluster import SERVER_LOST, loopback

@@ -1,1 +1,1 @@
-"""Click logs with a known best answer."""
+"""Planted click logs, whose true probabilities and best possible AUC are known."""

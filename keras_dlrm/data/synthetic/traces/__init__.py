@@ -1,1 +1,1 @@
-"""Click logs whose ids repeat as in a recorded trace."""
+"""Click logs whose ids repeat with a given locality (stack distances)."""

@@ -1,1 +1,1 @@
-"""Twins: synthetic logs with the statistics of a real one."""
+"""Twins: statistics of a private log, and synthetic logs drawn from them."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any
 
 import numpy as np
 
 from keras_dlrm.data.synthetic.twin.statistics import SparseStatistics, Statistics
+from keras_dlrm.files.durable import write
 
 # Color-blind safe (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -148,7 +150,9 @@ def comparison_png(
         values = np.concatenate([[*c.values] for c in list(first.dense.values())[:SHOWN]])
         if np.abs(values).max() > 20.0 * max(np.median(np.abs(values)), 1e-6):
             dense.set_xscale("symlog")
-    figure.savefig(path, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write(path, drawn.getvalue())
 
 
 def _by_octave(column: SparseStatistics) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from table_logs import contents
 
+from helpers.table_logs import contents
 from keras_dlrm.data.jobs.staging import Staging
 
 # Imports once, and works off each line that it reads in a process of its own; nothing that is used here leaves threads.

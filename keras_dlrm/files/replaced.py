@@ -1,4 +1,4 @@
-"""Files that an export may put another one in place of."""
+"""Files that may take the place of one of their own kind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 from keras_dlrm.files.durable import check_file
 
 
+def is_png(start: bytes) -> bool:
+    """Whether a file that begins so is a picture in the format PNG."""
+    return start.startswith(b"\x89PNG\r\n\x1a\n")
+
+
 def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes], bool]) -> None:
     """See that a model file may be written: there is none, or one of the same kind.
 
     Args:
-        kind: The export, for the error.
+        kind: The export or the option, for the error.
         path: The file.
         example: A name that it could have in a folder.
         is_one: Whether a file that begins with some bytes is of the kind.
@@ -27,4 +32,4 @@ def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes]
     if path.exists():
         with open(path, "rb") as file:
             if not is_one(file.read(32)):
-                raise FileExistsError(f"{kind}: {path} is a file that no export of this kind wrote; give another path.")
+                raise FileExistsError(f"{kind}: {path} is a file of another kind, which is not replaced; give another path.")

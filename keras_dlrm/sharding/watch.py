@@ -1,0 +1,84 @@
+"""What a launcher sees of its processes: their signs of life, and what they said before they failed."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = "KERAS_DLRM_HEARTBEATS"
+PROCESS = "KERAS_DLRM_PROCESS"
+EVERY = 1.0  # seconds between two signs of life
+PHASES = ("begin", "data", "step", "end")
+# Step, phase, and how many signs of life came before: whoever watches has a clock of its own, and no time of day can jump.
+RECORD = struct.Struct("<qqq")
+FAILURES = "failures"
+
+
+class Beat(NamedTuple):
+    """The last sign of life of a process.
+
+    Attributes:
+        step: Its step.
+        phase: `"begin"`, `"data"`, `"step"` or `"end"`.
+        silent: Seconds since then, by the clock of whoever watches.
+    """
+
+    step: int
+    phase: str
+    silent: float
+
+
+class Failure(NamedTuple):
+    """What a process said of its end; see `heartbeat.beats.fail`."""
+
+    process: int
+    error: str
+    code: int
+    ends: bool
+
+
+class Watch:
+    """The processes of a run, as their signs of life show them.
+
+    Args:
+        folder: Where they write.
+
+    Attributes:
+        clock: Seconds of watching so far. Where this process itself did not run, stopped or without a core, they do not count.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = 0.0
+        self._looked = time.monotonic()
+        self._last: dict[int, tuple[bytes, float]] = {}  # the record, and when it first was there
+
+    def look(self) -> dict[int, Beat]:
+        """The last sign of life of each process that gives any, by number. To be called more than once a second."""
+        now = time.monotonic()
+        self.clock, self._looked = self.clock + min(now - self._looked, EVERY), now
+        last = {}
+        for path in sorted(self.folder.iterdir()):
+            if path.name.isdecimal():
+                process = int(path.name)
+                first, second = path.read_bytes(), path.read_bytes()
+                before = self._last.get(process)
+                if len(first) == RECORD.size and first == second and (before is None or before[0] != first):
+                    last[process] = (first, self.clock)
+                elif before is not None:  # as it was, or in the middle of a write
+                    last[process] = before
+        self._last = last
+        return {process: self._beat(*each) for process, each in last.items()}
+
+    def _beat(self, record: bytes, since: float) -> Beat:
+        step, phase, _ = RECORD.unpack(record)
+        return Beat(step, PHASES[phase], self.clock - since)
+
+    def failures(self) -> list[Failure]:
+        """What processes said of their ends, the first to do so first."""
+        path = self.folder / FAILURES
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [Failure(**json.loads(line)) for line in lines]

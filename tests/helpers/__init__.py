@@ -1,0 +1,1 @@
+"""What tests of several folders share: logs, exported models, runtimes, interpreters, processes."""
