@@ -1,4 +1,4 @@
-"""How many other ids were met since an id was last met: the measure of locality."""
+"""Stack distances, the measure of locality: numbers of other ids that were met since an id was last met."""
 
 from __future__ import annotations
 
