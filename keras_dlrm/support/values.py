@@ -54,8 +54,8 @@ def as_list(values: Any) -> Any:
     if isinstance(values, np.ndarray) and values.ndim > 1:
         return [as_list(row) for row in values]
     if np.ma.isMaskedArray(values):
-        mask, values_inside = np.ma.getmaskarray(values).tolist(), as_list(np.ma.getdata(values))
-        return [None if hidden else value for value, hidden in zip(values_inside, mask, strict=True)]
+        mask, data = np.ma.getmaskarray(values).tolist(), as_list(np.ma.getdata(values))
+        return [None if hidden else value for value, hidden in zip(data, mask, strict=True)]
     if isinstance(values, np.ndarray) and values.dtype not in (object, np.float32, np.float16):
         return values.tolist()
     return [as_list(value) if isinstance(value, (list, tuple, np.ndarray)) else value for value in values]
@@ -101,19 +101,19 @@ def real_array(who: str, values: Any) -> np.ndarray:
 
 
 def _of_objects(who: str, array: np.ndarray) -> np.ndarray:
-    numbers_of = np.empty(array.shape, np.float64)
+    floats = np.empty(array.shape, np.float64)
     for place, value in enumerate(array.flat):
         if is_missing(value):
-            numbers_of.flat[place] = np.nan
+            floats.flat[place] = np.nan
         elif is_number(value):
-            numbers_of.flat[place] = _as_float(value)
+            floats.flat[place] = _as_float(value)
         else:
             row = np.unravel_index(place, array.shape)[0]
             raise TypeError(
                 f"{who} has {value!r}, of type {type(value).__name__}, in row {row}; it must be numeric, with real numbers or "
                 "booleans."
             )
-    return numbers_of
+    return floats
 
 
 def _as_float(value: Any) -> float:
