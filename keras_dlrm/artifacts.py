@@ -43,7 +43,7 @@ class VerifiedFile:
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What `verify` found to be whole.
+    """Files that `verify` read and found to be as they were written.
 
     Args:
         path: What was verified.
@@ -115,7 +115,7 @@ def _counted(progress: Progress | None, total: int) -> Done:
 
 
 def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Found]]:
-    """What something is, by the names of its files: what they hold may be damaged."""
+    """The kind of a folder or file, by the names of its files: their content may be damaged."""
     if not path.is_dir():
         if path.is_file() and path.suffix in _FILES:
             return _FILES[path.suffix]

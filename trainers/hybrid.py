@@ -1,4 +1,4 @@
-"""What the trainers of sharded models share: their command line, their log, their report."""
+"""Training, resume and report that the trainers of sharded models share."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def bytes_per_step(self) -> float:
-        """What a step moved. On JAX only the first one of a kind is counted, as it is compiled."""
+        """Bytes that a step moved. On JAX only the first one of a kind is counted, as it is compiled."""
         moved = np.diff(self._bytes)
         return float(np.median(moved[moved > 0])) if moved.any() else 0.0
 

@@ -79,7 +79,7 @@ def check_written(folder: Path, part: dict[str, Any]) -> None:
 
 
 def _changed(piece: Piece, base: Base, part: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which rows are not as in another checkpoint, and these rows; `None` where it was split otherwise."""
+    """Numbers of the rows that differ from another checkpoint, and these rows; `None` where it was split otherwise."""
     before = base.array_of(part)
     if before is None:
         return None

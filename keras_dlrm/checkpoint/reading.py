@@ -48,7 +48,7 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
 
 
 def read(state: State, directory: Path, step: int | None = None) -> dict[str, Any] | None:
-    """As `restore`, into a state."""
+    """Load a checkpoint into a state, as `restore` does into a model."""
     found, failure = None, None
     try:
         found = _checked(state, directory, step)
@@ -137,7 +137,7 @@ def _base(directory: Path, manifest: dict[str, Any]) -> Base | None:
 
 
 def _dense(folder: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What every process has, by name."""
+    """Arrays that every process has, by name."""
     path = folder / DENSE
     data = path.read_bytes()
     if manifest.get("dense_checksum", "") not in ("", hashlib.sha256(data).hexdigest()):
@@ -244,7 +244,7 @@ def _check(
 
 
 def _rows(stored: Stored, part: dict[str, Any], piece: Piece) -> Iterator[tuple[int, np.ndarray]]:
-    """What a stored part and a piece have in common: rows of the piece, each with the first one's number."""
+    """The intersection of a stored part and a piece: rows of the piece in blocks, each with its first row's number."""
     shard = piece.shard
     (low, high), (left, right) = part["rows"], part["columns"]
     start, stop = max(low, shard.start), min(high, shard.stop)

@@ -1,4 +1,4 @@
-"""What a training run consists of: parts of tables and slots here, and what every process has."""
+"""State of a training run: the pieces of tables and slots in this process, and variables that every process has."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _slots(model: Any, table: Any) -> dict[str, Any]:
 
 
 def dense_variables(model: Any) -> dict[str, Any]:
-    """What every process has, by names that do not depend on the backend: parameters, generators, the optimizer's own.
+    """Variables that every process has, by names that do not depend on the backend: parameters, generators, the optimizer's own.
 
     Raises:
         ValueError: the model is not built.

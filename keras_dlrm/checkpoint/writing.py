@@ -88,7 +88,7 @@ def save(
 def write(
     state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None = 2, incremental: bool = False
 ) -> Path:
-    """As `save`, from a state."""
+    """Write a checkpoint of a state, as `save` does of a model."""
     team = _Team(state.shared)
     final = folder_of(directory, step)
     partial = directory / f".{final.name}.partial"
@@ -192,7 +192,7 @@ def _remove_partial(folder: Path) -> None:
 
 
 def _owner(folder: Path) -> str:
-    """What the marker of a checkpoint says under each of its names; checkpoints may be copied with the folder around them."""
+    """The owner in a checkpoint's marker, under each of its names; checkpoints may be copied with the folder around them."""
     return identity("checkpoint", folder.name.removeprefix(".").partition(".")[0])
 
 

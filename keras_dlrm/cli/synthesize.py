@@ -91,7 +91,7 @@ def planted(
     schema: Schema, rows: tuple[int, int, int], drift_rows: int | None, drift_effects: float, drift_popularity: float,
     cold_share: float | None, cold_arrive: tuple[int, int] | None, cold_parts: tuple[str, ...], **options: Any,
 ) -> Any:  # fmt: skip
-    """From known click probabilities: the best possible AUC and log loss are known.
+    """Draw clicks from known probabilities: the best possible AUC and log loss are known.
 
     With --drift-rows or --cold-share, the parts follow each other in time: train, valid, test.
     """

@@ -1,4 +1,4 @@
-"""Which server has which rows."""
+"""Placement of rows on parameter servers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def default_plan(shapes: dict[str, tuple[int, int]], servers: int) -> ShardingPl
 
 
 def for_servers(plan: ShardingPlan, servers: int) -> ShardingPlan:
-    """What a plan means where its ranks are parameter servers: each row lies on one of them, as a whole.
+    """A plan whose ranks are parameter servers: each row lies on one of them, as a whole.
 
     A *replicated* table lies whole on the server that has the fewest bytes: workers keep nothing. One that is split by
     *columns* is split by rows over the same servers: the same bytes for each of them, and a row rule sees whole rows.

@@ -31,7 +31,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a lookup asked of one server.
+    """The part of a lookup that one server answers.
 
     Attributes:
         server: Which one.

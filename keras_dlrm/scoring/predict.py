@@ -34,7 +34,7 @@ Progress = Callable[[int, int | None, str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """What was written.
+    """A written file of predictions.
 
     Args:
         path: The file.

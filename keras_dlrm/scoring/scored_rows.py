@@ -146,7 +146,7 @@ class FileRows:
 
 
 def _promised(file: TableFile, rows: int) -> int:
-    """How many rows the file says it has; `rows` where it does not say."""
+    """The number of rows that the file says it has; `rows` where it does not say."""
     if isinstance(file, PartitionedFile):
         return _promised(file.file, rows)
     return file.rows() if isinstance(file, (ParquetFile, FrameFile)) else rows

@@ -58,7 +58,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """How pooled vectors are made of outputs, of those vectors of a stack that are made alike.
+    """Recipe of the vectors of a stack that are made alike: which outputs they are made of.
 
     Attributes:
         group: Which group's outputs.
@@ -74,7 +74,7 @@ class Made:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What each process keeps, is asked for and answers.
+    """The rows that each process keeps, is asked for and answers.
 
     Attributes:
         plan: The plan.

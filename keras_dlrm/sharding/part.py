@@ -51,7 +51,7 @@ def part_of(batch: Any, rank: int, world_size: int, devices: int = 1) -> Any:
 
 
 class Part(keras.utils.PyDataset):
-    """Of a dataset of whole batches, one process's part of each.
+    """One process's part of each batch of a dataset.
 
     Args:
         dataset: A `PyDataset`, such as a split's `dataset(…)`, that is the same in all processes.

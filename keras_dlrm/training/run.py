@@ -1,4 +1,4 @@
-"""From an experiment and processed data to a trained, scored and saved model."""
+"""A training run: an experiment and processed data become a trained, scored and saved model."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _train(
 
 
 def _check_parts(data: Any) -> dict[str, Any]:
-    """What a run's folder remembers of its data; an error where a part cannot be scored."""
+    """Fingerprint of a run's data for its folder; an error where a part cannot be scored."""
     digest = hashlib.sha256(data.schema.to_json().encode())
     for name in data.splits:
         labels = np.asarray(data.split(name).labels)
@@ -149,7 +149,7 @@ def _check_parts(data: Any) -> dict[str, Any]:
 
 
 def _rows_digest(data: Any, name: str) -> str:
-    """What tells a part's rows from others: checksums of its arrays; of a log without them, some of its rows."""
+    """Digest that tells a part's rows from others: of its arrays' checksums; of a log without them, of some of its rows."""
     listed = getattr(data, "manifest", {}).get("files", {})
     arrays = {file: entry["sha256"] for file, entry in listed.items() if file.startswith(f"{name}/")}
     if arrays:

@@ -34,7 +34,7 @@ def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tu
 
 
 def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
-    """What `write_listing` was given.
+    """Read what `write_listing` was given.
 
     Args:
         folder: The run's.

@@ -168,7 +168,7 @@ def add_table(layer: Any, name: str, shape: tuple[int, int], dtype: str, replica
 
 
 def _place(owner: int, variable: Any) -> tuple[int, int]:
-    """Where a rank's rows of a variable are among those of this process, and how many ranks this process has."""
+    """The place of a rank's rows of a variable among those of this process, and the number of ranks of this process."""
     value = variable.value
     if not isinstance(value, tf.distribute.DistributedValues):
         return owner - process_rank(), 1

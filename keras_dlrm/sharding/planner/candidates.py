@@ -35,7 +35,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The thresholds in words."""
         words = [f"replicate to {size(self.replicate)}"] if self.replicate else []
         if self.cap == 0:
             words.append("row-wise over all")
@@ -177,7 +177,7 @@ def _reason(kind: str, number: int, share: float, candidate: Candidate, n: int) 
 
 
 class _Spread:
-    """What each process has so far, and where the next part goes."""
+    """Bytes and work of each process so far, and the place of the next part."""
 
     def __init__(self, cost: _Cost, n: int, even: bool, room: float) -> None:
         self.cost, self.work, self.n, self.even, self.room = cost, cost.work, n, even, room

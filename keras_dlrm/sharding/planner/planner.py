@@ -32,7 +32,7 @@ def plan(
     even_memory: bool = False,
     **options: Any,
 ) -> ShardingPlan:
-    """Where each table goes: the fastest of a few dozen candidates, by prediction, among those that fit the memory.
+    """Place each table: the fastest of a few dozen candidates, by prediction, among those that fit the memory.
 
     Candidates differ in thresholds: up to which size tables are replicated, from which size (or share of the work) they are
     split by rows or columns, and whether whole tables and parts are spread by work alone or by bytes, too. `print(plan)` shows
