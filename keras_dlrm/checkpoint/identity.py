@@ -53,13 +53,13 @@ def of_training(model: Any) -> dict[str, Any]:
     Args:
         model: A compiled model.
     """
-    found = identity(model)
+    described = identity(model)
     for part, optimizer in (("optimizer", model.optimizer.dense), ("embedding_optimizer", model.optimizer.rows)):
         config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
-        found[part] = {"class": type(optimizer).__name__, **_plain(config)}
+        described[part] = {"class": type(optimizer).__name__, **_plain(config)}
     loss = model.loss
     named = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    return {**found, "loss": {"class": named, "config": _config(loss)}, "dtype": model.dtype_policy.name}
+    return {**described, "loss": {"class": named, "config": _config(loss)}, "dtype": model.dtype_policy.name}
 
 
 def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:

@@ -144,12 +144,12 @@ def _opened(folder: Path, part: dict[str, Any], name: str, shape: tuple[int, ...
     if "checksums" in part and digest(metadata(path)) != part["checksums"].get(name):
         raise Damaged(f"{metadata(path)} does not match its checksum")
     try:
-        found = open_array(path)
+        array = open_array(path)
     except ValueError as error:  # all that tensorstore raises
         raise Damaged(f"{path}: {_said(error)}") from error
-    if tuple(found.shape) != shape:
-        raise Damaged(f"{path} has shape {tuple(found.shape)}; the manifest says {shape}")
-    return found
+    if tuple(array.shape) != shape:
+        raise Damaged(f"{path} has shape {tuple(array.shape)}; the manifest says {shape}")
+    return array
 
 
 def _read(array: Any, path: Path) -> np.ndarray:

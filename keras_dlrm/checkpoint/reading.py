@@ -49,18 +49,18 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
 
 def read(state: State, directory: Path, step: int | None = None) -> dict[str, Any] | None:
     """Load a checkpoint into a state, as `restore` does into a model."""
-    found, failure = None, None
+    checked, failure = None, None
     try:
-        found = _checked(state, directory, step)
+        checked = _checked(state, directory, step)
     except Exception as error:  # the others wait for this one's word, whatever it is
         failure = error
     if state.shared:
-        _agree(directory, None if found is None else found[0]["step"], failure)
+        _agree(directory, None if checked is None else checked[0]["step"], failure)
     if failure is not None:
         raise failure
-    if found is None:
+    if checked is None:
         return None
-    manifest, arrays, needed = found
+    manifest, arrays, needed = checked
     for name, variable in state.dense.items():
         variable.assign(arrays[name].astype(value_of(variable).dtype))
     base = _base(directory, manifest)
@@ -99,8 +99,8 @@ def verify(directory: str | Path, step: int | None = None) -> list[int]:
     steps = steps_in(directory)
     if not steps or (step is not None and step not in steps):
         raise FileNotFoundError(f"verify: {directory} has no checkpoint{'' if step is None else f' of step {step}'}.")
-    found = steps if step is None else [step]
-    for each in found:
+    chosen = steps if step is None else [step]
+    for each in chosen:
         folder = folder_of(directory, each)
         check_marker(folder)
         manifest = read_manifest(folder)
@@ -113,7 +113,7 @@ def verify(directory: str | Path, step: int | None = None) -> list[int]:
                     stored.read(start, min(start + ROWS, part["shape"][0]))
         except _DAMAGE as error:
             raise ValueError(f"verify: {folder} is damaged ({error}).") from error
-    return found
+    return chosen
 
 
 def _number(folder: Path) -> int:
@@ -223,8 +223,8 @@ def _check(
         if kind == "tables" and table not in tables and not state.shared:
             raise ValueError(f"{what}: it has a table {table!r}; the model has {sorted(tables)}.")
         if table in tables and (kind, table) not in needed:
-            mine = sorted(kind for kind, name in needed if name == table)
-            raise ValueError(f"{what}: of table {table!r} it has {kind}, the model has {mine}.")
+            own_kinds = sorted(kind for kind, name in needed if name == table)
+            raise ValueError(f"{what}: of table {table!r} it has {kind}, the model has {own_kinds}.")
     for piece in wanted:
         parts = stored.get((piece.kind, piece.shard.table))
         if parts is None:
@@ -237,10 +237,10 @@ def _check(
             part = "" if piece.kind == "tables" else f"{piece.kind} of "
             raise ValueError(f"{what}: {part}table {piece.shard.table!r} has shape {stored_shape} there, {shape} in the model.")
     for name in {*shapes, *dense}:
-        there, here = shapes.get(name), tuple(dense[name].shape) if name in dense else None
-        if there != here:
+        saved_shape, own_shape = shapes.get(name), tuple(dense[name].shape) if name in dense else None
+        if saved_shape != own_shape:
             path = paths.get(name) or dense[name].path
-            raise ValueError(f"{what}: {name} ({path}) has shape {there} there, {here} in the model.")
+            raise ValueError(f"{what}: {name} ({path}) has shape {saved_shape} there, {own_shape} in the model.")
 
 
 def _rows(stored: Stored, part: dict[str, Any], piece: Piece) -> Iterator[tuple[int, np.ndarray]]:

@@ -118,8 +118,8 @@ def write(
         if team.rank == 0:
             dense_checksum = write_dense(partial / DENSE, {name: value_of(v) for name, v in state.dense.items()})
         # What every process has is written by the first.
-        mine = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
-        return [write_piece(partial, piece, base) for piece in mine]
+        own = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
+        return [write_piece(partial, piece, base) for piece in own]
 
     def commit(parts: list[dict[str, Any]]) -> None:
         if team.rank == 0:

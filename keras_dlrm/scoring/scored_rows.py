@@ -157,10 +157,10 @@ def _types(file: TableFile, names: Sequence[str]) -> tuple[Types, bool]:
     own = file.file if isinstance(file, PartitionedFile) else file
     texts = dict.fromkeys(names, pl.String)
     if isinstance(own, (ParquetFile, FrameFile)):
-        there = own.columns()
-        known = own.types([name for name in names if name in there])
+        columns = own.columns()
+        known = own.types([name for name in names if name in columns])
         # The others are those that the folders name; an empty file has none of them.
-        return {**(texts if there else {}), **{name: _plain(kind) for name, kind in known.items()}}, bool(own.rows())
+        return {**(texts if columns else {}), **{name: _plain(kind) for name, kind in known.items()}}, bool(own.rows())
     if isinstance(own, TextFile):
         return texts, bool(own.columns())
     if not isinstance(own, RecordFile):

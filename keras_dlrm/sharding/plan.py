@@ -276,9 +276,9 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
                 f"ShardingPlan: table {name!r} has {entry}; give sharding, one of {list(KINDS)}, and ranks (a list), rows and "
                 "width where they matter."
             )
-        there = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
-        if there != tuple(shapes[name]):
-            raise ValueError(f"ShardingPlan: table {name!r} has (rows, width) {there} there, {tuple(shapes[name])} in the model.")
+        saved = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
+        if saved != tuple(shapes[name]):
+            raise ValueError(f"ShardingPlan: table {name!r} has (rows, width) {saved} there, {tuple(shapes[name])} in the model.")
     n = _world_size(data.get("world_size", 1) if world_size is None else world_size)
     kinds = {name: entries.get(name, {}).get("sharding", "table_wise") for name in shapes}
     # Ranks of another number of processes say nothing.

@@ -144,8 +144,8 @@ def _check_parts(data: Any) -> dict[str, Any]:
                 f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
                 "log so that both occur, or leave the part out."
             )
-    found = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
-    return {**found, "rows": {name: _rows_digest(data, name) for name in data.splits}}
+    fingerprint = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
+    return {**fingerprint, "rows": {name: _rows_digest(data, name) for name in data.splits}}
 
 
 def _rows_digest(data: Any, name: str) -> str:
@@ -198,7 +198,7 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
         check_archive(output / run_files.MODEL, KERAS)  # the best so far, which may stay the best
     _check_experiment(Experiment.load(file), experiment, output)
     if "schema" in data:
-        ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))
+        ours, theirs = (Schema.from_dict(saved["schema"]) for saved in (data, fingerprint))
         check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
     if data["sha256"] != fingerprint["sha256"]:
         raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")

@@ -78,7 +78,7 @@ def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
     Raises:
         ValueError: a file is missing or damaged; the message names it.
     """
-    found: dict[str, Path] = {}
+    checked: dict[str, Path] = {}
     for name in (DATA, RESULT):
         path = folder / name
         if path.is_file():
@@ -87,5 +87,5 @@ def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
                 continue  # of an earlier release
             places = check_sizes(folder, content["files"], path)
             check_contents(places, content["files"], done)
-            found |= {**places, name: path}
-    return found
+            checked |= {**places, name: path}
+    return checked
