@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras import ops
+
 from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.checkpoint.store import (
@@ -76,7 +78,7 @@ def save(
     if step is None:
         if getattr(model, "optimizer", None) is None:
             raise ValueError(f"save: {model.name} is not compiled, and so has no step; compile it, or give step=….")
-        step = int(value_of(model.optimizer.iterations))
+        step = int(ops.convert_to_numpy(model.optimizer.iterations))  # a tensor where gradients are accumulated
     step = integer("save", "step", step, 0)
     try:
         json.dumps(dict(extra or {}))
