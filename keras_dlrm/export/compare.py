@@ -1,4 +1,4 @@
-"""What tables in fewer bytes cost in AUC and normalised entropy."""
+"""Cost of tables in fewer bytes, in AUC and normalized entropy."""
 
 from __future__ import annotations
 

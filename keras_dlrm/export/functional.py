@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.export import signatures
+from keras_dlrm.export.elsewhere import modules_of
 from keras_dlrm.export.requests import example_batch
 
 _OPEN = 3  # what a size that an Input leaves open is in an example
@@ -105,8 +106,7 @@ def write(model: Any, path: Path, folder: Path, run: Any, check: Path) -> None:
         folder / "requests.json", {"requests": {"serving_default": request}, "allowed": allowed, "loaded": sys.maxsize}
     )
     model.save(folder / "model.keras")
-    modules = sorted({type(layer).__module__ for layer in model._flatten_layers()} - {"__main__"})
-    _save(folder / "job.json", {"modules": modules})
+    _save(folder / "job.json", {"modules": modules_of("savedmodel", model)})
     failed = run([sys.executable, "-m", "keras_dlrm.export.tensorflow_functional", str(folder), str(path)], folder)
     if failed:
         raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")

@@ -1,4 +1,4 @@
-"""What a client may ask of an exported model: the names of the signatures and the columns that each takes."""
+"""Signatures of an exported model: their names and the columns of each."""
 
 from __future__ import annotations
 

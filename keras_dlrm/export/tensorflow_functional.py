@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dlrm.export.elsewhere import beside
+from keras_dlrm.export.elsewhere import beside, import_modules
 from keras_dlrm.export.functional import input_names, output_names
 
 
@@ -42,8 +41,7 @@ def write(model: Any, path: Path) -> None:
 
 def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
-    for module in json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))["modules"]:
-        importlib.import_module(module)  # registers the classes that are loaded
+    import_modules(json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))["modules"])
     write(keras.saving.load_model(Path(folder) / "model.keras", compile=False), beside(Path(path)))
 
 

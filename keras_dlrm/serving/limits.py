@@ -1,4 +1,4 @@
-"""What a client may take of the server: bytes, connections and time."""
+"""Limits for clients: bytes, connections and time."""
 
 from __future__ import annotations
 

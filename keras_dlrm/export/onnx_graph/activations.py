@@ -1,4 +1,4 @@
-"""Activations and normalisations of Keras in ONNX."""
+"""Activations and normalizations of Keras in ONNX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a written SavedModel answer as the live model did? Runs by itself, where neither Keras nor this package is imported.
+"""Self-check of a written SavedModel, in a process without Keras or this package.
 
     python -P check.py MODEL REQUESTS.json
 

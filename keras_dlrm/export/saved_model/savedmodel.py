@@ -18,7 +18,7 @@ import numpy as np
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.export import functional as own
 from keras_dlrm.export import signatures
-from keras_dlrm.export.elsewhere import environment
+from keras_dlrm.export.elsewhere import environment, modules_of
 from keras_dlrm.export.requests import expected_probabilities, requests
 from keras_dlrm.export.saved_model import manifest, warmup
 from keras_dlrm.export.saved_model.versions import next_version, publish
@@ -190,7 +190,8 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
                 np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
             part = max(_PART // (4 * stack.stack.width), -(-kept // _PARTS), 1)
             tables.append([kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
-        _save(folder / "job.json", {**job, "model": keras.saving.serialize_keras_object(model), "tables": tables})
+        rebuilt = {"model": keras.saving.serialize_keras_object(model), "modules": modules_of("savedmodel", model)}
+        _save(folder / "job.json", {**job, **rebuilt, "tables": tables})
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
         failed = _run([sys.executable, "-m", "keras_dlrm.export.saved_model.writing", name, str(path)], folder, rows)
         if failed:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
-from keras_dlrm.export.elsewhere import beside
+from keras_dlrm.export.elsewhere import beside, import_modules
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.saved_model import warmup
 from keras_dlrm.export.saved_model.bundle import ServedTables, replace_rows
@@ -35,14 +35,15 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     """Write the SavedModel that a job describes.
 
     Args:
-        job: `model` (its configuration), `preprocessor` (whether `folder` has one), `user_columns`, `default`,
-            `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it has a map), and whether to
-            `warm_up`.
+        job: `model` (its configuration), `modules` (that define its classes), `preprocessor` (whether `folder` has one),
+            `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it
+            has a map), and whether to `warm_up`.
         folder: With `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`.
         path: The SavedModel's folder, which must not exist.
         rows: float32 rows of the tables, in order.
     """
     maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
+    import_modules(job["modules"])
     with stand_in_tables():
         model = keras.saving.deserialize_keras_object(job["model"])
         stand_ins = [] if model.embeddings is None else model.embeddings.tables

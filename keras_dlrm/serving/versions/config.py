@@ -1,4 +1,4 @@
-"""What is served: one folder of versions, or the models of a `models.config` in TensorFlow Serving's own format."""
+"""Configuration of what is served: a folder of versions, or a `models.config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request does to a loaded model, whichever way it came: predict, classify, regress."""
+"""Operations of a request on a loaded model: predict, classify, regress."""
 
 from __future__ import annotations
 

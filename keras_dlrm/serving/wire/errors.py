@@ -1,4 +1,4 @@
-"""What a client is told when its request cannot be answered: a gRPC code and one sentence."""
+"""Errors for clients: gRPC code, HTTP status and one sentence."""
 
 from __future__ import annotations
 
