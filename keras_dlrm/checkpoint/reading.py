@@ -193,8 +193,8 @@ def _checked(
                 pass
     except _DAMAGE as error:
         raise ValueError(
-            f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it is restored. "
-            f"({error})"
+            f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it, if any, is "
+            f"restored. ({error})"
         ) from error
     return manifest, arrays, needed
 
