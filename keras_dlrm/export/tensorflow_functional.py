@@ -1,4 +1,4 @@
-"""Writes the SavedModel of a functional model. Runs in a process of its own, where Keras runs on TensorFlow."""
+"""Writer of a functional model's SavedModel, where Keras runs on TensorFlow."""
 
 from __future__ import annotations
 
