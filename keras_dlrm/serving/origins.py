@@ -1,4 +1,4 @@
-"""Which pages of a browser may use the server: its own, under names that are its own."""
+"""Protection of the server from the pages of others in a browser."""
 
 from __future__ import annotations
 
