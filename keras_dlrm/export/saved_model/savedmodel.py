@@ -216,7 +216,7 @@ def _rebuild(
         if last.startswith("not written"):
             raise RuntimeError(f"savedmodel: {last}")
         raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
-    # -P: beside the program lies a tensorflow.py.
+    # -P: the modules beside the program, such as `warmup`, stand for no others.
     failed = run(["-P", str(CHECK), str(path), str(folder / "requests.json")])[-4000:]
     if failed:
         raise RuntimeError(failed)
