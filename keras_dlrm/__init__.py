@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
+from keras_dlrm.support.registration import register_later
 
 if TYPE_CHECKING:
     from keras_dlrm import (
@@ -65,24 +64,10 @@ def __dir__() -> list[str]:
 
 
 def register() -> None:
-    """Make the package's classes known to Keras, which loads a saved model only where they are."""
+    """Import the modules whose classes Keras has to know to load a saved model."""
     for name in ("models", "schedules", "metrics"):
         importlib.import_module(f"keras_dlrm.{name}")
 
 
-def _chooses_backend_later() -> bool:
-    """Whether this process is the command line, or one of this repository's programs, whose `--backend` comes before Keras.
-
-    A program of anybody else may have an option of that name with a meaning of its own.
-    """
-    program = Path(sys.argv[0] if sys.argv else "")
-    if program.name == "keras-dlrm" or "keras_dlrm.cli" in sys.orig_argv:
-        return True
-    ours = Path(__file__).resolve().parent.parent
-    chooses = any(argument.partition("=")[0] == "--backend" for argument in sys.argv[1:])
-    return chooses and any(ours / folder in program.resolve().parents for folder in ("trainers", "benchmarks"))
-
-
 # `import keras_dlrm` is enough to load a model.
-if not _chooses_backend_later():
-    register()
+register_later("keras_dlrm", register)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_dlrm"
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # The seam, the train steps and the exporters are per framework; nothing else is. One file of the server loads SavedModels.
@@ -37,6 +39,19 @@ def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
     options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, program, "--backend", "spark"], **options)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("first", ["keras_dlrm", "keras_dlrm.layers", "keras_dlrm.embeddings.hashing", "keras"])
+def test_whatever_is_imported_first_the_classes_are_known(first):
+    program = f"import {first}; import keras_dlrm, keras; print(keras.saving.get_registered_object('keras_dlrm>DLRM').__name__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.stdout.split() == ["DLRM"], done.stderr
+
+
+def test_importing_the_package_leaves_the_choice_of_the_backend():
+    program = "import sys, keras_dlrm; print('keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"], done.stderr
 
 
 def imported_packages(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Rows of the first layer behind an interaction, where another library orders its vectors or their products otherwise."""
+"""Reordering of the first top layer's rows, where another library orders vectors or products differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of TensorFlow Recommenders' `Ranking` models → a `DLRM`."""
+"""Weights of TensorFlow Recommenders' `Ranking` models to a `DLRM`."""
 
 from __future__ import annotations
 

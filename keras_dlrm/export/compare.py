@@ -1,4 +1,4 @@
-"""Cost of tables in fewer bytes: their AUC and normalized entropy beside those of the live model."""
+"""Cost of tables in fewer bytes, in AUC and normalized entropy."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import re
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +61,28 @@ def arguments() -> list[str]:
     """Begin such a process: it ends with the one that launched it, and knows the package's classes. Its arguments."""
     end_with_launcher()
     return sys.argv[1:]
+
+
+def modules_of(who: str, model: Any) -> list[str]:
+    """Modules that define the classes of a model's layers, the model's own included.
+
+    `ValueError` where a class is defined in the program that runs, which no other process imports.
+    """
+    classes = {type(layer) for layer in model._flatten_layers()}
+    for own in classes:
+        if own.__module__ == "__main__":
+            raise ValueError(
+                f"{who}: {own.__name__} is defined in the program itself, where the process that writes the model on TensorFlow "
+                "does not find it; move it into a module and import it."
+            )
+    return sorted({own.__module__ for own in classes})
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import the modules that there are, which registers their classes with Keras; of others Keras says what it lacks."""
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def beside(path: Path) -> Path:

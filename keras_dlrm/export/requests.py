@@ -1,4 +1,4 @@
-"""Requests to every signature of an exported model, and what the live model answers: for the self-check and the warm-up."""
+"""Example requests to every signature, and the live model's answers: for self-check and warm-up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures of an exported model: their names, and the columns that each takes."""
+"""Signatures of an exported model: their names and the columns of each."""
 
 from __future__ import annotations
 

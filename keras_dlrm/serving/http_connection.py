@@ -1,4 +1,4 @@
-"""Connections of REST: uvicorn's own, with bounds on their number, headers and time that uvicorn has no setting for."""
+"""REST connections: uvicorn's, with limits on their number, headers and time."""
 
 from __future__ import annotations
 

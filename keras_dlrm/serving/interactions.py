@@ -1,4 +1,4 @@
-"""Features that matter together: second differences of the logit, by taking features away."""
+"""Explanation of a prediction: contributions and interactions of features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds on what a client takes of the server: bytes, connections and time."""
+"""Limits for clients: bytes, connections and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: how long requests take, how they end, and which versions are loaded."""
+"""Prometheus metrics of the server: latencies, results, loaded versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Protection of the server from the pages of others in a browser."""
+"""Check of Host and Origin: which pages of a browser may use the server."""
 
 from __future__ import annotations
 

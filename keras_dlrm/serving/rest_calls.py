@@ -1,4 +1,4 @@
-"""REST requests as functions: an address and a body in, the bytes of the answer out. They run in the pool's threads."""
+"""REST calls (status, metadata, predict, classify, regress, explain) as functions from body to answer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """One suite for every model: parameters, forward pass in NumPy, training from any kind of data, saving."""
 
+import importlib
 import importlib.util
 import warnings
 import zipfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_dlrm import optimizers
+from keras_dlrm.export import onnx, savedmodel
 from keras_dlrm.metrics import NormalizedEntropy
 from keras_dlrm.models import DCN, DLRM, DCNv2
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -718,9 +720,7 @@ def test_a_batch_that_is_no_dict_is_refused():
         dlrm()(X["dense"])
 
 
-def test_an_interaction_of_ones_own_is_exported(tmp_path):
-    from keras_dlrm.export.onnx_graph.export import onnx
-
+def test_an_interaction_of_ones_own_is_exported_to_onnx(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = MODELS["dlrm own layer beside dense"][0]()
     batch, _ = data(rows=6)
@@ -728,3 +728,28 @@ def test_an_interaction_of_ones_own_is_exported(tmp_path):
     types = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
     given = {i.name: batch[i.name].astype(types[i.type]) for i in session.get_inputs()}
     np.testing.assert_allclose(session.run(None, given)[0], model.predict(batch, verbose=0), rtol=1e-5)
+
+
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("own")
+class Mean(keras.layers.Layer):
+    def call(self, vectors):
+        return keras.ops.mean(vectors, axis=1)
+"""
+
+
+@pytest.mark.slow
+def test_an_interaction_of_ones_own_is_exported_to_a_savedmodel(tmp_path, monkeypatch):
+    """The export compares the answers itself."""
+    (tmp_path / "own_interaction.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    layer = importlib.import_module("own_interaction").Mean()
+    assert (savedmodel(dlrm(interaction=layer), tmp_path / "served") / "saved_model.pb").is_file()
+
+
+def test_a_class_of_the_program_itself_is_refused_by_name_before_a_savedmodel_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(PairSum, "__module__", "__main__")
+    with pytest.raises(ValueError, match="PairSum is defined in the program itself"):
+        savedmodel(dlrm(interaction=PairSum()), tmp_path / "served")

@@ -1,4 +1,4 @@
-"""How delimited text is written: its separator, its header, its words for a missing value, and its quotes."""
+"""`CsvDialect`: separator, header, words for a missing value, and quotes of delimited text."""
 
 from __future__ import annotations
 

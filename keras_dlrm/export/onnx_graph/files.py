@@ -1,4 +1,4 @@
-"""Files of an ONNX export: the tables' file beside the graph, checksums and metadata inside it, and a session that reads both."""
+"""Files of an ONNX export: external tables, checksums, metadata, and a session that reads them."""
 
 from __future__ import annotations
 

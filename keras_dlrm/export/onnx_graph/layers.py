@@ -1,4 +1,4 @@
-"""Keras's own symbolic graph of a computation → nodes of an ONNX graph, on any backend and without running a step."""
+"""Keras's symbolic graph of a model to nodes of an ONNX graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares a written SavedModel with the live model's answers. Runs alone, without an import of Keras or this package.
+"""Self-check of a written SavedModel, in a process without Keras or this package.
 
     python -P check.py MODEL REQUESTS.json
 

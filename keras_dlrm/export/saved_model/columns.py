@@ -1,4 +1,4 @@
-"""Named columns → packed batch inside a graph, by stock operations: what `Preprocessor.transform` does on the host."""
+"""Named or raw columns to a packed batch inside a TensorFlow graph: the preprocessor as stock operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest of a published version, `assets.extra/manifest.json`, with the checksum of every file beside it."""
+"""Manifest of a published version: `assets.extra/manifest.json`, with a checksum of every file."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import numpy as np
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.export import functional as own
 from keras_dlrm.export import signatures
-from keras_dlrm.export.elsewhere import run
+from keras_dlrm.export.elsewhere import modules_of, run
 from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
 from keras_dlrm.export.saved_model import manifest, warmup
 from keras_dlrm.export.saved_model.versions import next_version, publish
@@ -199,8 +199,7 @@ def _write_functional(model: Any, path: Path) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.keras")
-        modules = sorted({type(layer).__module__ for layer in model._flatten_layers()} - {"__main__"})
-        _rebuild(model, path, Path(folder), {"modules": modules}, {"serving_default": request}, sys.maxsize)
+        _rebuild(model, path, Path(folder), {}, {"serving_default": request}, sys.maxsize)
 
 
 def _rebuild(
@@ -208,7 +207,7 @@ def _rebuild(
     rows: Iterable[np.ndarray] = (),
 ) -> None:  # fmt: skip
     """Do a job in a process where Keras runs on TensorFlow, and check what it wrote in another."""
-    _save(folder / "job.json", job)
+    _save(folder / "job.json", {**job, "modules": modules_of("savedmodel", model)})
     _save(folder / "requests.json", {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded})
     failed = run(["-m", "keras_dlrm.export.saved_model.writing", str(folder), str(path)], rows)[-4000:]
     if failed:

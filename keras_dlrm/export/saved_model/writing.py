@@ -5,7 +5,6 @@ It is given a folder with the job, and the rows of a click model's tables on its
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.export import functional as own
-from keras_dlrm.export.elsewhere import arguments, beside
+from keras_dlrm.export.elsewhere import arguments, beside, import_modules
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.saved_model import warmup
 from keras_dlrm.export.saved_model.bundle import ServedTables, replace_rows
@@ -37,9 +36,9 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     """Write the SavedModel that a job describes.
 
     Args:
-        job: `model` (its configuration), `preprocessor` (whether `folder` has one), `user_columns`, `default`,
-            `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it has a map), and whether to
-            `warm_up`.
+        job: `model` (its configuration), `modules` (that define its classes), `preprocessor` (whether `folder` has one),
+            `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it
+            has a map), and whether to `warm_up`.
         folder: With `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`.
         path: The SavedModel's folder, which must not exist.
         rows: float32 rows of the tables, in order.
@@ -93,10 +92,8 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         warmup.write(path, asked["requests"])
 
 
-def write_functional(job: Mapping[str, Any], folder: Path, path: Path) -> None:
+def write_functional(folder: Path, path: Path) -> None:
     """Write the SavedModel of the functional model in a folder, with one signature, of its own inputs and outputs by name."""
-    for module in job["modules"]:
-        importlib.import_module(module)  # registers the classes that are loaded
     model = keras.saving.load_model(folder / "model.keras", compile=False)
     names, specs = own.output_names(model), _specs(own.inputs(model))
 
@@ -198,11 +195,12 @@ def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
     work, job = Path(folder).absolute(), json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
     place = beside(Path(path))
+    import_modules(job["modules"])
     try:
-        if "modules" in job:
-            write_functional(job, work, place)
-        else:
+        if "model" in job:
             write(job, work, place, sys.stdin.buffer)
+        else:
+            write_functional(work, place)
     except (OSError, *_DISK) as error:
         reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
         sys.exit(f"not written ({reason}); see that the folder can be written to and has room.")

@@ -1,4 +1,4 @@
-"""Tables in fewer bytes inside a TensorFlow graph: codes are gathered, and only the gathered rows are dequantized."""
+"""Quantized tables inside a TensorFlow graph: only the gathered rows are converted to float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configuration of the served models: a folder of versions, or a `models.config` in TensorFlow Serving's own format."""
+"""Configuration of what is served: a folder of versions, or a `models.config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The features behind the inputs of a signature: what the page shows as fields, and what an explanation takes away."""
+"""Features behind a signature's inputs: the page's fields, and what an explanation removes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations on a loaded model, whichever way a request came: predict, classify, regress."""
+"""Operations of a request on a loaded model: predict, classify, regress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A version's warm-up requests: replayed before it is served, so that no client waits for what happens only once."""
+"""Warm-up requests of a version, replayed before it is served."""
 
 from __future__ import annotations
 

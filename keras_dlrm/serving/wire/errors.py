@@ -1,4 +1,4 @@
-"""Errors that a client is told: a gRPC code and one sentence."""
+"""Errors for clients: gRPC code, HTTP status and one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON values ↔ arrays, by the rules of TensorFlow Serving's REST interface, and a little stricter.
+"""JSON values to arrays and back, by the rules of TensorFlow Serving's REST interface.
 
 Types are exact: an integer input takes no 1.0 and no `true`, a float input takes integers, a string input takes strings
 and `{"b64": "…"}`. It also takes numbers and booleans, which TensorFlow Serving refuses, and makes the texts of them that

@@ -1,4 +1,4 @@
-"""`TensorProto` ↔ NumPy, with every size checked before memory is asked for."""
+"""`TensorProto` to NumPy and back, with sizes checked before memory is allocated."""
 
 from __future__ import annotations
 

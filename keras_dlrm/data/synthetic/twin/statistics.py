@@ -68,7 +68,7 @@ class DenseStatistics:
     click_rate: list[float]
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """From where to where the values of each group lie: halfway to the neighbouring groups' means."""
+        """From where to where the values of each group lie: halfway to the neighboring groups' means."""
         values, exact = np.asarray(self.values), np.asarray(self.exact, bool)
         low, high = values.copy(), values.copy()
         spread = np.flatnonzero(~exact)
