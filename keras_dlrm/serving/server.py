@@ -83,9 +83,7 @@ class Server:
             config.check_folder()
         self._pool = ThreadPoolExecutor(self._threads, "request")
         self._slots = threading.BoundedSemaphore(self._threads)
-        self._rest = RestServer(
-            self.service, self._pool, self._slots, self._concurrency, self.host, self._allowed_hosts
-        )
+        self._rest = RestServer(self.service, self._pool, self._slots, self._concurrency, self.host, self._allowed_hosts)
         self._socket = self._bind()
         try:
             address = f"{bracketed(self.host)}:{self.grpc_port}"
