@@ -1,4 +1,4 @@
-"""Everything that this package writes, checked as a whole: what `keras-dlrm verify` does."""
+"""Checks of everything that this package writes: `kd.verify` and `keras-dlrm verify`."""
 
 from __future__ import annotations
 

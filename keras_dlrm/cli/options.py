@@ -65,7 +65,12 @@ def _choose(backend: str) -> None:
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
     """One decorator of several options, which `--help` lists in this order."""
-    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with these options."""
+        return functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+    return add
 
 
 #: `--json`: a machine-readable last line.

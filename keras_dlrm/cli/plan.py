@@ -1,4 +1,4 @@
-"""`keras-dlrm plan`."""
+"""Command `plan`: placement of embedding tables on devices, and its predicted cost."""
 
 from __future__ import annotations
 

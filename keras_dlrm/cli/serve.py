@@ -1,4 +1,4 @@
-"""`keras-dlrm serve`."""
+"""Command `serve`: the local stand-in for TensorFlow Serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Click probabilities of the rows of files, in bounded memory."""
+"""`predict_files` and `predict_split`: click probabilities of rows of files."""
 
 from __future__ import annotations
 

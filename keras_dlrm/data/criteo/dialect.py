@@ -1,4 +1,4 @@
-"""Whose rules a Criteo log is preprocessed by: the reference PyTorch DLRM's, or TorchRec's."""
+"""Dialects of Criteo preprocessing: the rules of the PyTorch DLRM, or of TorchRec."""
 
 from __future__ import annotations
 

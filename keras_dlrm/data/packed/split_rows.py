@@ -1,4 +1,4 @@
-"""Where the rows of a split are: what `Split` asks of any kind of files, and those of a processed directory."""
+"""Rows of a split: the interface that `Split` needs, and the rows of a processed directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which vocabulary and which statistics a column was made with: a checksum that its schema carries."""
+"""Identity of a column's vocabulary or statistics: a checksum that its schema carries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every synthetic log can do: give batches of its rows, and write them as a processed directory."""
+"""`SyntheticClickLog`, the base of every synthetic log: batches, and a processed directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run over tables fits, and how staged rows become final."""
+"""Fitting of vocabularies and statistics, and the final form of staged rows."""
 
 from __future__ import annotations
 

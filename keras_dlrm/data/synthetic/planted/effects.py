@@ -1,4 +1,4 @@
-"""What a planted log's clicks depend on: functions of its dense values, effects of its ids, products of pairs of columns."""
+"""Effects of a planted log: dense functions, effects of ids, products of pairs of columns."""
 
 from __future__ import annotations
 
