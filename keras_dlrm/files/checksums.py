@@ -1,4 +1,4 @@
-"""Checksums of files, and JSON files that carry one of their own content."""
+"""Checksums of files, and JSON files with a checksum of their own content."""
 
 from __future__ import annotations
 

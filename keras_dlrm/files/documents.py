@@ -1,4 +1,4 @@
-"""YAML and JSON texts as plain values: each key once and a text, numbers finite, and no more values than the text has room for."""
+"""YAML and JSON documents as plain values: unique keys, finite numbers, bounded size."""
 
 from __future__ import annotations
 

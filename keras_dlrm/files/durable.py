@@ -1,4 +1,4 @@
-"""Files and folders that are written beside their place, flushed to the disk, and only then renamed: the old or the new stays."""
+"""Atomic writing of files and folders: write aside, flush, rename."""
 
 from __future__ import annotations
 

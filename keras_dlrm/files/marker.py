@@ -1,4 +1,4 @@
-"""The hidden file in which a folder says whose it is: what it holds, and whether that is what was written."""
+"""Marker file of a folder: what it holds, and whether that is what was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that say who wrote them and for what: only those are ever deleted, and only what was written into them."""
+"""Ownership of folders: only those with this package's marker are deleted."""
 
 from __future__ import annotations
 

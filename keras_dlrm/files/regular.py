@@ -1,4 +1,4 @@
-"""Input files: regular ones, by their own names, by patterns, and whether there is anything in them."""
+"""Input files: regular files only, by name or pattern, and whether they are empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of column that a schema is made of. Plain Python: no framework is imported here."""
+"""Kinds of columns: `Dense`, `Categorical`, and checks of their options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Criteo's logs: their columns, the sizes of their tables, and schemas of their shape."""
+"""Shapes of Criteo's and MLPerf's logs: columns, table sizes, schemas."""
 
 from __future__ import annotations
 

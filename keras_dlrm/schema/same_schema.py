@@ -1,4 +1,4 @@
-"""Check that packed batches of one schema mean the same in another."""
+"""Comparison of schemas: whether packed batches of one mean the same in another."""
 
 from __future__ import annotations
 

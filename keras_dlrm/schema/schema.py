@@ -1,4 +1,4 @@
-"""The one description of a click log's columns. Plain Python and NumPy: no framework is imported here."""
+"""`Schema`: the description of a click log's columns."""
 
 from __future__ import annotations
 

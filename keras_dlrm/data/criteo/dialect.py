@@ -1,4 +1,4 @@
-"""Rules of preprocessing a Criteo log: the reference PyTorch DLRM's, or TorchRec's."""
+"""Dialects of Criteo preprocessing: the rules of the PyTorch DLRM, or of TorchRec."""
 
 from __future__ import annotations
 

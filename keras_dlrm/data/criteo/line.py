@@ -1,4 +1,4 @@
-"""One line of a Criteo log: a compiled parser for all that are right, and what is wrong with the others."""
+"""Parser of one Criteo line (compiled), and the reason why a line is bad."""
 
 from __future__ import annotations
 

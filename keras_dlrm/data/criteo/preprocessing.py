@@ -1,4 +1,4 @@
-"""Criteo's click logs (Kaggle, Terabyte) → a processed directory."""
+"""`kd.data.criteo.preprocess`: Criteo's click logs (Kaggle, Terabyte) to a processed directory."""
 
 from __future__ import annotations
 

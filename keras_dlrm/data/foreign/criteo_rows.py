@@ -1,4 +1,4 @@
-"""Rows of Criteo logs that another program preprocessed: finished and checked as they are read."""
+"""Rows of Criteo logs that another program preprocessed, checked as they are read."""
 
 from __future__ import annotations
 

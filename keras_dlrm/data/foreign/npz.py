@@ -1,4 +1,4 @@
-"""Arrays of `.npz` files: mapped where they are stored as they are, read in passing where they are compressed."""
+"""Arrays of `.npz` files: memory-mapped, or read sequentially if compressed."""
 
 from __future__ import annotations
 

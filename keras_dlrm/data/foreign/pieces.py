@@ -1,4 +1,4 @@
-"""Columns that lie in several files, read as one."""
+"""Columns that are spread over several files, read as one."""
 
 from __future__ import annotations
 

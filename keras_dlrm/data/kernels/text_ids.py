@@ -1,4 +1,4 @@
-"""Numbers for texts by first appearance, over a stream."""
+"""Ids for text by first appearance, over a stream."""
 
 from __future__ import annotations
 

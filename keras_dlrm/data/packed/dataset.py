@@ -1,4 +1,4 @@
-"""A split as a `keras.utils.PyDataset` that can resume in the middle of an epoch."""
+"""Batches for `fit`: a split as a `keras.utils.PyDataset` that resumes in the middle of an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of a processed directory: what the writer and the reader both have to know."""
+"""Format of a processed directory, for its writer and its reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order in which rows are read: a shuffle that is computed, not stored, cut into batches and shards."""
+"""Order of rows in an epoch: a shuffle that is computed, not stored; batches and shards of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a processed directory: the schema, the preprocessor and memory-mapped splits."""
+"""Reader of a processed directory: `open`, `ClickLog`, `Split`, memory-mapped arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a split: the interface that `Split` needs of any kind of files, and rows of a processed directory."""
+"""Rows of a split: the interface that `Split` needs, and the rows of a processed directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches as a `tf.data.Dataset`, and what else reading through TensorFlow needs of it by name."""
+"""Batches as a `tf.data.Dataset`."""
 
 from __future__ import annotations
 

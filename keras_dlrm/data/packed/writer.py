@@ -1,4 +1,4 @@
-"""Write a processed directory, batch by batch, complete or not at all."""
+"""Writer of a processed directory, batch by batch, atomic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A preprocessor on disk: `preprocessor.json`, and a Parquet file for each fitted vocabulary."""
+"""Preprocessor on disk: `preprocessor.json`, and a Parquet file for each fitted vocabulary."""
 
 from __future__ import annotations
 

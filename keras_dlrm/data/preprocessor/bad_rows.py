@@ -1,4 +1,4 @@
-"""Rows that cannot be used: stop at the first one, or leave them out and count them."""
+"""Policy for bad rows: stop at the first one, or leave them out and count them."""
 
 from __future__ import annotations
 

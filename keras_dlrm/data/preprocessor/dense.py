@@ -1,4 +1,4 @@
-"""Dense values: the transforms of `kd.Dense`, fitted on training rows and applied the same way everywhere."""
+"""Dense transforms (log1p, standardize, quantile …): fitting and application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checksums of the vocabulary or the statistics that a column was made with, for its schema."""
+"""Identity of a column's vocabulary or statistics: a checksum that its schema carries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw named columns → packed batches, by vocabularies and statistics that were fitted on the training rows."""
+"""`Preprocessor`: raw named columns to packed batches, fitted on the training rows."""
 
 from __future__ import annotations
 

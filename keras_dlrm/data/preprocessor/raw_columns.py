@@ -1,4 +1,4 @@
-"""Raw columns as Polars hands them over: dense values, and categorical values as flat lists with their places."""
+"""Raw columns of a Polars frame: dense values, and categorical values as flat lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts of values that a vocabulary does not know: many of them mean that it is another log's."""
+"""Counts of values that a vocabulary does not know, by column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of a categorical column → ids: counting them, and looking them up."""
+"""Vocabularies: count the values of a categorical column, and map them to ids."""
 
 from __future__ import annotations
 

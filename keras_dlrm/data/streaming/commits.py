@@ -1,4 +1,4 @@
-"""A model and its place in a stream, kept together or not at all."""
+"""Commits of a model together with its position in a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of a stream → rows of raw values as text."""
+"""Messages of a stream (JSON, CSV, Example) to rows of raw values."""
 
 from __future__ import annotations
 

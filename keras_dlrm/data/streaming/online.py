@@ -1,4 +1,4 @@
-"""Online training: read, train, commit, and again."""
+"""`train_online`: read a chunk, train, commit, repeat."""
 
 from __future__ import annotations
 

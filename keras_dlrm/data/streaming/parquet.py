@@ -1,4 +1,4 @@
-"""Parquet files as a stream of packed rows."""
+"""`ParquetStream`: Parquet files as a stream of packed rows."""
 
 from __future__ import annotations
 

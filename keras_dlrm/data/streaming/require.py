@@ -1,4 +1,4 @@
-"""tensorflow-io, or an error that says how to get it."""
+"""Import of tensorflow-io, or an error that says how to get it."""
 
 from __future__ import annotations
 

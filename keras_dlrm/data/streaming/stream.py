@@ -1,4 +1,4 @@
-"""Base of the streams: positions to go on from, and chunks of packed rows."""
+"""`Stream`, the base of every stream: positions to resume from, and chunks of packed rows."""
 
 from __future__ import annotations
 

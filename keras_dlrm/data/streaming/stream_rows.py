@@ -1,4 +1,4 @@
-"""Rows of a stream → packed batches, without those that cannot be used."""
+"""Rows of a stream to packed batches, without those that cannot be used."""
 
 from __future__ import annotations
 

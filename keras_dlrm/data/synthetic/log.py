@@ -1,4 +1,4 @@
-"""Base of the synthetic logs: batches of their rows, and writing them as a processed directory."""
+"""`SyntheticClickLog`, the base of every synthetic log: batches, and a processed directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multi-hot ids made of one-hot ones, as MLPerf's DLRM-DCNv2 does."""
+"""`MultiHot`: bags in place of one-hot ids, as in MLPerf's DLRM-DCNv2."""
 
 from __future__ import annotations
 

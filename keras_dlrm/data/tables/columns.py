@@ -1,4 +1,4 @@
-"""Blocks of a table → rows of numbers: final where that is known already, else as they will be when all is read."""
+"""Encoding of a block of a table: values to ids and numbers, final or provisional."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of input files → files that can be read."""
+"""Input files of a table: names and patterns to files, and the reader for each format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitting in a run over tables, and making staged rows final."""
+"""Fitting of vocabularies and statistics, and the final form of staged rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet files, and tables in memory, in blocks of rows."""
+"""Reader of Parquet files and of frames in memory, in blocks of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV, TSV, Parquet and TFRecord tables → a processed directory, described by a Schema."""
+"""`kd.data.tables.preprocess`: CSV, TSV, Parquet and TFRecord tables to a processed directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scale and shift a logit so that clicks come as often, and can be told as well, as asked for."""
+"""Scale and shift of logits for a given click rate and AUC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids of a planted log that are not there from the beginning."""
+"""`ColdItems`: ids of a planted log that appear only later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Change of a planted log over time: effects that turn, and popularity that moves to other ids."""
+"""`Drift`: change of a planted log over time, in effects and in popularity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Causes of a planted log's clicks: functions of its dense values, effects of its ids, products of pairs of columns."""
+"""Effects of a planted log: dense functions, effects of ids, products of pairs of columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planted click logs: drawn from known click probabilities, so that the best possible AUC and log loss are known."""
+"""`PlantedClickLog`: clicks drawn from known probabilities."""
 
 from __future__ import annotations
 

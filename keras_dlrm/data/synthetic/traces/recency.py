@@ -1,4 +1,4 @@
-"""Take the k-th most recently used id and use it: many times at once."""
+"""Recency list: takes the k-th most recently used id, many times at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stack distances, the measure of locality: numbers of other ids that were met since an id was last met."""
+"""Stack distances: the number of other ids since an id was last met, the measure of locality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances between two logs' statistics, in figures and as a picture."""
+"""Differences between two logs' statistics, in figures and as a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure the statistics of a click log."""
+"""`measure`: the statistics of a click log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics that may be told of a private log: shapes, shares and means over many rows, and no value of a few."""
+"""Statistics of a private log that may be shared: shapes, shares and means over many rows."""
 
 from __future__ import annotations
 
