@@ -41,7 +41,7 @@ train: $(STAMP)  ## Train DLRM on the embedded click log and score it
 	$(BIN)/keras-dlrm train $(ARGS)
 
 # Without Python 3.11 or 3.12 the lane of tensorflow-io is left out, with a word; in CI that is an error.
-test: lint types test-neutral test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, pytest on all backends, tensorflow-io
+test: lint types docs test-neutral test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, documents, pytest on all backends, tensorflow-io
 
 lint: $(STAMP)  ## ruff, and the contract of the layers
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The reference's initialisation rules, drawn by NumPy: one seed gives the same weights on every backend."""
+"""The reference's initialization rules, drawn by NumPy: one seed gives the same weights on every backend."""
 
 from __future__ import annotations
 

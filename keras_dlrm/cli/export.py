@@ -1,4 +1,4 @@
-"""`keras-dlrm export`."""
+"""Command `export`: a saved model for TensorFlow Serving, ONNX Runtime or LiteRT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keras-dlrm plan`."""
+"""Command `plan`: placement of embedding tables on devices, and its predicted cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
 @click.option("--embedding-dim", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--constraint", "constraints", multiple=True, metavar="TABLE=SHARDING",
               help="replicate, table_wise, row_wise or column_wise. May be repeated.")  # fmt: skip
-@click.option("--memory", help="What tables may take on a device, such as 16GiB; 80% of the machine's by default.")
+@click.option("--memory", help="Memory for tables on a device, such as 16GiB; by default 80% of the machine's.")
 @click.option("--even-memory", is_flag=True, help="Prefer plans that leave no device more than 5% above the mean share.")
 @click.option("--machine", default="a100", show_default=True, help="a100, h100, loopback, … or a .json file.")
 @click.option("--link", help="Bytes per second between devices, such as 10GB/s, in place of the machine's.")
@@ -44,8 +44,8 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
 @click.option("--optimizer", default="adagrad", show_default=True, help="sgd, adagrad, rowwise_adagrad or adam.")
 @click.option("--bottom-mlp", metavar="WIDTHS", help="Such as 512,256,64,16.")
 @click.option("--top-mlp", metavar="WIDTHS", default="512,256,1", show_default=True)
-@click.option("--dense-parameters", type=click.IntRange(0), help="In place of those of --bottom-mlp and --top-mlp.")
-@click.option("--half-precision", is_flag=True, help="Activations and exchanged vectors of 2 bytes.")
+@click.option("--dense-parameters", type=click.IntRange(0), help="Dense parameters, instead of --bottom-mlp and --top-mlp.")
+@click.option("--half-precision", is_flag=True, help="Activations and exchanged vectors have 2 bytes.")
 @click.option("--plan", "existing", type=PathArgument, help="Explain this plan instead of making one.")
 @click.option("--output", type=PathArgument, help="Write the plan as JSON.")
 @click.option("--simulate", metavar="FROM..TO", help="Predict throughput for so many devices, doubling.")
@@ -80,21 +80,21 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         _simulate(work, machine, constraints, memory, options, as_json)
         return
     if options["existing"] is not None:
-        found = _existing(options, columns)
-        if options["world_size"] not in (None, found.world_size):
+        plan = _existing(options, columns)
+        if options["world_size"] not in (None, plan.world_size):
             raise ValueError(
-                f"--world-size {options['world_size']}: {options['existing']} is a plan for {found.world_size}; leave it out."
+                f"--world-size {options['world_size']}: {options['existing']} is a plan for {plan.world_size}; leave it out."
             )
-        estimate = explain(found, columns, options["embedding_dim"], machine=machine, **model)
+        estimate = explain(plan, columns, options["embedding_dim"], machine=machine, **model)
     else:
         work = Workload.of(columns, options["embedding_dim"], **model)
-        found = plan_for(work, options["world_size"], constraints, machine, memory, options["even_memory"])
-        estimate = found.estimate  # type: ignore[assignment]
+        plan = plan_for(work, options["world_size"], constraints, machine, memory, options["even_memory"])
+        estimate = plan.estimate  # type: ignore[assignment]
     click.echo(str(estimate))
     if options["output"] is not None:
-        found.save(options["output"])
+        plan.save(options["output"])
         click.echo(f"\nwrote {options['output']}")
-    print_json(as_json, {"plan": found.to_dict(), "estimate": estimate.to_dict()})
+    print_json(as_json, {"plan": plan.to_dict(), "estimate": estimate.to_dict()})
 
 
 def _existing(options: dict[str, Any], columns: Any) -> Any:
@@ -133,12 +133,12 @@ def _simulate(
     from keras_dlrm.support.table import print_table
 
     scaling, path = options["scaling"], options["plot"]
-    found = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)
-    print_table(table(found), f"Predicted, {scaling} scaling")
+    estimates = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)
+    print_table(table(estimates), f"Predicted, {scaling} scaling")
     if path is not None:
-        scaling_png(found, path, f"{options['machine']}, {scaling} scaling: predicted")
+        scaling_png(estimates, path, f"{options['machine']}, {scaling} scaling: predicted")
         click.echo(f"wrote {path}")
-    shown = {str(size): None if each is None else each.to_dict() for size, each in found.items()}
+    shown = {str(size): None if each is None else each.to_dict() for size, each in estimates.items()}
     for each in filter(None, shown.values()):
         for long in ("tables", "held_bytes", "considered"):
             del each[long]
@@ -171,22 +171,22 @@ def _widths(option: str, text: str) -> list[int]:
 
 
 def _constraints(texts: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for text in texts:
         name, equals, kind = text.rpartition("=")
         if not equals or not name:
             raise ValueError(f"--constraint {text!r} must be TABLE=SHARDING, such as C1=row_wise.")
-        if name in found:
-            raise ValueError(f"--constraint names the table {name!r} twice: {found[name]} and {kind}.")
-        found[name] = kind
-    return found
+        if name in kinds:
+            raise ValueError(f"--constraint names the table {name!r} twice: {kinds[name]} and {kind}.")
+        kinds[name] = kind
+    return kinds
 
 
 def _sizes(text: str) -> list[int]:
-    found = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--simulate {text!r} must be a range of devices such as 1..4096.")
-    low, high = int(found[1]), int(found[2])
+    low, high = int(match[1]), int(match[2])
     sizes = []
     while low < high:
         sizes.append(low)

@@ -1,4 +1,4 @@
-"""Unbounded ids → rows of a table, inside the graph: the same rows on every backend and for int32 and int64 ids."""
+"""Hash of unbounded ids to rows, inside the graph, the same on every backend."""
 
 from __future__ import annotations
 

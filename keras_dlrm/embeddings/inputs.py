@@ -1,4 +1,4 @@
-"""The tensors of a packed batch, as layers and models read them: dense, integer where ids, of a width that is known."""
+"""Tensors of a packed batch as layers and models read them: dense, ids as integers, known width."""
 
 from __future__ import annotations
 

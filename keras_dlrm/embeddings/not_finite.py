@@ -1,4 +1,4 @@
-"""What is NaN or infinite, in operations that every backend and every exported file has."""
+"""Test for NaN and infinity, in operations that every backend and exported file has."""
 
 from __future__ import annotations
 

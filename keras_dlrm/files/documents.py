@@ -1,4 +1,4 @@
-"""YAML and JSON texts as plain values: each key once and a text, numbers finite, and no more values than the text has room for."""
+"""YAML and JSON documents as plain values: unique keys, finite numbers, bounded size."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ _REPEATED = 10_000
 
 
 def read(path: str | os.PathLike[str], what: str) -> Any:
-    """The value of a file in YAML, or in JSON where its name says so.
-
-    Args:
-        path: The file.
-        what: What it should hold, for the errors, such as `"an experiment"`.
+    """The value of a file in YAML, or in JSON where its name says so; `what` it should hold is for the errors.
 
     Raises:
         OSError: there is no such file, or it is no regular one.
@@ -38,14 +34,7 @@ def read(path: str | os.PathLike[str], what: str) -> Any:
 
 
 def from_json(text: str | bytes, finite: bool = True) -> Any:
-    """The value of a JSON text.
-
-    Args:
-        text: The text, UTF-8 where it is bytes.
-        finite: Whether NaN and infinity, which are not JSON, are refused.
-
-    Raises:
-        ValueError: it is not JSON, has a key twice, or is nested too deeply.
+    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which are not JSON, are refused if `finite`.
 
     Example:
 
@@ -62,12 +51,12 @@ def from_json(text: str | bytes, finite: bool = True) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:60]!r} is there twice in one object; a key stands for one value")
-    return found
+    return values
 
 
 def _refused(name: str) -> float:
@@ -87,8 +76,8 @@ def from_yaml(text: str) -> Any:
     References to another part of the text are taken, as long as they do not make much out of little.
 
     Raises:
-        ValueError: it is not YAML, has a key twice or one that is no text, a value that is no text, number, list or mapping,
-            or refers to itself; the message names the line.
+        ValueError: it is not YAML, has a key twice or one that is no text, or a value that is no text, number, list or
+            mapping, or refers to itself; the message names the line.
 
     Example:
 
@@ -119,7 +108,7 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Of YAML's texts, numbers, lists and mappings."""
+        """A loader of YAML's texts, numbers, lists and mappings."""
 
         depth = 0
 
@@ -156,11 +145,11 @@ def _check(root: Any, most: int) -> None:
             inner = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             inner = node.value
-        found = 1 + sum(size(part) for part in inner)
-        if found > most:
+        count = 1 + sum(size(part) for part in inner)
+        if count > most:
             raise ValueError(f"line {line}: references stand for more than {most:,} values; write them out")
-        sizes[id(node)] = found
-        return found
+        sizes[id(node)] = count
+        return count
 
     size(root)
 

@@ -1,4 +1,4 @@
-"""What every model here is: packed batches in, click probabilities out, trained from logits."""
+"""`ClickModel`, the base of all models here: packed batches in, click probabilities out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts of a model are frozen, at any depth, in its configuration."""
+"""Frozen parts of a model, at any depth, in its configuration."""
 
 from __future__ import annotations
 

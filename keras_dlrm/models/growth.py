@@ -1,4 +1,4 @@
-"""A trained model and a schema with larger vocabularies → a model of that schema that has learned the same."""
+"""`grow`: a trained model for a schema with larger vocabularies."""
 
 from __future__ import annotations
 

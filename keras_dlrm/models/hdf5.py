@@ -1,4 +1,4 @@
-"""Whole models in HDF5, which Keras keeps for old files and in which ours would come back wrong."""
+"""Refusal of whole models in HDF5, which would come back wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labels and sample weights may be, in every form in which they come."""
+"""Checks of labels and sample weights, in every form in which they come."""
 
 from __future__ import annotations
 

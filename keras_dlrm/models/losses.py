@@ -1,4 +1,4 @@
-"""Losses as they are given to `compile`: which ones are Keras's own, and the cross-entropies computed from logits."""
+"""Losses of `compile`: Keras's own cross-entropies are computed from logits."""
 
 from __future__ import annotations
 

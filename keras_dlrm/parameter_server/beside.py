@@ -1,4 +1,4 @@
-"""Something that is done beside training."""
+"""A thread that does something during training."""
 
 from __future__ import annotations
 

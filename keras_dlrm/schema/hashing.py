@@ -1,4 +1,4 @@
-"""Unbounded ids → 31 bits, on the host. NumPy only; `embeddings.hashing` does the same inside the graph."""
+"""Hash of unbounded ids to 31 bits on the host (NumPy); `embeddings.hashing` is its graph version."""
 
 from __future__ import annotations
 

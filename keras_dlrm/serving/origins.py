@@ -1,4 +1,4 @@
-"""Which pages of a browser may use the server: its own, under names that are its own."""
+"""Check of Host and Origin: which pages of a browser may use the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step of one process among many does differently: its loss is a part of one loss, its gradients too."""
+"""Batches of one process among many: its loss and gradients are parts of the whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that are built in the scope of a tf.distribute strategy: each replica trains on its part of every batch.
+"""Models in the scope of a tf.distribute strategy: each replica trains on its part of every batch.
 
 Around what fails in Keras 3.15 there:
 

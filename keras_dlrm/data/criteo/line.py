@@ -1,4 +1,4 @@
-"""One line of a Criteo log: a compiled parser for all that are right, and what is wrong with the others."""
+"""Parser of one Criteo line (compiled), and the reason why a line is bad."""
 
 from __future__ import annotations
 
@@ -103,19 +103,7 @@ _KEY = re.compile(rb"[0-9a-fA-F]{0,16}")
 
 
 def explain(file: str, number: int, line: bytes) -> BadRow:
-    """Why a line cannot be used.
-
-    Args:
-        file: Its file.
-        number: Its number there.
-        line: The line, without its end.
-
-    Returns:
-        The first thing that is wrong with it.
-
-    Raises:
-        RuntimeError: nothing is.
-    """
+    """The first thing that is wrong with a line, without its end, of a file."""
     if len(line) > MAX_LINE:
         return BadRow(
             file, number, "", "", f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"
@@ -144,10 +132,10 @@ def explain(file: str, number: int, line: bytes) -> BadRow:
 
 
 def _int32(field: bytes) -> int | None:
-    found = _NUMBER.fullmatch(field)
-    if found is None or len(found[2]) > 10:
+    number = _NUMBER.fullmatch(field)
+    if number is None or len(number[2]) > 10:
         return None
-    value = int(found[2] or b"0") * (-1 if found[1] == b"-" else 1)
+    value = int(number[2] or b"0") * (-1 if number[1] == b"-" else 1)
     return value if -(2**31) <= value < 2**31 else None
 
 

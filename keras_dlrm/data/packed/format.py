@@ -1,4 +1,4 @@
-"""The layout of a processed directory: what the writer and the reader both have to know."""
+"""Format of a processed directory, for its writer and its reader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
 
 
 def array_header(dtype: np.dtype[Any], width: int | None, rows: int) -> bytes:
-    """How the file of an array begins. NumPy pads it, so that it is as long for any number of rows."""
+    """Header of an array's file. NumPy pads it, so that it is as long for any number of rows."""
     file = io.BytesIO()
     shape = (rows,) if width is None else (rows, width)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -56,18 +56,12 @@ def array_size(dtype: np.dtype[Any], width: int | None, rows: int) -> int:
 
 
 def array_path(directory: Path, split: str, name: str) -> Path:
-    """Where array `name` of a split lies."""
+    """Path of array `name` of a split."""
     return directory / split / f"{name}.npy"
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a processed directory.
-
-    Raises:
-        FileNotFoundError: no such directory.
-        NotADirectoryError: a file has that name.
-        ValueError: not a processed directory, or one of another version.
-    """
+    """The manifest of a processed directory; an error where it is none, or one of another version."""
     if not directory.exists():
         raise FileNotFoundError(
             f"{directory}: no such directory; write one with kd.data.tables.preprocess, kd.data.criteo.preprocess or "
@@ -104,17 +98,8 @@ def check_files(
 ) -> dict[str, Path]:
     """Check a processed directory against the inventory in its manifest: see `data.open`.
 
-    Args:
-        directory: The directory.
-        manifest: Its manifest.
-        verify: As of `data.open`.
-        done: Called with the bytes of each part that was read.
-
-    Returns:
-        The files that the inventory lists, by name; none of the earlier version of the format.
-
-    Raises:
-        ValueError: a file is missing, damaged, or outside of the directory; or there is no inventory to verify it by.
+    `done` is called with the bytes of each part that was read. Returns the listed files by name; none in version 1 of the
+    format. `ValueError` where a file is missing, damaged or outside of the directory, or there is nothing to verify it by.
     """
     source = directory / MANIFEST
     check_marker(directory)

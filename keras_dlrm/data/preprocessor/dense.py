@@ -1,4 +1,4 @@
-"""Dense values: the transforms of `kd.Dense`, fitted on training rows and applied the same way everywhere."""
+"""Dense transforms (log1p, standardize, quantile …): fitting and application."""
 
 from __future__ import annotations
 
@@ -18,16 +18,12 @@ OUTSIDE = "is outside the range of float32; clip or drop it"
 
 
 def needs_fit(column: Dense) -> bool:
-    """Whether the column's transform has parameters that training rows determine."""
+    """True where the column's transform has parameters that training rows determine."""
     return column.transform in ("standardise", "log1p_standardise", "quantile", "log_above_minimum")
 
 
 class DenseFit:
-    """Gathers what one column's transform needs, over many frames, in bounded memory.
-
-    Args:
-        column: The column.
-    """
+    """Gathers what one column's transform needs, over many frames, in bounded memory."""
 
     def __init__(self, column: Dense) -> None:
         self.column = column
@@ -41,11 +37,7 @@ class DenseFit:
         self._minimum = np.inf
 
     def update(self, values: np.ndarray) -> None:
-        """Take float64 values (n,), NaN where missing, into account.
-
-        Raises:
-            BadValue: a value that is beyond float32, or whose logarithm, which the column needs, is.
-        """
+        """Take float64 values (n,), NaN where missing, into account; `BadValue` where one is beyond float32."""
         beyond = unusable(self.column, values)
         if beyond.any():
             index = int(np.argmax(beyond))
@@ -94,24 +86,15 @@ class DenseFit:
 
 
 def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """Raw values → model inputs.
+    """Raw values, float64 (B,), NaN where missing → model inputs, float32 (B,); `BadValue` where one is beyond float32.
 
-    Args:
-        column: The column.
-        state: What `DenseFit.state` returned, `{}` where `needs_fit` is False.
-        values: float64 (B,), NaN where missing.
-
-    Returns:
-        float32 (B,), finite.
-
-    Raises:
-        BadValue: the result is beyond float32.
+    `state` is what `DenseFit.state` returned, `{}` where `needs_fit` is False.
     """
     return _in_range(values, apply(column, state, values))
 
 
 def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """What `transform` gives, with infinities where it raises."""
+    """Result of `transform`, with infinities where it raises."""
     missing = np.isnan(values)
     with np.errstate(over="ignore"):
         if column.transform == "none":
@@ -132,7 +115,7 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
 
 
 def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
-    """Whether values (n,) are too large for their column whatever is fitted, bool (n,). See `needs_fit`."""
+    """A mask, bool (n,), of values that are too large for their column whatever is fitted."""
     with np.errstate(over="ignore"):
         if column.transform == "quantile":
             return np.zeros(len(values), bool)

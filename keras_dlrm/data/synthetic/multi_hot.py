@@ -1,8 +1,7 @@
-"""Multi-hot ids made of one-hot ones, as MLPerf's DLRM-DCNv2 does."""
+"""`MultiHot`: bags in place of one-hot ids, as in MLPerf's DLRM-DCNv2."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,11 +69,11 @@ class MultiHot:
             for name in hotness:
                 if name not in names:
                     raise KeyError(f"MultiHot: hotness names column {name!r}; the schema has {list(names)}.")
-            given = [hotness.get(name, 1) for name in names]
+            sizes = [hotness.get(name, 1) for name in names]
         else:
-            given = list(hotness)
-        if len(given) != len(names):
-            raise ValueError(f"MultiHot: hotness has {len(given)} sizes; the schema has {len(names)} sparse columns.")
+            sizes = list(hotness)
+        if len(sizes) != len(names):
+            raise ValueError(f"MultiHot: hotness has {len(sizes)} sizes; the schema has {len(names)} sparse columns.")
         for column in schema.categorical:
             if column.hotness != 1:
                 raise ValueError(
@@ -82,16 +81,13 @@ class MultiHot:
                 )
         if distribution not in DISTRIBUTIONS:
             raise ValueError(f"MultiHot: distribution={distribution!r} is unknown; use one of {DISTRIBUTIONS}.")
-        self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(given))
+        self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(sizes))
         self.distribution = distribution
         self.shape = number("MultiHot", "shape", shape, 1e-3)
         self.seed = integer("MultiHot", "seed", seed, 0)
         self.source = schema
-        self.schema = Schema(
-            schema.dense,
-            [dataclasses.replace(c, hotness=n) for c, n in zip(schema.categorical, self.hotness, strict=True)],
-            schema.label,
-            schema.weighted,
+        self.schema = schema.replace_categorical(
+            **{name: {"hotness": size} for name, size in zip(names, self.hotness, strict=True)}
         )
 
     def transform(self, batch: Mapping[str, np.ndarray]) -> Batch:

@@ -1,4 +1,4 @@
-"""Names of input files → files that can be read."""
+"""Input files of a table: names and patterns to files, and the reader for each format."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
 def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None) -> list[TableFile]:
     """The tables that a path, a pattern, a frame or a list of these stands for.
 
-    Args:
-        inputs: The inputs.
-        names: Columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`.
-        dialect: How text is written.
+    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`.
     """
     entries = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     tables: list[TableFile] = []
@@ -45,15 +42,7 @@ def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None
 
 
 def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
-    """The file by its ending.
-
-    Args:
-        path: The file.
-        dialect: How text is written. Where it is given, a file with an unknown ending is text.
-
-    Raises:
-        ValueError: an unknown ending.
-    """
+    """The file by its ending; where a dialect is given, a file with an unknown ending is text."""
     endings = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     ending = endings[-1] if endings else ""
     if ending in (".parquet", ".pq"):
@@ -66,18 +55,13 @@ def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
 
 
 def input_files(inputs: Paths) -> list[Path]:
-    """The files that a path, a pattern or a list of these stands for.
-
-    Raises:
-        FileNotFoundError: one of them does not exist, or is a folder.
-        OSError: one is a named pipe, a socket or a device.
-    """
+    """The files that a path, a pattern or a list of these stands for; an error where one of them is none."""
     paths: list[Path] = []
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
-        found = matches(entry)
-        if not found:
+        matching = matches(entry)
+        if not matching:
             raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
-        for path in found:
+        for path in matching:
             if path.is_dir():
                 raise FileNotFoundError(f"{path} is a folder; give its files, as the pattern '{path}/*.parquet'.")
             paths.append(regular(path, f"give a file ({ENDINGS}), a list, or a glob pattern"))
@@ -87,14 +71,9 @@ def input_files(inputs: Paths) -> list[Path]:
 
 
 def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
-    """See that each file has all columns, each once, but for those that are empty.
-
-    Raises:
-        KeyError: a column is missing.
-        ValueError: a column is there more than once, or all files are empty.
-    """
-    given = [file.columns() for file in files]
-    for file, columns in zip(files, given, strict=True):
+    """`KeyError` or `ValueError` unless each file that is not empty has all columns, each once, and one is not empty."""
+    columns_of_files = [file.columns() for file in files]
+    for file, columns in zip(files, columns_of_files, strict=True):
         if not columns:
             continue
         for name in names:
@@ -104,6 +83,6 @@ def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
                 raise ValueError(
                     f"{file.path}: column {name!r} occurs more than once in the header; rename or drop one of them."
                 )
-    if all(columns == [] for columns in given):
+    if all(columns == [] for columns in columns_of_files):
         others = ", and so are all other inputs" if len(files) > 1 else ""
         raise ValueError(f"{files[0].path} cannot be read as a table: it is empty{others}; give a file with rows.")

@@ -1,4 +1,4 @@
-"""Which rule updates the rows where `compile` was given a dense optimizer only."""
+"""Choice of the row rule by name, and of the rule that follows a dense optimizer."""
 
 from __future__ import annotations
 

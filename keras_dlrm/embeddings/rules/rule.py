@@ -1,4 +1,4 @@
-"""What all row rules share: slots per table, and one update for looked-up rows and for dense variables alike."""
+"""`RowRule`, the base of all row rules: slots per table, one update for rows and dense variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SparseCore is told, through keras-rs: tables, features and optimizer. keras-rs is imported where it is used."""
+"""Configuration of SparseCore through keras-rs: tables, features and optimizer."""
 
 from __future__ import annotations
 

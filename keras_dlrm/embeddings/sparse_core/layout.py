@@ -1,4 +1,4 @@
-"""Where the rows of a table lie among SparseCores, to and from the logical table."""
+"""Layout of a table's rows on SparseCores, to and from the logical table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take the k-th most recently used id and use it: many times at once."""
+"""Recency list: takes the k-th most recently used id, many times at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _WIDE = 1 << 40
 
 
 def origins(positions: np.ndarray) -> np.ndarray:
-    """Where the ids were *before* a sequence of moves to the front.
+    """Positions of the ids *before* a sequence of moves to the front.
 
     Move t takes what is at `positions[t]` in a list, 0 for its front, and puts it there. The order of the list at that
     time depends on all moves before it, so this looks sequential. But what a run of moves does is known from the places
-    it touched, and two neighbouring runs can be merged: what the second one takes was either put to the front by the
+    it touched, and two neighboring runs can be merged: what the second one takes was either put to the front by the
     first one, or lies behind, where the places that the first one left are missing. So runs of 1, 2, 4 … are merged,
     all of one length at once: O(n log² n) in NumPy, with no tree that is updated reference by reference.
 
@@ -31,14 +31,14 @@ def origins(positions: np.ndarray) -> np.ndarray:
     n = len(positions)
     width = 1 << max(n - 1, 0).bit_length()
     # Moves of the front fill the last runs up: they touch nothing that counts, for they come last.
-    found = np.zeros(width, np.int64)
-    found[:n] = positions
+    places = np.zeros(width, np.int64)
+    places[:n] = positions
     length = 1
     while length < n:
-        runs = found.reshape(-1, 2, length)
+        runs = places.reshape(-1, 2, length)
         runs[:, 1] = _seen_through(runs[:, 0], runs[:, 1])
         length *= 2
-    return found[:n]
+    return places[:n]
 
 
 def _seen_through(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -64,10 +64,7 @@ def _seen_through(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def touched(first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different places of each run, in order, and the last move that took each.
-
-    Args:
-        first: Places (r, length).
+    """The different places (r, length) of each run, in order, and the last move that took each.
 
     Returns:
         `(places, runs, moves)`, each (m,): runs are row numbers, moves are indices into the flattened `first`.
