@@ -144,8 +144,14 @@ def kill_often(workshop: Workshop, folder: Path, name: str, kills: int, seed: in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(JOBS))
-def test_killed_at_random_moments_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str) -> None:
-    kill_often(workshop, tmp_path, name, kills=7, seed=1)
+def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str) -> None:
+    kill_often(workshop, tmp_path, name, kills=2, seed=0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", list(JOBS))
+def test_killed_at_twenty_random_moments_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str) -> None:
+    kill_often(workshop, tmp_path, name, kills=20, seed=1)
 
 
 class Stopped(BaseException):

@@ -114,12 +114,13 @@ def kill_often(workshop: Workshop, folder: Path, ending: str, kills: int, seed: 
     assert finished and not partial.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path: Path, ending: str) -> None:
     kill_often(workshop, tmp_path, ending, kills=3, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 def test_killed_at_twenty_random_moments_the_output_is_the_same(
     workshop: Workshop, tmp_path: Path, ending: str
