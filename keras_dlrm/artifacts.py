@@ -1,4 +1,4 @@
-"""Everything that this package writes, checked as a whole: what `keras-dlrm verify` does."""
+"""Checks of everything that this package writes: `kd.verify` and `keras-dlrm verify`."""
 
 from __future__ import annotations
 
@@ -146,16 +146,16 @@ def _log(path: Path, done: Done) -> _Found:
 
 
 def _preprocessor(path: Path, done: Done) -> _Found:
-    from keras_dlrm.data.preprocessor import artefact
+    from keras_dlrm.data.preprocessor import artifact
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
     Preprocessor.load(path)
-    entries = json.loads((path / artefact.FILE).read_text(encoding="utf-8"))
-    how = SHA if entries["version"] == artefact.VERSION else UNCHECKED
+    entries = json.loads((path / artifact.FILE).read_text(encoding="utf-8"))
+    how = SHA if entries["version"] == artifact.VERSION else UNCHECKED
     files = {path / e["file"]: SHA if "sha256" in e else UNCHECKED for e in entries["vocabularies"].values()}
     for file in files:
         done(file.stat().st_size)
-    return {path / artefact.FILE: how, **files}
+    return {path / artifact.FILE: how, **files}
 
 
 def _run(path: Path, done: Done) -> _Found:

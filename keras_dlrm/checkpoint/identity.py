@@ -1,4 +1,4 @@
-"""What a model and its optimizers are, in words that can be stored and compared."""
+"""Identity of a model and its optimizers, in words that can be stored and compared."""
 
 from __future__ import annotations
 

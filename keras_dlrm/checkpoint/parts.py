@@ -1,4 +1,4 @@
-"""A piece of a table, or of a slot, in a checkpoint: whole, or as what changed since another checkpoint."""
+"""Part of a table or slot in a checkpoint, complete or as the changed rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a checkpoint into a model, whatever processes wrote it."""
+"""`restore` and `verify`: a checkpoint into a model, whatever processes wrote it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run consists of: parts of tables and slots here, and what every process has."""
+"""State of a training run: the pieces of tables and slots in this process, and variables that every process has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of checkpoints, and the arrays in them."""
+"""Storage of checkpoints: folders, and the arrays in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint: each process its parts, one commit."""
+"""`save`: each process writes its parts, one commit makes them visible."""
 
 from __future__ import annotations
 

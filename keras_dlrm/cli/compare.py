@@ -37,7 +37,7 @@ def command(
     data: Path | None, configs: tuple[Path, ...], models: tuple[str, ...], seeds: int, samples: int, output: Path | None,
     as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Train models beside each other over several seeds and say whether they differ by more than noise.
+    """Train models with several seeds and report whether they differ by more than noise.
 
     The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
     gives the 95% interval of the difference between the mean scores.

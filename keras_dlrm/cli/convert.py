@@ -28,7 +28,7 @@ torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLR
 @click.option("--to", "target", type=click.Choice(SYSTEMS), help="SOURCE is a .keras file; write a state_dict of this.")
 @click.option("--output", type=PathArgument, required=True, help="File to write.")
 @click.option("--schema", type=PathArgument, help="With --from: the columns, .yaml or .json.")
-@click.option("--hotness", type=int, help="With --from, without --schema: most ids of an example in a column.")
+@click.option("--hotness", type=int, help="With --from, without --schema: maximum number of ids of an example in a column.")
 @click.option("--interaction", type=click.Choice(["dot", "cat"]), help="With --from torch_dlrm; dot by default.")
 @click.option("--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself.")
 @click.option("--operation", type=click.Choice(["mult", "add", "concat"]),
@@ -41,7 +41,7 @@ torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLR
 def command(
     source: Path, origin: str | None, target: str | None, output: Path, overwrite: bool, as_json: bool, **options: Any
 ) -> None:
-    """Another library's checkpoint → a model (.keras), or a model → another library's checkpoint."""
+    """Convert another library's checkpoint to a model (.keras), or a model to another library's checkpoint."""
     if (origin is None) == (target is None):
         raise ValueError("convert: give either --from, for another library's checkpoint, or --to, for a .keras file.")
     _check_options(origin, target, options)

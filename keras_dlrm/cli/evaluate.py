@@ -25,7 +25,7 @@ Examples:
 @click.option("--split", default="test", show_default=True, help="train, valid or test.")
 @click.option("--batch-size", type=int, default=8192, show_default=True)
 @click.option("--tables", multiple=True, type=click.Choice(TABLES),
-              help="Also with tables as an export stores them. May be repeated.")  # fmt: skip
+              help="Also score with tables as an export stores them; may be repeated.")  # fmt: skip
 @click.option("--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched.")
 @backend_option
 @json_option

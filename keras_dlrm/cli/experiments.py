@@ -1,4 +1,4 @@
-"""What is trained, from the command line: an experiment and single values on top of it, a log, a folder for the run."""
+"""An experiment from the command line: a file and single values on top of it, a log, a folder for the run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ experiment_options = together(
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
                  help="Any value of the experiment, such as model.dropout=0.2. May be repeated."),
     click.option("--batch-size", type=int, help="Rows of a training batch."),
-    click.option("--epochs", type=int, help="Most epochs."),
+    click.option("--epochs", type=int, help="Maximum number of epochs."),
     click.option("--optimizer", help="sgd, adagrad, rowwise_adagrad, adam, or a Keras optimizer."),
     click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer by default."),
-    click.option("--learning-rate", type=POSITIVE, help="Of the optimizer, and of the tables' where it has none."),
+    click.option("--learning-rate", type=POSITIVE, help="Learning rate of the optimizer, and of the row rule if it has none."),
     click.option("--mixed-precision", is_flag=True, default=None, help="Compute in bfloat16."),
 )  # fmt: skip
 

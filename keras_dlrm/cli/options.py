@@ -65,7 +65,12 @@ def _choose(backend: str) -> None:
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
     """One decorator of several options, which `--help` lists in this order."""
-    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with these options."""
+        return functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+    return add
 
 
 #: `--json`: a machine-readable last line.
@@ -73,7 +78,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 fractions_option = click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
-                                help="Cut --train in file order instead of giving --valid and --test.")  # fmt: skip
+                                help="Split --train in file order, instead of --valid and --test.")  # fmt: skip
 #: A directory to write, whether it may take the place of an earlier one, and what is printed at the end.
 directory_options = together(
     click.option("--output", type=PathArgument, required=True, help="Directory to write."), overwrite_option, json_option
@@ -97,7 +102,7 @@ def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--csv-separator", help=r"Character between the fields of text files; \t for a tab.")
     @click.option("--csv-names", help="Names of the columns of text files without a header, in order: click,user,price.")
     @click.option("--csv-null", multiple=True, help="Text of a field that is missing, besides the empty one; may be repeated.")
-    @click.option("--csv-no-quotes", is_flag=True, help="Take double quotes in text files for letters.")
+    @click.option("--csv-no-quotes", is_flag=True, help="Treat double quotes in text files as ordinary characters.")
     @functools.wraps(function)
     def wrapper(
         *args: Any, csv_separator: str | None, csv_names: str | None, csv_null: tuple[str, ...], csv_no_quotes: bool, **kwargs: Any

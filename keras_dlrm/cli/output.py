@@ -1,4 +1,4 @@
-"""What commands print besides their results: a JSON line, rows that were skipped, unseen values, progress."""
+"""Output of commands besides their results: a JSON line, skipped rows, unseen values, progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keras-dlrm plan`."""
+"""Command `plan`: placement of embedding tables on devices, and its predicted cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
 @click.option("--embedding-dim", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--constraint", "constraints", multiple=True, metavar="TABLE=SHARDING",
               help="replicate, table_wise, row_wise or column_wise. May be repeated.")  # fmt: skip
-@click.option("--memory", help="What tables may take on a device, such as 16GiB; 80% of the machine's by default.")
+@click.option("--memory", help="Memory for tables on a device, such as 16GiB; by default 80% of the machine's.")
 @click.option("--even-memory", is_flag=True, help="Prefer plans that leave no device more than 5% above the mean share.")
 @click.option("--machine", default="a100", show_default=True, help="a100, h100, loopback, … or a .json file.")
 @click.option("--link", help="Bytes per second between devices, such as 10GB/s, in place of the machine's.")
@@ -44,8 +44,8 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**
 @click.option("--optimizer", default="adagrad", show_default=True, help="sgd, adagrad, rowwise_adagrad or adam.")
 @click.option("--bottom-mlp", metavar="WIDTHS", help="Such as 512,256,64,16.")
 @click.option("--top-mlp", metavar="WIDTHS", default="512,256,1", show_default=True)
-@click.option("--dense-parameters", type=click.IntRange(0), help="In place of those of --bottom-mlp and --top-mlp.")
-@click.option("--half-precision", is_flag=True, help="Activations and exchanged vectors of 2 bytes.")
+@click.option("--dense-parameters", type=click.IntRange(0), help="Dense parameters, instead of --bottom-mlp and --top-mlp.")
+@click.option("--half-precision", is_flag=True, help="Activations and exchanged vectors have 2 bytes.")
 @click.option("--plan", "existing", type=PathArgument, help="Explain this plan instead of making one.")
 @click.option("--output", type=PathArgument, help="Write the plan as JSON.")
 @click.option("--simulate", metavar="FROM..TO", help="Predict throughput for so many devices, doubling.")

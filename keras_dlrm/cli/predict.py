@@ -43,7 +43,7 @@ def command(
     id_columns: tuple[str, ...], on_error: str, max_skipped: int | None, workers: int | None, csv: Any, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Click probabilities of whole files, by a saved MODEL (.keras), in bounded memory.
+    """Write click probabilities of whole files, from a saved MODEL (.keras), in bounded memory.
 
     Rows keep their order. The output is complete or absent.
     """

@@ -19,7 +19,7 @@ Examples:
   keras-dlrm preprocess tables --schema log.yaml --train 'part-*.tfrecord.gz' --on-error skip --max-skipped 1000 --output my-log
   keras-dlrm preprocess tables --preprocessor my-log --vocabulary grown --train monday.csv --output monday
   keras-dlrm preprocess tables --schema log.yaml --train day.txt --csv-separator ';' --csv-names click,user --output log
-A run that was stopped goes on where it was when the same command is given again.
+To resume a run that was stopped, give the same command again.
 \b
 A schema file (vocabularies without a size are fitted on the training part):
   label: click
@@ -32,7 +32,7 @@ Examples:
   keras-dlrm preprocess criteo day_{0..23} --output terabyte --max-ind-range 10000000 --subsample 0.875
   keras-dlrm preprocess criteo day_{0..23} --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
 \b
-A run that was stopped goes on where it was when the same command is given again.
+To resume a run that was stopped, give the same command again.
 """
 
 _AGAIN = "The same command goes on where it was."
@@ -40,7 +40,7 @@ _AGAIN = "The same command goes on where it was."
 
 @click.group()
 def command() -> None:
-    """Raw click log → processed directory that every other command reads."""
+    """Turn a raw click log into a processed directory, which every other command reads."""
 
 
 @command.command(epilog=TABLES_EPILOG)
@@ -62,7 +62,7 @@ def tables(
     schema: Path | None, train: tuple[str, ...], valid: tuple[str, ...], test: tuple[str, ...],
     fractions: tuple[float, float, float] | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """CSV, TSV, Parquet or TFRecord tables through a schema."""
+    """Preprocess CSV, TSV, Parquet or TFRecord tables, described by a schema."""
     from keras_dlrm.data import tables as package
 
     split = dict(zip(("train", "valid", "test"), fractions, strict=True)) if fractions else None
@@ -78,20 +78,20 @@ def tables(
 @click.argument("inputs", nargs=-1, required=True, type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Directory to write.")
 @click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic", show_default=True,
-              help="Whose rules: facebookresearch/dlrm's, or those of TorchRec's scripts.")  # fmt: skip
+              help="Follow facebookresearch/dlrm, or TorchRec's scripts.")  # fmt: skip
 @click.option("--max-ind-range", type=int, help="classic: categories are taken modulo this.")
 @click.option("--subsample", type=float, default=0.0, show_default=True, help="classic: share of label-0 rows to drop.")
 @click.option("--table-size", "table_sizes", type=int, multiple=True,
               help="torchrec: ids are taken modulo this; once for all tables, or 26 times.")  # fmt: skip
 @click.option("--min-count", type=int, default=1, show_default=True,
               help="torchrec: values seen fewer times share the id 1.")  # fmt: skip
-@click.option("--days", type=int, default=7, show_default=True, help="Days that a single file is cut into.")
+@click.option("--days", type=int, default=7, show_default=True, help="Number of days that a single file is cut into.")
 @click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none", show_default=True)
-@click.option("--seed", type=int, help="Of subsample and shuffle; 123 for classic and 0 for torchrec by default.")
+@click.option("--seed", type=int, help="Seed of subsample and shuffle; by default 123 for classic, 0 for torchrec.")
 @row_options("line")
 @json_option
 def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...], **options: Any) -> None:
-    """Criteo's TSV files: one file, or one per day in order."""
+    """Preprocess Criteo's TSV files: one file, or one for each day, in order."""
     from keras_dlrm.data import criteo as package
 
     with promise(_AGAIN), row_progress("preprocess") as progress:

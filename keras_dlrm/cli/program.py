@@ -1,4 +1,4 @@
-"""How a program of this package runs and ends: exit codes, one sentence for an error, and what a signal does."""
+"""Run and end of a program of this package: exit codes, one sentence for an error, signals."""
 
 from __future__ import annotations
 

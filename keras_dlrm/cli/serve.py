@@ -1,4 +1,4 @@
-"""`keras-dlrm serve`."""
+"""Command `serve`: the local stand-in for TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ Then:
 @click.command(epilog=EPILOG)
 @click.argument("folder", type=PathArgument, required=False)
 @click.option("--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes.")
-@click.option("--name", help="Name of the model; the folder's by default.")
+@click.option("--name", help="Name of the model; by default that of the folder.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION",
               help="A name for a version; all versions are loaded then. May be repeated.")  # fmt: skip
 @click.option("--all-versions", is_flag=True, help="Load every version, not only the highest.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8501, show_default=True, help="Of REST and the page; 0 for any that is free.")
-@click.option("--grpc-port", default=8500, show_default=True, help="Of gRPC; 0 for any that is free.")
-@click.option("--threads", default=8, show_default=True, type=click.IntRange(1), help="Requests that run at a time.")
-@click.option("--queue", default=256, show_default=True, type=click.IntRange(0), help="Requests that may wait besides.")
+@click.option("--port", default=8501, show_default=True, help="Port of REST and the page; 0 chooses a free one.")
+@click.option("--grpc-port", default=8500, show_default=True, help="Port of gRPC; 0 chooses a free one.")
+@click.option("--threads", default=8, show_default=True, type=click.IntRange(1), help="Requests that run at the same time.")
+@click.option("--queue", default=256, show_default=True, type=click.IntRange(0), help="Requests that may wait.")
 @click.option("--max-request-bytes", default=8 * 2**20, show_default=True, type=click.IntRange(1024),
               help="Larger requests are refused.")  # fmt: skip
 @click.option("--poll-seconds", default=1.0, show_default=True, type=click.FloatRange(0.05),
-              help="Time between two looks at the folder.")  # fmt: skip
+              help="Interval at which the folder is checked.")  # fmt: skip
 @click.option("--grace-seconds", default=10.0, show_default=True, type=click.FloatRange(0),
-              help="Most time that running requests get after SIGTERM.")  # fmt: skip
+              help="Maximum time for running requests after SIGTERM.")  # fmt: skip
 @click.option("--request-seconds", default=Limits.request_seconds, show_default=True, type=click.FloatRange(0.1),
-              help="Most time that a client takes to send a request.")  # fmt: skip
+              help="Maximum time for a client to send a request.")  # fmt: skip
 @click.option("--max-connections", default=Limits.connections, show_default=True, type=click.IntRange(4),
               help="Open connections of REST, and of gRPC.")  # fmt: skip
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",

@@ -1,4 +1,4 @@
-"""`keras-dlrm synthesize`."""
+"""Command `synthesize`: planted, random, trace and multi-hot click logs."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def command() -> None:
 @click.option("--drift-effects", type=float, default=0.0, help="1 minus the correlation of effects over that time.")
 @click.option("--drift-popularity", type=float, default=0.0, help="Share of ids from a new order over that time.")
 @click.option("--cold-share", type=float, help="Share of each table's ids that are cold at first.")
-@click.option("--cold-arrive", type=int, nargs=2, metavar="FIRST LAST", help="Between which rows they appear.")
-@click.option("--cold-parts", multiple=True, help="The only part that has them; may be repeated.")
+@click.option("--cold-arrive", type=int, nargs=2, metavar="FIRST LAST", help="Rows between which they appear.")
+@click.option("--cold-parts", multiple=True, help="Part that has them; may be repeated.")
 def planted(
     schema: Schema, rows: tuple[int, int, int], drift_rows: int | None, drift_effects: float, drift_popularity: float,
     cold_share: float | None, cold_arrive: tuple[int, int] | None, cold_parts: tuple[str, ...], **options: Any,
 ) -> Any:  # fmt: skip
-    """From known click probabilities: the best possible AUC and log loss are known.
+    """Draw clicks from known probabilities, so that the best possible AUC and log loss are known.
 
     With --drift-rows or --cold-share, the parts follow each other in time: train, valid, test.
     """
@@ -112,7 +112,7 @@ def planted(
 @click.option("--zipf", type=float, default=0.0, show_default=True, help="Exponent of the ids; 0 is uniform.")
 @_DENSE
 def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
-    """Noise: what a benchmark or a test of shapes needs."""
+    """Draw noise, for benchmarks and tests of shapes."""
     from keras_dlrm.data.synthetic import RandomClickLog
 
     return RandomClickLog(schema, **options)
@@ -120,7 +120,7 @@ def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
 
 @command.command(epilog=TRACE_EPILOG)
 @_log_options
-@click.option("--exponent", type=float, default=1.0, show_default=True, help="Fall of the stack distances; 0 is even.")
+@click.option("--exponent", type=float, default=1.0, show_default=True, help="Decay of the stack distances; 0 is uniform.")
 @click.option("--largest", type=click.IntRange(0), default=1000, show_default=True, help="Largest stack distance.")
 @click.option("--cold", type=float, default=0.05, show_default=True, help="Share of references to new ids.")
 @click.option("--like", type=PathArgument, help="Take schema and locality from the train part of this directory.")
@@ -128,7 +128,7 @@ def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
 def trace(
     schema: Schema, rows: tuple[int, int, int], exponent: float, largest: int, cold: float, like: Path | None, **options: Any
 ) -> Any:
-    """Noise whose ids come back after given stack distances: what a cache of rows is tried on."""
+    """Draw noise whose ids repeat with given stack distances, to test caches of rows."""
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.synthetic import StackProfile, TraceClickLog, measure
 
@@ -146,13 +146,13 @@ def trace(
 @click.option("--hotness", required=True,
               help="mlperf-v2, one size per sparse column (3,2,1), or NAME=SIZE of some (C1=3,C20=100).")  # fmt: skip
 @click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform", show_default=True)
-@click.option("--shape", type=float, default=0.25, show_default=True, help="Of the Pareto distribution.")
+@click.option("--shape", type=float, default=0.25, show_default=True, help="Shape of the Pareto distribution.")
 @seed_option
 @directory_options
 def multi_hot(
     data: Path, hotness: str, distribution: str, shape: float, seed: int, output: Path, overwrite: bool, as_json: bool
 ) -> None:
-    """Bags in place of the ids of DATA, a processed directory: each id always brings the same others with it."""
+    """Replace the ids of DATA, a processed directory, by bags: each id always comes with the same others."""
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.synthetic import MultiHot
 

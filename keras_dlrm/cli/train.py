@@ -16,7 +16,7 @@ from keras_dlrm.cli.program import promise
 
 EPILOG = """\b
 Examples:
-  keras-dlrm train                                          the embedded planted log
+  keras-dlrm train                                          the built-in planted log
   keras-dlrm train --data my-log --model DCNv2 --epochs 3   a model on your own data
   keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
@@ -27,7 +27,7 @@ Examples:
 @click.option("--data", type=PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
 @training_options
 @click.option("--output", type=PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run in --output.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted run in --output.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
 @tensorboard_option
 @backend_option
@@ -35,7 +35,7 @@ Examples:
 def command(
     data: Path | None, output: Path | None, resume: bool, overwrite: bool, tensorboard: bool, as_json: bool, **options: Any
 ) -> None:
-    """Train a model, keep what is best on the validation part, score the test part once.
+    """Train a model, keep the best one on the validation part, score the test part once.
 
     Without --data a planted click log is trained on, whose true click probabilities are known: the result then shows
     how far the model is from the best possible one.

@@ -30,15 +30,15 @@ Examples:
 
 @click.group(epilog=EPILOG)
 def command() -> None:
-    """A log that can be shared, of the same shape, skew and click rate as a private one."""
+    """Make a log that can be shared, with the shape, skew and click rate of a private one."""
 
 
 @command.command(epilog=MEASURE_EPILOG)
 @click.argument("data", type=PathArgument)
 @click.option("--split", default="train", show_default=True, help="train, valid or test.")
-@click.option("--rows", type=click.IntRange(1), help="Rows from the beginning on; all by default.")
+@click.option("--rows", type=click.IntRange(1), help="Number of rows from the beginning; all by default.")
 @click.option("--threshold", type=click.IntRange(1), default=20, show_default=True,
-              help="The least number of rows or references behind every figure.")  # fmt: skip
+              help="Minimum number of rows or references behind every figure.")  # fmt: skip
 @click.option("--output", type=PathArgument, required=True, help="JSON file to write.")
 @json_option
 def measure(data: Path, split: str, rows: int | None, threshold: int, output: Path, as_json: bool) -> None:
@@ -73,7 +73,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
 @click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
               help="Rows of each part; by default as many as were measured, and a tenth of that for valid and test.")  # fmt: skip
 @click.option("--ids", type=click.Choice(["frequency", "locality"]), default="frequency", show_default=True,
-              help="What is kept of the ids' order.")  # fmt: skip
+              help="Statistics of the ids that are kept.")  # fmt: skip
 @seed_option
 @click.option("--plot", type=PathArgument, help="PNG of both profiles; twin.png in the output by default.")
 @directory_options
@@ -81,7 +81,7 @@ def make(
     statistics: Path, rows: tuple[int, int, int] | None, ids: str, seed: int, plot: Path | None, output: Path, overwrite: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Draw a log from STATISTICS, and show how far its own statistics are from them."""
+    """Draw a log from STATISTICS, and show how much its own statistics differ from them."""
     from keras_dlrm.data.packed.writer import list_file
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run

@@ -1,4 +1,4 @@
-"""`keras-dlrm verify`."""
+"""Command `verify`: compare what was written with its checksums."""
 
 from __future__ import annotations
 

@@ -8,20 +8,15 @@ import numpy as np
 
 
 def products(order: Sequence[int], pairs: tuple[np.ndarray, np.ndarray], self_interaction: bool = False) -> np.ndarray:
-    """Where the products of `DotInteraction` stand among another library's.
+    """Places of the products of `DotInteraction` among another library's, int64 (P,).
 
     Args:
         order: Place of each of our vectors among the other library's.
         pairs: Which two vectors, in that library's order, each of its products is of.
         self_interaction: Whether a vector's product with itself is among them.
 
-    Returns:
-        int64 (P,), for each of our products its place there.
-
     Example, of three vectors and an upper triangle:
 
-    >>> products([0, 1, 2], np.triu_indices(3, 1)).tolist()
-    [0, 1, 2]
     >>> products([2, 0, 1], np.triu_indices(3, 1)).tolist()
     [1, 2, 0]
     """
@@ -34,11 +29,7 @@ def products(order: Sequence[int], pairs: tuple[np.ndarray, np.ndarray], self_in
 
 
 def blocks(order: Sequence[int], width: int) -> np.ndarray:
-    """Where the numbers of our vectors, side by side, stand among another library's.
-
-    Args:
-        order: Place of each of our vectors among the other library's.
-        width: Numbers of a vector.
+    """Places of the numbers of our vectors, side by side and `width` wide, among another library's.
 
     Example:
 

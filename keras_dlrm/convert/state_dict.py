@@ -24,10 +24,6 @@ class StateDict:
             `"model_state_dict"` or `"model"`; or a module that has it.
         keys: Which keys there can be, for errors.
 
-    Raises:
-        TypeError: no such thing.
-        ValueError: two keys that are one without the names of wrappers.
-
     Example:
 
     >>> state = StateDict("load", {"module.top_l.0.bias": np.ones(3)}, "top_l.2k.bias")
@@ -44,20 +40,18 @@ class StateDict:
             if isinstance(source, Mapping) and isinstance(source.get(name), Mapping):
                 source = source[name]
         if not isinstance(source, Mapping):
-            raise TypeError(
-                f"{who}: {type(source).__name__} is no state_dict; give model.state_dict(), or a checkpoint."
-            )
+            raise TypeError(f"{who}: {type(source).__name__} is no state_dict; give model.state_dict(), or a checkpoint.")
         self._values: dict[str, Any] = {}
-        given: dict[str, str] = {}
+        keys_by_name: dict[str, str] = {}
         for key, value in source.items():
             if not isinstance(key, str):
                 raise TypeError(f"{who}: a key is {key!r}; a state_dict has names such as {keys}.")
             plain = _INNER.sub("", _LEADING.sub("", key))
-            if plain in given:
+            if plain in keys_by_name:
                 raise ValueError(
-                    f"{who}: {given[plain]!r} and {key!r} are both {plain!r} without the names of wrappers; give one model."
+                    f"{who}: {keys_by_name[plain]!r} and {key!r} are both {plain!r} without the names of wrappers; give one model."
                 )
-            given[plain] = key
+            keys_by_name[plain] = key
             self._values[plain] = value
         #: Whether the keys are sorted by name, as those of a DistributedModelParallel are: their order tells nothing then.
         self.sorted = list(self._values) == sorted(self._values)
@@ -73,28 +67,25 @@ class StateDict:
         return tuple(self._values[key].shape if hasattr(self._values[key], "shape") else np.shape(self._values[key]))
 
     def matching(self, pattern: str) -> list[str]:
-        """What the group of a pattern is in the keys that it matches as a whole, in their order."""
-        found = (re.fullmatch(pattern, key) for key in self._values)
-        return [match[1] for match in found if match]
+        """The group of a pattern in each key that it matches as a whole, in the keys' order."""
+        matches = (re.fullmatch(pattern, key) for key in self._values)
+        return [match[1] for match in matches if match]
 
     def take(self, key: str, shape: Sequence[int | None], why: str) -> np.ndarray:
-        """The array of a key, which counts as read then.
+        """The float32 array of a key, which then counts as read.
 
         Args:
             key: The key.
-            shape: What it must be; `None` for any size of a dimension.
+            shape: Its required shape; `None` for any size of a dimension.
             why: What needs that shape, and what to do where it is another.
 
-        Returns:
-            float32, of that shape.
-
         Raises:
-            ValueError: no such key; another shape; quantised, or in shards of which some are elsewhere.
+            ValueError: no such key; another shape; quantized, or in shards of which some are elsewhere.
         """
         if key not in self._values:
             near = [other for other in self._values if other.rpartition(".")[0] == key.rpartition(".")[0]]
-            beside = f" It has {near[0]!r}." if near else ""
-            raise ValueError(f"{self.who}: {key!r} is missing from the state_dict.{beside} It needs {self._keys}.")
+            hint = f" It has {near[0]!r}." if near else ""
+            raise ValueError(f"{self.who}: {key!r} is missing from the state_dict.{hint} It needs {self._keys}.")
         array = _array(f"{self.who}: {key!r}", self._values.pop(key))
         if array.ndim != len(shape):
             dimensions = "one dimension" if len(shape) == 1 else f"{len(shape)} dimensions"
@@ -107,7 +98,7 @@ class StateDict:
     def mlp(
         self, weight: str, first: int | None, why: str, last: int | None = None, skip: int = 1, more: Sequence[str] = ()
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Linear layers one after the other.
+        """Weights (out, in) and biases (out,) of linear layers one after the other.
 
         Args:
             weight: Key of the weight of layer number `{}`, which ends with `.weight`; the bias ends with `.bias`.
@@ -116,9 +107,6 @@ class StateDict:
             last: Width of the last layer's output, where it is known.
             skip: Step from one layer's number to the next one's.
             more: Keys of weights of further layers.
-
-        Returns:
-            Weights (out, in) and biases (out,).
         """
         keys, number = [], 0
         while weight.format(number) in self or weight.format(number).replace(".weight", ".bias") in self:
@@ -157,9 +145,7 @@ def _array(who: str, value: Any) -> np.ndarray:
             value = getattr(value, method)()
     dtype = str(value.dtype) if hasattr(value, "dtype") else str(np.asarray(value).dtype)
     if "float" not in dtype or "qint" in dtype or "float8" in dtype:
-        raise ValueError(
-            f"{who} holds {dtype}; weights are floating-point numbers. Convert the model before it is quantised."
-        )
+        raise ValueError(f"{who} holds {dtype}; weights are floating-point numbers. Convert the model before it is quantized.")
     if hasattr(value, "float"):  # torch: NumPy has no bfloat16
         value = value.float()
     if hasattr(value, "numpy"):

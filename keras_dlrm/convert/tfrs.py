@@ -70,7 +70,12 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     activation = _activation(bottom, top)
     schema = _schema(columns, len(bottom[0].kernel), schema)
     tables = {c.table_name: arrays[c.name] for c in schema.categorical}
-    dim = _dim(tables, bottom)
+    dim = len(bottom[-1].bias)
+    for name, table in tables.items():
+        if table.shape[1] != dim:
+            raise ValueError(
+                f"{_WHO}: table {name!r} has shape {table.shape}; the bottom stack ends with {dim}, and all must be as wide."
+            )
     # TFRS's vectors: the sparse ones by name, then the bottom stack's output.
     by_name = sorted(schema.categorical_names)
     order = [len(by_name), *(by_name.index(name) for name in schema.categorical_names)]
@@ -84,8 +89,8 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
         first = _behind_crosses(top[0], order, dim, bool(model._concat_dense))
     low, high = ([(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top))
     high[0] = (first.T, top[0].bias)
-    beside = {"concat_dense": True} if kind == "cross" and model._concat_dense else {}
-    return Weights(tables, low, high, crosses).model(schema, kind, itself, activation=activation, **beside)
+    options = {"concat_dense": True} if kind == "cross" and model._concat_dense else {}
+    return Weights(tables, low, high, crosses).model(schema, kind, itself, activation=activation, **options)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -106,9 +111,7 @@ def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Ca
     arrays: dict[str, np.ndarray] = {}
     configurations: Any = {} if many is None else many._feature_config
     if not isinstance(configurations, Mapping) or any(not isinstance(name, str) for name in configurations):
-        raise TypeError(
-            f"{_WHO}: the features of the TPUEmbedding must be a dictionary by name, without further nesting."
-        )
+        raise TypeError(f"{_WHO}: the features of the TPUEmbedding must be a dictionary by name, without further nesting.")
     variables = {} if many is None else getattr(many._tpu_embedding, "embedding_tables", None)
     if configurations and not variables:
         raise ValueError(f"{_WHO}: the embedding layer has no weights yet; call the model on a batch first.")
@@ -120,21 +123,16 @@ def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Ca
         if table.combiner not in ("sum", "mean", "sqrtn"):
             raise ValueError(f"{_WHO}: feature {name!r} pools by {table.combiner!r}; known are sum, mean and sqrtn.")
         most = hotness if isinstance(hotness, int) else hotness.get(name, 1)
-        columns[name] = Categorical(
-            name, table.vocabulary_size, hotness=most, combiner=table.combiner, table=_shared(name, table.name)
-        )
+        shared = None if table.name == name else table.name
+        columns[name] = Categorical(name, table.vocabulary_size, hotness=most, combiner=table.combiner, table=shared)
         arrays[name] = _array(by_name[table.name])
     for name, embedding in keras_layers.items():
         if not embedding.built:
             raise ValueError(f"{_WHO}: the Embedding of {name!r} has no weights yet; call the model on a batch first.")
         arrays[name] = _array(embedding.embeddings)
         owner = next(other for other, same in keras_layers.items() if same is embedding)
-        columns[name] = Categorical(name, len(arrays[name]), table=_shared(name, owner))
+        columns[name] = Categorical(name, len(arrays[name]), table=None if owner == name else owner)
     return columns, arrays
-
-
-def _shared(column: str, table: str) -> str | None:
-    return None if table == column else table
 
 
 def _schema(columns: Mapping[str, Categorical], dense: int, schema: Schema | None) -> Schema:
@@ -155,9 +153,7 @@ def _schema(columns: Mapping[str, Categorical], dense: int, schema: Schema | Non
                 f"{theirs.vocabulary_size} rows."
             )
         if column.hotness > 1 and column.combiner != theirs.combiner:
-            raise ValueError(
-                f"{_WHO}: column {column.name!r} pools by {column.combiner!r}, in TFRS by {theirs.combiner!r}."
-            )
+            raise ValueError(f"{_WHO}: column {column.name!r} pools by {column.combiner!r}, in TFRS by {theirs.combiner!r}.")
         if ours.setdefault(column.table_name, theirs.table_name) != theirs.table_name:
             raise ValueError(
                 f"{_WHO}: column {column.name!r} shares table {column.table_name!r} in the schema, but in TFRS it has "
@@ -170,40 +166,24 @@ def _schema(columns: Mapping[str, Categorical], dense: int, schema: Schema | Non
     return schema
 
 
-def _dim(tables: Mapping[str, np.ndarray], bottom: Sequence[_Layer]) -> int:
-    dim = len(bottom[-1].bias)
-    for name, table in tables.items():
-        if table.shape[1] != dim:
-            raise ValueError(
-                f"{_WHO}: table {name!r} has shape {table.shape}; the bottom stack ends with {dim}, and all must be as wide."
-            )
-    return dim
-
-
 # -- stacks ------------------------------------------------------------------------------------------------------------
 
 
 def _stack(stack: Any, part: str) -> list[_Layer]:
     """The Dense layers of an MLP block, a Sequential or a Dense layer."""
-    found: list[_Layer] = []
+    layers: list[_Layer] = []
     for layer in _flat(stack, part):
         if type(layer).__name__ == "Activation":
-            if not found or found[-1].activation != "linear":
-                raise ValueError(
-                    f"{_WHO}: {part}: layer {layer.name!r} activates what is activated already, or the input."
-                )
-            found[-1] = dataclasses.replace(found[-1], activation=layer.activation.__name__)
+            if not layers or layers[-1].activation != "linear":
+                raise ValueError(f"{_WHO}: {part}: layer {layer.name!r} activates what is activated already, or the input.")
+            layers[-1] = dataclasses.replace(layers[-1], activation=layer.activation.__name__)
             continue
         if not layer.built:
-            raise ValueError(
-                f"{_WHO}: {part}: layer {layer.name!r} has no weights yet; call the model on a batch first."
-            )
-        kernel = _array(layer.kernel)
-        bias = _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[1], np.float32)
-        found.append(_Layer(f"{part}: layer {layer.name!r}", kernel, bias, layer.activation.__name__))
-    if not found:
+            raise ValueError(f"{_WHO}: {part}: layer {layer.name!r} has no weights yet; call the model on a batch first.")
+        layers.append(_Layer(f"{part}: layer {layer.name!r}", *_dense(layer), layer.activation.__name__))
+    if not layers:
         raise ValueError(f"{_WHO}: {part} has no Dense layer; it must have one.")
-    return found
+    return layers
 
 
 def _flat(layer: Any, part: str) -> list[Any]:
@@ -214,14 +194,12 @@ def _flat(layer: Any, part: str) -> list[Any]:
         return []
     inner = getattr(layer, "_sublayers", None) if kind == "MLP" else getattr(layer, "layers", None)
     if kind not in ("MLP", "Sequential") or inner is None:
-        raise TypeError(
-            f"{_WHO}: {part} has a {kind} ({layer.name!r}); known are tfrs MLP, Sequential, Dense and Activation."
-        )
+        raise TypeError(f"{_WHO}: {part} has a {kind} ({layer.name!r}); known are tfrs MLP, Sequential, Dense and Activation.")
     return [one for each in inner for one in _flat(each, part)]
 
 
 def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
-    """That of the hidden layers, which are all but the last of the top stack."""
+    """Activation of the hidden layers, which are all but the last of the top stack."""
     if top[-1].activation != "sigmoid" or len(top[-1].bias) != 1:
         raise ValueError(
             f"{_WHO}: {top[-1].name}, {len(top[-1].bias)} wide, ends in {top[-1].activation!r}; a click probability needs one "
@@ -254,7 +232,7 @@ def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: i
 
 
 def _behind_crosses(top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
-    """The same behind cross layers: (n, out), or (D + n, out) where the bottom stack's output stands beside theirs."""
+    """Kernel of the first top layer behind cross layers: (n, out), or (D + n, out) beside the bottom stack's output."""
     first = dim if dense else 0
     _check_width(top, first + len(order) * dim)
     return np.concatenate([top.kernel[:first], top.kernel[first:][blocks(order, dim)]])
@@ -265,21 +243,20 @@ def _check_width(top: _Layer, width: int) -> None:
         raise ValueError(f"{_WHO}: {top.name} takes {len(top.kernel)} numbers; the interaction gives {width}.")
 
 
-def _crosses(
-    interaction: Any, order: Sequence[int], dim: int
-) -> list[tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
+def _dense(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias of a Dense layer, zeros where it has no bias."""
+    kernel = _array(layer.kernel)
+    return kernel, _array(layer.bias) if layer.use_bias else np.zeros(kernel.shape[1], np.float32)
+
+
+def _crosses(interaction: Any, order: Sequence[int], dim: int) -> list[tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
     inner = list(getattr(interaction, "layers", [])) if type(interaction).__name__ == "Sequential" else []
     kinds = [type(layer).__name__ for layer in inner if type(layer).__name__ != "InputLayer"]
     if kinds not in (["Concatenate", "Cross"], ["Concatenate", "MultiLayerDCN"]):
-        more = kinds.count("Cross") > 1
+        twice = " In a Sequential a second Cross takes the first one's output for x₀, which is no cross network."
         raise TypeError(
             f"{_WHO}: the interaction is a {type(interaction).__name__}{f' of {kinds}' if kinds else ''}; known are "
-            "DotInteraction and a Sequential of Concatenate and one Cross or MultiLayerDCN."
-            + (
-                " In a Sequential a second Cross takes the first one's output for x₀, which is no cross network."
-                if more
-                else ""
-            )
+            f"DotInteraction and a Sequential of Concatenate and one Cross or MultiLayerDCN.{twice * (kinds.count('Cross') > 1)}"
         )
     layer, wide = inner[-1], blocks(order, dim)
     pairs: list[tuple[Any, Any]]
@@ -294,15 +271,14 @@ def _crosses(
         pairs = [(layer._dense_u, layer._dense_v) if low else (None, layer._dense)] if layer.built else []
     if not pairs or not pairs[0][1].built:
         raise ValueError(f"{_WHO}: {layer.name!r} has no weights yet; call the model on a batch first.")
-    found: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []
+    crosses: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []
     for down, up in pairs:
-        kernel = _array(up.kernel)
-        bias = _array(up.bias) if up.use_bias else np.zeros(kernel.shape[1], np.float32)
+        kernel, bias = _dense(up)
         if down is None:
-            found.append((None, kernel[wide][:, wide].T, bias[wide]))
+            crosses.append((None, kernel[wide][:, wide].T, bias[wide]))
         else:
-            found.append((_array(down.kernel)[wide].T, kernel[:, wide].T, bias[wide]))
-    return found
+            crosses.append((_array(down.kernel)[wide].T, kernel[:, wide].T, bias[wide]))
+    return crosses
 
 
 def _array(variable: Any) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 
 from keras_dlrm.convert.state_dict import StateDict
 from keras_dlrm.convert.torch_tables import read, stored
-from keras_dlrm.convert.weights import Weights, default_schema, each, no_hotness
+from keras_dlrm.convert.weights import Weights, default_schema, no_hotness
 from keras_dlrm.models.dlrm import DLRM
-from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Schema
 
 _KEYS = "emb_l.N.weight (or weight_q, weight_r; or embs.weight, proj.weight), bot_l.2k.weight/bias and top_l.2k.weight/bias"
 
@@ -75,9 +75,8 @@ def from_torch_dlrm(
     if not bottom or not top:
         raise ValueError(f"{who}: no {'top_l' if bottom else 'bot_l'}.2k.weight; is this a DLRM's state_dict?")
     if schema is None:
-        hot = each(who, hotness, len(tables))
-        columns = [Categorical(f"C{i + 1}", table.size, hotness=hot[i]) for i, table in enumerate(tables)]
-        schema = default_schema(bottom[0][0].shape[1], columns)
+        columns = [(f"C{i + 1}", table.size, None) for i, table in enumerate(tables)]
+        schema = default_schema(who, bottom[0][0].shape[1], hotness, columns)
     ids = {column.table_name: column.hotness for column in schema.categorical}
     kept = stored(who, dict(zip(schema.table_sizes, tables, strict=True)), operation, ids)
     return Weights(bottom=bottom, top=top, **kept).model(schema, interaction, self_interaction)

@@ -16,13 +16,13 @@ _KINDS = ("weight", "weight_q", "embs.weight")
 
 @dataclasses.dataclass(frozen=True)
 class TorchTable:
-    """A table as the reference has it, vectors of width D.
+    """A table as the reference has it: vectors of width D.
 
-    Args:
-        rows: (n, d), d < D where there is a projection; of a split table its quotients.
+    Attributes:
+        rows: (n, d), d < D where there is a projection; the quotients of a split table.
         projection: (D, d) or `None`.
-        remainders: Of a split table, or `None`.
-        size: Ids that there are; of a split table whose column is not known the most that its rows stand for.
+        remainders: Those of a split table, or `None`.
+        size: Number of ids; of a split table whose column is not known the most that its rows stand for.
     """
 
     rows: np.ndarray
@@ -32,21 +32,16 @@ class TorchTable:
 
 
 def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | None) -> tuple[list[TorchTable], int]:
-    """The tables of a state_dict and their width D.
+    """The tables of a state_dict and their width D; `ValueError` where shapes do not fit or the operation is unknown.
 
     Args:
-        state: Gets what is read out of it.
+        state: Loses the keys that are read.
         operation: How rows of split tables are combined: the reference's `--qr-operation`.
         sizes: Name and vocabulary of each table of a schema, or `None`.
-
-    Raises:
-        ValueError: none, shapes that do not fit, or an unknown operation.
     """
     who = state.who
     if operation not in OPERATIONS:
-        raise ValueError(
-            f"{who}: operation={operation!r} is unknown; the reference's --qr-operation is one of {OPERATIONS}."
-        )
+        raise ValueError(f"{who}: operation={operation!r} is unknown; the reference's --qr-operation is one of {OPERATIONS}.")
     numbers = [int(n) for kind in _KINDS for n in state.matching(rf"emb_l\.(\d+)\.{kind}")]
     if not numbers:
         raise ValueError(f"{who}: no emb_l.N.weight; is this a DLRM's state_dict?")
@@ -55,7 +50,7 @@ def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | No
             f"{who}: the schema has {len(sizes)} tables, the state_dict {max(numbers) + 1}; give as many sparse columns, each with "
             "a table of its own."
         )
-    found: list[TorchTable] = []
+    tables: list[TorchTable] = []
     dim: int | None = None
     for i in range(max(numbers) + 1):
         size = None if sizes is None else sizes[i][1]
@@ -63,18 +58,18 @@ def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | No
         if sizes is not None:
             why = f"table {sizes[i][0]!r} of the schema, vocabulary_size={size},"
         if f"emb_l.{i}.weight_q" in state:
-            found.append(_split(state, i, operation, dim, size, why))
-            width = found[-1].rows.shape[1] * (2 if operation == "concat" else 1)
+            tables.append(_split(state, i, operation, dim, size, why))
+            width = tables[-1].rows.shape[1] * (2 if operation == "concat" else 1)
         elif f"emb_l.{i}.embs.weight" in state:
-            found.append(_projected(state, i, dim, size, why))
-            projection = found[-1].projection
-            width = found[-1].rows.shape[1] if projection is None else len(projection)
+            tables.append(_projected(state, i, dim, size, why))
+            projection = tables[-1].projection
+            width = tables[-1].rows.shape[1] if projection is None else len(projection)
         else:
             rows = _pooled(state, i, state.take(f"emb_l.{i}.weight", (size, dim), why))
-            found.append(TorchTable(rows, size=len(rows)))
+            tables.append(TorchTable(rows, size=len(rows)))
             width = rows.shape[1]
         dim = width if dim is None else dim
-    return found, dim or 0
+    return tables, dim or 0
 
 
 def _projected(state: StateDict, i: int, dim: int | None, size: int | None, why: str) -> TorchTable:
@@ -85,17 +80,13 @@ def _projected(state: StateDict, i: int, dim: int | None, size: int | None, why:
     rows = _pooled(state, i, state.take(f"emb_l.{i}.embs.weight", (size, None), why))
     projection = state.take(key, (dim, rows.shape[1]), f"emb_l.{i}.embs.weight, {rows.shape},")
     if not np.isfinite(projection).all():
-        raise ValueError(
-            f"{state.who}: {key!r} holds NaN or infinity; take a checkpoint from before training went wrong."
-        )
+        raise ValueError(f"{state.who}: {key!r} holds NaN or infinity; take a checkpoint from before training went wrong.")
     return TorchTable(rows, projection, size=len(rows))
 
 
 def _split(state: StateDict, i: int, operation: str, dim: int | None, size: int | None, why: str) -> TorchTable:
     if f"v_W_l.{i}" in state:
-        raise ValueError(
-            f"{state.who}: 'v_W_l.{i}' weights ids of a quotient–remainder table, which has no counterpart here."
-        )
+        raise ValueError(f"{state.who}: 'v_W_l.{i}' weights ids of a quotient–remainder table, which has no counterpart here.")
     width = dim // 2 if dim is not None and operation == "concat" else dim
     remainders = state.take(f"emb_l.{i}.weight_r", (None, width), "the width of the tables before it")
     collisions = len(remainders)
@@ -114,16 +105,8 @@ def _pooled(state: StateDict, i: int, rows: np.ndarray) -> np.ndarray:
 def stored(who: str, tables: Mapping[str, TorchTable], operation: str, hotness: Mapping[str, int]) -> dict[str, Any]:
     """Arguments of `Weights`: the tables as a `DLRM` stores them.
 
-    A table that the reference splits stays split where a `DLRM` would split it, too; else it is made whole.
-
-    Args:
-        who: Function that errors name.
-        tables: By name.
-        operation: As of `read`.
-        hotness: Most ids of an example, by table.
-
-    Raises:
-        ValueError: several ids of a table whose rows are multiplied: the reference multiplies their sums.
+    A table that the reference splits stays split where a `DLRM` would split it, too; else it is made whole. `ValueError` where an
+    example has several ids (`hotness`, by table) of a table whose rows are multiplied: the reference multiplies their sums.
     """
     split = {name: len(table.remainders) for name, table in tables.items() if table.remainders is not None}
     for name in split:
@@ -147,11 +130,7 @@ def stored(who: str, tables: Mapping[str, TorchTable], operation: str, hotness: 
         else:
             arrays[name] = _whole(table, operation)
     projections = {name: table.projection for name, table in tables.items() if table.projection is not None}
-    return {
-        "tables": arrays,
-        "projections": projections,
-        "quotient_remainder": rule if split.keys() - arrays.keys() else None,
-    }
+    return {"tables": arrays, "projections": projections, "quotient_remainder": rule if split.keys() - arrays.keys() else None}
 
 
 def _whole(table: TorchTable, operation: str) -> np.ndarray:

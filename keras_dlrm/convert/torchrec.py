@@ -10,9 +10,9 @@ import numpy as np
 
 from keras_dlrm.convert.order import blocks, placed, products
 from keras_dlrm.convert.state_dict import StateDict
-from keras_dlrm.convert.weights import Weights, default_schema, each, no_hotness
+from keras_dlrm.convert.weights import Weights, default_schema, no_hotness
 from keras_dlrm.models.dlrm import DLRM
-from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.schema.schema import Schema
 
 _TABLE = "sparse_arch.embedding_bag_collection.embedding_bags.{}.weight"
 _BOTTOM = "dense_arch.model._mlp.{}._linear.weight"
@@ -88,12 +88,8 @@ def from_torchrec(
     if not bottom:
         raise ValueError(f"{who}: {_BOTTOM.format(0)!r} is missing; is this a TorchRec DLRM's state_dict?")
     if schema is None:
-        hot = each(who, hotness, len(tables))
-        columns = [
-            Categorical(names[bag], len(table), hotness=hot[i], table=None if names[bag] == bag else bag)
-            for i, (bag, table) in enumerate(tables.items())
-        ]
-        schema = default_schema(bottom[0][0].shape[1], columns)
+        columns = [(names[bag], len(table), None if names[bag] == bag else bag) for bag, table in tables.items()]
+        schema = default_schema(who, bottom[0][0].shape[1], hotness, columns)
         order = list(range(len(columns) + 1))
     else:
         order = _order(state, schema, bags, features)
@@ -151,9 +147,7 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
     wide = blocks(order, dim)
     for k, (down, kernel, bias) in enumerate(weights.crosses):
         if down is None:
-            raise ValueError(
-                f"{who}: TorchRec's DLRM_DCN has cross layers of low rank; this model has projection_dim=None."
-            )
+            raise ValueError(f"{who}: TorchRec's DLRM_DCN has cross layers of low rank; this model has projection_dim=None.")
         out[f"{_CROSS}W_kernels.{k}"], out[f"{_CROSS}V_kernels.{k}"] = placed(kernel, wide, 0), placed(down, wide, 1)
         out[f"{_CROSS}bias.{k}"] = placed(bias, wide, 0)
     first = _first_layer(order, dim, bool(weights.crosses))
@@ -190,7 +184,7 @@ def _crosses(state: StateDict, order: Sequence[int], dim: int) -> list[tuple[np.
 
 
 def _first_layer(order: Sequence[int], dim: int, crossed: bool) -> np.ndarray:
-    """Which of the first over-arch layer's inputs are ours, in our order."""
+    """Inputs of the first over-arch layer that are ours, in our order."""
     if crossed:
         return blocks(order, dim)
     return np.concatenate([np.arange(dim), dim + products(order, np.triu_indices(len(order), 1))])
@@ -210,9 +204,7 @@ def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None
     numbers = [re.fullmatch(r"(.*?)(\d+)", bag) for bag in bags]
     counted = [int(m[2]) for m in numbers if m] if len({m[1] for m in numbers if m}) == 1 else []
     if counted != sorted(counted):
-        raise ValueError(
-            f"{state.who}: the keys have the tables as {list(bags)}, which is no order of columns; {_GIVE}."
-        )
+        raise ValueError(f"{state.who}: the keys have the tables as {list(bags)}, which is no order of columns; {_GIVE}.")
     _refuse_sorted(state, bags)
     return names
 
@@ -240,9 +232,7 @@ def _tables_of(state: StateDict, schema: Schema, bags: Sequence[str]) -> dict[st
         width = tables[name].shape[1]
     for key in state:
         if key.startswith(_TABLE.partition("{")[0]):
-            raise ValueError(
-                f"{state.who}: the schema has no table for {key!r} {state.shape(key)}; it has {list(tables)}."
-            )
+            raise ValueError(f"{state.who}: the schema has no table for {key!r} {state.shape(key)}; it has {list(tables)}.")
     return tables
 
 
@@ -251,9 +241,7 @@ def _order(state: StateDict, schema: Schema, bags: Sequence[str], features: Sequ
     if features is None:
         ours = [name if name in bags else f"t_{name}" for name in schema.table_sizes]
         if len(ours) < len(schema.categorical):
-            raise ValueError(
-                f"{state.who}: the schema's columns share tables, and TorchRec's order is by table; {_GIVE}."
-            )
+            raise ValueError(f"{state.who}: the schema's columns share tables, and TorchRec's order is by table; {_GIVE}.")
         _refuse_sorted(state, bags)
         if ours != list(bags):
             raise ValueError(
@@ -264,7 +252,7 @@ def _order(state: StateDict, schema: Schema, bags: Sequence[str], features: Sequ
 
 
 def _places(who: str, schema: Schema, features: Sequence[str] | None) -> list[int]:
-    """The same where the order is known; by default the columns stand table by table."""
+    """Place of each of our vectors where the order is known; by default the columns stand table by table."""
     if features is None:
         tables = list(schema.table_sizes)
         features = [c.name for c in sorted(schema.categorical, key=lambda c: tables.index(c.table_name))]

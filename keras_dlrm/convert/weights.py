@@ -70,17 +70,13 @@ class Weights:
 
     @classmethod
     def of(cls, who: str, model: Any, interactions: Sequence[str], compressed: bool = False) -> Weights:
-        """The weights of a `DLRM` that a library has, too.
+        """The weights of a `DLRM` that another library can hold, too.
 
         Args:
             who: Function that errors name.
-            model: The model.
+            model: The model; `TypeError` where it is no `DLRM`, `ValueError` where the library has no such model.
             interactions: Those that the library has.
             compressed: Whether it has quotient–remainder and mixed-dimension tables.
-
-        Raises:
-            TypeError: no `DLRM`.
-            ValueError: the library has no such model.
         """
         if not isinstance(model, DLRM):
             raise TypeError(f"{who}: {type(model).__name__} is no DLRM; only that has a counterpart there.")
@@ -118,32 +114,26 @@ def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str], compr
     if model.embeddings.quotient_remainder is not None and not compressed:
         raise ValueError(f"{who}: quotient–remainder tables have no counterpart; train with whole tables.")
     if (len(set(model.embeddings.widths.values())) > 1 or model.embeddings.projections) and not compressed:
-        raise ValueError(
-            f"{who}: mixed dimensions have no counterpart; the tables' widths are {model.embeddings.widths}."
-        )
+        raise ValueError(f"{who}: mixed dimensions have no counterpart; the tables' widths are {model.embeddings.widths}.")
     if model.schema.weighted:
         raise ValueError(f"{who}: weights of ids have no counterpart here; this schema is weighted.")
     for column in model.schema.categorical:
         if column.hashed:
-            raise ValueError(
-                f"{who}: column {column.name!r} is hashed inside the graph, which has no counterpart there."
-            )
+            raise ValueError(f"{who}: column {column.name!r} is hashed inside the graph, which has no counterpart there.")
         if column.combiner == "sqrtn" and column.hotness > 1:
             raise ValueError(f"{who}: column {column.name!r} pools by 'sqrtn', which has no counterpart there.")
 
 
-def default_schema(dense: int, columns: Sequence[Categorical]) -> Schema:
-    """Columns `I1 …`, where their names are not known, and sparse ones."""
-    return Schema(dense=[f"I{i + 1}" for i in range(dense)], categorical=columns)
-
-
-def each(who: str, hotness: int | Sequence[int] | None, count: int) -> list[int]:
-    """Hotness of each of `count` columns, from one number or one per column."""
-    if hotness is None or not isinstance(hotness, Sequence):
-        return [1 if hotness is None else int(hotness)] * count
-    if len(hotness) != count:
-        raise ValueError(f"{who}: hotness has {len(hotness)} entries for {count} tables; give one for each.")
-    return list(hotness)
+def default_schema(
+    who: str, dense: int, hotness: int | Sequence[int] | None, columns: Sequence[tuple[str, int, str | None]]
+) -> Schema:
+    """Dense columns `I1 …` and sparse ones by name, vocabulary and table; `hotness` is one number or one per column."""
+    if not isinstance(hotness, Sequence):
+        hotness = [1 if hotness is None else int(hotness)] * len(columns)
+    if len(hotness) != len(columns):
+        raise ValueError(f"{who}: hotness has {len(hotness)} entries for {len(columns)} tables; give one for each.")
+    sparse = [Categorical(name, rows, hotness=most, table=t) for (name, rows, t), most in zip(columns, hotness, strict=True)]
+    return Schema(dense=[f"I{i + 1}" for i in range(dense)], categorical=sparse)
 
 
 def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:

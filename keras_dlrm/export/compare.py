@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.export.requests import expected_probabilities
-from keras_dlrm.export.tables.quantised import KINDS, check_kind
+from keras_dlrm.export.tables.quantized import KINDS, check_kind
 from keras_dlrm.export.tables.stored_tables import StoredTables
+from keras_dlrm.metrics import scores
+from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 
 
 def compare_tables(
-    model: Any,
-    part: Any,
-    kinds: Sequence[str] = KINDS,
-    prune: str | Mapping[str, Any] | None = None,
-    batch_size: int = 8192,
+    model: Any, part: Any, kinds: Sequence[str] = KINDS, prune: str | Mapping[str, Any] | None = None, batch_size: int = 8192
 ) -> list[dict[str, Any]]:
     """Score a model on a part of a log with its tables as exported files hold them.
 
@@ -46,9 +44,6 @@ def compare_tables(
     >>> [(row["tables"], round(row["share"], 2)) for row in rows]
     [('live', 1.0), ('int8', 0.3), ('int4', 0.2)]
     """
-    from keras_dlrm.metrics import scores
-    from keras_dlrm.models.click_model import ClickModel
-
     if not isinstance(model, ClickModel):
         raise TypeError(f"compare_tables: expected a model of kd.models, not {type(model).__name__}.")
     for kind in kinds:
@@ -61,7 +56,7 @@ def compare_tables(
     ways: list[tuple[str, Any]] = [("live", None)]
     for pruning in [None] if prune is None else [None, prune]:
         ways += [(kind, StoredTables(model, kind, pruning)) for kind in kinds]
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for name, stored in ways:
         labels, got, weights = [], [], []
         for batch, label, *weight in part.batches(batch_size) if batches is None else batches:
@@ -70,8 +65,8 @@ def compare_tables(
             weights += [np.asarray(w).reshape(-1) for w in weight]
         counted = np.concatenate(weights) if weights else None
         of = scores(np.concatenate(labels), np.concatenate(got).astype(np.float64), counted)
-        first = found[0] if found else {"auc": of["auc"], "ne": of["ne"]}
-        found.append(
+        first = results[0] if results else {"auc": of["auc"], "ne": of["ne"]}
+        results.append(
             {
                 "tables": name,
                 "pruned_rows": 0 if stored is None else stored.pruned_rows,
@@ -83,4 +78,4 @@ def compare_tables(
                 "ne_change": float(of["ne"] - first["ne"]),
             }
         )
-    return found
+    return results

@@ -1,16 +1,25 @@
-"""Processes in which Keras runs on TensorFlow, whatever backend it runs on here."""
+"""Helper processes in which Keras runs on TensorFlow."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import os
+import re
+import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.sharding.processes import PARENT
+import numpy as np
+
+import keras_dlrm.models  # noqa: F401  (registers the classes that are loaded)
+from keras_dlrm.sharding.processes import PARENT, end_with_launcher
+
+# What TensorFlow says whenever it starts.
+_LOG = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before|To enable the following instructions")
 
 
 def environment() -> dict[str, str]:
@@ -21,20 +30,43 @@ def environment() -> dict[str, str]:
     >>> environment()["KERAS_BACKEND"]
     'tensorflow'
     """
-    found = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path), PARENT: str(os.getpid())}
-    found.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    return found
+    own = {"KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path), PARENT: str(os.getpid())}
+    return {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **own}
+
+
+def run(arguments: Sequence[str], rows: Iterable[np.ndarray] = ()) -> str:
+    """Run Python in such a process, with rows on its standard input. Its complaint if it fails, else an empty text."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
+        )
+        try:
+            for part in rows:
+                process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
+            process.stdin.close()  # type: ignore[union-attr]
+            code = process.wait()
+        except BrokenPipeError:
+            code = process.wait()  # What it says is told below.
+        finally:
+            process.kill()  # where this one is stopped
+            process.wait()
+        if not code:
+            return ""
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines if not _LOG.match(line)).strip() or f"exit code {code}"
+
+
+def arguments() -> list[str]:
+    """Begin such a process: it ends with the one that launched it, and knows the package's classes. Its arguments."""
+    end_with_launcher()
+    return sys.argv[1:]
 
 
 def modules_of(who: str, model: Any) -> list[str]:
     """Modules that define the classes of a model's layers, the model's own included.
 
-    Args:
-        who: Function that errors name.
-        model: The model.
-
-    Raises:
-        ValueError: a class is defined in the program that runs, which no other process imports.
+    `ValueError` where a class is defined in the program that runs, which no other process imports.
     """
     classes = {type(layer) for layer in model._flatten_layers()}
     for own in classes:
@@ -54,10 +86,9 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def beside(path: Path) -> Path:
-    """The path as seen from its folder, which becomes the process's: TensorFlow takes brackets, stars and the like for patterns.
+    """The path, of a plain name, as seen from its folder, which becomes the process's.
 
-    Args:
-        path: A file or folder whose own name is plain.
+    TensorFlow takes brackets, stars and the like in a path for patterns.
     """
     os.chdir(path.parent)
     return Path(path.name)

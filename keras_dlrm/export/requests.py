@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX
-from keras_dlrm.export.signatures import WEIGHTS, Column, model_columns, raw_columns, signature_names
-from keras_dlrm.schema.columns import Categorical, Dense
+from keras_dlrm.embeddings.lookup import taped
+from keras_dlrm.export.signatures import WEIGHTS, Column, model_columns, packed_inputs, raw_columns, signature_names
+from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.schema import PADDING, Schema
 
 Request = dict[str, dict[str, Any]]
+Answer = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
+_NUMBERS = (0.5, float("nan"), 3.0, 41.0, 0.0)
 
 
 def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
     """A packed batch with ids from both ends of each vocabulary, padding, and ids out of range.
-
-    Args:
-        schema: A fitted schema.
-        rows: B.
 
     Example:
 
@@ -45,10 +45,7 @@ def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
     """`example_batch`, with ids far out of range in two rows, random ones in the later half, and values that are no numbers.
 
     Dense features have infinity in row 4 and NaN in row 5; weights of ids have NaN in row 2, which is padding, infinity in row 3.
-
-    Args:
-        schema: A fitted schema.
-        rows: B, at least 8.
+    There are at least 8 rows.
 
     Example:
 
@@ -69,57 +66,71 @@ def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
 
 
 def expected_probabilities(model: Any, batch: Mapping[str, np.ndarray], stored: Any = None) -> np.ndarray:
-    """p(click) that an exported model should give, (B, 1).
-
-    Args:
-        model: The live model.
-        batch: A packed batch.
-        stored: `StoredTables` to predict with; the live model's own tables by default.
-    """
-    from keras import ops
-
-    from keras_dlrm.embeddings.lookup import taped
-
+    """p(click) that an exported model should give, (B, 1): the live model's, with `StoredTables` instead of its own if given."""
     if stored is None:
         return np.asarray(model.predict(batch, verbose=0))
     with taped(stored):
-        return ops.convert_to_numpy(model(model.narrowing.arrays(dict(batch)), training=False))
+        return keras.ops.convert_to_numpy(model(model.narrowing.arrays(dict(batch)), training=False))
+
+
+def check_answers(
+    who: str, model: Any, batch: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], answer: Answer,
+    least: int = 0,
+) -> None:  # fmt: skip
+    """`RuntimeError` unless a written model answers a batch, its first row and, if it takes them, no rows as `model` does.
+
+    Args:
+        who: Function that the error names.
+        model: The live model.
+        batch: Inputs by name.
+        expected: Its outputs for them, by name.
+        answer: The written model.
+        least: Fewest rows that it takes.
+    """
+    allowed = allowed_difference(model)
+    for rows in (len(next(iter(expected.values()))), 1, 0)[: 3 - least]:
+        outputs = answer({name: array[:rows] for name, array in batch.items()})
+        for name, values in expected.items():
+            got, wanted = outputs[name], values[:rows]
+            if got.shape == wanted.shape and (np.isnan(got) == np.isnan(wanted)).all():
+                differing = ~np.isnan(wanted) & (got != wanted)
+                difference = float(np.max(np.abs(got[differing] - wanted[differing]), initial=0.0))
+            else:
+                difference = float("nan")
+            if not difference <= allowed:
+                raise RuntimeError(
+                    f"{who}: of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is "
+                    "allowed."
+                )
+
+
+def allowed_difference(model: Any) -> float:
+    """Largest difference between the answers of a written model and the live one's."""
+    return 1e-5 if model.compute_dtype == "float32" else 0.02
 
 
 def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[Any]]:
-    """Raw rows: known values from both ends of each vocabulary, unseen and missing ones.
+    """Raw rows by column: known values from both ends of each vocabulary, unseen and missing ones.
 
-    Args:
-        preprocessor: A fitted preprocessor.
-        rows: B.
-
-    Returns:
-        Values by column: numbers, texts (empty where missing) or, where the hotness is above 1, lists of them.
+    Values are numbers, texts (empty where missing) or, where the hotness is above 1, lists of them.
     """
     schema = preprocessor.schema
-    found: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any]] = {}
     for i, dense in enumerate(schema.dense):
-        found[dense.name] = [_dense_value(dense, i + j) for j in range(rows)]
+        columns[dense.name] = [_NUMBERS[(i + j) % 5] for j in range(rows)]
     for column in schema.categorical:
         values = _values(preprocessor, column)
         if not column.multi_hot:
-            found[column.name] = [values[j % len(values)] for j in range(rows)]
+            columns[column.name] = [values[j % len(values)] for j in range(rows)]
         else:
-            found[column.name] = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
-    return found
+            columns[column.name] = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
+    return columns
 
 
 def requests(
     schema: Schema, preprocessor: Preprocessor | None, user_columns: Sequence[str], default: str, rows: int = 5
 ) -> dict[str, tuple[Request, dict[str, np.ndarray]]]:
-    """A request to each signature, and the packed batch that it stands for.
-
-    Args:
-        schema: The model's schema.
-        preprocessor: Whether there is one, and which.
-        user_columns: As in `savedmodel`.
-        default: As in `savedmodel`.
-        rows: Rows of a request.
+    """A request to each signature, and the packed batch that it stands for; arguments as of `signature_names`.
 
     Returns:
         Signature → `(inputs by name as {"dtype", "values"}, packed batch)`. For `classify` and `regress` they are the columns
@@ -138,19 +149,19 @@ def requests(
         columns = raw_columns(preprocessor)
         known = _request(columns, {**raw, **weights})
     inputs = {c.name: c.input for c in columns}
-    found = {}
+    by_signature = {}
     for name, kind in signature_names(preprocessor is not None, user_columns, default).items():
         if kind == "packed":
-            widths = {"dense": "float32", "sparse": "int64", "weights": "float32"}
-            found[name] = {k: {"dtype": widths[k], "values": v.tolist()} for k, v in packed.items()}, packed
+            dtypes = {key: dtype for key, (_, dtype) in packed_inputs(schema).items()}
+            by_signature[name] = {k: {"dtype": dtypes[k], "values": v.tolist()} for k, v in packed.items()}, packed
         elif kind == "columns":
-            found[name] = {inputs[key]: entry for key, entry in by_column.items()}, packed
+            by_signature[name] = {inputs[key]: entry for key, entry in by_column.items()}, packed
         elif kind in ("classify", "regress"):
-            found[name] = known, batch
+            by_signature[name] = known, batch
         else:
             request, asked = _rank(schema, known, batch, user_columns) if kind == "rank" else (known, batch)
-            found[name] = {inputs[key]: entry for key, entry in request.items()}, asked
-    return found
+            by_signature[name] = {inputs[key]: entry for key, entry in request.items()}, asked
+    return by_signature
 
 
 def _rank(
@@ -158,8 +169,7 @@ def _rank(
 ) -> tuple[Request, dict[str, np.ndarray]]:
     """The first row's user beside the candidates of all rows."""
     request = {
-        name: {**entry, "values": entry["values"][:1]} if name in user_columns else entry
-        for name, entry in request.items()
+        name: {**entry, "values": entry["values"][:1]} if name in user_columns else entry for name, entry in request.items()
     }
     batch = {key: np.array(values) for key, values in batch.items()}
     for i, name in enumerate(schema.dense_names):
@@ -177,17 +187,13 @@ def _request(columns: Sequence[Column], values: Mapping[str, Any]) -> Request:
 
 
 def _unpacked(schema: Schema, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: batch["dense"][:, i].tolist() for i, name in enumerate(schema.dense_names)}
+    columns: dict[str, Any] = {name: batch["dense"][:, i].tolist() for i, name in enumerate(schema.dense_names)}
     for column, start in zip(schema.categorical, schema.offsets, strict=True):
         ids = batch["sparse"][:, start : start + column.hotness]
-        found[column.name] = (ids if column.multi_hot else ids[:, 0]).tolist()
+        columns[column.name] = (ids if column.multi_hot else ids[:, 0]).tolist()
     if schema.weighted:
-        found[WEIGHTS] = batch["weights"].tolist()
-    return found
-
-
-def _dense_value(column: Dense, place: int) -> float:
-    return [0.5, float("nan"), 3.0, 41.0, 0.0][place % 5]
+        columns[WEIGHTS] = batch["weights"].tolist()
+    return columns
 
 
 def _values(preprocessor: Preprocessor, column: Categorical) -> list[Any]:
@@ -204,5 +210,5 @@ def _values(preprocessor: Preprocessor, column: Categorical) -> list[Any]:
 
 
 def _transformable(values: list[Any]) -> list[Any]:
-    """As the preprocessor takes it: missing values inside of lists, too."""
+    """Values that the preprocessor takes: missing ones inside of lists are `None`."""
     return [[None if v == "" else v for v in value] if isinstance(value, list) else value for value in values]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import keyword
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Categorical
@@ -55,14 +55,14 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
     for name in plain:
         if plain[name] == name:
             unchanged.setdefault(name.lower(), name)
-    taken, found = set(unchanged), {}
+    taken, inputs = set(unchanged), {}
     for name, first in plain.items():
-        found[name], number = first, 1
-        while found[name].lower() in taken and unchanged.get(found[name].lower()) != name:
+        inputs[name], number = first, 1
+        while inputs[name].lower() in taken and unchanged.get(inputs[name].lower()) != name:
             number += 1
-            found[name] = f"{first}_{number}"
-        taken.add(found[name].lower())
-    return found
+            inputs[name] = f"{first}_{number}"
+        taken.add(inputs[name].lower())
+    return inputs
 
 
 def _plain(name: str) -> str:
@@ -71,11 +71,15 @@ def _plain(name: str) -> str:
     return f"arg_{plain}" if taken or not plain[:1].isalpha() else plain
 
 
+def packed_inputs(schema: Schema) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    """Shape and dtype of each tensor of a packed batch, as files have them."""
+    widths = {"dense": schema.n_dense, "sparse": schema.width, WEIGHTS: schema.width}
+    return {name: ((None, widths[name]), "int64" if name == "sparse" else "float32") for name in schema.input_names}
+
+
 def model_columns(schema: Schema) -> tuple[Column, ...]:
     """Columns as the model reads them: dense values, and ids padded with -1."""
-    dense = [Column(name, "float32", None) for name in schema.dense_names]
-    sparse = [_sparse(schema, c, "int64") for c in schema.categorical]
-    return _with_inputs((*dense, *sparse, *_weights(schema)))
+    return _columns(schema, "float32", lambda column: "int64")
 
 
 def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
@@ -84,39 +88,40 @@ def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     Dense values are float64 with NaN where missing, as a preprocessor computes; values that a vocabulary or a hash makes
     ids of are strings, empty where missing; ids that came as ids are int64.
     """
-    schema = preprocessor.schema
-    dense = [Column(name, "float64", None) for name in schema.dense_names]
-    sparse = [
-        _sparse(schema, c, "string" if c.hashed or c.table_name in preprocessor.vocabularies else "int64")
-        for c in schema.categorical
-    ]
-    return _with_inputs((*dense, *sparse, *_weights(schema)))
+    texts = preprocessor.vocabularies
+    return _columns(
+        preprocessor.schema, "float64", lambda column: "string" if column.hashed or column.table_name in texts else "int64"
+    )
+
+
+def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -> tuple[Column, ...]:
+    """Columns of a schema, with the dtype of the dense and of each sparse one, and the inputs' names."""
+    columns = [Column(name, dense, None) for name in schema.dense_names]
+    for column in schema.categorical:
+        # Weights come as they lie in a packed batch, so that ids cannot be longer.
+        truncated = column.truncate is not None and not schema.weighted
+        columns.append(Column(column.name, sparse(column), column.hotness if column.multi_hot else None, truncated))
+    if schema.weighted:
+        columns.append(Column(WEIGHTS, "float32", schema.width))
+    names = input_names(column.name for column in columns)
+    return tuple(dataclasses.replace(column, input=names[column.name]) for column in columns)
 
 
 def signature_names(raw: bool, user_columns: Sequence[str], default: str) -> dict[str, str]:
     """Signature name → what it takes: `packed`, `columns`, `raw`, `rank`, `classify` or `regress`.
 
-    Args:
-        raw: Whether there is a preprocessor.
-        user_columns: As in `savedmodel`.
-        default: What `serving_default` takes.
+    `raw` says whether there is a preprocessor; the others are as in `savedmodel`.
     """
     kinds = ["packed", "columns", *(["raw"] if raw else []), *(["rank"] if user_columns else []), "classify", "regress"]
     return {"serving_default": default, **{kind: kind for kind in kinds}}
 
 
 def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) -> None:
-    """Raise where the arguments of `savedmodel` fit neither each other nor the schema.
-
-    Raises:
-        ValueError, TypeError: the message names the argument.
-    """
+    """`ValueError` or `TypeError` where the arguments of `savedmodel` fit neither each other nor the schema."""
     if default not in DEFAULTS:
         raise ValueError(f"savedmodel: default={default!r} is unknown; use one of {DEFAULTS}.")
     if default == "raw" and not raw:
-        raise ValueError(
-            "savedmodel: default='raw' needs the preprocessor that made the training data; give preprocessor=…."
-        )
+        raise ValueError("savedmodel: default='raw' needs the preprocessor that made the training data; give preprocessor=….")
     if isinstance(user_columns, str) or not all(isinstance(name, str) for name in user_columns):
         raise TypeError(f"savedmodel: user_columns={user_columns!r} must be a list of column names.")
     names = [*schema.dense_names, *schema.categorical_names]
@@ -126,21 +131,4 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
     if user_columns and set(user_columns) == set(names):
         raise ValueError("savedmodel: user_columns names every column; leave those out in which candidates differ.")
     if schema.weighted and WEIGHTS in names:
-        raise ValueError(
-            f"savedmodel: column {WEIGHTS!r} has the name of the input of per-id weights; rename the column."
-        )
-
-
-def _with_inputs(columns: Sequence[Column]) -> tuple[Column, ...]:
-    names = input_names(column.name for column in columns)
-    return tuple(dataclasses.replace(column, input=names[column.name]) for column in columns)
-
-
-def _sparse(schema: Schema, column: Categorical, dtype: str) -> Column:
-    # Weights come as they lie in a packed batch, so that ids cannot be longer.
-    truncated = column.truncate is not None and not schema.weighted
-    return Column(column.name, dtype, column.hotness if column.multi_hot else None, truncated)
-
-
-def _weights(schema: Schema) -> list[Column]:
-    return [Column(WEIGHTS, "float32", schema.width)] if schema.weighted else []
+        raise ValueError(f"savedmodel: column {WEIGHTS!r} has the name of the input of per-id weights; rename the column.")

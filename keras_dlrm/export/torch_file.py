@@ -1,4 +1,4 @@
-"""State_dicts in files: torch's `.pt` and `.pth`, and NumPy's `.npz`."""
+"""Files of state_dicts: torch's `.pt` and `.pth`, NumPy's `.npz`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     torch = _torch(path)
     try:
         with torch.serialization.safe_globals(_NUMBERS):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, as the file may hold anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -62,13 +62,13 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         raise ValueError(
             f"{path} cannot be read as a state_dict ({reason}); write it with torch.save(model.state_dict(), path)."
         ) from error
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__}; write it with torch.save(model.state_dict(), path).")
-    return found
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}; write it with torch.save(model.state_dict(), path).")
+    return state
 
 
 class _Dtype:
-    """What a file says of the dtype of a NumPy number; its own unpickling is not used."""
+    """Dtype of a pickled NumPy number, as a file has it; its own unpickling is not used."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
         if not re.fullmatch(r"[fiu][1248]|b1", code):
@@ -85,11 +85,7 @@ def _number(dtype: _Dtype, data: bytes) -> Any:
 
 
 # The names that pickled NumPy numbers have, of NumPy 2 and NumPy 1, and what is called in their place.
-_NUMBERS = [
-    (_Dtype, "numpy.dtype"),
-    (_number, "numpy._core.multiarray.scalar"),
-    (_number, "numpy.core.multiarray.scalar"),
-]
+_NUMBERS = [(_Dtype, "numpy.dtype"), (_number, "numpy._core.multiarray.scalar"), (_number, "numpy.core.multiarray.scalar")]
 
 
 def save(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], overwrite: bool = False) -> None:

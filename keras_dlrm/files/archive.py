@@ -1,4 +1,4 @@
-"""Zip archives, such as `.keras` and `.npz` files: their own checksums, all of them, with an error that names the file."""
+"""Zip archives, such as `.keras` and `.npz` files, checked by their own checksums."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ _PART = 2**24
 
 
 def check_archive(path: Path, needed: Collection[str] = (), done: Done = lambda size: None) -> None:
-    """Read all members of an archive, whose CRC-32 is compared.
-
-    Args:
-        path: The file.
-        needed: Members that it must have.
-        done: Called with the bytes of each part that was read.
+    """Read all members of an archive, whose CRC-32 is compared; it must have the members that are `needed`.
 
     Raises:
         FileNotFoundError: no such file.

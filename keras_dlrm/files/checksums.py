@@ -1,4 +1,4 @@
-"""Checksums of files, and JSON files that carry one of their own content."""
+"""Checksums of files, and JSON files with a checksum of their own content."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ _PART = 2**22  # bytes at a time: the memory stays in the processor's cache
 
 
 def digest(path: str | os.PathLike[str], done: Callable[[int], None] = lambda size: None) -> str:
-    """SHA-256 of a file, in hexadecimal digits.
-
-    Args:
-        path: The file.
-        done: Called with the bytes of each part that was read.
-    """
+    """SHA-256 of a file, in hexadecimal digits; `done` is called with the bytes of each part that was read."""
     found, part = hashlib.sha256(), memoryview(bytearray(min(_PART, regular(path).stat().st_size + 1)))
     with open(path, "rb", buffering=0) as file:
         while size := file.readinto(part):
@@ -56,12 +51,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object of a file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a JSON object; the message names the file.
-    """
+    """The JSON object of a file; `ValueError`, which names the file, where it holds none."""
     try:
         # A run may have scores that are not finite.
         content = from_json(regular(path, "give a file in JSON").read_bytes().decode("utf-8"), finite=False)
@@ -73,15 +63,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object as it was before `sealed`.
-
-    Args:
-        path: The file that it comes from; the error names it.
-        content: What the file holds.
-
-    Raises:
-        ValueError: it has no checksum, or is not what was sealed.
-    """
+    """A JSON object as it was before `sealed`; `ValueError`, naming the file that it comes from, where it is damaged."""
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     if content.get(CHECKSUM) != content_digest(rest):
         raise ValueError(f"{path} is damaged: its content does not match its checksum; copy it again, or write it again.")
@@ -89,15 +71,10 @@ def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[s
 
 
 def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[str, Any]:
-    """Read a JSON object that was written as `sealed` makes it.
+    """Read a JSON object that was written as `sealed` makes it, without its checksum.
 
-    Args:
-        path: The file.
-        required: Whether a file without a checksum is damaged. `False` where earlier releases wrote none: then the caller
-            decides by the version that the file names. One that lists other files under `"files"` always had one.
-
-    Returns:
-        The object, without its checksum.
+    With `required=False` a file without a checksum is taken as it is: earlier releases wrote none, and the caller decides
+    by the version that the file names. One that lists other files under `"files"` always had one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -108,10 +85,7 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     >>> import tempfile
     >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "a.json"
-    >>> _ = path.write_text(json.dumps(sealed({"rows": 3})))
-    >>> read_sealed(path)
-    {'rows': 3}
-    >>> _ = path.write_text(path.read_text().replace("3", "7", 1))
+    >>> _ = path.write_text(json.dumps(sealed({"rows": 3})).replace("3", "7", 1))
     >>> read_sealed(path)
     Traceback (most recent call last):
     ValueError: ...a.json is damaged: its content does not match its checksum; copy it again, or write it again.

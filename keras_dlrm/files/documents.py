@@ -1,4 +1,4 @@
-"""YAML and JSON texts as plain values: each key once and a text, numbers finite, and no more values than the text has room for."""
+"""YAML and JSON documents as plain values: unique keys, finite numbers, bounded size."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ _REPEATED = 10_000
 
 
 def read(path: str | os.PathLike[str], what: str) -> Any:
-    """The value of a file in YAML, or in JSON where its name says so.
-
-    Args:
-        path: The file.
-        what: What it should hold, for the errors, such as `"an experiment"`.
+    """The value of a file in YAML, or in JSON where its name says so; `what` it should hold is for the errors.
 
     Raises:
         OSError: there is no such file, or it is no regular one.
@@ -38,14 +34,7 @@ def read(path: str | os.PathLike[str], what: str) -> Any:
 
 
 def from_json(text: str | bytes, finite: bool = True) -> Any:
-    """The value of a JSON text.
-
-    Args:
-        text: The text, UTF-8 where it is bytes.
-        finite: Whether NaN and infinity, which are not JSON, are refused.
-
-    Raises:
-        ValueError: it is not JSON, has a key twice, or is nested too deeply.
+    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which are not JSON, are refused if `finite`.
 
     Example:
 
@@ -87,8 +76,8 @@ def from_yaml(text: str) -> Any:
     References to another part of the text are taken, as long as they do not make much out of little.
 
     Raises:
-        ValueError: it is not YAML, has a key twice or one that is no text, a value that is no text, number, list or mapping,
-            or refers to itself; the message names the line.
+        ValueError: it is not YAML, has a key twice or one that is no text, or a value that is no text, number, list or
+            mapping, or refers to itself; the message names the line.
 
     Example:
 

@@ -1,8 +1,9 @@
-"""Files and folders that are written beside their place, flushed to the disk, and only then renamed: the old or the new stays."""
+"""Atomic writing of files and folders: write aside, flush, rename."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -18,9 +19,6 @@ def workspace(output: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden folder beside an output, for this process alone, that is removed at the end.
 
     What killed processes left of the same output is removed, too.
-
-    Args:
-        output: What is written.
 
     Example:
 
@@ -52,9 +50,6 @@ def clean(output: Path) -> None:
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Where to write a file that takes its place, flushed to the disk, when the block ends without an error.
 
-    Args:
-        path: The file; one that is there stays as it is until then.
-
     Example:
 
     >>> import tempfile
@@ -73,14 +68,9 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write a file so that a kill or a power failure leaves what was there before, or all of the new one.
+    """Write a file, a text as UTF-8, so that a kill or a power failure leaves the old content or all of the new one.
 
-    Args:
-        path: The file. A symbolic link to one stays, and the file is replaced.
-        data: Its content; a text is written as UTF-8.
-
-    Raises:
-        OSError: it cannot be written; the file is then as it was. Also where it is a device, a pipe or a folder.
+    A symbolic link to a file stays, and the file is replaced. `OSError` where the file cannot be written, or is none.
 
     Example:
 
@@ -98,28 +88,24 @@ def write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def publish(written: Path, path: Path) -> None:
-    """Flush a file or a folder that is complete, and give it its name; the name is on the disk, too, when this returns.
-
-    Args:
-        written: The file, on the same disk as `path`. Of a folder, its list of files is flushed, not what they hold.
-        path: What it becomes. A file of that name is replaced.
-    """
+    """Flush a complete file, or a folder's list of files, and give it its name, which is on the disk when this returns."""
     sync(written)
     os.replace(written, path)
     sync(path.parent)
 
 
 def check_writable(folder: Path) -> None:
-    """Raise where files cannot be written to a folder. It is made where there is none.
-
-    Raises:
-        OSError: they cannot; the message names the folder.
-    """
+    """Make a folder where there is none; `OSError` where files cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"{folder} cannot be written to ({error.strerror}); give another folder.") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error says that the disk, or what one may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:
@@ -132,15 +118,7 @@ def sync(path: Path) -> None:
 
 
 def check_file(path: Path, overwrite: bool) -> None:
-    """See that a file may be put at a place.
-
-    Args:
-        path: The place.
-        overwrite: Whether a file there may be replaced.
-
-    Raises:
-        FileExistsError: there is one, and it may not; or there is something that is no file: a folder, a link, a device.
-    """
+    """`FileExistsError` where a file may not be put at a place: there is one, or a folder, a link, a device."""
     with contextlib.suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
@@ -153,13 +131,9 @@ def check_file(path: Path, overwrite: bool) -> None:
 
 
 def replace_folder(written: Path, output: Path, owner: str, what: str) -> None:
-    """Give a complete folder its name, in place of an earlier one.
+    """Give a complete folder its name, in place of an earlier one, which is removed.
 
-    Args:
-        written: The folder, on the same disk.
-        output: Its place. What is there is removed, if it is this package's own.
-        owner: What the marker of the earlier one has to say.
-        what: What it should be, for the error.
+    `owner` and `what` are of the earlier one: what its marker has to say, and what it should be, for the error.
 
     Raises:
         FileExistsError: what is there is not removed; see `ownership.check`.
@@ -181,13 +155,7 @@ def replace_folder(written: Path, output: Path, owner: str, what: str) -> None:
 
 
 def recover(output: Path, owner: str, what: str) -> None:
-    """Bring back what `replace_folder` had renamed when it was killed, or remove it where the new folder is in its place.
-
-    Args:
-        output: As of `replace_folder`, as the others.
-        owner: What the marker of the earlier folder says.
-        what: What it should be.
-    """
+    """Bring back what a killed `replace_folder` had renamed, or remove it where the new folder is in its place."""
     for old in output.parent.glob(".writing-*"):
         with contextlib.suppress(OSError, RuntimeError), hold(old, surely=True):
             if output.exists():

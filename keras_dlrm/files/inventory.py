@@ -1,4 +1,4 @@
-"""The files of a folder with their sizes and checksums: written down when it is complete, checked when it is opened."""
+"""Inventory of a folder: sizes and checksums of its files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ AGAIN = "copy it again, or write it again"
 
 
 def inventory(folder: Path, names: Iterable[str]) -> Entries:
-    """Size and SHA-256 of files, by name.
-
-    Args:
-        folder: The folder.
-        names: The files, relative to it.
-    """
+    """Size and SHA-256 of files of a folder, by name."""
     names = list(names)
     # Hashing gives up the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as executor:
@@ -35,18 +30,11 @@ def inventory(folder: Path, names: Iterable[str]) -> Entries:
 
 
 def check_sizes(folder: Path, entries: Any, source: Path) -> dict[str, Path]:
-    """Check that the files of an inventory are there, inside their folder, and as long as they were.
-
-    Args:
-        folder: The folder.
-        entries: What `inventory` gave.
-        source: The file that holds the inventory.
-
-    Returns:
-        Their places by name.
+    """Check that the files of an inventory are there, inside their folder, and as long as they were: their places by name.
 
     Raises:
-        ValueError: a file is missing, of another size, or not inside the folder; or it is no inventory.
+        ValueError: a file is missing, of another size, or not inside the folder; or `source`, the file that holds the
+            inventory, has none.
     """
     if not isinstance(entries, Mapping) or not all(
         isinstance(e, Mapping) and type(e.get("bytes")) is int and isinstance(e.get("sha256"), str) for e in entries.values()
@@ -63,15 +51,9 @@ def check_sizes(folder: Path, entries: Any, source: Path) -> dict[str, Path]:
 
 
 def check_contents(places: Mapping[str, Path], entries: Mapping[str, Any], done: Done = lambda size: None) -> None:
-    """Read files and compare their checksums with those of an inventory.
+    """Compare the checksums of files with those of an inventory; `ValueError` names one that differs.
 
-    Args:
-        places: The files by name, as `check_sizes` gives them.
-        entries: What `inventory` gave.
-        done: Called with the bytes of each part that was read, from several threads.
-
-    Raises:
-        ValueError: a file is not as it was written; the message names it.
+    `done` is called with the bytes of each part that was read, from several threads.
     """
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         for name, found in zip(places, executor.map(lambda path: digest(path, done), places.values()), strict=True):
@@ -90,15 +72,11 @@ def check_folder(folder: Path, source: Path, done: Done = lambda size: None) -> 
 
     Args:
         folder: The folder.
-        source: The JSON file in it that was `sealed`, with the inventory under `"files"`. One of version 1 has no checksum
-            of its own.
-        done: Called with the bytes of each part that was read, from several threads.
+        source: The sealed JSON file in it, with the inventory under `"files"`. Version 1 has no checksum of its own.
+        done: As of `check_contents`.
 
     Returns:
         What that file says.
-
-    Raises:
-        ValueError: a file is missing, damaged or unknown; the message names it.
     """
     content = read_json(source)
     if content.get("version") != 1:

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""Lock on a folder for one process at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from keras_dlrm.files.ownership import LOCK
 def lock(folder: Path, taken: str) -> IO[str]:
     """Make a folder, where there is none, and lock it until the returned file is closed or the process ends.
 
-    Args:
-        folder: The folder.
-        taken: What to say where another process holds it.
-
-    Raises:
-        RuntimeError: another process holds it.
+    `RuntimeError`, which says what `taken` says, where another process holds it.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,15 +39,7 @@ def lock(folder: Path, taken: str) -> IO[str]:
 
 @contextlib.contextmanager
 def held(folder: Path, taken: str) -> Iterator[None]:
-    """While this context is open, this process holds the lock of a folder, which goes afterwards if nothing else is in it.
-
-    Args:
-        folder: The folder; made where there is none.
-        taken: What to say where another process holds it.
-
-    Raises:
-        RuntimeError: another process holds it.
-    """
+    """Hold the lock of a folder, made where there is none, which goes afterwards if nothing else is in it; see `lock`."""
     file = lock(folder, taken)
     try:
         yield

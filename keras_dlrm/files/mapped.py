@@ -1,4 +1,4 @@
-"""Arrays that stay in their files and are mapped into memory."""
+"""Memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -45,12 +45,7 @@ class MappedArray:
 
     @classmethod
     def npy(cls, path: Path, remedy: str = "Write it again.") -> Self:
-        """The array of a `.npy` file.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: not such a file, damaged, or of Python objects.
-        """
+        """The array of a `.npy` file; `ValueError` where it is none, damaged, or of Python objects."""
         with open(regular(path, "give an .npy file"), "rb") as file:
             try:
                 shape, order, dtype = npy_header(file)
@@ -92,11 +87,7 @@ class MappedArray:
         return self._map
 
     def take(self, rows: Any) -> np.ndarray:
-        """A copy of some rows: `rows` is a slice or an array of row numbers.
-
-        Raises:
-            ValueError: the file was cut short in the meantime.
-        """
+        """A copy of some rows, a slice or an array of numbers; `ValueError` where the file was cut short in the meantime."""
         array = self.array
         if isinstance(array, np.memmap):
             # To touch a page that its file no longer has would kill the process.
@@ -115,11 +106,7 @@ class MappedArray:
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
-    """Shape, order and dtype at the beginning of a `.npy` file; the array follows.
-
-    Raises:
-        ValueError: not such a file, or one of Python objects.
-    """
+    """Shape, order and dtype at the beginning of a `.npy` file; the array follows. `ValueError` for Python objects."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, column_major, dtype = read(file)

@@ -1,4 +1,4 @@
-"""The hidden file in which a folder says whose it is: what it holds, and whether that is what was written."""
+"""Marker file of a folder: what it holds, and whether that is what was written."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ VERSION = 1
 
 
 def marker_text(owner: str, files: Sequence[str]) -> str:
-    """What a marker holds.
-
-    Args:
-        owner: Whose the folder is.
-        files: Names that are written there.
-    """
+    """What a marker holds: whose the folder is, and the names that are written there."""
     return json.dumps(sealed({"format": FORMAT, "version": VERSION, "id": owner, "files": list(files)}))
 
 
@@ -44,11 +39,7 @@ def marker_content(data: bytes) -> dict[str, Any] | None:
 
 
 def check_marker(folder: str | os.PathLike[str]) -> None:
-    """See that the marker of a folder, where it has one, is as it was written.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """`ValueError` where a folder has a marker, and it is not as it was written."""
     path = Path(folder) / MARKER
     if os.path.lexists(path) and marker_content(regular(path).read_bytes()) is None:
         raise ValueError(f"{path} is damaged; copy the folder again, or remove that file: then nothing here is ever overwritten.")

@@ -1,4 +1,4 @@
-"""Folders that say who wrote them and for what: only those are ever deleted, and only what was written into them."""
+"""Ownership of folders: only those with this package's marker are deleted."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def identity(kind: str, name: str | Path) -> str:
-    """What the marker of a folder says: the folder's kind, and what it was made for.
+    """What the marker of a folder says: its kind, such as `"run"`, and what it was made for.
 
-    Args:
-        kind: Such as `"run"`.
-        name: A `Path`, for a folder that belongs to one place; or a text, for one that may be copied with the folder around it.
+    `name` is a `Path` for a folder that belongs to one place, or a text for one that may be copied with the folder around it.
 
     Example:
 
@@ -67,17 +65,9 @@ def mark(folder: Path, owner: str, files: Sequence[str] = ALL) -> int:
 
 
 def claim(folder: Path, owner: str, what: str, taken: str, files: Sequence[str] = ALL) -> int:
-    """Hold a folder, which is made where there is none.
+    """Hold a folder, made where there is none: a descriptor, as of `mark`.
 
-    Args:
-        folder: The folder.
-        owner: What its marker says.
-        what: What it is, for the error, such as `"a run"`.
-        taken: What to say where another process holds it.
-        files: As of `mark`.
-
-    Returns:
-        As of `mark`.
+    `what` and `taken` are for errors: what the folder is, such as `"a run"`, and what to say where another process holds it.
 
     Raises:
         FileExistsError: there is something else, which is not empty.
@@ -103,13 +93,7 @@ def claim(folder: Path, owner: str, what: str, taken: str, files: Sequence[str] 
 
 
 def new_folder(parent: Path, owner: str, files: Sequence[str] = ALL) -> tuple[Path, int]:
-    """A new hidden folder, and a descriptor that holds it. What killed processes left of the same owner is removed.
-
-    Args:
-        parent: Where to make it.
-        owner: What its marker says.
-        files: As of `mark`.
-    """
+    """A new hidden folder, and a descriptor that holds it. What killed processes left of the same owner is removed."""
     remove_left(parent, owner)
     folder = parent / f".writing-{uuid.uuid4().hex[:12]}"
     folder.mkdir()
@@ -117,24 +101,14 @@ def new_folder(parent: Path, owner: str, files: Sequence[str] = ALL) -> tuple[Pa
 
 
 def remove_left(parent: Path, owner: str) -> None:
-    """Remove the hidden folders that killed processes left. One that is held, or that has something else in it, stays.
-
-    Args:
-        parent: Where they are.
-        owner: What their markers say.
-    """
+    """Remove the hidden folders of an owner that killed processes left. One that is held, or has other content, stays."""
     for left in list(parent.glob(".writing-*")):
         with contextlib.suppress(OSError, RuntimeError), hold(left, surely=True):
             remove(left, owner, "a folder")
 
 
 def check(folder: Path, owner: str, what: str) -> None:
-    """See that a folder, and everything in it, may be removed.
-
-    Args:
-        folder: The folder.
-        owner: What its marker has to say.
-        what: What it should be, for the error, such as `"a run"`.
+    """See that a folder, and everything in it, may be removed; `what` it should be is for the error.
 
     Raises:
         FileExistsError: it is a link, a file, a mount point, or it holds one; it is the working or the home folder, or
@@ -146,14 +120,10 @@ def check(folder: Path, owner: str, what: str) -> None:
 
 @contextlib.contextmanager
 def hold(folder: Path, surely: bool = False) -> Iterator[None]:
-    """While this context is open, no other process removes a folder of this package's own.
+    """Keep other processes from removing a folder of this package's own while this context is open.
 
-    Args:
-        folder: The folder.
-        surely: Whether it is an error where that cannot be told, as on a disk without locks.
-
-    Raises:
-        RuntimeError: another process holds it.
+    `surely` makes it an error where that cannot be told, as on a disk without locks. `RuntimeError` where another process
+    holds the folder.
     """
     with _opened(folder) as (_, place), contextlib.ExitStack() as locks:
         for name in (MARKER, LOCK):
@@ -168,18 +138,7 @@ def hold(folder: Path, surely: bool = False) -> Iterator[None]:
 
 
 def remove(folder: Path, owner: str, what: str) -> None:
-    """Remove a folder of this package's own that this process holds, after `check`.
-
-    Links in it are removed, and what they lead to stays.
-
-    Args:
-        folder: The folder.
-        owner: What its marker has to say.
-        what: What it should be, for the error, such as `"a run"`.
-
-    Raises:
-        FileExistsError: as `check`; nothing is removed then.
-    """
+    """Remove a folder of this package's own that this process holds, after `check`; its links go, what they lead to stays."""
     with _opened(folder) as (parent, place):
         files = _check(folder, place, owner, what)
         foreign = _sweep(place, "", files, delete=True) or sorted(set(os.listdir(place)) - {MARKER})
@@ -191,17 +150,7 @@ def remove(folder: Path, owner: str, what: str) -> None:
 
 
 def clear(folder: Path, owner: str, what: str, keep: Collection[str] = ()) -> None:
-    """Remove what was written into a folder of this package's own. What else is in it stays.
-
-    Args:
-        folder: The folder.
-        owner: What its marker has to say.
-        what: What it should be, for the error.
-        keep: Names in the folder that stay, too.
-
-    Raises:
-        FileExistsError: the folder is not this package's own.
-    """
+    """Remove what was written into a folder of this package's own, but for the names to keep. What else is in it stays."""
     with _opened(folder) as (_, place):
         _sweep(place, "", _files_of(folder, place, owner, what), delete=True, keep=keep)
 
@@ -226,12 +175,7 @@ def _opened(folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def _locked(place: int, name: str) -> int:
-    """A descriptor of a file in a folder, which has its lock.
-
-    Raises:
-        BlockingIOError: another process has the lock.
-        FileNotFoundError: there is no such file, or not any more.
-    """
+    """A descriptor of a file in a folder, which has its lock. `BlockingIOError` where another process has the lock."""
     held = os.open(name, os.O_RDWR | _FILE, dir_fd=place)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Names of files that other files give: they lead to places in their own folder, or they are refused."""
+"""Names of files inside other files: they stay in their own folder, or are refused."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from typing import Any
 
 
 def inside(folder: str | os.PathLike[str], name: Any, source: str | os.PathLike[str]) -> Path:
-    """The place of a file that lies in a folder, by the name that a file there gives it.
-
-    Args:
-        folder: The folder.
-        name: The name, relative to the folder, with `/` between its parts.
-        source: The file that gives it; the error names it.
+    """The place of a file in a folder, by the name that `source`, a file there, gives it: relative, with `/` in it.
 
     Raises:
         ValueError: the name is absolute, has `..` in it, or leads out of the folder through a symbolic link.

@@ -1,4 +1,4 @@
-"""Paths for libraries that take a character of a path for something else."""
+"""Paths for libraries that take some characters of a path as a pattern."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from pathlib import Path
 
 
 def plain_path(path: Path, characters: str) -> Path:
-    """A path to the same file or folder without some characters: by a link that lasts as long as this process.
-
-    Args:
-        path: A file or folder; it need not exist.
-        characters: Those that a library does not take for what they are.
-
-    Returns:
-        The absolute path, where it has none of the characters; else one through a link.
+    """An absolute path to the same file or folder without some characters: by a link that lasts as long as this process.
 
     Example:
 

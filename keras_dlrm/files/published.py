@@ -1,4 +1,4 @@
-"""The manifest of a published version: it lists the files beside it, and whoever reads the version checks them."""
+"""Check of a published version against its manifest."""
 
 from __future__ import annotations
 
@@ -14,17 +14,9 @@ VERSION = 2  # 1 had no checksum of the manifest itself
 
 
 def check_version(path: Path, done: Done = lambda size: None) -> dict[str, Any] | None:
-    """Compare all files of a version with its manifest.
+    """Compare all files of a version with its manifest, which is returned; `None` where there is none of this package.
 
-    Args:
-        path: Folder of the version.
-        done: Called with the bytes of each part that was read.
-
-    Returns:
-        The manifest; `None` where there is none of this package.
-
-    Raises:
-        ValueError: a file is missing, damaged or unknown; the message names it.
+    `done` is called with the bytes of each part that was read. `ValueError` names a file that is missing, damaged or unknown.
     """
     source = path / FILE
     if not source.is_file():

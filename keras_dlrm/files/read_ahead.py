@@ -1,4 +1,4 @@
-"""The next few batches, read by threads while the present one is used."""
+"""Read-ahead: threads read the next batches while the present one is used."""
 
 from __future__ import annotations
 

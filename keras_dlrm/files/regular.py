@@ -1,4 +1,4 @@
-"""Input files: regular ones, by their own names, by patterns, and whether there is anything in them."""
+"""Input files: regular files only, by name or pattern, and whether they are empty."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ _HEAD = 2**16
 
 
 def regular(path: str | os.PathLike[str], remedy: str = "give a file") -> Path:
-    """The path of a file that can be opened without waiting for anybody.
-
-    Args:
-        path: The file; a symbolic link to one is taken.
-        remedy: What to do, for the error messages.
+    """The path of a file that can be opened without waiting for anybody; `remedy` ends the error messages.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
@@ -78,15 +74,7 @@ def matches(entry: str | os.PathLike[str]) -> list[Path]:
 
 
 def blank(path: Path, keep: bytes = b"") -> bool:
-    """Whether a text file, plain or `.gz`, is empty, or holds nothing but white space and a byte order mark.
-
-    Args:
-        path: The file.
-        keep: White space that means something, such as a tab between fields.
-
-    Raises:
-        EOFError, gzip.BadGzipFile, zlib.error: a broken `.gz`.
-    """
+    """Whether a text file, plain or `.gz`, holds nothing but a byte order mark and white space that is not in `keep`."""
     with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         head = file.read(_HEAD)
     space = bytes(c for c in b" \t\r\n\v\f" if c not in keep)

@@ -1,4 +1,4 @@
-"""A checksum inside a binary file, where its format has room for a text or for bytes behind its end."""
+"""Checksum inside a binary file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether one model is better than another on the same rows, or only luckier."""
+"""Paired bootstrap: whether one model is better than another by more than noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the streaming metrics accept: labels and probabilities of B examples as flat float32 tensors."""
+"""Inputs of the streaming metrics: labels and probabilities of B examples as flat float32 tensors."""
 
 from __future__ import annotations
 

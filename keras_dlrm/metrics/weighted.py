@@ -1,4 +1,4 @@
-"""Scores of rows that count more or less than one, and of labels between 0 and 1."""
+"""Scores with row weights and soft labels."""
 
 from __future__ import annotations
 

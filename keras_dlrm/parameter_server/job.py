@@ -1,4 +1,4 @@
-"""Training on parameter servers: what the chief does."""
+"""Training on parameter servers from the chief's side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server has which rows."""
+"""Placement of rows on parameter servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server keeps beside parameters: a lock, and a ledger of the steps that were applied to it."""
+"""A server's lock, and its ledger of the steps that were applied to it."""
 
 from __future__ import annotations
 

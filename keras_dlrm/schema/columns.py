@@ -1,4 +1,4 @@
-"""The kinds of column that a schema is made of. Plain Python: no framework is imported here."""
+"""Kinds of columns: `Dense`, `Categorical`, and checks of their options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.support.arguments import shown
+from keras_dlrm.support.arguments import integer, shown
 
 PADDING = -1
 TRUNCATE = ("first", "last")
@@ -103,18 +103,18 @@ class Categorical:
         check_name(self.name, "Categorical")
         who = f"Categorical column {self.name!r}"
         if self.vocabulary_size is not None:
-            check_int(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
-        check_int(who, "hotness", self.hotness, 1, None)
-        check_int(who, "min_count", self.min_count, 1, None)
+            integer(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
+        integer(who, "hotness", self.hotness)
+        integer(who, "min_count", self.min_count)
         if self.max_vocabulary is not None:
-            check_int(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
+            integer(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
         if not isinstance(self.combiner, str) or self.combiner not in COMBINERS:
             raise ValueError(f"{who}: combiner={shown(self.combiner)} is unknown; use one of {COMBINERS}.")
         if self.truncate not in (None, *TRUNCATE):
             raise ValueError(f"{who}: truncate={shown(self.truncate)} is unknown; use one of {TRUNCATE}, or None.")
         if self.oov is not None:
-            check_int(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
-        check_int(who, "oov_rows", self.oov_rows, 1, None)
+            integer(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
+        integer(who, "oov_rows", self.oov_rows)
         if self.oov_rows > 1:
             self._check_oov_rows(who)
         if self.table is not None:
@@ -156,11 +156,3 @@ def _check_identity(who: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{who}: identity={shown(value)} must be a string that a preprocessor made; leave it out.")
 
-
-def check_int(who: str, field: str, value: Any, low: int, high: int | None) -> None:
-    """`TypeError` or `ValueError` unless `value` is an integer in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{who}: {field}={shown(value)} must be an integer.")
-    if value < low or (high is not None and value > high):
-        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{who}: {field}={shown(value)} must be {allowed}.")

@@ -1,4 +1,4 @@
-"""Criteo's logs: their columns, the sizes of their tables, and schemas of their shape."""
+"""Shapes of Criteo's and MLPerf's logs: columns, table sizes, schemas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_dlrm.schema.columns import Categorical, Dense
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.arguments import number
+from keras_dlrm.support.arguments import integer, number
 
 LABEL = "label"
 DENSE = tuple(f"I{i}" for i in range(1, 14))
@@ -100,11 +100,7 @@ def check_sizes(sizes: Any, where: str) -> list[int]:
 
 def check_max_ind_range(value: int | None) -> int | None:
     """`value` as Python's integer; `ValueError` unless it is `None` or an integer of at least 1."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"max_ind_range={value!r} must be an integer of at least 1, or None for no limit.")
-    return int(value)
+    return None if value is None else integer("criteo", "max_ind_range", value)
 
 
 def id_modulo(max_ind_range: int | None) -> np.ndarray | None:

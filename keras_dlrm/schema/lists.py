@@ -1,4 +1,4 @@
-"""Lists of a sparse column that are longer than its hotness: what is kept of them, and of their weights. NumPy only."""
+"""Truncation of lists that are longer than a column's hotness, with their weights (NumPy)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ class Lists:
 
 
 def kept(column: Categorical, used: np.ndarray) -> np.ndarray:
-    """The first value of each list that is kept, int64 (B,); `hotness` values from there on are.
-
-    Args:
-        column: The column.
-        used: Length of each list without the missing values at its end, int64 (B,): these are padding.
+    """The first value of each list that is kept, int64 (B,), given the lengths without missing values at the end (padding).
 
     Example:
 

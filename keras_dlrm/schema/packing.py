@@ -1,8 +1,8 @@
-"""Values of one named column → checked arrays of a packed batch. NumPy only."""
+"""Values of one named column to checked arrays of a packed batch (NumPy)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -72,13 +72,9 @@ def id_matrix(column: Categorical, values: Any) -> tuple[np.ndarray, Lists]:
 
 
 def weight_rows(column: Categorical, values: Any, ids: np.ndarray, lists: Lists) -> np.ndarray:
-    """Weights of the ids of a sparse column → float32 (B, hotness), 0 behind them.
+    """Weights of the ids of a sparse column, shaped as the ids were given → float32 (B, hotness), 0 behind them.
 
-    Args:
-        column: The column.
-        values: One factor per id, shaped like the ids as they were given.
-        ids: The packed ids, (B, hotness).
-        lists: The lists that they came with.
+    `ids` are the packed ones, (B, hotness), and `lists` what they came with.
     """
     who = f"weights of {column.name!r}"
     given, count = ragged(column.name, values, None if column.truncate else column.hotness, 0.0, np.float64)
@@ -121,15 +117,7 @@ def check_ids(column: Categorical, ids: np.ndarray) -> None:
 
 
 def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
-    """Ids of a packed batch as int32.
-
-    Args:
-        columns: The sparse columns.
-        ids: Integers (B, W).
-
-    Returns:
-        Where an id does not fit: of a hashed column its fold; else -2, which is out of range everywhere.
-    """
+    """Ids of a packed batch (B, W) as int32. One that does not fit becomes its fold where hashed, else -2: out of range."""
     if ids.dtype == np.int32:
         return ids
     fits = ids <= LARGEST if ids.dtype.kind == "u" else (ids <= LARGEST) & (ids >= -LARGEST)
@@ -234,3 +222,34 @@ def _checked_hotness(name: str, width: int, hotness: int | None) -> int:
             "set truncate='first' or 'last'."
         )
     return width if hotness is None else hotness
+
+
+def check_batch(
+    batch: Mapping[str, Any], keys: Sequence[str], dense_names: Sequence[str], categorical: Sequence[Categorical]
+) -> None:
+    """Check a packed NumPy batch with these keys; see `Schema.validate`."""
+    for key in keys:
+        if key not in batch:
+            raise KeyError(f"batch: {key!r} is missing; the schema needs {list(keys)}.")
+    for key in batch:
+        if key not in keys:
+            raise KeyError(f"batch: unknown key {key!r}; the schema needs {list(keys)}.")
+        if np.ma.is_masked(batch[key]):
+            raise ValueError(f"batch[{key!r}] has masked values; fill them, ids with {PADDING}.")
+    hotness = [column.hotness for column in categorical]
+    widths = {"dense": len(dense_names), "sparse": sum(hotness), "weights": sum(hotness)}
+    arrays = {key: np.asarray(batch[key]) for key in keys}
+    for key, array in arrays.items():
+        if array.ndim != 2 or array.shape[1] != widths[key]:
+            raise ValueError(f"batch[{key!r}] has shape {array.shape}; the schema needs (B, {widths[key]}).")
+        if array.dtype.kind not in ("iu" if key == "sparse" else "iuf"):
+            wanted = "ids must be integers (int32 or int64)" if key == "sparse" else "it must be float32"
+            raise TypeError(f"batch[{key!r}] has dtype {array.dtype}; {wanted}.")
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise ValueError(f"batch: row counts differ: { {k: len(a) for k, a in arrays.items()} }; they must agree.")
+    for i, name in enumerate(dense_names):
+        check_finite(f"dense column {name!r}", arrays["dense"][:, i])
+    for column, end in zip(categorical, np.cumsum(hotness), strict=True):
+        check_ids(column, arrays["sparse"][:, end - column.hotness : end])
+    if "weights" in arrays:
+        check_finite("weights", arrays["weights"])

@@ -1,4 +1,4 @@
-"""Whether packed batches of one schema mean the same in another."""
+"""Comparison of schemas: whether packed batches of one mean the same in another."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False) -
 
 def _difference(model: Schema, data: Schema, scores: bool) -> str | None:
     """What differs, in words."""
-    names = [*model.dense_names, *model.categorical_names], [*data.dense_names, *data.categorical_names]
+    names = [*model.column_names], [*data.column_names]
     missing = [name for name in names[0] if name not in names[1]]
     more = [name for name in names[1] if name not in names[0]]
     if missing:

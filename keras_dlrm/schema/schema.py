@@ -1,4 +1,4 @@
-"""The one description of a click log's columns. Plain Python and NumPy: no framework is imported here."""
+"""`Schema`: the description of a click log's columns."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import numpy as np
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name
+from keras_dlrm.schema.entries import compact, from_entry, listed
 from keras_dlrm.schema.lists import Lists
-from keras_dlrm.schema.packing import check_finite, check_ids, column_names, dense_values, id_matrix, weight_rows
+from keras_dlrm.schema.packing import check_batch, column_names, dense_values, id_matrix, weight_rows
 from keras_dlrm.support.arguments import shown
+
+# Further arguments of a schema, with their defaults, which its files leave out.
+_FLAGS: dict[str, Any] = {"weighted": False, "sample_weight": None, "soft_labels": False}
 
 
 class Schema:
@@ -52,17 +56,12 @@ class Schema:
         sample_weight: str | None = None,
         soft_labels: bool = False,
     ) -> None:
-        dense, categorical = _listed("dense", dense), _listed("categorical", categorical)
-        if not isinstance(weighted, bool):
-            raise TypeError(f"Schema: weighted={shown(weighted)} must be True or False.")
-        self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in dense)
-        self.categorical = tuple(categorical)
-        self.label = label
-        if not isinstance(soft_labels, bool):
-            raise TypeError(f"Schema: soft_labels={shown(soft_labels)} must be True or False.")
-        self.weighted = weighted
-        self.sample_weight = sample_weight
-        self.soft_labels = soft_labels
+        self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in listed("dense", dense))
+        self.categorical = tuple(listed("categorical", categorical))
+        self.label, self.weighted, self.sample_weight, self.soft_labels = label, weighted, sample_weight, soft_labels
+        for name, flag in (("weighted", weighted), ("soft_labels", soft_labels)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"Schema: {name}={shown(flag)} must be True or False.")
         for column in self.dense:
             if not isinstance(column, Dense):
                 raise TypeError(f"Schema: dense holds {shown(column)}; give column names or kd.Dense(name, …).")
@@ -76,12 +75,10 @@ class Schema:
             raise ValueError("Schema: weighted=True needs a categorical column: weights belong to ids.")
         if sample_weight is not None:
             check_name(sample_weight, "Schema: sample_weight")
-        names = [*self.dense_names, *self.categorical_names, *self.row_names]
+        names = [*self.column_names, *self.row_names]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(
-                    f"Schema: the name {shown(name)} is given to {names.count(name)} columns; make names unique."
-                )
+                raise ValueError(f"Schema: the name {shown(name)} is given to {names.count(name)} columns; make names unique.")
         self._check_tables()
 
     def _check_tables(self) -> None:
@@ -106,6 +103,11 @@ class Schema:
     def categorical_names(self) -> tuple[str, ...]:
         """Names of the sparse columns, in order."""
         return tuple(c.name for c in self.categorical)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the dense columns, then of the sparse ones."""
+        return (*self.dense_names, *self.categorical_names)
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -141,14 +143,8 @@ class Schema:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Keys of a packed batch, in the order `dense, sparse, weights`."""
-        names = []
-        if self.dense:
-            names.append("dense")
-        if self.categorical:
-            names.append("sparse")
-        if self.weighted:
-            names.append("weights")
-        return tuple(names)
+        present = {"dense": self.dense, "sparse": self.categorical, "weights": self.weighted}
+        return tuple(name for name, there in present.items() if there)
 
     @property
     def fitted(self) -> bool:
@@ -188,31 +184,26 @@ class Schema:
         """
         self.require_fitted()
         given = set(column_names(columns))
-        expected = {*self.dense_names, *self.categorical_names}
-        for name in [*self.dense_names, *self.categorical_names]:
+        for name in self.column_names:
             if name not in given:
-                raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(expected)}.")
-        unknown = sorted(str(n) for n in given - expected - set(self.row_names))
+                raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(self.column_names)}.")
+        unknown = sorted(str(n) for n in given - {*self.column_names, *self.row_names})
         if unknown:
             raise KeyError(
-                f"pack: unknown column {unknown[0]!r}; the schema has {sorted(expected)}. Drop it or add it to the schema."
+                f"pack: unknown column {unknown[0]!r}; the schema has {sorted(self.column_names)}. Drop it or add it to the "
+                "schema."
             )
         if weights is not None and not self.weighted:
             raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
-
-        arrays: dict[str, np.ndarray] = {}
+        arrays = {name: dense_values(name, columns[name]) for name in self.dense_names}
         lists: dict[str, Lists] = {}
-        for name in self.dense_names:
-            arrays[name] = dense_values(name, columns[name])
         for column in self.categorical:
             arrays[column.name], lists[column.name] = id_matrix(column, columns[column.name])
         rows = {name: len(a) for name, a in arrays.items()}
         if len(set(rows.values())) > 1:
             first = next(iter(rows))
             other = next(n for n in rows if rows[n] != rows[first])
-            raise ValueError(
-                f"pack: column {other!r} has {rows[other]} rows but {first!r} has {rows[first]}; they must agree."
-            )
+            raise ValueError(f"pack: column {other!r} has {rows[other]} rows but {first!r} has {rows[first]}; they must agree.")
         batch: dict[str, np.ndarray] = {}
         if self.dense:
             batch["dense"] = np.stack([arrays[n] for n in self.dense_names], axis=1)
@@ -234,9 +225,7 @@ class Schema:
         """
         for name in weights:
             if name not in self.categorical_names:
-                raise KeyError(
-                    f"pack: weights for unknown column {name!r}; the schema has {list(self.categorical_names)}."
-                )
+                raise KeyError(f"pack: weights for unknown column {name!r}; the schema has {list(self.categorical_names)}.")
         packed = (sparse != PADDING).astype(np.float32)
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:
@@ -258,77 +247,33 @@ class Schema:
         >>> Schema(categorical=[Categorical("C1", 10)]).validate({"sparse": np.array([[3]])})
         """
         self.require_fitted()
-        for key in self.input_names:
-            if key not in batch:
-                raise KeyError(f"batch: {key!r} is missing; the schema needs {list(self.input_names)}.")
-        for key in batch:
-            if key not in self.input_names:
-                raise KeyError(f"batch: unknown key {key!r}; the schema needs {list(self.input_names)}.")
-        widths = {"dense": self.n_dense, "sparse": self.width, "weights": self.width}
-        for key in self.input_names:
-            if np.ma.is_masked(batch[key]):
-                raise ValueError(f"batch[{key!r}] has masked values; fill them, ids with {PADDING}.")
-        arrays = {key: np.asarray(batch[key]) for key in self.input_names}
-        rows = {len(a) if a.ndim else -1 for a in arrays.values()}
-        for key, array in arrays.items():
-            if array.ndim != 2 or array.shape[1] != widths[key]:
-                raise ValueError(f"batch[{key!r}] has shape {array.shape}; the schema needs (B, {widths[key]}).")
-        if len(rows) > 1:
-            raise ValueError(f"batch: row counts differ: { {k: len(a) for k, a in arrays.items()} }; they must agree.")
-        if self.dense:
-            dense = arrays["dense"]
-            if dense.dtype.kind not in "iuf":
-                raise TypeError(f"batch['dense'] has dtype {dense.dtype}; it must be float32.")
-            for i, name in enumerate(self.dense_names):
-                check_finite(f"dense column {name!r}", dense[:, i])
-        if self.categorical:
-            sparse = arrays["sparse"]
-            if sparse.dtype.kind not in "iu":
-                raise TypeError(f"batch['sparse'] has dtype {sparse.dtype}; ids must be integers (int32 or int64).")
-            for column, start in zip(self.categorical, self.offsets, strict=True):
-                check_ids(column, sparse[:, start : start + column.hotness])
-        if self.weighted:
-            weights = arrays["weights"]
-            if weights.dtype.kind not in "iuf":
-                raise TypeError(f"batch['weights'] has dtype {weights.dtype}; it must be float32.")
-            check_finite("weights", weights)
+        check_batch(batch, self.input_names, self.dense_names, self.categorical)
 
     # -- round trips -------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists; fields at their defaults are left out."""
-        out: dict[str, Any] = {
-            "dense": [_compact(c) for c in self.dense],
-            "categorical": [_compact(c) for c in self.categorical],
-            "label": self.label,
-        }
-        if self.weighted:
-            out["weighted"] = True
-        if self.sample_weight is not None:
-            out["sample_weight"] = self.sample_weight
-        if self.soft_labels:
-            out["soft_labels"] = True
-        return out
+        columns = {"dense": [compact(c) for c in self.dense], "categorical": [compact(c) for c in self.categorical]}
+        flags = {name: getattr(self, name) for name, default in _FLAGS.items() if getattr(self, name) != default}
+        return {**columns, "label": self.label, **flags}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Unknown keys are an error that names them."""
         if not isinstance(data, Mapping):
             raise TypeError(f"Schema: expected a mapping with 'dense', 'categorical' and 'label', not {shown(data)}.")
-        known = ("dense", "categorical", "label", "weighted", "sample_weight", "soft_labels")
+        known = ("dense", "categorical", "label", *_FLAGS)
         unknown = sorted(str(key) for key in set(data) - set(known))
         if unknown:
             raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
         return cls(
-            dense=[_from_entry(Dense, d) for d in _listed("dense", data.get("dense"))],
-            categorical=[_from_entry(Categorical, c) for c in _listed("categorical", data.get("categorical"))],
-            label=data.get("label", "label"),
-            weighted=data.get("weighted", False),
-            sample_weight=data.get("sample_weight"),
-            soft_labels=data.get("soft_labels", False),
+            [from_entry(Dense, d) for d in listed("dense", data.get("dense"))],
+            [from_entry(Categorical, c) for c in listed("categorical", data.get("categorical"))],
+            data.get("label", "label"),
+            **{name: data.get(name, default) for name, default in _FLAGS.items()},
         )
 
-    # Keras serialises by these two names.
+    # Keras serializes by these two names.
     get_config = to_dict
     from_config = from_dict
 
@@ -373,56 +318,23 @@ class Schema:
         for name in changes:
             if name not in self.categorical_names:
                 raise KeyError(f"Schema: no sparse column {name!r}; there are {list(self.categorical_names)}.")
-        columns = [dataclasses.replace(c, **changes.get(c.name, {})) for c in self.categorical]
-        return Schema(self.dense, columns, self.label, self.weighted, self.sample_weight, self.soft_labels)
+        return self.with_columns(self.dense, [dataclasses.replace(c, **changes.get(c.name, {})) for c in self.categorical])
+
+    def with_columns(self, dense: Iterable[str | Dense], categorical: Iterable[Categorical]) -> Schema:
+        """A schema of other columns, with the same label and flags."""
+        return Schema(dense, categorical, self.label, **{name: getattr(self, name) for name in _FLAGS})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash((self.dense, self.categorical, self.label, self.weighted, self.sample_weight, self.soft_labels))
+        return hash((self.dense, self.categorical, self.label, *(getattr(self, name) for name in _FLAGS)))
 
     def __repr__(self) -> str:
-        return (
-            f"Schema({self.n_dense} dense, {len(self.categorical)} categorical (W={self.width}), label={self.label!r})"
-        )
-
-
-def _listed(field: str, columns: Any) -> list[Any]:
-    """Columns as a list. One name, or a mapping by name, would fall apart into letters or lose its values."""
-    if columns is None:
-        return []
-    if isinstance(columns, (str, Mapping, Categorical, Dense)) or not isinstance(columns, Iterable):
-        kind = {"str": "string", "dict": "mapping"}.get(type(columns).__name__, type(columns).__name__)
-        entries = "names" if field == "dense" else "columns, each with a name"
-        raise TypeError(f"Schema: {field}={shown(columns)} is one {kind}; give a list of {entries}.")
-    return list(columns)
+        return f"Schema({self.n_dense} dense, {len(self.categorical)} categorical (W={self.width}), label={self.label!r})"
 
 
 def _is_yaml(path: Path) -> bool:
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"Schema file {path.name!r}: use the ending .yaml, .yml or .json.")
     return path.suffix != ".json"
-
-
-def _compact(column: Dense | Categorical) -> dict[str, Any]:
-    out = {}
-    for field in dataclasses.fields(column):
-        value = getattr(column, field.name)
-        if field.name == "name" or value != field.default:
-            out[field.name] = value.item() if isinstance(value, np.generic) else value
-    return out
-
-
-def _from_entry(kind: Any, entry: Any) -> Any:
-    if isinstance(entry, (kind, str)):
-        return kind(entry) if isinstance(entry, str) else entry
-    if not isinstance(entry, Mapping):
-        raise TypeError(f"Schema: a column is described by {shown(entry)}; give a mapping with its fields.")
-    known = [f.name for f in dataclasses.fields(kind)]
-    unknown = sorted(str(key) for key in set(entry) - set(known))
-    if unknown:
-        raise ValueError(f"Schema: unknown field {shown(unknown[0])} in {shown(dict(entry))}; known are {known}.")
-    if "name" not in entry:
-        raise ValueError(f"Schema: a column without a name: {shown(dict(entry))}.")
-    return kind(**entry)

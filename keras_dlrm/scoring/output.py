@@ -1,4 +1,4 @@
-"""A table that grows frame by frame in bounded memory, and is complete or absent."""
+"""Output tables (Parquet, CSV, TSV) that grow frame by frame, atomic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Click probabilities of the rows of files, in bounded memory."""
+"""`predict_files` and `predict_split`: click probabilities of rows of files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from keras_dlrm.data.packed.filling import padded, refilled, row_count
 from keras_dlrm.data.packed.packed import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
@@ -20,11 +21,10 @@ from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
 from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.files.read_ahead import one_ahead
-from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
-from keras_dlrm.scoring.scored_rows import FileRows, Part, regrouped, split_rows
+from keras_dlrm.scoring.scored_rows import FileRows, Part, split_rows
 from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.workers import worker_count
 
@@ -133,7 +133,7 @@ def predict_files(
     check_same(who, schema, preprocessor.schema)
     if schema.weighted:
         raise ValueError(f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict.")
-    work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
+    work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labeled=False)
     files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv)
     check_columns(files, [*work.names, *ids])
     for file in files:
@@ -193,7 +193,7 @@ def predict_split(
 def _score(
     model: Any, parts: Iterable[Part], size: int, column: str, table: TableOutput, done: Callable[[int], None] = lambda rows: None
 ) -> None:
-    for part in regrouped(parts, size):
+    for part in refilled(parts, size):
         probabilities = _probabilities(model, part.batch, size)
         if not np.isfinite(probabilities).all():
             row = int(np.argmax(~np.isfinite(probabilities)))
@@ -208,14 +208,8 @@ def _score(
 
 def _probabilities(model: Any, batch: dict[str, np.ndarray], size: int) -> np.ndarray:
     """p(click), float32 (n,), of n ≤ size rows."""
-    rows = len(next(iter(batch.values())))
     # One shape: JAX compiles for each that it sees.
-    padded = {key: _padded(array, size - rows, PADDING if key == "sparse" else 0) for key, array in batch.items()}
-    return np.asarray(model.predict_on_batch(padded), np.float32).reshape(-1)[:rows]
-
-
-def _padded(array: np.ndarray, rows: int, value: float) -> np.ndarray:
-    return np.concatenate([array, np.full((rows, *array.shape[1:]), value, array.dtype)]) if rows else array
+    return np.asarray(model.predict_on_batch(padded(batch, size)), np.float32).reshape(-1)[: row_count(batch)]
 
 
 def _schema(who: str, model: Any) -> Schema:

@@ -1,12 +1,11 @@
-"""Rows to be scored: packed batches, and what is kept beside their predictions."""
+"""Rows to be scored: packed batches, and columns kept beside the predictions."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,16 +15,11 @@ from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.unseen import Tally
 from keras_dlrm.data.tables.block import Block, TableFile
 from keras_dlrm.data.tables.columns import Columns
-from keras_dlrm.data.tables.frames import FrameBlock, FrameFile, ParquetFile
-from keras_dlrm.data.tables.hive import PartitionedFile
-from keras_dlrm.data.tables.records import RecordBlock, RecordFile
-from keras_dlrm.data.tables.text import TextBlock, TextFile
 
 Types = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """n rows.
 
     Args:
@@ -35,38 +29,6 @@ class Part:
 
     batch: dict[str, np.ndarray]
     beside: pl.DataFrame
-
-    def __len__(self) -> int:
-        return len(next(iter(self.batch.values())))
-
-    def cut(self, start: int, stop: int) -> Part:
-        """The rows [start, stop)."""
-        return Part({key: array[start:stop] for key, array in self.batch.items()}, self.beside[start:stop])
-
-
-def regrouped(parts: Iterable[Part], size: int) -> Iterator[Part]:
-    """The same rows in parts of `size`, the last one with what is left."""
-    held: list[Part] = []
-    rows = 0
-    for part in parts:
-        held.append(part)
-        rows += len(part)
-        if rows < size:
-            continue
-        whole = _joined(held)
-        last = rows - rows % size
-        yield from (whole.cut(start, start + size) for start in range(0, last, size))
-        held, rows = [whole.cut(last, rows)], rows - last
-    if rows:
-        yield _joined(held)
-
-
-def _joined(parts: Sequence[Part]) -> Part:
-    parts = [part for part in parts if len(part)] or list(parts)
-    if len(parts) == 1:
-        return parts[0]
-    batch = {key: np.concatenate([part.batch[key] for part in parts]) for key in parts[0].batch}
-    return Part(batch, pl.concat([part.beside for part in parts]))
 
 
 def split_rows(split: Split, size: int, unseen: Tally) -> Iterator[Part]:
@@ -102,7 +64,7 @@ class FileRows:
         self.types: Types = {}
         self.seen = 0
         first: dict[str, Path] = {}
-        types = [(file, *_types(file, self._ids)) for file in files if self._ids]
+        types = [(file, *file.types(self._ids)) for file in files if self._ids]
         # What a file without rows says of its columns counts only where no other file says anything.
         for file, kinds, rows in sorted(types, key=lambda entry: not entry[2]):
             for name, kind in kinds.items():
@@ -128,7 +90,8 @@ class FileRows:
         for k, file in enumerate(self._files):
             was, rows = file.fingerprint(self.names), 0
             for block in file.blocks(self.names):
-                _id_faults(block, self._ids)
+                for name in self._ids:
+                    block.check_single(name)
                 packed = self._columns.work(block, executor)
                 good = np.arange(len(block))
                 if block.faults:
@@ -141,64 +104,10 @@ class FileRows:
                 yield Part(inputs, _ids(block, self.types, good))
                 share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
                 progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
-            if file.fingerprint(self.names) != was or rows != _promised(file, rows):
+            if file.fingerprint(self.names) != was or file.rows() not in (None, rows):
                 raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
-
-
-def _promised(file: TableFile, rows: int) -> int:
-    """How many rows the file says it has; `rows` where it does not say."""
-    if isinstance(file, PartitionedFile):
-        return _promised(file.file, rows)
-    return file.rows() if isinstance(file, (ParquetFile, FrameFile)) else rows
-
-
-def _types(file: TableFile, names: Sequence[str]) -> tuple[Types, bool]:
-    """Types of some columns, and whether the file has rows."""
-    own = file.file if isinstance(file, PartitionedFile) else file
-    texts = dict.fromkeys(names, pl.String)
-    if isinstance(own, (ParquetFile, FrameFile)):
-        there = own.columns()
-        known = own.types([name for name in names if name in there])
-        # The others are those that the folders name; an empty file has none of them.
-        return {**(texts if there else {}), **{name: _plain(kind) for name, kind in known.items()}}, bool(own.rows())
-    if isinstance(own, TextFile):
-        return texts, bool(own.columns())
-    if not isinstance(own, RecordFile):
-        raise TypeError(f"{type(own).__name__}: no file of a table.")
-    # Examples say what kind of list a feature is one by one.
-    block = next(iter(file.blocks(names)), None)
-    if block is None:
-        return texts, False
-    return {name: _plain(block.flat(name)[0].dtype) for name in names}, True  # type: ignore[attr-defined]
-
-
-def _plain(kind: Any) -> Any:
-    # Two files number the values of such a column differently.
-    return pl.String if isinstance(kind, (pl.Categorical, pl.Enum)) else kind
-
-
-def _id_faults(block: Block, names: Sequence[str]) -> None:
-    if isinstance(block, RecordBlock):
-        for name in names:
-            lengths = block.flat(name)[3]
-            block.faults.add(lengths > 1, name, lambda row, name=name: block.value(name, row), "must be a single value")  # type: ignore[misc]
 
 
 def _ids(block: Block, types: Types, good: np.ndarray) -> pl.DataFrame:
     """The id columns of the good rows."""
-    columns = []
-    for name, kind in types.items():
-        if isinstance(block, TextBlock):
-            values = block.texts[name].take(good).series()
-        elif isinstance(block, FrameBlock):
-            values = block.frame[name].gather(good)
-        elif isinstance(block, RecordBlock):
-            flat, rows, _, _ = block.flat(name)
-            place = np.full(len(block), -1, np.int64)
-            place[rows] = np.arange(len(rows))
-            places = pl.Series(place[good])
-            values = flat.gather(places.set(places < 0, None))
-        else:
-            raise TypeError(f"{type(block).__name__}: no block of a table.")
-        columns.append(values.cast(kind).alias(name))
-    return pl.DataFrame(columns) if columns else pl.DataFrame()
+    return pl.DataFrame([block.series(name, good).cast(kind).alias(name) for name, kind in types.items()])

@@ -1,4 +1,4 @@
-"""Bounds on what clients of gRPC take: connections, metadata, and the time to send a message."""
+"""Limits for gRPC clients: connections, metadata, sending time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ _MINUTE = 60_000
 
 
 def channel_options(limits: Limits, max_bytes: int, connections: int) -> list[tuple[str, int]]:
-    """gRPC's own bounds.
-
-    Args:
-        limits: What clients may take.
-        max_bytes: Most bytes of a message.
-        connections: Most open connections.
-    """
+    """gRPC's own bounds; `max_bytes` of a message and a number of open connections are among them."""
     milliseconds = int(1000 * limits.request_seconds)
     return [
         # Two servers on one port would share its connections, and nobody would know.

@@ -1,11 +1,12 @@
-"""gRPC: `PredictionService` and `ModelService`, with the stubs of tensorflow-serving-api."""
+"""gRPC server: `PredictionService` and `ModelService`."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -29,11 +30,7 @@ log = logging.getLogger("keras_dlrm.serving")
 
 
 def target_of(spec: Any) -> Target:
-    """What a `ModelSpec` names.
-
-    Args:
-        spec: `tensorflow_serving.apis.model_pb2.ModelSpec`.
-    """
+    """The target that a `ModelSpec` names."""
     choice = spec.WhichOneof("version_choice")
     return Target(
         spec.name,
@@ -42,83 +39,78 @@ def target_of(spec: Any) -> Target:
     )
 
 
-def _answered(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors become a status with one sentence; one that nobody thought of is logged and hides nothing of itself."""
+class _Servicer:
+    """A part of the interface that a `Service` answers."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @contextmanager
+    def _call(self, method: str, request: Any, response: Any) -> Iterator[Call]:
+        """The version and signature that a request means, which the response names; the block is timed."""
+        with self._service.metrics.measure("grpc", method) as measured:
+            spec = request.model_spec
+            with self._service.call(target_of(spec), spec.signature_name, measured) as call:
+                response.model_spec.name = call.version.model_name
+                response.model_spec.version.value = call.version.number
+                response.model_spec.signature_name = call.signature.name
+                yield call
+
+
+def _answered(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
+    """A method whose errors become a status with one sentence; an unexpected one is logged, and hides nothing of itself."""
 
     @wraps(method)
-    def wrapper(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+    def answer(servicer: _Servicer, request: Any, context: grpc.ServicerContext) -> Any:
         try:
-            return method(self, request)
+            return method(servicer, request)
         except ServingError as error:
             context.abort(getattr(grpc.StatusCode, error.code), error.message)
         except Exception as error:
             log.exception("gRPC %s failed", method.__name__)
             context.abort(grpc.StatusCode.INTERNAL, f"the server failed: {type(error).__name__}; its log has the rest.")
 
-    return wrapper
+    return answer
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify, Regress and GetModelMetadata.
-
-    Args:
-        service: What answers.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
+class PredictionService(_Servicer, prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict, Classify, Regress and GetModelMetadata."""
 
     @_answered
     def Predict(self, request: Any) -> Any:
-        """The outputs of a signature."""
-        with self._service.metrics.measure("grpc", "predict") as measured:
-            spec = request.model_spec
-            with self._service.call(target_of(spec), spec.signature_name, measured) as call:
-                arrays = operations.arrays_from_proto(request.inputs, call.signature, self._service.max_bytes)
-                outputs = operations.run(call.version.model, call.signature, arrays, request.output_filter)
-                self._service.unseen.note(call.version, arrays)
-                response = predict_pb2.PredictResponse()
-                _fill_spec(response.model_spec, call)
+        response = predict_pb2.PredictResponse()
+        with self._call("predict", request, response) as call:
+            arrays = operations.arrays_from_proto(request.inputs, call.signature, self._service.max_bytes)
+            outputs = operations.run(call.version.model, call.signature, arrays, request.output_filter)
+            self._service.unseen.note(call.version, arrays)
             for name, array in outputs.items():
                 fill_proto(response.outputs[name], array)
-            return response
+        return response
 
     @_answered
     def Classify(self, request: Any) -> Any:
-        """Labels and scores of tf.Examples."""
-        with self._service.metrics.measure("grpc", "classify") as measured:
-            spec = request.model_spec
-            with self._service.call(target_of(spec), spec.signature_name, measured) as call:
-                rows = operations.classify(call.version.model, call.signature, request.input, self._service.max_bytes)
-                response = classification_pb2.ClassificationResponse()
-                _fill_spec(response.model_spec, call)
-            for row in rows:
+        response = classification_pb2.ClassificationResponse()
+        with self._call("classify", request, response) as call:
+            for row in operations.classify(call.version.model, call.signature, request.input, self._service.max_bytes):
                 classes = response.result.classifications.add().classes
                 for label, score in row:
                     classes.add(label=label, score=score)
-            return response
+        return response
 
     @_answered
     def Regress(self, request: Any) -> Any:
-        """The value of each tf.Example."""
-        with self._service.metrics.measure("grpc", "regress") as measured:
-            spec = request.model_spec
-            with self._service.call(target_of(spec), spec.signature_name, measured) as call:
-                values = operations.regress(call.version.model, call.signature, request.input, self._service.max_bytes)
-                response = regression_pb2.RegressionResponse()
-                _fill_spec(response.model_spec, call)
-            for value in values:
+        response = regression_pb2.RegressionResponse()
+        with self._call("regress", request, response) as call:
+            for value in operations.regress(call.version.model, call.signature, request.input, self._service.max_bytes):
                 response.result.regressions.add(value=value)
-            return response
+        return response
 
     @_answered
     def MultiInference(self, request: Any) -> Any:
-        """Not served here."""
         raise ServingError("UNIMPLEMENTED", "the stand-in has no MultiInference; ask with Classify and Regress.")
 
     @_answered
     def GetModelMetadata(self, request: Any) -> Any:
-        """The signatures of a version."""
         with self._service.metrics.measure("grpc", "metadata"):
             for field in request.metadata_field:
                 if field != "signature_def":
@@ -128,47 +120,27 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             return self._service.metadata(target_of(request.model_spec))[0]
 
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus.
-
-    Args:
-        service: What answers.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
+class ModelService(_Servicer, model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus."""
 
     @_answered
     def GetModelStatus(self, request: Any) -> Any:
-        """The state of each version."""
         with self._service.metrics.measure("grpc", "status"):
             return self._service.status(target_of(request.model_spec))
 
     @_answered
     def HandleReloadConfigRequest(self, request: Any) -> Any:
-        """Not served here."""
-        raise ServingError(
-            "UNIMPLEMENTED", "the stand-in takes no configuration over gRPC; change the file of --config."
-        )
-
-
-def _fill_spec(spec: Any, call: Call) -> None:
-    spec.name = call.version.model_name
-    spec.version.value = call.version.number
-    spec.signature_name = call.signature.name
+        raise ServingError("UNIMPLEMENTED", "the stand-in takes no configuration over gRPC; change the file of --config.")
 
 
 class GrpcServer:
-    """The server of gRPC: bound when made, started by `start`.
+    """The server of gRPC: bound to an address (host and port; port 0 for any that is free) when made, started by `start`.
 
     Args:
         service: What answers.
-        address: Host and port; port 0 for any that is free.
+        address: Host and port.
         slots: Taken while a request runs.
         concurrency: Requests in all, waiting ones too; beyond it a client gets RESOURCE_EXHAUSTED.
-
-    Attributes:
-        port: What it listens on.
 
     Raises:
         OSError: the port is taken.
@@ -191,9 +163,7 @@ class GrpcServer:
         except RuntimeError:
             self.port = 0
         if not self.port:
-            raise OSError(
-                f"gRPC cannot listen on {address}; is the port taken? Give another with --grpc-port, 0 for any."
-            )
+            raise OSError(f"gRPC cannot listen on {address}; is the port taken? Give another with --grpc-port, 0 for any.")
 
     def start(self) -> None:
         """Answer requests."""
@@ -201,14 +171,7 @@ class GrpcServer:
         self._server.start()
 
     def stop(self, grace: float) -> threading.Event:
-        """Take no more requests.
-
-        Args:
-            grace: Most seconds for those that run.
-
-        Returns:
-            Set when they are answered.
-        """
+        """Take no more requests; the event is set when those that run are answered, or after `grace` seconds."""
         self._receiving.stop()
         return self._server.stop(grace)
 

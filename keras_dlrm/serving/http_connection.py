@@ -15,14 +15,7 @@ _LAST_REQUEST_SECONDS, _LAST_WORD_SECONDS = 0.5, 1.0
 
 
 class Connections:
-    """The open connections, by client, those that wait for a request in the order in which they began to.
-
-    Args:
-        limits: How many there may be.
-
-    Attributes:
-        stopping: Whether no request but the last one of each connection is answered any more.
-    """
+    """The open connections by client; those that wait for a request in the order in which they began to."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -73,15 +66,10 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection.
+    """One connection: uvicorn's, with bounds.
 
-    Its client has `request_seconds` to send a request, and must read the answer in as many; uvicorn's own timeout is for
-    idle connections. Everything but the bounds is uvicorn's.
-
-    Args:
-        limits: The bounds.
-        table: All connections.
-        others: As uvicorn gives them.
+    Its client has `request_seconds` to send a request, and must read the answer in as many; uvicorn's own timeout is for idle
+    connections.
     """
 
     def __init__(self, limits: Limits, table: Connections, **others: Any) -> None:
@@ -93,16 +81,13 @@ class Connection(HttpToolsProtocol):
         self._new_request()
 
     def _new_request(self) -> None:
-        self._receiving = self._heading = (
-            False  # whether a request has begun and not ended; whether its headers have not
-        )
+        self._receiving = self._heading = False  # whether a request has begun and not ended; whether its headers have not
         self._head_bytes = self._heads = self._unread = 0
         self._refused: tuple[int, str] | None = None
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accepted."""
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         if not self._table.enter(self, self._address):
@@ -114,13 +99,11 @@ class Connection(HttpToolsProtocol):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Closed."""
         self._stop_timer()
         self._table.leave(self, self._address)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes of the client."""
         if self._deaf or self.transport.is_closing():
             return
         if self._timer is None and not self._busy:
@@ -139,7 +122,6 @@ class Connection(HttpToolsProtocol):
     # -- the parser's words ----------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A request begins."""
         self._new_request()
         self._receiving = self._heading = True
         if self._timer is None or self._table.stopping:
@@ -147,30 +129,25 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Some of its address."""
         self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One of its headers."""
         self._heads += 1
         self._count_head(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Its headers are there."""
         self._heading, self._unread = False, 0
         super().on_headers_complete()
         if self._table.stopping and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Some of its body."""
         self._unread = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it is there."""
         self._receiving, self._unread = False, 0
         if self._busy:
             self._stop_timer()
@@ -197,7 +174,6 @@ class Connection(HttpToolsProtocol):
     # -- the end ---------------------------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
-        """The answer is written."""
         if self.transport.is_closing():
             self._abort_later()
         else:
@@ -205,12 +181,9 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
 
     def refuse(self, status: int, why: str, at_once: bool = False) -> None:
-        """Say why, where a client is owed an answer, and close.
+        """Say why in one sentence, where a client is owed an answer, and close.
 
-        Args:
-            status: Of HTTP.
-            why: One sentence.
-            at_once: Otherwise a client that is still sending has a moment to read the answer, which a reset would destroy.
+        Unless it happens `at_once`, a client that is still sending has a moment to read the answer, which a reset would destroy.
         """
         if self._deaf or self.transport.is_closing():
             return
@@ -236,7 +209,6 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self._end)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Idle for too long."""
         self._end()
 
     def _end(self) -> None:

@@ -1,4 +1,4 @@
-"""The server of REST: uvicorn, with a way to accept connections that bears a lack of files, and a gentle end."""
+"""HTTP server: uvicorn, with a gentle end and tolerance for a lack of file descriptors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ class HttpServer(uvicorn.Server):
     """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection.
 
     asyncio's own loop logs a traceback for each connection that it cannot accept, thousands in a second.
-
-    Args:
-        config: uvicorn's.
-        listening: A bound socket.
-        limits: Bounds of its connections.
     """
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
@@ -39,14 +34,13 @@ class HttpServer(uvicorn.Server):
         return Connection(self._limits, self._table, config=self.config, server_state=self.server_state, app_state={})
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
         self._listening.setblocking(False)
         self._listening.listen(self.config.backlog)
         self._accept_when_there_is_one()
         await super().startup(sockets=[])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take the connections that are waiting to be accepted, no more of them, and answer what runs."""
+        """Take the connections that wait to be accepted, no more of them, and answer what runs."""
         asyncio.get_running_loop().remove_reader(self._listening)
         self._table.stopping = True
         while self._accept():

@@ -25,7 +25,7 @@ _SCORES = ("probability", "probabilities", "predictions", "prediction", "outputs
 
 
 def explain(version: Version, signature: Signature, document: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
-    """What each feature, and each pair of features, does to one prediction.
+    """Changes that each feature, and each pair of features, makes to one prediction.
 
     Write f(S) for the logit with the features in S taken away: an id or a list of ids becomes padding, a text the empty
     one, a dense value what stands for a missing one (for a raw number NaN, if the model then answers a number). Then
@@ -65,9 +65,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     size = sum(map(nbytes, arrays.values()))
     if size > _BYTES_OF_A_ROW:
         raise ServingError(
-            "INVALID_ARGUMENT",
-            f"the row has {size} bytes; an explanation, which repeats it, takes {_BYTES_OF_A_ROW}.",
-            413,
+            "INVALID_ARGUMENT", f"the row has {size} bytes; an explanation, which repeats it, takes {_BYTES_OF_A_ROW}.", 413
         )
     # Float ids and the like are written over: the arrays must be ours.
     row = {name: np.array(array) for name, array in arrays.items()}
@@ -102,8 +100,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
             for i in order
         ],
         "pairs": [
-            {"features": [features[first[k]].name, features[second[k]].name], "change": float(together[k])}
-            for k in strongest
+            {"features": [features[first[k]].name, features[second[k]].name], "change": float(together[k])} for k in strongest
         ],
     }
 
@@ -113,7 +110,7 @@ def _ablated(
     missing: Sequence[Any], subsets: Sequence[tuple[int, ...]],
 ) -> np.ndarray:  # fmt: skip
     """The logit of the row without each subset of the features."""
-    found = []
+    logits = []
     size = min(_ROWS_PER_RUN, max(1, _BYTES_PER_RUN // max(1, sum(map(nbytes, row.values())))))
     for start in range(0, len(subsets), size):
         part = subsets[start : start + size]
@@ -121,14 +118,14 @@ def _ablated(
         for i, subset in enumerate(part):
             for j in subset:
                 features[j].take_away(arrays[features[j].input], i, missing[j])
-        found.append(_logits(version, signature, arrays)[2])
-    return np.concatenate(found) if found else np.zeros(0)
+        logits.append(_logits(version, signature, arrays)[2])
+    return np.concatenate(logits) if logits else np.zeros(0)
 
 
 def _missing_values(
     version: Version, signature: Signature, features: Sequence[Feature], row: Mapping[str, np.ndarray]
 ) -> list[Any]:
-    """What stands for each feature's missing value: its first choice where the model gives a number for it."""
+    """Missing value of each feature: its first choice where the model gives a number for it."""
     chosen = [feature.missing[0] for feature in features]
     for kind in {feature.kind for feature in features if len(feature.missing) > 1}:
         of_kind = [i for i, feature in enumerate(features) if feature.kind == kind and len(feature.missing) > 1]
@@ -141,9 +138,7 @@ def _missing_values(
     return chosen
 
 
-def _logits(
-    version: Version, signature: Signature, arrays: Mapping[str, np.ndarray]
-) -> tuple[str, np.ndarray, np.ndarray]:
+def _logits(version: Version, signature: Signature, arrays: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray]:
     """Name of the output that is explained, its values (R,) and their logits (R,)."""
     outputs = operations.run(version.model, signature, arrays)
     rows = len(next(iter(arrays.values())))
@@ -163,7 +158,7 @@ def _logits(
 
 
 def _resolution(logits: np.ndarray) -> float:
-    """What a second difference of these logits can be off by, each being that of a rounded float32 probability."""
+    """Largest rounding error of a second difference of these logits, each that of a float32 probability."""
     probability = 1 / (1 + np.exp(-logits))
     step = np.spacing(probability.astype(np.float32)).astype(np.float64)
     return float(np.max(4 * step / np.maximum(probability * (1 - probability), 2.0**-126), initial=0.0))

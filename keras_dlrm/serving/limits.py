@@ -53,14 +53,7 @@ class Limits:
 
 
 def connections_that_fit(wanted: int) -> int:
-    """How many connections one server may have, of `wanted`, where the process may open few files.
-
-    Args:
-        wanted: Connections of each of the two servers.
-
-    Returns:
-        `wanted`, or half of the file descriptors that are free; at least 4.
-    """
+    """`wanted` connections of each of the two servers, or half of the file descriptors that are free; at least 4."""
     try:
         import resource
 
@@ -74,10 +67,7 @@ def connections_that_fit(wanted: int) -> int:
 
 
 class Budget:
-    """Bytes that all requests share.
-
-    Args:
-        total: How many there are.
+    """A number of bytes that all requests share.
 
     Example:
 
@@ -95,11 +85,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
-        """Take some of them.
-
-        Raises:
-            ServingError: there are not so many left; none is taken.
-        """
+        """Take some bytes; `ServingError`, and none is taken, where there are not so many left."""
         with self._lock:
             if self._taken + count > self._total:
                 text = f"requests of more than {self._total} bytes are in flight already; try again."

@@ -1,4 +1,4 @@
-"""Lines of the server's log that clients can neither forge nor multiply."""
+"""Log lines that clients can neither forge nor multiply."""
 
 from __future__ import annotations
 
@@ -26,12 +26,10 @@ class OneLine(logging.Formatter):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line itself."""
         record.message = _cut(_CONTROL.sub(_escaped, record.message), _MESSAGE)
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:
-        """The traceback."""
         return _cut(super().formatException(ei), _TRACE).replace("\n", "\n  ")  # type: ignore[arg-type]
 
 
@@ -53,7 +51,6 @@ class Repeats(logging.Filter):
         self._kinds: dict[tuple[str, int, str], list[float]] = {}  # start of the span, messages in it
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is written."""
         kind = (record.name, record.levelno, str(record.msg)[:200])
         now = time.monotonic()
         with self._lock:
@@ -73,15 +70,15 @@ class Repeats(logging.Filter):
 
 
 def log_to_stderr() -> None:
-    """Set the root logger up so."""
+    """Set the root logger up to write bounded lines."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(Repeats())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def _cut(text: str, most: int) -> str:

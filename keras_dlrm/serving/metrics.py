@@ -31,7 +31,7 @@ class Metrics:
 
     Args:
         models: Gives the models that are served now.
-        unseen: Gives model and values of its columns.
+        unseen: Gives the counted values of their columns.
 
     Example:
 
@@ -54,17 +54,11 @@ class Metrics:
         self._requests = Counter(
             "keras_dlrm_serving_requests", "Requests by gRPC status.", [*labels, "status"], registry=self._registry
         )
-        self._registry.register(_Versions(models))
-        self._registry.register(_Values(unseen))
+        self._registry.register(_State(models, unseen))
 
     @contextmanager
     def measure(self, protocol: str, method: str) -> Iterator[Measured]:
-        """Time the block and count how it ends.
-
-        Args:
-            protocol: `"rest"` or `"grpc"`.
-            method: Such as `"predict"`.
-        """
+        """Time the block, of a protocol (`"rest"` or `"grpc"`) and a method such as `"predict"`, and count how it ends."""
         measured, status, start = Measured(), "OK", time.perf_counter()
         try:
             yield measured
@@ -89,45 +83,29 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Versions(Collector):
-    """Read when Prometheus asks: there is nothing to keep in step."""
+class _State(Collector):
+    """State that is read when Prometheus asks: there is nothing to keep in step, and no client can make new time series."""
 
-    def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
-        self._models = models
+    def __init__(self, models: Callable[[], Iterable[ServedModel]], unseen: Callable[[], Iterable[tuple[str, Unseen]]]) -> None:
+        self._models, self._unseen = models, unseen
 
     def collect(self) -> Iterable[Metric]:
+        labels = ["model", "version"]
         available = GaugeMetricFamily(
             "keras_dlrm_serving_version_available", "1 where a version answers requests, 0 where it is broken or gone.",
-            labels=["model", "version"],
-        )  # fmt: skip
-        in_flight = GaugeMetricFamily(
-            "keras_dlrm_serving_in_flight", "Requests that run now.", labels=["model", "version"]
-        )
-        for model in self._models():
-            for version in model.versions:
-                labels = [model.config.name, str(version.number)]
-                available.add_metric(labels, float(version.state == "AVAILABLE"))
-                in_flight.add_metric(labels, version.in_flight)
-        return [available, in_flight]
-
-
-class _Values(Collector):
-    """Of named columns, by model: a client cannot make new time series."""
-
-    def __init__(self, unseen: Callable[[], Iterable[tuple[str, Unseen]]]) -> None:
-        self._unseen = unseen
-
-    def collect(self) -> Iterable[Metric]:
-        labels = ["model", "column"]
-        values = CounterMetricFamily(
-            "keras_dlrm_serving_values", "Categorical values that requests had.", labels=labels
-        )
-        unseen = CounterMetricFamily(
-            "keras_dlrm_serving_unseen_values",
-            "Those of them that the model's vocabulary does not have.",
             labels=labels,
+        )  # fmt: skip
+        in_flight = GaugeMetricFamily("keras_dlrm_serving_in_flight", "Requests that run now.", labels=labels)
+        for served in self._models():
+            for version in served.versions:
+                available.add_metric([served.config.name, str(version.number)], float(version.state == "AVAILABLE"))
+                in_flight.add_metric([served.config.name, str(version.number)], version.in_flight)
+        labels = ["model", "column"]
+        values = CounterMetricFamily("keras_dlrm_serving_values", "Categorical values that requests had.", labels=labels)
+        unseen = CounterMetricFamily(
+            "keras_dlrm_serving_unseen_values", "Those of them that the model's vocabulary does not have.", labels=labels
         )
-        for model, column in self._unseen():
-            values.add_metric([model, column.column], column.values)
-            unseen.add_metric([model, column.column], column.unseen)
-        return [values, unseen]
+        for model, counted in self._unseen():
+            values.add_metric([model, counted.column], counted.values)
+            unseen.add_metric([model, counted.column], counted.unseen)
+        return [available, in_flight, values, unseen]

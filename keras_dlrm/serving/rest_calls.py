@@ -23,29 +23,20 @@ _GET = re.compile(rf"/v1/models/{_MODEL}(/metadata)?")
 
 
 def answer_post(service: Service, path: str, body: bytes) -> bytes:
-    """The answer to `POST /v1/models/NAME[/versions/V|/labels/L]:METHOD`.
-
-    Args:
-        service: What answers.
-        path: Of the address.
-        body: JSON.
-
-    Raises:
-        ServingError: whatever is wrong with it.
-    """
-    found = _POST.fullmatch(path)
-    if not found:
+    """The answer to `POST /v1/models/NAME[/versions/V|/labels/L]:METHOD`; `ServingError` for whatever is wrong with it."""
+    address = _POST.fullmatch(path)
+    if not address:
         raise invalid(
             f"malformed address {path[:80]!r}; it must be /v1/models/NAME[/versions/V or /labels/L]:predict, :classify "
             "or :regress."
         )
-    method = found[4]
+    method = address[4]
     with service.metrics.measure("rest", method) as measured:
         document = parse(body)
         name = document.get("signature_name", "")
         if type(name) is not str:
             raise invalid("'signature_name' must be a string.")
-        with service.call(_target(found), name, measured) as call:
+        with service.call(_target(address), name, measured) as call:
             model, signature = call.version.model, call.signature
             if method == "predict":
                 arrays, rows = inputs_from_json(document, signature, service.max_bytes)
@@ -66,35 +57,25 @@ def answer_post(service: Service, path: str, body: bytes) -> bytes:
 
 
 def answer_get(service: Service, path: str) -> bytes:
-    """The answer to `GET /v1/models/NAME[/versions/V|/labels/L][/metadata]`.
-
-    Args:
-        service: What answers.
-        path: Of the address.
-
-    Raises:
-        ServingError: whatever is wrong with it.
-    """
-    found = _GET.fullmatch(path)
-    if not found:
+    """The answer to `GET /v1/models/NAME[/versions/V|/labels/L][/metadata]`; `ServingError` for whatever is wrong with it."""
+    address = _GET.fullmatch(path)
+    if not address:
         raise invalid(
             f"malformed address {path[:80]!r}; it must be /v1/models/NAME[/versions/V or /labels/L][/metadata]; "
             "predictions are asked for with POST."
         )
-    with service.metrics.measure("rest", "metadata" if found[4] else "status"):
-        if not found[4]:
-            return dump(_plain(service.status(_target(found))))
-        response, signatures = service.metadata(_target(found))
+    with service.metrics.measure("rest", "metadata" if address[4] else "status"):
+        if not address[4]:
+            return dump(_plain(service.status(_target(address))))
+        response, signatures = service.metadata(_target(address))
         spec = _plain(response.model_spec)
         return dump({"model_spec": spec, "metadata": {"signature_def": _plain(signatures)}})
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """A JSON object; `ServingError` where it is none, no JSON at all, or has a key twice.
 
-    Raises:
-        ServingError: it is none, or no JSON at all, or has a key twice. NaN, which is no JSON but what many programs write,
-            is read, and refused where a value must be there; Infinity is refused.
+    NaN, which is no JSON but what many programs write, is read, and refused where a value must be there; Infinity is refused.
 
     Example:
 
@@ -142,12 +123,12 @@ def _parse_pairs(body: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    document = dict(pairs)
+    if len(document) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise invalid(f"the request has the key {twice[:60]!r} twice in one object; a key stands for one value.")
-    return found
+    return document
 
 
 def _constant(name: str) -> float:
@@ -166,8 +147,8 @@ def error_body(error: ServingError) -> bytes:
     return dump({"error": error.message})
 
 
-def _target(found: re.Match[str]) -> Target:
-    return Target(found[1], None if found[2] is None else int(found[2]), found[3])
+def _target(address: re.Match[str]) -> Target:
+    return Target(address[1], None if address[2] is None else int(address[2]), address[3])
 
 
 def _plain(proto: Any) -> Any:

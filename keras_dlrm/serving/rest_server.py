@@ -1,4 +1,4 @@
-"""REST, metrics, health and the page: an ASGI application."""
+"""REST routes, metrics, health and the page: an ASGI application."""
 
 from __future__ import annotations
 
@@ -54,14 +54,9 @@ class RestServer:
     """
 
     def __init__(
-        self,
-        service: Service,
-        pool: ThreadPoolExecutor,
-        slots: threading.Semaphore,
-        concurrency: int,
-        host: str,
+        self, service: Service, pool: ThreadPoolExecutor, slots: threading.Semaphore, concurrency: int, host: str,
         allowed_hosts: Iterable[str] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._service = service
         self._pool, self._slots = pool, slots
         self._concurrency = concurrency
@@ -83,11 +78,8 @@ class RestServer:
             routes=routes,
             middleware=[Middleware(OwnPages, host=host, allowed=allowed_hosts)],
             exception_handlers={
-                HTTPException: _http_error,
-                ServingError: _serving_error,
-                ClientDisconnect: _gone,
-                Exception: _failure,
-            },
+                HTTPException: _http_error, ServingError: _serving_error, ClientDisconnect: _gone, Exception: _failure,
+            },  # fmt: skip
         )
 
     async def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
@@ -117,13 +109,19 @@ class RestServer:
         budget, held = self._service.budget, 0
         try:
             body = bytearray()
-            size, error = 0, self._unreadable(request)
+            size = 0
+            error: ServingError | None = None
+            encoding = request.headers.get("content-encoding", "identity")
+            if encoding.strip().lower() not in ("identity", ""):
+                text = f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON."
+                error = ServingError("INVALID_ARGUMENT", text, 415)
             async for part in request.stream():
                 size += len(part)
                 if error is None:
                     try:
                         if size > self._service.max_bytes:
-                            raise self._too_large()
+                            text = f"the request is larger than the {self._service.max_bytes} bytes allowed."
+                            raise ServingError("INVALID_ARGUMENT", text, 413)
                         budget.take(len(part))
                         held += len(part)
                         body += part
@@ -138,17 +136,6 @@ class RestServer:
             yield bytes(body)
         finally:
             budget.give(held)
-
-    def _unreadable(self, request: Request) -> ServingError | None:
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding.strip().lower() in ("identity", ""):
-            return None
-        text = f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON."
-        return ServingError("INVALID_ARGUMENT", text, 415)
-
-    def _too_large(self) -> ServingError:
-        text = f"the request is larger than the {self._service.max_bytes} bytes allowed."
-        return ServingError("INVALID_ARGUMENT", text, 413)
 
     async def _live(self, request: Request) -> Response:
         return _json(b'{"status":"alive"}')
@@ -183,17 +170,13 @@ def _described_models(service: Service) -> bytes:
                         continue
                     example = version.examples.get(signature.name, {})
                     described = [
-                        {
-                            **feature.described(example.get(feature.input)),
-                            "nullable": feature.input in signature.missing,
-                        }
+                        {**feature.described(example.get(feature.input)), "nullable": feature.input in signature.missing}
                         for feature in features
                     ]
                     signatures.append({"name": signature.name, "features": described})
             versions.append({"number": number, "signatures": signatures})
         states = [
-            {"number": v.number, "state": v.state, "error": "" if v.error is None else v.error.message}
-            for v in model.versions
+            {"number": v.number, "state": v.state, "error": "" if v.error is None else v.error.message} for v in model.versions
         ]
         models.append({"name": name, "labels": dict(model.config.labels), "versions": versions, "states": states})
     return rest_calls.dump({"models": models})
@@ -237,6 +220,6 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    """What nobody thought of. Starlette raises it again afterwards, and so it comes into the log."""
+    """An unexpected error. Starlette raises it again afterwards, and so it comes into the log."""
     text = f"the server failed: {type(error).__name__}; its log has the rest."
     return _json(rest_calls.dump({"error": text}), 500)

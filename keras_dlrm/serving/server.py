@@ -1,4 +1,4 @@
-"""The server: both doors, one pool of threads behind them, and a watch over the folders."""
+"""`Server`: REST and gRPC, a pool of threads, and a watch over the folders."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ class Server:
             config.check_folder()
         self._pool = ThreadPoolExecutor(self._threads, "request")
         self._slots = threading.BoundedSemaphore(self._threads)
-        self._rest = RestServer(
-            self.service, self._pool, self._slots, self._concurrency, self.host, self._allowed_hosts
-        )
+        self._rest = RestServer(self.service, self._pool, self._slots, self._concurrency, self.host, self._allowed_hosts)
         self._socket = self._bind()
         try:
             address = f"{bracketed(self.host)}:{self.grpc_port}"

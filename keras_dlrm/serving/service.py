@@ -1,10 +1,12 @@
-"""The answers, apart from how they travel: which version a request means, its status, its signatures."""
+"""Answers apart from their transport: version of a request, status, signatures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from keras_dlrm.serving.limits import Budget, Limits
 from keras_dlrm.serving.metrics import Measured, Metrics
@@ -22,7 +24,7 @@ CODES = {
 
 
 class Target(NamedTuple):
-    """What a request names: a model, and perhaps a version or a label."""
+    """A model that a request names, and perhaps a version or a label."""
 
     model: str
     number: int | None = None
@@ -46,8 +48,6 @@ class Service:
     Attributes:
         budget: Bytes of all requests that are in flight.
         models: `ServedModel` by name; replaced as a whole when a configuration changes.
-        metrics: Of all requests.
-        unseen: Values of requests that a model's vocabulary does not have.
     """
 
     def __init__(self, max_bytes: int, limits: Limits | None = None) -> None:
@@ -59,16 +59,12 @@ class Service:
         self.metrics = Metrics(lambda: self.models.values(), self.unseen.sums)
 
     def model(self, name: str) -> ServedModel:
-        """A model by name.
-
-        Raises:
-            ServingError: it is not served.
-        """
+        """A model by name; `ServingError` where it is not served."""
         if not name:
             raise invalid("the request names no model.")
         if name not in self.models:
-            there = ", ".join(map(repr, sorted(self.models))) or "none"
-            raise ServingError("NOT_FOUND", f"model {name[:60]!r} is not served here; there are: {there}.")
+            names = ", ".join(map(repr, sorted(self.models))) or "none"
+            raise ServingError("NOT_FOUND", f"model {name[:60]!r} is not served here; there are: {names}.")
         return self.models[name]
 
     @contextmanager
@@ -76,12 +72,9 @@ class Service:
         """The version and signature that a request means, kept loaded until the block ends.
 
         Args:
-            target: What the request names.
+            target: What the request names; `ServingError` where there is no such model, version, label or signature.
             signature_name: Empty for `serving_default`.
-            measured: Where the names go once they are found.
-
-        Raises:
-            ServingError: there is no such model, version, label or signature.
+            measured: Gets the names once they are found.
         """
         model = self.model(target.model)
         measured.model = model.config.name
@@ -93,17 +86,11 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every model has a version that answers."""
-        models: Sequence[ServedModel] = list(self.models.values())
+        models = list(self.models.values())
         return bool(models) and all(model.available for model in models)
 
     def status(self, target: Target) -> Any:
-        """A `GetModelStatusResponse`.
-
-        Raises:
-            ServingError: there is no such model, version or label.
-        """
-        from tensorflow_serving.apis import get_model_status_pb2
-
+        """A `GetModelStatusResponse`; `ServingError` where there is no such model, version or label."""
         model = self.model(target.model)
         number = target.number
         if target.label is not None:
@@ -118,13 +105,7 @@ class Service:
         return response
 
     def metadata(self, target: Target) -> tuple[Any, Any]:
-        """A `GetModelMetadataResponse`, and the `SignatureDefMap` that it carries packed.
-
-        Raises:
-            ServingError: there is no such model, version or label.
-        """
-        from tensorflow_serving.apis import get_model_metadata_pb2
-
+        """A `GetModelMetadataResponse` and the `SignatureDefMap` that it packs; `ServingError` where there is no such version."""
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         signatures = get_model_metadata_pb2.SignatureDefMap()
         with self.model(target.model).lease(target.number, target.label) as version:

@@ -1,4 +1,4 @@
-"""Unseen values of requests, counted beside them: a request only leaves its arrays here, and does not wait."""
+"""Counts of unseen values in requests, in the background."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_dlrm.data.preprocessor.unseen import Unseen
 from keras_dlrm.serving.wire.tensors import nbytes
 
 if TYPE_CHECKING:
-    from keras_dlrm.data.preprocessor.unseen import Unseen
     from keras_dlrm.serving.versions.version import Version
 
 log = logging.getLogger("keras_dlrm.serving")
@@ -25,11 +25,7 @@ MAX_COLUMNS = 100
 
 
 class UnseenValues:
-    """Counts of one server, by model and column.
-
-    Args:
-        seconds: Time between two looks at what waits.
-    """
+    """Counts of one server by model and column, brought up to date every `seconds`."""
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
@@ -50,12 +46,7 @@ class UnseenValues:
         self._stop.set()
 
     def note(self, version: Version, arrays: Mapping[str, np.ndarray]) -> None:
-        """Have the values of a request counted.
-
-        Args:
-            version: What answered it.
-            arrays: Its inputs, which nobody writes to any more.
-        """
+        """Have the inputs of a request, which nobody writes to any more, counted."""
         named = {name: array for name, array in arrays.items() if name in version.known.columns}
         if not named:
             return
@@ -100,8 +91,6 @@ class UnseenValues:
 
     def sums(self) -> list[tuple[str, Unseen]]:
         """Model, and values of one of its columns, or of those beyond the hundredth, whose name is empty then."""
-        from keras_dlrm.data.preprocessor.unseen import Unseen
-
         self.flush()
         with self._counting:
             return [(model, Unseen(column, *sums)) for (model, column), sums in self._sums.items()]

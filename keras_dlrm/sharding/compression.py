@@ -1,4 +1,4 @@
-"""Tables with fewer parameters than rows × width: which tables are split in two, and how wide each need be."""
+"""Compressed tables: quotient and remainder, mixed dimensions."""
 
 from __future__ import annotations
 

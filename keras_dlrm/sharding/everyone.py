@@ -1,4 +1,4 @@
-"""Small things that processes tell each other outside of training steps."""
+"""Small messages between processes outside of training steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of life of a process in training, for whoever watches the run."""
+"""`Heartbeat`: signs of life of a training process."""
 
 from __future__ import annotations
 

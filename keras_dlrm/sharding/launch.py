@@ -1,4 +1,4 @@
-"""All processes of a training run on this machine: told who they are, and started again where one is lost."""
+"""`launch`: all processes of a run on this machine, restarted when one is lost."""
 
 from __future__ import annotations
 

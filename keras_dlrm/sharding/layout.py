@@ -1,4 +1,4 @@
-"""A plan in numbers: which process looks up which ids, what it sends back, and what is made of it.
+"""Layout of a plan: which process looks up which ids, and what it sends back.
 
 The tables' parts of equal width are a *group*: one variable on each process, as high as the highest needs it. Of each example
 a process is asked for rows of its parts, and answers with sums of those rows: its *outputs*. An output is a part, by rows or

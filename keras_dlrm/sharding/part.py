@@ -1,4 +1,4 @@
-"""Each process's part of every batch."""
+"""`Part`: each process's part of every batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of which embedding table lies where."""
+"""Sharding plans: the processes that hold the parts of embedding tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tables share a variable, where their rows lie in it, and which of its rows an id asks for."""
+"""Stacks of tables that share a variable: where their rows lie in it, and which of its rows an id asks for."""
 
 from __future__ import annotations
 

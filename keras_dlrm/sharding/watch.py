@@ -1,4 +1,4 @@
-"""What a launcher sees of its processes: their signs of life, and what they said before they failed."""
+"""A launcher's view of its processes: their signs of life, and their last words."""
 
 from __future__ import annotations
 

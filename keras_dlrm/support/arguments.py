@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: NumPy's numbers become Python's, anything else one clear error."""
+"""Checks of arguments: integers, numbers, and one clear error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shown(value: Any) -> str:
 
 
 def integer(who: str, field: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """An integer of at least `low`, and at most `high`; `ValueError` names the argument otherwise."""
+    """An integer of at least `low`, and at most `high`, as Python's; `ValueError` names the argument otherwise."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:

@@ -1,4 +1,4 @@
-"""The progress bar of everything that takes more than a few seconds."""
+"""Progress bar."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 def bar(console: Console, unit: str = "rows") -> Progress:
-    """A rich progress bar on a terminal; silent elsewhere.
-
-    Args:
-        console: Where to draw.
-        unit: What is counted.
-    """
+    """A rich progress bar on a terminal; silent elsewhere."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

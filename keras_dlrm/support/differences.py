@@ -8,15 +8,9 @@ from typing import Any
 
 
 def difference(there: Any, here: Any, place: str = "") -> tuple[str, Any, Any] | None:
-    """The first place in which two descriptions differ. What is not named on one side counts as `None`.
+    """The first place in which two descriptions differ, and what is there in each; `None` where they are the same.
 
-    Args:
-        there: One description.
-        here: The other.
-        place: Where these two are.
-
-    Returns:
-        The place, and what is there and here; `None` where they are the same.
+    What is not named on one side counts as `None`. `place` is where these two are.
 
     Example:
 

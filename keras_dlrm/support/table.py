@@ -1,4 +1,4 @@
-"""Result tables on a terminal: 80 columns, numbers to the right."""
+"""Result tables on a terminal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO | None = None) -> None:
-    """Print `result_table(rows, title)`: coloured on a terminal, plain and never cut off in a pipe or a file.
+    """Print `result_table(rows, title)`: colored on a terminal, plain and never cut off in a pipe or a file.
 
     Args:
         rows: As for `result_table`.

@@ -1,4 +1,4 @@
-"""Raw values as Python and NumPy have them: which are missing, and which are numbers. NumPy only."""
+"""Raw values: which are missing, which are numbers (NumPy)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run shows at its end: a picture of learning and reliability, and a table of scores."""
+"""Picture of a training run: learning curves and reliability."""
 
 from __future__ import annotations
 

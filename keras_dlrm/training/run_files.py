@@ -1,4 +1,4 @@
-"""The files of a run's folder: written with checksums, checked when they are read."""
+"""Files of a run's folder, with checksums."""
 
 from __future__ import annotations
 

@@ -90,8 +90,7 @@ def test_columns_that_share_tables_stand_where_torchrec_has_them(crosses):
     """TorchRec has the columns of one table side by side, the schema in any order."""
     state = state_dict(sizes=[("item", 9), ("t_b", 5)], crosses=crosses)
     schema = Schema(
-        ["x", "y", "z"],
-        [Categorical("b", 5), Categorical("a", 9, hotness=3, table="item"), Categorical("c", 9, table="item")],
+        ["x", "y", "z"], [Categorical("b", 5), Categorical("a", 9, hotness=3, table="item"), Categorical("c", 9, table="item")]
     )
     bags = {**MULTI_HOT, "c": ONE_HOT["c"]}
     with pytest.raises(ValueError, match="features=model.sparse_arch.sparse_feature_names"):
@@ -257,7 +256,7 @@ FIRST_OVER = "over_arch.model.0._mlp.0._linear.weight"
          ["'over_arch.model.1.weight' and", "give one model"]),
         (lambda: from_torchrec(changed(inter_arch__crossnet__kernels__0=np.ones((16, 16)))), ["LowRankCrossNet"]),
         (lambda: from_torchrec(changed(**{f"{BAG}t_b.weight": np.ones((5, 4), "uint8")})),
-         ["t_b.weight' holds uint8", "quantised"]),
+         ["t_b.weight' holds uint8", "quantized"]),
         (lambda: from_torchrec(changed(**{f"{BAG}t_b.weight": np.ones((5, 3), "f")})),
          ["t_b.weight'", "(5, 3)", "(5, 4)"]),
         (lambda: from_torchrec(changed(over_arch__model__1__bias=np.array([np.nan], "f"))),

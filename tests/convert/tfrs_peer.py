@@ -104,9 +104,7 @@ def inputs(names, seed):
         else tf.ragged.constant(bags[name], dtype=tf.int64)
         for name in names
     }
-    padded = {
-        name: np.array([bag + [-1] * (FEATURES[name][1] - len(bag)) for bag in bags[name]], np.int64) for name in names
-    }
+    padded = {name: np.array([bag + [-1] * (FEATURES[name][1] - len(bag)) for bag in bags[name]], np.int64) for name in names}
     return {"dense_features": tf.constant(dense), "sparse_features": sparse}, {"dense": dense, **padded}
 
 

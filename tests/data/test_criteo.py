@@ -7,6 +7,7 @@ import pytest
 
 from keras_dlrm.data import criteo
 from keras_dlrm.data.criteo import reader as criteo_reader
+from keras_dlrm.schema.criteo import CATEGORICAL, COLUMNS, DENSE
 
 pytestmark = pytest.mark.neutral
 
@@ -151,7 +152,7 @@ def test_preprocessor_maps_raw_columns_as_the_files_were(tmp_path, max_ind_range
     lines = make_lines(40)
     log = criteo.preprocess(save(tmp_path / "raw.txt", lines), tmp_path / "out", max_ind_range=max_ind_range, days=2)
     fields = [line.split("\t") for line in lines]
-    columns = {name: [row[i] or None for row in fields] for i, name in enumerate(criteo_reader.COLUMNS)}
+    columns = {name: [row[i] or None for row in fields] for i, name in enumerate(COLUMNS)}
     batch = log.preprocessor.transform(columns)
     _, x, ids, _ = plain(lines, max_ind_range)
     np.testing.assert_array_equal(batch["sparse"], ids)
@@ -160,7 +161,7 @@ def test_preprocessor_maps_raw_columns_as_the_files_were(tmp_path, max_ind_range
 
 def test_preprocessor_maps_unseen_hashes_to_row_0(tmp_path):
     log = criteo.preprocess(save(tmp_path / "raw.txt", make_lines(40)), tmp_path / "out", days=2)
-    columns = {**{n: [1] for n in criteo_reader.DENSE}, **{n: ["0abcdef1"] for n in criteo_reader.CATEGORICAL}}
+    columns = {**{n: [1] for n in DENSE}, **{n: ["0abcdef1"] for n in CATEGORICAL}}
     assert log.preprocessor.transform(columns)["sparse"].tolist() == [[0] * 26]
     with pytest.raises(ValueError, match="row 0, column 'C4': value 'hello' must be hexadecimal"):
         log.preprocessor.transform({**columns, "C4": ["hello"]})

@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import os
-import random
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.killed_jobs import Workshop, kill_often, small_disk, stop_after_commits
+from helpers.table_logs import contents
 
 from keras_dlrm.data import criteo
 from keras_dlrm.data.criteo import reader as criteo_reader
 from keras_dlrm.data.criteo import splits as criteo_splits
-from keras_dlrm.data.criteo import stage as criteo_stage
-from keras_dlrm.data.jobs.staging import Staging
-from keras_dlrm.files.marker import MARKER
+from keras_dlrm.data.jobs import stage as job_stage
 
 pytestmark = pytest.mark.neutral
 
-# Imports once, and works off each line that it reads in a process of its own.
 PROGRAM = """
-    import contextlib, os, sys
-    from keras_dlrm.data import criteo
-    from keras_dlrm.data.criteo import reader as criteo_reader, splits as criteo_splits, stage as criteo_stage
-    criteo_reader.BLOCK_BYTES, criteo_stage.COMMIT_BYTES = 40_000, 30_000
-    criteo_splits.CHUNK, criteo_splits.BUCKET_BYTES = 300, 60_000
-    for line in sys.stdin:
-        inputs, output, arguments = eval(line)
-        # Compiled code is there for every child; nothing that is used here leaves threads.
-        with contextlib.suppress(ValueError):
-            criteo.encode(inputs)
-        child = os.fork()
-        if not child:
-            try:
-                criteo.preprocess(inputs, output, **arguments)
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-                os._exit(1)
-            os._exit(0)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+import contextlib
+from keras_dlrm.data import criteo
+from keras_dlrm.data.criteo import reader as criteo_reader, splits as criteo_splits
+from keras_dlrm.data.jobs import stage as job_stage
+criteo_reader.BLOCK_BYTES, criteo_splits.BUCKET_BYTES = 40_000, 60_000
+job_stage.COMMIT_BYTES, job_stage.CHUNK = 30_000, 300
+
+def warm(inputs, output, arguments):
+    # Compiled code is there for every child.
+    with contextlib.suppress(ValueError):
+        criteo.encode(inputs)
+
+def work(inputs, output, arguments):
+    criteo.preprocess(inputs, output, **arguments)
 """
 JOBS: dict[str, dict[str, Any]] = {
     "classic": {},
@@ -71,91 +54,25 @@ def make_lines(rows: int, bad: bool = False) -> list[str]:
     return lines
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)  # which names the folder
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-class Workshop:
-    """Runs jobs in processes of their own, which can be killed."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(self, job: tuple[list[str], str, dict[str, Any]], kill_after: float | None = None) -> int:
-        """The exit code of a job, which is killed after some seconds."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(repr(job) + "\n")
-        self._process.stdin.flush()
-        child = int(self._process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            # Where it has ended and nobody else has its number yet, there is none to kill.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the program."""
-        self._process.communicate()
-
-
 @pytest.fixture(scope="module")
 def workshop() -> Iterator[Workshop]:
     """One for all tests: its imports take seconds."""
-    workshop = Workshop()
+    workshop = Workshop(PROGRAM)
     yield workshop
     workshop.close()
 
 
-def kill_often(workshop: Workshop, folder: Path, name: str, kills: int, seed: int) -> int:
-    """Kills at random moments until so many hit; what comes out between is compared. Returns the finished runs."""
-    draw = random.Random(seed)
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("name", list(JOBS))
+def test_killed_at_random_moments_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str, kills: int) -> None:
     lines = make_lines(4000, bad="torchrec" in name)
-    paths = [folder / "day_0", folder / "day_1.gz"] if "torchrec" in name else [folder / "train.txt"]
+    paths = [tmp_path / "day_0", tmp_path / "day_1.gz"] if "torchrec" in name else [tmp_path / "train.txt"]
     cut = len(lines) // len(paths)
     for k, path in enumerate(paths):
         text = "".join(line + "\n" for line in lines[k * cut : (k + 1) * cut]).encode()
         path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
-    inputs, output, partial = [str(path) for path in paths], folder / "out", folder / ".out.partial"
-    lasts = 0.0
-    for whole in ("warm", "whole"):
-        began = time.perf_counter()
-        assert workshop.run((inputs, str(folder / whole), JOBS[name])) == 0
-        lasts = time.perf_counter() - began
-    expected = contents(folder / "whole")
-    assert contents(folder / "warm") == expected
-    job = (inputs, str(output), JOBS[name])
-    hits = finished = 0
-    while hits < kills:
-        hits += workshop.run(job, draw.random() * lasts) == -signal.SIGKILL
-        assert not output.exists() or contents(output) == expected
-        if draw.random() < 0.4 or hits == kills:
-            # It may be complete: killed after the last step.
-            assert partial.exists() <= (workshop.run(job) == 0)
-        if output.exists() and not partial.exists():
-            assert contents(output) == expected
-            finished += 1
-            shutil.rmtree(output)
-    assert finished and not partial.exists()
-    return finished
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(JOBS))
-def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str) -> None:
-    kill_often(workshop, tmp_path, name, kills=2, seed=0)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("name", list(JOBS))
-def test_killed_at_twenty_random_moments_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str) -> None:
-    kill_often(workshop, tmp_path, name, kills=20, seed=1)
-
-
-class Stopped(BaseException):
-    """In place of a kill."""
+    inputs = [str(path) for path in paths]
+    kill_often(workshop, lambda output: (inputs, str(output), JOBS[name]), tmp_path, kills=kills, seed=1)
 
 
 @pytest.mark.parametrize("name", list(JOBS))
@@ -163,37 +80,17 @@ def test_stopped_at_every_step_it_goes_on_to_the_same_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(criteo_stage, "COMMIT_BYTES", 15_000)
-    monkeypatch.setattr(criteo_splits, "CHUNK", 100)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 15_000)
+    monkeypatch.setattr(job_stage, "CHUNK", 100)
     monkeypatch.setattr(criteo_splits, "BUCKET_BYTES", 20_000)
     path = tmp_path / "raw.txt"
     path.write_text("\n".join(make_lines(400, bad="torchrec" in name)))
-    criteo.preprocess(path, tmp_path / "whole", **JOBS[name])
-    commit, steps = Staging.commit, []
-    for stop in range(100):
-        left = stop
-
-        def stopping(self: Staging, state: Any) -> None:
-            nonlocal left
-            commit(self, state)
-            steps.append(state["step"])
-            left -= 1
-            if left < 0:
-                raise Stopped
-
-        monkeypatch.setattr(Staging, "commit", stopping)
-        try:
-            criteo.preprocess(path, tmp_path / "out", **JOBS[name])
-            break
-        except Stopped:
-            assert not (tmp_path / "out").exists()
-    assert {"read", "write", "place"} <= set(steps)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    stop_after_commits(lambda output: criteo.preprocess(path, output, **JOBS[name]), tmp_path, monkeypatch, more=1)
 
 
 def test_other_arguments_or_changed_inputs_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(criteo_stage, "COMMIT_BYTES", 1)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 1)
     path = tmp_path / "raw.txt"
     lines = make_lines(300)
     path.write_text("\n".join([*lines, "broken"]))
@@ -248,18 +145,12 @@ def test_a_full_disk_leaves_no_output_and_it_goes_on_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", 20_000)
-    monkeypatch.setattr(criteo_stage, "COMMIT_BYTES", 10_000)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 10_000)
     path = tmp_path / "raw.txt"
     path.write_text("\n".join(make_lines(600)))
     whole = criteo.preprocess(path, tmp_path / "whole")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # A limit to the size of files is what stands in for the disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="out: not written, the disk is full"):
-            criteo.preprocess(path, tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with small_disk(30_000), pytest.raises(OSError, match="out: not written, the disk is full"):
+        criteo.preprocess(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     criteo.preprocess(path, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(whole.directory)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_dlrm.data import criteo
+from keras_dlrm.schema.criteo import COLUMNS
 
 pytestmark = pytest.mark.neutral
 
@@ -113,7 +114,7 @@ def test_one_file_is_cut_into_days_and_has_one_minimum(tmp_path):
 def test_preprocessor_maps_raw_columns_as_the_training_file_was(tmp_path):
     lines = make_lines(30)
     log = criteo.preprocess(save(tmp_path, [lines])[0], tmp_path / "out", "torchrec", days=3, min_count=2)
-    columns = {name: [line.split("\t")[i] or None for line in lines] for i, name in enumerate(criteo.reader.COLUMNS)}
+    columns = {name: [line.split("\t")[i] or None for line in lines] for i, name in enumerate(COLUMNS)}
     batch = log.preprocessor.transform(columns)
     _, dense, ids, _ = plain([lines], 2)
     np.testing.assert_array_equal(batch["sparse"], ids)

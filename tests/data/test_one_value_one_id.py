@@ -96,7 +96,7 @@ def from_frame(frame):
 
 def from_file(path):
     """Through the code that preprocesses and scores tables."""
-    work = Columns(SCHEMA, {}, FITTED.vocabularies, labelled=False)
+    work = Columns(SCHEMA, {}, FITTED.vocabularies, labeled=False)
     with ThreadPoolExecutor(1) as executor:
         blocks = list(open_table(path).blocks(work.names))
         parts = [work.work(block, executor).sparse for block in blocks]
@@ -127,7 +127,7 @@ def feature(value):
 
 
 def examples(values):
-    """Serialised Examples, each value in the list of its kind."""
+    """Serialized Examples, each value in the list of its kind."""
     rows = [tf.train.Features(feature={"c": feature(v), "h": feature(v)}) for v in values]
     return [tf.train.Example(features=row).SerializeToString() for row in rows]
 

@@ -36,7 +36,7 @@ def test_orders_of_seeds_and_epochs_are_unrelated_and_uniform():
             # Equal places of two random permutations are Poisson-distributed with mean 1.
             assert (order == other).sum() < 8
             assert abs(np.corrcoef(order, other)[0, 1]) < 5 / np.sqrt(rows)
-        # Distances of neighbours fill 100 bins evenly: χ² with 99 degrees of freedom.
+        # Distances of neighbors fill 100 bins evenly: χ² with 99 degrees of freedom.
         counts = np.histogram(np.diff(order) % rows, 100, (0, rows))[0]
         assert 50 < ((counts - rows / 100) ** 2 / (rows / 100)).sum() < 165
 

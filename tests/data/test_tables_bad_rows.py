@@ -132,7 +132,7 @@ def test_where_every_row_is_skipped_the_error_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_are_the_same_text_whatever_kind_their_neighbours_are(tmp_path: Path) -> None:
+def test_numbers_are_the_same_text_whatever_kind_their_neighbors_are(tmp_path: Path) -> None:
     numbers = [0.1, 1e-5, 3.0]
     found = []
     for others in ([], ["a"]):

@@ -2,122 +2,59 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.killed_jobs import Workshop, kill_often, small_disk, stop_after_commits
 from helpers.table_logs import FORMATS, SCHEMA, contents, make_rows, results, save, spoil
 
 from keras_dlrm.data import tables
-from keras_dlrm.data.jobs.staging import Staging
-from keras_dlrm.data.tables import job as table_job
+from keras_dlrm.data.jobs import job as jobs_job
+from keras_dlrm.data.jobs import stage as job_stage
 from keras_dlrm.data.tables import records as table_records
-from keras_dlrm.data.tables import stage as table_stage
 from keras_dlrm.data.tables import text as table_text
 
 pytestmark = pytest.mark.neutral
 
-# Imports once, and works off each line that it reads in a process of its own.
 PROGRAM = """
-    import os, sys
-    from keras_dlrm.data import tables
-    from keras_dlrm.data.tables import job as table_job, records as table_records, stage as table_stage, text as table_text
-    from keras_dlrm.schema.schema import Schema
-    table_text.BLOCK_BYTES, table_text.BLOCK_ROWS, table_records.BLOCK_RECORDS = 20_000, 150, 150
-    table_stage.COMMIT_BYTES, table_stage.CHUNK, table_job.COMMIT_BYTES = 10_000, 200, 10_000
-    for line in sys.stdin:
-        schema, inputs, output, arguments = eval(line)
-        child = os.fork()
-        if not child:
-            try:
-                tables.preprocess(Schema.from_dict(schema), inputs, output=output, **arguments)
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-                os._exit(1)
-            os._exit(0)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+from keras_dlrm.data import tables
+from keras_dlrm.data.jobs import job as jobs_job, stage as job_stage
+from keras_dlrm.data.tables import records as table_records, text as table_text
+from keras_dlrm.schema.schema import Schema
+table_text.BLOCK_BYTES, table_text.BLOCK_ROWS, table_records.BLOCK_RECORDS = 20_000, 150, 150
+job_stage.COMMIT_BYTES, job_stage.CHUNK, jobs_job.COMMIT_BYTES = 10_000, 200, 10_000
+
+def warm(*arguments):
+    pass
+
+def work(schema, inputs, output, arguments):
+    tables.preprocess(Schema.from_dict(schema), inputs, output=output, **arguments)
 """
 ARGUMENTS: dict[str, Any] = {"split": {"train": 0.7, "valid": 0.1, "test": 0.2}, "on_error": "skip"}
-
-
-class Workshop:
-    """Runs jobs in processes of their own, which can be killed."""
-
-    def __init__(self) -> None:
-        program = textwrap.dedent(PROGRAM)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def run(self, inputs: list[str], output: str, kill_after: float | None = None) -> int:
-        """The exit code of a job, which is killed after some seconds."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(repr((SCHEMA.to_dict(), inputs, output, ARGUMENTS)) + "\n")
-        self._process.stdin.flush()
-        child = int(self._process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            # Where it has ended and nobody else has its number yet, there is none to kill.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the program."""
-        self._process.communicate()
 
 
 @pytest.fixture(scope="module")
 def workshop() -> Iterator[Workshop]:
     """One for all tests: its imports take seconds."""
-    workshop = Workshop()
+    workshop = Workshop(PROGRAM)
     yield workshop
     workshop.close()
 
 
-def kill_often(workshop: Workshop, folder: Path, ending: str, kills: int, seed: int) -> None:
-    """Kills at random moments until so many hit; what comes out between is compared."""
-    draw = random.Random(seed)
+def kill_tables(workshop: Workshop, folder: Path, ending: str, kills: int, seed: int) -> None:
     rows = spoil(make_rows(3000))
     inputs = [str(save(part, folder / f"part{k}.{ending}")) for k, part in enumerate((rows[:1700], rows[1700:]))]
-    output, partial = folder / "out", folder / ".out.partial"
-    lasts = 0.0
-    for whole in ("warm", "whole"):
-        began = time.perf_counter()
-        assert workshop.run(inputs, str(folder / whole)) == 0
-        lasts = time.perf_counter() - began
-    expected = contents(folder / "whole")
-    assert contents(folder / "warm") == expected
-    hits = finished = 0
-    while hits < kills:
-        hits += workshop.run(inputs, str(output), draw.random() * lasts) == -signal.SIGKILL
-        assert not output.exists() or contents(output) == expected
-        if draw.random() < 0.4 or hits == kills:
-            # It may be complete: killed after the last step.
-            assert partial.exists() <= (workshop.run(inputs, str(output)) == 0)
-        if output.exists() and not partial.exists():
-            assert contents(output) == expected
-            finished += 1
-            shutil.rmtree(output)
-    assert finished and not partial.exists()
+    schema = SCHEMA.to_dict()
+    kill_often(workshop, lambda output: (schema, inputs, str(output), ARGUMENTS), folder, kills, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path: Path, ending: str) -> None:
-    kill_often(workshop, tmp_path, ending, kills=3, seed=0)
+    kill_tables(workshop, tmp_path, ending, kills=3, seed=0)
 
 
 @pytest.mark.soak
@@ -125,11 +62,7 @@ def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path:
 def test_killed_at_twenty_random_moments_the_output_is_the_same(
     workshop: Workshop, tmp_path: Path, ending: str
 ) -> None:
-    kill_often(workshop, tmp_path, ending, kills=20, seed=1)
-
-
-class Stopped(BaseException):
-    """In place of a kill."""
+    kill_tables(workshop, tmp_path, ending, kills=20, seed=1)
 
 
 @pytest.fixture
@@ -137,9 +70,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_text, "BLOCK_BYTES", 5000)
     monkeypatch.setattr(table_text, "BLOCK_ROWS", 37)
     monkeypatch.setattr(table_records, "BLOCK_RECORDS", 41)
-    monkeypatch.setattr(table_stage, "COMMIT_BYTES", 2000)
-    monkeypatch.setattr(table_stage, "CHUNK", 50)
-    monkeypatch.setattr(table_job, "COMMIT_BYTES", 2000)
+    monkeypatch.setattr(job_stage, "COMMIT_BYTES", 2000)
+    monkeypatch.setattr(job_stage, "CHUNK", 50)
+    monkeypatch.setattr(jobs_job, "COMMIT_BYTES", 2000)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -148,23 +81,11 @@ def test_stopped_after_every_commit_it_goes_on_to_the_same_output(
 ) -> None:
     rows = spoil(make_rows(400))
     inputs = [save(rows[:250], tmp_path / f"a.{ending}"), save(rows[250:], tmp_path / f"b.{ending}")]
-    tables.preprocess(SCHEMA, inputs, output=tmp_path / "whole", **ARGUMENTS)
-    commit, steps = Staging.commit, []
 
-    def stopping(self: Staging, state: Any) -> None:
-        commit(self, state)
-        steps.append(state["step"])
-        raise Stopped
+    def job(output: Path) -> None:
+        tables.preprocess(SCHEMA, inputs, output=output, workers=3, **ARGUMENTS)
 
-    for _ in range(100):
-        monkeypatch.setattr(Staging, "commit", stopping)
-        try:
-            tables.preprocess(SCHEMA, inputs, output=tmp_path / "out", workers=3, **ARGUMENTS)
-            break
-        except Stopped:
-            assert not (tmp_path / "out").exists()
-    assert {"read", "write", "place"} <= set(steps)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    stop_after_commits(job, tmp_path, monkeypatch, more=0)
 
 
 def test_every_format_number_of_workers_and_size_of_blocks_gives_the_same_files(
@@ -206,14 +127,8 @@ def test_another_policy_goes_on_and_other_arguments_start_anew(small_parts: None
 def test_a_full_disk_leaves_no_output_and_it_goes_on_when_there_is_room(small_parts: None, tmp_path: Path) -> None:
     path = save(make_rows(1500), tmp_path / "log.parquet")
     whole = tables.preprocess(SCHEMA, path, output=tmp_path / "whole")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # A limit to the size of files is what stands in for the disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="out: not written, the disk is full"):
-            tables.preprocess(SCHEMA, path, output=tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with small_disk(15_000), pytest.raises(OSError, match="out: not written, the disk is full"):
+        tables.preprocess(SCHEMA, path, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     tables.preprocess(SCHEMA, path, output=tmp_path / "out")
     assert contents(tmp_path / "out") == contents(whole.directory)

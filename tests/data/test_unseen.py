@@ -49,7 +49,7 @@ def write(rows, path):
 def test_unseen_values_are_counted_and_missing_ones_are_not(tmp_path, name):
     preprocessor = Preprocessor.fit(SCHEMA, SEEN, keys={"hex": Keys("hex")})
     write(ROWS, tmp_path / name)
-    columns = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labelled=False)
+    columns = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labeled=False)
     with ThreadPoolExecutor(2) as executor:
         packed = [columns.work(block, executor) for block in open_table(tmp_path / name).blocks(columns.names)]
     found = {c.column: (c.values, c.unseen) for c in columns.unseen.columns()}

@@ -103,7 +103,7 @@ def test_a_mask_counts_as_missing(pairs):
     np.testing.assert_array_equal(batch["dense"][:, 0], np.where(mask, 0, numbers))
 
 
-def standardised(parts, asked):
+def standardized(parts, asked):
     schema = kd.Schema(dense=[kd.Dense("x", "standardise")])
     fitted = kd.data.Preprocessor.fit(schema, [{"x": np.asarray(part, np.float64)} for part in parts])
     return fitted.transform({"x": np.asarray(asked, np.float64)})["dense"][:, 0], fitted.dense_state["x"]
@@ -114,14 +114,14 @@ def standardised(parts, asked):
     st.lists(st.integers(1, 900), min_size=1, max_size=4),
 )
 def test_a_constant_column_is_0_and_another_value_is_not_blown_up(value, sizes):
-    got, state = standardised([np.full(size, value) for size in sizes], [value, value * 1.01])
+    got, state = standardized([np.full(size, value) for size in sizes], [value, value * 1.01])
     assert state == {"mean": value, "deviation": 1.0}
     assert got[0] == 0 and abs(got[1]) <= abs(value) * 0.0101
 
 
 def test_a_constant_up_to_rounding_is_a_constant():
     values = [0.1 + 0.2, 0.3, sum([0.1] * 3), 0.3]
-    got, state = standardised([values, values], [0.3, 0.31])
+    got, state = standardized([values, values], [0.3, 0.31])
     assert state["deviation"] == 1.0 and abs(got[0]) < 1e-6 and abs(got[1]) < 0.1
 
 
@@ -139,7 +139,7 @@ def test_a_small_deviation_beside_a_large_offset_is_kept(offset, scale):
 
 def test_a_value_beyond_float32_is_refused_when_a_deviation_is_fitted():
     with pytest.raises(ValueError, match="row 1, column 'x': value 1e[+]?200 is outside the range of float32"):
-        standardised([[0.0, 1e200]], [0.0])
+        standardized([[0.0, 1e200]], [0.0])
 
 
 class Arrow:

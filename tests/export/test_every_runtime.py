@@ -82,19 +82,11 @@ def signatures(told):
     expected, raw = told["expected"], told["raw"]
     rank = {name: values[:1] if name in USER else values for name, values in raw.items()}
     packed = told["packed"], expected["packed"]
-    return {
-        "serving_default": packed,
-        "packed": packed,
-        "raw": (raw, expected["raw"]),
-        "rank": (rank, expected["rank"]),
-    }
+    return {"serving_default": packed, "packed": packed, "raw": (raw, expected["raw"]), "rank": (rank, expected["rank"])}
 
 
 def arrays(told):
-    return {
-        "dense": np.array(told["packed"]["dense"], np.float32),
-        "sparse": np.array(told["packed"]["sparse"], np.int64),
-    }
+    return {"dense": np.array(told["packed"]["dense"], np.float32), "sparse": np.array(told["packed"]["sparse"], np.int64)}
 
 
 def equal(found, expected, atol=1e-6):

@@ -13,8 +13,7 @@ from keras_dlrm.schema.schema import Categorical, Schema
 pytest.importorskip("tensorflow")
 
 SCHEMA = Schema(
-    dense=["I1", "I2"],
-    categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)],
+    dense=["I1", "I2"], categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)]
 )
 WEIGHTED = Schema(categorical=[Categorical("C1", 40, hotness=2), Categorical("C2", 5)], weighted=True)
 
@@ -46,7 +45,7 @@ in_tensorflow = pytest.mark.skipif(
 @pytest.mark.slow
 @in_tensorflow
 @pytest.mark.parametrize("tables", [None, "bfloat16", "int8", "int4"])
-def test_weights_splits_and_quantised_tables_work(tmp_path, tables):
+def test_weights_splits_and_quantized_tables_work(tmp_path, tables):
     options = {"quotient_remainder": {"threshold": 8}}
     model = DCNv2(WEIGHTED, 8, 1, [4], embedding_options=options, seed=0)
     assert litert(model, tmp_path / "m.tflite", tables).exists()  # compares with the live model
@@ -87,11 +86,9 @@ def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
 @in_tensorflow
 def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
     import keras_dlrm.export.lite.litert  # noqa: F401
-    import keras_dlrm.export.requests  # noqa: F401
 
-    monkeypatch.setattr(
-        sys.modules["keras_dlrm.export.requests"], "expected_probabilities", lambda m, b, s: np.full((16, 1), 2.0)
-    )
+    module = sys.modules["keras_dlrm.export.lite.litert"]
+    monkeypatch.setattr(module, "expected_probabilities", lambda m, b, s: np.full((16, 1), 2.0))
     with pytest.raises(RuntimeError, match="16 rows the written model differs from the live one by"):
         litert(DLRM(WEIGHTED, 4, None, [1]), tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []

@@ -23,8 +23,7 @@ from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Categorical, Schema
 
 SCHEMA = Schema(
-    dense=["I1", "I2"],
-    categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)],
+    dense=["I1", "I2"], categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)]
 )
 RUNNER = """
 import sys
@@ -321,9 +320,7 @@ def test_an_activation_that_leaves_keras_ops_goes_through_tf2onnx_with_its_mlp(t
 
 
 def test_what_is_not_known_is_named(tmp_path):
-    with pytest.raises(
-        NotImplementedError, match="uses the Keras operation Cumsum, which is not known.*kd.export.savedmodel"
-    ):
+    with pytest.raises(NotImplementedError, match="uses the Keras operation Cumsum, which is not known.*kd.export.savedmodel"):
         onnx(Unknown(SCHEMA, seed=0), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -351,9 +348,7 @@ def test_large_tables_lie_beside_and_are_replaced_with_the_file(tmp_path, monkey
 def test_arrays_of_the_tables_file_begin_at_pages(tmp_path):
     path = onnx(DLRM(SCHEMA, 16, [4, 16], [3, 1]), tmp_path / "m.onnx", tables="int8", external_data=True)
     loaded = onnx_package.load(path, load_external_data=False)
-    places = [
-        {e.key: e.value for e in t.external_data} for t in loaded.graph.initializer if t.name.startswith("tables_")
-    ]
+    places = [{e.key: e.value for e in t.external_data} for t in loaded.graph.initializer if t.name.startswith("tables_")]
     assert [int(p["offset"]) for p in places] == [0, 65536]
     assert {p["location"] for p in places} == {next(tmp_path.glob("*.data")).name}
 

@@ -20,10 +20,7 @@ SCHEMA = kd.Schema(dense=["a", "b"], categorical=[kd.Categorical("c", 20, hotnes
 def exported(tmp_path_factory):
     model = kd.models.DLRM(SCHEMA, 8, [8], [8, 1], seed=2)
     rng = np.random.default_rng(0)
-    batch = {
-        "dense": rng.normal(size=(6, 2)).astype("float32"),
-        "sparse": rng.integers(-1, [20, 20, 5], size=(6, 3)),
-    }
+    batch = {"dense": rng.normal(size=(6, 2)).astype("float32"), "sparse": rng.integers(-1, [20, 20, 5], size=(6, 3))}
     batch["sparse"][0] = [2**40, 20, -7]
     return kd.export.savedmodel(model, tmp_path_factory.mktemp("export")), batch, model.predict(batch, verbose=0)
 

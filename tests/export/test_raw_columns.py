@@ -19,9 +19,7 @@ pytestmark = pytest.mark.neutral
 
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=6),
-    st.sampled_from(
-        ["", "-1", "-1.0", "3", "3.0", "+3.00", "03", "٣.0", "a\nb", "a\\nb", "\\", "\r", " 3", "1e3", "x\x00y"]
-    ),
+    st.sampled_from(["", "-1", "-1.0", "3", "3.0", "+3.00", "03", "٣.0", "a\nb", "a\\nb", "\\", "\r", " 3", "1e3", "x\x00y"]),
     st.integers(-(2**70), 2**70).map(str),
 )
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -37,17 +35,10 @@ def padded(values):
 
 
 @SETTINGS
-@given(
-    st.lists(TEXTS, max_size=8),
-    st.lists(TEXTS, min_size=1, max_size=12),
-    st.sampled_from([None, 0, 2]),
-    st.integers(1, 3),
-)
+@given(st.lists(TEXTS, max_size=8), st.lists(TEXTS, min_size=1, max_size=12), st.sampled_from([None, 0, 2]), st.integers(1, 3))
 def test_texts_get_the_ids_of_the_host(tmp_path_factory, train, asked, oov, oov_rows):
     column = kd.Categorical("c", oov=oov, oov_rows=1 if oov is None else oov_rows)
-    preprocessor = Preprocessor.fit(
-        kd.Schema(categorical=[column]), pl.DataFrame({"c": train}, schema={"c": pl.String})
-    )
+    preprocessor = Preprocessor.fit(kd.Schema(categorical=[column]), pl.DataFrame({"c": train}, schema={"c": pl.String}))
     asked = [*asked, *train]
     expected = preprocessor.transform(pl.DataFrame({"c": asked}))["sparse"]
     got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"c": np.array([a.encode() for a in asked], object)})
@@ -63,9 +54,7 @@ def test_texts_get_the_ids_of_the_host(tmp_path_factory, train, asked, oov, oov_
 def test_hexadecimal_digits_get_the_ids_of_the_host(tmp_path_factory, train, asked, modulo):
     schema = kd.Schema(categorical=[kd.Categorical("c", oov_rows=2)])
     texts = [f"{n:x}" for n in train]
-    preprocessor = Preprocessor.fit(
-        schema, pl.DataFrame({"c": texts}, schema={"c": pl.String}), {"c": Keys(HEX, modulo)}
-    )
+    preprocessor = Preprocessor.fit(schema, pl.DataFrame({"c": texts}, schema={"c": pl.String}), {"c": Keys(HEX, modulo)})
     asked = [*(f"{n:08X}" for n in asked), *texts, ""]
     expected = preprocessor.transform(pl.DataFrame({"c": asked}))["sparse"]
     got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"c": np.array([a.encode() for a in asked], object)})
@@ -74,13 +63,9 @@ def test_hexadecimal_digits_get_the_ids_of_the_host(tmp_path_factory, train, ask
 
 def test_what_is_no_hexadecimal_number_is_an_unseen_value(tmp_path):
     preprocessor = Preprocessor.fit(
-        kd.Schema(categorical=[kd.Categorical("c", oov=1)]),
-        pl.DataFrame({"c": ["a", "b", "c"]}),
-        {"c": Keys(HEX, None)},
+        kd.Schema(categorical=[kd.Categorical("c", oov=1)]), pl.DataFrame({"c": ["a", "b", "c"]}), {"c": Keys(HEX, None)}
     )
-    got = in_graph(
-        preprocessor, tmp_path, {"c": np.array([b"a", b"xyz", b"-1", b"+b", b"1" * 17, b"0" * 20 + b"b"], object)}
-    )
+    got = in_graph(preprocessor, tmp_path, {"c": np.array([b"a", b"xyz", b"-1", b"+b", b"1" * 17, b"0" * 20 + b"b"], object)})
     assert got["sparse"].ravel().tolist() == [0, 1, 1, 1, 1, 2]
 
 

@@ -22,8 +22,7 @@ from keras_dlrm.serving.versions.saved_model import SavedModel
 tf = pytest.importorskip("tensorflow")
 
 SCHEMA = Schema(
-    dense=["I1", "I2"],
-    categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)],
+    dense=["I1", "I2"], categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)]
 )
 WEIGHTED = Schema(categorical=[Categorical("C1", 20_000, hotness=2), Categorical("C2", 5)], weighted=True)
 
@@ -79,9 +78,7 @@ def exported(tmp_path_factory):
         out[name] = {"model": model, "path": path, "batches": batches}
         jobs.append([str(path), [{k: v.tolist() for k, v in batch.items()} for batch in batches]])
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(folder / "jobs.json")], capture_output=True, text=True, cwd=folder
-    )
+    done = subprocess.run([sys.executable, "-c", LOADER, str(folder / "jobs.json")], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     for found, entry in zip(json.loads(done.stdout.splitlines()[-1]), out.values(), strict=True):
         entry.update(found)

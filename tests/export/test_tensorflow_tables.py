@@ -6,7 +6,7 @@ import pytest
 
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.requests import check_batch, expected_probabilities
-from keras_dlrm.export.tables.quantised import KINDS
+from keras_dlrm.export.tables.quantized import KINDS
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.models import DLRM
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -19,8 +19,7 @@ import tensorflow as tf  # noqa: E402
 from keras_dlrm.export.tables.taped_tables import TensorFlowTables  # noqa: E402
 
 SCHEMA = Schema(
-    dense=["x"],
-    categorical=[Categorical("a", 900, oov=5), Categorical("b", 30, hotness=3, combiner="mean", oov=None)],
+    dense=["x"], categorical=[Categorical("a", 900, oov=5), Categorical("b", 30, hotness=3, combiner="mean", oov=None)]
 )
 
 

@@ -79,7 +79,7 @@ def save(rows: list[dict[str, Any]], path: Path) -> Path:
 
 
 def example(row: dict[str, Any]) -> bytes:
-    """A row as a serialised Example; what is missing is left out."""
+    """A row as a serialized Example; what is missing is left out."""
     found = tf.train.Example()
     for name, value in row.items():
         values = value if isinstance(value, list) else [] if value is None else [value]

@@ -36,7 +36,7 @@ def publish(templates):
 
 @pytest.fixture(scope="session")
 def server(templates, tmp_path_factory):
-    """Versions 1 and 2 of `clicks`, labelled stable and canary."""
+    """Versions 1 and 2 of `clicks`, labeled stable and canary."""
     from helpers.saved_models import serving
 
     folder = tmp_path_factory.mktemp("served") / "clicks"

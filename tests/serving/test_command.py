@@ -33,10 +33,7 @@ def test_the_help_and_the_log_say_what_it_is(server):
     ("arguments", "message"),
     [
         ([], "give either the FOLDER of the versions or --config."),
-        (
-            ["no-such-folder"],
-            "/no-such-folder; give the folder of the versions",
-        ),
+        (["no-such-folder"], "/no-such-folder; give the folder of the versions"),
         (["{version}"], "is a SavedModel itself; give the folder above it"),
         (["{folder}", "--label", "stable"], "--label 'stable' must be LABEL=VERSION, such as stable=1."),
         (["{folder}", "--name", "a/b"], "error: model name 'a/b' must have no blank, '/' or ':', and not be empty."),
@@ -114,9 +111,7 @@ def test_without_the_extra_a_sentence_names_it(monkeypatch, capfd):
 
 def test_importing_the_package_loads_no_server():
     # Under the command's name, which leaves Keras for later, and so is quick.
-    code = (
-        "import sys; sys.argv = ['keras-dlrm']; import json, keras_dlrm.serving; print(json.dumps(sorted(sys.modules)))"
-    )
+    code = "import sys; sys.argv = ['keras-dlrm']; import json, keras_dlrm.serving; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     loaded = {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
     assert not loaded & {"tensorflow", "starlette", "uvicorn", "tensorflow_serving", "prometheus_client", "orjson"}

@@ -11,9 +11,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 import keras_dlrm as kd
 from keras_dlrm.serving import ModelConfig, Server
 
-SCHEMA = kd.Schema(
-    dense=["x", "y"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=3, combiner="mean")]
-)
+SCHEMA = kd.Schema(dense=["x", "y"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=3, combiner="mean")])
 
 
 @pytest.mark.slow
@@ -23,7 +21,7 @@ def test_a_model_of_every_backend_answers_as_it_predicts(tmp_path):
     kd.export.savedmodel(model, tmp_path / "clicks")
     rng = np.random.default_rng(0)
     batch = {"dense": rng.normal(size=(9, 2)).astype(np.float32), "sparse": rng.integers(-1, [50, 20, 20, 20], (9, 4))}
-    batch["sparse"][0] = [50, 99, -5, 2**40]  # out of range: looked up as OOV, and no neighbour suffers
+    batch["sparse"][0] = [50, 99, -5, 2**40]  # out of range: looked up as OOV, and no neighbor suffers
     expected = model.predict(batch, verbose=0)
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "clicks"

@@ -72,17 +72,11 @@ def test_any_number_of_rows_gives_the_models_answer(stub, rows):
 @pytest.mark.parametrize(("version", "bias"), [({"number": 1}, 0), ({"label": "stable"}, 0), ({"label": "canary"}, 1)])
 def test_versions_and_labels_choose_the_model(stub, version, bias):
     response = stub.Predict(request_of({"dense": DENSE, "sparse": SPARSE}, **version), timeout=30)
-    np.testing.assert_allclose(
-        response.outputs["probability"].float_val, probability(DENSE, SPARSE, bias)[0], rtol=1e-6
-    )
+    np.testing.assert_allclose(response.outputs["probability"].float_val, probability(DENSE, SPARSE, bias)[0], rtol=1e-6)
 
 
 def test_strings_bools_and_a_filter_of_outputs(stub):
-    inputs = {
-        "city": [b"Oslo", b"Bonn"],
-        "tags": [[b"a", b"b"], [b"", b""]],
-        "price": np.array([np.nan, 2], np.float32),
-    }
+    inputs = {"city": [b"Oslo", b"Bonn"], "tags": [[b"a", b"b"], [b"", b""]], "price": np.array([np.nan, 2], np.float32)}
     request = request_of(inputs, "raw")
     response = stub.Predict(request, timeout=30)
     assert set(response.outputs) == {"probability", "city_bytes", "seen"}
@@ -131,10 +125,7 @@ def test_metadata_is_packed_as_signature_defs(stub):
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     inputs = signatures.signature_def["serving_default"].inputs
-    assert {name: tf.as_dtype(info.dtype).name for name, info in inputs.items()} == {
-        "dense": "float32",
-        "sparse": "int64",
-    }
+    assert {name: tf.as_dtype(info.dtype).name for name, info in inputs.items()} == {"dense": "float32", "sparse": "int64"}
     request.metadata_field[:] = ["other"]
     code, message = refused(stub.GetModelMetadata, request)
     assert code == "INVALID_ARGUMENT" and "'other'" in message
@@ -153,22 +144,14 @@ def test_model_status(channel):
 
 
 WRONG = {
-    "another dtype": (
-        {"dense": DENSE, "sparse": SPARSE.astype(np.int32)},
-        {},
-        "'sparse' has DT_INT32; it must be DT_INT64",
-    ),
+    "another dtype": ({"dense": DENSE, "sparse": SPARSE.astype(np.int32)}, {}, "'sparse' has DT_INT32; it must be DT_INT64"),
     "ids as float": ({"dense": DENSE, "sparse": SPARSE.astype(np.float32)}, {}, "'sparse' has DT_FLOAT"),
     "double": ({"dense": DENSE.astype(float), "sparse": SPARSE}, {}, "'dense' has DT_DOUBLE; it must be DT_FLOAT"),
     "missing": ({"dense": DENSE}, {}, "'sparse' is missing"),
     "unknown": ({"dense": DENSE, "sparse": SPARSE, "extra": DENSE}, {}, "unknown input 'extra'"),
     "another width": ({"dense": DENSE[:, :1], "sparse": SPARSE}, {}, "(1, 1); it must be (?, 2)"),
     "another rank": ({"dense": DENSE[0], "sparse": SPARSE}, {}, "(2,); it must be (?, 2)"),
-    "other rows": (
-        {"dense": np.repeat(DENSE, 2, 0), "sparse": np.repeat(SPARSE, 3, 0)},
-        {},
-        "'serving_default' refuses",
-    ),
+    "other rows": ({"dense": np.repeat(DENSE, 2, 0), "sparse": np.repeat(SPARSE, 3, 0)}, {}, "'serving_default' refuses"),
     "NaN": ({"dense": DENSE * np.nan, "sparse": SPARSE}, {}, "'dense' has NaN or infinity"),
     "no such signature": ({}, {"signature": "other"}, "no signature 'other'; it has 'classify'"),
     "no such label": ({}, {"label": "blue"}, "no version label 'blue'; it has 'canary', 'stable'"),

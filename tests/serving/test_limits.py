@@ -15,7 +15,7 @@ from tensorflow_serving.apis import get_model_status_pb2, input_pb2, model_servi
 from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.log_lines import OneLine, Repeats
 from keras_dlrm.serving.wire.errors import ServingError
-from keras_dlrm.serving.wire.examples import serialised
+from keras_dlrm.serving.wire.examples import serialized
 from keras_dlrm.serving.wire.tensors import from_proto
 
 pytestmark = pytest.mark.neutral
@@ -23,12 +23,7 @@ pytestmark = pytest.mark.neutral
 ROW = {"dense": [1.0, 2.0], "sparse": [7, 1, -1]}
 HALF = b"POST /v1/models/clicks:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
 STRICT = Limits(
-    bytes_in_flight=64 * 2**10,
-    connections=12,
-    client_connections=10,
-    request_seconds=0.5,
-    header_bytes=4096,
-    headers=20,
+    bytes_in_flight=64 * 2**10, connections=12, client_connections=10, request_seconds=0.5, header_bytes=4096, headers=20
 )
 
 
@@ -81,10 +76,7 @@ def test_connections_that_only_wait_make_room_and_are_closed(strict, data):
 
 def test_a_client_that_sends_drop_by_drop_has_no_more_time_than_others(strict):
     start = time.monotonic()
-    with (
-        contextlib.closing(connect(strict, b"GET /health/live HTTP/1.1\r\nA: ")) as connection,
-        contextlib.suppress(OSError),
-    ):
+    with contextlib.closing(connect(strict, b"GET /health/live HTTP/1.1\r\nA: ")) as connection, contextlib.suppress(OSError):
         while time.monotonic() - start < 5:
             connection.sendall(b"x")
             time.sleep(0.05)
@@ -168,7 +160,7 @@ def test_values_that_a_client_repeats_for_nothing_are_bounded():
     for _ in range(1000):
         proto.example_list_with_context.examples.add()
     with pytest.raises(ServingError, match="each with the context, take more than the 100000 bytes"):
-        serialised(proto, 100_000)
+        serialized(proto, 100_000)
 
 
 def test_an_explanation_of_a_large_row_is_refused(server):
@@ -180,9 +172,7 @@ def test_an_explanation_of_a_large_row_is_refused(server):
 def test_log_lines_are_single_short_and_few():
     import logging
 
-    record = logging.makeLogRecord(
-        {"msg": "name %s", "args": ("a\nERROR forged\r\x1b[2J" + "x" * 5000,), "levelname": "INFO"}
-    )
+    record = logging.makeLogRecord({"msg": "name %s", "args": ("a\nERROR forged\r\x1b[2J" + "x" * 5000,), "levelname": "INFO"})
     line = OneLine("%(levelname)s %(message)s").format(record)
     assert line.startswith("INFO name a\\nERROR forged\\r\\x1b[2Jxxx") and len(line) < 2100
     try:

@@ -63,10 +63,7 @@ WRONG = {
     "missing": (one({"dense": [1, 2]}), "row 0 of 'instances': signature 'serving_default': input 'sparse' is missing"),
     "unknown": (one({**ROW, "more": 1}), "unknown input 'more'"),
     "second row": ({"instances": [ROW, {"dense": [1, 2]}]}, "row 1 of 'instances'"),
-    "ragged": (
-        {"inputs": {"dense": [[1, 2], [3]], "sparse": [[1, 2, 3]] * 2}},
-        "'dense' is ragged: lists of 1 and of 2",
-    ),
+    "ragged": ({"inputs": {"dense": [[1, 2], [3]], "sparse": [[1, 2, 3]] * 2}}, "'dense' is ragged: lists of 1 and of 2"),
     "ragged rows": ({"instances": [ROW, {**ROW, "dense": [1]}]}, "ragged"),
     "too wide": (one({**ROW, "dense": [1, 2, 3]}), "shape (1, 3); it must be (?, 2)"),
     "too flat": (one({**ROW, "dense": 1}), "shape (1,); it must be (?, 2)"),
@@ -80,10 +77,7 @@ WRONG = {
     "huger id": (one({**ROW, "sparse": [10**30, 2, 3]}), "'sparse'"),
     "huge number": (one({**ROW, "dense": [1e39, 1]}), "'dense' has a number that DT_FLOAT cannot hold"),
     "overflow inside": (one({**ROW, "dense": [3e38, -3e38]}), None),
-    "number that lost digits": (
-        {"signature_name": "raw", **one({**RAW, "city": 2**70})},
-        "send so large a number as a string",
-    ),
+    "number that lost digits": ({"signature_name": "raw", **one({**RAW, "city": 2**70})}, "send so large a number as a string"),
     "no base64": ({"signature_name": "raw", **one({**RAW, "city": {"b64": "%%"}})}, "not base64"),
     "odd object": ({"signature_name": "raw", **one({**RAW, "city": {"b65": "AA"}})}, 'must be {"b64": "…"}'),
     "rows of a signature without": ({"signature_name": "rank", **one({"user": 1, "item": 1})}, None),
@@ -122,26 +116,11 @@ def test_a_request_that_does_not_fit_is_a_400_in_one_sentence(server, name):
         ("/elsewhere", None, 404, "nothing here"),
         ("/v1/models/clicks:regress", {"examples": [{"price": 1.0}]}, 400, "'serving_default' is for predict"),
         ("/v1/models/clicks:regress", {"signature_name": "regress"}, 400, "'examples', a list"),
-        (
-            "/v1/models/clicks:regress",
-            {"signature_name": "regress", "examples": [3]},
-            400,
-            "example 0 must be an object",
-        ),
+        ("/v1/models/clicks:regress", {"signature_name": "regress", "examples": [3]}, 400, "example 0 must be an object"),
         ("/v1/models/clicks:regress", {"signature_name": "regress", "examples": [{"price": 1}]}, 400, "refuses"),
-        (
-            "/v1/models/clicks:regress",
-            {"signature_name": "regress", "examples": [{"price": [1, 2.0]}]},
-            400,
-            "one kind",
-        ),
+        ("/v1/models/clicks:regress", {"signature_name": "regress", "examples": [{"price": [1, 2.0]}]}, 400, "one kind"),
         ("/v1/models/clicks:regress", {"signature_name": "regress", "examples": [{"price": 1e99}]}, 400, "cannot hold"),
-        (
-            "/v1/models/clicks:regress",
-            {"signature_name": "regress", "examples": [{"price": 2**63}]},
-            400,
-            "cannot hold",
-        ),
+        ("/v1/models/clicks:regress", {"signature_name": "regress", "examples": [{"price": 2**63}]}, 400, "cannot hold"),
         ("/v1/models/clicks:explain", {"instances": []}, 400, "of one row"),
         ("/v1/models/clicks:explain", {"top": -1, **one(ROW)}, 400, "'top' must be"),
         ("/v1/models/clicks:explain", {"signature_name": "rank", "inputs": {"user": [1], "item": [1]}}, 400, "no rows"),
@@ -177,10 +156,7 @@ def test_a_compressed_request_is_refused_and_not_misread(server):
 
 def test_clients_that_hang_up_and_bytes_that_are_no_http_do_no_harm(server):
     host, port = server.rest.split(":")
-    for data in (
-        b"\x00\x01\x02\r\n\r\n",
-        b"POST /v1/models/clicks:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{",
-    ):
+    for data in (b"\x00\x01\x02\r\n\r\n", b"POST /v1/models/clicks:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(data)
     assert server.predict(one(ROW))[0] == 200
@@ -192,9 +168,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
-KEYS = st.sampled_from(
-    ["instances", "inputs", "signature_name", "examples", "context", "dense", "sparse", "top", "b64"]
-)
+KEYS = st.sampled_from(["instances", "inputs", "signature_name", "examples", "context", "dense", "sparse", "top", "b64"])
 NAMES = ["serving_default", "raw", "rank", "regress", "classify"]
 ENOUGH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

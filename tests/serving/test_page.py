@@ -26,13 +26,7 @@ def browser():
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1100,1200",
-    ):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1100,1200"):
         options.add_argument(argument)
     found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield found
@@ -68,9 +62,7 @@ def text_of(page, field):
 def result(page):
     WebDriverWait(page, 20).until(lambda p: p.find_element(By.ID, "result").is_displayed())
     rows = page.find_elements(By.CSS_SELECTOR, "#pairs tr")
-    return text_of(page, "probability"), [
-        tuple(cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2]) for row in rows
-    ]
+    return text_of(page, "probability"), [tuple(cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2]) for row in rows]
 
 
 def test_values_are_filled_in_and_explained(page):
@@ -130,6 +122,4 @@ def test_the_page_loads_nothing_from_elsewhere_and_logs_no_error(page, server):
     result(page)
     loaded = page.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
     assert loaded and all(name.startswith(f"http://{server.rest}/") for name in loaded)
-    assert [
-        entry for entry in page.get_log("browser") if entry["level"] == "SEVERE" and "400" not in entry["message"]
-    ] == []
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE" and "400" not in entry["message"]] == []

@@ -215,9 +215,7 @@ def test_labels_and_pinned_versions_follow_models_config(tmp_path, serve, publis
         both = shipped.replace("versions: 1 }", "versions: 1 versions: 2 }")
         moved = both.replace('"canary" value: 1', '"canary" value: 2')
         write(moved)
-        server.wait_for(
-            lambda: "label 'canary' of model 'clicks' moves to version 2, which is not available" in server.log()
-        )
+        server.wait_for(lambda: "label 'canary' of model 'clicks' moves to version 2, which is not available" in server.log())
         time.sleep(0.2)
         assert set(server.states()) == {1}, "the whole edit is refused, as TensorFlow Serving does"
         assert server.log().count("not taken over") == 1

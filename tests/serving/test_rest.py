@@ -169,9 +169,7 @@ def test_values_are_missing_in_any_form(server):
     columns = {"city": ["Oslo", None], "tags": [None, ["a"]], "price": None}
     status, answer = server.predict({"signature_name": "raw", "inputs": columns})
     assert (
-        status == 200
-        and answer["outputs"]["probability"][0] == values[0]
-        and answer["outputs"]["city_bytes"][1] == {"b64": ""}
+        status == 200 and answer["outputs"]["probability"][0] == values[0] and answer["outputs"]["city_bytes"][1] == {"b64": ""}
     )
     status, answer = server.predict({"signature_name": "raw", "inputs": {"tags": [["a"]], "price": [1.0]}})
     assert (status, "'city' is missing" in answer["error"]) == (400, True)
@@ -198,9 +196,7 @@ def test_the_page_is_not_served_under_a_name_that_was_pointed_here(server, name)
     assert asked(server, "/v1/models/clicks:predict", {"Host": name}, json.dumps(WHOLE)) == 200
 
 
-@pytest.mark.parametrize(
-    "origin", ["https://other.example", "null", "http://localhost:1", "http://rebound.example:8501", ""]
-)
+@pytest.mark.parametrize("origin", ["https://other.example", "null", "http://localhost:1", "http://rebound.example:8501", ""])
 def test_pages_of_others_may_not_ask(server, origin):
     headers = {"Origin": origin, "Content-Type": "text/plain"}
     for host in (server.rest, "rebound.example:8501"):
@@ -225,11 +221,7 @@ def asked(server, path, headers, body=None):
 def test_a_reverse_proxys_name_can_be_allowed(tmp_path, serve, publish):
     (tmp_path / "clicks").mkdir()
     with serve(tmp_path / "clicks", allowed_hosts=["models.example"]) as server:
-        for headers in (
-            {"Host": "models.example"},
-            {"Origin": "https://models.example"},
-            {"Host": "Models.Example:443"},
-        ):
+        for headers in ({"Host": "models.example"}, {"Origin": "https://models.example"}, {"Host": "Models.Example:443"}):
             assert asked(server, "/page/models", headers) == 200
         assert asked(server, "/page/models", {"Host": "other.example"}) == 403
 

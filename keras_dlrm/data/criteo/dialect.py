@@ -1,4 +1,4 @@
-"""Whose rules a Criteo log is preprocessed by: the reference PyTorch DLRM's, or TorchRec's."""
+"""Dialects of Criteo preprocessing: the rules of the PyTorch DLRM, or of TorchRec."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.criteo.encoder import log1p
-from keras_dlrm.data.criteo.stage import Rows, Stage
+from keras_dlrm.data.criteo.stage import CriteoStage, Rows
+from keras_dlrm.data.jobs.stage import chunks
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor.identity import identified
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
-
-_CHUNK = 2**17
+from keras_dlrm.support.arguments import integer
 
 
 class Dialect(Protocol):
@@ -40,7 +41,7 @@ class Dialect(Protocol):
         """int32 (n, 13) → dense values to be staged."""
         ...
 
-    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+    def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         """Learn what only the whole log says; `sizes` are the numbers of distinct values."""
         ...
 
@@ -54,11 +55,7 @@ class Dialect(Protocol):
 
 
 class Classic(Dialect):
-    """See `criteo.preprocess`.
-
-    Args:
-        modulo: `max_ind_range`.
-    """
+    """See `criteo.preprocess`; `modulo` is `max_ind_range`."""
 
     staged: type[np.generic] = np.float32
     final, test_first, seed = True, True, 123
@@ -70,7 +67,7 @@ class Classic(Dialect):
     def early(self, counts: np.ndarray) -> np.ndarray:
         return log1p(counts)
 
-    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+    def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         pass
 
     def late(self, rows: Rows, first: int) -> Rows:
@@ -82,21 +79,14 @@ class Classic(Dialect):
 
 
 class Torchrec(Dialect):
-    """See `criteo.preprocess`.
-
-    Args:
-        table_sizes: Rows of each table, of all of them, or `None`: as many as there are ids.
-        min_count: Values seen fewer times share the id 1.
-    """
+    """See `criteo.preprocess`; without `table_sizes` tables have as many rows as there are ids."""
 
     modulo: int | None = None
     staged: type[np.generic] = np.int32
     final, test_first, seed = False, False, 0
 
     def __init__(self, table_sizes: Sequence[int] | int | None, min_count: int) -> None:
-        if isinstance(min_count, bool) or not isinstance(min_count, int) or min_count < 1:
-            raise ValueError(f"criteo: min_count={min_count!r} must be an integer of at least 1.")
-        self.min_count = min_count
+        self.min_count = integer("criteo", "min_count", min_count)
         self.table_sizes: list[int] | None = None
         if table_sizes is not None:
             one = isinstance(table_sizes, int)
@@ -116,13 +106,13 @@ class Torchrec(Dialect):
     def early(self, counts: np.ndarray) -> np.ndarray:
         return counts
 
-    def prepare(self, stage: Stage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
+    def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         total = sum(rows_per_file)
         self._ends, self._minima = np.cumsum(rows_per_file), np.array(minima, np.int64)
         counted = [np.zeros(size, np.int64) for size in sizes]
         if self.min_count > 1:
-            for first in range(0, total, _CHUNK):
-                ids = stage.read(first, min(first + _CHUNK, total))[2]
+            for first, last in chunks(0, total):
+                ids = stage.read("sparse", first, last)
                 for j, counts in enumerate(counted):
                     # Not bincount: its result is as long as the vocabulary, in every chunk.
                     values, times = np.unique(ids[:, j], return_counts=True)
@@ -137,13 +127,11 @@ class Torchrec(Dialect):
             self._known.append(known)
 
     def late(self, rows: Rows, first: int) -> Rows:
-        label, counts, found = rows
+        label, counts, numbers = rows.values()
         file = np.searchsorted(self._ends, np.arange(first, first + len(label)), side="right")
         above = (counts.astype(np.int64) - (self._minima[file] - 2)[:, None]).astype(np.float32)
-        ids = np.empty_like(found)
-        for j, mapped in enumerate(self._ids):
-            ids[:, j] = mapped[found[:, j]]
-        return label, np.log(above, out=above), ids
+        ids = np.stack([mapped[numbers[:, j]] for j, mapped in enumerate(self._ids)], axis=1)
+        return {"label": label, "dense": np.log(above, out=above), "sparse": ids}
 
     def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
         state = {"minimum": float(min(minima))}
@@ -167,8 +155,6 @@ def _preprocessor(
     min_count: int = 1,
     capped: bool = False,
 ) -> Preprocessor:
-    import polars as pl
-
     categorical, vocabularies = [], {}
     for name, (values, ids, size, oov) in zip(CATEGORICAL, tables, strict=True):
         categorical.append(

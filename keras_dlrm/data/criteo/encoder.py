@@ -1,4 +1,4 @@
-"""Parsed blocks of a Criteo log → rows of ids: the 26 vocabularies of a log that is read in order."""
+"""Ids of Criteo's 26 categorical columns: vocabularies of a log that is read in order."""
 
 from __future__ import annotations
 
@@ -14,26 +14,16 @@ from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
 
 class Encoder:
-    """Ids by first appearance for the 26 columns.
-
-    Args:
-        executor: Where to work.
-        workers: Threads of it.
-        modulo: Categories are taken modulo this, or `None`.
-    """
+    """Ids by first appearance for the 26 columns, of categories modulo `modulo`; `workers` threads of the executor work."""
 
     def __init__(self, executor: Executor, workers: int, modulo: int | None = None) -> None:
         self.modulo = modulo
         self.columns = [FirstAppearance() for _ in CATEGORICAL]
         self._executor = executor
-        self._workers = workers
+        self.workers = workers
 
     def encode(self, block: Block) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Give ids to the rows of a block.
-
-        Returns:
-            `(ids, new)`: int32 (n, 26), and for each column the uint64 values that were not there before.
-        """
+        """Ids of a block's rows, int32 (n, 26), and for each column the uint64 values that were not there before."""
         before = [len(column) for column in self.columns]
         by_column = np.empty((len(CATEGORICAL), len(block)), np.int32)
 
@@ -51,7 +41,7 @@ class Encoder:
 
     def over_rows(self, n: int, function: Callable[[int, int], object]) -> None:
         """`function(first, last)` for all n rows, in parts that are worked on at once."""
-        cuts = np.linspace(0, n, self._workers + 1).astype(int).tolist()
+        cuts = np.linspace(0, n, self.workers + 1).astype(int).tolist()
         list(self._executor.map(function, cuts[:-1], cuts[1:]))
 
     def restore(self, values: Sequence[np.ndarray]) -> None:

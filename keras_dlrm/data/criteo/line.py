@@ -1,4 +1,4 @@
-"""One line of a Criteo log: a compiled parser for all that are right, and what is wrong with the others."""
+"""Parser of one Criteo line (compiled), and the reason why a line is bad."""
 
 from __future__ import annotations
 
@@ -103,19 +103,7 @@ _KEY = re.compile(rb"[0-9a-fA-F]{0,16}")
 
 
 def explain(file: str, number: int, line: bytes) -> BadRow:
-    """Why a line cannot be used.
-
-    Args:
-        file: Its file.
-        number: Its number there.
-        line: The line, without its end.
-
-    Returns:
-        The first thing that is wrong with it.
-
-    Raises:
-        RuntimeError: nothing is.
-    """
+    """The first thing that is wrong with a line, without its end, of a file."""
     if len(line) > MAX_LINE:
         return BadRow(
             file, number, "", "", f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"

@@ -1,4 +1,4 @@
-"""Criteo's click logs (Kaggle, Terabyte) → a processed directory."""
+"""`kd.data.criteo.preprocess`: Criteo's click logs (Kaggle, Terabyte) to a processed directory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.criteo import job, reader
+from keras_dlrm.data.criteo import reader
 from keras_dlrm.data.criteo.dialect import Classic, Dialect, Torchrec
 from keras_dlrm.data.criteo.encoder import Encoder
+from keras_dlrm.data.criteo.job import CriteoJob
 from keras_dlrm.data.criteo.splits import SHUFFLES
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.writer import real_output
@@ -57,7 +58,7 @@ def preprocess(
       no row for unseen values (at inference these go to row 0, the schema's default).
     - Counts become `log(max(x, 0) + 1)` in float32.
     - The first half of the last day, the longer one, is the test split.
-    - Sub-sampling drops a row with label 0 where a uniform number is below `subsample`.
+    - Subsampling drops a row with label 0 where a uniform number is below `subsample`.
 
     The `"torchrec"` dialect is that of TorchRec's scripts, to the bit:
 
@@ -86,7 +87,7 @@ def preprocess(
         days: Parts of a single input; ignored for several inputs.
         shuffle: `"total"` permutes the training rows once, `"day"` each training day by itself, `"none"` keeps the
             order of the log. (Datasets can shuffle every epoch anew.)
-        seed: Seed of sub-sampling and shuffling, drawn in this order from one NumPy `RandomState`; the published one
+        seed: Seed of subsampling and shuffling, drawn in this order from one NumPy `RandomState`; the published one
             by default, 123 for `"classic"` and 0 for `"torchrec"`.
         table_sizes: For `"torchrec"`: rows of all tables, or of each of the 26; `None` for as many as there are ids.
         min_count: For `"torchrec"`: see above. The scripts' default is 1, the library's 3.
@@ -116,17 +117,13 @@ def preprocess(
     rules = _rules(dialect, max_ind_range, subsample, table_sizes, min_count)
     if shuffle not in SHUFFLES:
         raise ValueError(f"criteo: shuffle={shuffle!r} is unknown; use one of {SHUFFLES}.")
-    seed = integer("criteo", "seed", rules.seed if seed is None else seed, low=0)
-    if seed >= 2**32:
-        raise ValueError(f"criteo: seed={seed} must be below 2^32.")
+    seed = integer("criteo", "seed", rules.seed if seed is None else seed, 0, 2**32 - 1)
     paths = _paths(inputs)
-    if len(paths) == 1 and (isinstance(days, bool) or not isinstance(days, int) or days < 2):
-        raise ValueError(f"criteo: days={days!r} must be an integer of at least 2: the last day is valid and test.")
     arguments = {
         "dialect": dialect,
         "max_ind_range": max_ind_range,
         "subsample": subsample,
-        "days": days if len(paths) == 1 else len(paths),
+        "days": integer("criteo", "days", days, 2) if len(paths) == 1 else len(paths),
         "shuffle": shuffle,
         "seed": seed,
         "table_sizes": table_sizes if table_sizes is None or isinstance(table_sizes, int) else list(table_sizes),
@@ -134,7 +131,7 @@ def preprocess(
     }
     bad = BadRows(on_error, max_skipped)
     place, threads = real_output(output), worker_count("criteo", workers)
-    return job.run(paths, place, rules, arguments, bad, threads, overwrite, progress)
+    return CriteoJob(paths, rules, arguments, bad, progress).run(place, threads, overwrite)
 
 
 def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Criteo's raw click logs: lines of a label, 13 counts and 26 hashed categories, tab-separated, without a header."""
+"""Reader of Criteo's raw files: a label, 13 counts and 26 hashed categories, tab-separated, no header."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import dataclasses
 import gzip
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import numpy as np
 
 from keras_dlrm.data.criteo.line import MAX_LINE, count_lines, explain, parse
 from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRows
+from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.files.regular import blank
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
 BLOCK_BYTES = 2**24
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +54,16 @@ class Block:
 def read(
     path: Path, executor: Executor, workers: int, bad: BadRows, offset: int = 0, lines: int = 0
 ) -> Iterator[Block]:
-    """Parse a log in blocks of lines.
+    """Parse a log, plain or `.gz`, in blocks of lines.
 
     Args:
-        path: The file, plain or `.gz`.
+        path: The file.
         executor: Where to parse; compiled code that lets other threads run.
         workers: Parts of a block that are parsed at once.
         bad: What to do with lines that cannot be used.
-        offset: Where to begin: `Block.offset` of the last block that is known already.
-        lines: Its `Block.lines`.
-
-    Raises:
-        ValueError: a line cannot be used and `bad` raises, or the file is a broken `.gz`.
-        OSError: the file cannot be read.
+        offset, lines: Where to begin: those of the last `Block` that is known already.
     """
-    for text, end, share in _ahead(_texts(path, offset)):
+    for text, end, share in one_ahead(_texts(path, offset)):
         data = np.frombuffer(text, np.uint8)
         parts = _split(text, data, workers)
         sizes = list(executor.map(count_lines, parts))
@@ -92,15 +87,6 @@ def read(
             block = block.take(np.flatnonzero(good))
         lines += n
         yield block
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; the next one is got while the present one is worked on."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, items, None)
-        while (item := following.result()) is not None:
-            following = thread.submit(next, items, None)
-            yield item
 
 
 def _split(text: bytes, data: np.ndarray, parts: int) -> list[np.ndarray]:

@@ -1,19 +1,17 @@
-"""The rows of a Criteo log → its training, validation and test splits, in memory that does not follow the rows."""
+"""Training, validation and test split of a Criteo log, and the shuffled order of its training rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 
-from keras_dlrm.data.criteo.stage import SPECS, Rows, Stage, as_bytes
-from keras_dlrm.data.packed import format as layout
+from keras_dlrm.data.criteo.stage import SPECS, CriteoStage, Rows
+from keras_dlrm.data.jobs.stage import as_bytes, chunks
 
-CHUNK = 2**16
-# Rows that are put in order at once, and most files that are open meanwhile.
+# Bytes of rows that are put in order at once, and most files that are open meanwhile.
 BUCKET_BYTES = 2**27
 MOST_BUCKETS = 500
 SHUFFLES = ("none", "day", "total")
@@ -44,36 +42,10 @@ def order(rows_per_day: Sequence[int], shuffle: str, random: np.random.RandomSta
     return rows
 
 
-class SplitFiles:
-    """The `.npy` files of one split, in the staging directory.
-
-    Args:
-        stage: The staged rows.
-        split: Name of the split.
-    """
-
-    def __init__(self, stage: Stage, split: str) -> None:
-        self._staging = stage.staging
-        self._split = split
-        for name, (dtype, width) in SPECS.items():
-            self._staging.append(f"{split}.{name}", layout.array_header(dtype, width, 0))
-
-    def append(self, rows: Rows) -> None:
-        """Add rows in their final form."""
-        for (name, (dtype, _)), array in zip(SPECS.items(), rows, strict=True):
-            self._staging.append(f"{self._split}.{name}", as_bytes(array.astype(dtype, copy=False)))
-
-
-def in_order(stage: Stage, first: int, last: int, late: Callable[[Rows, int], Rows]) -> Iterator[Rows]:
-    """Rows `first … last - 1` in their final form, in chunks."""
-    for start in range(first, last, CHUNK):
-        yield late(stage.read(start, min(start + CHUNK, last)), start)
-
-
 def shuffled(
-    stage: Stage, new_order: np.ndarray, late: Callable[[Rows, int], Rows], on_rows: Callable[[int], object]
+    stage: CriteoStage, new_order: np.ndarray, late: Callable[[Rows, int], Rows], on_rows: Callable[[int], object]
 ) -> Iterator[Rows]:
-    """The first rows in a new order, in chunks: dealt to files by where they go, each of which then fits in memory.
+    """The first rows in a new order, in parts: rows are dealt to files by where they go, each of which then fits in memory.
 
     Args:
         stage: The staged rows.
@@ -86,18 +58,18 @@ def shuffled(
     places[new_order] = np.arange(n, dtype=new_order.dtype)
     size = max(BUCKET_BYTES // _RECORD.itemsize, math.ceil(n / MOST_BUCKETS))
     paths = [stage.staging.path(f"bucket{b}") for b in range(math.ceil(n / size))]
-    with ExitStack() as files:
-        opened = [files.enter_context(open(path, "wb")) for path in paths]
-        for first in range(0, n, CHUNK):
-            last = min(first + CHUNK, n)
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(path, "wb")) for path in paths]
+        for first, last in chunks(0, n):
             records = np.empty(last - first, _RECORD)
             records["place"] = places[first:last]
-            records["label"], records["dense"], records["sparse"] = late(stage.read(first, last), first)
+            for name, values in late(stage.rows(first, last), first).items():
+                records[name] = values
             bucket = records["place"] // size
             by_bucket = np.argsort(bucket, kind="stable")
             bounds = np.searchsorted(bucket[by_bucket], np.arange(len(paths) + 1))
             records = records[by_bucket]
-            for file, a, b in zip(opened, bounds[:-1], bounds[1:], strict=True):
+            for file, a, b in zip(files, bounds[:-1], bounds[1:], strict=True):
                 file.write(as_bytes(records[a:b]))
             on_rows(last - first)
     for b, path in enumerate(paths):
@@ -106,12 +78,4 @@ def shuffled(
         ordered = np.empty_like(records)
         ordered[records["place"] - b * size] = records
         del records
-        yield ordered["label"], ordered["dense"], ordered["sparse"]
-
-
-def write_headers(paths: dict[str, Path], rows: int) -> None:
-    """Let the `.npy` files of a split say how many rows they have."""
-    for name, (dtype, width) in SPECS.items():
-        header = layout.array_header(dtype, width, rows)
-        with open(paths[name], "r+b") as file:
-            file.write(header)
+        yield {name: ordered[name] for name in SPECS}

@@ -1,4 +1,4 @@
-"""Rows of Criteo logs that another program preprocessed: finished and checked as they are read."""
+"""Rows of Criteo logs that another program preprocessed, checked as they are read."""
 
 from __future__ import annotations
 
@@ -113,13 +113,9 @@ class CriteoRows(Rows):
 
 
 def check_days(directory: Path, days: Collection[int], example: str, last: str) -> None:
-    """`FileNotFoundError` unless there are the files of days 0, 1, … and of at least two.
+    """`FileNotFoundError` unless a directory has the files of days 0, 1, … and of at least two.
 
-    Args:
-        directory: Where they are.
-        days: Numbers of those that are there.
-        example: Name of such a file.
-        last: What the last day is.
+    `example` names such a file, and `last` says what the last day is.
     """
     if len(days) < 2:
         raise FileNotFoundError(

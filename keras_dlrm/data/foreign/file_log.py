@@ -52,11 +52,7 @@ class FileLog:
         return Preprocessor.identity(self.schema)
 
     def split(self, name: str) -> Split:
-        """One split.
-
-        Raises:
-            KeyError: there is no such split.
-        """
+        """One split; `KeyError` where there is none of that name."""
         if name not in self._parts:
             raise KeyError(f"{self.directory} has no split {name!r}; it has {list(self.splits)}.")
         return Split(name, self.schema, self._parts[name])

@@ -77,14 +77,7 @@ def open(
 def read_counts(
     directory: Path, counts: str | os.PathLike[str] | None, max_ind_range: int | None, pattern: str = "*_fea_count.npz"
 ) -> list[int]:
-    """Rows of the 26 tables, at most `max_ind_range` each, from a file of the reference.
-
-    Args:
-        directory: Where to look for it.
-        counts: The file, where it is somewhere else.
-        max_ind_range: Most rows of a table, or `None`.
-        pattern: Names that are looked for.
-    """
+    """Rows of the 26 tables, at most `max_ind_range` each, from `counts`, or the only file in the directory like `pattern`."""
     if counts is None:
         found = sorted(directory.glob(pattern))
         if len(found) != 1:

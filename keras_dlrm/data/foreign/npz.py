@@ -1,4 +1,4 @@
-"""Arrays of `.npz` files: mapped where they are stored as they are, read in passing where they are compressed."""
+"""Arrays of `.npz` files: memory-mapped, or read sequentially if compressed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,8 @@ class NpzArray:
     """One array of a `.npz` file. It is read when it is first used.
 
     What `np.savez` wrote stays in its file, mapped into memory. What `np.savez_compressed` wrote cannot: `blocks` reads
-    it in passing, in bounded memory, and `take` loads all of it on its first call.
-
-    Args:
-        path: The file.
-        name: Name of the array.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no such array, or the file is damaged.
+    it in passing, in bounded memory, and `take` loads all of it on its first call. `ValueError` where the file has no such
+    array, or is damaged.
     """
 
     def __init__(self, path: Path, name: str) -> None:

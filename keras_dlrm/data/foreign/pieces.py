@@ -1,4 +1,4 @@
-"""Columns that lie in several files, read as one."""
+"""Columns that are spread over several files, read as one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_dlrm.data.packed.filling import joined, refilled
 from keras_dlrm.files.mapped import MappedArray
 
 Arrays = tuple[np.ndarray, ...]
@@ -35,16 +36,7 @@ class Mapped(MappedArray):
 
 
 class Piece:
-    """Columns of equal length, such as the files of one day, or some of their rows.
-
-    Args:
-        name: What errors call it.
-        columns: The columns.
-        start, stop: Which of their rows; all by default.
-
-    Raises:
-        ValueError: the columns differ in length.
-    """
+    """Columns of equal length, such as the files of one day, or the rows `start … stop - 1` of them."""
 
     def __init__(self, name: str, columns: Sequence[Column], start: int = 0, stop: int | None = None) -> None:
         lengths = [len(column) for column in columns]
@@ -76,11 +68,7 @@ class Piece:
 
 
 class Pieces:
-    """Pieces, one after the other.
-
-    Args:
-        pieces: At least one.
-    """
+    """Pieces, at least one, one after the other."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = list(pieces)
@@ -100,11 +88,7 @@ class Pieces:
         return piece.name, piece.start + row - (int(self._ends[which]) - len(piece))
 
     def take(self, rows: Any) -> Arrays:
-        """Copies of some rows: `rows` is a slice or an array of row numbers.
-
-        Raises:
-            IndexError: a row number is out of range.
-        """
+        """Copies of some rows: `rows` is a slice or an array of row numbers, `IndexError` where one is out of range."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
@@ -133,31 +117,18 @@ class Pieces:
         return tuple(out)
 
     def _range(self, start: int, stop: int) -> Arrays:
-        found = []
+        parts = []
         begin = 0
         for piece in self.pieces:
             first, last = max(start - begin, 0), min(stop - begin, len(piece))
             if first < last:
-                found.append(piece.take(slice(first, last)))
+                parts.append(piece.take(slice(first, last)))
             begin += len(piece)
-        if len(found) == 1:
-            return found[0]
-        found = found or [self.pieces[0].take(slice(0, 0))]
-        return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        return joined(parts or [self.pieces[0].take(slice(0, 0))])
 
     def blocks(self, size: int) -> Iterator[Arrays]:
         """All rows in order, `size` at a time whatever piece they are in, the last time what is left."""
-        rest: Arrays | None = None
-        for piece in self.pieces:
-            for block in piece.blocks(size):
-                if rest is not None:
-                    block = tuple(np.concatenate(pair) for pair in zip(rest, block, strict=True))
-                if len(block[0]) >= size:
-                    yield tuple(array[:size] for array in block)
-                    block = tuple(array[size:] for array in block)
-                rest = block if len(block[0]) else None
-        if rest is not None:
-            yield rest
+        return refilled((block for piece in self.pieces for block in piece.blocks(size)), size)
 
 
 def by_split(days: Sequence[Piece], halves: tuple[str, str]) -> dict[str, Pieces]:

@@ -14,6 +14,7 @@ from keras_dlrm.data.foreign.mlperf import read_counts
 from keras_dlrm.data.foreign.npz import NpzArray
 from keras_dlrm.data.foreign.pieces import Arrays, Piece, by_split
 from keras_dlrm.schema.criteo import check_max_ind_range, criteo_schema, id_modulo
+from keras_dlrm.support.arguments import integer
 
 _DAY = re.compile(r"(.*)_(\d+)_reordered\.npz")
 
@@ -108,9 +109,7 @@ def _single(path: Path, days: int) -> list[Piece]:
                 "least two days."
             )
     else:
-        if isinstance(days, bool) or not isinstance(days, int) or days < 2:
-            raise ValueError(f"days={days!r} must be an integer of at least 2: the last day is test and validation.")
-        each, longer = divmod(len(whole), days)
+        each, longer = divmod(len(whole), integer("reference", "days", days, 2))
         sizes = [each + (day < longer) for day in range(days)]
     ends = np.cumsum([0, *sizes]).tolist()
     return [whole.part(start, stop) for start, stop in zip(ends[:-1], ends[1:], strict=True)]

@@ -1,1 +1,1 @@
-"""Preprocessing jobs that a kill cannot spoil: stages, staged files, full disks."""
+"""Preprocessing jobs that can stop at any moment and go on: a job's steps, staged rows, and the files they are in."""

@@ -1,4 +1,4 @@
-"""Files that grow beside an output and survive a kill at any moment."""
+"""Staged files beside an output, which survive a kill at any moment."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from keras_dlrm.data.kernels.compiled import compiled
 MOST = 2**31 - 2
 _LOW = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
-# 2^64 / golden ratio: spreads neighbouring keys over the table (Knuth, The Art of Computer Programming 3, 6.4).
+# 2^64 / golden ratio: spreads neighboring keys over the table (Knuth, The Art of Computer Programming 3, 6.4).
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -53,15 +53,7 @@ class FirstAppearance:
         return self._values[: self._count]
 
     def encode(self, values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Values → ids; values that are new get the next ids.
-
-        Args:
-            values: uint64 (n,).
-            out: int32 (n,), where to write the ids; a new array by default.
-
-        Returns:
-            int32 (n,).
-        """
+        """Values, uint64 (n,) → ids, int32 (n,), written to `out`; values that are new get the next ids."""
         out = np.empty(len(values), np.int32) if out is None else out
         if not self._wide and len(values) and values.max() > _LOW:
             self._wide = True

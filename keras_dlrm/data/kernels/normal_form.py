@@ -1,4 +1,4 @@
-"""The normal form of a raw value, which decides its id: one for a value, in whatever file, frame or request it comes.
+"""The normal form of a raw value, which decides its id in every file, frame and request.
 
 - Text is its own normal form, but for whole numbers written as floats (`3.0` is `3`, `-0.0` is `0`), and booleans in any
   case (`True` and `TRUE` are `true`). `+3`, `007`, `2.50` and `1e3` stay as they are.
@@ -16,14 +16,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.support.values import as_list, is_missing, is_number
-
-if TYPE_CHECKING:
-    import polars as pl
 
 # Patterns that Polars and TensorFlow read alike; digits are those of any script. Of a whole number, the groups stay.
 WHOLE = r"^(?:-(0)|([+-]?\p{Nd}+))\.0+$"
@@ -53,8 +51,6 @@ def texts(values: pl.Series, who: str) -> pl.Series:
     >>> texts(pl.Series(["3.0", "TRUE", "007", ""]), "x").to_list(), texts(pl.Series([3.0, 2.5]), "x").to_list()
     (['3', 'true', '007', None], ['3', '2.5'])
     """
-    import polars as pl
-
     dtype = values.dtype
     if dtype == pl.String or dtype in (pl.Categorical, pl.Enum):
         return _of_texts(values.cast(pl.String))
@@ -73,8 +69,6 @@ def texts(values: pl.Series, who: str) -> pl.Series:
 
 
 def _shortest(digits: pl.Series) -> pl.Series:
-    import polars as pl
-
     tiny = digits.str.contains(_TINY)
     if not tiny.any():
         return digits
@@ -114,8 +108,6 @@ def text(value: Any) -> str | None:
         return None
     if not is_number(value):
         raise TypeError(f"{value!r} of type {type(value).__name__} is neither text, number nor boolean")
-    import polars as pl
-
     if isinstance(value, Decimal):
         plain = format(value, "f")
         plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
@@ -148,8 +140,6 @@ def column(name: str, values: Any) -> pl.Series:
     >>> column("u", np.ma.array([3, 4], mask=[True, False])).to_list()
     [None, 4]
     """
-    import polars as pl
-
     if isinstance(values, (str, bytes, Mapping, Set)) or getattr(values, "shape", None) == ():
         raise TypeError(f"column {name!r} is {values!r:.60}, a {type(values).__name__}; give a sequence, one entry a row.")
     if isinstance(values, pl.Series):
@@ -169,8 +159,6 @@ def column(name: str, values: Any) -> pl.Series:
 
 def _of_pandas(name: str, values: Any) -> pl.Series:
     """A pandas column; its own conversion to NumPy makes floats of large integers that stand beside missing ones."""
-    import polars as pl
-
     kind = values.dtype
     if hasattr(kind, "categories"):
         values = values.array if hasattr(values, "array") else values
@@ -187,8 +175,6 @@ def _of_pandas(name: str, values: Any) -> pl.Series:
 
 
 def _of_array(name: str, values: np.ndarray) -> pl.Series:
-    import polars as pl
-
     if np.ma.is_masked(values) and values.dtype.kind in "biuf" and values.ndim == 1:
         return _of_array(name, np.ma.getdata(values)).set(pl.Series(np.ma.getmaskarray(values)), None)
     if values.dtype.kind in "OT" or np.ma.is_masked(values):  # T: NumPy's texts of variable width
@@ -213,8 +199,6 @@ def _leaves(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _of_values(name: str, values: Sequence[Any]) -> pl.Series:
-    import polars as pl
-
     nested = any(map(_is_row, values))
     if nested:
         values = [None if not _is_row(value) and is_missing(value) else value for value in as_list(values)]
@@ -236,8 +220,6 @@ def _no_text(name: str, error: UnicodeEncodeError) -> ValueError:
 
 def _common(values: Sequence[Any]) -> Any:
     """The Polars type that holds all values as they are, or `None`."""
-    import polars as pl
-
     kinds = set(map(type, values)) - {type(None)}
     if not kinds:
         return pl.Null

@@ -1,14 +1,11 @@
-"""Texts → numbers, the same ones in every process, on every machine and in every release."""
+"""Hash of text to numbers, the same in every process, on every machine and in every release."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import polars as pl
+import polars as pl
 
 #: The key of the published test vectors: bytes 0, 1, … 15. Ids of saved models depend on it.
 KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)

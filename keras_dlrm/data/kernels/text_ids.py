@@ -1,16 +1,13 @@
-"""Numbers for texts by first appearance, over a stream."""
+"""Ids for text by first appearance, over a stream."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.kernels.compiled import compiled
-
-if TYPE_CHECKING:
-    import polars as pl
 
 MOST = 2**31 - 2
 _LOW = np.uint64(2**32 - 1)
@@ -52,8 +49,6 @@ class Texts:
         Raises:
             ValueError: they are no UTF-8.
         """
-        import polars as pl
-
         if not len(self):
             return pl.Series("text", [], dtype=pl.String)
         places = pl.DataFrame({"start": self.starts, "size": self.ends - self.starts})

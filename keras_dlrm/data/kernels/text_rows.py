@@ -176,16 +176,9 @@ def valid_utf8(data, start, end):  # type: ignore[no-untyped-def]
 
 @compiled
 def read_numbers(data, starts, ends, out, other):  # type: ignore[no-untyped-def]
-    """Plain decimal numbers → float64, exactly rounded.
+    """Plain decimal numbers, fields of uint8 `data` → float64 `out` (n,), exactly rounded, NaN where empty.
 
-    Args:
-        data: uint8.
-        starts, ends: int64 (n,), the fields.
-        out: float64 (n,), NaN where a field is empty.
-        other: bool (n,), set where a field is something else, or has more digits than a float64 holds exactly.
-
-    Returns:
-        How many of these there are.
+    `other` (n,) is set where a field is something else, or has more digits than a float64 holds exactly: how many are.
     """
     found = 0
     for i in range(len(starts)):
@@ -226,19 +219,9 @@ def read_numbers(data, starts, ends, out, other):  # type: ignore[no-untyped-def
 
 @compiled
 def split_fields(data, starts, ends, mark, most, flat_starts, flat_ends, rows, places, long):  # type: ignore[no-untyped-def]
-    """Fields that are lists → their parts; an empty field has none.
+    """Fields that are lists, parted by the byte `mark` → their parts, rows and places, (n · most,) each: how many there are.
 
-    Args:
-        data: uint8.
-        starts, ends: int64 (n,), the fields.
-        mark: Byte between the parts.
-        most: Most parts of a field.
-        flat_starts, flat_ends, rows, places: int64 (n · most,), the parts of fields with no more than `most`, their
-            rows and positions.
-        long: int64 (n,), parts of fields with more than `most`, else 0.
-
-    Returns:
-        How many parts were written.
+    `long` (n,) says how many parts a field with more than `most` has, none of which are written; else it is 0.
     """
     total = 0
     for i in range(len(starts)):

@@ -1,4 +1,4 @@
-"""A split as a `keras.utils.PyDataset` that can resume in the middle of an epoch."""
+"""Batches for `fit`: a split as a `keras.utils.PyDataset` that resumes in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_dlrm.data.packed.filling import padded
 from keras_dlrm.data.packed.order import BatchCut, ShuffledOrder
 from keras_dlrm.files.read_ahead import ReadAhead
-from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.support.arguments import integer
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed.split_rows import NamedRows
@@ -75,8 +76,7 @@ class SplitDataset(keras.utils.PyDataset):
             raise ValueError(f"Split {split.name!r} has {len(split)} rows{hint}: there is nothing to iterate over.")
         counts = {"seed": seed, "prefetch": prefetch, "start_epoch": start_epoch, "start_batch": start_batch}
         for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-                raise ValueError(f"dataset: {name}={value!r} must be an integer of at least 0.")
+            integer("dataset", name, value, 0)
         if start_batch >= self.batches_per_epoch:
             raise ValueError(
                 f"dataset: start_batch={start_batch} but an epoch has {self.batches_per_epoch} batches; for the next "
@@ -148,11 +148,7 @@ class SplitDataset(keras.utils.PyDataset):
             return (batch, label) if given is None else (batch, label, given)
         weight = np.zeros(self.batch_size, np.float32)
         weight[: stop - start] = 1.0 if given is None else given
-        missing = self.batch_size - (stop - start)
-        if missing:
-            batch = {key: _padded(array, missing, PADDING if key == "sparse" else 0) for key, array in batch.items()}
-            label = _padded(label, missing, 0)
-        return batch, label, weight
+        return padded(batch, self.batch_size), padded({"label": label}, self.batch_size)["label"], weight
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -185,10 +181,6 @@ class SplitDataset(keras.utils.PyDataset):
     def _advance(self) -> None:
         self.epoch += 1
         self._skip = 0
-
-
-def _padded(array: np.ndarray, rows: int, value: float) -> np.ndarray:
-    return np.concatenate([array, np.full((rows, *array.shape[1:]), value, array.dtype)])
 
 
 class _Steps(int):

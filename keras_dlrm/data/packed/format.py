@@ -1,4 +1,4 @@
-"""The layout of a processed directory: what the writer and the reader both have to know."""
+"""Format of a processed directory, for its writer and its reader."""
 
 from __future__ import annotations
 
@@ -61,13 +61,7 @@ def array_path(directory: Path, split: str, name: str) -> Path:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a processed directory.
-
-    Raises:
-        FileNotFoundError: no such directory.
-        NotADirectoryError: a file has that name.
-        ValueError: not a processed directory, or one of another version.
-    """
+    """The manifest of a processed directory; an error where it is none, or one of another version."""
     if not directory.exists():
         raise FileNotFoundError(
             f"{directory}: no such directory; write one with kd.data.tables.preprocess, kd.data.criteo.preprocess or "
@@ -104,17 +98,8 @@ def check_files(
 ) -> dict[str, Path]:
     """Check a processed directory against the inventory in its manifest: see `data.open`.
 
-    Args:
-        directory: The directory.
-        manifest: Its manifest.
-        verify: As of `data.open`.
-        done: Called with the bytes of each part that was read.
-
-    Returns:
-        The files that the inventory lists, by name; none of the earlier version of the format.
-
-    Raises:
-        ValueError: a file is missing, damaged, or outside of the directory; or there is no inventory to verify it by.
+    `done` is called with the bytes of each part that was read. Returns the listed files by name; none in version 1 of the
+    format. `ValueError` where a file is missing, damaged or outside of the directory, or there is nothing to verify it by.
     """
     source = directory / MANIFEST
     check_marker(directory)

@@ -1,4 +1,4 @@
-"""In which order rows are read: a shuffle that is computed, not stored, and how it is cut into batches and shards."""
+"""Order of rows in an epoch: a shuffle that is computed, not stored; batches and shards of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import numpy as np
+
+from keras_dlrm.support.arguments import integer
 
 LASTS = ("keep", "drop", "pad")
 # Of the network below. Four suffice in theory, for round functions that are random; ours are only good hashes.
@@ -63,7 +65,7 @@ class ShuffledOrder:
 
 
 def _hash(values: np.ndarray, key: np.uint32) -> np.ndarray:
-    # The finaliser of MurmurHash3 (Appleby, public domain): each bit of the input changes half of the output's.
+    # The finalizer of MurmurHash3 (Appleby, public domain): each bit of the input changes half of the output's.
     h = values ^ key
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x85EBCA6B)
@@ -113,7 +115,7 @@ class BatchCut:
     shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        integer("BatchCut", "batch_size", self.batch_size)
         if self.last not in LASTS:
             raise ValueError(f"last={self.last!r} is unknown; use one of {LASTS}.")
         object.__setattr__(self, "shard", check_shard(self.shard))
@@ -135,13 +137,6 @@ class BatchCut:
         each, longer = divmod(min(self.batch_size * workers, self.rows - first), workers)
         start = first + worker * each + min(worker, longer)
         return start, start + each + (worker < longer)
-
-
-def check_batch_size(batch_size: Any) -> int:
-    """`batch_size` as an int, or `ValueError`."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be an integer of at least 1.")
-    return int(batch_size)
 
 
 def check_shard(shard: Any) -> tuple[int, int]:

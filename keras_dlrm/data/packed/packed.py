@@ -1,4 +1,4 @@
-"""Read a processed directory: the schema, the preprocessor and memory-mapped splits."""
+"""Reader of a processed directory: `open`, `ClickLog`, `Split`, memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.data.packed import format as layout
-from keras_dlrm.data.packed.order import check_batch_size
 from keras_dlrm.data.packed.split_rows import Batch, PackedRows, Rows
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.arguments import integer
 
 if TYPE_CHECKING:
     from keras_dlrm.data.packed.dataset import SplitDataset
@@ -50,12 +50,7 @@ def open(directory: str | os.PathLike[str], verify: bool | None = None) -> Click
 
 
 class ClickLog:
-    """A processed directory. See `open`.
-
-    Args:
-        directory: The directory.
-        verify: As of `open`.
-    """
+    """A processed directory. See `open`."""
 
     def __init__(self, directory: Path, verify: bool | None = None) -> None:
         self.manifest = layout.read_manifest(directory)
@@ -92,12 +87,7 @@ class ClickLog:
         return self.manifest.get("best")
 
     def split(self, name: str) -> Split:
-        """One split.
-
-        Raises:
-            KeyError: the directory has no such split.
-            ValueError: one of its files is missing or damaged.
-        """
+        """One split; `KeyError` where the directory has none of that name, `ValueError` where a file of it is damaged."""
         if name not in self.splits:
             raise KeyError(f"{self.directory} has no split {name!r}; it has {list(self.splits)}.")
         return Split(name, self.schema, PackedRows(self.directory, name, self.schema, self.manifest["splits"][name]))
@@ -164,7 +154,7 @@ class Split:
             Iterator of `(batch, label)`: NumPy arrays as in `arrays`, with B rows; of `(batch, label, sample_weight)` where
             the schema names row weights.
         """
-        size = check_batch_size(batch_size)
+        size = integer("batches", "batch_size", batch_size)
         if self.schema.sample_weight is None:
             return self._rows.batches(size)
         return self._weighted_batches(size)
@@ -254,7 +244,7 @@ class Split:
         return resumed_epochs(batches, self.schema, start_epoch, last == "pad", last != "keep")
 
     def to_tfrecord(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the rows as serialised `tf.train.Example`, for other programs: complete or absent.
+        """Write the rows as serialized `tf.train.Example`, for other programs: complete or absent.
 
         A feature for each column, by name: the label and dense columns as a float, sparse columns as the list of their
         ids without padding, absent where there are none. `kd.data.tables.preprocess` reads it back.

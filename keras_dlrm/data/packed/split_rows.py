@@ -1,4 +1,4 @@
-"""Where the rows of a split are: what `Split` asks of any kind of files, and those of a processed directory."""
+"""Rows of a split: the interface that `Split` needs, and the rows of a processed directory."""
 
 from __future__ import annotations
 
@@ -51,23 +51,15 @@ class NamedRows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, rows: Any) -> tuple[Batch, np.ndarray]: ...
+    def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
+        """See `Rows.take`."""
 
-    def sample_weights(self, rows: Any) -> np.ndarray | None: ...
+    def sample_weights(self, rows: Any) -> np.ndarray | None:
+        """See `Rows.sample_weights`."""
 
 
 class PackedRows(Rows):
-    """A split of a processed directory.
-
-    Args:
-        directory: The directory.
-        split: Name of the split.
-        schema: The log's schema.
-        rows: Rows that the manifest promises.
-
-    Raises:
-        ValueError: a file is missing, damaged or does not fit the schema.
-    """
+    """A split of a processed directory; `ValueError` where a file is missing, damaged or does not fit the schema."""
 
     def __init__(self, directory: Path, split: str, schema: Schema, rows: int) -> None:
         self._rows = rows

@@ -1,4 +1,4 @@
-"""Batches as a `tf.data.Dataset`, and what else reading through TensorFlow needs of it by name."""
+"""Batches as a `tf.data.Dataset`."""
 
 from __future__ import annotations
 
@@ -44,12 +44,8 @@ def from_batches(
 def resumed_epochs(batches: Callable[[int], Any], schema: Schema, start_epoch: int, padded: bool, fixed: bool) -> tf.data.Dataset:
     """Batches as a dataset in which every pass that is read to its end counts as an epoch.
 
-    Args:
-        batches: Makes the batches of an epoch of this number: a sequence with a `batch_size`.
-        schema: The batches' schema.
-        start_epoch: Number of the first epoch.
-        padded: Whether the last batch is filled up, with sample weights of 0.
-        fixed: Whether all batches have as many rows.
+    `batches` makes those of an epoch by number, a sequence with a `batch_size`; `padded` tells that the last one is filled
+    up, with sample weights of 0, and `fixed` that all have as many rows.
     """
     first = batches(start_epoch)
     number, whole = start_epoch, False
@@ -76,11 +72,7 @@ def resumed_epochs(batches: Callable[[int], Any], schema: Schema, start_epoch: i
 
 
 def example_features(message: bytes) -> Any:
-    """Features by name of a serialised `tf.train.Example`.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Features by name of a serialized `tf.train.Example`; `ValueError` where it is none."""
     try:
         return tf.train.Example.FromString(message).features.feature
     except DecodeError as error:

@@ -1,4 +1,4 @@
-"""Packed rows as serialised `tf.train.Example` in TFRecord files."""
+"""Packed rows as serialized `tf.train.Example` in TFRecord files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ ROWS = 8192
 
 
 def write_examples(schema: Schema, batches: Iterable[Any], path: Path, overwrite: bool) -> None:
-    """Write packed batches; arguments as of `Split.to_tfrecord`.
-
-    Args:
-        schema: The batches' schema.
-        batches: `(batch, label)` or `(batch, label, sample_weight)`.
-        path, overwrite: See there.
-    """
+    """Write packed batches, `(batch, label)` or `(batch, label, sample_weight)`; see `Split.to_tfrecord`."""
     check_file(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     options = tf.io.TFRecordOptions(compression_type="GZIP") if path.suffix.lower() == ".gz" else None
@@ -37,7 +31,7 @@ def write_examples(schema: Schema, batches: Iterable[Any], path: Path, overwrite
 
 
 def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray, weight: Any = None) -> Iterator[bytes]:
-    """Packed rows → serialised Examples."""
+    """Packed rows → serialized Examples."""
     dense = batch["dense"].tolist() if schema.dense else []
     sparse = batch["sparse"].tolist() if schema.categorical else []
     places = list(zip(schema.categorical, schema.offsets, strict=True))

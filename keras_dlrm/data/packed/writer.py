@@ -1,4 +1,4 @@
-"""Write a processed directory, batch by batch, complete or not at all."""
+"""Writer of a processed directory, batch by batch, atomic."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from keras_dlrm.data.jobs.full_disk import is_full
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.files.checksums import CHECKSUM, sealed
-from keras_dlrm.files.durable import recover, replace_folder, workspace
+from keras_dlrm.files.durable import is_full, recover, replace_folder, workspace
 from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.marker import MARKER, marker_content
 from keras_dlrm.files.ownership import check, identity, mark
@@ -141,17 +140,9 @@ class PackedWriter:
             )
 
     def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
-        """Take finished `.npy` files as a split: without copying them where the disk has hard links.
+        """Take finished `.npy` files, by array, as a new split: without copying them where the disk has hard links.
 
-        The values are not checked.
-
-        Args:
-            split: A split that does not exist yet.
-            files: File by array: `"dense"`, `"sparse"`, `"label"` …, as the schema has them.
-            rows: Rows of each.
-
-        Raises:
-            ValueError: the split exists, or a file is not of the schema's width, dtype or `rows`.
+        Values are not checked. `ValueError` where the split exists, or a file is not of the schema's width, dtype or `rows`.
         """
         if split in self.rows or split not in layout.SPLITS:
             raise ValueError(f"PackedWriter: split {split!r} exists or is not one of {layout.SPLITS}.")
@@ -236,11 +227,7 @@ def _flat(name: str, values: Any) -> np.ndarray:
 
 
 def real_output(output: str | os.PathLike[str]) -> Path:
-    """Where a link leads: what is written beside its target can take the target's name.
-
-    Raises:
-        FileExistsError: there is something already.
-    """
+    """Where a link leads: what is written beside its target can take the target's name. An error where it has content."""
     path = Path(output)
     if not path.is_symlink():
         return path

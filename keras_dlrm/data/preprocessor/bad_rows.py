@@ -1,9 +1,11 @@
-"""Rows that cannot be used: stop at the first one, or leave them out and count them."""
+"""Policy for bad rows: stop at the first one, or leave them out and count them."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
+
+from keras_dlrm.support.arguments import integer
 
 ON_ERROR = ("raise", "skip")
 EXAMPLES = 100
@@ -64,8 +66,8 @@ class BadRows:
     def __init__(self, on_error: str = "raise", most: int | None = None) -> None:
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error={on_error!r} is unknown; use one of {ON_ERROR}.")
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
-            raise ValueError(f"max_skipped={most!r} must be an integer of at least 0, or None for no limit.")
+        if most is not None:
+            integer("bad rows", "max_skipped", most, 0)
         if most is not None and on_error != "skip":
             raise ValueError(f"max_skipped={most} needs on_error='skip'; with {on_error!r} the first one stops the job.")
         self.on_error = on_error
@@ -74,14 +76,9 @@ class BadRows:
         self.examples: list[BadRow] = []
 
     def add(self, rows: list[BadRow], more: int = 0) -> None:
-        """Take rows into account that were found in one part of the input.
+        """Take the first rows, and the number of `more`, that were found in one part of the input into account.
 
-        Args:
-            rows: The first of them, in the order of the input.
-            more: How many there were besides.
-
-        Raises:
-            ValueError: `on_error` is `"raise"`, or there are too many by now.
+        `ValueError` where `on_error` is `"raise"`, or there are too many by now.
         """
         if not rows:
             return
@@ -99,11 +96,7 @@ class BadRows:
         return {"skipped": self.skipped, "examples": [dataclasses.asdict(row) for row in self.examples]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`.
-
-        Raises:
-            ValueError: rows were left out that this policy does not leave out.
-        """
+        """Inverse of `state`; `ValueError` where rows were left out that this policy does not leave out."""
         self.skipped = state["skipped"]
         self.examples = [BadRow(**row) for row in state["examples"]]
         self._check()

@@ -1,4 +1,4 @@
-"""Dense values: the transforms of `kd.Dense`, fitted on training rows and applied the same way everywhere."""
+"""Dense transforms (log1p, standardize, quantile …): fitting and application."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ def needs_fit(column: Dense) -> bool:
 
 
 class DenseFit:
-    """Gathers what one column's transform needs, over many frames, in bounded memory.
-
-    Args:
-        column: The column.
-    """
+    """Gathers what one column's transform needs, over many frames, in bounded memory."""
 
     def __init__(self, column: Dense) -> None:
         self.column = column
@@ -41,11 +37,7 @@ class DenseFit:
         self._minimum = np.inf
 
     def update(self, values: np.ndarray) -> None:
-        """Take float64 values (n,), NaN where missing, into account.
-
-        Raises:
-            BadValue: a value that is beyond float32, or whose logarithm, which the column needs, is.
-        """
+        """Take float64 values (n,), NaN where missing, into account; `BadValue` where one is beyond float32."""
         beyond = unusable(self.column, values)
         if beyond.any():
             index = int(np.argmax(beyond))
@@ -94,18 +86,9 @@ class DenseFit:
 
 
 def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """Raw values → model inputs.
+    """Raw values, float64 (B,), NaN where missing → model inputs, float32 (B,); `BadValue` where one is beyond float32.
 
-    Args:
-        column: The column.
-        state: What `DenseFit.state` returned, `{}` where `needs_fit` is False.
-        values: float64 (B,), NaN where missing.
-
-    Returns:
-        float32 (B,), finite.
-
-    Raises:
-        BadValue: the result is beyond float32.
+    `state` is what `DenseFit.state` returned, `{}` where `needs_fit` is False.
     """
     return _in_range(values, apply(column, state, values))
 

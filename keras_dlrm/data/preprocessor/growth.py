@@ -1,4 +1,4 @@
-"""A fitted preprocessor and new days → one that knows their values, too."""
+"""Growth of a fitted preprocessor by the values of new days."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.identity import identified
@@ -18,13 +19,7 @@ from keras_dlrm.schema.schema import Schema
 def grown(
     schema: Schema, vocabularies: Mapping[str, Vocabulary], frames: Any
 ) -> tuple[Schema, dict[str, Vocabulary]]:
-    """Schema and vocabularies that know the values of new days, too.
-
-    Args:
-        schema: The schema.
-        vocabularies: By table; their values keep their ids.
-        frames: Rows of the new days, as `Preprocessor.fit` takes them.
-    """
+    """Schema and vocabularies that know the values of new days, too: rows as `Preprocessor.fit` takes them."""
     columns = [c for c in schema.categorical if c.table_name in vocabularies]
     counters = {c.table_name: Counter() for c in columns}
     # Without an OOV row an unseen value is padding, which no known value is.
@@ -37,7 +32,7 @@ def grown(
             values, rows, places, _ = raw.categorical_values(frame, column, where)
             with raw.located(where, column.name, rows):
                 new = np.flatnonzero(known[table].encode(values, who) == PADDING)
-            keys = known[table].keys.normalise(values.gather(new), who)
+            keys = known[table].keys.normalize(values.gather(new), who)
             positions = (first + rows[new]) * schema.width + offsets[column.name] + places[new]
             counters[table].update(keys, positions)
         first += len(frame)
@@ -51,16 +46,10 @@ def grown(
 
 
 def extend(vocabulary: Vocabulary, counter: Counter, column: Categorical) -> Vocabulary:
-    """A vocabulary with new values behind those that it has.
+    """A vocabulary with counted new values behind those that it has, which keep their ids.
 
-    Args:
-        vocabulary: The vocabulary; its values keep their ids.
-        counter: Counts of values that are not in it.
-        column: Whose `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent of the new values
-            are kept.
+    The column's `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent new values are kept.
     """
-    import polars as pl
-
     first = int(vocabulary.ids.max()) + 1 if len(vocabulary.ids) else 0
     oov, room = vocabulary.oov, None
     ahead = vocabulary.oov_rows if oov is not None and first <= oov else 0  # OOV rows that the numbering has yet to pass

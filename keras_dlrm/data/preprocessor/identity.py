@@ -1,4 +1,4 @@
-"""Which vocabulary and which statistics a column was made with: a checksum that its schema carries."""
+"""Identity of a column's vocabulary or statistics: a checksum that its schema carries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.preprocessor.vocabulary import Vocabulary
 from keras_dlrm.files.checksums import content_digest
@@ -18,12 +19,7 @@ _PART = 2**20
 
 
 def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Schema:
-    """A schema whose columns carry the identity of what was fitted for them.
-
-    Args:
-        schema: The fitted schema.
-        dense_state: Fitted parameters by dense column.
-        vocabularies: Fitted vocabularies by table.
+    """A schema whose columns carry the identity of what was fitted for them: statistics by column, vocabularies by table.
 
     Example:
 
@@ -40,13 +36,11 @@ def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Map
     categorical = [
         dataclasses.replace(c, identity=tables[c.table_name]) if c.table_name in tables else c for c in schema.categorical
     ]
-    return Schema(dense, categorical, schema.label, schema.weighted, schema.sample_weight, schema.soft_labels)
+    return schema.with_columns(dense, categorical)
 
 
 def vocabulary_identity(vocabulary: Vocabulary) -> str:
     """A checksum of the values of a table, their ids, and what becomes of other values."""
-    import polars as pl
-
     rules = [vocabulary.size, vocabulary.oov, vocabulary.oov_rows, vocabulary.keys.kind, vocabulary.keys.modulo]
     found = hashlib.sha256(content_digest(rules).encode())
     for first in range(0, len(vocabulary.values), _PART):

@@ -1,4 +1,4 @@
-"""Raw named columns → packed batches, by vocabularies and statistics that were fitted on the training rows."""
+"""`Preprocessor`: raw named columns to packed batches, fitted on the training rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.preprocessor import artefact, dense, growth
+from keras_dlrm.data.preprocessor import artifact, dense, growth
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.identity import identified
@@ -121,7 +121,7 @@ class Preprocessor:
                 if column.vocabulary_size is None:
                     values, rows, places, _ = raw.categorical_values(frame, column, where)
                     with raw.located(where, column.name, rows):
-                        key = keys[column.table_name].normalise(values, f"column {column.name!r}")
+                        key = keys[column.table_name].normalize(values, f"column {column.name!r}")
                     counters[column.table_name].update(key, (first + rows) * width + offset + places)
             first += len(frame)
         return cls.from_counts(schema, counters, {name: fit.state() for name, fit in fits.items()}, keys)
@@ -134,14 +134,7 @@ class Preprocessor:
         dense_state: Mapping[str, dict[str, Any]],
         keys: Mapping[str, Keys] | None = None,
     ) -> Preprocessor:
-        """What `fit` gives for training rows that were counted already.
-
-        Args:
-            schema: Columns without a `vocabulary_size` get one.
-            counters: The counted values by table name.
-            dense_state: Fitted parameters by dense column.
-            keys: As in `fit`.
-        """
+        """What `fit` gives for training rows that were counted already: values and `keys` by table, statistics by column."""
         open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
         vocabularies: dict[str, Vocabulary] = {}
         for column in open_columns:
@@ -210,7 +203,7 @@ class Preprocessor:
         """
         schema = self.schema
         where = where or raw.Where()
-        table = raw.frame(frame, [*schema.dense_names, *schema.categorical_names], where)
+        table = raw.frame(frame, [*schema.column_names], where)
         batch: dict[str, np.ndarray] = {}
         if schema.dense:
             out = np.empty((len(table), schema.n_dense), np.float32)
@@ -245,15 +238,9 @@ class Preprocessor:
 
         Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
         """
-        artefact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
+        artifact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
-        """Inverse of `save`.
-
-        Raises:
-            FileNotFoundError: no preprocessor there.
-            ValueError: damaged, or written in a version of the format that this release does not know; the message
-                names the file.
-        """
-        return cls(*artefact.load(Path(directory)))
+        """Inverse of `save`; `ValueError`, naming the file, where it is damaged or of an unknown version of the format."""
+        return cls(*artifact.load(Path(directory)))

@@ -1,13 +1,14 @@
-"""Raw columns as Polars hands them over: dense values, and categorical values as flat lists with their places."""
+"""Raw columns of a Polars frame: dense values, and categorical values as flat lists."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import buckets
@@ -15,9 +16,6 @@ from keras_dlrm.data.preprocessor.vocabulary import BadValue
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, fold
 from keras_dlrm.schema.lists import Lists, kept
-
-if TYPE_CHECKING:
-    import polars as pl
 
 SEPARATOR = "|"
 NUMBER = "must be a number, or empty if missing"
@@ -55,13 +53,9 @@ def located(where: Where, name: str, rows: np.ndarray) -> Iterator[None]:
 def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     """The named columns of a table: a frame of Polars (a lazy one, too) or pandas, an Arrow table, or a mapping.
 
-    Raises:
-        KeyError: a column is missing.
-        TypeError: no table, or a column of other values than texts, numbers and booleans.
-        ValueError: columns of different lengths.
+    `KeyError` where a column is missing, `TypeError` where there is no table or there are no values, `ValueError` where
+    lengths differ.
     """
-    import polars as pl
-
     if isinstance(data, pl.LazyFrame):
         data = data.collect()
     elif _is_pandas(data):
@@ -92,22 +86,12 @@ def _is_pandas(data: Any) -> bool:
 
 def is_table(data: Any) -> bool:
     """Whether `frame` takes it for a table."""
-    import polars as pl
-
     arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
     return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
 
 
 def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
-    """One or many tables, as `frame` takes them, or pairs `(table, Where)` → pairs with the named columns.
-
-    None without names.
-
-    Raises:
-        TypeError: no table.
-    """
-    import polars as pl
-
+    """One or many tables, as `frame` takes them, or pairs `(table, Where)` → pairs with the named columns, if any."""
     if not names:
         return
     if isinstance(data, pl.LazyFrame):
@@ -122,12 +106,7 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
 
 
 def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
-    """A numeric column as float64 (B,), NaN where missing.
-
-    Raises:
-        ValueError: a value is no number, or infinite.
-        TypeError: not a column of numbers.
-    """
+    """A numeric column as float64 (B,), NaN where missing; an error names a value that is no number, or infinite."""
     numbers, lost = numeric(table[name], name, where)
     if lost.any():
         row = int(np.argmax(lost))
@@ -140,13 +119,7 @@ def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
 
 
 def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.ndarray]:
-    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,). True is 1, false 0.
-
-    Raises:
-        TypeError: not a column of numbers.
-    """
-    import polars as pl
-
+    """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,). True is 1, false 0."""
     values = _plain(values)
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
         # Polars would take the ticks of a date, a time or a difference of times for numbers.
@@ -166,14 +139,9 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
 def categorical_values(
     table: pl.DataFrame, column: Categorical, where: Where
 ) -> tuple[pl.Series, np.ndarray, np.ndarray, Lists]:
-    """A scalar or multi-hot column as flat values.
+    """A scalar or multi-hot column as flat values (n,), their rows, their places in what is kept of the lists, and the lists.
 
-    Returns:
-        `(values, rows, places, lists)`: n values, and int64 (n,) their rows and their positions in what is kept of the
-        rows' lists; and the lists that they came with.
-
-    Raises:
-        ValueError: a list with more values than `hotness`, and the column truncates none.
+    `ValueError` where a list has more values than `hotness`, and the column truncates none.
     """
     flat, rows, places, lengths = flatten(table[column.name], column)
     if len(lengths) and lengths.max() > column.hotness:
@@ -200,8 +168,6 @@ def truncated(
     column: Categorical, flat: pl.Series, rows: np.ndarray, places: np.ndarray, lengths: np.ndarray
 ) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
     """What `truncate` keeps of the lists that `flatten` gives: values, rows and places, and where each row's begin."""
-    import polars as pl
-
     missing = flat.is_null() | flat.cast(pl.String).is_in(["", str(PADDING)]).fill_null(True)
     used, there = np.zeros_like(lengths), ~missing.to_numpy()
     np.maximum.at(used, rows[there], places[there] + 1)
@@ -213,8 +179,6 @@ def truncated(
 
 def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
     """A scalar or multi-hot column as flat values, their rows and places, and the lists' lengths, int64 (B,)."""
-    import polars as pl
-
     values = _plain(values)
     if values.dtype == pl.String and column.multi_hot:
         values = values.set(values == "", None).str.split(SEPARATOR)
@@ -233,19 +197,14 @@ def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarr
 
 def _plain(values: pl.Series) -> pl.Series:
     """Texts that are stored once each, and referred to by number, as texts."""
-    import polars as pl
-
     return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
 
 
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
-    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing.
+    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing; `BadValue` where one is no id.
 
     Unbounded ids of a hashed column are folded to 31 bits. Other values are hashed as texts to such ids, which
     `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph.
-
-    Raises:
-        BadValue: no integer, or out of range.
     """
     ids, bad, reason = checked_ids(values, column)
     if bad.any():
@@ -255,13 +214,7 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
 
 
 def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tuple[np.ndarray, np.ndarray, str]:
-    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed.
-
-    Raises:
-        TypeError: not a column of ids; the message names `source`.
-    """
-    import polars as pl
-
+    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed."""
     size = int(column.vocabulary_size or 0)
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"

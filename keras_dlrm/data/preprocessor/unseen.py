@@ -1,4 +1,4 @@
-"""How many values of each column a vocabulary does not know: many of them mean that it is another log's."""
+"""Counts of values that a vocabulary does not know, by column."""
 
 from __future__ import annotations
 
@@ -65,12 +65,7 @@ class Tally:
         sums[1] += unseen
 
     def add_packed(self, schema: Schema, sparse: np.ndarray | None) -> None:
-        """Add the ids of packed rows, of the columns whose vocabulary was fitted: OOV rows are those of unseen values.
-
-        Args:
-            schema: Theirs.
-            sparse: Ids (B, W); `None` where there are none.
-        """
+        """Add the ids of packed rows (B, W) of columns with a fitted vocabulary: OOV rows are those of unseen values."""
         if sparse is None:
             return
         for column, start in zip(schema.categorical, schema.offsets, strict=True):

@@ -1,20 +1,17 @@
-"""Values of a categorical column → ids: counting them, and looking them up."""
+"""Vocabularies: count the values of a categorical column, and map them to ids."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import buckets
 from keras_dlrm.data.kernels.text_ids import TextIds, Texts
 from keras_dlrm.schema.columns import PADDING, Categorical
-
-if TYPE_CHECKING:
-    import polars as pl
 
 TEXT = "text"
 HEX = "hex"
@@ -25,7 +22,7 @@ MERGE = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """How raw values are normalised before they are looked up, so that a file and a request agree.
+    """How raw values are normalized before they are looked up, so that a file and a request agree.
 
     Args:
         kind: `"text"`: the value in its normal form (see `data.normal_form`), so that 3, 3.0 and `"3.0"` are one value,
@@ -37,24 +34,15 @@ class Keys:
     kind: str = TEXT
     modulo: int | None = None
 
-    def normalise(self, values: pl.Series, who: str) -> pl.Series:
-        """Raw values → keys (String or UInt64), null where missing.
-
-        Raises:
-            ValueError: a value that is no hexadecimal number.
-            TypeError: values that are neither strings, numbers nor booleans.
-        """
+    def normalize(self, values: pl.Series, who: str) -> pl.Series:
+        """Raw values → keys (String or UInt64), null where missing; `BadValue` or `TypeError` where one is none."""
         if self.kind == HEX:
             return self._hex(values, who)
         keys = normal_form.texts(values, who)
         return keys.set(keys == str(PADDING), None)
 
     def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
-        """Which raw values `normalise` refuses, bool (n,), and what they must be.
-
-        Raises:
-            TypeError: as `normalise`.
-        """
+        """Raw values that `normalize` refuses, bool (n,), and what they must be."""
         if self.kind != HEX:
             return np.zeros(len(values), bool), ""
         return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
@@ -68,8 +56,6 @@ class Keys:
 
     def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
         """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
-        import polars as pl
-
         if values.dtype == pl.Null:
             values = values.cast(pl.String)
         if values.dtype != pl.String:
@@ -80,13 +66,7 @@ class Keys:
 
 
 class BadValue(ValueError):
-    """A value that cannot be used. Whoever knows the file, the column and the row says so; this has the rest.
-
-    Args:
-        index: Position among the values at hand.
-        value: The value.
-        reason: What is allowed.
-    """
+    """A value that cannot be used: its index among the values at hand, and what is allowed."""
 
     def __init__(self, index: int, value: object, reason: str) -> None:
         super().__init__(f"value {value!r} at position {index} {reason}")
@@ -104,15 +84,7 @@ class Counter:
         self._rows = 0
 
     def update(self, keys: pl.Series, positions: np.ndarray, counts: np.ndarray | None = None) -> None:
-        """Count keys.
-
-        Args:
-            keys: n keys; nulls do not count.
-            positions: int64 (n,), where in the log each stands; the order of first appearance follows these.
-            counts: int64 (n,), how often each is there; once by default.
-        """
-        import polars as pl
-
+        """Count n keys, nulls aside, `counts` (n,) times each. Their order of appearance follows `positions`, int64 (n,)."""
         times = np.ones(len(keys), np.int64) if counts is None else counts
         frame = pl.DataFrame({"key": keys, "count": times, "first": positions}).drop_nulls("key")
         self._waiting.append(_counted(frame))
@@ -122,8 +94,6 @@ class Counter:
             self._merge()
 
     def _merge(self) -> None:
-        import polars as pl
-
         if self._waiting:
             parts = self._waiting if self._seen is None else [self._seen, *self._waiting]
             self._seen = parts[0] if len(parts) == 1 else _counted(pl.concat(parts))
@@ -131,8 +101,6 @@ class Counter:
 
     def keys(self, column: Categorical, room: int | None) -> pl.Series:
         """The keys that get a row of their own, at most `room`, in the order of their ids. See `Vocabulary.fit`."""
-        import polars as pl
-
         self._merge()
         if self._seen is None:
             return pl.Series("key", [], dtype=pl.String)
@@ -143,8 +111,6 @@ class Counter:
 
 
 def _counted(frame: pl.DataFrame) -> pl.DataFrame:
-    import polars as pl
-
     return frame.group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
 
 
@@ -173,10 +139,8 @@ class Vocabulary:
         """Give ids to the counted values.
 
         Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
-        frequency, and ties the first appearance. The OOV rows are left out of the numbering.
-
-        Raises:
-            ValueError: OOV rows lie beyond `max_vocabulary`.
+        frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they lie
+        beyond `max_vocabulary`.
         """
         oov, oov_rows = column.oov, 0 if column.oov is None else column.oov_rows
         if column.max_vocabulary is not None and oov is not None and oov + oov_rows > column.max_vocabulary:
@@ -194,14 +158,12 @@ class Vocabulary:
 
     def encode(self, values: pl.Series, who: str) -> np.ndarray:
         """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
-        keys = self.keys.normalise(values, who)
+        keys = self.keys.normalize(values, who)
         return self._encoded(keys, self._rows(keys))
 
     def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `encode` gives, which values are unseen, and which are missing, bool (n,)."""
-        import polars as pl
-
-        keys = self.keys.normalise(values, who)
+        keys = self.keys.normalize(values, who)
         row = self._rows(keys)
         absent = keys.is_null() | values.is_null()
         if self.keys.kind == HEX:  # a missing one has a key, 0
@@ -211,8 +173,6 @@ class Vocabulary:
 
     def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
         """Keys, and their positions among the values → ids."""
-        import polars as pl
-
         unseen = PADDING if self.oov is None else self.oov
         if not len(self.ids):
             ids = np.full(len(row), unseen, np.int32)
@@ -234,8 +194,6 @@ class Vocabulary:
 
     def _rows(self, keys: pl.Series) -> np.ndarray:
         """Keys → int32 positions among the values, -1 where unknown."""
-        import polars as pl
-
         if not len(self.values) or not len(keys):
             return np.full(len(keys), -1, np.int32)
         if keys.dtype == pl.String:

@@ -1,4 +1,4 @@
-"""A model and its place in a stream, kept together or not at all."""
+"""Commits of a model together with its position in a stream."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from keras_dlrm.files.inventory import Done, check_contents, check_sizes, invent
 from keras_dlrm.files.lock import lock
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.files.ownership import check, identity, mark
+from keras_dlrm.support.arguments import integer
 
 FORMAT = "keras_dlrm commit"
 VERSION = 1
@@ -56,10 +57,8 @@ class Commits:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ValueError(f"Commits: keep={keep!r} must be an integer of at least 1.")
         self.folder = Path(folder).absolute()
-        self.keep = keep
+        self.keep = integer("Commits", "keep", keep)
         taken = f"{self.folder}: another process trains into it; wait for that one or give another folder."
         self._lock = lock(self.folder, taken)
         self.number = max(self._numbers(), default=0)
@@ -73,11 +72,7 @@ class Commits:
         return self.folder / f"commit-{number:08d}"
 
     def check(self, preprocessor: Preprocessor) -> None:
-        """Keep the preprocessor, or compare it with the one that is kept.
-
-        Raises:
-            ValueError: it is another one.
-        """
+        """Keep the preprocessor, or compare it with the one that is kept; `ValueError` where it is another one."""
         place = self.folder / PREPROCESSOR
         if not place.exists():
             with workspace(self.folder / "commit") as folder:
@@ -101,12 +96,7 @@ class Commits:
             )
 
     def save(self, model: keras.Model, state: Any) -> None:
-        """Commit.
-
-        Args:
-            model: The model, compiled or not.
-            state: JSON values.
-        """
+        """Commit the model, compiled or not, and JSON values."""
         place = self.path(self.number + 1)
         with workspace(self.folder / "commit") as folder:
             written = folder / place.name
@@ -160,15 +150,9 @@ def _owner(place: Path) -> str:
 
 
 def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
-    """What a commit says, after its files were compared with their checksums. Earlier releases wrote none.
+    """What a commit says, after its files were compared with their checksums; earlier releases wrote none.
 
-    Args:
-        place: Its folder.
-        done: Called with the bytes of each part that was read.
-
-    Raises:
-        FileNotFoundError: it is no commit.
-        ValueError: damaged, or written in another version of the format.
+    `done` is called with the bytes of each part that was read. `ValueError` where it is damaged or of another version.
     """
     check_marker(place)
     content = read_sealed(place / STATE, required=False)

@@ -1,4 +1,4 @@
-"""Topics of a Kafka broker as a stream of packed rows."""
+"""`KafkaStream`: Kafka topics as a stream of packed rows."""
 
 from __future__ import annotations
 

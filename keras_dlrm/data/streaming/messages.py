@@ -1,4 +1,4 @@
-"""Messages of a stream → rows of raw values as text."""
+"""Messages of a stream (JSON, CSV, Example) to rows of raw values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ Value = str | list[str | None] | None
 
 
 class BadMessage(ValueError):
-    """A message that is no row. Whoever knows where it comes from says so; this has the rest.
-
-    Args:
-        column: Name of the column, or empty where the message as a whole is wrong.
-        value: The value, as text.
-        reason: What it must be.
-    """
+    """A message that is no row: the column, empty where the message as a whole is wrong, its value, and what it must be."""
 
     def __init__(self, column: str, value: object, reason: str) -> None:
         super().__init__(f"{column}: {value!r} {reason}")
@@ -44,7 +38,7 @@ class Decoder:
     Args:
         schema: The columns.
         format: `"json"`: an object; multi-hot columns are lists, or strings whose values are separated by `|`. `"csv"`:
-            one record. `"example"`: a serialised `tf.train.Example`.
+            one record. `"example"`: a serialized `tf.train.Example`.
         columns: Names of the fields of a CSV record, in order; others than the schema's are ignored. By default the
             label, the dense and the sparse columns, in the schema's order.
 
@@ -67,8 +61,8 @@ class Decoder:
             raise ValueError(f"format={format!r} is unknown; use one of {FORMATS}.")
         if columns is not None and format != "csv":
             raise ValueError(f"columns={list(columns)} name the fields of CSV records; format={format!r} has names.")
-        self.names = [*schema.dense_names, *schema.categorical_names, schema.label]
-        self._columns = list(columns or [schema.label, *schema.dense_names, *schema.categorical_names])
+        self.names = [*schema.column_names, schema.label]
+        self._columns = list(columns or [schema.label, *schema.column_names])
         for name in self.names:
             if self._columns.count(name) != 1:
                 raise ValueError(
@@ -83,11 +77,7 @@ class Decoder:
         self._fields = {"json": self._json, "csv": self._csv, "example": _example_fields}[format]
 
     def __call__(self, message: bytes) -> list[Value]:
-        """Decode one message.
-
-        Raises:
-            BadMessage: it cannot be used.
-        """
+        """Decode one message; `BadMessage` where it cannot be used."""
         if not message:
             raise BadMessage("", "", "the message is empty")
         fields = self._fields(message)
@@ -122,7 +112,7 @@ class Decoder:
 
 
 def _example_fields(message: bytes) -> dict[str, Any]:
-    """Features of a serialised `tf.train.Example`: a value, or a list where there are several."""
+    """Features of a serialized `tf.train.Example`: a value, or a list where there are several."""
     from keras_dlrm.data.packed.tf_data import example_features
 
     try:

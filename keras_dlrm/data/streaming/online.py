@@ -1,4 +1,4 @@
-"""Online training: read, train, commit, and again."""
+"""`train_online`: read a chunk, train, commit, repeat."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import keras
 
 from keras_dlrm.data.streaming.commits import Commits
 from keras_dlrm.data.streaming.stream import Chunk, Stream
+from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.not_finite import NotFinite
 
 
@@ -86,8 +87,7 @@ def train_online(
     ```
     """
     for name, value in (("batch_size", batch_size), ("chunk", chunk)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"train_online: {name}={value!r} must be an integer of at least 1.")
+        integer("train_online", name, value)
     with Commits(folder, keep) as commits:
         commits.check(stream.preprocessor)
         if commits.number:

@@ -1,20 +1,20 @@
-"""Parquet files as a stream of packed rows."""
+"""`ParquetStream`: Parquet files as a stream of packed rows."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import polars as pl
+
+from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.require import tensorflow_io
 from keras_dlrm.data.streaming.stream import Stream
-from keras_dlrm.data.streaming.stream_rows import Packed, Places, concatenate, pack
-from keras_dlrm.data.tables.preprocessing import Inputs, input_files
-
-if TYPE_CHECKING:
-    import polars as pl
+from keras_dlrm.data.streaming.stream_rows import Packed, Places, pack
+from keras_dlrm.data.tables.files import Inputs, input_files
+from keras_dlrm.data.tables.frames import ParquetFile
 
 FETCH = 4096  # rows that one call into TensorFlow brings
 
@@ -66,7 +66,7 @@ class ParquetStream(Stream):
                     f"ParquetStream: column {column.name!r} has hotness={column.hotness}, and tensorflow-io reads no lists; "
                     "use kd.data.tables.preprocess."
                 )
-        self._names = [*schema.dense_names, *schema.categorical_names, schema.label]
+        self._names = [*schema.column_names, schema.label]
         self._inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
         # The names stay those of this folder, wherever the program works when it looks for more.
         self._folder = Path.cwd()
@@ -130,13 +130,11 @@ class ParquetStream(Stream):
         return [part]
 
     def _frames(self, name: str, start: int) -> Iterator[pl.DataFrame]:
-        import polars as pl
-
         from keras_dlrm.data.packed.tf_data import OpError
 
-        path = str(self._files[name])
-        kinds = pl.scan_parquet(path, glob=False).collect_schema()
-        dataset = self._open(path, columns=self._names).skip(start).batch(FETCH).prefetch(2)
+        path = self._files[name]
+        kinds = ParquetFile(path).schema(self._names)
+        dataset = self._open(str(path), columns=self._names).skip(start).batch(FETCH).prefetch(2)
         try:
             for columns in dataset.as_numpy_iterator():
                 series = []
@@ -159,7 +157,7 @@ class ParquetStream(Stream):
             numbers = range(piece.first, piece.first + len(piece))
             found = pack(self.preprocessor, piece.frame, Places(sources=[piece.source] * len(piece), numbers=numbers), self.bad)
             packed += [] if found is None else [found]
-        return concatenate(packed)
+        return joined(packed) if packed else None
 
     def _length(self, batch_size: int) -> int | None:
         if self.bad.on_error != "raise":
@@ -184,31 +182,18 @@ class _Part:
 
 
 def _checked_rows(path: Path, names: Sequence[str]) -> int:
-    """Rows of a file whose columns tensorflow-io reads right.
-
-    Raises:
-        KeyError: a column is missing.
-        ValueError: a column of another kind, or with missing values, or no Parquet file.
-    """
-    import polars as pl
-
-    try:
-        file = pl.scan_parquet(path, glob=False)  # its name may look like a pattern
-        kinds = file.collect_schema()
-        if not file.select(pl.len()).collect().item():
-            return 0  # A column without values may be of any type, or not be there.
-        for name in names:
-            if name not in kinds:
-                raise KeyError(f"{path}: column {name!r} is missing; the file has {list(kinds)}.")
-            kind = kinds[name]
-            if not (kind.is_integer() or kind.is_float() or isinstance(kind, (pl.String, pl.Boolean, pl.Categorical, pl.Enum))):
-                raise ValueError(f"{path}: column {name!r} is {kind}; tensorflow-io reads numbers, booleans and strings.")
-        table = file.select(pl.len().alias("rows of the file"), pl.col(names).null_count())
-        rows, *missing = table.collect(engine="streaming").row(0)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as Parquet: {reason}.") from error
-    for name, count in zip(names, missing, strict=True):
+    """Rows of a file whose columns tensorflow-io reads right; an error names a column that it does not."""
+    file = ParquetFile(path)
+    kinds, rows = file.schema(), file.rows()
+    if not rows:
+        return 0  # A column without values may be of any type, or not be there.
+    for name in names:
+        if name not in kinds:
+            raise KeyError(f"{path}: column {name!r} is missing; the file has {list(kinds)}.")
+        kind = kinds[name]
+        if not (kind.is_integer() or kind.is_float() or isinstance(kind, (pl.String, pl.Boolean, pl.Categorical, pl.Enum))):
+            raise ValueError(f"{path}: column {name!r} is {kind}; tensorflow-io reads numbers, booleans and strings.")
+    for name, count in file.nulls(names).items():
         if count:
             raise ValueError(
                 f"{path}: column {name!r} has {count} missing values, and tensorflow-io would shift the rows behind them; "

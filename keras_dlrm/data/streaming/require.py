@@ -1,4 +1,4 @@
-"""tensorflow-io, or an error that says how to get it."""
+"""Import of tensorflow-io, or an error that says how to get it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,9 @@ INSTALL = (
 
 
 def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
-    """Import tensorflow-io, or a module of it.
+    """Import tensorflow-io, or a module of it; `who` needs it is for the error.
 
     Its native code is linked against one TensorFlow: beside another one it imports, and fails at the first operation.
-
-    Args:
-        who: Who needs it, for the error.
-        module: `"tensorflow_io"`, or a module below.
 
     Raises:
         ImportError: it is not installed, or beside a TensorFlow that it cannot work with.

@@ -1,4 +1,4 @@
-"""What every stream is: positions to go on from, and chunks of packed rows."""
+"""`Stream`, the base of every stream: positions to resume from, and chunks of packed rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.support.arguments import integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +95,8 @@ class Stream:
         Raises:
             ValueError: a position lies outside of what the source holds.
         """
-        for name, number in (positions or {}).items():
-            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 0:
-                raise ValueError(f"{type(self).__name__}: position {number!r} of {name!r} must be an integer of at least 0.")
-        self.positions = {name: int(number) for name, number in (positions or {}).items()}
+        who = type(self).__name__
+        self.positions = {name: integer(who, f"positions[{name!r}]", n, 0) for name, n in (positions or {}).items()}
         self._start()
         self._look()
         self._ready = True
@@ -123,8 +122,7 @@ class Stream:
         Raises:
             ValueError: a row cannot be used, and `on_error` is `"raise"`; the message says where it is.
         """
-        if isinstance(rows, bool) or not isinstance(rows, (int, np.integer)) or rows < 1:
-            raise ValueError(f"read: rows={rows!r} must be an integer of at least 1.")
+        rows = integer("read", "rows", rows)
         if not self._ready:
             self.seek(self.positions)
         pieces: list[Any] = []

@@ -1,21 +1,20 @@
-"""Rows of a stream → packed batches, without those that cannot be used."""
+"""Rows of a stream to packed batches, without those that cannot be used."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
+from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.packed.writer import allowed_labels
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.schema import Schema
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Packed = tuple[dict[str, np.ndarray], np.ndarray]
 
@@ -55,11 +54,7 @@ class Places(raw.Where):
 
 
 def labels(frame: pl.DataFrame, schema: Schema, where: raw.Where) -> np.ndarray:
-    """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels.
-
-    Raises:
-        ValueError: another value; the message names its place.
-    """
+    """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels."""
     name = schema.label
     found = raw.dense_values(frame, name, where)
     good, allowed = allowed_labels(schema, found)
@@ -85,23 +80,12 @@ def pack(
 
     Returns:
         The batch of B' ≤ B rows and labels float32 (B',), or `None` where no row can be used.
-
-    Raises:
-        ValueError: as `bad` has it.
     """
     good, found = _usable(preprocessor, frame, places)
     # In the order of the stream, so that "raise" names the first one.
     order = {source: i for i, source in enumerate(dict.fromkeys([*(row.file for row in known), *places.sources]))}
     bad.add(sorted([*known, *found], key=lambda row: (order[row.file], row.row)))
-    return concatenate(good)
-
-
-def concatenate(parts: Sequence[Packed]) -> Packed | None:
-    """Packed batches and their labels, one after the other, or `None` where there are none."""
-    if not parts:
-        return None
-    batch = {key: np.concatenate([part[key] for part, _ in parts]) for key in parts[0][0]}
-    return batch, np.concatenate([label for _, label in parts])
+    return joined(good) if good else None
 
 
 def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> tuple[list[Packed], list[BadRow]]:
@@ -127,8 +111,6 @@ def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> 
 
 def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
     """Rows of decoded messages as a frame: strings, and lists of strings in the multi-hot columns."""
-    import polars as pl
-
     many = {c.name for c in preprocessor.schema.categorical if c.multi_hot}
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
     return pl.DataFrame(

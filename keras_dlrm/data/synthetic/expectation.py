@@ -1,4 +1,4 @@
-"""What known click probabilities reach against the clicks that they draw, in expectation, in closed form."""
+"""Expected scores of known click probabilities, in closed form."""
 
 from __future__ import annotations
 
@@ -47,11 +47,7 @@ def expected_logloss(probabilities: np.ndarray) -> float:
 
 
 def drawn_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """AUC of scores on given labels; ties count half. NaN where all labels are equal.
-
-    Args:
-        probabilities: (N,), scores.
-        labels: (N,) of 0 and 1.
+    """AUC of scores (N,) on given labels, 0 and 1; ties count half. NaN where all labels are equal.
 
     Example:
 
@@ -65,11 +61,7 @@ def drawn_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def best(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """AUC and log loss of true click probabilities, in expectation and on the labels that were drawn.
-
-    Args:
-        probabilities: (N,), true probabilities, inside (0, 1).
-        labels: (N,) of 0 and 1.
+    """AUC and log loss of true click probabilities, inside (0, 1): in expectation, and on the labels that were drawn.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""What every synthetic log can do: give batches of its rows, and write them as a processed directory."""
+"""`SyntheticClickLog`, the base of every synthetic log: batches, and a processed directory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_dlrm.data.packed.filling import cut, joined, refilled
 from keras_dlrm.data.packed.format import SPLITS
-from keras_dlrm.data.packed.packed import Batch, ClickLog, check_batch_size
+from keras_dlrm.data.packed.packed import Batch, ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.expectation import best
@@ -28,11 +29,6 @@ class Block(NamedTuple):
     batch: Batch
     label: np.ndarray
     truth: np.ndarray
-
-    def cut(self, start: int, stop: int) -> Block:
-        """Some of the rows."""
-        rows = slice(start, stop)
-        return Block({k: v[rows] for k, v in self.batch.items()}, self.label[rows], self.truth[rows])
 
 
 class SyntheticClickLog:
@@ -80,7 +76,7 @@ class SyntheticClickLog:
         Returns:
             Iterator of `(batch, label)`: the packed batch and float32 (B,) of 0 and 1.
         """
-        size = check_batch_size(batch_size)
+        size = integer("batches", "batch_size", batch_size)
         if n_batches is not None and rows is not None:
             raise ValueError("batches: give n_batches or rows, not both.")
         end = None if rows is None else integer("batches", "rows", rows, 0)
@@ -90,19 +86,14 @@ class SyntheticClickLog:
 
     def _pieces(self, size: int, end: int | None, part: str) -> Iterator[Block]:
         """The part's rows up to `end`, cut into pieces of `size` rows."""
+        return refilled(self._until(end, part), size)
+
+    def _until(self, end: int | None, part: str) -> Iterator[Block]:
         blocks = self._blocks(part)
-        left: list[Block] = []
-        start, held = 0, 0
-        while end is None or start < end:
-            wanted = size if end is None else min(size, end - start)
-            while held < wanted:
-                left.append(next(blocks))
-                held += BLOCK
-            whole = left[0] if len(left) == 1 else joined(left)
-            yield whole.cut(0, wanted)
-            held -= wanted
-            left = [whole.cut(wanted, wanted + held)] if held else []
-            start += wanted
+        if end is None:
+            yield from blocks
+        for start in range(0, end or 0, BLOCK):
+            yield cut(next(blocks), 0, (end or 0) - start)
 
     def write(
         self,
@@ -134,16 +125,15 @@ class SyntheticClickLog:
             by_split = {}
             for split, count in rows.items():
                 writer.begin(split)
-                truth, labels = [np.empty(0)], [np.empty(0)]
-                for piece in self._pieces(BLOCK, int(count), split):
-                    writer.append(split, piece.batch, piece.label)
-                    truth.append(piece.truth)
-                    labels.append(piece.label)
-                    done += len(piece.label)
+                scored = []
+                for block in self._until(int(count), split):
+                    writer.append(split, block.batch, block.label)
+                    scored.append((block.truth, block.label))
+                    done += len(block.label)
                     if progress is not None:
                         progress(done, total, split)
-                if count:
-                    by_split[split] = _without_nan(best(np.concatenate(truth), np.concatenate(labels)))
+                if scored:
+                    by_split[split] = _without_nan(best(*joined(scored)))
             if "test" in by_split:
                 writer.note("best", by_split["test"])
             writer.note("best_by_split", by_split)
@@ -176,15 +166,6 @@ def zipf_distribution(size: int, exponent: float) -> np.ndarray:
     """
     mass = np.arange(1, size + 1, dtype=np.float64) ** -exponent
     return np.cumsum(mass / mass.sum())
-
-
-def joined(blocks: list[Block]) -> Block:
-    """Blocks one after another as one."""
-    return Block(
-        {k: np.concatenate([b.batch[k] for b in blocks]) for k in blocks[0].batch},
-        np.concatenate([b.label for b in blocks]),
-        np.concatenate([b.truth for b in blocks]),
-    )
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

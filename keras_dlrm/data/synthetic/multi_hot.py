@@ -1,8 +1,7 @@
-"""Multi-hot ids made of one-hot ones, as MLPerf's DLRM-DCNv2 does."""
+"""`MultiHot`: bags in place of one-hot ids, as in MLPerf's DLRM-DCNv2."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,11 +86,8 @@ class MultiHot:
         self.shape = number("MultiHot", "shape", shape, 1e-3)
         self.seed = integer("MultiHot", "seed", seed, 0)
         self.source = schema
-        self.schema = Schema(
-            schema.dense,
-            [dataclasses.replace(c, hotness=n) for c, n in zip(schema.categorical, self.hotness, strict=True)],
-            schema.label,
-            schema.weighted,
+        self.schema = schema.replace_categorical(
+            **{name: {"hotness": size} for name, size in zip(names, self.hotness, strict=True)}
         )
 
     def transform(self, batch: Mapping[str, np.ndarray]) -> Batch:

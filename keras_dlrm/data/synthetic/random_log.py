@@ -1,4 +1,4 @@
-"""Random click logs: ids of a given skew, dense values of a given kind, labels that depend on nothing."""
+"""`RandomClickLog`: ids of a given skew, dense values of a given kind, labels of noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of input files → files that can be read."""
+"""Input files of a table: names and patterns to files, and the reader for each format."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
 def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None) -> list[TableFile]:
     """The tables that a path, a pattern, a frame or a list of these stands for.
 
-    Args:
-        inputs: The inputs.
-        names: Columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`.
-        dialect: How text is written.
+    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`.
     """
     entries = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     tables: list[TableFile] = []
@@ -45,15 +42,7 @@ def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None
 
 
 def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
-    """The file by its ending.
-
-    Args:
-        path: The file.
-        dialect: How text is written. Where it is given, a file with an unknown ending is text.
-
-    Raises:
-        ValueError: an unknown ending.
-    """
+    """The file by its ending; where a dialect is given, a file with an unknown ending is text."""
     endings = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     ending = endings[-1] if endings else ""
     if ending in (".parquet", ".pq"):
@@ -66,12 +55,7 @@ def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
 
 
 def input_files(inputs: Paths) -> list[Path]:
-    """The files that a path, a pattern or a list of these stands for.
-
-    Raises:
-        FileNotFoundError: one of them does not exist, or is a folder.
-        OSError: one is a named pipe, a socket or a device.
-    """
+    """The files that a path, a pattern or a list of these stands for; an error where one of them is none."""
     paths: list[Path] = []
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
         found = matches(entry)
@@ -87,12 +71,7 @@ def input_files(inputs: Paths) -> list[Path]:
 
 
 def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
-    """See that each file has all columns, each once, but for those that are empty.
-
-    Raises:
-        KeyError: a column is missing.
-        ValueError: a column is there more than once, or all files are empty.
-    """
+    """`KeyError` or `ValueError` unless each file that is not empty has all columns, each once, and one is not empty."""
     given = [file.columns() for file in files]
     for file, columns in zip(files, given, strict=True):
         if not columns:

@@ -1,4 +1,4 @@
-"""What a run over tables fits, and how staged rows become final."""
+"""Fitting of vocabularies and statistics, and the final form of staged rows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from keras_dlrm.data.jobs.stage import Stage, chunks
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.identity import vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Counter, Keys
 from keras_dlrm.data.tables.columns import Columns
-from keras_dlrm.data.tables.stage import Stage, chunks
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Schema
 
@@ -23,13 +23,7 @@ Finish = Callable[[Stage, int, int, str], dict[str, np.ndarray]]
 
 
 class Rules:
-    """Fits a preprocessor, takes a fitted one as it is, or lets its vocabularies grow.
-
-    Args:
-        schema: The columns.
-        preprocessor: The fitted one, or `None`.
-        grown: Whether its vocabularies get the values of the training part.
-    """
+    """Fits a preprocessor, takes a fitted one as it is, or lets its vocabularies grow by the values of the training part."""
 
     def __init__(self, schema: Schema, preprocessor: Preprocessor | None = None, grown: bool = False) -> None:
         self.schema = schema if preprocessor is None else preprocessor.schema
@@ -65,17 +59,7 @@ class Rules:
         return Columns(self.schema.replace_categorical(**again), self.given.dense_state, {})
 
     def fit(self, columns: Columns, stage: Stage, first: int, last: int, source: str) -> Preprocessor:
-        """The preprocessor.
-
-        Args:
-            columns: What read the rows.
-            stage: The staged rows.
-            first, last: Which of them are the training part.
-            source: Name of its first file.
-
-        Raises:
-            ValueError: there are no training rows to fit on.
-        """
+        """The preprocessor, of the staged training rows `first … last - 1`; `source` names their first file, for errors."""
         if self.given is not None:
             return self.given.grow(self._frames(columns, stage, first, last)) if self._grown else self.given
         if (columns.open or columns.late) and first == last:
@@ -94,7 +78,7 @@ class Rules:
         for table, count in counts.items():
             # Numbers follow the first appearance, and so do positions.
             seen = np.flatnonzero(count)
-            keys = Keys().normalise(columns.texts[table].since(0).take(seen).series(), f"table {table!r}")
+            keys = Keys().normalize(columns.texts[table].since(0).take(seen).series(), f"table {table!r}")
             counters[table].update(keys, seen, count[seen])
         state = {fit.column.name: fit.state() for fit in fits}
         return Preprocessor.from_counts(self.schema, counters, state)
@@ -135,9 +119,7 @@ class Rules:
                 for member, offset in members:
                     place = slice(offset, offset + member.hotness)
                     batch["sparse"][:, place] = final[table][batch["sparse"][:, place]]
-            for name in ("label", "sample_weight"):
-                if stage.widths[name]:
-                    batch[name] = stage.read(name, first, last)[:, 0]
-            return batch
+            rows = {name: stage.read(name, first, last) for name in ("label", "sample_weight") if name in stage.specs}
+            return {**batch, **rows}
 
         return finish

@@ -1,4 +1,4 @@
-"""Columns that folders name, as Hive and Spark write them: `day=2024-01-01/part-0.parquet`."""
+"""Columns from names of folders, as Hive and Spark write them: `day=2024-01-01/part-0.parquet`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
+import polars as pl
 
-from keras_dlrm.data.kernels.text_ids import Texts
 from keras_dlrm.data.tables.block import Block, TableFile
-from keras_dlrm.data.tables.frames import FrameBlock
-from keras_dlrm.data.tables.records import RecordBlock
-from keras_dlrm.data.tables.text import TextBlock
 
 # What Hive and Spark call a folder of rows without a value.
 MISSING = "__HIVE_DEFAULT_PARTITION__"
@@ -33,30 +29,32 @@ def folder_values(path: Path) -> dict[str, str]:
 
 
 class PartitionedFile(TableFile):
-    """A file whose folders name some of the columns that it does not have itself.
-
-    Args:
-        file: The file.
-        values: Value by column, as text.
-    """
+    """A file whose folders name some of the columns that it does not have itself: value by column, as text."""
 
     def __init__(self, file: TableFile, values: dict[str, str]) -> None:
         self.file, self.path = file, file.path
         self.values = values
 
     def columns(self) -> list[str] | None:
-        """Names of the columns, those that the folders name last."""
         known = self.file.columns()
         return [*known, *self.values] if known else known
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
-        """The rows from `place` on, with the values of the folders."""
         # Examples may have the feature all the same.
         own = [name for name in names if name not in self.values or self.file.columns() is None]
         for block in self.file.blocks(own, place):
             for name in set(names) & set(self.values):
-                _add(block, name, self.values[name])
+                block.add_constant(name, self.values[name])
             yield block
+
+    def rows(self) -> int | None:
+        return self.file.rows()
+
+    def types(self, names: Sequence[str]) -> tuple[dict[str, Any], bool]:
+        if self.file.columns() is None:
+            return super().types(names)
+        types, any_rows = self.file.types(names)
+        return {**(dict.fromkeys(names, pl.String) if self.columns() else {}), **types}, any_rows
 
 
 def partitioned(file: TableFile, names: Sequence[str]) -> TableFile:
@@ -67,21 +65,3 @@ def partitioned(file: TableFile, names: Sequence[str]) -> TableFile:
     }
     return PartitionedFile(file, values) if values else file
 
-
-def _add(block: Block, name: str, value: str) -> None:
-    import polars as pl
-
-    rows = len(block)
-    if isinstance(block, TextBlock):
-        data = np.frombuffer(value.encode(), np.uint8)
-        block.texts[name] = Texts(data, np.zeros(rows, np.int64), np.full(rows, len(data), np.int64))
-    elif isinstance(block, FrameBlock):
-        block.frame = block.frame.with_columns(pl.lit(value or None, dtype=pl.String).alias(name))
-    elif isinstance(block, RecordBlock):
-        if block.flat(name)[3].any():
-            return
-        there = int(value != "")
-        column: Any = pl.Series([value] * (rows * there), dtype=pl.String), np.full(rows, there, np.int64)
-        block.add(name, *column)
-    else:
-        raise TypeError(f"{type(block).__name__}: no block of a table.")

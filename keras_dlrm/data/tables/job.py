@@ -1,229 +1,134 @@
-"""The work of `tables.preprocess`, in steps that a stopped job can go on from: read, write, place."""
+"""The job of `tables.preprocess`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from keras_dlrm.data.jobs.full_disk import full_disk
-from keras_dlrm.data.jobs.staging import Staging, staging_directory
+import numpy as np
+
+from keras_dlrm.data.jobs.job import Job, Progress, Specs
+from keras_dlrm.data.jobs.stage import chunks
 from keras_dlrm.data.packed import format as layout
-from keras_dlrm.data.packed.packed import ClickLog
-from keras_dlrm.data.packed.packed import open as open_log
-from keras_dlrm.data.packed.writer import PackedWriter, check_output, place_log
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.block import TableFile
-from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.fit import Rules
-from keras_dlrm.data.tables.stage import Stage, as_bytes, chunks
+from keras_dlrm.data.tables.stage import TableStage
 from keras_dlrm.files.read_ahead import one_ahead
 
-# Staged files of another version are not gone on from.
-VERSION = 2
-# Bytes of the output between two commits of the writing step.
-COMMIT_BYTES = 2**28
-Progress = Callable[[int, int | None, str], None]
 
+class TableJob(Job):
+    """One run over some tables. See `tables.preprocess`, which has checked the arguments.
 
-def run(
-    files: list[tuple[str, TableFile]],
-    output: Path,
-    rules: Rules,
-    csv: CsvDialect | None,
-    split: Mapping[str, float] | None,
-    bad: BadRows,
-    workers: int,
-    overwrite: bool,
-    progress: Progress | None,
-) -> ClickLog:
-    """Preprocess, or go on with it. See `tables.preprocess`, which has checked the arguments."""
-    columns = rules.columns()
-    inputs = [file.fingerprint(columns.names) for _, file in files]
-    job = {
-        "program": "tables",
-        "version": VERSION,
-        "split": None if split is None else dict(split),
-        "rules": rules.identity(),
-        "inputs": inputs,
-        "splits": [name for name, _ in files],
-        **({} if csv is None else {"csv": csv.to_dict()}),
-    }
-    digest = hashlib.sha256(json.dumps(job).encode()).hexdigest()
-    stopped = staging_directory(output).exists()
-    if not stopped:
-        check_output(output, overwrite)
-    with full_disk(output), Staging(output, job) as staging:
-        if stopped and _is_of(output, digest):
-            # It was killed after its last step, while it cleaned up.
-            bad.restore(open_log(output, verify=False).manifest["bad_rows"])
-        else:
-            check_output(output, overwrite)
-            with (
-                ThreadPoolExecutor(workers) as executor,
-                Stage(staging, columns.schema, len(columns.late), columns.texts) as stage,
-            ):
-                work = _Job(files, csv, split, rules, columns, bad, stage, progress)
-                work.read(executor)
-                for (_, file), was in zip(files, inputs, strict=True):
-                    if file.fingerprint(columns.names) != was:
-                        raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
-                work.write()
-                work.place(output, digest, overwrite)
-        staging.remove()
-    return open_log(output, verify=False)
+    Args:
+        files: Split and file, in order.
+        rules: What is fitted.
+        csv: How text is written.
+        split: Fractions that the rows are cut by, or `None`: by file.
+        bad, progress: See `Job`.
+    """
 
-
-class _Job:
-    """One run over some tables. `staging.state` says how far it is: its `"step"` and what that needs."""
+    program = "tables"
+    version = 2
+    stage: TableStage
 
     def __init__(
         self,
         files: list[tuple[str, TableFile]],
+        rules: Rules,
         csv: CsvDialect | None,
         split: Mapping[str, float] | None,
-        rules: Rules,
-        columns: Columns,
         bad: BadRows,
-        stage: Stage,
         progress: Progress | None,
     ) -> None:
-        self.csv = csv
-        self.files, self.split, self.rules, self.columns = files, split, rules, columns
-        self.bad, self.stage, self.staging = bad, stage, stage.staging
-        self.progress = progress or (lambda done, total, step: None)
-        self.rows = [0] * len(files)
-        self.current = 0
-        self.position: dict[str, int] = {}
-        self.seen = 0
-        self.preprocessor: Preprocessor | None = None
-        if self.staging.state is not None:
-            state = self.staging.state
-            self.rows, self.current, self.position, self.seen = (
-                state[k] for k in ("rows", "current", "position", "seen")
-            )
-            bad.restore(state["bad"])
+        super().__init__([file.path for _, file in files], bad, progress)
+        self.splits = [name for name, _ in files]
+        self.files = [file for _, file in files]
+        self.rules, self.csv, self.split = rules, csv, None if split is None else dict(split)
+        self.columns = rules.columns()
+        self._rows = [0] * len(files)
+        self._current = 0
+        self._resume_at: dict[str, int] = {}
+        self._seen = 0
 
-    def state(self, step: str, written: int = 0) -> dict[str, Any]:
-        """What a commit keeps."""
-        return {
-            "step": step,
-            "rows": list(self.rows),
-            "current": self.current,
-            "position": self.position,
-            "seen": self.seen,
-            "written": written,
-            "bad": self.bad.state(),
-        }
+    def fingerprints(self) -> list[dict[str, Any]]:
+        return [file.fingerprint(self.columns.names) for file in self.files]
 
-    # -- step 1: files → staged rows ---------------------------------------------------------------------------------
+    def identity(self, fingerprints: list[dict[str, Any]]) -> dict[str, Any]:
+        job = {"split": self.split, "rules": self.rules.identity(), "inputs": fingerprints, "splits": self.splits}
+        return job if self.csv is None else {**job, "csv": self.csv.to_dict()}
 
-    def read(self, executor: Executor) -> None:
-        """Number and stage all rows that are not staged yet."""
-        if self.staging.state is not None and self.staging.state["step"] != "read":
-            return
-        sizes = [file.size() for _, file in self.files]
-        while self.current < len(self.files):
-            file = self.files[self.current][1]
-            for block in one_ahead(file.blocks(self.columns.names, self.position or None)):
+    def open_stage(self, executor: ThreadPoolExecutor, workers: int) -> TableStage:
+        return TableStage(self.staging, self.columns.schema, len(self.columns.late), self.columns.texts)
+
+    def position(self) -> dict[str, Any]:
+        return {"rows": list(self._rows), "current": self._current, "position": self._resume_at, "seen": self._seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._rows, self._current, self._resume_at, self._seen = (
+            state[key] for key in ("rows", "current", "position", "seen")
+        )
+
+    def sizes(self) -> list[int]:
+        return [file.size() for file in self.files]
+
+    @property
+    def seen(self) -> int:
+        return self._seen
+
+    def rows(self) -> list[int]:
+        return self._rows
+
+    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
+        while self._current < len(self.files):
+            for block in one_ahead(self.files[self._current].blocks(self.columns.names, self._resume_at or None)):
                 rows = self.columns.work(block, executor)
-                if block.faults:
-                    self.bad.add(*block.faults.first())
-                self.rows[self.current] += len(rows)
-                self.seen += len(block)
-                self.position = block.place
+                self.bad.add(*block.faults.first())
+                self._rows[self._current] += len(rows)
+                self._seen += len(block)
+                self._resume_at = block.place
                 self.stage.append(rows, self.state("read"))
-                share = (sum(sizes[: self.current]) + sizes[self.current] * block.share) / sum(sizes)
-                self.progress(self.seen, max(self.seen, round(self.seen / share)) if share else None, "read")
-            self.current += 1
-            self.position = {}
-        if not sum(self.rows):
-            if self.bad.skipped:
-                raise ValueError(f"tables: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
-            raise ValueError(f"{self.files[0][1].path}: there are no rows in it, nor in any other input; give files with rows.")
-        self.stage.commit(self.state("write"))
+                yield self._current, block.share
+            self._current += 1
+            self._resume_at = {}
 
     def ranges(self) -> dict[str, tuple[int, int]]:
-        """First and last row of each split."""
-        total = sum(self.rows)
-        found: dict[str, tuple[int, int]] = {}
+        total, start = sum(self._rows), 0
+        ranges: dict[str, tuple[int, int]] = {}
         if self.split is None:
-            start = 0
-            for (name, _), rows in zip(self.files, self.rows, strict=True):
-                found[name] = (found.get(name, (start, start))[0], start + rows)
+            for name, rows in zip(self.splits, self._rows, strict=True):
+                ranges[name] = (ranges.get(name, (start, start))[0], start + rows)
                 start += rows
-            return found
-        share, start = 0.0, 0
+            return ranges
+        share = 0.0
         for name in [s for s in layout.SPLITS if s in self.split]:
             share += self.split[name]
             stop = min(round(share * total), total)
-            found[name] = (start, stop)
+            ranges[name] = (start, stop)
             start = stop
-        return found
+        return ranges
 
-    # -- step 2: staged rows → the files of the splits ---------------------------------------------------------------
+    def prepare(self) -> Specs:
+        fitted = self.rules.fit(self.columns, self.stage, *self.ranges()["train"], str(self.files[0].path))
+        self._fitted = fitted.reading(self.csv)
+        return layout.array_specs(self._fitted.schema)
 
-    def write(self) -> None:
-        """Fit what is to be fitted, and make the files of the splits."""
-        ranges = self.ranges()
-        source = str(self.files[0][1].path)
-        self.preprocessor = self.rules.fit(self.columns, self.stage, *ranges["train"], source).reading(self.csv)
-        if self.staging.state["step"] == "place":
-            return
-        late = self.rules.late(self.columns, self.preprocessor)
-        total, written = sum(self.rows), self.staging.state["written"]
-        specs = layout.array_specs(self.preprocessor.schema)
-        if not self.staging.state.get("headers"):
-            for split in ranges:
-                for name, (dtype, width) in specs.items():
-                    self.staging.append(f"{split}.{name}", layout.array_header(dtype, width, 0))
-            self.staging.commit({**self.state("write", written), "headers": True})
-        uncommitted = 0
-        for split, (first, last) in ranges.items():
+    def pieces(self, written: int) -> Iterator[tuple[str, dict[str, np.ndarray], int | None]]:
+        late = self.rules.late(self.columns, self._fitted)
+        self._counted = written
+        for split, (first, last) in self.ranges().items():
             # From the last commit on, in the same chunks: it is made after one.
             for start, stop in chunks(first, last):
-                if stop <= written:
-                    continue
-                batch = late(self.stage, start, stop, f"the {split} part, row {start - first}")
-                for name, (dtype, _) in specs.items():
-                    data = as_bytes(batch[name].astype(dtype, copy=False))
-                    self.staging.append(f"{split}.{name}", data)
-                    uncommitted += len(data)
-                written = stop
-                if uncommitted >= COMMIT_BYTES:
-                    self.staging.commit({**self.state("write", written), "headers": True})
-                    uncommitted = 0
-                self.progress(written, total, "write")
-        self.staging.commit(self.state("place"))
+                if stop > written:
+                    yield split, late(self.stage, start, stop, f"the {split} part, row {start - first}"), stop
+                    self.count(stop - start)
 
-    # -- step 3: the processed directory -----------------------------------------------------------------------------
+    def preprocessor(self) -> Preprocessor:
+        return self._fitted
 
-    def place(self, output: Path, digest: str, overwrite: bool) -> None:
-        """Put the files, the schema and the preprocessor together, and give them their name."""
-        if self.preprocessor is None:
-            raise RuntimeError("tables: place comes after write.")
-        specs = layout.array_specs(self.preprocessor.schema)
-        with PackedWriter(self.staging.complete, self.preprocessor.schema, self.preprocessor) as writer:
-            for split, (first, last) in self.ranges().items():
-                paths = {name: self.staging.path(f"{split}.{name}") for name in specs}
-                for name, (dtype, width) in specs.items():
-                    with open(paths[name], "r+b") as file:
-                        file.write(layout.array_header(dtype, width, last - first))
-                writer.adopt(split, paths, last - first)
-            names = [[name, str(file.path)] for name, file in self.files]
-            writer.note("tables", {"split": self.split and dict(self.split), "inputs": names, "job": digest})
-            writer.note("bad_rows", self.bad.state())
-        place_log(self.staging.complete, output, overwrite)
-
-
-def _is_of(output: Path, digest: str) -> bool:
-    """Whether `output` is what this job makes."""
-    try:
-        return open_log(output, verify=False).manifest["tables"]["job"] == digest
-    except (OSError, ValueError, KeyError):
-        return False
+    def note(self) -> dict[str, Any]:
+        inputs = [[name, str(file.path)] for name, file in zip(self.splits, self.files, strict=True)]
+        return {"split": self.split, "inputs": inputs}

@@ -1,10 +1,11 @@
-"""CSV, TSV, Parquet and TFRecord tables → a processed directory, described by a Schema."""
+"""`kd.data.tables.preprocess`: CSV, TSV, Parquet and TFRecord tables to a processed directory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 
+from keras_dlrm.data.jobs.staging import staging_directory
 from keras_dlrm.data.packed.format import SPLITS
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.writer import check_output, real_output
@@ -12,10 +13,10 @@ from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.raw_columns import is_table
-from keras_dlrm.data.tables import job
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.data.tables.files import input_files as input_files
 from keras_dlrm.data.tables.fit import VOCABULARY, Rules
+from keras_dlrm.data.tables.job import TableJob
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.workers import worker_count
 
@@ -113,16 +114,16 @@ def preprocess(
             raise ValueError("tables: give either split=… or valid and test files, not both.")
         _check_split(split)
     place = real_output(output)
-    if not job.staging_directory(place).exists():
+    if not staging_directory(place).exists():
         check_output(place, overwrite)
     csv = csv if csv is not None or rules.given is None else rules.given.csv
     given = {"train": train, "valid": valid, "test": test}
-    names = [*rules.schema.dense_names, *rules.schema.categorical_names, *rules.schema.row_names]
+    names = [*rules.schema.column_names, *rules.schema.row_names]
     files = [
         (name, file) for name, inputs in given.items() if inputs is not None for file in table_files(inputs, names, csv)
     ]
     check_columns([file for _, file in files], names)
-    return job.run(files, place, rules, csv, split, bad, threads, overwrite, progress)
+    return TableJob(files, rules, csv, split, bad, progress).run(place, threads, overwrite)
 
 
 def _rules(

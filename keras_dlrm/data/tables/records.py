@@ -1,31 +1,23 @@
-"""TFRecord files in blocks of rows."""
+"""Reader of TFRecord files, in blocks of rows."""
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
-from keras_dlrm.data.tables.block import Block, Faults, TableFile
-from keras_dlrm.data.tables.text import readable
-
-if TYPE_CHECKING:
-    import polars as pl
+from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.tables.block import Block, Faults, Numbers, TableFile, readable
+from keras_dlrm.schema.columns import Categorical
 
 BLOCK_RECORDS = 8192
 
 
 class RecordBlock(Block):
-    """Examples, whose features are all lists.
-
-    Args:
-        numbers: int64 (n,), the Examples' numbers in the file, counted from 0.
-        faults: What is wrong with them.
-        columns: By name, the values of all rows, and how many each row has, int64 (n,).
-    """
+    """Examples, whose features are all lists: by name, the values of all rows, and how many each row has, int64 (n,)."""
 
     def __init__(
         self, numbers: np.ndarray, faults: Faults, columns: Mapping[str, tuple[pl.Series, np.ndarray]]
@@ -33,32 +25,47 @@ class RecordBlock(Block):
         super().__init__(numbers, faults)
         self._columns = dict(columns)
 
-    def add(self, name: str, values: pl.Series, lengths: np.ndarray) -> None:
-        """One more column."""
-        self._columns[name] = values, lengths
-
-    def flat(self, name: str) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
-        """The values of a column, their rows and places, and how many each row has."""
+    def _flat(self, name: str) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
         values, lengths = self._columns[name]
         rows = np.repeat(np.arange(len(lengths)), lengths)
         return values, rows, np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths), lengths
 
+    def lists(self, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
+        return self._flat(column.name)
+
+    def numeric(self, name: str) -> Numbers:
+        flat, rows, _, lengths = self._flat(name)
+        values, lost = np.full(len(self), np.nan), np.zeros(len(self), bool)
+        values[rows], lost[rows] = raw.numeric(flat, name, self.where)
+        several = lengths > 1
+        fault = (several, name, lambda row: self.value(name, row), "must be a single number")
+        return Numbers(values, lost & ~several, lambda row: self.value(name, row), [fault] if several.any() else ())
+
     def value(self, name: str, row: int) -> object:
-        """The values of one row; one alone without a list."""
         values, lengths = self._columns[name]
         end = int(lengths[: row + 1].sum())
-        found = values[end - int(lengths[row]) : end].to_list()
-        return found[0] if len(found) == 1 else found
+        value = values[end - int(lengths[row]) : end].to_list()
+        return value[0] if len(value) == 1 else value
+
+    def series(self, name: str, rows: np.ndarray) -> pl.Series:
+        flat, rows_of, _, _ = self._flat(name)
+        place = np.full(len(self), -1, np.int64)
+        place[rows_of] = np.arange(len(rows_of))
+        places = pl.Series(place[rows])
+        return flat.gather(places.set(places < 0, None))
+
+    def add_constant(self, name: str, value: str) -> None:
+        if not self._columns[name][1].any():  # Examples may have the feature all the same
+            rows, present = len(self), int(value != "")
+            self._columns[name] = pl.Series([value] * (rows * present), dtype=pl.String), np.full(rows, present, np.int64)
+
+    def check_single(self, name: str) -> None:
+        several = self._columns[name][1] > 1
+        self.faults.add(several, name, lambda row: self.value(name, row), "must be a single value")
 
 
 class RecordFile(TableFile):
-    """A `.tfrecord` file of serialised `tf.train.Example`, plain or `.gz`.
-
-    A feature that is absent or empty is missing.
-
-    Args:
-        path: The file.
-    """
+    """A `.tfrecord` file of serialized `tf.train.Example`, plain or `.gz`. An absent or empty feature is missing."""
 
     unit = "row"
 
@@ -70,11 +77,6 @@ class RecordFile(TableFile):
         return None
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
-        """The rows from `place` on, the `Block.place` of the last block that is known; all of them by default.
-
-        Raises:
-            ValueError: the file cannot be read.
-        """
         from keras_dlrm.data.tables.tf_examples import read
 
         if self.path.suffix.lower() == ".gz":

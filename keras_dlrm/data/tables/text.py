@@ -1,32 +1,30 @@
-"""CSV and TSV files in blocks of rows."""
+"""Reader of CSV and TSV files, in blocks of rows."""
 
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import polars as pl
 
 from keras_dlrm.data.kernels import text_rows
 from keras_dlrm.data.kernels.text_ids import Texts
+from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Faults, TableFile
+from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Fault, Faults, Flat, Numbers, TableFile, readable
 from keras_dlrm.files.regular import blank
+from keras_dlrm.schema.columns import Categorical
 
 BLOCK_BYTES = 2**23
 _BOM = b"\xef\xbb\xbf"
+_SEPARATOR = ord(raw.SEPARATOR)
 
 
 class TextFile(TableFile):
-    """A delimited text file, plain or `.gz`.
-
-    Args:
-        path: The file.
-        dialect: How it is written.
-    """
+    """A delimited text file, plain or `.gz`."""
 
     unit = "line"
 
@@ -37,17 +35,16 @@ class TextFile(TableFile):
         self._separator = dialect.byte("".join((endings[:-1] if self._packed else endings)[-1:]))
 
     def columns(self) -> list[str]:
-        """Names in the header; none where the file is empty.
-
-        Raises:
-            ValueError: the first line is no header.
-        """
-        with self._readable():
+        """Names in the header; none where the file is empty. `ValueError` where the first line is no header."""
+        with readable(self.path):
             return [] if blank(self.path, bytes([self._separator])) else self._header()[0]
+
+    def types(self, names: Sequence[str]) -> tuple[dict[str, Any], bool]:
+        return dict.fromkeys(names, pl.String), bool(self.columns())
 
     def _header(self) -> tuple[list[str], int, int]:
         """The names, and bytes and lines up to their end."""
-        with self._readable(), self._open() as file:
+        with readable(self.path), self._open() as file:
             first = file.read(text_rows.MAX_ROW + 2)
         skip = len(_BOM) if first.startswith(_BOM) else 0
         if self._dialect.names is not None:
@@ -82,15 +79,7 @@ class TextFile(TableFile):
     def _open(self) -> IO[bytes]:
         return gzip.open(self.path, "rb") if self._packed else open(self.path, "rb")  # type: ignore[return-value]
 
-    def _readable(self) -> Any:
-        return readable(self.path)
-
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
-        """The rows from `place` on, the `Block.place` of the last block that is known; all of them by default.
-
-        Raises:
-            ValueError: a broken `.gz`.
-        """
         if not self.columns():
             return
         header, offset, line = self._header()
@@ -100,7 +89,7 @@ class TextFile(TableFile):
         for slot, name in enumerate(names):
             slots[header.index(name)] = slot
         size = max(self.path.stat().st_size, 1)
-        with self._readable(), open(self.path, "rb") as raw:
+        with readable(self.path), open(self.path, "rb") as raw:
             file: IO[bytes] = gzip.open(raw, "rb") if self._packed else raw  # type: ignore[assignment]
             file.seek(offset)
             rest, dropped, final = b"", 0, False
@@ -156,29 +145,46 @@ class TextFile(TableFile):
         return TextBlock(numbers, faults, texts), int(after), int(lines)
 
 
-class readable:
-    """Turns what says that a file cannot be read, inside the `with` block, into an error that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
-            raise ValueError(f"{self._path} cannot be read: {error}. Copy or fetch the file again.") from error
-
-
 class TextBlock(Block):
-    """Rows of a text file.
-
-    Args:
-        numbers: int64 (n,), the rows' lines, counted from 1.
-        faults: What is wrong with them.
-        texts: The fields by column.
-    """
+    """Rows of a text file, called by their lines, counted from 1: the fields by column."""
 
     def __init__(self, numbers: np.ndarray, faults: Faults, texts: dict[str, Texts]) -> None:
         super().__init__(numbers, faults)
         self.texts = texts
+
+    def numeric(self, name: str) -> Numbers:
+        texts = self.texts[name]
+        values, lost = np.empty(len(texts)), np.empty(len(texts), bool)
+        if text_rows.read_numbers(texts.data, texts.starts, texts.ends, values, lost):
+            rows = np.flatnonzero(lost)
+            values[rows], lost[rows] = raw.numeric(texts.take(rows).series(), name, raw.Where())
+        return Numbers(values, lost, texts.text)
+
+    def lists(self, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
+        return raw.flatten(self.texts[column.name].series(), column)
+
+    def flat(self, column: Categorical) -> tuple[Flat, Sequence[Fault]]:
+        texts = self.texts[column.name]
+        n = len(texts)
+        if not column.multi_hot:
+            return Flat(texts, np.arange(n), np.zeros(n, np.int64)), ()
+        starts, ends, rows, places = (np.empty(n * column.hotness, np.int64) for _ in range(4))
+        long = np.empty(n, np.int64)
+        total = text_rows.split_fields(
+            texts.data, texts.starts, texts.ends, _SEPARATOR, column.hotness, starts, ends, rows, places, long
+        )
+        if long.any() and column.truncate is not None:
+            return super().flat(column)
+        flat = Flat(Texts(texts.data, starts[:total], ends[:total]), rows[:total], places[:total])
+        reason = raw.too_long(column)
+        return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")] if long.any() else ()
+
+    def value(self, name: str, row: int) -> object:
+        return self.texts[name].text(row)
+
+    def series(self, name: str, rows: np.ndarray) -> pl.Series:
+        return self.texts[name].take(rows).series()
+
+    def add_constant(self, name: str, value: str) -> None:
+        data, rows = np.frombuffer(value.encode(), np.uint8), len(self)
+        self.texts[name] = Texts(data, np.zeros(rows, np.int64), np.full(rows, len(data), np.int64))

@@ -1,19 +1,17 @@
-"""Rows as serialised `tf.train.Example` in TFRecord files."""
+"""Rows as serialized `tf.train.Example` in TFRecord files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_dlrm.data.kernels import normal_form
-
-if TYPE_CHECKING:
-    import polars as pl
 
 # Bytes of a record besides its content: its length, and two checksums.
 _FRAME = 16
@@ -21,26 +19,17 @@ _DTYPES = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.i
 NO_EXAMPLE = "the record is no tf.train.Example"
 NOT_UTF8 = "must be UTF-8 text"
 
-Columns = dict[str, tuple["pl.Series", np.ndarray]]
+Columns = dict[str, tuple[pl.Series, np.ndarray]]
 # Column, value and reason of each row that is at fault.
 Wrong = dict[int, tuple[str, str, str]]
 
 
 def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator[tuple[Columns, Wrong, int, int]]:
-    """Features of the Examples of a file.
-
-    Args:
-        path: The file, plain or `.gz`.
-        names: Which features.
-        first: Number of the first record that is wanted.
-        records: Most records at once.
+    """Features of the Examples of a file, plain or `.gz`, from record `first` on, at most `records` at once.
 
     Returns:
         Iterator of the features by name, all values and how many each row has, int64 (n,); what is wrong with some of
         the rows; how many rows there are; and the bytes that these records take.
-
-    Raises:
-        ValueError: the file is cut short or damaged.
     """
     compression = "GZIP" if path.suffix.lower() == ".gz" else ""
     dataset = tf.data.TFRecordDataset(str(path), compression).skip(first).batch(records)
@@ -60,9 +49,7 @@ def read(path: Path, names: Sequence[str], first: int, records: int) -> Iterator
 
 
 def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
-    """Features of serialised Examples. `kinds` keeps what kind of list each feature was found to be."""
-    import polars as pl
-
+    """Features of serialized Examples. `kinds` keeps what kind of list each feature was found to be."""
     wanted = {
         name: tf.io.RaggedFeature(_DTYPES[kinds.get(name, "int64_list")], row_splits_dtype=tf.int64) for name in names
     }
@@ -86,8 +73,6 @@ def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tup
 
 def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
     """What `_parse` gives where a record is damaged, or a feature is of another kind than was thought."""
-    import polars as pl
-
     wrong: Wrong = {}
     values: dict[str, list[Any]] = {name: [] for name in names}
     lengths: dict[str, list[int]] = {name: [] for name in names}
@@ -122,11 +107,7 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
 
 
 def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
-    """Kind and values of a feature.
-
-    Raises:
-        UnicodeDecodeError: a text is not UTF-8.
-    """
+    """Kind and values of a feature; `UnicodeDecodeError` where a text is not UTF-8."""
     if name not in features:
         return "", []
     kind = features[name].WhichOneof("kind") or ""

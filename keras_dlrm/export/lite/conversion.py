@@ -1,41 +1,33 @@
-"""Converting to LiteRT; runs where Keras runs on TensorFlow, in a process of its own if need be."""
+"""Conversion to LiteRT, where Keras runs on TensorFlow."""
 
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.not_finite import is_finite
+from keras_dlrm.export.elsewhere import arguments
+from keras_dlrm.export.signatures import packed_inputs
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.export.tables.taped_tables import TensorFlowTables
 
 
 def convert(model: Any, path: Path, tables: str | None) -> None:
-    """Write a model as LiteRT.
+    """Write a click model on the TensorFlow backend as LiteRT; `RuntimeError` where it needs operations that LiteRT lacks.
 
-    Args:
-        model: A click model on the TensorFlow backend.
-        path: The file.
-        tables: How tables are stored; their own dtype if `None`.
-
-    Raises:
-        RuntimeError: the model needs operations that LiteRT does not have.
+    `tables` says how tables are stored; `None` for their own dtype.
     """
     schema = model.schema
-    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
-    signature = {
-        name: tf.TensorSpec((None, widths[name]), tf.int64 if name == "sparse" else tf.float32, name=name)
-        for name in schema.input_names
-    }
+    signature = {name: tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in packed_inputs(schema).items()}
     stored = TensorFlowTables(StoredTables(model, tables), bits=True)
 
     @tf.function(autograph=False)
@@ -69,12 +61,7 @@ def convert(model: Any, path: Path, tables: str | None) -> None:
 
 
 def answers(path: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What the interpreter gives for a packed batch, (B, 1).
-
-    Args:
-        path: A LiteRT file.
-        batch: A packed batch of at least one row.
-    """
+    """Answer of the interpreter, (B, 1), for a packed batch of at least one row."""
     with warnings.catch_warnings():
         # Of its removal, which was announced for TensorFlow 2.20 and has not come.
         warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
@@ -85,15 +72,9 @@ def answers(path: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def main(folder: str, tables: str) -> None:
     """Convert the model that is saved in `folder`."""
-    import keras
-
     model = keras.saving.load_model(Path(folder) / "model.keras", compile=False)
     convert(model, Path(folder) / "model.tflite", tables or None)
 
 
 if __name__ == "__main__":
-    import keras_dlrm.models  # noqa: F401  (registers the classes that load_model needs)
-    from keras_dlrm.sharding.processes import end_with_launcher
-
-    end_with_launcher()
-    main(*sys.argv[1:])
+    main(*arguments())

@@ -1,19 +1,20 @@
-"""A trained model as a LiteRT (TensorFlow Lite) file."""
+"""`kd.export.litert`: a trained model as a LiteRT (TensorFlow Lite) file."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_dlrm.export.elsewhere import environment
+from keras_dlrm.export.elsewhere import run
+from keras_dlrm.export.requests import check_answers, check_batch, expected_probabilities
+from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.files.durable import publish, workspace
 from keras_dlrm.files.replaced import check_replaced
 from keras_dlrm.files.seal import OPEN_SEAL, seal
+from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.models.not_finite import require_finite
 
 # What a flatbuffer can address, less what is beside the tables.
 MOST_BYTES = (1 << 31) - (1 << 26)
@@ -46,11 +47,6 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
 
     Example: see docs/onnx.md.
     """
-    from keras_dlrm.export.requests import check_batch, expected_probabilities
-    from keras_dlrm.export.tables.stored_tables import StoredTables
-    from keras_dlrm.models.click_model import ClickModel
-    from keras_dlrm.models.not_finite import require_finite
-
     if not isinstance(model, ClickModel):
         raise TypeError(
             f"litert: expected a model of kd.models that has a schema, not {type(model).__name__}; use kd.export.savedmodel or "
@@ -72,47 +68,23 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
             "row (tables='int8'), kd.export.onnx or kd.export.savedmodel."
         )
     batch = check_batch(model.schema)
-    expected = expected_probabilities(model, batch, None if tables is None else stored)
+    expected = {"probability": expected_probabilities(model, batch, None if tables is None else stored)}
     path.parent.mkdir(parents=True, exist_ok=True)
+    from keras_dlrm.export.lite.conversion import answers, convert
+
     with workspace(path) as aside:
+        written = aside / "model.tflite"
         if keras.backend.backend() == "tensorflow":
-            from keras_dlrm.export.lite.conversion import convert
-
-            convert(model, aside / "model.tflite", tables)
+            convert(model, written, tables)
         else:
-            _convert_elsewhere(model, aside, tables)
+            model.save(aside / "model.keras")
+            failed = run(["-m", "keras_dlrm.export.lite.conversion", str(aside), tables or ""])
+            if failed:
+                raise RuntimeError(f"litert: converting the model under TensorFlow failed:\n{failed[-4000:]}")
         # Interpreters read a flatbuffer from its beginning, and leave alone what is behind it.
-        with open(aside / "model.tflite", "ab") as file:
+        with open(written, "ab") as file:
             file.write(OPEN_SEAL.encode())
-        seal(aside / "model.tflite")
-        _check(aside / "model.tflite", batch, expected, model.compute_dtype)
-        publish(aside / "model.tflite", path)
+        seal(written)
+        check_answers("litert", model, batch, expected, lambda fed: {"probability": answers(written, fed)}, least=1)
+        publish(written, path)
     return path
-
-
-def _convert_elsewhere(model: Any, aside: Path, tables: str | None) -> None:
-    """In a process where Keras runs on TensorFlow."""
-    model.save(aside / "model.keras")
-    done = subprocess.run(
-        [sys.executable, "-m", "keras_dlrm.export.lite.conversion", str(aside), tables or ""],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"litert: converting the model under TensorFlow failed:\n{done.stderr[-4000:]}")
-
-
-def _check(path: Path, batch: dict[str, np.ndarray], expected: np.ndarray, dtype: str) -> None:
-    from keras_dlrm.export.lite.conversion import answers
-
-    allowed = 1e-5 if dtype == "float32" else 0.02
-    for rows in (len(expected), 1):
-        got = answers(path, {name: array[:rows] for name, array in batch.items()})
-        missing = np.isnan(expected[:rows])
-        difference = float(np.max(np.abs(got - expected[:rows]), initial=0.0, where=~missing))
-        if got.shape != (rows, 1) or not difference <= allowed or not np.isnan(got[missing]).all():
-            raise RuntimeError(
-                f"litert: of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is "
-                "allowed."
-            )

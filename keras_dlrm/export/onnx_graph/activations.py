@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_dlrm.export.onnx_graph.graph import Graph
-from keras_dlrm.export.onnx_graph.ops import converter, elementwise, name_of
+from keras_dlrm.export.onnx_graph.ops import CONVERTERS, converter, elementwise, name_of
 
 
 def scalar(value: float) -> np.ndarray:
@@ -16,9 +16,20 @@ def scalar(value: float) -> np.ndarray:
     return np.array([value], np.float32)
 
 
-elementwise({
-    "Tanh": ["Tanh"], "Relu": ["Relu"], "Sigmoid": ["Sigmoid"], "Softplus": ["Softplus"], "Softsign": ["Softsign"],
-    "Selu": ["Selu"],
+elementwise({name: [name] for name in ("Tanh", "Relu", "Sigmoid", "Softplus", "Softsign", "Selu")})
+CONVERTERS.update({
+    "Relu6": lambda graph, operation, y, x: graph.op("Clip", x.name, np.array(0, np.float32), np.array(6, np.float32)),
+    "HardTanh": lambda graph, operation, y, x: graph.op("Clip", x.name, np.array(-1, np.float32), np.array(1, np.float32)),
+    "LeakyRelu": lambda graph, operation, y, x: graph.op("LeakyRelu", x.name, alpha=float(operation.negative_slope)),
+    "Elu": lambda graph, operation, y, x: graph.op("Elu", x.name, alpha=float(operation.alpha)),
+    "Celu": lambda graph, operation, y, x: graph.op("Celu", x.name, alpha=float(operation.alpha)),
+    "Silu": lambda graph, operation, y, x: graph.op("Mul", x.name, graph.op("Sigmoid", x.name)),
+    "HardSigmoid": lambda graph, operation, y, x: graph.op("HardSigmoid", x.name, alpha=1 / 6, beta=0.5),
+    "HardSilu": lambda graph, operation, y, x: graph.op("HardSwish", x.name),
+    "TanhShrink": lambda graph, operation, y, x: graph.op("Sub", x.name, graph.op("Tanh", x.name)),
+    "LogSigmoid": lambda graph, operation, y, x: graph.op("Neg", graph.op("Softplus", graph.op("Neg", x.name))),
+    "Softmax": lambda graph, operation, y, x: graph.op("Softmax", x.name, axis=operation.axis),
+    "LogSoftmax": lambda graph, operation, y, x: graph.op("LogSoftmax", x.name, axis=operation.axis),
 })  # fmt: skip
 
 
@@ -33,55 +44,10 @@ def _activation_relu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     return name if operation.max_value is None else graph.op("Min", name, scalar(operation.max_value))
 
 
-@converter("Relu6")
-def _relu6(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("Clip", x.name, np.array(0, np.float32), np.array(6, np.float32))
-
-
-@converter("LeakyRelu")
-def _leaky_relu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("LeakyRelu", x.name, alpha=float(operation.negative_slope))
-
-
-@converter("Elu", "Celu")
-def _elu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op(type(operation).__name__, x.name, alpha=float(operation.alpha))
-
-
-@converter("Silu")
-def _silu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("Mul", x.name, graph.op("Sigmoid", x.name))
-
-
-@converter("HardSigmoid")
-def _hard_sigmoid(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("HardSigmoid", x.name, alpha=1 / 6, beta=0.5)
-
-
-@converter("HardSilu")
-def _hard_silu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("HardSwish", x.name)
-
-
-@converter("TanhShrink")
-def _tanh_shrink(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("Sub", x.name, graph.op("Tanh", x.name))
-
-
-@converter("HardTanh")
-def _hard_tanh(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("Clip", x.name, np.array(-1, np.float32), np.array(1, np.float32))
-
-
 @converter("Squareplus")
 def _squareplus(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     square = graph.op("Add", graph.op("Mul", x.name, x.name), scalar(operation.b))
     return graph.op("Mul", graph.op("Add", x.name, graph.op("Sqrt", square)), scalar(0.5))
-
-
-@converter("LogSigmoid")
-def _log_sigmoid(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("Neg", graph.op("Softplus", graph.op("Neg", x.name)))
 
 
 @converter("Gelu")
@@ -95,16 +61,11 @@ def _gelu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     return graph.op("Mul", graph.op("Mul", x.name, scalar(0.5)), graph.op("Add", share, scalar(1.0)))
 
 
-@converter("Softmax", "LogSoftmax")
-def _softmax(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op(type(operation).__name__, x.name, axis=operation.axis)
-
-
 @converter("LayerNorm", "RMSNorm")
 def _layer_norm(graph: Graph, operation: Any, output: Any, x: Any, gamma: Any = None, beta: Any = None) -> str:
     axis = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
     if [a % len(x.shape) for a in axis] != [len(x.shape) - 1] or getattr(operation, "rms_scaling", False):
-        raise NotImplementedError(f"a normalisation over axis={operation.axis!r}; only the last one is known")
+        raise NotImplementedError(f"a normalization over axis={operation.axis!r}; only the last one is known")
     epsilon = keras.config.epsilon() if operation.epsilon is None else operation.epsilon
     last, name = np.array([-1], np.int64), x.name
     if type(operation).__name__ == "LayerNorm":

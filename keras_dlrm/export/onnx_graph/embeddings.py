@@ -15,12 +15,12 @@ from keras_dlrm.sharding.stacking import Block
 
 
 def pooled(graph: Graph, collection: Any, tables: StoredTables, sparse: str, weights: str | None) -> str:
-    """What the layer gives, (B, F, D) or (B, Σ D), in float32.
+    """Output of an `EmbeddingCollection`, (B, F, D) or (B, Σ D), in float32.
 
     Args:
         graph: Gets the nodes.
-        collection: The `EmbeddingCollection`.
-        tables: How its tables are stored; their arrays are tensors named `tables_16.codes` and the like.
+        collection: The layer.
+        tables: Its stored tables; their arrays are tensors named `tables_16.codes` and the like.
         sparse: Name of the ids, int64 (B, W).
         weights: Name of their factors (B, W), or `None`.
     """
@@ -59,7 +59,7 @@ def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights:
     parts = _split(graph, vectors, cuts)
     seconds = {id(b): parts[len(stack.blocks) + i] for i, (b, _) in enumerate(halves)}
     factor_parts = None if factors is None else _split(graph, factors, cuts)
-    found = []
+    pooled_blocks = []
     for i, block in enumerate(stack.blocks):
         part, n, h = parts[i], len(block.columns), block.hotness
         if id(block) in seconds:
@@ -72,13 +72,13 @@ def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights:
         elif h > 1:
             part = graph.op("ReduceSum", part, _ints(1), keepdims=1)
         if block.combiner != "sum" and (h > 1 or weights is not None):
-            part = _normalise(graph, block, part, factor, weights is not None)
-        found.append((block, part))
-    return found
+            part = _normalize(graph, block, part, factor, weights is not None)
+        pooled_blocks.append((block, part))
+    return pooled_blocks
 
 
 def _places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
-    """Places (B, P) that ids ask for, see `StoredStack`, and which of them are rows, if that is needed."""
+    """Places (B, P) that ids ask for, see `StoredStack`; and, if needed, which of them are rows."""
     stack = stored.stack
     sizes = stack.per_position["size"].astype(np.int64)
     contributes = stack.per_position["oov"] >= 0
@@ -96,7 +96,7 @@ def _places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tu
 
 
 def _computed_places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
-    """The same where ids are hashed, or split into a quotient and a remainder."""
+    """Places as of `_places` where ids are hashed, or split into a quotient and a remainder."""
     stack = stored.stack
     sizes, oov, hashed, divisor, modulus = (
         stack.per_position[name] for name in ("size", "oov", "hashed", "divisor", "modulus")
@@ -120,7 +120,7 @@ def _computed_places(graph: Graph, stored: StoredStack, ids: str, needs_real: bo
 
 
 def _bucket(graph: Graph, ids: str, sizes: np.ndarray) -> str:
-    """As `embeddings.hashing.bucket`, in int64: 32-bit products modulo 2³² have the same lower bits."""
+    """Buckets as of `embeddings.hashing.bucket`, in int64: 32-bit products modulo 2³² have the same lower bits."""
     high = graph.op("BitwiseAnd", graph.op("Div", ids, _ints(LARGEST + 1)), _ints(LARGEST))
     low = graph.op("BitwiseAnd", ids, _ints(LARGEST))
     mixed = graph.op("BitwiseAnd", graph.op("BitwiseXor", low, _mix(graph, high)), _ints(LARGEST))
@@ -139,13 +139,13 @@ def _mix(graph: Graph, x: str) -> str:
 
 
 def _gather(graph: Graph, stored: StoredStack, places: str) -> str:
-    """Stored rows of places, dequantised: float32 (B, P, D). Nothing but the rows asked for is ever computed with."""
+    """Stored rows of places, dequantized: float32 (B, P, D). Nothing but the rows asked for is ever computed with."""
     if stored.pruned is not None:
         places = graph.op("Gather", f"{stored.name}.map", places, axis=0)
-    found = {name: graph.op("Gather", f"{stored.name}.{name}", places, axis=0) for name in stored.layout}
+    gathered = {name: graph.op("Gather", f"{stored.name}.{name}", places, axis=0) for name in stored.layout}
     if stored.kind == "float32":
-        return found["codes"]
-    codes = found["codes"]
+        return gathered["codes"]
+    codes = gathered["codes"]
     if stored.kind == "int4":
         low = graph.op("BitwiseAnd", codes, np.array([15], np.uint8))
         high = graph.op("BitShift", codes, np.array([4], np.uint8), direction="RIGHT")
@@ -153,10 +153,10 @@ def _gather(graph: Graph, stored: StoredStack, places: str) -> str:
         if stored.stack.width % 2:
             codes = graph.op("Slice", codes, _ints(0), _ints(stored.stack.width), _ints(2))
     rows = _float32(graph, codes)
-    if "scale" in found:
-        rows = graph.op("Mul", rows, _float32(graph, found["scale"]))
-    if "offset" in found:
-        rows = graph.op("Add", rows, _float32(graph, found["offset"]))
+    if "scale" in gathered:
+        rows = graph.op("Mul", rows, _float32(graph, gathered["scale"]))
+    if "offset" in gathered:
+        rows = graph.op("Add", rows, _float32(graph, gathered["offset"]))
     return rows
 
 
@@ -171,7 +171,7 @@ def _combine(graph: Graph, collection: Any, quotient: str, remainder: str) -> st
     return graph.op("Mul" if operation == "mult" else "Add", quotient, remainder)
 
 
-def _normalise(graph: Graph, block: Block, part: str, factor: str | None, weighted: bool) -> str:
+def _normalize(graph: Graph, block: Block, part: str, factor: str | None, weighted: bool) -> str:
     """Sums (B, n, D) over the sum of their factors, or the root of that of their squares; 0 where that is 0."""
     factor = graph.op("Reshape", factor, _ints(0, len(block.columns), block.hotness))
     if weighted and block.combiner == "sqrtn":
@@ -201,27 +201,21 @@ def _project(graph: Graph, collection: Any, block: Block, vectors: str) -> str:
 
 
 def _arrange(graph: Graph, collection: Any, blocks: list[tuple[Block, str]]) -> str:
+    """Vectors of blocks in the order of the columns, side by side or one below the other."""
     order = [i for block, _ in blocks for i in block.columns]
-    if not collection.concatenate:
-        vectors = _side_by_side(graph, [vectors for _, vectors in blocks])
-        if order == sorted(order):
-            return vectors
-        return graph.op("Gather", vectors, np.argsort(order), axis=1)
     widths = {block.width for block, _ in blocks}
-    if order == sorted(order) or len(widths) == 1:
-        if len(widths) == 1:
-            vectors = _side_by_side(graph, [vectors for _, vectors in blocks])
-            if order != sorted(order):
-                vectors = graph.op("Gather", vectors, np.argsort(order), axis=1)
-            return graph.op("Reshape", vectors, _ints(0, len(order) * widths.pop()))
-        flat = [graph.op("Reshape", v, _ints(0, len(b.columns) * b.width)) for b, v in blocks]
+    if not collection.concatenate or len(widths) == 1:
+        vectors = _side_by_side(graph, [vectors for _, vectors in blocks])
+        if order != sorted(order):
+            vectors = graph.op("Gather", vectors, np.argsort(order), axis=1)
+        return graph.op("Reshape", vectors, _ints(0, len(order) * widths.pop())) if collection.concatenate else vectors
+    flat = [graph.op("Reshape", vectors, _ints(0, len(block.columns) * block.width)) for block, vectors in blocks]
+    if order == sorted(order):
         return _side_by_side(graph, flat)
-    columns = {}
-    for block, vectors in blocks:
-        n = len(block.columns)
-        flat_block = graph.op("Reshape", vectors, _ints(0, n * block.width))
-        for i, part in zip(block.columns, _split(graph, flat_block, [block.width] * n), strict=True):
-            columns[i] = part
+    columns: dict[int, str] = {}
+    for (block, _), flat_block in zip(blocks, flat, strict=True):
+        parts = _split(graph, flat_block, [block.width] * len(block.columns))
+        columns.update(zip(block.columns, parts, strict=True))
     return _side_by_side(graph, [columns[i] for i in sorted(columns)])
 
 

@@ -20,11 +20,9 @@ _FILES, _SEAL = "keras_dlrm.files", "keras_dlrm.checksum"
 
 
 def add_checksums(model: Any, data: Path | None) -> None:
-    """Add to a ModelProto what `check` compares; its file is to be sealed by `files.seal.seal`.
+    """Add to a ModelProto the checksums that `check` compares, also of the complete file of tables.
 
-    Args:
-        model: The ModelProto.
-        data: The tables' file, complete; `None` where the tables lie in the model.
+    The file of the ModelProto is to be sealed by `files.seal.seal`.
     """
     files = {} if data is None else inventory(data.parent, [data.name])
     for key, value in ((_FILES, json.dumps(files)), (_SEAL, OPEN_SEAL)):
@@ -39,7 +37,7 @@ def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
         done: Called with the bytes of each part that was read.
 
     Returns:
-        The files; `None` where it carries no checksum.
+        The files; `None` where `path` carries no checksum.
 
     Raises:
         ValueError: a file is damaged, missing, or not beside `path`; the message names it.
@@ -57,12 +55,8 @@ def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
 
 
 def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]]:
-    """Arrays of tables in their file: name, dtype, shape, offset and length; each begins at a page.
-
-    Args:
-        stored: A `StoredTables`.
-    """
-    found: list[tuple[str, np.dtype, tuple[int, ...], int, int]] = []
+    """Arrays of `StoredTables` in their file: name, dtype, shape, offset and length; each begins at a page."""
+    places: list[tuple[str, np.dtype, tuple[int, ...], int, int]] = []
     offset = 0
     for stack in stored.stacks:
         arrays: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
@@ -72,13 +66,13 @@ def regions(stored: Any) -> list[tuple[str, np.dtype, tuple[int, ...], int, int]
             arrays["map"] = np.dtype(np.int32), (stack.places,)
         for name, (dtype, shape) in arrays.items():
             length = int(np.prod(shape)) * dtype.itemsize
-            found.append((f"{stack.name}.{name}", dtype, shape, offset, length))
+            places.append((f"{stack.name}.{name}", dtype, shape, offset, length))
             offset += -(-length // _PAGE) * _PAGE
-    return found
+    return places
 
 
 def write_data(stored: Any, folder: Path, name: str) -> Path:
-    """The tables' file, written a part at a time and called after its checksum."""
+    """Write the tables' file a part at a time, and call it after its checksum."""
     places = {name: offset for name, _, _, offset, _ in regions(stored)}
     with open(folder / "data", "wb") as file:
         for stack in stored.stacks:
@@ -100,29 +94,15 @@ def remove_other_data(path: Path, kept: str | None) -> None:
             other.unlink(missing_ok=True)
 
 
-def metadata(model: Any, stored: Any) -> dict[str, str]:
-    """What the file says of itself: the schema, and where each logical table lies.
-
-    Args:
-        model: The model.
-        stored: Its `StoredTables`.
-    """
-    return {"keras_dlrm.schema": model.schema.to_json(), "keras_dlrm.tables": json.dumps(table_metadata(stored))}
-
-
-def table_metadata(stored: Any) -> list[dict[str, Any]]:
-    """Where each logical table lies."""
-    return [
-        {
-            "table": table.name,
-            "tensor": stack.name,
-            "first_place": int(first),
-            "rows": table.rows,
-            "stored_as": stack.kind,
-        }
+def metadata(schema: Any, stored: Any) -> dict[str, str]:
+    """Properties of the file: the schema, if there is one, and where each logical table lies."""
+    tables = [
+        {"table": table.name, "tensor": stack.name, "first_place": int(first), "rows": table.rows, "stored_as": stack.kind}
         for stack in stored.stacks
         for table, first in zip(stack.stack.tables, stack.table_places, strict=True)
     ]
+    schemas = {} if schema is None else {"keras_dlrm.schema": schema.to_json()}
+    return {**schemas, "keras_dlrm.tables": json.dumps(tables)}
 
 
 def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
@@ -131,10 +111,8 @@ def new_session(path: Path, threads: int | None = None, verify: bool = True) -> 
     Args:
         path: The file.
         threads: Threads of an operation; as many as cores by default.
-        verify: Whether to compare the file and its tables with the checksums that it carries; that reads all of them.
-
-    Raises:
-        ValueError: a file is damaged; the message names it.
+        verify: Whether to compare the file and its tables with their checksums, which reads all of them; `ValueError` where one
+            is damaged.
     """
     if verify:
         check(path)

@@ -1,11 +1,9 @@
-"""Layers that are not known in ONNX here, one by one through tf2onnx, which knows what TensorFlow does."""
+"""Layers without a known ONNX form, converted one by one through tf2onnx."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,27 +12,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.export.elsewhere import environment
+from keras_dlrm.export.elsewhere import run
 from keras_dlrm.export.onnx_graph.graph import OPSET, Graph, Value
 
 
 def foreign(graph: Graph, layer: Any, args: Sequence[Any]) -> list[str]:
-    """Add what a layer does to a graph.
+    """Add a layer, called with tensors or lists of tensors alone, to a graph; the flat names of its outputs.
 
     Its tables, if it had any, would be copied; so the models' own never come here. Where Keras does not run on TensorFlow the
     layer is rebuilt there from its config and weights, in a process of its own; its class has to be registered with Keras in a
-    module that can be imported.
-
-    Args:
-        graph: Gets the nodes.
-        layer: A layer that is called with tensors, or lists of tensors, alone.
-        args: Its positional arguments, with a `Value` for each tensor.
-
-    Returns:
-        Names of its outputs, flat.
-
-    Raises:
-        NotImplementedError: it cannot be converted; the message says why.
+    module that can be imported. `NotImplementedError`, which says why, where it cannot be converted.
     """
     from onnx import compose, numpy_helper
 
@@ -57,15 +44,13 @@ def foreign(graph: Graph, layer: Any, args: Sequence[Any]) -> list[str]:
         model = _elsewhere(layer, shape, specs, who)
     strange = sorted({n.domain for n in model.graph.node} - {"", "ai.onnx"})
     if strange or model.opset_import[0].version != OPSET:
-        raise NotImplementedError(
-            f"{who}, which tf2onnx gives operations of {strange or model.opset_import[0].version}"
-        )
+        raise NotImplementedError(f"{who}, which tf2onnx gives operations of {strange or model.opset_import[0].version}")
     prefix = graph.new_name(layer.name) + "/"
     model = compose.add_prefix(model, prefix)
     for tensor in model.graph.initializer:
         graph.constants[tensor.name] = numpy_helper.to_array(tensor)
-    for given, value in zip(model.graph.input, values, strict=True):
-        graph.op("Identity", value.name, output=given.name)
+    for declared, value in zip(model.graph.input, values, strict=True):
+        graph.op("Identity", value.name, output=declared.name)
     graph.nodes.extend(model.graph.node)
     return [output.name for output in model.graph.output]
 
@@ -80,15 +65,8 @@ def _elsewhere(layer: Any, shape: Any, specs: Any, who: str) -> Any:
         modules = sorted({type(part).__module__ for part in layer._flatten_layers()} - {"__main__"})
         described = [modules, keras.saving.serialize_keras_object(layer), shape, specs]
         (folder / "layer.json").write_text(json.dumps(described))
-        done = subprocess.run(
-            [sys.executable, "-m", "keras_dlrm.export.onnx_graph.foreign_layer", name],
-            env=environment(),
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            last = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)][-1:]
-            raise NotImplementedError(
-                f"{who}, which does not convert under TensorFlow ({(last or ['no message'])[0][:300]})"
-            )
+        failed = run(["-m", "keras_dlrm.export.onnx_graph.foreign_layer", name])
+        if failed:
+            last = [line for line in failed.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)][-1:]
+            raise NotImplementedError(f"{who}, which does not convert under TensorFlow ({(last or ['no message'])[0][:300]})")
         return onnx.load(folder / "layer.onnx")

@@ -1,11 +1,10 @@
-"""One layer through tf2onnx; runs where Keras runs on TensorFlow, in a process of its own if need be."""
+"""Conversion of one layer through tf2onnx, where Keras runs on TensorFlow."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +14,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dlrm.export.elsewhere import arguments
 from keras_dlrm.export.onnx_graph.graph import OPSET
 
 
 def convert_layer(layer: Any, shape: Any, specs: Sequence[Sequence[Any]]) -> Any:
-    """The ModelProto of a layer's call.
+    """The ModelProto of a layer's call; `NotImplementedError` where tf2onnx does not know an operation of it.
 
     Args:
         layer: A built layer on the TensorFlow backend.
         shape: Its positional arguments, with the place of its spec for each tensor.
         specs: Shape and dtype of each tensor.
-
-    Raises:
-        NotImplementedError: tf2onnx does not know an operation of it.
     """
     with warnings.catch_warnings():
         # tf2onnx 1.17 uses what NumPy 2 and Python 3.12 have deprecated.
@@ -72,8 +69,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    import keras_dlrm.models  # noqa: F401  (registers the classes that a layer may be of)
-    from keras_dlrm.sharding.processes import end_with_launcher
-
-    end_with_launcher()
-    main(*sys.argv[1:])
+    main(*arguments())

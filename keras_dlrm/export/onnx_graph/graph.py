@@ -1,4 +1,4 @@
-"""An ONNX graph under construction: nodes, constants, and large arrays that lie in a file of their own."""
+"""An ONNX graph under construction: nodes, constants, external arrays."""
 
 from __future__ import annotations
 
@@ -49,16 +49,10 @@ class Graph:
         self._count = 0
 
     def op(self, kind: str, *inputs: str | np.ndarray | None, output: str | None = None, **attributes: Any) -> str:
-        """Add a node with one output.
+        """Add a node with one output, and give its name back.
 
-        Args:
-            kind: Name of the ONNX operation.
-            *inputs: Names of tensors, or arrays, which become constants; `None` for an optional input that is left out.
-            output: Name of the output; a new one by default.
-            **attributes: As `onnx.helper.make_node` takes them.
-
-        Returns:
-            Name of the output.
+        Inputs are names of tensors, or arrays, which become constants, or `None` for an optional one that is left out;
+        attributes are as `onnx.helper.make_node` takes them.
         """
         return self.ops(kind, *inputs, outputs=[output or self.new_name(kind)], **attributes)[0]
 
@@ -89,18 +83,8 @@ class Graph:
         """The node that gives a tensor, or `None`."""
         return next((node for node in reversed(self.nodes) if name in node.output), None)
 
-    def add_large(self, tensor: Any) -> None:
-        """Add a TensorProto as it is: its data may lie in another file."""
-        self.large.append(tensor)
-
     def model(self, inputs: Iterable[Value], outputs: Iterable[Value], metadata: Mapping[str, str]) -> Any:
-        """The finished ModelProto; a size that is not fixed is called `B`.
-
-        Args:
-            inputs: What is fed.
-            outputs: What is given.
-            metadata: Texts kept in the file.
-        """
+        """The finished ModelProto with texts as metadata; a size that is not fixed is called `B`."""
         from onnx import helper, numpy_helper
 
         def declared(values: Iterable[Value]) -> list[Any]:
@@ -113,10 +97,7 @@ class Graph:
         kept = [numpy_helper.from_array(a, name) for name, a in self.constants.items() if name in used]
         graph = helper.make_graph(self.nodes, "keras_dlrm", declared(inputs), declared(outputs), [*kept, *self.large])
         model = helper.make_model(
-            graph,
-            producer_name="keras_dlrm",
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
+            graph, producer_name="keras_dlrm", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
         )
         helper.set_model_props(model, dict(metadata))
         return model
@@ -131,14 +112,7 @@ def element_type(dtype: Any) -> int:
 
 
 def large_tensor(name: str, dtype: np.dtype, shape: Sequence[int], data: bytes | tuple[str, int, int]) -> Any:
-    """A TensorProto with its bytes, or with the file, the offset and the length where they lie.
-
-    Args:
-        name: Name of the tensor.
-        dtype: Of its elements.
-        shape: Its shape.
-        data: Little-endian bytes, or (file name, offset, length).
-    """
+    """A TensorProto with its little-endian bytes, or with the file name, offset and length where they lie."""
     from onnx import TensorProto
 
     tensor = TensorProto(name=name, data_type=element_type(dtype), dims=list(shape))

@@ -22,19 +22,15 @@ from keras_dlrm.layers.dot_interaction import DotInteraction
 
 
 class _InLayer(NotImplementedError):
-    """What is not known, with the layer that does it."""
+    """An unknown operation, with the layer that does it."""
 
 
 class Converter:
-    """Walks what Keras records of a call with symbolic tensors.
+    """A walk over what Keras records of a call with symbolic tensors: adds nodes to a graph.
 
     A layer is what its `call` does, except for those named here: `Dense` (one Gemm), `BatchNormalization` (folded into the
     Gemm before it), the dropouts (nothing), `DotInteraction` and `EmbeddingCollection`; and those that do what is not
     known here: they go through tf2onnx, each by itself.
-
-    Args:
-        graph: Gets the nodes.
-        tables: How tables are stored.
     """
 
     def __init__(self, graph: Graph, tables: StoredTables) -> None:
@@ -42,18 +38,9 @@ class Converter:
         self.tables = tables
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Nodes for `function(*args, **kwargs)`.
+        """Add nodes for `function(*args, **kwargs)`, where Values stand for tensors, in any structure.
 
-        Args:
-            function: Of keras.ops and layers.
-            *args: Values stand for tensors, in any structure.
-            **kwargs: As well.
-
-        Returns:
-            What the function gives, with a `Value` for each tensor.
-
-        Raises:
-            NotImplementedError: it does what is not known in ONNX; the message names it.
+        Gives its result with a `Value` for each tensor; `NotImplementedError`, which names it, for what is not known in ONNX.
         """
         known: dict[int, Value] = {}
         symbols: list[Any] = []
@@ -73,9 +60,7 @@ class Converter:
                 # Given back as it came: no graph of Keras's.
                 outputs = keras.tree.map_structure(lambda x: ops.copy(x) if id(x) in known else x, outputs)
             recorded = keras.Function(symbols, outputs)
-            nodes = [
-                n for depth in sorted(recorded._nodes_by_depth, reverse=True) for n in recorded._nodes_by_depth[depth]
-            ]
+            nodes = [n for depth in sorted(recorded._nodes_by_depth, reverse=True) for n in recorded._nodes_by_depth[depth]]
             nodes = [node for node in nodes if node.operation is not None and not node.is_input]
             uses = Counter(id(x) for x in keras.tree.flatten(outputs))
             uses.update(id(x) for node in nodes for x in node.input_tensors)
@@ -89,12 +74,12 @@ class Converter:
         if type(operation) is keras.layers.BatchNormalization:
             before = node.input_tensors[0]
             made_by_dense = isinstance(getattr(before, "_keras_history", (None,))[0], keras.layers.Dense)
-            found = self._batch_normalization(operation, args[0], may_fold=made_by_dense and uses[id(before)] == 1)
+            converted = self._batch_normalization(operation, args[0], may_fold=made_by_dense and uses[id(before)] == 1)
         elif isinstance(operation, keras.layers.Layer):
-            found = self._layer(operation, args, kwargs)
+            converted = self._layer(operation, args, kwargs)
         else:
-            found = self._operation(operation, node.outputs, args, kwargs)
-        results = keras.tree.flatten(found)
+            converted = self._operation(operation, node.outputs, args, kwargs)
+        results = keras.tree.flatten(converted)
         for symbol, result in zip(node.outputs, results, strict=True):
             if isinstance(result, str):
                 result = Value(result, tuple(symbol.shape), exported_dtype(symbol.dtype))
@@ -132,9 +117,7 @@ class Converter:
 
     def _embeddings(self, layer: Any, inputs: Any, training: Any = None) -> str:
         if [id(stored.variable) for stored in self.tables.stacks] != [id(table) for table in layer.tables]:
-            raise NotImplementedError(
-                f"a second EmbeddingCollection, {layer.name!r}: a model has one, model.embeddings"
-            )
+            raise NotImplementedError(f"a second EmbeddingCollection, {layer.name!r}: a model has one, model.embeddings")
         if not isinstance(inputs, Mapping):
             inputs = {"sparse": inputs}
         sparse, weights = inputs["sparse"], inputs.get("weights")
@@ -177,13 +160,8 @@ class Converter:
         """
         graph = self.graph
         if isinstance(inputs, (list, tuple)):
-            parts = [
-                x.name if len(x.shape) == 3 else graph.op("Unsqueeze", x.name, np.array([1], np.int64)) for x in inputs
-            ]
-            features, count = (
-                graph.op("Concat", *parts, axis=1),
-                sum(x.shape[1] if len(x.shape) == 3 else 1 for x in inputs),
-            )
+            parts = [x.name if len(x.shape) == 3 else graph.op("Unsqueeze", x.name, np.array([1], np.int64)) for x in inputs]
+            features, count = (graph.op("Concat", *parts, axis=1), sum(x.shape[1] if len(x.shape) == 3 else 1 for x in inputs))
         else:
             features, count = inputs.name, inputs.shape[1]
         rows, columns = np.tril_indices(count, 0 if layer.self_interaction else -1)
@@ -194,7 +172,7 @@ class Converter:
 
 
 def _symbolic(function: Any, args: Any, kwargs: Any) -> Any:
-    """What a function gives for symbolic tensors."""
+    """Result of a function for symbolic tensors."""
     try:
         return function(*args, **kwargs)
     except NotImplementedError:

@@ -1,43 +1,73 @@
-"""A click model's ModelProto."""
+"""A model's ModelProto."""
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
+import keras
 import numpy as np
 
+from keras_dlrm.export import functional as own
 from keras_dlrm.export.onnx_graph.files import metadata, regions
 from keras_dlrm.export.onnx_graph.graph import Graph, Value, large_tensor
 from keras_dlrm.export.onnx_graph.layers import Converter
+from keras_dlrm.export.signatures import packed_inputs
 from keras_dlrm.export.tables.stored_tables import StoredTables
 
 
-def onnx_model(model: Any, stored: StoredTables, data: str | None = None) -> Any:
-    """The graph packed batch → p(click).
+def tables_of(model: Any, functional: bool, kind: str | None, prune: Any) -> StoredTables:
+    """The tables of a model; `NotImplementedError` where a functional one has not exactly one `EmbeddingCollection`."""
+    if functional:
+        collections = own.collections(model)
+        if len(collections) != 1:
+            raise NotImplementedError(
+                f"onnx: {model.name} has {len(collections)} EmbeddingCollections, of which ONNX takes one; export a SavedModel "
+                "(kd.export.savedmodel)."
+            )
+        model = types.SimpleNamespace(embeddings=collections[0])
+    return StoredTables(model, kind, prune)
 
-    Args:
-        model: A click model.
-        stored: Its tables.
-        data: Name of the file that holds them, or `None`: they lie in the graph.
 
-    Raises:
-        NotImplementedError: the model does something that is not known in ONNX.
+def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | None) -> Any:
+    """The graph of a model, whose tables lie in the graph, or in a file called `data`.
+
+    That of a click model is packed batch → p(click), that of a functional one its own inputs → its own outputs, by name.
+    `NotImplementedError` where the model does something that is not known in ONNX.
     """
-    schema, graph = model.schema, Graph()
-    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
-    inputs = {
-        name: Value(name, (None, widths[name]), "int64" if name == "sparse" else "float32")
-        for name in schema.input_names
-    }
+    graph = Graph()
+    sizes = own.inputs(model) if functional else packed_inputs(model.schema)
+    inputs = {name: Value(name, shape, dtype) for name, (shape, dtype) in sizes.items()}
     try:
-        logits = Converter(graph, stored).run(model.logits, inputs, training=False)
+        outputs = (_functional if functional else _click)(graph, stored, model, inputs)
     except NotImplementedError as error:
         raise NotImplementedError(
             f"onnx: {model.name} uses {error}, which is not known in ONNX here. Write it with other operations of keras.ops, or "
             "export a SavedModel (kd.export.savedmodel)."
         ) from error
-    if schema.dense:
-        graph.must_be_finite.append(("dense", schema.n_dense))
+    for name, dtype, shape, offset, length in regions(stored):
+        where = _bytes(stored, name) if data is None else (data, offset, length)
+        graph.large.append(large_tensor(name, dtype, shape, where))
+    return graph.model(inputs.values(), outputs, metadata(None if functional else model.schema, stored))
+
+
+def _functional(graph: Graph, stored: StoredTables, model: Any, inputs: dict[str, Value]) -> list[Value]:
+    def call(model: Any, *flat: Any) -> Any:
+        # Without what a functional model does to its inputs first: ids stay int64.
+        return model._run_through_graph(list(flat), operation_fn=lambda operation: operation)
+
+    values = keras.tree.flatten(Converter(graph, stored).run(types.MethodType(call, model), *inputs.values()))
+    outputs = []
+    for name, value in zip(own.output_names(model), values, strict=True):
+        graph.op("Identity", value.name, output=name)
+        outputs.append(Value(name, value.shape, value.dtype))
+    return outputs
+
+
+def _click(graph: Graph, stored: StoredTables, model: Any, inputs: dict[str, Value]) -> list[Value]:
+    logits = Converter(graph, stored).run(model.logits, inputs, training=False)
+    if model.schema.dense:
+        graph.must_be_finite.append(("dense", model.schema.n_dense))
     probability = graph.op("Sigmoid", logits.name, output=None if graph.must_be_finite else "probability")
     for i, (name, width) in enumerate(graph.must_be_finite):
         # Added last, because a runtime's ReLU and sigmoid may make numbers of NaN: 0 times the features, which is NaN where
@@ -45,15 +75,7 @@ def onnx_model(model: Any, stored: StoredTables, data: str | None = None) -> Any
         last = i == len(graph.must_be_finite) - 1
         zeros = np.zeros((width, 1), np.float32)
         probability = graph.op("Gemm", name, zeros, probability, output="probability" if last else None)
-    add_tables(graph, stored, data)
-    return graph.model(inputs.values(), [Value("probability", (None, 1), "float32")], metadata(model, stored))
-
-
-def add_tables(graph: Graph, stored: StoredTables, data: str | None) -> None:
-    """Add the tables to a graph, or where in a file they lie."""
-    for name, dtype, shape, offset, length in regions(stored):
-        where = _bytes(stored, name) if data is None else (data, offset, length)
-        graph.add_large(large_tensor(name, dtype, shape, where))
+    return [Value("probability", (None, 1), "float32")]
 
 
 def _bytes(stored: StoredTables, name: str) -> bytes:

@@ -1,6 +1,6 @@
-"""Operations of `keras.ops` in ONNX, each by the name of its class in Keras: arithmetic, products and sums.
+"""Operations of `keras.ops` in ONNX: arithmetic, products, sums.
 
-Activations and what changes shapes are registered by `onnx_activations` and `onnx_shapes`.
+`activations` and `shapes` register the others.
 """
 
 from __future__ import annotations
@@ -25,13 +25,7 @@ def exported_dtype(dtype: Any) -> str:
 
 
 def name_of(graph: Graph, x: Any, like: Any = None) -> str:
-    """Name of a tensor or constant.
-
-    Args:
-        graph: Gets the constant.
-        x: A `Value`, Keras variable, array or number.
-        like: dtype of a number; its own by default.
-    """
+    """Name of a `Value`, or of the constant of a Keras variable, array or number; `like` is the dtype of a number."""
     if isinstance(x, Value):
         return x.name
     if isinstance(x, keras.Variable) or keras.ops.is_tensor(x):
@@ -56,30 +50,21 @@ def converter(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _dtype_of(xs: Sequence[Any], output: Any) -> str:
-    found = {x.dtype for x in xs if isinstance(x, Value)}
-    return found.pop() if len(found) == 1 else exported_dtype(output.dtype)
+    dtypes = {x.dtype for x in xs if isinstance(x, Value)}
+    return dtypes.pop() if len(dtypes) == 1 else exported_dtype(output.dtype)
 
 
 def operands(graph: Graph, xs: Sequence[Any], output: Any) -> list[str]:
-    """Names of an operation's operands, all of one dtype.
+    """Names of an operation's operands (Values, Keras variables, arrays or numbers), cast to one dtype.
 
-    Args:
-        graph: Gets constants and casts.
-        xs: Values, Keras variables, arrays or numbers.
-        output: What Keras says of the result; its dtype decides where those of the values differ.
+    Where those of the values differ it is that of `output`, what Keras says of the result.
     """
     dtype = _dtype_of(xs, output)
     return [as_dtype(graph, x, dtype) for x in xs]
 
 
 def as_dtype(graph: Graph, x: Any, dtype: str) -> str:
-    """Name of a tensor in another dtype.
-
-    Args:
-        graph: Gets the constant or the cast.
-        x: A `Value`, Keras variable, array or number.
-        dtype: Name of a NumPy dtype.
-    """
+    """Name of a tensor (a `Value`, Keras variable, array or number) in another dtype."""
     if isinstance(x, Value):
         return x.name if x.dtype == dtype else graph.op("Cast", x.name, to=element_type(dtype))
     if isinstance(x, keras.Variable) or keras.ops.is_tensor(x):
@@ -88,11 +73,7 @@ def as_dtype(graph: Graph, x: Any, dtype: str) -> str:
 
 
 def elementwise(kinds: Mapping[str, Sequence[str]]) -> None:
-    """Register operations that ONNX has, too.
-
-    Args:
-        kinds: Name in ONNX → names in Keras.
-    """
+    """Register operations that ONNX has, too: name in ONNX → names in Keras."""
     for kind, names in kinds.items():
 
         def convert(graph: Graph, operation: Any, output: Any, *xs: Any, kind: str = kind) -> str:
@@ -111,37 +92,19 @@ elementwise({
 })  # fmt: skip
 
 
-@converter("StopGradient", "Copy", "ConvertToTensor")
-def _identity(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return name_of(graph, x)
-
-
-@converter("Cast")
-def _cast(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return as_dtype(graph, x, exported_dtype(operation.dtype))
-
-
-@converter("NotEqual")
-def _not_equal(graph: Graph, operation: Any, output: Any, *xs: Any) -> str:
-    return graph.op("Not", graph.op("Equal", *operands(graph, xs, output)))
-
-
-@converter("Square")
-def _square(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("Mul", x.name, x.name)
-
-
-@converter("Rsqrt")
-def _rsqrt(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return graph.op("Reciprocal", graph.op("Sqrt", x.name))
-
-
-@converter("Log1p", "Expm1")
-def _near_zero(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    one = np.float32(1).reshape(1)
-    if type(operation).__name__ == "Log1p":
-        return graph.op("Log", graph.op("Add", x.name, one))
-    return graph.op("Sub", graph.op("Exp", x.name), one)
+CONVERTERS.update({
+    **dict.fromkeys(("StopGradient", "Copy", "ConvertToTensor"), lambda graph, operation, y, x: name_of(graph, x)),
+    "Cast": lambda graph, operation, y, x: as_dtype(graph, x, exported_dtype(operation.dtype)),
+    "NotEqual": lambda graph, operation, y, *xs: graph.op("Not", graph.op("Equal", *operands(graph, xs, y))),
+    "Square": lambda graph, operation, y, x: graph.op("Mul", x.name, x.name),
+    "Rsqrt": lambda graph, operation, y, x: graph.op("Reciprocal", graph.op("Sqrt", x.name)),
+    "Log1p": lambda graph, operation, y, x: graph.op("Log", graph.op("Add", x.name, np.ones(1, np.float32))),
+    "Expm1": lambda graph, operation, y, x: graph.op("Sub", graph.op("Exp", x.name), np.ones(1, np.float32)),
+    "Where": lambda graph, operation, y, condition, *xs: (
+        graph.op("Where", as_dtype(graph, condition, "bool"), *operands(graph, xs, y))
+    ),
+    "Einsum": lambda graph, operation, y, *xs: graph.op("Einsum", *operands(graph, xs, y), equation=operation.subscripts),
+})  # fmt: skip
 
 
 @converter("DivideNoNan")
@@ -160,11 +123,6 @@ def _mod(graph: Graph, operation: Any, output: Any, *xs: Any) -> str:
     return graph.op("Mod", *operands(graph, xs, output))
 
 
-@converter("Where")
-def _where(graph: Graph, operation: Any, output: Any, condition: Any, x: Any, y: Any) -> str:
-    return graph.op("Where", as_dtype(graph, condition, "bool"), *operands(graph, (x, y), output))
-
-
 @converter("Clip")
 def _clip(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     dtype = exported_dtype(x.dtype)
@@ -178,25 +136,12 @@ def _matmul(graph: Graph, operation: Any, output: Any, *xs: Any) -> str:
     return graph.op("MatMul", *operands(graph, xs, output))
 
 
-@converter("Einsum")
-def _einsum(graph: Graph, operation: Any, output: Any, *xs: Any) -> str:
-    return graph.op("Einsum", *operands(graph, xs, output), equation=operation.subscripts)
-
-
-@converter("Sum", "Mean", "Max", "Min", "Prod")
+@converter("Sum", "Mean", "Max", "Min", "Prod", "Any", "All")
 def _reduce(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    axis = operation.axis
+    axis, kind = operation.axis, type(operation).__name__
     axes = [] if axis is None else [axis] if isinstance(axis, int) else list(axis)
-    kind = "Reduce" + type(operation).__name__
-    name = as_dtype(graph, x, exported_dtype(output.dtype))
-    return graph.op(kind, name, *([np.array(axes, np.int64)] if axes else []), keepdims=int(operation.keepdims))
-
-
-@converter("Any", "All")
-def _any(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    axis = operation.axis
-    axes = [] if axis is None else [axis] if isinstance(axis, int) else list(axis)
-    kind = "ReduceMax" if type(operation).__name__ == "Any" else "ReduceMin"
-    name = as_dtype(graph, x, "int32")
-    name = graph.op(kind, name, *([np.array(axes, np.int64)] if axes else []), keepdims=int(operation.keepdims))
-    return graph.op("Cast", name, to=element_type("bool"))
+    constants = [np.array(axes, np.int64)] if axes else []
+    of_flags = {"Any": "Max", "All": "Min"}.get(kind)  # of 0 and 1
+    name = as_dtype(graph, x, "int32" if of_flags else exported_dtype(output.dtype))
+    name = graph.op(f"Reduce{of_flags or kind}", name, *constants, keepdims=int(operation.keepdims))
+    return graph.op("Cast", name, to=element_type("bool")) if of_flags else name

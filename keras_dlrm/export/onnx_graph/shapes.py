@@ -1,8 +1,7 @@
-"""Operations of `keras.ops` that move, cut and join tensors, in ONNX."""
+"""Operations of `keras.ops` in ONNX that move, slice and join tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,9 @@ _END = 2**62
 
 @converter("Reshape")
 def _reshape(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    return reshape(graph, x, output.shape)
-
-
-def reshape(graph: Graph, x: Value, shape: Sequence[int | None]) -> str:
-    """A tensor in another shape of which one size may not be fixed.
-
-    Raises:
-        NotImplementedError: several are not.
-    """
-    if sum(n is None for n in shape) > 1:
-        raise NotImplementedError(f"a reshape to {tuple(shape)}, of which several sizes are not fixed")
-    sizes = [-1 if n is None else n for n in shape]
+    if sum(n is None for n in output.shape) > 1:
+        raise NotImplementedError(f"a reshape to {tuple(output.shape)}, of which several sizes are not fixed")
+    sizes = [-1 if n is None else n for n in output.shape]
     if sizes[:1] == [-1] and x.shape[:1] == (None,):
         sizes[0] = 0  # as many as before, which may be none
     return graph.op("Reshape", x.name, np.array(sizes, np.int64))
@@ -37,18 +27,13 @@ def _ravel(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     return graph.op("Reshape", x.name, np.array([-1], np.int64))
 
 
-@converter("ExpandDims")
-def _expand_dims(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    axis = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
-    return graph.op("Unsqueeze", x.name, np.array(axis, np.int64))
-
-
-@converter("Squeeze")
-def _squeeze(graph: Graph, operation: Any, output: Any, x: Any) -> str:
+@converter("ExpandDims", "Squeeze")
+def _ones(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     axis = operation.axis
     if axis is None:
         axis = [i for i, n in enumerate(x.shape) if n == 1]
-    return graph.op("Squeeze", x.name, np.array(axis if isinstance(axis, (list, tuple)) else [axis], np.int64))
+    kind = "Squeeze" if type(operation).__name__ == "Squeeze" else "Unsqueeze"
+    return graph.op(kind, x.name, np.array(axis if isinstance(axis, (list, tuple)) else [axis], np.int64))
 
 
 @converter("Transpose")

@@ -1,4 +1,4 @@
-"""Tables into the variables of a SavedModel, part by part: none of them is ever in memory as a whole."""
+"""Tables into the variables of a SavedModel, part by part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dlrm.export.tables.quantised import layout, quantise
+from keras_dlrm.export.tables.quantized import layout, quantize
 from keras_dlrm.export.tables.taped_tables import stored_rows
 
 _DATA = "variables"
@@ -20,8 +20,8 @@ class ServedTables:
 
     Args:
         tables: The stand-ins that a model's collection looks up.
-        stored: For each its kind, see `quantised.KINDS`.
-        maps: For each the map from rows to kept ones, int32 (rows,), or `None` where all are kept.
+        stored: The kind of each, see `quantized.KINDS`.
+        maps: The map of each from rows to kept ones, int32 (rows,), or `None` where all are kept.
     """
 
     #: Frozen tables, too.
@@ -53,7 +53,7 @@ def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarr
 
     Args:
         model: Folder of the SavedModel, whose module has the arrays of `ServedTables` as `tables`.
-        parts: Of each table in order: its number, kind and rows, where the part starts, and float32 rows.
+        parts: Number, kind and rows of each table in order, where the part starts, and its float32 rows.
     """
     folder = model / _DATA
     prefix = str(folder / _DATA)
@@ -69,7 +69,7 @@ def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarr
     )
     del reader
     for number, kind, rows, start, values in parts:
-        arrays: Mapping[str, np.ndarray] = quantise(values, kind).arrays
+        arrays: Mapping[str, np.ndarray] = quantize(values, kind).arrays
         prefixes.append(f"{prefix}_{len(prefixes)}")
         tf.raw_ops.SaveV2(
             prefix=prefixes[-1],

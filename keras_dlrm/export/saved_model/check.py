@@ -23,18 +23,14 @@ import tensorflow as tf
 
 
 def check(path: Path, requests: Mapping[str, Any], allowed: float, loaded: int) -> None:
-    """Ask each signature and compare.
+    """Ask each signature, and compare; `RuntimeError` where the model does not load, lacks a signature, or answers otherwise.
 
     Args:
         path: Folder of the SavedModel.
-        requests: Signature → `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1) or
-            a mapping output → values, and `rows`, the
-            row ids of each table that the request looks up.
+        requests: Signature → `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1) or a mapping
+            output → values, and `rows`, the row ids of each table that the request looks up.
         allowed: Largest difference.
         loaded: Variables of more bytes are not loaded as a whole: of the tables only the rows that are asked for.
-
-    Raises:
-        RuntimeError: it cannot be loaded, lacks a signature, or answers otherwise.
     """
     size = sum(file.stat().st_size for file in (path / "variables").iterdir())
     model = tf.saved_model.load(str(path)) if size <= loaded else _with_rows(path, requests)
@@ -67,21 +63,21 @@ def _compare(name: str, got: np.ndarray, expected: np.ndarray, allowed: float) -
 
 def feed(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs of a request as tensors."""
-    return {name: tf.constant(given["values"], tf.as_dtype(given["dtype"])) for name, given in entry["inputs"].items()}
+    return {name: tf.constant(tensor["values"], tf.as_dtype(tensor["dtype"])) for name, tensor in entry["inputs"].items()}
 
 
 def examples(inputs: Mapping[str, Any]) -> Any:
-    """Columns as serialised `tf.train.Example`s, missing values left out."""
-    columns = {name: np.asarray(given["values"]) for name, given in inputs.items()}
+    """Columns as serialized `tf.train.Example`s, missing values left out."""
+    columns = {name: np.asarray(column["values"]) for name, column in inputs.items()}
     messages = []
     for i in range(len(next(iter(columns.values())))):
         example = tf.train.Example()
-        for name, given in inputs.items():
+        for name, column in inputs.items():
             values = np.atleast_1d(columns[name][i]).tolist()
             feature = example.features.feature[name]
-            if given["dtype"] == "string":
+            if column["dtype"] == "string":
                 feature.bytes_list.value.extend(value.encode() for value in values if value)
-            elif given["dtype"] == "int64":
+            elif column["dtype"] == "int64":
                 feature.int64_list.value.extend(values)
             else:
                 feature.float_list.value.extend(value for value in values if value == value)

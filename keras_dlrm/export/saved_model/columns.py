@@ -24,12 +24,7 @@ _LOW, _HIGHEST, _LAST = 10**9, 9_223_372_036, 854_775_807
 
 
 class ModelColumns(tf.Module):
-    """Columns as the model reads them.
-
-    Args:
-        schema: A fitted schema.
-        columns: `signatures.model_columns` of it.
-    """
+    """Columns of a fitted schema (`signatures.model_columns`) as the model reads them."""
 
     def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
         super().__init__()
@@ -70,7 +65,7 @@ class ModelColumns(tf.Module):
             values = {c.name: columns[c.name] for c in self.schema.categorical}
             values.update((c.name, cut(c, values[c.name])) for c in self.schema.categorical if c.name in long)
             ids = [(c, every(c.name, self.ids(c, values[c.name]))) for c in self.schema.categorical]
-            parts = [tf.reshape(found, [-1, c.hotness]) for c, found in ids]
+            parts = [tf.reshape(rows_of_ids, [-1, c.hotness]) for c, rows_of_ids in ids]
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]
@@ -85,7 +80,7 @@ class ModelColumns(tf.Module):
         return values
 
     def parse(self, examples: Any) -> dict[str, Any]:
-        """Serialised `tf.train.Example`s (B,) → columns. A feature that is absent, or has no value, is missing.
+        """Serialized `tf.train.Example`s (B,) → columns. A feature that is absent, or has no value, is missing.
 
         Values of a vocabulary are bytes features, ids int64, dense values floats.
         """
@@ -95,16 +90,14 @@ class ModelColumns(tf.Module):
                 features[c.name] = tf.io.FixedLenFeature([c.width], tf.float32)
             elif c.width is None:
                 dtype = tf.float32 if c.dtype.startswith("float") else tf.as_dtype(c.dtype)
-                features[c.name] = tf.io.FixedLenSequenceFeature(
-                    [], dtype, allow_missing=True, default_value=self.missing(c)
-                )
+                features[c.name] = tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True, default_value=self.missing(c))
             else:
                 features[c.name] = tf.io.RaggedFeature(tf.as_dtype(c.dtype), row_splits_dtype=tf.int64)
         parsed = tf.io.parse_example(examples, features)
         return {c.name: tf.cast(self._rectangular(c, parsed[c.name]), c.dtype) for c in self.columns}
 
     def missing(self, column: Column) -> Any:
-        """What stands for a missing value of a column."""
+        """The value that stands for a missing one of a column."""
         if column.dtype.startswith("float"):
             return next(dense.missing for dense in self.schema.dense if dense.name == column.name)
         return "" if column.dtype == "string" else PADDING
@@ -176,12 +169,7 @@ class RawColumns(ModelColumns):
 
 
 class VocabularyLookup(tf.Module):
-    """`Vocabulary.encode` inside a graph.
-
-    Args:
-        vocabulary: The vocabulary.
-        file: Where its values are written, one a line.
-    """
+    """`Vocabulary.encode` inside a graph, with a file that has the vocabulary's values, one a line."""
 
     def __init__(self, vocabulary: Vocabulary, file: Path) -> None:
         super().__init__()
@@ -209,21 +197,21 @@ class VocabularyLookup(tf.Module):
             keys, missing, valid = _hex_keys(values, self._modulo)
         else:
             keys, missing, valid = *_text_keys(values), None
-        found = tf.fill(tf.shape(values), tf.constant(self._unseen, tf.int64))
+        looked_up = tf.fill(tf.shape(values), tf.constant(self._unseen, tf.int64))
         if self.table is not None:
             line = self.table.lookup(_escape(keys) if self._escaped else keys)
             if self.ids is None:
                 known = line + self._oov_rows * tf.cast(line >= self._first, tf.int64)
             else:
                 known = tf.gather(self.ids, tf.maximum(line, 0))
-            found = tf.where(line < 0, found, known)
+            looked_up = tf.where(line < 0, looked_up, known)
         if valid is not None:
-            found = tf.where(valid, found, tf.constant(self._unseen, tf.int64))
+            looked_up = tf.where(valid, looked_up, tf.constant(self._unseen, tf.int64))
         if self._oov_rows > 1:
             texts = tf.strings.as_string(tf.bitcast(keys, tf.uint64)) if self._hex else keys
             cold = tf.strings.to_hash_bucket_strong(texts, self._oov_rows, key=list(KEY))
-            found = tf.where(found == self._unseen, found + cold, found)
-        return tf.where(missing, tf.constant(PADDING, tf.int64), found)
+            looked_up = tf.where(looked_up == self._unseen, looked_up + cold, looked_up)
+        return tf.where(missing, tf.constant(PADDING, tf.int64), looked_up)
 
 
 def hashed_ids(texts: Any) -> Any:
@@ -267,7 +255,7 @@ def _log(values: Any) -> Any:
 
 
 def _text_keys(values: Any) -> tuple[Any, Any]:
-    """Texts → keys, and which are missing; see `Keys.normalise`."""
+    """Texts → keys, and which are missing; see `Keys.normalize`."""
     keys = _normal_form(values)
     return keys, (keys == "") | (keys == str(PADDING))
 
@@ -317,7 +305,7 @@ def _write_lines(vocabulary: Vocabulary, file: Path, numbers: bool) -> bool:
 
 
 def _escape(keys: Any) -> Any:
-    """As `_write_lines` escapes. In what replaces, two backslashes stand for one."""
+    """Keys escaped as by `_write_lines`. In what replaces, two backslashes stand for one."""
     for pattern, name in ((r"\\", "\\\\\\\\"), ("\n", r"\\n"), ("\r", r"\\r")):
         keys = tf.strings.regex_replace(keys, pattern, name)
     return keys
@@ -327,7 +315,5 @@ def _at_most(column: Column, lengths: Any, most: int | None) -> Any:
     """An assertion about how many values rows have."""
     what = "the one that the column holds" if column.width is None else f"its hotness {most}"
     return tf.debugging.assert_less_equal(
-        lengths,
-        tf.constant(most, tf.int64),
-        f"feature {column.name!r} has more values than {what}; shorten the list.",
+        lengths, tf.constant(most, tf.int64), f"feature {column.name!r} has more values than {what}; shorten the list."
     )

@@ -16,7 +16,7 @@ def _is_missing(values: Any) -> Any:
 
 
 def cut(column: Categorical, values: Any) -> Any:
-    """Values (B, k) → (B, hotness), as `truncate` has it."""
+    """Values (B, k) → (B, hotness): those that the column's `truncate` keeps."""
     missing = _is_missing(values)
     fill = "" if values.dtype == tf.string else tf.constant(PADDING, values.dtype)
     padded = tf.pad(values, [[0, 0], [0, column.hotness]], constant_values=fill)

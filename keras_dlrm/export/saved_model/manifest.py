@@ -16,12 +16,7 @@ from keras_dlrm.files.published import FILE, FORMAT, VERSION, check_version
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest of a version whose other files are all there.
-
-    Args:
-        path: Folder of the version.
-        content: What the manifest says besides files, checksums, time and versions.
-    """
+    """Write the manifest of a version whose other files are all there: files, checksums, time, versions and `content`."""
     files = inventory(path, [name for name in files_below(path) if name != FILE.as_posix()])
     manifest = {
         "format": FORMAT,
@@ -66,9 +61,7 @@ def verify(path: str | Path) -> dict[str, Any]:
 def git_revision() -> str | None:
     """The commit of the working folder, with `+` behind it where files have changed since; `None` outside of git."""
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True
-        )
+        described = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True)
     except OSError:
         return None
-    return found.stdout.strip() or None
+    return described.stdout.strip() or None

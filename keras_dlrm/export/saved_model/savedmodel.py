@@ -1,11 +1,9 @@
-"""A trained model as a published version: a SavedModel that stock TensorFlow Serving loads."""
+"""`kd.export.savedmodel`: a trained model as a published version for TensorFlow Serving."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +16,8 @@ import numpy as np
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.export import functional as own
 from keras_dlrm.export import signatures
-from keras_dlrm.export.elsewhere import environment, modules_of
-from keras_dlrm.export.requests import expected_probabilities, requests
+from keras_dlrm.export.elsewhere import modules_of, run
+from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
 from keras_dlrm.export.saved_model import manifest, warmup
 from keras_dlrm.export.saved_model.versions import next_version, publish
 from keras_dlrm.export.tables.stored_tables import StoredTables
@@ -33,8 +31,6 @@ _PART, _PARTS = 2**23, 512
 _LOADED = 2**27
 # What the file format may add to tables and weights.
 _SHARE, _ROOM = 1.02, 2**17
-# What TensorFlow says whenever it starts.
-_LOG = re.compile(r"[IWE]0000 00:00:|WARNING: All log messages before|To enable the following instructions")
 CHECK = Path(__file__).with_name("check.py")
 
 
@@ -59,7 +55,7 @@ def savedmodel(
     - `columns`: the same, an input per column.
     - `raw`: an input per column as the log has them, through the preprocessor inside the graph.
     - `rank`: one row of the user's columns beside B candidates.
-    - `classify`, `regress`: serialised `tf.train.Example`s, with the columns of `raw`, or of `columns` without a preprocessor.
+    - `classify`, `regress`: serialized `tf.train.Example`s, with the columns of `raw`, or of `columns` without a preprocessor.
     - `serving_default`: what `default` says.
 
     They give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). It loads without Keras
@@ -84,7 +80,7 @@ def savedmodel(
         warm_up: Whether to write requests that TensorFlow Serving replays before a version takes traffic; by default
             where tensorflow-serving-api is installed.
         tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
-            own dtype by default. Rows are dequantised when they are looked up.
+            own dtype by default. Rows are dequantized when they are looked up.
         prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
             rows to leave out. Their ids are answered as unseen ones are.
 
@@ -102,19 +98,15 @@ def savedmodel(
 
     Example: see docs/export.md.
     """
-    from keras_dlrm.models.click_model import ClickModel
-
-    functional = own.is_functional(model)
-    if not isinstance(model, ClickModel) and not functional:
-        raise TypeError(f"savedmodel: expected a model of kd.models, or a functional SparseModel, not {type(model).__name__}.")
+    functional = own.is_functional("savedmodel", model)
     if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
         raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
     scores = _scores(metrics)
     require_finite("savedmodel", model)
     if functional:
         packed = default if default != "packed" else None
-        given = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
-        own.refuse_options("savedmodel", model, warm_up=warm_up, **given)
+        options = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
+        own.refuse_options("savedmodel", warm_up=warm_up, **options)
     else:
         signatures.check(model.schema, preprocessor is not None, user_columns, default)
         if preprocessor is not None:
@@ -132,8 +124,7 @@ def savedmodel(
     # Its name is no number, so that a server that watches the folder does not take it for a version.
     with workspace(directory / "version") as aside:
         if functional:
-            with tempfile.TemporaryDirectory() as folder:
-                own.write(model, aside / "model", Path(folder), _run, CHECK)
+            _write_functional(model, aside / "model")
             content = own.described(model)
         else:
             job = {
@@ -169,14 +160,6 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
     """Write and check the SavedModel, with all that belongs to it but the manifest."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _save(
-            folder / "requests.json",
-            {
-                "requests": _requests(model, preprocessor, stored, job),
-                "allowed": 1e-5 if model.compute_dtype == "float32" else 0.02,
-                "loaded": _LOADED,
-            },
-        )
         weights: dict[str, Any] = {
             f"w{i}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(v for v in model.weights if not is_table(v))
         }
@@ -190,31 +173,56 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
                 np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
             part = max(_PART // (4 * stack.stack.width), -(-kept // _PARTS), 1)
             tables.append([kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
-        rebuilt = {"model": keras.saving.serialize_keras_object(model), "modules": modules_of("savedmodel", model)}
-        _save(folder / "job.json", {**job, **rebuilt, "tables": tables})
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
-        failed = _run([sys.executable, "-m", "keras_dlrm.export.saved_model.writing", name, str(path)], folder, rows)
-        if failed:
-            last = failed.splitlines()[-1]
-            if last.startswith("not written"):
-                raise RuntimeError(f"savedmodel: {last}")
-            raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
-        extra = path / "assets.extra"
-        model.schema.save(extra / "schema.json")
-        if preprocessor is not None:
-            preprocessor.save(extra / "preprocessor")
-        # -P: beside the program lies a tensorflow.py.
-        failed = _run([sys.executable, "-P", str(CHECK), str(path), str(folder / "requests.json")], folder)
-        if failed:
-            raise RuntimeError(failed)
+        job = {**job, "model": keras.saving.serialize_keras_object(model), "tables": tables}
+        _rebuild(model, path, folder, job, _requests(model, preprocessor, stored, job), _LOADED, rows)
+    extra = path / "assets.extra"
+    model.schema.save(extra / "schema.json")
+    if preprocessor is not None:
+        preprocessor.save(extra / "preprocessor")
     written = sum(file.stat().st_size for file in (path / "variables").iterdir())
     needed = stored.nbytes + sum(values.nbytes for values in weights.values())
     if written > _SHARE * needed + _ROOM:
         raise RuntimeError(f"savedmodel: the variables take {written:,} bytes for weights of {needed:,}; that is a defect here.")
 
 
+def _write_functional(model: Any, path: Path) -> None:
+    """Write and check the SavedModel of a functional model."""
+    for layer in own.collections(model):
+        layer.require_whole("savedmodel")
+    batch, shapes = own.example(model), own.inputs(model)
+    request = {
+        "inputs": {name: {"dtype": shapes[name][1], "values": array.tolist()} for name, array in batch.items()},
+        "expected": {name: array.tolist() for name, array in own.answers(model, batch).items()},
+        "examples": False,
+        "user_inputs": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model.keras")
+        _rebuild(model, path, Path(folder), {}, {"serving_default": request}, sys.maxsize)
+
+
+def _rebuild(
+    model: Any, path: Path, folder: Path, job: Mapping[str, Any], asked: Mapping[str, Any], loaded: int,
+    rows: Iterable[np.ndarray] = (),
+) -> None:  # fmt: skip
+    """Do a job in a process where Keras runs on TensorFlow, and check what it wrote in another."""
+    _save(folder / "job.json", {**job, "modules": modules_of("savedmodel", model)})
+    _save(folder / "requests.json", {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded})
+    failed = run(["-m", "keras_dlrm.export.saved_model.writing", str(folder), str(path)], rows)[-4000:]
+    if failed:
+        last = failed.splitlines()[-1]
+        if last.startswith("not written"):
+            raise RuntimeError(f"savedmodel: {last}")
+        raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
+    # -P: the modules beside the program, such as `warmup`, stand for no others.
+    failed = run(["-P", str(CHECK), str(path), str(folder / "requests.json")])[-4000:]
+    if failed:
+        raise RuntimeError(failed)
+
+
 def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
-    """What the written model is asked, and what it should answer; see `check.check`."""
+    """Requests to the written model, with the answers that it should give; see `check.check`."""
     columns = signatures.model_columns(model.schema)
     kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
     asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
@@ -228,30 +236,6 @@ def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[
         }
         for name, (inputs, batch) in asked.items()
     }
-
-
-def _run(command: Sequence[str], folder: Path, rows: Iterable[np.ndarray] = ()) -> str:
-    """Run a program that Keras is on TensorFlow in, passing it rows. The end of what it complains of, if it fails."""
-    with open(folder / "stderr", "w+b") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
-        )
-        try:
-            for part in rows:
-                process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
-            process.stdin.close()  # type: ignore[union-attr]
-            code = process.wait()
-        except BrokenPipeError:
-            code = process.wait()  # What it says is told below.
-        finally:
-            process.kill()  # where this one is stopped
-            process.wait()
-        if code:
-            errors.seek(0)
-            lines = errors.read().decode(errors="replace").splitlines()
-            said = "\n".join(line for line in lines if not _LOG.match(line))
-            return said[-4000:].strip() or f"exit code {process.returncode}"
-    return ""
 
 
 def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The numbers of published versions, and the renaming that makes one seen."""
+"""Version numbers, and the rename that publishes a version."""
 
 from __future__ import annotations
 
@@ -7,29 +7,16 @@ from pathlib import Path
 
 
 def next_version(directory: Path) -> int:
-    """One more than the highest version; names that are no number, or one beyond int64, do not count.
-
-    Args:
-        directory: Folder of the versions.
-    """
+    """One more than the highest version of a folder; names that are no number, or one beyond int64, do not count."""
     names = (p.name for p in directory.iterdir())
     numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20)
     return max((number for number in numbers if number < 2**63 - 1), default=0) + 1
 
 
 def publish(written: Path, final: Path, any_version: bool) -> Path:
-    """Rename a version into place. Where another export took its number meanwhile, it gets the next one, or is an error.
+    """Rename a complete version, on the same file system, into place; its final path.
 
-    Args:
-        written: The version, complete, on the same file system.
-        final: Its place.
-        any_version: Whether it may get another number.
-
-    Returns:
-        Where it is.
-
-    Raises:
-        FileExistsError: the number is taken, and it may get no other.
+    Where another export took its number meanwhile, it gets the next one, or is a `FileExistsError` unless `any_version`.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Requests that stock TensorFlow Serving replays before a version takes traffic."""
+"""Warm-up requests for stock TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -17,15 +17,7 @@ def can_write() -> bool:
 
 
 def write(path: Path, requests: Mapping[str, Any]) -> int:
-    """Write `assets.extra/tf_serving_warmup_requests` of a SavedModel.
-
-    Args:
-        path: Folder of the SavedModel.
-        requests: As in `check.check`; each becomes one record.
-
-    Returns:
-        Number of records.
-    """
+    """Write `assets.extra/tf_serving_warmup_requests` of a SavedModel, one record for each request of `check.check`."""
     import tensorflow as tf
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 

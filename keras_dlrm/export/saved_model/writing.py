@@ -1,6 +1,6 @@
-"""Writes a SavedModel. Runs in a process of its own, where Keras runs on TensorFlow, whatever backend trained the model.
+"""Writer of a SavedModel, in a process where Keras runs on TensorFlow.
 
-It is given a folder with the job, and the rows of the tables on its standard input, which it passes on part by part.
+It is given a folder with the job, and the rows of a click model's tables on its standard input, which it passes on part by part.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import tensorflow as tf
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
-from keras_dlrm.export.elsewhere import beside, import_modules
+from keras_dlrm.export import functional as own
+from keras_dlrm.export.elsewhere import arguments, beside, import_modules
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.saved_model import warmup
 from keras_dlrm.export.saved_model.bundle import ServedTables, replace_rows
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
-from keras_dlrm.export.signatures import EXAMPLES, model_columns, raw_columns, signature_names
+from keras_dlrm.export.signatures import EXAMPLES, model_columns, packed_inputs, raw_columns, signature_names
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # So TensorFlow calls a file that is too large, a disk that is full, and a folder that is not ours.
@@ -43,7 +44,6 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         rows: float32 rows of the tables, in order.
     """
     maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
-    import_modules(job["modules"])
     with stand_in_tables():
         model = keras.saving.deserialize_keras_object(job["model"])
         stand_ins = [] if model.embeddings is None else model.embeddings.tables
@@ -52,11 +52,13 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
             model(example_batch(model.schema))  # makes its variables
     tables = {id(table) for table in stand_ins}
     weights = [v for v in model.weights if id(v) not in tables]
-    _assign(weights, folder / "weights.npz")
-    # A module that holds the weights alone: Keras's own export would store each of them twice (keras #23553).
-    module = tf.Module()
+    with np.load(folder / "weights.npz") as saved:
+        if len(saved.files) != len(weights):
+            raise RuntimeError(f"savedmodel: the model has {len(saved.files)} dense weights, rebuilt {len(weights)}.")
+        for i, weight in enumerate(weights):
+            weight.assign(saved[f"w{i}"])
+    module = _module(weights)
     module.tables = served.arrays
-    module.weights = [v.value for v in weights]
 
     def serve(batch: Mapping[str, Any]) -> Any:
         with taped(served):
@@ -70,7 +72,7 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
         known = module.raw
     functions = {
-        "packed": _packed(schema, serve),
+        "packed": _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, _specs(packed_inputs(schema))),
         "columns": _columns(module.columns, serve),
         "rank": _rank(known, serve, job["user_columns"]) if job["user_columns"] else None,
         "raw": _columns(known, serve),
@@ -90,12 +92,24 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         warmup.write(path, asked["requests"])
 
 
-def _assign(weights: Sequence[Any], file: Path) -> None:
-    with np.load(file) as saved:
-        if len(saved.files) != len(weights):
-            raise RuntimeError(f"savedmodel: the model has {len(saved.files)} dense weights, rebuilt {len(weights)}.")
-        for i, weight in enumerate(weights):
-            weight.assign(saved[f"w{i}"])
+def write_functional(folder: Path, path: Path) -> None:
+    """Write the SavedModel of the functional model in a folder, with one signature, of its own inputs and outputs by name."""
+    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    names, specs = own.output_names(model), _specs(own.inputs(model))
+
+    def serve(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        outputs = model(keras.tree.pack_sequence_as(model.input, [inputs[name] for name in specs]), training=False)
+        return dict(zip(names, keras.tree.flatten(outputs), strict=True))
+
+    tf.saved_model.save(_module(model.weights), str(path), signatures={"serving_default": _function(serve, specs)})
+    (path / "assets.extra").mkdir()
+
+
+def _module(weights: Sequence[Any]) -> Any:
+    """A module that holds the weights alone: Keras's own export would store each of them twice (keras #23553)."""
+    module = tf.Module()
+    module.weights = [v.value for v in weights]
+    return module
 
 
 class _Recorder:
@@ -116,12 +130,10 @@ class _Recorder:
 def _looked_up(model: Any, batch: Mapping[str, Any], maps: Sequence[np.ndarray | None]) -> list[list[int]]:
     """Kept rows of each table that a packed batch looks up."""
     recorder = _Recorder([] if model.embeddings is None else model.embeddings.tables)
-    dtypes = {"dense": np.float32, "sparse": np.int64, "weights": np.float32}
+    dtypes = packed_inputs(model.schema)
     with taped(recorder):
-        model({key: np.array(values, dtypes[key]) for key, values in batch.items()}, training=False)
-    kept = [
-        rows if m is None else {int(m[row]) for row in rows} - {-1} for rows, m in zip(recorder.rows, maps, strict=True)
-    ]
+        model({key: np.array(values, dtypes[key][1]) for key, values in batch.items()}, training=False)
+    kept = [rows if m is None else {int(m[row]) for row in rows} - {-1} for rows, m in zip(recorder.rows, maps, strict=True)]
     return [sorted(rows) for rows in kept]
 
 
@@ -135,15 +147,6 @@ def _parts(rows: IO[bytes], tables: Sequence[Sequence[Any]]) -> Iterator[tuple[i
             yield number, kind, count, start, np.frombuffer(data, np.float32).reshape(length, width)
 
 
-def _packed(schema: Any, serve: Serve) -> Any:
-    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
-    specs = {
-        name: tf.TensorSpec([None, widths[name]], tf.int64 if name == "sparse" else tf.float32, name=name)
-        for name in schema.input_names
-    }
-    return _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, specs)
-
-
 def _columns(columns: ModelColumns, serve: Serve) -> Any:
     return _function(lambda inputs: {"probability": serve(columns.pack(columns.named(inputs)))}, columns.specs())
 
@@ -154,9 +157,9 @@ def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
     candidates = next(c.name for c in columns.columns if c.name not in user)
 
     def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        given = columns.named(inputs)
-        count = tf.shape(given[candidates])[0]
-        return {"probability": serve(columns.pack(given, user, count))}
+        by_name = columns.named(inputs)
+        count = tf.shape(by_name[candidates])[0]
+        return {"probability": serve(columns.pack(by_name, user, count))}
 
     return _function(rank, specs)
 
@@ -169,6 +172,10 @@ def _examples(columns: ModelColumns, serve: Serve, outputs: Callable[[Any], dict
 def _classes(probability: Any) -> dict[str, Any]:
     names = tf.tile(tf.constant([["0", "1"]]), [tf.shape(probability)[0], 1])
     return {"classes": names, "scores": tf.concat([1.0 - probability, probability], axis=1)}
+
+
+def _specs(inputs: Mapping[str, tuple[Any, str]]) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in inputs.items()}
 
 
 def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Mapping[str, Any]) -> Any:
@@ -186,17 +193,18 @@ def _name_methods(path: Path, names: Mapping[str, str]) -> None:
 
 def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
-    job = json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
+    work, job = Path(folder).absolute(), json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
+    place = beside(Path(path))
+    import_modules(job["modules"])
     try:
-        write(job, Path(folder).absolute(), beside(Path(path)), sys.stdin.buffer)
+        if "model" in job:
+            write(job, work, place, sys.stdin.buffer)
+        else:
+            write_functional(work, place)
     except (OSError, *_DISK) as error:
         reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
         sys.exit(f"not written ({reason}); see that the folder can be written to and has room.")
 
 
 if __name__ == "__main__":
-    import keras_dlrm.models  # noqa: F401  (registers the classes that are deserialised)
-    from keras_dlrm.sharding.processes import end_with_launcher
-
-    end_with_launcher()
-    main(*sys.argv[1:])
+    main(*arguments())

@@ -1,4 +1,4 @@
-"""The tables of a model as an exported file holds them: in which kind, which rows of them, and in what order."""
+"""Tables as an export stores them: kind, kept rows, order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import gather_rows
-from keras_dlrm.export.tables.quantised import check_kind, dequantise, layout, quantise, row_bytes
+from keras_dlrm.export.tables.quantized import check_kind, dequantize, layout, quantize, row_bytes
 from keras_dlrm.export.tables.untrained import rows_to_prune
 from keras_dlrm.sharding.stacking import Stack
 
@@ -29,7 +29,7 @@ class StoredStack:
         variable: The Keras variable (rows, D).
         stack: What lies in it.
         oov: By table name, the row that unseen ids get, or `None`: zeros.
-        kind: One of `quantised.KINDS`.
+        kind: One of `quantized.KINDS`.
         pruned: Which rows of the variable are left out, bool (rows,), or `None`. Their ids are answered as unseen ones
             are, through a map from places to stored rows.
     """
@@ -105,22 +105,18 @@ class StoredStack:
                 yield self._stored(unseen)
 
     def _stored(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        return quantise(rows, self.kind).arrays
+        return quantize(rows, self.kind).arrays
 
     def row_map(self) -> np.ndarray:
-        """Row of the variable → which of the kept rows it is, or stands for; -1: zeros. int32 (rows,).
-
-        Raises:
-            ValueError: nothing is pruned.
-        """
+        """Kept row that each row of the variable is, or stands for, int32 (rows,); -1: zeros. Only where rows are pruned."""
         if self.pruned is None:
             raise ValueError(f"{self.name}: nothing is pruned, so there is no map.")
-        found = np.cumsum(~self.pruned, dtype=np.int32) - np.int32(1)
+        kept_rows = np.cumsum(~self.pruned, dtype=np.int32) - np.int32(1)
         for table in self.stack.tables:
             start, oov = self.stack.starts[table.name], self.oov.get(table.name)
             own = slice(start, start + table.rows)
-            found[own][self.pruned[own]] = -1 if oov is None else found[start + oov]
-        return found
+            kept_rows[own][self.pruned[own]] = -1 if oov is None else kept_rows[start + oov]
+        return kept_rows
 
     def map(self) -> np.ndarray:
         """Place → stored row: int32 (places,). Stored row 0 is zeros, the others are the kept ones in order."""
@@ -134,15 +130,15 @@ class StoredStack:
             at += table.rows + 3
         return places
 
-    def dequantised(self, ids: np.ndarray) -> np.ndarray:
+    def dequantized(self, ids: np.ndarray) -> np.ndarray:
         """Rows as the exported model sees them, float32 (n, D), for rows of the variable; -1 gives zeros."""
         ids = np.asarray(ids, np.int64)
         if self.pruned is not None:
             kept = np.append(np.flatnonzero(~self.pruned), -1)
             ids = np.where(ids >= 0, kept[self.row_map()[np.maximum(ids, 0)]], ids)
         rows = gather_rows(self.variable, ops.convert_to_tensor(np.maximum(ids, 0).astype(np.int32)))
-        found = dequantise(quantise(ops.convert_to_numpy(ops.cast(rows, "float32")), self.kind))
-        return np.where(ids[:, None] >= 0, found, np.float32(0))
+        values = dequantize(quantize(ops.convert_to_numpy(ops.cast(rows, "float32")), self.kind))
+        return np.where(ids[:, None] >= 0, values, np.float32(0))
 
 
 class StoredTables:
@@ -150,7 +146,7 @@ class StoredTables:
 
     Args:
         model: A model of `kd.models`.
-        kind: One of `quantised.KINDS`; each table's own dtype by default.
+        kind: One of `quantized.KINDS`; each table's own dtype by default.
         prune: `"untrained"`, or a mapping table name → bool (rows,), true for rows to leave out; see `rows_to_prune`.
             Stacks whose map would be larger than the rows that it saves are left whole.
 
@@ -195,10 +191,10 @@ class StoredTables:
         return sum(int(stack.pruned.sum()) for stack in self.stacks if stack.pruned is not None)
 
     def lookup(self, table: Any, ids: Any) -> Any:
-        """What `keras_dlrm.embeddings.lookup.lookup` gives, with stored rows; not inside a compiled function."""
+        """Stored rows as `embeddings.lookup.lookup` gives them; not inside a compiled function."""
         flat = ops.convert_to_numpy(ids)
         unique, inverse = np.unique(flat, return_inverse=True)
-        rows = self._by_variable[id(table)].dequantised(unique)[inverse.reshape(-1)]
+        rows = self._by_variable[id(table)].dequantized(unique)[inverse.reshape(-1)]
         return ops.convert_to_tensor(rows.reshape(*flat.shape, rows.shape[-1]))
 
 

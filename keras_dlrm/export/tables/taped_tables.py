@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dlrm.export.tables.quantised import quantise
+from keras_dlrm.export.tables.quantized import quantize
 from keras_dlrm.export.tables.stored_tables import CHUNK, StoredStack, StoredTables
 
 
@@ -32,9 +32,6 @@ class TensorFlowTables:
         stored: Tables of a model on the TensorFlow backend. Those in the model's own dtype that are not pruned are used
             where they are, without a copy.
         bits: Whether bfloat16 is stored as int16 of the same bits, for TensorFlow Lite, which does not gather bfloat16.
-
-    Attributes:
-        arrays: By `id` of a model's variable, the `tf.Variable`s that stand for it, by name.
     """
 
     #: Frozen tables, too.
@@ -59,8 +56,8 @@ def stored_rows(arrays: Mapping[str, Any], kind: str, width: int, ids: Any) -> A
     """Rows of a stored table, float32 (*ids.shape, D); -1 gives zeros.
 
     Args:
-        arrays: What is stored, by name: `quantised.layout`, and maybe `"map"` from rows to kept ones.
-        kind: One of `quantised.KINDS`.
+        arrays: Stored arrays by name: `quantized.layout`, and maybe `"map"` from rows to kept ones.
+        kind: One of `quantized.KINDS`.
         width: D.
         ids: Rows of the whole table.
     """
@@ -70,18 +67,18 @@ def stored_rows(arrays: Mapping[str, Any], kind: str, width: int, ids: Any) -> A
         places = tf.gather(arrays["map"], places)
         real = tf.logical_and(real, places >= 0)
         places = tf.maximum(places, 0)
-    found = {name: tf.gather(array, places) for name, array in arrays.items() if name != "map"}
-    rows = found["codes"]
+    gathered = {name: tf.gather(array, places) for name, array in arrays.items() if name != "map"}
+    rows = gathered["codes"]
     if kind == "int4":
         # Not a shift and a mask: TensorFlow Lite has neither for uint8.
         pair = tf.cast(rows, tf.int32)
         high = pair // 16
         rows = tf.concat([pair - 16 * high, high], axis=-1)[..., :width]
     rows = _float32(rows)
-    if "scale" in found:
-        rows *= _float32(found["scale"])
-    if "offset" in found:
-        rows += _float32(found["offset"])
+    if "scale" in gathered:
+        rows *= _float32(gathered["scale"])
+    if "offset" in gathered:
+        rows += _float32(gathered["offset"])
     return tf.where(real[..., tf.newaxis], rows, tf.zeros_like(rows))
 
 
@@ -101,15 +98,15 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
     if stack.pruned is None and variable.dtype.name == stack.kind and not (bits and stack.kind == "bfloat16"):
         return {"codes": variable}
     kept = stack.stack.rows if stack.pruned is None else stack.stack.rows - int(stack.pruned.sum())
-    found = {}
+    variables = {}
     for name, (dtype, columns) in stack.layout.items():
         zeros = tf.zeros((kept, columns), tf.as_dtype(_in_bits(np.zeros(1, dtype), bits).dtype))
-        found[name] = tf.Variable(zeros, trainable=False, name=f"{stack.name}_{name}")
+        variables[name] = tf.Variable(zeros, trainable=False, name=f"{stack.name}_{name}")
     done = 0
     for rows in stack.kept_rows(CHUNK):
-        for name, array in quantise(rows, stack.kind).arrays.items():
-            found[name][done : done + len(array)].assign(_in_bits(array, bits))
+        for name, array in quantize(rows, stack.kind).arrays.items():
+            variables[name][done : done + len(array)].assign(_in_bits(array, bits))
         done += len(rows)
     if stack.pruned is not None:
-        found["map"] = tf.Variable(stack.row_map().astype(np.int32), trainable=False, name=f"{stack.name}_map")
-    return found
+        variables["map"] = tf.Variable(stack.row_map().astype(np.int32), trainable=False, name=f"{stack.name}_map")
+    return variables

@@ -1,4 +1,4 @@
-"""Rows of tables that training never touched."""
+"""Rows that training never touched."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from keras_dlrm import backend
 
 
 def untrained_rows(collection: Any) -> dict[str, np.ndarray]:
-    """Which rows still are what they were drawn as.
+    """Untrained rows by table: bool (rows,), of a built `EmbeddingCollection`.
 
     A seed draws the same rows on every backend, so they are drawn again, part by part, and compared. That finds rows of
     ids that no training example had, whatever the optimizer. It does not find those of a model whose tables were set,
     converted or grown after they were drawn.
-
-    Args:
-        collection: A built `EmbeddingCollection`.
-
-    Returns:
-        Table name → bool (rows,).
 
     Example:
 
@@ -32,7 +26,7 @@ def untrained_rows(collection: Any) -> dict[str, np.ndarray]:
     >>> untrained_rows(layer)["a"].tolist()
     [True, True, False]
     """
-    found = {}
+    untrained = {}
     for stack, variable in zip(collection.stacks, collection.tables, strict=True):
         same = np.zeros(stack.rows, bool)
         for start, drawn in collection.initial_rows(stack).parts(stack.width):
@@ -42,21 +36,18 @@ def untrained_rows(collection: Any) -> dict[str, np.ndarray]:
             same[start : start + len(drawn)] = (rows == drawn).all(axis=1)
         for table in stack.tables:
             start = stack.starts[table.name]
-            found[table.name] = same[start : start + table.rows]
-    return found
+            untrained[table.name] = same[start : start + table.rows]
+    return untrained
 
 
 def rows_to_prune(collection: Any, prune: str | Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Rows that an export leaves out, by table.
+    """Rows that an export leaves out, by table: bool (rows,).
 
     An OOV row stays, and so do all rows of a table that is split in two (`QuotientRemainder`): each stands for many ids.
 
     Args:
         collection: A built `EmbeddingCollection`.
         prune: `"untrained"`, or a mapping table name → bool (rows,), true for rows to leave out.
-
-    Returns:
-        Table name → bool (rows,).
 
     Raises:
         KeyError: an unknown table.
@@ -78,17 +69,15 @@ def rows_to_prune(collection: Any, prune: str | Mapping[str, Any]) -> dict[str, 
     else:
         sizes = {table.name: table.rows for stack in collection.stacks for table in stack.tables}
         masks = {}
-        for name, given in prune.items():
+        for name, rows in prune.items():
             if name not in columns or name not in sizes:
                 allowed = sorted(set(columns) & set(sizes))
                 raise KeyError(f"prune: unknown table {name!r}, or one that is split in two; there are {allowed}.")
-            mask = np.array(given)
+            mask = np.array(rows)
             if mask.dtype != bool:
                 raise TypeError(f"prune: the mask of table {name!r} has dtype {mask.dtype}; it must be bool.")
             if mask.shape != (sizes[name],):
-                raise ValueError(
-                    f"prune: the mask of table {name!r} has shape {mask.shape}; it must be ({sizes[name]},)."
-                )
+                raise ValueError(f"prune: the mask of table {name!r} has shape {mask.shape}; it must be ({sizes[name]},).")
             masks[name] = mask
     for name, mask in masks.items():
         column = columns[name]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _NAME = re.compile(r"[^/:\s]+")
 
@@ -45,28 +46,18 @@ class ModelConfig:
             raise ValueError(f"model name {self.name!r} must have no blank, '/' or ':', and not be empty.")
         for label in self.labels:
             if not _NAME.fullmatch(label):
-                raise ValueError(
-                    f"model {self.name!r}: label {label!r} must have no blank, '/' or ':', and not be empty."
-                )
+                raise ValueError(f"model {self.name!r}: label {label!r} must have no blank, '/' or ':', and not be empty.")
         if self.latest < 0:
             raise ValueError(f"model {self.name!r}: latest={self.latest} must be >= 0.")
 
-    def wanted(self, there: list[int]) -> list[int]:
-        """Which versions are to be loaded.
-
-        Args:
-            there: The versions in the folder, ascending.
-        """
+    def wanted(self, numbers: list[int]) -> list[int]:
+        """The versions to load, of those in the folder, ascending."""
         if self.versions:
-            return [number for number in there if number in self.versions]
-        return there[-self.latest :] if self.latest else there
+            return [number for number in numbers if number in self.versions]
+        return numbers[-self.latest :] if self.latest else numbers
 
     def check_folder(self) -> None:
-        """The folder of the versions exists and is not itself a version.
-
-        Raises:
-            FileNotFoundError, ValueError: otherwise, with the fix.
-        """
+        """`FileNotFoundError` or `ValueError`, with the fix, unless the folder exists and is not itself a version."""
         if not self.base_path.is_dir():
             raise FileNotFoundError(
                 f"model {self.name!r}: no folder {self.base_path}; give the folder of the versions, such as served for "
@@ -114,22 +105,19 @@ def read_config(path: str | Path) -> list[ModelConfig]:
     return models
 
 
-def _model(config: object, folder: Path) -> ModelConfig:
-    name: str = config.name  # type: ignore[attr-defined]
-    base_path: str = config.base_path  # type: ignore[attr-defined]
-    platform: str = config.model_platform  # type: ignore[attr-defined]
-    policy = config.model_version_policy  # type: ignore[attr-defined]
-    if platform != "tensorflow":
-        raise ValueError(f'model {name!r}: model_platform {platform!r} must be "tensorflow".')
-    if not base_path:
-        raise ValueError(f"model {name!r}: it has no base_path.")
+def _model(config: Any, folder: Path) -> ModelConfig:
+    if config.model_platform != "tensorflow":
+        raise ValueError(f'model {config.name!r}: model_platform {config.model_platform!r} must be "tensorflow".')
+    if not config.base_path:
+        raise ValueError(f"model {config.name!r}: it has no base_path.")
+    policy = config.model_version_policy
     kind = policy.WhichOneof("policy_choice")
     if kind == "specific" and not policy.specific.versions:
-        raise ValueError(f"model {name!r}: the policy 'specific' lists no version.")
+        raise ValueError(f"model {config.name!r}: the policy 'specific' lists no version.")
     return ModelConfig(
-        name,
-        folder / base_path,
+        config.name,
+        folder / config.base_path,
         latest=0 if kind == "all" else (policy.latest.num_versions or 1) if kind == "latest" else 1,
         versions=tuple(policy.specific.versions) if kind == "specific" else (),
-        labels=dict(config.version_labels),  # type: ignore[attr-defined]
+        labels=dict(config.version_labels),
     )

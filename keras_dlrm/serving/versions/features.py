@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.export.signatures import model_columns
+from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.serving.wire.errors import invalid
 from keras_dlrm.serving.wire.signature import Signature, Tensor
 from keras_dlrm.serving.wire.tensors import DTYPES, shape_text
 
 if TYPE_CHECKING:
-    from keras_dlrm.schema.schema import Schema
     from keras_dlrm.serving.versions.version import Version
 
 log = logging.getLogger("keras_dlrm.serving")
@@ -56,17 +57,13 @@ class Feature:
 
     def values(self, array: np.ndarray) -> list[Any]:
         """Its values in the first row of its input, as JSON has them."""
-        found = np.atleast_1d(array[0] if self.start is None else array[0, self.start : self.stop])
-        if found.dtype.kind == "f":  # 0.1, not 0.10000000149011612
-            return [float(str(value)) for value in found]
-        return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in found.tolist()]
+        values = np.atleast_1d(array[0] if self.start is None else array[0, self.start : self.stop])
+        if values.dtype.kind == "f":  # 0.1, not 0.10000000149011612
+            return [float(str(value)) for value in values]
+        return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values.tolist()]
 
     def described(self, example: np.ndarray | None) -> dict[str, Any]:
-        """For the page: everything that a form field needs.
-
-        Args:
-            example: Its input in a warm-up request, (1, …), to start from.
-        """
+        """Everything that a form field of the page needs; `example` is its input in a warm-up request, (1, …), to start from."""
         width = None if self.start is not None and self.stop is None else (self.stop or 1) - (self.start or 0)
         entry = {
             "name": self.name, "input": self.input, "kind": self.kind, "width": width, "flat": self.start is None,
@@ -78,29 +75,24 @@ class Feature:
 def features_of(signature: Signature, schema: Schema | None) -> list[Feature]:
     """The features of a signature whose inputs are one row each: (B,) or (B, k).
 
-    Where a schema lies beside the model, `dense`, `sparse` and `weights` of the widths that it says are taken apart into
-    its columns, and its named columns are features. Any other input is a feature, or one per column.
-
-    Args:
-        signature: Any signature of the method `predict`.
-        schema: Of the model.
+    With the schema of the model, `dense`, `sparse` and `weights` of the widths that it says are taken apart into its columns, and
+    its named columns are features. Any other input is a feature, or one per column.
 
     Raises:
         ServingError: an input of another shape, as in a signature that sets one user against many items.
     """
     if signature.method != "predict":
-        raise ServingError("INVALID_ARGUMENT", f"signature {signature.name!r} takes tf.Examples, not named features.")
-    found: list[Feature] = []
+        raise invalid(f"signature {signature.name!r} takes tf.Examples, not named features.")
+    features: list[Feature] = []
     for tensor in signature.inputs.values():
         shape = tensor.shape
         if shape is None or len(shape) not in (1, 2) or shape[0] >= 0 or tensor.dtype not in DTYPES:
-            raise ServingError(
-                "INVALID_ARGUMENT",
+            raise invalid(
                 f"signature {signature.name!r}: input {tensor.name!r} {shape_text(shape)} has no rows of features; its "
                 "shape must be (?,) or (?, k).",
             )
-        found += _of_schema(tensor, schema) if schema is not None else _of_tensor(tensor)
-    return found
+        features += _of_schema(tensor, schema) if schema is not None else _of_tensor(tensor)
+    return features
 
 
 def _of_tensor(tensor: Tensor, missing: tuple[Any, ...] = ()) -> Iterator[Feature]:
@@ -128,9 +120,7 @@ def _of_schema(tensor: Tensor, schema: Schema) -> Iterator[Feature]:
         for entry, start in zip(schema.categorical, schema.offsets, strict=True):
             name = f"weights of {entry.name}" if weight else entry.name
             size = None if weight or entry.hashed else entry.vocabulary_size
-            yield Feature(
-                name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight
-            )
+            yield Feature(name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight)
     else:
         yield from _named(tensor, schema, kind)
 
@@ -151,34 +141,24 @@ def _named(tensor: Tensor, schema: Schema, kind: str) -> Iterator[Feature]:
 
 
 def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any]:
-    """What stands for a missing value, by input, of the inputs that are named columns of the schema.
-
-    Args:
-        signature: Any signature.
-        schema: Of the model.
-    """
-    from keras_dlrm.export.signatures import model_columns
-    from keras_dlrm.schema.schema import PADDING
-
+    """Missing value of each input of a signature that is a named column of the schema."""
     if schema is None or signature.inputs.keys() <= {"dense", "sparse", "weights"}:
         return {}
     names = {column.input: column.name for column in model_columns(schema)}
     dense = {column.name: float(column.missing) for column in schema.dense}
-    found: dict[str, Any] = {}
+    missing: dict[str, Any] = {}
     for tensor in signature.inputs.values():
         name, kind = names.get(tensor.name), _KINDS[DTYPES[tensor.dtype].numpy.kind] if tensor.dtype in DTYPES else ""
         if name in dense and kind == "number":
             # Raw values, float64, are missing before the transform; model inputs, float32, after it.
-            found[tensor.name] = float("nan") if DTYPES[tensor.dtype].numpy == np.float64 else dense[name]
+            missing[tensor.name] = float("nan") if DTYPES[tensor.dtype].numpy == np.float64 else dense[name]
         elif name in schema.categorical_names and kind in ("id", "text"):
-            found[tensor.name] = PADDING if kind == "id" else ""
-    return found
+            missing[tensor.name] = PADDING if kind == "id" else ""
+    return missing
 
 
 def schema_of(version: Version) -> Schema | None:
     """The schema in `assets.extra/schema.json` of a version, `None` where there is none that can be read."""
-    from keras_dlrm.schema.schema import Schema
-
     path = version.path / "assets.extra" / "schema.json"
     if not path.is_file():
         return None

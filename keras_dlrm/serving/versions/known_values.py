@@ -6,15 +6,14 @@ import functools
 import logging
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.export.signatures import model_columns
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.schema import Schema
-
-if TYPE_CHECKING:
-    from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
 log = logging.getLogger("keras_dlrm.serving")
 # A preprocessor whose files are larger is not loaded a second time, beside the model that has it.
@@ -27,11 +26,7 @@ class _Version(Protocol):
 
 
 class KnownValues:
-    """What a version's vocabularies know. Loaded when it is first asked for.
-
-    Args:
-        version: The version: its folder and its schema.
-    """
+    """Values that the vocabularies of a version know. Loaded when they are first asked for."""
 
     def __init__(self, version: _Version) -> None:
         self._version = version
@@ -42,8 +37,6 @@ class KnownValues:
     @functools.cached_property
     def columns(self) -> dict[str, Categorical]:
         """The categorical columns, by the input that each is in signatures of named columns."""
-        from keras_dlrm.export.signatures import model_columns
-
         schema = self._version.schema
         if schema is None:
             return {}
@@ -51,22 +44,17 @@ class KnownValues:
         return {c.input: categorical[c.name] for c in model_columns(schema) if c.name in categorical}
 
     def count(self, column: Categorical, values: np.ndarray) -> tuple[int, int] | None:
-        """How many values there are, and how many of them are unseen; `None` where nothing is known.
-
-        Args:
-            column: The column.
-            values: Texts as bytes, or ids, of any shape.
-        """
+        """Number of values (texts as bytes, or ids, of any shape) and of unseen ones; `None` where nothing is known."""
         flat = values.ravel()
         if flat.dtype.kind == "O":
             return self._count_texts(column, flat)
-        there = flat[flat != PADDING]
+        ids = flat[flat != PADDING]
         if column.hashed:
-            return len(there), 0
-        unseen = (there < 0) | (there >= int(column.vocabulary_size or 0))
+            return len(ids), 0
+        unseen = (ids < 0) | (ids >= int(column.vocabulary_size or 0))
         if column.identity is not None and column.oov is not None:
-            unseen |= (there >= column.oov) & (there < column.oov + column.oov_rows)
-        return len(there), int(np.count_nonzero(unseen))
+            unseen |= (ids >= column.oov) & (ids < column.oov + column.oov_rows)
+        return len(ids), int(np.count_nonzero(unseen))
 
     def _count_texts(self, column: Categorical, values: np.ndarray) -> tuple[int, int] | None:
         import polars as pl
@@ -83,8 +71,6 @@ class KnownValues:
         return int(np.count_nonzero(~missing | bad)), int(np.count_nonzero(unseen | bad))
 
     def _load(self) -> Preprocessor | None:
-        from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-
         with self._lock:
             if self._loaded:
                 return self._preprocessor

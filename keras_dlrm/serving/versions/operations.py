@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.serving.wire.errors import invalid
-from keras_dlrm.serving.wire.examples import serialised
+from keras_dlrm.serving.wire.examples import serialized
 from keras_dlrm.serving.wire.signature import Signature
 from keras_dlrm.serving.wire.tensors import INFLATION, STRING, from_proto, shape_text
 
@@ -17,15 +17,9 @@ if TYPE_CHECKING:
 
 
 def arrays_from_proto(inputs: Mapping[str, Any], signature: Signature, max_bytes: int) -> dict[str, np.ndarray]:
-    """The inputs of a `PredictRequest`.
+    """The inputs of a `PredictRequest`, checked against the signature.
 
-    Args:
-        inputs: `TensorProto` by input.
-        signature: What it is for.
-        max_bytes: Most bytes of an input; all of them may have eight times as many.
-
-    Raises:
-        ServingError: a name, dtype or shape that is not the signature's.
+    Each may have `max_bytes`, all of them eight times as many. `ServingError` where a name, dtype or shape does not fit.
     """
     signature.check_names(dict(inputs.items()))
     arrays: dict[str, np.ndarray] = {}
@@ -56,33 +50,22 @@ def run(
     """
     for name in only:
         if name not in signature.outputs:
-            there = ", ".join(map(repr, signature.outputs))
-            raise invalid(f"signature {signature.name!r} has no output {name[:60]!r}; it has {there}.")
+            names = ", ".join(map(repr, signature.outputs))
+            raise invalid(f"signature {signature.name!r} has no output {name[:60]!r}; it has {names}.")
     outputs = model.run(signature.name, arrays)
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             culprit = [key for key, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
-            why = (
-                f"input {culprit[0]!r} has NaN or infinity" if culprit else "an input is too large or the model is ill"
-            )
+            why = f"input {culprit[0]!r} has NaN or infinity" if culprit else "an input is too large or the model is ill"
             raise invalid(f"signature {signature.name!r}: output {name!r} is not a finite number: {why}.")
     return {name: outputs[name] for name in only} if only else outputs
 
 
 def classify(model: SavedModel, signature: Signature, proto: Any, max_bytes: int) -> list[list[tuple[bytes, float]]]:
-    """Labels and scores of each example.
+    """Labels and scores of each example of an `Input`; a label is empty, a score 0, where the model has no such output.
 
-    Args:
-        model: The loaded model.
-        signature: One whose method is `classify`: `inputs` takes serialised `tf.Example`, `classes` and `scores` are (B, n).
-        proto: `tensorflow_serving.apis.input_pb2.Input`.
-        max_bytes: Most bytes of a request; the examples may have eight times as many, with the context in each.
-
-    Returns:
-        For each example its (label, score) pairs; a label is empty, a score 0, where the model has no such output.
-
-    Raises:
-        ServingError: another signature, or examples that the model refuses.
+    The signature's method is `classify`: `inputs` takes serialized `tf.Example`, `classes` and `scores` are (B, n). The examples
+    may have eight times `max_bytes`, with the context in each. `ServingError` where the signature is another, or refuses them.
     """
     rows, outputs = _on_examples(model, signature, proto, "classify", max_bytes)
     classes, scores = outputs.get("classes"), outputs.get("scores")
@@ -105,16 +88,7 @@ def classify(model: SavedModel, signature: Signature, proto: Any, max_bytes: int
 
 
 def regress(model: SavedModel, signature: Signature, proto: Any, max_bytes: int) -> list[float]:
-    """The value of each example.
-
-    Args:
-        model: The loaded model.
-        signature: One whose method is `regress`: `inputs` takes serialised `tf.Example`, `outputs` is (B,) or (B, 1).
-        proto: `tensorflow_serving.apis.input_pb2.Input`.
-
-    Raises:
-        ServingError: another signature, or examples that the model refuses.
-    """
+    """The value of each example; as `classify`, with an output `outputs` (B,) or (B, 1)."""
     rows, outputs = _on_examples(model, signature, proto, "regress", max_bytes)
     if "outputs" not in outputs:
         raise invalid(f"signature {signature.name!r} has no output 'outputs'; it has {', '.join(map(repr, outputs))}.")
@@ -131,7 +105,7 @@ def _on_examples(
 ) -> tuple[int, dict[str, np.ndarray]]:
     if signature.method != method:
         raise invalid(f"signature {signature.name!r} is for {signature.method}, not for {method}.")
-    strings = serialised(proto, INFLATION * max_bytes)
+    strings = serialized(proto, INFLATION * max_bytes)
     taken = signature.inputs.get("inputs")
     if taken is None or len(signature.inputs) != 1 or taken.dtype != STRING:
         raise invalid(f"signature {signature.name!r} must have the one input 'inputs' of DT_STRING.")

@@ -1,4 +1,4 @@
-"""Loading and running a SavedModel: the only file here that imports TensorFlow.
+"""Loading and running of a SavedModel, the only file here that imports TensorFlow.
 
 The model runs in a session of its own, as it does inside TensorFlow Serving: tables and variables are its own, and
 `close` gives their memory back.
@@ -61,7 +61,7 @@ class SavedModel:
             self._session.close()
             code = "NOT_FOUND" if isinstance(error, tf.errors.NotFoundError) else "INVALID_ARGUMENT"
             raise ServingError(code, f"{path} cannot be loaded: {_sentence(error)}") from error
-        # TensorFlow keeps a signature of its own for initialisation; it is no one's to call.
+        # TensorFlow keeps a signature of its own for initialization; it is no one's to call.
         names = [name for name in meta.signature_def if not name.startswith("__saved_model")]
         self.signatures = {name: Signature(name, meta.signature_def[name]) for name in sorted(names)}
         self._calls = {name: self._call_of(signature) for name, signature in self.signatures.items()}
@@ -80,18 +80,10 @@ class SavedModel:
         except tf.errors.OpError as error:
             self._session.close()
             message = f"signature {signature.name!r} does not fit its graph: {_sentence(error)}"
-            raise ServingError("INVALID_ARGUMENT", message) from error
+            raise invalid(message) from error
 
     def run(self, name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs of a signature.
-
-        Args:
-            name: The signature.
-            arrays: Its inputs, checked.
-
-        Raises:
-            ServingError: TensorFlow refuses the inputs.
-        """
+        """The outputs of a signature for checked inputs; `ServingError` where TensorFlow refuses them."""
         signature = self.signatures[name]
         try:
             outputs = self._calls[name](*(arrays[key] for key in signature.inputs))
@@ -112,14 +104,7 @@ class SavedModel:
 
 
 def warmup_records(path: Path) -> Iterator[bytes]:
-    """The serialised `PredictionLog` records of a version, none where it has no warm-up file.
-
-    Args:
-        path: Folder of the version.
-
-    Raises:
-        ServingError: the file is damaged.
-    """
+    """Serialized `PredictionLog` records of a version's folder, none without a warm-up file; `ServingError` if damaged."""
     file = path / WARMUP
     if not file.is_file():
         return
@@ -127,7 +112,7 @@ def warmup_records(path: Path) -> Iterator[bytes]:
         for record in tf.data.TFRecordDataset(str(file)):
             yield record.numpy()
     except tf.errors.OpError as error:
-        raise ServingError("INVALID_ARGUMENT", f"{file} is damaged: {_sentence(error)}") from error
+        raise invalid(f"{file} is damaged: {_sentence(error)}") from error
 
 
 def _sentence(error: BaseException) -> str:

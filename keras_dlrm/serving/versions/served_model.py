@@ -1,4 +1,4 @@
-"""A served model: its versions come and go as those in its folder do, and a request always finds one."""
+"""A served model, whose versions come and go with the folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from keras_dlrm.serving.versions.config import ModelConfig
 from keras_dlrm.serving.versions.version import Version, fingerprint
 from keras_dlrm.serving.versions.warmup import load_and_warm_up
-from keras_dlrm.serving.wire.errors import ServingError, without_paths
+from keras_dlrm.serving.wire.errors import ServingError, invalid, without_paths
 
 log = logging.getLogger("keras_dlrm.serving")
 # What an int64 holds: a version travels as one.
@@ -42,15 +42,7 @@ class ServedModel:
 
     @contextmanager
     def lease(self, number: int | None = None, label: str | None = None) -> Iterator[Version]:
-        """An available version, kept loaded until the block ends.
-
-        Args:
-            number: The version; the highest available one by default.
-            label: A label instead.
-
-        Raises:
-            ServingError: there is no such version.
-        """
+        """An available version, kept loaded until the block ends: of a number or a label, by default the highest."""
         version = self._choose(number, label)
         while not version.enter():  # retired between the two calls: there is another by now, or an error says no
             version = self._choose(number, label)
@@ -63,19 +55,17 @@ class ServedModel:
         name = self.config.name
         if label is not None:
             if label not in self.config.labels:
-                there = ", ".join(map(repr, sorted(self.config.labels))) or "none"
-                raise ServingError(
-                    "INVALID_ARGUMENT", f"model {name!r} has no version label {label[:60]!r}; it has {there}."
-                )
+                names = ", ".join(map(repr, sorted(self.config.labels))) or "none"
+                raise invalid(f"model {name!r} has no version label {label[:60]!r}; it has {names}.")
             number = self.config.labels[label]
         available = self.available
         if number is None and available:
             return available[max(available)]
         if number in available:
             return available[number]
-        there = ", ".join(map(str, sorted(available))) or "none"
+        names = ", ".join(map(str, sorted(available))) or "none"
         wanted = "no version" if number is None else f"no version {number}" + (f" (label {label!r})" if label else "")
-        raise ServingError("NOT_FOUND", f"model {name!r} has {wanted} to serve; available: {there}.")
+        raise ServingError("NOT_FOUND", f"model {name!r} has {wanted} to serve; available: {names}.")
 
     @property
     def available(self) -> dict[int, Version]:
@@ -90,35 +80,31 @@ class ServedModel:
             return sorted(self._versions.values(), key=lambda version: -version.number)
 
     def statuses(self, number: int | None = None) -> list[Version]:
-        """All versions that were seen, the highest first, or one of them.
-
-        Raises:
-            ServingError: there is none.
-        """
-        found = [version for version in self.versions if number is None or version.number == number]
-        if not found:
+        """All versions that were seen, the highest first, or one of them; `ServingError` where there is none."""
+        versions = [version for version in self.versions if number is None or version.number == number]
+        if not versions:
             what = "no version" if number is None else f"no version {number}"
             raise ServingError("NOT_FOUND", f"model {self.config.name!r} has {what}.")
-        return found
+        return versions
 
     # -- the folder --------------------------------------------------------------------------------------------------
 
     def poll(self) -> None:
         """Follow the folder: load what is new, then retire what is old."""
-        there = versions_in(self.config.base_path)
-        wanted = self.config.wanted(sorted(there))
+        folders = versions_in(self.config.base_path)
+        wanted = self.config.wanted(sorted(folders))
         if not wanted:
             kept = ", ".join(map(str, self.available)) or "none"
             self._say_once(f"model {self.config.name!r}: nothing to load in {self.config.base_path}; serving {kept}")
             return
         self._said = None
         for number in wanted:
-            self._load(number, there[number])
+            self._load(number, folders[number])
         with self._lock:
             states = {number: self._versions[number].state for number in wanted}
             old = [v for number, v in self._versions.items() if number not in wanted and v.state == "AVAILABLE"]
             for number, version in list(self._versions.items()):
-                if number not in there and version.state in ("END", "START"):
+                if number not in folders and version.state in ("END", "START"):
                     del self._versions[number]
         if set(states.values()) == {"AVAILABLE"}:
             for version in old:
@@ -142,9 +128,7 @@ class ServedModel:
         except Exception as error:
             if not isinstance(error, ServingError):  # TensorFlow has many ways to refuse a damaged file
                 log.exception("loading %s failed", path)
-                error = ServingError(
-                    "INTERNAL", f"{path} cannot be loaded: {type(error).__name__}; the log has the rest."
-                )
+                error = ServingError("INTERNAL", f"{path} cannot be loaded: {type(error).__name__}; the log has the rest.")
             version.fail(ServingError(error.code, without_paths(error.message, path, f"version {number}")))
             kept = ", ".join(str(n) for n in sorted(self.available)) or "none"
             log.error("model %r version %d is broken: %s Serving: %s", self.config.name, number, error, kept)
@@ -169,21 +153,13 @@ class ServedModel:
         self._said = message
 
     def close(self, timeout: float) -> None:
-        """Retire every version.
-
-        Args:
-            timeout: Most seconds to wait for the requests of each.
-        """
+        """Retire every version, waiting at most `timeout` seconds for the requests of each."""
         for version in self.available.values():
             version.retire(timeout)
 
 
 def versions_in(folder: Path) -> dict[int, Path]:
-    """The version folders of a folder by number; other names, and numbers beyond int64, are not versions.
-
-    Args:
-        folder: Folder of the versions; it may be gone.
-    """
+    """Folders of versions by number; other names, and numbers beyond int64, are no versions. The folder may be gone."""
     try:
         entries = sorted(folder.iterdir(), reverse=True)
     except OSError:

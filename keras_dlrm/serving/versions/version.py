@@ -1,4 +1,4 @@
-"""One version of a model: its state, and a count of the requests that use it."""
+"""One version of a model: its state, and the requests that use it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.serving.versions.known_values import KnownValues
-from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.serving.wire.errors import ServingError, invalid
 from keras_dlrm.serving.wire.signature import DEFAULT, Signature
 
 if TYPE_CHECKING:
-    from keras_dlrm.schema.schema import Schema
     from keras_dlrm.serving.versions.saved_model import SavedModel
 
 # A folder's files, their sizes and times: what changes when somebody mends a broken version.
@@ -21,18 +21,13 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 class Version:
-    """A version, from its first sight in the folder to its end.
-
-    Args:
-        model_name: Name of the model.
-        number: Its number.
-        path: Its folder.
+    """A version of a model, from its first sight in the folder to its end.
 
     Attributes:
         state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
         error: Why it is not served, where loading failed.
         schema: The model's, where there is one that can be read.
-        known: What its vocabularies know.
+        known: Values that its vocabularies know.
         examples: First row of the warm-up requests, by signature: arrays by input.
     """
 
@@ -63,19 +58,12 @@ class Version:
         return self._users
 
     def signature(self, name: str) -> Signature:
-        """A signature by name; the empty name is that of `serving_default`.
-
-        Raises:
-            ServingError: the model has no such signature.
-        """
+        """A signature by name, the empty name being that of `serving_default`; `ServingError` where there is none."""
         signatures = self.model.signatures
         name = name or DEFAULT
         if name not in signatures:
-            there = ", ".join(map(repr, signatures)) or "none"
-            raise ServingError(
-                "INVALID_ARGUMENT",
-                f"version {self.number} of model {self.model_name!r} has no signature {name[:60]!r}; it has {there}.",
-            )
+            names = ", ".join(map(repr, signatures)) or "none"
+            raise invalid(f"version {self.number} of model {self.model_name!r} has no signature {name[:60]!r}; it has {names}.")
         return signatures[name]
 
     def publish(self, model: SavedModel) -> None:
@@ -104,11 +92,7 @@ class Version:
             self._idle.notify_all()
 
     def retire(self, timeout: float | None = None) -> None:
-        """Take no more requests, wait for those that run, and give the memory back.
-
-        Args:
-            timeout: Most seconds to wait; for ever by default.
-        """
+        """Take no more requests, wait for those that run (for ever by default), and give the memory back."""
         with self._idle:
             self.state = "UNLOADING"
             self._idle.wait_for(lambda: self._users == 0, timeout)
@@ -119,16 +103,12 @@ class Version:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Names, sizes and times of the files under a folder; empty where it is gone.
-
-    Args:
-        path: Folder of a version.
-    """
-    found = []
+    """Names, sizes and times of the files under a version's folder; empty where it is gone."""
+    files = []
     for file in sorted(path.rglob("*")):
         try:
             stat = file.stat()
         except OSError:  # removed while we look
             continue
-        found.append((file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+        files.append((file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns))
+    return tuple(files)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import prediction_log_pb2
 
 from keras_dlrm.files.published import check_version
 from keras_dlrm.serving.versions import operations
 from keras_dlrm.serving.versions.features import missing_values, schema_of
 from keras_dlrm.serving.versions.saved_model import WARMUP, SavedModel, warmup_records
 from keras_dlrm.serving.versions.version import Version
-from keras_dlrm.serving.wire.errors import ServingError
+from keras_dlrm.serving.wire.errors import ServingError, invalid
 
 log = logging.getLogger("keras_dlrm.serving")
 # As TensorFlow Serving has it.
@@ -22,42 +24,29 @@ _MAX_BYTES = 2**31
 
 
 def load_and_warm_up(version: Version, threads: int = 0) -> SavedModel:
-    """Load a version and replay the requests in `assets.extra/tf_serving_warmup_requests`.
+    """Load a version, ready to serve, and replay the requests in `assets.extra/tf_serving_warmup_requests`.
 
     Where `assets.extra/manifest.json` lists the version's files with their checksums they are all read and compared first,
     which takes a second for each gigabyte or so. Other versions are loaded as TensorFlow Serving does it.
 
-    The first row of each signature's first request becomes `version.examples`, which the page starts from.
-
-    Args:
-        version: The version; its state does not change.
-        threads: TensorFlow's threads.
-
-    Returns:
-        The model, ready to serve.
-
-    Raises:
-        ServingError: it cannot be loaded, a file is damaged, or the model refuses one of its own warm-up requests.
+    The first row of each signature's first request becomes `version.examples`, which the page starts from. `ServingError` where
+    it cannot be loaded, a file is damaged, or the model refuses one of its own warm-up requests.
     """
-    from tensorflow_serving.apis import prediction_log_pb2
-
     try:
         check_version(version.path)
     except (ValueError, OSError) as error:
-        raise ServingError(
-            "DATA_LOSS", f"{version.path} is not as it was published: {str(error).rstrip('.')}."
-        ) from error
+        raise ServingError("DATA_LOSS", f"{version.path} is not as it was published: {str(error).rstrip('.')}.") from error
     model = SavedModel(version.path, threads)
     try:
         version.schema = schema_of(version)
         for signature in model.signatures.values():
             signature.missing = missing_values(signature, version.schema)
         if not model.signatures:
-            raise ServingError("INVALID_ARGUMENT", f"{version.path} has no signature; there is nothing to serve.")
+            raise invalid(f"{version.path} has no signature; there is nothing to serve.")
         start, count = time.perf_counter(), 0
         for record in warmup_records(version.path):
             if count == MAX_RECORDS:
-                raise ServingError("INVALID_ARGUMENT", f"{version.path / WARMUP} has more than {MAX_RECORDS} requests.")
+                raise invalid(f"{version.path / WARMUP} has more than {MAX_RECORDS} requests.")
             try:
                 entry = prediction_log_pb2.PredictionLog.FromString(record)
             except DecodeError as error:
@@ -76,17 +65,17 @@ def load_and_warm_up(version: Version, threads: int = 0) -> SavedModel:
 
 
 def _broken(version: Version, index: int, why: str) -> ServingError:
-    return ServingError("INVALID_ARGUMENT", f"warm-up request {index} of {version.path} fails: {why}.")
+    return invalid(f"warm-up request {index} of {version.path} fails: {why}.")
 
 
-def _replay(version: Version, model: SavedModel, entry: object) -> None:
-    kind = entry.WhichOneof("log_type")  # type: ignore[attr-defined]
+def _replay(version: Version, model: SavedModel, entry: Any) -> None:
+    kind = entry.WhichOneof("log_type")
     if kind not in ("predict_log", "classify_log", "regress_log"):
         raise ServingError("UNIMPLEMENTED", f"a warm-up request of kind {kind} cannot be replayed")
     request = getattr(entry, kind).request
     name = request.model_spec.signature_name or "serving_default"
     if name not in model.signatures:
-        raise ServingError("INVALID_ARGUMENT", f"the model has no signature {name!r}")
+        raise invalid(f"the model has no signature {name!r}")
     signature = model.signatures[name]
     if kind == "predict_log":
         arrays = operations.arrays_from_proto(request.inputs, signature, _MAX_BYTES)

@@ -9,24 +9,10 @@ from pathlib import Path
 _PATH = re.compile(r"(?<![^\s'\"(\[=:;,])/(?:[^\s'\":;,)\]]*/)*[^\s'\":;,)\]]+")
 # As TensorFlow Serving maps the codes of gRPC to those of HTTP.
 HTTP_STATUS = {
-    "OK": 200,
-    "CANCELLED": 499,
-    "UNKNOWN": 500,
-    "INVALID_ARGUMENT": 400,
-    "DEADLINE_EXCEEDED": 504,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "PERMISSION_DENIED": 403,
-    "RESOURCE_EXHAUSTED": 429,
-    "FAILED_PRECONDITION": 400,
-    "ABORTED": 409,
-    "OUT_OF_RANGE": 400,
-    "UNIMPLEMENTED": 501,
-    "INTERNAL": 500,
-    "UNAVAILABLE": 503,
-    "DATA_LOSS": 500,
-    "UNAUTHENTICATED": 401,
-}
+    "OK": 200, "CANCELLED": 499, "UNKNOWN": 500, "INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504, "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409, "PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429, "FAILED_PRECONDITION": 400, "ABORTED": 409,
+    "OUT_OF_RANGE": 400, "UNIMPLEMENTED": 501, "INTERNAL": 500, "UNAVAILABLE": 503, "DATA_LOSS": 500, "UNAUTHENTICATED": 401,
+}  # fmt: skip
 
 
 class ServingError(Exception):
@@ -57,11 +43,7 @@ def invalid(message: str) -> ServingError:
 
 
 def without_paths(message: str, folder: Path | None = None, name: str = "") -> str:
-    """A message for clients, whom the server's folders are no business of.
-
-    Args:
-        message: For the log.
-        folder: A folder that is called `name` instead.
+    """A message for clients, who must not see the server's folders; `folder` is called `name`.
 
     Example:
 
@@ -71,7 +53,7 @@ def without_paths(message: str, folder: Path | None = None, name: str = "") -> s
     if folder is not None:
         for path in {str(folder), str(folder.resolve())} - {"/"}:
             message = message.replace(path, name)
-    return _PATH.sub(lambda found: f"…/{found[0].rsplit('/', 1)[1]}", message)
+    return _PATH.sub(lambda match: f"…/{match[0].rsplit('/', 1)[1]}", message)
 
 
 def shown(value: object, length: int = 60) -> str:

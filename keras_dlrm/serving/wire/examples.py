@@ -1,4 +1,4 @@
-"""`tf.Example`: from JSON, and from the request's list to the strings that a signature takes."""
+"""`tf.Example`s from JSON, and as strings for a signature."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ _FLOAT32_MAX = 3.4028234663852886e38
 
 
 def input_from_json(document: Mapping[str, Any], proto: Any) -> None:
-    """Fill the `Input` of a `:classify` or `:regress` request.
+    """Fill the empty `Input` of a `:classify` or `:regress` request; `ServingError` for a value that no feature can hold.
 
-    Args:
-        document: The request: `examples`, a list of objects, and perhaps `context`, features that all of them share.
-        proto: An empty `tensorflow_serving.apis.input_pb2.Input`.
-
-    Raises:
-        ServingError: a value that no feature can hold.
+    The document has `examples`, a list of objects, and perhaps `context`, features that all of them share.
     """
     for key in document:
         if key not in ("signature_name", "examples", "context"):
@@ -68,18 +63,10 @@ def _fill_feature(who: str, values: list[Any], feature: Any) -> None:
         raise invalid(f"{who} has a number that its list cannot hold.") from error
 
 
-def serialised(proto: Any, max_bytes: int) -> np.ndarray:
-    """The examples of an `Input`, serialised, each with the context's features where there is one.
+def serialized(proto: Any, max_bytes: int) -> np.ndarray:
+    """The examples of an `Input`, serialized, each with the context's features where there is one: object array (B,) of bytes.
 
-    Args:
-        proto: `tensorflow_serving.apis.input_pb2.Input`.
-        max_bytes: Most bytes of all of them: each has a copy of the context.
-
-    Returns:
-        Object array (B,) of bytes.
-
-    Raises:
-        ServingError: the input holds neither kind of list, or more bytes.
+    `ServingError` where the input holds neither kind of list, or where all, each with a copy of the context, exceed `max_bytes`.
     """
     kind = proto.WhichOneof("kind")
     if kind is None:

@@ -69,7 +69,7 @@ def array_from_json(tensor: Tensor, value: Any, missing: Any = None, most: int |
 
 
 def _filled_up(tensor: Tensor, rows: list[Any], missing: Any, most: int | None) -> list[Any]:
-    """Lists of one length: the declared one, or the longest; no list at all is one without values."""
+    """Lists of one length, the declared one or the longest; `null` is a list without values."""
     if tensor.shape is None or len(tensor.shape) != 2 or not set(map(type, rows)) <= {list, type(None)}:
         return rows
     lengths = {0 if row is None else len(row) for row in rows}
@@ -77,9 +77,7 @@ def _filled_up(tensor: Tensor, rows: list[Any], missing: Any, most: int | None) 
     if lengths <= {width} and None not in rows:
         return rows
     if most is not None and len(rows) * width > most:
-        raise invalid(
-            f"input {tensor.name!r}: {len(rows)} lists of {width} values are more than the {most} values allowed."
-        )
+        raise invalid(f"input {tensor.name!r}: {len(rows)} lists of {width} values are more than the {most} values allowed.")
     if max(lengths) > width:
         raise invalid(
             f"input {tensor.name!r} has a list of {max(lengths)} values; it must be {shape_text(tensor.shape)}: {width} at most."
@@ -149,9 +147,7 @@ def _value_bytes(who: str, value: Any) -> bytes:
     if type(value) in (str, dict):
         return text_bytes(who, value)
     if type(value) is float and value.is_integer() and abs(value) >= 2.0**63:
-        raise invalid(
-            f"{who} has {shown(value)}, which may have lost digits on its way; send so large a number as a string."
-        )
+        raise invalid(f"{who} has {shown(value)}, which may have lost digits on its way; send so large a number as a string.")
     text = normal_form.text(value)
     if text is None:
         raise invalid(f"{who} has {shown(value)} where a text must be.")
@@ -182,21 +178,13 @@ def text_bytes(who: str, value: Any) -> bytes:
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-def inputs_from_json(
-    document: Mapping[str, Any], signature: Signature, max_bytes: int
-) -> tuple[dict[str, np.ndarray], bool]:
-    """The inputs of a `:predict` request.
+def inputs_from_json(document: Mapping[str, Any], signature: Signature, max_bytes: int) -> tuple[dict[str, np.ndarray], bool]:
+    """The inputs of a `:predict` request by name, and whether the request was in rows.
 
     Args:
         document: The request: `instances` (a list of rows) or `inputs` (whole columns).
-        signature: What it is for.
+        signature: What it is for; `ServingError` where the request does not fit.
         max_bytes: Most bytes of a request; its arrays may have eight times as many.
-
-    Returns:
-        Arrays by input, and whether the request was in rows.
-
-    Raises:
-        ServingError: the request does not fit the signature.
     """
     for key in document:
         if key not in ("signature_name", "instances", "inputs"):
@@ -249,7 +237,13 @@ def _from_columns(columns: Any, signature: Signature, max_bytes: int) -> dict[st
 
 
 def _without_name(values: Any, signature: Signature, key: str, max_bytes: int) -> dict[str, np.ndarray]:
-    tensor = _only_input(signature, key)
+    if len(signature.inputs) != 1:
+        what = "each row must be" if key == "instances" else "it must be"
+        raise invalid(
+            f"'{key}' without names fits a signature of one input, but {signature.name!r} has "
+            f"{len(signature.inputs)}: {what} an object of {', '.join(t.text for t in signature.inputs.values())}."
+        )
+    (tensor,) = signature.inputs.values()
     most = INFLATION * max_bytes // 8
     return {tensor.name: array_from_json(tensor, values, signature.missing.get(tensor.name), most)}
 
@@ -260,16 +254,10 @@ def _numbers(signature: Signature) -> list[str]:
 
 
 def _most_values(rows: int, signature: Signature, max_bytes: int) -> int:
-    """How many values each input may have where what a request leaves out is filled up.
-
-    Raises:
-        ServingError: there are too many rows even for one value of each input.
-    """
+    """Number of values that each input may have where what a request leaves out is filled up."""
     most = INFLATION * max_bytes // 8 // max(1, len(signature.inputs))
     if rows > most:
-        raise invalid(
-            f"{rows} rows of {len(signature.inputs)} inputs are too many for one request; send at most {most}."
-        )
+        raise invalid(f"{rows} rows of {len(signature.inputs)} inputs are too many for one request; send at most {most}.")
     return most
 
 
@@ -277,28 +265,12 @@ def _is_named(value: Any) -> bool:
     return type(value) is dict and not (value.keys() == {"b64"} and type(value["b64"]) is str)
 
 
-def _only_input(signature: Signature, key: str) -> Tensor:
-    if len(signature.inputs) != 1:
-        what = "each row must be" if key == "instances" else "it must be"
-        raise invalid(
-            f"'{key}' without names fits a signature of one input, but {signature.name!r} has "
-            f"{len(signature.inputs)}: {what} an object of {', '.join(t.text for t in signature.inputs.values())}."
-        )
-    return next(iter(signature.inputs.values()))
-
-
 def outputs_to_json(outputs: Mapping[str, np.ndarray], rows: bool) -> dict[str, Any]:
     """The answer of a `:predict` request: `predictions` in rows, or `outputs` in columns.
 
     A signature of one output gives its values without a name. Strings travel as text, those of an output whose name
-    ends in `_bytes`, or that are no UTF-8, as `{"b64": "…"}`.
-
-    Args:
-        outputs: Arrays by output.
-        rows: Whether the request was in rows.
-
-    Raises:
-        ServingError: outputs with different numbers of rows, where rows were asked for.
+    ends in `_bytes`, or that are no UTF-8, as `{"b64": "…"}`. `ServingError` where rows are asked for and the outputs have no
+    common ones.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""One signature of a SavedModel: what it takes and gives, and whether a request fits."""
+"""Signature of a SavedModel: inputs, outputs, and the check of a request."""
 
 from __future__ import annotations
 
@@ -28,24 +28,18 @@ class Tensor(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As messages show it: `'sparse' DT_INT64 (?, 26)`."""
+        """Its text in messages: `'sparse' DT_INT64 (?, 26)`."""
         return f"{self.name!r} {dtype_name(self.dtype)} {shape_text(self.shape)}"
 
 
 class Signature:
-    """A `SignatureDef`.
-
-    Args:
-        name: Its name.
-        proto: The `SignatureDef`.
+    """A `SignatureDef` under its name.
 
     Attributes:
         method: `"predict"`, `"classify"`, `"regress"`, or the method name as it stands where it is another.
-        inputs: `Tensor` by name.
-        outputs: The same for outputs.
-        missing: What stands for a missing value of an input that is a column by itself: NaN, padding or the empty text.
-            Empty where nothing is known of the model: then every value must be there.
-        proto: The `SignatureDef`.
+        inputs, outputs: `Tensor` by name.
+        missing: Missing value of each input that is a column by itself: NaN, padding or the empty text. Empty where nothing
+            is known of the model: then every value must be there.
     """
 
     def __init__(self, name: str, proto: Any) -> None:
@@ -57,11 +51,7 @@ class Signature:
         self.outputs = {key: _tensor(key, proto.outputs[key]) for key in sorted(proto.outputs)}
 
     def check_names(self, given: Mapping[str, Any]) -> None:
-        """The inputs given are those of the signature.
-
-        Raises:
-            ServingError: one is missing or unknown.
-        """
+        """`ServingError` unless the inputs given are those of the signature."""
         if given.keys() == self.inputs.keys():
             return
         needs = ", ".join(tensor.text for tensor in self.inputs.values()) or "no input"
@@ -72,24 +62,15 @@ class Signature:
         raise invalid(f"signature {self.name!r}: unknown input {str(unknown)[:60]!r}; it needs {needs}.")
 
     def check(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Names, dtypes and shapes are those of the signature, exactly.
-
-        Args:
-            arrays: Inputs by name.
-
-        Raises:
-            ServingError: the first that does not fit.
-        """
+        """`ServingError` unless names, dtypes and shapes are those of the signature, exactly."""
         self.check_names(arrays)
         for name, tensor in self.inputs.items():
             array = arrays[name]
             if tensor.dtype not in DTYPES:
                 raise invalid(f"signature {self.name!r}: input {tensor.text} is of a dtype that is not served.")
             if array.dtype != DTYPES[tensor.dtype].numpy:
-                given = next((d.name for d in DTYPES.values() if d.numpy == array.dtype), str(array.dtype))
-                raise invalid(
-                    f"signature {self.name!r}: input {name!r} has {given}; it must be {dtype_name(tensor.dtype)}."
-                )
+                dtype = next((d.name for d in DTYPES.values() if d.numpy == array.dtype), str(array.dtype))
+                raise invalid(f"signature {self.name!r}: input {name!r} has {dtype}; it must be {dtype_name(tensor.dtype)}.")
             if not fits(array.shape, tensor.shape):
                 raise invalid(
                     f"signature {self.name!r}: input {name!r} has shape {shape_text(array.shape)}; it must be "

@@ -78,20 +78,14 @@ def nbytes(array: np.ndarray) -> int:
 
 
 def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
-    """The array in a `TensorProto`.
+    """The array in a `TensorProto`, of the proto's own dtype; strings are an object array of bytes.
 
     Values may be fewer than elements: the last one stands for the rest, and none for zeros, as TensorFlow has it.
 
     Args:
         name: Name of the input, for messages.
-        proto: A `TensorProto`.
+        proto: A `TensorProto`; `ServingError` for a dtype that cannot be served, an incomplete shape, values that do not fill it.
         max_bytes: Most bytes that the array may take: a shape costs a client nothing.
-
-    Returns:
-        An array of the proto's own dtype; strings are an object array of bytes.
-
-    Raises:
-        ServingError: a dtype that cannot be served, an incomplete shape, or values that do not fill it.
     """
     if proto.dtype not in DTYPES:
         raise invalid(f"input {name!r} has {dtype_name(proto.dtype)}, which is not served.")
@@ -148,15 +142,7 @@ def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], cou
 
 
 def fill_proto(proto: Any, array: np.ndarray) -> None:
-    """Write an array into an empty `TensorProto`, value by value: many clients read `float_val` and its like.
-
-    Args:
-        proto: An empty `TensorProto`.
-        array: Of any dtype that is served.
-
-    Raises:
-        ServingError: another dtype.
-    """
+    """Write an array into an empty `TensorProto`, value by value: many clients read `float_val` and its like."""
     if array.dtype not in _NUMBERS:
         raise ServingError("UNIMPLEMENTED", f"an output of dtype {array.dtype} cannot be sent.")
     proto.dtype = _NUMBERS[array.dtype]

@@ -1,4 +1,4 @@
-"""Collectives of TensorFlow itself: between processes that `start` joins, or, in a `strategy.scope()`, between replicas."""
+"""Collectives of TensorFlow: between processes, or between the replicas of a `strategy.scope()`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What collectives need between the replicas of a tf.distribute strategy, each of which traces the same step."""
+"""Keys of collectives between the replicas of a tf.distribute strategy, each of which traces the same step."""
 
 from __future__ import annotations
 

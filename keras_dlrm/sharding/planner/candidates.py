@@ -1,4 +1,4 @@
-"""Placements that are worth a comparison: thresholds say how each table is sharded, parts go where there is the least."""
+"""Candidate placements: thresholds choose how tables are sharded, parts go to the least loaded."""
 
 from __future__ import annotations
 

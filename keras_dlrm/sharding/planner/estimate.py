@@ -1,4 +1,4 @@
-"""A plan in bytes and seconds: what each device holds, what a step moves, and how long it takes."""
+"""Estimate of a plan: bytes on each device, bytes moved, time of a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast devices compute, read their memory and reach each other: what a prediction of step times rests on."""
+"""Speeds of devices, their memory and their links: the basis of predicted step times."""
 
 from __future__ import annotations
 

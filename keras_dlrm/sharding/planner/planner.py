@@ -1,4 +1,4 @@
-"""`kd.plan`: a placement for each table, the best of a few that thresholds propose."""
+"""`kd.plan`: the best placement of each table among the candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throughput of a model from one device to thousands, predicted from link and memory speeds."""
+"""`simulate`: predicted throughput on one to thousands of devices."""
 
 from __future__ import annotations
 

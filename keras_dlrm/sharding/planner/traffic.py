@@ -1,4 +1,4 @@
-"""How many bytes a training step moves between processes, from the plan alone."""
+"""Bytes that a training step moves between processes, from the plan alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained: tables as they are stored, what is looked up in them, and how much there is to compute besides."""
+"""Workload of a training step: tables as they are stored, lookups in them, and other computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scale and shift a logit so that clicks come as often, and can be told as well, as asked for."""
+"""Scale and shift of logits for a given click rate and AUC."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def scale_and_bias(logit: np.ndarray, click_rate: float, target_auc: float) -> tuple[float, float]:
-    """What makes `sigmoid(scale * logit + bias)` have a given mean and a given AUC, in expectation.
-
-    Args:
-        logit: (N,), a sample.
-        click_rate: The mean, inside (0, 1).
-        target_auc: The AUC; 0.5 or less gives a scale near 0.
+    """What makes `sigmoid(scale * logit + bias)` have a given mean and AUC, in expectation; an AUC of 0.5 gives a scale near 0.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Ids of a planted log that are not there from the beginning."""
+"""`ColdItems`: ids of a planted log that appear only later."""
 
 from __future__ import annotations
 
@@ -54,11 +54,7 @@ class ColdItems:
             object.__setattr__(self, "parts", tuple(self.parts))
 
     def plan(self, order: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Which ids of a table are cold.
-
-        Args:
-            order: (n,), the table's ids by popularity.
-            random: Source of the choice.
+        """Which ids of a table, given by popularity (n,), are cold.
 
         Returns:
             `(arrival, stand_in)`, both (n,) by id: the position from which on a cold id is there (-1 for the others),

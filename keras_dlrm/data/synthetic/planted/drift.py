@@ -1,4 +1,4 @@
-"""How a planted log changes over time: effects that turn, and popularity that moves to other ids."""
+"""`Drift`: change of a planted log over time, in effects and in popularity."""
 
 from __future__ import annotations
 
@@ -57,12 +57,9 @@ class Drift:
 
 
 def turned(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """What effects turn to: as strong as the first, and at a right angle to them.
+    """What effects (n,) turn to: as strong as the first, and at a right angle to them; `second` is any independent draw.
 
-    Args:
-        first: (n,), the effects at the start.
-        second: (n,), any independent draw.
-        weights: (n,), how often each is met; their sum is 1.
+    `weights` (n,) say how often each is met; their sum is 1.
 
     Returns:
         `(mean, direction)`: `mean + cos(a) (first - mean) + sin(a) direction` has the same weighted mean and variance
@@ -70,10 +67,10 @@ def turned(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> tuple[
         are to stay as they are.
     """
     mean = float(weights @ first)
-    centred, other = first - mean, second - weights @ second
-    strength = float(weights @ centred**2)
+    centered, other = first - mean, second - weights @ second
+    strength = float(weights @ centered**2)
     if strength > 0.0:
-        other = other - centred * (weights @ (centred * other)) / strength
+        other = other - centered * (weights @ (centered * other)) / strength
     size = float(weights @ other**2)
     if len(first) < 3 or size <= 1e-12 * max(strength, 1e-300):
         return mean, np.zeros_like(first)

@@ -1,4 +1,4 @@
-"""Random numbers that are looked up by a key, and not drawn in an order: a hash, and permutations made of it."""
+"""Random numbers looked up by key: a hash, and permutations made of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ ROUNDS = 4
 
 
 def mixed(values: np.ndarray, key: int = 0) -> np.ndarray:
-    """A 64-bit hash: each bit of the outcome depends on each of the value and of the key.
-
-    Args:
-        values: uint64 of any shape.
-        key: Any integer.
+    """A 64-bit hash of uint64 values and any integer: each bit of the outcome depends on each of these.
 
     Example:
 
@@ -29,18 +25,10 @@ def mixed(values: np.ndarray, key: int = 0) -> np.ndarray:
 
 
 def permuted(index: np.ndarray, size: np.ndarray, key: int = 0, tweak: np.ndarray | int = 0) -> np.ndarray:
-    """`index` under a random permutation of `0 … size - 1`, without storing one.
+    """`index` (n,) under a random permutation of `0 … size - 1`, without storing one: int64 (n,).
 
-    A Feistel network over the next power of four, walked until it comes back into the range.
-
-    Args:
-        index: (n,), each below its size.
-        size: (n,), at least 1; elements of different sizes may stand beside each other.
-        key: Which permutation.
-        tweak: (n,) or one number: further choices of one.
-
-    Returns:
-        int64 (n,).
+    A Feistel network over the next power of four, walked until it comes back into the range. Elements of different sizes
+    may stand beside each other; the key and the tweak, for each element, choose the permutation.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Planted click logs: drawn from known click probabilities, so that the best possible AUC and log loss are known."""
+"""`PlantedClickLog`: clicks drawn from known probabilities."""
 
 from __future__ import annotations
 
@@ -9,24 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch, check_batch_size
+from keras_dlrm.data.packed.filling import cut, joined
+from keras_dlrm.data.packed.packed import Batch
 from keras_dlrm.data.synthetic.expectation import best, expected_auc, expected_logloss
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, joined, random_lengths, zipf_distribution
+from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths
 from keras_dlrm.data.synthetic.planted.calibration import scale_and_bias, sigmoid
 from keras_dlrm.data.synthetic.planted.cold_items import ColdItems
-from keras_dlrm.data.synthetic.planted.drift import Drift, turned
+from keras_dlrm.data.synthetic.planted.drift import Drift
+from keras_dlrm.data.synthetic.planted.effects import Effects
+from keras_dlrm.data.synthetic.planted.popularity import Popularity
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.support.arguments import integer
 
 POPULATION = 64 * BLOCK
-RANK = 2
-MAX_PAIRS = 2
-# Pairs are made of the smallest tables with at least this many rows: their products can be learned from few rows.
-PAIR_ROWS = 8
-# An id's effect and its factor shrink by n / (1 + n), n its expected count among this many rows: rare ids carry little
-# signal, so that a model comes close to the best with some hundred thousand rows.
-EFFECT_ROWS = 1_000
-FACTOR_ROWS = 200
 # Shares of the logit's variance: linear dense, nonlinear dense, one effect per id, products of pairs of columns.
 SHARES = {"linear": 0.48, "nonlinear": 0.04, "ids": 0.42, "pairs": 0.06}
 
@@ -100,12 +95,11 @@ class PlantedClickLog(SyntheticClickLog):
         self.click_rate = click_rate
         self.target_auc = target_auc
         self.zipf = zipf
-        self._cdf: dict[int, np.ndarray] = {}
-        self._ranks: dict[str, np.ndarray] = {}
+        self._popularity = Popularity(zipf, lambda table: self._random(f"table {table}"))
         self._orders: dict[tuple[str, int], np.ndarray] = {}
         self._cold: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._drawn: dict[tuple[str, int], Block] = {}  # the last blocks that `batch` drew
-        self._plant()
+        self._effects = Effects(schema, self._popularity, drift, self._random)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -131,7 +125,7 @@ class PlantedClickLog(SyntheticClickLog):
         >>> bool(np.array_equal(log.batch(3, 5)[0]["sparse"], fourth[0]["sparse"]))
         True
         """
-        size = check_batch_size(batch_size)
+        size = integer("batch", "batch_size", batch_size)
         start = integer("batch", "number", number, 0) * size
         pieces = []
         for i in range(start // BLOCK, (start + size - 1) // BLOCK + 1):
@@ -139,8 +133,8 @@ class PlantedClickLog(SyntheticClickLog):
                 for old in list(self._drawn)[:-1]:
                     del self._drawn[old]
                 self._drawn[part, i] = self._block(part, i)
-            pieces.append(self._drawn[part, i].cut(max(start - i * BLOCK, 0), min(start + size - i * BLOCK, BLOCK)))
-        whole = joined(pieces) if len(pieces) > 1 else pieces[0]
+            pieces.append(cut(self._drawn[part, i], max(start - i * BLOCK, 0), start + size - i * BLOCK))
+        whole = joined(pieces)
         return whole.batch, whole.label
 
     def _blocks(self, part: str) -> Iterator[Block]:
@@ -167,8 +161,8 @@ class PlantedClickLog(SyntheticClickLog):
             sparse = np.full((rows, self.schema.width), PADDING, np.int32)
             for column, offset in zip(self.schema.categorical, self.schema.offsets, strict=True):
                 size, hot = int(column.vocabulary_size or 0), column.hotness
-                ranks = np.searchsorted(self._distribution(size), random.random((rows, hot)), side="right")
-                ids = self._permutation(column.table_name, size)[np.minimum(ranks, size - 1)]
+                ranks = np.searchsorted(self._popularity.distribution(size), random.random((rows, hot)), side="right")
+                ids = self._popularity.order(column.table_name, size)[np.minimum(ranks, size - 1)]
                 if hot > 1:
                     ids = np.where(np.arange(hot) < random_lengths(random, rows, hot), ids, PADDING)
                 sparse[:, offset : offset + hot] = ids
@@ -192,7 +186,7 @@ class PlantedClickLog(SyntheticClickLog):
             if self.cold is not None:
                 if table not in self._cold:
                     source = self._random(f"cold items of {table}")
-                    self._cold[table] = self.cold.plan(self._permutation(table, size), source)
+                    self._cold[table] = self.cold.plan(self._popularity.order(table, size), source)
                 ids = self.cold.apply(ids, self._cold[table], part, positions)
             view[:] = np.where(valid, ids, PADDING)
 
@@ -205,104 +199,12 @@ class PlantedClickLog(SyntheticClickLog):
             self._orders[table, era] = self._random(f"popularity of {table}", era).permutation(size).astype(np.int32)
         return self._orders[table, era]
 
-    def _distribution(self, size: int) -> np.ndarray:
-        if size not in self._cdf:
-            self._cdf[size] = zipf_distribution(size, self.zipf)
-        return self._cdf[size]
-
-    def _permutation(self, table: str, size: int) -> np.ndarray:
-        if table not in self._ranks:
-            self._ranks[table] = self._random(f"table {table}").permutation(size).astype(np.int32)
-        return self._ranks[table]
-
     # -- probabilities -----------------------------------------------------------------------------------------------
-
-    def _plant(self) -> None:
-        schema = self.schema
-        random = self._random("planted effects")
-        self._linear = random.standard_normal(schema.n_dense)
-        self._bends = random.standard_normal((2, schema.n_dense))
-        sizes = schema.table_sizes
-        self._effects = {
-            t: random.standard_normal(n, dtype=np.float32) * self._shrink(t, n, EFFECT_ROWS) for t, n in sizes.items()
-        }
-        rows = [sizes[c.table_name] for c in schema.categorical]
-        columns = sorted(range(len(rows)), key=lambda i: (rows[i] < PAIR_ROWS, rows[i]))
-        self._pairs = list(zip(columns[0::2], columns[1::2], strict=False))[:MAX_PAIRS]
-        tables = sorted({schema.categorical[i].table_name for pair in self._pairs for i in pair})
-        self._factors = {
-            t: random.standard_normal((sizes[t], RANK), dtype=np.float32)
-            * self._shrink(t, sizes[t], FACTOR_ROWS)[:, None]
-            for t in tables
-        }
-
-        if self.drift is not None and self.drift.effects:
-            self._plant_turn()
-
-    def _plant_turn(self) -> None:
-        """What the effects turn to over time."""
-        random = self._random("turned effects")
-        n = self.schema.n_dense
-        if n > 1:
-            # Dense values are independent, so that what turns is the vector of weights, without a mean.
-            other = random.standard_normal(n)
-            other -= self._linear * (self._linear @ other) / (self._linear @ self._linear)
-            self._linear_turn = other * np.linalg.norm(self._linear) / np.linalg.norm(other)
-        self._means, self._turns = {}, {}
-        for table, size in self.schema.table_sizes.items():
-            order = self._permutation(table, size)
-            weights = np.empty(size)
-            weights[order] = np.diff(self._distribution(size), prepend=0.0)
-            second = random.standard_normal(size) * self._shrink(table, size, EFFECT_ROWS)
-            self._means[table], self._turns[table] = turned(self._effects[table].astype(np.float64), second, weights)
-
-    def _shrink(self, table: str, size: int, rows: int) -> np.ndarray:
-        expected = rows * np.diff(self._distribution(size), prepend=0.0)
-        out = np.empty(size, np.float32)
-        out[self._permutation(table, size)] = expected / (1.0 + expected)
-        return out
-
-    def _components(self, batch: Mapping[str, np.ndarray], positions: Any = 0) -> dict[str, np.ndarray]:
-        angle = self.drift.angle(positions) if self.drift is not None and self.drift.effects else None
-        out: dict[str, np.ndarray] = {}
-        if self.schema.dense:
-            x = np.asarray(batch["dense"], np.float64)
-            out["linear"] = x @ self._linear
-            if angle is not None and self.schema.n_dense > 1:
-                out["linear"] = np.cos(angle) * out["linear"] + np.sin(angle) * (x @ self._linear_turn)
-            out["nonlinear"] = np.tanh(2.0 * x) @ self._bends[0] + np.maximum(np.abs(x) - 1.0, 0.0) @ self._bends[1]
-        if self.schema.categorical:
-            columns = range(len(self.schema.categorical))
-            out["ids"] = np.sum([self._effect(batch, i, angle) for i in columns], axis=0)
-        if self._pairs:
-            pooled = {i: self._pool(batch, i, self._factors) for pair in self._pairs for i in pair}
-            out["pairs"] = np.sum([(pooled[a] * pooled[b]).sum(1) for a, b in self._pairs], 0)
-        return out
-
-    def _effect(self, batch: Mapping[str, np.ndarray], index: int, angle: np.ndarray | None) -> np.ndarray:
-        first = self._pool(batch, index, self._effects)[:, 0]
-        table = self.schema.categorical[index].table_name
-        if angle is None or not self._turns[table].any():
-            return first
-        column, offset = self.schema.categorical[index], self.schema.offsets[index]
-        present = (np.asarray(batch["sparse"])[:, offset : offset + column.hotness] != PADDING).any(axis=1)
-        mean = self._means[table] * present
-        return mean + np.cos(angle) * (first - mean) + np.sin(angle) * self._pool(batch, index, self._turns)[:, 0]
-
-    def _pool(self, batch: Mapping[str, np.ndarray], index: int, latents: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Mean of the latents of a column's ids: float64 (B, k), 0 where all is padding."""
-        column, offset = self.schema.categorical[index], self.schema.offsets[index]
-        ids = np.asarray(batch["sparse"])[:, offset : offset + column.hotness]
-        table = latents[column.table_name]
-        table = table[:, None] if table.ndim == 1 else table
-        valid = ids != PADDING
-        values = table[np.where(valid, ids, 0)].astype(np.float64) * valid[:, :, None]
-        return values.sum(1) / np.maximum(valid.sum(1), 1)[:, None]
 
     @cached_property
     def _calibration(self) -> tuple[dict[str, tuple[float, float]], float, float]:
         """`{component: (mean, weight)}`, the logit's scale and its bias, all from one sample."""
-        parts = self._components(self._inputs(self._random("calibration"), 2**15))
+        parts = self._effects.components(self._inputs(self._random("calibration"), 2**15))
         total = sum(SHARES[name] for name in parts)
         shape = {}
         for name, values in parts.items():
@@ -319,13 +221,13 @@ class PlantedClickLog(SyntheticClickLog):
             positions: Their positions in time (B,) or one number; it matters where effects drift. See `positions`.
         """
         shape, scale, bias = self._calibration
-        parts = self._components(batch, positions)
+        parts = self._effects.components(batch, positions)
         return sigmoid(bias + scale * np.sum([(v - shape[n][0]) * shape[n][1] for n, v in parts.items()], axis=0))
 
     @cached_property
     def _population(self) -> np.ndarray:
         if self.drift is not None or self.cold is not None:
-            return np.concatenate([piece.truth for piece in self._pieces(BLOCK, POPULATION, "train")])
+            return np.concatenate([block.truth for block in self._until(POPULATION, "train")])
         blocks = [self._inputs(self._random("population", i), BLOCK) for i in range(POPULATION // BLOCK)]
         return np.concatenate([self.probabilities(b) for b in blocks])
 
@@ -355,8 +257,7 @@ class PlantedClickLog(SyntheticClickLog):
             that were drawn.
         """
         end = integer("best", "start", start, 0) + integer("best", "rows", rows)
-        pieces = list(self._pieces(BLOCK, end, part))
-        truth, labels = np.concatenate([p.truth for p in pieces]), np.concatenate([p.label for p in pieces])
+        truth, labels = joined([(block.truth, block.label) for block in self._until(end, part)])
         return best(truth[start:], labels[start:])
 
     def _settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Take the k-th most recently used id and use it: many times at once."""
+"""Recency list: takes the k-th most recently used id, many times at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def origins(positions: np.ndarray) -> np.ndarray:
 
     Move t takes what is at `positions[t]` in a list, 0 for its front, and puts it there. The order of the list at that
     time depends on all moves before it, so this looks sequential. But what a run of moves does is known from the places
-    it touched, and two neighbouring runs can be merged: what the second one takes was either put to the front by the
+    it touched, and two neighboring runs can be merged: what the second one takes was either put to the front by the
     first one, or lies behind, where the places that the first one left are missing. So runs of 1, 2, 4 … are merged,
     all of one length at once: O(n log² n) in NumPy, with no tree that is updated reference by reference.
 
@@ -64,10 +64,7 @@ def _seen_through(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def touched(first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different places of each run, in order, and the last move that took each.
-
-    Args:
-        first: Places (r, length).
+    """The different places (r, length) of each run, in order, and the last move that took each.
 
     Returns:
         `(places, runs, moves)`, each (m,): runs are row numbers, moves are indices into the flattened `first`.

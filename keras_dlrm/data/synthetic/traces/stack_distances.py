@@ -1,4 +1,4 @@
-"""How many other ids were met since an id was last met: the measure of locality."""
+"""Stack distances: the number of other ids since an id was last met, the measure of locality."""
 
 from __future__ import annotations
 
@@ -56,16 +56,10 @@ def stack_distances(ids: Any) -> np.ndarray:
 
 
 def earlier_and_smaller(ranks: np.ndarray) -> np.ndarray:
-    """For each element of a permutation, how many before it are smaller.
+    """For each element of a permutation of 0 … n - 1, how many before it are smaller: int64 (n,).
 
     The elements are sorted bit by bit from the highest, as in a wavelet tree: at each bit, those with a 1 have passed
     the zeros of their group that came before them.
-
-    Args:
-        ranks: Permutation of 0 … n - 1.
-
-    Returns:
-        int64 (n,).
 
     Example:
 

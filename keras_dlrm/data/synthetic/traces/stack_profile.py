@@ -1,4 +1,4 @@
-"""The distribution of stack distances: how local a stream of ids is."""
+"""`StackProfile`: distribution of stack distances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream of ids with a given locality."""
+"""`Trace`: a stream of ids with a given locality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two logs' statistics are apart: in figures and as a picture."""
+"""Differences between two logs' statistics, in figures and as a picture."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from keras_dlrm.data.synthetic.twin.statistics import SparseStatistics, Statistics
 from keras_dlrm.files.durable import write
 
-# Colour-blind safe (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+# Color-blind safe (Okabe and Ito).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 GRID, INK = "#E3E3E3", "#333333"
 SHOWN = 4
 
@@ -110,8 +110,8 @@ def comparison_png(
     axes: Any = figure.subplots(2, 2)
     frequency, locality, dense, clicks = axes.ravel()
     largest = sorted(first.sparse, key=lambda name: -first.sparse[name].distinct)[:SHOWN]
-    for colour, name in zip(COLOURS, largest, strict=False):
-        for log, style in ((first, _line(colour)), (second, _dashes())):
+    for color, name in zip(COLORS, largest, strict=False):
+        for log, style in ((first, _line(color)), (second, _dashes())):
             column = log.sparse[name]
             label = name if log is first else None
             ranks = np.cumsum(column.ids)
@@ -121,8 +121,8 @@ def comparison_png(
             far = np.unique(np.geomspace(1, max(column.locality.largest, 1) + 1, 200).astype(np.int64)) - 1
             locality.plot(far + 1, column.locality.cdf(far), label=label, **style)
             clicks.plot(*_by_octave(column), label=label, **(style | {"marker": "o", "markersize": 4}))
-    for colour, name in zip(COLOURS, list(first.dense)[:SHOWN], strict=False):
-        for log, style in ((first, _line(colour)), (second, _dashes())):
+    for color, name in zip(COLORS, list(first.dense)[:SHOWN], strict=False):
+        for log, style in ((first, _line(color)), (second, _dashes())):
             shares = np.linspace(0.0, 1.0, 401)
             dense.plot(log.dense[name].quantiles(shares), shares, label=name if log is first else None, **style)
     for panel, heading, below in (
@@ -165,8 +165,8 @@ def _by_octave(column: SparseStatistics) -> tuple[np.ndarray, np.ndarray]:
     return 2.0**used, rate
 
 
-def _line(colour: str) -> dict[str, Any]:
-    return {"color": colour, "linewidth": 3.0, "alpha": 0.55}
+def _line(color: str) -> dict[str, Any]:
+    return {"color": color, "linewidth": 3.0, "alpha": 0.55}
 
 
 def _dashes() -> dict[str, Any]:

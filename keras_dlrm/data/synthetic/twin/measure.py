@@ -1,4 +1,4 @@
-"""Measure the statistics of a click log."""
+"""`measure`: the statistics of a click log."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure(
 
     No id or key is kept, and every figure is a count, a share or a mean over at least `threshold` rows or references.
     A dense value is told as it is where at least 1% of the rows (and `threshold` of them) share it; the others are
-    told as means of groups of neighbours. Click rates of small groups are drawn towards the log's. The schema is told:
+    told as means of groups of neighbors. Click rates of small groups are drawn towards the log's. The schema is told:
     names of columns and sizes of vocabularies. This protects against reading a person's values off the file; it is not
     differential privacy: who knows all other rows may work out the last one.
 
@@ -315,9 +315,9 @@ def _middle_ranks(values: np.ndarray) -> np.ndarray:
 
 def _correlation(normal: np.ndarray) -> np.ndarray:
     """Correlations between rows; those of a row without variance are 0."""
-    centred = normal - normal.mean(1, keepdims=True)
-    length = np.sqrt((centred**2).sum(1))
-    unit = centred / np.where(length > 1e-9, length, np.inf)[:, None]
+    centered = normal - normal.mean(1, keepdims=True)
+    length = np.sqrt((centered**2).sum(1))
+    unit = centered / np.where(length > 1e-9, length, np.inf)[:, None]
     out = unit @ unit.T
     np.fill_diagonal(out, 1.0)
     return out

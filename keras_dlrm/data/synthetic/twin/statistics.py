@@ -1,4 +1,4 @@
-"""What may be told of a private log: shapes, shares and means over many rows, and no value of a few."""
+"""Statistics of a private log that may be shared: shapes, shares and means over many rows."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class DenseStatistics:
     click_rate: list[float]
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """From where to where the values of each group lie: halfway to the neighbouring groups' means."""
+        """From where to where the values of each group lie: halfway to the neighboring groups' means."""
         values, exact = np.asarray(self.values), np.asarray(self.exact, bool)
         low, high = values.copy(), values.copy()
         spread = np.flatnonzero(~exact)

@@ -1,4 +1,4 @@
-"""The synthetic twin of a private log."""
+"""`Twin`: a synthetic log with the statistics of a private one."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 import keras_dlrm as kd
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.compare import compare_tables
-from keras_dlrm.export.tables.quantised import KINDS, dequantise, layout, quantise, row_bytes
+from keras_dlrm.export.tables.quantized import KINDS, dequantize, layout, quantize, row_bytes
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.export.tables.untrained import untrained_rows
 from keras_dlrm.models import DLRM
@@ -22,29 +22,29 @@ ROWS = hnp.arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(1, 9)), e
 
 @given(ROWS)
 def test_int8_is_off_by_half_a_step_of_a_127th_of_the_largest_magnitude(rows):
-    quantised = quantise(rows, "int8")
+    quantized = quantize(rows, "int8")
     # bfloat16 has 8 bits: rounded up, a scale is at most 2⁻⁷ larger.
     step = np.abs(rows).max(axis=1, keepdims=True, initial=0) / 127 * (1 + 2**-7)
-    assert (np.abs(dequantise(quantised) - rows) <= step * 0.5001 + 1e-38).all()
-    assert quantised.codes.dtype == np.int8 and (quantised.codes >= -127).all()
+    assert (np.abs(dequantize(quantized) - rows) <= step * 0.5001 + 1e-38).all()
+    assert quantized.codes.dtype == np.int8 and (quantized.codes >= -127).all()
 
 
 @given(ROWS)
 def test_int4_is_off_by_half_a_step_of_a_15th_of_the_row_s_range(rows):
-    quantised = quantise(rows, "int4")
+    quantized = quantize(rows, "int4")
     low = rows.min(axis=1, keepdims=True, initial=np.inf)
     high = rows.max(axis=1, keepdims=True, initial=-np.inf)
     with np.errstate(invalid="ignore", over="ignore"):
         step = (high - low + np.abs(low) * 2**-7) / 15 * (1 + 2**-7)
         # What float32 itself loses where the offset is much larger than the range.
         rounding = 4 * np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
-        assert (np.abs(dequantise(quantised) - rows) <= step * 0.5001 + rounding + 1e-38).all()
+        assert (np.abs(dequantize(quantized) - rows) <= step * 0.5001 + rounding + 1e-38).all()
 
 
 @given(ROWS.filter(lambda rows: (np.abs(rows) <= 65504).all()), st.sampled_from(["float16", "bfloat16", "float32"]))
 def test_floats_are_the_nearest_ones(rows, kind):
     dtype = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}[kind]
-    np.testing.assert_array_equal(dequantise(quantise(rows, kind)), rows.astype(dtype).astype(np.float32))
+    np.testing.assert_array_equal(dequantize(quantize(rows, kind)), rows.astype(dtype).astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,10 +52,10 @@ def test_floats_are_the_nearest_ones(rows, kind):
 def test_rows_of_zeros_are_exactly_zeros_and_parts_equal_the_whole(kind, width):
     rows = np.random.default_rng(0).normal(size=(7, width)).astype(np.float32)
     rows[3] = 0
-    whole = quantise(rows, kind)
-    assert (dequantise(whole)[3] == 0).all()
+    whole = quantize(rows, kind)
+    assert (dequantize(whole)[3] == 0).all()
     for name, array in whole.arrays.items():
-        parts = [quantise(part, kind).arrays[name] for part in (rows[:2], rows[2:])]
+        parts = [quantize(part, kind).arrays[name] for part in (rows[:2], rows[2:])]
         np.testing.assert_array_equal(np.concatenate(parts), array)
         assert (array.dtype, array.shape) == (layout(kind, width)[name][0], (7, layout(kind, width)[name][1]))
     assert whole.nbytes == 7 * row_bytes(kind, width)
@@ -68,9 +68,9 @@ def test_bytes_of_a_row_of_sixteen():
 
 
 def test_two_codes_lie_in_a_byte():
-    quantised = quantise(np.array([[0, 4, 7, 11, 15]], np.float32), "int4")
-    assert quantised.codes.dtype == np.uint8
-    assert [f"{byte:02x}" for byte in quantised.codes[0]] == ["b0", "f4", "07"]
+    quantized = quantize(np.array([[0, 4, 7, 11, 15]], np.float32), "int4")
+    assert quantized.codes.dtype == np.uint8
+    assert [f"{byte:02x}" for byte in quantized.codes[0]] == ["b0", "f4", "07"]
 
 
 @pytest.mark.parametrize(
@@ -85,23 +85,19 @@ def test_two_codes_lie_in_a_byte():
 )
 def test_what_cannot_be_stored_is_refused(rows, kind, message):
     with pytest.raises(ValueError, match=message):
-        quantise(rows, kind)
+        quantize(rows, kind)
 
 
 def test_a_diverged_table_is_stored_as_it_is_in_float():
     rows = np.array([[np.nan, np.inf, -np.inf]], np.float32)
     for kind in ("float32", "bfloat16"):
-        np.testing.assert_array_equal(dequantise(quantise(rows, kind)), rows)
+        np.testing.assert_array_equal(dequantize(quantize(rows, kind)), rows)
 
 
 # -- tables of a model -----------------------------------------------------------------------------------------------
 
 SCHEMA = Schema(
-    categorical=[
-        Categorical("a", 300, oov=2, oov_rows=2),
-        Categorical("b", 200, oov=None),
-        Categorical("c", 100, hashed=True),
-    ]
+    categorical=[Categorical("a", 300, oov=2, oov_rows=2), Categorical("b", 200, oov=None), Categorical("c", 100, hashed=True)]
 )
 
 

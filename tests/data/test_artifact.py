@@ -6,7 +6,7 @@ import os
 import polars as pl
 import pytest
 
-from keras_dlrm.data.preprocessor import artefact
+from keras_dlrm.data.preprocessor import artifact
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.marker import MARKER
@@ -102,7 +102,7 @@ def test_version_1_is_read_as_it_was_meant(tmp_path):
     loaded = Preprocessor.load(tmp_path)
     assert loaded.transform(rows)["sparse"].tolist() == [[3, 0], [0, 1], [-1, 0], [1, 0]]
     loaded.save(tmp_path)
-    assert json.loads((tmp_path / "preprocessor.json").read_text())["version"] == artefact.VERSION
+    assert json.loads((tmp_path / "preprocessor.json").read_text())["version"] == artifact.VERSION
     assert not (tmp_path / "vocabulary_000.parquet").exists()
     assert Preprocessor.load(tmp_path).transform(rows)["sparse"].tolist() == [[3, 0], [0, 1], [-1, 0], [1, 0]]
 

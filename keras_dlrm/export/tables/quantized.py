@@ -1,4 +1,4 @@
-"""Rows of embedding tables in fewer bytes: int8, int4, float16 and bfloat16, row by row. NumPy only."""
+"""Quantization of embedding rows: int8, int4, float16, bfloat16 (NumPy)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLOATS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantisedRows:
+class QuantizedRows:
     """n rows of a table of width D, as they are stored.
 
     Attributes:
@@ -33,25 +33,18 @@ class QuantisedRows:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What has to be stored, by name."""
-        found = {"codes": self.codes, "scale": self.scale, "offset": self.offset}
-        return {name: array for name, array in found.items() if array is not None}
+        """Stored arrays by name."""
+        arrays = {"codes": self.codes, "scale": self.scale, "offset": self.offset}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that has to be stored."""
+        """Bytes of the stored arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
 
 def layout(kind: str, width: int) -> dict[str, tuple[np.dtype, int]]:
-    """What `quantise` makes of rows of a width: name → dtype and columns.
-
-    Args:
-        kind: One of `KINDS`.
-        width: D.
-
-    Raises:
-        ValueError: unknown kind.
+    """Arrays that `quantize` makes of rows of a width: name → dtype and columns.
 
     Example:
 
@@ -59,16 +52,12 @@ def layout(kind: str, width: int) -> dict[str, tuple[np.dtype, int]]:
     {'codes': ('int8', 16), 'scale': ('bfloat16', 1)}
     """
     check_kind(kind)
-    some = quantise(np.zeros((1, width), np.float32), kind)
+    some = quantize(np.zeros((1, width), np.float32), kind)
     return {name: (array.dtype, array.shape[1]) for name, array in some.arrays.items()}
 
 
 def row_bytes(kind: str, width: int) -> int:
-    """Bytes of a stored row.
-
-    Args:
-        kind: One of `KINDS`.
-        width: D.
+    """Bytes of a stored row of a width.
 
     Example:
 
@@ -85,7 +74,7 @@ def check_kind(kind: Any, argument: str = "tables") -> str:
     return kind
 
 
-def quantise(rows: np.ndarray, kind: str) -> QuantisedRows:
+def quantize(rows: np.ndarray, kind: str) -> QuantizedRows:
     """Rows of a table → their codes, each row with a scale of its own.
 
     - `"int8"`: x ≈ code · scale, codes -127 … 127, the largest of a row's magnitudes at the end.
@@ -107,22 +96,22 @@ def quantise(rows: np.ndarray, kind: str) -> QuantisedRows:
 
     Example:
 
-    >>> q = quantise(np.array([[127.0, -64.0, 0.4, 0.0], [0.5, 0.25, 0.0, 0.0]], np.float32), "int8")
+    >>> q = quantize(np.array([[127.0, -64.0, 0.4, 0.0], [0.5, 0.25, 0.0, 0.0]], np.float32), "int8")
     >>> q.codes.tolist(), q.scale[:, 0].astype(np.float32).tolist()
     ([[127, -64, 0, 0], [126, 63, 0, 0]], [1.0, 0.0039...])
     """
     check_kind(kind)
     rows = np.asarray(rows, np.float32)
     if rows.ndim != 2:
-        raise ValueError(f"quantise: rows have the shape {rows.shape}; they must be (n, D).")
+        raise ValueError(f"quantize: rows have the shape {rows.shape}; they must be (n, D).")
     width = rows.shape[1]
     if kind not in ("float32", "bfloat16"):  # those hold every float32, if only nearly
         _check(rows, kind)
     if kind in _FLOATS:
-        return QuantisedRows(kind, width, rows.astype(_FLOATS[kind]))
+        return QuantizedRows(kind, width, rows.astype(_FLOATS[kind]))
     if kind == "int8":
         scale = _up(np.abs(rows).max(axis=1, keepdims=True, initial=0) / np.float32(127))
-        return QuantisedRows(kind, width, np.rint(_steps(rows, scale)).astype(np.int8), scale)
+        return QuantizedRows(kind, width, np.rint(_steps(rows, scale)).astype(np.int8), scale)
     offset = -_up(-rows.min(axis=1, keepdims=True, initial=np.inf))
     above = rows - offset.astype(np.float32)
     scale = _up(above.max(axis=1, keepdims=True, initial=0) / np.float32(15))
@@ -130,28 +119,25 @@ def quantise(rows: np.ndarray, kind: str) -> QuantisedRows:
     half = -(-width // 2)
     packed = codes[:, :half].copy()
     packed[:, : width - half] |= codes[:, half:] << 4
-    return QuantisedRows(kind, width, packed, scale, offset)
+    return QuantizedRows(kind, width, packed, scale, offset)
 
 
-def dequantise(quantised: QuantisedRows) -> np.ndarray:
-    """What the codes stand for: float32 (n, D), as every exported graph computes it.
-
-    Args:
-        quantised: Of `quantise`.
+def dequantize(quantized: QuantizedRows) -> np.ndarray:
+    """Rows that the codes stand for: float32 (n, D), as every exported graph computes them.
 
     Example:
 
-    >>> dequantise(quantise(np.array([[0.0, 0.5, 1.5]], np.float32), "int4")).tolist()
+    >>> dequantize(quantize(np.array([[0.0, 0.5, 1.5]], np.float32), "int4")).tolist()
     [[0.0, 0.5..., 1.5...]]
     """
-    codes = quantised.codes
-    if quantised.kind == "int4":
-        codes = np.concatenate([codes & 15, codes >> 4], axis=1)[:, : quantised.width]
+    codes = quantized.codes
+    if quantized.kind == "int4":
+        codes = np.concatenate([codes & 15, codes >> 4], axis=1)[:, : quantized.width]
     rows = codes.astype(np.float32)
-    if quantised.scale is not None:
-        rows *= quantised.scale.astype(np.float32)
-    if quantised.offset is not None:
-        rows += quantised.offset.astype(np.float32)
+    if quantized.scale is not None:
+        rows *= quantized.scale.astype(np.float32)
+    if quantized.offset is not None:
+        rows += quantized.offset.astype(np.float32)
     return rows
 
 
@@ -163,7 +149,7 @@ def _check(rows: np.ndarray, kind: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"quantise: row {row} has a value of {most[row]}; of tables that are stored as {kind} all must be finite and at "
+            f"quantize: row {row} has a value of {most[row]}; of tables that are stored as {kind} all must be finite and at "
             f"most {limit:g}. Use 'float32', or mend the row."
         )
 

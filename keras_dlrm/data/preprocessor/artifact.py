@@ -1,4 +1,4 @@
-"""A preprocessor on disk: `preprocessor.json`, and a Parquet file for each fitted vocabulary."""
+"""Preprocessor on disk: `preprocessor.json`, and a Parquet file for each fitted vocabulary."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.vocabulary import TEXT, Keys, Vocabulary
@@ -80,8 +82,6 @@ def _vocabularies_of(directory: Path) -> set[str]:
 
 def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tuple[str, str]:
     """Checksum and name of the file. The name has a part of the checksum: no file of an earlier save is written over."""
-    import polars as pl
-
     with workspace(directory / f"vocabulary_{number:03d}") as folder:
         written = folder / "vocabulary.parquet"
         pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(written.absolute())
@@ -117,8 +117,6 @@ def load(directory: Path) -> Parts:
 
 
 def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabulary:
-    import polars as pl
-
     file = inside(path.parent, entry["file"], path)
     try:
         checksum = digest(file)
@@ -138,13 +136,10 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     return Vocabulary(table["key"], ids, entry["size"], entry["oov"], keys, entry.get("oov_rows", 1))
 
 
-
 def _in_normal_form(vocabulary: Vocabulary) -> Vocabulary:
     """A vocabulary of an earlier release, which told `True` from `true`: of values that are one now, the first keeps its id."""
-    import polars as pl
-
     if vocabulary.keys.kind != TEXT:
         return vocabulary
-    keys = vocabulary.keys.normalise(vocabulary.values, "a vocabulary").alias("key")
+    keys = vocabulary.keys.normalize(vocabulary.values, "a vocabulary").alias("key")
     table = pl.DataFrame({"key": keys, "id": vocabulary.ids}).unique("key", keep="first", maintain_order=True)
     return dataclasses.replace(vocabulary, values=table["key"], ids=table["id"].to_numpy())

@@ -1,0 +1,234 @@
+"""The steps of a preprocessing job: read and stage the rows, write the splits, put the processed directory in place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from keras_dlrm.data.jobs.stage import Stage, as_bytes
+from keras_dlrm.data.jobs.staging import Staging, staging_directory
+from keras_dlrm.data.packed import format as layout
+from keras_dlrm.data.packed.packed import ClickLog
+from keras_dlrm.data.packed.packed import open as open_log
+from keras_dlrm.data.packed.writer import PackedWriter, check_output, place_log
+from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.files.durable import is_full
+
+# Bytes of the output between two commits while it is written.
+COMMIT_BYTES = 2**28
+Progress = Callable[[int, int | None, str], None]
+Specs = Mapping[str, tuple[np.dtype[Any], int | None]]
+
+
+class Job(ABC):
+    """A run over a log. After a stop, the same job goes on from its last commit and gives the same files, to the byte.
+
+    The state of a commit is its `"step"` (`"read"`, `"write"` or `"place"`) and what the job needs to go on from there.
+
+    Args:
+        inputs: Names of the inputs, for errors.
+        bad: What to do with rows that cannot be used.
+        progress: Called as `progress(rows_done, rows_total, step)`.
+    """
+
+    program: ClassVar[str]
+    version: ClassVar[int]
+    """Of the staged files: those of another version are not used."""
+
+    staging: Staging
+    stage: Stage
+
+    def __init__(self, inputs: Sequence[str | Path], bad: BadRows, progress: Progress | None) -> None:
+        self.inputs, self.bad = inputs, bad
+        self._progress = progress or (lambda done, total, step: None)
+        self._counted = 0
+
+    # -- what differs from one kind of log to another ----------------------------------------------------------------
+
+    @abstractmethod
+    def fingerprints(self) -> list[dict[str, Any]]:
+        """JSON values that tell whether the inputs are still the same."""
+
+    @abstractmethod
+    def identity(self, fingerprints: list[dict[str, Any]]) -> dict[str, Any]:
+        """JSON values that decide the output."""
+
+    @abstractmethod
+    def open_stage(self, executor: ThreadPoolExecutor, workers: int) -> Stage:
+        """The staged rows; what was committed of them is taken up."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of `position`."""
+
+    @abstractmethod
+    def position(self) -> dict[str, Any]:
+        """JSON values that say how much was read."""
+
+    @abstractmethod
+    def sizes(self) -> list[int]:
+        """How large each input is beside the others."""
+
+    @abstractmethod
+    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
+        """Stage all rows that are not staged yet, in blocks: the number of the input, and the share of it that was read."""
+
+    @property
+    @abstractmethod
+    def seen(self) -> int:
+        """Rows that were read, bad ones included."""
+
+    @abstractmethod
+    def rows(self) -> list[int]:
+        """Staged rows of each input."""
+
+    @abstractmethod
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """First and last staged row of each split."""
+
+    @abstractmethod
+    def prepare(self) -> Specs:
+        """Learn what only the whole log tells; the arrays of the output."""
+
+    @abstractmethod
+    def pieces(self, written: int) -> Iterator[tuple[str, Mapping[str, np.ndarray], int | None]]:
+        """Final rows after the first `written`: split, arrays, and `written` after them, or `None`: no going on there."""
+
+    @abstractmethod
+    def preprocessor(self) -> Preprocessor:
+        """The fitted preprocessor."""
+
+    @abstractmethod
+    def note(self) -> dict[str, Any]:
+        """What the manifest keeps under the program's name."""
+
+    @property
+    def in_place(self) -> Collection[str]:
+        """Splits whose staged files are the output's."""
+        return ()
+
+    # -- the steps ---------------------------------------------------------------------------------------------------
+
+    def run(self, output: Path, workers: int, overwrite: bool) -> ClickLog:
+        """Do the work, or the rest of it.
+
+        Args:
+            output: Directory to write.
+            workers: Threads.
+            overwrite: Whether a processed directory there may be replaced.
+        """
+        inputs = self.fingerprints()
+        job = {"program": self.program, "version": self.version, **self.identity(inputs)}
+        digest = hashlib.sha256(json.dumps(job).encode()).hexdigest()
+        stopped = staging_directory(output).exists()
+        if not stopped:
+            check_output(output, overwrite)
+        with _full_disk(output), Staging(output, job) as self.staging:
+            if stopped and self._made(output, digest):
+                # It was killed after its last step, while it cleaned up.
+                self.bad.restore(open_log(output, verify=False).manifest["bad_rows"])
+            else:
+                check_output(output, overwrite)
+                with ThreadPoolExecutor(workers) as executor, self.open_stage(executor, workers) as self.stage:
+                    if self.staging.state is not None:
+                        self.restore(self.staging.state)
+                        self.bad.restore(self.staging.state["bad"])
+                    self._read(executor)
+                    for name, before, now in zip(self.inputs, inputs, self.fingerprints(), strict=True):
+                        if now != before:
+                            raise ValueError(f"{name}: changed while it was read; run again when it is complete.")
+                    self._write()
+                    self._place(output, digest, overwrite)
+            self.staging.remove()
+        return open_log(output, verify=False)
+
+    def state(self, step: str, **more: Any) -> dict[str, Any]:
+        """What a commit keeps."""
+        return {"step": step, **self.position(), "bad": self.bad.state(), **more}
+
+    def count(self, rows: int) -> None:
+        """Tell of rows that were written."""
+        self._counted += rows
+        self._progress(self._counted, sum(self.rows()), "write")
+
+    def _read(self, executor: ThreadPoolExecutor) -> None:
+        if self.staging.state is not None and self.staging.state["step"] != "read":
+            return
+        sizes = self.sizes()
+        for number, share in self.read_blocks(executor):
+            part = (sum(sizes[:number]) + sizes[number] * share) / max(sum(sizes), 1)
+            self._progress(self.seen, max(self.seen, round(self.seen / part)) if part else None, "read")
+        if not sum(self.rows()):
+            if self.bad.skipped:
+                raise ValueError(f"{self.program}: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")
+            raise ValueError(f"{self.inputs[0]}: no rows are left; the inputs are empty, or every row was dropped.")
+        self.stage.commit(self.state("write"))
+
+    def _write(self) -> None:
+        specs = self.prepare()
+        state = self.staging.state
+        if state["step"] == "place":
+            return
+        if not state.get("headers"):
+            for split in self.ranges():
+                for name, spec in specs.items() if split not in self.in_place else ():
+                    self.staging.append(f"{split}.{name}", layout.array_header(*spec, 0))
+            self.staging.commit(self.state("write", headers=True))
+        uncommitted = 0
+        for split, arrays, written in self.pieces(state.get("written", 0)):
+            for name, (dtype, _) in specs.items():
+                data = as_bytes(arrays[name].astype(dtype, copy=False))
+                self.staging.append(f"{split}.{name}", data)
+                uncommitted += len(data)
+            if written is not None and uncommitted >= COMMIT_BYTES:
+                self.staging.commit(self.state("write", written=written, headers=True))
+                uncommitted = 0
+        self.staging.commit(self.state("place"))
+
+    def _place(self, output: Path, digest: str, overwrite: bool) -> None:
+        """Put the files, the schema and the preprocessor together, and give them their name."""
+        preprocessor = self.preprocessor()
+        specs = layout.array_specs(preprocessor.schema)
+        with PackedWriter(self.staging.complete, preprocessor.schema, preprocessor) as writer:
+            for split, (first, last) in self.ranges().items():
+                prefix = "" if split in self.in_place else f"{split}."
+                files = {name: self.staging.path(prefix + name) for name in specs}
+                for name, spec in specs.items():
+                    with open(files[name], "r+b") as file:
+                        file.write(layout.array_header(*spec, last - first))
+                writer.adopt(split, files, last - first)
+            writer.note(self.program, {**self.note(), "job": digest})
+            writer.note("bad_rows", self.bad.state())
+        place_log(self.staging.complete, output, overwrite)
+
+    def _made(self, output: Path, digest: str) -> bool:
+        """Whether `output` is what this job makes."""
+        try:
+            return open_log(output, verify=False).manifest[self.program]["job"] == digest
+        except (OSError, ValueError, KeyError):
+            return False
+
+
+@contextlib.contextmanager
+def _full_disk(output: Path) -> Iterator[None]:
+    """Where the disk fills up inside, an error that names `output` and says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise OSError(
+            error.errno,
+            f"{output}: not written, the disk is full ({os.strerror(error.errno or 0)}); make room and run again, it goes "
+            f"on where it was (or delete {staging_directory(output)} to give it up)",
+        ) from error
