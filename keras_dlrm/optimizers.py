@@ -1,4 +1,4 @@
-"""Optimizers for embedding rows and dense parameters: the public names of `keras_dlrm.embeddings.rules`."""
+"""Public names of the row rules: `kd.optimizers`."""
 
 from keras_dlrm.embeddings.rules import SGD, Adagrad, Adam, Hybrid, RowRule, RowwiseAdagrad
 

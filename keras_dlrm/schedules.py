@@ -1,4 +1,4 @@
-"""The reference's learning-rate schedule."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,6 +169,13 @@ def test_folder_trees_are_those_of_the_code():
     tree = load(DOCS / "tree.py")
     stale = [page.name for kind, page in tree.PAGES.items() if page.read_text(encoding="utf-8") != tree.updated(kind)]
     assert stale == [], "run `make tree`"
+
+
+def test_the_diagram_has_the_layers_of_the_contract_in_order():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    drawn = re.findall(r'^    \w+\["([^"—]*) —', (DOCS / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [layer for layer in drawn if "/" not in layer] == layers
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)

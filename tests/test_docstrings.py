@@ -1,8 +1,10 @@
 """Every public thing has a docstring, and every example in one runs."""
 
+import ast
 import doctest
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import keras
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FRAMEWORKS = {"tensorflow", "jax", "torch"}
+# Adapters of one interface, whose functions are documented once, beside the choice.
+ADAPTER = re.compile(r"keras_dlrm\.(backend|sharding\.collectives|step)\.(tensorflow|jax|torch)_\w+")
 
 
 def module_names():
@@ -21,12 +24,23 @@ def module_names():
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@pytest.mark.neutral
+def test_first_lines_say_what_a_module_is_or_does():
+    """The folder trees of docs/ are made of them."""
+    captions = {}
+    for path in sorted((ROOT / "keras_dlrm").rglob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        captions[path.relative_to(ROOT).as_posix()] = text.partition("\n")[0]
+    vague = re.compile(r"(Of|As|Whose|What|Where|Which|How|Whether|When|Who|Does|Something|Everything)\b")
+    bad = {path: line for path, line in captions.items() if not line.endswith(".") or vague.match(line) or "→" in line}
+    assert bad == {}
+
+
 def load(name):
     """The module, or a skip where it belongs to another backend or to an extra that is not installed."""
-    backend = keras.backend.backend()
-    of_framework = FRAMEWORKS & set(name.split("."))
-    if of_framework - {backend}:
-        pytest.skip(f"{name} is for {of_framework.pop()}, this run is for {backend}")
+    backend, adapter = keras.backend.backend(), ADAPTER.fullmatch(name)
+    if adapter and adapter[2] != backend:
+        pytest.skip(f"{name} is for {adapter[2]}, this run is for {backend}")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -56,7 +70,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", list(module_names()))
 def test_everything_public_has_a_docstring(name):
     module = load(name)
-    if ".backend." in name:  # adapters of one interface, whose functions are documented once, beside the choice
+    if ADAPTER.fullmatch(name):
         assert module.__doc__
         return
     bare = [] if module.__doc__ or not Path(str(module.__file__)).read_text(encoding="utf-8").strip() else [name]

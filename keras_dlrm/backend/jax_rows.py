@@ -1,4 +1,4 @@
-"""The seam for JAX."""
+"""Rows on JAX: gather, sum of duplicates, scatter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam for TensorFlow."""
+"""Rows on TensorFlow: gather, sum of duplicates, scatter."""
 
 from __future__ import annotations
 

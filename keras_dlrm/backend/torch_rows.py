@@ -1,4 +1,4 @@
-"""The seam for torch."""
+"""Rows on torch: gather, sum of duplicates, scatter."""
 
 from __future__ import annotations
 

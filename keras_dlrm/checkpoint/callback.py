@@ -1,4 +1,4 @@
-"""Checkpoints during `fit`, and before a machine is taken away."""
+"""Callback `Checkpoints`: saves during `fit`, and before a machine is taken away."""
 
 from __future__ import annotations
 

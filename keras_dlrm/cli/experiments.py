@@ -1,4 +1,4 @@
-"""What is trained, from the command line: an experiment and single values on top of it, a log, a folder for the run."""
+"""An experiment from the command line: a file and single values on top of it, a log, a folder for the run."""
 
 from __future__ import annotations
 

@@ -65,7 +65,12 @@ def _choose(backend: str) -> None:
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
     """One decorator of several options, which `--help` lists in this order."""
-    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with these options."""
+        return functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+    return add
 
 
 #: `--json`: a machine-readable last line.
@@ -92,7 +97,7 @@ def row_options(what: str = "row") -> Callable[..., Any]:
 
 
 def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How text files are written: `--csv-…`, which come as `csv`, a `CsvDialect`, or `None` where none is given."""
+    """Dialect of text files: `--csv-…`, which come as `csv`, a `CsvDialect`, or `None` where none is given."""
 
     @click.option("--csv-separator", help=r"Character between the fields of text files; \t for a tab.")
     @click.option("--csv-names", help="Names of the columns of text files without a header, in order: click,user,price.")

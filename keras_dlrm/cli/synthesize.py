@@ -1,4 +1,4 @@
-"""`keras-dlrm synthesize`."""
+"""Command `synthesize`: planted, random, trace and multi-hot click logs."""
 
 from __future__ import annotations
 

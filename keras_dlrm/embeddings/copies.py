@@ -1,4 +1,4 @@
-"""Tables of which every process, or replica, has a copy: all copies get the same update."""
+"""Copied tables: every process or replica applies the same update to its copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All embedding tables of a model in one layer."""
+"""`EmbeddingCollection`: all embedding tables of a model in one layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables in huge pages, so that looking up scattered rows does not also look up a page for each."""
+"""Huge pages for large tables and their slots, on Linux."""
 
 from __future__ import annotations
 

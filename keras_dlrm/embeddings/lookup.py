@@ -1,4 +1,4 @@
-"""Looking rows up, and taping the lookups of a training step so that only those rows are updated."""
+"""Lookup of rows, and the tape that records which rows a training step reads."""
 
 from __future__ import annotations
 

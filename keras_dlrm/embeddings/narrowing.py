@@ -1,4 +1,4 @@
-"""Ids that are wider than int32, made int32 before something cuts their upper bits off."""
+"""Narrowing of wide ids to int32, before a framework truncates them."""
 
 from __future__ import annotations
 

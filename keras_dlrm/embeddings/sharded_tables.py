@@ -1,4 +1,4 @@
-"""Tables whose parts lie in several processes: ids go to the parts, sums of their rows come back."""
+"""Tables in parts over several processes: ids go to the parts, sums of rows come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collections without their tables, for a graph whose rows come from elsewhere."""
+"""Stand-ins for tables, in a graph whose rows come from elsewhere."""
 
 from __future__ import annotations
 

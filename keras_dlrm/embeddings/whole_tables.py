@@ -1,4 +1,4 @@
-"""Tables that lie in this process as a whole: one variable for all tables of a width."""
+"""Whole tables in this process: one variable for all tables of a width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes in which Keras runs on TensorFlow, whatever backend it runs on here."""
+"""Helper processes in which Keras runs on TensorFlow."""
 
 from __future__ import annotations
 

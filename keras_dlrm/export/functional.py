@@ -1,4 +1,4 @@
-"""Functional models of the user's own, exported with their own inputs and outputs by name."""
+"""Functional models of the user's own, with their inputs and outputs by name."""
 
 from __future__ import annotations
 

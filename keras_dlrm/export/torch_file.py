@@ -1,4 +1,4 @@
-"""State_dicts in files: torch's `.pt` and `.pth`, and NumPy's `.npz`."""
+"""Files of state_dicts: torch's `.pt` and `.pth`, NumPy's `.npz`."""
 
 from __future__ import annotations
 

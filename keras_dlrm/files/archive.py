@@ -1,4 +1,4 @@
-"""Zip archives, such as `.keras` and `.npz` files: their own checksums, all of them, with an error that names the file."""
+"""Zip archives, such as `.keras` and `.npz` files, checked by their own checksums."""
 
 from __future__ import annotations
 

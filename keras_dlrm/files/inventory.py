@@ -1,4 +1,4 @@
-"""The files of a folder with their sizes and checksums: written down when it is complete, checked when it is opened."""
+"""Inventory of a folder: sizes and checksums of its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""Lock on a folder for one process at a time."""
 
 from __future__ import annotations
 

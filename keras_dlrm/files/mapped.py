@@ -1,4 +1,4 @@
-"""Arrays that stay in their files and are mapped into memory."""
+"""Memory-mapped arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in the order that people mean: numbers in them by their values."""
+"""Natural order of names: numbers in them by their values."""
 
 from __future__ import annotations
 

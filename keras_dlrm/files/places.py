@@ -1,4 +1,4 @@
-"""Names of files that other files give: they lead to places in their own folder, or they are refused."""
+"""Names of files inside other files: they stay in their own folder, or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths for libraries that take a character of a path for something else."""
+"""Paths for libraries that take some characters of a path as a pattern."""
 
 from __future__ import annotations
 

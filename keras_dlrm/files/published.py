@@ -1,4 +1,4 @@
-"""The manifest of a published version: it lists the files beside it, and whoever reads the version checks them."""
+"""Check of a published version against its manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact scores of whole arrays of predictions, in NumPy and float64."""
+"""Exact scores in NumPy: AUC, log loss, NE, calibration, AUC by group."""
 
 from __future__ import annotations
 

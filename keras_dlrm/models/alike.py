@@ -1,4 +1,4 @@
-"""Processes that train one model: what each of them was told must be the same."""
+"""Agreement of processes that train one model: settings must be the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights and losses that are NaN or infinite: found, named, and a reason to stop training."""
+"""Check for NaN and infinity in losses and weights, which stops training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published models as data: shapes, optimizers and batch sizes, each able to build itself at a smaller scale."""
+"""Published models as data: shapes, optimizers and batch sizes."""
 
 from __future__ import annotations
 

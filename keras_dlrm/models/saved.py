@@ -1,4 +1,4 @@
-"""A model in a file: its configuration, frozen parts included, and what is not written."""
+"""Saving and loading of models: configuration, frozen parts, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose training step updates the looked-up rows of embedding tables instead of the whole tables."""
+"""`SparseModel`: training that updates only the looked-up rows of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be trained on parameter servers."""
+"""Refusal of models that cannot be trained on parameter servers."""
 
 from __future__ import annotations
 

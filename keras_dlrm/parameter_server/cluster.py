@@ -1,4 +1,4 @@
-"""The processes of a cluster: which one this is, and all of them started on this machine."""
+"""Processes of a cluster: the role of this one, and a launcher for one machine."""
 
 from __future__ import annotations
 

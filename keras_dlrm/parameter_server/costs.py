@@ -1,4 +1,4 @@
-"""What training on parameter servers costs each process: bytes that it sends, and memory."""
+"""Costs of training on parameter servers for each process: bytes that it sends, and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's or a server's process."""
+"""Process of a worker or a server."""
 
 from __future__ import annotations
 

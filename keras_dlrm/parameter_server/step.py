@@ -1,4 +1,4 @@
-"""The training step of a worker, whose updates are made on the servers."""
+"""Training step of a worker, whose updates are made on the servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of column that a schema is made of. Plain Python: no framework is imported here."""
+"""Kinds of columns: `Dense`, `Categorical`, and checks of their options."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Categorical:
 
     @property
     def multi_hot(self) -> bool:
-        """Whether its raw values are lists."""
+        """True where its raw values are lists."""
         return self.hotness > 1 or self.truncate is not None
 
     @property

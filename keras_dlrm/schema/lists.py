@@ -1,4 +1,4 @@
-"""Lists of a sparse column that are longer than its hotness: what is kept of them, and of their weights. NumPy only."""
+"""Truncation of lists that are longer than a column's hotness, with their weights (NumPy)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of one named column → checked arrays of a packed batch. NumPy only."""
+"""Values of one named column to checked arrays of a packed batch (NumPy)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows to be scored: packed batches, and what is kept beside their predictions."""
+"""Rows to be scored: packed batches, and columns kept beside the predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds on what clients of gRPC take: connections, metadata, and the time to send a message."""
+"""Limits for gRPC clients: connections, metadata, sending time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gRPC: `PredictionService` and `ModelService`, with the stubs of tensorflow-serving-api."""
+"""gRPC server: `PredictionService` and `ModelService`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server of REST: uvicorn, with a way to accept connections that bears a lack of files, and a gentle end."""
+"""HTTP server: uvicorn, with a gentle end and tolerance for a lack of file descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of the server's log that clients can neither forge nor multiply."""
+"""Log lines that clients can neither forge nor multiply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REST, metrics, health and the page: an ASGI application."""
+"""REST routes, metrics, health and the page: an ASGI application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server: both doors, one pool of threads behind them, and a watch over the folders."""
+"""`Server`: REST and gRPC, a pool of threads, and a watch over the folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answers, apart from how they travel: which version a request means, its status, its signatures."""
+"""Answers apart from their transport: version of a request, status, signatures."""
 
 from __future__ import annotations
 

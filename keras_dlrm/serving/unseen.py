@@ -1,4 +1,4 @@
-"""Unseen values of requests, counted beside them: a request only leaves its arrays here, and does not wait."""
+"""Counts of unseen values in requests, in the background."""
 
 from __future__ import annotations
 

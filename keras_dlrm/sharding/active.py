@@ -1,4 +1,4 @@
-"""Puts a plan to work: models that are built while it is in use have their tables sharded."""
+"""Plan in use: models built under it have their tables sharded."""
 
 from __future__ import annotations
 

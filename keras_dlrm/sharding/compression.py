@@ -1,4 +1,4 @@
-"""Tables with fewer parameters than rows × width: which tables are split in two, and how wide each need be."""
+"""Compressed tables: quotient and remainder, mixed dimensions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class QuotientRemainder:
 
     @classmethod
     def of(cls, value: Any) -> QuotientRemainder:
-        """From an instance, or from a mapping of its arguments."""
+        """Make one from an instance, or from a mapping of its arguments."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):

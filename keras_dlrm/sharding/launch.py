@@ -1,4 +1,4 @@
-"""All processes of a training run on this machine: told who they are, and started again where one is lost."""
+"""`launch`: all processes of a run on this machine, restarted when one is lost."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _silent(beats: Mapping[int, Beat]) -> list[int]:
 
 
 def _stuck(beats: Mapping[int, Beat], processes: int, timeout: float) -> str:
-    """Who keeps the others waiting: who is silent, else who is not in a step, else who is behind."""
+    """Name the processes that keep the others waiting: the silent ones, else those not in a step, else those behind."""
     silent = _silent(beats)
     outside = [i for i, beat in beats.items() if beat.phase != "step"]
     behind = [i for i, beat in beats.items() if beat.step == min(each.step for each in beats.values())]

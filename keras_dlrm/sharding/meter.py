@@ -1,4 +1,4 @@
-"""Counts the bytes that collectives hand to other processes."""
+"""Meter of the bytes that collectives send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that come batch by batch, each batch's labels and sample weights checked as it is read.
+"""Checks of labels and weights of data that arrive batch by batch.
 
 What the host has is checked there, before it goes to a device: a step is compiled as ever, and waits for nothing.
 """

@@ -1,4 +1,4 @@
-"""Batches, divided among the replicas of a tf.distribute strategy."""
+"""Division of batches among the replicas of a tf.distribute strategy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that a training step frees stays with the process for the next one."""
+"""Reuse of the memory that a training step frees."""
 
 from __future__ import annotations
 

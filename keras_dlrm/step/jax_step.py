@@ -1,4 +1,4 @@
-"""The sparse train step for JAX: the same step as a function of the state that Keras hands over."""
+"""The sparse train step for JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that Ctrl-C does not cut in two."""
+"""Protection of a step against Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: NumPy's numbers become Python's, anything else one clear error."""
+"""Checks of arguments: integers, numbers, and one clear error."""
 
 from __future__ import annotations
 

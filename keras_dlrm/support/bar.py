@@ -1,4 +1,4 @@
-"""The progress bar of everything that takes more than a few seconds."""
+"""Progress bar."""
 
 from __future__ import annotations
 

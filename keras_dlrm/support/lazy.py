@@ -1,4 +1,4 @@
-"""Packages whose modules and names load on first use."""
+"""Lazy imports: packages whose modules and names load on first use."""
 
 from __future__ import annotations
 

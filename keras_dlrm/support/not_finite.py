@@ -1,4 +1,4 @@
-"""The error where numbers stop being numbers."""
+"""`NotFinite`, the error for NaN and infinity."""
 
 
 class NotFinite(ValueError):

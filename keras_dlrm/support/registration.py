@@ -1,4 +1,4 @@
-"""Classes that Keras finds by name in a saved model, and that are imported only when it looks for the first of them."""
+"""Registration of classes with Keras, imported when a saved model needs them."""
 
 from __future__ import annotations
 

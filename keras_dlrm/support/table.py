@@ -1,4 +1,4 @@
-"""Result tables on a terminal: 80 columns, numbers to the right."""
+"""Result tables on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads a job has."""
+"""Number of threads of a job."""
 
 from __future__ import annotations
 

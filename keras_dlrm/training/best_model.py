@@ -1,4 +1,4 @@
-"""The best model so far: scored on the validation part after each epoch, kept on the disk."""
+"""The best model so far, by validation score, kept on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained and how, as data: one YAML file that reproduces a result."""
+"""An experiment as data: one YAML file that reproduces a result."""
 
 from __future__ import annotations
 

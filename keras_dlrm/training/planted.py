@@ -1,4 +1,4 @@
-"""The embedded default: DLRM on a planted click log in the shape of Criteo's, scaled down."""
+"""The built-in default: DLRM on a planted log of Criteo's shape, scaled down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A progress bar with scores, rate and time left."""
+"""Progress of `fit`: bar, scores, rate, time left."""
 
 from __future__ import annotations
 

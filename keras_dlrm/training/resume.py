@@ -1,4 +1,4 @@
-"""A run that can be killed at any moment and continues with the same losses."""
+"""Resume of a run that was killed, with the same losses."""
 
 from __future__ import annotations
 

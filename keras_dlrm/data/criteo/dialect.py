@@ -1,4 +1,4 @@
-"""Whose rules a Criteo log is preprocessed by: the reference PyTorch DLRM's, or TorchRec's."""
+"""Dialects of Criteo preprocessing: the rules of the PyTorch DLRM, or of TorchRec."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_dlrm.support.arguments import integer
 
 
 class Dialect(Protocol):
-    """What differs between dialects.
+    """Rules that differ between dialects.
 
     Attributes:
         modulo: Categories are taken modulo this before they are numbered, or `None`.
@@ -50,7 +50,7 @@ class Dialect(Protocol):
         ...
 
     def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
-        """The same for raw rows at inference, and the schema. `values` are the distinct values in their order."""
+        """A preprocessor that does the same to raw rows; `values` are the distinct values in their order."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Parsed blocks of a Criteo log → rows of ids: the 26 vocabularies of a log that is read in order."""
+"""Ids of Criteo's 26 categorical columns: vocabularies of a log that is read in order."""
 
 from __future__ import annotations
 

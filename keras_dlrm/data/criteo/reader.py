@@ -1,4 +1,4 @@
-"""Criteo's raw click logs: lines of a label, 13 counts and 26 hashed categories, tab-separated, without a header."""
+"""Reader of Criteo's raw files: a label, 13 counts and 26 hashed categories, tab-separated, no header."""
 
 from __future__ import annotations
 

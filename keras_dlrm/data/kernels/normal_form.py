@@ -1,4 +1,4 @@
-"""The normal form of a raw value, which decides its id: one for a value, in whatever file, frame or request it comes.
+"""The normal form of a raw value, which decides its id in every file, frame and request.
 
 - Text is its own normal form, but for whole numbers written as floats (`3.0` is `3`, `-0.0` is `0`), and booleans in any
   case (`True` and `TRUE` are `true`). `+3`, `007`, `2.50` and `1e3` stay as they are.

@@ -1,4 +1,4 @@
-"""Texts → numbers, the same ones in every process, on every machine and in every release."""
+"""Hash of text to numbers, the same in every process, on every machine and in every release."""
 
 from __future__ import annotations
 

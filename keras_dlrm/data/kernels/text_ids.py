@@ -1,4 +1,4 @@
-"""Numbers for texts by first appearance, over a stream."""
+"""Ids for text by first appearance, over a stream."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Texts:
         return cls(data, np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]]), ends)
 
     def series(self) -> pl.Series:
-        """As a String series.
+        """The texts as a String series.
 
         Raises:
             ValueError: they are no UTF-8.

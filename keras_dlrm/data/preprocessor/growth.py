@@ -1,4 +1,4 @@
-"""A fitted preprocessor and new days → one that knows their values, too."""
+"""Growth of a fitted preprocessor by the values of new days."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many values of each column a vocabulary does not know: many of them mean that it is another log's."""
+"""Counts of values that a vocabulary does not know, by column."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ class Tally:
 
 
 def worst(columns: Iterable[Unseen]) -> list[Unseen]:
-    """Those with unseen values, the largest share first, at most ten."""
+    """At most ten columns with unseen values, the largest share first."""
     return sorted((c for c in columns if c.unseen), key=lambda c: (-c.share, -c.unseen, c.column))[:SHOWN]
 
 
 def warning(columns: Iterable[Unseen]) -> str:
-    """What to say where the shares point to another vocabulary; empty where they do not.
+    """A warning where the shares point to another vocabulary; empty where they do not.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Online training: read, train, commit, and again."""
+"""`train_online`: read a chunk, train, commit, repeat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_dlrm.support.not_finite import NotFinite
 
 @dataclasses.dataclass
 class Online:
-    """How far an online training is.
+    """Progress of an online training.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""What every stream is: positions to go on from, and chunks of packed rows."""
+"""`Stream`, the base of every stream: positions to resume from, and chunks of packed rows."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Stream:
         raise NotImplementedError
 
     def _length(self, batch_size: int) -> int | None:
-        """How many batches one pass has, where that is known beforehand."""
+        """Number of batches of one pass, where that is known beforehand."""
         return None
 
     # -- for users ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What known click probabilities reach against the clicks that they draw, in expectation, in closed form."""
+"""Expected scores of known click probabilities, in closed form."""
 
 from __future__ import annotations
 

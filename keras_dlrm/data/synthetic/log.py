@@ -1,4 +1,4 @@
-"""What every synthetic log can do: give batches of its rows, and write them as a processed directory."""
+"""`SyntheticClickLog`, the base of every synthetic log: batches, and a processed directory."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class SyntheticClickLog:
 
 
 def random_lengths(random: np.random.Generator, rows: int, hotness: int) -> np.ndarray:
-    """How many ids each row has: 1 … hotness, evenly; (rows, 1)."""
+    """A number of ids for each row: 1 … hotness, evenly; (rows, 1)."""
     return random.integers(1, hotness + 1, size=(rows, 1))
 
 

@@ -1,4 +1,4 @@
-"""What a run over tables fits, and how staged rows become final."""
+"""Fitting of vocabularies and statistics, and the final form of staged rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Rules:
         }
 
     def columns(self) -> Columns:
-        """How blocks are worked off."""
+        """The columns to work off."""
         if self.given is None:
             return Columns(self.schema, None, {})
         if not self._grown:

@@ -1,4 +1,4 @@
-"""Columns that folders name, as Hive and Spark write them: `day=2024-01-01/part-0.parquet`."""
+"""Columns from names of folders, as Hive and Spark write them: `day=2024-01-01/part-0.parquet`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TFRecord files in blocks of rows."""
+"""Reader of TFRecord files, in blocks of rows."""
 
 from __future__ import annotations
 

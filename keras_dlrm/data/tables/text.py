@@ -1,4 +1,4 @@
-"""CSV and TSV files in blocks of rows."""
+"""Reader of CSV and TSV files, in blocks of rows."""
 
 from __future__ import annotations
 

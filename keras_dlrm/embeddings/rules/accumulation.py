@@ -1,4 +1,4 @@
-"""Gradients of rows, kept over the batches that one update is made of."""
+"""Accumulation of the rows' gradients over several batches."""
 
 from __future__ import annotations
 

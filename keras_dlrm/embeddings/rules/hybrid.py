@@ -1,4 +1,4 @@
-"""One Keras optimizer made of two: one for dense parameters, a row rule for embedding tables."""
+"""`Hybrid`: one Keras optimizer made of a dense optimizer and a row rule."""
 
 from __future__ import annotations
 

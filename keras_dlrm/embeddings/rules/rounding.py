@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 that keeps the expectation."""
+"""Stochastic rounding to bfloat16."""
 
 from __future__ import annotations
 

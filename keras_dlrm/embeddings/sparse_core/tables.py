@@ -1,4 +1,4 @@
-"""Tables that a `keras_rs.layers.DistributedEmbedding` holds: on the SparseCores of TPUs, or plainly elsewhere."""
+"""Tables in a `keras_rs.layers.DistributedEmbedding`, on SparseCores or elsewhere."""
 
 from __future__ import annotations
 

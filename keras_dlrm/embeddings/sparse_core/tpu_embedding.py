@@ -1,4 +1,4 @@
-"""An `EmbeddingCollection` whose tables lie on SparseCores where there are any."""
+"""`TPUEmbedding`: an `EmbeddingCollection` on SparseCores where there are any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converting to LiteRT; runs where Keras runs on TensorFlow, in a process of its own if need be."""
+"""Conversion to LiteRT, where Keras runs on TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model as a LiteRT (TensorFlow Lite) file."""
+"""`kd.export.litert`: a trained model as a LiteRT (TensorFlow Lite) file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model as an ONNX file for ONNX Runtime, from any backend."""
+"""`kd.export.onnx`: a trained model as an ONNX file, from any backend."""
 
 from __future__ import annotations
 

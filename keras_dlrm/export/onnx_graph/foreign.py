@@ -1,4 +1,4 @@
-"""Layers that are not known in ONNX here, one by one through tf2onnx, which knows what TensorFlow does."""
+"""Layers without a known ONNX form, converted one by one through tf2onnx."""
 
 from __future__ import annotations
 

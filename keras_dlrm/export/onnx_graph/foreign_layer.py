@@ -1,4 +1,4 @@
-"""One layer through tf2onnx; runs where Keras runs on TensorFlow, in a process of its own if need be."""
+"""Conversion of one layer through tf2onnx, where Keras runs on TensorFlow."""
 
 from __future__ import annotations
 

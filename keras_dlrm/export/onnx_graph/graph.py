@@ -1,4 +1,4 @@
-"""An ONNX graph under construction: nodes, constants, and large arrays that lie in a file of their own."""
+"""An ONNX graph under construction: nodes, constants, external arrays."""
 
 from __future__ import annotations
 

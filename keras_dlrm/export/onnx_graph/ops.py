@@ -1,4 +1,4 @@
-"""Operations of `keras.ops` in ONNX, each by the name of its class in Keras: arithmetic, products and sums.
+"""Operations of `keras.ops` in ONNX: arithmetic, products, sums.
 
 `activations` and `shapes` register the others.
 """

@@ -1,4 +1,4 @@
-"""Operations of `keras.ops` that move, cut and join tensors, in ONNX."""
+"""Operations of `keras.ops` in ONNX that move, slice and join tensors."""
 
 from __future__ import annotations
 

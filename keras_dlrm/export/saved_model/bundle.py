@@ -1,4 +1,4 @@
-"""Tables into the variables of a SavedModel, part by part: none of them is ever in memory as a whole."""
+"""Tables into the variables of a SavedModel, part by part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model as a published version: a SavedModel that stock TensorFlow Serving loads."""
+"""`kd.export.savedmodel`: a trained model as a published version for TensorFlow Serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of published versions, and the renaming that makes one seen."""
+"""Version numbers, and the rename that publishes a version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that stock TensorFlow Serving replays before a version takes traffic."""
+"""Warm-up requests for stock TensorFlow Serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a SavedModel. Runs in a process of its own, where Keras runs on TensorFlow, whatever backend trained the model.
+"""Writer of a SavedModel, in a process where Keras runs on TensorFlow.
 
 It is given a folder with the job, and the rows of a click model's tables on its standard input, which it passes on part by part.
 """

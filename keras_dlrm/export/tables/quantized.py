@@ -1,4 +1,4 @@
-"""Rows of embedding tables in fewer bytes: int8, int4, float16 and bfloat16, row by row. NumPy only."""
+"""Quantization of embedding rows: int8, int4, float16, bfloat16 (NumPy)."""
 
 from __future__ import annotations
 

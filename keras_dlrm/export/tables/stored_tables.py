@@ -1,4 +1,4 @@
-"""The tables of a model as an exported file holds them: in which kind, which rows of them, and in what order."""
+"""Tables as an export stores them: kind, kept rows, order."""
 
 from __future__ import annotations
 

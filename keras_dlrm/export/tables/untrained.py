@@ -1,4 +1,4 @@
-"""Rows of tables that training never touched."""
+"""Rows that training never touched."""
 
 from __future__ import annotations
 

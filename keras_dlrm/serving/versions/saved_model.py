@@ -1,4 +1,4 @@
-"""Loading and running a SavedModel: the only file here that imports TensorFlow.
+"""Loading and running of a SavedModel, the only file here that imports TensorFlow.
 
 The model runs in a session of its own, as it does inside TensorFlow Serving: tables and variables are its own, and
 `close` gives their memory back.

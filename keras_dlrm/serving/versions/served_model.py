@@ -1,4 +1,4 @@
-"""A served model: its versions come and go as those in its folder do, and a request always finds one."""
+"""A served model, whose versions come and go with the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One version of a model: its state, and a count of the requests that use it."""
+"""One version of a model: its state, and the requests that use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tf.Example`: from JSON, and from the request's list to the strings that a signature takes."""
+"""`tf.Example`s from JSON, and as strings for a signature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One signature of a SavedModel: what it takes and gives, and whether a request fits."""
+"""Signature of a SavedModel: inputs, outputs, and the check of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a placement asks of each process, counted without the arrays of a layout: quick enough to try many."""
+"""Load of each process under a placement, counted without the arrays of a layout: quick enough to try many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a training step takes, from what a placement asks of each process and a machine's speeds."""
+"""Time of a training step, from the load of each process and a machine's speeds."""
 
 from __future__ import annotations
 

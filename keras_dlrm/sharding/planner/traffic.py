@@ -1,4 +1,4 @@
-"""How many bytes a training step moves between processes, from the plan alone."""
+"""Bytes that a training step moves between processes, from the plan alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Counts(Protocol):
 def traffic_of(
     world_size: int, groups: Sequence[_Counts], global_batch: int, weighted: bool, dense_parameters: int
 ) -> Traffic:
-    """As `traffic`, from the groups' counts alone."""
+    """The traffic of a step, from the groups' counts alone."""
     n = world_size
     others, batch = n - 1, math.ceil(global_batch / n)
     exchanged = [group for group in groups if not group.replicated]

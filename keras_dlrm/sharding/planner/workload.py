@@ -1,4 +1,4 @@
-"""What is trained: tables as they are stored, what is looked up in them, and how much there is to compute besides."""
+"""Workload of a training step: tables as they are stored, lookups in them, and other computation."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Workload:
         table_dtype: str = "float32",
         half_precision: bool = False,
     ) -> Workload:
-        """Of a DLRM, or of any model whose dense parameters are counted.
+        """The workload of a DLRM, or of any model whose dense parameters are counted.
 
         Args:
             schema: A fitted schema.

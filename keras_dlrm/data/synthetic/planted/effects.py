@@ -1,4 +1,4 @@
-"""What a planted log's clicks depend on: functions of its dense values, effects of its ids, products of pairs of columns."""
+"""Effects of a planted log: dense functions, effects of ids, products of pairs of columns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Effects:
             self._plant_turn(source("turned effects"))
 
     def _plant_turn(self, random: np.random.Generator) -> None:
-        """What the effects turn to over time."""
+        """Draw the effects that the first ones turn to over time."""
         n = self._schema.n_dense
         if n > 1:
             # Dense values are independent, so that what turns is the vector of weights, without a mean.

@@ -1,4 +1,4 @@
-"""Random numbers that are looked up by a key, and not drawn in an order: a hash, and permutations made of it."""
+"""Random numbers looked up by key: a hash, and permutations made of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The normal distribution's quantiles and shares, for arrays."""
+"""Normal distribution: quantiles and shares, for arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many other ids were met since an id was last met: the measure of locality."""
+"""Stack distances: the number of other ids since an id was last met, the measure of locality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Click logs whose ids have a given locality."""
+"""`TraceClickLog`: a click log whose ids have a given locality."""
 
 from __future__ import annotations
 

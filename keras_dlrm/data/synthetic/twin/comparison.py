@@ -1,4 +1,4 @@
-"""How far two logs' statistics are apart: in figures and as a picture."""
+"""Differences between two logs' statistics, in figures and as a picture."""
 
 from __future__ import annotations
 
