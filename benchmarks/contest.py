@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def arguments() -> argparse.Namespace:
-    """What every contestant of a training step is told: `folder`, `batch` and `dtype`; others are left to it."""
+    """Arguments of every contestant of a training step: `folder`, `batch` and `dtype`; others are left to it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--batch", type=int, default=2048)

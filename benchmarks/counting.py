@@ -1,4 +1,4 @@
-"""How many operations a training step of DLRM needs and how many bytes it has to move, stage by stage, from shapes alone.
+"""Operations that a training step of DLRM needs and bytes that it has to move, stage by stage, from shapes alone.
 
 The model of counting:
 
@@ -61,7 +61,7 @@ def dense_layer(batch: int, inputs: int, outputs: int, width: int, input_gradien
 
 
 def interaction(shape: Shape, batch: int, width: int) -> Count:
-    """What is between the pooled vectors and the top MLP, forward and backward."""
+    """The layers between the pooled vectors and the top MLP, forward and backward."""
     vectors = len(shape.rows) + 1
     x, y = width * batch * vectors * shape.dim, width * batch * shape.top_inputs
     moved = Count(0, (x + y) + (y + x + x))

@@ -40,7 +40,7 @@ class NoGPU(click.ClickException):
 
 
 def limits(backend: str, dtype: str, only_device: bool = False) -> dict[str, Any]:
-    """What `limits.py` prints for a backend, or no GPU where the backend is not installed."""
+    """Limits that `limits.py` prints for a backend, or no GPU where the backend is not installed."""
     command = [sys.executable, str(HERE / "limits.py"), "--dtype", dtype, *(["--only-device"] if only_device else [])]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **ENV, "KERAS_BACKEND": backend}, check=False

@@ -1,4 +1,4 @@
-"""What this machine can do at most, as this Keras backend reaches it: bytes moved and operations of matrix products.
+"""Limits of this machine, as this Keras backend reaches them: bytes moved and operations of matrix products.
 
     KERAS_BACKEND=jax python benchmarks/limits.py --dtype bfloat16
 

@@ -1,4 +1,4 @@
-"""What reading costs: the loader alone beside the training step, and `model.fit` from files beside batches held in memory.
+"""Costs of reading: the loader alone beside the training step, and `model.fit` from files beside batches held in memory.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --rows 8000000 --write

@@ -20,7 +20,7 @@ PROGRAM = Path(__file__).parent / "peers" / "ours.py"
 
 
 def table_and_slot_bytes(shape: Shape, rule: str) -> int:
-    """What no training can do without."""
+    """Bytes that no training can do without."""
     per_row = 4 * sum(shape.rows) if rule == "rowwise_adagrad" else 0
     return shape.table_bytes * (1 + SLOTS[rule]) + per_row
 

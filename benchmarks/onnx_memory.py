@@ -56,7 +56,7 @@ sys.stdin.readline()
 
 
 def exported(preset: str, path: Path, backend: str, tables: str | None) -> dict[str, float]:
-    """What a process that builds and exports the model says of itself."""
+    """Memory and time of a process that builds and exports the model."""
     return measured([sys.executable, "-c", EXPORT, preset, str(path), tables or ""], KERAS_BACKEND=backend)
 
 

@@ -1,4 +1,4 @@
-"""How near predictions of throughput come: beside what others published, and beside what was measured.
+"""Predicted throughput beside published and measured throughput.
 
     python benchmarks/plan.py --plot benchmarks/scaling.png          NVIDIA's DLRM on 1 to 4,096 GPUs
     python benchmarks/plan.py --measured loopback.json --plot loopback.png

@@ -49,7 +49,7 @@ class Published:
     note: str = ""
 
     def workload(self) -> Workload:
-        """What was trained."""
+        """The workload that was trained."""
         if self.multi_hot:
             from keras_dlrm.models.presets import PRESETS
 

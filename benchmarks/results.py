@@ -1,4 +1,4 @@
-"""Where measured tables are kept: sections of RESULTS.md, replaced when they are measured again."""
+"""Measured tables: sections of RESULTS.md, replaced when they are measured again."""
 
 from __future__ import annotations
 

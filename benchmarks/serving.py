@@ -1,4 +1,4 @@
-"""How long a request takes: the exported model beside a PyTorch EmbeddingBag DLRM, at batch 1, 64 and 2048.
+"""Time of a request: the exported model beside a PyTorch EmbeddingBag DLRM, at batch 1, 64 and 2048.
 
     python benchmarks/serving.py --write
 
@@ -104,7 +104,7 @@ def lines(found: Times, kinds: Sequence[str]) -> list[dict[str, str]]:
 
 
 def stand_ins_overhead(versions: Path, seconds: float) -> list[dict[str, Any]]:
-    """What the local server adds to the bare signature, one client at a time."""
+    """Time that the local server adds to the bare signature, one client at a time."""
     with stand_in(versions) as server:
         rest, grpc = (f"127.0.0.1:{server[port]}" for port in ("port", "grpc_port"))
         name = next(iter(server["models"]))

@@ -1,4 +1,4 @@
-"""What a server costs beyond the signature that it runs: a closed loop of clients, over gRPC and REST.
+"""Costs of a server beyond the signature that it runs: a closed loop of clients, over gRPC and REST.
 
     python benchmarks/serving_load.py served/clicks                        (starts the stand-in, measures, stops it)
     python benchmarks/serving_load.py served/clicks --rest localhost:8501 --grpc localhost:8500 --model clicks
@@ -32,7 +32,7 @@ MakeClient = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 @dataclass(frozen=True)
 class Load:
-    """What a closed loop measured.
+    """Measurements of a closed loop.
 
     Attributes:
         latencies: Seconds of each answered request, in no order.

@@ -1,4 +1,4 @@
-"""What distribution costs: two processes with a core each beside one process with both, on the same global batch.
+"""Cost of distribution: two processes with a core each beside one process with both, on the same global batch.
 
     python benchmarks/sharding.py --write
 

@@ -1,4 +1,4 @@
-"""What was measured of a training step, stage by stage, beside what the limits of the machine allow."""
+"""Measured times of a training step, stage by stage, beside the limits of the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WHOLE = ("sum of the stages", "train_on_batch", "fit")
 
 @dataclasses.dataclass
 class Profile:
-    """What was measured.
+    """Measured times and counted work.
 
     Attributes:
         seconds: Of each stage, of `train_on_batch` and of `fit`, for one step.

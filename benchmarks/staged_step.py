@@ -210,5 +210,5 @@ class FitTime(keras.callbacks.Callback):
 
 
 def _small(like: Any) -> Any:
-    """What stands for a gradient."""
+    """A stand-in for a gradient."""
     return ops.full_like(like, 1e-6)

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and what the hardware would allow: milliseconds, operations and bytes by stage.
+"""Time of a training step by stage, and the least that the hardware allows: milliseconds, operations and bytes.
 
     python benchmarks/stages.py
     python benchmarks/stages.py --preset mlperf_dcnv2 --scale 1e-4 --batch 512 --dtype bfloat16 --backend jax

@@ -51,14 +51,14 @@ WHILE_STEPPING |= {("keras_rs", backend): made for (kind, backend), made in WHIL
 
 
 def bytes_of(entrants: Sequence[Entrant], backend: str, rule: str) -> int:
-    """What contestants hold at their peak: all hold their tables and slots, one at a time does a step."""
+    """Bytes of contestants at their peak: all hold their tables and slots, one at a time does a step."""
     held = sum(rows * (1 + SLOTS[rule]) for _, rows in entrants)
     step = max(rows * WHILE_STEPPING.get((kind, backend), {}).get(rule, 0) for kind, rows in entrants)
     return 16 * 4 * (held + step)
 
 
 def groups(entrants: Sequence[Entrant], backend: str, rule: str, memory: float) -> list[list[Entrant]]:
-    """Who takes turns with whom: in the order given, as many as fit. Who would not fit even alone is left out."""
+    """Groups of contestants that take turns: in the order given, as many as fit. One that does not fit even alone is left out."""
     found: list[list[Entrant]] = []
     for kind, rows in entrants:
         if bytes_of([(kind, rows)], backend, rule) > memory:

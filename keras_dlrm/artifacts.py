@@ -22,7 +22,7 @@ from keras_dlrm.training import run_files
 SHA, CRC, PARSED, UNCHECKED = "SHA-256", "CRC-32", "is well formed", "has no checksum"
 Progress = Callable[[int, int], None]
 # How each file was checked, by file.
-_Found = dict[Path, str]
+_Checks = dict[Path, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class VerifiedFile:
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What `verify` found to be whole.
+    """Files that `verify` read and found to be as they were written.
 
     Args:
         path: What was verified.
@@ -84,11 +84,11 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
         raise FileNotFoundError(f"{path} does not exist; give a folder or a file that this package wrote.")
     kind, check = _kind(path)
     total = sum(file.stat().st_size for file in _below(path)) if progress is not None else 0
-    found = check(path, _counted(progress, total))
+    checks = check(path, _counted(progress, total))
     if progress is not None:
         progress(total, total)
     base = path if path.is_dir() else path.parent
-    files = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in found.items())
+    files = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in checks.items())
     return Verified(path, kind, tuple(sorted(files, key=lambda file: file.name)))
 
 
@@ -114,8 +114,8 @@ def _counted(progress: Progress | None, total: int) -> Done:
 # -- what there is -----------------------------------------------------------------------------------------------------
 
 
-def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Found]]:
-    """What something is, by the names of its files: what they hold may be damaged."""
+def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
+    """The kind of a folder or file, by the names of its files: their content may be damaged."""
     if not path.is_dir():
         if path.is_file() and path.suffix in _FILES:
             return _FILES[path.suffix]
@@ -131,7 +131,7 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Found]]:
     )
 
 
-def _log(path: Path, done: Done) -> _Found:
+def _log(path: Path, done: Done) -> _Checks:
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.packed import format as layout
 
@@ -145,7 +145,7 @@ def _log(path: Path, done: Done) -> _Found:
     return {path / name: UNCHECKED for name in files_below(path)}
 
 
-def _preprocessor(path: Path, done: Done) -> _Found:
+def _preprocessor(path: Path, done: Done) -> _Checks:
     from keras_dlrm.data.preprocessor import artifact
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
@@ -158,72 +158,72 @@ def _preprocessor(path: Path, done: Done) -> _Found:
     return {path / artifact.FILE: how, **files}
 
 
-def _run(path: Path, done: Done) -> _Found:
-    found = dict.fromkeys(run_files.check_run(path, done).values(), SHA)
+def _run(path: Path, done: Done) -> _Checks:
+    checks = dict.fromkeys(run_files.check_run(path, done).values(), SHA)
     model, state = path / run_files.MODEL, path / run_files.STATE
-    if model.is_file() and model not in found:
-        found |= _archive(model, done)
+    if model.is_file() and model not in checks:
+        checks |= _archive(model, done)
     if any(state.glob("step_*")):
-        found |= _checkpoints(state, done)
-    return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **found}
+        checks |= _checkpoints(state, done)
+    return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **checks}
 
 
-def _checkpoints(path: Path, done: Done) -> _Found:
+def _checkpoints(path: Path, done: Done) -> _Checks:
     from keras_dlrm.checkpoint.reading import verify as verify_checkpoints
 
     verify_checkpoints(path)
-    found = [path / name for name in files_below(path) if not name.startswith(".")]
-    for file in found:
+    files = [path / name for name in files_below(path) if not name.startswith(".")]
+    for file in files:
         done(file.stat().st_size)
-    return dict.fromkeys(found, "CRC-32C")
+    return dict.fromkeys(files, "CRC-32C")
 
 
-def _version(path: Path, done: Done) -> _Found:
+def _version(path: Path, done: Done) -> _Checks:
     if published.check_version(path, done) is None:
         raise ValueError(f"{path} has no {published.FILE} of kd.export.savedmodel, so that there is nothing to compare it with.")
     return {path / name: SHA for name in files_below(path)}
 
 
-def _versions(path: Path, done: Done) -> _Found:
-    found: _Found = {}
+def _versions(path: Path, done: Done) -> _Checks:
+    checks: _Checks = {}
     for version in sorted(path.iterdir()):
         if version.name.isdecimal() and version.is_dir():
-            found |= _version(version, done)
-    return found
+            checks |= _version(version, done)
+    return checks
 
 
-def _commits(path: Path, done: Done) -> _Found:
+def _commits(path: Path, done: Done) -> _Checks:
     from keras_dlrm.data.streaming.commits import MODEL, PREPROCESSOR, STATE, read_commit
 
-    found = _preprocessor(path / PREPROCESSOR, done) if (path / PREPROCESSOR).is_dir() else {}
+    checks = _preprocessor(path / PREPROCESSOR, done) if (path / PREPROCESSOR).is_dir() else {}
     for commit in sorted(path.glob("commit-*")):
         how = SHA if "files" in read_commit(commit, done) else UNCHECKED
-        found |= {commit / name: how for name in (MODEL, STATE)}
-    return found
+        checks |= {commit / name: how for name in (MODEL, STATE)}
+    return checks
 
 
-def _archive(path: Path, done: Done) -> _Found:
+def _archive(path: Path, done: Done) -> _Checks:
     check_archive(path, KERAS if path.suffix == ".keras" else (), done)
     return {path: CRC}
 
 
-def _onnx(path: Path, done: Done) -> _Found:
+def _onnx(path: Path, done: Done) -> _Checks:
     from keras_dlrm.export.onnx_graph.files import check
 
-    found = check(path, done)
-    if found is None:
+    files = check(path, done)
+    if files is None:
         raise ValueError(f"{path} carries no checksum of kd.export.onnx: it is damaged, or another program wrote it.")
-    return dict.fromkeys(found, SHA)
+    return dict.fromkeys(files, SHA)
 
 
-def _litert(path: Path, done: Done) -> _Found:
+def _litert(path: Path, done: Done) -> _Checks:
     if not check_seal(path):
         raise ValueError(f"{path} carries no checksum of kd.export.litert: it is damaged, or another program wrote it.")
     done(path.stat().st_size)
     return {path: SHA}
 
 
-def _description(path: Path, done: Done) -> _Found:
+def _description(path: Path, done: Done) -> _Checks:
     """A schema, a plan or an experiment: people write them by hand, so that they carry no checksum."""
     from keras_dlrm.training.experiment import Experiment
 
@@ -244,7 +244,7 @@ def _description(path: Path, done: Done) -> _Found:
     return {path: PARSED}
 
 
-_FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Found]], ...] = (
+_FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Checks]], ...] = (
     (("saved_model.pb", "assets.extra/manifest.json"), "published version", _version),
     (("[0-9]*/saved_model.pb", "[0-9]*/assets.extra"), "published model", _versions),
     (("experiment.yaml", "result.json", "data.json"), "run", _run),
@@ -253,7 +253,7 @@ _FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Found]], ...
     (("step_*/manifest.json", "dense.npz"), "checkpoints", _checkpoints),
     (("preprocessor.json", "vocabulary_*.parquet"), "preprocessor", _preprocessor),
 )
-_FILES: dict[str, tuple[str, Callable[[Path, Done], _Found]]] = {
+_FILES: dict[str, tuple[str, Callable[[Path, Done], _Checks]]] = {
     ".keras": ("model", _archive),
     ".npz": ("arrays", _archive),
     ".onnx": ("ONNX model", _onnx),

@@ -1,4 +1,4 @@
-"""What the trainers of sharded models share: their command line, their log, their report."""
+"""Training, resume and report that the trainers of sharded models share."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def bytes_per_step(self) -> float:
-        """What a step moved. On JAX only the first one of a kind is counted, as it is compiled."""
+        """Bytes that a step moved. On JAX only the first one of a kind is counted, as it is compiled."""
         moved = np.diff(self._bytes)
         return float(np.median(moved[moved > 0])) if moved.any() else 0.0
 
@@ -115,9 +115,9 @@ def describe_tables(model: Any) -> dict[str, dict[str, float]]:
     from keras_dlrm.sharding import everyone
 
     tables = model.embeddings.sharded
-    mine = dict.fromkeys(model.embeddings.table_shapes, (0.0, 0.0))
+    own = dict.fromkeys(model.embeddings.table_shapes, (0.0, 0.0))
     first = tables is None or tables.collectives.process_rank() == 0
-    for name in mine:
+    for name in own:
         if tables is None:
             parts: Iterable[np.ndarray] = [model.embeddings.embedding_tables()[name]]
         else:
@@ -127,13 +127,13 @@ def describe_tables(model: Any) -> dict[str, dict[str, float]]:
                 if shard.rank is not None or first
                 for i in range(0, shard.rows, _ROWS_AT_ONCE)
             )
-        mine[name] = moments(parts)
-    every = everyone.values(list(mine.values()))
+        own[name] = moments(parts)
+    every = everyone.values(list(own.values()))
     shapes = model.embeddings.table_shapes
     return {
         name: {"rows": shapes[name][0], "width": shapes[name][1], "sum": sum(one[i][0] for one in every),
                "sumsq": sum(one[i][1] for one in every)}
-        for i, name in enumerate(mine)
+        for i, name in enumerate(own)
     }  # fmt: skip
 
 
@@ -182,22 +182,23 @@ def train(
     model.predict_on_batch(Part(Steps(log, global_batch, 0, 1))[0][0])  # builds it
     if checkpoint is not None:
         check_writable(checkpoint)
-        given = model.optimizer.rate
-        found = restore(model, checkpoint)
+        compiled_rate = model.optimizer.rate
+        saved = restore(model, checkpoint)
         rate = model.optimizer.rate
-        if found is not None and rate != given:
+        if saved is not None and rate != compiled_rate:
             raise ValueError(
-                f"--learning-rate {given:g}: the run in {checkpoint} has {rate:g}; give that, or --checkpoint another folder."
+                f"--learning-rate {compiled_rate:g}: the run in {checkpoint} has {rate:g}; give that, or --checkpoint "
+                "another folder."
             )
-        if found is not None:
-            first, losses = found["step"], found["extra"]["losses"]
+        if saved is not None:
+            first, losses = saved["step"], saved["extra"]["losses"]
             if first > steps:
                 raise ValueError(
                     f"--steps {steps}: the checkpoint in {checkpoint} is of step {first}; ask for at least as many, or take "
                     "another --checkpoint."
                 )
             for name, value in told.items():
-                before = found["extra"].get(name, value)
+                before = saved["extra"].get(name, value)
                 if before != value:
                     raise ValueError(
                         f"--{name.replace('_', '-')} {value}: the run in {checkpoint} has {before}; give that, or --checkpoint "

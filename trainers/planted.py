@@ -52,7 +52,7 @@ class ClickLog:
         self._apart = np.repeat(apart, [column.hotness for column in whole]).astype(np.int32)
 
     def batch(self, number: int, batch_size: int, part: str = "train") -> Any:
-        """As `PlantedClickLog.batch`."""
+        """A batch by its number, as of `PlantedClickLog.batch`."""
         batch, label = self._log.batch(number, batch_size, part)
         ids = batch["sparse"]
         return {**batch, "sparse": np.where(ids < 0, ids, ids * self._apart)}, label

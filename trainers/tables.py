@@ -42,7 +42,7 @@ def main(schema, train_files, valid, test, fractions, output, tensorboard, **opt
     experiment = chosen_experiment(Experiment, **options)
     columns = kd.Schema.load(schema)
     parts = {"train": train_files, "valid": valid, "test": test}
-    files = {name: kd.data.tables.input_files(given) for name, given in parts.items() if given}
+    files = {name: kd.data.tables.input_files(patterns) for name, patterns in parts.items() if patterns}
     split = dict(zip(parts, fractions, strict=True)) if fractions else None
     settings = {
         "schema": columns.to_dict(),

@@ -77,7 +77,7 @@ def tf_keras() -> Any:
 
 
 def bare() -> Any:
-    """What `fit` of a model would do, of which only the traffic of a batch's rows is left."""
+    """A model whose `fit` does nothing but read and write a batch's rows."""
     # Slots of a table's size; row-wise Adagrad's is a sixteenth of it.
     slots = {"sgd": [], "adagrad": [WIDTH], "rowwise_adagrad": [1], "adam": [WIDTH, WIDTH]}[rule]
     arrays = [np.ones((rows, width), np.float32) for width in (WIDTH, *slots)]

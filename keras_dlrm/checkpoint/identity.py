@@ -27,7 +27,7 @@ _OF_A_STEP = {
 
 
 def identity(model: Any) -> dict[str, Any]:
-    """What a checkpoint of a model says of it: a model that differs in any of this would read its numbers as something else.
+    """A model's identity: a model that differs in any part of it would read a checkpoint's numbers as something else.
 
     Columns in their order, hashing, combiners, activations and the other options of its layers; kinds of its optimizers with the
     options that their slots depend on. Not: names of layers, seeds, dtypes, dropout, learning rates, or how tables are sharded.
@@ -53,13 +53,13 @@ def of_training(model: Any) -> dict[str, Any]:
     Args:
         model: A compiled model.
     """
-    found = identity(model)
+    described = identity(model)
     for part, optimizer in (("optimizer", model.optimizer.dense), ("embedding_optimizer", model.optimizer.rows)):
         config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
-        found[part] = {"class": type(optimizer).__name__, **_plain(config)}
+        described[part] = {"class": type(optimizer).__name__, **_plain(config)}
     loss = model.loss
     named = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    return {**found, "loss": {"class": named, "config": _config(loss)}, "dtype": model.dtype_policy.name}
+    return {**described, "loss": {"class": named, "config": _config(loss)}, "dtype": model.dtype_policy.name}
 
 
 def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _layers(model: Any) -> list[Any]:
 
 
 def _config(thing: Any) -> Any:
-    """What a layer, model or loss was made with, without what does not matter."""
+    """The configuration of a layer, model or loss, without what does not matter."""
     try:
         return _plain(thing.get_config())
     except Exception:  # users' own may have none, in ways of their own

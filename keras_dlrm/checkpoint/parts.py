@@ -79,7 +79,7 @@ def check_written(folder: Path, part: dict[str, Any]) -> None:
 
 
 def _changed(piece: Piece, base: Base, part: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which rows are not as in another checkpoint, and these rows; `None` where it was split otherwise."""
+    """Numbers of the rows that differ from another checkpoint, and these rows; `None` where it was split otherwise."""
     before = base.array_of(part)
     if before is None:
         return None
@@ -144,12 +144,12 @@ def _opened(folder: Path, part: dict[str, Any], name: str, shape: tuple[int, ...
     if "checksums" in part and digest(metadata(path)) != part["checksums"].get(name):
         raise Damaged(f"{metadata(path)} does not match its checksum")
     try:
-        found = open_array(path)
+        array = open_array(path)
     except ValueError as error:  # all that tensorstore raises
         raise Damaged(f"{path}: {_said(error)}") from error
-    if tuple(found.shape) != shape:
-        raise Damaged(f"{path} has shape {tuple(found.shape)}; the manifest says {shape}")
-    return found
+    if tuple(array.shape) != shape:
+        raise Damaged(f"{path} has shape {tuple(array.shape)}; the manifest says {shape}")
+    return array
 
 
 def _read(array: Any, path: Path) -> np.ndarray:

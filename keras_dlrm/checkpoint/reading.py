@@ -48,19 +48,19 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
 
 
 def read(state: State, directory: Path, step: int | None = None) -> dict[str, Any] | None:
-    """As `restore`, into a state."""
-    found, failure = None, None
+    """Load a checkpoint into a state, as `restore` does into a model."""
+    checked, failure = None, None
     try:
-        found = _checked(state, directory, step)
+        checked = _checked(state, directory, step)
     except Exception as error:  # the others wait for this one's word, whatever it is
         failure = error
     if state.shared:
-        _agree(directory, None if found is None else found[0]["step"], failure)
+        _agree(directory, None if checked is None else checked[0]["step"], failure)
     if failure is not None:
         raise failure
-    if found is None:
+    if checked is None:
         return None
-    manifest, arrays, needed = found
+    manifest, arrays, needed = checked
     for name, variable in state.dense.items():
         variable.assign(arrays[name].astype(value_of(variable).dtype))
     base = _base(directory, manifest)
@@ -99,8 +99,8 @@ def verify(directory: str | Path, step: int | None = None) -> list[int]:
     steps = steps_in(directory)
     if not steps or (step is not None and step not in steps):
         raise FileNotFoundError(f"verify: {directory} has no checkpoint{'' if step is None else f' of step {step}'}.")
-    found = steps if step is None else [step]
-    for each in found:
+    chosen = steps if step is None else [step]
+    for each in chosen:
         folder = folder_of(directory, each)
         check_marker(folder)
         manifest = read_manifest(folder)
@@ -113,7 +113,7 @@ def verify(directory: str | Path, step: int | None = None) -> list[int]:
                     stored.read(start, min(start + ROWS, part["shape"][0]))
         except _DAMAGE as error:
             raise ValueError(f"verify: {folder} is damaged ({error}).") from error
-    return found
+    return chosen
 
 
 def _number(folder: Path) -> int:
@@ -137,7 +137,7 @@ def _base(directory: Path, manifest: dict[str, Any]) -> Base | None:
 
 
 def _dense(folder: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What every process has, by name."""
+    """Arrays that every process has, by name."""
     path = folder / DENSE
     data = path.read_bytes()
     if manifest.get("dense_checksum", "") not in ("", hashlib.sha256(data).hexdigest()):
@@ -193,8 +193,8 @@ def _checked(
                 pass
     except _DAMAGE as error:
         raise ValueError(
-            f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it is restored. "
-            f"({error})"
+            f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it, if any, is "
+            f"restored. ({error})"
         ) from error
     return manifest, arrays, needed
 
@@ -223,8 +223,8 @@ def _check(
         if kind == "tables" and table not in tables and not state.shared:
             raise ValueError(f"{what}: it has a table {table!r}; the model has {sorted(tables)}.")
         if table in tables and (kind, table) not in needed:
-            mine = sorted(kind for kind, name in needed if name == table)
-            raise ValueError(f"{what}: of table {table!r} it has {kind}, the model has {mine}.")
+            own_kinds = sorted(kind for kind, name in needed if name == table)
+            raise ValueError(f"{what}: of table {table!r} it has {kind}, the model has {own_kinds}.")
     for piece in wanted:
         parts = stored.get((piece.kind, piece.shard.table))
         if parts is None:
@@ -237,14 +237,14 @@ def _check(
             part = "" if piece.kind == "tables" else f"{piece.kind} of "
             raise ValueError(f"{what}: {part}table {piece.shard.table!r} has shape {stored_shape} there, {shape} in the model.")
     for name in {*shapes, *dense}:
-        there, here = shapes.get(name), tuple(dense[name].shape) if name in dense else None
-        if there != here:
+        saved_shape, own_shape = shapes.get(name), tuple(dense[name].shape) if name in dense else None
+        if saved_shape != own_shape:
             path = paths.get(name) or dense[name].path
-            raise ValueError(f"{what}: {name} ({path}) has shape {there} there, {here} in the model.")
+            raise ValueError(f"{what}: {name} ({path}) has shape {saved_shape} there, {own_shape} in the model.")
 
 
 def _rows(stored: Stored, part: dict[str, Any], piece: Piece) -> Iterator[tuple[int, np.ndarray]]:
-    """What a stored part and a piece have in common: rows of the piece, each with the first one's number."""
+    """The intersection of a stored part and a piece: rows of the piece in blocks, each with its first row's number."""
     shard = piece.shard
     (low, high), (left, right) = part["rows"], part["columns"]
     start, stop = max(low, shard.start), min(high, shard.stop)

@@ -78,11 +78,11 @@ def state_of(model: Any) -> State:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"checkpoint: the model has two tables {name!r}; rename one with Categorical(table=…).")
-    found = [
+    own_pieces = [
         piece for collection in collections
         for piece in pieces(collection.store, collection.table_shapes, lambda table: _slots(model, table))
     ]  # fmt: skip
-    return State(dense, found, identity(model), bool(getattr(model, "shared", False)))
+    return State(dense, own_pieces, identity(model), bool(getattr(model, "shared", False)))
 
 
 def pieces(tables: Any, names: Iterable[str], slots_of: Callable[[Any], Mapping[str, Any]]) -> Iterator[Piece]:
@@ -106,7 +106,7 @@ def _slots(model: Any, table: Any) -> dict[str, Any]:
 
 
 def dense_variables(model: Any) -> dict[str, Any]:
-    """What every process has, by names that do not depend on the backend: parameters, generators, the optimizer's own.
+    """Variables that every process has, by names that do not depend on the backend: parameters, generators, the optimizer's own.
 
     Raises:
         ValueError: the model is not built.
@@ -117,17 +117,17 @@ def dense_variables(model: Any) -> dict[str, Any]:
     # keras-rs's variables are none of ours: tables are saved as logical ones.
     tables = {id(v) for collection in collections_of(model) for v in collection.tables}
     others = [v for v in model.weights if not is_table(v) and id(v) not in tables]
-    found = {f"weight_{i}": v for i, v in enumerate(others)}
+    variables = {f"weight_{i}": v for i, v in enumerate(others)}
     weights = {id(v) for v in model.weights}
     states = [v for v in model.non_trainable_variables if id(v) not in weights]
-    found |= {f"generator_{i}": v for i, v in enumerate(states)}
+    variables |= {f"generator_{i}": v for i, v in enumerate(states)}
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
-        return found
-    found |= {f"dense_optimizer_{i}": v for i, v in enumerate(optimizer.dense.variables)}
+        return variables
+    variables |= {f"dense_optimizer_{i}": v for i, v in enumerate(optimizer.dense.variables)}
     slots = {id(v) for slots in optimizer.rows._slots for v in slots.values()}
     rest = [v for v in optimizer.rows.variables if id(v) not in slots]
-    return found | {f"row_rule_{i}": v for i, v in enumerate(rest)}
+    return variables | {f"row_rule_{i}": v for i, v in enumerate(rest)}
 
 
 def value_of(variable: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ _NAME = re.compile(r"step_(\d{10})")
 
 
 def folder_of(directory: Path, step: int) -> Path:
-    """Where a step's checkpoint is."""
+    """The folder of a step's checkpoint."""
     return directory / f"step_{step:010d}"
 
 
@@ -59,7 +59,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def file_of(kind: str, table: str, part: str) -> str:
-    """Where a part of a table, or of a slot of it, lies within a checkpoint."""
+    """The path, within a checkpoint, of a part of a table or of a slot of it."""
     return f"{kind}/{quote(table, safe='')}/{part}"
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras import ops
+
 from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.checkpoint.store import (
@@ -76,7 +78,7 @@ def save(
     if step is None:
         if getattr(model, "optimizer", None) is None:
             raise ValueError(f"save: {model.name} is not compiled, and so has no step; compile it, or give step=….")
-        step = int(value_of(model.optimizer.iterations))
+        step = int(ops.convert_to_numpy(model.optimizer.iterations))  # a tensor where gradients are accumulated
     step = integer("save", "step", step, 0)
     try:
         json.dumps(dict(extra or {}))
@@ -88,7 +90,7 @@ def save(
 def write(
     state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None = 2, incremental: bool = False
 ) -> Path:
-    """As `save`, from a state."""
+    """Write a checkpoint of a state, as `save` does of a model."""
     team = _Team(state.shared)
     final = folder_of(directory, step)
     partial = directory / f".{final.name}.partial"
@@ -118,8 +120,8 @@ def write(
         if team.rank == 0:
             dense_checksum = write_dense(partial / DENSE, {name: value_of(v) for name, v in state.dense.items()})
         # What every process has is written by the first.
-        mine = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
-        return [write_piece(partial, piece, base) for piece in mine]
+        own = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
+        return [write_piece(partial, piece, base) for piece in own]
 
     def commit(parts: list[dict[str, Any]]) -> None:
         if team.rank == 0:
@@ -192,7 +194,7 @@ def _remove_partial(folder: Path) -> None:
 
 
 def _owner(folder: Path) -> str:
-    """What the marker of a checkpoint says under each of its names; checkpoints may be copied with the folder around them."""
+    """The owner in a checkpoint's marker, under each of its names; checkpoints may be copied with the folder around them."""
     return identity("checkpoint", folder.name.removeprefix(".").partition(".")[0])
 
 

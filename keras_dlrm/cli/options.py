@@ -97,7 +97,7 @@ def row_options(what: str = "row") -> Callable[..., Any]:
 
 
 def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How text files are written: `--csv-…`, which come as `csv`, a `CsvDialect`, or `None` where none is given."""
+    """Dialect of text files: `--csv-…`, which come as `csv`, a `CsvDialect`, or `None` where none is given."""
 
     @click.option("--csv-separator", help=r"Character between the fields of text files; \t for a tab.")
     @click.option("--csv-names", help="Names of the columns of text files without a header, in order: click,user,price.")

@@ -22,7 +22,7 @@ def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
 
 
 def print_skipped(count: int, examples: Iterable[Any]) -> None:
-    """How many rows were skipped, and some of them."""
+    """Print how many rows were skipped, and some of them."""
     if count:
         click.echo(f"{count:,} rows were skipped, such as:", err=True)
         for row in itertools.islice(examples, 5):

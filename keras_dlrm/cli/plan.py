@@ -80,21 +80,21 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         _simulate(work, machine, constraints, memory, options, as_json)
         return
     if options["existing"] is not None:
-        found = _existing(options, columns)
-        if options["world_size"] not in (None, found.world_size):
+        plan = _existing(options, columns)
+        if options["world_size"] not in (None, plan.world_size):
             raise ValueError(
-                f"--world-size {options['world_size']}: {options['existing']} is a plan for {found.world_size}; leave it out."
+                f"--world-size {options['world_size']}: {options['existing']} is a plan for {plan.world_size}; leave it out."
             )
-        estimate = explain(found, columns, options["embedding_dim"], machine=machine, **model)
+        estimate = explain(plan, columns, options["embedding_dim"], machine=machine, **model)
     else:
         work = Workload.of(columns, options["embedding_dim"], **model)
-        found = plan_for(work, options["world_size"], constraints, machine, memory, options["even_memory"])
-        estimate = found.estimate  # type: ignore[assignment]
+        plan = plan_for(work, options["world_size"], constraints, machine, memory, options["even_memory"])
+        estimate = plan.estimate  # type: ignore[assignment]
     click.echo(str(estimate))
     if options["output"] is not None:
-        found.save(options["output"])
+        plan.save(options["output"])
         click.echo(f"\nwrote {options['output']}")
-    print_json(as_json, {"plan": found.to_dict(), "estimate": estimate.to_dict()})
+    print_json(as_json, {"plan": plan.to_dict(), "estimate": estimate.to_dict()})
 
 
 def _existing(options: dict[str, Any], columns: Any) -> Any:
@@ -133,12 +133,12 @@ def _simulate(
     from keras_dlrm.support.table import print_table
 
     scaling, path = options["scaling"], options["plot"]
-    found = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)
-    print_table(table(found), f"Predicted, {scaling} scaling")
+    estimates = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)
+    print_table(table(estimates), f"Predicted, {scaling} scaling")
     if path is not None:
-        scaling_png(found, path, f"{options['machine']}, {scaling} scaling: predicted")
+        scaling_png(estimates, path, f"{options['machine']}, {scaling} scaling: predicted")
         click.echo(f"wrote {path}")
-    shown = {str(size): None if each is None else each.to_dict() for size, each in found.items()}
+    shown = {str(size): None if each is None else each.to_dict() for size, each in estimates.items()}
     for each in filter(None, shown.values()):
         for long in ("tables", "held_bytes", "considered"):
             del each[long]
@@ -171,22 +171,22 @@ def _widths(option: str, text: str) -> list[int]:
 
 
 def _constraints(texts: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for text in texts:
         name, equals, kind = text.rpartition("=")
         if not equals or not name:
             raise ValueError(f"--constraint {text!r} must be TABLE=SHARDING, such as C1=row_wise.")
-        if name in found:
-            raise ValueError(f"--constraint names the table {name!r} twice: {found[name]} and {kind}.")
-        found[name] = kind
-    return found
+        if name in kinds:
+            raise ValueError(f"--constraint names the table {name!r} twice: {kinds[name]} and {kind}.")
+        kinds[name] = kind
+    return kinds
 
 
 def _sizes(text: str) -> list[int]:
-    found = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--simulate {text!r} must be a range of devices such as 1..4096.")
-    low, high = int(found[1]), int(found[2])
+    low, high = int(match[1]), int(match[2])
     sizes = []
     while low < high:
         sizes.append(low)

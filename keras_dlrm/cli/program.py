@@ -96,13 +96,13 @@ def _signals() -> Iterator[list[int]]:
             os._exit(128 + number)
         raise Stopped(number)
 
-    def unraisable(found: Any) -> None:
+    def unraisable(event: Any) -> None:
         # The signal came while Python called a finalizer, or the like, whose errors it does not pass on.
-        if isinstance(found.exc_value, Stopped):
-            lost.append(found.exc_value)
-            threading.Timer(0.1, _thread.interrupt_main, [found.exc_value.number]).start()
+        if isinstance(event.exc_value, Stopped):
+            lost.append(event.exc_value)
+            threading.Timer(0.1, _thread.interrupt_main, [event.exc_value.number]).start()
         else:
-            hook(found)
+            hook(event)
 
     before, hook = {}, sys.unraisablehook
     sys.unraisablehook = unraisable

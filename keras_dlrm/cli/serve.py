@@ -81,8 +81,8 @@ def command(
     logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # a traceback for each request that is no message
     models: list[ModelConfig] | Path
     if folder is not None:
-        found = name or folder.resolve().name
-        models = [ModelConfig(found, folder, 0 if all_versions or numbers else 1, labels=numbers)]
+        model_name = name or folder.resolve().name
+        models = [ModelConfig(model_name, folder, 0 if all_versions or numbers else 1, labels=numbers)]
     else:
         models = config  # type: ignore[assignment]
     limits = Limits(request_seconds=request_seconds, connections=max_connections)
@@ -113,10 +113,10 @@ def command(
 
 
 def _numbers(labels: tuple[str, ...]) -> dict[str, int]:
-    found = {}
+    versions = {}
     for text in labels:
         label, _, number = text.partition("=")
         if not label or not (number.isascii() and number.isdecimal()):
             raise click.UsageError(f"--label {text!r} must be LABEL=VERSION, such as stable=1.")
-        found[label] = int(number)
-    return found
+        versions[label] = int(number)
+    return versions

@@ -38,15 +38,15 @@ def command(path: Path, as_json: bool) -> None:
 
     with bar(Console(stderr=True), "bytes") as shown:
         task = shown.add_task("verify", total=None, note="")
-        found = verify(path, lambda done, total: shown.update(task, completed=done, total=total))
-    rows = [{"file": _short(file.name), "bytes": file.bytes, "check": file.check} for file in found.files]
-    print_table(rows, f"{found.kind}: {path}")
-    plain = sum(file.check == UNCHECKED for file in found.files)
+        verified = verify(path, lambda done, total: shown.update(task, completed=done, total=total))
+    rows = [{"file": _short(file.name), "bytes": file.bytes, "check": file.check} for file in verified.files]
+    print_table(rows, f"{verified.kind}: {path}")
+    plain = sum(file.check == UNCHECKED for file in verified.files)
     if plain:
         click.echo(f"{plain} of {len(rows)} files have no checksum: they can be read, but nobody can tell whether they changed.")
     else:
         click.echo(f"all {len(rows)} files are as they were written")
-    print_json(as_json, {"path": str(path), "kind": found.kind, "files": [dataclasses.asdict(f) for f in found.files]})
+    print_json(as_json, {"path": str(path), "kind": verified.kind, "files": [dataclasses.asdict(f) for f in verified.files]})
 
 
 def _short(name: str) -> str:

@@ -17,12 +17,12 @@ _PART = 2**22  # bytes at a time: the memory stays in the processor's cache
 
 def digest(path: str | os.PathLike[str], done: Callable[[int], None] = lambda size: None) -> str:
     """SHA-256 of a file, in hexadecimal digits; `done` is called with the bytes of each part that was read."""
-    found, part = hashlib.sha256(), memoryview(bytearray(min(_PART, regular(path).stat().st_size + 1)))
+    checksum, part = hashlib.sha256(), memoryview(bytearray(min(_PART, regular(path).stat().st_size + 1)))
     with open(path, "rb", buffering=0) as file:
         while size := file.readinto(part):
-            found.update(part[:size])
+            checksum.update(part[:size])
             done(size)
-    return found.hexdigest()
+    return checksum.hexdigest()
 
 
 def content_digest(content: Any) -> str:

@@ -51,12 +51,12 @@ def from_json(text: str | bytes, finite: bool = True) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:60]!r} is there twice in one object; a key stands for one value")
-    return found
+    return values
 
 
 def _refused(name: str) -> float:
@@ -108,7 +108,7 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Of YAML's texts, numbers, lists and mappings."""
+        """A loader of YAML's texts, numbers, lists and mappings."""
 
         depth = 0
 
@@ -145,11 +145,11 @@ def _check(root: Any, most: int) -> None:
             inner = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             inner = node.value
-        found = 1 + sum(size(part) for part in inner)
-        if found > most:
+        count = 1 + sum(size(part) for part in inner)
+        if count > most:
             raise ValueError(f"line {line}: references stand for more than {most:,} values; write them out")
-        sizes[id(node)] = found
-        return found
+        sizes[id(node)] = count
+        return count
 
     size(root)
 

@@ -48,7 +48,7 @@ def clean(output: Path) -> None:
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Where to write a file that takes its place, flushed to the disk, when the block ends without an error.
+    """A path to write a file to, which takes its place, flushed to the disk, when the block ends without an error.
 
     Example:
 
@@ -104,8 +104,20 @@ def check_writable(folder: Path) -> None:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error says that the disk, or what one may use of it, is full."""
+    """True where an error says that the disk, or one's quota of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def full_disk(output: Path, remedy: str = "make room and run again") -> Iterator[None]:
+    """Turn the error of a full disk into one that names the output, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        why = f"{output}: not written, the disk is full ({os.strerror(error.errno or 0)}); {remedy}"
+        raise OSError(error.errno, why) from error
 
 
 def sync(path: Path) -> None:

@@ -17,12 +17,12 @@ VERSION = 1
 
 
 def marker_text(owner: str, files: Sequence[str]) -> str:
-    """What a marker holds: whose the folder is, and the names that are written there."""
+    """Text of a marker: the folder's owner, and the names that are written there."""
     return json.dumps(sealed({"format": FORMAT, "version": VERSION, "id": owner, "files": list(files)}))
 
 
 def marker_content(data: bytes) -> dict[str, Any] | None:
-    """What `marker_text` was given, as `"id"` and `"files"`; `None` where a marker says anything else.
+    """Content of a marker, `"id"` and `"files"`; `None` where it is none.
 
     Example:
 

@@ -24,7 +24,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def identity(kind: str, name: str | Path) -> str:
-    """What the marker of a folder says: its kind, such as `"run"`, and what it was made for.
+    """Checksum for the marker of a folder: of its kind, such as `"run"`, and of what it was made for.
 
     `name` is a `Path` for a folder that belongs to one place, or a text for one that may be copied with the folder around it.
 
@@ -188,7 +188,7 @@ def _locked(place: int, name: str) -> int:
 
 
 def _files_of(folder: Path, place: int, owner: str, what: str) -> list[list[str]]:
-    """What was written into a folder, from its marker, each name in parts."""
+    """Names of the files that were written into a folder, from its marker, each in parts."""
     content = None
     with contextlib.suppress(OSError):
         descriptor = os.open(MARKER, os.O_RDONLY | _FILE, dir_fd=place)
@@ -240,8 +240,8 @@ def _sweep(
     """Names of what is in a folder and was not written there; the rest is removed, but for the marker."""
     foreign = []
     with os.scandir(place) as entries:
-        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    for name, info in sorted(found):
+        content = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    for name, info in sorted(content):
         path = within + name
         if path in keep:
             continue
@@ -270,7 +270,7 @@ def _sweep(
 
 
 def _is_listed(path: str, files: list[list[str]], folder: bool = False) -> bool:
-    """Whether a file is one that was written, or a folder one that such a file may be in."""
+    """True for a file that was written, or for a folder that such a file may be in."""
     parts = path.split("/")
     for pattern in files:
         if "**" in pattern:

@@ -46,14 +46,14 @@ class ReadAhead(Generic[T]):
                 self._pool, self._reading, self._process = None, {}, os.getpid()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._ahead, thread_name_prefix="keras_dlrm-read-ahead")
-            found = self._reading.pop(key, None)
+            reading = self._reading.pop(key, None)
             wanted = following[: self._ahead]
             for stale in self._reading.keys() - set(wanted):
                 self._reading.pop(stale).cancel()
             for other in wanted:
                 if other not in self._reading:
                     self._reading[other] = self._pool.submit(self._read, other)
-        return self._read(key) if found is None else found.result()
+        return self._read(key) if reading is None else reading.result()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_read": self._read, "_ahead": self._ahead}
@@ -63,7 +63,7 @@ class ReadAhead(Generic[T]):
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread gets the next one while the present one is worked on.
+    """Items read ahead: a thread gets the next one while the present one is worked on.
 
     Example:
 

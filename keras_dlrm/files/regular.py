@@ -69,12 +69,12 @@ def matches(entry: str | os.PathLike[str]) -> list[Path]:
     rest = list(path.parts[1 if path.anchor else 0 :])
     while len(rest) > 1 and os.path.lexists(known / rest[0]):
         known /= rest.pop(0)
-    found = glob.glob(os.path.join(*rest), root_dir=known, recursive=True)
-    return [known / name for name in sorted(found, key=natural)]
+    names = glob.glob(os.path.join(*rest), root_dir=known, recursive=True)
+    return [known / name for name in sorted(names, key=natural)]
 
 
 def blank(path: Path, keep: bytes = b"") -> bool:
-    """Whether a text file, plain or `.gz`, holds nothing but a byte order mark and white space that is not in `keep`."""
+    """True where a text file, plain or `.gz`, holds nothing but a byte order mark and white space that is not in `keep`."""
     with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         head = file.read(_HEAD)
     space = bytes(c for c in b" \t\r\n\v\f" if c not in keep)

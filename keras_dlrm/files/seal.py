@@ -57,7 +57,7 @@ def check_seal(path: Path) -> bool:
 
 
 def _found(path: Path) -> tuple[int, str]:
-    """Where the seal is, -1 where there is none, and which digits it should have."""
+    """Position of the seal, -1 where there is none, and the digits that it should have."""
     if not path.stat().st_size:
         return -1, ""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -73,7 +73,7 @@ def paired_bootstrap(
 def paired_bootstrap_runs(
     labels: Any, runs_a: Sequence[Any], runs_b: Sequence[Any], samples: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
-    """As `paired_bootstrap`, for the mean scores of several training runs (seeds) of each model.
+    """Differences as of `paired_bootstrap`, for the mean scores of several training runs (seeds) of each model.
 
     Each resample draws rows and, where a model has more than one run, runs as well: the interval covers the luck of the
     test rows and that of the seeds.

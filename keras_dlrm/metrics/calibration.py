@@ -7,12 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.metrics.inputs import flat_inputs
+from keras_dlrm.metrics.inputs import ClickMetric
 from keras_dlrm.metrics.running_sum import RunningSum
 
 
 @keras.saving.register_keras_serializable(package="keras_dlrm")
-class Calibration(keras.metrics.Metric):
+class Calibration(ClickMetric):
     """Sum of the predicted probabilities divided by the number of clicks; 1 is right on average.
 
     Above 1 the model promises more clicks than come, which overprices impressions; AUC cannot see this. The metric
@@ -33,29 +33,14 @@ class Calibration(keras.metrics.Metric):
     """
 
     def __init__(self, name: str = "calibration") -> None:
-        super().__init__(name=name, dtype="float32")
+        super().__init__(name)
         self._predicted = RunningSum(self, "predicted")
         self._observed = RunningSum(self, "observed")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch.
-
-        Args:
-            y_true: Labels, 0 or 1, (B,) or (B, 1).
-            y_pred: Probabilities, (B,) or (B, 1), any float dtype.
-            sample_weight: Weights of the examples: `None`, a scalar, (B,) or (B, 1).
-
-        Raises:
-            ValueError: the shapes do not agree.
-        """
-        labels, probabilities, weights = flat_inputs(self.name, y_true, y_pred, sample_weight)
+    def add(self, labels: Any, probabilities: Any, weights: Any) -> None:
         self._predicted.add(ops.sum(weights * probabilities))
         self._observed.add(ops.sum(weights * labels))
 
     def result(self) -> Any:
         """Predicted over observed clicks since the last reset, a float32 scalar tensor."""
         return ops.divide_no_nan(self._predicted.value(), self._observed.value())
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that make the metric again."""
-        return {"name": self.name}

@@ -5,7 +5,40 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 from keras import ops
+
+
+class ClickMetric(keras.metrics.Metric):
+    """Base of metrics that sum over rows in float32; a subclass has `add` and `result`.
+
+    Args:
+        name: Name of the metric.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, dtype="float32")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch.
+
+        Args:
+            y_true: Labels, 0 or 1, (B,) or (B, 1).
+            y_pred: Probabilities, (B,) or (B, 1), any float dtype.
+            sample_weight: Weights of the examples: `None`, a scalar, (B,) or (B, 1).
+
+        Raises:
+            ValueError: the shapes do not agree.
+        """
+        self.add(*flat_inputs(self.name, y_true, y_pred, sample_weight))
+
+    def add(self, labels: Any, probabilities: Any, weights: Any) -> None:
+        """Add the rows of a batch, float32 (B,) each."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make the metric again."""
+        return {"name": self.name}
 
 
 def flat_inputs(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.metrics.inputs import flat_inputs
+from keras_dlrm.metrics.inputs import ClickMetric
 from keras_dlrm.metrics.running_sum import RunningSum
 from keras_dlrm.metrics.scores import EPSILON
 
 
 @keras.saving.register_keras_serializable(package="keras_dlrm")
-class NormalizedEntropy(keras.metrics.Metric):
+class NormalizedEntropy(ClickMetric):
     """Mean log loss divided by the entropy of the mean click rate; below 1 is better than the base rate.
 
     Log loss alone says little across data sets, since a rare label makes it small for any model. Dividing by the log
@@ -39,23 +39,12 @@ class NormalizedEntropy(keras.metrics.Metric):
     """
 
     def __init__(self, name: str = "normalized_entropy") -> None:
-        super().__init__(name=name, dtype="float32")
+        super().__init__(name)
         self._loss = RunningSum(self, "loss")
         self._clicks = RunningSum(self, "clicks")
         self._rows = RunningSum(self, "rows")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch.
-
-        Args:
-            y_true: Labels, 0 or 1, (B,) or (B, 1).
-            y_pred: Probabilities, (B,) or (B, 1), any float dtype.
-            sample_weight: Weights of the examples: `None`, a scalar, (B,) or (B, 1).
-
-        Raises:
-            ValueError: the shapes do not agree.
-        """
-        labels, probabilities, weights = flat_inputs(self.name, y_true, y_pred, sample_weight)
+    def add(self, labels: Any, probabilities: Any, weights: Any) -> None:
         clipped = ops.clip(probabilities, EPSILON, 1.0 - EPSILON)
         loss = -(labels * ops.log(clipped) + (1.0 - labels) * ops.log(1.0 - clipped))
         self._loss.add(ops.sum(weights * loss))
@@ -72,7 +61,3 @@ class NormalizedEntropy(keras.metrics.Metric):
         inside = ops.where(constant, 0.5, rate)
         entropy = -(inside * ops.log(inside) + (1.0 - inside) * ops.log(1.0 - inside))
         return ops.where(ops.logical_and(constant, ops.logical_not(ops.isnan(loss))), 1.0, loss / entropy)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that make the metric again."""
-        return {"name": self.name}

@@ -11,7 +11,7 @@ from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 
 def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each row counts as a click and as a non-click, and its prediction; rows of weight 0 are left out.
+    """Weight of each row as a click and as a non-click, and its prediction; rows of weight 0 are left out.
 
     A label y of a row of weight w is y · w clicks and (1 - y) · w non-clicks. The three arrays are float64 (k,). Bad shapes or
     values, or no row that counts, are a `ValueError` in the name of `function`.
@@ -48,7 +48,7 @@ def weighted_points(
 
 
 def weighted_scores(labels: Any, probabilities: Any, weights: Any, epsilon: float, bins: int = 10) -> dict[str, float]:
-    """What `scores` gives; arguments as of `masses`, and as of `log_loss` and `reliability`.
+    """The scores of `scores`, for weights; arguments as of `masses`, `log_loss` and `reliability`.
 
     Example:
 

@@ -139,7 +139,7 @@ class ParameterServerTraining:
         integer("fit", "checkpoint_steps", checkpoint_steps)
         integer("fit", "evaluation_steps", evaluation_steps)
         under_way: deque[Any] = deque()
-        beside = Beside()
+        background = Beside()
         checks = Checks("fit", self._step.model.loss)
         with _servers_lost():
             for step in range(self.done, self.steps):
@@ -151,14 +151,14 @@ class ParameterServerTraining:
                 arguments = (tf.constant(step, tf.int64), self._tensors(x), tf.constant(np.reshape(y, -1), tf.float32))
                 self._given += sum(t.dtype.size * int(np.prod(t.shape)) for t in (*arguments[1].values(), arguments[2]))
                 under_way.append(self._coordinator.schedule(self._step.train, args=arguments))
-                given = step + 1
-                if self.checkpoint is not None and (given % checkpoint_steps == 0 or given == self.steps):
-                    self._join(given)
+                scheduled = step + 1
+                if self.checkpoint is not None and (scheduled % checkpoint_steps == 0 or scheduled == self.steps):
+                    self._join(scheduled)
                     self.save()
-                if evaluation is not None and given % evaluation_steps == 0:
-                    beside.start(functools.partial(self._evaluate_at, given, evaluation))
+                if evaluation is not None and scheduled % evaluation_steps == 0:
+                    background.start(functools.partial(self._evaluate_at, scheduled, evaluation))
             self._join(self.steps)
-            beside.wait()
+            background.wait()
             return self.losses
 
     def _join(self, steps: int) -> None:
@@ -215,14 +215,14 @@ class ParameterServerTraining:
     # -- checkpoints, export -----------------------------------------------------------------------------------------
 
     def _restore(self) -> int:
-        given, saved = self._sharded.optimizer.rate, None
+        compiled_rate, saved = self._sharded.optimizer.rate, None
         if self.checkpoint is not None:
             saved = read(self.tables.state(self._sharded), self.checkpoint)
         rate = self._sharded.optimizer.rate
-        if rate != given:
+        if rate != compiled_rate:
             raise ValueError(
-                f"the model was compiled with the learning rate {given:g}, but the run in {self.checkpoint} has {rate:g}; compile "
-                "with that, or give another folder."
+                f"the model was compiled with the learning rate {compiled_rate:g}, but the run in {self.checkpoint} has {rate:g}; "
+                "compile with that, or give another folder."
             )
         steps, losses = (saved["step"], saved["extra"].get("losses", [])) if saved else (0, [])
         if steps > self.steps:
@@ -276,16 +276,16 @@ class ParameterServerTraining:
 
         Of a worker that was started again, since then; 0 while it is away: training may have ended without it.
         """
-        found = {}
+        peaks = {}
         with _servers_lost():
             for name in self._processes:
                 try:
-                    found[name] = costs.peak_memory(device(*name.split(":")))
+                    peaks[name] = costs.peak_memory(device(*name.split(":")))
                 except tf.errors.OpError:
                     if not name.startswith("worker"):
                         raise
-                    found[name] = 0
-        return found
+                    peaks[name] = 0
+        return peaks
 
     @property
     def _processes(self) -> list[str]:

@@ -33,7 +33,7 @@ def default_plan(shapes: dict[str, tuple[int, int]], servers: int) -> ShardingPl
 
 
 def for_servers(plan: ShardingPlan, servers: int) -> ShardingPlan:
-    """What a plan means where its ranks are parameter servers: each row lies on one of them, as a whole.
+    """A plan whose ranks are parameter servers: each row lies on one of them, as a whole.
 
     A *replicated* table lies whole on the server that has the fewest bytes: workers keep nothing. One that is split by
     *columns* is split by rows over the same servers: the same bytes for each of them, and a row rule sees whole rows.
@@ -50,20 +50,20 @@ def for_servers(plan: ShardingPlan, servers: int) -> ShardingPlan:
     [(0, 0, 5), (1, 5, 10)]
     """
     plan = plan.for_world(servers)
-    found = {}
+    placements = {}
     for name, placement in plan.placements.items():
         if placement.kind == "column_wise":
-            found[name] = Placement("row_wise", placement.ranks[: plan.shapes[name][0]])
+            placements[name] = Placement("row_wise", placement.ranks[: plan.shapes[name][0]])
         elif placement.kind != "replicate":
-            found[name] = placement
-    kept = ShardingPlan(servers, {name: plan.shapes[name] for name in found}, found)
+            placements[name] = placement
+    kept = ShardingPlan(servers, {name: plan.shapes[name] for name in placements}, placements)
     load = [kept.table_bytes(rank) for rank in range(servers)]
-    copied = [name for name in plan.shapes if name not in found]
+    copied = [name for name in plan.shapes if name not in placements]
     for name in sorted(copied, key=lambda name: -plan.shapes[name][0] * plan.shapes[name][1]):
         rank = load.index(min(load))
         load[rank] += plan.shapes[name][0] * plan.shapes[name][1] * 4
-        found[name] = Placement("table_wise", (rank,))
-    return ShardingPlan(servers, plan.shapes, found)
+        placements[name] = Placement("table_wise", (rank,))
+    return ShardingPlan(servers, plan.shapes, placements)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +91,12 @@ def split(stacks: Sequence[Stack], plan: ShardingPlan) -> list[Pieces]:
 
 def _pieces(stack: Stack, plan: ShardingPlan) -> Pieces:
     rows = [0] * plan.world_size
-    found = []
+    pieces = []
     for table in stack.tables:
         for shard in plan.shards(table.name):
             rank = shard.rank or 0
             start = stack.starts[table.name] + shard.start
-            found.append((start, rank, rows[rank] - start))
+            pieces.append((start, rank, rows[rank] - start))
             rows[rank] += shard.rows
-    start, server, shift = np.array(found, np.int32).T
+    start, server, shift = np.array(pieces, np.int32).T
     return Pieces(start, server, shift, tuple(rows))

@@ -35,7 +35,7 @@ class Server:
             self._asked = tf.Variable(lambda: tf.zeros(stacks, tf.int64), trainable=False)
 
     def apply(self, step: Any, update: Callable[[Any], None], asked: Any) -> Any:
-        """In a worker's step: apply it, unless the server has it.
+        """Apply a worker's step, unless the server has it.
 
         Args:
             step: Number of the step, int64.

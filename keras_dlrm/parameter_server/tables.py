@@ -31,7 +31,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a lookup asked of one server.
+    """The part of a lookup that one server answers.
 
     Attributes:
         server: Which one.
@@ -100,8 +100,8 @@ class ServerTables:
         rows, asked = self._gather(stack, unique[1:])
         rows = leaf(rows)
         padded = tf.concat([tf.zeros((1, rows.shape[1]), rows.dtype), rows], 0)
-        found = backend.expand(padded, tf.reshape(inverse[1:], tf.shape(ids)))
-        return found, ServerLookup(stack, rows, asked)
+        vectors = backend.expand(padded, tf.reshape(inverse[1:], tf.shape(ids)))
+        return vectors, ServerLookup(stack, rows, asked)
 
     def _gather(self, stack: int, ids: Any) -> tuple[Any, list[Asked]]:
         """Unique rows in float32, each from its server."""
@@ -115,13 +115,13 @@ class ServerTables:
             index = dict(enumerate(tf.dynamic_partition(each, owner, len(self.devices))))
         asked, rows = [], []
         for k in servers:
-            here = tf.gather(ids, index[k])
+            own_ids = tf.gather(ids, index[k])
             with tf.device(self.devices[k]):
-                local = here + tf.gather(where.shift, _piece(where, here))
+                local = own_ids + tf.gather(where.shift, _piece(where, own_ids))
                 rows.append(tf.gather(self.held[stack][k].rows, local))  # type: ignore[union-attr]
-            asked.append(Asked(k, index[k], here, local))
-        found = rows[0] if len(rows) == 1 else tf.dynamic_stitch([index[k] for k in servers], rows)
-        return tf.stop_gradient(tf.cast(found, tf.float32)), asked
+            asked.append(Asked(k, index[k], own_ids, local))
+        stitched = rows[0] if len(rows) == 1 else tf.dynamic_stitch([index[k] for k in servers], rows)
+        return tf.stop_gradient(tf.cast(stitched, tf.float32)), asked
 
     # -- from outside ------------------------------------------------------------------------------------------------
 
@@ -136,15 +136,15 @@ class ServerTables:
 
     def parts(self, name: str) -> list[tuple[Shard, tf.Variable, int]]:
         """The parts of a table, each with its variable and first row there."""
-        found = []
+        parts = []
         for stack, where, held in zip(self.collection.stacks, self.pieces, self.held, strict=True):
             if name in stack.starts:
                 for shard in self.plan.shards(name):
                     start = stack.starts[name] + shard.start
                     piece = np.searchsorted(where.start, start, side="right") - 1
                     part: Any = held[shard.rank or 0]
-                    found.append((shard, part.rows, int(start + where.shift[piece])))
-        return found
+                    parts.append((shard, part.rows, int(start + where.shift[piece])))
+        return parts
 
     def slots_of(self, variable: tf.Variable) -> Mapping[str, tf.Variable]:
         """The slots of a part's rows, by name."""
@@ -193,9 +193,9 @@ class ServerTape:
 
     def lookup(self, table: Any, ids: Any) -> Any:
         """Rows of a table; see `embeddings.lookup.lookup`."""
-        found, lookup = self.tables.lookup(table, ids, self.leaf)
+        vectors, lookup = self.tables.lookup(table, ids, self.leaf)
         self.lookups.append(lookup)
-        return found
+        return vectors
 
 
 def _piece(where: Pieces, ids: Any) -> Any:

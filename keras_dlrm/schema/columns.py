@@ -137,7 +137,7 @@ class Categorical:
 
     @property
     def multi_hot(self) -> bool:
-        """Whether its raw values are lists."""
+        """True where its raw values are lists."""
         return self.hotness > 1 or self.truncate is not None
 
     @property

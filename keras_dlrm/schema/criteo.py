@@ -92,10 +92,10 @@ def criteo_schema(sizes: Sequence[int], hotness: Sequence[int] = (1,) * 26, tran
 
 def check_sizes(sizes: Any, where: str) -> list[int]:
     """26 table sizes as ints, or `ValueError`."""
-    found = np.asarray(sizes)
-    if found.shape != (26,) or found.dtype.kind not in "iu" or (found < 1).any():
+    array = np.asarray(sizes)
+    if array.shape != (26,) or array.dtype.kind not in "iu" or (array < 1).any():
         raise ValueError(f"{where}: table sizes {sizes!r} must be 26 integers of at least 1.")
-    return [int(size) for size in found]
+    return [int(size) for size in array]
 
 
 def check_max_ind_range(value: int | None) -> int | None:
@@ -104,5 +104,5 @@ def check_max_ind_range(value: int | None) -> int | None:
 
 
 def id_modulo(max_ind_range: int | None) -> np.ndarray | None:
-    """What `CriteoRows` takes one-hot ids modulo of; they are int32, below any larger limit."""
+    """Modulo of one-hot ids for `CriteoRows`; they are int32, below any larger limit."""
     return None if max_ind_range is None else np.full(26, min(max_ind_range, 2**31 - 1), np.int32)

@@ -29,16 +29,16 @@ def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False) -
     Traceback (most recent call last):
     ValueError: evaluate: the data has no column 'age', which the model takes, and has 'price' besides; ...
     """
-    found = _difference(model, data, scores)
-    if found is not None:
+    difference = _difference(model, data, scores)
+    if difference is not None:
         raise ValueError(
-            f"{who}: {found}; take the data and the preprocessor of the log that the model was trained on (kd.models.grow makes a "
-            "model follow a grown vocabulary)."
+            f"{who}: {difference}; take the data and the preprocessor of the log that the model was trained on "
+            "(kd.models.grow makes a model follow a grown vocabulary)."
         )
 
 
 def _difference(model: Schema, data: Schema, scores: bool) -> str | None:
-    """What differs, in words."""
+    """The first difference, in words."""
     names = [*model.column_names], [*data.column_names]
     missing = [name for name in names[0] if name not in names[1]]
     more = [name for name in names[1] if name not in names[0]]
@@ -53,9 +53,9 @@ def _difference(model: Schema, data: Schema, scores: bool) -> str | None:
         if len(getattr(model, kind)) != len(getattr(data, kind)):
             return f"the model has the dense columns {list(model.dense_names)}, the data {list(data.dense_names)}"
     for ours, theirs in zip([*model.dense, *model.categorical], [*data.dense, *data.categorical], strict=True):
-        found = _of_column(ours, theirs, scores)  # type: ignore[arg-type]
-        if found is not None:
-            return f"column {ours.name!r} {found}"
+        difference = _of_column(ours, theirs, scores)  # type: ignore[arg-type]
+        if difference is not None:
+            return f"column {ours.name!r} {difference}"
     if model.weighted != data.weighted:
         return f"weighted={model.weighted} in the model, {data.weighted} in the data"
     if scores and model.label != data.label:

@@ -126,7 +126,7 @@ class Schema:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Where each sparse column starts in `batch["sparse"]`."""
+        """Start of each sparse column in `batch["sparse"]`."""
         ends = np.cumsum([0, *(c.hotness for c in self.categorical)])
         return tuple(int(e) for e in ends[:-1])
 
@@ -148,7 +148,7 @@ class Schema:
 
     @property
     def fitted(self) -> bool:
-        """Whether every sparse column has a vocabulary size."""
+        """True where every sparse column has a vocabulary size."""
         return all(c.vocabulary_size is not None for c in self.categorical)
 
     def require_fitted(self) -> None:
@@ -183,11 +183,11 @@ class Schema:
                 hotness; columns of different lengths.
         """
         self.require_fitted()
-        given = set(column_names(columns))
+        present = set(column_names(columns))
         for name in self.column_names:
-            if name not in given:
+            if name not in present:
                 raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(self.column_names)}.")
-        unknown = sorted(str(n) for n in given - {*self.column_names, *self.row_names})
+        unknown = sorted(str(n) for n in present - {*self.column_names, *self.row_names})
         if unknown:
             raise KeyError(
                 f"pack: unknown column {unknown[0]!r}; the schema has {sorted(self.column_names)}. Drop it or add it to the "

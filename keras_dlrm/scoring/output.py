@@ -102,9 +102,9 @@ class TableOutput:
     def _check(self) -> None:
         """See that the file has as many rows as were written."""
         if self._format == "parquet":
-            found = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
-            if found != self.rows:
-                raise RuntimeError(f"{self.path}: {found} of {self.rows} rows arrived in the file; it was not kept.")
+            arrived = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
+            if arrived != self.rows:
+                raise RuntimeError(f"{self.path}: {arrived} of {self.rows} rows arrived in the file; it was not kept.")
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ Progress = Callable[[int, int | None, str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """What was written.
+    """A written file of predictions.
 
     Args:
         path: The file.
@@ -197,9 +197,9 @@ def _score(
         probabilities = _probabilities(model, part.batch, size)
         if not np.isfinite(probabilities).all():
             row = int(np.argmax(~np.isfinite(probabilities)))
-            beside = part.beside.row(row, named=True) if part.beside.width else {}
+            kept = part.beside.row(row, named=True) if part.beside.width else {}
             raise ValueError(
-                f"{table.path}: the prediction of row {table.rows + row} {beside or ''} is {probabilities[row]}; the model's "
+                f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {probabilities[row]}; the model's "
                 "weights are not finite, or its inputs too large."
             )
         table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, probabilities)]))

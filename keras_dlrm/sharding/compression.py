@@ -47,7 +47,7 @@ class QuotientRemainder:
 
     @classmethod
     def of(cls, value: Any) -> QuotientRemainder:
-        """From an instance, or from a mapping of its arguments."""
+        """Make one from an instance, or from a mapping of its arguments."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):

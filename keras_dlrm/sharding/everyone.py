@@ -14,42 +14,42 @@ from keras_dlrm.sharding import collectives
 from keras_dlrm.support.differences import difference, shown
 
 
-def arrays(mine: np.ndarray) -> np.ndarray:
+def arrays(array: np.ndarray) -> np.ndarray:
     """An array of every process, (processes, …); all give one of the same shape and dtype."""
-    data = np.ascontiguousarray(mine).tobytes()
+    data = np.ascontiguousarray(array).tobytes()
     words = np.frombuffer(data + bytes(-len(data) % 4), np.int32)
     every = collectives.all_words(words)
-    return np.stack([np.frombuffer(w.tobytes()[: len(data)], mine.dtype).reshape(mine.shape) for w in every])
+    return np.stack([np.frombuffer(w.tobytes()[: len(data)], array.dtype).reshape(array.shape) for w in every])
 
 
-def values(mine: Any) -> list[Any]:
+def values(value: Any) -> list[Any]:
     """A value of every process, such as JSON can write."""
-    text = json.dumps(mine).encode()
+    text = json.dumps(value).encode()
     lengths = arrays(np.array(len(text), np.int64))
     padded = np.zeros(int(lengths.max()), np.uint8)
     padded[: len(text)] = np.frombuffer(text, np.uint8)
     return [json.loads(row[:n].tobytes()) for row, n in zip(arrays(padded), lengths, strict=True)]
 
 
-def first_that_differs(mine: Iterable[tuple[str, np.ndarray]]) -> str | None:
+def first_that_differs(arrays_by_name: Iterable[tuple[str, np.ndarray]]) -> str | None:
     """The name of the first array that is not the same in all processes, if there is one; all give as many."""
-    sums = [(name, zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)) for name, array in mine]
+    sums = [(name, zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)) for name, array in arrays_by_name]
     alike = np.ptp(arrays(np.array([number for _, number in sums], np.int64)), axis=0) == 0
     return next((name for (name, _), same in zip(sums, alike, strict=True) if not same), None)
 
 
-def require_alike(who: str, mine: Mapping[str, Any]) -> None:
+def require_alike(who: str, settings: Mapping[str, Any]) -> None:
     """`ValueError` in all processes where one of them was told something else; the message begins with `who` and says what."""
-    if len(set(values(content_digest(mine)))) == 1:
+    if len(set(values(content_digest(settings)))) == 1:
         return
-    every = values(mine)
+    every = values(settings)
     for rank, other in enumerate(every):
-        found = difference(every[0], other)
-        if found is not None:
-            place, first, here = found
+        differing = difference(every[0], other)
+        if differing is not None:
+            place, first, own = differing
             raise ValueError(
                 f"{who}: processes of one run must be told the same, but {place} is {shown(first)} in process 0 and "
-                f"{shown(here)} in process {rank}."
+                f"{shown(own)} in process {rank}."
             )
 
 

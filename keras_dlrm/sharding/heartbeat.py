@@ -54,7 +54,7 @@ class _Beats:
         self._thread.start()
 
     def say(self, step: int, phase: str) -> None:
-        """Where this process is."""
+        """Tell the step and the phase of this process."""
         self._step, self._phase = step, phase
         self._write()
 

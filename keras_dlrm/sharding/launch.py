@@ -225,7 +225,7 @@ def _silent(beats: Mapping[int, Beat]) -> list[int]:
 
 
 def _stuck(beats: Mapping[int, Beat], processes: int, timeout: float) -> str:
-    """Who keeps the others waiting: who is silent, else who is not in a step, else who is behind."""
+    """Name the processes that keep the others waiting: the silent ones, else those not in a step, else those behind."""
     silent = _silent(beats)
     outside = [i for i, beat in beats.items() if beat.phase != "step"]
     behind = [i for i, beat in beats.items() if beat.step == min(each.step for each in beats.values())]

@@ -58,7 +58,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """How pooled vectors are made of outputs, of those vectors of a stack that are made alike.
+    """Recipe of the vectors of a stack that are made alike: which outputs they are made of.
 
     Attributes:
         group: Which group's outputs.
@@ -74,7 +74,7 @@ class Made:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What each process keeps, is asked for and answers.
+    """The rows that each process keeps, is asked for and answers.
 
     Attributes:
         plan: The plan.
@@ -147,27 +147,27 @@ def check_tables(plan: ShardingPlan, stacks: Sequence[Stack]) -> None:
 
 
 def _counts(stack: Stack, operation: str | None) -> tuple[int, ...]:
-    found: list[int] = []
+    counts: list[int] = []
     for block in stack.blocks:
         together = pooled_before(block.second is not None, operation)
         count = len(block.columns) * (1 if together else block.hotness)
-        found += [count] if block.second is None else [count, count]
-    return tuple(found)
+        counts += [count] if block.second is None else [count, count]
+    return tuple(counts)
 
 
 def vectors(stack: Stack, operation: str | None) -> list[tuple[str, list[int]]]:
     """The vectors that a stack's blocks need, in order: each one's table, and the positions that are summed for it."""
     names = list(stack.starts)
     table = np.searchsorted(list(stack.starts.values()), stack.per_position["start"], side="right") - 1
-    found = []
+    needed = []
     for block in stack.blocks:
         n, h = len(block.columns), block.hotness
         together = h if pooled_before(block.second is not None, operation) else 1
         for start in (block.first, block.second):
             if start is not None:
                 for p in range(start, start + n * h, together):
-                    found.append((names[table[p]], list(range(p, p + together))))
-    return found
+                    needed.append((names[table[p]], list(range(p, p + together))))
+    return needed
 
 
 class _GroupMaker:

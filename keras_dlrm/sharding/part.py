@@ -43,15 +43,15 @@ def part_of(batch: Any, rank: int, world_size: int, devices: int = 1) -> Any:
         missing = each - len(array)
         return array if not missing else np.concatenate([array, np.full((missing, *array.shape[1:]), filler, array.dtype)])
 
-    found = {n: part(a, -1 if n == "sparse" else 0) for n, a in x.items()} if isinstance(x, dict) else part(x, -1)
+    own_x = {n: part(a, -1 if n == "sparse" else 0) for n, a in x.items()} if isinstance(x, dict) else part(x, -1)
     if y is None:
-        return found
+        return own_x
     y = part(y, 0)
-    return (found, y) if weight is None else (found, y, part(np.asarray(weight, np.float32), FILLER))
+    return (own_x, y) if weight is None else (own_x, y, part(np.asarray(weight, np.float32), FILLER))
 
 
 class Part(keras.utils.PyDataset):
-    """Of a dataset of whole batches, one process's part of each.
+    """One process's part of each batch of a dataset.
 
     Args:
         dataset: A `PyDataset`, such as a split's `dataset(…)`, that is the same in all processes.

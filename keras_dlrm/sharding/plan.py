@@ -49,7 +49,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How one table is sharded.
+    """The sharding of one table.
 
     Args:
         kind: `"replicate"`: each process has the whole table; `"table_wise"`: one process has it; `"row_wise"`: several
@@ -89,7 +89,7 @@ def kind_of(name: Any) -> str:
 
 
 class ShardingPlan:
-    """Where the parts of each embedding table lie. `kd.plan` makes one; `kd.sharding.use` puts it to work.
+    """The processes that hold the parts of each embedding table. `kd.plan` makes a plan; `kd.sharding.use` puts it to work.
 
     Args:
         world_size: Number of processes (on JAX: of devices), N.
@@ -187,7 +187,7 @@ class ShardingPlan:
     # -- JSON --------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """As `from_dict` takes it."""
+        """Plain values, which `from_dict` takes."""
         return {
             "world_size": self.world_size,
             "tables": {
@@ -198,7 +198,7 @@ class ShardingPlan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ShardingPlan:
-        """From what `to_dict` gave.
+        """Inverse of `to_dict`.
 
         Raises:
             ValueError: something is missing or unknown.
@@ -251,7 +251,7 @@ class ShardingPlan:
         return hash(json.dumps(self.to_dict(), sort_keys=True))
 
     def __str__(self) -> str:
-        """What was planned, why, and what it costs, where `kd.plan` made it."""
+        """The plan with its reasons and costs, where `kd.plan` made it."""
         return repr(self) if self.estimate is None else str(self.estimate)
 
     def __repr__(self) -> str:
@@ -276,9 +276,9 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
                 f"ShardingPlan: table {name!r} has {entry}; give sharding, one of {list(KINDS)}, and ranks (a list), rows and "
                 "width where they matter."
             )
-        there = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
-        if there != tuple(shapes[name]):
-            raise ValueError(f"ShardingPlan: table {name!r} has (rows, width) {there} there, {tuple(shapes[name])} in the model.")
+        saved = tuple(entry.get(key, of) for key, of in zip(("rows", "width"), shapes[name], strict=True))
+        if saved != tuple(shapes[name]):
+            raise ValueError(f"ShardingPlan: table {name!r} has (rows, width) {saved} there, {tuple(shapes[name])} in the model.")
     n = _world_size(data.get("world_size", 1) if world_size is None else world_size)
     kinds = {name: entries.get(name, {}).get("sharding", "table_wise") for name in shapes}
     # Ranks of another number of processes say nothing.

@@ -110,11 +110,11 @@ def split_tables(
     Raises:
         ValueError: an odd width with `operation="concat"`; a table has a name that a split table needs.
     """
-    found: dict[str, tuple[Table, ...]] = {}
+    stored: dict[str, tuple[Table, ...]] = {}
     for i, (name, size) in enumerate(schema.table_sizes.items()):
         width, half_width = widths[name], math.sqrt(1.0 / size) if init_scale is None else init_scale
         if split is None or not split.splits(size):
-            found[name] = (Table(name, size, width, half_width, (i,)),)
+            stored[name] = (Table(name, size, width, half_width, (i,)),)
             continue
         if split.operation == "concat":
             if width % 2:
@@ -125,15 +125,15 @@ def split_tables(
             width //= 2
         half_width = split.half_width(half_width)
         quotients, remainders = split.rows(size)
-        found[name] = (
+        stored[name] = (
             Table(f"{name}.quotient", quotients, width, half_width, (i,), divisor=split.collisions),
             Table(f"{name}.remainder", remainders, width, half_width, (i, 1), modulus=split.collisions),
         )
-    names = [table.name for tables in found.values() for table in tables]
+    names = [table.name for tables in stored.values() for table in tables]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"QuotientRemainder: there are two tables {name!r}; rename the column's table.")
-    return found
+    return stored
 
 
 def stack_tables(

@@ -32,7 +32,7 @@ class Beat(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What a process said of its end; see `heartbeat.beats.fail`."""
+    """The last words of a process; see `heartbeat.beats.fail`."""
 
     process: int
     error: str
@@ -78,7 +78,7 @@ class Watch:
         return Beat(step, PHASES[phase], self.clock - since)
 
     def failures(self) -> list[Failure]:
-        """What processes said of their ends, the first to do so first."""
+        """The last words of processes that failed, in the order in which they said them."""
         path = self.folder / FAILURES
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [Failure(**json.loads(line)) for line in lines]

@@ -12,7 +12,7 @@ _MISSING_NAMES = ("NAType", "NaTType", "MaskedConstant")
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is None, NaN, pandas' NA, a time that is none (NaT), or masked.
+    """True for None, NaN, pandas' NA, a time that is none (NaT), and what is masked.
 
     Example:
 
@@ -29,7 +29,7 @@ def is_missing(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number or a boolean. NumPy takes a difference of times for an integer.
+    """True for a real number or a boolean. NumPy takes a difference of times for an integer.
 
     Example:
 
@@ -54,15 +54,15 @@ def as_list(values: Any) -> Any:
     if isinstance(values, np.ndarray) and values.ndim > 1:
         return [as_list(row) for row in values]
     if np.ma.isMaskedArray(values):
-        mask, found = np.ma.getmaskarray(values).tolist(), as_list(np.ma.getdata(values))
-        return [None if hidden else value for value, hidden in zip(found, mask, strict=True)]
+        mask, data = np.ma.getmaskarray(values).tolist(), as_list(np.ma.getdata(values))
+        return [None if hidden else value for value, hidden in zip(data, mask, strict=True)]
     if isinstance(values, np.ndarray) and values.dtype not in (object, np.float32, np.float16):
         return values.tolist()
     return [as_list(value) if isinstance(value, (list, tuple, np.ndarray)) else value for value in values]
 
 
 def masked_inside(values: Any) -> bool:
-    """Whether a list or tuple holds masked values or masked arrays, whose masks `np.asarray` drops."""
+    """True where a list or tuple holds masked values or masked arrays, whose masks `np.asarray` drops."""
     return isinstance(values, (list, tuple)) and any(map(np.ma.isMaskedArray, values))
 
 
@@ -101,19 +101,19 @@ def real_array(who: str, values: Any) -> np.ndarray:
 
 
 def _of_objects(who: str, array: np.ndarray) -> np.ndarray:
-    found = np.empty(array.shape, np.float64)
+    floats = np.empty(array.shape, np.float64)
     for place, value in enumerate(array.flat):
         if is_missing(value):
-            found.flat[place] = np.nan
+            floats.flat[place] = np.nan
         elif is_number(value):
-            found.flat[place] = _as_float(value)
+            floats.flat[place] = _as_float(value)
         else:
             row = np.unravel_index(place, array.shape)[0]
             raise TypeError(
                 f"{who} has {value!r}, of type {type(value).__name__}, in row {row}; it must be numeric, with real numbers or "
                 "booleans."
             )
-    return found
+    return floats
 
 
 def _as_float(value: Any) -> float:

@@ -136,8 +136,8 @@ def _draw_reliability(panel: Any, labels: Any, probabilities: Any, weights: Any)
     top.set_ylabel("observed click rate", color=INK)
     top.legend(frameon=False, fontsize=9.5, loc="best")
     if 0 < (clicks if weights is None else clicks[np.asarray(weights).reshape(-1) > 0]).mean() < 1:
-        found = scores(labels, probabilities, weights)
-        note = f"AUC {found['auc']:.4f}, log loss {found['logloss']:.4f}, calibration {found['calibration']:.3f}"
+        exact = scores(labels, probabilities, weights)
+        note = f"AUC {exact['auc']:.4f}, log loss {exact['logloss']:.4f}, calibration {exact['calibration']:.3f}"
     else:
         ratio = f"{values.mean() / clicks.mean():.3f}" if clicks.any() else "undefined"
         note = f"log loss {log_loss(labels, probabilities):.4f}, calibration {ratio}"

@@ -1,4 +1,4 @@
-"""From an experiment and processed data to a trained, scored and saved model."""
+"""A training run: an experiment and processed data become a trained, scored and saved model."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _train(
 
 
 def _check_parts(data: Any) -> dict[str, Any]:
-    """What a run's folder remembers of its data; an error where a part cannot be scored."""
+    """Fingerprint of a run's data for its folder; an error where a part cannot be scored."""
     digest = hashlib.sha256(data.schema.to_json().encode())
     for name in data.splits:
         labels = np.asarray(data.split(name).labels)
@@ -144,12 +144,12 @@ def _check_parts(data: Any) -> dict[str, Any]:
                 f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
                 "log so that both occur, or leave the part out."
             )
-    found = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
-    return {**found, "rows": {name: _rows_digest(data, name) for name in data.splits}}
+    fingerprint = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
+    return {**fingerprint, "rows": {name: _rows_digest(data, name) for name in data.splits}}
 
 
 def _rows_digest(data: Any, name: str) -> str:
-    """What tells a part's rows from others: checksums of its arrays; of a log without them, some of its rows."""
+    """Digest that tells a part's rows from others: of its arrays' checksums; of a log without them, of some of its rows."""
     listed = getattr(data, "manifest", {}).get("files", {})
     arrays = {file: entry["sha256"] for file, entry in listed.items() if file.startswith(f"{name}/")}
     if arrays:
@@ -198,7 +198,7 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
         check_archive(output / run_files.MODEL, KERAS)  # the best so far, which may stay the best
     _check_experiment(Experiment.load(file), experiment, output)
     if "schema" in data:
-        ours, theirs = (Schema.from_dict(found["schema"]) for found in (data, fingerprint))
+        ours, theirs = (Schema.from_dict(saved["schema"]) for saved in (data, fingerprint))
         check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
     if data["sha256"] != fingerprint["sha256"]:
         raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")

@@ -34,7 +34,7 @@ def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tu
 
 
 def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
-    """What `write_listing` was given.
+    """Read what `write_listing` was given.
 
     Args:
         folder: The run's.
@@ -78,7 +78,7 @@ def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
     Raises:
         ValueError: a file is missing or damaged; the message names it.
     """
-    found: dict[str, Path] = {}
+    checked: dict[str, Path] = {}
     for name in (DATA, RESULT):
         path = folder / name
         if path.is_file():
@@ -87,5 +87,5 @@ def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
                 continue  # of an earlier release
             places = check_sizes(folder, content["files"], path)
             check_contents(places, content["files"], done)
-            found |= {**places, name: path}
-    return found
+            checked |= {**places, name: path}
+    return checked

@@ -379,3 +379,21 @@ def test_an_incremental_checkpoint_has_the_touched_rows_alone(plan, tmp_path):
     path = kd.checkpoint.save(again, tmp_path, incremental=True)
     parts = json.loads((path / "manifest.json").read_text())["parts"]
     assert not any("changes" in part for part in parts if part["table"] == "a/b")  # it is split otherwise
+
+
+def test_gradients_that_are_being_accumulated_come_back(tmp_path):
+    def make():
+        model = build(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))
+        model.make_room(data[0][0])
+        return model
+
+    data = list(batches(8))
+    model = make()
+    train(model, data[:4])  # one update, and a third of the next
+    kd.checkpoint.save(model, tmp_path)
+    expected = train(model, data[4:])
+    again = make()
+    kd.checkpoint.restore(again, tmp_path)
+    np.testing.assert_allclose(train(again, data[4:]), expected, rtol=1e-6)
+    for name, table in model.embedding_tables().items():
+        np.testing.assert_allclose(again.embedding_tables()[name], table, rtol=1e-5, atol=1e-7)

@@ -21,7 +21,7 @@ from keras_dlrm.support.arguments import integer
 
 
 class Dialect(Protocol):
-    """What differs between dialects.
+    """Rules that differ between dialects.
 
     Attributes:
         modulo: Categories are taken modulo this before they are numbered, or `None`.
@@ -50,7 +50,7 @@ class Dialect(Protocol):
         ...
 
     def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
-        """The same for raw rows at inference, and the schema. `values` are the distinct values in their order."""
+        """A preprocessor that does the same to raw rows; `values` are the distinct values in their order."""
         ...
 
 

@@ -132,10 +132,10 @@ def explain(file: str, number: int, line: bytes) -> BadRow:
 
 
 def _int32(field: bytes) -> int | None:
-    found = _NUMBER.fullmatch(field)
-    if found is None or len(found[2]) > 10:
+    number = _NUMBER.fullmatch(field)
+    if number is None or len(number[2]) > 10:
         return None
-    value = int(found[2] or b"0") * (-1 if found[1] == b"-" else 1)
+    value = int(number[2] or b"0") * (-1 if number[1] == b"-" else 1)
     return value if -(2**31) <= value < 2**31 else None
 
 

@@ -162,20 +162,20 @@ def _rules(dialect: str, max_ind_range: int | None, subsample: float, table_size
     if dialect not in DIALECTS:
         raise ValueError(f"criteo: dialect={dialect!r} is unknown; this release has {DIALECTS}.")
     other = "torchrec" if dialect == "classic" else "classic"
-    given = {"max_ind_range": max_ind_range is not None, "subsample": subsample != 0.0}
+    foreign = {"max_ind_range": max_ind_range is not None, "subsample": subsample != 0.0}
     if dialect == "classic":
-        given = {"table_sizes": table_sizes is not None, "min_count": min_count != 1}
-    for name, present in given.items():
+        foreign = {"table_sizes": table_sizes is not None, "min_count": min_count != 1}
+    for name, present in foreign.items():
         if present:
             raise ValueError(f"criteo: {name} belongs to dialect={other!r}; leave it out with dialect={dialect!r}.")
     return Classic(max_ind_range) if dialect == "classic" else Torchrec(table_sizes, min_count)
 
 
 def _paths(inputs: Path_ | Sequence[Path_]) -> list[Path]:
-    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    if not given:
+    entries = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    if not entries:
         raise ValueError("criteo: no inputs; give the raw log, or one file per day.")
-    paths = [regular(path, "give the raw log (train.txt, or day_0 … day_23)") for path in given]
+    paths = [regular(path, "give the raw log (train.txt, or day_0 … day_23)") for path in entries]
     names = [str(path) for path in paths]
     meant = sorted(names, key=natural)
     if names == sorted(names) != meant:

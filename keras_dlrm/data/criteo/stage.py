@@ -64,7 +64,7 @@ class CriteoStage(Stage):
         return [np.concatenate(column) for column in pieces]
 
     def kept(self, first: int, last: int) -> int:
-        """How many of the lines `first … last - 1` subsampling kept."""
+        """Number of the lines `first … last - 1` that subsampling kept."""
         path, step = self.staging.path("kept"), 2**24
         parts = (np.fromfile(path, np.uint8, min(step, last - at), offset=at) for at in range(first, last, step))
         return sum(int(part.sum()) for part in parts)

@@ -52,13 +52,13 @@ class CriteoRows(Rows):
         return self._finish(self._pieces.take(rows), number)
 
     def labels(self) -> np.ndarray:
-        found, done = np.empty(len(self), np.float32), 0
+        labels, done = np.empty(len(self), np.float32), 0
         for first, *_ in self._pieces.first_columns().blocks(2**18):
             label = first.reshape(len(first), -1)[:, 0]
             self._check_labels(label, lambda row, start=done: start + row)  # type: ignore[misc]
-            found[done : done + len(label)] = label
+            labels[done : done + len(label)] = label
             done += len(label)
-        return found
+        return labels
 
     def batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
         done = 0
@@ -91,13 +91,13 @@ class CriteoRows(Rows):
         return batch, label.astype(np.float32)
 
     def _whole(self, values: np.ndarray, names: Sequence[str], number: Callable[[int], int]) -> np.ndarray:
-        """As int32; the reference keeps some of them as floats."""
+        """Values as int32; the reference keeps some of them as floats."""
         if values.dtype == np.int32:
             return values
         with np.errstate(invalid="ignore"):
-            found = values.astype(np.int32)
-        self._check(values, found != values, names, "must be an integer below 2^31", number)
-        return found
+            integers = values.astype(np.int32)
+        self._check(values, integers != values, names, "must be an integer below 2^31", number)
+        return integers
 
     def _check_labels(self, label: np.ndarray, number: Callable[[int], int]) -> None:
         self._check(label, (label != 0) & (label != 1), [LABEL], "must be 0 or 1", number)

@@ -56,21 +56,21 @@ def open(
     max_ind_range = check_max_ind_range(max_ind_range)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such directory; give the one that holds train_data.bin.")
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for path in sorted(directory.iterdir()):
         match = _NAME.fullmatch(path.name)
         if match:
-            found.setdefault("valid" if match[1] == "val" else match[1], []).append(path)
-    if not found:
+            by_split.setdefault("valid" if match[1] == "val" else match[1], []).append(path)
+    if not by_split:
         raise FileNotFoundError(f"{directory} has no train_data.bin, val_data.bin or test_data.bin.")
-    for name, paths in found.items():
+    for name, paths in by_split.items():
         if len(paths) > 1:
             raise ValueError(
                 f"{directory} has {len(paths)} files for the {name} split: {[p.name for p in paths]}; keep one."
             )
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
-    parts = {name: CriteoRows(_pieces(paths[0]), schema, _columns, True, modulo) for name, paths in found.items()}
+    parts = {name: CriteoRows(_pieces(paths[0]), schema, _columns, True, modulo) for name, paths in by_split.items()}
     return FileLog(directory, schema, parts)
 
 
@@ -79,13 +79,13 @@ def read_counts(
 ) -> list[int]:
     """Rows of the 26 tables, at most `max_ind_range` each, from `counts`, or the only file in the directory like `pattern`."""
     if counts is None:
-        found = sorted(directory.glob(pattern))
-        if len(found) != 1:
-            names = [path.name for path in found]
+        candidates = sorted(directory.glob(pattern))
+        if len(candidates) != 1:
+            names = [path.name for path in candidates]
             raise FileNotFoundError(
                 f"{directory} has {names or 'no'} {pattern}, the file with the rows of the tables; say which with counts=…."
             )
-        counts = found[0]
+        counts = candidates[0]
     path = Path(counts)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; counts=… gives the .npz file with the rows of the tables.")

@@ -94,15 +94,15 @@ class NpzArray:
         if values.dtype == kind:
             return values
         with np.errstate(invalid="ignore"):
-            found = values.astype(kind)
-        bad = found != values
+            integers = values.astype(kind)
+        bad = integers != values
         if bad.any():
             first = int(np.argmax(bad))
             row, column = place(first)
             raise ValueError(
                 f"{self.where}, row {row}, column {column}: value {values[first]} must be an integer below 2^31."
             )
-        return found
+        return integers
 
     def _member(self) -> IO[bytes]:
         """The array's file, with its header read."""
@@ -132,12 +132,12 @@ class NpzArray:
 
     def _read(self, file: IO[bytes], count: int) -> bytes:
         try:
-            found = file.read(count)
+            data = file.read(count)
         except (zlib.error, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{self.where} is damaged ({error}). Get the file again.") from error
-        if len(found) < count:
-            raise ValueError(f"{self.where} is cut short: {len(found)} of {count} bytes. Get the file again.")
-        return found
+        if len(data) < count:
+            raise ValueError(f"{self.where} is cut short: {len(data)} of {count} bytes. Get the file again.")
+        return data
 
     def _skip(self, file: IO[bytes], count: int) -> None:
         while count:

@@ -78,7 +78,7 @@ class Pieces:
         return int(self._ends[-1])
 
     def first_columns(self) -> Pieces:
-        """The same rows of the first columns alone."""
+        """Rows of the first columns alone."""
         return Pieces([Piece(piece.name, piece.columns[:1], piece.start, piece.stop) for piece in self.pieces])
 
     def place(self, row: int) -> tuple[str, int]:
@@ -100,15 +100,15 @@ class Pieces:
         if len(self.pieces) == 1:
             return self.pieces[0].take(rows)
         which = np.searchsorted(self._ends, rows, side="right")
-        places, found = [], []
+        places, taken = [], []
         for index in np.unique(which):
             places.append(np.flatnonzero(which == index))
             piece = self.pieces[index]
-            found.append(piece.take(rows[places[-1]] - (self._ends[index] - len(piece))))
-        if not found:
+            taken.append(piece.take(rows[places[-1]] - (self._ends[index] - len(piece))))
+        if not taken:
             return self._range(0, 0)
         out = []
-        for parts in zip(*found, strict=True):
+        for parts in zip(*taken, strict=True):
             # A day may hold floats where another one has integers.
             whole = np.empty((len(rows), *parts[0].shape[1:]), np.result_type(*parts))
             for place, part in zip(places, parts, strict=True):

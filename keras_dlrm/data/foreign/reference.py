@@ -81,32 +81,32 @@ def _piece(path: Path) -> Piece:
 
 
 def _by_day(directory: Path) -> list[Piece]:
-    found: dict[int, Path] = {}
+    paths: dict[int, Path] = {}
     prefixes = set()
     for path in directory.iterdir():
         match = _DAY.fullmatch(path.name)
         if match:
-            found[int(match[2])] = path
+            paths[int(match[2])] = path
             prefixes.add(match[1])
     if len(prefixes) > 1:
         raise ValueError(f"{directory} holds the days of several logs, {sorted(prefixes)}; keep one to a directory.")
-    check_days(directory, found, "day_0_reordered.npz", "test and validation")
-    return [_piece(found[day]) for day in sorted(found)]
+    check_days(directory, paths, "day_0_reordered.npz", "test and validation")
+    return [_piece(paths[day]) for day in sorted(paths)]
 
 
 def _single(path: Path, days: int) -> list[Piece]:
     whole = _piece(path)
-    beside = sorted(path.parent.glob("*_day_count.npz"))
-    if len(beside) > 1:
-        names = [p.name for p in beside]
+    day_counts = sorted(path.parent.glob("*_day_count.npz"))
+    if len(day_counts) > 1:
+        names = [p.name for p in day_counts]
         raise ValueError(f"{path.parent} holds the day counts of several logs, {names}; keep one to a directory.")
-    if beside:
-        column = NpzArray(beside[0], "total_per_file")
+    if day_counts:
+        column = NpzArray(day_counts[0], "total_per_file")
         sizes = [int(n) for n in column.take(slice(0, len(column)))]
         if sum(sizes) != len(whole) or len(sizes) < 2:
             raise ValueError(
-                f"{beside[0]} counts {sum(sizes)} rows in {len(sizes)} days, but {path} has {len(whole)}; they must agree, in at "
-                "least two days."
+                f"{day_counts[0]} counts {sum(sizes)} rows in {len(sizes)} days, but {path} has {len(whole)}; they must agree, "
+                "in at least two days."
             )
     else:
         each, longer = divmod(len(whole), integer("reference", "days", days, 2))

@@ -48,17 +48,17 @@ def open(directory: str | os.PathLike[str], table_sizes: Sequence[int], multi_ho
     days = sorted(int(m[1]) for p in directory.iterdir() if (m := re.fullmatch(r"day_(\d+)_dense\.npy", p.name)))
     check_days(directory, days, "day_0_dense.npy", "validation and test")
     if multi_hot is None:
-        there = [(directory / f"day_0_{ending}").exists() for ending in (ONE_HOT, MULTI_HOT)]
-        if all(there):
+        present = [(directory / f"day_0_{ending}").exists() for ending in (ONE_HOT, MULTI_HOT)]
+        if all(present):
             raise ValueError(f"{directory} has both day_0_{ONE_HOT} and day_0_{MULTI_HOT}; say which with multi_hot=….")
-        multi_hot = there[1]
+        multi_hot = present[1]
     pieces = [_piece(directory, day, multi_hot) for day in days]
     *train, last = pieces
     hotness = [column.shape[1] for column in last.columns[2:]] if multi_hot else [1] * 26
     for piece in train:
-        found = [column.shape[1] for column in piece.columns[2:]] if multi_hot else hotness
-        if found != hotness:
-            raise ValueError(f"{piece.name} has {found} ids a row, {last.name} {hotness}; they must agree.")
+        widths = [column.shape[1] for column in piece.columns[2:]] if multi_hot else hotness
+        if widths != hotness:
+            raise ValueError(f"{piece.name} has {widths} ids a row, {last.name} {hotness}; they must agree.")
     schema = criteo_schema(sizes, hotness, transform="none")
     # The reference hashes one id, and made the lists of ids that are in range.
     modulo = None if multi_hot else np.array(sizes, np.int32)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,7 @@ from keras_dlrm.data.packed.packed import open as open_log
 from keras_dlrm.data.packed.writer import PackedWriter, check_output, place_log
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.files.durable import is_full
+from keras_dlrm.files.durable import full_disk
 
 # Bytes of the output between two commits while it is written.
 COMMIT_BYTES = 2**28
@@ -77,7 +75,7 @@ class Job(ABC):
 
     @abstractmethod
     def sizes(self) -> list[int]:
-        """How large each input is beside the others."""
+        """Size of each input relative to the others."""
 
     @abstractmethod
     def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
@@ -110,7 +108,7 @@ class Job(ABC):
 
     @abstractmethod
     def note(self) -> dict[str, Any]:
-        """What the manifest keeps under the program's name."""
+        """Values for the manifest, under the program's name."""
 
     @property
     def in_place(self) -> Collection[str]:
@@ -133,7 +131,8 @@ class Job(ABC):
         stopped = staging_directory(output).exists()
         if not stopped:
             check_output(output, overwrite)
-        with _full_disk(output), Staging(output, job) as self.staging:
+        go_on = f"make room and run again, it goes on where it was (or delete {staging_directory(output)} to give it up)"
+        with full_disk(output, go_on), Staging(output, job) as self.staging:
             if stopped and self._made(output, digest):
                 # It was killed after its last step, while it cleaned up.
                 self.bad.restore(open_log(output, verify=False).manifest["bad_rows"])
@@ -153,7 +152,7 @@ class Job(ABC):
         return open_log(output, verify=False)
 
     def state(self, step: str, **more: Any) -> dict[str, Any]:
-        """What a commit keeps."""
+        """The state to commit."""
         return {"step": step, **self.position(), "bad": self.bad.state(), **more}
 
     def count(self, rows: int) -> None:
@@ -212,23 +211,8 @@ class Job(ABC):
         place_log(self.staging.complete, output, overwrite)
 
     def _made(self, output: Path, digest: str) -> bool:
-        """Whether `output` is what this job makes."""
+        """True where `output` was made by this job."""
         try:
             return open_log(output, verify=False).manifest[self.program]["job"] == digest
         except (OSError, ValueError, KeyError):
             return False
-
-
-@contextlib.contextmanager
-def _full_disk(output: Path) -> Iterator[None]:
-    """Where the disk fills up inside, an error that names `output` and says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise OSError(
-            error.errno,
-            f"{output}: not written, the disk is full ({os.strerror(error.errno or 0)}); make room and run again, it goes "
-            f"on where it was (or delete {staging_directory(output)} to give it up)",
-        ) from error

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from keras_dlrm.files.durable import publish
 from keras_dlrm.files.ownership import claim, clear, identity, remove
 
 STATE = "state.json"
@@ -82,7 +83,7 @@ class Staging:
             os.truncate(self.path(name), size)
 
     def _has(self, name: str, size: int) -> bool:
-        """Whether a file is there, no link to one, and holds at least so many bytes."""
+        """True where a file exists, is no link, and holds at least so many bytes."""
         try:
             info = self.path(name).lstat()
         except OSError:
@@ -90,12 +91,12 @@ class Staging:
         return stat.S_ISREG(info.st_mode) and info.st_size >= size
 
     def path(self, name: str) -> Path:
-        """Where the file `name` is."""
+        """Path of the file `name`."""
         return self.directory / (name + _STAGED)
 
     @property
     def complete(self) -> Path:
-        """Where the output is put together."""
+        """Directory in which the output is put together."""
         return self.directory / COMPLETE
 
     def append(self, name: str, data: bytes | memoryview) -> None:
@@ -125,11 +126,8 @@ class Staging:
         self._lengths.update(self._cuts)
         content = {"job": self._job, "state": state, "lengths": self._lengths}
         aside = self.directory / f"{STATE}.new"
-        with open(aside, "w", encoding="utf-8") as text:
-            json.dump(content, text)
-            text.flush()
-            os.fsync(text.fileno())
-        aside.replace(self.directory / STATE)
+        aside.write_text(json.dumps(content), encoding="utf-8")
+        publish(aside, self.directory / STATE)
         for name, size in self._cuts.items():
             os.truncate(self.path(name), size)
         self._cuts = {}
@@ -162,7 +160,7 @@ class Staging:
 
 
 def staging_directory(output: Path) -> Path:
-    """Where the files are until `output` is complete."""
+    """Directory of the files until `output` is complete."""
     return output.parent / f".{output.name}.partial"
 
 

@@ -44,7 +44,7 @@ class Texts:
         return cls(data, np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]]), ends)
 
     def series(self) -> pl.Series:
-        """As a String series.
+        """The texts as a String series.
 
         Raises:
             ValueError: they are no UTF-8.

@@ -142,7 +142,7 @@ def _single(data, begin, stop):  # type: ignore[no-untyped-def]
 
 @compiled
 def valid_utf8(data, start, end):  # type: ignore[no-untyped-def]
-    """Whether bytes are UTF-8 (The Unicode Standard, table 3-7)."""
+    """True where bytes are UTF-8 (The Unicode Standard, table 3-7)."""
     i = start
     while i < end:
         lead = data[i]
@@ -180,7 +180,7 @@ def read_numbers(data, starts, ends, out, other):  # type: ignore[no-untyped-def
 
     `other` (n,) is set where a field is something else, or has more digits than a float64 holds exactly: how many are.
     """
-    found = 0
+    others = 0
     for i in range(len(starts)):
         at, end = starts[i], ends[i]
         other[i] = False
@@ -210,11 +210,11 @@ def read_numbers(data, starts, ends, out, other):  # type: ignore[no-untyped-def
         last = data[end - 1]
         if not plain or not (48 <= last <= 57):
             other[i] = True
-            found += 1
+            others += 1
             continue
         number = np.float64(value) / _POWERS[places]
         out[i] = -number if negative else number
-    return found
+    return others
 
 
 @compiled

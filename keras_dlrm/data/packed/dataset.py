@@ -143,11 +143,11 @@ class SplitDataset(keras.utils.PyDataset):
         order = ShuffledOrder(len(self._split), self.seed, epoch) if self.shuffle else None
         rows = slice(start, stop) if order is None else order[start:stop]
         batch, label = self._split.take(rows)
-        given = self._split.sample_weights(rows)
+        row_weights = self._split.sample_weights(rows)
         if self._cut.last != "pad":
-            return (batch, label) if given is None else (batch, label, given)
+            return (batch, label) if row_weights is None else (batch, label, row_weights)
         weight = np.zeros(self.batch_size, np.float32)
-        weight[: stop - start] = 1.0 if given is None else given
+        weight[: stop - start] = 1.0 if row_weights is None else row_weights
         return padded(batch, self.batch_size), padded({"label": label}, self.batch_size)["label"], weight
 
     def __getstate__(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def joined(parts: Sequence[T]) -> T:
 
 
 def refilled(parts: Iterable[T], size: int) -> Iterator[T]:
-    """The same rows in parts of `size`, the last one with what is left.
+    """Parts of `size` rows made of parts of any size; the last one has the rest.
 
     Example:
 
@@ -84,7 +84,7 @@ def _concatenated(parts: Sequence[Any]) -> Any:
 
 
 def _over(trees: Sequence[Any], function: Any) -> Any:
-    """What a function makes of the arrays that stand at the same place of some trees."""
+    """A tree of a function's results for the arrays at the same place of some trees."""
     first = trees[0]
     if isinstance(first, dict):
         return {key: _over([tree[key] for tree in trees], function) for key in first}

@@ -42,7 +42,7 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
 
 
 def array_header(dtype: np.dtype[Any], width: int | None, rows: int) -> bytes:
-    """How the file of an array begins. NumPy pads it, so that it is as long for any number of rows."""
+    """Header of an array's file. NumPy pads it, so that it is as long for any number of rows."""
     file = io.BytesIO()
     shape = (rows,) if width is None else (rows, width)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -56,7 +56,7 @@ def array_size(dtype: np.dtype[Any], width: int | None, rows: int) -> int:
 
 
 def array_path(directory: Path, split: str, name: str) -> Path:
-    """Where array `name` of a split lies."""
+    """Path of array `name` of a split."""
     return directory / split / f"{name}.npy"
 
 

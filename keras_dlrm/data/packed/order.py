@@ -86,7 +86,7 @@ def _add(half: np.ndarray, hashed: np.ndarray, size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class BatchCut:
-    """How an order of rows is cut into batches, and each of them into the parts of several workers.
+    """A cut of an order of rows into batches, and of each batch into the parts of several workers.
 
     All workers together read `batch_size · workers` consecutive places of the order per step, so what a step trains on
     does not depend on how many workers share it. The last step gets what is left: spread over the workers, the first
@@ -131,7 +131,7 @@ class BatchCut:
         return self.rows // step if self.last == "drop" else -(-self.rows // step)
 
     def places(self, index: int) -> tuple[int, int]:
-        """Where this worker's rows of step `index` begin and end in the order; none where others got the last ones."""
+        """Begin and end of this worker's rows of step `index` in the order; none where others got the last ones."""
         worker, workers = self.shard
         first = index * self.batch_size * workers
         each, longer = divmod(min(self.batch_size * workers, self.rows - first), workers)

@@ -79,7 +79,7 @@ class ClickLog:
 
     @property
     def best(self) -> dict[str, float] | None:
-        """What the best possible model reaches on the test split: `"auc"` and `"logloss"` in expectation,
+        """Scores of the best possible model on the test split: `"auc"` and `"logloss"` in expectation,
         `"drawn_auc"` and `"drawn_logloss"` on its labels.
 
         Known for planted logs only (see `PlantedClickLog.write`), `None` for others.

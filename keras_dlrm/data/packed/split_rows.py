@@ -82,16 +82,16 @@ class PackedRows(Rows):
         return self._arrays[layout.LABEL].array
 
     def sample_weights(self, rows: Any) -> np.ndarray | None:
-        found = self._arrays.get(layout.SAMPLE_WEIGHT)
-        return None if found is None else found.take(rows)
+        weights = self._arrays.get(layout.SAMPLE_WEIGHT)
+        return None if weights is None else weights.take(rows)
 
 
 def _open(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> MappedArray:
     again = "Write the directory again."
     try:
-        found = MappedArray.npy(path, again)
+        array = MappedArray.npy(path, again)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing, though the manifest promises {shape[0]} rows. {again}") from error
-    if found.shape != shape or found.dtype != dtype or found.order != "C":
-        raise ValueError(f"{path} holds {found.dtype} {found.shape}; the schema needs {dtype} {shape}. {again}")
-    return found
+    if array.shape != shape or array.dtype != dtype or array.order != "C":
+        raise ValueError(f"{path} holds {array.dtype} {array.shape}; the schema needs {dtype} {shape}. {again}")
+    return array

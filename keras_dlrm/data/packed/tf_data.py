@@ -36,9 +36,9 @@ def from_batches(
     }
     label, weight = specs.pop(LABEL), specs.pop(SAMPLE_WEIGHT, tf.TensorSpec((rows,), tf.float32, SAMPLE_WEIGHT))
     signature = (specs, label, weight) if weighted else (specs, label)
-    found = tf.data.Dataset.from_generator(epoch, output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
     # Keras counts one optimizer step too many where a dataset ends without having said when.
-    return found if length is None else found.apply(tf.data.experimental.assert_cardinality(length))
+    return dataset if length is None else dataset.apply(tf.data.experimental.assert_cardinality(length))
 
 
 def resumed_epochs(batches: Callable[[int], Any], schema: Schema, start_epoch: int, padded: bool, fixed: bool) -> tf.data.Dataset:
@@ -62,13 +62,13 @@ def resumed_epochs(batches: Callable[[int], Any], schema: Schema, start_epoch: i
             yield batch
 
     weighted = padded or schema.sample_weight is not None
-    found = from_batches(epoch, schema, first.batch_size if fixed else None, weighted, len(first))
+    dataset = from_batches(epoch, schema, first.batch_size if fixed else None, weighted, len(first))
     settings = tf.data.Options()
     # `shard` has cut the rows already.
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # There is nothing to tune, and TensorFlow 2.21's tuning thread delays the end of an iterator: see step/tensorflow_step.py.
     settings.autotune.enabled = False
-    return found.with_options(settings)
+    return dataset.with_options(settings)
 
 
 def example_features(message: bytes) -> Any:

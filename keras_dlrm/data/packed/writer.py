@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.files.checksums import CHECKSUM, sealed
-from keras_dlrm.files.durable import is_full, recover, replace_folder, workspace
+from keras_dlrm.files.durable import full_disk, is_full, recover, replace_folder, workspace
 from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.marker import MARKER, marker_content
 from keras_dlrm.files.ownership import check, identity, mark
@@ -173,15 +173,11 @@ class PackedWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
-                self._complete()
-            elif error is not None and is_full(error):
-                raise error
-        except OSError as found:
-            if not is_full(found):
-                raise
-            what = f"{self.output}: not written, the disk is full ({found.strerror}); make room and run again"
-            raise OSError(found.errno, what) from found
+            with full_disk(self.output):
+                if kind is None:
+                    self._complete()
+                elif error is not None and is_full(error):
+                    raise error
         finally:
             for file in self._files.values():
                 # On a full disk what is still in its buffer cannot be written.
@@ -211,7 +207,7 @@ class PackedWriter:
 
 
 def allowed_labels(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, str]:
-    """Which labels a log may hold, and what is allowed."""
+    """A mask of the labels that a log may hold, and a text that says which."""
     if schema.soft_labels:
         return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
     return (labels == 0) | (labels == 1), "must be 0 or 1"
@@ -227,7 +223,7 @@ def _flat(name: str, values: Any) -> np.ndarray:
 
 
 def real_output(output: str | os.PathLike[str]) -> Path:
-    """Where a link leads: what is written beside its target can take the target's name. An error where it has content."""
+    """The target of a link: a folder written beside it can take its name. An error where it has content."""
     path = Path(output)
     if not path.is_symlink():
         return path

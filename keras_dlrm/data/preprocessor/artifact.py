@@ -92,7 +92,7 @@ def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tu
 
 
 def load(directory: Path) -> Parts:
-    """What `save` was given; see `Preprocessor.load`."""
+    """Inverse of `save`; see `Preprocessor.load`."""
     path = directory / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote.")

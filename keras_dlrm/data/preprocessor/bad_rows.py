@@ -45,7 +45,7 @@ class BadRow:
 
 
 class BadRows:
-    """What a job does with rows that it cannot use.
+    """A policy for rows that cannot be used, and a record of them.
 
     Args:
         on_error: `"raise"`: an error at the first one. `"skip"`: they are left out and counted.

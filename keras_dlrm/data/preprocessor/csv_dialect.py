@@ -14,7 +14,7 @@ _NO_BYTE = 256
 
 @dataclasses.dataclass(frozen=True)
 class CsvDialect:
-    r"""How the lines of a text file are to be read.
+    r"""A way to read the lines of a text file.
 
     Args:
         separator: Character between fields, of ASCII. `None`: a comma, or a tab in files that end with `.tsv`.
@@ -77,12 +77,12 @@ class CsvDialect:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; arguments at their defaults are left out."""
-        found = {}
+        fields = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                found[field.name] = list(value) if isinstance(value, tuple) else value
-        return found
+                fields[field.name] = list(value) if isinstance(value, tuple) else value
+        return fields
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CsvDialect:

@@ -18,7 +18,7 @@ OUTSIDE = "is outside the range of float32; clip or drop it"
 
 
 def needs_fit(column: Dense) -> bool:
-    """Whether the column's transform has parameters that training rows determine."""
+    """True where the column's transform has parameters that training rows determine."""
     return column.transform in ("standardise", "log1p_standardise", "quantile", "log_above_minimum")
 
 
@@ -94,7 +94,7 @@ def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.nd
 
 
 def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """What `transform` gives, with infinities where it raises."""
+    """Result of `transform`, with infinities where it raises."""
     missing = np.isnan(values)
     with np.errstate(over="ignore"):
         if column.transform == "none":
@@ -115,7 +115,7 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
 
 
 def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
-    """Whether values (n,) are too large for their column whatever is fitted, bool (n,). See `needs_fit`."""
+    """A mask, bool (n,), of values that are too large for their column whatever is fitted."""
     with np.errstate(over="ignore"):
         if column.transform == "quantile":
             return np.zeros(len(values), bool)

@@ -42,17 +42,17 @@ def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Map
 def vocabulary_identity(vocabulary: Vocabulary) -> str:
     """A checksum of the values of a table, their ids, and what becomes of other values."""
     rules = [vocabulary.size, vocabulary.oov, vocabulary.oov_rows, vocabulary.keys.kind, vocabulary.keys.modulo]
-    found = hashlib.sha256(content_digest(rules).encode())
+    checksum = hashlib.sha256(content_digest(rules).encode())
     for first in range(0, len(vocabulary.values), _PART):
         values = vocabulary.values.slice(first, _PART)
         if values.dtype == pl.String:
             # Lengths, so that "a", "bc" and "ab", "c" differ.
-            found.update(values.str.len_bytes().cast(pl.Int64).to_numpy().tobytes())
-            found.update(values.str.join("").item().encode())
+            checksum.update(values.str.len_bytes().cast(pl.Int64).to_numpy().tobytes())
+            checksum.update(values.str.join("").item().encode())
         else:
-            found.update(values.cast(pl.UInt64).to_numpy().tobytes())
-    found.update(vocabulary.ids.astype(np.int32, copy=False).tobytes())
-    return found.hexdigest()[:_DIGITS]
+            checksum.update(values.cast(pl.UInt64).to_numpy().tobytes())
+    checksum.update(vocabulary.ids.astype(np.int32, copy=False).tobytes())
+    return checksum.hexdigest()[:_DIGITS]
 
 
 def statistics_identity(transform: str, state: Mapping[str, Any]) -> str:

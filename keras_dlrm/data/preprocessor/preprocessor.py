@@ -134,7 +134,7 @@ class Preprocessor:
         dense_state: Mapping[str, dict[str, Any]],
         keys: Mapping[str, Keys] | None = None,
     ) -> Preprocessor:
-        """What `fit` gives for training rows that were counted already: values and `keys` by table, statistics by column."""
+        """Fit on training rows that were counted already: values and `keys` by table, statistics by column."""
         open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
         vocabularies: dict[str, Vocabulary] = {}
         for column in open_columns:
@@ -176,7 +176,7 @@ class Preprocessor:
         return Preprocessor(schema, self.dense_state, vocabularies)
 
     def reading(self, csv: CsvDialect | None) -> Preprocessor:
-        """The same preprocessor for text files that are written otherwise."""
+        """A copy of the preprocessor for text files of another dialect."""
         return self if csv == self.csv else Preprocessor(self.schema, self.dense_state, self.vocabularies, csv)
 
     def transform(

@@ -24,7 +24,7 @@ FINITE = "must be finite, or empty if missing"
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """Where a frame comes from, for error messages.
+    """Source of a frame, for error messages.
 
     Args:
         source: File name, or empty.
@@ -64,11 +64,11 @@ def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
         data = pl.DataFrame(data)
     elif not isinstance(data, Mapping):
         raise TypeError(f"expected a DataFrame or a mapping of named columns, not {type(data).__name__}.")
-    given = data.columns if isinstance(data, pl.DataFrame) else list(data)
+    present = data.columns if isinstance(data, pl.DataFrame) else list(data)
     source = f"{where.source}: " if where.source else ""
     for name in names:
-        if name not in given:
-            raise KeyError(f"{source}column {name!r} is missing; there are {[str(n) for n in given]}.")
+        if name not in present:
+            raise KeyError(f"{source}column {name!r} is missing; there are {[str(n) for n in present]}.")
     series = {name: normal_form.column(name, data[name]) for name in names}
     first = next(iter(series))
     for name, values in series.items():
@@ -85,7 +85,7 @@ def _is_pandas(data: Any) -> bool:
 
 
 def is_table(data: Any) -> bool:
-    """Whether `frame` takes it for a table."""
+    """True where `frame` accepts the data."""
     arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
     return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
 
@@ -157,7 +157,7 @@ def categorical_values(
 
 
 def too_long(column: Categorical) -> str:
-    """What is wrong with a list that has more values than `hotness`.
+    """Message about a list that has more values than `hotness`.
 
     It says nothing of other rows: a job that goes on after a stop sees them in other blocks, and keeps the same text.
     """
@@ -167,7 +167,7 @@ def too_long(column: Categorical) -> str:
 def truncated(
     column: Categorical, flat: pl.Series, rows: np.ndarray, places: np.ndarray, lengths: np.ndarray
 ) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
-    """What `truncate` keeps of the lists that `flatten` gives: values, rows and places, and where each row's begin."""
+    """Truncated lists of `flatten`: the values that are kept, their rows and places, and the first place of each row."""
     missing = flat.is_null() | flat.cast(pl.String).is_in(["", str(PADDING)]).fill_null(True)
     used, there = np.zeros_like(lengths), ~missing.to_numpy()
     np.maximum.at(used, rows[there], places[there] + 1)
@@ -214,7 +214,7 @@ def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
 
 
 def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tuple[np.ndarray, np.ndarray, str]:
-    """What `given_ids` gives, -1 where a value cannot be used; where that is, bool (n,); and what is allowed."""
+    """Ids as of `given_ids`, -1 where a value cannot be used; a mask of these, bool (n,); and what is allowed."""
     size = int(column.vocabulary_size or 0)
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"
@@ -238,7 +238,7 @@ def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tup
         lost = ids.is_null() & values.is_not_null()
     beyond = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
     bad = (lost | beyond.fill_null(False)).to_numpy()
-    found = ids.fill_null(PADDING).to_numpy()
+    numbers = ids.fill_null(PADDING).to_numpy()
     if bad.any():
-        found = np.where(bad, PADDING, found)
-    return (fold(found) if column.hashed else found), bad, reason
+        numbers = np.where(bad, PADDING, numbers)
+    return (fold(numbers) if column.hashed else numbers), bad, reason

@@ -80,12 +80,12 @@ class Tally:
 
 
 def worst(columns: Iterable[Unseen]) -> list[Unseen]:
-    """Those with unseen values, the largest share first, at most ten."""
+    """At most ten columns with unseen values, the largest share first."""
     return sorted((c for c in columns if c.unseen), key=lambda c: (-c.share, -c.unseen, c.column))[:SHOWN]
 
 
 def warning(columns: Iterable[Unseen]) -> str:
-    """What to say where the shares point to another vocabulary; empty where they do not.
+    """A warning where the shares point to another vocabulary; empty where they do not.
 
     Example:
 

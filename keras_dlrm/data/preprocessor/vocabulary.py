@@ -22,7 +22,7 @@ MERGE = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """How raw values are normalized before they are looked up, so that a file and a request agree.
+    """A normal form of raw values for their lookup, so that a file and a request agree.
 
     Args:
         kind: `"text"`: the value in its normal form (see `data.normal_form`), so that 3, 3.0 and `"3.0"` are one value,
@@ -162,7 +162,7 @@ class Vocabulary:
         return self._encoded(keys, self._rows(keys))
 
     def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What `encode` gives, which values are unseen, and which are missing, bool (n,)."""
+        """Ids as of `encode`, and masks of the values that are unseen and that are missing, bool (n,)."""
         keys = self.keys.normalize(values, who)
         row = self._rows(keys)
         absent = keys.is_null() | values.is_null()
@@ -187,7 +187,7 @@ class Vocabulary:
 
     @functools.cached_property
     def _texts(self) -> TextIds:
-        """Where each text is among the values: built once, so that a small request costs little."""
+        """Position of each text among the values: built once, so that a small request costs little."""
         texts = TextIds()
         texts.encode(Texts.of(self.values))
         return texts
@@ -199,5 +199,5 @@ class Vocabulary:
         if keys.dtype == pl.String:
             return self._texts.find(Texts.of(keys))
         known = pl.DataFrame({"key": self.values.cast(keys.dtype), "row": np.arange(len(self.values), dtype=np.int32)})
-        found = keys.alias("key").to_frame().join(known, on="key", how="left", maintain_order="left")["row"]
-        return found.fill_null(-1).to_numpy()
+        rows = keys.alias("key").to_frame().join(known, on="key", how="left", maintain_order="left")["row"]
+        return rows.fill_null(-1).to_numpy()

@@ -64,8 +64,8 @@ class Commits:
         self.number = max(self._numbers(), default=0)
 
     def _numbers(self) -> list[int]:
-        found = (re.fullmatch("commit-([0-9]{8,})", path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        matches = (re.fullmatch("commit-([0-9]{8,})", path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
 
     def path(self, number: int) -> Path:
         """Folder of a commit."""
@@ -150,7 +150,7 @@ def _owner(place: Path) -> str:
 
 
 def read_commit(place: Path, done: Done = lambda size: None) -> dict[str, Any]:
-    """What a commit says, after its files were compared with their checksums; earlier releases wrote none.
+    """Content of a commit's state file, after all its files were compared with their checksums; earlier releases wrote none.
 
     `done` is called with the bytes of each part that was read. `ValueError` where it is damaged or of another version.
     """

@@ -105,14 +105,14 @@ class KafkaStream(Stream):
         self._numbers()  # an unknown topic is an error at once
 
     def _numbers(self) -> list[tuple[str, int]]:
-        found = []
+        numbers = []
         for topic in self.topics:
-            there = self._broker.partitions(topic)
-            for number in there if self._chosen is None else self._chosen:
-                if number not in there:
-                    raise ValueError(f"KafkaStream: topic {topic!r} has no partition {number}; it has {there}.")
-                found.append((topic, number))
-        return found
+            partitions = self._broker.partitions(topic)
+            for number in partitions if self._chosen is None else self._chosen:
+                if number not in partitions:
+                    raise ValueError(f"KafkaStream: topic {topic!r} has no partition {number}; it has {partitions}.")
+                numbers.append((topic, number))
+        return numbers
 
     def _start(self) -> None:
         self._partitions = {}
@@ -128,9 +128,9 @@ class KafkaStream(Stream):
         low, high = self._broker.ends(topic, number)
         if name not in self.positions:
             # A partition that appears later was empty before: its beginning, whatever `start` says.
-            given = self._begin.get(name, low) if isinstance(self._begin, Mapping) else None
+            chosen = self._begin.get(name, low) if isinstance(self._begin, Mapping) else None
             latest = high if self._begin == "latest" else low
-            self.positions[name] = low if not first else latest if given is None else given
+            self.positions[name] = low if not first else latest if chosen is None else chosen
         self._partitions[name] = _Partition(topic, number, self.positions[name], self._open)
         self._check(name, low, high)
 
@@ -274,7 +274,7 @@ class _Partition:
 
 
 class _Broker:
-    """What the broker says of its topics."""
+    """A connection to a broker, for partitions and offsets of its topics."""
 
     def __init__(self, servers: str, config: Mapping[str, str], timeout: float) -> None:
         try:
@@ -291,16 +291,16 @@ class _Broker:
 
     def partitions(self, topic: str) -> list[int]:
         try:
-            found = self._consumer.list_topics(topic, timeout=self._timeout).topics[topic]
+            metadata = self._consumer.list_topics(topic, timeout=self._timeout).topics[topic]
         except self._kafka.KafkaException as error:
             raise ConnectionError(
                 f"KafkaStream: no broker answers at {self._servers} within {self._timeout:g} s "
                 f"({error.args[0].str()}); check the address, or give a longer timeout."
             ) from error
-        if found.error is not None or not found.partitions:
-            reason = found.error.str() if found.error is not None else "it has no partitions"
+        if metadata.error is not None or not metadata.partitions:
+            reason = metadata.error.str() if metadata.error is not None else "it has no partitions"
             raise ValueError(f"KafkaStream: topic {topic!r} at {self._servers}: {reason}; create it first.")
-        return sorted(found.partitions)
+        return sorted(metadata.partitions)
 
     def ends(self, topic: str, number: int) -> tuple[int, int]:
         """Offset of the first message that is there, and of the one that comes next."""

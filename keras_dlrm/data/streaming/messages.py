@@ -106,8 +106,8 @@ class Decoder:
         except (ValueError, csv.Error) as error:
             raise BadMessage("", "", f"the message is not a CSV record ({error})") from None
         if len(records) != 1 or len(records[0]) != len(self._columns):
-            found = f"{len(records)} records" if len(records) != 1 else f"{len(records[0])} fields"
-            raise BadMessage("", "", f"the message has {found}; it must be one record with {len(self._columns)} fields")
+            content = f"{len(records)} records" if len(records) != 1 else f"{len(records[0])} fields"
+            raise BadMessage("", "", f"the message has {content}; it must be one record with {len(self._columns)} fields")
         return dict(zip(self._columns, records[0], strict=True))
 
 

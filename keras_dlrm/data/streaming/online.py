@@ -18,7 +18,7 @@ from keras_dlrm.support.not_finite import NotFinite
 
 @dataclasses.dataclass
 class Online:
-    """How far an online training is.
+    """Progress of an online training.
 
     Args:
         model: The model.

@@ -155,8 +155,8 @@ class ParquetStream(Stream):
         packed = []
         for piece in pieces:
             numbers = range(piece.first, piece.first + len(piece))
-            found = pack(self.preprocessor, piece.frame, Places(sources=[piece.source] * len(piece), numbers=numbers), self.bad)
-            packed += [] if found is None else [found]
+            part = pack(self.preprocessor, piece.frame, Places(sources=[piece.source] * len(piece), numbers=numbers), self.bad)
+            packed += [] if part is None else [part]
         return joined(packed) if packed else None
 
     def _length(self, batch_size: int) -> int | None:

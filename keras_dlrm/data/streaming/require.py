@@ -23,14 +23,14 @@ def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
     Raises:
         ImportError: it is not installed, or beside a TensorFlow that it cannot work with.
     """
-    found = "none"
+    version = "none"
     for name in ("tensorflow", "tensorflow-cpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found = importlib.metadata.version(name)
-    if found.split(".")[:2] != TENSORFLOW.split("."):
+            version = importlib.metadata.version(name)
+    if version.split(".")[:2] != TENSORFLOW.split("."):
         raise ImportError(
             f"{who} needs tensorflow-io, whose native operations load on TensorFlow {TENSORFLOW}.x only; here is TensorFlow "
-            f"{found}. {INSTALL}."
+            f"{version}. {INSTALL}."
         )
     try:
         with warnings.catch_warnings():

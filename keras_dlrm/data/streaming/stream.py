@@ -84,7 +84,7 @@ class Stream:
         raise NotImplementedError
 
     def _length(self, batch_size: int) -> int | None:
-        """How many batches one pass has, where that is known beforehand."""
+        """Number of batches of one pass, where that is known beforehand."""
         return None
 
     # -- for users ---------------------------------------------------------------------------------------------------

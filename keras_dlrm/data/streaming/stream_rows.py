@@ -21,7 +21,7 @@ Packed = tuple[dict[str, np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Places(raw.Where):
-    """Where each row of a frame comes from.
+    """Source of each row of a frame.
 
     Args:
         source: Unused.
@@ -41,7 +41,7 @@ class Places(raw.Where):
     unit: str = "row"
 
     def at(self, row: int) -> str:
-        """Where row `row` of the frame comes from."""
+        """Source of row `row` of the frame, in words."""
         return f"{self.sources[row]}, {self.unit} {self.numbers[row]}"
 
     def part(self, start: int, stop: int) -> Places:
@@ -56,12 +56,12 @@ class Places(raw.Where):
 def labels(frame: pl.DataFrame, schema: Schema, where: raw.Where) -> np.ndarray:
     """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels."""
     name = schema.label
-    found = raw.dense_values(frame, name, where)
-    good, allowed = allowed_labels(schema, found)
+    values = raw.dense_values(frame, name, where)
+    good, allowed = allowed_labels(schema, values)
     if not good.all():
         row = int(np.argmin(good))
         raise ValueError(f"{where.at(row)}, label {name!r}: value {frame[name][row]!r} {allowed}.")
-    return found.astype(np.float32)
+    return values.astype(np.float32)
 
 
 def pack(
@@ -81,10 +81,10 @@ def pack(
     Returns:
         The batch of B' ≤ B rows and labels float32 (B',), or `None` where no row can be used.
     """
-    good, found = _usable(preprocessor, frame, places)
+    good, unusable = _usable(preprocessor, frame, places)
     # In the order of the stream, so that "raise" names the first one.
     order = {source: i for i, source in enumerate(dict.fromkeys([*(row.file for row in known), *places.sources]))}
-    bad.add(sorted([*known, *found], key=lambda row: (order[row.file], row.row)))
+    bad.add(sorted([*known, *unusable], key=lambda row: (order[row.file], row.row)))
     return joined(good) if good else None
 
 
@@ -101,12 +101,12 @@ def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> 
             return [], [places.bad(0, reason)]
     half = rows // 2
     good: list[Packed] = []
-    found: list[BadRow] = []
+    unusable: list[BadRow] = []
     for start, stop in ((0, half), (half, rows)):
         more_good, more_found = _usable(preprocessor, frame[start:stop], places.part(start, stop))
         good += more_good
-        found += more_found
-    return good, found
+        unusable += more_found
+    return good, unusable
 
 
 def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:

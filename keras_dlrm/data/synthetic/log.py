@@ -152,7 +152,7 @@ class SyntheticClickLog:
 
 
 def random_lengths(random: np.random.Generator, rows: int, hotness: int) -> np.ndarray:
-    """How many ids each row has: 1 … hotness, evenly; (rows, 1)."""
+    """A number of ids for each row: 1 … hotness, evenly; (rows, 1)."""
     return random.integers(1, hotness + 1, size=(rows, 1))
 
 

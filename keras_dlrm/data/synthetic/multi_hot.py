@@ -69,11 +69,11 @@ class MultiHot:
             for name in hotness:
                 if name not in names:
                     raise KeyError(f"MultiHot: hotness names column {name!r}; the schema has {list(names)}.")
-            given = [hotness.get(name, 1) for name in names]
+            sizes = [hotness.get(name, 1) for name in names]
         else:
-            given = list(hotness)
-        if len(given) != len(names):
-            raise ValueError(f"MultiHot: hotness has {len(given)} sizes; the schema has {len(names)} sparse columns.")
+            sizes = list(hotness)
+        if len(sizes) != len(names):
+            raise ValueError(f"MultiHot: hotness has {len(sizes)} sizes; the schema has {len(names)} sparse columns.")
         for column in schema.categorical:
             if column.hotness != 1:
                 raise ValueError(
@@ -81,7 +81,7 @@ class MultiHot:
                 )
         if distribution not in DISTRIBUTIONS:
             raise ValueError(f"MultiHot: distribution={distribution!r} is unknown; use one of {DISTRIBUTIONS}.")
-        self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(given))
+        self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(sizes))
         self.distribution = distribution
         self.shape = number("MultiHot", "shape", shape, 1e-3)
         self.seed = integer("MultiHot", "seed", seed, 0)

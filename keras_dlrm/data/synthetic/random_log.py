@@ -55,11 +55,11 @@ class RandomClickLog(SyntheticClickLog):
     ) -> None:
         super().__init__(schema, seed)
         tables = schema.table_sizes
-        given = zipf if isinstance(zipf, Mapping) else dict.fromkeys(tables, zipf)
-        for table in given:
+        exponents = zipf if isinstance(zipf, Mapping) else dict.fromkeys(tables, zipf)
+        for table in exponents:
             if table not in tables:
                 raise KeyError(f"RandomClickLog: zipf names table {table!r}; the schema has {sorted(tables)}.")
-        self.zipf = {t: number("RandomClickLog", f"zipf of table {t!r}", given.get(t, 0.0)) for t in tables}
+        self.zipf = {t: number("RandomClickLog", f"zipf of table {t!r}", exponents.get(t, 0.0)) for t in tables}
         if dense not in DENSE:
             raise ValueError(f"RandomClickLog: dense={dense!r} is unknown; use one of {DENSE}.")
         self.dense = dense
@@ -110,7 +110,7 @@ class RandomClickLog(SyntheticClickLog):
 
     @property
     def best_auc(self) -> float:
-        """What the best model reaches: 0.5."""
+        """AUC of the best model: 0.5."""
         return 0.5
 
     @property

@@ -28,7 +28,7 @@ Fault = tuple[np.ndarray, str, "Callable[[int], object] | None", "str | Callable
 
 
 class Faults:
-    """What is wrong with the rows of one block. Of a row's faults the one that is added first counts.
+    """Faults of the rows of one block. The first one that is added to a row counts.
 
     Args:
         file: Name of the file.
@@ -123,7 +123,7 @@ class Block(ABC):
 
     @property
     def where(self) -> raw.Where:
-        """Where its first row is."""
+        """Source of its first row."""
         return raw.Where(self.faults.file, int(self.numbers[0]))
 
     @abstractmethod
@@ -184,11 +184,11 @@ class TableFile(ABC):
         """
 
     def size(self) -> int:
-        """How large it is beside other files, at least 1."""
+        """Size relative to other files, at least 1."""
         return max(self.path.stat().st_size, 1)
 
     def rows(self) -> int | None:
-        """How many rows it says it has, or `None` where it does not say."""
+        """Number of rows that it says it has, or `None` where it does not say."""
         return None
 
     def types(self, names: Sequence[str]) -> tuple[dict[str, Any], bool]:

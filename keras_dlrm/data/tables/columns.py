@@ -211,14 +211,14 @@ def _weight(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
 
 def _dense(block: Block, column: Dense, state: dict[str, Any] | None, out: np.ndarray) -> Sequence[Fault]:
     """A dense column: transformed, or as it is, NaN where missing, where its state is still to be fitted (`None`)."""
-    found = block.numeric(column.name)
-    infinite = np.isinf(found.values)
-    wrong = found.lost | infinite
-    values, faults = found.values, list(found.faults)
+    numbers = block.numeric(column.name)
+    infinite = np.isinf(numbers.values)
+    wrong = numbers.lost | infinite
+    values, faults = numbers.values, list(numbers.faults)
     if wrong.any():
         values = np.where(wrong, np.nan, values)
-        faults.append((found.lost, column.name, found.value, raw.NUMBER))
-        faults.append((infinite, column.name, found.value, raw.FINITE))
+        faults.append((numbers.lost, column.name, numbers.value, raw.NUMBER))
+        faults.append((infinite, column.name, numbers.value, raw.FINITE))
     out[:] = values if state is None else dense.apply(column, state, values)
     outside = dense.unusable(column, values) if state is None else ~np.isfinite(out)
-    return [*faults, (outside, column.name, found.value, dense.OUTSIDE)] if outside.any() else faults
+    return [*faults, (outside, column.name, numbers.value, dense.OUTSIDE)] if outside.any() else faults

@@ -58,10 +58,10 @@ def input_files(inputs: Paths) -> list[Path]:
     """The files that a path, a pattern or a list of these stands for; an error where one of them is none."""
     paths: list[Path] = []
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
-        found = matches(entry)
-        if not found:
+        matching = matches(entry)
+        if not matching:
             raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
-        for path in found:
+        for path in matching:
             if path.is_dir():
                 raise FileNotFoundError(f"{path} is a folder; give its files, as the pattern '{path}/*.parquet'.")
             paths.append(regular(path, f"give a file ({ENDINGS}), a list, or a glob pattern"))
@@ -72,8 +72,8 @@ def input_files(inputs: Paths) -> list[Path]:
 
 def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
     """`KeyError` or `ValueError` unless each file that is not empty has all columns, each once, and one is not empty."""
-    given = [file.columns() for file in files]
-    for file, columns in zip(files, given, strict=True):
+    columns_of_files = [file.columns() for file in files]
+    for file, columns in zip(files, columns_of_files, strict=True):
         if not columns:
             continue
         for name in names:
@@ -83,6 +83,6 @@ def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
                 raise ValueError(
                     f"{file.path}: column {name!r} occurs more than once in the header; rename or drop one of them."
                 )
-    if all(columns == [] for columns in given):
+    if all(columns == [] for columns in columns_of_files):
         others = ", and so are all other inputs" if len(files) > 1 else ""
         raise ValueError(f"{files[0].path} cannot be read as a table: it is empty{others}; give a file with rows.")

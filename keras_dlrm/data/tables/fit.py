@@ -46,7 +46,7 @@ class Rules:
         }
 
     def columns(self) -> Columns:
-        """How blocks are worked off."""
+        """The columns to work off."""
         if self.given is None:
             return Columns(self.schema, None, {})
         if not self._grown:

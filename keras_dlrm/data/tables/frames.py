@@ -53,7 +53,7 @@ class _Frames(TableFile):
 
     @abstractmethod
     def rows(self) -> int:
-        """How many rows the table says it has."""
+        """Number of rows that the table says it has."""
 
     @abstractmethod
     def schema(self, names: Sequence[str] | None = None) -> dict[str, pl.DataType]:
@@ -113,7 +113,7 @@ class ParquetFile(_Frames):
         return self._file().select(names)
 
     def nulls(self, names: Sequence[str]) -> dict[str, int]:
-        """How many values are missing in some columns."""
+        """Number of missing values by column."""
         with readable(self.path, OSError):
             counts = self.scan(names).null_count().collect(engine="streaming")
         return dict(zip(names, counts.row(0), strict=True))

@@ -117,10 +117,10 @@ def preprocess(
     if not staging_directory(place).exists():
         check_output(place, overwrite)
     csv = csv if csv is not None or rules.given is None else rules.given.csv
-    given = {"train": train, "valid": valid, "test": test}
+    parts = {"train": train, "valid": valid, "test": test}
     names = [*rules.schema.column_names, *rules.schema.row_names]
     files = [
-        (name, file) for name, inputs in given.items() if inputs is not None for file in table_files(inputs, names, csv)
+        (name, file) for name, inputs in parts.items() if inputs is not None for file in table_files(inputs, names, csv)
     ]
     check_columns([file for _, file in files], names)
     return TableJob(files, rules, csv, split, bad, progress).run(place, threads, overwrite)

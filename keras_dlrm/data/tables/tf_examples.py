@@ -72,11 +72,11 @@ def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tup
 
 
 def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
-    """What `_parse` gives where a record is damaged, or a feature is of another kind than was thought."""
+    """Result of `_parse` where a record is damaged, or a feature is of another kind than was thought."""
     wrong: Wrong = {}
     values: dict[str, list[Any]] = {name: [] for name in names}
     lengths: dict[str, list[int]] = {name: [] for name in names}
-    found: dict[str, set[str]] = {name: set() for name in names}
+    kinds_of: dict[str, set[str]] = {name: set() for name in names}
     for number, message in enumerate(messages):
         row: dict[str, tuple[str, list[Any]]] = {}
         try:
@@ -88,19 +88,19 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
         except UnicodeDecodeError as error:
             wrong[number], row = (name, str(error.object)[2:-1], NOT_UTF8), {}
         for name in names:
-            kind, given = row.get(name, ("", []))
-            values[name] += given
-            lengths[name].append(len(given))
-            found[name] |= {kind} if given else set()
+            kind, entries = row.get(name, ("", []))
+            values[name] += entries
+            lengths[name].append(len(entries))
+            kinds_of[name] |= {kind} if entries else set()
     columns: Columns = {}
     for name in names:
-        if len(found[name]) == 1:
-            kinds[name] = next(iter(found[name]))
-        series = values[name] if len(found[name]) < 2 else [normal_form.text(value) for value in values[name]]
-        kind = next(iter(found[name]), "int64_list")
+        if len(kinds_of[name]) == 1:
+            kinds[name] = next(iter(kinds_of[name]))
+        series = values[name] if len(kinds_of[name]) < 2 else [normal_form.text(value) for value in values[name]]
+        kind = next(iter(kinds_of[name]), "int64_list")
         dtype = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind]
         columns[name] = (
-            pl.Series(series, dtype=dtype if len(found[name]) < 2 else pl.String),
+            pl.Series(series, dtype=dtype if len(kinds_of[name]) < 2 else pl.String),
             np.array(lengths[name], np.int64),
         )
     return columns, wrong
@@ -111,7 +111,7 @@ def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
     if name not in features:
         return "", []
     kind = features[name].WhichOneof("kind") or ""
-    given = list(getattr(features[name], kind).value) if kind else []
+    values = list(getattr(features[name], kind).value) if kind else []
     if kind == "float_list":
-        return kind, [np.float32(value) for value in given]
-    return kind, [value.decode() for value in given] if kind == "bytes_list" else given
+        return kind, [np.float32(value) for value in values]
+    return kind, [value.decode() for value in values] if kind == "bytes_list" else values

@@ -55,8 +55,8 @@ def start(timeout: float = 300.0) -> None:
             f"{needed.get(keras.backend.backend(), 'JAX_COORDINATOR_ADDRESS')}, as trainers/cluster does."
         )
     if _adapter.process_count() > 1:
-        mine = np.array([random.getrandbits(31)], np.int32)
-        random.seed(int(_adapter.all_words(mine)[0, 0]))
+        bits = np.array([random.getrandbits(31)], np.int32)
+        random.seed(int(_adapter.all_words(bits)[0, 0]))
 
 
 def stop() -> None:

@@ -199,7 +199,7 @@ def on_each_device(function: Any, state: Sequence[Sequence[Any]], rows: bool) ->
 
 
 def rows_here(array: Any) -> np.ndarray:
-    """Of an array whose rows are divided among the devices those of this process."""
+    """The rows of this process, of an array whose rows are divided among the devices."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
@@ -208,7 +208,7 @@ def rows_here(array: Any) -> np.ndarray:
 
 
 def layout(variable_rank: int) -> Any:
-    """Of a variable whose rows are divided among the devices."""
+    """The layout of a variable whose rows are divided among the devices."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return None

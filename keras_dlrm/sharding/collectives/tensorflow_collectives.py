@@ -106,8 +106,8 @@ def _count(x: Any, factor: int) -> None:
 def _exchanged(x: Any, keys: dict[str, Any] | None = None) -> Any:
     keys = keys or _keys(x)
     _count(x, keys["group_size"] - 1)
-    found = tf.raw_ops.CollectiveAllToAllV2(input=x, communication_hint="auto", is_stateless=False, **keys)
-    return tf.ensure_shape(found, x.shape)
+    received = tf.raw_ops.CollectiveAllToAllV2(input=x, communication_hint="auto", is_stateless=False, **keys)
+    return tf.ensure_shape(received, x.shape)
 
 
 @tf.custom_gradient
@@ -141,10 +141,10 @@ def gather(x: Any) -> Any:
     if n == 1:
         return x
     # To everyone the same.
-    found = tf.repeat(x[None], n, axis=0)
+    every = tf.repeat(x[None], n, axis=0)
     if _is_real():
-        found = _exchanged(found)
-    return tf.reshape(found, tf.concat([[-1], tf.shape(x)[1:]], 0))
+        every = _exchanged(every)
+    return tf.reshape(every, tf.concat([[-1], tf.shape(x)[1:]], 0))
 
 
 def real_rows(x: Any, real: Any) -> Any:
@@ -168,17 +168,17 @@ def add_table(layer: Any, name: str, shape: tuple[int, int], dtype: str, replica
 
 
 def _place(owner: int, variable: Any) -> tuple[int, int]:
-    """Where a rank's rows of a variable are among those of this process, and how many ranks this process has."""
+    """The place of a rank's rows of a variable among those of this process, and the number of ranks of this process."""
     value = variable.value
     if not isinstance(value, tf.distribute.DistributedValues):
         return owner - process_rank(), 1
-    here = len(value.values)
-    return owner - replicas.place_of(value.distribute_strategy)[0] * here, here
+    ranks = len(value.values)
+    return owner - replicas.place_of(value.distribute_strategy)[0] * ranks, ranks
 
 
 def holds(owner: int, variable: Any) -> bool:
-    place, here = _place(owner, variable)
-    return 0 <= place < here
+    place, ranks = _place(owner, variable)
+    return 0 <= place < ranks
 
 
 def read(variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:

@@ -55,7 +55,7 @@ def place_of(strategy: Any) -> tuple[int, int]:
 
 
 def rows_of(x: Any) -> Any:
-    """What of a collective's group key follows the length of the batch, where that is known only as the step runs; else 0.
+    """The part of a collective's group key that follows the length of the batch, where that is known only as the step runs; else 0.
 
     TensorFlow keeps the shape that a collective of a group had at first: batches of each length are a group of their own.
 
@@ -67,7 +67,7 @@ def rows_of(x: Any) -> Any:
 
 
 def keys(x: Any) -> dict[str, Any]:
-    """Which collective of the step the next one is, the same in all replicas.
+    """Keys of the step's next collective, the same in all replicas.
 
     Args:
         x: What the replicas hand over.

@@ -65,9 +65,9 @@ def _exchanged(x: torch.Tensor) -> torch.Tensor:
         return x
     x = x.contiguous()
     meter.sent(x.numel() // n * (n - 1) * x.element_size())
-    found = torch.empty_like(x)
-    distributed.all_to_all_single(found, x)
-    return found
+    received = torch.empty_like(x)
+    distributed.all_to_all_single(received, x)
+    return received
 
 
 def exchange(x: torch.Tensor) -> torch.Tensor:
@@ -92,9 +92,9 @@ def gather(x: torch.Tensor) -> torch.Tensor:
         return x
     x = x.contiguous()
     meter.sent((n - 1) * x.numel() * x.element_size())
-    found = torch.empty((n * x.shape[0], *x.shape[1:]), dtype=x.dtype, device=x.device)
-    distributed.all_gather_single(found, x)
-    return found
+    every = torch.empty((n * x.shape[0], *x.shape[1:]), dtype=x.dtype, device=x.device)
+    distributed.all_gather_single(every, x)
+    return every
 
 
 def real_rows(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ def write(variable: Any, owner: int | None, start: int, rows: np.ndarray) -> Non
 def all_words(words: np.ndarray) -> np.ndarray:
     if world_size() == 1:
         return words[None]
-    mine = torch.from_numpy(words.copy()).to("cuda" if distributed.get_backend() == "nccl" else "cpu")
-    found = torch.empty((world_size() * len(words),), dtype=torch.int32, device=mine.device)
-    distributed.all_gather_single(found, mine)
-    return found.cpu().numpy().reshape(world_size(), -1)
+    own = torch.from_numpy(words.copy()).to("cuda" if distributed.get_backend() == "nccl" else "cpu")
+    every = torch.empty((world_size() * len(words),), dtype=torch.int32, device=own.device)
+    distributed.all_gather_single(every, own)
+    return every.cpu().numpy().reshape(world_size(), -1)

@@ -35,7 +35,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The thresholds in words."""
         words = [f"replicate to {size(self.replicate)}"] if self.replicate else []
         if self.cap == 0:
             words.append("row-wise over all")
@@ -93,33 +93,33 @@ def placed(
     chosen: dict[str, tuple[str, int, str]] = {}
     for name, table in work.tables.items():
         kind, ranks = fixed.get(name, ("", ()))
-        given = f"constraint: {kind}" if kind else ""
+        constraint = f"constraint: {kind}" if kind else ""
         number, cap = work.table_bytes(name), candidate.cap
         share = cost.share(table)
         wanted = n if cap == 0 else max(1, math.ceil(number / cap))
         if share > candidate.share:
             wanted = max(wanted, math.ceil(share / candidate.share))
-        reason = given
+        reason = constraint
         if not kind:
             kind = _kind(table, number, candidate, n, wanted)
             reason = _reason(kind, number, share, candidate, n)
-        parts = len(ranks) or _parts(kind, table, n, wanted, bool(given))
+        parts = len(ranks) or _parts(kind, table, n, wanted, bool(constraint))
         chosen[name] = (kind, parts, reason)
 
     spread = _Spread(cost, n, candidate.even, room)
     order = sorted(chosen, key=lambda name: (-spread.weight(name, chosen[name][1]), name))
-    found: dict[str, Placed] = {}
+    placements: dict[str, Placed] = {}
     for name in [name for name in order if fixed.get(name, ("", ()))[1]]:
-        found[name] = (chosen[name][0], fixed[name][1])
-        spread.put(name, *found[name])
+        placements[name] = (chosen[name][0], fixed[name][1])
+        spread.put(name, *placements[name])
     for name in order:
         kind, parts, _ = chosen[name]
         if kind == "replicate":
-            found[name] = (kind, ())
-        elif name not in found:
-            found[name] = (kind, spread.best(name, kind, parts))
-            spread.put(name, *found[name])
-    return {name: found[name] for name in work.tables}, {name: reason for name, (_, _, reason) in chosen.items()}
+            placements[name] = (kind, ())
+        elif name not in placements:
+            placements[name] = (kind, spread.best(name, kind, parts))
+            spread.put(name, *placements[name])
+    return {name: placements[name] for name in work.tables}, {name: reason for name, (_, _, reason) in chosen.items()}
 
 
 class _Cost:
@@ -153,11 +153,11 @@ def _kind(table: TableUse, number: int, candidate: Candidate, n: int, wanted: in
     return "row_wise"
 
 
-def _parts(kind: str, table: TableUse, n: int, wanted: int, given: bool) -> int:
+def _parts(kind: str, table: TableUse, n: int, wanted: int, constrained: bool) -> int:
     if kind in ("replicate", "table_wise"):
         return 1
     # Split because that was asked for, a table is split as far as it goes.
-    wanted = n if given and wanted == 1 else wanted
+    wanted = n if constrained and wanted == 1 else wanted
     if kind == "row_wise":
         return min(wanted, n, table.rows)
     divisors = [d for d in range(1, min(table.width, n) + 1) if table.width % d == 0]
@@ -177,7 +177,7 @@ def _reason(kind: str, number: int, share: float, candidate: Candidate, n: int) 
 
 
 class _Spread:
-    """What each process has so far, and where the next part goes."""
+    """Bytes and work of each process so far, and the place of the next part."""
 
     def __init__(self, cost: _Cost, n: int, even: bool, room: float) -> None:
         self.cost, self.work, self.n, self.even, self.room = cost, cost.work, n, even, room

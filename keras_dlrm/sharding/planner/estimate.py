@@ -23,7 +23,7 @@ _SHOWN_DEVICES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a plan costs. `print` shows it as tables.
+    """Costs of a plan. `print` shows them as tables.
 
     Attributes:
         world_size: N.
@@ -56,7 +56,7 @@ class Estimate:
 
     @property
     def examples_per_second(self) -> float:
-        """Of all processes."""
+        """Throughput of all processes together."""
         return self.global_batch / self.step_seconds
 
     @property

@@ -69,7 +69,7 @@ class Machine:
 
     @classmethod
     def of(cls, value: Any) -> Machine:
-        """From an instance, a name in `MACHINES`, a mapping of arguments, or a JSON file with one.
+        """Make one from an instance, a name in `MACHINES`, a mapping of arguments, or a JSON file with one.
 
         Raises:
             ValueError: an unknown name or argument.
@@ -104,7 +104,7 @@ class Machine:
         return cls(**value)
 
     def crowd(self, world_size: int) -> int:
-        """By how many processes a node's resources are shared."""
+        """The number of processes that share a node's resources."""
         return min(world_size, self.devices_per_node) if self.shared else 1
 
     def all_to_all(self, sent: float, world_size: int) -> float:

@@ -32,7 +32,7 @@ def plan(
     even_memory: bool = False,
     **options: Any,
 ) -> ShardingPlan:
-    """Where each table goes: the fastest of a few dozen candidates, by prediction, among those that fit the memory.
+    """Place each table: the fastest of a few dozen candidates, by prediction, among those that fit the memory.
 
     Candidates differ in thresholds: up to which size tables are replicated, from which size (or share of the work) they are
     split by rows or columns, and whether whole tables and parts are spread by work alone or by bytes, too. `print(plan)` shows
@@ -85,12 +85,12 @@ def plan_for(
     best, considered, least = _fastest(work, n, fixed, room, machine)
     if best is None:
         raise ValueError(_does_not_fit(work, n, limit, least, fixed))
-    found = _explained(work, n, best, considered, machine)
-    if even_memory and found.estimate is not None:
-        room = min(room, _EVEN * sum(found.estimate.held) / n)
+    plan = _explained(work, n, best, considered, machine)
+    if even_memory and plan.estimate is not None:
+        room = min(room, _EVEN * sum(plan.estimate.held) / n)
         best, considered, _ = _fastest(work, n, fixed, room, machine)
-        found = found if best is None else _explained(work, n, best, considered, machine)
-    return found
+        plan = plan if best is None else _explained(work, n, best, considered, machine)
+    return plan
 
 
 def _fastest(
@@ -125,15 +125,15 @@ def _explained(
     machine: Machine,
 ) -> ShardingPlan:  # fmt: skip
     placements, reasons = best
-    found = ShardingPlan(n, work.shapes, {name: Placement(*placement) for name, placement in placements.items()})
-    estimate = weigh(work, n, found.placements, machine, reasons)
-    found.estimate = dataclasses.replace(estimate, considered=tuple(considered))
-    return found
+    plan = ShardingPlan(n, work.shapes, {name: Placement(*placement) for name, placement in placements.items()})
+    estimate = weigh(work, n, plan.placements, machine, reasons)
+    plan.estimate = dataclasses.replace(estimate, considered=tuple(considered))
+    return plan
 
 
 def _constraints(work: Workload, n: int, constraints: Mapping[str, Any]) -> dict[str, Placed]:
     """Stored table → kind and ranks, those empty where they are to be chosen."""
-    found: dict[str, Placed] = {}
+    fixed: dict[str, Placed] = {}
     known = {table.logical for table in work.tables.values()} | set(work.tables)
     if not isinstance(constraints, Mapping):
         raise ValueError(f"plan: constraints={constraints!r} must map names of tables to kinds, as in {{'user': 'row_wise'}}.")
@@ -151,10 +151,10 @@ def _constraints(work: Workload, n: int, constraints: Mapping[str, Any]) -> dict
         kind, ranks = (wanted.kind, wanted.ranks) if isinstance(wanted, Placement) else (kind_of(wanted), ())
         for part, table in work.tables.items():
             if name in (part, table.logical):
-                found[part] = (kind, ranks)
+                fixed[part] = (kind, ranks)
                 if ranks:  # is refused where it cannot be
                     ShardingPlan(n, {part: work.shapes[part]}, {part: Placement(kind, ranks)})
-    return found
+    return fixed
 
 
 def _does_not_fit(work: Workload, n: int, limit: float, least: int, fixed: Mapping[str, Any]) -> str:

@@ -54,24 +54,24 @@ def simulate(
         raise ValueError(f"simulate: scaling={scaling!r} is unknown; use 'weak' or 'strong'.")
     if not sizes or min(sizes) < 1:
         raise ValueError(f"simulate: sizes={list(sizes)} must be numbers of devices, at least one.")
-    found: dict[int, Estimate | None] = {}
+    estimates: dict[int, Estimate | None] = {}
     for size in sorted(set(sizes)):
         batch = work.global_batch if scaling == "strong" else work.global_batch * size // min(sizes)
         scaled = dataclasses.replace(work, global_batch=batch)
         try:
-            found[size] = plan_for(scaled, size, constraints, machine, memory_bytes).estimate
+            estimates[size] = plan_for(scaled, size, constraints, machine, memory_bytes).estimate
         except ValueError as error:
             if "do not fit" not in str(error):
                 raise
-            found[size] = None
-    return found
+            estimates[size] = None
+    return estimates
 
 
-def table(found: Mapping[int, Estimate | None]) -> list[dict[str, Any]]:
+def table(estimates: Mapping[int, Estimate | None]) -> list[dict[str, Any]]:
     """A line per number of devices, as `print_table` takes them, from what `simulate` gave."""
-    first = next(((size, each) for size, each in found.items() if each is not None), None)
+    first = next(((size, each) for size, each in estimates.items() if each is not None), None)
     lines: list[dict[str, Any]] = []
-    for size, each in found.items():
+    for size, each in estimates.items():
         if each is None or first is None:
             lines.append({"devices": size, "plan": "the tables do not fit"})
             continue
@@ -87,7 +87,7 @@ def table(found: Mapping[int, Estimate | None]) -> list[dict[str, Any]]:
 
 
 def scaling_png(
-    found: Mapping[int, Estimate | None],
+    estimates: Mapping[int, Estimate | None],
     path: str | os.PathLike[str],
     title: str = "",
     points: Mapping[int, float] | None = None,
@@ -96,7 +96,7 @@ def scaling_png(
     """Draw throughput against devices, beside a line of what would be linear, and what a step's time goes to.
 
     Args:
-        found: Of `simulate`.
+        estimates: Of `simulate`.
         path: PNG to write; its folder exists.
         title: Line above the panels.
         points: Number of devices → examples/s that were not predicted.
@@ -109,9 +109,9 @@ def scaling_png(
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator
 
-    fits = {size: each for size, each in found.items() if each is not None}
+    fits = {size: each for size, each in estimates.items() if each is not None}
     if not fits:
-        raise ValueError(f"scaling_png: the tables do not fit on any of {list(found)} devices; give more of them.")
+        raise ValueError(f"scaling_png: the tables do not fit on any of {list(estimates)} devices; give more of them.")
     sizes = list(fits)
     rates = [each.examples_per_second for each in fits.values()]
     figure = Figure(figsize=(11.5, 4.8), dpi=150, layout="constrained", facecolor="white")

@@ -57,7 +57,7 @@ class _Counts(Protocol):
 def traffic_of(
     world_size: int, groups: Sequence[_Counts], global_batch: int, weighted: bool, dense_parameters: int
 ) -> Traffic:
-    """As `traffic`, from the groups' counts alone."""
+    """The traffic of a step, from the groups' counts alone."""
     n = world_size
     others, batch = n - 1, math.ceil(global_batch / n)
     exchanged = [group for group in groups if not group.replicated]

@@ -82,7 +82,7 @@ class Workload:
         table_dtype: str = "float32",
         half_precision: bool = False,
     ) -> Workload:
-        """Of a DLRM, or of any model whose dense parameters are counted.
+        """The workload of a DLRM, or of any model whose dense parameters are counted.
 
         Args:
             schema: A fitted schema.

@@ -13,7 +13,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def scale_and_bias(logit: np.ndarray, click_rate: float, target_auc: float) -> tuple[float, float]:
-    """What makes `sigmoid(scale * logit + bias)` have a given mean and AUC, in expectation; an AUC of 0.5 gives a scale near 0.
+    """Scale and bias that give `sigmoid(scale * logit + bias)` a mean and an AUC, in expectation; AUC 0.5 gives scale 0.
 
     Example:
 

@@ -54,7 +54,7 @@ class ColdItems:
             object.__setattr__(self, "parts", tuple(self.parts))
 
     def plan(self, order: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Which ids of a table, given by popularity (n,), are cold.
+        """A choice of the cold ids of a table, whose ids come by popularity (n,).
 
         Returns:
             `(arrival, stand_in)`, both (n,) by id: the position from which on a cold id is there (-1 for the others),

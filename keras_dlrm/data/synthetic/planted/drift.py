@@ -46,7 +46,7 @@ class Drift:
             raise ValueError("Drift: effects=0 and popularity=0, so nothing changes; give one of them, or no drift.")
 
     def angle(self, positions: np.ndarray) -> np.ndarray:
-        """By how much the effects have turned at given positions."""
+        """Angle by which the effects have turned at given positions."""
         return math.acos(1.0 - self.effects) * np.asarray(positions, np.float64) / self.rows
 
     def era(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ class Drift:
 
 
 def turned(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """What effects (n,) turn to: as strong as the first, and at a right angle to them; `second` is any independent draw.
+    """Effects (n,) as strong as the first, at a right angle to them; `second` is any independent draw.
 
     `weights` (n,) say how often each is met; their sum is 1.
 

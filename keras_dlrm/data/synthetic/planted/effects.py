@@ -46,7 +46,7 @@ class Effects:
             self._plant_turn(source("turned effects"))
 
     def _plant_turn(self, random: np.random.Generator) -> None:
-        """What the effects turn to over time."""
+        """Draw the effects that the first ones turn to over time."""
         n = self._schema.n_dense
         if n > 1:
             # Dense values are independent, so that what turns is the vector of weights, without a mean.

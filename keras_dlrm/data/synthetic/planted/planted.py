@@ -191,7 +191,7 @@ class PlantedClickLog(SyntheticClickLog):
             view[:] = np.where(valid, ids, PADDING)
 
     def _order(self, table: str, size: int, era: int) -> np.ndarray:
-        """Which id takes the place of each in the order of popularity number `era`."""
+        """For each id, the one that takes its place in the order of popularity number `era`."""
         if (table, era) not in self._orders:
             # A row needs two orders at a time; those of the eras before are not met again in this part.
             for old in [key for key in self._orders if key[0] == table and abs(key[1] - era) > 1]:
@@ -245,7 +245,7 @@ class PlantedClickLog(SyntheticClickLog):
         return expected_logloss(self._population)
 
     def best(self, part: str, rows: int, start: int = 0) -> dict[str, float]:
-        """What the true probabilities reach on given rows of a part.
+        """Scores of the true probabilities on given rows of a part.
 
         Args:
             part: The part.

@@ -9,7 +9,7 @@ _WIDE = 1 << 40
 
 
 def origins(positions: np.ndarray) -> np.ndarray:
-    """Where the ids were *before* a sequence of moves to the front.
+    """Positions of the ids *before* a sequence of moves to the front.
 
     Move t takes what is at `positions[t]` in a list, 0 for its front, and puts it there. The order of the list at that
     time depends on all moves before it, so this looks sequential. But what a run of moves does is known from the places
@@ -31,14 +31,14 @@ def origins(positions: np.ndarray) -> np.ndarray:
     n = len(positions)
     width = 1 << max(n - 1, 0).bit_length()
     # Moves of the front fill the last runs up: they touch nothing that counts, for they come last.
-    found = np.zeros(width, np.int64)
-    found[:n] = positions
+    places = np.zeros(width, np.int64)
+    places[:n] = positions
     length = 1
     while length < n:
-        runs = found.reshape(-1, 2, length)
+        runs = places.reshape(-1, 2, length)
         runs[:, 1] = _seen_through(runs[:, 0], runs[:, 1])
         length *= 2
-    return found[:n]
+    return places[:n]
 
 
 def _seen_through(first: np.ndarray, second: np.ndarray) -> np.ndarray:

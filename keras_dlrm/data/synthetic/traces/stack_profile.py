@@ -12,7 +12,7 @@ from keras_dlrm.support.arguments import integer, number
 
 
 class StackProfile:
-    """How often a reference comes at which stack distance (see `stack_distances`), and how often to a new id.
+    """Frequencies of references by stack distance (see `stack_distances`), and of references to a new id.
 
     Distances are given in buckets: bucket i holds `edges[i] … edges[i + 1] - 1`, evenly.
 
@@ -86,7 +86,7 @@ class StackProfile:
 
     @classmethod
     def of_distances(cls, distances: np.ndarray, exact: bool = False) -> StackProfile:
-        """As `measured`, of the stack distances of a stream."""
+        """The profile of a stream, from its stack distances."""
         again = distances[distances >= 0]
         cold = 1.0 - len(again) / len(distances)
         if not len(again):

@@ -70,9 +70,9 @@ class Trace:
     def _chunk(self) -> np.ndarray:
         before = self._depth
         positions, depth = _positions(self.profile.draw(self._random, CHUNK), before, self.vocabulary_size)
-        found = origins(positions)
+        before_moves = origins(positions)
         # Positions count from the most recently used id back, and then through the new ones.
-        index = np.where(found < before, before - 1 - found, found)
+        index = np.where(before_moves < before, before - 1 - before_moves, before_moves)
         ids = self._stack[index]
         places, _, moves = touched(index[None])
         low = int(places[0])
@@ -85,7 +85,7 @@ class Trace:
 
 
 def _positions(distances: np.ndarray, depth: int, size: int) -> tuple[np.ndarray, int]:
-    """What to take at each reference, in a list of `depth` ids that were met, followed by those that were not.
+    """A position to take at each reference, in a list of `depth` ids that were met, followed by those that were not.
 
     Returns:
         The positions, and how many ids were met in the end.

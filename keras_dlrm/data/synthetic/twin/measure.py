@@ -183,14 +183,14 @@ class _Gathered:
         locality = (
             StackProfile([0, 1], [0.0], 1.0) if few else _coarse(StackProfile.measured(first), len(first), threshold)
         )
-        found = SparseStatistics(
+        statistics = SparseStatistics(
             lengths=_shares(self.lengths[index], threshold),
             ids=np.diff(edges).tolist(),
             references=references.astype(np.int64).tolist(),
             click_rate=((clicked + threshold * rate) / (references + threshold)).round(4).tolist(),
             locality=locality,
         )
-        return found, bucket, place
+        return statistics, bucket, place
 
 
 def _head(batches: Iterator[tuple[Any, ...]], rows: int) -> Iterator[tuple[Batch, np.ndarray]]:

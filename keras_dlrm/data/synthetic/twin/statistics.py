@@ -68,7 +68,7 @@ class DenseStatistics:
     click_rate: list[float]
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """From where to where the values of each group lie: halfway to the neighboring groups' means."""
+        """Lowest and highest value of each group: halfway to the neighboring groups' means."""
         values, exact = np.asarray(self.values), np.asarray(self.exact, bool)
         low, high = values.copy(), values.copy()
         spread = np.flatnonzero(~exact)
@@ -149,7 +149,7 @@ class Statistics:
                 n: SparseStatistics(**{**c, "locality": StackProfile.from_dict(c["locality"])})
                 for n, c in data["sparse"].items()
             }
-            found = cls(
+            statistics = cls(
                 schema=Schema.from_dict(data["schema"]),
                 sparse=sparse,
                 dense={n: DenseStatistics(**c) for n, c in data["dense"].items()},
@@ -157,8 +157,8 @@ class Statistics:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Statistics: damaged ({type(error).__name__}: {error}); measure again.") from error
-        found._check()
-        return found
+        statistics._check()
+        return statistics
 
     def _check(self) -> None:
         self.schema.require_fitted()

@@ -93,9 +93,9 @@ class Twin(SyntheticClickLog):
             if self.schema.dense:
                 batch["dense"] = np.empty((BLOCK, self.schema.n_dense), np.float32)
                 for i, name in enumerate(self.schema.dense_names):
-                    found = self.statistics.dense[name]
-                    batch["dense"][:, i], group = found.locate(shares[:, i])
-                    score += log_odds_shifts(found.click_rate, self.statistics.click_rate)[group]
+                    column_statistics = self.statistics.dense[name]
+                    batch["dense"][:, i], group = column_statistics.locate(shares[:, i])
+                    score += log_odds_shifts(column_statistics.click_rate, self.statistics.click_rate)[group]
             if columns:
                 batch["sparse"] = np.full((BLOCK, self.schema.width), PADDING, np.int32)
             for i, (column, offset) in enumerate(zip(columns, self.schema.offsets, strict=True)):
@@ -115,10 +115,10 @@ class Twin(SyntheticClickLog):
             number += 1
 
     def _present(self, random: np.random.Generator, column: Categorical) -> np.ndarray:
-        found = self.statistics.sparse[column.name]
-        steps = np.cumsum(found.lengths)
+        sparse = self.statistics.sparse[column.name]
+        steps = np.cumsum(sparse.lengths)
         lengths = np.searchsorted(steps / steps[-1], random.random(BLOCK), side="right")
-        if not found.ids:
+        if not sparse.ids:
             lengths[:] = 0
         return np.arange(column.hotness) < np.minimum(lengths, column.hotness)[:, None]
 
