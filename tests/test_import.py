@@ -25,6 +25,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - before)))
 """
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy_beyond_keras():
     done = subprocess.run([sys.executable, "-c", COUNT], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -33,6 +34,8 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras():
     assert new & (FRAMEWORKS | heavy) == set()
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("import keras, keras_dlrm; assert keras.saving.get_registered_object('keras_dlrm>DLRM')")
@@ -65,6 +68,7 @@ def imported_packages(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.neutral
 def test_frameworks_are_imported_by_name_only_in_the_seam():
     named = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -74,6 +78,7 @@ def test_frameworks_are_imported_by_name_only_in_the_seam():
     assert named == {}
 
 
+@pytest.mark.neutral
 def test_the_package_has_no_assert_statements():
     """`python -O` removes them: checks raise."""
     asserting = [
@@ -84,6 +89,8 @@ def test_the_package_has_no_assert_statements():
     assert asserting == []
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 def test_importing_the_package_is_enough_to_load_a_model(tmp_path):
     make = f"""
 import keras_dlrm as kd

@@ -125,7 +125,7 @@ class StateDict:
         return layers
 
     def finish(self) -> None:
-        """`ValueError` where a key was not read."""
+        """Raise `ValueError` where a key was not read."""
         for key in self._values:
             raise ValueError(
                 f"{self.who}: unknown key {key!r} of shape {self.shape(key)}; known are {self._keys}. Leave it out if the "
@@ -155,7 +155,7 @@ def _array(who: str, value: Any) -> np.ndarray:
 
 
 def _whole(who: str, value: Any) -> Any:
-    """The tensor of one that is in shards, as those of TorchRec's DistributedModelParallel are."""
+    """The whole tensor of a sharded one, such as those of TorchRec's DistributedModelParallel."""
     if hasattr(value, "full_tensor"):
         return value.full_tensor()
     if not hasattr(value, "local_shards"):

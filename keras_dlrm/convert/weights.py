@@ -38,7 +38,7 @@ class Weights:
     quotient_remainder: QuotientRemainder | None = None
 
     def model(self, schema: Schema, interaction: str, self_interaction: bool = False, **options: Any) -> DLRM:
-        """A `DLRM` that has them, made with further `options`. Their shapes must fit."""
+        """A `DLRM` of the schema with these weights, made with further `options`."""
         if interaction == "cross":
             down = self.crosses[0][0]
             options |= {"cross_layers": len(self.crosses), "projection_dim": None if down is None else len(down)}
@@ -137,6 +137,6 @@ def default_schema(
 
 
 def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:
-    """`ValueError` where both were given."""
+    """Raise `ValueError` where both a hotness and a schema were given."""
     if schema is not None and hotness is not None:
         raise ValueError(f"{who}: hotness={hotness!r} was given beside a schema, which has its own; leave it out.")

@@ -35,7 +35,7 @@ def environment() -> dict[str, str]:
 
 
 def run(arguments: Sequence[str], rows: Iterable[np.ndarray] = ()) -> str:
-    """Run Python in such a process, with rows on its standard input. Its complaint if it fails, else an empty text."""
+    """Run Python in such a process, with rows on its standard input; its error output if it fails, else an empty text."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str], rows: Iterable[np.ndarray] = ()) -> str:
 
 
 def arguments() -> list[str]:
-    """Begin such a process: it ends with the one that launched it, and knows the package's classes. Its arguments."""
+    """Arguments of such a process, which from now on ends with the one that launched it."""
     end_with_launcher()
     return sys.argv[1:]
 
@@ -86,7 +86,7 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def beside(path: Path) -> Path:
-    """The path, of a plain name, as seen from its folder, which becomes the process's.
+    """The path, of a plain name, as seen from its folder, to which the process changes.
 
     TensorFlow takes brackets, stars and the like in a path for patterns.
     """

@@ -43,16 +43,11 @@ def channel_options(limits: Limits, max_bytes: int, connections: int) -> list[tu
 
 
 class Receiving(grpc.ServerInterceptor):
-    """Waits for messages, each for a bounded time, and lets so many requests run at a time as there are slots.
+    """Waits for messages, at most `seconds` for each, and lets so many requests run at a time as there are slots.
 
     gRPC gives a thread to a request before its message is there, and waits for that without end: a few clients that
     send half a request would hold all threads. So messages are received here, as of a stream of one, which shows the
-    call beforehand.
-
-    Args:
-        seconds: Most time to send a message.
-        budget: Bytes of all messages that are in flight.
-        slots: Taken while a request runs.
+    call beforehand. The budget is of the bytes of all messages in flight.
     """
 
     def __init__(self, seconds: float, budget: Budget, slots: threading.Semaphore) -> None:

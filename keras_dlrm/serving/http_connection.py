@@ -35,7 +35,7 @@ class Connections:
         return True
 
     def leave(self, connection: Connection, client: str) -> None:
-        """A connection is closed."""
+        """Count a closed connection out."""
         self.answering(connection, client)
         self._count -= 1
         self._open[client] -= 1
@@ -44,11 +44,11 @@ class Connections:
             self._waiting.pop(client, None)
 
     def waiting(self, connection: Connection, client: str) -> None:
-        """From now on it waits for a request."""
+        """Note that a connection waits for a request from now on."""
         self._waiting.setdefault(client, {})[connection] = None
 
     def answering(self, connection: Connection, client: str) -> None:
-        """Its request is there."""
+        """Note that a connection's request has arrived."""
         self._waiting.get(client, {}).pop(connection, None)
 
     def make_room(self) -> bool:

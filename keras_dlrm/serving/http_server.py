@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+from functools import partial
 
 import uvicorn
 
@@ -29,9 +30,6 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         self._listening = listening
         self._taking: set[asyncio.Task[None]] = set()
-
-    def _connection(self) -> Connection:
-        return Connection(self._limits, self._table, config=self.config, server_state=self.server_state, app_state={})
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._listening.setblocking(False)
@@ -76,4 +74,6 @@ class HttpServer(uvicorn.Server):
 
     async def _take(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
-        await asyncio.get_running_loop().connect_accepted_socket(self._connection, accepted)
+        options = {"config": self.config, "server_state": self.server_state, "app_state": {}}
+        connection = partial(Connection, self._limits, self._table, **options)
+        await asyncio.get_running_loop().connect_accepted_socket(connection, accepted)

@@ -26,7 +26,7 @@ class OneLine(logging.Formatter):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = _cut(_CONTROL.sub(_escaped, record.message), _MESSAGE)
+        record.message = _cut(_CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), record.message), _MESSAGE)
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:
@@ -75,10 +75,6 @@ def log_to_stderr() -> None:
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(Repeats())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
 
 
 def _cut(text: str, most: int) -> str:

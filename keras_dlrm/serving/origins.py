@@ -35,7 +35,8 @@ class OwnPages:
         self._app = app
         self._allowed = {name.lower().strip("[]") for name in allowed}
         self._own = {"localhost", host.lower()} | self._allowed
-        if _unspecified(host):
+        address = _address(host)
+        if address is not None and address.is_unspecified:
             self._own.add(socket.gethostname().lower())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,12 +61,8 @@ class OwnPages:
         return ""
 
     def _is_own(self, name: str, scope: Scope) -> bool:
-        if name in self._own or name == (scope.get("server") or ("",))[0]:
-            return True
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return False
+        address = _address(name)
+        return name in self._own or name == (scope.get("server") or ("",))[0] or (address is not None and address.is_loopback)
 
 
 def _name(place: str) -> str:
@@ -81,8 +78,9 @@ def _name(place: str) -> str:
     return place.partition(":")[0].lower().rstrip(".")
 
 
-def _unspecified(host: str) -> bool:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that a host is, `None` where it is a name."""
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None

@@ -50,7 +50,7 @@ def answer_post(service: Service, path: str, body: bytes) -> bytes:
                 input_from_json(document, proto)
                 if method == "classify":
                     results = operations.classify(model, signature, proto, service.max_bytes)
-                    answer = {"results": [[[_text(label), score] for label, score in row] for row in results]}
+                    answer = {"results": [[[label.decode(errors="replace"), score] for label, score in row] for row in results]}
                 else:
                     answer = {"results": operations.regress(model, signature, proto, service.max_bytes)}
         return dump(answer)
@@ -153,7 +153,3 @@ def _target(address: re.Match[str]) -> Target:
 
 def _plain(proto: Any) -> Any:
     return json_format.MessageToDict(proto, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-
-
-def _text(label: bytes) -> str:
-    return label.decode(errors="replace")

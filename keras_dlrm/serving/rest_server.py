@@ -38,7 +38,7 @@ _PAGE_HEADERS = {
 
 
 class RestServer:
-    """The application and what it keeps count of.
+    """The application of REST.
 
     Args:
         service: What answers.
@@ -47,10 +47,6 @@ class RestServer:
         concurrency: Requests in all, waiting ones too; beyond it a client gets 429.
         host: Address that it listens on.
         allowed_hosts: More names under which the page is served.
-
-    Attributes:
-        app: The ASGI application.
-        draining: Whether the server is about to stop; it is not ready then.
     """
 
     def __init__(
@@ -155,7 +151,7 @@ class RestServer:
 
 
 def _described_models(service: Service) -> bytes:
-    """For the page: models, their versions, and the features of each signature that has rows of them."""
+    """Models, their versions, and the features of each signature that has rows of them, for the page."""
     models = []
     for name, model in sorted(service.models.items()):
         versions = []

@@ -177,7 +177,7 @@ class Server:
         return stat.st_mtime_ns, stat.st_size
 
     def _reread_config(self) -> None:
-        """Take over a changed configuration. One that cannot be changes nothing, and is looked at again each time."""
+        """Adopt a changed configuration. An invalid one changes nothing, and is read again each time."""
         now = self._modified()
         if self._config_file is None or now == self._config_time:
             return
@@ -196,7 +196,7 @@ class Server:
         log.info("configuration %s is taken over", self._config_file)
 
     def _check_labels(self, config: ModelConfig) -> None:
-        """A label moves to an available version only, as in TensorFlow Serving, which refuses the whole edit otherwise."""
+        """Refuse an edit that moves a label to a version that is not available, as TensorFlow Serving does."""
         known = self.service.models.get(config.name)
         if known is None:
             return

@@ -77,17 +77,15 @@ class UnseenValues:
                 # Texts and ids of the same name come through different signatures.
                 for kind in {part.dtype for part in parts}:
                     values = np.concatenate([part for part in parts if part.dtype == kind])
-                    self._add(version.model_name, column.name, version.known.count(column, values))
+                    counted = version.known.count(column, values)
+                    if counted is not None:
+                        sums = self._sums_of(version.model_name, column.name)
+                        sums[:] = [sums[0] + counted[0], sums[1] + counted[1]]
 
-    def _add(self, model: str, column: str, counted: tuple[int, int] | None) -> None:
-        if counted is None:
-            return
-        key = (model, column)
-        if key not in self._sums and sum(1 for known, _ in self._sums if known == model) >= MAX_COLUMNS:
-            key = (model, "")
-        sums = self._sums.setdefault(key, [0, 0])
-        sums[0] += counted[0]
-        sums[1] += counted[1]
+    def _sums_of(self, model: str, column: str) -> list[int]:
+        if (model, column) not in self._sums and sum(known == model for known, _ in self._sums) >= MAX_COLUMNS:
+            column = ""
+        return self._sums.setdefault((model, column), [0, 0])
 
     def sums(self) -> list[tuple[str, Unseen]]:
         """Model, and values of one of its columns, or of those beyond the hundredth, whose name is empty then."""

@@ -54,6 +54,7 @@ def test_a_client_that_cannot_start_does_not_hold_up_the_others():
     assert np.isnan(load.milliseconds(50))
 
 
+@pytest.mark.slow
 def test_a_server_is_measured_beside_its_bare_signature(tmp_path):
     pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
     import keras_dlrm as kd

@@ -69,9 +69,20 @@ PLANS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam"])
-@pytest.mark.parametrize(("saved", "restored"), [("whole", "whole"), ("parts", "others"), ("others", "whole"), ("whole", "parts")])
-def test_training_goes_on_as_if_never_ended_however_tables_are_split(rule, saved, restored, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("saved", "restored", "rule"),
+    [("whole", "whole", "adam"), ("parts", "others", "adam"), ("others", "whole", "sgd"), ("whole", "parts", "adagrad")]
+    + [
+        pytest.param(*ends, rule, marks=pytest.mark.soak)
+        for ends, rules in {
+            ("whole", "whole"): ("sgd", "adagrad"), ("parts", "others"): ("sgd", "adagrad"),
+            ("others", "whole"): ("adagrad", "adam"), ("whole", "parts"): ("sgd", "adam"),
+        }.items()
+        for rule in rules
+    ],
+)  # fmt: skip
+def test_training_goes_on_as_if_never_ended_however_tables_are_split(saved, restored, rule, tmp_path):
     data = list(batches(8))
     model = build(rule, plan=PLANS[saved])
     train(model, data[:4])
@@ -272,6 +283,7 @@ def flip(path):
     path.write_bytes(bytes(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink()], ids=["truncated", "flipped", "deleted"])
 @pytest.mark.parametrize("incremental", [False, True], ids=["whole", "incremental"])
 def test_a_damaged_file_is_refused_and_the_model_left_alone(damage, incremental, tmp_path):
@@ -344,6 +356,7 @@ def test_a_model_that_is_not_built_is_refused(tmp_path):
         kd.checkpoint.save(model, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["whole", "parts"])
 def test_an_incremental_checkpoint_has_the_touched_rows_alone(plan, tmp_path):
     data = list(batches(9))

@@ -47,6 +47,7 @@ def test_every_command_has_help_with_examples(name: str) -> None:
         assert f"keras-dlrm {' '.join(path)}" in text.split("Example")[1]
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
     code, text = run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small, "--tensorboard", "--json")
@@ -68,6 +69,7 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path: Path) -> None:
     models = ["--model", "DCN", "--model", "DCNv2", "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
@@ -207,6 +209,8 @@ def test_the_learning_rate_is_that_of_every_optimizer_without_one(
     assert (found.embedding_optimizer or {}).get("learning_rate") == rates[1]
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 def test_a_saved_model_is_evaluated_in_a_new_process(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
     assert run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small)[0] == 0

@@ -38,6 +38,7 @@ def test_each_has_help_with_examples(path: str) -> None:
     assert code == 0 and f"keras-dlrm {path}" in text.split("Example")[1]
 
 
+@pytest.mark.slow
 def test_a_log_becomes_multi_hot_a_trace_and_a_twin(tmp_path) -> None:
     rows = ["--rows", 3000, 0, 500]
     code, text = run(

@@ -62,9 +62,9 @@ def workshop() -> Iterator[Workshop]:
     workshop.close()
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", list(JOBS))
-def test_killed_at_random_moments_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str) -> None:
+def test_killed_at_random_moments_the_output_is_the_same(workshop: Workshop, tmp_path: Path, name: str, kills: int) -> None:
     lines = make_lines(4000, bad="torchrec" in name)
     paths = [tmp_path / "day_0", tmp_path / "day_1.gz"] if "torchrec" in name else [tmp_path / "train.txt"]
     cut = len(lines) // len(paths)
@@ -72,7 +72,7 @@ def test_killed_at_random_moments_the_output_is_the_same(workshop: Workshop, tmp
         text = "".join(line + "\n" for line in lines[k * cut : (k + 1) * cut]).encode()
         path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
     inputs = [str(path) for path in paths]
-    kill_often(workshop, lambda output: (inputs, str(output), JOBS[name]), tmp_path, kills=7, seed=1)
+    kill_often(workshop, lambda output: (inputs, str(output), JOBS[name]), tmp_path, kills=kills, seed=1)
 
 
 @pytest.mark.parametrize("name", list(JOBS))

@@ -118,6 +118,7 @@ def test_on_a_full_disk_nothing_is_left_and_the_output_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_one_stays(tmp_path):
     killed = """
 import os, signal, sys

@@ -61,6 +61,7 @@ def test_two_processes_cannot_write_one_output(tmp_path: Path) -> None:
         Staging(tmp_path / "out", {})
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_its_commits_and_no_lock(tmp_path: Path) -> None:
     program = f"""
         from keras_dlrm.data.jobs.staging import Staging

@@ -280,6 +280,7 @@ def real_logs(shared, folder):
     yield data.tables.preprocess(schema, folder / "criteo.parquet", output=folder / "criteo")
 
 
+@pytest.mark.slow
 def test_twins_of_real_logs_measure_the_same(shared, tmp_path):
     for log in real_logs(shared, tmp_path):
         found = measure(log.split("train"))

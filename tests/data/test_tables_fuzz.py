@@ -237,7 +237,7 @@ def test_mutated_lines_are_taken_or_refused_as_by_a_plain_reader(monkeypatch: py
     assert run(4000, 0, monkeypatch) >= 4000
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_very_many_mutated_lines_are_taken_or_refused_as_by_a_plain_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(100_000, 1, monkeypatch) >= 100_000
 

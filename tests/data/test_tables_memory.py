@@ -24,8 +24,7 @@ for path in sys.argv[1:]:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", [pytest.param("csv", marks=pytest.mark.slow), pytest.param("parquet", marks=pytest.mark.soak)])
 def test_four_times_the_rows_take_no_more_memory(tmp_path: Path, ending: str) -> None:
     draw = np.random.default_rng(0)
     rows = 600_000

@@ -51,12 +51,13 @@ def kill_tables(workshop: Workshop, folder: Path, ending: str, kills: int, seed:
     kill_often(workshop, lambda output: (schema, inputs, str(output), ARGUMENTS), folder, kills, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path: Path, ending: str) -> None:
     kill_tables(workshop, tmp_path, ending, kills=3, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 def test_killed_at_twenty_random_moments_the_output_is_the_same(
     workshop: Workshop, tmp_path: Path, ending: str

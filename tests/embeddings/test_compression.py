@@ -110,8 +110,19 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
-@pytest.mark.parametrize("kind", ["mult", "concat", "mixed", "both"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [("both", "sgd"), ("both", "rowwise_adagrad"), ("mult", "adagrad"), ("mixed", "rowwise_adagrad")]
+    + [
+        pytest.param(kind, rule, marks=pytest.mark.soak)
+        for kind, rules in {
+            "mult": ("sgd", "rowwise_adagrad"), "concat": ("sgd", "adagrad", "rowwise_adagrad"), "mixed": ("sgd", "adagrad"),
+            "both": ("adagrad",),
+        }.items()
+        for rule in rules
+    ],
+)  # fmt: skip
 def test_the_sparse_step_trains_compressed_tables_as_a_dense_optimizer_would(kind, rule):
     x, y = ids(12, seed=3), np.random.default_rng(4).random((12, 1)).astype("float32")
     sparse = functional(EmbeddingCollection(SCHEMA, **{"embedding_dim": 8, "seed": 5, **OPTIONS[kind]}))
@@ -131,7 +142,10 @@ def test_the_sparse_step_trains_compressed_tables_as_a_dense_optimizer_would(kin
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", list(OPTIONS))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["mult", "both", "bfloat16", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("concat", "mixed"))]
+)
 def test_compressed_models_survive_saving(kind, tmp_path):
     schema = kd.Schema(dense=["d"], categorical=SCHEMA.categorical)
     options = dict(OPTIONS[kind])

@@ -42,6 +42,7 @@ in_tensorflow = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @in_tensorflow
 @pytest.mark.parametrize("tables", [None, "bfloat16", "int8", "int4"])
 def test_weights_splits_and_quantized_tables_work(tmp_path, tables):
@@ -50,6 +51,7 @@ def test_weights_splits_and_quantized_tables_work(tmp_path, tables):
     assert litert(model, tmp_path / "m.tflite", tables).exists()  # compares with the live model
 
 
+@pytest.mark.slow
 @in_tensorflow
 def test_fewer_bytes_are_fewer_bytes(tmp_path):
     model = DLRM(Schema(categorical=[Categorical("a", 20_000), Categorical("b", 10)]), 16, None, [1], seed=0)

@@ -181,7 +181,8 @@ def models(draw, schema):
     return DLRM(schema, **top, **common)
 
 
-@settings(max_examples=15)
+@pytest.mark.slow
+@settings(max_examples=6)
 @given(data=st.data())
 def test_any_model_of_any_schema_equals_predict(data, tmp_path_factory):
     schema = data.draw(schemas())

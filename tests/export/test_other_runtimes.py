@@ -9,6 +9,8 @@ from helpers.runtimes import c_program, cli_run, saved, saved_model_cli, signatu
 
 import keras_dlrm as kd
 
+pytestmark = pytest.mark.neutral
+
 pytest.importorskip("tensorflow")
 
 SCHEMA = kd.Schema(dense=["a", "b"], categorical=[kd.Categorical("c", 20, hotness=2), kd.Categorical("d", 5)])
@@ -28,6 +30,7 @@ def test_a_c_program_loads_it_and_gives_the_same_probabilities(exported, tmp_pat
     np.testing.assert_allclose(c_program(path, batch, tmp_path), expected.ravel(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_scans_and_runs_it(exported, tmp_path):
     path, batch, expected = exported
     base = ["--dir", str(path), "--tag_set", "serve"]

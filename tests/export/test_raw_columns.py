@@ -15,6 +15,8 @@ from keras_dlrm.schema.columns import Dense
 tf = pytest.importorskip("tensorflow")
 from keras_dlrm.export.saved_model.columns import RawColumns, hashed_ids  # noqa: E402
 
+pytestmark = pytest.mark.neutral
+
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=6),
     st.sampled_from(["", "-1", "-1.0", "3", "3.0", "+3.00", "03", "٣.0", "a\nb", "a\\nb", "\\", "\r", " 3", "1e3", "x\x00y"]),

@@ -85,6 +85,7 @@ def exported(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_signatures_have_exact_names_and_dtypes(exported):
     assert sorted(exported["dlrm"]["signatures"]) == ["classify", "columns", "packed", "regress", "serving_default"]
     assert exported["dlrm"]["inputs"] == {"dense": ["float32", [None, 2]], "sparse": ["int64", [None, 3]]}
@@ -93,6 +94,7 @@ def test_signatures_have_exact_names_and_dtypes(exported):
         assert entry["outputs"] == {"probability": ["float32", [None, 1]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dlrm", "dcn"])
 def test_probabilities_equal_predict_at_any_batch_size(exported, name):
     entry = exported[name]
@@ -102,6 +104,7 @@ def test_probabilities_equal_predict_at_any_batch_size(exported, name):
         np.testing.assert_allclose(np.array(rows), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ids_out_of_range_take_the_oov_row_or_contribute_nothing(exported):
     entry = exported["dlrm"]
     batch = dict(entry["batches"][3])
@@ -110,10 +113,12 @@ def test_ids_out_of_range_take_the_oov_row_or_contribute_nothing(exported):
     np.testing.assert_allclose(np.array(entry["rows"][3]), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_dense_feature_of_nan_gives_no_probability(exported):
     assert np.isnan(np.array(exported["dlrm"]["rows"][3])[:, 0]).tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_weights_are_stored_once(exported):
     entry = exported["dcn"]
     stored = sum(p.stat().st_size for p in (entry["path"] / "variables").iterdir())
@@ -122,6 +127,7 @@ def test_weights_are_stored_once(exported):
     assert whole <= stored + 200_000
 
 
+@pytest.mark.slow
 def test_the_schema_lies_beside_the_model(exported):
     assert Schema.load(exported["dlrm"]["path"] / "assets.extra" / "schema.json") == SCHEMA
 
@@ -142,6 +148,7 @@ def quick(monkeypatch):
     return module
 
 
+@pytest.mark.neutral
 def test_versions_count_upwards_from_the_highest(tmp_path, quick):
     assert savedmodel(tiny(), tmp_path).name == "1"
     assert savedmodel(tiny(), tmp_path, version=7).name == "7"
@@ -150,12 +157,14 @@ def test_versions_count_upwards_from_the_highest(tmp_path, quick):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "7", "8", "notes"]
 
 
+@pytest.mark.neutral
 def test_an_existing_version_is_refused(tmp_path, quick):
     savedmodel(tiny(), tmp_path, version=3)
     with pytest.raises(FileExistsError, match=r"3 exists.*another version"):
         savedmodel(tiny(), tmp_path, version=3)
 
 
+@pytest.mark.neutral
 def test_a_number_that_another_export_took_meanwhile_gives_the_next_one_or_an_error(tmp_path, quick, monkeypatch):
     def slow(model, preprocessor, stored, path, job):
         (path / "assets.extra").mkdir(parents=True)
@@ -170,18 +179,21 @@ def test_a_number_that_another_export_took_meanwhile_gives_the_next_one_or_an_er
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
 
 
+@pytest.mark.neutral
 def test_names_that_are_no_version_do_not_count(tmp_path, quick):
     for name in ("²", "٣", "9" * 30, "2.0"):
         (tmp_path / name).mkdir()
     assert savedmodel(tiny(), tmp_path).name == "1"
 
 
+@pytest.mark.neutral
 def test_a_file_is_no_folder_of_versions(tmp_path):
     (tmp_path / "served").touch()
     with pytest.raises(NotADirectoryError, match="served is a file; give the folder"):
         savedmodel(tiny(), tmp_path / "served")
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(("value", "error"), [(float("nan"), ValueError), ("good", TypeError), (None, TypeError)])
 def test_metrics_that_are_no_numbers_are_refused_before_anything_is_written(tmp_path, value, error):
     with pytest.raises(error, match=r"metrics\['auc'\]"):
@@ -189,11 +201,13 @@ def test_metrics_that_are_no_numbers_are_refused_before_anything_is_written(tmp_
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.neutral
 def test_metrics_may_be_numpys_numbers(tmp_path, quick):
     path = savedmodel(tiny(), tmp_path, metrics={"auc": np.float32(0.5)})
     assert json.loads((path / "assets.extra" / "manifest.json").read_text())["metrics"] == {"auc": 0.5}
 
 
+@pytest.mark.slow
 def test_weights_of_other_rows_than_the_ids_are_refused(exported):
     entry = exported["dcn"]
     loaded = tf.saved_model.load(str(entry["path"]))
@@ -220,6 +234,8 @@ def test_every_column_has_an_input_of_its_own(names):
 ODD = "runs [best]* ?{a}\\1\nnext/模型 %20$HOME"
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 def test_columns_may_have_any_names_and_folders_too(tmp_path):
     names = {
         "self": "arg_self", "Price": "Price", "price": "price_2", "class": "arg_class", "name": "name", "用户": "arg___",
@@ -249,6 +265,7 @@ def test_columns_may_have_any_names_and_folders_too(tmp_path):
     np.testing.assert_allclose(answer["probability"], model.predict(batch, verbose=0), atol=1e-6)
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("version", [-1, True, 1.5, "2", 2**63])
 def test_a_bad_version_is_refused_and_makes_nothing(tmp_path, version):
     with pytest.raises(ValueError, match="version="):
@@ -256,6 +273,7 @@ def test_a_bad_version_is_refused_and_makes_nothing(tmp_path, version):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.neutral
 def test_a_failure_leaves_nothing_behind(tmp_path, quick, monkeypatch):
     def fail(model, preprocessor, stored, path, job):
         path.mkdir()
@@ -283,6 +301,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.neutral
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of a file's size")
 def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_nothing(tmp_path):
@@ -293,11 +312,13 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.neutral
 def test_other_models_are_refused(tmp_path):
     with pytest.raises(TypeError, match="Sequential"):
         savedmodel(keras.Sequential([keras.layers.Dense(1)]), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_mixed_precision_model_exports(tmp_path):
     """Backends round bfloat16 each in its own way: TensorFlow's export of it is not JAX's model to five digits."""
     model = DLRM(SCHEMA, 16, [64, 16], [64, 32, 1], seed=5, dtype="mixed_bfloat16")

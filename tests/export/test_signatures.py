@@ -68,16 +68,17 @@ def raw_request(frame):
     return as_inputs(request)
 
 
+@pytest.mark.slow
 def test_raw_columns_go_through_the_preprocessor_inside_the_graph(published):
     model, preprocessor, path = published
     unseen = ROWS.with_columns(pl.lit("Lima").alias("city"), pl.lit("u9").alias("user id/é"))
     for frame in (ROWS, unseen, ROWS.head(1)):
         expected = model.predict(preprocessor.transform(frame), verbose=0)
-        for name in ("raw", "serving_default"):
-            (answer,) = ask(path, [[name, raw_request(frame)]])
+        for answer in ask(path, [[name, raw_request(frame)] for name in ("raw", "serving_default")]):
             np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rank_scores_candidates_for_one_user(published):
     model, preprocessor, path = published
     request = raw_request(ROWS)
@@ -87,6 +88,7 @@ def test_rank_scores_candidates_for_one_user(published):
     np.testing.assert_allclose(answer["probability"], model.predict(preprocessor.transform(same), verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_model_columns_and_packed_batches_answer_alike(published):
     model, preprocessor, path = published
     batch = preprocessor.transform(ROWS)
@@ -100,6 +102,7 @@ def test_model_columns_and_packed_batches_answer_alike(published):
         np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_was_published_and_verifies(published):
     model, _, path = published
     manifest = kd.export.verify(path)
@@ -111,6 +114,8 @@ def test_the_manifest_says_what_was_published_and_verifies(published):
     assert Preprocessor.load(path / "assets.extra" / "preprocessor").schema == model.schema
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 def test_a_damaged_missing_or_added_file_does_not_verify(published, tmp_path):
     import shutil
 
@@ -129,6 +134,7 @@ def test_a_damaged_missing_or_added_file_does_not_verify(published, tmp_path):
         kd.export.verify(path)
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -151,6 +157,8 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(tmp_path
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 @pytest.mark.parametrize(("tables", "prune"), [("int8", None), ("int4", "untrained")])
 def test_tables_in_fewer_bytes_answer_as_the_live_model_does_on_them(tmp_path, monkeypatch, tables, prune):
     # As of a large model, only the rows that are asked for are loaded by the check.
@@ -186,6 +194,8 @@ def ways_to_send(row):
     yield {**sent, "tags": [], "city": ""}
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 def test_missing_values_answer_alike_however_they_are_sent(published):
     pytest.importorskip("tensorflow_serving")
     pytest.importorskip("starlette")

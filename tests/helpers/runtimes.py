@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import shutil
 import subprocess
@@ -17,18 +19,33 @@ ASK = """
 import json, sys
 for name in ("keras", "tf_keras", "keras_dlrm"):
     sys.modules[name] = None
+import traceback
 import numpy as np, tensorflow as tf
-served = tf.compat.v1.Session(graph=tf.Graph())
-with served.graph.as_default():
-    graph = tf.compat.v1.saved_model.load(served, ["serve"], sys.argv[1])
-answers = []
-for name, inputs in json.load(sys.stdin):
-    signature = graph.signature_def[name]
-    fed = {signature.inputs[k].name: np.array(v, tf.as_dtype(signature.inputs[k].dtype).as_numpy_dtype) for k, v in inputs.items()}
-    out = served.run({k: v.name for k, v in signature.outputs.items()}, fed)
-    answers.append({k: np.asarray(v).tolist() for k, v in out.items() if k != "classes"})
-print(json.dumps(answers))
+def answers(path, requests):
+    with tf.compat.v1.Session(graph=tf.Graph()) as served:
+        graph = tf.compat.v1.saved_model.load(served, ["serve"], path)
+        for name, inputs in requests:
+            signature = graph.signature_def[name]
+            types = {k: tf.as_dtype(each.dtype).as_numpy_dtype for k, each in signature.inputs.items()}
+            fed = {signature.inputs[k].name: np.array(v, types[k]) for k, v in inputs.items()}
+            out = served.run({k: v.name for k, v in signature.outputs.items()}, fed)
+            yield {k: np.asarray(v).tolist() for k, v in out.items() if k != "classes"}
+for line in sys.stdin:
+    try:
+        said = list(answers(*json.loads(line)))
+    except Exception:
+        said = traceback.format_exc()
+    print(json.dumps(said), flush=True)
 """
+
+
+@functools.cache
+def _loader() -> subprocess.Popen[str]:
+    """A process for all questions: TensorFlow starts once."""
+    command = [sys.executable, "-c", ASK]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    atexit.register(process.communicate)
+    return process
 
 
 def ask(path: Path, requests: list[list[Any]]) -> list[dict[str, Any]]:
@@ -38,11 +55,13 @@ def ask(path: Path, requests: list[list[Any]]) -> list[dict[str, Any]]:
         path: The SavedModel.
         requests: Pairs of a signature's name and its inputs.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, str(path)], input=json.dumps(requests), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    process = _loader()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps([str(path), requests]) + "\n")
+    process.stdin.flush()
+    said = json.loads(process.stdout.readline())
+    assert not isinstance(said, str), said
+    return said
 
 
 def c_program(path: Path, batch: dict[str, np.ndarray], folder: Path) -> np.ndarray:

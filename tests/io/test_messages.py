@@ -14,6 +14,8 @@ from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
 from keras_dlrm.data.streaming.stream_rows import Places, pack, text_frame
 
+pytestmark = pytest.mark.neutral
+
 SCHEMA = kd.Schema(
     dense=["price"],
     categorical=[kd.Categorical("user", 8), kd.Categorical("tags", 5, hotness=3)],

@@ -55,6 +55,7 @@ def build(preprocessor):
     return model
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_it_ends_with_the_same_model(preprocessor, tmp_path):
     options = {"batch_size": 8, "chunk": 2, "until_end": True}
     whole = train_online(lambda: build(preprocessor), Numbers(preprocessor, 100), tmp_path / "whole", **options)

@@ -273,6 +273,7 @@ if keras.backend.backend() == "tensorflow":
 """
 
 
+@pytest.mark.slow
 def test_a_model_that_keras_rs_trained_is_loaded_and_served_without_it(keras_rs, tmp_path):
     model = dlrm_through_keras_rs()
     model.compile("sgd")

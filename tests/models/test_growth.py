@@ -40,6 +40,7 @@ def test_known_ids_predict_as_before_and_new_rows_are_those_of_a_fresh_model(opt
     assert grown.schema == LARGE and model.schema == SMALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "rule"),
     [

@@ -38,6 +38,7 @@ class Subclassed(kd.models.SparseModel):
         return self.top(ops.concatenate([self.tables(inputs["sparse"]), inputs["dense"]], axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX and torch are given arrays")
 @pytest.mark.parametrize(
     ("make", "shape"),

@@ -214,6 +214,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_training_continues_after_loading_with_the_same_losses(name, tmp_path):
     model = RESUMED[name]()

@@ -65,6 +65,7 @@ def trained(model, *compiled, **options):
     return history, model.get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [functional, Subclassed, lambda: functional(Handed)], ids=["functional", "sub", "both"]
 )
@@ -112,6 +113,7 @@ def test_a_layer_called_twice_trains_like_one_with_twice_the_columns():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [functional, Subclassed], ids=["functional", "subclassed"])
 def test_saved_and_loaded_it_goes_on_with_the_same_losses(make, tmp_path):
     model = make()

@@ -87,6 +87,7 @@ def make(**options):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 def test_layers_frozen_or_unfrozen_after_compile_ask_for_another_compile(before):
     for part in ("embeddings", "bottom_mlp"):

@@ -49,6 +49,7 @@ def run(protocol, served, *options):
     return subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_a_client_prints_an_answer_per_row(served, protocol):
     done = run(protocol, served, "--label", "canary")
@@ -56,6 +57,7 @@ def test_a_client_prints_an_answer_per_row(served, protocol):
     np.testing.assert_allclose([json.loads(line) for line in done.stdout.splitlines()], served[2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_client_says_what_the_server_says(served):
     done = run("rest", served, "--label", "blue")
     assert done.returncode != 0

@@ -26,8 +26,7 @@ for path in sys.argv[1:]:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", [pytest.param("csv", marks=pytest.mark.soak), pytest.param("parquet", marks=pytest.mark.slow)])
 def test_more_rows_take_no_more_memory(tmp_path: Path, ending: str) -> None:
     draw = np.random.default_rng(0)
     rows = 250_000

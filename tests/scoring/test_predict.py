@@ -103,6 +103,7 @@ def test_a_preprocessor_with_another_row_for_unseen_values_is_refused(tmp_path: 
         )
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 @given(batch=st.integers(1, 400), block=st.integers(1, 150))
@@ -366,10 +367,11 @@ def stop(done, total, stage):
     calls += 1
     if calls == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-predict_files(model, sys.argv[1], output=sys.argv[2], preprocessor=None, batch_size=10, progress=stop)
+predict_files(model, sys.argv[1], output=sys.argv[2], preprocessor=None, batch_size=8192, progress=stop)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_a_killed_run_leaves_no_output(tmp_path: Path) -> None:
     pl.DataFrame({"price": np.arange(300_000.0)}).write_parquet(tmp_path / "rows.parquet")
@@ -398,6 +400,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_the_command_scores_files_in_a_process_of_its_own(tmp_path: Path, log: Any, model: Any, saved: Path) -> None:
     save(spoil(NEW), tmp_path / "rows.csv")

@@ -51,6 +51,7 @@ def test_what_it_cannot_serve_is_exit_code_2_and_a_sentence(templates, server, c
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_when_the_running_requests_are_answered(tmp_path, publish):
     (tmp_path / "clicks").mkdir()
     publish(tmp_path / "clicks", 1)

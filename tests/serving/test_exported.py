@@ -14,6 +14,7 @@ from keras_dlrm.serving import ModelConfig, Server
 SCHEMA = kd.Schema(dense=["x", "y"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=3, combiner="mean")])
 
 
+@pytest.mark.slow
 def test_a_model_of_every_backend_answers_as_it_predicts(tmp_path):
     keras.utils.set_random_seed(0)
     model = kd.models.DLRM(SCHEMA, 4, bottom_mlp=[8, 4], top_mlp=[8, 1])

@@ -141,6 +141,7 @@ def test_a_copy_that_is_not_atomic_is_served_once_it_is_whole(tmp_path, serve, p
         server.wait_for(lambda: server.states()[2] == ("AVAILABLE", ""))
 
 
+@pytest.mark.slow
 def test_swaps_under_load_fail_no_request(tmp_path, publish):
     from serving_load import closed_loop, grpc_client, rest_client
 

@@ -3,28 +3,18 @@
 import json
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers import mirrored_program as one
 
 import keras_dlrm as kd
 from keras_dlrm.sharding.launch import launch
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies are TensorFlow's")
 
-PROGRAM = Path(__file__).parent / "mirrored_program.py"
 MIXED = {"a": "row_wise", "b": "table_wise", "c": "column_wise", "e": "replicate"}
-
-
-def program():
-    """The module of the program, for its models and data."""
-    spec = spec_from_file_location("mirrored_program", PROGRAM)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def assert_same(found, expected, where):
@@ -42,7 +32,6 @@ def slots_of(model):
 
 def start(cases, folder):
     """Cases that go on from a checkpoint of one device, and save one."""
-    one = program()
     for i, case in enumerate(cases):
         case |= {"restore": str(folder / f"start_{i}"), "save": str(folder / f"end_{i}")}
         model = one.model_of(case)
@@ -53,7 +42,6 @@ def start(cases, folder):
 
 def check(cases, results):
     """Compare with one device; what was saved, too."""
-    one = program()
     for case, found in zip(cases, results, strict=True):
         assert found.pop("copies_differ") == 0, case
         model = one.model_of(case)
@@ -68,14 +56,22 @@ def check(cases, results):
 
 def run_program(cases, tmp_path):
     path = tmp_path / "found.json"
-    subprocess.run([sys.executable, str(PROGRAM), str(path), json.dumps(cases)], check=True)
+    subprocess.run([sys.executable, one.__file__, str(path), json.dumps(cases)], check=True)
     return json.loads(path.read_text())
 
 
 def run_workers(cases, tmp_path):
     path = tmp_path / "found.json"
-    assert launch("tensorflow", 2, command=[sys.executable, str(PROGRAM), str(path), json.dumps(cases)]) == 0
+    assert launch("tensorflow", 2, command=[sys.executable, one.__file__, str(path), json.dumps(cases)]) == 0
     return json.loads(path.read_text())
+
+
+CASES = [
+    {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
+    {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
+    {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True},
+    {"rule": "RowwiseAdagrad", "on_batch": True},
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,34 +83,31 @@ def two_replicas(tmp_path_factory):
     return cases, results, refused
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_device(two_replicas):
     check(*two_replicas[:2])
 
 
 @pytest.mark.slow
 def test_three_replicas_train_as_one_device(tmp_path):
-    cases = [
-        {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
-        {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
-        {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True},
-        {"rule": "RowwiseAdagrad", "on_batch": True},
-    ]
-    cases = start([{"replicas": 3, **case} for case in cases], tmp_path)
+    cases = start([{"replicas": 3, **case} for case in CASES], tmp_path)
     check(cases, run_program(cases, tmp_path))
 
 
-@pytest.mark.slow
-def test_two_workers_train_as_one_device(tmp_path):
-    cases = [
-        {"rule": "SGD", "kinds": MIXED, "weighted": True, "on_batch": True},
-        {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True, "class_weight": True},
-        {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2},
-        {"rule": "Adagrad", "kinds": "replicate"},
-    ]
-    cases = start(cases, tmp_path)
+WORKERS = [
+    {"rule": "SGD", "kinds": MIXED, "weighted": True, "on_batch": True},
+    {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True, "class_weight": True},
+]
+MORE = [{"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2}, {"rule": "Adagrad", "kinds": "replicate"}]
+
+
+@pytest.mark.parametrize("cases", [pytest.param(WORKERS, marks=pytest.mark.slow), pytest.param(MORE, marks=pytest.mark.soak)])
+def test_two_workers_train_as_one_device(cases, tmp_path):
+    cases = start([dict(case) for case in cases], tmp_path)
     check(cases, run_workers(cases, tmp_path))
 
 
+@pytest.mark.slow
 def test_what_does_not_work_in_a_scope_is_refused(two_replicas):
     found = two_replicas[2]
     expected = {

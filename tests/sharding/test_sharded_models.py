@@ -25,6 +25,7 @@ def batch(rows=8):
     return {"dense": rng.normal(size=(rows, 1)).astype("float32"), "sparse": ids}, rng.integers(0, 2, rows).astype("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["replicate", "table_wise", "row_wise", "column_wise"])
 def test_a_plan_for_one_process_changes_nothing(kind):
     x, y = batch()

@@ -43,10 +43,10 @@ def test_what_is_no_number_above_0_is_refused_before_anything_starts(option, val
 
 
 def test_a_run_goes_on_but_not_back(tmp_path):
-    def run(steps, optimizer="adagrad"):
+    def run(steps, optimizer="adagrad", seed=0, global_batch=16):
         model = kd.models.DLRM(click_schema(50), 4, bottom_mlp=[4], top_mlp=[4, 1], seed=0)
         model.compile(optimizer, metrics=[StepLoss()])
-        return train(model, ClickLog(50, seed=0), steps, 16, tmp_path, 2).losses
+        return train(model, ClickLog(50, seed), steps, global_batch, tmp_path, 2).losses
 
     first = run(3)
     assert run(5)[:3] == first
@@ -54,3 +54,7 @@ def test_a_run_goes_on_but_not_back(tmp_path):
         run(4)
     with pytest.raises(ValueError, match="--learning-rate 0.5: the run in .* has 0.01; give that, or --checkpoint another"):
         run(6, kd.optimizers.Adagrad(0.5))
+    for change, there in (({"seed": 7}, 0), ({"global_batch": 7}, 16)):
+        option = f"--{next(iter(change)).replace('_', '-')}"
+        with pytest.raises(ValueError, match=f"{option} 7: the run in .* has {there}; give that, or --checkpoint another"):
+            run(6, **change)

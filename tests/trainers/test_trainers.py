@@ -14,7 +14,13 @@ import polars as pl
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+
+
+def suite_on(backend: str) -> pytest.MarkDecorator:
+    """A test of real processes: the suite runs it on one backend, `make soak` on the others."""
+    return pytest.mark.slow if backend == keras.backend.backend() else pytest.mark.soak
+
+
 SMALL = ["--set", "model.top_mlp=[8,1]", "--set", "model.embedding_dim=4", "--set", "batch_size=64"]
 
 
@@ -37,6 +43,7 @@ def criteo_log(path: Path, rows: int) -> Path:
     return path
 
 
+@suite_on("torch")
 def test_criteo_trains_once_goes_on_and_refuses_other_inputs(tmp_path: Path) -> None:
     raw, out = criteo_log(tmp_path / "train.txt", 700), tmp_path / "out"
     args = [raw, "--output", out, "--backend", keras.backend.backend(), *SMALL, "--set", "model.bottom_mlp=[8,4]"]
@@ -52,6 +59,7 @@ def test_criteo_trains_once_goes_on_and_refuses_other_inputs(tmp_path: Path) -> 
     assert other.returncode != 0 and "made from other files" in other.stderr
 
 
+@suite_on("jax")
 def test_tables_train_another_model_in_mixed_precision(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"click": rng.integers(0, 2, 400), "city": rng.integers(0, 9, 400), "price": rng.random(400)})
@@ -68,6 +76,8 @@ def test_tables_train_another_model_in_mixed_precision(tmp_path: Path) -> None:
     assert other.returncode != 0 and "other settings" in other.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
 @pytest.mark.parametrize("program", ["criteo.py", "tables.py"])
 def test_help_has_examples(program: str) -> None:
     shown = start(program, "--help")

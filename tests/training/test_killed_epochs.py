@@ -1,6 +1,6 @@
 """An epoch that is killed at random moments, with batches read ahead and several of them an execution, ends as if it never was.
 
-`KERAS_DLRM_KILLS=20 pytest tests/training/test_killed_epochs.py -k random` kills it twenty times.
+One backend is killed twice in the suite; `make soak` kills each of them twenty times.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import pytest
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.resume import Resume
-
-KILLS = int(os.environ.get("KERAS_DLRM_KILLS", 2))
 
 PROGRAM = """
 import sys, time
@@ -69,18 +67,24 @@ def finish(log: Path, folder: Path) -> int:
     return process.returncode
 
 
-@pytest.mark.slow
-def test_an_epoch_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(2, marks=pytest.mark.slow if keras.backend.backend() == "jax" else pytest.mark.soak),
+        pytest.param(20, marks=pytest.mark.soak),
+    ],
+)
+def test_an_epoch_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path: Path, kills: int) -> None:
     schema = Schema(["x"], [Categorical("c", 30), Categorical("h", 9, hotness=2)])
     # Enough batches for all kills; the last one has 3 rows.
-    rows = 104 * max(KILLS, 2) + 3
+    rows = 104 * kills + 3
     log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": rows})
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     assert finish(log.directory, whole) == 0
     moments = random.Random(0)
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = start(log.directory, killed, "--slow")
         assert process.stdout is not None
         process.stdout.readline()  # it trains

@@ -62,6 +62,7 @@ def whole(log: data.ClickLog, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return train(EXPERIMENT, log, folder), folder
 
 
+@pytest.mark.slow
 def test_result_holds_exact_scores_of_the_saved_model(log: data.ClickLog, whole: tuple[dict, Path]) -> None:
     result, folder = whole
     model = keras.saving.load_model(folder / "model.keras")
@@ -72,14 +73,14 @@ def test_result_holds_exact_scores_of_the_saved_model(log: data.ClickLog, whole:
     assert len(result["history"]["loss"]) == result["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_best_epoch_is_that_with_the_best_validation_score(whole: tuple[dict, Path]) -> None:
     result, _ = whole
     assert result["best_epoch"] == int(np.argmax(result["history"]["val_auc"])) + 1
     assert result["valid"]["auc"] == pytest.approx(max(result["history"]["val_auc"]), abs=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after_batches", [3, 13])
+@pytest.mark.parametrize("after_batches", [pytest.param(3, marks=pytest.mark.soak), pytest.param(13, marks=pytest.mark.slow)])
 def test_a_killed_run_continues_with_the_same_losses(
     log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path, after_batches: int
 ) -> None:
@@ -121,12 +122,14 @@ train(experiment, data.open({str(log.directory)!r}), {str(tmp_path / "run")!r}, 
     assert resumed["test"] == pytest.approx(whole[0]["test"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_reported_not_repeated(log: data.ClickLog, whole: tuple[dict, Path]) -> None:
     start = time.perf_counter()
     assert train(EXPERIMENT, log, whole[1], resume=True) == whole[0]
     assert time.perf_counter() - start < 30
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="has content"):
         train(EXPERIMENT, log, whole[1])
@@ -138,6 +141,7 @@ def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[d
     assert (tmp_path / "precious.txt").read_text() == "keep"
 
 
+@pytest.mark.slow
 def test_a_run_on_other_data_is_not_resumed(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
     other = PlantedClickLog(log.schema, seed=2).write(
         tmp_path / "other", rows={"train": 600, "valid": 300, "test": 300}
@@ -170,6 +174,7 @@ def interrupted(log: data.ClickLog, tmp_path_factory: pytest.TempPathFactory) ->
 HALF = EXPERIMENT.override(["epochs=1", "model.embedding_options={table_dtype: bfloat16}"])
 
 
+@pytest.mark.slow
 def test_a_run_with_bfloat16_tables_goes_on_for_more_epochs(
     log: data.ClickLog, interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +268,7 @@ def test_a_part_with_one_class_is_refused_before_training(log: data.ClickLog, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_training_stops_when_patience_runs_out(log: data.ClickLog, tmp_path: Path) -> None:
     still = EXPERIMENT.override(["optimizer.learning_rate=0.0", "embedding_optimizer.learning_rate=0.0", "patience=1",
                                  "model.batch_norm=false", "lr_factor=1.0"])  # fmt: skip

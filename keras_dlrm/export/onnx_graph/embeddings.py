@@ -96,7 +96,7 @@ def _places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tu
 
 
 def _computed_places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
-    """Places as of `_places` where ids are hashed, or split into a quotient and a remainder."""
+    """Places where ids are hashed, or split into a quotient and a remainder; otherwise like `_places`."""
     stack = stored.stack
     sizes, oov, hashed, divisor, modulus = (
         stack.per_position[name] for name in ("size", "oov", "hashed", "divisor", "modulus")
@@ -120,7 +120,7 @@ def _computed_places(graph: Graph, stored: StoredStack, ids: str, needs_real: bo
 
 
 def _bucket(graph: Graph, ids: str, sizes: np.ndarray) -> str:
-    """Buckets as of `embeddings.hashing.bucket`, in int64: 32-bit products modulo 2³² have the same lower bits."""
+    """Buckets of ids as `embeddings.hashing.bucket` computes them, in int64: products modulo 2³² have the same lower bits."""
     high = graph.op("BitwiseAnd", graph.op("Div", ids, _ints(LARGEST + 1)), _ints(LARGEST))
     low = graph.op("BitwiseAnd", ids, _ints(LARGEST))
     mixed = graph.op("BitwiseAnd", graph.op("BitwiseXor", low, _mix(graph, high)), _ints(LARGEST))
@@ -172,7 +172,7 @@ def _combine(graph: Graph, collection: Any, quotient: str, remainder: str) -> st
 
 
 def _normalize(graph: Graph, block: Block, part: str, factor: str | None, weighted: bool) -> str:
-    """Sums (B, n, D) over the sum of their factors, or the root of that of their squares; 0 where that is 0."""
+    """Sums (B, n, D) divided by the sum of their factors, or by the root of its squares; 0 where that is 0."""
     factor = graph.op("Reshape", factor, _ints(0, len(block.columns), block.hotness))
     if weighted and block.combiner == "sqrtn":
         factor = graph.op("Mul", factor, factor)

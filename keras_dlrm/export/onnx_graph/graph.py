@@ -15,13 +15,7 @@ IR_VERSION = 8
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A tensor of the graph.
-
-    Attributes:
-        name: Its name.
-        shape: `None` where a size is not fixed.
-        dtype: Name of its NumPy dtype; all of Keras's floats are float32 here.
-    """
+    """A tensor of the graph: its name, its shape (`None` where a size is not fixed) and the name of its NumPy dtype."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -78,10 +72,6 @@ class Graph:
             self._known[key] = taken
             self.constants[taken] = array
         return self._known[key]
-
-    def produced_by(self, name: str) -> Any:
-        """The node that gives a tensor, or `None`."""
-        return next((node for node in reversed(self.nodes) if name in node.output), None)
 
     def model(self, inputs: Iterable[Value], outputs: Iterable[Value], metadata: Mapping[str, str]) -> Any:
         """The finished ModelProto with texts as metadata; a size that is not fixed is called `B`."""

@@ -78,19 +78,15 @@ class Converter:
         elif isinstance(operation, keras.layers.Layer):
             converted = self._layer(operation, args, kwargs)
         else:
-            converted = self._operation(operation, node.outputs, args, kwargs)
+            kind = type(operation).__name__
+            if kind not in CONVERTERS:
+                raise NotImplementedError(f"the Keras operation {kind}")
+            converted = CONVERTERS[kind](self.graph, operation, node.outputs[0], *args, **kwargs)
         results = keras.tree.flatten(converted)
         for symbol, result in zip(node.outputs, results, strict=True):
             if isinstance(result, str):
                 result = Value(result, tuple(symbol.shape), exported_dtype(symbol.dtype))
             known[id(symbol)] = result
-
-    def _operation(self, operation: Any, outputs: Any, args: Any, kwargs: Any) -> Any:
-        kind = type(operation).__name__
-        convert = CONVERTERS.get(kind)
-        if convert is None:
-            raise NotImplementedError(f"the Keras operation {kind}")
-        return convert(self.graph, operation, outputs[0], *args, **kwargs)
 
     def _layer(self, layer: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(layer, EmbeddingCollection):

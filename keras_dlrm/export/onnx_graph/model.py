@@ -46,8 +46,7 @@ def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | N
             "export a SavedModel (kd.export.savedmodel)."
         ) from error
     for name, dtype, shape, offset, length in regions(stored):
-        where = _bytes(stored, name) if data is None else (data, offset, length)
-        graph.large.append(large_tensor(name, dtype, shape, where))
+        graph.large.append(large_tensor(name, dtype, shape, (data, offset, length) if data else _bytes(stored, name)))
     return graph.model(inputs.values(), outputs, metadata(None if functional else model.schema, stored))
 
 

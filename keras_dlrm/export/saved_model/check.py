@@ -38,7 +38,11 @@ def check(path: Path, requests: Mapping[str, Any], allowed: float, loaded: int) 
         if name not in model.signatures:
             raise RuntimeError(f"savedmodel: the written model lacks the signature {name!r}.")
         for rows in (slice(None), slice(0, 1), slice(0, 0)):
-            answer = model.signatures[name](**_fed(name, entry, rows))
+            if entry["examples"]:
+                fed = {"inputs": examples(entry["inputs"])[rows]}
+            else:
+                fed = {key: x if key in entry["user_inputs"] else x[rows] for key, x in feed(entry).items()}
+            answer = model.signatures[name](**fed)
             wanted = entry["expected"]
             if not isinstance(wanted, Mapping):
                 got = answer.get("probability", answer.get("outputs"))
@@ -87,13 +91,6 @@ def examples(inputs: Mapping[str, Any]) -> Any:
     return tf.constant(messages, tf.string)
 
 
-def _fed(name: str, entry: Mapping[str, Any], rows: slice) -> dict[str, Any]:
-    if entry["examples"]:
-        return {"inputs": examples(entry["inputs"])[rows]}
-    fed = feed(entry)
-    return {key: value if key in entry["user_inputs"] else value[rows] for key, value in fed.items()}
-
-
 def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
     """The model, with those rows of its tables that requests look up."""
     model = tf.saved_model.load(str(path), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True))
@@ -127,7 +124,7 @@ def _at(model: Any, place: list[str]) -> Any:
 
 
 def main(path: str, requests: str) -> None:
-    """Check, or end with a sentence."""
+    """Check, or exit with a sentence."""
     job = json.loads(Path(requests).read_text(encoding="utf-8"))
     os.chdir(Path(path).parent)  # As `elsewhere.beside` does.
     try:

@@ -144,7 +144,7 @@ def savedmodel(
 
 
 def _scores(metrics: Mapping[str, float] | None) -> dict[str, float]:
-    """Figures as JSON can have them."""
+    """Finite numbers by name, as JSON can have them."""
     scores = {}
     for name, value in (metrics or {}).items():
         try:
@@ -258,7 +258,7 @@ def _save(path: Path, content: Any) -> None:
 
 
 def _flush(path: Path, inside: bool = True) -> None:
-    """Have the disk take what was written, so that a version that is seen is whole after a power failure, too."""
+    """Write files through to the disk, so that a version that is visible is also whole after a power failure."""
     for place in [*(path.rglob("*") if inside else ()), path]:
         descriptor = os.open(place, os.O_RDONLY)
         try:

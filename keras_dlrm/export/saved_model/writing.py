@@ -113,7 +113,7 @@ def _module(weights: Sequence[Any]) -> Any:
 
 
 class _Recorder:
-    """Notes which rows are looked up, and gives zeros for them."""
+    """A tape that notes which rows are looked up, and gives zeros for them."""
 
     every_table = True
 
@@ -183,7 +183,7 @@ def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Ma
 
 
 def _name_methods(path: Path, names: Mapping[str, str]) -> None:
-    """TensorFlow Serving's Classify and Regress ask for signatures that say so; `tf.saved_model.save` calls all Predict."""
+    """Name signatures as TensorFlow Serving's Classify and Regress require; `tf.saved_model.save` calls all of them Predict."""
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
     for name, kind in names.items():
         if kind in _METHODS:

@@ -78,7 +78,7 @@ class StoredStack:
         return self.rows * row_bytes(self.kind, self.stack.width) + (0 if self.pruned is None else 4 * self.places)
 
     def kept_rows(self, chunk: int = CHUNK) -> Iterator[np.ndarray]:
-        """Rows of the variable that are not pruned, float32 (n, D), in order and in parts; a part at a time is in memory."""
+        """Rows of the variable that are not pruned, float32 (n, D), in order; a part at a time is in memory."""
         for table in self.stack.tables:
             yield from self._kept(table, chunk)
 
@@ -147,8 +147,7 @@ class StoredTables:
     Args:
         model: A model of `kd.models`.
         kind: One of `quantized.KINDS`; each table's own dtype by default.
-        prune: `"untrained"`, or a mapping table name → bool (rows,), true for rows to leave out; see `rows_to_prune`.
-            Stacks whose map would be larger than the rows that it saves are left whole.
+        prune: As of `rows_to_prune`. Stacks whose map would be larger than the rows that it saves are left whole.
 
     Example:
 

@@ -34,19 +34,11 @@ def arrays_from_proto(inputs: Mapping[str, Any], signature: Signature, max_bytes
 def run(
     model: SavedModel, signature: Signature, arrays: Mapping[str, np.ndarray], only: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Run a signature.
+    """Run a signature on checked inputs; the outputs that are wanted (`only`), by default all.
 
     A NaN or infinity in an answer is an error that names the input which brought it, where one did. TensorFlow Serving
-    would send it on. A NaN that the model takes for a missing value is no error: its answer is a number.
-
-    Args:
-        model: The loaded model.
-        signature: One of its signatures.
-        arrays: Its inputs, checked.
-        only: Outputs that are wanted; all of them by default.
-
-    Raises:
-        ServingError: an unknown output, inputs that the model refuses, or an answer that is not finite.
+    would send it on. A NaN that the model takes for a missing value is no error: its answer is a number. `ServingError` also for
+    an unknown output, or inputs that the model refuses.
     """
     for name in only:
         if name not in signature.outputs:

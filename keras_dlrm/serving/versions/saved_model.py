@@ -30,19 +30,11 @@ _FAULT_OF_INPUT = (
 
 
 class SavedModel:
-    """A loaded SavedModel, ready to run its signatures. Runs may overlap.
+    """A loaded SavedModel with its signatures by name, ready to run them; runs may overlap. `ServingError` where it does not load.
 
     Args:
         path: Folder of `saved_model.pb`.
         threads: Threads of one operation, and operations at a time; TensorFlow's choice by default.
-
-    Attributes:
-        signatures: `Signature` by name.
-
-    Raises:
-        ServingError: it cannot be loaded.
-
-    Example: see docs/serving.md.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:

@@ -20,15 +20,11 @@ LARGEST_VERSION = 2**63 - 1
 
 
 class ServedModel:
-    """The versions of one model.
+    """The versions of one model; `threads` are TensorFlow's for each version.
 
     `poll` loads what is new beside what is served and swaps only afterwards: a version that cannot be loaded replaces
     nothing, is reported in `statuses` and in the log, and is tried again when its files change. An old version goes
     when all wanted ones are available, and its memory when its last request is answered.
-
-    Args:
-        config: What is served.
-        threads: TensorFlow's threads for each version; its own choice by default.
     """
 
     def __init__(self, config: ModelConfig, threads: int = 0) -> None:
@@ -138,7 +134,7 @@ class ServedModel:
         log.info("model %r version %d is available (loaded and warmed up in %.1f s)", self.config.name, number, took)
 
     def _retire(self, version: Version) -> None:
-        """In a thread of its own: a long request must not hold up the next version."""
+        """Retire a version in a thread of its own: a long request must not hold up the next version."""
         version.state = "UNLOADING"
 
         def work() -> None:

@@ -73,7 +73,7 @@ class Version:
         self.state = "AVAILABLE"
 
     def fail(self, error: ServingError) -> None:
-        """Loading failed."""
+        """Note that loading failed."""
         self.error = error
         self.state = "END"
 
@@ -86,7 +86,7 @@ class Version:
             return True
 
     def leave(self) -> None:
-        """The request is answered."""
+        """Count an answered request out."""
         with self._idle:
             self._users -= 1
             self._idle.notify_all()

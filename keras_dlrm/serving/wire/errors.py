@@ -21,13 +21,7 @@ class ServingError(Exception):
     Args:
         code: Name of a gRPC status code.
         message: One sentence for the client.
-        http_status: Where the code's own does not say enough, such as 413 for a request that is too large.
-
-    Example:
-
-    >>> error = ServingError("NOT_FOUND", "model 'x' is not served here; there are: 'clicks'.")
-    >>> error.http_status
-    404
+        http_status: Status where the code's own does not say enough, such as 413 for a request that is too large.
     """
 
     def __init__(self, code: str, message: str, http_status: int | None = None) -> None:

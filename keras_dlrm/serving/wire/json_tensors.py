@@ -28,20 +28,14 @@ _JSON_NAMES = {int: "an integer", float: "a decimal number", bool: "true or fals
 
 
 def array_from_json(tensor: Tensor, value: Any, missing: Any = None, most: int | None = None) -> np.ndarray:
-    """A nested list as an array.
+    """A nested list of JSON as an array of the input's dtype, whose shape fits the input's.
 
     Args:
         tensor: The input.
-        value: What JSON has for it.
-        missing: Of a named column, what stands for a missing value: for null, for `"NaN"` among numbers, and behind lists
-            that are shorter than others or than the column's hotness.
+        value: Its value in JSON; `ServingError` for another type, ragged lists, another shape, or a number out of range.
+        missing: Missing value of a named column: for null, for `"NaN"` among numbers, and behind lists that are shorter
+            than others or than the column's hotness.
         most: Most values that an array may have where lists are filled up.
-
-    Returns:
-        An array of the input's dtype whose shape fits the input's.
-
-    Raises:
-        ServingError: another type, ragged lists, another shape, or a number out of range.
 
     Example:
 
@@ -155,10 +149,7 @@ def _value_bytes(who: str, value: Any) -> bytes:
 
 
 def text_bytes(who: str, value: Any) -> bytes:
-    """A JSON string as UTF-8, or the bytes of `{"b64": "…"}`.
-
-    Raises:
-        ServingError: another object, or text that is not base64.
+    """A JSON string as UTF-8, or the bytes of `{"b64": "…"}`; `ServingError` for another object, or what is not base64.
 
     Example:
 

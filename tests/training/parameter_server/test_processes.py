@@ -1,6 +1,6 @@
 """Parameter servers as a user starts them: a chief, workers and servers in processes of their own, some of which die.
 
-`KERAS_DLRM_KILLS=10 pytest tests/training/parameter_server/test_processes.py -k dies` kills workers ten times.
+The suite kills a worker once; `make soak` kills workers ten times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from trainers.hybrid import click_schema
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "trainers" / "parameter_server.py"
-KILLS = int(os.environ.get("KERAS_DLRM_KILLS", 2))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="parameter servers are TensorFlow's"),
@@ -137,8 +136,9 @@ def test_one_step_at_a_time_learns_what_one_process_learns_and_exports_it(start,
     np.testing.assert_allclose(serve(**given)["probability"].numpy(), expected[:1024], rtol=0, atol=1e-5)
 
 
-def test_every_step_counts_once_when_a_worker_dies(start, tmp_path):
-    steps = 300 + 300 * KILLS
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_every_step_counts_once_when_a_worker_dies(kills, start, tmp_path):
+    steps = 300 * (1 + kills)
     args = [
         "--processes",
         2,
@@ -154,7 +154,7 @@ def test_every_step_counts_once_when_a_worker_dies(start, tmp_path):
     run = start(*args, "--evaluation-steps", 100)
     wait_for(lambda: (tmp_path / "step_0000000050").exists())
     chance = random.Random(0)
-    for _ in range(KILLS):
+    for _ in range(kills):
         time.sleep(chance.uniform(0, 3))
         os.kill(run.pids[f"worker:{chance.randrange(2)}"], signal.SIGKILL)
         known = len(run.said)
@@ -184,7 +184,7 @@ def test_a_run_that_lost_a_server_goes_on_from_its_checkpoint_with_the_same_loss
     np.testing.assert_allclose(result["losses"], losses, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("who", ["worker:1", "ps:0"])
+@pytest.mark.parametrize("who", ["worker:1", pytest.param("ps:0", marks=pytest.mark.soak)])
 def test_a_process_that_hangs_is_ended_and_named(who, start, tmp_path):
     saving = ["--checkpoint", tmp_path, "--checkpoint-steps", 20]
     run = start("--processes", 2, "--servers", 2, "--steps", 300, "--timeout", 6, *saving)
@@ -244,6 +244,7 @@ def test_a_run_ends_while_a_worker_is_away(tmp_path):
     assert found.returncode == 1 and "KeyError: \"the program's own\"" in found.stderr, found.stderr[-3000:]
 
 
+@pytest.mark.soak
 def test_all_end_with_a_launcher_that_is_killed(start):
     run = start("--processes", 1, "--servers", 1, "--steps", 1_000_000)
     wait_for(lambda: len(run.pids) == 3)

@@ -106,11 +106,13 @@ def assert_learns_what_one_process_does(build, data):
     assert [server.applied for server in local.servers] == [len(data)] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_servers_learn_what_one_process_does(rule):
     assert_learns_what_one_process_does(builder(lambda: keras.optimizers.Adam(1e-2), RULES[rule]), batches())
 
 
+@pytest.mark.slow
 def test_tables_of_several_widths_weights_and_a_row_rule_for_dense_parameters_too():
     of = schema(weighted=True)
     widths = {"a": 4, "b": 2, "c": 4}
@@ -123,6 +125,7 @@ def test_tables_of_several_widths_weights_and_a_row_rule_for_dense_parameters_to
     assert_learns_what_one_process_does(build, batches(of))
 
 
+@pytest.mark.slow
 def test_bfloat16_tables_are_rounded_as_in_one_process():
     options = {"embedding_options": {"table_dtype": "bfloat16"}}
     assert_learns_what_one_process_does(builder(lambda: kd.optimizers.SGD(0.5), **options), batches())
@@ -168,6 +171,7 @@ def test_a_step_that_is_given_out_twice_is_applied_once():
     assert int(local.model.optimizer.iterations.numpy()) == 3
 
 
+@pytest.mark.slow
 def test_a_step_that_reached_one_server_only_is_applied_on_the_others():
     data, build = batches(), builder(lambda: kd.optimizers.SGD(0.5))
     whole, partly = Local(build), Local(build)
@@ -181,6 +185,7 @@ def test_a_step_that_reached_one_server_only_is_applied_on_the_others():
         np.testing.assert_array_equal(parts[2].rows.numpy(), first[2].rows.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["adagrad", "rowwise_adagrad", "adam"])
 def test_a_checkpoint_goes_on_in_one_process_and_back_on_other_servers(rule, tmp_path):
     build, data = builder(lambda: keras.optimizers.Adam(1e-2), RULES[rule]), batches()
@@ -227,6 +232,7 @@ def functions(graph):
         yield function.signature.name, function.node_def
 
 
+@pytest.mark.slow
 def test_a_steps_work_does_not_depend_on_the_rows_of_the_tables():
     """As many rows are asked for, and no operation makes anything of a table's size."""
     asked, sizes = [], []
