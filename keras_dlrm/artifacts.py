@@ -165,6 +165,9 @@ def _run(path: Path, done: Done) -> _Checks:
         checks |= _archive(model, done)
     if any(state.glob("step_*")):
         checks |= _checkpoints(state, done)
+    if (path / run_files.PLACE).is_file():
+        check_archive(path / run_files.PLACE, ("place.npy",), done)
+        checks[path / run_files.PLACE] = "CRC-32"
     return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **checks}
 
 

@@ -165,6 +165,13 @@ def write(
     return final
 
 
+def remove_others(directory: Path, kept: int) -> None:
+    """Remove all whole checkpoints of a folder but one."""
+    for step in steps_in(directory):
+        if step != kept:
+            _remove(folder_of(directory, step))
+
+
 def clear(directory: Path) -> None:
     """Remove all checkpoints of a folder, and the folder where nothing else is in it."""
     for step in steps_in(directory):

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_dlrm.checkpoint.writing import clear
 from keras_dlrm.files import ownership
 from keras_dlrm.files.archive import KERAS, check_archive
 from keras_dlrm.files.checksums import content_digest
@@ -128,7 +127,7 @@ def _train(
         )
         model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
     result = _finish(experiment, data, output, best, len(part))
-    clear(output / run_files.STATE)
+    state.clear()
     clean(output / run_files.MODEL)
     return result
 
@@ -180,15 +179,10 @@ def _check_folder(
 
 def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output: Path) -> None:
     """An error where the run in `output` is another one, or its files are damaged."""
-    if (output / run_files.OLD_STATE).exists() and not (output / run_files.RESULT).exists():
-        raise ValueError(
-            f"{output} is a run that an earlier release began: its {run_files.OLD_STATE} is not read by this one. Train "
-            "into another folder, or overwrite it."
-        )
     file = output / run_files.EXPERIMENT
     if (output / run_files.DATA).is_file():
         data = read_listing(output, run_files.DATA, run_files.EXPERIMENT)
-    elif file.is_file() and (output / MARKER).is_file() and not (output / run_files.STATE).exists():
+    elif file.is_file() and (output / MARKER).is_file() and not (output / run_files.PLACE).exists():
         data = fingerprint  # killed before it began
     else:
         data = {}

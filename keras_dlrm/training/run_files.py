@@ -15,12 +15,13 @@ from keras_dlrm.files.inventory import Done, check_contents, check_sizes, invent
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.files.ownership import LOCK
 
-MODEL, STATE, RESULT, REPORT, EXPERIMENT = "model.keras", "resume", "result.json", "report.png", "experiment.yaml"
+MODEL, RESULT, REPORT, EXPERIMENT = "model.keras", "result.json", "report.png", "experiment.yaml"
 DATA, PREDICTIONS = "data.json", "predictions.npy"
-OLD_STATE = "resume.npz"  # of releases before there were checkpoints in `STATE`
+# The checkpoint of a run that has not ended, and the place in the data that it is of.
+STATE, PLACE = "resume", "resume.npz"
 # What a run writes; the rest of its folder is somebody else's.
 FILES = (
-    MODEL, f"{STATE}/**", RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
     "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
 )  # fmt: skip
 

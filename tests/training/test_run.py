@@ -187,14 +187,14 @@ def test_a_run_with_bfloat16_tables_goes_on_for_more_epochs(
             train(HALF.override([change]), log, tmp_path / "run", resume=True)
     # The model, the predictions and the result are on the disk before the state that could make them again goes.
     events = []
-    fsync, clear = os.fsync, run.clear
+    fsync, clear = os.fsync, Resume.clear
     monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
-    monkeypatch.setattr(run, "clear", lambda folder: (events.append(f"gone {folder.name}"), clear(folder)))
+    monkeypatch.setattr(Resume, "clear", lambda state: (events.append(f"gone {state.directory.name}"), clear(state)))
     result = train(HALF.override(["epochs=2"]), log, tmp_path / "run", resume=True)
     assert result["epochs"] == 2
     flushed = " ".join(events[: events.index("gone resume")])
     assert all(name in flushed for name in ("model.keras", "predictions.npy", "result.json"))
-    assert not [path for path in (tmp_path / "run").iterdir() if "writing" in path.name or path.name == "resume"]
+    assert not [path for path in (tmp_path / "run").iterdir() if "writing" in path.name or path.stem == "resume"]
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "dense.npz", "tables/a/*/c/0/0"])
@@ -209,11 +209,24 @@ def test_a_damaged_state_is_named(damage: Any, file: str, log: data.ClickLog, in
         train(HALF, log, tmp_path / "run", resume=True)
 
 
+def test_a_damaged_place_and_a_missing_checkpoint_are_named(log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(interrupted, tmp_path / "run")
+    place = tmp_path / "run" / "resume.npz"
+    whole = place.read_bytes()
+    place.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+    with pytest.raises(ValueError, match="resume.npz is damaged"):
+        train(HALF, log, tmp_path / "run", resume=True)
+    place.write_bytes(whole)
+    for step in (tmp_path / "run" / "resume").glob("step_*"):
+        shutil.rmtree(step)
+    with pytest.raises((ValueError, FileNotFoundError), match="resume"):
+        train(HALF, log, tmp_path / "run", resume=True)
+
+
 def test_the_state_of_an_earlier_release_is_refused(log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "resume")
-    (tmp_path / "run" / "resume.npz").touch()
-    with pytest.raises(ValueError, match="earlier release began: its resume.npz is not read by this one"):
+    np.savez(tmp_path / "run" / "resume.npz", place=np.array(json.dumps({"epoch": 1, "batch": 0, "paths": [], "memories": []})))
+    with pytest.raises(ValueError, match="resume.npz was written by an earlier release and is not read by this one"):
         train(HALF, log, tmp_path / "run", resume=True)
 
 
