@@ -1,4 +1,4 @@
-"""Pooling: rows of the tables → one vector a column."""
+"""Pooling: the looked-up rows of a column to one vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids of a batch → rows of the tables."""
+"""Table rows for the ids of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every backend's train step has in common: the hooks that the calls of a model go through."""
+"""Hooks of a train step that the calls of a model go through, the same for every backend."""
 
 from __future__ import annotations
 
