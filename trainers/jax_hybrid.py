@@ -6,6 +6,8 @@ the cluster's launcher instead. The log is a planted one: step i's batch depends
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import click
 
@@ -17,6 +19,7 @@ Examples:
 """
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks are imported; then `run` decides
 os.environ["KERAS_BACKEND"] = "jax"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`
 
 from keras_dlrm.cli.program import run  # noqa: E402
 from trainers import hybrid as trainer  # noqa: E402

@@ -6,6 +6,8 @@ planted one: step i's batch depends on the seed and i alone.
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import click
 
@@ -18,6 +20,7 @@ Examples:
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly while frameworks are imported; then `run` decides
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`
 
 from keras_dlrm.cli.program import run  # noqa: E402
 from trainers import hybrid as trainer  # noqa: E402

@@ -4,11 +4,17 @@ The schema names the columns (see docs/data.md), a configuration the model and i
 that is started again with the same arguments goes on where it was.
 """
 
+import sys
+from pathlib import Path
+
 import click
 
 from keras_dlrm.cli.experiments import chosen_experiment, tensorboard_option, training_options
 from keras_dlrm.cli.options import PathArgument, backend_option, fractions_option
 from keras_dlrm.cli.program import promise, run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`
+
 from trainers.once import preprocessed_once
 
 EPILOG = """\b
