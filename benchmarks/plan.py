@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from published import PUBLISHED
 from results import markdown_table, write_section
 
-from benchmarks.published import PUBLISHED
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.planner.simulator import scaling_png, simulate
 from keras_dlrm.sharding.planner.workload import Workload

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from published import PUBLISHED
 
 import keras_dlrm as kd
-from benchmarks.published import PUBLISHED
 from keras_dlrm.sharding.planner.machine import MACHINES, Machine
 from keras_dlrm.sharding.planner.simulator import scaling_png, simulate, table
 from keras_dlrm.sharding.planner.workload import Workload
