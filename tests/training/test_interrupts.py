@@ -107,7 +107,7 @@ def test_ctrl_c_waits_for_the_end_of_a_step(model):
 
     before = state(model)
     whole = model._make_function(lambda state, data: sent(state, data))
-    with pytest.raises(KeyboardInterrupt), model._given_back():
+    with pytest.raises(KeyboardInterrupt), model.running():
         whole(
             model._get_jax_state(
                 trainable_variables=True, non_trainable_variables=True, optimizer_variables=True, metrics_variables=True,
