@@ -166,10 +166,11 @@ def write(
 
 
 def remove_others(directory: Path, kept: int) -> None:
-    """Remove all whole checkpoints of a folder but one."""
+    """Remove all whole checkpoints of a folder but one, as far as the disk lets it."""
     for step in steps_in(directory):
         if step != kept:
-            _remove(folder_of(directory, step))
+            with contextlib.suppress(OSError):  # the one that counts is there
+                _remove(folder_of(directory, step))
 
 
 def clear(directory: Path) -> None:
