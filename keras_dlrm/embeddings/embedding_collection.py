@@ -132,7 +132,7 @@ class EmbeddingCollection(keras.layers.Layer):
             self.build()  # now, while the plan is in use
 
     def make_store(self) -> Any:
-        """What holds the tables and looks their rows up: whole ones, or this process's parts under a plan."""
+        """Holder of the tables, which looks their rows up: whole ones, or this process's parts under a plan."""
         plan = current()
         if plan is None:
             return WholeTables(self.stacks, self.operation)
@@ -155,7 +155,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
     @property
     def operation(self) -> str | None:
-        """What makes one vector of the two rows of a split table; `None` where none is split."""
+        """Maker of one vector from the two rows of a split table; `None` where none is split."""
         return None if self.quotient_remainder is None else self.quotient_remainder.operation
 
     @property
@@ -164,7 +164,7 @@ class EmbeddingCollection(keras.layers.Layer):
         return [stack.positions for stack in self.stacks]
 
     def initial_rows(self, stack: Stack) -> StackedTables:
-        """What draws the rows of one of the `stacks`: the same ones whenever it is asked."""
+        """Initializer that draws the rows of one of the `stacks`: the same ones whenever it is asked."""
         return StackedTables(
             [table.rows for table in stack.tables],
             [table.number for table in stack.tables],
@@ -203,7 +203,7 @@ class EmbeddingCollection(keras.layers.Layer):
         return table
 
     def lookups(self, inputs: Any) -> tuple[list[Any], list[Any], list[Any]]:
-        """What a batch asks of each stack.
+        """Lookups of a batch in each stack.
 
         Returns:
             Lists with an entry for each stack, all (B, positions): rows of the tables, or -1; weights, 1 where there are
@@ -254,7 +254,7 @@ class EmbeddingCollection(keras.layers.Layer):
         return project(vectors, self.projections[str(block.width)], which)
 
     def count_out_of_range(self, inputs: Any) -> Any:
-        """How many ids of a packed batch are neither padding nor inside their column's vocabulary: int32 scalar."""
+        """Count of the ids of a packed batch that are neither padding nor inside their column's vocabulary: int32 scalar."""
         return count_out_of_range(ids_and_weights(inputs, self.schema)[0], self.schema)
 
     # -- logical tables ----------------------------------------------------------------------------------------------

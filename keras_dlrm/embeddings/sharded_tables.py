@@ -72,7 +72,7 @@ class ShardedTables:
     # then whole stretches of memory, and rows of one table are looked up one after another.
 
     def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
-        """As `WholeTables.pooled`, of the examples of this process."""
+        """Pool as `WholeTables.pooled` does, for the examples of this process."""
         ids = ops.transpose(side_by_side([rows for rows, stack in zip(asked, self.stacks, strict=True) if stack.positions]))
         weights = None
         if factors[0] is not None:

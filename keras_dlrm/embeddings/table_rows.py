@@ -40,7 +40,7 @@ def _local_ids(stack: Stack, ids: Any) -> Any:
 
 
 def count_out_of_range(ids: Any, schema: Schema) -> Any:
-    """How many of the ids (B, W) are neither padding nor inside their column's vocabulary: int32 scalar."""
+    """Count of the ids (B, W) that are neither padding nor inside their column's vocabulary: int32 scalar."""
     wide = np.iinfo(keras.backend.standardize_dtype(ids.dtype)).max
     last = [wide if c.hashed else int(c.vocabulary_size or 0) - 1 for c in schema.categorical]
     most = np.repeat(last, [c.hotness for c in schema.categorical])

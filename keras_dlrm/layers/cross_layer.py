@@ -140,7 +140,7 @@ class CrossOptions:
 
 
 def crossed(layers: Sequence[CrossLayer], x0: Any) -> Any:
-    """What a network of cross layers makes of its input x₀ (B, n): (B, n)."""
+    """Output (B, n) of a network of cross layers for its input x₀ (B, n)."""
     x = x0
     for layer in layers:
         x = layer(x0, x)

@@ -32,7 +32,7 @@ class CheckedTraining(SparseStep):
     prediction_of_no_rows: np.ndarray | None = None
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`.
+        """Train as `keras.Model.fit` does.
 
         Raises:
             TypeError: labels or sample weights that are no numbers.
@@ -58,7 +58,7 @@ class CheckedTraining(SparseStep):
             return super().fit(**{**given, "callbacks": callbacks})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`; raises as `fit` does."""
+        """Evaluate as `keras.Model.evaluate` does; raises as `fit` does."""
         given = arguments(keras.Model.evaluate, self, args, kwargs)
         checks = self._checks("evaluate")
         if not given.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
@@ -67,7 +67,7 @@ class CheckedTraining(SparseStep):
             return super().evaluate(**self.prepared("evaluate", given))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict`; of the models of `kd.models` also for a batch without rows.
+        """Predict as `keras.Model.predict` does; models of `kd.models` also take a batch without rows.
 
         Raises:
             TypeError: ids that are sparse or ragged.
@@ -84,20 +84,20 @@ class CheckedTraining(SparseStep):
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
     ) -> Any:
-        """As `keras.Model.train_on_batch`; raises as `fit` does."""
+        """Train as `keras.Model.train_on_batch` does; raises as `fit` does."""
         self.check_training(None, batch=x)
         x, y, sample_weight = self._checked_batch("train_on_batch", x, y, sample_weight)
         with self.running():
             return super().train_on_batch(*self.prepared_batch(x, y, sample_weight, class_weight), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
-        """As `keras.Model.test_on_batch`; raises as `fit` does."""
+        """Evaluate as `keras.Model.test_on_batch` does; raises as `fit` does."""
         x, y, sample_weight = self._checked_batch("test_on_batch", x, y, sample_weight)
         with self.running():
             return super().test_on_batch(*self.prepared_batch(x, y, sample_weight, None)[:3], return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """As `keras.Model.predict_on_batch`; raises as `predict` does."""
+        """Predict as `keras.Model.predict_on_batch` does; raises as `predict` does."""
         check_ids("predict_on_batch", x)
         return super().predict_on_batch(x)
 

@@ -170,7 +170,7 @@ class DLRM(ClickModel):
 
     @property
     def _vectors(self) -> int:
-        """How many vectors interact: 1 + F."""
+        """Number of vectors that interact: 1 + F."""
         return len(self.schema.categorical) + bool(self.schema.dense)
 
     def _check_options(self, cross: CrossOptions, own: bool) -> None:

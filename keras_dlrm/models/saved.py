@@ -14,7 +14,7 @@ from keras_dlrm.models.not_finite import require_finite
 
 
 class Saved(keras.Model):
-    """How it is saved, and loaded as it was."""
+    """Saving of the model, and loading as it was."""
 
     #: Whether `kd.export` takes such a model.
     exported_by_us = False
@@ -55,7 +55,7 @@ class Saved(keras.Model):
         return model
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.save`, into a `.keras` file.
+        """Save as `keras.Model.save` does, into a `.keras` file.
 
         Raises:
             ValueError: the file is HDF5, which holds neither tables by name nor a row rule's slots.
@@ -64,7 +64,7 @@ class Saved(keras.Model):
         super().save(filepath, *args, **kwargs)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.export` for a subclass of `SparseModel`; other models are exported by `kd.export`.
+        """Export as `keras.Model.export` does, for a subclass of `SparseModel`; other models are exported by `kd.export`.
 
         Raises:
             NotFinite: a weight is NaN or infinite.

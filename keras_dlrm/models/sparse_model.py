@@ -114,7 +114,7 @@ class SparseTraining(Saved, CheckedTraining):
         self.make_room(x, batch_size)
 
     def _check_trainable(self) -> None:
-        """What Keras warns of: on each backend something else would be trained."""
+        """Refuse what Keras only warns of: on each backend something else would be trained."""
         if not self.compiled or not self.optimizer.built:
             return
         known = {id(v): v.path for v in variables_of(self.optimizer)}
@@ -194,7 +194,7 @@ class SparseTraining(Saved, CheckedTraining):
         return self.sharded
 
     def part_of_step(self, x: Any, sample_weight: Any) -> WholeBatch:
-        """What of a step's batch, loss and gradients is this process's, or this replica's."""
+        """This process's, or this replica's, part of a step's batch, loss and gradients."""
         alone = not (self.sharded or self.in_replicas)
         return WholeBatch(sample_weight) if alone else PartOfBatch(self, x, sample_weight)
 
@@ -273,7 +273,7 @@ class SparseModel(SparseTraining):
 
 @keras.saving.register_keras_serializable("keras_dlrm")
 class FunctionalSparseModel(SparseModel, Functional):
-    """What `SparseModel(inputs, outputs)` makes."""
+    """Functional `SparseModel`, which `SparseModel(inputs, outputs)` makes."""
 
     exported_by_us = True
 

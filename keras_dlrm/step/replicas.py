@@ -130,7 +130,7 @@ class Replicas(Step):
         return (*self._values(x, y, sample_weight), class_weight)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """As `keras.Model.predict_on_batch`, of the whole batch."""
+        """Predict as `keras.Model.predict_on_batch` does, for the whole batch."""
         if not self.in_replicas:
             return super().predict_on_batch(x)
         values = self._values(x)
@@ -172,7 +172,7 @@ class Replicas(Step):
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
-        """As `keras.Model.compute_loss`: the loss of a replica's rows, as if they were the batch."""
+        """Compute as `keras.Model.compute_loss` does: the loss of a replica's rows, as if they were the batch."""
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not self.in_replicas or loss is None:
             return loss
@@ -198,7 +198,7 @@ class Replicas(Step):
         return steps
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As `keras.Model.make_train_function`."""
+        """Make the function that `keras.Model.make_train_function` makes."""
         if self.in_replicas:
             for optimizer in (self.optimizer.dense, self.optimizer.rows):
                 # Each replica's copies are updated by sums that all have.
@@ -206,7 +206,7 @@ class Replicas(Step):
         return super().make_train_function(force)
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """As `keras.Model.make_predict_function`."""
+        """Make the function that `keras.Model.make_predict_function` makes."""
         if not self.in_replicas:
             return super().make_predict_function(force)
         if self.predict_function is None or force:

@@ -62,7 +62,7 @@ class Step(keras.Model):
         raise NotImplementedError
 
     def part_of_step(self, x: Any, sample_weight: Any) -> WholeBatch:
-        """What of a step's batch, loss and gradients is this process's, or this replica's."""
+        """This process's, or this replica's, part of a step's batch, loss and gradients."""
         raise NotImplementedError
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:

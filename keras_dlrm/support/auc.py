@@ -6,7 +6,7 @@ import numpy as np
 
 
 def tie_starts(*keys: np.ndarray) -> np.ndarray:
-    """Where each run of equal rows starts, in arrays (n,), n ≥ 1, that are sorted together.
+    """Starts of the runs of equal rows, in arrays (n,), n ≥ 1, that are sorted together.
 
     Example:
 

@@ -41,7 +41,7 @@ class Job(ABC):
 
     program: ClassVar[str]
     version: ClassVar[int]
-    """Of the staged files: those of another version are not used."""
+    """Version of the staged files; those of another one are not used."""
 
     staging: Staging
     stage: Stage

@@ -20,7 +20,7 @@ from keras_dlrm.embeddings.rules.rule import RowRule
 
 @keras.saving.register_keras_serializable("keras_dlrm")
 class Hybrid(keras.optimizers.Optimizer):
-    """What `model.compile(optimizer=…, embedding_optimizer=…)` makes of its two arguments.
+    """Two optimizers in one, which `model.compile(optimizer=…, embedding_optimizer=…)` makes of its two arguments.
 
     `learning_rate` and `iterations` are those of the dense part. Setting `learning_rate` (as `ReduceLROnPlateau` and
     `LearningRateScheduler` do) sets the row rule's rate, too: the ratio of the two stays what it was at first.
@@ -99,7 +99,7 @@ class Hybrid(keras.optimizers.Optimizer):
         self.use_ema = self.dense.use_ema
 
     def _refuse_to_drop(self) -> None:
-        """Where Keras would warn that it drops a saved state, loading fails."""
+        """Make loading fail where Keras would warn that it drops a saved state."""
         for part in (self.dense, self.rows):
             part.load_own_variables = functools.partial(_load_all, part)
 
