@@ -155,8 +155,10 @@ def _run(
             beats = watch.look()
             failures = watch.failures()
             first_words = {failure.process: failure for failure in reversed(failures)}
+            another_ended = any(codes.values())  # perhaps because of it, and sooner than it does itself
             for i, failure in first_words.items():
-                if failure.ends and codes[i] is None and watch.clock - failed_for.setdefault(i, watch.clock) > _LAST_WORDS:
+                waited = watch.clock - failed_for.setdefault(i, watch.clock)
+                if failure.ends and codes[i] is None and (another_ended or waited > _LAST_WORDS):
                     codes[i] = failure.code
             if any(codes.values()):
                 first = _first(list(codes.values()), [each.process for each in failures])

@@ -83,6 +83,26 @@ def test_a_program_that_stops_in_training_is_ended(capfd):
     assert "no progress for 3 s in step 0: process 0 of 1 prepares data" in capfd.readouterr().err
 
 
+# Process 1 says that it fails and takes its time to end; process 0 fails because of it, and ends at once.
+LAST_WORDS = """
+import json, os, time
+rank = int(os.environ["RANK"])
+path = os.environ["KERAS_DLRM_HEARTBEATS"] + "/failures"
+while rank == 0 and not os.path.exists(path):
+    time.sleep(0.01)
+with open(path, "a") as file:
+    file.write(json.dumps({"process": rank, "error": f"error {rank}", "code": 1, "ends": True}) + "\\n")
+time.sleep(600 * rank)
+os._exit(1)
+"""
+
+
+@pytest.mark.neutral
+def test_the_process_that_failed_first_is_named_though_another_ends_first(capfd):
+    assert launch("torch", 2, command=[sys.executable, "-c", LAST_WORDS]) == 1
+    assert "process 1 of 2 ended with exit code 1 before its first step: error 1" in capfd.readouterr().err
+
+
 @pytest.mark.neutral
 def test_a_run_that_was_told_to_end_does_not_start_again(tmp_path):
     member = f"import os, time; open({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(600)"
