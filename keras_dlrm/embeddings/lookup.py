@@ -1,4 +1,4 @@
-"""Lookup of rows, and the tape that records which rows a training step reads."""
+"""Lookup of rows, the tape that records which rows a training step reads, and the update of copied tables."""
 
 from __future__ import annotations
 
@@ -157,3 +157,24 @@ def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
         rows = backend.take(table, ids)
     # Not a product: 0 times an infinite row would not be 0.
     return ops.where(real, rows, ops.zeros_like(rows))
+
+
+def sum_copies(table: Any, ids: Any, gradient: Any, most: int) -> tuple[Any, Any]:
+    """Gradients of the rows of a replicated table → those of all its copies, repeated rows summed.
+
+    Args:
+        table: Keras variable (rows, D).
+        ids: Row ids that were looked up here.
+        gradient: Their gradients.
+        most: How many could be at most, in every copy alike.
+    """
+    from keras_dlrm.sharding import collectives  # not loaded by programs of one process
+
+    beyond = table.shape[0]
+    room = most - ops.shape(ids)[0]
+    ids = ops.concatenate([ids, ops.full((room,), beyond, dtype=ids.dtype)])
+    gradient = ops.concatenate([gradient, ops.zeros((room, gradient.shape[1]), gradient.dtype)])
+    ids, gradient = collectives.gather(ids), collectives.gather(gradient)
+    unique_ids, index = backend.unique(ids, beyond)
+    summed: tuple[Any, Any] = backend.within(unique_ids, backend.sum_by(gradient, index, ops.shape(unique_ids)[0]), beyond)
+    return summed

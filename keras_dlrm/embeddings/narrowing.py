@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings.hashing import fold
+from keras_dlrm.embeddings.table_rows import fold
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.packing import narrow

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup
+from keras_dlrm.embeddings.lookup import lookup, sum_copies
 from keras_dlrm.embeddings.pooling import side_by_side
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding import everyone

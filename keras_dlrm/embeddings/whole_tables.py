@@ -1,21 +1,52 @@
-"""Whole tables in this process: one variable for all tables of a width."""
+"""Whole tables in this process: one variable for all tables of a width; stand-ins where the rows come from elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.embeddings import stand_ins
-from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup
+from keras_dlrm.embeddings.lookup import lookup, sum_copies
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding.plan import Shard
 from keras_dlrm.sharding.stacking import Stack, pooled_before
+
+_active = threading.local()
+
+
+@contextlib.contextmanager
+def stand_in_tables() -> Iterator[None]:
+    """While this context is open, collections that are built on this thread make tables of one row.
+
+    A model of any size is then rebuilt in next to no memory. Its lookups have to go through a tape (`lookup.taped`) that
+    gives the real rows.
+
+    Example:
+
+    >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10**9)])
+    >>> collection = kd.layers.EmbeddingCollection(schema, 16)
+    >>> with stand_in_tables():
+    ...     collection.build()
+    >>> tuple(collection.tables[0].shape)
+    (1, 16)
+    """
+    previous = stands_in()
+    _active.on = True
+    try:
+        yield
+    finally:
+        _active.on = previous
+
+
+def stands_in() -> bool:
+    """Whether collections make stand-ins now."""
+    return getattr(_active, "on", False)
 
 
 class WholeTables:
@@ -33,7 +64,7 @@ class WholeTables:
 
     def build(self, layer: Any) -> None:
         """Make the variables, as weights of a layer that knows its `initial_rows`."""
-        stand_in = stand_ins.is_active()
+        stand_in = stands_in()
         in_parts = backend.can_write() and not stand_in
         for stack in self.stacks:
             initial = layer.initial_rows(stack)

@@ -1,4 +1,4 @@
-"""A stack of Dense layers, initialized as in the reference."""
+"""MLPs: a stack of Dense layers initialized as in the reference, the bottom one and the top one."""
 
 from __future__ import annotations
 
@@ -141,3 +141,49 @@ class MLP(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.options.config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class BottomMLP(MLP):
+    """Dense features (B, n_dense) → one feature vector (B, D). Every layer is activated, also the last.
+
+    Args:
+        units: Width of each layer; the last is D and has to equal the embedding width for a dot interaction.
+        activation: Activation after each layer, ReLU in the paper.
+        dropout: Share of activations dropped after each layer, in [0, 1).
+        batch_norm: Whether to normalise before each activation.
+        kernel_l2: L2 factor of the kernels, or 0.
+        seed: Seed of the initial weights and of dropout; a fresh one if omitted.
+
+    Source: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems".
+
+    Example:
+
+    >>> BottomMLP([512, 256, 16])(np.ones((2, 13), "float32")).shape[-1]
+    16
+    """
+
+    activate_last = True
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class TopMLP(MLP):
+    """Interactions (B, n) → logits (B, units[-1]) in float32. The last layer is linear; models apply the sigmoid.
+
+    Args:
+        units: Width of each layer; the last is 1 for a click probability.
+        activation: Activation of the hidden layers, ReLU in the paper.
+        dropout: Share of activations dropped after each hidden layer, in [0, 1).
+        batch_norm: Whether to normalise before each activation.
+        kernel_l2: L2 factor of the kernels, or 0.
+        seed: Seed of the initial weights and of dropout; a fresh one if omitted.
+
+    Source: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems".
+
+    Example:
+
+    >>> TopMLP([64, 1])(np.ones((2, 30), "float32")).shape[-1]
+    1
+    """
+
+    activate_last = False

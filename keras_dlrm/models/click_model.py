@@ -15,11 +15,11 @@ from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import new_seed
-from keras_dlrm.metrics.count import Count
+from keras_dlrm.metrics.streaming import Count
 from keras_dlrm.models.frozen import freeze, with_frozen
-from keras_dlrm.models.hdf5 import refuse_hdf5_in_writing
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
+from keras_dlrm.models.saved import refuse_hdf5_in_writing
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.step.batch import WholeBatch

@@ -10,12 +10,10 @@ from keras import ops
 
 from keras_dlrm.embeddings.options import EmbeddingOptions
 from keras_dlrm.initializers import part_seed
-from keras_dlrm.layers.bottom_mlp import BottomMLP
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossOptions, crossed
 from keras_dlrm.layers.dot_interaction import DotInteraction
-from keras_dlrm.layers.mlp import MLPOptions
-from keras_dlrm.layers.top_mlp import TopMLP
+from keras_dlrm.layers.mlp import BottomMLP, MLPOptions, TopMLP
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import boolean, integer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,23 +17,50 @@ import tensorflow as tf
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.writing import write
 from keras_dlrm.embeddings.lookup import is_table
-from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.embeddings.whole_tables import stand_in_tables
 from keras_dlrm.files.durable import check_writable
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.parameter_server import costs
-from keras_dlrm.parameter_server.beside import Beside
-from keras_dlrm.parameter_server.checks import check, check_is_on
 from keras_dlrm.parameter_server.cluster import task
 from keras_dlrm.parameter_server.placement import default_plan, for_servers
 from keras_dlrm.parameter_server.server import Server
-from keras_dlrm.parameter_server.step import WorkerStep
+from keras_dlrm.parameter_server.step import WorkerStep, check, check_is_on
 from keras_dlrm.parameter_server.tables import ServerTables
 from keras_dlrm.sharding.heartbeat import beats
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.sharding.processes import end_with_launcher
 from keras_dlrm.support.arguments import integer
+
+
+class Beside:
+    """One call at a time in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, call: Callable[[], None]) -> None:
+        """Start it when the one before has ended."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                call()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for its end; raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
 
 Batch = tuple[Mapping[str, Any], Any]
 _LOST = (tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.InternalError)

@@ -1,8 +1,10 @@
-"""The sparse train step for JAX."""
+"""The sparse train step for JAX, which Ctrl-C does not cut in two."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +20,35 @@ from keras_dlrm.sharding.meter import meter
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.freed_memory import keep_freed_memory
 from keras_dlrm.step.step import Step
-from keras_dlrm.step.whole_step import whole_step
+
+
+@contextlib.contextmanager
+def whole_step() -> Iterator[None]:
+    """While this context is open, the first SIGINT waits for its end; a second one does not.
+
+    Example:
+
+    >>> with whole_step():
+    ...     state = "new"
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[int, Any]] = []
+
+    def wait(number: int, frame: Any) -> None:
+        if waiting:
+            handler(number, frame)
+        waiting.append((number, frame))
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
 
 
 def collectives() -> Any:

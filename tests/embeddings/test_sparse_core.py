@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.embeddings.sparse_core.config import feature_configs
-from keras_dlrm.embeddings.sparse_core.layout import Placed
-from keras_dlrm.embeddings.sparse_core.tables import placed
+from keras_dlrm.embeddings.sparse_core.tables import Placed, placed
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import keras_rs_everywhere
 
 

@@ -11,7 +11,7 @@ from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.sharding.compression import OPERATIONS, QuotientRemainder
 from keras_dlrm.sharding.layout import layout
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, place
-from keras_dlrm.sharding.planner.traffic import traffic
+from keras_dlrm.sharding.planner.costs import traffic
 from keras_dlrm.sharding.stacking import split_tables, stack_tables
 
 pytestmark = pytest.mark.neutral

@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.sharding.layout import layout
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan
+from keras_dlrm.sharding.planner.costs import allocated, loads, seconds, traffic
 from keras_dlrm.sharding.planner.estimate import check_slots, explain, weigh
-from keras_dlrm.sharding.planner.load import loads
 from keras_dlrm.sharding.planner.machine import MACHINES, Machine
 from keras_dlrm.sharding.planner.planner import plan_for
-from keras_dlrm.sharding.planner.step_time import allocated, seconds
-from keras_dlrm.sharding.planner.traffic import traffic
 from keras_dlrm.sharding.planner.workload import Workload
 
 pytestmark = pytest.mark.neutral

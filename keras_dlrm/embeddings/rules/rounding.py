@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings.hashing import mix
+from keras_dlrm.embeddings.table_rows import mix
 
 
 def round_stochastically(values: Any, ids: Any, step: Any) -> Any:

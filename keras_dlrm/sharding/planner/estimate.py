@@ -11,10 +11,8 @@ import numpy as np
 
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.plan import Placement, ShardingPlan
-from keras_dlrm.sharding.planner.load import loads
+from keras_dlrm.sharding.planner.costs import Traffic, allocated, loads, seconds, traffic_of
 from keras_dlrm.sharding.planner.machine import Machine
-from keras_dlrm.sharding.planner.step_time import allocated, seconds
-from keras_dlrm.sharding.planner.traffic import Traffic, traffic_of
 from keras_dlrm.sharding.planner.workload import Workload
 from keras_dlrm.support.table import print_table
 

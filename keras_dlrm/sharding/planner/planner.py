@@ -9,10 +9,9 @@ from typing import Any
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.plan import MOST_PROCESSES, Placement, ShardingPlan, kind_of
 from keras_dlrm.sharding.planner.candidates import Placed, candidates, placed
+from keras_dlrm.sharding.planner.costs import allocated, loads, seconds
 from keras_dlrm.sharding.planner.estimate import check_slots, weigh
-from keras_dlrm.sharding.planner.load import loads
 from keras_dlrm.sharding.planner.machine import Machine
-from keras_dlrm.sharding.planner.step_time import allocated, seconds
 from keras_dlrm.sharding.planner.workload import Workload
 from keras_dlrm.support.arguments import integer, number
 
