@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,9 +97,9 @@ class ShardedTables:
             packed = [
                 ops.reshape(s, (len(g.take), w, -1)) for s, g, w in zip(sums, exchanged, widths, strict=True)
             ]  # fmt: skip
-            found = self.collectives.exchange(side_by_side(packed))
+            received = self.collectives.exchange(side_by_side(packed))
             for group, width, first in zip(exchanged, widths, np.cumsum([0, *widths]), strict=False):
-                part = found if len(exchanged) == 1 else found[:, int(first) : int(first) + width]
+                part = received if len(exchanged) == 1 else received[:, int(first) : int(first) + width]
                 answers.append(ops.reshape(part, (len(group.take) * group.outputs, -1, group.width)))
         for group, variable in zip(self.layout.groups[len(exchanged) :], self.variables[len(exchanged) :], strict=True):
             factor = None if weights is None else _spread(group, weights)
@@ -137,11 +138,9 @@ class ShardedTables:
         vectors = side_by_side(parts)
         if order != sorted(order):
             vectors = ops.take(vectors, np.argsort(order).astype("int32"), axis=1)
-        found, first = [], 0
-        for count in self.layout.counts[s]:
-            found.append(vectors if count == len(order) else vectors[:, first : first + count])
-            first += count
-        return found
+        counts = self.layout.counts[s]
+        firsts = itertools.accumulate(counts, initial=0)
+        return [vectors if n == len(order) else vectors[:, first : first + n] for n, first in zip(counts, firsts, strict=False)]
 
     # -- the tables --------------------------------------------------------------------------------------------------
 

@@ -87,10 +87,10 @@ class WholeTables:
             factors: For each stack what its rows are multiplied with, (B, positions), or `None`.
             training: Whether a gradient may be taken for the tables.
         """
-        found: list[list[Any]] = []
+        pooled: list[list[Any]] = []
         for stack, table, rows, factor in zip(self.stacks, self.variables, asked, factors, strict=True):
             if not stack.blocks:
-                found.append([])
+                pooled.append([])
                 continue
             start = ops.convert_to_tensor(stack.per_position["start"], "int32")
             vectors = lookup(table, ops.where(rows >= 0, rows + start, PADDING), training)
@@ -110,8 +110,8 @@ class WholeTables:
                     if h > 1 and together:
                         part = ops.sum(ops.reshape(part, (-1, n, h, stack.width)), axis=2)
                     sums.append(part)
-            found.append(sums)
-        return found
+            pooled.append(sums)
+        return pooled
 
     # -- the tables --------------------------------------------------------------------------------------------------
 

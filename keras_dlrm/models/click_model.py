@@ -114,7 +114,6 @@ class ClickModel(SparseTraining):
         return {**config, "count_out_of_range": self._count_out_of_range} if config else config
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
-        """One forward pass: the loss, regularisation included, and p(click)."""
         if not gives_logits(type(self).call):
             return super().loss_and_prediction(x, y, sample_weight, training)
         logits = self(x, training=training, return_logits=True)
@@ -142,10 +141,10 @@ class ClickModel(SparseTraining):
         self._check_labels(y)  # JAX and torch build the metrics before they compute a loss.
         return dict(super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,))))
 
-    def _checked(self, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
-        given = super()._checked(given, checks)
-        self._check_outputs(given["y"], given["sample_weight"])
-        return given
+    def _checked(self, arguments: dict[str, Any], checks: Checks) -> dict[str, Any]:
+        arguments = super()._checked(arguments, checks)
+        self._check_outputs(arguments["y"], arguments["sample_weight"])
+        return arguments
 
     def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         x, y, sample_weight = super()._checked_batch(who, x, y, sample_weight)

@@ -193,13 +193,13 @@ class DLRM(ClickModel):
         who = f"DLRM: interaction {self.interaction_kind} {self.interaction.name!r}"
         vectors = f"vectors (B, {shape[0]}, {shape[1]})"
         try:
-            found = self.interaction(ops.zeros((2, *shape), self.compute_dtype), training=False)
+            outputs = self.interaction(ops.zeros((2, *shape), self.compute_dtype), training=False)
         except Exception as error:
             raise ValueError(f"{who} fails for {vectors}: {error}") from error
-        if len(getattr(found, "shape", ())) != 2 or found.shape[0] != 2:
-            got = tuple(getattr(found, "shape", ())) or type(found).__name__
+        if len(getattr(outputs, "shape", ())) != 2 or outputs.shape[0] != 2:
+            got = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
             raise ValueError(f"{who} maps two rows of {vectors} to {got}; it must give (B, n), one row for each of the batch.")
-        return int(found.shape[1])
+        return int(outputs.shape[1])
 
 
 def _known(interaction: Any) -> Any:

@@ -28,37 +28,27 @@ def frozen_of(model: Any) -> Frozen:
     >>> frozen_of(model)
     {'top_mlp/dense_layers.0/@1': False}
     """
-    found: Frozen = {}
+    frozen: Frozen = {}
     for path, around, layer in _walk(model, "", True):
         if layer.trainable != around:
-            found[path] = layer.trainable
+            frozen[path] = layer.trainable
         if layer.trainable:
             for i, variable in enumerate(own_trainable_variables(layer)):
                 if not variable.trainable:
-                    found[_inside(path, f"@{i}")] = False
-    return found
+                    frozen[_inside(path, f"@{i}")] = False
+    return frozen
 
 
 def with_frozen(config: dict[str, Any], model: Any) -> dict[str, Any]:
-    """A configuration, with what is frozen as `"frozen"`, if anything is.
-
-    Args:
-        config: Of the model.
-        model: The model.
-    """
+    """A model's configuration, with its frozen parts as `"frozen"`, if there are any."""
     frozen = frozen_of(model)
     return {**config, "frozen": frozen} if frozen else config
 
 
 def freeze(model: Any, frozen: Mapping[str, bool] | Sequence[str]) -> None:
-    """Make the parts of a model as trainable as those of the one that `frozen_of` was asked of.
+    """Make the parts of a model as trainable as those of one of the same configuration; `ValueError` for a part it does not have.
 
-    Args:
-        model: A model or layer of the same configuration.
-        frozen: What `frozen_of` gave; or names of layers, as earlier versions of this package wrote them.
-
-    Raises:
-        ValueError: it names a part that the model does not have.
+    `frozen` is of `frozen_of`; or names of layers, as earlier versions of this package wrote them.
     """
     if not isinstance(frozen, Mapping):
         for layer in model.layers:

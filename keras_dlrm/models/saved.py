@@ -19,28 +19,13 @@ _MESSAGE = (
 
 
 def refuse_hdf5(path: Any) -> None:
-    """Refuse the path of an HDF5 file.
-
-    Args:
-        path: Where a whole model is to be saved.
-
-    Raises:
-        ValueError: it ends with .h5 or .hdf5.
-
-    Example:
-
-    >>> refuse_hdf5("model.keras")
-    """
+    """`ValueError` for the path of an HDF5 file of a whole model."""
     if isinstance(path, (str, os.PathLike)) and str(path).endswith((".h5", ".hdf5")):
         raise ValueError(_MESSAGE)
 
 
 def refuse_hdf5_in_writing() -> None:
-    """Refuse to be asked for a configuration by `keras.saving.save_model(model, "model.h5")`, which asks no method of the model.
-
-    Raises:
-        ValueError: Keras writes HDF5.
-    """
+    """`ValueError` where `keras.saving.save_model(model, "model.h5")` asks for a configuration: it asks no method of the model."""
     if writes_hdf5():
         raise ValueError(_MESSAGE)
 

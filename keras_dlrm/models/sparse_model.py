@@ -128,11 +128,7 @@ class SparseTraining(Saved, CheckedTraining):
                 )
 
     def _check_alike(self, x: Any = None) -> None:
-        """Before the first step after `compile`: all processes are told the same, and start with the same weights.
-
-        Args:
-            x: What `fit` is given, which is compared each time.
-        """
+        """Before the first step after `compile`: all processes are told the same, and start with the same weights."""
         if self._known_alike == "alone" or (self._known_alike and x is None) or not self.compiled:
             return
         if not self.shared:
@@ -150,12 +146,7 @@ class SparseTraining(Saved, CheckedTraining):
     def make_room(self, x: Any, batch_size: int | None = None) -> None:
         """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.
 
-        Args:
-            x: What `fit` is given.
-            batch_size: Rows of a batch, where `x` holds arrays.
-
-        Raises:
-            ValueError: `x` does not show the size of its batches.
+        `ValueError` where the data `x` of `fit` do not show the size of their batches.
         """
         if self.optimizer is None or not self.optimizer.dense.gradient_accumulation_steps:
             return
@@ -176,12 +167,10 @@ class SparseTraining(Saved, CheckedTraining):
 
     @property
     def narrowing(self) -> Narrowing:
-        """Makes int32 of the ids that this model's collections read."""
         return Narrowing([layer.schema for layer in layers_in(self) if isinstance(layer, EmbeddingCollection)])
 
     @property
     def sharded(self) -> bool:
-        """Whether a plan shards its tables, so that all processes take part in each step."""
         return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in layers_in(self))
 
     @property
@@ -194,37 +183,23 @@ class SparseTraining(Saved, CheckedTraining):
         return self.sharded
 
     def part_of_step(self, x: Any, sample_weight: Any) -> WholeBatch:
-        """This process's, or this replica's, part of a step's batch, loss and gradients."""
         alone = not (self.sharded or self.in_replicas)
         return WholeBatch(sample_weight) if alone else PartOfBatch(self, x, sample_weight)
 
     @property
     def kept_of_rows(self) -> list[Any]:
-        """Variables in which layers keep something of the rows they saw, such as moving means, and that processes keep alike.
-
-        Replicas of a strategy do so themselves. A change is what is added up, so that constants among these stay as they are.
-        """
+        # Replicas of a strategy do so themselves. A change is what is added up, so that constants among these stay as they are.
         if self.in_replicas or not self.sharded:
             return []
         kept = [v for v in self.non_trainable_variables if not is_table(v)]
         return [v for v in kept if keras.backend.is_float_dtype(keras.backend.standardize_dtype(v.dtype))]
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
-        """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
         y_pred = self(x, training=training)
         # Keras's own call of `compute_loss`, which may be overridden without `training`.
         return self._compute_loss(x, y, y_pred, sample_weight, training), y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
-        """Add a batch to the metrics and return their values.
-
-        Args:
-            x: Inputs.
-            y: Labels.
-            y_pred: Predictions.
-            part: What of the batch is this process's.
-            loss: Of the whole batch.
-        """
         rows, sample_weight = part.rows, part.sample_weight
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             # Rows without weight, such as those that pad a last batch, are not in this mean.

@@ -76,6 +76,19 @@ class WorkerStep:
         """Whether a server has a part of the model."""
         return server.index == self.home or any(held[server.index] is not None for held in self.tables.held)
 
+    def bytes_sent(self, steps: int) -> tuple[int, list[int]]:
+        """Bytes of ids, rows, dense parameters and gradients in some steps: from all workers, and from each server."""
+        stacks = self.tables.collection.stacks
+        item = tf.as_dtype(self.tables.collection.table_dtype).size
+        dense = steps * sum(4 * int(np.prod(v.shape)) for v in self.dense)
+        workers, each = 0, []
+        for server in self.servers:
+            rows = [(int(n), stack.width) for n, stack in zip(server.asked, stacks, strict=True)]
+            parameters = dense if server.index == self.home else 0
+            workers += sum(n * (4 + 4 * width) for n, width in rows) + parameters
+            each.append(sum(n * width * item for n, width in rows) + parameters)
+        return workers, each
+
     def _predict(self, x: Any) -> Any:
         with taped(ServerTape(self.tables)):
             return self.model(x, training=False)

@@ -258,7 +258,7 @@ def _rate(optimizer: Any) -> float | None:
 
 def _optimizer(identifier: Any) -> Any:
     try:
-        found = keras.optimizers.get(identifier)
+        optimizer = keras.optimizers.get(identifier)
     except ValueError as error:
         if isinstance(identifier, dict):
             raise
@@ -266,9 +266,9 @@ def _optimizer(identifier: Any) -> Any:
         raise kind(
             f"optimizer={identifier!r} is unknown; use one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer."
         ) from error
-    if found is None:
+    if optimizer is None:
         raise TypeError(f"optimizer=None: give one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer.")
-    return found
+    return optimizer
 
 
 def _load_all(optimizer: Any, store: Any) -> None:

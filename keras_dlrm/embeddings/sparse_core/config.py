@@ -106,7 +106,7 @@ def feature_configs(
         Column name → config.
     """
     layers = keras_rs_layers()
-    found: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     for stack in stacks:
         tables = {
             table.name: layers.TableConfig(
@@ -126,13 +126,13 @@ def feature_configs(
         }
         for block in stack.blocks:
             for column in (schema.categorical[i] for i in block.columns):
-                found[column.name] = layers.FeatureConfig(
+                configs[column.name] = layers.FeatureConfig(
                     name=column.name,
                     table=tables[column.table_name],
                     input_shape=(batch_size, block.hotness),
                     output_shape=(batch_size, block.width),
                 )
-    return found
+    return configs
 
 
 def config_name(table: Table) -> str:

@@ -116,8 +116,8 @@ class SparseCoreTables:
                 part = rows[:, first:last]
                 real = part >= 0
                 ids[column.name] = ops.where(real, part, sizes[column.table_name])
-                given = ops.ones_like(part, "float32") if factor is None else ops.cast(factor[:, first:last], "float32")
-                weights[column.name] = ops.where(real, given, ops.zeros_like(given))
+                weight = ops.ones_like(part, "float32") if factor is None else ops.cast(factor[:, first:last], "float32")
+                weights[column.name] = ops.where(real, weight, ops.zeros_like(weight))
         return ids, weights
 
     def _columns(self, stack: Stack) -> Iterator[tuple[Any, Block, int, int]]:
@@ -129,8 +129,8 @@ class SparseCoreTables:
     def ragged_features(self, asked: Sequence[Any], factors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """As `features`, without what contributes nothing: NumPy arrays of an array for each example."""
         ids, weights = (
-            {name: ops.convert_to_numpy(value) for name, value in found.items()}
-            for found in self.features(asked, factors)
+            {name: ops.convert_to_numpy(value) for name, value in by_column.items()}
+            for by_column in self.features(asked, factors)
         )
         real = {name: value != self.configs[name].table.vocabulary_size - 1 for name, value in ids.items()}
         return (
@@ -161,9 +161,9 @@ class SparseCoreTables:
         ids, weights = self.features(asked, factors)
         return self._by_block(self.layer(ids, weights, training=bool(training)))
 
-    def pooled_preprocessed(self, given: Any, training: bool | None) -> list[list[Any]]:
+    def pooled_preprocessed(self, preprocessed: Any, training: bool | None) -> list[list[Any]]:
         """As `pooled`, of what `preprocess` made."""
-        return self._by_block(self.layer(given, training=bool(training)))
+        return self._by_block(self.layer(preprocessed, training=bool(training)))
 
     def _by_block(self, vectors: Mapping[str, Any]) -> list[list[Any]]:
         columns = self.schema.categorical
@@ -251,7 +251,7 @@ def placed(layout: Any) -> Placed:
 
 
 def _ragged(values: np.ndarray, real: np.ndarray) -> np.ndarray:
-    found = np.empty(len(values), object)
+    rows = np.empty(len(values), object)
     for i, (row, keep) in enumerate(zip(values, real, strict=True)):
-        found[i] = row[keep]
-    return found
+        rows[i] = row[keep]
+    return rows

@@ -185,25 +185,25 @@ class TPUEmbedding(EmbeddingCollection):
         }
 
 
-def rule_of(layers: Iterable[Any], given: Any) -> Any:
-    """What `compile` takes as `embedding_optimizer`: what it was given, or the rule of the model's `TPUEmbedding`s.
+def rule_of(layers: Iterable[Any], embedding_optimizer: Any) -> Any:
+    """The row rule for `compile`: its argument `embedding_optimizer`, or the rule of the model's `TPUEmbedding`s.
 
     Args:
         layers: Layers of the model.
-        given: The argument of `compile`, or `None`.
+        embedding_optimizer: The argument of `compile`, or `None`.
 
     Raises:
         ValueError: two of them differ.
     """
     rules = [layer.row_rule() for layer in layers if isinstance(layer, TPUEmbedding)]
     for rule in rules:
-        other = get(given) if given is not None else rules[0]
+        other = get(embedding_optimizer) if embedding_optimizer is not None else rules[0]
         if type(rule) is not type(other) or _options(rule) != _options(other):
             raise ValueError(
                 f"compile: the embedding_optimizer {type(other).__name__} {_options(other)} differs from the "
                 f"{type(rule).__name__} {_options(rule)} that a TPUEmbedding was made with; give it there alone."
             )
-    return given if given is not None or not rules else rules[0]
+    return embedding_optimizer if embedding_optimizer is not None or not rules else rules[0]
 
 
 def _options(rule: RowRule) -> dict[str, Any]:
