@@ -17,10 +17,7 @@ _NOT_DENSE = ("RaggedTensor", "RaggedTensorSpec", "SparseTensor", "SparseTensorS
 
 
 def is_dense(values: Any) -> bool:
-    """Whether values are neither sparse nor ragged.
-
-    Args:
-        values: A tensor or array of any framework, SciPy's included, or a `KerasTensor`.
+    """Whether a tensor or array of any framework, SciPy's included, or a `KerasTensor` is neither sparse nor ragged.
 
     Example:
 
@@ -34,12 +31,7 @@ def is_dense(values: Any) -> bool:
 
 
 def check_dense(name: str, values: Any) -> None:
-    """`TypeError` where a tensor is sparse or ragged.
-
-    Args:
-        name: What it is, for the error.
-        values: As of `is_dense`.
-    """
+    """`TypeError` in the name of `name` where a tensor is sparse or ragged."""
     if not is_dense(values):
         raise TypeError(
             f"{name} is a {type(values).__name__}, which is sparse or ragged; give a dense tensor, of ids with -1 as padding (such "
@@ -48,17 +40,9 @@ def check_dense(name: str, values: Any) -> None:
 
 
 def of_width(who: str, name: str, values: Any, width: int) -> Any:
-    """A tensor of a packed batch, its width known from here on.
+    """A tensor of a packed batch by its name, its width known from here on: `TypeError` for no dense one, `ValueError` for another.
 
-    Args:
-        who: Who asks, for errors; empty or with ": ".
-        name: Key in the batch.
-        values: A tensor. TensorFlow's may have no static width or rank; theirs are checked when they are there.
-        width: What it must be.
-
-    Raises:
-        TypeError: it is sparse or ragged.
-        ValueError: another shape.
+    TensorFlow's may have no static width or rank; those are checked when they are there. `who` is empty or ends with ": ".
     """
     check_dense(f"{who}batch[{name!r}]", values)
     values = backend.with_width(values, width)
@@ -67,15 +51,18 @@ def of_width(who: str, name: str, values: Any, width: int) -> Any:
     return values
 
 
+def signed(ids: Any) -> Any:
+    """Unsigned ids of 32 or 64 bits as int64, or int32 on JAX, which has no int64 unless asked for. None turns negative."""
+    dtype, wide = keras.backend.standardize_dtype(ids.dtype), "int32" if keras.backend.backend() == "jax" else "int64"
+    most = np.array(min(np.iinfo(wide).max, np.iinfo(dtype).max), dtype)
+    return ops.cast(ops.minimum(ids, ops.convert_to_tensor(most)), wide)
+
+
 def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     """Ids (B, W), int32 or int64, and their weights (B, W) or `None`, of a packed batch or of ids alone.
 
-    Args:
-        inputs: The batch.
-        schema: Its schema.
-
     Raises:
-        TypeError: ids that are no integers; what is not dense.
+        TypeError: ids that are no integers; a tensor that is not dense.
         ValueError: other shapes, or no ids.
     """
     weights = None
@@ -90,14 +77,10 @@ def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     if "int" not in dtype:
         raise TypeError(f"batch['sparse'] has dtype {dtype}; ids must be integers (int32 or int64).")
     sparse = of_width("", "sparse", sparse, schema.width)
-    if dtype not in ("int32", "int64"):
-        if dtype in ("uint32", "uint64"):
-            # JAX has no int64 unless asked for. Nothing turns negative.
-            wide = "int32" if keras.backend.backend() == "jax" else "int64"
-            most = np.array(min(np.iinfo(wide).max, np.iinfo(dtype).max), dtype)
-            sparse = ops.cast(ops.minimum(sparse, ops.convert_to_tensor(most)), wide)
-        else:
-            sparse = ops.cast(sparse, "int32")
+    if dtype in ("uint32", "uint64"):
+        sparse = signed(sparse)
+    elif dtype not in ("int32", "int64"):
+        sparse = ops.cast(sparse, "int32")
     if weights is not None:
         check_dense("batch['weights']", weights)
         weights = of_width("", "weights", ops.convert_to_tensor(weights), schema.width)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.embeddings.inputs import signed
 from keras_dlrm.embeddings.table_rows import fold
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.hashing import LARGEST
@@ -22,10 +23,7 @@ class Narrowing:
     """Wide ids of batches as int32: of a hashed column their fold, else a number that is out of range everywhere.
 
     JAX has no int64 unless asked for, and a functional model casts to the dtype of its `Input`: both would turn an id
-    beyond int32 into another id. What counts as ids: integers (B, W) with a width W that a schema has.
-
-    Args:
-        schemas: Schemas of the collections that read the ids.
+    beyond int32 into another id. Integers (B, W) are ids where W is the width of a schema of the collections that read them.
     """
 
     def __init__(self, schemas: Sequence[Schema]) -> None:
@@ -38,7 +36,7 @@ class Narrowing:
         return keras.tree.map_structure(self._array, x)
 
     def batch(self, batch: Any) -> Any:
-        """What a data source yields: inputs, alone or first of a tuple."""
+        """An element of a data source: inputs, alone or first of a tuple."""
         return (self.arrays(batch[0]), *batch[1:]) if isinstance(batch, tuple) else self.arrays(batch)
 
     def _array(self, ids: Any) -> Any:
@@ -53,11 +51,8 @@ class Narrowing:
         if isinstance(ids, np.ndarray):
             return narrow(schema.categorical, ids)
         if keras.backend.standardize_dtype(ids.dtype) != "int64":
-            # JAX has no int64 unless asked for.
-            wide = "int32" if keras.backend.backend() == "jax" else "int64"
-            most = min(np.iinfo(wide).max, np.iinfo(keras.backend.standardize_dtype(ids.dtype)).max)
-            ids = ops.cast(ops.minimum(ids, ops.cast(most, ids.dtype)), wide)
-            if wide == "int32":
+            ids = signed(ids)
+            if keras.backend.standardize_dtype(ids.dtype) == "int32":
                 return ids
         hashed = ops.convert_to_tensor(np.repeat([c.hashed for c in schema.categorical], [c.hotness for c in schema.categorical]))
         none = ops.zeros_like(ids)

@@ -22,16 +22,7 @@ _ROWS_AT_ONCE = 2**16
 
 
 class ShardedTables:
-    """This process's parts of the tables of an `EmbeddingCollection`, and lookups that all processes take part in.
-
-    Args:
-        stacks: The stacks.
-        operation: Of quotient–remainder tables, if there are any.
-        plan: The plan.
-
-    Raises:
-        ValueError: the plan is for other tables.
-    """
+    """This process's parts of the tables of an `EmbeddingCollection`, and lookups that all processes take part in."""
 
     def __init__(self, stacks: Sequence[Stack], operation: str | None, plan: ShardingPlan) -> None:
         from keras_dlrm.sharding import collectives  # not loaded by programs of one process
@@ -94,9 +85,7 @@ class ShardedTables:
                 first += group.positions
             # Vectors of all widths in one message: (processes, Σ F · D, B) of (processes, F, B, D), without moving a number.
             widths = [group.outputs * group.width for group in exchanged]
-            packed = [
-                ops.reshape(s, (len(g.take), w, -1)) for s, g, w in zip(sums, exchanged, widths, strict=True)
-            ]  # fmt: skip
+            packed = [ops.reshape(s, (len(g.take), w, -1)) for s, g, w in zip(sums, exchanged, widths, strict=True)]
             received = self.collectives.exchange(side_by_side(packed))
             for group, width, first in zip(exchanged, widths, np.cumsum([0, *widths]), strict=False):
                 part = received if len(exchanged) == 1 else received[:, int(first) : int(first) + width]
@@ -158,13 +147,7 @@ class ShardedTables:
         return self.plan.shapes[name]
 
     def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
-        """Rows of a part's variable, or of a slot of it: float32.
-
-        Args:
-            variable: The variable.
-            owner: The part's rank; `None` where it is replicated.
-            start, stop: Rows `start … stop - 1` of the variable.
-        """
+        """Rows of a part's variable, or of a slot of it: float32. The owner is the part's rank; `None` where it is replicated."""
         return self.collectives.read(variable, owner, start, stop)  # type: ignore[no-any-return]
 
     def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:

@@ -35,12 +35,7 @@ def fold(ids: Any) -> Any:
 
 
 def bucket(ids: Any, size: Any) -> Any:
-    """Ids >= 0 → rows in [0, size).
-
-    Args:
-        ids: Integer tensor.
-        size: int32 tensor of as many rows as each id's table has; broadcast.
-    """
+    """Ids >= 0 → rows in [0, size), of as many rows as each id's table has."""
     return ops.mod(ops.bitwise_and(mix(fold(ids)), LARGEST), size)
 
 

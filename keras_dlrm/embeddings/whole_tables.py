@@ -26,15 +26,6 @@ def stand_in_tables() -> Iterator[None]:
 
     A model of any size is then rebuilt in next to no memory. Its lookups have to go through a tape (`lookup.taped`) that
     gives the real rows.
-
-    Example:
-
-    >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10**9)])
-    >>> collection = kd.layers.EmbeddingCollection(schema, 16)
-    >>> with stand_in_tables():
-    ...     collection.build()
-    >>> tuple(collection.tables[0].shape)
-    (1, 16)
     """
     previous = stands_in()
     _active.on = True
@@ -50,12 +41,7 @@ def stands_in() -> bool:
 
 
 class WholeTables:
-    """The variables of an `EmbeddingCollection`'s stacks, and their lookups.
-
-    Args:
-        stacks: The stacks.
-        operation: Of quotient–remainder tables, if there are any.
-    """
+    """The variables of an `EmbeddingCollection`'s stacks, and their lookups."""
 
     def __init__(self, stacks: Sequence[Stack], operation: str | None) -> None:
         self.stacks = stacks

@@ -74,15 +74,9 @@ class MLP(keras.layers.Layer):
     activate_last = True
 
     def __init__(
-        self,
-        units: Sequence[int],
-        activation: Any = "relu",
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        kernel_l2: float = 0.0,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
+        self, units: Sequence[int], activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False,
+        kernel_l2: float = 0.0, seed: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         who = type(self).__name__
         self.options = MLPOptions(units, activation, dropout, batch_norm, kernel_l2, who=who)

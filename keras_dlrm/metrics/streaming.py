@@ -60,11 +60,7 @@ def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
 
 
 class ClickMetric(keras.metrics.Metric):
-    """Base of metrics that sum over rows in float32; a subclass has `add` and `result`.
-
-    Args:
-        name: Name of the metric.
-    """
+    """Base of metrics that sum over rows in float32; a subclass has `add` and `result`."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, dtype="float32")
@@ -92,19 +88,11 @@ class ClickMetric(keras.metrics.Metric):
 
 
 def flat_inputs(metric: str, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any, Any]:
-    """Labels, probabilities and weights as float32 tensors of shape (B,).
+    """Labels, probabilities and weights as float32 tensors (B,) of ones (B,) or (B, 1), weights also of `None` or a scalar.
 
-    Each comes as (B,) or (B, 1), weights also as `None` or a scalar. Other numbers of them are a `ValueError` in the name of
-    `metric`, as far as shapes are known.
-
-    Example:
-
-    >>> labels, probabilities, weights = flat_inputs("ne", np.array([0, 1]), np.array([[0.25], [0.5]]))
-    >>> tuple(labels.shape), tuple(probabilities.shape), tuple(weights.shape)
-    ((2,), (2,), (2,))
+    Other numbers of them are a `ValueError` in the name of `metric`, as far as shapes are known.
     """
-    labels = ops.convert_to_tensor(y_true)
-    probabilities = ops.convert_to_tensor(y_pred)
+    labels, probabilities = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
     _check_sizes(metric, "y_true", labels.shape, probabilities.shape)
     probabilities = ops.reshape(ops.cast(probabilities, "float32"), (-1,))
     labels = ops.reshape(ops.cast(labels, "float32"), (-1,))
@@ -221,9 +209,6 @@ class Count(keras.metrics.Metric):
 
     In a compiled step on JAX, which has no float64, the result is rounded to float32, as progress bars show it; the logs
     of an epoch are exact.
-
-    Args:
-        name: Name in the logs.
 
     Example:
 

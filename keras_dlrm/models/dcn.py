@@ -31,15 +31,9 @@ class CrossNetwork(ClickModel):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        tables: EmbeddingOptions,
-        cross: CrossOptions,
-        deep: MLPOptions,
-        structure: str,
-        seed: int | None,
-        **kwargs: Any,
-    ) -> None:
+        self, schema: Schema | Mapping[str, Any], tables: EmbeddingOptions, cross: CrossOptions, deep: MLPOptions,
+        structure: str, seed: int | None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed, **kwargs)
         schema, dtype, (deep_seed, logit_seed) = self.schema, self.dtype_policy, (part_seed(self.seed, i) for i in (1, 2))
         if structure not in STRUCTURES:
@@ -129,23 +123,12 @@ class DCNv2(CrossNetwork):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        embedding_dim: int | str | Mapping[str, int] = 16,
-        cross_layers: int = 3,
-        deep_mlp: Sequence[int] = (512, 512),
-        structure: str = "stacked",
-        projection_dim: int | None = None,
-        activation: Any = "relu",
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        kernel_l2: float = 0.0,
-        embedding_dropout: float = 0.0,
-        init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 3,
+        deep_mlp: Sequence[int] = (512, 512), structure: str = "stacked", projection_dim: int | None = None,
+        activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False, kernel_l2: float = 0.0,
+        embedding_dropout: float = 0.0, init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCNv2")
         cross = CrossOptions(cross_layers, projection_dim, kernel_l2, who="DCNv2")
         deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCNv2", field="deep_mlp")
@@ -182,21 +165,11 @@ class DCN(CrossNetwork):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        embedding_dim: int | str | Mapping[str, int] = 16,
-        cross_layers: int = 6,
-        deep_mlp: Sequence[int] = (1024, 1024),
-        activation: Any = "relu",
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        kernel_l2: float = 0.0,
-        embedding_dropout: float = 0.0,
-        init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 6,
+        deep_mlp: Sequence[int] = (1024, 1024), activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False,
+        kernel_l2: float = 0.0, embedding_dropout: float = 0.0, init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCN")
         cross = CrossOptions(cross_layers, None, kernel_l2, "vector", who="DCN")
         deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCN", field="deep_mlp")

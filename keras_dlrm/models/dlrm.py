@@ -68,26 +68,14 @@ class DLRM(ClickModel):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        embedding_dim: int | Mapping[str, int] = 16,
-        bottom_mlp: Sequence[int] | None = None,
-        top_mlp: Sequence[int] = (512, 256, 1),
-        interaction: str | keras.layers.Layer | Mapping[str, Any] = "dot",
-        self_interaction: bool = False,
-        cross_layers: int = 3,
-        projection_dim: int | None = 512,
-        activation: Any = "relu",
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        kernel_l2: float = 0.0,
-        embedding_dropout: float = 0.0,
-        init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        concat_dense: bool = False,
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | Mapping[str, int] = 16,
+        bottom_mlp: Sequence[int] | None = None, top_mlp: Sequence[int] = (512, 256, 1),
+        interaction: str | keras.layers.Layer | Mapping[str, Any] = "dot", self_interaction: bool = False,
+        cross_layers: int = 3, projection_dim: int | None = 512, activation: Any = "relu", dropout: float = 0.0,
+        batch_norm: bool = False, kernel_l2: float = 0.0, embedding_dropout: float = 0.0, init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, concat_dense: bool = False,
         **kwargs: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed, **kwargs)
         schema, dtype, width = self.schema, self.dtype_policy, _vector_width(embedding_dim, bottom_mlp)
         if bottom_mlp is None and schema.dense:

@@ -37,14 +37,9 @@ class SparseTraining(Saved, CheckedTraining):
     default_loss: Any = None
 
     def compile(
-        self,
-        optimizer: Any = "adagrad",
-        loss: Any = OMITTED,
-        metrics: Any = None,
-        embedding_optimizer: Any = None,
-        count_out_of_range: bool = False,
-        **kwargs: Any,
-    ) -> None:
+        self, optimizer: Any = "adagrad", loss: Any = OMITTED, metrics: Any = None, embedding_optimizer: Any = None,
+        count_out_of_range: bool = False, **kwargs: Any,
+    ) -> None:  # fmt: skip
         """Configure training.
 
         Args:

@@ -25,25 +25,17 @@ if TYPE_CHECKING:
     from keras_dlrm.sharding.planner.simulator import simulate as simulate
     from keras_dlrm.sharding.planner.workload import Workload as Workload
 
-_NAMES = {
-    "Estimate": "planner.estimate",
-    "MACHINES": "planner.machine",
-    "Machine": "planner.machine",
-    "Part": "part",
-    "Placement": "plan",
-    "Shard": "plan",
-    "ShardingPlan": "plan",
-    "Workload": "planner.workload",
-    "explain": "planner.estimate",
-    "part_of": "part",
-    "process_count": "keras_dlrm.sharding.collectives",
-    "process_rank": "keras_dlrm.sharding.collectives",
-    "scaling_png": "planner.simulator",
-    "simulate": "planner.simulator",
-    "start": "keras_dlrm.sharding.collectives",
-    "stop": "keras_dlrm.sharding.collectives",
-    "use": "active",
+_MODULES = {
+    "active": "use",
+    "keras_dlrm.sharding.collectives": "process_count process_rank start stop",
+    "part": "Part part_of",
+    "plan": "Placement Shard ShardingPlan",
+    "planner.estimate": "Estimate explain",
+    "planner.machine": "MACHINES Machine",
+    "planner.simulator": "scaling_png simulate",
+    "planner.workload": "Workload",
 }
+_NAMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted(_NAMES)
 
 __getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -69,9 +69,7 @@ class QuotientRemainder:
     def half_width(self, whole: float) -> float:
         """Half-width of the two tables' initial distribution, for vectors like those drawn from U(-whole, whole)."""
         # U(-s, s) has the variance s²/3; a product of two has the product of theirs, a sum the sum.
-        return {"mult": math.sqrt(math.sqrt(3.0) * whole), "add": whole / math.sqrt(2.0), "concat": whole}[
-            self.operation
-        ]
+        return {"mult": math.sqrt(math.sqrt(3.0) * whole), "add": whole / math.sqrt(2.0), "concat": whole}[self.operation]
 
 
 def mixed_dimensions(

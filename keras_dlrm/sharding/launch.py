@@ -80,12 +80,7 @@ def launch(
 
 
 def environments(backend: str, processes: int) -> list[dict[str, str]]:
-    """The environment variables that make processes on this machine one run.
-
-    Args:
-        backend: `"tensorflow"`, `"jax"` or `"torch"`.
-        processes: How many.
-    """
+    """The environment variables of each process that make processes on this machine one run of a backend."""
     addresses = loopback_addresses(processes)
     host, port = addresses[0].split(":")
     members = []
@@ -107,12 +102,7 @@ def environments(backend: str, processes: int) -> list[dict[str, str]]:
 
 
 class _Preemption:
-    """While this context is open, SIGTERM is passed on to the processes, each of which gets the chance to save.
-
-    Attributes:
-        processes: The processes that run now.
-        told: Whether the signal has come.
-    """
+    """While this context is open, SIGTERM is passed on to the processes, each of which gets the chance to save."""
 
     def __init__(self) -> None:
         self.processes: Processes | None = None

@@ -96,7 +96,7 @@ def run(case):
         others = sum(int(np.prod(v.shape)) for v in model.trainable_variables) - sum(
             int(np.prod(v.shape)) for v in model.embeddings.tables
         )
-        found["predicted"] = traffic(layout, BATCHES[0], schema.weighted, others).total
+        found["predicted"] = traffic(layout.plan.world_size, layout.groups, BATCHES[0], schema.weighted, others).total
     return found
 
 

@@ -55,7 +55,7 @@ def test_every_table_is_placed_and_counts_are_those_of_the_layout(work, world, m
         assert (counted.positions, counted.outputs) == (group.positions, group.outputs)
         assert counted.rows.max() == group.rows
     estimate = plan.estimate
-    assert estimate.traffic == traffic(found, work.global_batch, work.weighted, work.dense_parameters)
+    assert estimate.traffic == traffic(found.plan.world_size, found.groups, work.global_batch, work.weighted, work.dense_parameters)
     assert estimate.allocated >= max(estimate.held) > 0
     assert estimate.memory_balance >= 1 and estimate.row_balance >= 1 and 0 <= estimate.communication_share < 1
     assert str(plan) == str(estimate) and all(name in str(plan) for name in work.tables)

@@ -14,7 +14,7 @@ from keras_dlrm import backend
 from keras_dlrm.backend.private_keras import batches_of, rate_of, variables_of
 from keras_dlrm.embeddings.lookup import Lookup, is_table
 from keras_dlrm.embeddings.rules.accumulation import RowAccumulator
-from keras_dlrm.embeddings.rules.follow import RULES, follow, get
+from keras_dlrm.embeddings.rules.follow import RULES, fixed_rate, follow, get
 from keras_dlrm.embeddings.rules.rule import RowRule
 
 
@@ -79,7 +79,7 @@ class Hybrid(keras.optimizers.Optimizer):
         self.room_for = 0
 
     def _first_ratio(self) -> float | None:
-        rows, dense = _rate(self.rows), _rate(self.dense)
+        rows, dense = fixed_rate(self.rows), fixed_rate(self.dense)
         return rows / dense if rows is not None and dense else None
 
     def build(self, variables: Sequence[Any]) -> None:
@@ -106,11 +106,7 @@ class Hybrid(keras.optimizers.Optimizer):
     def make_room(self, lookups: Sequence[int]) -> None:
         """Make the variables that accumulate gradients of rows, if that was asked for and they are not there.
 
-        Args:
-            lookups: For each table, the most rows that a batch looks up.
-
-        Raises:
-            ValueError: the variables are there, for smaller batches.
+        `lookups` has the most rows that a batch looks up in each table. `ValueError` where the variables are for smaller batches.
         """
         steps = self.dense.gradient_accumulation_steps
         if not steps:
@@ -120,9 +116,7 @@ class Hybrid(keras.optimizers.Optimizer):
         if not self._accumulators:
             tables = variables_of(self.rows)
             # Of the rows' optimizer, so that they are saved and carried with its slots.
-            self._accumulators = [
-                RowAccumulator(self.rows, table, steps, n) for table, n in zip(tables, lookups, strict=True)
-            ]
+            self._accumulators = [RowAccumulator(self.rows, table, steps, n) for table, n in zip(tables, lookups, strict=True)]
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Update all variables from dense gradients, the tables' included."""
@@ -145,11 +139,7 @@ class Hybrid(keras.optimizers.Optimizer):
     ) -> None:
         """Update dense variables from their gradients, and of the tables only the rows that were looked up.
 
-        Args:
-            grads: Gradients of `variables`, or `None` for one that took no part.
-            variables: Dense variables.
-            lookups: The lookups of the step.
-            row_grads: For each lookup, the gradient of its rows (n, D).
+        A variable that took no part has the gradient `None`; `row_grads` has the gradient (n, D) of each lookup's rows.
         """
         steps = self.dense.gradient_accumulation_steps
         place = batches_of(self.dense) % steps if steps else None
@@ -218,7 +208,7 @@ class Hybrid(keras.optimizers.Optimizer):
     @property
     def rate(self) -> float | None:
         """The dense part's learning rate as it is now; `None` of a schedule."""
-        return _rate(self.dense)
+        return fixed_rate(self.dense)
 
     def save_own_variables(self, store: Any) -> None:
         # Keras saves the two parts, which are attributes; here they would be written a second time.
@@ -249,11 +239,6 @@ class Hybrid(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Hybrid:
         return cls(**config)
-
-
-def _rate(optimizer: Any) -> float | None:
-    rate = rate_of(optimizer)
-    return float(ops.convert_to_numpy(ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else None
 
 
 def _optimizer(identifier: Any) -> Any:

@@ -10,9 +10,8 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.backend.private_keras import rate_of
 from keras_dlrm.embeddings.rules import SGD, Adagrad, Adam, RowRule
-from keras_dlrm.embeddings.rules.follow import get
+from keras_dlrm.embeddings.rules.follow import fixed_rate, get
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.stacking import Stack, Table
@@ -43,21 +42,17 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
     who = f"TPUEmbedding: embedding_optimizer {type(rule).__name__}"
     if type(rule) not in (SGD, Adagrad, Adam):
         raise ValueError(f"{who} is not on SparseCore; {_HAVE}, of which Adagrad is the nearest to row-wise Adagrad.")
-    if not isinstance(rate_of(rule), keras.Variable):
-        raise ValueError(
-            f"{who}: learning_rate is a schedule, which keras-rs does not advance on every backend; give a number."
-        )
+    rate = fixed_rate(rule)
+    if rate is None:
+        raise ValueError(f"{who}: learning_rate is a schedule, which keras-rs does not advance on every backend; give a number.")
     if rule.l2:
         raise ValueError(f"{who}: l2={rule.l2} is not on SparseCore; leave it out.")
-    rate = float(keras.ops.convert_to_numpy(rate_of(rule).value))
     if isinstance(rule, SGD):
         return keras.optimizers.SGD(rate)
     if isinstance(rule, Adagrad):
         return _adagrad(who, rule, rate)
     if not rule.epsilon:
-        raise ValueError(
-            f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8."
-        )
+        raise ValueError(f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8.")
     return keras.optimizers.Adam(rate, rule.beta_1, rule.beta_2, rule.epsilon)
 
 
@@ -77,15 +72,8 @@ def _adagrad(who: str, rule: Adagrad, rate: float) -> keras.optimizers.Optimizer
 
 
 def feature_configs(
-    schema: Schema,
-    stacks: Sequence[Stack],
-    rule: RowRule,
-    seed: int,
-    batch_size: int | None,
-    placement: str,
-    max_ids_per_partition: int = 256,
-    max_unique_ids_per_partition: int = 256,
-) -> dict[str, Any]:
+    schema: Schema, stacks: Sequence[Stack], rule: RowRule, seed: int, batch_size: int | None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """A `keras_rs.layers.FeatureConfig` for each column; columns that share a table share its `TableConfig`.
 
     Each table has a last row of its own for padding, which SparseCore would otherwise look up in a real one, with weight
@@ -98,12 +86,7 @@ def feature_configs(
         rule: Row rule; see `keras_optimizer`.
         seed: Of the initial rows: the distribution of `EmbeddingCollection`'s, drawn by Keras on the device.
         batch_size: Of the batches of all devices together; `None` off the TPU.
-        placement: `"sparsecore"` or `"default_device"`.
-        max_ids_per_partition: As in `keras_rs.layers.TableConfig`.
-        max_unique_ids_per_partition: As there.
-
-    Returns:
-        Column name → config.
+        **options: `placement` and the like, as `keras_rs.layers.TableConfig` takes them.
     """
     layers = keras_rs_layers()
     configs: dict[str, Any] = {}
@@ -118,9 +101,7 @@ def feature_configs(
                 ),
                 optimizer=keras_optimizer(rule),
                 combiner="sum",
-                placement=placement,
-                max_ids_per_partition=max_ids_per_partition,
-                max_unique_ids_per_partition=max_unique_ids_per_partition,
+                **options,
             )
             for table in stack.tables
         }
@@ -142,16 +123,10 @@ def config_name(table: Table) -> str:
 
 
 def keras_rs_layers() -> Any:
-    """The module `keras_rs.layers`.
-
-    Raises:
-        ImportError: keras-rs is not installed.
-    """
+    """The module `keras_rs.layers`; `ImportError` where keras-rs is not installed."""
     try:
         return importlib.import_module("keras_rs").layers
     except ModuleNotFoundError as error:
         if error.name != "keras_rs":
             raise
-        raise ImportError(
-            "TPUEmbedding needs keras-rs on a TPU; install keras-dlrm[tpu], or use EmbeddingCollection."
-        ) from error
+        raise ImportError("TPUEmbedding needs keras-rs on a TPU; install keras-dlrm[tpu], or use EmbeddingCollection.") from error

@@ -66,26 +66,14 @@ class Placed:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """A logical table as a checkpoint sees it: not a variable of ours, without slots.
-
-    Attributes:
-        table: The table.
-        trainable: Never: its slots are keras-rs's.
-    """
+    """A logical table as a checkpoint sees it: not a variable of ours, without slots, which are keras-rs's."""
 
     table: Table
     trainable: bool = False
 
 
 class SparseCoreTables:
-    """The tables of a `TPUEmbedding`, and lookups of sums of their rows.
-
-    Args:
-        schema: Its schema.
-        stacks: Its stacks.
-        configs: Column name → `keras_rs.layers.FeatureConfig`, see `sparse_core.feature_configs`.
-        name: Name of the layer that is made of them.
-    """
+    """The tables of a `TPUEmbedding`, and lookups of sums of their rows; see `feature_configs` for the configurations by column."""
 
     def __init__(self, schema: Schema, stacks: Sequence[Stack], configs: Mapping[str, Any], name: str) -> None:
         self.schema = schema
@@ -103,11 +91,11 @@ class SparseCoreTables:
         self.variables = list(self.layer.trainable_variables)
 
     def features(self, asked: Sequence[Any], factors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Rows and weights of each column, (B, hotness) both; what contributes nothing is the padding row, with weight 0.
+        """Rows and weights of each column, (B, hotness) both; a padding row with weight 0 contributes nothing.
 
         Args:
             asked: For each stack int32 (B, positions): rows of the tables, or -1.
-            factors: For each stack what its rows are multiplied with, (B, positions), or `None`.
+            factors: For each stack the factors of its rows, (B, positions), or `None`.
         """
         ids, weights = {}, {}
         for stack, rows, factor in zip(self.stacks, asked, factors, strict=True):
@@ -127,7 +115,7 @@ class SparseCoreTables:
                 yield self.schema.categorical[i], block, first, first + block.hotness
 
     def ragged_features(self, asked: Sequence[Any], factors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As `features`, without what contributes nothing: NumPy arrays of an array for each example."""
+        """The `features` that contribute something: NumPy arrays of an array for each example."""
         ids, weights = (
             {name: ops.convert_to_numpy(value) for name, value in by_column.items()}
             for by_column in self.features(asked, factors)
@@ -139,19 +127,13 @@ class SparseCoreTables:
         )
 
     def preprocess(self, asked: Sequence[Any], factors: Sequence[Any], training: bool) -> Any:
-        """What SparseCore is given on JAX, from concrete values and outside of compiled functions."""
+        """Input of SparseCore on JAX, from concrete values and outside of compiled functions."""
         return self.layer.preprocess(*self.ragged_features(asked, factors), training=training)
 
     def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
-        """For each stack and block the sums of its rows, (B, columns, width).
+        """For each stack and block the sums of its rows, (B, columns, width); arguments as of `features`.
 
-        Args:
-            asked: As in `features`.
-            factors: As there.
-            training: Whether this is a training step.
-
-        Raises:
-            ValueError: on JAX with SparseCore, whose input is made before the step.
+        `ValueError` on JAX with SparseCore, whose input is made before the step.
         """
         if self.sparse_core and keras.backend.backend() == "jax":
             raise ValueError(
@@ -162,7 +144,7 @@ class SparseCoreTables:
         return self._by_block(self.layer(ids, weights, training=bool(training)))
 
     def pooled_preprocessed(self, preprocessed: Any, training: bool | None) -> list[list[Any]]:
-        """As `pooled`, of what `preprocess` made."""
+        """Pool as `pooled` does, from the output of `preprocess`."""
         return self._by_block(self.layer(preprocessed, training=bool(training)))
 
     def _by_block(self, vectors: Mapping[str, Any]) -> list[list[Any]]:
@@ -229,7 +211,7 @@ class SparseCoreTables:
 
     @contextlib.contextmanager
     def _stack(self, name: str) -> Iterator[tuple[Placed, np.ndarray]]:
-        """On TensorFlow, where a table lies and the stack that it lies in, which is written back if it was changed."""
+        """On TensorFlow, a table's place and the stack that it lies in, which is written back if it was changed."""
         # keras-rs 0.4.0 can read tables there only where none is stacked with another, and cannot write them.
         engine = self.layer._tpu_embedding
         layout = engine.embedding_layouts[name]
@@ -243,11 +225,9 @@ class SparseCoreTables:
 
 
 def placed(layout: Any) -> Placed:
-    """Where a table lies, from TensorFlow's `SparseCoreTableLayout`."""
-    rows, width = layout.unsharded_shape
-    return Placed(
-        layout.num_sparse_cores, layout.sparse_core_shard_row_offset, layout.sparse_core_shard_rotation, rows, width
-    )
+    """A table's place, from TensorFlow's `SparseCoreTableLayout`."""
+    offset, rotation = layout.sparse_core_shard_row_offset, layout.sparse_core_shard_rotation
+    return Placed(layout.num_sparse_cores, offset, rotation, *layout.unsharded_shape)
 
 
 def _ragged(values: np.ndarray, real: np.ndarray) -> np.ndarray:

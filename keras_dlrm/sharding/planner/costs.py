@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from keras_dlrm.sharding.layout import Layout
+from keras_dlrm.sharding.layout import Group
 from keras_dlrm.sharding.plan import Placement
 from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.sharding.planner.workload import Workload
@@ -71,8 +71,7 @@ def loads(
         n = 1 if copies else world_size
         key = (copies, width)
         if key not in groups:
-            counts = [np.zeros(n, dtype) for dtype in (int, int, int, float, float)]
-            groups[key] = GroupLoad(width, copies, *counts)
+            groups[key] = GroupLoad(width, copies, *(np.zeros(n, dtype) for dtype in (int, int, int, float, float)))
         group = groups[key]
         rows = np.full(parts, table.rows)
         if kind == "row_wise":
@@ -115,29 +114,8 @@ class Traffic:
         return sum(dataclasses.astuple(self))
 
 
-def traffic(layout: Layout, global_batch: int, weighted: bool, dense_parameters: int) -> Traffic:
-    """Bytes that a step of all processes together costs each of them. They do not depend on the size of any table."""
-    return traffic_of(layout.plan.world_size, layout.groups, global_batch, weighted, dense_parameters)
-
-
-class _Counts(Protocol):
-    """The counts of a group that traffic depends on, as `Group` and `GroupLoad` have them."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def replicated(self) -> bool: ...
-    @property
-    def positions(self) -> int: ...
-    @property
-    def outputs(self) -> int: ...
-
-
-def traffic_of(
-    world_size: int, groups: Sequence[_Counts], global_batch: int, weighted: bool, dense_parameters: int
-) -> Traffic:
-    """The traffic of a step, from the groups' counts alone."""
-    n = world_size
+def traffic(n: int, groups: Sequence[Group | GroupLoad], global_batch: int, weighted: bool, dense_parameters: int) -> Traffic:
+    """Bytes that a step of n processes together costs each of them. They do not depend on the size of any table."""
     others, batch = n - 1, math.ceil(global_batch / n)
     exchanged = [group for group in groups if not group.replicated]
     asked = sum(group.positions for group in exchanged)
@@ -161,7 +139,7 @@ def allocated(work: Workload, groups: Sequence[GroupLoad]) -> int:
 def seconds(work: Workload, n: int, groups: Sequence[GroupLoad], machine: Machine) -> dict[str, float]:
     """Seconds of a step by part, each part as long as that of the slowest of `n` processes."""
     batch, crowd = math.ceil(work.global_batch / n), machine.crowd(n)
-    moved = traffic_of(n, groups, work.global_batch, work.weighted, work.dense_parameters)
+    moved = traffic(n, groups, work.global_batch, work.weighted, work.dense_parameters)
     shrink = work.wire_bytes / 4
     # Rows are read and summed, gradients read once for each lookup and summed, and rows and slots that changed read and written.
     lookup = np.zeros(n)

@@ -21,16 +21,10 @@ _EVEN = 1.05  # of the mean share of memory
 
 
 def plan(
-    schema: Schema,
-    world_size: int,
-    embedding_dim: int | Mapping[str, int] = 16,
-    *,
-    constraints: Mapping[str, Any] | None = None,
-    machine: Machine | str | Mapping[str, Any] = "a100",
-    memory_bytes: float | None = None,
-    even_memory: bool = False,
-    **options: Any,
-) -> ShardingPlan:
+    schema: Schema, world_size: int, embedding_dim: int | Mapping[str, int] = 16, *,
+    constraints: Mapping[str, Any] | None = None, machine: Machine | str | Mapping[str, Any] = "a100",
+    memory_bytes: float | None = None, even_memory: bool = False, **options: Any,
+) -> ShardingPlan:  # fmt: skip
     """Place each table: the fastest of a few dozen candidates, by prediction, among those that fit the memory.
 
     Candidates differ in thresholds: up to which size tables are replicated, from which size (or share of the work) they are
