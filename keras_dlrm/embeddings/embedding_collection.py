@@ -284,8 +284,7 @@ class EmbeddingCollection(keras.layers.Layer):
         kernels = {_PROJECTION + width: kernel for width, kernel in self.projections.items()}
         if set(store.keys()) != set(names) | set(kernels):
             raise ValueError(
-                f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer "
-                f"{sorted([*names, *kernels])}."
+                f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer {sorted([*names, *kernels])}."
             )
         tables = {name: np.asarray(store[key]) for key, name in names.items()}
         for name, shape in self.table_shapes.items():

@@ -9,13 +9,6 @@ from keras_dlrm.layers.mlp import BottomMLP, TopMLP
 from keras_dlrm.sharding.compression import QuotientRemainder, mixed_dimensions
 
 __all__ = [
-    "BottomMLP",
-    "ConcatenationInteraction",
-    "CrossLayer",
-    "DotInteraction",
-    "EmbeddingCollection",
-    "QuotientRemainder",
-    "TPUEmbedding",
-    "TopMLP",
-    "mixed_dimensions",
-]
+    "BottomMLP", "ConcatenationInteraction", "CrossLayer", "DotInteraction", "EmbeddingCollection", "QuotientRemainder",
+    "TPUEmbedding", "TopMLP", "mixed_dimensions",
+]  # fmt: skip

@@ -90,17 +90,9 @@ class CrossLayer(keras.layers.Layer):
 
 @dataclasses.dataclass(frozen=True)
 class CrossOptions:
-    """Options of a cross network: cross layers one after another, each of which sees the network's input, too.
+    """Options of a cross network: at least one cross layer, one after another, each of which sees the network's input, too.
 
-    Args:
-        cross_layers: How many, >= 1.
-        projection_dim: Their rank; `None` for full matrices.
-        kernel_l2: L2 factor of the kernels, or 0.
-        kind: `"vector"` or `"matrix"`, see `CrossLayer`.
-        who: The model, for errors.
-
-    Raises:
-        ValueError: there is no layer.
+    See `CrossLayer` for the others; `who` is the model, for errors.
     """
 
     cross_layers: int
@@ -115,9 +107,7 @@ class CrossOptions:
     def layers(self, seed: int, dtype: Any) -> list[CrossLayer]:
         """The layers, for a model of that seed and a dtype policy."""
         options = (self.kind, self.projection_dim, self.kernel_l2)
-        return [
-            CrossLayer(*options, part_seed(seed, 3, i), dtype=dtype, name=f"cross_layer_{i}") for i in range(self.cross_layers)
-        ]
+        return [CrossLayer(*options, part_seed(seed, 3, i), dtype=dtype, name=f"cross_layer_{i}") for i in range(self.cross_layers)]
 
 
 def crossed(layers: Sequence[CrossLayer], x0: Any) -> Any:

@@ -8,18 +8,6 @@ from keras_dlrm.metrics.scores import auc, calibration, grouped_auc, log_loss, n
 from keras_dlrm.metrics.streaming import Calibration, NormalizedEntropy
 
 __all__ = [
-    "Calibration",
-    "Difference",
-    "NormalizedEntropy",
-    "Reliability",
-    "auc",
-    "calibration",
-    "expected_calibration_error",
-    "grouped_auc",
-    "log_loss",
-    "normalized_entropy",
-    "paired_bootstrap",
-    "paired_bootstrap_runs",
-    "reliability",
-    "scores",
-]
+    "Calibration", "Difference", "NormalizedEntropy", "Reliability", "auc", "calibration", "expected_calibration_error",
+    "grouped_auc", "log_loss", "normalized_entropy", "paired_bootstrap", "paired_bootstrap_runs", "reliability", "scores",
+]  # fmt: skip

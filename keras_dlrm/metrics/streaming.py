@@ -66,16 +66,7 @@ class ClickMetric(keras.metrics.Metric):
         super().__init__(name=name, dtype="float32")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch.
-
-        Args:
-            y_true: Labels, 0 or 1, (B,) or (B, 1).
-            y_pred: Probabilities, (B,) or (B, 1), any float dtype.
-            sample_weight: Weights of the examples: `None`, a scalar, (B,) or (B, 1).
-
-        Raises:
-            ValueError: the shapes do not agree.
-        """
+        """Add labels of 0 or 1, probabilities of any float dtype and weights, or `None`, of a batch: (B,) or (B, 1) each."""
         self.add(*flat_inputs(self.name, y_true, y_pred, sample_weight))
 
     def add(self, labels: Any, probabilities: Any, weights: Any) -> None:

@@ -38,9 +38,7 @@ def checked(
         return truth.astype(np.float64), scores
     clicks = truth == 1
     if both_classes and (clicks.all() or not clicks.any()):
-        raise ValueError(
-            f"{function}: all {len(truth)} labels are {int(clicks[0])}; it is defined only where both 0 and 1 occur."
-        )
+        raise ValueError(f"{function}: all {len(truth)} labels are {int(clicks[0])}; it is defined only where both 0 and 1 occur.")
     return clicks, scores
 
 

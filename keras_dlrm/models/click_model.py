@@ -16,10 +16,9 @@ from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import new_seed
 from keras_dlrm.metrics.streaming import Count
-from keras_dlrm.models.frozen import freeze, with_frozen
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
-from keras_dlrm.models.saved import refuse_hdf5_in_writing
+from keras_dlrm.models.saved import freeze, refuse_hdf5_in_writing, with_frozen
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.step.batch import WholeBatch
@@ -78,9 +77,7 @@ class ClickModel(SparseTraining):
     def _checked_inputs(self, inputs: Any) -> dict[str, Any]:
         names = self.schema.input_names
         if not isinstance(inputs, Mapping):
-            raise TypeError(
-                f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}."
-            )
+            raise TypeError(f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}.")
         for name in names:
             if name not in inputs:
                 raise ValueError(f"{self.name}: the batch has {sorted(inputs)}, {name!r} is missing; use schema.pack.")

@@ -119,13 +119,15 @@ class DLRM(ClickModel):
         self.built = True
 
         # Config
+        layer_config = keras.saving.serialize_keras_object(self.interaction)
+        layer_config.pop("build_config", None)  # layers within it are built by a call alone
         self._config = {
             **{name: value for name, value in top.config().items() if name != "units"},
             **{"cross_layers": cross.cross_layers, "projection_dim": projection_dim},
             **vars(tables),
             "bottom_mlp": bottom and bottom.units,
             "top_mlp": top.units,
-            "interaction": interaction if isinstance(interaction, str) else _serialized(interaction),
+            "interaction": interaction if isinstance(interaction, str) else layer_config,
             "self_interaction": self.self_interaction,
             "concat_dense": self.concat_dense,
         }
@@ -200,12 +202,6 @@ def _known(interaction: Any) -> Any:
         f"DLRM: interaction={interaction!r} is unknown; use one of {INTERACTIONS}, or a Keras layer that maps (B, 1 + F, D) to "
         "(B, n)."
     )
-
-
-def _serialized(layer: keras.layers.Layer) -> dict[str, Any]:
-    """A layer's configuration without the shape by which Keras builds it: layers within it are built by a call alone."""
-    config = keras.saving.serialize_keras_object(layer)
-    return {name: value for name, value in config.items() if name != "build_config"}
 
 
 def _vector_width(embedding_dim: int | Mapping[str, int], bottom_mlp: Sequence[int] | None) -> int:

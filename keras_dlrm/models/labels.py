@@ -154,9 +154,7 @@ class Checks:
         if array.dtype.kind == "O" and array.ndim:
             array = self._of_objects(what, array, place)
         if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-            raise TypeError(
-                f"{self.who}: the {what}s have dtype {array.dtype}{place and ' in' + place[3:]}; they must be numbers."
-            )
+            raise TypeError(f"{self.who}: the {what}s have dtype {array.dtype}{place and ' in' + place[3:]}; they must be numbers.")
         return array
 
     def _converted(self, what: str, values: Any) -> np.ndarray:

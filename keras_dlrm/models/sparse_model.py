@@ -12,9 +12,8 @@ from keras import ops
 from keras_dlrm import backend
 from keras_dlrm.backend.private_keras import Functional, layers_in, variables_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.embeddings.inputs import check_dense, is_dense
+from keras_dlrm.embeddings.inputs import Narrowing, check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
-from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
@@ -72,10 +71,12 @@ class SparseTraining(Saved, CheckedTraining):
                 "rows; use mixed_bfloat16."
             )
         self._jit_compile_asked = kwargs.get("jit_compile", "auto")
-        if self.sharded and metrics is not None and not _cuts_rows():
-            # Rows that fill up a part of a batch have weight 0, which plain metrics would not see.
-            kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
-            metrics = None
+        if self.sharded and metrics is not None:
+            from keras_dlrm.sharding import collectives  # not loaded by programs of one process
+
+            if not collectives.CUTS_ROWS:  # rows that fill up a part of a batch have weight 0, which plain metrics would not see
+                kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
+                metrics = None
         loss, computed = self.loss_to_compute(self.default_loss if loss is OMITTED else loss)
         if inspect.isclass(computed):  # Keras takes it, but could not save it
             loss = computed = computed()
@@ -233,7 +234,8 @@ class SparseModel(SparseTraining):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if cls is SparseModel:
-            return super().__new__(FunctionalSparseModel if _functional_arguments(args, kwargs) else cls)
+            functional = len(args) + ("inputs" in kwargs) + ("outputs" in kwargs) >= 2
+            return super().__new__(FunctionalSparseModel if functional else cls)
         # A class without a `call` of its own can only be functional.
         if not issubclass(cls, Functional) and cls.call is keras.Model.call:
             model_class: Any = cls
@@ -268,12 +270,6 @@ class FunctionalSparseModel(SparseModel, Functional):
         return super()._convert_inputs_to_tensors(inputs)
 
 
-def _cuts_rows() -> bool:
-    from keras_dlrm.sharding import collectives as backend
-
-    return bool(backend.CUTS_ROWS)
-
-
 def _listed(metrics: Any) -> list[Any]:
     return list(metrics) if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
 
@@ -291,10 +287,6 @@ def _first_batch(x: Any, batch_size: int | None) -> Any:
         f"fit: gradient_accumulation_steps needs to know the size of a batch, which {type(x).__name__} does not show; give "
         "arrays, a PyDataset, a tf.data.Dataset or a DataLoader."
     )
-
-
-def _functional_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return len(args) + ("inputs" in kwargs) + ("outputs" in kwargs) >= 2
 
 
 @functools.cache

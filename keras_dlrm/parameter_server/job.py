@@ -243,7 +243,7 @@ class ParameterServerTraining:
             self.tables.draw()
         for server in self._servers:
             server.restore(steps)
-        self._step.restore_losses(np.array(losses, np.float32))
+        self._step.losses = np.array(losses, np.float32)
         return steps
 
     def save(self) -> Path:

@@ -68,8 +68,8 @@ class WorkerStep:
         """Loss of each step; 0 of those that are not applied yet."""
         return self._losses.numpy()
 
-    def restore_losses(self, losses: np.ndarray) -> None:
-        """Have the losses of the first steps."""
+    @losses.setter
+    def losses(self, losses: np.ndarray) -> None:
         self._losses.assign(np.pad(losses, (0, self.servers[self.home].steps - len(losses))))
 
     def uses(self, server: Server) -> bool:

@@ -44,9 +44,7 @@ def take_turns() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def launch(
-    backend: str, processes: int, restarts: int = 0, timeout: float = 300.0, command: Sequence[str] | None = None
-) -> int:
+def launch(backend: str, processes: int, restarts: int = 0, timeout: float = 300.0, command: Sequence[str] | None = None) -> int:
     """Run a program in several processes on this machine, until all have ended.
 
     What they are told is what a cluster's launcher would tell them: `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` on torch,

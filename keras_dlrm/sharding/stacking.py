@@ -15,63 +15,41 @@ from keras_dlrm.support.arguments import integer
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table as it is stored: a logical table, or one of the two that stand for it.
+    """One table as it is stored: a logical table, or one of the two that stand for it. Id i has row (i // divisor) % modulus."""
 
-    Attributes:
-        name: The logical table's name; `name.quotient` and `name.remainder` where it is split.
-        rows: Rows.
-        width: Columns.
-        half_width: s of its initial distribution U(-s, s).
-        number: Integers that its initial rows are drawn with, its own among all tables.
-        divisor, modulus: Row of id i: (i // divisor) % modulus.
-    """
-
-    name: str
+    name: str  # the logical table's; `name.quotient` and `name.remainder` where it is split
     rows: int
     width: int
-    half_width: float
-    number: tuple[int, ...]
+    half_width: float  # s of its initial distribution U(-s, s)
+    number: tuple[int, ...]  # that its initial rows are drawn with, its own among all tables
     divisor: int = 1
     modulus: int = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive columns of a stack that are pooled alike, by one operation.
+    """Consecutive columns of a stack that are pooled alike, by one operation."""
 
-    Attributes:
-        columns: Where they stand among the schema's sparse columns.
-        hotness, combiner: As in `Categorical`.
-        first: Where their ids begin among the stack's positions.
-        second: Where the ids of their remainders begin, or `None` where their tables are not split.
-        width: Of one pooled vector.
-    """
-
-    columns: tuple[int, ...]
+    columns: tuple[int, ...]  # places among the schema's sparse columns
     hotness: int
     combiner: str
-    first: int
-    second: int | None
-    width: int
+    first: int  # of their ids among the stack's positions
+    second: int | None  # of the ids of their remainders, where their tables are split
+    width: int  # of one pooled vector
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
     """Tables of one width in one variable.
 
-    Attributes:
-        width: Their width.
-        tables: In stacking order.
-        blocks: The columns that look them up.
-        take: For each position of a lookup, which id of `batch["sparse"]` it is, or `None` where it is that one.
-        per_position: Arrays by name, an entry for each position: `size`: the column's vocabulary size, `oov`: its OOV
-            id (-1: contributes nothing), `hashed`, `divisor`, `modulus` and `start`, the table's first row.
+    Arrays by name have an entry for each position of a lookup: `size`: the column's vocabulary size, `oov`: its OOV id (-1:
+    contributes nothing), `hashed`, `divisor`, `modulus` and `start`, the table's first row.
     """
 
     width: int
-    tables: tuple[Table, ...]
-    blocks: tuple[Block, ...]
-    take: np.ndarray | None
+    tables: tuple[Table, ...]  # in stacking order
+    blocks: tuple[Block, ...]  # columns that look them up
+    take: np.ndarray | None  # for each position, its id in `batch["sparse"]`, or `None` where it is that one
     per_position: Mapping[str, np.ndarray]
 
     @property
@@ -143,9 +121,7 @@ def split_tables(
     return stored
 
 
-def stack_tables(
-    schema: Schema, tables: Mapping[str, tuple[Table, ...]], split: QuotientRemainder | None
-) -> list[Stack]:
+def stack_tables(schema: Schema, tables: Mapping[str, tuple[Table, ...]], split: QuotientRemainder | None) -> list[Stack]:
     """Tables of `split_tables` by width, which share one variable, in the order in which the schema first names them."""
     by_width: dict[int, list[Table]] = {}
     for parts in tables.values():
@@ -155,9 +131,7 @@ def stack_tables(
     return [_stack(schema, tables, width, stacked, concat) for width, stacked in by_width.items()]
 
 
-def _stack(
-    schema: Schema, tables: Mapping[str, tuple[Table, ...]], width: int, stacked: list[Table], concat: bool
-) -> Stack:
+def _stack(schema: Schema, tables: Mapping[str, tuple[Table, ...]], width: int, stacked: list[Table], concat: bool) -> Stack:
     starts = dict(zip((t.name for t in stacked), np.cumsum([0, *(t.rows for t in stacked)]), strict=False))
     members = [(i, c) for i, c in enumerate(schema.categorical) if tables[c.table_name][0].width == width]
     halves = [(i, c) for i, c in members if len(tables[c.table_name]) > 1]

@@ -18,17 +18,11 @@ FAILURES = "failures"
 
 
 class Beat(NamedTuple):
-    """The last sign of life of a process.
-
-    Attributes:
-        step: Its step.
-        phase: `"begin"`, `"data"`, `"step"` or `"end"`.
-        silent: Seconds since then, by the clock of whoever watches.
-    """
+    """The last sign of life of a process."""
 
     step: int
-    phase: str
-    silent: float
+    phase: str  # one of `PHASES`
+    silent: float  # seconds since then, by the clock of whoever watches
 
 
 class Failure(NamedTuple):

@@ -101,9 +101,7 @@ def _checked_dataset(dataset: Any, checks: Any) -> Any:
     leaves = checks.leaves(*keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[1:])
     for what, spec, _ in leaves:
         if not isinstance(spec, tf.TensorSpec):
-            raise TypeError(
-                f"{checks.who}: the {what}s are a {type(spec).__name__}; give one number a row, as a dense tensor."
-            )
+            raise TypeError(f"{checks.who}: the {what}s are a {type(spec).__name__}; give one number a row, as a dense tensor.")
         if not (spec.dtype.is_floating or spec.dtype.is_integer or spec.dtype.is_bool):
             raise TypeError(f"{checks.who}: the {what}s have dtype {spec.dtype.name}; they must be numbers.")
     if all(allowed is None or spec.dtype.is_bool for _, spec, allowed in leaves):

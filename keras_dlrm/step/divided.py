@@ -58,13 +58,9 @@ class _Parts(tf.distribute.DistributedDataset):
 
 
 class Divided(DataAdapter):
-    """Keras's adapter of any kind of data, but each element has the parts of this worker's replicas, one above the other.
+    """Keras's adapter of whole batches, but each element has the parts of this worker's replicas, one above the other.
 
-    Args:
-        whole: An adapter of whole batches, the same ones in every worker.
-        n: How many replicas there are.
-        first: The first of them that is here.
-        here: How many are here.
+    The whole batches are the same in every worker; of `n` replicas, `here` are here, from `first` on.
     """
 
     def __init__(self, whole: Any, n: int, first: int, here: int) -> None:

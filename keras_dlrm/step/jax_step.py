@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from keras_dlrm.backend.private_keras import distribute_rows
+from keras_dlrm.embeddings.inputs import Narrowing
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
-from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.sharding.meter import meter
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.freed_memory import keep_freed_memory
@@ -24,13 +24,7 @@ from keras_dlrm.step.step import Step
 
 @contextlib.contextmanager
 def whole_step() -> Iterator[None]:
-    """While this context is open, the first SIGINT waits for its end; a second one does not.
-
-    Example:
-
-    >>> with whole_step():
-    ...     state = "new"
-    """
+    """While this context is open, the first SIGINT waits for its end; a second one does not."""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
@@ -222,9 +216,7 @@ class SparseStep(Step):
         with meter.paused():
             jax.eval_shape(lambda d: forward(d, record), dense)
         zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
-        step = jax.value_and_grad(
-            lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
-        )
+        step = jax.value_and_grad(lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True)
         before = non_trainable
         (loss, (y_pred, after, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
         lookups = [Lookup(table, ids, rows, ids.shape[0]) for table, (ids, rows) in zip(taken, looked_up, strict=True)]

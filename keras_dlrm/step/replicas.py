@@ -197,20 +197,17 @@ class Replicas(Step):
 
     def _in_each_replica(self, step: Any) -> Any:
         """A step of all replicas, which all have the same result; Keras would average results, and with several workers fails."""
-        self._check_graph()
+        if (self.run_eagerly or tf.config.functions_run_eagerly()) and self._replicas.num_replicas_in_sync > 1:
+            raise ValueError(
+                "run_eagerly=True: replicas run one after the other then, and would wait for each other for ever; leave it out, or "
+                "look for the error without a strategy."
+            )
 
         def steps(data: Any) -> Any:
             of_each = self._replicas.run(step, args=(data,))
             return tf.nest.map_structure(lambda v: self._replicas.experimental_local_results(v)[0], of_each)
 
         return steps if self.run_eagerly else _of_any_length(steps)
-
-    def _check_graph(self) -> None:
-        if (self.run_eagerly or tf.config.functions_run_eagerly()) and self._replicas.num_replicas_in_sync > 1:
-            raise ValueError(
-                "run_eagerly=True: replicas run one after the other then, and would wait for each other for ever; leave it out, or "
-                "look for the error without a strategy."
-            )
 
     def _predict_part(self, data: Any) -> Any:
         from keras_dlrm.sharding import collectives as backend

@@ -7,20 +7,15 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.embeddings.narrowing import Narrowing
+from keras_dlrm.embeddings.inputs import Narrowing
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.checked import CheckedPyDataset
 
 
 class Step(keras.Model):
-    """Base of the train steps. `keras_dlrm.models` calls the hooks around `keras.Model`'s own methods, each at one place.
+    """Base of the train steps. `keras_dlrm.models` calls the hooks around `keras.Model`'s own methods, each at one place."""
 
-    Attributes:
-        in_replicas: Whether the model was built in the scope of a strategy with replicas.
-        py_dataset: Adapter of a `PyDataset`.
-    """
-
-    in_replicas: Any = False
+    in_replicas: Any = False  # whether the model was built in the scope of a strategy with replicas
     py_dataset: Any = CheckedPyDataset
     # Functions of a step that Keras compiles.
     train_function: Any

@@ -44,9 +44,7 @@ class Hybrid(keras.optimizers.Optimizer):
     'rowwise_adagrad'
     """
 
-    def __init__(
-        self, dense: Any = "adagrad", rows: Any = None, ratio: float | None = None, name: str = "hybrid"
-    ) -> None:
+    def __init__(self, dense: Any = "adagrad", rows: Any = None, ratio: float | None = None, name: str = "hybrid") -> None:
         super().__init__(learning_rate=0.0, name=name)
         if isinstance(dense, dict):
             dense = keras.saving.deserialize_keras_object(dense)
@@ -54,9 +52,7 @@ class Hybrid(keras.optimizers.Optimizer):
             dense = get(dense)
         self.dense = _optimizer(dense)
         if isinstance(self.dense, keras.optimizers.LossScaleOptimizer) or self.dense.loss_scale_factor:
-            raise ValueError(
-                "optimizer: loss scaling is not defined on embedding rows; train in mixed_bfloat16, which needs none."
-            )
+            raise ValueError("optimizer: loss scaling is not defined on embedding rows; train in mixed_bfloat16, which needs none.")
         if self.dense.global_clipnorm:
             raise ValueError(
                 f"optimizer: global_clipnorm={self.dense.global_clipnorm} would leave out the gradients of embedding rows; "
@@ -71,16 +67,13 @@ class Hybrid(keras.optimizers.Optimizer):
         self.rows: RowRule = follow(self.dense) if rows is None else get(rows)
         if self.rows is self.dense:
             self.rows = follow(self.dense)
-        self.ratio = self._first_ratio() if ratio is None else ratio
+        rates = fixed_rate(self.rows), fixed_rate(self.dense)
+        self.ratio = rates[0] / rates[1] if ratio is None and rates[0] is not None and rates[1] else ratio
         self._refuse_to_drop()
         self.use_ema = self.dense.use_ema
         self._accumulators: list[RowAccumulator] = []
         # Rows of the largest batch that is known to have room in them.
         self.room_for = 0
-
-    def _first_ratio(self) -> float | None:
-        rows, dense = fixed_rate(self.rows), fixed_rate(self.dense)
-        return rows / dense if rows is not None and dense else None
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -134,9 +127,7 @@ class Hybrid(keras.optimizers.Optimizer):
                 self.rows.update_step(gradient, table, self.rows.learning_rate)
         self.rows.advance()
 
-    def apply_rows(
-        self, grads: Sequence[Any], variables: Sequence[Any], lookups: Sequence[Lookup], row_grads: Any
-    ) -> None:
+    def apply_rows(self, grads: Sequence[Any], variables: Sequence[Any], lookups: Sequence[Lookup], row_grads: Any) -> None:
         """Update dense variables from their gradients, and of the tables only the rows that were looked up.
 
         A variable that took no part has the gradient `None`; `row_grads` has the gradient (n, D) of each lookup's rows.
@@ -194,9 +185,7 @@ class Hybrid(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         if not isinstance(rate_of(self.rows), keras.Variable):
-            raise TypeError(
-                "optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again."
-            )
+            raise TypeError("optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again.")
         if callable(value) or self.ratio is None:
             raise ValueError(
                 f"optimizer: learning_rate={value!r} cannot be set: the row rule's rate keeps its ratio to the dense one, which "

@@ -15,12 +15,7 @@ def round_stochastically(values: Any, ids: Any, step: Any) -> Any:
 
     An update of less than half a bfloat16 step would be lost for ever by rounding to the nearest; so it is made with a
     probability. The random bits are a hash of row id, column and step: the same on every backend, and in a run that
-    is resumed.
-
-    Args:
-        values: (n, D) new rows.
-        ids: (n,) integer ids of the rows.
-        step: Integer scalar, another one at each update.
+    is resumed. Values are new rows (n, D), ids integers (n,); the step is another one at each update.
 
     Source: Zhang et al. 2022, "Training with Low-Precision Embedding Tables"; Gupta et al. 2015, section 3.1.
 

@@ -35,9 +35,7 @@ class RowRule(keras.optimizers.Optimizer):
             try:
                 learning_rate = float(learning_rate)
             except (TypeError, ValueError):
-                raise TypeError(
-                    f"{who}: learning_rate={learning_rate!r} must be a number or a LearningRateSchedule."
-                ) from None
+                raise TypeError(f"{who}: learning_rate={learning_rate!r} must be a number or a LearningRateSchedule.") from None
             if not math.isfinite(learning_rate) or learning_rate < 0:
                 raise ValueError(f"{who}: learning_rate={learning_rate} must be finite and >= 0.")
         try:
@@ -51,9 +49,7 @@ class RowRule(keras.optimizers.Optimizer):
         """Slots of a variable: name → (shape, initial value). A table's slots have its rows as first dimension."""
         raise NotImplementedError
 
-    def update(
-        self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, step: Any
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, step: Any) -> tuple[Any, dict[str, Any]]:
         """The rule.
 
         Args:
@@ -126,9 +122,7 @@ class RowRule(keras.optimizers.Optimizer):
         new, changed = self._apply_rule(rows, gradient, slots, learning_rate, iterations)
         return _stored(rows.dtype, ids, new, iterations), changed
 
-    def _apply_rule(
-        self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, iterations: Any = None
-    ) -> Any:
+    def _apply_rule(self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, iterations: Any = None) -> Any:
         rows = ops.cast(rows, "float32")
         gradient = ops.cast(gradient, "float32")
         if self.l2:

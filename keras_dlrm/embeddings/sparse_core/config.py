@@ -96,9 +96,7 @@ def feature_configs(
                 name=config_name(table),
                 vocabulary_size=table.rows + 1,
                 embedding_dim=table.width,
-                initializer=keras.initializers.RandomUniform(
-                    -table.half_width, table.half_width, part_seed(seed, *table.number)
-                ),
+                initializer=keras.initializers.RandomUniform(-table.half_width, table.half_width, part_seed(seed, *table.number)),
                 optimizer=keras_optimizer(rule),
                 combiner="sum",
                 **options,

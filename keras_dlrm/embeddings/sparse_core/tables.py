@@ -23,20 +23,13 @@ class Placed:
     """A table inside a stack that is dealt out to SparseCores: row r lies on core (r + rotation) mod cores.
 
     There it is row `offset + r // cores` of that core's part of the stack.
-
-    Attributes:
-        cores: SparseCores of all devices.
-        offset: First row of the table on each core.
-        rotation: Core of row 0.
-        rows: Rows of the table.
-        width: Columns of the table; the stack may have more.
     """
 
-    cores: int
-    offset: int
-    rotation: int
+    cores: int  # SparseCores of all devices
+    offset: int  # first row of the table on each core
+    rotation: int  # core of row 0
     rows: int
-    width: int
+    width: int  # of the table; the stack may have more columns
 
     def where(self, stack_rows: int) -> np.ndarray:
         """For each row of the table its row in the stack, the parts of all cores below each other (`stack_rows` in all)."""
@@ -117,8 +110,7 @@ class SparseCoreTables:
     def ragged_features(self, asked: Sequence[Any], factors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The `features` that contribute something: NumPy arrays of an array for each example."""
         ids, weights = (
-            {name: ops.convert_to_numpy(value) for name, value in by_column.items()}
-            for by_column in self.features(asked, factors)
+            {name: ops.convert_to_numpy(value) for name, value in by_column.items()} for by_column in self.features(asked, factors)
         )
         real = {name: value != self.configs[name].table.vocabulary_size - 1 for name, value in ids.items()}
         return (
@@ -141,13 +133,10 @@ class SparseCoreTables:
                 "layer.preprocess(batch, training=True) in place of the batch."
             )
         ids, weights = self.features(asked, factors)
-        return self._by_block(self.layer(ids, weights, training=bool(training)))
+        return self.by_block(self.layer(ids, weights, training=bool(training)))
 
-    def pooled_preprocessed(self, preprocessed: Any, training: bool | None) -> list[list[Any]]:
-        """Pool as `pooled` does, from the output of `preprocess`."""
-        return self._by_block(self.layer(preprocessed, training=bool(training)))
-
-    def _by_block(self, vectors: Mapping[str, Any]) -> list[list[Any]]:
+    def by_block(self, vectors: Mapping[str, Any]) -> list[list[Any]]:
+        """Vectors of the columns, by name, as `pooled` gives them."""
         columns = self.schema.categorical
         return [
             [ops.stack([vectors[columns[i].name] for i in block.columns], axis=1) for block in stack.blocks]

@@ -140,7 +140,7 @@ class TPUEmbedding(EmbeddingCollection):
 
     def pooled(self, inputs: Any, asked: list[Any], sent: list[Any], training: bool | None) -> list[list[Any]]:
         if isinstance(self.store, SparseCoreTables) and isinstance(inputs, Mapping) and PREPROCESSED in inputs:
-            return self.store.pooled_preprocessed(inputs[PREPROCESSED], training)
+            return self.store.by_block(self.store.layer(inputs[PREPROCESSED], training=bool(training)))
         return super().pooled(inputs, asked, sent, training)
 
     def _write(self, tables: Mapping[str, Any]) -> None:

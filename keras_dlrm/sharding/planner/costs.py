@@ -17,25 +17,15 @@ from keras_dlrm.sharding.planner.workload import Workload
 
 @dataclasses.dataclass(frozen=True)
 class GroupLoad:
-    """The parts of one width: what each of N processes (1 where they are replicated) has and does of them.
+    """The parts of one width: numbers (N,) of each of N processes (1 where they are replicated)."""
 
-    Attributes:
-        width: D of the parts.
-        replicated: Whether each process has all of them.
-        rows: Rows that a process has, (N,).
-        asked: Positions that it is asked for of an example, (N,).
-        answered: Outputs that it gives, (N,).
-        read: Rows that it can expect to find among those asked for, (N,).
-        written: Different rows that a step can be expected to change at most: as many as there are where ids are uniform, (N,).
-    """
-
-    width: int
-    replicated: bool
-    rows: np.ndarray
-    asked: np.ndarray
-    answered: np.ndarray
-    read: np.ndarray
-    written: np.ndarray
+    width: int  # D of the parts
+    replicated: bool  # whether each process has all of them
+    rows: np.ndarray  # that a process has
+    asked: np.ndarray  # positions that it is asked for of an example
+    answered: np.ndarray  # outputs that it gives
+    read: np.ndarray  # rows that it can expect to find among those asked for
+    written: np.ndarray  # different rows that a step can be expected to change at most, which uniform ids do
 
     @property
     def positions(self) -> int:
@@ -48,9 +38,7 @@ class GroupLoad:
         return int(self.answered.max())
 
 
-def loads(
-    workload: Workload, world_size: int, placements: Mapping[str, Placement | tuple[str, Sequence[int]]]
-) -> list[GroupLoad]:
+def loads(workload: Workload, world_size: int, placements: Mapping[str, Placement | tuple[str, Sequence[int]]]) -> list[GroupLoad]:
     """The groups of a placement, replicated ones last. A table's placement may also be its kind and ranks.
 
     Example:
@@ -92,21 +80,13 @@ _ITEM = 4  # int32 and float32
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Bytes that one process sends to the others in a training step; each receives as many.
+    """Bytes that one process sends to the others in a training step; each receives as many."""
 
-    Attributes:
-        ids: Rows asked for, and their weights where there are any.
-        vectors: Pooled vectors, forward, and their gradients, backward.
-        replicated: Rows of replicated tables and their gradients.
-        dense: Gradients of the dense parameters.
-        metrics: Labels and predictions, which all processes see all of.
-    """
-
-    ids: int
-    vectors: int
-    replicated: int
-    dense: int
-    metrics: int
+    ids: int  # rows asked for, and their weights where there are any
+    vectors: int  # pooled ones, forward, and their gradients, backward
+    replicated: int  # rows of replicated tables and their gradients
+    dense: int  # gradients of the dense parameters
+    metrics: int  # labels and predictions, which all processes see all of
 
     @property
     def total(self) -> int:

@@ -19,22 +19,14 @@ _TABLE_BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclasses.dataclass(frozen=True)
 class TableUse:
-    """A stored table and what an example asks of it.
-
-    Attributes:
-        name: Its name.
-        logical: The logical table's name: another one where it is split in two.
-        rows, width: Its shape.
-        ids: Rows looked up for an example.
-        outputs: Vectors that are made of them.
-    """
+    """A stored table and its use by an example."""
 
     name: str
-    logical: str
+    logical: str  # the logical table's name: another one where it is split in two
     rows: int
     width: int
-    ids: int
-    outputs: int
+    ids: int  # rows looked up for an example
+    outputs: int  # vectors that are made of them
 
 
 @dataclasses.dataclass(frozen=True)
