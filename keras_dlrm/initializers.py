@@ -19,7 +19,7 @@ def new_seed(seed: int | None) -> int:
 
 
 def part_seed(seed: int, *part: int) -> int:
-    """The seed of one part of a model: parts of one model, and of models with neighbouring seeds, draw independently."""
+    """The seed of one part of a model: parts of one model, and of models with neighboring seeds, draw independently."""
     # The length comes first because NumPy's SeedSequence takes trailing zeros for absent.
     return int(np.random.SeedSequence([len(part), seed, *part]).generate_state(1)[0] >> 1)
 

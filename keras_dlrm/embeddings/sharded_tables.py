@@ -57,8 +57,6 @@ class ShardedTables:
                         part = np.ascontiguousarray(rows[:, shard.first : shard.last])
                         self.write_rows(variable, shard.rank, start + first - shard.start, part)
 
-    # -- looking up --------------------------------------------------------------------------------------------------
-
     # Each position's ids, and then vectors, of all examples lie together: what is cut out, sent and put in order on the way are
     # then whole stretches of memory, and rows of one table are looked up one after another.
 
@@ -130,8 +128,6 @@ class ShardedTables:
         counts = self.layout.counts[s]
         firsts = itertools.accumulate(counts, initial=0)
         return [vectors if n == len(order) else vectors[:, first : first + n] for n, first in zip(counts, firsts, strict=False)]
-
-    # -- the tables --------------------------------------------------------------------------------------------------
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """The parts of a table that lie here, each with its variable and first row there."""

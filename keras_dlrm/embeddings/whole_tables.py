@@ -99,8 +99,6 @@ class WholeTables:
             pooled.append(sums)
         return pooled
 
-    # -- the tables --------------------------------------------------------------------------------------------------
-
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """A table as the one part that it is, with its variable and first row there."""
         for stack, variable in zip(self.stacks, self.variables, strict=True):

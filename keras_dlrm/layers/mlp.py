@@ -15,24 +15,10 @@ from keras_dlrm.support.arguments import number, widths
 
 @dataclasses.dataclass(frozen=True)
 class MLPOptions:
-    """Options of an MLP, but for its seed.
-
-    Args:
-        units: Width of each layer.
-        activation: Activation of the hidden layers, a Keras name or callable.
-        dropout: Share of activations dropped after each hidden layer, in [0, 1).
-        batch_norm: Whether to normalize before the activation.
-        kernel_l2: L2 factor of the kernels, or 0.
-        who: The layer or model, for errors.
-        field: Its name for the widths, for errors.
+    """Options of an MLP, but for its seed; `who` is the layer or model, and `field` its name for the widths, for errors.
 
     Raises:
         ValueError: a number out of range.
-
-    Example:
-
-    >>> MLPOptions([8, 4]).config()["activation"]
-    'relu'
     """
 
     units: Sequence[int]
@@ -66,7 +52,11 @@ class MLP(keras.layers.Layer):
     Each hidden layer is Dense → batch norm (if asked) → activation → dropout (if asked).
 
     Args:
-        units, activation, dropout, batch_norm, kernel_l2: See `MLPOptions`.
+        units: Width of each layer.
+        activation: Activation of the hidden layers, a Keras name or callable.
+        dropout: Share of activations dropped after each hidden layer, in [0, 1).
+        batch_norm: Whether to normalize before the activation.
+        kernel_l2: L2 factor of the kernels, or 0.
         seed: Seed of the initial weights and of dropout; a fresh one if omitted.
     """
 
@@ -145,7 +135,7 @@ class BottomMLP(MLP):
         units: Width of each layer; the last is D and has to equal the embedding width for a dot interaction.
         activation: Activation after each layer, ReLU in the paper.
         dropout: Share of activations dropped after each layer, in [0, 1).
-        batch_norm: Whether to normalise before each activation.
+        batch_norm: Whether to normalize before each activation.
         kernel_l2: L2 factor of the kernels, or 0.
         seed: Seed of the initial weights and of dropout; a fresh one if omitted.
 
@@ -168,7 +158,7 @@ class TopMLP(MLP):
         units: Width of each layer; the last is 1 for a click probability.
         activation: Activation of the hidden layers, ReLU in the paper.
         dropout: Share of activations dropped after each hidden layer, in [0, 1).
-        batch_norm: Whether to normalise before each activation.
+        batch_norm: Whether to normalize before each activation.
         kernel_l2: L2 factor of the kernels, or 0.
         seed: Seed of the initial weights and of dropout; a fresh one if omitted.
 

@@ -18,10 +18,6 @@ class RunningSum:
     A plain float32 sum of counts stops growing correctly after 2²⁴ (1.7e7) rows. A running mean avoids that but cannot
     be merged: replicas of a distributed metric add their variables, and means do not add. Two parts do both.
 
-    Args:
-        metric: The metric that owns the variables.
-        name: Prefix of the variables' names.
-
     Example:
 
     >>> metric = keras.metrics.Metric(name="demo")

@@ -101,8 +101,6 @@ class CheckedTraining(SparseStep):
         check_ids("predict_on_batch", x)
         return super().predict_on_batch(x)
 
-    # -- named steps -------------------------------------------------------------------------------------------------
-
     def check_training(self, x: Any, batch_size: int | None = None, batch: Any = None) -> None:
         """Raise where the model cannot train now on data `x` of `fit`, or on a `batch` of `train_on_batch`."""
         raise NotImplementedError

@@ -69,7 +69,7 @@ class ClickModel(SparseTraining):
         logits = ops.cast(self.logits(inputs, training=training), "float32")
         if self.schema.dense:
             # A ReLU makes 0 of minus infinity, and so a plausible probability of a row that has none. Not a product of the
-            # features with 0: that is optimised away.
+            # features with 0: that is optimized away.
             finite = ops.all(is_finite(ops.cast(inputs["dense"], "float32")), axis=1, keepdims=True)
             logits = ops.where(finite, logits, float("nan"))
         return logits if return_logits else ops.sigmoid(logits)
@@ -126,7 +126,7 @@ class ClickModel(SparseTraining):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """The loss, regularisation included.
+        """The loss, regularization included.
 
         Raises:
             ValueError: no labels, or more than one per row.

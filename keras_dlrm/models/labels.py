@@ -53,12 +53,7 @@ class Checks:
     """Checks of the labels and sample weights of one call, such as `fit`.
 
     Labels of Keras's own binary cross-entropies must be in [0, 1], of its other losses finite; a loss of the user's own may
-    give any number a meaning. They must be numbers in any case.
-
-    Args:
-        who: The call, for errors.
-        loss: The loss of `compile`.
-        filler: Whether rows may have the sample weight `FILLER`.
+    give any number a meaning. They must be numbers in any case. With `filler` rows may have the sample weight `FILLER`.
 
     Attributes:
         error: The error that a batch raised as it was read, if any. TensorFlow makes an error of its own of it.

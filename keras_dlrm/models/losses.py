@@ -34,9 +34,6 @@ class FromLogits(keras.losses.Loss):
 
     For any other prediction it is the original loss, as a training step of the user's own may ask for it.
 
-    Args:
-        original: A `BinaryCrossentropy` or a `BinaryFocalCrossentropy`.
-
     Example:
 
     >>> loss = FromLogits(keras.losses.BinaryCrossentropy())

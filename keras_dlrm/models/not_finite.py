@@ -17,14 +17,9 @@ _ROWS = 2**16
 
 
 def first_not_finite(model: Any, tables: bool = True) -> str | None:
-    """The first weight of a model that is NaN or infinite.
+    """The first weight of a built model that is NaN or infinite, in words with its path or its table's name, if there is one.
 
-    Args:
-        model: A built model.
-        tables: Whether to read the embedding tables, too; a part of them at a time is in memory.
-
-    Returns:
-        What is wrong, with the variable's path or the table's name, or `None`.
+    The embedding tables are read a part at a time.
 
     Example:
 

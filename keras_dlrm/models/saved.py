@@ -16,15 +16,11 @@ Frozen = dict[str, bool]
 
 
 def frozen_of(model: Any) -> Frozen:
-    """Parts of a model that are not as trainable as what they are in.
+    """Parts of a model that are not as trainable as the part around them: path → `trainable`, the outside before the inside.
 
-    Args:
-        model: A model or layer.
-
-    Returns:
-        Path → `trainable`, what is outside before what is inside. A path has the attributes that layers are, as in
-        `top_mlp/dense_layers.0`, because names that Keras gives count up within a process; `#N` stands for the N-th layer where
-        it is no attribute, and at the end `@N` for the N-th variable. The model itself is "". Empty where nothing is frozen.
+    A path has the attributes that layers are, as in `top_mlp/dense_layers.0`, because names that Keras gives count up within a
+    process; `#N` stands for the N-th layer where it is no attribute, and at the end `@N` for the N-th variable. The model itself
+    is "".
 
     Example:
 

@@ -130,8 +130,6 @@ class WorkerStep:
             if asked.server == server
         ]
 
-    # -- on a server, under its lock ---------------------------------------------------------------------------------
-
     def _fixed_rate(self) -> Any:
         rule = self.model.optimizer.rows
         scheduled = isinstance(rule._learning_rate, keras.optimizers.schedules.LearningRateSchedule)

@@ -73,7 +73,7 @@ def table_widths(who: str, schema: Schema, embedding_dim: int | Mapping[str, int
     """Table name → width, from one number or a mapping that names every table; `ValueError` in the name of `who` for another."""
     names = list(schema.table_sizes)
     if not isinstance(embedding_dim, Mapping):
-        return dict.fromkeys(names, integer(who, "embedding_dim", embedding_dim))
+        embedding_dim = dict.fromkeys(names, embedding_dim)
     if set(embedding_dim) != set(names):
         raise ValueError(
             f"{who}: embedding_dim names the tables {sorted(embedding_dim)}; the schema has {sorted(names)}. Give each table one "

@@ -22,8 +22,6 @@ class Step(keras.Model):
     test_function: Any
     predict_function: Any
 
-    # -- hooks of the backends ---------------------------------------------------------------------------------------
-
     def prepared(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `"fit"`, `"evaluate"` or `"predict"` with their data as the backend's loops shall read them."""
         return arguments
@@ -50,8 +48,6 @@ class Step(keras.Model):
         loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
         (loss,) = part.sum([part.share(loss)])
         return self.update_metrics(x, y, y_pred, part, loss)
-
-    # -- what the models say -----------------------------------------------------------------------------------------
 
     @property
     def narrowing(self) -> Narrowing:

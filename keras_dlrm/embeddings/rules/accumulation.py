@@ -13,13 +13,8 @@ class RowAccumulator:
     """Row ids and gradients of the last `steps` batches of one table, in variables of a fixed size.
 
     Keras accumulates a dense parameter's gradient in a second variable of its size. For a table that would be a second
-    table, and finding the rows to update would mean reading it all; so the batches' own rows are kept instead.
-
-    Args:
-        optimizer: Optimizer that owns the variables.
-        table: Stacked table, a Keras variable (rows, D).
-        steps: Batches to an update.
-        lookups: Most row ids that a batch asks of the table.
+    table, and finding the rows to update would mean reading it all; so the batches' own rows are kept instead. A batch looks up
+    at most `lookups` row ids; the optimizer owns the variables.
     """
 
     def __init__(self, optimizer: Any, table: Any, steps: int, lookups: int) -> None:

@@ -20,16 +20,7 @@ _EXTRAS = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema"
 
 
 def get(identifier: Any) -> RowRule:
-    """A row rule from a name, a rule, or a Keras optimizer with the same mathematics.
-
-    Raises:
-        ValueError: an unknown name, or a Keras optimizer or option that has no row rule.
-
-    Example:
-
-    >>> get("rowwise_adagrad").name
-    'rowwise_adagrad'
-    """
+    """A row rule from a name, a rule, or a Keras optimizer with the same mathematics; `ValueError` where there is none."""
     if isinstance(identifier, RowRule):
         return identifier
     if isinstance(identifier, str):
@@ -44,14 +35,10 @@ def get(identifier: Any) -> RowRule:
 
 
 def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
-    """The row rule with the mathematics of a dense optimizer.
+    """The row rule with the mathematics of a dense optimizer; `ValueError` says what to pass instead where there is none.
 
-    Args:
-        optimizer: A row rule (copied), or Keras's SGD without momentum, Adagrad, or Adam without AMSGrad (on rows it
-            becomes lazy, see `Adam`).
-
-    Raises:
-        ValueError: an optimizer or option without a row rule; the message says what to pass instead.
+    There is one for a row rule (copied), Keras's SGD without momentum, Adagrad, and Adam without AMSGrad (on rows it becomes
+    lazy, see `Adam`).
     """
     if isinstance(optimizer, RowRule):
         return type(optimizer).from_config(optimizer.get_config())

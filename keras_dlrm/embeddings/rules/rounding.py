@@ -11,7 +11,7 @@ from keras_dlrm.embeddings.table_rows import mix
 
 
 def round_stochastically(values: Any, ids: Any, step: Any) -> Any:
-    """float32 → bfloat16, up or down with probabilities in proportion to the nearness of the two neighbours.
+    """float32 → bfloat16, up or down with probabilities in proportion to the nearness of the two neighbors.
 
     An update of less than half a bfloat16 step would be lost for ever by rounding to the nearest; so it is made with a
     probability. The random bits are a hash of row id, column and step: the same on every backend, and in a run that
@@ -21,7 +21,7 @@ def round_stochastically(values: Any, ids: Any, step: Any) -> Any:
 
     Example:
 
-    >>> a, b = 1.0, 1.0 + 2**-7  # neighbours in bfloat16
+    >>> a, b = 1.0, 1.0 + 2**-7  # neighbors in bfloat16
     >>> rounded = round_stochastically(ops.full((1000, 1), 0.75 * a + 0.25 * b), ops.arange(1000), 0)
     >>> bool(abs(float(ops.mean(ops.cast(rounded, "float32"))) - (0.75 * a + 0.25 * b)) < 5e-4)
     True

@@ -23,7 +23,7 @@ class RowRule(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A number or a `keras.optimizers.schedules.LearningRateSchedule`.
-        l2: Adds `l2 · row` to the gradient of each *touched* row: the regularisation λ/2 · ‖row‖² of the rows in the
+        l2: Adds `l2 · row` to the gradient of each *touched* row: the regularization λ/2 · ‖row‖² of the rows in the
             batch, once per batch however often they occur. Rows that are not looked up do not shrink.
         name: Name of the optimizer.
     """

@@ -25,13 +25,7 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
     """The Keras optimizer that keras-rs turns into SparseCore's own, with the mathematics of a row rule.
 
     SparseCore sums the gradients of repeated ids before its optimizer sees them, and leaves alone rows that are not
-    looked up, as row rules do.
-
-    Args:
-        rule: A row rule, or what `compile(embedding_optimizer=…)` takes.
-
-    Raises:
-        ValueError: SparseCore does not have the rule, or an option of it.
+    looked up, as row rules do. `ValueError` where it does not have the rule, or an option of it.
 
     Example:
 
@@ -78,15 +72,8 @@ def feature_configs(
 
     Each table has a last row of its own for padding, which SparseCore would otherwise look up in a real one, with weight
     0. The combiner is always "sum": keras-rs has it by table, a schema by column, so `mean` and `sqrtn` are divided out
-    behind the lookup.
-
-    Args:
-        schema: A fitted schema.
-        stacks: Of its `EmbeddingCollection`.
-        rule: Row rule; see `keras_optimizer`.
-        seed: Of the initial rows: the distribution of `EmbeddingCollection`'s, drawn by Keras on the device.
-        batch_size: Of the batches of all devices together; `None` off the TPU.
-        **options: `placement` and the like, as `keras_rs.layers.TableConfig` takes them.
+    behind the lookup. Initial rows have the distribution of `EmbeddingCollection`'s, drawn by Keras on the device. The batch size
+    is that of all devices together, `None` off the TPU; options are those of `keras_rs.layers.TableConfig`.
     """
     layers = keras_rs_layers()
     configs: dict[str, Any] = {}
