@@ -119,15 +119,16 @@ class DLRM(ClickModel):
         self.built = True
 
         # Config
-        layer_config = keras.saving.serialize_keras_object(self.interaction)
-        layer_config.pop("build_config", None)  # layers within it are built by a call alone
+        if not isinstance(interaction, str):
+            interaction = keras.saving.serialize_keras_object(interaction)
+            interaction.pop("build_config", None)  # layers within it are built by a call alone
         self._config = {
             **{name: value for name, value in top.config().items() if name != "units"},
             **{"cross_layers": cross.cross_layers, "projection_dim": projection_dim},
             **vars(tables),
             "bottom_mlp": bottom and bottom.units,
             "top_mlp": top.units,
-            "interaction": interaction if isinstance(interaction, str) else layer_config,
+            "interaction": interaction,
             "self_interaction": self.self_interaction,
             "concat_dense": self.concat_dense,
         }
