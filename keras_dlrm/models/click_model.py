@@ -181,6 +181,7 @@ class ClickModel(SparseTraining):
         self.embeddings.set_embedding_tables(tables)
 
     def seed_states(self) -> list[Any]:
+        """The states of generators of random numbers, such as dropout's."""
         weights = {id(v) for v in self.weights}
         return [v for v in self.non_trainable_variables if id(v) not in weights]
 

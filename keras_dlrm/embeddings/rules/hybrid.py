@@ -178,6 +178,7 @@ class Hybrid(keras.optimizers.Optimizer):
         self.rows.advance()
 
     def apply_dense(self, pairs: list[tuple[Any, Any]]) -> None:
+        """Update dense variables from `(gradient, variable)` pairs; a gradient of `None` took no part."""
         used = [(g, v) for g, v in pairs if g is not None]
         if used:
             self.dense.apply([g for g, _ in used], [v for _, v in used])
