@@ -116,10 +116,10 @@ def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
             if node.attr not in (own if ast.unparse(node.value) in ("self", "cls", "super()") else here):
                 yield ast.unparse(node)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            module = (getattr(node, "module", None) or "").split(".")
-            for parts in ([*module, *alias.name.split(".")] for alias in node.names):
-                if any(map(is_private, parts)) or ".".join(parts).startswith(INTERNAL):
-                    yield ".".join(filter(None, parts))
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
+            for name in (module + alias.name for alias in node.names):
+                if any(map(is_private, name.split("."))) or name.startswith(INTERNAL):
+                    yield name
         elif isinstance(node, ast.Call):  # getattr(x, "_name"), x.get("_name"), import_module("keras.src…")
             for value in (each.value for each in node.args if isinstance(each, ast.Constant)):
                 if str(value).startswith(INTERNAL):
