@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_dlrm.backend.private_keras import (
-    PyDatasetAdapter,
+    OpenPyDataset,
     TorchDataLoaderAdapter,
     get_data_adapter,
     is_tf_dataset,
@@ -22,16 +22,14 @@ from keras_dlrm.backend.private_keras import (
 )
 
 
-class CheckedPyDataset(PyDatasetAdapter):
+class CheckedPyDataset(OpenPyDataset):
     """Keras's adapter of a `PyDataset`, whose batches are checked by some `Checks`, or `None`."""
 
     def __init__(self, x: Any, checks: Any = None, **options: Any) -> None:
         super().__init__(x, **options)
         self._checks = checks
 
-    def _get_iterator(self) -> Iterator[Any]:
-        # All backends' iterators are made of this one.
-        batches: Iterator[Any] = super()._get_iterator()
+    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         return batches if self._checks is None else iter(self._checks.each(batches))
 
 

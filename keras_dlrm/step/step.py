@@ -7,12 +7,13 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.backend.private_keras import OpenModel
 from keras_dlrm.embeddings.inputs import Narrowing
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.checked import CheckedPyDataset
 
 
-class Step(keras.Model):
+class Step(OpenModel):
     """Base of the train steps. `keras_dlrm.models` calls the hooks around `keras.Model`'s own methods, each at one place."""
 
     in_replicas: Any = False  # whether the model was built in the scope of a strategy with replicas
