@@ -7,7 +7,7 @@ from typing import IO, Any, Literal, Self
 
 import numpy as np
 
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 
 
 class MappedArray:

@@ -12,10 +12,8 @@ import numpy as np
 
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name
-from keras_dlrm.schema.entries import compact, from_entry, listed
-from keras_dlrm.schema.lists import Lists
-from keras_dlrm.schema.packing import check_batch, column_names, dense_values, id_matrix, weight_rows
+from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, compact, from_entry, listed
+from keras_dlrm.schema.packing import Lists, check_batch, column_names, dense_values, id_matrix, weight_rows
 from keras_dlrm.support.arguments import shown
 
 # Further arguments of a schema, with their defaults, which its files leave out.

@@ -1,9 +1,10 @@
-"""Checks of arguments: integers, numbers, and one clear error."""
+"""Checks of arguments: integers, numbers, threads, and one clear error."""
 
 from __future__ import annotations
 
 import math
 import operator
+import os
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -62,3 +63,10 @@ def number(who: str, field: str, value: Any, low: float = 0.0, below: float = ma
     if not low <= found < below:
         raise ValueError(f"{who}: {field}={shown(value)} must be a number in [{low:g}, {below:g}).")
     return found
+
+
+def worker_count(who: str, workers: int | None) -> int:
+    """The number that was asked for; by default that of the processors. `ValueError` unless it is at least 1."""
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return integer(who, "workers", workers)

@@ -18,11 +18,9 @@ from keras_dlrm.data.criteo.splits import SHUFFLES
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.writer import real_output
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
-from keras_dlrm.files.natural_order import natural
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import natural, regular
 from keras_dlrm.schema.criteo import check_max_ind_range
-from keras_dlrm.support.arguments import integer, number
-from keras_dlrm.support.workers import worker_count
+from keras_dlrm.support.arguments import integer, number, worker_count
 
 DIALECTS = ("classic", "torchrec")
 Path_ = str | os.PathLike[str]

@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_dlrm.data.criteo.line import MAX_LINE, count_lines, explain, parse
 from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRows
+from keras_dlrm.files.paths import blank
 from keras_dlrm.files.read_ahead import one_ahead
-from keras_dlrm.files.regular import blank
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
 BLOCK_BYTES = 2**24

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from keras_dlrm.files.mapped import MappedArray, npy_header
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 
 # Bytes read at once, of compressed arrays.
 _CHUNK = 2**24

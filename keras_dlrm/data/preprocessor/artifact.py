@@ -15,7 +15,7 @@ from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.vocabulary import TEXT, Keys, Vocabulary
 from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
 from keras_dlrm.files.durable import publish, workspace, write
-from keras_dlrm.files.places import inside
+from keras_dlrm.files.paths import inside
 from keras_dlrm.schema.schema import Schema
 
 FILE = "preprocessor.json"

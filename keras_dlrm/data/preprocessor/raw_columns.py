@@ -15,7 +15,7 @@ from keras_dlrm.data.kernels.string_hash import buckets
 from keras_dlrm.data.preprocessor.vocabulary import BadValue
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, fold
-from keras_dlrm.schema.lists import Lists, kept
+from keras_dlrm.schema.packing import Lists, kept
 
 SEPARATOR = "|"
 NUMBER = "must be a number, or empty if missing"

@@ -13,12 +13,11 @@ import keras
 
 from keras_dlrm.data.preprocessor.identity import identified, vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.files.checksums import read_sealed, sealed
+from keras_dlrm.files.checksums import Done, read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace
-from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
-from keras_dlrm.files.lock import lock
+from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
 from keras_dlrm.files.marker import check_marker
-from keras_dlrm.files.ownership import check, identity, mark
+from keras_dlrm.files.ownership import check, identity, lock, mark
 from keras_dlrm.support.arguments import integer
 
 FORMAT = "keras_dlrm commit"

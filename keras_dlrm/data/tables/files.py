@@ -14,7 +14,7 @@ from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
 from keras_dlrm.data.tables.hive import partitioned
 from keras_dlrm.data.tables.records import RecordFile
 from keras_dlrm.data.tables.text import TextFile
-from keras_dlrm.files.regular import matches, regular
+from keras_dlrm.files.paths import matches, regular
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # Also frames: of pandas, Polars or Arrow, and mappings of named columns.

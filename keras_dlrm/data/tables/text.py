@@ -15,7 +15,7 @@ from keras_dlrm.data.kernels.text_ids import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Fault, Faults, Flat, Numbers, TableFile, readable
-from keras_dlrm.files.regular import blank
+from keras_dlrm.files.paths import blank
 from keras_dlrm.schema.columns import Categorical
 
 BLOCK_BYTES = 2**23

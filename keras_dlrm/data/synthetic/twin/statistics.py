@@ -13,7 +13,7 @@ import numpy as np
 from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
 from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.durable import write
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 from keras_dlrm.schema.schema import Schema
 
 FORMAT = "keras_dlrm click log statistics"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_dlrm.files.places import inside
+from keras_dlrm.files.paths import inside
 
 pytestmark = pytest.mark.neutral
 
