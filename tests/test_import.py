@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "keras_dlrm"
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # The seam, the train steps and the exporters are per framework; nothing else is. One file of the server loads SavedModels.
 MAY_NAME_A_FRAMEWORK = (
-    "backend/", "data/packed/", "data/tables/tf_examples.py", "export/", "parameter_server/", "serving/versions/saved_model.py",
+    "backend/", "data/packed/", "data/tables/records.py", "export/", "parameter_server/", "serving/versions/saved_model.py",
     "sharding/collectives/", "step/",
 )  # fmt: skip
 COUNT = """

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from keras_dlrm.data.foreign import mlperf as mlperf
     from keras_dlrm.data.foreign import reference as reference
     from keras_dlrm.data.foreign import torchrec as torchrec
-    from keras_dlrm.data.foreign.file_log import FileLog as FileLog
     from keras_dlrm.data.packed.packed import ClickLog as ClickLog
-    from keras_dlrm.data.packed.packed import Split as Split
+    from keras_dlrm.data.packed.packed import FileLog as FileLog
     from keras_dlrm.data.packed.packed import open as open
+    from keras_dlrm.data.packed.split import Split as Split
     from keras_dlrm.data.packed.writer import PackedWriter as PackedWriter
     from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect as CsvDialect
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor as Preprocessor
@@ -39,10 +39,10 @@ _MODULES = {
 _NAMES = {
     "ClickLog": "packed.packed",
     "CsvDialect": "preprocessor.csv_dialect",
-    "FileLog": "foreign.file_log",
+    "FileLog": "packed.packed",
     "PackedWriter": "packed.writer",
     "Preprocessor": "preprocessor.preprocessor",
-    "Split": "packed.packed",
+    "Split": "packed.split",
     "open": "packed.packed",
 }
 __all__ = ["open", *sorted(_MODULES), *(name for name in sorted(_NAMES) if name != "open")]

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.packed.filling import padded, refilled, row_count
-from keras_dlrm.data.packed.packed import Split
+from keras_dlrm.data.packed.split import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor

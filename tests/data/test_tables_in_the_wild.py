@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.data import criteo, tables
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Mapped
+from keras_dlrm.data.foreign.pieces import Mapped, NpzArray
 from keras_dlrm.data.streaming.parquet import _checked_rows
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.sharding.planner.machine import Machine

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.stream_rows import Places, pack, text_frame
+from keras_dlrm.data.streaming.stream import Places, pack, text_frame
 
 pytestmark = pytest.mark.neutral
 

@@ -14,7 +14,7 @@ import pytest
 import keras_dlrm as kd
 from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.streaming import Commits, Stream, train_online
-from keras_dlrm.data.streaming.stream_rows import Places, pack
+from keras_dlrm.data.streaming.stream import Places, pack
 from keras_dlrm.files.ownership import identity, mark
 
 

@@ -10,11 +10,10 @@ import polars as pl
 
 from keras_dlrm.data.criteo.encoder import log1p
 from keras_dlrm.data.criteo.stage import CriteoStage, Rows
-from keras_dlrm.data.jobs.stage import chunks
+from keras_dlrm.data.jobs.staging import chunks
 from keras_dlrm.data.preprocessor import dense
-from keras_dlrm.data.preprocessor.identity import identified
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary, identified
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 from keras_dlrm.support.arguments import integer

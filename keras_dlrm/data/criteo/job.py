@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.criteo import reader, splits
+from keras_dlrm.data.criteo import reader
 from keras_dlrm.data.criteo.dialect import Dialect
 from keras_dlrm.data.criteo.encoder import Encoder
-from keras_dlrm.data.criteo.stage import SPECS, CriteoStage, Rows
+from keras_dlrm.data.criteo.stage import SPECS, CriteoStage, Rows, ranges, shuffled, shuffled_order
 from keras_dlrm.data.jobs.job import Job, Progress, Specs
-from keras_dlrm.data.jobs.stage import chunks
-from keras_dlrm.data.jobs.staging import fingerprint
+from keras_dlrm.data.jobs.staging import chunks, fingerprint
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
@@ -117,7 +116,7 @@ class CriteoJob(Job):
         return [rows(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
 
     def ranges(self) -> dict[str, tuple[int, int]]:
-        return splits.ranges(self._days, self.rules.test_first)
+        return ranges(self._days, self.rules.test_first)
 
     @property
     def in_place(self) -> tuple[str, ...]:
@@ -136,9 +135,9 @@ class CriteoJob(Job):
             if split in self.in_place:
                 self.count(last)
                 continue
-            order = splits.order(self._days, self.arguments["shuffle"], self.random) if split == "train" else None
+            order = shuffled_order(self._days, self.arguments["shuffle"], self.random) if split == "train" else None
             if order is not None:
-                yield from ((split, rows, None) for rows in splits.shuffled(self.stage, order, self.rules.late, self.count))
+                yield from ((split, rows, None) for rows in shuffled(self.stage, order, self.rules.late, self.count))
                 continue
             for start, stop in chunks(first, last):
                 yield split, self.rules.late(self.stage.rows(start, stop), start), None

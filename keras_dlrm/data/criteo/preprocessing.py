@@ -14,7 +14,7 @@ from keras_dlrm.data.criteo import reader
 from keras_dlrm.data.criteo.dialect import Classic, Dialect, Torchrec
 from keras_dlrm.data.criteo.encoder import Encoder
 from keras_dlrm.data.criteo.job import CriteoJob
-from keras_dlrm.data.criteo.splits import SHUFFLES
+from keras_dlrm.data.criteo.stage import SHUFFLES
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.writer import real_output
 from keras_dlrm.data.preprocessor.bad_rows import BadRows

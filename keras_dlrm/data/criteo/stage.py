@@ -1,14 +1,15 @@
-"""Staged rows of a Criteo log, and the values of its vocabularies in the order of their ids."""
+"""Staged rows of a Criteo log, their splits and shuffled order, and the values of its vocabularies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.jobs.stage import Stage
-from keras_dlrm.data.jobs.staging import Staging
+from keras_dlrm.data.jobs.staging import Stage, Staging, as_bytes, chunks
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
@@ -72,3 +73,73 @@ class CriteoStage(Stage):
     def rows(self, first: int, last: int) -> Rows:
         """Committed rows `first … last - 1`."""
         return {name: self.read(name, first, last) for name in SPECS}
+
+
+# Bytes of rows that are put in order at once, and most files that are open meanwhile.
+BUCKET_BYTES = 2**27
+MOST_BUCKETS = 500
+SHUFFLES = ("none", "day", "total")
+_RECORD = np.dtype([("place", np.int64), ("label", np.float32), ("dense", np.float32, 13), ("sparse", np.int32, 26)])
+
+
+def ranges(rows_per_day: Sequence[int], test_first: bool) -> dict[str, tuple[int, int]]:
+    """First and last row of each split: all days but the last, and the halves of the last, the longer one first."""
+    total = sum(rows_per_day)
+    start = total - rows_per_day[-1]
+    middle = start + (rows_per_day[-1] + 1) // 2
+    halves = [(start, middle), (middle, total)]
+    valid, test = halves[::-1] if test_first else halves
+    return {"train": (0, start), "valid": valid, "test": test}
+
+
+def shuffled_order(rows_per_day: Sequence[int], shuffle: str, random: np.random.RandomState) -> np.ndarray | None:
+    """Numbers of the training rows in their new order, or `None` for that of the log; 4 bytes each below 2^31 rows.
+
+    The draws are those of NumPy's `permutation` of these numbers.
+    """
+    if shuffle == "none":
+        return None
+    days = rows_per_day[:-1]
+    rows = np.arange(sum(days), dtype=np.int32 if sum(days) < 2**31 else np.int64)
+    for part in [rows] if shuffle == "total" else np.split(rows, np.cumsum(days)[:-1]):
+        random.shuffle(part)
+    return rows
+
+
+def shuffled(
+    stage: CriteoStage, new_order: np.ndarray, late: Callable[[Rows, int], Rows], on_rows: Callable[[int], object]
+) -> Iterator[Rows]:
+    """The first rows in a new order, in parts: rows are dealt to files by where they go, each of which then fits in memory.
+
+    Args:
+        stage: The staged rows.
+        new_order: Row numbers.
+        late: Makes rows final.
+        on_rows: Called with the number of rows that were dealt.
+    """
+    n = len(new_order)
+    places = np.empty_like(new_order)
+    places[new_order] = np.arange(n, dtype=new_order.dtype)
+    size = max(BUCKET_BYTES // _RECORD.itemsize, math.ceil(n / MOST_BUCKETS))
+    paths = [stage.staging.path(f"bucket{b}") for b in range(math.ceil(n / size))]
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(path, "wb")) for path in paths]
+        for first, last in chunks(0, n):
+            records = np.empty(last - first, _RECORD)
+            records["place"] = places[first:last]
+            for name, values in late(stage.rows(first, last), first).items():
+                records[name] = values
+            bucket = records["place"] // size
+            by_bucket = np.argsort(bucket, kind="stable")
+            bounds = np.searchsorted(bucket[by_bucket], np.arange(len(paths) + 1))
+            records = records[by_bucket]
+            for file, a, b in zip(files, bounds[:-1], bounds[1:], strict=True):
+                file.write(as_bytes(records[a:b]))
+            on_rows(last - first)
+    for b, path in enumerate(paths):
+        records = np.fromfile(path, _RECORD)
+        path.unlink()
+        ordered = np.empty_like(records)
+        ordered[records["place"] - b * size] = records
+        del records
+        yield {name: ordered[name] for name in SPECS}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.foreign.pieces import Arrays, Pieces
-from keras_dlrm.data.packed.split_rows import Batch, Rows
+from keras_dlrm.data.packed.split import Batch, Rows
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Schema
 

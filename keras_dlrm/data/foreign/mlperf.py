@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_dlrm.data.foreign.criteo_rows import CriteoRows
-from keras_dlrm.data.foreign.file_log import FileLog
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Arrays, Mapped, Piece, Pieces
+from keras_dlrm.data.foreign.pieces import Arrays, Mapped, NpzArray, Piece, Pieces
+from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.files.paths import regular
 from keras_dlrm.schema.criteo import check_max_ind_range, check_sizes, criteo_schema, id_modulo
 

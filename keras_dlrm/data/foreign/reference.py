@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_dlrm.data.foreign.criteo_rows import CriteoRows, check_days
-from keras_dlrm.data.foreign.file_log import FileLog
 from keras_dlrm.data.foreign.mlperf import read_counts
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Arrays, Piece, by_split
+from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, by_split
+from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.schema.criteo import check_max_ind_range, criteo_schema, id_modulo
 from keras_dlrm.support.arguments import integer
 

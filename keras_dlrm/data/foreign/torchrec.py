@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.foreign.criteo_rows import CriteoRows, check_days
-from keras_dlrm.data.foreign.file_log import FileLog
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Arrays, Mapped, Piece, by_split
+from keras_dlrm.data.foreign.pieces import Arrays, Mapped, NpzArray, Piece, by_split
+from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.schema.criteo import check_sizes, criteo_schema
 
 ONE_HOT, MULTI_HOT = "sparse.npy", "sparse_multi_hot.npz"

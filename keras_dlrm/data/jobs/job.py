@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_dlrm.data.jobs.stage import Stage, as_bytes
-from keras_dlrm.data.jobs.staging import Staging, staging_directory
+from keras_dlrm.data.jobs.staging import Stage, Staging, as_bytes, staging_directory
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log

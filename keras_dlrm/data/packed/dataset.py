@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -12,11 +12,23 @@ import numpy as np
 from keras_dlrm.data.packed.filling import padded
 from keras_dlrm.data.packed.order import BatchCut, ShuffledOrder
 from keras_dlrm.files.read_ahead import ReadAhead
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import integer
 
-if TYPE_CHECKING:
-    from keras_dlrm.data.packed.split_rows import NamedRows
-    from keras_dlrm.schema.schema import Schema
+
+class NamedRows(Protocol):
+    """Rows with a name and a schema, such as a `Split`."""
+
+    name: str
+    schema: Schema
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """See `Rows.take`."""
+
+    def sample_weights(self, rows: Any) -> np.ndarray | None:
+        """See `Rows.sample_weights`."""
 
 
 class SplitDataset(keras.utils.PyDataset):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -138,6 +138,19 @@ class PackedWriter:
             raise ValueError(
                 f"PackedWriter: {what} {name!r} is {values[row]} in row {self.rows[split] + row} of {split!r}; it {allowed}."
             )
+
+    def extend(
+        self, parts: Mapping[str, Iterable[tuple[Any, ...]]], total: int, progress: Callable[[int, int, str], None] | None
+    ) -> None:
+        """Append the batches `(batch, label)` of some splits, of `total` rows; `progress(rows_done, total, split)` is told."""
+        done = 0
+        for split, batches in parts.items():
+            self.begin(split)
+            for batch, label in batches:
+                self.append(split, batch, label)
+                done += len(label)
+                if progress is not None:
+                    progress(done, total, split)
 
     def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
         """Take finished `.npy` files, by array, as a new split: without copying them where the disk has hard links.

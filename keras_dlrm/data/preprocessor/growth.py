@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.preprocessor.identity import identified
-from keras_dlrm.data.preprocessor.vocabulary import Counter, Vocabulary
+from keras_dlrm.data.preprocessor.vocabulary import Counter, Vocabulary, identified
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.schema import Schema
 

@@ -12,8 +12,7 @@ import numpy as np
 from keras_dlrm.data.preprocessor import artifact, dense, growth
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-from keras_dlrm.data.preprocessor.identity import identified
-from keras_dlrm.data.preprocessor.vocabulary import Counter, Keys, Vocabulary
+from keras_dlrm.data.preprocessor.vocabulary import Counter, Keys, Vocabulary, identified
 from keras_dlrm.schema.schema import PADDING, Schema
 
 # A frame of Polars or pandas, an Arrow table, or a mapping of named columns.

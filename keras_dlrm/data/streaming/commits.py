@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.data.preprocessor.identity import identified, vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.preprocessor.vocabulary import identified, vocabulary_identity
 from keras_dlrm.files.checksums import Done, read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace
 from keras_dlrm.files.inventory import check_contents, check_sizes, inventory

@@ -11,9 +11,7 @@ from typing import Any
 from keras_dlrm.data.preprocessor.bad_rows import BadRow
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.require import tensorflow_io
-from keras_dlrm.data.streaming.stream import Stream
-from keras_dlrm.data.streaming.stream_rows import Packed, Places, pack, text_frame
+from keras_dlrm.data.streaming.stream import Packed, Places, Stream, pack, tensorflow_io, text_frame
 
 FETCH = 1024  # messages that one call into TensorFlow brings
 GROUP = "keras_dlrm"  # a consumer must name one; nothing is committed to it

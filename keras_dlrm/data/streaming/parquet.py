@@ -10,9 +10,7 @@ import polars as pl
 
 from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.streaming.require import tensorflow_io
-from keras_dlrm.data.streaming.stream import Stream
-from keras_dlrm.data.streaming.stream_rows import Packed, Places, pack
+from keras_dlrm.data.streaming.stream import Packed, Places, Stream, pack, tensorflow_io
 from keras_dlrm.data.tables.files import Inputs, input_files
 from keras_dlrm.data.tables.frames import ParquetFile
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from keras_dlrm.data.packed.filling import cut, joined, refilled
 from keras_dlrm.data.packed.format import SPLITS
-from keras_dlrm.data.packed.packed import Batch, ClickLog
+from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
+from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
-from keras_dlrm.data.synthetic.expectation import best
+from keras_dlrm.data.synthetic.probabilities import best
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.support.arguments import integer
 
@@ -120,20 +121,19 @@ class SyntheticClickLog:
             if split not in SPLITS:
                 raise ValueError(f"write: split {split!r} in rows is unknown; the splits are {SPLITS}.")
             integer("write", f"rows[{split!r}]", count, 0)
-        total, done = sum(rows.values()), 0
+        by_split = {}
+
+        def batches(split: str, count: int) -> Iterator[tuple[Batch, np.ndarray]]:
+            scored = []
+            for block in self._until(count, split):
+                scored.append((block.truth, block.label))
+                yield block.batch, block.label
+            if scored:
+                by_split[split] = _without_nan(best(*joined(scored)))
+
         with PackedWriter(directory, self.schema, overwrite=overwrite) as writer:
-            by_split = {}
-            for split, count in rows.items():
-                writer.begin(split)
-                scored = []
-                for block in self._until(int(count), split):
-                    writer.append(split, block.batch, block.label)
-                    scored.append((block.truth, block.label))
-                    done += len(block.label)
-                    if progress is not None:
-                        progress(done, total, split)
-                if scored:
-                    by_split[split] = _without_nan(best(*joined(scored)))
+            parts = {split: batches(split, int(count)) for split, count in rows.items()}
+            writer.extend(parts, sum(rows.values()), progress)
             if "test" in by_split:
                 writer.note("best", by_split["test"])
             writer.note("best_by_split", by_split)

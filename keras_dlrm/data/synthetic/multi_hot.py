@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch, ClickLog, Split
+from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
+from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.log import BLOCK, Progress
 from keras_dlrm.data.synthetic.planted.mixing import mixed
@@ -163,16 +164,10 @@ class MultiHot:
         """
         if log.schema.to_dict() != self.source.to_dict():
             raise ValueError(f"MultiHot.write: {log.directory} has another schema than the one given to MultiHot.")
-        parts: dict[str, Split] = {name: log.split(name) for name in log.splits}
-        total, done = sum(len(part) for part in parts.values()), 0
+        parts = {name: log.split(name) for name in log.splits}
         with PackedWriter(directory, self.schema, overwrite=overwrite) as writer:
-            for name, part in parts.items():
-                writer.begin(name)
-                for batch, label in self.batches(part, BLOCK):
-                    writer.append(name, batch, label)
-                    done += len(label)
-                    if progress is not None:
-                        progress(done, total, name)
+            batches = {name: self.batches(part, BLOCK) for name, part in parts.items()}
+            writer.extend(batches, sum(map(len, parts.values())), progress)
             settings = ("hotness", "distribution", "shape", "seed")
             writer.note("multi_hot", {name: getattr(self, name) for name in settings})
             # The labels were drawn before, from the first id of each bag; the others carry nothing.

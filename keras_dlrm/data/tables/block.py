@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.jobs.staging import fingerprint
-from keras_dlrm.data.kernels.text_ids import Texts
+from keras_dlrm.data.kernels.first_appearance import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRow
 from keras_dlrm.schema.columns import Categorical

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.kernels.text_ids import TextIds, Texts
+from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
 from keras_dlrm.data.packed.writer import WEIGHTS, allowed_labels
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor import raw_columns as raw

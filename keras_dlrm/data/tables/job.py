@@ -1,4 +1,4 @@
-"""The job of `tables.preprocess`."""
+"""The job of `tables.preprocess`, and the rows and texts that it stages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.jobs.job import Job, Progress, Specs
-from keras_dlrm.data.jobs.stage import chunks
+from keras_dlrm.data.jobs.staging import Stage, Staging, chunks
+from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.block import TableFile
+from keras_dlrm.data.tables.columns import Rows
 from keras_dlrm.data.tables.fit import Rules
-from keras_dlrm.data.tables.stage import TableStage
 from keras_dlrm.files.read_ahead import one_ahead
+from keras_dlrm.schema.schema import Schema
 
 
 class TableJob(Job):
@@ -132,3 +134,44 @@ class TableJob(Job):
     def note(self) -> dict[str, Any]:
         inputs = [[name, str(file.path)] for name, file in zip(self.splits, self.files, strict=True)]
         return {"split": self.split, "inputs": inputs}
+
+
+class TableStage(Stage):
+    """Staged rows, and the numbered texts by table, which get the committed ones. `late` dense columns wait for statistics."""
+
+    def __init__(self, staging: Staging, schema: Schema, late: int, texts: Mapping[str, TextIds]) -> None:
+        specs: dict[str, tuple[Any, int | None]] = {
+            "label": (np.float32, None),
+            "sample_weight": (np.float32, None),
+            "dense": (np.float32, schema.n_dense),
+            "late": (np.float64, late),
+            "sparse": (np.int32, schema.width),
+        }
+        if schema.sample_weight is None:
+            del specs["sample_weight"]
+        super().__init__(staging, specs)
+        self._texts = dict(texts)
+        for k, ids in enumerate(self._texts.values()):
+            self._restore(k, ids)
+        self._saved = {table: len(ids) for table, ids in self._texts.items()}
+
+    def _restore(self, k: int, ids: TextIds) -> None:
+        """Number the committed texts of a table again."""
+        sizes_path, bytes_path = self.staging.path(f"sizes{k}"), self.staging.path(f"texts{k}")
+        if self.staging.state is None or not sizes_path.exists():
+            return
+        with open(sizes_path, "rb") as sizes, open(bytes_path, "rb") as data:
+            while len(part := np.fromfile(sizes, np.int64, 2**20)):
+                ends = np.cumsum(part)
+                content = np.fromfile(data, np.uint8, int(ends[-1]))
+                ids.encode(Texts(content, ends - part, ends))
+
+    def append(self, rows: Rows, state: Any) -> None:
+        """Add rows; `state` is what a commit after them keeps."""
+        parts = [(name, getattr(rows, name)) for name, (_, width) in self.specs.items() if width != 0]
+        for k, (table, ids) in enumerate(self._texts.items()):
+            texts = ids.since(self._saved[table])
+            # Copies: the next rows may move the arrays while these are written.
+            parts += [(f"sizes{k}", texts.ends - texts.starts), (f"texts{k}", texts.data.copy())]
+            self._saved[table] = len(ids)
+        self.write(parts, state)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.kernels import text_rows
-from keras_dlrm.data.kernels.text_ids import Texts
+from keras_dlrm.data.kernels.first_appearance import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Fault, Faults, Flat, Numbers, TableFile, readable

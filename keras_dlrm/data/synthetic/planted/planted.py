@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.packed.filling import cut, joined
-from keras_dlrm.data.packed.packed import Batch
-from keras_dlrm.data.synthetic.expectation import best, expected_auc, expected_logloss
+from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths
-from keras_dlrm.data.synthetic.planted.calibration import scale_and_bias, sigmoid
-from keras_dlrm.data.synthetic.planted.cold_items import ColdItems
-from keras_dlrm.data.synthetic.planted.drift import Drift
+from keras_dlrm.data.synthetic.planted.changes import ColdItems, Drift
 from keras_dlrm.data.synthetic.planted.effects import Effects
 from keras_dlrm.data.synthetic.planted.popularity import Popularity
+from keras_dlrm.data.synthetic.probabilities import best, expected_auc, expected_logloss, scale_and_bias, sigmoid
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.support.arguments import integer
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch, Split
-from keras_dlrm.data.synthetic.expectation import drawn_auc
+from keras_dlrm.data.packed.split import Batch, Split
 from keras_dlrm.data.synthetic.log import Progress, SyntheticClickLog
-from keras_dlrm.data.synthetic.planted.normal import normal_score
+from keras_dlrm.data.synthetic.probabilities import drawn_auc, normal_score
 from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
 from keras_dlrm.data.synthetic.twin.statistics import DenseStatistics, SparseStatistics, Statistics
 from keras_dlrm.schema.hashing import fold

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch
-from keras_dlrm.data.synthetic.expectation import expected_auc, expected_logloss
+from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog
-from keras_dlrm.data.synthetic.planted.calibration import scale_and_bias, sigmoid
 from keras_dlrm.data.synthetic.planted.mixing import permuted
-from keras_dlrm.data.synthetic.planted.normal import normal_share
+from keras_dlrm.data.synthetic.probabilities import (
+    expected_auc,
+    expected_logloss,
+    normal_share,
+    scale_and_bias,
+    sigmoid,
+)
 from keras_dlrm.data.synthetic.traces.trace import Trace
 from keras_dlrm.data.synthetic.twin.measure import log_odds_shifts
 from keras_dlrm.data.synthetic.twin.statistics import Statistics
