@@ -29,7 +29,7 @@ def written(tmp_path_factory):
     random = np.random.default_rng(0)
     rows = pl.DataFrame({"x": random.random(90), "a": [f"v{i}" for i in random.integers(0, 9, 90)], "click": [0, 1, 1] * 30})
     rows.write_csv(folder / "rows.csv")
-    raw = kd.Schema(dense=[kd.Dense("x", "standardise")], categorical=[kd.Categorical("a")], label="click")
+    raw = kd.Schema(dense=[kd.Dense("x", "standardize")], categorical=[kd.Categorical("a")], label="click")
     log = kd.data.tables.preprocess(raw, folder / "rows.csv", output=folder / "log", split={"train": 0.9, "test": 0.1})
     log.preprocessor.save(folder / "preprocessor")
     model = kd.models.DLRM(log.schema, 4, bottom_mlp=[4], top_mlp=[4, 1])

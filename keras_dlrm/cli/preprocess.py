@@ -23,7 +23,7 @@ To resume a run that was stopped, give the same command again.
 \b
 A schema file (vocabularies without a size are fitted on the training part):
   label: click
-  dense: [{name: price, transform: log1p_standardise}]
+  dense: [{name: price, transform: log1p_standardize}]
   categorical: [{name: user, min_count: 2}, {name: tags, hotness: 8, combiner: mean}]
 """
 CRITEO_EPILOG = """\b

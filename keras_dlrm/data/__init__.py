@@ -28,22 +28,13 @@ if TYPE_CHECKING:
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor as Preprocessor
 
 _MODULES = {
-    "criteo": "criteo",
-    "mlperf": "foreign.mlperf",
-    "reference": "foreign.reference",
-    "streaming": "streaming",
-    "synthetic": "synthetic",
-    "tables": "tables",
-    "torchrec": "foreign.torchrec",
+    **{name: name for name in ("criteo", "streaming", "synthetic", "tables")},
+    **{name: f"foreign.{name}" for name in ("mlperf", "reference", "torchrec")},
 }
 _NAMES = {
-    "ClickLog": "packed.packed",
-    "CsvDialect": "preprocessor.csv_dialect",
-    "FileLog": "packed.packed",
-    "PackedWriter": "packed.writer",
-    "Preprocessor": "preprocessor.preprocessor",
-    "Split": "packed.split",
-    "open": "packed.packed",
+    **dict.fromkeys(("ClickLog", "FileLog", "open"), "packed.packed"),
+    **{"PackedWriter": "packed.writer", "Split": "packed.split"},
+    **{"CsvDialect": "preprocessor.csv_dialect", "Preprocessor": "preprocessor.preprocessor"},
 }
 __all__ = ["open", *sorted(_MODULES), *(name for name in sorted(_NAMES) if name != "open")]
 

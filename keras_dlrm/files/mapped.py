@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
@@ -97,6 +98,10 @@ class MappedArray:
             return plain[rows].copy()
         # `take` is three times as fast, but would copy all of a column-major array first.
         return plain.take(rows, axis=0) if plain.flags.c_contiguous else plain[rows]
+
+    def blocks(self, size: int, start: int, stop: int) -> Iterator[np.ndarray]:
+        """The rows `start … stop - 1` in order, `size` at a time."""
+        return (self.take(slice(begin, min(begin + size, stop))) for begin in range(start, stop, size))
 
     def __len__(self) -> int:
         return self.shape[0]

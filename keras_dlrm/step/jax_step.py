@@ -28,6 +28,7 @@ def collectives() -> Any:
     return jax
 
 
+
 # Kinds of variables in the state of a step that predicts, tests or trains.
 _STATES = {
     2: ("trainable_variables", "non_trainable_variables"),

@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,12 @@ def boolean(who: str, field: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{who}: {field}={shown(value)} must be True or False.")
     return bool(value)
+
+
+def choice(who: str, field: str, value: Any, options: Sequence[str]) -> None:
+    """`ValueError` naming the argument unless it is one of the options."""
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{who}: {field}={shown(value)} is unknown; use one of {options}.")
 
 
 def widths(who: str, field: str, values: Any) -> list[int]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_dlrm.data.foreign.criteo_rows import CriteoRows
-from keras_dlrm.data.foreign.pieces import Arrays, Mapped, NpzArray, Piece, Pieces
+from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, Pieces
 from keras_dlrm.data.packed.packed import FileLog
+from keras_dlrm.files.mapped import MappedArray
 from keras_dlrm.files.paths import regular
 from keras_dlrm.schema.criteo import check_max_ind_range, check_sizes, criteo_schema, id_modulo
 
@@ -100,7 +101,7 @@ def _pieces(path: Path) -> Pieces:
             f"{path} has {size} bytes, which are no whole rows of {4 * WIDTH}: it is cut short or of another format."
         )
     shape = (size // (4 * WIDTH), WIDTH)
-    return Pieces([Piece(str(path), [Mapped(path, np.dtype("<i4"), shape, remedy="Get the file again.")])])
+    return Pieces([Piece(str(path), [MappedArray(path, np.dtype("<i4"), shape, remedy="Get the file again.")])])
 
 
 def _columns(arrays: Arrays) -> Arrays:

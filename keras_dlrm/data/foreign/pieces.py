@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,32 +18,10 @@ from keras_dlrm.files.paths import regular
 Arrays = tuple[np.ndarray, ...]
 
 
-class Column(Protocol):
-    """An array in a file, such as `NpzArray`."""
-
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: Any) -> np.ndarray:
-        """A copy of some rows."""
-
-    def blocks(self, size: int, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Rows in order, `size` at a time."""
-
-
-class Mapped(MappedArray):
-    """A `MappedArray` as a `Column`."""
-
-    def blocks(self, size: int, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Rows in order, `size` at a time."""
-        return (self.take(slice(begin, min(begin + size, stop))) for begin in range(start, stop, size))
-
-
 class Piece:
     """Columns of equal length, such as the files of one day, or the rows `start … stop - 1` of them."""
 
-    def __init__(self, name: str, columns: Sequence[Column], start: int = 0, stop: int | None = None) -> None:
+    def __init__(self, name: str, columns: Sequence[NpzArray | MappedArray], start: int = 0, stop: int | None = None) -> None:
         lengths = [len(column) for column in columns]
         if len(set(lengths)) > 1:
             raise ValueError(f"{name}: its arrays have {lengths} rows; they must agree. Get the files again.")

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.foreign.criteo_rows import CriteoRows, check_days
-from keras_dlrm.data.foreign.pieces import Arrays, Mapped, NpzArray, Piece, by_split
+from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, by_split
 from keras_dlrm.data.packed.packed import FileLog
+from keras_dlrm.files.mapped import MappedArray
 from keras_dlrm.schema.criteo import check_sizes, criteo_schema
 
 ONE_HOT, MULTI_HOT = "sparse.npy", "sparse_multi_hot.npz"
@@ -86,9 +87,9 @@ def _piece(directory: Path, day: int, multi_hot: bool) -> Piece:
     return Piece(str(directory / f"day_{day}"), columns)
 
 
-def _npy(path: Path) -> Mapped:
+def _npy(path: Path) -> MappedArray:
     try:
-        return Mapped.npy(path, "Get the file again.")
+        return MappedArray.npy(path, "Get the file again.")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; each day needs its dense, sparse and labels.") from None
 

@@ -153,9 +153,15 @@ class PackedWriter:
                     progress(done, total, split)
 
     def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
-        """Take finished `.npy` files, by array, as a new split: without copying them where the disk has hard links.
+        """Take finished `.npy` files as a new split: without copying them where the disk has hard links.
 
-        Values are not checked. `ValueError` where the split exists, or a file is not of the schema's width, dtype or `rows`.
+        Args:
+            split: `"train"`, `"valid"` or `"test"`.
+            files: Path of each array's file. Values are not checked.
+            rows: How many rows each holds.
+
+        Raises:
+            ValueError: the split exists, or a file is not of the schema's width, dtype or `rows`.
         """
         if split in self.rows or split not in layout.SPLITS:
             raise ValueError(f"PackedWriter: split {split!r} exists or is not one of {layout.SPLITS}.")

@@ -19,7 +19,7 @@ OUTSIDE = "is outside the range of float32; clip or drop it"
 
 def needs_fit(column: Dense) -> bool:
     """True where the column's transform has parameters that training rows determine."""
-    return column.transform in ("standardise", "log1p_standardise", "quantile", "log_above_minimum")
+    return column.transform in ("standardize", "log1p_standardize", "quantile", "log_above_minimum")
 
 
 class DenseFit:
@@ -42,7 +42,7 @@ class DenseFit:
         if beyond.any():
             index = int(np.argmax(beyond))
             raise BadValue(index, float(values[index]), OUTSIDE)
-        if self.column.transform == "log1p_standardise":
+        if self.column.transform == "log1p_standardize":
             values = _log(values).astype(np.float64)
         values = values[~np.isnan(values)]
         if not len(values):
@@ -109,7 +109,7 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
             # In float32, to the bit what TorchRec makes of Criteo's counts.
             out = np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32))
         else:
-            raw = _log(values).astype(np.float64) if column.transform == "log1p_standardise" else values
+            raw = _log(values).astype(np.float64) if column.transform == "log1p_standardize" else values
             out = (raw - state["mean"]) / state["deviation"]
         return np.where(missing, column.missing, out).astype(np.float32)
 
@@ -119,7 +119,7 @@ def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         if column.transform == "quantile":
             return np.zeros(len(values), bool)
-        narrow = _log(values) if column.transform == "log1p_standardise" else values.astype(np.float32)
+        narrow = _log(values) if column.transform == "log1p_standardize" else values.astype(np.float32)
     return np.isinf(narrow)
 
 

@@ -133,7 +133,20 @@ class Preprocessor:
         dense_state: Mapping[str, dict[str, Any]],
         keys: Mapping[str, Keys] | None = None,
     ) -> Preprocessor:
-        """Fit on training rows that were counted already: values and `keys` by table, statistics by column."""
+        """Fit on training rows that were counted already.
+
+        Args:
+            schema: Columns without a `vocabulary_size` get one.
+            counters: `Counter` of the values, by table name.
+            dense_state: Fitted parameters by dense column.
+            keys: `Keys` by table name, where values are not compared as text.
+
+        Returns:
+            The preprocessor; its `schema` is fitted.
+
+        Raises:
+            ValueError: a column's OOV rows lie beyond its `max_vocabulary`.
+        """
         open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
         vocabularies: dict[str, Vocabulary] = {}
         for column in open_columns:
@@ -241,5 +254,13 @@ class Preprocessor:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
-        """Inverse of `save`; `ValueError`, naming the file, where it is damaged or of an unknown version of the format."""
+        """Inverse of `save`.
+
+        Args:
+            directory: Where `save`, or a preprocess, wrote it.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or of an unknown version of the format; the message names the file.
+        """
         return cls(*artifact.load(Path(directory)))

@@ -218,7 +218,7 @@ def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Map
     Example:
 
     >>> from keras_dlrm.schema.columns import Dense
-    >>> schema = Schema(dense=[Dense("price", "standardise")])
+    >>> schema = Schema(dense=[Dense("price", "standardize")])
     >>> identified(schema, {"price": {"mean": 3.0, "deviation": 2.0}}, {}).dense[0].identity
     '6931035e31ef46b1'
     """
@@ -252,4 +252,5 @@ def vocabulary_identity(vocabulary: Vocabulary) -> str:
 def statistics_identity(transform: str, state: Mapping[str, Any]) -> str:
     """A checksum of fitted parameters to nine digits: the last ones depend on the parts in which rows were read."""
     numbers = {name: [f"{v:.8e}" for v in np.atleast_1d(value).tolist()] for name, value in state.items()}
-    return content_digest([transform, numbers])[:_DIGITS]
+    # Identities stay those of earlier releases, which spelled it so.
+    return content_digest([transform.replace("standardize", "standardise"), numbers])[:_DIGITS]

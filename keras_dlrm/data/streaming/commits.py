@@ -71,7 +71,14 @@ class Commits:
         return self.folder / f"commit-{number:08d}"
 
     def check(self, preprocessor: Preprocessor) -> None:
-        """Keep the preprocessor, or compare it with the one that is kept; `ValueError` where it is another one."""
+        """Keep the preprocessor, or compare it with the one that is kept.
+
+        Args:
+            preprocessor: The one of the stream.
+
+        Raises:
+            ValueError: another one is kept; the message says what differs.
+        """
         place = self.folder / PREPROCESSOR
         if not place.exists():
             with workspace(self.folder / "commit") as folder:
@@ -95,7 +102,12 @@ class Commits:
             )
 
     def save(self, model: keras.Model, state: Any) -> None:
-        """Commit the model, compiled or not, and JSON values."""
+        """Commit the model and how far the stream was read.
+
+        Args:
+            model: Compiled or not.
+            state: JSON values.
+        """
         place = self.path(self.number + 1)
         with workspace(self.folder / "commit") as folder:
             written = folder / place.name

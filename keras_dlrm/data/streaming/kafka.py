@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from keras_dlrm.data.streaming.stream import Packed, Places, Stream, pack, tenso
 
 FETCH = 1024  # messages that one call into TensorFlow brings
 GROUP = "keras_dlrm"  # a consumer must name one; nothing is committed to it
-OURS = ("enable.auto.commit", "auto.offset.reset", "bootstrap.servers", "enable.partition.eof")
+OURS = ("group.id", "enable.auto.commit", "auto.offset.reset", "bootstrap.servers", "enable.partition.eof")
 # A consumer holds so much ahead of training; librdkafka's own default is 64 MB for each partition.
 AHEAD = {"queued.max.messages.kbytes": "16384", "fetch.wait.max.ms": "100"}
 
@@ -285,7 +286,9 @@ class _Broker:
         self._servers = servers
         self._timeout = timeout
         settings = {**config, "bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": "false"}
-        self._consumer = confluent_kafka.Consumer({**settings, "log_level": 0}, logger=_Silent())
+        # Its errors are raised, not logged.
+        silent = types.SimpleNamespace(log=lambda *message: None)
+        self._consumer = confluent_kafka.Consumer({**settings, "log_level": 0}, logger=silent)
 
     def partitions(self, topic: str) -> list[int]:
         try:
@@ -312,16 +315,9 @@ class _Broker:
         self._consumer.close()
 
 
-class _Silent:
-    """A logger for a client whose errors are raised."""
-
-    def log(self, *message: object) -> None:
-        pass
-
-
 def _checked(config: Mapping[str, Any]) -> dict[str, str]:
     for key, value in config.items():
-        if key in OURS or key == "group.id":
+        if key in OURS:
             raise ValueError(f"KafkaStream: config has {key!r}, which is set here; leave it out.")
         if "=" in f"{key}{value}":
             raise ValueError(f"KafkaStream: config[{key!r}] holds a '=', which tensorflow-io cannot pass on.")

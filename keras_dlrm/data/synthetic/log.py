@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,8 @@ from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
 from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
-from keras_dlrm.data.synthetic.probabilities import best
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.data.synthetic.probabilities import best, expected_auc, expected_logloss
+from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 # Rows are drawn in blocks of this size, whatever the batch size.
@@ -59,6 +60,17 @@ class SyntheticClickLog:
         raise NotImplementedError
 
     def _settings(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @cached_property
+    def _population(self) -> np.ndarray:
+        """True probabilities of many rows."""
+        raise NotImplementedError
+
+    def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
+        return random.standard_normal((rows, self.schema.n_dense), dtype=np.float32)
+
+    def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
         raise NotImplementedError
 
     # -- rows --------------------------------------------------------------------------------------------------------
@@ -140,7 +152,36 @@ class SyntheticClickLog:
             writer.note(self.kind, self._settings())
         return open_log(directory, verify=False)
 
+    @property
+    def best_auc(self) -> float:
+        """AUC of the true probabilities, in expectation: no model does better on the population.
+
+        That is 524,288 rows of a `PlantedClickLog`, the first 262,144 rows of the part `"train"` of a `Twin`. With `drift` or
+        `cold`, it is the first rows of the part `"train"`; `PlantedClickLog.best` tells it for others.
+        """
+        return expected_auc(self._population)
+
+    @property
+    def best_logloss(self) -> float:
+        """Log loss of the true probabilities, in expectation, over the same rows as `best_auc`."""
+        return expected_logloss(self._population)
+
     # -- helpers of the kinds ----------------------------------------------------------------------------------------
+
+    def _inputs(self, random: np.random.Generator, rows: int) -> Batch:
+        """Packed rows whose columns do not depend on each other; multi-hot ones have 1 … hotness ids."""
+        batch: Batch = {}
+        if self.schema.dense:
+            batch["dense"] = self._dense(random, rows)
+        columns = []
+        for column in self.schema.categorical:
+            ids = self._ids(random, column, (rows, column.hotness))
+            if column.hotness > 1:
+                ids = np.where(np.arange(column.hotness) < random_lengths(random, rows, column.hotness), ids, PADDING)
+            columns.append(ids.astype(np.int32))
+        if columns:
+            batch["sparse"] = np.concatenate(columns, axis=1)
+        return self._with_weights(batch)
 
     def _random(self, name: str, number: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), number])
@@ -166,6 +207,39 @@ def zipf_distribution(size: int, exponent: float) -> np.ndarray:
     """
     mass = np.arange(1, size + 1, dtype=np.float64) ** -exponent
     return np.cumsum(mass / mass.sum())
+
+
+class Popularity:
+    """Zipf distributions by table size, and the order of popularity of each table's ids; `random` makes its source."""
+
+    def __init__(self, exponent: float, random: Callable[[str], np.random.Generator]) -> None:
+        self._exponent, self._random = exponent, random
+        self._distributions: dict[int, np.ndarray] = {}
+        self._orders: dict[str, np.ndarray] = {}
+
+    def distribution(self, size: int) -> np.ndarray:
+        """Cumulative probabilities of the ranks."""
+        if size not in self._distributions:
+            self._distributions[size] = zipf_distribution(size, self._exponent)
+        return self._distributions[size]
+
+    def order(self, table: str, size: int) -> np.ndarray:
+        """The ids of a table, the most popular one first: int32 (size,)."""
+        if table not in self._orders:
+            self._orders[table] = self._random(table).permutation(size).astype(np.int32)
+        return self._orders[table]
+
+    def by_id(self, table: str, size: int) -> np.ndarray:
+        """Probability of each id: float64 (size,)."""
+        out = np.empty(size)
+        out[self.order(table, size)] = np.diff(self.distribution(size), prepend=0.0)
+        return out
+
+    def draw(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
+        """Ids of a column: int32 of a shape."""
+        size = int(column.vocabulary_size or 0)
+        ranks = np.searchsorted(self.distribution(size), random.random(shape), side="right")
+        return self.order(column.table_name, size)[np.minimum(ranks, size - 1)]
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.log import BLOCK, Progress
 from keras_dlrm.data.synthetic.planted.mixing import mixed
 from keras_dlrm.schema.schema import PADDING, Schema
-from keras_dlrm.support.arguments import integer, number
+from keras_dlrm.support.arguments import choice, integer, number
 
 DISTRIBUTIONS = ("uniform", "pareto")
 
@@ -80,16 +80,14 @@ class MultiHot:
                 raise ValueError(
                     f"MultiHot: column {column.name!r} has hotness={column.hotness}; bags are made of one-hot columns."
                 )
-        if distribution not in DISTRIBUTIONS:
-            raise ValueError(f"MultiHot: distribution={distribution!r} is unknown; use one of {DISTRIBUTIONS}.")
+        choice("MultiHot", "distribution", distribution, DISTRIBUTIONS)
         self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(sizes))
         self.distribution = distribution
         self.shape = number("MultiHot", "shape", shape, 1e-3)
         self.seed = integer("MultiHot", "seed", seed, 0)
         self.source = schema
-        self.schema = schema.replace_categorical(
-            **{name: {"hotness": size} for name, size in zip(names, self.hotness, strict=True)}
-        )
+        changes = {name: {"hotness": size} for name, size in zip(names, self.hotness, strict=True)}
+        self.schema = schema.replace_categorical(**changes)
 
     def transform(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """The batch with bags in place of ids; weights are those of the id that brought them.

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from keras_dlrm.data.packed.split import Batch
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths, zipf_distribution
+from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog, random_lengths
 from keras_dlrm.data.synthetic.probabilities import expected_logloss
 from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
 from keras_dlrm.data.synthetic.traces.trace import Trace
-from keras_dlrm.schema.schema import PADDING, Schema
-from keras_dlrm.support.arguments import number
+from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.support.arguments import choice, number
 
 DENSE = ("uniform", "normal")
 
@@ -63,33 +63,22 @@ class RandomClickLog(SyntheticClickLog):
             if table not in tables:
                 raise KeyError(f"RandomClickLog: zipf names table {table!r}; the schema has {sorted(tables)}.")
         self.zipf = {t: number("RandomClickLog", f"zipf of table {t!r}", exponents.get(t, 0.0)) for t in tables}
-        if dense not in DENSE:
-            raise ValueError(f"RandomClickLog: dense={dense!r} is unknown; use one of {DENSE}.")
+        choice("RandomClickLog", "dense", dense, DENSE)
         self.dense = dense
         self.click_rate = number("RandomClickLog", "click_rate", click_rate, 0.0, 1.0)
-        self._ranked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._popularity = {t: Popularity(z, lambda table: self._random(f"table {table}")) for t, z in self.zipf.items()}
 
     def _blocks(self, part: str) -> Iterator[Block]:
+        draw = self._drawing(part)
         for block in count():
             random = self._random(f"rows {part}", block)
-            batch = self._inputs(random, BLOCK)
+            batch = draw(random, BLOCK)
             truth = np.full(BLOCK, self.click_rate)
             yield Block(batch, (random.random(BLOCK) < truth).astype(np.float32), truth)
 
-    def _inputs(self, random: np.random.Generator, rows: int) -> Batch:
-        batch: Batch = {}
-        if self.schema.dense:
-            batch["dense"] = self._dense(random, rows)
-        if self.schema.categorical:
-            columns = []
-            for column in self.schema.categorical:
-                ids = self._ids(random, column.table_name, int(column.vocabulary_size or 0), (rows, column.hotness))
-                if column.hotness > 1:
-                    kept = np.arange(column.hotness) < random_lengths(random, rows, column.hotness)
-                    ids = np.where(kept, ids, PADDING)
-                columns.append(ids.astype(np.int32))
-            batch["sparse"] = np.concatenate(columns, axis=1)
-        return self._with_weights(batch)
+    def _drawing(self, part: str) -> Callable[[np.random.Generator, int], Batch]:
+        """What draws the packed rows of a part, block by block."""
+        return self._inputs
 
     def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
         shape = (rows, self.schema.n_dense)
@@ -97,15 +86,10 @@ class RandomClickLog(SyntheticClickLog):
             return random.random(shape, dtype=np.float32)
         return random.standard_normal(shape, dtype=np.float32)
 
-    def _ids(self, random: np.random.Generator, table: str, size: int, shape: tuple[int, int]) -> np.ndarray:
-        if self.zipf[table] == 0.0:
-            return random.integers(0, size, shape, dtype=np.int32)
-        if table not in self._ranked:
-            order = self._random(f"table {table}").permutation(size).astype(np.int32)
-            self._ranked[table] = zipf_distribution(size, self.zipf[table]), order
-        distribution, order = self._ranked[table]
-        ranks = np.searchsorted(distribution, random.random(shape), side="right")
-        return order[np.minimum(ranks, size - 1)]
+    def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
+        if self.zipf[column.table_name] == 0.0:
+            return random.integers(0, int(column.vocabulary_size or 0), shape, dtype=np.int32)
+        return self._popularity[column.table_name].draw(random, column, shape)
 
     def probabilities(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The true click probabilities, all equal: float64 (B,)."""
@@ -174,19 +158,17 @@ class TraceClickLog(RandomClickLog):
             if not isinstance(entry, StackProfile):
                 raise ValueError(f"TraceClickLog: the profile of table {table!r} is {entry!r}; give a StackProfile.")
 
-    def _blocks(self, part: str) -> Iterator[Block]:
+    def _drawing(self, part: str) -> Callable[[np.random.Generator, int], Batch]:
         traces = {
             table: Trace(self.profiles[table], size, [self.seed, zlib.crc32(f"{part} {table}".encode())])
             for table, size in self.schema.table_sizes.items()
         }
-        for block in count():
-            random = self._random(f"rows {part}", block)
-            batch: Batch = {}
-            if self.schema.dense:
-                batch["dense"] = self._dense(random, BLOCK)
-            batch["sparse"] = self._references(random, traces)
-            truth = np.full(BLOCK, self.click_rate)
-            yield Block(self._with_weights(batch), (random.random(BLOCK) < truth).astype(np.float32), truth)
+
+        def draw(random: np.random.Generator, rows: int) -> Batch:
+            batch = {"dense": self._dense(random, rows)} if self.schema.dense else {}
+            return self._with_weights({**batch, "sparse": self._references(random, traces)})
+
+        return draw
 
     def _references(self, random: np.random.Generator, traces: Mapping[str, Trace]) -> np.ndarray:
         sparse = np.full((BLOCK, self.schema.width), PADDING, np.int32)

@@ -96,7 +96,7 @@ def preprocess(
     Example:
 
     ```python
-    schema = kd.Schema(dense=[kd.Dense("price", "log1p_standardise")], categorical=[kd.Categorical("city")])
+    schema = kd.Schema(dense=[kd.Dense("price", "log1p_standardize")], categorical=[kd.Categorical("city")])
     data = kd.data.tables.preprocess(schema, "log-*.parquet", output="processed", split={"train": 0.9, "test": 0.1})
     ```
     """

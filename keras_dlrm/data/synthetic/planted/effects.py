@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.data.synthetic.log import Popularity
 from keras_dlrm.data.synthetic.planted.changes import Drift, turned
-from keras_dlrm.data.synthetic.planted.popularity import Popularity
 from keras_dlrm.schema.schema import PADDING, Schema
 
 RANK = 2

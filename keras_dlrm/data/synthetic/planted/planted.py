@@ -11,12 +11,11 @@ import numpy as np
 
 from keras_dlrm.data.packed.filling import cut, joined
 from keras_dlrm.data.packed.split import Batch
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths
+from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog
 from keras_dlrm.data.synthetic.planted.changes import ColdItems, Drift
 from keras_dlrm.data.synthetic.planted.effects import Effects
-from keras_dlrm.data.synthetic.planted.popularity import Popularity
-from keras_dlrm.data.synthetic.probabilities import best, expected_auc, expected_logloss, scale_and_bias, sigmoid
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.data.synthetic.probabilities import best, scale_and_bias, sigmoid
+from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 POPULATION = 64 * BLOCK
@@ -151,21 +150,8 @@ class PlantedClickLog(SyntheticClickLog):
         """Positions in time of rows `start` … `stop - 1` of a part: int64."""
         return self.starts.get(part, 0) + np.arange(start, stop, dtype=np.int64)
 
-    def _inputs(self, random: np.random.Generator, rows: int) -> Batch:
-        batch: Batch = {}
-        if self.schema.dense:
-            batch["dense"] = random.standard_normal((rows, self.schema.n_dense), dtype=np.float32)
-        if self.schema.categorical:
-            sparse = np.full((rows, self.schema.width), PADDING, np.int32)
-            for column, offset in zip(self.schema.categorical, self.schema.offsets, strict=True):
-                size, hot = int(column.vocabulary_size or 0), column.hotness
-                ranks = np.searchsorted(self._popularity.distribution(size), random.random((rows, hot)), side="right")
-                ids = self._popularity.order(column.table_name, size)[np.minimum(ranks, size - 1)]
-                if hot > 1:
-                    ids = np.where(np.arange(hot) < random_lengths(random, rows, hot), ids, PADDING)
-                sparse[:, offset : offset + hot] = ids
-            batch["sparse"] = sparse
-        return self._with_weights(batch)
+    def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
+        return self._popularity.draw(random, column, shape)
 
     def _move(self, batch: Batch, part: str, number: int, positions: np.ndarray) -> None:
         """Replace ids of a block by what drift and cold items make of them."""
@@ -228,19 +214,6 @@ class PlantedClickLog(SyntheticClickLog):
             return np.concatenate([block.truth for block in self._until(POPULATION, "train")])
         blocks = [self._inputs(self._random("population", i), BLOCK) for i in range(POPULATION // BLOCK)]
         return np.concatenate([self.probabilities(b) for b in blocks])
-
-    @property
-    def best_auc(self) -> float:
-        """AUC of the true probabilities, in expectation, over 524,288 rows: no model does better on the population.
-
-        With `drift` or `cold`, the rows are the first of the part `"train"`; `best` tells it for others.
-        """
-        return expected_auc(self._population)
-
-    @property
-    def best_logloss(self) -> float:
-        """Log loss of the true probabilities, in expectation, over the same rows as `best_auc`."""
-        return expected_logloss(self._population)
 
     def best(self, part: str, rows: int, start: int = 0) -> dict[str, float]:
         """Scores of the true probabilities on given rows of a part.

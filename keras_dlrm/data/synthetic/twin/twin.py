@@ -13,8 +13,6 @@ from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog
 from keras_dlrm.data.synthetic.planted.mixing import permuted
 from keras_dlrm.data.synthetic.probabilities import (
-    expected_auc,
-    expected_logloss,
     normal_share,
     scale_and_bias,
     sigmoid,
@@ -23,6 +21,7 @@ from keras_dlrm.data.synthetic.traces.trace import Trace
 from keras_dlrm.data.synthetic.twin.measure import log_odds_shifts
 from keras_dlrm.data.synthetic.twin.statistics import Statistics
 from keras_dlrm.schema.schema import PADDING, Categorical
+from keras_dlrm.support.arguments import choice
 
 IDS = ("frequency", "locality")
 SAMPLE = 8
@@ -66,8 +65,7 @@ class Twin(SyntheticClickLog):
         if not isinstance(statistics, Statistics):
             raise ValueError(f"Twin: statistics={statistics!r} must be a Statistics: see kd.data.synthetic.measure.")
         super().__init__(statistics.schema, seed)
-        if ids not in IDS:
-            raise ValueError(f"Twin: ids={ids!r} is unknown; use one of {IDS}.")
+        choice("Twin", "ids", ids, IDS)
         self.statistics = statistics
         self.ids = ids
         self._orders: dict[str, np.ndarray] = {}
@@ -180,16 +178,6 @@ class Twin(SyntheticClickLog):
     @cached_property
     def _population(self) -> np.ndarray:
         return np.concatenate([piece.truth for piece in self._pieces(BLOCK, 32 * BLOCK, "train")])
-
-    @property
-    def best_auc(self) -> float:
-        """AUC of the true probabilities, in expectation, over the first 262,144 rows of the part `"train"`."""
-        return expected_auc(self._population)
-
-    @property
-    def best_logloss(self) -> float:
-        """Log loss of the true probabilities, in expectation, over the same rows."""
-        return expected_logloss(self._population)
 
     def _settings(self) -> dict[str, Any]:
         return {"seed": self.seed, "ids": self.ids, "measured_rows": self.statistics.rows}
