@@ -14,7 +14,7 @@ from keras_dlrm.data.packed.packed import open as open_log
 from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.log import BLOCK, Progress
-from keras_dlrm.data.synthetic.planted.mixing import mixed
+from keras_dlrm.data.synthetic.mixing import mixed
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.support.arguments import choice, integer, number
 

@@ -12,8 +12,8 @@ import numpy as np
 from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog, random_lengths
 from keras_dlrm.data.synthetic.probabilities import expected_logloss
-from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
-from keras_dlrm.data.synthetic.traces.trace import Trace
+from keras_dlrm.data.synthetic.stack_profile import StackProfile
+from keras_dlrm.data.synthetic.trace import Trace
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import choice, number
 

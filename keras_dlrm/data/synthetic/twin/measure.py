@@ -10,7 +10,7 @@ import numpy as np
 from keras_dlrm.data.packed.split import Batch, Split
 from keras_dlrm.data.synthetic.log import Progress, SyntheticClickLog
 from keras_dlrm.data.synthetic.probabilities import drawn_auc, normal_score
-from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
+from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.data.synthetic.twin.statistics import DenseStatistics, SparseStatistics, Statistics
 from keras_dlrm.schema.hashing import fold
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema

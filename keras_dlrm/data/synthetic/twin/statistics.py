@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
+from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.durable import write
 from keras_dlrm.files.paths import regular

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
+from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.support.arguments import integer
 
 # References that are worked out at once.
