@@ -183,13 +183,9 @@ def is_png(start: bytes) -> bool:
 
 
 def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes], bool]) -> None:
-    """See that a model file may be written: there is none, or one of the same kind.
+    """See that a model file may be written: there is none, or one of the same kind, by its beginning.
 
-    Args:
-        kind: The export or the option, for the error.
-        path: The file.
-        example: A name that it could have in a folder.
-        is_one: Whether a file that begins with some bytes is of the kind.
+    `kind` is the export or the option, and `example` a name that the file could have in a folder, for the errors.
 
     Raises:
         FileExistsError: there is another file, a link or a device.

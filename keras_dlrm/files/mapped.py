@@ -65,9 +65,7 @@ class MappedArray:
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
-            raise ValueError(
-                f"{self.path} is missing, though {self.shape[0]} rows are promised. {self.remedy}"
-            ) from None
+            raise ValueError(f"{self.path} is missing, though {self.shape[0]} rows are promised. {self.remedy}") from None
         self._check_size(size)
         if 0 in self.shape:  # An empty file cannot be mapped.
             self._map = np.empty(self.shape, self.dtype)

@@ -21,14 +21,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
 
 class CriteoJob(Job):
-    """One run over a Criteo log. See `criteo.preprocess`, which has checked the arguments.
-
-    Args:
-        paths: The inputs.
-        rules: The dialect.
-        arguments: What else decides the output.
-        bad, progress: See `Job`.
-    """
+    """One run over a Criteo log; `arguments`, besides the rules, decide the output. See `criteo.preprocess`."""
 
     program = "criteo"
     version = 1
@@ -37,7 +30,7 @@ class CriteoJob(Job):
     def __init__(
         self, paths: list[Path], rules: Dialect, arguments: dict[str, Any], bad: BadRows, progress: Progress | None
     ) -> None:
-        super().__init__(paths, bad, progress)
+        super().__init__(paths, [path.stat().st_size for path in paths], bad, progress)
         self.paths, self.rules, self.arguments = paths, rules, arguments
         self.random = np.random.RandomState(arguments["seed"])
         # Of each file: rows that were kept, lines that could be used, lines, and the smallest count.
@@ -66,23 +59,16 @@ class CriteoJob(Job):
         kind, values, *rest = state["random"]
         self.random.set_state((kind, np.array(values, np.uint32), *rest))
 
-    def sizes(self) -> list[int]:
-        return [path.stat().st_size for path in self.paths]
-
-    @property
-    def seen(self) -> int:
-        return sum(file["lines"] for file in self.files)
-
     def rows(self) -> list[int]:
         return [file["rows"] for file in self.files]
 
-    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
+    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float, int]]:
         workers = self.encoder.workers
         for number, (path, file) in enumerate(zip(self.paths, self.files, strict=True)):
             if not file["done"]:
                 for block in reader.read(path, executor, workers, self.bad, file["offset"], file["lines"]):
                     self._add(file, block)
-                    yield number, block.share
+                    yield number, block.share, sum(file["lines"] for file in self.files)
                 file["done"] = True
 
     def _add(self, file: dict[str, Any], block: reader.Block) -> None:

@@ -55,15 +55,7 @@ class Block:
 def read(
     path: Path, executor: Executor, workers: int, bad: BadRows, offset: int = 0, lines: int = 0
 ) -> Iterator[Block]:
-    """Parse a log, plain or `.gz`, in blocks of lines.
-
-    Args:
-        path: The file.
-        executor: Where to parse; compiled code that lets other threads run.
-        workers: Parts of a block that are parsed at once.
-        bad: What to do with lines that cannot be used.
-        offset, lines: Where to begin: those of the last `Block` that is known already.
-    """
+    """Parse a log, plain or `.gz`, in blocks of lines, from the `offset` and `lines` of the last `Block` that is known on."""
     for text, end, share in one_ahead(_texts(path, offset)):
         data = np.frombuffer(text, np.uint8)
         parts = _split(text, data, workers)
@@ -79,12 +71,12 @@ def read(
         if not good.all():
             wrong = np.flatnonzero(~good)
             ends = np.flatnonzero(data == 10)
-            rows_found = []
+            examples = []
             for line in wrong[:EXAMPLES].tolist():
                 start = int(ends[line - 1]) + 1 if line else 0
                 content = text[start : int(ends[line])].removesuffix(b"\r")
-                rows_found.append(explain(str(path), lines + line + 1, content))
-            bad.add(rows_found, len(wrong) - len(rows_found))
+                examples.append(explain(str(path), lines + line + 1, content))
+            bad.add(examples, len(wrong) - len(examples))
             block = block.take(np.flatnonzero(good))
         lines += n
         yield block
@@ -121,9 +113,8 @@ def _texts(path: Path, offset: int) -> Iterator[tuple[bytes, int, float]]:
             if rest:
                 yield rest + b"\n", offset, 1.0
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path}: broken after {offset:,} unpacked bytes ({error}); copy or fetch the file again."
-        ) from None
+        why = f"broken after {offset:,} unpacked bytes ({error})"
+        raise ValueError(f"{path}: {why}; copy or fetch the file again.") from None
 
 
 # Bytes; a right line has some 230 of them, and a broken file may be one line.
@@ -221,9 +212,8 @@ _KEY = re.compile(rb"[0-9a-fA-F]{0,16}")
 def explain(file: str, number: int, line: bytes) -> BadRow:
     """The first thing that is wrong with a line, without its end, of a file."""
     if len(line) > MAX_LINE:
-        return BadRow(
-            file, number, "", "", f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"
-        )
+        reason = f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"
+        return BadRow(file, number, "", "", reason)
     fields = line.split(b"\t")
     if len(fields) != len(COLUMNS):
         fault = "the line is too long"

@@ -27,12 +27,7 @@ Rows = dict[str, np.ndarray]
 
 
 class CriteoStage(Stage):
-    """Staged rows. Each file has room for the header of a `.npy` file: rows that are final become a split where they are.
-
-    Args:
-        staging: Where the files are.
-        dense: dtype of the staged dense values, of 4 bytes.
-    """
+    """Staged rows. Each file has room for the header of a `.npy` file: rows that are final become a split where they are."""
 
     def __init__(self, staging: Staging, dense: type[np.generic]) -> None:
         super().__init__(staging, {**SPECS, "dense": (np.dtype(dense), len(DENSE))}, HEADER, AHEAD)
@@ -41,14 +36,7 @@ class CriteoStage(Stage):
                 staging.append(name, layout.array_header(*spec, 0))
 
     def append(self, rows: Rows, new: Sequence[np.ndarray], kept: np.ndarray | None, state: Any) -> None:
-        """Add rows.
-
-        Args:
-            rows: The rows.
-            new: For each categorical column, the uint64 values that these rows were the first to have.
-            kept: Whether subsampling kept it, for each line that the rows come from; or `None`.
-            state: What a commit after them keeps.
-        """
+        """Add rows, the uint64 values that they were the first to have, by column, and what subsampling kept of their lines."""
         sizes = np.array([len(values) for values in new], np.int64)
         parts = [*rows.items(), *(("keys", array) for array in (sizes, *new))]
         self.write(parts if kept is None else [*parts, ("kept", kept)], state)
@@ -111,11 +99,7 @@ def shuffled(
 ) -> Iterator[Rows]:
     """The first rows in a new order, in parts: rows are dealt to files by where they go, each of which then fits in memory.
 
-    Args:
-        stage: The staged rows.
-        new_order: Row numbers.
-        late: Makes rows final.
-        on_rows: Called with the number of rows that were dealt.
+    `late` makes rows final, and `on_rows` is called with the number of rows that were dealt.
     """
     n = len(new_order)
     places = np.empty_like(new_order)

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.foreign.pieces import Arrays, Pieces
-from keras_dlrm.data.packed.split import Batch, Rows
+from keras_dlrm.data.packed.split import Batch, Split
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Schema
 
 
-class CriteoRows(Rows):
+class CriteoSplit(Split):
     """A split in files of another program.
 
     Args:
+        name: `"train"`, `"valid"` or `"test"`.
         pieces: The files. The label is what their first column begins with.
         schema: The log's schema.
         columns: The pieces' arrays → `(label (B,), dense (B, 13), sparse (B, W))`.
@@ -27,12 +28,14 @@ class CriteoRows(Rows):
 
     def __init__(
         self,
+        name: str,
         pieces: Pieces,
         schema: Schema,
         columns: Callable[[Arrays], Arrays],
         logarithm: bool,
         modulo: np.ndarray | None,
     ) -> None:
+        super().__init__(name, schema)
         self._pieces = pieces
         self._columns = columns
         self._logarithm = logarithm
@@ -47,6 +50,7 @@ class CriteoRows(Rows):
     def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
         return self._finish(self._pieces.take(rows), range(len(self))[rows] if isinstance(rows, slice) else rows)
 
+    @property
     def labels(self) -> np.ndarray:
         labels, done = np.empty(len(self), np.float32), 0
         for first, *_ in self._pieces.first_columns().blocks(2**18):
@@ -57,7 +61,7 @@ class CriteoRows(Rows):
             done = numbers.stop
         return labels
 
-    def batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    def _batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
         done = 0
         for block in self._pieces.blocks(size):
             yield self._finish(block, range(done, done + len(block[0])))

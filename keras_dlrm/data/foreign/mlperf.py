@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dlrm.data.foreign.criteo_rows import CriteoRows
+from keras_dlrm.data.foreign.criteo_rows import CriteoSplit
 from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, Pieces
 from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.files.mapped import MappedArray
@@ -70,7 +70,7 @@ def open(
             )
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
-    parts = {name: CriteoRows(_pieces(paths[0]), schema, _columns, True, modulo) for name, paths in by_split.items()}
+    parts = {name: CriteoSplit(name, _pieces(paths[0]), schema, _columns, True, modulo) for name, paths in by_split.items()}
     return FileLog(directory, schema, parts)
 
 

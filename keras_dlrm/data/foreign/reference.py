@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dlrm.data.foreign.criteo_rows import CriteoRows, check_days
+from keras_dlrm.data.foreign.criteo_rows import CriteoSplit, check_days
 from keras_dlrm.data.foreign.mlperf import read_counts
 from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, by_split
 from keras_dlrm.data.packed.packed import FileLog
@@ -64,7 +64,7 @@ def open(
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
     cut = by_split(pieces, ("test", "valid"))
-    parts = {name: CriteoRows(rows, schema, _columns, True, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, rows, schema, _columns, True, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 

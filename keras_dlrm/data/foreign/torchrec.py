@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.foreign.criteo_rows import CriteoRows, check_days
+from keras_dlrm.data.foreign.criteo_rows import CriteoSplit, check_days
 from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, by_split
 from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.files.mapped import MappedArray
@@ -63,7 +63,7 @@ def open(directory: str | os.PathLike[str], table_sizes: Sequence[int], multi_ho
     # The reference hashes one id, and made the lists of ids that are in range.
     modulo = None if multi_hot else np.array(sizes, np.int32)
     cut = by_split(pieces, ("valid", "test"))
-    parts = {name: CriteoRows(rows, schema, _columns, False, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, rows, schema, _columns, False, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_dlrm.data.packed import format as layout
-from keras_dlrm.data.packed.split import PackedRows, Rows, Split
+from keras_dlrm.data.packed.split import PackedSplit, Split
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.schema.schema import Schema
 
@@ -60,8 +60,8 @@ class _Log(ABC):
         """Rows by split."""
 
     @abstractmethod
-    def _rows(self, name: str) -> Rows:
-        """Rows of a split."""
+    def _split(self, name: str) -> Split:
+        """A split that there is."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class _Log(ABC):
         """
         if name not in self.splits:
             raise KeyError(f"{self.directory} has no split {name!r}; it has {list(self.splits)}.")
-        return Split(name, self.schema, self._rows(name))
+        return self._split(name)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{s}: {self._sizes()[s]:,}" for s in self.splits)
@@ -113,8 +113,8 @@ class ClickLog(_Log):
     def _sizes(self) -> Mapping[str, int]:
         return self.manifest["splits"]
 
-    def _rows(self, name: str) -> Rows:
-        return PackedRows(self.directory, name, self.schema, self._sizes()[name])
+    def _split(self, name: str) -> Split:
+        return PackedSplit(self.directory, name, self.schema, self._sizes()[name])
 
     @property
     def best(self) -> dict[str, float] | None:
@@ -134,12 +134,12 @@ class FileLog(_Log):
     Args:
         directory: Where the files are.
         schema: Fitted schema.
-        parts: Rows by split.
+        parts: The splits, by name.
     """
 
     best = None  # what the best possible model reaches; known for planted logs only
 
-    def __init__(self, directory: Path, schema: Schema, parts: Mapping[str, Rows]) -> None:
+    def __init__(self, directory: Path, schema: Schema, parts: Mapping[str, Split]) -> None:
         self.directory = directory.absolute()
         self.schema = schema
         self._parts = dict(parts)
@@ -147,7 +147,7 @@ class FileLog(_Log):
     def _sizes(self) -> Mapping[str, int]:
         return {name: len(rows) for name, rows in self._parts.items()}
 
-    def _rows(self, name: str) -> Rows:
+    def _split(self, name: str) -> Split:
         return self._parts[name]
 
     @cached_property

@@ -21,99 +21,22 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 
 
-class Rows(ABC):
-    """Rows of a click log as packed batches. `len(rows)` is their number N."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
-        """Copies of some rows: `rows` is a slice or an array of row numbers."""
-
-    def arrays(self) -> tuple[Batch, np.ndarray]:
-        """All rows."""
-        return self.take(slice(0, len(self)))
-
-    def labels(self) -> np.ndarray:
-        """All labels, float32 (N,)."""
-        return self.arrays()[1]
-
-    def sample_weights(self, rows: Any) -> np.ndarray | None:
-        """Copies of some row weights, float32 (B,), or `None` where the log has none."""
-        return None
-
-    def batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Batches of `size` rows in file order, the last one with what is left."""
-        return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
-
-
-class PackedRows(Rows):
-    """A split of a processed directory; `ValueError` where a file is missing, damaged or does not fit the schema."""
-
-    def __init__(self, directory: Path, split: str, schema: Schema, rows: int) -> None:
-        self._rows = rows
-        self._names = schema.input_names
-        self._arrays = {
-            key: _open(layout.array_path(directory, split, key), dtype, (rows,) if width is None else (rows, width))
-            for key, (dtype, width) in layout.array_specs(schema).items()
-        }
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
-        return {key: self._arrays[key].take(rows) for key in self._names}, self._arrays[layout.LABEL].take(rows)
-
-    def arrays(self) -> tuple[Batch, np.ndarray]:
-        return {key: self._arrays[key].array for key in self._names}, self.labels()
-
-    def labels(self) -> np.ndarray:
-        return self._arrays[layout.LABEL].array
-
-    def sample_weights(self, rows: Any) -> np.ndarray | None:
-        weights = self._arrays.get(layout.SAMPLE_WEIGHT)
-        return None if weights is None else weights.take(rows)
-
-
-class Split:
+class Split(ABC):
     """Part of a click log. `len(part)` is its number of rows N.
 
     Args:
         name: `"train"`, `"valid"` or `"test"`.
         schema: The log's schema.
-        rows: Where the rows are.
     """
 
-    def __init__(self, name: str, schema: Schema, rows: Rows) -> None:
+    def __init__(self, name: str, schema: Schema) -> None:
         self.name = name
         self.schema = schema
-        self._rows = rows
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    def arrays(self) -> tuple[Batch, np.ndarray]:
-        """The whole split. Of a processed directory these are read-only memory maps; of other files, copies in memory.
-
-        Returns:
-            `({"dense": float32 (N, n_dense), "sparse": int32 (N, W)[, "weights": float32 (N, W)]}, float32 (N,))`.
-        """
-        return self._rows.arrays()
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The labels of the whole split alone, float32 (N,)."""
-        return self._rows.labels()
-
-    def sample_weights(self, rows: Any = slice(None)) -> np.ndarray | None:
-        """Copies of some row weights, float32 (B,), by default of all, or `None` where the schema names none.
-
-        Args:
-            rows: A slice or an array of row numbers.
-        """
-        return self._rows.sample_weights(rows)
-
+    @abstractmethod
     def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
         """Copies of some rows: `rows` is a slice or an array of row numbers; shapes as in `arrays`, with B rows.
 
@@ -121,7 +44,27 @@ class Split:
             ValueError: a file was cut short in the meantime, or (of files that no `PackedWriter` checked) a value is
                 not what its column may hold.
         """
-        return self._rows.take(rows)
+
+    def arrays(self) -> tuple[Batch, np.ndarray]:
+        """The whole split. Of a processed directory these are read-only memory maps; of other files, copies in memory.
+
+        Returns:
+            `({"dense": float32 (N, n_dense), "sparse": int32 (N, W)[, "weights": float32 (N, W)]}, float32 (N,))`.
+        """
+        return self.take(slice(0, len(self)))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of the whole split alone, float32 (N,)."""
+        return self.arrays()[1]
+
+    def sample_weights(self, rows: Any = slice(None)) -> np.ndarray | None:
+        """Copies of some row weights, float32 (B,), by default of all, or `None` where the schema names none.
+
+        Args:
+            rows: A slice or an array of row numbers.
+        """
+        return None
 
     def batches(self, batch_size: int) -> Iterator[tuple[Any, ...]]:
         """Batches in file order, the last one with what is left.
@@ -134,13 +77,14 @@ class Split:
             the schema names row weights.
         """
         size = integer("batches", "batch_size", batch_size)
-        if self.schema.sample_weight is None:
-            return self._rows.batches(size)
-        return self._weighted_batches(size)
+        return self._batches(size) if self.schema.sample_weight is None else self._weighted_batches(size)
+
+    def _batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+        return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
 
     def _weighted_batches(self, size: int) -> Iterator[tuple[Any, ...]]:
         first = 0
-        for batch, label in self._rows.batches(size):
+        for batch, label in self._batches(size):
             yield batch, label, self.sample_weights(slice(first, first + len(label)))
             first += len(label)
 
@@ -239,6 +183,36 @@ class Split:
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {len(self):,} rows)"
+
+
+class PackedSplit(Split):
+    """A split of a processed directory; `ValueError` where a file is missing, damaged or does not fit the schema."""
+
+    def __init__(self, directory: Path, name: str, schema: Schema, rows: int) -> None:
+        super().__init__(name, schema)
+        self._rows = rows
+        self._names = schema.input_names
+        self._arrays = {
+            key: _open(layout.array_path(directory, name, key), dtype, (rows,) if width is None else (rows, width))
+            for key, (dtype, width) in layout.array_specs(schema).items()
+        }
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
+        return {key: self._arrays[key].take(rows) for key in self._names}, self._arrays[layout.LABEL].take(rows)
+
+    def arrays(self) -> tuple[Batch, np.ndarray]:
+        return {key: self._arrays[key].array for key in self._names}, self.labels
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._arrays[layout.LABEL].array
+
+    def sample_weights(self, rows: Any = slice(None)) -> np.ndarray | None:
+        weights = self._arrays.get(layout.SAMPLE_WEIGHT)
+        return None if weights is None else weights.take(rows)
 
 
 def _open(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> MappedArray:

@@ -24,14 +24,9 @@ def from_batches(
     weighted: bool = False,
     length: int | None = None,
 ) -> tf.data.Dataset:
-    """Packed batches of a schema as a dataset.
+    """Packed batches of a schema as a dataset; `epoch` makes an iterator over them for each pass.
 
-    Args:
-        epoch: Makes an iterator over `(batch, label)`, or `(batch, label, sample_weight)`, for each pass.
-        schema: The batches' schema.
-        rows: Rows of every batch, where they are all of one size.
-        weighted: Whether batches come with sample weights.
-        length: How many batches a pass has, where that is known.
+    They have as many `rows` each, with row weights where `weighted`, and a pass has `length` of them, where that is known.
     """
     specs = {
         name: tf.TensorSpec((rows,) if width is None else (rows, width), dtype, name)

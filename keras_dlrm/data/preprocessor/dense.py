@@ -26,14 +26,9 @@ class DenseFit:
     """Gathers what one column's transform needs, over many frames, in bounded memory."""
 
     def __init__(self, column: Dense) -> None:
-        self.column = column
-        self._count = 0
-        self._mean = 0.0
-        self._squares = 0.0
-        self._largest = 0.0
-        self._origin = 0.0
-        self._sample = np.empty(0)
-        self._stride = 1
+        self.column, self._count = column, 0
+        self._origin = self._mean = self._squares = self._largest = 0.0
+        self._sample, self._stride = np.empty(0), 1
         self._minimum = np.inf
 
     def update(self, values: np.ndarray) -> None:
@@ -90,7 +85,14 @@ def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.nd
 
     `state` is what `DenseFit.state` returned, `{}` where `needs_fit` is False.
     """
-    return _in_range(values, apply(column, state, values))
+    results = apply(column, state, values)
+    bad = ~np.isfinite(results)
+    if bad.any():
+        bad &= ~(np.isnan(values) & np.isnan(results))
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise BadValue(index, float(values[index]), OUTSIDE)
+    return results
 
 
 def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
@@ -126,14 +128,3 @@ def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
 def _log(values: np.ndarray) -> np.ndarray:
     # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
     return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))
-
-
-def _in_range(values: np.ndarray, results: np.ndarray) -> np.ndarray:
-    """The results; `BadValue` where one is infinite, or NaN without a missing value."""
-    bad = ~np.isfinite(results)
-    if bad.any():
-        bad &= ~(np.isnan(values) & np.isnan(results))
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise BadValue(index, float(values[index]), OUTSIDE)
-    return results

@@ -42,7 +42,11 @@ class Keys:
     def normalize(self, values: pl.Series, who: str) -> pl.Series:
         """Raw values → keys (String or UInt64), null where missing; `BadValue` or `TypeError` where one is none."""
         if self.kind == HEX:
-            return self._hex(values, who)
+            numbers, bad = self._numbers(values, who)
+            if bad.any():
+                row = int(bad.arg_max() or 0)
+                raise BadValue(row, values[row], HEXADECIMAL)
+            return numbers % self.modulo if self.modulo else numbers
         keys = normal_form.texts(values, who)
         return keys.set(keys == str(PADDING), None)
 
@@ -51,13 +55,6 @@ class Keys:
         if self.kind != HEX:
             return np.zeros(len(values), bool), ""
         return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
-
-    def _hex(self, values: pl.Series, who: str) -> pl.Series:
-        numbers, bad = self._numbers(values, who)
-        if bad.any():
-            row = int(bad.arg_max() or 0)
-            raise BadValue(row, values[row], HEXADECIMAL)
-        return numbers % self.modulo if self.modulo else numbers
 
     def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
         """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
@@ -75,9 +72,7 @@ class BadValue(ValueError):
 
     def __init__(self, index: int, value: object, reason: str) -> None:
         super().__init__(f"value {value!r} at position {index} {reason}")
-        self.index = index
-        self.value = value
-        self.reason = reason
+        self.index, self.value, self.reason = index, value, reason
 
 
 class Counter:
@@ -179,9 +174,8 @@ class Vocabulary:
     def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
         """Keys, and their positions among the values → ids."""
         unseen = PADDING if self.oov is None else self.oov
-        if not len(self.ids):
-            ids = np.full(len(row), unseen, np.int32)
-        else:
+        ids = np.full(len(row), unseen, np.int32)
+        if len(self.ids):
             ids = np.where(row < 0, np.int32(unseen), self.ids[row]).astype(np.int32, copy=False)
         if keys.null_count():
             ids[keys.is_null().to_numpy()] = PADDING

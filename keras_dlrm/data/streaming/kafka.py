@@ -138,7 +138,7 @@ class KafkaStream(Stream):
         if position < low and self._on_lost == "continue":
             self.lost += low - position
             self.positions[name] = low
-            self._partitions[name].close()
+            self._partitions[name].iterator = None
             self._partitions[name] = dataclasses.replace(self._partitions[name], position=low)
         elif not low <= position <= high:
             what = (
@@ -204,8 +204,8 @@ class KafkaStream(Stream):
     def close(self) -> None:
         """Leave the broker."""
         for partition in self._partitions.values():
-            partition.close()
-        self._broker.close()
+            partition.iterator = None
+        self._broker.consumer.close()
         self._ready = False
 
 
@@ -268,9 +268,6 @@ class _Partition:
         self.ahead.extend(zip((int(o.rpartition(b":")[2]) for o in offsets), messages, strict=True))
         return True
 
-    def close(self) -> None:
-        self.iterator = None
-
 
 class _Broker:
     """A connection to a broker, for partitions and offsets of its topics."""
@@ -288,11 +285,11 @@ class _Broker:
         settings = {**config, "bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": "false"}
         # Its errors are raised, not logged.
         silent = types.SimpleNamespace(log=lambda *message: None)
-        self._consumer = confluent_kafka.Consumer({**settings, "log_level": 0}, logger=silent)
+        self.consumer = confluent_kafka.Consumer({**settings, "log_level": 0}, logger=silent)
 
     def partitions(self, topic: str) -> list[int]:
         try:
-            metadata = self._consumer.list_topics(topic, timeout=self._timeout).topics[topic]
+            metadata = self.consumer.list_topics(topic, timeout=self._timeout).topics[topic]
         except self._kafka.KafkaException as error:
             raise ConnectionError(
                 f"KafkaStream: no broker answers at {self._servers} within {self._timeout:g} s "
@@ -307,12 +304,9 @@ class _Broker:
         """Offset of the first message that is there, and of the one that comes next."""
         try:
             partition = self._kafka.TopicPartition(topic, number)
-            return self._consumer.get_watermark_offsets(partition, timeout=self._timeout)
+            return self.consumer.get_watermark_offsets(partition, timeout=self._timeout)
         except self._kafka.KafkaException as error:
             raise ConnectionError(f"{topic}:{number} at {self._servers}: {error.args[0].str()}.") from error
-
-    def close(self) -> None:
-        self._consumer.close()
 
 
 def _checked(config: Mapping[str, Any]) -> dict[str, str]:

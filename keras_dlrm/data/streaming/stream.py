@@ -61,15 +61,13 @@ class Stream:
     """
 
     def __init__(self, preprocessor: Preprocessor, on_error: str, max_skipped: int | None, poll: float) -> None:
-        schema = preprocessor.schema
+        schema, who = preprocessor.schema, type(self).__name__
         if schema.weighted:
-            raise ValueError(f"{type(self).__name__}: a weighted=True schema names no column of weights.")
+            raise ValueError(f"{who}: a weighted=True schema names no column of weights.")
         if schema.sample_weight is not None:
-            raise ValueError(
-                f"{type(self).__name__}: streams carry no row weights; leave sample_weight={schema.sample_weight!r} out."
-            )
+            raise ValueError(f"{who}: streams carry no row weights; leave sample_weight={schema.sample_weight!r} out.")
         if not poll > 0:
-            raise ValueError(f"{type(self).__name__}: poll={poll!r} must be a number of seconds above 0.")
+            raise ValueError(f"{who}: poll={poll!r} must be a number of seconds above 0.")
         self.preprocessor = preprocessor
         self.bad = BadRows(on_error, max_skipped)
         self.poll = poll
@@ -223,14 +221,7 @@ Packed = tuple[dict[str, np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Places(raw.Where):
-    """Source of each row of a frame.
-
-    Args:
-        source: Unused.
-        first_row: Unused.
-        sources: Name of each row's file or partition.
-        numbers: Number of each row there.
-        unit: What is numbered: `"offset"` or `"row"`.
+    """Source of each row of a frame: its file or partition, and its number there.
 
     Example:
 
@@ -250,10 +241,6 @@ class Places(raw.Where):
         """Places of the rows [start, stop)."""
         return dataclasses.replace(self, sources=self.sources[start:stop], numbers=self.numbers[start:stop])
 
-    def bad(self, row: int, reason: str, column: str = "", value: str = "") -> BadRow:
-        """The bad row that row `row` of the frame is."""
-        return BadRow(self.sources[row], int(self.numbers[row]), column, value, reason, self.unit)
-
 
 def labels(frame: pl.DataFrame, schema: Schema, where: raw.Where) -> np.ndarray:
     """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels."""
@@ -271,17 +258,8 @@ def pack(
 ) -> Packed | None:
     """Raw columns → packed batch and labels, through the preprocessor that files and requests go through.
 
-    Where a row cannot be used, halves of the frame are tried until it is found: the others are not lost.
-
-    Args:
-        preprocessor: Fitted; its schema names the label.
-        frame: The columns of the schema, B rows.
-        places: Where they come from.
-        bad: What to do with rows that cannot be used.
-        known: Rows before, between or behind these that turned out bad already.
-
-    Returns:
-        The batch of B' ≤ B rows and labels float32 (B',), or `None` where no row can be used.
+    Where a row cannot be used, halves of the frame are tried until it is found: the others are not lost. `known` are rows
+    before, between or behind these that turned out bad already. `None` where no row can be used.
     """
     good, unusable = _usable(preprocessor, frame, places)
     # In the order of the stream, so that "raise" names the first one.
@@ -300,24 +278,13 @@ def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> 
     except (ValueError, TypeError) as error:
         if rows == 1:
             reason = str(error).removeprefix(places.at(0)).lstrip(",: ").rstrip(".")
-            return [], [places.bad(0, reason)]
+            return [], [BadRow(places.sources[0], int(places.numbers[0]), "", "", reason, places.unit)]
     half = rows // 2
-    good: list[Packed] = []
-    unusable: list[BadRow] = []
-    for start, stop in ((0, half), (half, rows)):
-        more_good, more_found = _usable(preprocessor, frame[start:stop], places.part(start, stop))
-        good += more_good
-        unusable += more_found
-    return good, unusable
+    halves = [_usable(preprocessor, frame[a:b], places.part(a, b)) for a, b in ((0, half), (half, rows))]
+    return [part for good, _ in halves for part in good], [row for _, unusable in halves for row in unusable]
 
 
 def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
     """Rows of decoded messages as a frame: strings, and lists of strings in the multi-hot columns."""
     many = {c.name for c in preprocessor.schema.categorical if c.multi_hot}
-    columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
-    return pl.DataFrame(
-        [
-            pl.Series(name, list(values), dtype=pl.List(pl.String) if name in many else pl.String)
-            for name, values in zip(names, columns, strict=True)
-        ]
-    )
+    return pl.DataFrame(rows, {name: pl.List(pl.String) if name in many else pl.String for name in names}, orient="row")

@@ -23,15 +23,7 @@ from keras_dlrm.schema.schema import Schema
 
 
 class TableJob(Job):
-    """One run over some tables. See `tables.preprocess`, which has checked the arguments.
-
-    Args:
-        files: Split and file, in order.
-        rules: What is fitted.
-        csv: How text is written.
-        split: Fractions that the rows are cut by, or `None`: by file.
-        bad, progress: See `Job`.
-    """
+    """One run over some tables, given with their splits; `split` has fractions that rows are cut by. See `tables.preprocess`."""
 
     program = "tables"
     version = 2
@@ -46,7 +38,7 @@ class TableJob(Job):
         bad: BadRows,
         progress: Progress | None,
     ) -> None:
-        super().__init__([file.path for _, file in files], bad, progress)
+        super().__init__([file.path for _, file in files], [file.size() for _, file in files], bad, progress)
         self.splits = [name for name, _ in files]
         self.files = [file for _, file in files]
         self.rules, self.csv, self.split = rules, csv, None if split is None else dict(split)
@@ -70,21 +62,13 @@ class TableJob(Job):
         return {"rows": list(self._rows), "current": self._current, "position": self._resume_at, "seen": self._seen}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._rows, self._current, self._resume_at, self._seen = (
-            state[key] for key in ("rows", "current", "position", "seen")
-        )
-
-    def sizes(self) -> list[int]:
-        return [file.size() for file in self.files]
-
-    @property
-    def seen(self) -> int:
-        return self._seen
+        self._rows, self._current = state["rows"], state["current"]
+        self._resume_at, self._seen = state["position"], state["seen"]
 
     def rows(self) -> list[int]:
         return self._rows
 
-    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
+    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float, int]]:
         while self._current < len(self.files):
             for block in one_ahead(self.files[self._current].blocks(self.columns.names, self._resume_at or None)):
                 rows = self.columns.work(block, executor)
@@ -93,7 +77,7 @@ class TableJob(Job):
                 self._seen += len(block)
                 self._resume_at = block.place
                 self.stage.append(rows, self.state("read"))
-                yield self._current, block.share
+                yield self._current, block.share, self._seen
             self._current += 1
             self._resume_at = {}
 

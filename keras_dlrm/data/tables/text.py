@@ -72,10 +72,6 @@ class TextFile(TableFile):
             )
         return names, int(end), int(lines)
 
-    @property
-    def _named(self) -> str:
-        return "the header has" if self._dialect.names is None else "the dialect names"
-
     def _open(self) -> IO[bytes]:
         return gzip.open(self.path, "rb") if self._packed else open(self.path, "rb")  # type: ignore[return-value]
 
@@ -132,8 +128,9 @@ class TextFile(TableFile):
         if codes[:n].any():
             wrong = codes[:n] != text_rows.GOOD
             starts[:, :n][:, wrong] = ends[:, :n][:, wrong] = 0
+            named = "the header has" if self._dialect.names is None else "the dialect names"
             reasons = {
-                text_rows.FIELDS: lambda row: f"the row has {counts[row]} fields; {self._named} {len(slots)}",
+                text_rows.FIELDS: lambda row: f"the row has {counts[row]} fields; {named} {len(slots)}",
                 text_rows.QUOTES: lambda row: "a quoted field does not end where a field ends; double quotes inside it",
                 text_rows.UTF8: lambda row: "the row is not UTF-8; write the file in UTF-8",
                 text_rows.LONG: lambda row: f"the line has more than {text_rows.MAX_ROW:,} bytes",
