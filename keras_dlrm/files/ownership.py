@@ -235,9 +235,7 @@ def _mounts() -> Iterator[str]:
             yield os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1"))
 
 
-def _sweep(
-    place: int, within: str, files: list[list[str]], delete: bool, keep: Collection[str] = ()
-) -> list[str]:
+def _sweep(place: int, within: str, files: list[list[str]], delete: bool, keep: Collection[str] = ()) -> list[str]:
     """Names of what is in a folder and was not written there; the rest is removed, but for the marker."""
     foreign = []
     with os.scandir(place) as entries:

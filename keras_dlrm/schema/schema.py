@@ -211,9 +211,7 @@ class Schema:
             batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
         return batch
 
-    def weight_matrix(
-        self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]
-    ) -> np.ndarray:
+    def weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]) -> np.ndarray:
         """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
 
         Args:

@@ -21,9 +21,7 @@ _NAME = re.compile(r"(?:^|.*_)(train|val|test)(?:_data)?\.bin")
 
 
 def open(
-    directory: str | os.PathLike[str],
-    max_ind_range: int | None = None,
-    counts: str | os.PathLike[str] | None = None,
+    directory: str | os.PathLike[str], max_ind_range: int | None = None, counts: str | os.PathLike[str] | None = None
 ) -> FileLog:
     """Open a directory of MLPerf's binary Criteo files: 160 bytes a row, mapped into memory.
 

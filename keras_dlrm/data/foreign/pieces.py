@@ -119,11 +119,7 @@ def by_split(days: Sequence[Piece], halves: tuple[str, str]) -> dict[str, Pieces
     *train, last = days
     half = -(-len(last) // 2)
     first, second = halves
-    return {
-        "train": Pieces(train),
-        first: Pieces([last.part(0, half)]),
-        second: Pieces([last.part(half, len(last))]),
-    }
+    return {"train": Pieces(train), first: Pieces([last.part(0, half)]), second: Pieces([last.part(half, len(last))])}
 
 
 # Bytes read at once, of compressed arrays.
@@ -199,9 +195,7 @@ class NpzArray:
                     done += count
         return out
 
-    def _whole(
-        self, values: np.ndarray, kind: np.dtype[Any], place: Callable[[int], tuple[int, int]]
-    ) -> np.ndarray:
+    def _whole(self, values: np.ndarray, kind: np.dtype[Any], place: Callable[[int], tuple[int, int]]) -> np.ndarray:
         """Values as int32, where they are to be; `place` says where one is in the array."""
         if values.dtype == kind:
             return values

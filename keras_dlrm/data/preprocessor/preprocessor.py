@@ -87,12 +87,7 @@ class Preprocessor:
         return cls(Schema.from_dict({**schema.to_dict(), "dense": plain}))
 
     @classmethod
-    def fit(
-        cls,
-        schema: Schema,
-        frames: Tables,
-        keys: Mapping[str, Keys] | None = None,
-    ) -> Preprocessor:
+    def fit(cls, schema: Schema, frames: Tables, keys: Mapping[str, Keys] | None = None) -> Preprocessor:
         """Fit on training rows.
 
         Args:
@@ -195,10 +190,7 @@ class Preprocessor:
         return self if csv == self.csv else Preprocessor(self.schema, self.dense_state, self.vocabularies, csv)
 
     def transform(
-        self,
-        frame: Table,
-        weights: Mapping[str, Any] | None = None,
-        where: raw.Where | None = None,
+        self, frame: Table, weights: Mapping[str, Any] | None = None, where: raw.Where | None = None
     ) -> dict[str, np.ndarray]:
         """Raw columns → packed batch.
 
@@ -269,9 +261,7 @@ class Preprocessor:
         return cls(*artifact.load(Path(directory)))
 
 
-def grown(
-    schema: Schema, vocabularies: Mapping[str, Vocabulary], frames: Any
-) -> tuple[Schema, dict[str, Vocabulary]]:
+def grown(schema: Schema, vocabularies: Mapping[str, Vocabulary], frames: Any) -> tuple[Schema, dict[str, Vocabulary]]:
     """Schema and vocabularies that know the values of new days, too: rows as `Preprocessor.fit` takes them."""
     columns = [c for c in schema.categorical if c.table_name in vocabularies]
     counters = {c.table_name: Counter() for c in columns}

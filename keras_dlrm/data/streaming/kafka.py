@@ -12,7 +12,7 @@ from typing import Any
 from keras_dlrm.data.preprocessor.bad_rows import BadRow
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.stream import Packed, Places, Stream, pack, tensorflow_io, text_frame
+from keras_dlrm.data.streaming.stream import Packed, Stream, pack, tensorflow_io, text_frame
 
 FETCH = 1024  # messages that one call into TensorFlow brings
 GROUP = "keras_dlrm"  # a consumer must name one; nothing is committed to it
@@ -183,7 +183,7 @@ class KafkaStream(Stream):
                 sources.append(piece.source)
                 offsets.append(offset)
         frame = text_frame(self.preprocessor, self._decoder.names, rows)
-        return pack(self.preprocessor, frame, Places(sources=sources, numbers=offsets, unit="offset"), self.bad, bad)
+        return pack(self.preprocessor, frame, sources, offsets, self.bad, bad, "offset")
 
     def _open(self, topic: str, number: int, offset: int) -> Any:
         properties = {**AHEAD, **self._config, "enable.auto.commit": "false"}

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.packed.filling import joined
-from keras_dlrm.data.packed.writer import allowed_labels
-from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.schema.schema import Schema
+from keras_dlrm.data.tables.block import Faults
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.frames import FrameBlock
 from keras_dlrm.support.arguments import integer
 
 
@@ -110,11 +109,7 @@ class Stream:
         self._ready = True
 
     def read(
-        self,
-        rows: int,
-        max_wait: float = 10.0,
-        until_end: bool = False,
-        stop: Callable[[], bool] | None = None,
+        self, rows: int, max_wait: float = 10.0, until_end: bool = False, stop: Callable[[], bool] | None = None
     ) -> Chunk | None:
         """Read the next rows, and wait for them where there are none yet.
 
@@ -219,69 +214,42 @@ def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
 Packed = tuple[dict[str, np.ndarray], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Places(raw.Where):
-    """Source of each row of a frame: its file or partition, and its number there.
-
-    Example:
-
-    >>> Places(sources=["clicks:0", "clicks:1"], numbers=[7, 3], unit="offset").at(1)
-    'clicks:1, offset 3'
-    """
-
-    sources: Sequence[str] = ()
-    numbers: Sequence[int] = ()
-    unit: str = "row"
-
-    def at(self, row: int) -> str:
-        """Source of row `row` of the frame, in words."""
-        return f"{self.sources[row]}, {self.unit} {self.numbers[row]}"
-
-    def part(self, start: int, stop: int) -> Places:
-        """Places of the rows [start, stop)."""
-        return dataclasses.replace(self, sources=self.sources[start:stop], numbers=self.numbers[start:stop])
-
-
-def labels(frame: pl.DataFrame, schema: Schema, where: raw.Where) -> np.ndarray:
-    """The label column as float32 (B,), each 0 or 1, or between where the schema has soft labels."""
-    name = schema.label
-    values = raw.dense_values(frame, name, where)
-    good, allowed = allowed_labels(schema, values)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(f"{where.at(row)}, label {name!r}: value {frame[name][row]!r} {allowed}.")
-    return values.astype(np.float32)
-
-
 def pack(
-    preprocessor: Preprocessor, frame: pl.DataFrame, places: Places, bad: BadRows, known: Sequence[BadRow] = ()
+    preprocessor: Preprocessor,
+    frame: pl.DataFrame,
+    sources: Sequence[str],
+    numbers: Sequence[int],
+    bad: BadRows,
+    known: Sequence[BadRow] = (),
+    unit: str = "row",
 ) -> Packed | None:
-    """Raw columns → packed batch and labels, through the preprocessor that files and requests go through.
+    """Raw columns → packed batch and labels of the rows that can be used, as files are read; `None` where there are none.
 
-    Where a row cannot be used, halves of the frame are tried until it is found: the others are not lost. `known` are rows
-    before, between or behind these that turned out bad already. `None` where no row can be used.
+    Args:
+        preprocessor: Fitted; its schema names the label.
+        frame: The columns of the schema, B rows.
+        sources: Name of each row's file or partition.
+        numbers: Number of each row there.
+        bad: What to do with rows that cannot be used.
+        known: Rows before, between or behind these that turned out bad already.
+        unit: What is numbered: `"offset"` or `"row"`.
     """
-    good, unusable = _usable(preprocessor, frame, places)
+    places, unusable, more, rows = np.arange(len(frame)), list[BadRow](), 0, None
+    if len(frame):
+        block = FrameBlock(places, Faults(sources[0], unit, places), frame)
+        try:
+            rows = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies).work(block)
+        except TypeError as error:  # a column of another type, whatever its values are
+            raise ValueError(str(error)) from error
+        unusable, more = block.faults.first()
+    found = [dataclasses.replace(row, file=sources[row.row], row=int(numbers[row.row])) for row in unusable]
     # In the order of the stream, so that "raise" names the first one.
-    order = {source: i for i, source in enumerate(dict.fromkeys([*(row.file for row in known), *places.sources]))}
-    bad.add(sorted([*known, *unusable], key=lambda row: (order[row.file], row.row)))
-    return joined(good) if good else None
-
-
-def _usable(preprocessor: Preprocessor, frame: pl.DataFrame, places: Places) -> tuple[list[Packed], list[BadRow]]:
-    rows = len(frame)
-    if not rows:
-        return [], []
-    try:
-        label = labels(frame, preprocessor.schema, places)
-        return [(preprocessor.transform(frame, where=places), label)], []
-    except (ValueError, TypeError) as error:
-        if rows == 1:
-            reason = str(error).removeprefix(places.at(0)).lstrip(",: ").rstrip(".")
-            return [], [BadRow(places.sources[0], int(places.numbers[0]), "", "", reason, places.unit)]
-    half = rows // 2
-    halves = [_usable(preprocessor, frame[a:b], places.part(a, b)) for a, b in ((0, half), (half, rows))]
-    return [part for good, _ in halves for part in good], [row for _, unusable in halves for row in unusable]
+    order = {source: i for i, source in enumerate(dict.fromkeys([*(row.file for row in known), *sources]))}
+    bad.add(sorted([*known, *found], key=lambda row: (order[row.file], row.row)), more)
+    if rows is None or not len(rows):
+        return None
+    arrays = {"dense": rows.dense, "sparse": rows.sparse}
+    return {name: arrays[name] for name in preprocessor.schema.input_names}, rows.label
 
 
 def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:

@@ -12,11 +12,7 @@ import numpy as np
 from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog
 from keras_dlrm.data.synthetic.mixing import permuted
-from keras_dlrm.data.synthetic.probabilities import (
-    normal_share,
-    scale_and_bias,
-    sigmoid,
-)
+from keras_dlrm.data.synthetic.probabilities import normal_share, scale_and_bias, sigmoid
 from keras_dlrm.data.synthetic.trace import Trace
 from keras_dlrm.data.synthetic.twin.measure import log_odds_shifts
 from keras_dlrm.data.synthetic.twin.statistics import Statistics
