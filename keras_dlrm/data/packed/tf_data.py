@@ -77,6 +77,15 @@ def example_features(message: bytes) -> Any:
         raise ValueError(str(error)) from error
 
 
+def feature_values(feature: Any) -> tuple[str, list[Any]]:
+    """Kind of a feature's list, empty where it has none, and its values; `UnicodeDecodeError` where a text is not UTF-8."""
+    kind = feature.WhichOneof("kind") or ""
+    values = list(getattr(feature, kind).value) if kind else []
+    if kind == "float_list":
+        return kind, [np.float32(value) for value in values]
+    return kind, [value.decode() for value in values] if kind == "bytes_list" else values
+
+
 # Rows that are turned into Examples at once.
 ROWS = 8192
 

@@ -65,7 +65,7 @@ class SyntheticClickLog:
     @cached_property
     def _population(self) -> np.ndarray:
         """True probabilities of many rows."""
-        raise NotImplementedError
+        return np.concatenate([block.truth for block in self._until(32 * BLOCK, "train")])
 
     def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
         return random.standard_normal((rows, self.schema.n_dense), dtype=np.float32)
@@ -95,13 +95,10 @@ class SyntheticClickLog:
         end = None if rows is None else integer("batches", "rows", rows, 0)
         if n_batches is not None:
             end = integer("batches", "n_batches", n_batches, 0) * size
-        return ((block.batch, block.label) for block in self._pieces(size, end, part))
-
-    def _pieces(self, size: int, end: int | None, part: str) -> Iterator[Block]:
-        """The part's rows up to `end`, cut into pieces of `size` rows."""
-        return refilled(self._until(end, part), size)
+        return ((block.batch, block.label) for block in refilled(self._until(end, part), size))
 
     def _until(self, end: int | None, part: str) -> Iterator[Block]:
+        """The part's rows up to `end`, in blocks."""
         blocks = self._blocks(part)
         if end is None:
             yield from blocks
@@ -156,8 +153,8 @@ class SyntheticClickLog:
     def best_auc(self) -> float:
         """AUC of the true probabilities, in expectation: no model does better on the population.
 
-        That is 524,288 rows of a `PlantedClickLog`, the first 262,144 rows of the part `"train"` of a `Twin`. With `drift` or
-        `cold`, it is the first rows of the part `"train"`; `PlantedClickLog.best` tells it for others.
+        That is 524,288 rows of a `PlantedClickLog`, 262,144 of a `Twin`. Where a log changes over time, they are the first of
+        the part `"train"`; `PlantedClickLog.best` tells it for others.
         """
         return expected_auc(self._population)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 
 from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.data.packed.tf_data import example_features, feature_values
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.tables.block import Block, Faults, Numbers, TableFile, readable
 from keras_dlrm.schema.columns import Categorical
@@ -155,13 +155,13 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
     for number, message in enumerate(messages):
         row: dict[str, tuple[str, list[Any]]] = {}
         try:
-            features: Mapping[str, Any] = tf.train.Example.FromString(message).features.feature
+            features = example_features(message)
             for name in names:
-                row[name] = _values(features, name)
-        except DecodeError:
-            wrong[number] = "", "", NO_EXAMPLE
+                row[name] = feature_values(features[name]) if name in features else ("", [])
         except UnicodeDecodeError as error:
             wrong[number], row = (name, str(error.object)[2:-1], NOT_UTF8), {}
+        except ValueError:
+            wrong[number] = "", "", NO_EXAMPLE
         for name in names:
             kind, entries = row.get(name, ("", []))
             values[name] += entries
@@ -177,14 +177,3 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
         column = pl.Series(series, dtype=dtype if len(kinds_of[name]) < 2 else pl.String)
         columns[name] = column, np.array(lengths[name], np.int64)
     return columns, wrong
-
-
-def _values(features: Mapping[str, Any], name: str) -> tuple[str, list[Any]]:
-    """Kind and values of a feature; `UnicodeDecodeError` where a text is not UTF-8."""
-    if name not in features:
-        return "", []
-    kind = features[name].WhichOneof("kind") or ""
-    values = list(getattr(features[name], kind).value) if kind else []
-    if kind == "float_list":
-        return kind, [np.float32(value) for value in values]
-    return kind, [value.decode() for value in values] if kind == "bytes_list" else values

@@ -171,9 +171,5 @@ class Twin(SyntheticClickLog):
             return 0.0, float(np.log(rate) - np.log1p(-rate))
         return scale_and_bias(score, rate, self.statistics.auc)
 
-    @cached_property
-    def _population(self) -> np.ndarray:
-        return np.concatenate([piece.truth for piece in self._pieces(BLOCK, 32 * BLOCK, "train")])
-
     def _settings(self) -> dict[str, Any]:
         return {"seed": self.seed, "ids": self.ids, "measured_rows": self.statistics.rows}
