@@ -68,29 +68,6 @@ def files_below(folder: Path) -> list[str]:
     return sorted(name for name in names if name != MARKER)
 
 
-def check_folder(folder: Path, source: Path, done: Done = lambda size: None) -> dict[str, Any]:
-    """Check all files of a folder against the inventory in one of them: each is there and whole, and there is no other.
-
-    Args:
-        folder: The folder.
-        source: The sealed JSON file in it, with the inventory under `"files"`. Version 1 has no checksum of its own.
-        done: As of `check_contents`.
-
-    Returns:
-        What that file says.
-    """
-    content = read_json(source)
-    if content.get("version") != 1:
-        content = unsealed(source, content)
-    entries: Any = content.get("files")
-    places = check_sizes(folder, entries, source)
-    for name in files_below(folder):
-        if name not in entries and folder / name != source:
-            raise ValueError(f"{folder / name} is not listed in {source.name}; remove it, or write the folder again.")
-    check_contents(places, entries, done)
-    return content
-
-
 def check_version(path: Path, done: Done = lambda size: None) -> dict[str, Any] | None:
     """Compare all files of a version with its manifest, which is returned; `None` where there is none of this package.
 
@@ -103,4 +80,12 @@ def check_version(path: Path, done: Done = lambda size: None) -> dict[str, Any] 
     # One of ours whose first line is damaged still has its checksum.
     if content.get("format") != FORMAT and CHECKSUM not in content:
         return None
-    return check_folder(path, source, done)
+    if content.get("version") != 1:
+        content = unsealed(source, content)
+    entries: Any = content.get("files")
+    places = check_sizes(path, entries, source)
+    for name in files_below(path):
+        if name not in entries and path / name != source:
+            raise ValueError(f"{path / name} is not listed in {source.name}; remove it, or write the folder again.")
+    check_contents(places, entries, done)
+    return content

@@ -169,8 +169,8 @@ def listed(field: str, columns: Any) -> list[Any]:
     return list(columns)
 
 
-def compact(column: Dense | Categorical) -> dict[str, Any]:
-    """The fields of a column that are not at their defaults."""
+def compact(column: Any) -> dict[str, Any]:
+    """The fields of a column, or of another dataclass, that are not at their defaults; its name in any case."""
     out = {}
     for field in dataclasses.fields(column):
         value = getattr(column, field.name)
