@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.data.packed import format as layout
+from keras_dlrm.data.packed.order import BatchCut
 from keras_dlrm.files.mapped import MappedArray
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import integer
@@ -123,7 +124,8 @@ class Split(ABC):
         """
         from keras_dlrm.data.packed.dataset import SplitDataset
 
-        return SplitDataset(self, batch_size, shuffle, seed, last, shard, prefetch, start_epoch, start_batch)
+        cut = BatchCut(len(self), batch_size, last, shard)
+        return SplitDataset(self, cut, shuffle, seed, prefetch, start_epoch, start_batch)
 
     def to_tf_dataset(
         self,
