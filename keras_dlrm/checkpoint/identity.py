@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.backend.private_keras import layers_in, rate_of, variables_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
 
@@ -63,7 +64,7 @@ def of_training(model: Any) -> dict[str, Any]:
 
 
 def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
-    rate = optimizer._learning_rate
+    rate = rate_of(optimizer)
     config = {key: value for key, value in optimizer.get_config().items() if key not in _OF_A_STEP}
     described = {
         "class": type(optimizer).__name__, "learning_rate": "number" if isinstance(rate, keras.Variable) else type(rate).__name__,
@@ -71,15 +72,15 @@ def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
     }  # fmt: skip
     if places and len(optimizer.variables) > 1 + isinstance(rate, keras.Variable):
         # Slots go by the order of what is trained, so that they would be those of others where other parts are frozen.
-        described["trained"] = [places[id(v)] for v in optimizer._trainable_variables if id(v) in places]
+        described["trained"] = [places[id(v)] for v in variables_of(optimizer) if id(v) in places]
     return described
 
 
 def _layers(model: Any) -> list[Any]:
-    layers = model._flatten_layers(include_self=False)
+    layers = layers_in(model)[1:]
     # The tables of a `TPUEmbedding` are those of an `EmbeddingCollection`, whatever layers it has inside.
     collections = [layer for layer in layers if isinstance(layer, EmbeddingCollection)]
-    inside = {id(layer) for each in collections for layer in each._flatten_layers(include_self=False)}
+    inside = {id(layer) for each in collections for layer in layers_in(each)[1:]}
     described = []
     for layer in layers:
         if isinstance(layer, EmbeddingCollection):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_dlrm.backend.private_keras import index_of, layers_in
 from keras_dlrm.checkpoint.identity import identity
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
@@ -46,7 +47,7 @@ class Piece:
 
 def collections_of(model: Any) -> list[Any]:
     """The layers of a model that have tables."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
+    return [layer for layer in layers_in(model) if isinstance(layer, EmbeddingCollection)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _slots(model: Any, table: Any) -> dict[str, Any]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not table.trainable:
         return {}
-    return dict(optimizer.rows._slots[optimizer.rows._get_variable_index(table)])
+    return dict(optimizer.rows.held_slots[index_of(optimizer.rows, table)])
 
 
 def dense_variables(model: Any) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def dense_variables(model: Any) -> dict[str, Any]:
     if optimizer is None:
         return variables
     variables |= {f"dense_optimizer_{i}": v for i, v in enumerate(optimizer.dense.variables)}
-    slots = {id(v) for slots in optimizer.rows._slots for v in slots.values()}
+    slots = {id(v) for slots in optimizer.rows.held_slots for v in slots.values()}
     rest = [v for v in optimizer.rows.variables if id(v) not in slots]
     return variables | {f"row_rule_{i}": v for i, v in enumerate(rest)}
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.backend.private_keras import layers_in, maker_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export import signatures
@@ -35,7 +36,7 @@ def refuse_options(who: str, **options: Any) -> None:
 
 def collections(model: Any) -> list[EmbeddingCollection]:
     """The `EmbeddingCollection`s of a model."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
+    return [layer for layer in layers_in(model) if isinstance(layer, EmbeddingCollection)]
 
 
 def inputs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
@@ -48,7 +49,7 @@ def inputs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
 def output_names(model: Any) -> list[str]:
     """Names of the outputs: keys of its dict of them, else of the layers that make them; `ValueError` where two are alike."""
     paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
-    layers = [tensor._keras_history[0].name for tensor in model.outputs]
+    layers = [maker_of(tensor).name for tensor in model.outputs]
     names = [path[-1] if path and isinstance(path[-1], str) else layer for path, layer in zip(paths, layers, strict=True)]
     if len(set(names)) < len(names):
         raise ValueError(f"export: the outputs of the model are called {names}; give each a name of its own, as name=….")
