@@ -5,7 +5,6 @@ import functools
 import importlib
 import inspect
 import json
-import os
 import pkgutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.children import environment
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_dlrm"
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
@@ -52,7 +52,7 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras():
 def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("import keras, keras_dlrm; assert keras.saving.get_registered_object('keras_dlrm>DLRM')")
-    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, "capture_output": True, "text": True}
+    options = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, program, "--backend", "spark"], **options)
     assert done.returncode == 0, done.stderr
 

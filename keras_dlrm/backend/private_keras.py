@@ -104,7 +104,7 @@ class OpenModel(keras.Model):
 
 
 class OpenFunctional(Functional):
-    """A functional model that sees its inputs before Keras casts them, and fills sparse ones with zeros, which are ids."""
+    """A functional model that sees its inputs before Keras casts them, and fills sparse ones up with zeros, which are ids."""
 
     def _convert_inputs_to_tensors(self, flat_inputs: Sequence[Any]) -> Any:
         return super()._convert_inputs_to_tensors(self.checked_inputs(list(flat_inputs)))
@@ -220,7 +220,8 @@ def has_compiled_metrics(model: Any) -> bool:
 def hold_values(model: Any, values: dict[str, Any] | None) -> None:
     """Have `jax_state_sync` put these values into the variables; `None`: there is nothing to put back.
 
-    Keras itself does so at the end of each step of `fit`, https://github.com/keras-team/keras/pull/21019, but not within a step.
+    Keras itself puts back those of the last step that ended where `fit` ends early, https://github.com/keras-team/keras/pull/21019,
+    but not those that a step gave before Keras noted them, nor those of `evaluate` and `predict`.
     """
     model._jax_state = values
     if values is not None:
