@@ -14,7 +14,7 @@ from keras_dlrm.sharding.plan import Placement, ShardingPlan
 from keras_dlrm.sharding.planner.costs import Traffic, allocated, loads, seconds, traffic
 from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.sharding.planner.workload import Workload
-from keras_dlrm.support.table import print_table
+from keras_dlrm.support.terminal import print_table
 
 _SHOWN_DEVICES = 16
 
