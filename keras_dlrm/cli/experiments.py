@@ -27,8 +27,7 @@ experiment_options = together(
 
 #: `experiment_options`, and what belongs to one run. The command hands them to `chosen_experiment`.
 training_options = together(
-    click.option("--config", type=PathArgument, help="Experiment as YAML."),
-    model_option(help="Model, with its default widths."),
+    click.option("--config", type=PathArgument, help="Experiment as YAML."), model_option(help="Model, with its default widths."),
     experiment_options,
     click.option("--seed", type=int, help="Seed of weights, dropout and row order."),
 )
@@ -38,15 +37,7 @@ tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write Ten
 def chosen_experiment(
     default: Callable[[], Any], config: Path | None, model: str | None, seed: int | None, **options: Any
 ) -> Any:
-    """The experiment of the command line.
-
-    Args:
-        default: Gives the experiment where there is no `config`.
-        config: Its file.
-        model: Name of a model, with its default widths.
-        seed: Instead of the experiment's.
-        **options: Of `experiment_options`.
-    """
+    """The experiment of the command line: of a file, or the default, with a model's default widths, a seed and options instead."""
     from keras_dlrm.training.experiment import Experiment
 
     experiment = default() if config is None else Experiment.load(config)
@@ -70,16 +61,14 @@ def apply_experiment_options(
         return experiment
     # An optimizer that has no rate of its own, wherever it comes from, gets this one.
     specs = {name: getattr(experiment, name) for name in ("optimizer", "embedding_optimizer")}
-    without = [
-        n for n, spec in specs.items() if spec is not None and (isinstance(spec, str) or "learning_rate" not in spec)
-    ]
+    without = [n for n, spec in specs.items() if isinstance(spec, str) or "learning_rate" not in (spec or {"learning_rate"})]
     return experiment.override([f"{name}.learning_rate={learning_rate}" for name in without])
 
 
 def chosen_log(directory: Path | None, console: Any) -> Any:
     """The click log of `--data`; the planted one, which is written once, where there is none."""
     from keras_dlrm import data
-    from keras_dlrm.training.planted import planted_log
+    from keras_dlrm.training.experiment import planted_log
 
     return planted_log(Path("runs") / "planted-log", console) if directory is None else data.open(directory)
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, refuse_unused
 
 FORMATS = ("savedmodel", "onnx", "litert")
 TABLES = ("float32", "bfloat16", "float16", "int8", "int4")
@@ -29,7 +28,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("model", type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel", show_default=True)
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel")
 @click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
 @click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")
 @click.option("--default", type=click.Choice(DEFAULTS), help="savedmodel: what serving_default takes; packed by default.")
@@ -40,9 +39,7 @@ Examples:
 @json_option
 def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any) -> None:
     """Write a saved MODEL (.keras) for stock TensorFlow Serving, ONNX Runtime or LiteRT."""
-    for name, value in options.items():
-        if value not in (None, ()) and name not in TAKEN[kind]:
-            raise ValueError(f"--{name.replace('_', '-')} is not for --format {kind}; leave it out.")
+    refuse_unused(options, TAKEN[kind], f"{{}} is not for --format {kind}")
     loaded = load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm import export

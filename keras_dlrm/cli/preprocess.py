@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, csv_options, fractions_option, json_option, row_options
-from keras_dlrm.cli.output import print_json, print_skipped, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    csv_options,
+    fractions_option,
+    json_option,
+    print_json,
+    print_skipped,
+    row_options,
+    row_progress,
+)
 from keras_dlrm.cli.program import promise
 from keras_dlrm.schema.schema import Schema
 
@@ -77,16 +85,15 @@ def tables(
 @command.command(epilog=CRITEO_EPILOG)
 @click.argument("inputs", nargs=-1, required=True, type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Directory to write.")
-@click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic", show_default=True,
+@click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic",
               help="Follow facebookresearch/dlrm, or TorchRec's scripts.")  # fmt: skip
 @click.option("--max-ind-range", type=int, help="classic: categories are taken modulo this.")
-@click.option("--subsample", type=float, default=0.0, show_default=True, help="classic: share of label-0 rows to drop.")
+@click.option("--subsample", type=float, default=0.0, help="classic: share of label-0 rows to drop.")
 @click.option("--table-size", "table_sizes", type=int, multiple=True,
               help="torchrec: ids are taken modulo this; once for all tables, or 26 times.")  # fmt: skip
-@click.option("--min-count", type=int, default=1, show_default=True,
-              help="torchrec: values seen fewer times share the id 1.")  # fmt: skip
-@click.option("--days", type=int, default=7, show_default=True, help="Number of days that a single file is cut into.")
-@click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none", show_default=True)
+@click.option("--min-count", type=int, default=1, help="torchrec: values seen fewer times share the id 1.")
+@click.option("--days", type=int, default=7, help="Number of days that a single file is cut into.")
+@click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none")
 @click.option("--seed", type=int, help="Seed of subsample and shuffle; by default 123 for classic, 0 for torchrec.")
 @row_options("line")
 @json_option

@@ -9,8 +9,15 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, directory_options, named_parts, seed_option, together
-from keras_dlrm.cli.output import print_json, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    directory_options,
+    named_parts,
+    print_json,
+    row_progress,
+    seed_option,
+    together,
+)
 from keras_dlrm.schema.schema import Schema
 
 EPILOG = """\b
@@ -40,7 +47,7 @@ Examples:
   keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
   keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
 """
-_DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform", show_default=True)
+_DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform")
 
 
 def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,12 +55,12 @@ def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @together(
         click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json."),
-        click.option("--scale", type=float, default=1e-4, show_default=True,
+        click.option("--scale", type=float, default=1e-4,
                      help="Without --schema: Criteo's 13 dense and 26 sparse columns, tables scaled by this."),
         click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
-                     default=(100_000, 10_000, 20_000), show_default=True, help="Rows of each part."),
+                     default=(100_000, 10_000, 20_000), help="Rows of each part."),
         seed_option,
-        click.option("--click-rate", type=float, default=0.25, show_default=True),
+        click.option("--click-rate", type=float, default=0.25),
         directory_options,
     )  # fmt: skip
     @functools.wraps(function)
@@ -79,8 +86,8 @@ def command() -> None:
 
 @command.command(epilog=PLANTED_EPILOG)
 @_log_options
-@click.option("--auc", "target_auc", type=float, default=0.8, show_default=True, help="Best possible AUC.")
-@click.option("--zipf", type=float, default=1.05, show_default=True, help="Exponent of the ids' distribution.")
+@click.option("--auc", "target_auc", type=float, default=0.8, help="Best possible AUC.")
+@click.option("--zipf", type=float, default=1.05, help="Exponent of the ids' distribution.")
 @click.option("--drift-rows", type=int, help="Let the log change over so many rows.")
 @click.option("--drift-effects", type=float, default=0.0, help="1 minus the correlation of effects over that time.")
 @click.option("--drift-popularity", type=float, default=0.0, help="Share of ids from a new order over that time.")
@@ -109,7 +116,7 @@ def planted(
 
 @command.command(epilog=RANDOM_EPILOG)
 @_log_options
-@click.option("--zipf", type=float, default=0.0, show_default=True, help="Exponent of the ids; 0 is uniform.")
+@click.option("--zipf", type=float, default=0.0, help="Exponent of the ids; 0 is uniform.")
 @_DENSE
 def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
     """Draw noise, for benchmarks and tests of shapes."""
@@ -120,9 +127,9 @@ def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
 
 @command.command(epilog=TRACE_EPILOG)
 @_log_options
-@click.option("--exponent", type=float, default=1.0, show_default=True, help="Decay of the stack distances; 0 is uniform.")
-@click.option("--largest", type=click.IntRange(0), default=1000, show_default=True, help="Largest stack distance.")
-@click.option("--cold", type=float, default=0.05, show_default=True, help="Share of references to new ids.")
+@click.option("--exponent", type=float, default=1.0, help="Decay of the stack distances; 0 is uniform.")
+@click.option("--largest", type=click.IntRange(0), default=1000, help="Largest stack distance.")
+@click.option("--cold", type=float, default=0.05, help="Share of references to new ids.")
 @click.option("--like", type=PathArgument, help="Take schema and locality from the train part of this directory.")
 @_DENSE
 def trace(
@@ -145,8 +152,8 @@ def trace(
 @click.argument("data", type=PathArgument)
 @click.option("--hotness", required=True,
               help="mlperf-v2, one size per sparse column (3,2,1), or NAME=SIZE of some (C1=3,C20=100).")  # fmt: skip
-@click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform", show_default=True)
-@click.option("--shape", type=float, default=0.25, show_default=True, help="Shape of the Pareto distribution.")
+@click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform")
+@click.option("--shape", type=float, default=0.25, help="Shape of the Pareto distribution.")
 @seed_option
 @directory_options
 def multi_hot(

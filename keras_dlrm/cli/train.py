@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.experiments import chosen_experiment, chosen_log, stamped, tensorboard_option, training_options
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
 from keras_dlrm.cli.program import promise
 
 EPILOG = """\b
@@ -42,8 +41,7 @@ def command(
     """
     from rich.console import Console
 
-    from keras_dlrm.training.experiment import Experiment
-    from keras_dlrm.training.planted import EXPERIMENT
+    from keras_dlrm.training.experiment import EXPERIMENT, Experiment
     from keras_dlrm.training.run import train
 
     experiment = chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
@@ -79,8 +77,6 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
         print_table(rows, title, file=sys.stdout)
     if "distance" in result:
         gap = result["distance"]["auc"]
-        click.echo(
-            f"\nThe best possible AUC on these test rows is {result['best']['auc']:.4f}; {result['model']} is {gap:.4f} "
-            f"{'below' if gap >= 0 else 'above'} it."
-        )
+        best = f"The best possible AUC on these test rows is {result['best']['auc']:.4f}"
+        click.echo(f"\n{best}; {result['model']} is {gap:.4f} {'below' if gap >= 0 else 'above'} it.")
     click.echo(f"\nmodel, result.json and report.png: {output}")

@@ -7,8 +7,15 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, directory_options, json_option, named_parts, seed_option
-from keras_dlrm.cli.output import print_json, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    directory_options,
+    json_option,
+    named_parts,
+    print_json,
+    row_progress,
+    seed_option,
+)
 from keras_dlrm.files.replaced import check_replaced, is_png
 
 EPILOG = """\b
@@ -35,10 +42,9 @@ def command() -> None:
 
 @command.command(epilog=MEASURE_EPILOG)
 @click.argument("data", type=PathArgument)
-@click.option("--split", default="train", show_default=True, help="train, valid or test.")
+@click.option("--split", default="train", help="train, valid or test.")
 @click.option("--rows", type=click.IntRange(1), help="Number of rows from the beginning; all by default.")
-@click.option("--threshold", type=click.IntRange(1), default=20, show_default=True,
-              help="Minimum number of rows or references behind every figure.")  # fmt: skip
+@click.option("--threshold", type=click.IntRange(1), default=20, help="Minimum number of rows or references behind every figure.")
 @click.option("--output", type=PathArgument, required=True, help="JSON file to write.")
 @json_option
 def measure(data: Path, split: str, rows: int | None, threshold: int, output: Path, as_json: bool) -> None:
@@ -72,7 +78,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
 @click.argument("statistics", type=PathArgument)
 @click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
               help="Rows of each part; by default as many as were measured, and a tenth of that for valid and test.")  # fmt: skip
-@click.option("--ids", type=click.Choice(["frequency", "locality"]), default="frequency", show_default=True,
+@click.option("--ids", type=click.Choice(["frequency", "locality"]), default="frequency",
               help="Statistics of the ids that are kept.")  # fmt: skip
 @seed_option
 @click.option("--plot", type=PathArgument, help="PNG of both profiles; twin.png in the output by default.")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import PathArgument, json_option, print_json
 
 EPILOG = """\b
 Examples:

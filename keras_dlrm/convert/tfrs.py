@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.convert.order import blocks, products
-from keras_dlrm.convert.weights import Weights
+from keras_dlrm.convert.weights import Weights, blocks, products
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.schema.schema import Categorical, Schema
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.convert.order import blocks, placed, products
 from keras_dlrm.convert.state_dict import StateDict
-from keras_dlrm.convert.weights import Weights, default_schema, no_hotness
+from keras_dlrm.convert.weights import Weights, blocks, default_schema, no_hotness, placed, products
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.schema.schema import Schema
 

@@ -81,11 +81,16 @@ def answers(model: Any, batch: dict[str, np.ndarray], stored: Any = None) -> dic
     return dict(zip(output_names(model), arrays, strict=True))
 
 
+def named(model: Any) -> dict[str, Any]:
+    """Entries of a manifest about any model."""
+    described = {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()}
+    return {"model": described, "backend": keras.backend.backend()}
+
+
 def described(model: Any) -> dict[str, Any]:
-    """Entries of a manifest about the model."""
+    """Entries of a manifest about a functional model."""
     return {
-        "model": {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()},
-        "backend": keras.backend.backend(),
+        **named(model),
         "signatures": {"serving_default": "inputs of the model"},
         "inputs": dict(zip([tensor.name for tensor in model.inputs], inputs(model), strict=True)),
         "outputs": output_names(model),

@@ -39,18 +39,10 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     log(p / (1 - p)) of the float32 probability, unless the signature has an output `logit`; near 0 and 1 that is coarse, and
     `resolution` says how coarse: a smaller change is rounding.
 
-    Args:
-        version: A loaded version.
-        signature: One of its signatures.
-        document: As for `:predict`, with one row; perhaps `top`, how many pairs to give (20 by default).
-        max_bytes: Most bytes of a request.
-
-    Returns:
-        `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature
-        also how many of its values are `unseen`, and `resolution`.
-
-    Raises:
-        ServingError: not one row, one of more than 64 KiB, or a signature without rows or without a score.
+    The document is as for `:predict`, with one row, and perhaps `top`, how many pairs to give (20 by default). The answer has
+    `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature also how many of
+    its values are `unseen`, and `resolution`. `ServingError` for other than one row, one of more than 64 KiB, or a signature
+    without rows or without a score.
     """
     document = dict(document)
     top = document.pop("top", 20)
@@ -64,9 +56,8 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
             raise invalid(f"an explanation is of one row, but input {name!r} has {len(array)}.")
     size = sum(map(nbytes, arrays.values()))
     if size > _BYTES_OF_A_ROW:
-        raise ServingError(
-            "INVALID_ARGUMENT", f"the row has {size} bytes; an explanation, which repeats it, takes {_BYTES_OF_A_ROW}.", 413
-        )
+        text = f"the row has {size} bytes; an explanation, which repeats it, takes {_BYTES_OF_A_ROW}."
+        raise ServingError("INVALID_ARGUMENT", text, 413)
     # Float ids and the like are written over: the arrays must be ours.
     row = {name: np.array(array) for name, array in arrays.items()}
     missing = _missing_values(version, signature, features, row)

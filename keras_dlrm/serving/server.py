@@ -129,11 +129,7 @@ class Server:
         return listening
 
     def stop(self, grace: float = 10.0) -> None:
-        """Take no more requests, answer those that run, and go.
-
-        Args:
-            grace: Most seconds to wait for them.
-        """
+        """Take no more requests, answer those that run, for which it waits at most `grace` seconds, and go."""
         self._rest.draining = True
         self._stopping.set()
         self.service.unseen.stop()
@@ -168,13 +164,11 @@ class Server:
                 log.exception("looking at the folders failed; the next look is in %g s", self._poll_seconds)
 
     def _modified(self) -> tuple[int, int] | None:
-        if self._config_file is None:
-            return None
         try:
-            stat = self._config_file.stat()
+            stat = None if self._config_file is None else self._config_file.stat()
         except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size
+            stat = None
+        return stat and (stat.st_mtime_ns, stat.st_size)
 
     def _reread_config(self) -> None:
         """Adopt a changed configuration. An invalid one changes nothing, and is read again each time."""

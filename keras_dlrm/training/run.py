@@ -26,11 +26,9 @@ from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
-from keras_dlrm.training.best_model import BestModel, predictions
+from keras_dlrm.training.callbacks import BestModel, Resume, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.progress import TrainingProgress
 from keras_dlrm.training.report import learning_curves_png
-from keras_dlrm.training.resume import Resume
 from keras_dlrm.training.run_files import read_listing, write_listing
 
 _SAMPLED = 1024  # rows

@@ -12,7 +12,6 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.export.onnx_graph import activations, shapes  # noqa: F401  (they register converters)
 from keras_dlrm.export.onnx_graph.embeddings import pooled
 from keras_dlrm.export.onnx_graph.foreign import foreign
 from keras_dlrm.export.onnx_graph.graph import Graph, Value

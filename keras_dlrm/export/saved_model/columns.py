@@ -135,12 +135,8 @@ class RawColumns(ModelColumns):
 
     A value that the preprocessor refuses on the host cannot fail a request, whose batch may be of many: an infinite dense
     value, or one beyond float32, becomes NaN, and so does its row's probability; hexadecimal digits that are none are an
-    unseen value; an id out of range is the model's to map to the OOV row.
-
-    Args:
-        preprocessor: The preprocessor.
-        columns: `signatures.raw_columns` of it.
-        folder: Where the vocabularies' files are written, which `tf.saved_model.save` copies.
+    unseen value; an id out of range is the model's to map to the OOV row. The vocabularies' files are written into `folder`, and
+    `tf.saved_model.save` copies them.
     """
 
     def __init__(self, preprocessor: Preprocessor, columns: Sequence[Column], folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +18,12 @@ from keras_dlrm.export import signatures
 from keras_dlrm.export.elsewhere import modules_of, run
 from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
 from keras_dlrm.export.saved_model import manifest, warmup
-from keras_dlrm.export.saved_model.versions import next_version, publish
+from keras_dlrm.export.saved_model.manifest import next_version, publish
 from keras_dlrm.export.tables.stored_tables import StoredTables
-from keras_dlrm.files.durable import workspace
+from keras_dlrm.files.durable import sync, workspace
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.schema.same_schema import check_same
+from keras_dlrm.support.arguments import integer
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
@@ -99,8 +99,8 @@ def savedmodel(
     Example: see docs/export.md.
     """
     functional = own.is_functional("savedmodel", model)
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
-        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
+    if version is not None:
+        version = integer("savedmodel", "version", version, 0, 2**63 - 1)
     scores = _scores(metrics)
     require_finite("savedmodel", model)
     if functional:
@@ -137,9 +137,11 @@ def savedmodel(
             _write(model, preprocessor, stored, aside / "model", job)
             content = _described(model, stored, job)
         manifest.write(aside / "model", {**content, "metrics": scores})
-        _flush(aside / "model")
+        # A version that is visible is also whole after a power failure.
+        for place in (*(aside / "model").rglob("*"), aside / "model"):
+            sync(place)
         final = publish(aside / "model", final, version is None)
-        _flush(directory, inside=False)
+        sync(directory)
     return final
 
 
@@ -168,11 +170,10 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
             preprocessor.save(folder / "preprocessor")
         tables = []
         for i, stack in enumerate(stored.stacks):
-            kept = stack.stack.rows - (0 if stack.pruned is None else int(stack.pruned.sum()))
             if stack.pruned is not None:
                 np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
-            part = max(_PART // (4 * stack.stack.width), -(-kept // _PARTS), 1)
-            tables.append([kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
+            part = max(_PART // (4 * stack.stack.width), -(-stack.kept // _PARTS), 1)
+            tables.append([stack.kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
         job = {**job, "model": keras.saving.serialize_keras_object(model), "tables": tables}
         _rebuild(model, path, folder, job, _requests(model, preprocessor, stored, job), _LOADED, rows)
@@ -207,8 +208,10 @@ def _rebuild(
     rows: Iterable[np.ndarray] = (),
 ) -> None:  # fmt: skip
     """Do a job in a process where Keras runs on TensorFlow, and check what it wrote in another."""
-    _save(folder / "job.json", {**job, "modules": modules_of("savedmodel", model)})
-    _save(folder / "requests.json", {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded})
+    described = {**job, "modules": modules_of("savedmodel", model)}
+    (folder / "job.json").write_text(json.dumps(described), encoding="utf-8")
+    checks = {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded}
+    (folder / "requests.json").write_text(json.dumps(checks), encoding="utf-8")
     failed = run(["-m", "keras_dlrm.export.saved_model.writing", str(folder), str(path)], rows)[-4000:]
     if failed:
         last = failed.splitlines()[-1]
@@ -242,8 +245,7 @@ def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict
     kinds = {table.name: stack.kind for stack in stored.stacks for table in stack.stack.tables}
     shapes = {} if model.embeddings is None else model.embeddings.table_shapes
     return {
-        "model": {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()},
-        "backend": keras.backend.backend(),
+        **own.named(model),
         "tables": {n: {"rows": rows, "width": width, "stored_as": kinds[n]} for n, (rows, width) in shapes.items()},
         "pruned_rows": stored.pruned_rows,
         "signatures": signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"]),
@@ -251,17 +253,3 @@ def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict
         "inputs": {c.name: c.input for c in signatures.model_columns(model.schema)},
         "warm_up": job["warm_up"],
     }
-
-
-def _save(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _flush(path: Path, inside: bool = True) -> None:
-    """Write files through to the disk, so that a version that is visible is also whole after a power failure."""
-    for place in [*(path.rglob("*") if inside else ()), path]:
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

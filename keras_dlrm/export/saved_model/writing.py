@@ -22,9 +22,9 @@ from keras_dlrm.export import functional as own
 from keras_dlrm.export.elsewhere import arguments, beside, import_modules
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.saved_model import warmup
-from keras_dlrm.export.saved_model.bundle import ServedTables, replace_rows
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
 from keras_dlrm.export.signatures import EXAMPLES, model_columns, packed_inputs, raw_columns, signature_names
+from keras_dlrm.export.tables.taped_tables import ServedTables, replace_rows
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # So TensorFlow calls a file that is too large, a disk that is full, and a folder that is not ours.
@@ -33,15 +33,12 @@ Serve = Callable[[Mapping[str, Any]], Any]
 
 
 def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> None:
-    """Write the SavedModel that a job describes.
+    """Write the SavedModel that a job describes to `path`, which must not exist.
 
-    Args:
-        job: `model` (its configuration), `modules` (that define its classes), `preprocessor` (whether `folder` has one),
-            `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it
-            has a map), and whether to `warm_up`.
-        folder: With `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`.
-        path: The SavedModel's folder, which must not exist.
-        rows: float32 rows of the tables, in order.
+    The job has `model` (its configuration), `modules` (that define its classes), `preprocessor` (whether `folder` has one),
+    `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it has a map),
+    and whether to `warm_up`. The folder has `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe
+    `preprocessor/`; `rows` are the float32 rows of the tables, in order.
     """
     maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
     with stand_in_tables():
@@ -58,19 +55,17 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         for i, weight in enumerate(weights):
             weight.assign(saved[f"w{i}"])
     module = _module(weights)
-    module.tables = served.arrays
+    module.tables = list(served.arrays.values())
 
     def serve(batch: Mapping[str, Any]) -> Any:
         with taped(served):
             return model(batch, training=False)
 
     schema = model.schema
-    module.columns = ModelColumns(schema, model_columns(schema))
-    known = module.columns
+    known = module.columns = ModelColumns(schema, model_columns(schema))
     if job["preprocessor"]:
         preprocessor = Preprocessor.load(folder / "preprocessor")
-        module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
-        known = module.raw
+        known = module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
     functions = {
         "packed": _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, _specs(packed_inputs(schema))),
         "columns": _columns(module.columns, serve),

@@ -76,10 +76,8 @@ def features_of(signature: Signature, schema: Schema | None) -> list[Feature]:
     """The features of a signature whose inputs are one row each: (B,) or (B, k).
 
     With the schema of the model, `dense`, `sparse` and `weights` of the widths that it says are taken apart into its columns, and
-    its named columns are features. Any other input is a feature, or one per column.
-
-    Raises:
-        ServingError: an input of another shape, as in a signature that sets one user against many items.
+    its named columns are features. Any other input is a feature, or one per column. `ServingError` for an input of another shape,
+    as in a signature that sets one user against many items.
     """
     if signature.method != "predict":
         raise invalid(f"signature {signature.name!r} takes tf.Examples, not named features.")
@@ -122,22 +120,16 @@ def _of_schema(tensor: Tensor, schema: Schema) -> Iterator[Feature]:
             size = None if weight or entry.hashed else entry.vocabulary_size
             yield Feature(name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight)
     else:
-        yield from _named(tensor, schema, kind)
-
-
-def _named(tensor: Tensor, schema: Schema, kind: str) -> Iterator[Feature]:
-    """A column by its own name: one feature, however wide."""
-    dense = {column.name: column for column in schema.dense}
-    sparse = {column.name: column for column in schema.categorical}
-    if tensor.name in dense and kind == "number":
-        yield from _of_tensor(tensor, (np.nan, dense[tensor.name].missing))
-    elif tensor.name in sparse:
-        flat = len(tensor.shape or ()) == 1
-        width = None if flat or (tensor.shape or ())[1] < 0 else (tensor.shape or ())[1]
-        size = None if kind != "id" or sparse[tensor.name].hashed else sparse[tensor.name].vocabulary_size
-        yield Feature(tensor.name, tensor.name, kind, None if flat else 0, width, _MISSING[kind], size)
-    else:
-        yield from _of_tensor(tensor)
+        dense = {column.name: column for column in schema.dense}
+        sparse = {column.name: column for column in schema.categorical}
+        if tensor.name in sparse:  # by its own name: one feature, however wide
+            flat = len(tensor.shape or ()) == 1
+            width = None if flat or (tensor.shape or ())[1] < 0 else (tensor.shape or ())[1]
+            size = None if kind != "id" or sparse[tensor.name].hashed else sparse[tensor.name].vocabulary_size
+            yield Feature(tensor.name, tensor.name, kind, None if flat else 0, width, _MISSING[kind], size)
+        else:
+            raw = tensor.name in dense and kind == "number"
+            yield from _of_tensor(tensor, (np.nan, dense[tensor.name].missing) if raw else ())
 
 
 def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any]:

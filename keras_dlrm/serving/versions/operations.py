@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.serving.wire.errors import invalid
-from keras_dlrm.serving.wire.examples import serialized
 from keras_dlrm.serving.wire.signature import Signature
 from keras_dlrm.serving.wire.tensors import INFLATION, STRING, from_proto, shape_text
 
@@ -90,6 +89,33 @@ def regress(model: SavedModel, signature: Signature, proto: Any, max_bytes: int)
             f"signature {signature.name!r}: 'outputs' has shape {shape_text(values.shape)}; it must be ({rows},) or ({rows}, 1)."
         )
     return values.ravel().tolist()
+
+
+def serialized(proto: Any, max_bytes: int) -> np.ndarray:
+    """The examples of an `Input`, serialized, each with the context's features where there is one: object array (B,) of bytes.
+
+    `ServingError` where the input holds neither kind of list, or where all, each with a copy of the context, exceed `max_bytes`.
+    """
+    kind = proto.WhichOneof("kind")
+    if kind is None:
+        raise invalid("the request has no input; give an example_list or an example_list_with_context.")
+    strings: list[bytes] = []
+    size = 0
+    for example in getattr(proto, kind).examples:
+        if kind == "example_list_with_context":
+            whole = type(example)()
+            whole.CopyFrom(proto.example_list_with_context.context)
+            # A feature of the example itself comes before the context's.
+            for name, feature in example.features.feature.items():
+                whole.features.feature[name].CopyFrom(feature)
+            example = whole
+        strings.append(example.SerializeToString())
+        size += len(strings[-1])
+        if size > max_bytes:
+            raise invalid(f"the examples, each with the context, take more than the {max_bytes} bytes allowed.")
+    array = np.empty(len(strings), object)
+    array[:] = strings
+    return array
 
 
 def _on_examples(

@@ -30,11 +30,9 @@ _FAULT_OF_INPUT = (
 
 
 class SavedModel:
-    """A loaded SavedModel with its signatures by name, ready to run them; runs may overlap. `ServingError` where it does not load.
+    """The SavedModel in a folder with its signatures by name, ready to run them; runs may overlap. `ServingError` if it is none.
 
-    Args:
-        path: Folder of `saved_model.pb`.
-        threads: Threads of one operation, and operations at a time; TensorFlow's choice by default.
+    `threads` is of one operation, and of operations at a time; TensorFlow's choice by default.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -64,15 +62,13 @@ class SavedModel:
         `Session.run` looks its feeds and fetches up anew each time, 0.24 ms a request where this takes 0.05. TensorFlow
         has no public name for it where a graph has feeds.
         """
-        feeds = [tensor.graph_name for tensor in signature.inputs.values()]
-        fetches = [tensor.graph_name for tensor in signature.outputs.values()]
+        feeds, fetches = ([t.graph_name for t in ts.values()] for ts in (signature.inputs, signature.outputs))
         options = CallableOptions(feed=feeds, fetch=fetches)
         try:
             return self._session._make_callable_from_options(options)
         except tf.errors.OpError as error:
             self._session.close()
-            message = f"signature {signature.name!r} does not fit its graph: {_sentence(error)}"
-            raise invalid(message) from error
+            raise invalid(f"signature {signature.name!r} does not fit its graph: {_sentence(error)}") from error
 
     def run(self, name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of a signature for checked inputs; `ServingError` where TensorFlow refuses them."""

@@ -32,17 +32,15 @@ class Version:
     """
 
     def __init__(self, model_name: str, number: int, path: Path) -> None:
-        self.model_name = model_name
-        self.number = number
-        self.path = path
-        self.state = "START"
+        self.model_name, self.number, self.path, self.state = model_name, number, path, "START"
         self.error: ServingError | None = None
         self.fingerprint: Fingerprint = ()
         self.examples: dict[str, dict[str, np.ndarray]] = {}
         self.schema: Schema | None = None
         self.known = KnownValues(self)
         self._model: SavedModel | None = None
-        self._users = 0
+        #: Requests that run now.
+        self.in_flight = 0
         self._idle = threading.Condition()
 
     @property
@@ -51,11 +49,6 @@ class Version:
         if self._model is None:
             raise ServingError("UNAVAILABLE", f"version {self.number} of model {self.model_name!r} is not loaded.")
         return self._model
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that run now."""
-        return self._users
 
     def signature(self, name: str) -> Signature:
         """A signature by name, the empty name being that of `serving_default`; `ServingError` where there is none."""
@@ -68,34 +61,31 @@ class Version:
 
     def publish(self, model: SavedModel) -> None:
         """Begin to serve the loaded model."""
-        self._model = model
-        self.error = None
-        self.state = "AVAILABLE"
+        self._model, self.error, self.state = model, None, "AVAILABLE"
 
     def fail(self, error: ServingError) -> None:
         """Note that loading failed."""
-        self.error = error
-        self.state = "END"
+        self.error, self.state = error, "END"
 
     def enter(self) -> bool:
         """Count a request in, which keeps the version loaded until `leave`; `False` where it takes no more of them."""
         with self._idle:
             if self.state != "AVAILABLE":
                 return False
-            self._users += 1
+            self.in_flight += 1
             return True
 
     def leave(self) -> None:
         """Count an answered request out."""
         with self._idle:
-            self._users -= 1
+            self.in_flight -= 1
             self._idle.notify_all()
 
     def retire(self, timeout: float | None = None) -> None:
         """Take no more requests, wait for those that run (for ever by default), and give the memory back."""
         with self._idle:
             self.state = "UNLOADING"
-            self._idle.wait_for(lambda: self._users == 0, timeout)
+            self._idle.wait_for(lambda: self.in_flight == 0, timeout)
         if self._model is not None:
             self._model.close()
         self._model = None

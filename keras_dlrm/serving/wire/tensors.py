@@ -80,12 +80,9 @@ def nbytes(array: np.ndarray) -> int:
 def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
     """The array in a `TensorProto`, of the proto's own dtype; strings are an object array of bytes.
 
-    Values may be fewer than elements: the last one stands for the rest, and none for zeros, as TensorFlow has it.
-
-    Args:
-        name: Name of the input, for messages.
-        proto: A `TensorProto`; `ServingError` for a dtype that cannot be served, an incomplete shape, values that do not fill it.
-        max_bytes: Most bytes that the array may take: a shape costs a client nothing.
+    Values may be fewer than elements: the last one stands for the rest, and none for zeros, as TensorFlow has it. `ServingError`,
+    with the input's `name`, for a dtype that cannot be served, an incomplete shape, values that do not fill it, or an array of
+    more than `max_bytes`: a shape costs a client nothing.
     """
     if proto.dtype not in DTYPES:
         raise invalid(f"input {name!r} has {dtype_name(proto.dtype)}, which is not served.")
@@ -133,11 +130,8 @@ def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], cou
         repeated = len(values[-1]) if values and entry.numpy.kind == "O" else 0
         if repeated * (count - len(flat)) > max_bytes:
             raise invalid(f"input {name!r} repeats a string until it takes more than the {max_bytes} bytes allowed.")
-        filler = flat[-1] if len(flat) else (b"" if entry.numpy.kind == "O" else entry.numpy.type(0))
-        whole = np.empty(count, entry.numpy)
-        whole[: len(flat)] = flat
-        whole[len(flat) :] = filler
-        flat = whole
+        last = flat[-1:] if len(flat) else np.array([b"" if entry.numpy.kind == "O" else 0], entry.numpy)
+        flat = np.concatenate([flat, np.repeat(last, count - len(flat))])
     return flat.reshape(shape)
 
 
