@@ -123,13 +123,7 @@ class StackedTables(_NumpyInitializer):
                     part = np.empty((min(rows, total - first), width), np.float32)
 
     def rows_of(self, table: int, start: int, stop: int, width: int) -> np.ndarray:
-        """Rows `start … stop - 1` of one table, float32, without drawing those before them.
-
-        Args:
-            table: Its place in the stacking order.
-            start, stop: Which rows.
-            width: Columns.
-        """
+        """Rows `start … stop - 1` of one table in stacking order, float32 `width` wide, without drawing those before them."""
         rng = np.random.default_rng([*self.seed, *self.numbers[table]])
         # The generator makes two numbers of each of its 64 bits.
         before = start * width

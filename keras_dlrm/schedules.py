@@ -41,12 +41,10 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         self, learning_rate: float, warmup_steps: int = 0, decay_start_step: int = 0, decay_steps: int = 0
     ) -> None:
         super().__init__()
-        for field, value in (
-            ("warmup_steps", warmup_steps),
-            ("decay_start_step", decay_start_step),
-            ("decay_steps", decay_steps),
-        ):
-            integer("WarmupHoldDecay", field, value, 0)
+        steps = {"warmup_steps": warmup_steps, "decay_start_step": decay_start_step, "decay_steps": decay_steps}
+        self.warmup_steps, self.decay_start_step, self.decay_steps = (
+            integer("WarmupHoldDecay", name, value, 0) for name, value in steps.items()
+        )
         if decay_steps and decay_start_step < warmup_steps:
             raise ValueError(
                 f"WarmupHoldDecay: decay_start_step={decay_start_step} lies inside the warm-up of {warmup_steps} steps; "
@@ -55,9 +53,6 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         if not learning_rate >= 0:
             raise ValueError(f"WarmupHoldDecay: learning_rate={learning_rate!r} must be >= 0.")
         self.learning_rate = float(learning_rate)
-        self.warmup_steps = int(warmup_steps)
-        self.decay_start_step = int(decay_start_step)
-        self.decay_steps = int(decay_steps)
 
     def __call__(self, step: Any) -> Any:
         k = ops.cast(step, "float32") + 1.0
@@ -74,9 +69,5 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "decay_start_step": self.decay_start_step,
-            "decay_steps": self.decay_steps,
-        }
+        names = ("learning_rate", "warmup_steps", "decay_start_step", "decay_steps")
+        return {name: getattr(self, name) for name in names}

@@ -16,13 +16,10 @@ _CHECKPOINTS = ("state_dict", "model_state_dict", "model")
 
 
 class StateDict:
-    """A state_dict whose keys are taken one by one.
+    """A state_dict whose keys are taken one by one; `who` and the possible `keys` are for errors.
 
-    Args:
-        who: Function that errors name.
-        source: Mapping of keys to torch tensors or arrays; a checkpoint that holds it under `"state_dict"`,
-            `"model_state_dict"` or `"model"`; or a module that has it.
-        keys: Which keys there can be, for errors.
+    The source is a mapping of keys to torch tensors or arrays; a checkpoint that holds it under `"state_dict"`,
+    `"model_state_dict"` or `"model"`; or a module that has it.
 
     Example:
 
@@ -72,15 +69,9 @@ class StateDict:
         return [match[1] for match in matches if match]
 
     def take(self, key: str, shape: Sequence[int | None], why: str) -> np.ndarray:
-        """The float32 array of a key, which then counts as read.
+        """The float32 array of a key, which then counts as read; `why` says what needs its shape, with `None` for any size.
 
-        Args:
-            key: The key.
-            shape: Its required shape; `None` for any size of a dimension.
-            why: What needs that shape, and what to do where it is another.
-
-        Raises:
-            ValueError: no such key; another shape; quantized, or in shards of which some are elsewhere.
+        `ValueError` for no such key, another shape, quantized numbers, or shards of which some are elsewhere.
         """
         if key not in self._values:
             near = [other for other in self._values if other.rpartition(".")[0] == key.rpartition(".")[0]]
@@ -100,13 +91,8 @@ class StateDict:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (out, in) and biases (out,) of linear layers one after the other.
 
-        Args:
-            weight: Key of the weight of layer number `{}`, which ends with `.weight`; the bias ends with `.bias`.
-            first: Width of the first layer's input.
-            why: What needs that width, and what to do where it is another.
-            last: Width of the last layer's output, where it is known.
-            skip: Step from one layer's number to the next one's.
-            more: Keys of weights of further layers.
+        Key `weight` is of layer number `{}`, with steps of `skip`, and ends with `.weight`, the bias's with `.bias`; `more` are
+        keys of further weights. The first layer's input has the width `first`, for the reason `why`, the last one's output `last`.
         """
         keys, number = [], 0
         while weight.format(number) in self or weight.format(number).replace(".weight", ".bias") in self:

@@ -126,18 +126,15 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
     return out
 
 
+_BEFORE = "(rows, D) with the width D of the tables before it"
 _KINDS = ("weight", "weight_q", "embs.weight")
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchTable:
-    """A table as the reference has it: vectors of width D.
+    """A table as the reference has it, of width D: rows (n, d) with a projection (D, d), or quotients with remainders.
 
-    Attributes:
-        rows: (n, d), d < D where there is a projection; the quotients of a split table.
-        projection: (D, d) or `None`.
-        remainders: Those of a split table, or `None`.
-        size: Number of ids; of a split table whose column is not known the most that its rows stand for.
+    `size` is the number of ids; of a split table whose column is not known the most that its rows stand for.
     """
 
     rows: np.ndarray
@@ -149,10 +146,7 @@ class TorchTable:
 def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | None) -> tuple[list[TorchTable], int]:
     """The tables of a state_dict and their width D; `ValueError` where shapes do not fit or the operation is unknown.
 
-    Args:
-        state: Loses the keys that are read.
-        operation: How rows of split tables are combined: the reference's `--qr-operation`.
-        sizes: Name and vocabulary of each table of a schema, or `None`.
+    `operation` is the reference's `--qr-operation`, `sizes` name and vocabulary of each table of a schema, or `None`.
     """
     who = state.who
     if operation not in OPERATIONS:
@@ -169,9 +163,7 @@ def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | No
     dim: int | None = None
     for i in range(max(numbers) + 1):
         size = None if sizes is None else sizes[i][1]
-        why = "(rows, D) with the width D of the tables before it"
-        if sizes is not None:
-            why = f"table {sizes[i][0]!r} of the schema, vocabulary_size={size},"
+        why = f"table {sizes[i][0]!r} of the schema, vocabulary_size={size}," if sizes is not None else _BEFORE
         if f"emb_l.{i}.weight_q" in state:
             tables.append(_split(state, i, operation, dim, size, why))
             width = tables[-1].rows.shape[1] * (2 if operation == "concat" else 1)
@@ -189,10 +181,10 @@ def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | No
 
 def _projected(state: StateDict, i: int, dim: int | None, size: int | None, why: str) -> TorchTable:
     key = f"emb_l.{i}.proj.weight"
-    if key not in state:  # as wide as the others
-        rows = _pooled(state, i, state.take(f"emb_l.{i}.embs.weight", (size, dim), why))
+    # Without a projection as wide as the others.
+    rows = _pooled(state, i, state.take(f"emb_l.{i}.embs.weight", (size, None if key in state else dim), why))
+    if key not in state:
         return TorchTable(rows, size=len(rows))
-    rows = _pooled(state, i, state.take(f"emb_l.{i}.embs.weight", (size, None), why))
     projection = state.take(key, (dim, rows.shape[1]), f"emb_l.{i}.embs.weight, {rows.shape},")
     if not np.isfinite(projection).all():
         raise ValueError(f"{state.who}: {key!r} holds NaN or infinity; take a checkpoint from before training went wrong.")

@@ -1,4 +1,4 @@
-"""A DLRM's weights apart from any library's names: what is converted passes through them."""
+"""A DLRM's weights apart from any library's names and orders: what is converted passes through them."""
 
 from __future__ import annotations
 
@@ -70,13 +70,9 @@ class Weights:
 
     @classmethod
     def of(cls, who: str, model: Any, interactions: Sequence[str], compressed: bool = False) -> Weights:
-        """The weights of a `DLRM` that another library can hold, too.
+        """The weights of a model, `TypeError` where it is no `DLRM`, `ValueError` where another library has no such model.
 
-        Args:
-            who: Function that errors name.
-            model: The model; `TypeError` where it is no `DLRM`, `ValueError` where the library has no such model.
-            interactions: Those that the library has.
-            compressed: Whether it has quotient–remainder and mixed-dimension tables.
+        `interactions` are those that the library has, `compressed` whether it has quotient–remainder and mixed-dimension tables.
         """
         if not isinstance(model, DLRM):
             raise TypeError(f"{who}: {type(model).__name__} is no DLRM; only that has a counterpart there.")
@@ -145,10 +141,8 @@ def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:
 def products(order: Sequence[int], pairs: tuple[np.ndarray, np.ndarray], self_interaction: bool = False) -> np.ndarray:
     """Places of the products of `DotInteraction` among another library's, int64 (P,).
 
-    Args:
-        order: Place of each of our vectors among the other library's.
-        pairs: Which two vectors, in that library's order, each of its products is of.
-        self_interaction: Whether a vector's product with itself is among them.
+    `order` is the place of each of our vectors among the other library's, `pairs` which two vectors, in that library's order, each
+    of its products is of.
 
     Example, of three vectors and an upper triangle:
 

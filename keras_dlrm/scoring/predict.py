@@ -18,7 +18,7 @@ from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
-from keras_dlrm.data.tables.block import Block, TableFile
+from keras_dlrm.data.tables.block import TableFile
 from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.files.read_ahead import one_ahead
@@ -28,16 +28,9 @@ from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.workers import worker_count
 
-Types = dict[str, Any]
-
 
 class Part(NamedTuple):
-    """n rows.
-
-    Args:
-        batch: Their packed batch.
-        beside: What is kept beside their predictions, n rows.
-    """
+    """A packed batch of n rows, and n rows to keep beside their predictions."""
 
     batch: dict[str, np.ndarray]
     beside: pl.DataFrame
@@ -54,26 +47,17 @@ def split_rows(split: Split, size: int, unseen: Tally) -> Iterator[Part]:
 
 
 class FileRows:
-    """The rows of files, through a preprocessor.
-
-    Args:
-        files: The files.
-        columns: Works off their columns; it must know all vocabularies and statistics.
-        ids: Columns that are kept beside the predictions.
-        bad: What to do with rows that cannot be used.
+    """The rows of files, through a preprocessor whose `columns` know all vocabularies and statistics.
 
     Attributes:
-        types: Polars types of the ids.
+        types: Polars types of the ids, which are kept beside the predictions; `ValueError` where files have different ones.
         seen: Rows read so far, those that were left out included.
-
-    Raises:
-        ValueError: the files have an id column in different types.
     """
 
     def __init__(self, files: Sequence[TableFile], columns: Columns, ids: Sequence[str], bad: BadRows) -> None:
         self._files, self._columns, self._ids, self._bad = files, columns, list(ids), bad
         self.names = list(dict.fromkeys([*columns.names, *ids]))
-        self.types: Types = {}
+        self.types: dict[str, Any] = {}
         self.seen = 0
         first: dict[str, Path] = {}
         types = [(file, *file.types(self._ids)) for file in files if self._ids]
@@ -89,14 +73,9 @@ class FileRows:
                     )
 
     def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
-        """The rows that can be used, in the order of the files.
+        """The rows that can be used, in the order of the files; progress is told the rows read so far and an estimate of all.
 
-        Args:
-            executor: Its threads work on the columns.
-            progress: Called with the rows read so far and an estimate of all rows.
-
-        Raises:
-            ValueError: a row cannot be used, as `bad` has it; a file that cannot be read, or changed meanwhile.
+        `ValueError` where a row cannot be used, as `bad` has it, or a file cannot be read, or changed meanwhile.
         """
         sizes = [file.size() for file in self._files]
         for k, file in enumerate(self._files):
@@ -109,20 +88,15 @@ class FileRows:
                 if block.faults:
                     self._bad.add(*block.faults.first())
                     good = np.flatnonzero(~block.faults.bad)
-                batch = {"dense": packed.dense, "sparse": packed.sparse}
                 rows += len(block)
                 self.seen += len(block)
-                inputs = {name: batch[name] for name in self._columns.schema.input_names}
-                yield Part(inputs, _ids(block, self.types, good))
+                inputs = {name: getattr(packed, name) for name in self._columns.schema.input_names}
+                ids = [block.series(name, good).cast(kind).alias(name) for name, kind in self.types.items()]
+                yield Part(inputs, pl.DataFrame(ids))
                 share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
                 progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
             if file.fingerprint(self.names) != was or file.rows() not in (None, rows):
                 raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
-
-
-def _ids(block: Block, types: Types, good: np.ndarray) -> pl.DataFrame:
-    """The id columns of the good rows."""
-    return pl.DataFrame([block.series(name, good).cast(kind).alias(name) for name, kind in types.items()])
 
 
 PROBABILITY = "probability"
@@ -291,7 +265,9 @@ def _score(
     model: Any, parts: Iterable[Part], size: int, column: str, table: TableOutput, done: Callable[[int], None] = lambda rows: None
 ) -> None:
     for part in refilled(parts, size):
-        probabilities = _probabilities(model, part.batch, size)
+        # One shape: JAX compiles for each that it sees.
+        padded_rows = model.predict_on_batch(padded(part.batch, size))
+        probabilities = np.asarray(padded_rows, np.float32).reshape(-1)[: row_count(part.batch)]
         if not np.isfinite(probabilities).all():
             row = int(np.argmax(~np.isfinite(probabilities)))
             kept = part.beside.row(row, named=True) if part.beside.width else {}
@@ -301,12 +277,6 @@ def _score(
             )
         table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, probabilities)]))
         done(table.rows)
-
-
-def _probabilities(model: Any, batch: dict[str, np.ndarray], size: int) -> np.ndarray:
-    """p(click), float32 (n,), of n ≤ size rows."""
-    # One shape: JAX compiles for each that it sees.
-    return np.asarray(model.predict_on_batch(padded(batch, size)), np.float32).reshape(-1)[: row_count(batch)]
 
 
 def _schema(who: str, model: Any) -> Schema:

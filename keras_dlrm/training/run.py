@@ -71,15 +71,9 @@ def train(
 
 @contextlib.contextmanager
 def one_run(output: str | Path) -> Iterator[None]:
-    """While this context is open, no other process trains, compares or tunes in a folder.
+    """While this context is open, no other process trains, compares or tunes in a folder; the lock lies beside it.
 
-    Args:
-        output: The folder. The lock lies beside it.
-
-    Raises:
-        FileExistsError: it is a file, a device or the like, or the root of the file system.
-        OSError: it cannot be written to.
-        RuntimeError: another process works there.
+    `OSError` where it is no folder that can be written to, `RuntimeError` where another process works there.
     """
     place = Path(os.path.realpath(output))
     if not place.name or (place.exists() and not place.is_dir()):
@@ -178,12 +172,11 @@ def _check_folder(
 def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output: Path) -> None:
     """An error where the run in `output` is another one, or its files are damaged."""
     file = output / run_files.EXPERIMENT
+    data: dict[str, Any] = {}
     if (output / run_files.DATA).is_file():
         data = read_listing(output, run_files.DATA, run_files.EXPERIMENT)
     elif file.is_file() and (output / MARKER).is_file() and not (output / run_files.PLACE).exists():
         data = fingerprint  # killed before it began
-    else:
-        data = {}
     if not file.is_file() or not data:
         raise ValueError(f"{output} is not a run; give the folder of one, or another folder.")
     if (output / run_files.MODEL).is_file() and not (output / run_files.RESULT).exists():
