@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from keras_dlrm.export import functional as own
 from keras_dlrm.export import signatures
 from keras_dlrm.export.elsewhere import modules_of, run
 from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
-from keras_dlrm.export.saved_model import manifest, warmup
+from keras_dlrm.export.saved_model import manifest
 from keras_dlrm.export.saved_model.manifest import next_version, publish
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.files.durable import sync, workspace
@@ -108,10 +109,11 @@ def savedmodel(
         options = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
         own.refuse_options("savedmodel", warm_up=warm_up, **options)
     else:
+        can_warm_up = importlib.util.find_spec("tensorflow_serving") is not None  # has the records' messages
         signatures.check(model.schema, preprocessor is not None, user_columns, default)
         if preprocessor is not None:
             check_same("savedmodel", model.schema, preprocessor.schema)
-        if warm_up and not warmup.can_write():
+        if warm_up and not can_warm_up:
             raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
         stored = StoredTables(model, tables, prune)
     directory = Path(directory)
@@ -131,7 +133,7 @@ def savedmodel(
                 "preprocessor": preprocessor is not None,
                 "user_columns": list(user_columns),
                 "default": default,
-                "warm_up": warmup.can_write() if warm_up is None else bool(warm_up),
+                "warm_up": can_warm_up if warm_up is None else bool(warm_up),
                 "stored": tables is not None or prune is not None,
             }
             _write(model, preprocessor, stored, aside / "model", job)
@@ -218,7 +220,7 @@ def _rebuild(
         if last.startswith("not written"):
             raise RuntimeError(f"savedmodel: {last}")
         raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
-    # -P: the modules beside the program, such as `warmup`, stand for no others.
+    # -P: the modules beside the program, such as `manifest`, stand for no others.
     failed = run(["-P", str(CHECK), str(path), str(folder / "requests.json")])[-4000:]
     if failed:
         raise RuntimeError(failed)

@@ -21,7 +21,7 @@ from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.export import functional as own
 from keras_dlrm.export.elsewhere import arguments, beside, import_modules
 from keras_dlrm.export.requests import example_batch
-from keras_dlrm.export.saved_model import warmup
+from keras_dlrm.export.saved_model.check import examples, feed
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
 from keras_dlrm.export.signatures import EXAMPLES, model_columns, packed_inputs, raw_columns, signature_names
 from keras_dlrm.export.tables.taped_tables import ServedTables, replace_rows
@@ -84,7 +84,28 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
     (path / "assets.extra").mkdir()
     if job["warm_up"]:
-        warmup.write(path, asked["requests"])
+        _write_warmup(path, asked["requests"])
+
+
+def _write_warmup(path: Path, requests: Mapping[str, Any]) -> None:
+    """Write the requests of `check.check` as those that stock TensorFlow Serving replays, one record for each."""
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for name, entry in requests.items():
+            log = PredictionLog()
+            # TensorFlow Serving fills in the model's name.
+            if entry["examples"]:
+                kind = name if name in _METHODS else "predict"
+                request = getattr(log, f"{kind}_log").request
+                for message in examples(entry["inputs"]).numpy():
+                    request.input.example_list.examples.append(tf.train.Example.FromString(message))
+            else:
+                request = log.predict_log.request
+                for key, value in feed(entry).items():
+                    request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            request.model_spec.signature_name = name
+            writer.write(log.SerializeToString())
 
 
 def write_functional(folder: Path, path: Path) -> None:

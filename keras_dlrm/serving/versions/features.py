@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,6 @@ from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.serving.wire.errors import invalid
 from keras_dlrm.serving.wire.signature import Signature, Tensor
 from keras_dlrm.serving.wire.tensors import DTYPES, shape_text
-
-if TYPE_CHECKING:
-    from keras_dlrm.serving.versions.version import Version
 
 log = logging.getLogger("keras_dlrm.serving")
 _KINDS = {"f": "number", "i": "id", "u": "id", "b": "flag", "O": "text"}
@@ -149,9 +147,9 @@ def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any
     return missing
 
 
-def schema_of(version: Version) -> Schema | None:
-    """The schema in `assets.extra/schema.json` of a version, `None` where there is none that can be read."""
-    path = version.path / "assets.extra" / "schema.json"
+def schema_of(folder: Path) -> Schema | None:
+    """The schema in `assets.extra/schema.json` of a version's folder, `None` where there is none that can be read."""
+    path = folder / "assets.extra" / "schema.json"
     if not path.is_file():
         return None
     try:
