@@ -90,12 +90,9 @@ class StackedTables(_NumpyInitializer):
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        numbers: Sequence[int | Sequence[int]],
-        half_widths: Sequence[float] | None = None,
+        self, sizes: Sequence[int], numbers: Sequence[int | Sequence[int]], half_widths: Sequence[float] | None = None,
         seed: int | Sequence[int] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(seed)
         self.sizes = list(sizes)
         self.numbers = [[int(n) for n in np.atleast_1d(number)] for number in numbers]

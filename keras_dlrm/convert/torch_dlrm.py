@@ -18,13 +18,9 @@ _KEYS = "emb_l.N.weight (or weight_q, weight_r; or embs.weight, proj.weight), bo
 
 
 def from_torch_dlrm(
-    state_dict: Mapping[str, Any],
-    interaction: str = "dot",
-    self_interaction: bool = False,
-    hotness: int | Sequence[int] | None = None,
-    schema: Schema | None = None,
-    operation: str = "mult",
-) -> DLRM:
+    state_dict: Mapping[str, Any], interaction: str = "dot", self_interaction: bool = False,
+    hotness: int | Sequence[int] | None = None, schema: Schema | None = None, operation: str = "mult",
+) -> DLRM:  # fmt: skip
     """A `DLRM` with the weights of a PyTorch DLRM. MLPerf's DLRM up to version 2.1 is such a model.
 
     Args:

@@ -27,11 +27,9 @@ _KEYS = (
 
 
 def from_torchrec(
-    state_dict: Mapping[str, Any],
-    schema: Schema | None = None,
-    hotness: int | Sequence[int] | None = None,
+    state_dict: Mapping[str, Any], schema: Schema | None = None, hotness: int | Sequence[int] | None = None,
     features: Sequence[str] | None = None,
-) -> DLRM:
+) -> DLRM:  # fmt: skip
     """A `DLRM` with the weights of TorchRec's `DLRM` or `DLRM_DCN`. MLPerf's DLRM-DCNv2 is the latter.
 
     TorchRec takes the upper triangle of the products, row by row, and we the lower one: the columns of the first layer

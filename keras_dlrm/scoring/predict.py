@@ -123,21 +123,12 @@ class Scored:
 
 
 def predict_files(
-    model: Any,
-    inputs: Inputs,
-    *,
-    output: str | os.PathLike[str],
-    preprocessor: Preprocessor | str | os.PathLike[str] | None,
-    id_columns: Sequence[str] = (),
-    column: str = PROBABILITY,
-    batch_size: int = 8192,
-    csv: CsvDialect | None = None,
-    on_error: str = "raise",
-    max_skipped: int | None = None,
-    workers: int | None = None,
-    overwrite: bool = False,
+    model: Any, inputs: Inputs, *, output: str | os.PathLike[str],
+    preprocessor: Preprocessor | str | os.PathLike[str] | None, id_columns: Sequence[str] = (),
+    column: str = PROBABILITY, batch_size: int = 8192, csv: CsvDialect | None = None, on_error: str = "raise",
+    max_skipped: int | None = None, workers: int | None = None, overwrite: bool = False,
     progress: Progress | None = None,
-) -> Scored:
+) -> Scored:  # fmt: skip
     """Write p(click) of every row of some files, in their order, with columns of the input beside it.
 
     Files are read, worked off by the preprocessor, scored and written in blocks, all at the same time: memory holds the
@@ -221,15 +212,9 @@ def predict_files(
 
 
 def predict_split(
-    model: Any,
-    split: Split,
-    *,
-    output: str | os.PathLike[str],
-    column: str = PROBABILITY,
-    batch_size: int = 8192,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Scored:
+    model: Any, split: Split, *, output: str | os.PathLike[str], column: str = PROBABILITY, batch_size: int = 8192,
+    overwrite: bool = False, progress: Progress | None = None,
+) -> Scored:  # fmt: skip
     """Write p(click) of every row of a processed split, with its number and its label beside it.
 
     Args:

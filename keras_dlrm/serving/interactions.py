@@ -83,17 +83,15 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         "resolution": 0.0 if output in _LOGITS else _resolution(logits),
         "features": [
             {
-                "name": features[i].name,
-                "values": features[i].values(row[features[i].input]),
-                "change": float(change[i]),
-                "unseen": unseen.get(features[i].input, 0),
+                "name": features[i].name, "values": features[i].values(row[features[i].input]),
+                "change": float(change[i]), "unseen": unseen.get(features[i].input, 0),
             }
             for i in order
         ],
         "pairs": [
             {"features": [features[first[k]].name, features[second[k]].name], "change": float(together[k])} for k in strongest
         ],
-    }
+    }  # fmt: skip
 
 
 def _ablated(

@@ -35,12 +35,9 @@ EXTERNAL_ABOVE = 1 << 26
 
 
 def onnx(
-    model: Any,
-    path: str | Path,
-    tables: str | None = None,
-    prune: str | Mapping[str, Any] | None = None,
+    model: Any, path: str | Path, tables: str | None = None, prune: str | Mapping[str, Any] | None = None,
     external_data: bool | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write a model as ONNX, of standard operations alone.
 
     Inputs are a packed batch, `dense` float32 (B, n_dense), `sparse` int64 (B, W) and, for a weighted schema, `weights`
@@ -81,9 +78,7 @@ def onnx(
     functional = own.is_functional("onnx", model)
     for name in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
-            raise ImportError(
-                f"kd.export.onnx needs the package {name}, which is not installed: pip install 'keras-dlrm[onnx]'."
-            )
+            raise ImportError(f"kd.export.onnx needs the package {name}, which is not installed: pip install 'keras-dlrm[onnx]'.")
     path = Path(path)
     # The first field of every ONNX file is the version of the format, the second who made it.
     check_replaced("onnx", path, "model.onnx", lambda start: start[:1] == b"\x08" and b"keras_dlrm" in start[:32])

@@ -42,9 +42,7 @@ def convert_layer(layer: Any, shape: Any, specs: Sequence[Sequence[Any]]) -> Any
             return tf2onnx.convert.from_function(call, input_signature=signature, opset=OPSET)[0]
         except (ValueError, NotImplementedError) as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise NotImplementedError(
-                f"layer {layer.name!r}, a {type(layer).__name__}, in which tf2onnx meets: {text}"
-            ) from error
+            raise NotImplementedError(f"layer {layer.name!r}, a {type(layer).__name__}, in which tf2onnx meets: {text}") from error
         finally:
             log.setLevel(level)
 

@@ -36,18 +36,10 @@ CHECK = Path(__file__).with_name("check.py")
 
 
 def savedmodel(
-    model: Any,
-    directory: str | Path,
-    preprocessor: Any = None,
-    version: int | None = None,
-    *,
-    user_columns: Sequence[str] = (),
-    default: str = "packed",
-    metrics: Mapping[str, float] | None = None,
-    warm_up: bool | None = None,
-    tables: str | None = None,
-    prune: str | Mapping[str, Any] | None = None,
-) -> Path:
+    model: Any, directory: str | Path, preprocessor: Any = None, version: int | None = None, *,
+    user_columns: Sequence[str] = (), default: str = "packed", metrics: Mapping[str, float] | None = None,
+    warm_up: bool | None = None, tables: str | None = None, prune: str | Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
     """Write `directory/<version>/`, a SavedModel of stock TensorFlow operations.
 
     Its signatures, each for any number B of rows:

@@ -21,12 +21,9 @@ from keras_dlrm.serving.wire.signature import Signature
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 # Errors of a run that its inputs are to blame for.
 _FAULT_OF_INPUT = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.OutOfRangeError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.NotFoundError,
-    tf.errors.UnimplementedError,
-)
+    tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError,
+    tf.errors.NotFoundError, tf.errors.UnimplementedError,
+)  # fmt: skip
 
 
 class SavedModel:
