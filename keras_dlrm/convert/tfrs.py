@@ -85,7 +85,10 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     else:
         kind, itself = "cross", False
         crosses = _crosses(interaction, order, dim)
-        first = _behind_crosses(top[0], order, dim, bool(model._concat_dense))
+        # (n, out), or (D + n, out) beside the bottom stack's output.
+        start, kernel = dim if model._concat_dense else 0, top[0].kernel
+        _check_width(top[0], start + len(order) * dim)
+        first = np.concatenate([kernel[:start], kernel[start:][blocks(order, dim)]])
     low, high = ([(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top))
     high[0] = (first.T, top[0].bias)
     options = {"concat_dense": True} if kind == "cross" and model._concat_dense else {}
@@ -230,13 +233,6 @@ def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: i
     return np.concatenate([first, rows[products(order, pairs, itself)]])
 
 
-def _behind_crosses(top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
-    """Kernel of the first top layer behind cross layers: (n, out), or (D + n, out) beside the bottom stack's output."""
-    first = dim if dense else 0
-    _check_width(top, first + len(order) * dim)
-    return np.concatenate([top.kernel[:first], top.kernel[first:][blocks(order, dim)]])
-
-
 def _check_width(top: _Layer, width: int) -> None:
     if len(top.kernel) != width:
         raise ValueError(f"{_WHO}: {top.name} takes {len(top.kernel)} numbers; the interaction gives {width}.")
@@ -273,10 +269,8 @@ def _crosses(interaction: Any, order: Sequence[int], dim: int) -> list[tuple[np.
     crosses: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []
     for down, up in pairs:
         kernel, bias = _dense(up)
-        if down is None:
-            crosses.append((None, kernel[wide][:, wide].T, bias[wide]))
-        else:
-            crosses.append((_array(down.kernel)[wide].T, kernel[:, wide].T, bias[wide]))
+        first = None if down is None else _array(down.kernel)[wide].T
+        crosses.append((first, (kernel[wide] if down is None else kernel)[:, wide].T, bias[wide]))
     return crosses
 
 

@@ -31,8 +31,7 @@ def from_torch_dlrm(
             `weight_r`, and of `--md-flag`, `emb_l.N.embs.weight` and `proj.weight`, stay split, and narrow.
         interaction: `"dot"` or `"cat"`, the reference's `--arch-interaction-op`.
         self_interaction: The reference's `--arch-interaction-itself`.
-        hotness: Most ids per example, one number or one per table; 1 by default. Pooling is the sum, as in the
-            reference.
+        hotness: Most ids per example, one number or one per table; 1 by default. Pooling is the sum, as in the reference.
         schema: Names, hotness and combiners for the columns; `I1 …`, `C1 …` by default. Without it a split table has as many ids
             as its two tables can stand for.
         operation: The reference's `--qr-operation`, which no checkpoint tells: `"mult"`, `"add"` or `"concat"`.

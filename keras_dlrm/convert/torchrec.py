@@ -71,14 +71,8 @@ def from_torchrec(
     bags = state.matching(re.escape(_TABLE).replace(r"\{\}", "(.+)"))
     if not bags:
         raise ValueError(f"{who}: no {_TABLE.format('TABLE')}; is this a TorchRec DLRM's state_dict?")
-    if schema is None:
-        names = _named(state, bags, features)
-        tables: dict[str, np.ndarray] = {}
-        for bag in names:
-            width = next(iter(tables.values())).shape[1] if tables else None
-            tables[bag] = state.take(_TABLE.format(bag), (None, width), "the table before it")
-    else:
-        tables = _tables_of(state, schema, bags)
+    names = _named(state, bags, features) if schema is None else {}
+    tables = _tables_of(state, dict.fromkeys(names) if schema is None else schema.table_sizes, bags)
     dim = next(iter(tables.values())).shape[1]
     bottom_in = None if schema is None else schema.n_dense
     bottom = state.mlp(_BOTTOM, bottom_in, "the number of the schema's dense columns", dim)
@@ -129,9 +123,8 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
     combiners = {c.table_name: c.combiner for c in model.schema.categorical if c.hotness > 1}
     for column in model.schema.categorical:
         if column.hotness > 1 and column.combiner != combiners[column.table_name]:
-            raise ValueError(
-                f"{who}: the columns of table {column.table_name!r} pool differently; in TorchRec pooling is the table's."
-            )
+            text = f"the columns of table {column.table_name!r} pool differently; in TorchRec pooling is the table's."
+            raise ValueError(f"{who}: {text}")
     dim = next(iter(weights.tables.values())).shape[1]
     out: dict[str, np.ndarray] = {}
     for name, table in weights.tables.items():
@@ -214,17 +207,18 @@ def _refuse_sorted(state: StateDict, bags: Sequence[str]) -> None:
         )
 
 
-def _tables_of(state: StateDict, schema: Schema, bags: Sequence[str]) -> dict[str, np.ndarray]:
+def _tables_of(state: StateDict, sizes: Mapping[str, int | None], bags: Sequence[str]) -> dict[str, np.ndarray]:
+    """The tables by name; their numbers of rows are a schema's, or `None`."""
     tables: dict[str, np.ndarray] = {}
     width = None
-    for name, rows in schema.table_sizes.items():
+    for name, rows in sizes.items():
         bag = name if name in bags else f"t_{name}"
         if bag not in bags:
             raise ValueError(
                 f"{state.who}: the schema's table {name!r} is missing from the state_dict, which has {list(bags)}; name the "
                 "columns, or their table=…, as those."
             )
-        why = f"table {name!r} of the schema, vocabulary_size={rows},"
+        why = "the table before it" if rows is None else f"table {name!r} of the schema, vocabulary_size={rows},"
         tables[name] = state.take(_TABLE.format(bag), (rows, width), why)
         width = tables[name].shape[1]
     for key in state:

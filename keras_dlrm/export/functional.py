@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export import signatures
 from keras_dlrm.export.requests import example_batch
@@ -33,11 +33,6 @@ def refuse_options(who: str, **options: Any) -> None:
             raise ValueError(f"{who}: {name}={value!r} is for the models of kd.models that have a schema; leave it out.")
 
 
-def collections(model: Any) -> list[EmbeddingCollection]:
-    """The `EmbeddingCollection`s of a model."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
-
-
 def inputs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
     """Shape and dtype of each input, in the model's order, under the name of its `keras.Input` as far as TensorFlow takes it."""
     names = signatures.input_names(tensor.name for tensor in model.inputs)
@@ -57,7 +52,7 @@ def output_names(model: Any) -> list[str]:
 
 def example(model: Any, rows: int = 5) -> dict[str, np.ndarray]:
     """Inputs of a batch by name: ids as `example_batch` has them, and numbers."""
-    schemas = [layer.schema for layer in collections(model)]
+    schemas = [layer.schema for layer in collections_of(model)]
     batch = {}
     for name, (sizes, dtype) in inputs(model).items():
         shape = (rows, *(_OPEN if size is None else size for size in sizes[1:]))

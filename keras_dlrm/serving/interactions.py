@@ -13,8 +13,7 @@ from keras_dlrm.serving.versions.features import Feature, features_of
 from keras_dlrm.serving.versions.served_model import Version
 from keras_dlrm.serving.wire.errors import ServingError, invalid, shown
 from keras_dlrm.serving.wire.json_tensors import inputs_from_json
-from keras_dlrm.serving.wire.signature import Signature
-from keras_dlrm.serving.wire.tensors import nbytes
+from keras_dlrm.serving.wire.tensors import Signature, nbytes
 
 # Pairs are formed among so many features, those that change the logit most on their own: 4,950 pairs.
 MAX_FEATURES = 100

@@ -57,10 +57,8 @@ def answer_get(service: Service, path: str) -> bytes:
     """The answer to `GET /v1/models/NAME[/versions/V|/labels/L][/metadata]`; `ServingError` for whatever is wrong with it."""
     address = _GET.fullmatch(path)
     if not address:
-        raise invalid(
-            f"malformed address {path[:80]!r}; it must be /v1/models/NAME[/versions/V or /labels/L][/metadata]; "
-            "predictions are asked for with POST."
-        )
+        form = "/v1/models/NAME[/versions/V or /labels/L][/metadata]; predictions are asked for with POST"
+        raise invalid(f"malformed address {path[:80]!r}; it must be {form}.")
     with service.metrics.measure("rest", "metadata" if address[4] else "status"):
         if not address[4]:
             return dump(_plain(service.status(_target(address))))

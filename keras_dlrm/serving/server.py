@@ -122,9 +122,8 @@ class Server:
             listening.bind((self.host, self.port))
         except OSError as error:
             listening.close()
-            raise OSError(
-                f"REST cannot listen on {self.host}:{self.port}: {error.strerror}. Give another with --port, 0 for any."
-            ) from error
+            why = f"{error.strerror}. Give another with --port, 0 for any."
+            raise OSError(f"REST cannot listen on {self.host}:{self.port}: {why}") from error
         self.port = listening.getsockname()[1]
         return listening
 

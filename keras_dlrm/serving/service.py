@@ -13,7 +13,7 @@ from keras_dlrm.serving.metrics import Measured, Metrics
 from keras_dlrm.serving.versions.known_values import UnseenValues
 from keras_dlrm.serving.versions.served_model import ServedModel, Version
 from keras_dlrm.serving.wire.errors import ServingError, invalid
-from keras_dlrm.serving.wire.signature import Signature
+from keras_dlrm.serving.wire.tensors import Signature
 
 STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 CODES = {

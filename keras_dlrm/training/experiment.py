@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -181,9 +182,8 @@ def _optimizer(field: str, spec: Any) -> Any:
     if "learning_rate" in options:
         options["learning_rate"] = _learning_rate(f"{field}.learning_rate", options["learning_rate"])
     if name not in RULES and not _is_keras_optimizer(name):
-        raise ValueError(
-            f"experiment: {field}={shown(name)} is unknown; use one of {sorted(RULES)}, or the name of a Keras optimizer."
-        )
+        known = f"one of {sorted(RULES)}, or the name of a Keras optimizer"
+        raise ValueError(f"experiment: {field}={shown(name)} is unknown; use {known}.")
     try:
         if name in RULES:
             return RULES[name](**options)
@@ -209,11 +209,10 @@ def _learning_rate(field: str, rate: Any) -> Any:
 
 def _is_keras_optimizer(name: str) -> bool:
     try:
-        keras.optimizers.get(name)
+        with contextlib.suppress(TypeError):  # it needs arguments
+            keras.optimizers.get(name)
     except ValueError:
         return False
-    except TypeError:  # it needs arguments
-        return True
     return True
 
 

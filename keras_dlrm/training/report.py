@@ -28,9 +28,8 @@ def learning_curves_png(
     size, in bins of equal numbers of rows; on the diagonal the model is calibrated.
 
     Args:
-        history: `model.fit(…).history`: values per epoch by key. AUC is read from `auc`; log loss from `logloss`,
-            `log_loss`, `binary_crossentropy` or else `loss`; each with and without the prefix `val_`. A curve without
-            a key is left out.
+        history: `model.fit(…).history`: values per epoch by key. AUC is read from `auc`; log loss from `logloss`, `log_loss`,
+            `binary_crossentropy` or else `loss`; each with and without the prefix `val_`. A curve without a key is left out.
         labels: 0 or 1, (n,) or (n, 1), of the rows in the right panel.
         probabilities: Predictions for them in [0, 1], (n,) or (n, 1).
         path: File to write; its folder exists.

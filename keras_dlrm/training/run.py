@@ -40,9 +40,8 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train, keep the model that is best on the validation part, score the test part once.
 
-    Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability
-    diagram), `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, checkpoints
-    in `resume`.
+    Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability diagram),
+    `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, checkpoints in `resume`.
 
     Args:
         experiment: What to train.

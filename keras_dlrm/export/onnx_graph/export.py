@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.export import functional as own
 from keras_dlrm.export.onnx_graph.files import (
     add_checksums,
@@ -119,7 +120,7 @@ def onnx(
 def tables_of(model: Any, functional: bool, kind: str | None, prune: Any) -> StoredTables:
     """The tables of a model; `NotImplementedError` where a functional one has not exactly one `EmbeddingCollection`."""
     if functional:
-        collections = own.collections(model)
+        collections = collections_of(model)
         if len(collections) != 1:
             raise NotImplementedError(
                 f"onnx: {model.name} has {len(collections)} EmbeddingCollections, of which ONNX takes one; export a SavedModel "

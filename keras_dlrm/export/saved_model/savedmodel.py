@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.export import functional as own
 from keras_dlrm.export import signatures
@@ -183,7 +184,7 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
 
 def _write_functional(model: Any, path: Path) -> None:
     """Write and check the SavedModel of a functional model."""
-    for layer in own.collections(model):
+    for layer in collections_of(model):
         layer.require_whole("savedmodel")
     batch, shapes = own.example(model), own.inputs(model)
     request = {

@@ -13,8 +13,7 @@ import numpy as np
 from keras_dlrm.export.signatures import model_columns
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.serving.wire.errors import invalid
-from keras_dlrm.serving.wire.signature import Signature, Tensor
-from keras_dlrm.serving.wire.tensors import DTYPES, shape_text
+from keras_dlrm.serving.wire.tensors import DTYPES, Signature, Tensor, shape_text
 
 log = logging.getLogger("keras_dlrm.serving")
 _KINDS = {"f": "number", "i": "id", "u": "id", "b": "flag", "O": "text"}
@@ -83,10 +82,8 @@ def features_of(signature: Signature, schema: Schema | None) -> list[Feature]:
     for tensor in signature.inputs.values():
         shape = tensor.shape
         if shape is None or len(shape) not in (1, 2) or shape[0] >= 0 or tensor.dtype not in DTYPES:
-            raise invalid(
-                f"signature {signature.name!r}: input {tensor.name!r} {shape_text(shape)} has no rows of features; its "
-                "shape must be (?,) or (?, k).",
-            )
+            text = f"input {tensor.name!r} {shape_text(shape)} has no rows of features; its shape must be (?,) or (?, k)."
+            raise invalid(f"signature {signature.name!r}: {text}")
         features += _of_schema(tensor, schema) if schema is not None else _of_tensor(tensor)
     return features
 

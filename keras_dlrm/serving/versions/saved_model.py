@@ -16,7 +16,7 @@ from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
 from keras_dlrm.files.plain import plain_path
 from keras_dlrm.serving.wire.errors import ServingError, invalid, without_paths
-from keras_dlrm.serving.wire.signature import Signature
+from keras_dlrm.serving.wire.tensors import Signature
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 # Errors of a run that its inputs are to blame for.

@@ -22,7 +22,7 @@ from keras_dlrm.serving.versions.features import missing_values, schema_of
 from keras_dlrm.serving.versions.known_values import KnownValues
 from keras_dlrm.serving.versions.saved_model import WARMUP, SavedModel, warmup_records
 from keras_dlrm.serving.wire.errors import ServingError, invalid, without_paths
-from keras_dlrm.serving.wire.signature import DEFAULT, Signature
+from keras_dlrm.serving.wire.tensors import DEFAULT, Signature
 
 # A folder's files, their sizes and times: what changes when somebody mends a broken version.
 Fingerprint = tuple[tuple[str, int, int], ...]

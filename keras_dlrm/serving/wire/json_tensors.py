@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,8 +19,7 @@ import numpy as np
 
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.serving.wire.errors import ServingError, invalid, shown
-from keras_dlrm.serving.wire.signature import Signature, Tensor, fits
-from keras_dlrm.serving.wire.tensors import DTYPES, INFLATION, dtype_name, shape_text
+from keras_dlrm.serving.wire.tensors import DTYPES, INFLATION, Signature, Tensor, dtype_name, fits, shape_text
 
 _ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool},
                                   "O": {str, dict, bool, int, float}}  # fmt: skip
@@ -68,25 +68,20 @@ def _filled_up(tensor: Tensor, rows: list[Any], missing: Any, most: int | None) 
     if most is not None and len(rows) * width > most:
         raise invalid(f"input {tensor.name!r}: {len(rows)} lists of {width} values are more than the {most} values allowed.")
     if max(lengths) > width:
-        raise invalid(
-            f"input {tensor.name!r} has a list of {max(lengths)} values; it must be {shape_text(tensor.shape)}: {width} at most."
-        )
+        allowed = f"{shape_text(tensor.shape)}: {width} at most"
+        raise invalid(f"input {tensor.name!r} has a list of {max(lengths)} values; it must be {allowed}.")
     return [[*(row or ()), *[missing] * (width - len(row or ()))] for row in rows]
 
 
 def _common_length(tensor: Tensor, level: Sequence[Any], depth: int) -> int:
     if set(map(type, level)) != {list}:
         odd = next(item for item in level if type(item) is not list)
-        raise invalid(
-            f"input {tensor.name!r} mixes lists and values: {shown(odd)} stands where a list does; "
-            f"it must be {shape_text(tensor.shape)}."
-        )
+        text = f"{shown(odd)} stands where a list does; it must be {shape_text(tensor.shape)}."
+        raise invalid(f"input {tensor.name!r} mixes lists and values: {text}")
     sizes = set(map(len, level))
     if len(sizes) > 1:
-        raise invalid(
-            f"input {tensor.name!r} is ragged: lists of {min(sizes)} and of {max(sizes)} values stand side by side at "
-            f"level {depth + 1}; it must be {shape_text(tensor.shape)}."
-        )
+        where = f"stand side by side at level {depth + 1}; it must be {shape_text(tensor.shape)}"
+        raise invalid(f"input {tensor.name!r} is ragged: lists of {min(sizes)} and of {max(sizes)} values {where}.")
     return sizes.pop()
 
 
@@ -100,10 +95,8 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype, missing: Any
     odd_types = types - _ALLOWED[dtype.kind]
     if odd_types:
         odd = next(value for value in values if type(value) in odd_types)
-        raise invalid(
-            f"input {tensor.name!r} has {_JSON_NAMES.get(type(odd), type(odd).__name__)}, {shown(odd)}; it must be "
-            f"{dtype_name(tensor.dtype)}."
-        )
+        kind = _JSON_NAMES.get(type(odd), type(odd).__name__)
+        raise invalid(f"input {tensor.name!r} has {kind}, {shown(odd)}; it must be {dtype_name(tensor.dtype)}.")
     if dtype.kind == "O":
         flat = np.empty(len(values), object)
         flat[:] = [_value_bytes(f"input {tensor.name!r}", value) for value in values]
@@ -223,10 +216,9 @@ def _from_columns(columns: Any, signature: Signature, max_bytes: int) -> dict[st
 def _without_name(values: Any, signature: Signature, key: str, max_bytes: int) -> dict[str, np.ndarray]:
     if len(signature.inputs) != 1:
         what = "each row must be" if key == "instances" else "it must be"
-        raise invalid(
-            f"'{key}' without names fits a signature of one input, but {signature.name!r} has "
-            f"{len(signature.inputs)}: {what} an object of {', '.join(t.text for t in signature.inputs.values())}."
-        )
+        what = f"{what} an object of {', '.join(t.text for t in signature.inputs.values())}"
+        count = f"{signature.name!r} has {len(signature.inputs)}"
+        raise invalid(f"'{key}' without names fits a signature of one input, but {count}: {what}.")
     (tensor,) = signature.inputs.values()
     most = INFLATION * max_bytes // 8
     return {tensor.name: array_from_json(tensor, values, signature.missing.get(tensor.name), most)}
@@ -285,11 +277,9 @@ def _plain(name: str, array: np.ndarray) -> Any:
 
 
 def _text(value: bytes, as_bytes: bool) -> Any:
-    if not as_bytes:
-        try:
+    with contextlib.suppress(UnicodeDecodeError):
+        if not as_bytes:
             return value.decode()
-        except UnicodeDecodeError:
-            pass
     return {"b64": base64.b64encode(value).decode()}
 
 
