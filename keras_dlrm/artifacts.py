@@ -83,17 +83,14 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a folder or a file that this package wrote.")
     kind, check = _kind(path)
-    total = sum(file.stat().st_size for file in _below(path)) if progress is not None else 0
+    files = [path / name for name in files_below(path) if (path / name).is_file()] if path.is_dir() else [path]
+    total = sum(file.stat().st_size for file in files) if progress is not None else 0
     checks = check(path, _counted(progress, total))
     if progress is not None:
         progress(total, total)
     base = path if path.is_dir() else path.parent
-    files = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in checks.items())
-    return Verified(path, kind, tuple(sorted(files, key=lambda file: file.name)))
-
-
-def _below(path: Path) -> list[Path]:
-    return [path / name for name in files_below(path) if (path / name).is_file()] if path.is_dir() else [path]
+    verified = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in checks.items())
+    return Verified(path, kind, tuple(sorted(verified, key=lambda file: file.name)))
 
 
 def _counted(progress: Progress | None, total: int) -> Done:

@@ -58,6 +58,7 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
     """Place embedding tables on devices, and predict what a training step moves and takes."""
     from keras_dlrm.schema.schema import Schema
     from keras_dlrm.sharding.planner.estimate import explain
+    from keras_dlrm.sharding.planner.machine import Machine
     from keras_dlrm.sharding.planner.planner import plan_for
     from keras_dlrm.sharding.planner.workload import Workload
 
@@ -70,7 +71,10 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
     elif schema is not None:
         columns = Schema.load(schema)
     _check(options)
-    machine = _machine(options["machine"], options["link"])
+    machine = Machine.of(options["machine"])
+    if options["link"] is not None:
+        rate = _bytes("--link", options["link"])
+        machine = dataclasses.replace(machine, link_bandwidth=rate, network_bandwidth=rate)
     model = {name: options[name] for name in ("global_batch", "optimizer", "dense_parameters", "half_precision")}
     model["bottom_mlp"] = None if options["bottom_mlp"] is None else _widths("--bottom-mlp", options["bottom_mlp"])
     model["top_mlp"] = _widths("--top-mlp", options["top_mlp"])
@@ -146,16 +150,6 @@ def _simulate(
         for long in ("tables", "held_bytes", "considered"):
             del each[long]
     print_json(as_json, {"scaling": scaling, "devices": shown})
-
-
-def _machine(name: str, link: str | None) -> Any:
-    from keras_dlrm.sharding.planner.machine import Machine
-
-    machine = Machine.of(name)
-    if link is None:
-        return machine
-    rate = _bytes("--link", link)
-    return dataclasses.replace(machine, link_bandwidth=rate, network_bandwidth=rate)
 
 
 def _bytes(option: str, text: str) -> float:

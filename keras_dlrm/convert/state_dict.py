@@ -45,9 +45,8 @@ class StateDict:
                 raise TypeError(f"{who}: a key is {key!r}; a state_dict has names such as {keys}.")
             plain = _INNER.sub("", _LEADING.sub("", key))
             if plain in keys_by_name:
-                raise ValueError(
-                    f"{who}: {keys_by_name[plain]!r} and {key!r} are both {plain!r} without the names of wrappers; give one model."
-                )
+                alike = f"{keys_by_name[plain]!r} and {key!r} are both {plain!r} without the names of wrappers"
+                raise ValueError(f"{who}: {alike}; give one model.")
             keys_by_name[plain] = key
             self._values[plain] = value
         #: Whether the keys are sorted by name, as those of a DistributedModelParallel are: their order tells nothing then.
@@ -113,19 +112,16 @@ class StateDict:
     def finish(self) -> None:
         """Raise `ValueError` where a key was not read."""
         for key in self._values:
-            raise ValueError(
-                f"{self.who}: unknown key {key!r} of shape {self.shape(key)}; known are {self._keys}. Leave it out if the "
-                "model does not need it for its predictions."
-            )
+            fix = f"known are {self._keys}. Leave it out if the model does not need it for its predictions."
+            raise ValueError(f"{self.who}: unknown key {key!r} of shape {self.shape(key)}; {fix}")
 
 
 def _array(who: str, value: Any) -> np.ndarray:
     value = _whole(who, value)
     layout = str(getattr(value, "layout", "torch.strided"))
     if layout != "torch.strided" or getattr(value, "is_meta", False):
-        raise ValueError(
-            f"{who} is a tensor of layout {layout}{' without values (meta)' if value.is_meta else ''}; make it dense, in memory."
-        )
+        meta = " without values (meta)" if value.is_meta else ""
+        raise ValueError(f"{who} is a tensor of layout {layout}{meta}; make it dense, in memory.")
     for method in ("detach", "cpu"):
         if hasattr(value, method):
             value = getattr(value, method)()
@@ -149,10 +145,8 @@ def _whole(who: str, value: Any) -> Any:
     shards, size = value.local_shards(), tuple(value.metadata().size)
     covered = sum(shard.tensor.numel() for shard in shards)
     if covered != int(np.prod(size)):
-        raise ValueError(
-            f"{who} is in shards: {covered} of its {int(np.prod(size))} numbers are in this process. Gather it first, as "
-            "with torch.distributed.checkpoint or ShardedTensor.gather."
-        )
+        fix = "Gather it first, as with torch.distributed.checkpoint or ShardedTensor.gather."
+        raise ValueError(f"{who} is in shards: {covered} of its {int(np.prod(size))} numbers are in this process. {fix}")
     out = np.empty(size, np.float32)
     for shard in shards:
         offsets, sizes = shard.metadata.shard_offsets, shard.metadata.shard_sizes
@@ -164,7 +158,5 @@ def _whole(who: str, value: Any) -> Any:
 def _check_finite(who: str, array: np.ndarray) -> None:
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(
-            f"{who} has {array[place]} at {place}; weights must be finite float32 numbers. Take a checkpoint from before "
-            "training went wrong."
-        )
+        fix = "weights must be finite float32 numbers. Take a checkpoint from before training went wrong."
+        raise ValueError(f"{who} has {array[place]} at {place}; {fix}")

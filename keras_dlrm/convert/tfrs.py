@@ -61,9 +61,8 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     """
     for name in ("_embedding_layer", "_bottom_stack", "_feature_interaction", "_top_stack", "_concat_dense"):
         if not hasattr(model, name):
-            raise TypeError(
-                f"{_WHO}: {type(model).__name__} is no tfrs.experimental.models.Ranking: it has no {name}. Give that model."
-            )
+            kind = f"{type(model).__name__} is no tfrs.experimental.models.Ranking"
+            raise TypeError(f"{_WHO}: {kind}: it has no {name}. Give that model.")
     columns, arrays = _columns(model._embedding_layer, hotness)
     bottom, top = _stack(model._bottom_stack, "bottom_stack"), _stack(model._top_stack, "top_stack")
     activation = _activation(bottom, top)
@@ -72,9 +71,8 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     dim = len(bottom[-1].bias)
     for name, table in tables.items():
         if table.shape[1] != dim:
-            raise ValueError(
-                f"{_WHO}: table {name!r} has shape {table.shape}; the bottom stack ends with {dim}, and all must be as wide."
-            )
+            wide = f"the bottom stack ends with {dim}, and all must be as wide"
+            raise ValueError(f"{_WHO}: table {name!r} has shape {table.shape}; {wide}.")
     # TFRS's vectors: the sparse ones by name, then the bottom stack's output.
     by_name = sorted(schema.categorical_names)
     order = [len(by_name), *(by_name.index(name) for name in schema.categorical_names)]
@@ -105,10 +103,8 @@ def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Ca
     if kind == "PartialTPUEmbedding":
         many, keras_layers = layer.tpu_embedding, dict(layer.keras_embedding_layers)
     elif kind != "TPUEmbedding":
-        raise TypeError(
-            f"{_WHO}: the embedding layer is a {kind}; known are TPUEmbedding and PartialTPUEmbedding. Make one of these with "
-            "your tables."
-        )
+        known = "known are TPUEmbedding and PartialTPUEmbedding. Make one of these with your tables."
+        raise TypeError(f"{_WHO}: the embedding layer is a {kind}; {known}")
     columns: dict[str, Categorical] = {}
     arrays: dict[str, np.ndarray] = {}
     configurations: Any = {} if many is None else many._feature_config
@@ -143,24 +139,19 @@ def _schema(columns: Mapping[str, Categorical], dense: int, schema: Schema | Non
     if schema.n_dense != dense:
         raise ValueError(f"{_WHO}: the schema has {schema.n_dense} dense columns, the bottom stack takes {dense}.")
     if sorted(schema.categorical_names) != sorted(columns):
-        raise ValueError(
-            f"{_WHO}: the schema has the sparse columns {list(schema.categorical_names)}, TFRS's features are {sorted(columns)}."
-        )
+        names = f"{list(schema.categorical_names)}, TFRS's features are {sorted(columns)}"
+        raise ValueError(f"{_WHO}: the schema has the sparse columns {names}.")
     ours: dict[str, str] = {}
     for column in schema.categorical:
         theirs = columns[column.name]
         if column.vocabulary_size != theirs.vocabulary_size:
-            raise ValueError(
-                f"{_WHO}: column {column.name!r} has vocabulary_size={column.vocabulary_size} in the schema, its table in TFRS "
-                f"{theirs.vocabulary_size} rows."
-            )
+            sizes = f"vocabulary_size={column.vocabulary_size} in the schema, its table in TFRS {theirs.vocabulary_size} rows"
+            raise ValueError(f"{_WHO}: column {column.name!r} has {sizes}.")
         if column.hotness > 1 and column.combiner != theirs.combiner:
             raise ValueError(f"{_WHO}: column {column.name!r} pools by {column.combiner!r}, in TFRS by {theirs.combiner!r}.")
         if ours.setdefault(column.table_name, theirs.table_name) != theirs.table_name:
-            raise ValueError(
-                f"{_WHO}: column {column.name!r} shares table {column.table_name!r} in the schema, but in TFRS it has "
-                f"{theirs.table_name!r}; give it table={theirs.table_name!r}."
-            )
+            own = f"in TFRS it has {theirs.table_name!r}; give it table={theirs.table_name!r}"
+            raise ValueError(f"{_WHO}: column {column.name!r} shares table {column.table_name!r} in the schema, but {own}.")
         if column.hashed:
             raise ValueError(f"{_WHO}: column {column.name!r} is hashed in the schema; TFRS looks ids up as they are.")
     if schema.weighted:
@@ -203,10 +194,8 @@ def _flat(layer: Any, part: str) -> list[Any]:
 def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
     """Activation of the hidden layers, which are all but the last of the top stack."""
     if top[-1].activation != "sigmoid" or len(top[-1].bias) != 1:
-        raise ValueError(
-            f"{_WHO}: {top[-1].name}, {len(top[-1].bias)} wide, ends in {top[-1].activation!r}; a click probability needs one "
-            "number through a sigmoid."
-        )
+        end = f"{top[-1].name}, {len(top[-1].bias)} wide, ends in {top[-1].activation!r}"
+        raise ValueError(f"{_WHO}: {end}; a click probability needs one number through a sigmoid.")
     hidden = [*bottom, *top[:-1]]
     for layer in hidden:
         if layer.activation != hidden[0].activation:

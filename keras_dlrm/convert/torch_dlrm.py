@@ -150,10 +150,8 @@ def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | No
     if not numbers:
         raise ValueError(f"{who}: no emb_l.N.weight; is this a DLRM's state_dict?")
     if sizes is not None and len(sizes) != max(numbers) + 1:
-        raise ValueError(
-            f"{who}: the schema has {len(sizes)} tables, the state_dict {max(numbers) + 1}; give as many sparse columns, each with "
-            "a table of its own."
-        )
+        counts = f"{len(sizes)} tables, the state_dict {max(numbers) + 1}"
+        raise ValueError(f"{who}: the schema has {counts}; give as many sparse columns, each with a table of its own.")
     tables: list[TorchTable] = []
     dim: int | None = None
     for i in range(max(numbers) + 1):
@@ -218,9 +216,8 @@ def stored(who: str, tables: Mapping[str, TorchTable], operation: str, hotness: 
                 "multiplies sums of rows, which has no counterpart here. With hotness 1 it has, and so have 'add' and 'concat'."
             )
     if len(set(split.values())) > 1:
-        raise ValueError(
-            f"{who}: tables are split with {sorted(set(split.values()))} collisions; the reference has one number for all."
-        )
+        collisions = sorted(set(split.values()))
+        raise ValueError(f"{who}: tables are split with {collisions} collisions; the reference has one number for all.")
     threshold = max((table.size for name, table in tables.items() if name not in split), default=0)
     rule = QuotientRemainder(next(iter(split.values())), operation, threshold) if split else None
     arrays: dict[str, np.ndarray] = {}

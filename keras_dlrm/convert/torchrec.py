@@ -186,10 +186,8 @@ def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None
     if features is not None:
         column = {name: bag for bag, name in names.items()} | {bag: bag for bag in bags}
         if len(set(features)) != len(bags) or any(f not in column for f in features):
-            raise ValueError(
-                f"{state.who}: features={list(features)} are not one for each of the tables {list(bags)}; give a schema that "
-                "says which column looks up which table."
-            )
+            fix = "give a schema that says which column looks up which table"
+            raise ValueError(f"{state.who}: features={list(features)} are not one for each of the tables {list(bags)}; {fix}.")
         return {column[f]: f for f in features}
     numbers = [re.fullmatch(r"(.*?)(\d+)", bag) for bag in bags]
     counted = [int(m[2]) for m in numbers if m] if len({m[1] for m in numbers if m}) == 1 else []
@@ -201,10 +199,8 @@ def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None
 
 def _refuse_sorted(state: StateDict, bags: Sequence[str]) -> None:
     if state.sorted and len(bags) > 1:
-        raise ValueError(
-            f"{state.who}: the keys are sorted by name, as a DistributedModelParallel has them, so that they do not tell "
-            f"TorchRec's order of the columns; {_GIVE}."
-        )
+        why = "as a DistributedModelParallel has them, so that they do not tell TorchRec's order of the columns"
+        raise ValueError(f"{state.who}: the keys are sorted by name, {why}; {_GIVE}.")
 
 
 def _tables_of(state: StateDict, sizes: Mapping[str, int | None], bags: Sequence[str]) -> dict[str, np.ndarray]:
@@ -214,10 +210,8 @@ def _tables_of(state: StateDict, sizes: Mapping[str, int | None], bags: Sequence
     for name, rows in sizes.items():
         bag = name if name in bags else f"t_{name}"
         if bag not in bags:
-            raise ValueError(
-                f"{state.who}: the schema's table {name!r} is missing from the state_dict, which has {list(bags)}; name the "
-                "columns, or their table=…, as those."
-            )
+            text = f"which has {list(bags)}; name the columns, or their table=…, as those"
+            raise ValueError(f"{state.who}: the schema's table {name!r} is missing from the state_dict, {text}.")
         why = "the table before it" if rows is None else f"table {name!r} of the schema, vocabulary_size={rows},"
         tables[name] = state.take(_TABLE.format(bag), (rows, width), why)
         width = tables[name].shape[1]
@@ -235,10 +229,8 @@ def _order(state: StateDict, schema: Schema, bags: Sequence[str], features: Sequ
             raise ValueError(f"{state.who}: the schema's columns share tables, and TorchRec's order is by table; {_GIVE}.")
         _refuse_sorted(state, bags)
         if ours != list(bags):
-            raise ValueError(
-                f"{state.who}: the keys have the tables as {list(bags)}, the schema has its columns as "
-                f"{list(schema.categorical_names)}; {_GIVE}."
-            )
+            names = f"{list(bags)}, the schema has its columns as {list(schema.categorical_names)}"
+            raise ValueError(f"{state.who}: the keys have the tables as {names}; {_GIVE}.")
     return _places(state.who, schema, features)
 
 
@@ -248,8 +240,6 @@ def _places(who: str, schema: Schema, features: Sequence[str] | None) -> list[in
         tables = list(schema.table_sizes)
         features = [c.name for c in sorted(schema.categorical, key=lambda c: tables.index(c.table_name))]
     if sorted(features) != sorted(schema.categorical_names):
-        raise ValueError(
-            f"{who}: features={list(features)} must be the schema's sparse columns, {list(schema.categorical_names)}, in "
-            "TorchRec's order."
-        )
+        names = list(schema.categorical_names)
+        raise ValueError(f"{who}: features={list(features)} must be the schema's sparse columns, {names}, in TorchRec's order.")
     return [0, *(1 + list(features).index(name) for name in schema.categorical_names)]

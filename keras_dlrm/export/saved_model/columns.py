@@ -33,14 +33,8 @@ class ModelColumns(tf.Module):
     def specs(self, rows: Mapping[str, int | None] | None = None) -> dict[str, tf.TensorSpec]:
         """Inputs by name; `rows` fixes how many rows a column has."""
         rows = rows or {}
-        return {
-            c.input: tf.TensorSpec(
-                [rows.get(c.name), *([] if c.width is None else [None if c.truncated else c.width])],
-                tf.as_dtype(c.dtype),
-                name=c.input,
-            )
-            for c in self.columns
-        }
+        widths = {c.name: [] if c.width is None else [None if c.truncated else c.width] for c in self.columns}
+        return {c.input: tf.TensorSpec([rows.get(c.name), *widths[c.name]], c.dtype, c.input) for c in self.columns}
 
     def named(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs → columns."""
@@ -60,11 +54,10 @@ class ModelColumns(tf.Module):
             dense = [every(n, self.dense(i, columns[n])) for i, n in enumerate(self.schema.dense_names)]
             batch["dense"] = tf.stack(dense, axis=1)
         if self.schema.categorical:
-            long = {c.name for c in self.columns if c.truncated}
-            values = {c.name: columns[c.name] for c in self.schema.categorical}
-            values.update((c.name, cut(c, values[c.name])) for c in self.schema.categorical if c.name in long)
-            ids = [(c, every(c.name, self.ids(c, values[c.name]))) for c in self.schema.categorical]
-            parts = [tf.reshape(rows_of_ids, [-1, c.hotness]) for c, rows_of_ids in ids]
+            long, parts = {c.name for c in self.columns if c.truncated}, []
+            for c in self.schema.categorical:
+                values = cut(c, columns[c.name]) if c.name in long else columns[c.name]
+                parts.append(tf.reshape(every(c.name, self.ids(c, values)), [-1, c.hotness]))
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]
@@ -191,7 +184,8 @@ class VocabularyLookup(tf.Module):
         if self._hex:
             keys, missing, valid = _hex_keys(values, self._modulo)
         else:
-            keys, missing, valid = *_text_keys(values), None
+            keys, valid = _normal_form(values), None
+            missing = _is_missing(keys)
         looked_up = tf.fill(tf.shape(values), tf.constant(self._unseen, tf.int64))
         if self.table is not None:
             line = self.table.lookup(_escape(keys) if self._escaped else keys)
@@ -249,12 +243,6 @@ def _log(values: Any) -> Any:
     return tf.math.log(tf.cast(tf.maximum(values, tf.constant(0.0, tf.float64)), tf.float32) + 1.0)
 
 
-def _text_keys(values: Any) -> tuple[Any, Any]:
-    """Texts → keys, and which are missing; see `Keys.normalize`."""
-    keys = _normal_form(values)
-    return keys, (keys == "") | (keys == str(PADDING))
-
-
 def _normal_form(values: Any) -> Any:
     """Texts → their normal forms, `""` where missing; see `data.normal_form.texts`."""
     texts = tf.strings.regex_replace(values, normal_form.WHOLE, r"\1\2")
@@ -285,14 +273,12 @@ def _write_lines(vocabulary: Vocabulary, file: Path, numbers: bool) -> bool:
     import polars as pl
 
     values = vocabulary.values
-    escaped = False
     if numbers:
         values = values.cast(pl.UInt64).reinterpret(signed=True).cast(pl.String)
-    else:
-        escaped = bool(values.str.contains(r"[\\\n\r]").any())
-        if escaped:
-            for text, name in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r")):
-                values = values.str.replace_all(text, name, literal=True)
+    escaped = not numbers and bool(values.str.contains(r"[\\\n\r]").any())
+    if escaped:
+        for text, name in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r")):
+            values = values.str.replace_all(text, name, literal=True)
     with open(file, "wb") as out:
         for part in values.to_frame("v").iter_slices(2**20):
             out.write("".join(f"{value}\n" for value in part["v"].to_list()).encode())

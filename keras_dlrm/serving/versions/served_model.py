@@ -192,7 +192,10 @@ class ServedModel:
         wanted = self.config.wanted(sorted(folders))
         if not wanted:
             kept = ", ".join(map(str, self.available)) or "none"
-            self._say_once(f"model {self.config.name!r}: nothing to load in {self.config.base_path}; serving {kept}")
+            message = f"model {self.config.name!r}: nothing to load in {self.config.base_path}; serving {kept}"
+            if self._said != message:
+                log.warning(message)
+            self._said = message
             return
         self._said = None
         for number in wanted:
@@ -243,11 +246,6 @@ class ServedModel:
             log.info("model %r version %d is unloaded", self.config.name, version.number)
 
         threading.Thread(target=work, name=f"retire-{self.config.name}-{version.number}", daemon=True).start()
-
-    def _say_once(self, message: str) -> None:
-        if self._said != message:
-            log.warning(message)
-        self._said = message
 
     def close(self, timeout: float) -> None:
         """Retire every version, waiting at most `timeout` seconds for the requests of each."""
