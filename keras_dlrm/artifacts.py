@@ -122,10 +122,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
     for names, kind, check in _FOLDERS:
         if any(next(path.glob(name), None) is not None for name in names):
             return kind, check
-    raise ValueError(
-        f"{path} is no folder that this package wrote; give a processed directory, a preprocessor, a run, checkpoints or a "
-        "published model."
-    )
+    fix = "give a processed directory, a preprocessor, a run, checkpoints or a published model."
+    raise ValueError(f"{path} is no folder that this package wrote; {fix}")
 
 
 def _log(path: Path, done: Done) -> _Checks:

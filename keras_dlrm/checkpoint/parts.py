@@ -153,10 +153,8 @@ def check_written(folder: Path, part: dict[str, Any]) -> None:
     for name, checksum in part["checksums"].items():
         path = metadata(folder / part["file"] / name)
         if not path.is_file() or digest(path) != checksum:
-            raise OSError(
-                f"{path} is not there, which another process wrote: the folder of checkpoints must be one that all processes "
-                "share, not one on each machine's own disk."
-            )
+            fix = "the folder of checkpoints must be one that all processes share, not one on each machine's own disk."
+            raise OSError(f"{path} is not there, which another process wrote: {fix}")
 
 
 def _changed(piece: Piece, base: Base, part: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -182,10 +182,9 @@ def _checked(
     differing = None if manifest.get("identity") is None else difference(manifest["identity"], state.identity)
     if differing is not None:
         place, saved, own = differing
-        raise ValueError(
-            f"restore: {folder} is of another model or optimizer: {place} is {shown(saved)} there, {shown(own)} in the model. "
-            "Build and compile the model as the one that was saved."
-        )
+        detail = f"{place} is {shown(saved)} there, {shown(own)} in the model"
+        fix = "Build and compile the model as the one that was saved."
+        raise ValueError(f"restore: {folder} is of another model or optimizer: {detail}. {fix}")
     needed = [(piece, part) for piece in state.pieces for part in stored.get((piece.kind, piece.shard.table), [])]
     try:
         arrays = _dense(folder, manifest)
@@ -196,10 +195,8 @@ def _checked(
             for _ in _rows(Stored(directory, manifest["step"], base, part), part, piece):
                 pass
     except _DAMAGE as error:
-        raise ValueError(
-            f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it, if any, is "
-            f"restored. ({error})"
-        ) from error
+        fix = f"Without that folder, the last step before it, if any, is restored. ({error})"
+        raise ValueError(f"restore: {folder} is damaged, and the model is as it was. {fix}") from error
     return manifest, arrays, needed
 
 

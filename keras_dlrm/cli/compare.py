@@ -14,15 +14,13 @@ from keras_dlrm.cli.experiments import apply_experiment_options, chosen_log, exp
 from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
 from keras_dlrm.cli.program import promise
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm compare --data my-log                                  DLRM beside DCN, 3 seeds
   keras-dlrm compare --data my-log --model DLRM --model DCNv2 --seeds 5
   keras-dlrm compare --data my-log --config dlrm.yaml --config dcn.yaml
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.option("--data", type=PathArgument, help="Processed directory. Default: a planted log.")
 @click.option("--config", "configs", type=PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
 @model_option("models", multiple=True, help="May be repeated.")

@@ -27,16 +27,15 @@ _USED: dict[tuple[str | None, str | None], set[str]] = {
     (None, "torch_dlrm"): set(),
     (None, "torchrec"): {"features", "table_prefix"},
 }
-EPILOG = """\b
+
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm convert dlrm.pt --from torch_dlrm --output model.keras
   keras-dlrm convert dcn.pt --from torchrec --schema criteo.yaml --output model.keras
   keras-dlrm convert model.keras --to torchrec --table-prefix t_ --output weights.pt
 torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLRM and DLRM_DCN (and MLPerf's DLRM-DCNv2).
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("source", type=PathArgument)
 @click.option("--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this.")
 @click.option("--to", "target", type=click.Choice(SYSTEMS), help="SOURCE is a .keras file; write a state_dict of this.")

@@ -10,15 +10,13 @@ import click
 from keras_dlrm.cli.export import TABLES
 from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, print_unseen
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm evaluate runs/a/model.keras --data my-log
   keras-dlrm evaluate runs/a/model.keras --data my-log --split valid --backend torch --json
   keras-dlrm evaluate runs/a/model.keras --data my-log --tables int8 --tables int4
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("model", type=PathArgument)
 @click.option("--data", type=PathArgument, required=True, help="Processed directory.")
 @click.option("--split", default="test", help="train, valid or test.")

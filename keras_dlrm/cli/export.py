@@ -18,14 +18,13 @@ TAKEN = {
     "onnx": ("tables", "prune"),
     "litert": ("tables",),
 }
-EPILOG = """\b
+
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm export runs/a/model.keras --output served/clicks --data my-log --user-column user --default raw
   keras-dlrm export runs/a/model.keras --format onnx --output clicks.onnx --tables int8
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("model", type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel")

@@ -52,10 +52,8 @@ def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
         if backend is not None:
             keras = sys.modules.get("keras")
             if keras is not None and keras.backend.backend() != backend:
-                raise ValueError(
-                    f"--backend {backend}: Keras runs on {keras.backend.backend()} already; start the program with "
-                    f"KERAS_BACKEND={backend} instead."
-                )
+                fix = f"start the program with KERAS_BACKEND={backend} instead."
+                raise ValueError(f"--backend {backend}: Keras runs on {keras.backend.backend()} already; {fix}")
             os.environ["KERAS_BACKEND"] = backend
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         return function(*args, **kwargs)

@@ -14,13 +14,6 @@ import click
 from keras_dlrm.cli.options import PathArgument, json_option, print_json, refuse_unused
 from keras_dlrm.files.replaced import check_replaced, is_png
 
-EPILOG = """\b
-Examples:
-  keras-dlrm plan --data my-log --world-size 8 --embedding-dim 64 --output plan.json
-  keras-dlrm plan --schema log.yaml --world-size 8 --constraint C3=row_wise --memory 16GiB --optimizer rowwise_adagrad
-  keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
-  keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
-"""
 # Files that may be replaced: an example of a name, and what tells one.
 _REPLACED: dict[str, tuple[str, Callable[[bytes], bool]]] = {
     "output": ("plan.json", lambda start: start.startswith(b'{\n "world_size":')),
@@ -30,7 +23,13 @@ _NOT_SIMULATED = ("world_size", "existing", "output", "even_memory")
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog="""\b
+Examples:
+  keras-dlrm plan --data my-log --world-size 8 --embedding-dim 64 --output plan.json
+  keras-dlrm plan --schema log.yaml --world-size 8 --constraint C3=row_wise --memory 16GiB --optimizer rowwise_adagrad
+  keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
+  keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
+""")
 @click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json.")
 @click.option("--data", type=PathArgument, help="Processed directory, in place of --schema.")
 @click.option("--world-size", type=click.IntRange(1), help="Devices.")

@@ -21,16 +21,14 @@ from keras_dlrm.cli.options import (
     row_progress,
 )
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm predict runs/a/model.keras --input 'today-*.parquet' --preprocessor my-log --id-column user --output scores.parquet
   keras-dlrm predict runs/a/model.keras --input rows.csv --preprocessor my-log --on-error skip --output scores.csv.gz
   keras-dlrm predict runs/a/model.keras --input ids.parquet --no-preprocessor --output scores.parquet
   keras-dlrm predict runs/a/model.keras --data my-log --split test --output scores.parquet
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("model", type=PathArgument)
 @click.option("--input", "inputs", multiple=True,
               help="Parquet, CSV, TSV or TFRecord file (the last three also .gz) or pattern; may be repeated.")  # fmt: skip

@@ -20,7 +20,15 @@ from keras_dlrm.cli.options import (
 from keras_dlrm.cli.program import promise
 from keras_dlrm.schema.schema import Schema
 
-TABLES_EPILOG = """\b
+_AGAIN = "The same command goes on where it was."
+
+
+@click.group()
+def command() -> None:
+    """Turn a raw click log into a processed directory, which every other command reads."""
+
+
+@command.command(epilog="""\b
 Examples:
   keras-dlrm preprocess tables --schema log.yaml --train 'day_*.parquet' --valid v.parquet --test t.parquet --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
@@ -33,25 +41,7 @@ A schema file (vocabularies without a size are fitted on the training part):
   label: click
   dense: [{name: price, transform: log1p_standardise}]
   categorical: [{name: user, min_count: 2}, {name: tags, hotness: 8, combiner: mean}]
-"""
-CRITEO_EPILOG = """\b
-Examples:
-  keras-dlrm preprocess criteo train.txt --output criteo
-  keras-dlrm preprocess criteo day_{0..23} --output terabyte --max-ind-range 10000000 --subsample 0.875
-  keras-dlrm preprocess criteo day_{0..23} --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
-\b
-To resume a run that was stopped, give the same command again.
-"""
-
-_AGAIN = "The same command goes on where it was."
-
-
-@click.group()
-def command() -> None:
-    """Turn a raw click log into a processed directory, which every other command reads."""
-
-
-@command.command(epilog=TABLES_EPILOG)
+""")
 @click.option("--schema", type=PathArgument, help="Schema file, .yaml or .json; not needed with --preprocessor.")
 @click.option("--train", multiple=True, required=True,
               help="CSV, TSV, TFRecord (also .gz) or Parquet file or pattern; may be repeated.")  # fmt: skip
@@ -82,7 +72,14 @@ def tables(
     _show(log, as_json)
 
 
-@command.command(epilog=CRITEO_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm preprocess criteo train.txt --output criteo
+  keras-dlrm preprocess criteo day_{0..23} --output terabyte --max-ind-range 10000000 --subsample 0.875
+  keras-dlrm preprocess criteo day_{0..23} --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
+\b
+To resume a run that was stopped, give the same command again.
+""")
 @click.argument("inputs", nargs=-1, required=True, type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Directory to write.")
 @click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic",

@@ -15,7 +15,8 @@ import click
 from keras_dlrm.cli.options import PathArgument, json_option
 from keras_dlrm.serving.limits import Limits
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm serve served/clicks
   keras-dlrm serve served/clicks --label stable=1 --label canary=2
@@ -24,10 +25,7 @@ Examples:
 Then:
   curl localhost:8501/v1/models/clicks
   open http://localhost:8501 for a page that predicts and explains
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("folder", type=PathArgument, required=False)
 @click.option("--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes.")
 @click.option("--name", help="Name of the model; by default that of the folder.")

@@ -20,33 +20,6 @@ from keras_dlrm.cli.options import (
 )
 from keras_dlrm.schema.schema import Schema
 
-EPILOG = """\b
-Examples:
-  keras-dlrm synthesize planted --rows 500000 50000 100000 --output planted
-  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --output random
-  keras-dlrm synthesize trace --cold 0.05 --largest 10000 --output trace
-  keras-dlrm synthesize multi-hot planted --hotness 3,2,1,2,6,1,1,1,1,7,3,8,1,6,9,5,1,1,1,12,100,27,10,3,1,1 --output bags
-"""
-PLANTED_EPILOG = """\b
-Examples:
-  keras-dlrm synthesize planted --output planted
-  keras-dlrm synthesize planted --drift-rows 1000000 --drift-effects 0.5 --output drifting
-  keras-dlrm synthesize planted --cold-share 0.1 --cold-parts test --output cold
-"""
-RANDOM_EPILOG = """\b
-Example:
-  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --dense normal --rows 1000000 0 0 --output random
-"""
-TRACE_EPILOG = """\b
-Examples:
-  keras-dlrm synthesize trace --exponent 1.0 --largest 10000 --cold 0.05 --output trace
-  keras-dlrm synthesize trace --like my-log --output trace       as local as the columns of another log
-"""
-MULTI_HOT_EPILOG = """\b
-Examples:
-  keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
-  keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
-"""
 _DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform")
 
 
@@ -79,12 +52,23 @@ def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-@click.group(epilog=EPILOG)
+@click.group(epilog="""\b
+Examples:
+  keras-dlrm synthesize planted --rows 500000 50000 100000 --output planted
+  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --output random
+  keras-dlrm synthesize trace --cold 0.05 --largest 10000 --output trace
+  keras-dlrm synthesize multi-hot planted --hotness 3,2,1,2,6,1,1,1,1,7,3,8,1,6,9,5,1,1,1,12,100,27,10,3,1,1 --output bags
+""")
 def command() -> None:
     """Draw a click log: planted, random, of a given locality, or multi-hot."""
 
 
-@command.command(epilog=PLANTED_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm synthesize planted --output planted
+  keras-dlrm synthesize planted --drift-rows 1000000 --drift-effects 0.5 --output drifting
+  keras-dlrm synthesize planted --cold-share 0.1 --cold-parts test --output cold
+""")
 @_log_options
 @click.option("--auc", "target_auc", type=float, default=0.8, help="Best possible AUC.")
 @click.option("--zipf", type=float, default=1.05, help="Exponent of the ids' distribution.")
@@ -114,7 +98,10 @@ def planted(
     return PlantedClickLog(schema, drift=drift, cold=cold, starts=starts, **options)
 
 
-@command.command(epilog=RANDOM_EPILOG)
+@command.command(epilog="""\b
+Example:
+  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --dense normal --rows 1000000 0 0 --output random
+""")
 @_log_options
 @click.option("--zipf", type=float, default=0.0, help="Exponent of the ids; 0 is uniform.")
 @_DENSE
@@ -125,7 +112,11 @@ def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
     return RandomClickLog(schema, **options)
 
 
-@command.command(epilog=TRACE_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm synthesize trace --exponent 1.0 --largest 10000 --cold 0.05 --output trace
+  keras-dlrm synthesize trace --like my-log --output trace       as local as the columns of another log
+""")
 @_log_options
 @click.option("--exponent", type=float, default=1.0, help="Decay of the stack distances; 0 is uniform.")
 @click.option("--largest", type=click.IntRange(0), default=1000, help="Largest stack distance.")
@@ -148,7 +139,11 @@ def trace(
     return TraceClickLog(statistics.schema, profiles, **options)
 
 
-@command.command("multi-hot", epilog=MULTI_HOT_EPILOG)
+@command.command("multi-hot", epilog="""\b
+Examples:
+  keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
+  keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
+""")
 @click.argument("data", type=PathArgument)
 @click.option("--hotness", required=True,
               help="mlperf-v2, one size per sparse column (3,2,1), or NAME=SIZE of some (C1=3,C20=100).")  # fmt: skip

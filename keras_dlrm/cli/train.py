@@ -13,16 +13,14 @@ from keras_dlrm.cli.experiments import chosen_experiment, chosen_log, stamped, t
 from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
 from keras_dlrm.cli.program import promise
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm train                                          the built-in planted log
   keras-dlrm train --data my-log --model DCNv2 --epochs 3   a model on your own data
   keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.option("--data", type=PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
 @training_options
 @click.option("--output", type=PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")

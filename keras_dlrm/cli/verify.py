@@ -9,19 +9,18 @@ import click
 
 from keras_dlrm.cli.options import PathArgument, json_option, print_json
 
-EPILOG = """\b
+# Of a file's name in the table, so that its lines have no more than 80 columns.
+_WIDTH = 42
+
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm verify my-log                        every byte of a processed directory, however large
   keras-dlrm verify runs/a                        a run: its model, result and predictions
   keras-dlrm verify runs/a/checkpoints            all checkpoints in a folder
   keras-dlrm verify served/clicks/3 --json        a published version
   keras-dlrm verify clicks.onnx                   an ONNX file and the tables' file beside it
-"""
-# Of a file's name in the table, so that its lines have no more than 80 columns.
-_WIDTH = 42
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("path", type=PathArgument)
 @json_option
 def command(path: Path, as_json: bool) -> None:

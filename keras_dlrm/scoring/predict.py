@@ -67,10 +67,8 @@ class FileRows:
                 if self.types.get(name, pl.Null) == pl.Null:
                     self.types[name], first[name] = kind, file.path
                 elif rows and kind not in (self.types[name], pl.Null):
-                    raise ValueError(
-                        f"{file.path}: id column {name!r} is {kind}, in {first[name]} it is {self.types[name]}; make the files "
-                        "agree, or score them apart."
-                    )
+                    fix = "make the files agree, or score them apart."
+                    raise ValueError(f"{file.path}: id column {name!r} is {kind}, in {first[name]} it is {self.types[name]}; {fix}")
 
     def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
         """The rows that can be used, in the order of the files; progress is told the rows read so far and an estimate of all.
@@ -256,10 +254,8 @@ def _score(
         if not np.isfinite(probabilities).all():
             row = int(np.argmax(~np.isfinite(probabilities)))
             kept = part.beside.row(row, named=True) if part.beside.width else {}
-            raise ValueError(
-                f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {probabilities[row]}; the model's "
-                "weights are not finite, or its inputs too large."
-            )
+            fix = "the model's weights are not finite, or its inputs too large."
+            raise ValueError(f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {probabilities[row]}; {fix}")
         table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, probabilities)]))
         done(table.rows)
 

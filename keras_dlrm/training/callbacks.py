@@ -95,10 +95,8 @@ def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:
     probabilities = np.asarray(model.predict(part.dataset(batch_size), verbose=0), dtype=np.float64).reshape(-1)
     bad = np.count_nonzero(~np.isfinite(probabilities))
     if bad:
-        raise ValueError(
-            f"training diverged: {bad} of {len(probabilities)} predictions for the {part.name} part are not finite; lower the "
-            "learning rate."
-        )
+        detail = f"{bad} of {len(probabilities)} predictions for the {part.name} part are not finite; lower the learning rate."
+        raise ValueError(f"training diverged: {detail}")
     return probabilities
 
 
@@ -207,10 +205,8 @@ class Resume(keras.callbacks.Callback):
             place = json.loads(str(saved["place"]))
             metrics = [saved[f"metric_{i}"] for i in range(len(saved.files) - 1)] if "checkpoint" in place else []
         if "checkpoint" not in place:
-            raise ValueError(
-                f"{self.path} was written by an earlier release and is not read by this one; train into another folder, or "
-                "overwrite the run."
-            )
+            fix = "train into another folder, or overwrite the run."
+            raise ValueError(f"{self.path} was written by an earlier release and is not read by this one; {fix}")
         model.test_on_batch(*example)
         model.reset_metrics()
         if read(state_of(model), self.directory, place["checkpoint"]) is None:

@@ -55,10 +55,8 @@ def learning_curves_png(
 
     curves = {name: _curve(history, keys) for name, keys in CURVES.items()}
     if not any(values for pair in curves.values() for values in pair):
-        raise ValueError(
-            f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; give "
-            "model.fit(…).history of a run with at least one epoch."
-        )
+        fix = "give model.fit(…).history of a run with at least one epoch."
+        raise ValueError(f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; {fix}")
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
     figure = Figure(figsize=(11.5, 5.4), dpi=150, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)

@@ -188,10 +188,8 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
         raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
     for name, rows in data.get("rows", {}).items():
         if rows != fingerprint["rows"].get(name):
-            raise ValueError(
-                f"{output} is a run on other data than {fingerprint['directory']}: the {name} part has other rows now; give "
-                "another folder, or the data as they were."
-            )
+            fix = f"the {name} part has other rows now; give another folder, or the data as they were."
+            raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}: {fix}")
 
 
 def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:

@@ -142,10 +142,8 @@ def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | N
     try:
         outputs = (_functional if functional else _click)(graph, stored, model, inputs)
     except NotImplementedError as error:
-        raise NotImplementedError(
-            f"onnx: {model.name} uses {error}, which is not known in ONNX here. Write it with other operations of keras.ops, or "
-            "export a SavedModel (kd.export.savedmodel)."
-        ) from error
+        fix = "Write it with other operations of keras.ops, or export a SavedModel (kd.export.savedmodel)."
+        raise NotImplementedError(f"onnx: {model.name} uses {error}, which is not known in ONNX here. {fix}") from error
     for name, dtype, shape, offset, length in regions(stored):
         graph.large.append(large_tensor(name, dtype, shape, (data, offset, length) if data else _bytes(stored, name)))
     return graph.model(inputs.values(), outputs, metadata(None if functional else model.schema, stored))

@@ -148,10 +148,8 @@ def _check(rows: np.ndarray, kind: str) -> None:
     bad = ~(most <= limit)
     if bad.any():
         row = int(np.argmax(bad))
-        raise ValueError(
-            f"quantize: row {row} has a value of {most[row]}; of tables that are stored as {kind} all must be finite and at "
-            f"most {limit:g}. Use 'float32', or mend the row."
-        )
+        fix = f"of tables that are stored as {kind} all must be finite and at most {limit:g}. Use 'float32', or mend the row."
+        raise ValueError(f"quantize: row {row} has a value of {most[row]}; {fix}")
 
 
 def _up(values: np.ndarray) -> np.ndarray:
