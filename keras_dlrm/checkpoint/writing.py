@@ -290,18 +290,16 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.step += 1
-        if self.step % self.look == 0 and self._any_told():
+        told = self._told
+        if self.step % self.look == 0 and getattr(self.model, "shared", False):
+            told = bool(everyone.arrays(np.array([told])).any())
+        if self.step % self.look == 0 and told:
             self.preempted = True
             self._save()
             self.model.stop_training = True
             raise SystemExit(PREEMPTED)
         if self.step % self.steps == 0:
             self._save()
-
-    def _any_told(self) -> bool:
-        if not getattr(self.model, "shared", False):
-            return self._told
-        return bool(everyone.arrays(np.array([self._told])).any())
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._saved != self.step:

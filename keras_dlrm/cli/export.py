@@ -44,11 +44,15 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
     from keras_dlrm import export
 
     if kind == "savedmodel":
+        from keras_dlrm.training.run_files import RESULT, read_listing
+
+        # Scores on the test part, where a run left them beside its model.
+        scores = read_listing(model.parent, RESULT).get("test", {}) if (model.parent / RESULT).is_file() else {}
         data = options["data"]
         preprocessor = None if data is None else data_package.open(data).preprocessor
         path = export.savedmodel(
             loaded, output, preprocessor, options["version"], user_columns=options["user_column"],
-            default=options["default"] or "packed", metrics=_scores(model), tables=options["tables"], prune=options["prune"],
+            default=options["default"] or "packed", metrics=scores, tables=options["tables"], prune=options["prune"],
         )  # fmt: skip
         files = [file for file in path.rglob("*") if file.is_file()]
     elif kind == "onnx":
@@ -60,10 +64,3 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
     size = sum(file.stat().st_size for file in files)
     click.echo(f"wrote {path} ({size:,} bytes)")
     print_json(as_json, {"path": str(path), "format": kind, "bytes": size})
-
-
-def _scores(model: Path) -> dict[str, float]:
-    """Scores on the test part, where a run left them beside its model."""
-    from keras_dlrm.training.run_files import RESULT, read_listing
-
-    return read_listing(model.parent, RESULT).get("test", {}) if (model.parent / RESULT).is_file() else {}

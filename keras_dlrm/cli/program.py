@@ -41,7 +41,8 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
             cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
             _end(told[0] if told else signal.SIGINT, cause, whole=args is None)
         except BrokenPipeError:
-            _close_output()
+            with contextlib.suppress(OSError, ValueError):  # nothing more is written to it, also not when this process ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
         except click.ClickException as error:
             error.show()
@@ -114,9 +115,3 @@ def _end(number: int, error: BaseException | None, whole: bool) -> None:
             sys.stdout.flush()
         os._exit(128 + number)
     sys.exit(128 + number)
-
-
-def _close_output() -> None:
-    """Have nothing more written to a pipe that nobody reads, also not when this process ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -50,7 +50,10 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
     >>> input_names(["user id", "User_ID", "user_id", "用户", "商品"])
     {'user id': 'user_id_2', 'User_ID': 'User_ID', 'user_id': 'user_id_3', '用户': 'arg___', '商品': 'arg____2'}
     """
-    plain = {name: _plain(name) for name in names}
+    plain = {name: re.sub(r"[^A-Za-z0-9_]", "_", name) for name in names}
+    for name, text in plain.items():
+        if keyword.iskeyword(text) or text == "self" or not text[:1].isalpha():
+            plain[name] = f"arg_{text}"
     unchanged: dict[str, str] = {}
     for name in plain:
         if plain[name] == name:
@@ -63,12 +66,6 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
             inputs[name] = f"{first}_{number}"
         taken.add(inputs[name].lower())
     return inputs
-
-
-def _plain(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    taken = keyword.iskeyword(plain) or plain == "self"
-    return f"arg_{plain}" if taken or not plain[:1].isalpha() else plain
 
 
 def packed_inputs(schema: Schema) -> dict[str, tuple[tuple[int | None, ...], str]]:

@@ -246,17 +246,15 @@ class OwnPages:
         host, origin, path = headers.get("host", ""), headers.get("origin"), scope["path"]
         name = _name(host)
         if origin is not None or not path.startswith(_FOR_PROGRAMS) or path.endswith(_EXPLAIN):
-            if not self._is_own(name, scope):
+            address = _address(name)
+            is_own = name in self._own or name == (scope.get("server") or ("",))[0]
+            if not is_own and not (address is not None and address.is_loopback):
                 return f"the page is not served under the name {name[:80]!r}; allow it with --allowed-host, or use localhost."
         if origin is not None:
             place = origin.partition("://")[2]
             if not place or (place.lower() != host.lower() and _name(place) not in self._allowed):
                 return f"a page of {origin[:80]!r} may not use this server; allow its host with --allowed-host."
         return ""
-
-    def _is_own(self, name: str, scope: Scope) -> bool:
-        address = _address(name)
-        return name in self._own or name == (scope.get("server") or ("",))[0] or (address is not None and address.is_loopback)
 
 
 def _name(place: str) -> str:

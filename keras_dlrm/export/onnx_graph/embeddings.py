@@ -59,7 +59,9 @@ def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights:
     for i, block in enumerate(stack.blocks):
         part, n, h = parts[i], len(block.columns), block.hotness
         if id(block) in seconds:
-            part = _combine(graph, collection, part, seconds[id(block)])
+            kind = {"concat": "Concat", "mult": "Mul", "add": "Add"}[collection.quotient_remainder.operation]
+            axis: dict[str, Any] = {"axis": -1} if kind == "Concat" else {}
+            part = graph.op(kind, part, seconds[id(block)], **axis)
         factor = None if factor_parts is None else factor_parts[i]
         if weights is not None:
             part = graph.op("Mul", part, graph.op("Unsqueeze", factor, _ints(-1)))
@@ -153,13 +155,6 @@ def _gather(graph: Graph, stored: StoredStack, places: str) -> str:
         if name in gathered:
             rows = graph.op(kind, rows, graph.op("Cast", gathered[name], to=element_type("float32")))
     return rows
-
-
-def _combine(graph: Graph, collection: Any, quotient: str, remainder: str) -> str:
-    operation = collection.quotient_remainder.operation
-    if operation == "concat":
-        return graph.op("Concat", quotient, remainder, axis=-1)
-    return graph.op("Mul" if operation == "mult" else "Add", quotient, remainder)
 
 
 def _normalize(graph: Graph, block: Block, part: str, factor: str | None, weighted: bool) -> str:

@@ -188,7 +188,11 @@ class VocabularyLookup(tf.Module):
             missing = _is_missing(keys)
         looked_up = tf.fill(tf.shape(values), tf.constant(self._unseen, tf.int64))
         if self.table is not None:
-            line = self.table.lookup(_escape(keys) if self._escaped else keys)
+            written = keys
+            # As by `_write_lines`. In what replaces, two backslashes stand for one.
+            for pattern, name in ((r"\\", "\\\\\\\\"), ("\n", r"\\n"), ("\r", r"\\r")) if self._escaped else ():
+                written = tf.strings.regex_replace(written, pattern, name)
+            line = self.table.lookup(written)
             if self.ids is None:
                 known = line + self._oov_rows * tf.cast(line >= self._first, tf.int64)
             else:
@@ -283,13 +287,6 @@ def _write_lines(vocabulary: Vocabulary, file: Path, numbers: bool) -> bool:
         for part in values.to_frame("v").iter_slices(2**20):
             out.write("".join(f"{value}\n" for value in part["v"].to_list()).encode())
     return escaped
-
-
-def _escape(keys: Any) -> Any:
-    """Keys escaped as by `_write_lines`. In what replaces, two backslashes stand for one."""
-    for pattern, name in ((r"\\", "\\\\\\\\"), ("\n", r"\\n"), ("\r", r"\\r")):
-        keys = tf.strings.regex_replace(keys, pattern, name)
-    return keys
 
 
 def _at_most(column: Column, lengths: Any, most: int | None) -> Any:

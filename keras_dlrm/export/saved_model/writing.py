@@ -76,7 +76,12 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     }
     names = signature_names(job["preprocessor"], job["user_columns"], job["default"])
     tf.saved_model.save(module, str(path), signatures={name: functions[kind] for name, kind in names.items()})
-    _name_methods(path, names)
+    # TensorFlow Serving's Classify and Regress require names of their own; `tf.saved_model.save` calls all of them Predict.
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
+    for name, kind in names.items():
+        if kind in _METHODS:
+            updater.replace_method_name(signature_key=name, method_name=_METHODS[kind], tags="serve")
+    updater.save()
     replace_rows(path, _parts(rows, job["tables"]))
     asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
     for entry in asked["requests"].values():
@@ -196,15 +201,6 @@ def _specs(inputs: Mapping[str, tuple[Any, str]]) -> dict[str, tf.TensorSpec]:
 
 def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Mapping[str, Any]) -> Any:
     return tf.function(lambda **inputs: function(inputs), autograph=False).get_concrete_function(**specs)
-
-
-def _name_methods(path: Path, names: Mapping[str, str]) -> None:
-    """Name signatures as TensorFlow Serving's Classify and Regress require; `tf.saved_model.save` calls all of them Predict."""
-    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
-    for name, kind in names.items():
-        if kind in _METHODS:
-            updater.replace_method_name(signature_key=name, method_name=_METHODS[kind], tags="serve")
-    updater.save()
 
 
 def main(folder: str, path: str) -> None:

@@ -147,13 +147,11 @@ class UnseenValues:
                     values = np.concatenate([part for part in parts if part.dtype == kind])
                     counted = version.known.count(column, values)
                     if counted is not None:
-                        sums = self._sums_of(version.model_name, column.name)
+                        key = version.model_name, column.name
+                        if key not in self._sums and sum(model == key[0] for model, _ in self._sums) >= MAX_COLUMNS:
+                            key = key[0], ""
+                        sums = self._sums.setdefault(key, [0, 0])
                         sums[:] = [sums[0] + counted[0], sums[1] + counted[1]]
-
-    def _sums_of(self, model: str, column: str) -> list[int]:
-        if (model, column) not in self._sums and sum(known == model for known, _ in self._sums) >= MAX_COLUMNS:
-            column = ""
-        return self._sums.setdefault((model, column), [0, 0])
 
     def sums(self) -> list[tuple[str, Unseen]]:
         """Model, and values of one of its columns, or of those beyond the hundredth, whose name is empty then."""
