@@ -108,9 +108,6 @@ def _counted(progress: Progress | None, total: int) -> Done:
     return count
 
 
-# -- what there is -----------------------------------------------------------------------------------------------------
-
-
 def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
     """The kind of a folder or file, by the names of its files: their content may be damaged."""
     if not path.is_dir():

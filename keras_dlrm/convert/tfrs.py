@@ -93,9 +93,6 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     return Weights(tables, low, high, crosses).model(schema, kind, itself, activation=activation, **options)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
 def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Categorical], dict[str, np.ndarray]]:
     """The columns by name, and the table of each."""
     kind = type(layer).__name__
@@ -159,9 +156,6 @@ def _schema(columns: Mapping[str, Categorical], dense: int, schema: Schema | Non
     return schema
 
 
-# -- stacks ------------------------------------------------------------------------------------------------------------
-
-
 def _stack(stack: Any, part: str) -> list[_Layer]:
     """The Dense layers of an MLP block, a Sequential or a Dense layer."""
     layers: list[_Layer] = []
@@ -204,9 +198,6 @@ def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
                 "all layers but the last have the same. (A tfrs MLP ends without one unless it is given final_activation.)"
             )
     return hidden[0].activation
-
-
-# -- interactions ------------------------------------------------------------------------------------------------------
 
 
 def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:

@@ -26,13 +26,6 @@ def is_functional(who: str, model: Any) -> bool:
     return False
 
 
-def refuse_options(who: str, **options: Any) -> None:
-    """`ValueError` where an option was given that only models with a schema have."""
-    for name, value in options.items():
-        if value:
-            raise ValueError(f"{who}: {name}={value!r} is for the models of kd.models that have a schema; leave it out.")
-
-
 def inputs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
     """Shape and dtype of each input, in the model's order, under the name of its `keras.Input` as far as TensorFlow takes it."""
     names = signatures.input_names(tensor.name for tensor in model.inputs)

@@ -90,8 +90,6 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._heads = self._unread = 0
         self._refused: tuple[int, str] | None = None
 
-    # -- the connection ------------------------------------------------------------------------------------------------
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
@@ -123,8 +121,6 @@ class Connection(HttpToolsProtocol):
     def _busy(self) -> bool:
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
-
-    # -- the parser's words ----------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         self._new_request()
@@ -175,8 +171,6 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Not HTTP, or beyond a bound."""
         self.refuse(*(self._refused or (400, "the request is not HTTP.")))
-
-    # -- the end ---------------------------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
         if self.transport.is_closing():

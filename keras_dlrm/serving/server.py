@@ -150,8 +150,6 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # -- the watch ---------------------------------------------------------------------------------------------------
-
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
             try:

@@ -120,7 +120,7 @@ def _at(model: Any, place: list[str]) -> Any:
 def main(path: str, requests: str) -> None:
     """Check, or exit with a sentence."""
     job = json.loads(Path(requests).read_text(encoding="utf-8"))
-    os.chdir(Path(path).parent)  # As `elsewhere.beside` does.
+    os.chdir(Path(path).parent)  # As `writing.main` does.
     try:
         check(Path(Path(path).name), job["requests"], job["allowed"], job["loaded"])
     except RuntimeError as error:

@@ -100,7 +100,9 @@ def savedmodel(
     if functional:
         packed = default if default != "packed" else None
         options = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
-        own.refuse_options("savedmodel", warm_up=warm_up, **options)
+        for name, value in {"warm_up": warm_up, **options}.items():
+            if value:
+                raise ValueError(f"savedmodel: {name}={value!r} is for the models of kd.models that have a schema; leave it out.")
     else:
         can_warm_up = importlib.util.find_spec("tensorflow_serving") is not None  # has the records' messages
         signatures.check(model.schema, preprocessor is not None, user_columns, default)

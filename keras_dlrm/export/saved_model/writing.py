@@ -6,6 +6,7 @@ It is given a folder with the job, and the rows of a click model's tables on its
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.stand_ins import stand_in_tables
 from keras_dlrm.export import functional as own
-from keras_dlrm.export.elsewhere import arguments, beside, import_modules
+from keras_dlrm.export.elsewhere import arguments, import_modules
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.saved_model.check import examples, feed
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
@@ -206,7 +207,9 @@ def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Ma
 def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
     work, job = Path(folder).absolute(), json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
-    place = beside(Path(path))
+    # TensorFlow takes brackets, stars and the like in a path for patterns.
+    os.chdir(Path(path).parent)
+    place = Path(Path(path).name)
     import_modules(job["modules"])
     try:
         if "model" in job:

@@ -135,8 +135,6 @@ class ServedModel:
         self._lock = threading.Lock()
         self._said: str | None = None
 
-    # -- requests ----------------------------------------------------------------------------------------------------
-
     @contextmanager
     def lease(self, number: int | None = None, label: str | None = None) -> Iterator[Version]:
         """An available version, kept loaded until the block ends: of a number or a label, by default the highest."""
@@ -183,8 +181,6 @@ class ServedModel:
             what = "no version" if number is None else f"no version {number}"
             raise ServingError("NOT_FOUND", f"model {self.config.name!r} has {what}.")
         return versions
-
-    # -- the folder --------------------------------------------------------------------------------------------------
 
     def poll(self) -> None:
         """Follow the folder: load what is new, then retire what is old."""
