@@ -18,23 +18,14 @@ from keras_dlrm.sharding.plan import Shard
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Rows of a table, or of a slot of it, that lie in this process.
+    """Rows of a table, or of a slot of it, that lie in this process."""
 
-    Attributes:
-        kind: `"tables"`, or `"slots/…"` with the slot's name.
-        shard: Which rows and columns of the table.
-        shape: Of the piece: (rows, columns), or (rows,) of a slot with one number a row.
-        variable: Where it lies, from row `first` on.
-        first: See `variable`.
-        tables: The `WholeTables`, `ShardedTables` or `ServerTables` that read and write it.
-    """
-
-    kind: str
-    shard: Shard
-    shape: tuple[int, ...]
-    variable: Any
+    kind: str  # "tables", or "slots/…" with the slot's name
+    shard: Shard  # which rows and columns of the table
+    shape: tuple[int, ...]  # (rows, columns), or (rows,) of a slot with one number a row
+    variable: Any  # where it lies, from row `first` on
     first: int
-    tables: Any
+    tables: Any  # the `WholeTables`, `ShardedTables` or `ServerTables` that read and write it
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start … stop - 1` of the piece: float32."""
@@ -52,19 +43,12 @@ def collections_of(model: Any) -> list[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that a checkpoint has.
+    """All that a checkpoint has."""
 
-    Attributes:
-        dense: What every process has, by name.
-        pieces: Of tables and slots, those in this process.
-        identity: What the model and its optimizers are, see `identity`.
-        shared: Whether other processes have other pieces.
-    """
-
-    dense: dict[str, Any]
-    pieces: list[Piece]
-    identity: dict[str, Any]
-    shared: bool = False
+    dense: dict[str, Any]  # what every process has, by name
+    pieces: list[Piece]  # of tables and slots, those in this process
+    identity: dict[str, Any]  # what the model and its optimizers are, see `identity`
+    shared: bool = False  # whether other processes have other pieces
 
 
 def state_of(model: Any) -> State:

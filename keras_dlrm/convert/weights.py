@@ -19,22 +19,16 @@ Layer = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights in the order in which `DLRM` has its vectors: the bottom MLP's output, then the columns of the schema.
+    """Weights in the order in which `DLRM` has its vectors: the bottom MLP's output, then the columns of the schema."""
 
-    Args:
-        tables: (rows, D) by table name.
-        bottom: Weights (out, in) and biases (out,) of the bottom MLP.
-        top: The same of the top MLP.
-        crosses: For each cross layer V (r, n) or `None`, W (n, r) or (n, n), and b (n,): x₀ ⊙ (W (V x) + b) + x.
-        projections: (D, width) by table, of those that are narrower than D.
-        quotient_remainder: How tables are split, whose halves are among `tables` as `name.quotient` and `name.remainder`.
-    """
-
-    tables: Mapping[str, np.ndarray]
-    bottom: Sequence[Layer]
+    tables: Mapping[str, np.ndarray]  # (rows, D) by table name
+    bottom: Sequence[Layer]  # weights (out, in) and biases (out,) of the bottom MLP
     top: Sequence[Layer]
+    # For each cross layer V (r, n) or `None`, W (n, r) or (n, n), and b (n,): x₀ ⊙ (W (V x) + b) + x.
     crosses: Sequence[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = ()
+    # (D, width) by table, of those that are narrower than D.
     projections: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    # How tables are split, whose halves are among `tables` as `name.quotient` and `name.remainder`.
     quotient_remainder: QuotientRemainder | None = None
 
     def model(self, schema: Schema, interaction: str, self_interaction: bool = False, **options: Any) -> DLRM:

@@ -18,21 +18,13 @@ DEFAULTS = ("packed", "columns", "raw")
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """An input of a signature that takes named columns.
+    """An input of a signature that takes named columns."""
 
-    Attributes:
-        name: Name of the column.
-        dtype: `"float32"`, `"float64"`, `"int64"` or `"string"`.
-        width: Values of a row: the input has shape (B, width), or (B,) where this is `None`.
-        truncated: Whether rows may have other lengths, (B, k): the graph keeps `width` of their values.
-        input: Name of the input, see `input_names`.
-    """
-
-    name: str
-    dtype: str
-    width: int | None
-    truncated: bool = False
-    input: str = ""
+    name: str  # of the column
+    dtype: str  # "float32", "float64", "int64" or "string"
+    width: int | None  # values of a row: the input has shape (B, width), or (B,) where this is `None`
+    truncated: bool = False  # whether rows may have other lengths, (B, k): the graph keeps `width` of their values
+    input: str = ""  # name of the input, see `input_names`
 
 
 def input_names(names: Iterable[str]) -> dict[str, str]:

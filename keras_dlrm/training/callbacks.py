@@ -25,15 +25,8 @@ from keras_dlrm.support.bar import bar
 class BestModel(keras.callbacks.Callback):
     """Scores the validation part after each epoch, keeps the best model, lowers the rate and stops.
 
-    Scores are exact (not Keras's binned AUC) and enter the logs as `val_auc`, `val_logloss`, `val_ne`.
-
-    Args:
-        part: Validation `Split`, or `None`: the last model counts as the best.
-        path: Where to save the best model (`.keras`).
-        batch_size: Rows of a batch.
-        monitor: `"auc"` or `"logloss"`.
-        patience: Epochs without a better score before training stops; 0: never.
-        lr_factor: Factor on the learning rates after an epoch without a better score.
+    Scores are exact (not Keras's binned AUC) and enter the logs as `val_auc`, `val_logloss`, `val_ne`. Without a validation part
+    the last model counts as the best. `monitor`, `patience` and `lr_factor` are as of `Experiment`.
     """
 
     def __init__(self, part: Any, path: str | Path, batch_size: int, monitor: str, patience: int, lr_factor: float) -> None:
@@ -109,14 +102,9 @@ SHOWN = (("auc", "AUC"), ("logloss", "log loss"), ("ne", "NE"))
 
 
 class TrainingProgress(keras.callbacks.Callback):
-    """One bar per epoch, then one line with its scores.
+    """One bar per epoch, only on a terminal, then one line with its scores.
 
-    Args:
-        console: Where to draw; the bar itself only on a terminal.
-        epochs: Number of epochs.
-        batches: Batches of a whole epoch.
-        batch_size: Rows of a batch.
-        skipped: Batches of the first epoch that a resumed run has behind it.
+    An epoch has so many `batches`, of which a resumed run has `skipped` ones of its first epoch behind it.
     """
 
     def __init__(self, console: Console, epochs: int, batches: int, batch_size: int, skipped: int = 0) -> None:
@@ -172,14 +160,8 @@ class Resume(keras.callbacks.Callback):
     its folder, `resume.npz` for `resume`, names it and holds the rest: the place in the data, the metrics so far in the epoch,
     and what other callbacks remember. It is replaced when the checkpoint is whole, so a kill leaves the last whole pair.
 
-    Args:
-        directory: Folder of the checkpoint.
-        steps: Batches between two saves within an epoch; the end of each epoch is saved, too.
-        batches_per_epoch: Batches of a whole epoch.
-        remembering: Callbacks with `state() → dict` and `restore(dict)`.
-
-    Attributes:
-        epoch, batch: Where to go on after `restore`.
+    There are `steps` batches between two saves within an epoch; the end of each epoch is saved, too. `remembering` are callbacks
+    with `state() → dict` and `restore(dict)`. After `restore` training goes on at `epoch` and `batch`.
     """
 
     def __init__(self, directory: str | Path, steps: int, batches_per_epoch: int, remembering: list[Any]) -> None:

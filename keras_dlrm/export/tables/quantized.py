@@ -16,20 +16,15 @@ _FLOATS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.
 class QuantizedRows:
     """n rows of a table of width D, as they are stored.
 
-    Attributes:
-        kind: One of `KINDS`.
-        width: D.
-        codes: The rows themselves for the kinds of float. `"int8"`: int8 (n, D). `"int4"`: uint8 (n, ⌈D/2⌉), two codes a
-            byte: the low halves are columns 0 … ⌈D/2⌉-1, the high halves the others.
-        scale: bfloat16 (n, 1), what one step of a code is worth; `None` for floats.
-        offset: bfloat16 (n, 1), what the code 0 is worth; `None` where it is 0.
+    Codes are the rows themselves for the kinds of float. `"int8"`: int8 (n, D). `"int4"`: uint8 (n, ⌈D/2⌉), two codes a byte: the
+    low halves are columns 0 … ⌈D/2⌉-1, the high halves the others.
     """
 
-    kind: str
+    kind: str  # one of `KINDS`
     width: int
     codes: np.ndarray
-    scale: np.ndarray | None = None
-    offset: np.ndarray | None = None
+    scale: np.ndarray | None = None  # bfloat16 (n, 1), what one step of a code is worth; `None` for floats
+    offset: np.ndarray | None = None  # bfloat16 (n, 1), what the code 0 is worth; `None` where it is 0
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -26,22 +26,15 @@ class StoredStack:
 
     Rows are addressed by *places*. Each table has three more of them than rows, so that an id is brought into range by
     two operations, max(id, -2) and min(id, rows), instead of comparisons and choices: two before its first row, the
-    OOV row again (-2, for ids below -1) and zeros (-1, for padding), and one after its last, the OOV row once more.
-
-    Args:
-        variable: The Keras variable (rows, D).
-        stack: What lies in it.
-        oov: By table name, the row that unseen ids get, or `None`: zeros.
-        kind: One of `quantized.KINDS`.
-        pruned: Which rows of the variable are left out, bool (rows,), or `None`. Their ids are answered as unseen ones
-            are, through a map from places to stored rows.
+    OOV row again (-2, for ids below -1) and zeros (-1, for padding), and one after its last, the OOV row once more. Ids of pruned
+    rows are answered as unseen ones are, through a map from places to stored rows.
     """
 
-    variable: Any
-    stack: Stack
-    oov: Mapping[str, int | None]
-    kind: str
-    pruned: np.ndarray | None
+    variable: Any  # of Keras, (rows, D)
+    stack: Stack  # what lies in it
+    oov: Mapping[str, int | None]  # by table name, the row that unseen ids get, or `None`: zeros
+    kind: str  # one of `quantized.KINDS`
+    pruned: np.ndarray | None  # which rows of the variable are left out, bool (rows,), or `None`
 
     @functools.cached_property
     def kept(self) -> int:

@@ -23,27 +23,16 @@ _MISSING: dict[str, tuple[Any, ...]] = {"number": (np.nan, 0.0), "id": (-1, 0), 
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature: some columns of one input.
+    """One feature: some columns of one input."""
 
-    Args:
-        name: From the schema, or the input's name, with the column where it has several.
-        input: Name of the input.
-        kind: `"number"`, `"id"`, `"flag"` or `"text"`.
-        start: First of its columns; `None` where the input has none, being (B,).
-        stop: Behind its last column; `None` for all that there are.
-        missing: What may stand for a missing value, in order of preference.
-        vocabulary_size: Ids of the feature, where the schema says.
-        weight: Whether it is a factor of another feature's ids, and no feature of its own.
-    """
-
-    name: str
+    name: str  # from the schema, or the input's name, with the column where it has several
     input: str
-    kind: str
-    start: int | None
-    stop: int | None
-    missing: tuple[Any, ...]
-    vocabulary_size: int | None = None
-    weight: bool = False
+    kind: str  # "number", "id", "flag" or "text"
+    start: int | None  # first of its columns; `None` where the input has none, being (B,)
+    stop: int | None  # behind its last column; `None` for all that there are
+    missing: tuple[Any, ...]  # what may stand for a missing value, in order of preference
+    vocabulary_size: int | None = None  # where the schema says
+    weight: bool = False  # whether it is a factor of another feature's ids, and no feature of its own
 
     def take_away(self, array: np.ndarray, row: int, missing: Any) -> None:
         """Write the missing value over this feature, in one row of its input."""

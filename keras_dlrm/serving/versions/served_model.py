@@ -31,24 +31,19 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 class Version:
     """A version of a model, from its first sight in the folder to its end.
 
-    Attributes:
-        state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
-        error: Why it is not served, where loading failed.
-        schema: The model's, where there is one that can be read.
-        known: Values that its vocabularies know.
-        examples: First row of the warm-up requests, by signature: arrays by input.
+    Its state is `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
     """
 
     def __init__(self, model_name: str, number: int, path: Path) -> None:
         self.model_name, self.number, self.path, self.state = model_name, number, path, "START"
-        self.error: ServingError | None = None
+        self.error: ServingError | None = None  # why it is not served, where loading failed
         self.fingerprint: Fingerprint = ()
+        # First row of the warm-up requests, by signature: arrays by input.
         self.examples: dict[str, dict[str, np.ndarray]] = {}
-        self.schema: Schema | None = None
+        self.schema: Schema | None = None  # the model's, where there is one that can be read
         self.known = KnownValues(self)
         self._model: SavedModel | None = None
-        #: Requests that run now.
-        self.in_flight = 0
+        self.in_flight = 0  # requests that run now
         self._idle = threading.Condition()
 
     @property

@@ -165,19 +165,14 @@ class Tensor(NamedTuple):
 
 
 class Signature:
-    """A `SignatureDef` under its name.
-
-    Attributes:
-        method: `"predict"`, `"classify"`, `"regress"`, or the method name as it stands where it is another.
-        inputs, outputs: `Tensor` by name.
-        missing: Missing value of each input that is a column by itself: NaN, padding or the empty text. Empty where nothing
-            is known of the model: then every value must be there.
-    """
+    """A `SignatureDef` under its name, with inputs and outputs by name."""
 
     def __init__(self, name: str, proto: Any) -> None:
-        self.name = name
+        self.name, self.proto = name, proto
+        # Missing value of each input that is a column by itself: NaN, padding or the empty text. Empty where nothing is known of
+        # the model: then every value must be there.
         self.missing: dict[str, Any] = {}
-        self.proto = proto
+        # "predict", "classify", "regress", or the method name as it stands where it is another.
         self.method = METHODS.get(proto.method_name, proto.method_name)
         self.inputs = {key: _tensor(key, proto.inputs[key]) for key in sorted(proto.inputs)}
         self.outputs = {key: _tensor(key, proto.outputs[key]) for key in sorted(proto.outputs)}
