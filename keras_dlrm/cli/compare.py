@@ -10,8 +10,17 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.experiments import apply_experiment_options, chosen_log, experiment_options, model_option, stamped
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
+from keras_dlrm.cli.options import (
+    PathArgument,
+    apply_experiment_options,
+    backend_option,
+    chosen_log,
+    experiment_options,
+    json_option,
+    model_option,
+    print_json,
+    stamped,
+)
 from keras_dlrm.cli.program import promise
 
 

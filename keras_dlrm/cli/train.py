@@ -9,8 +9,17 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.experiments import chosen_experiment, chosen_log, stamped, tensorboard_option, training_options
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, print_json
+from keras_dlrm.cli.options import (
+    PathArgument,
+    backend_option,
+    chosen_experiment,
+    chosen_log,
+    json_option,
+    print_json,
+    stamped,
+    tensorboard_option,
+    training_options,
+)
 from keras_dlrm.cli.program import promise
 
 

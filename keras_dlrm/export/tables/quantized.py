@@ -101,7 +101,14 @@ def quantize(rows: np.ndarray, kind: str) -> QuantizedRows:
         raise ValueError(f"quantize: rows have the shape {rows.shape}; they must be (n, D).")
     width = rows.shape[1]
     if kind not in ("float32", "bfloat16"):  # those hold every float32, if only nearly
-        _check(rows, kind)
+        # A sum of squares, say, would overflow; the extremes of each row show NaN and infinity, too.
+        most = np.abs(rows).max(axis=1, initial=0)
+        limit = 65504.0 if kind == "float16" else np.finfo(np.float32).max / 2
+        bad = ~(most <= limit)
+        if bad.any():
+            row = int(np.argmax(bad))
+            fix = f"of tables that are stored as {kind} all must be finite and at most {limit:g}. Use 'float32', or mend the row."
+            raise ValueError(f"quantize: row {row} has a value of {most[row]}; {fix}")
     if kind in _FLOATS:
         return QuantizedRows(kind, width, rows.astype(_FLOATS[kind]))
     if kind == "int8":
@@ -134,17 +141,6 @@ def dequantize(quantized: QuantizedRows) -> np.ndarray:
     if quantized.offset is not None:
         rows += quantized.offset.astype(np.float32)
     return rows
-
-
-def _check(rows: np.ndarray, kind: str) -> None:
-    # A sum of squares, say, would overflow; the extremes of each row show NaN and infinity, too.
-    most = np.abs(rows).max(axis=1, initial=0)
-    limit = 65504.0 if kind == "float16" else np.finfo(np.float32).max / 2
-    bad = ~(most <= limit)
-    if bad.any():
-        row = int(np.argmax(bad))
-        fix = f"of tables that are stored as {kind} all must be finite and at most {limit:g}. Use 'float32', or mend the row."
-        raise ValueError(f"quantize: row {row} has a value of {most[row]}; {fix}")
 
 
 def _up(values: np.ndarray) -> np.ndarray:

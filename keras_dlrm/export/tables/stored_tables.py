@@ -174,10 +174,12 @@ class StoredTables:
         oov = {c.table_name: None if c.hashed else c.oov for c in collection.schema.categorical}
         for stack, variable in zip(collection.stacks, collection.tables, strict=True):
             own = kind or keras.backend.standardize_dtype(variable.dtype)
-            pruned = _stack_mask(stack, masks)
-            if pruned is not None and pruned.sum() * row_bytes(own, stack.width) <= 4 * stack.rows:
-                pruned = None
-            self.stacks.append(StoredStack(variable, stack, oov, own, pruned))
+            mask = np.zeros(stack.rows, bool)
+            for name, rows in masks.items():
+                if name in stack.starts:
+                    mask[stack.starts[name] :][: len(rows)] = rows
+            whole = mask.sum() * row_bytes(own, stack.width) <= 4 * stack.rows
+            self.stacks.append(StoredStack(variable, stack, oov, own, None if whole else mask))
         self._by_variable = {id(s.variable): s for s in self.stacks}
 
     @property
@@ -196,14 +198,6 @@ class StoredTables:
         unique, inverse = np.unique(flat, return_inverse=True)
         rows = self._by_variable[id(table)].dequantized(unique)[inverse.reshape(-1)]
         return ops.convert_to_tensor(rows.reshape(*flat.shape, rows.shape[-1]))
-
-
-def _stack_mask(stack: Stack, masks: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    mask = np.zeros(stack.rows, bool)
-    for name, start in stack.starts.items():
-        if name in masks:
-            mask[start : start + len(masks[name])] = masks[name]
-    return mask if mask.any() else None
 
 
 def untrained_rows(collection: Any) -> dict[str, np.ndarray]:

@@ -54,25 +54,11 @@ class _Tape:
 
 
 class TensorFlowTables(_Tape):
-    """A tape (see `keras_dlrm.embeddings.lookup.taped`) that looks rows up in stored tables instead of the model's.
+    """Stored tables of a model on the TensorFlow backend, instead of its own.
 
-    Trace a function with it and the model's own code runs on them; save the function with `weights(model)`, in which they
-    have the place of the model's tables:
-
-        tables = TensorFlowTables(StoredTables(model, "int8"))
-
-        @tf.function(input_signature=…)
-        def serve(inputs):
-            with taped(tables):
-                return model(inputs, training=False)
-
-        module = tf.Module()
-        module.weights = tables.weights(model)
-
-    Args:
-        stored: Tables of a model on the TensorFlow backend. Those in the model's own dtype that are not pruned are used
-            where they are, without a copy.
-        bits: Whether bfloat16 is stored as int16 of the same bits, for TensorFlow Lite, which does not gather bfloat16.
+    Trace a function with this tape and the model's own code runs on them; save the function with `weights(model)`, in which they
+    have the place of the model's tables. Those in the model's own dtype that are not pruned are used where they are, without a
+    copy. With `bits` bfloat16 is stored as int16 of the same bits, for TensorFlow Lite, which does not gather bfloat16.
     """
 
     def __init__(self, stored: StoredTables, bits: bool = False) -> None:
