@@ -18,6 +18,8 @@ from keras_dlrm.files.places import inside
 from keras_dlrm.files.plain import plain_path
 
 MANIFEST, DENSE = "manifest.json", "dense.npz"
+# Says what an array's chunks hold. They have checksums of their own, which this file asks for.
+METADATA = "zarr.json"
 VERSION = 2  # 1 had neither checksums nor the model's identity
 ROWS = 2**16  # of a chunk
 _PART = {"kind", "table", "file", "rows", "columns", "shape"}
@@ -67,11 +69,6 @@ def create(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> Any:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
     }}, create=True).result()  # fmt: skip
-
-
-def metadata(path: Path) -> Path:
-    """The file that says what an array's chunks hold. They have checksums of their own, which this file asks for."""
-    return path / "zarr.json"
 
 
 def _spec(path: Path) -> dict[str, Any]:
@@ -145,13 +142,13 @@ def write_piece(folder: Path, piece: Piece, base: Base | None) -> dict[str, Any]
 
 
 def _checksums(path: Path, arrays: Iterable[str]) -> dict[str, str]:
-    return {name: digest(metadata(path / name)) for name in arrays}
+    return {name: digest(path / name / METADATA) for name in arrays}
 
 
 def check_written(folder: Path, part: dict[str, Any]) -> None:
     """`OSError` where a part that a process wrote is not in the folder that this process sees."""
     for name, checksum in part["checksums"].items():
-        path = metadata(folder / part["file"] / name)
+        path = folder / part["file"] / name / METADATA
         if not path.is_file() or digest(path) != checksum:
             fix = "the folder of checkpoints must be one that all processes share, not one on each machine's own disk."
             raise OSError(f"{path} is not there, which another process wrote: {fix}")
@@ -212,8 +209,8 @@ class Stored:
 def _opened(folder: Path, part: dict[str, Any], name: str, shape: tuple[int, ...]) -> Any:
     """An array of a part: its rows, or with a name its changes."""
     path = folder / part["file"] / name
-    if "checksums" in part and digest(metadata(path)) != part["checksums"].get(name):
-        raise Damaged(f"{metadata(path)} does not match its checksum")
+    if "checksums" in part and digest(path / METADATA) != part["checksums"].get(name):
+        raise Damaged(f"{path / METADATA} does not match its checksum")
     try:
         array = tensorstore.open(_spec(path), open=True).result()
     except ValueError as error:  # all that tensorstore raises

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any
 
@@ -149,19 +149,15 @@ def _described_models(service: Service) -> bytes:
         versions = []
         for number in sorted(model.available, reverse=True):
             with model.lease(number) as version:
-                schema = version.schema
                 signatures = []
                 for signature in version.model.signatures.values():
-                    try:
-                        features = features_of(signature, schema)
-                    except ServingError:
-                        continue
                     example = version.examples.get(signature.name, {})
-                    described = [
-                        {**feature.described(example.get(feature.input)), "nullable": feature.input in signature.missing}
-                        for feature in features
-                    ]
-                    signatures.append({"name": signature.name, "features": described})
+                    with suppress(ServingError):  # it has no rows of features
+                        described = [
+                            {**feature.described(example.get(feature.input)), "nullable": feature.input in signature.missing}
+                            for feature in features_of(signature, version.schema)
+                        ]
+                        signatures.append({"name": signature.name, "features": described})
             versions.append({"number": number, "signatures": signatures})
         states = [
             {"number": v.number, "state": v.state, "error": "" if v.error is None else v.error.message} for v in model.versions
