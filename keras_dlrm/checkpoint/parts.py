@@ -24,6 +24,7 @@ VERSION = 2  # 1 had neither checksums nor the model's identity
 ROWS = 2**16  # of a chunk
 _PART = {"kind", "table", "file", "rows", "columns", "shape"}
 _NAME = re.compile(r"step_(\d{10})")
+_IN_FLIGHT = 8  # chunks that are being written while the next is read
 
 
 def folder_of(directory: Path, step: int) -> Path:
@@ -88,9 +89,6 @@ def bases_of(directory: Path, steps: list[int]) -> set[int]:
     except ValueError:
         return set(steps_in(directory))
     return {manifest["base"] for manifest in manifests if manifest.get("base") is not None}
-
-
-_IN_FLIGHT = 8  # chunks that are being written while the next is read
 
 
 class Base:

@@ -15,6 +15,19 @@ from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.sharding.plan import Shard
 
+# What does not change what a model's weights mean: where values come from, what they are stored as, what bounds their training.
+_NO_MEANING = {
+    "name", "trainable", "frozen", "dtype", "table_dtype", "seed", "init_scale", "dropout", "embedding_dropout", "rate",
+    "kernel_l2", "tpu", "embedding_optimizer", "batch_size", "max_ids_per_partition", "max_unique_ids_per_partition",
+    "module", "registered_name", "build_config", "compile_config", "shared_object_id",
+}  # fmt: skip
+_NO_MEANING_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+# What an optimizer's slots do not depend on.
+_OF_A_STEP = {
+    "name", "learning_rate", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor", "l2",
+    "gradient_accumulation_steps", "initial_accumulator_value", "ema_momentum", "ema_overwrite_frequency",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
@@ -116,20 +129,6 @@ def value_of(variable: Any) -> np.ndarray:
     array = ops.convert_to_numpy(ops.convert_to_tensor(value))
     # Of NumPy's own types: .npz files hold no others.
     return np.array(array) if array.dtype.isbuiltin == 1 else array.astype(np.float32)
-
-
-# What does not change what a model's weights mean: where values come from, what they are stored as, what bounds their training.
-_NO_MEANING = {
-    "name", "trainable", "frozen", "dtype", "table_dtype", "seed", "init_scale", "dropout", "embedding_dropout", "rate",
-    "kernel_l2", "tpu", "embedding_optimizer", "batch_size", "max_ids_per_partition", "max_unique_ids_per_partition",
-    "module", "registered_name", "build_config", "compile_config", "shared_object_id",
-}  # fmt: skip
-_NO_MEANING_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-# What an optimizer's slots do not depend on.
-_OF_A_STEP = {
-    "name", "learning_rate", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor", "l2",
-    "gradient_accumulation_steps", "initial_accumulator_value", "ema_momentum", "ema_overwrite_frequency",
-}  # fmt: skip
 
 
 def identity(model: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Weights of the reference, facebookresearch/dlrm's PyTorch model, to and from a `DLRM`."""
+"""Weights of the reference, facebookresearch/dlrm's PyTorch model, to and from a `DLRM`, its tables whole or split."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.compression import OPERATIONS, QuotientRemainder
 
 _KEYS = "emb_l.N.weight (or weight_q, weight_r; or embs.weight, proj.weight), bot_l.2k.weight/bias and top_l.2k.weight/bias"
+_BEFORE = "(rows, D) with the width D of the tables before it"
+_KINDS = ("weight", "weight_q", "embs.weight")
 
 
 def from_torch_dlrm(
@@ -119,10 +121,6 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
             # Between the Linear layers stand activations without weights, so that Linear k has the number 2k.
             out[f"{part}.{2 * k}.weight"], out[f"{part}.{2 * k}.bias"] = kernel, bias
     return out
-
-
-_BEFORE = "(rows, D) with the width D of the tables before it"
-_KINDS = ("weight", "weight_q", "embs.weight")
 
 
 @dataclasses.dataclass(frozen=True)

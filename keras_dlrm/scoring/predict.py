@@ -28,6 +28,9 @@ from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.workers import worker_count
 
+PROBABILITY = "probability"
+Progress = Callable[[int, int | None, str], None]
+
 
 class Part(NamedTuple):
     """A packed batch of n rows, and n rows to keep beside their predictions."""
@@ -95,10 +98,6 @@ class FileRows:
                 progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
             if file.fingerprint(self.names) != was or file.rows() not in (None, rows):
                 raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
-
-
-PROBABILITY = "probability"
-Progress = Callable[[int, int | None, str], None]
 
 
 @dataclasses.dataclass(frozen=True)

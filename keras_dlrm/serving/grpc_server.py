@@ -1,4 +1,4 @@
-"""gRPC server: `PredictionService` and `ModelService`."""
+"""gRPC server: `PredictionService` and `ModelService`, with limits for clients."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ _LOOK_SECONDS = 0.25
 # Where all of them wait for their clients, those that do so for a second make room.
 _SECONDS_IF_ALL_WAIT = 1.0
 _MINUTE = 60_000
+log = logging.getLogger("keras_dlrm.serving")
 
 
 def channel_options(limits: Limits, max_bytes: int, connections: int) -> list[tuple[str, int]]:
@@ -114,9 +115,6 @@ class Receiving(grpc.ServerInterceptor):
             for context, since in waiting:
                 if now - since > allowed:
                     context.cancel()
-
-
-log = logging.getLogger("keras_dlrm.serving")
 
 
 def target_of(spec: Any) -> Target:

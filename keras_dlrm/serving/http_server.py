@@ -1,4 +1,4 @@
-"""HTTP server: uvicorn, with a gentle end and tolerance for a lack of file descriptors."""
+"""HTTP server: uvicorn with limits on connections, headers and time, a gentle end, tolerance for a lack of descriptors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from keras_dlrm.serving.limits import Limits
 
 # A client may have connected just before the server stops: its request is waited for so long, and answered.
 _LAST_REQUEST_SECONDS, _LAST_WORD_SECONDS = 0.5, 1.0
+log = logging.getLogger("keras_dlrm.serving")
+_ACCEPTED_AT_ONCE, _RETRY_SECONDS = 16, 0.05
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Connections:
@@ -240,11 +243,6 @@ class Connection(HttpToolsProtocol):
             self.refuse(408, f"the request did not arrive within {self._limits.request_seconds:g} s.")
         else:
             self._end()
-
-
-log = logging.getLogger("keras_dlrm.serving")
-_ACCEPTED_AT_ONCE, _RETRY_SECONDS = 16, 0.05
-_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class HttpServer(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""REST routes, metrics, health and the page: an ASGI application."""
+"""REST routes, metrics, health and the page: an ASGI application; which pages of a browser may use it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
+# What TensorFlow Serving answers, health and metrics are for programs: they come under any name, but not from other pages.
+_FOR_PROGRAMS = ("/v1/", "/health/", "/metrics", "/monitoring/")
+_EXPLAIN = ":explain"
 
 
 class RestServer:
@@ -206,11 +209,6 @@ async def _gone(request: Request, error: Exception) -> Response:
 async def _failure(request: Request, error: Exception) -> Response:
     """An unexpected error. Starlette raises it again afterwards, and so it comes into the log."""
     return _json(rest_calls.dump({"error": f"the server failed: {type(error).__name__}; its log has the rest."}), 500)
-
-
-# What TensorFlow Serving answers, health and metrics are for programs: they come under any name, but not from other pages.
-_FOR_PROGRAMS = ("/v1/", "/health/", "/metrics", "/monitoring/")
-_EXPLAIN = ":explain"
 
 
 class OwnPages:

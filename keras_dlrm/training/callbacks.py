@@ -21,6 +21,8 @@ from keras_dlrm.metrics import scores
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.support.bar import bar
 
+SHOWN = (("auc", "AUC"), ("logloss", "log loss"), ("ne", "NE"))
+
 
 class BestModel(keras.callbacks.Callback):
     """Scores the validation part after each epoch, keeps the best model, lowers the rate and stops.
@@ -96,9 +98,6 @@ def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:
 def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float]:
     """Exact scores of a split; see `kd.metrics.scores`."""
     return scores(part.labels, predictions(model, part, batch_size), part.sample_weights())
-
-
-SHOWN = (("auc", "AUC"), ("logloss", "log loss"), ("ne", "NE"))
 
 
 class TrainingProgress(keras.callbacks.Callback):

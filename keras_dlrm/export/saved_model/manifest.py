@@ -1,4 +1,4 @@
-"""Manifest of a published version: `assets.extra/manifest.json`, with a checksum of every file."""
+"""Number and manifest of a published version: `assets.extra/manifest.json`, with a checksum of every file."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ import tensorflow as tf
 from keras_dlrm.export.tables.quantized import layout, quantize
 from keras_dlrm.export.tables.stored_tables import CHUNK, StoredStack, StoredTables
 
+_DATA = "variables"
+
 
 class _Tape:
     """A tape for `lookup.taped`: only the gathered rows are converted to float32."""
@@ -99,9 +101,6 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
     if stack.pruned is not None:
         variables["map"] = tf.Variable(stack.row_map().astype(np.int32), trainable=False, name=f"{stack.name}_map")
     return variables
-
-
-_DATA = "variables"
 
 
 class ServedTables(_Tape):

@@ -26,6 +26,12 @@ from keras_dlrm.serving.wire.tensors import DEFAULT, Signature
 
 # A folder's files, their sizes and times: what changes when somebody mends a broken version.
 Fingerprint = tuple[tuple[str, int, int], ...]
+log = logging.getLogger("keras_dlrm.serving")
+# What an int64 holds: a version travels as one.
+LARGEST_VERSION = 2**63 - 1
+# Warm-up requests, and bytes of each, as TensorFlow Serving has it.
+MAX_RECORDS = 1000
+_MAX_BYTES = 2**31
 
 
 class Version:
@@ -105,14 +111,6 @@ def fingerprint(path: Path) -> Fingerprint:
             continue
         files.append((file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns))
     return tuple(files)
-
-
-log = logging.getLogger("keras_dlrm.serving")
-# What an int64 holds: a version travels as one.
-LARGEST_VERSION = 2**63 - 1
-# Warm-up requests, and bytes of each, as TensorFlow Serving has it.
-MAX_RECORDS = 1000
-_MAX_BYTES = 2**31
 
 
 class ServedModel:

@@ -25,6 +25,8 @@ _ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b"
                                   "O": {str, dict, bool, int, float}}  # fmt: skip
 _JSON_NAMES = {int: "an integer", float: "a decimal number", bool: "true or false", str: "a string", list: "a list",
                dict: "an object", type(None): "null"}  # fmt: skip
+_URL_SAFE = str.maketrans("-_", "+/")
+_FLOAT32_MAX = 3.4028234663852886e38
 
 
 def array_from_json(tensor: Tensor, value: Any, missing: Any = None, most: int | None = None) -> np.ndarray:
@@ -155,9 +157,6 @@ def text_bytes(who: str, value: Any) -> bytes:
         raise invalid(f"{who}: {shown(value['b64'])} is not base64.") from error
 
 
-_URL_SAFE = str.maketrans("-_", "+/")
-
-
 def inputs_from_json(document: Mapping[str, Any], signature: Signature, max_bytes: int) -> tuple[dict[str, np.ndarray], bool]:
     """The inputs of a `:predict` request by name, and whether it was in rows (`instances`) or whole columns (`inputs`).
 
@@ -281,9 +280,6 @@ def _text(value: bytes, as_bytes: bool) -> Any:
         if not as_bytes:
             return value.decode()
     return {"b64": base64.b64encode(value).decode()}
-
-
-_FLOAT32_MAX = 3.4028234663852886e38
 
 
 def input_from_json(document: Mapping[str, Any], proto: Any) -> None:
