@@ -56,6 +56,7 @@ Examples:
 def command(schema: Path | None, data: Path | None, as_json: bool, **options: Any) -> None:
     """Place embedding tables on devices, and predict what a training step moves and takes."""
     from keras_dlrm.schema.schema import Schema
+    from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.sharding.planner.estimate import explain
     from keras_dlrm.sharding.planner.machine import Machine
     from keras_dlrm.sharding.planner.planner import plan_for
@@ -84,11 +85,14 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         _simulate(work, machine, constraints, memory, options, as_json)
         return
     if options["existing"] is not None:
-        plan = _existing(options, columns)
+        path = options["existing"]
+        try:
+            plan = ShardingPlan.load(path)
+        except ValueError:  # it may leave out what the schema says
+            shapes = {name: (rows, options["embedding_dim"]) for name, rows in columns.table_sizes.items()}
+            plan = ShardingPlan.load(path, shapes, options["world_size"])
         if options["world_size"] not in (None, plan.world_size):
-            raise ValueError(
-                f"--world-size {options['world_size']}: {options['existing']} is a plan for {plan.world_size}; leave it out."
-            )
+            raise ValueError(f"--world-size {options['world_size']}: {path} is a plan for {plan.world_size}; leave it out.")
         estimate = explain(plan, columns, options["embedding_dim"], machine=machine, **model)
     else:
         work = Workload.of(columns, options["embedding_dim"], **model)
@@ -99,18 +103,6 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         plan.save(options["output"])
         click.echo(f"\nwrote {options['output']}")
     print_json(as_json, {"plan": plan.to_dict(), "estimate": estimate.to_dict()})
-
-
-def _existing(options: dict[str, Any], columns: Any) -> Any:
-    """The plan of --plan, whose file may leave out what the schema says."""
-    from keras_dlrm.sharding.plan import ShardingPlan
-
-    path = options["existing"]
-    try:
-        return ShardingPlan.load(path)
-    except ValueError:
-        shapes = {name: (rows, options["embedding_dim"]) for name, rows in columns.table_sizes.items()}
-        return ShardingPlan.load(path, shapes, options["world_size"])
 
 
 def _check(options: dict[str, Any]) -> None:
