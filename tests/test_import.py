@@ -1,13 +1,19 @@
 """What importing the package costs, and where a framework may be named."""
 
 import ast
+import functools
+import importlib
+import inspect
 import json
-import os
+import pkgutil
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.children import environment
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_dlrm"
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
@@ -16,6 +22,13 @@ MAY_NAME_A_FRAMEWORK = (
     "backend/", "data/packed/", "data/tables/tf_examples.py", "export/", "parameter_server/", "serving/versions/saved_model.py",
     "sharding/collectives/", "step/",
 )  # fmt: skip
+# Where private names of frameworks stand, each with its reason. The last is loaded with the package, before any framework.
+PRIVATE_NAMES = {f"backend/private_{of}.py" for of in ("keras", "keras_rs", "tensorflow", "tfrs")} | {"support/registration.py"}
+# Private by name only: the standard library documents them; NumPy says by no other name how long a mapped file is now.
+DOCUMENTED = {"os._exit", "_thread", "array._mmap"}
+# Packages with classes that inherit from a framework's, on every backend.
+PACKAGES = ("embeddings", "initializers", "layers", "metrics", "models", "schedules", "step")
+HAVE_CLASSES = tuple(f"keras_dlrm.{package}" for package in PACKAGES)
 COUNT = """
 import json, sys
 import keras
@@ -39,7 +52,7 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras():
 def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("import keras, keras_dlrm; assert keras.saving.get_registered_object('keras_dlrm>DLRM')")
-    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, "capture_output": True, "text": True}
+    options = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, program, "--backend", "spark"], **options)
     assert done.returncode == 0, done.stderr
 
@@ -76,6 +89,81 @@ def test_frameworks_are_imported_by_name_only_in_the_seam():
         if not place.startswith(MAY_NAME_A_FRAMEWORK) and imported_packages(path) & FRAMEWORKS:
             named[place] = sorted(imported_packages(path) & FRAMEWORKS)
     assert named == {}
+
+
+INTERNAL = ("keras.src", "keras_rs.src", "tensorflow.python", "jax._src")
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name.isidentifier() and name != "_"
+
+
+def defined(tree: ast.AST) -> set[str]:
+    """Names of functions and classes, and attributes that are assigned to `self`."""
+    nodes = list(ast.walk(tree))
+    names = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    stored = [node for node in nodes if isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store)]
+    return names | {node.id for node in stored if isinstance(node, ast.Name)} | {
+        node.attr for node in stored if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    }  # fmt: skip
+
+
+def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
+    """Private names that are not `own`, and private attributes of anything but `self` that the module does not define."""
+    here = defined(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if node.attr not in (own if ast.unparse(node.value) in ("self", "cls", "super()") else here):
+                yield ast.unparse(node)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
+            for name in (module + alias.name for alias in node.names):
+                if any(map(is_private, name.split("."))) or name.startswith(INTERNAL):
+                    yield name
+        elif isinstance(node, ast.Call):  # getattr(x, "_name"), x.get("_name"), import_module("keras.src…")
+            for value in (each.value for each in node.args if isinstance(each, ast.Constant)):
+                if str(value).startswith(INTERNAL):
+                    yield value
+                attribute = ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "delattr")
+                if is_private(value) and attribute and value not in own and value != "_fields":
+                    yield value
+
+
+@pytest.mark.neutral
+def test_private_names_of_frameworks_stand_in_the_seam():
+    paths = list(PACKAGE.rglob("*.py"))
+    trees = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    own = set().union(*(defined(tree) for place, tree in trees.items() if place not in PRIVATE_NAMES))
+    uses = {place: set(private_names(tree, own)) - DOCUMENTED for place, tree in trees.items() if place not in PRIVATE_NAMES}
+    assert {place: sorted(names) for place, names in uses.items() if names} == {}
+
+
+@functools.cache
+def names_in_body(of: type) -> frozenset[str]:
+    """Private names that the body of a class defines or, with `self`, uses."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(of)))
+    except (OSError, TypeError):
+        return frozenset()
+    attributes = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "super()")
+    }
+    return frozenset(filter(is_private, attributes | defined(tree)))
+
+
+def test_classes_use_no_private_name_of_the_frameworks_classes_that_they_inherit_from():
+    """An attribute, or a method that stands in for one, of the same name counts; so the seam's classes give these hooks names."""
+    modules = [name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "keras_dlrm.") if not name.endswith("__main__")]
+    clashes = {}
+    for module in modules:
+        if module.startswith("keras_dlrm.backend.private_") or not module.startswith(HAVE_CLASSES):
+            continue
+        for name, of in inspect.getmembers(importlib.import_module(module), inspect.isclass):
+            if of.__module__ == module:
+                theirs = [base for base in of.__mro__ if base.__module__.split(".")[0] in ("keras", "keras_rs", "tensorflow")]
+                if both := names_in_body(of) & set().union(*map(names_in_body, theirs)):
+                    clashes[f"{module}.{name}"] = sorted(both)
+    assert clashes == {}
 
 
 @pytest.mark.neutral

@@ -31,19 +31,26 @@ and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step th
 `REPEATS_ARE_WRONG`: whether stock Keras optimizers go wrong where a gradient names a row more than once.
 """
 
+import functools
 import importlib
+from types import ModuleType
 from typing import Any
 
-import keras
-
 BACKENDS = ("tensorflow", "jax", "torch")
-if keras.backend.backend() not in BACKENDS:
-    raise ImportError(
-        f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
-        "set KERAS_BACKEND."
-    )
-_adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}_rows")
+
+
+@functools.cache
+def _adapter() -> ModuleType:
+    # Not at import: who needs a private name alone, as the server does, needs no adapter.
+    import keras
+
+    if keras.backend.backend() not in BACKENDS:
+        raise ImportError(
+            f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
+            "set KERAS_BACKEND."
+        )
+    return importlib.import_module(f"{__name__}.{keras.backend.backend()}_rows")
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(_adapter, name)
+    return getattr(_adapter(), name)

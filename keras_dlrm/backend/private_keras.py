@@ -1,9 +1,14 @@
-"""Private names of Keras 3.15 that the package cannot do without, each with its reason. Nothing else imports from `keras.src`."""
+"""Private names of Keras 3.15 that the package cannot do without, each with its reason."""
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import keras
 
 # Whether Keras traces a function of state (JAX), or a model whose layers it builds: variables have no values to write then.
 from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -26,9 +31,12 @@ from keras.src.utils.python_utils import default
 
 __all__ = [
     "ArrayDataAdapter",
+    "CACHED_EVALUATION",
     "DataAdapter",
     "Functional",
-    "PyDatasetAdapter",
+    "OpenFunctional",
+    "OpenModel",
+    "OpenPyDataset",
     "TorchDataLoaderAdapter",
     "can_convert_arrays",
     "class_weight_to_sample_weights",
@@ -42,6 +50,81 @@ __all__ = [
 ]
 
 
+# Keras's keyword, with which `fit` calls `evaluate` for the validation data that it prepared once.
+CACHED_EVALUATION = "_use_cached_eval_dataset"
+
+
+class OpenModel(keras.Model):
+    """`keras.Model` whose private hooks have names of our own: subclasses override these, and reach Keras's own through `super()`.
+
+    Keras has no public hook for any of them.
+    """
+
+    def _compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return self.loss_of_step(*args, **kwargs)
+
+    def loss_of_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss, by a `compute_loss` that may be overridden without `training`."""
+        return super()._compute_loss(*args, **kwargs)
+
+    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        self.build_symbolically(*args, **kwargs)
+
+    def build_symbolically(self, *args: Any, **kwargs: Any) -> None:
+        """Build the model and what it was compiled with from what a batch looks like."""
+        super()._symbolic_build(*args, **kwargs)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        self.build_before_steps(iterator, data_batch)
+
+    def build_before_steps(self, iterator: Any, data_batch: Any) -> None:
+        """On TensorFlow, build before the first step where variables cannot be made in it."""
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    def _make_function(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.looped(step, *args, **kwargs)
+
+    def looped(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """On TensorFlow and JAX, a step as the function of an iterator that Keras's loops call."""
+        return super()._make_function(step, *args, **kwargs)
+
+    def _get_jax_state(self, *args: Any, **kinds: bool) -> Any:
+        return self.values_of_variables(*args, **kinds)
+
+    def values_of_variables(self, *args: Any, **kinds: bool) -> Any:
+        """On JAX, the values with which Keras's loops begin."""
+        return super()._get_jax_state(*args, **kinds)
+
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+        return self.logs_of_epoch(logs)
+
+    def logs_of_epoch(self, logs: Any) -> Any:
+        """What an epoch logs, given what its last step did."""
+        return super()._get_metrics_result_or_logs(logs)
+
+
+class OpenFunctional(Functional):
+    """A functional model that sees its inputs before Keras casts them, and fills sparse ones up with zeros, which are ids."""
+
+    def _convert_inputs_to_tensors(self, flat_inputs: Sequence[Any]) -> Any:
+        return super()._convert_inputs_to_tensors(self.checked_inputs(list(flat_inputs)))
+
+    def checked_inputs(self, inputs: list[Any]) -> list[Any]:
+        """The inputs, one for each of `self.inputs`, that Keras shall convert."""
+        return inputs
+
+
+class OpenPyDataset(PyDatasetAdapter):
+    """Adapter of a `PyDataset` whose batches can be looked at; what all backends' iterators are made of has no public name."""
+
+    def _get_iterator(self) -> Iterator[Any]:
+        return self.batches(super()._get_iterator())
+
+    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches as they go to the model."""
+        return batches
+
+
 def writes_hdf5() -> bool:
     """Whether Keras's HDF5 writer asks for a configuration; it calls no method of the model that could refuse."""
     from keras.src.backend.common.global_state import get_global_attribute
@@ -52,13 +135,6 @@ def writes_hdf5() -> bool:
 def compute_output_spec(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A function's outputs for symbolic inputs, which builds the layers that it calls; `keras.Model.build` takes no dictionary."""
     return importlib.import_module("keras.src.backend").compute_output_spec(function, *args, **kwargs)
-
-
-def plain_update_step(optimizer: Any, *args: Any) -> Any:
-    """The update of all variables by an optimizer of any backend; TensorFlow's would add up what replicas have added up already."""
-    from keras.src.optimizers.base_optimizer import BaseOptimizer
-
-    return BaseOptimizer._backend_update_step(optimizer, *args)
 
 
 def distribute_rows(batch: Any) -> Any:
@@ -102,5 +178,106 @@ def rate_of(optimizer: Any) -> Any:
 
 
 def forget(layer: Any, metric: Any) -> None:
-    """Undo that a metric was an attribute of a model; Keras reports one that is replaced for ever."""
+    """Undo that a metric was an attribute of a model.
+
+    Keras goes on with one that is replaced, see https://github.com/keras-team/keras/pull/22105, which was not merged.
+    """
     layer._tracker.untrack(metric)
+
+
+def index_of(optimizer: Any, variable: Any) -> int:
+    """A variable's place among those that an optimizer updates; the public list would be searched at each step."""
+    return int(optimizer._get_variable_index(variable))
+
+
+def check_known(optimizer: Any, variable: Any) -> None:
+    """Keras's own error for a variable that an optimizer was not built with."""
+    optimizer._check_variables_are_known([variable])
+
+
+def sum_in_replicas(optimizer: Any) -> None:
+    """Have an optimizer of TensorFlow's leave gradients as they are; its own update would add them up over replicas once more."""
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    optimizer._backend_update_step = functools.partial(BaseOptimizer._backend_update_step, optimizer)
+
+
+def strategy_of(optimizer: Any) -> Any:
+    """The strategy in whose scope an optimizer was made on TensorFlow; models have `distribute_strategy`."""
+    return optimizer._distribution_strategy
+
+
+def loss_tracker(model: Any) -> Any:
+    """The mean of the losses of an epoch; `metrics` also has it, in a list whose order is not documented."""
+    return model._loss_tracker
+
+
+def has_compiled_metrics(model: Any) -> bool:
+    """Whether metrics were given to `compile`; `compiled_metrics` is deprecated, and makes something else."""
+    return model._compile_metrics is not None
+
+
+def hold_values(model: Any, values: dict[str, Any] | None) -> None:
+    """Have `jax_state_sync` put these values into the variables; `None`: there is nothing to put back.
+
+    Keras itself puts back those of the last step that ended where `fit` ends early, https://github.com/keras-team/keras/pull/21019,
+    but not those that a step gave before Keras noted them, nor those of `evaluate` and `predict`.
+    """
+    model._jax_state = values
+    if values is not None:
+        model._jax_state_synced = False
+
+
+def purge_variables(model: Any, **kinds: bool) -> None:
+    """On JAX, take the values out of variables, which a step may write over."""
+    model._purge_model_variables(**kinds)
+
+
+def layout_of(variable: Any) -> Any:
+    """How a variable lies on JAX's devices, `None` elsewhere; `keras.distribution` knows layouts by path only."""
+    return getattr(variable, "_layout", None)
+
+
+def put_value(variable: Any, value: Any) -> None:
+    """Give a variable on JAX an array as it lies; `assign` would move it, and need all of it in this process."""
+    variable._value = value
+
+
+@contextmanager
+def shapes_of_parts(variables: Sequence[Any], parts: int) -> Iterator[None]:
+    """Within, variables have a part of their rows: Keras compares a shape with its value's, which `shard_map` divides."""
+    shapes = [v._shape for v in variables]
+    try:
+        for v, shape in zip(variables, shapes, strict=True):
+            v._shape = (shape[0] // parts, *shape[1:])
+        yield
+    finally:
+        for v, shape in zip(variables, shapes, strict=True):
+            v._shape = shape
+
+
+def maker_of(tensor: Any) -> Any:
+    """The layer or operation that made a symbolic tensor, or `None`."""
+    return getattr(tensor, "_keras_history", (None,))[0]
+
+
+def nodes_of(function: Any) -> list[Any]:
+    """The calls that a `keras.Function` records, in the order in which they can run; public are only its layers."""
+    nodes = [node for depth in sorted(function._nodes_by_depth, reverse=True) for node in function._nodes_by_depth[depth]]
+    return [node for node in nodes if node.operation is not None and not node.is_input]
+
+
+def run_recorded(model: Any, inputs: Sequence[Any]) -> Any:
+    """The operations of a functional model on its flat inputs, without what its `call` does to them first: ids stay int64."""
+    return model._run_through_graph(list(inputs), operation_fn=lambda operation: operation)
+
+
+@contextmanager
+def forgotten(layers: Sequence[Any]) -> Iterator[None]:
+    """Undo what symbolic calls leave in layers: Keras's records of them, which it would keep for ever."""
+    before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, inbound, outbound in before:
+            del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.backend.private_keras import in_stateless_scope
+from keras_dlrm.backend.private_tensorflow import replica_number
 
 # Measured on TensorFlow 2.21: compiled by XLA, one Adagrad step with repeated ids ends at other weights than without.
 UNDER_XLA = False
@@ -47,8 +48,7 @@ def _here(variable: Any) -> Any:
     if not isinstance(value, tf.distribute.DistributedValues) or not isinstance(value.distribute_strategy, _MIRRORS):
         return value
     replica = tf.distribute.get_replica_context() if replicas() else None
-    # TensorFlow's own property makes a tensor of the number.
-    place = 0 if replica is None else replica._replica_id_in_sync_group % len(value.values)
+    place = 0 if replica is None else replica_number(replica) % len(value.values)
     return value.values[place]
 
 

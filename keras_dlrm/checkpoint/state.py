@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.backend.private_keras import index_of, layers_in, rate_of, variables_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.sharding.plan import Shard
@@ -51,7 +52,7 @@ class Piece:
 
 def collections_of(model: Any) -> list[Any]:
     """The layers of a model that have tables."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingCollection)]
+    return [layer for layer in layers_in(model) if isinstance(layer, EmbeddingCollection)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _slots(model: Any, table: Any) -> dict[str, Any]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not table.trainable:
         return {}
-    return dict(optimizer.rows._slots[optimizer.rows._get_variable_index(table)])
+    return dict(optimizer.rows.held_slots[index_of(optimizer.rows, table)])
 
 
 def dense_variables(model: Any) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def dense_variables(model: Any) -> dict[str, Any]:
     if optimizer is None:
         return variables
     variables |= {f"dense_optimizer_{i}": v for i, v in enumerate(optimizer.dense.variables)}
-    slots = {id(v) for slots in optimizer.rows._slots for v in slots.values()}
+    slots = {id(v) for slots in optimizer.rows.held_slots for v in slots.values()}
     rest = [v for v in optimizer.rows.variables if id(v) not in slots]
     return variables | {f"row_rule_{i}": v for i, v in enumerate(rest)}
 
@@ -158,7 +159,7 @@ def of_training(model: Any) -> dict[str, Any]:
 
 
 def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
-    rate = optimizer._learning_rate
+    rate = rate_of(optimizer)
     config = {key: value for key, value in optimizer.get_config().items() if key not in _OF_A_STEP}
     described = {
         "class": type(optimizer).__name__, "learning_rate": "number" if isinstance(rate, keras.Variable) else type(rate).__name__,
@@ -166,15 +167,15 @@ def _slots_of(optimizer: Any, places: Mapping[int, int]) -> dict[str, Any]:
     }  # fmt: skip
     if places and len(optimizer.variables) > 1 + isinstance(rate, keras.Variable):
         # Slots go by the order of what is trained, so that they would be those of others where other parts are frozen.
-        described["trained"] = [places[id(v)] for v in optimizer._trainable_variables if id(v) in places]
+        described["trained"] = [places[id(v)] for v in variables_of(optimizer) if id(v) in places]
     return described
 
 
 def _layers(model: Any) -> list[Any]:
-    layers = model._flatten_layers(include_self=False)
+    layers = layers_in(model)[1:]
     # The tables of a `TPUEmbedding` are those of an `EmbeddingCollection`, whatever layers it has inside.
     collections = [layer for layer in layers if isinstance(layer, EmbeddingCollection)]
-    inside = {id(layer) for each in collections for layer in each._flatten_layers(include_self=False)}
+    inside = {id(layer) for each in collections for layer in layers_in(each)[1:]}
     described = []
     for layer in layers:
         if isinstance(layer, EmbeddingCollection):

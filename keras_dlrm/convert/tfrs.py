@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.backend import private_tfrs
 from keras_dlrm.convert.weights import Weights, blocks, products
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -59,12 +60,13 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     kd.convert.from_tfrs(ranking).save("ranking.keras")
     ```
     """
-    for name in ("_embedding_layer", "_bottom_stack", "_feature_interaction", "_top_stack", "_concat_dense"):
-        if not hasattr(model, name):
-            kind = f"{type(model).__name__} is no tfrs.experimental.models.Ranking"
-            raise TypeError(f"{_WHO}: {kind}: it has no {name}. Give that model.")
-    columns, arrays = _columns(model._embedding_layer, hotness)
-    bottom, top = _stack(model._bottom_stack, "bottom_stack"), _stack(model._top_stack, "top_stack")
+    try:
+        parts = private_tfrs.parts_of(model)
+    except AttributeError as error:
+        kind = f"{type(model).__name__} is no tfrs.experimental.models.Ranking"
+        raise TypeError(f"{_WHO}: {kind}: it has no {error.name}. Give that model.") from error
+    columns, arrays = _columns(parts.embedding_layer, hotness)
+    bottom, top = _stack(parts.bottom_stack, "bottom_stack"), _stack(parts.top_stack, "top_stack")
     activation = _activation(bottom, top)
     schema = _schema(columns, len(bottom[0].kernel), schema)
     tables = {c.table_name: arrays[c.name] for c in schema.categorical}
@@ -76,20 +78,20 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     # TFRS's vectors: the sparse ones by name, then the bottom stack's output.
     by_name = sorted(schema.categorical_names)
     order = [len(by_name), *(by_name.index(name) for name in schema.categorical_names)]
-    interaction = model._feature_interaction
+    interaction, concat_dense = parts.feature_interaction, bool(parts.concat_dense)
     if type(interaction).__name__ == "DotInteraction":
-        kind, itself = "dot", bool(interaction._self_interaction)
-        first, crosses = _behind_products(interaction, top[0], order, dim, bool(model._concat_dense)), []
+        kind, (itself, _) = "dot", private_tfrs.dot_options(interaction)
+        first, crosses = _behind_products(interaction, top[0], order, dim, concat_dense), []
     else:
         kind, itself = "cross", False
         crosses = _crosses(interaction, order, dim)
         # (n, out), or (D + n, out) beside the bottom stack's output.
-        start, kernel = dim if model._concat_dense else 0, top[0].kernel
+        start, kernel = dim if concat_dense else 0, top[0].kernel
         _check_width(top[0], start + len(order) * dim)
         first = np.concatenate([kernel[:start], kernel[start:][blocks(order, dim)]])
     low, high = ([(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top))
     high[0] = (first.T, top[0].bias)
-    options = {"concat_dense": True} if kind == "cross" and model._concat_dense else {}
+    options = {"concat_dense": True} if kind == "cross" and concat_dense else {}
     return Weights(tables, low, high, crosses).model(schema, kind, itself, activation=activation, **options)
 
 
@@ -104,10 +106,10 @@ def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Ca
         raise TypeError(f"{_WHO}: the embedding layer is a {kind}; {known}")
     columns: dict[str, Categorical] = {}
     arrays: dict[str, np.ndarray] = {}
-    configurations: Any = {} if many is None else many._feature_config
+    configurations: Any = {} if many is None else private_tfrs.features_of(many)
     if not isinstance(configurations, Mapping) or any(not isinstance(name, str) for name in configurations):
         raise TypeError(f"{_WHO}: the features of the TPUEmbedding must be a dictionary by name, without further nesting.")
-    variables = {} if many is None else getattr(many._tpu_embedding, "embedding_tables", None)
+    variables = {} if many is None else private_tfrs.tables_of(many)
     if configurations and not variables:
         raise ValueError(f"{_WHO}: the embedding layer has no weights yet; call the model on a batch first.")
     by_name = {table.name: variable for table, variable in (variables or {}).items()}
@@ -179,7 +181,7 @@ def _flat(layer: Any, part: str) -> list[Any]:
         return [layer]
     if kind == "InputLayer":
         return []
-    inner = getattr(layer, "_sublayers", None) if kind == "MLP" else getattr(layer, "layers", None)
+    inner = private_tfrs.layers_of(layer) if kind == "MLP" else getattr(layer, "layers", None)
     if kind not in ("MLP", "Sequential") or inner is None:
         raise TypeError(f"{_WHO}: {part} has a {kind} ({layer.name!r}); known are tfrs MLP, Sequential, Dense and Activation.")
     return [one for each in inner for one in _flat(each, part)]
@@ -202,11 +204,11 @@ def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
 
 def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
     """The first top layer's kernel (D + P, out) with its rows as we have them."""
-    itself, count = bool(interaction._self_interaction), len(order)
+    (itself, whole), count = private_tfrs.dot_options(interaction), len(order)
     pairs = np.tril_indices(count, 0 if itself else -1)
     # `skip_gather` keeps the whole matrix, with zeros in its upper triangle.
-    where = pairs[0] * count + pairs[1] if interaction._skip_gather else np.arange(len(pairs[0]))
-    width = (dim if dense else 0) + (count * count if interaction._skip_gather else len(where))
+    where = pairs[0] * count + pairs[1] if whole else np.arange(len(pairs[0]))
+    width = (dim if dense else 0) + (count * count if whole else len(where))
     _check_width(top, width)
     first = top.kernel[:dim] if dense else np.zeros((dim, top.kernel.shape[1]), np.float32)
     rows = top.kernel[dim if dense else 0 :][where]
@@ -234,16 +236,13 @@ def _crosses(interaction: Any, order: Sequence[int], dim: int) -> list[tuple[np.
             f"DotInteraction and a Sequential of Concatenate and one Cross or MultiLayerDCN.{twice * (kinds.count('Cross') > 1)}"
         )
     layer, wide = inner[-1], blocks(order, dim)
-    pairs: list[tuple[Any, Any]]
-    if kinds[-1] == "MultiLayerDCN":
-        pairs = list(zip(layer._dense_u_kernels, layer._dense_v_kernels, strict=True)) if layer.built else []
-    else:
-        if layer._diag_scale:
-            raise ValueError(f"{_WHO}: {layer.name!r} has diag_scale={layer._diag_scale}, which has no counterpart.")
-        if layer._preactivation.__name__ != "linear":
+    if kinds[-1] == "Cross":
+        diag_scale, preactivation = private_tfrs.cross_options(layer)
+        if diag_scale:
+            raise ValueError(f"{_WHO}: {layer.name!r} has diag_scale={diag_scale}, which has no counterpart.")
+        if preactivation != "linear":
             raise ValueError(f"{_WHO}: {layer.name!r} has a preactivation, which has no counterpart.")
-        low = layer._projection_dim is not None
-        pairs = [(layer._dense_u, layer._dense_v) if low else (None, layer._dense)] if layer.built else []
+    pairs = private_tfrs.kernels_of(layer) if layer.built else []
     if not pairs or not pairs[0][1].built:
         raise ValueError(f"{_WHO}: {layer.name!r} has no weights yet; call the model on a batch first.")
     crosses: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []

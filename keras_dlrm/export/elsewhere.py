@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import keras_dlrm.models  # noqa: F401  (registers the classes that are loaded)
+from keras_dlrm.backend.private_keras import layers_in
 from keras_dlrm.sharding.processes import PARENT, end_with_launcher
 
 # What TensorFlow says whenever it starts.
@@ -67,7 +68,7 @@ def modules_of(who: str, model: Any) -> list[str]:
 
     `ValueError` where a class is defined in the program that runs, which no other process imports.
     """
-    classes = {type(layer) for layer in model._flatten_layers()}
+    classes = {type(layer) for layer in layers_in(model)}
     for own in classes:
         if own.__module__ == "__main__":
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.backend.private_keras import maker_of
 from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export import signatures
@@ -36,7 +37,7 @@ def inputs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
 def output_names(model: Any) -> list[str]:
     """Names of the outputs: keys of its dict of them, else of the layers that make them; `ValueError` where two are alike."""
     paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
-    layers = [tensor._keras_history[0].name for tensor in model.outputs]
+    layers = [maker_of(tensor).name for tensor in model.outputs]
     names = [path[-1] if path and isinstance(path[-1], str) else layer for path, layer in zip(paths, layers, strict=True)]
     if len(set(names)) < len(names):
         raise ValueError(f"export: the outputs of the model are called {names}; give each a name of its own, as name=….")

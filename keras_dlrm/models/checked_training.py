@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.backend.private_keras import DataAdapter
+from keras_dlrm.backend.private_keras import CACHED_EVALUATION, DataAdapter
 from keras_dlrm.embeddings.inputs import check_dense
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.not_finite import watched
@@ -61,7 +61,7 @@ class CheckedTraining(SparseStep):
         """Evaluate as `keras.Model.evaluate` does; raises as `fit` does."""
         given = arguments(keras.Model.evaluate, self, args, kwargs)
         checks = self._checks("evaluate")
-        if not given.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
+        if not given.get(CACHED_EVALUATION):  # within `fit`, which has checked it
             given = self._checked(given, checks)
         with _first_error(checks), self.running():
             return super().evaluate(**self.prepared("evaluate", given))
@@ -113,11 +113,11 @@ class CheckedTraining(SparseStep):
         """
         raise NotImplementedError
 
-    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+    def build_symbolically(self, *args: Any, **kwargs: Any) -> None:
         # Where Keras builds from the first batch of fit (JAX, torch) it hides any error but a ValueError in advice to
         # build the model.
         try:
-            super()._symbolic_build(*args, **kwargs)
+            super().build_symbolically(*args, **kwargs)
         except RuntimeError as error:
             if isinstance(error.__context__, TypeError):
                 raise error.__context__ from None

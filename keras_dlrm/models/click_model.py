@@ -120,7 +120,7 @@ class ClickModel(SparseTraining):
         logits = self(x, training=training, return_logits=True)
         y_pred = ops.sigmoid(logits)
         with logits_of(y_pred, logits):
-            return self._compute_loss(x, y, y_pred, sample_weight, training), y_pred
+            return self.loss_of_step(x, y, y_pred, sample_weight, training), y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         if self._out_of_range is not None and self.embeddings is not None:
@@ -180,18 +180,19 @@ class ClickModel(SparseTraining):
             raise ValueError(f"{self.name}: the schema has no categorical column, so there are no tables.")
         self.embeddings.set_embedding_tables(tables)
 
-    def _seed_states(self) -> list[Any]:
+    def seed_states(self) -> list[Any]:
+        """The states of generators of random numbers, such as dropout's."""
         weights = {id(v) for v in self.weights}
         return [v for v in self.non_trainable_variables if id(v) not in weights]
 
     def save_own_variables(self, store: Any) -> None:
         # Keras does not save the state of dropout's generators, without which a run does not resume exactly.
-        for i, state in enumerate(self._seed_states()):
+        for i, state in enumerate(self.seed_states()):
             store[f"seed_{i}"] = ops.convert_to_numpy(state.value)
 
     def load_own_variables(self, store: Any) -> None:
         saved = set(store.keys())
-        for i, state in enumerate(self._seed_states()):
+        for i, state in enumerate(self.seed_states()):
             if f"seed_{i}" in saved:  # absent where a model without dropout was saved
                 state.assign(store[f"seed_{i}"])
 

@@ -88,7 +88,8 @@ def _layers(layer: Any) -> dict[str, Any]:
     """Layers in a layer, by what a path calls them."""
     names: dict[int, str] = {}
     # torch keeps attributes that are modules apart.
-    for name, value in {**vars(layer), **vars(layer).get("_modules", {})}.items():
+    modules = dict(layer.named_children()) if hasattr(layer, "named_children") else {}
+    for name, value in {**vars(layer), **modules}.items():
         if not name.startswith("_"):
             several = isinstance(value, (list, tuple))
             names.update({id(part): f"{name}.{i}" for i, part in enumerate(value)} if several else {id(value): name})

@@ -53,13 +53,13 @@ def grow(model: ClickModel, schema: Schema) -> ClickModel:
     _check(model.schema, schema)
     new = type(model).from_config({**model.get_config(), "schema": schema.to_dict()})
     moves = _moves(model.embeddings, new.embeddings)
-    pairs = [(model.weights, new.weights), (model._seed_states(), new._seed_states())]
+    pairs = [(model.weights, new.weights), (model.seed_states(), new.seed_states())]
     if model.compiled:
         _check_accumulation(model.optimizer)
         new.compile_from_config(model.get_compile_config() or {})
         before, after = model.optimizer, new.optimizer
         pairs += [(before.dense.variables, after.dense.variables), (_slots(before.rows), _slots(after.rows))]
-        for table, slots in zip(variables_of(before.rows), before.rows._slots, strict=True):
+        for table, slots in zip(variables_of(before.rows), before.rows.held_slots, strict=True):
             moves |= {id(slot): moves[id(table)] for slot in slots.values()}
     for befores, afters in pairs:
         for before, after in zip(befores, afters, strict=True):
@@ -120,7 +120,7 @@ def _check_accumulation(optimizer: Any) -> None:
 def _slots(rows: Any) -> list[Any]:
     """Variables of a row rule but for gradients that it accumulates, which have rows of the whole stack."""
     rate = [rate_of(rows)] if isinstance(rate_of(rows), keras.Variable) else []
-    return [batches_of(rows), *rate, *(slot for slots in rows._slots for slot in slots.values())]
+    return [batches_of(rows), *rate, *(slot for slots in rows.held_slots for slot in slots.values())]
 
 
 def _copy(before: Any, after: Any, moves: list[tuple[int, int, int]] | None) -> None:

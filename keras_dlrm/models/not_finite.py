@@ -105,7 +105,11 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         if name is not None and self._wrong is None:
             self._wrong = f"{name} is {(logs or {})[name]} in epoch {self._epoch + 1} at batch {batch + 1}"
             # Not `self.model`, which on JAX would write to the variables beside a step that runs.
-            self._model.stop_training = True
+            self._trained.stop_training = True
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._trained = model
 
     def on_test_begin(self, logs: Any = None) -> None:
         if self._wrong is not None:  # No validation of such a model.

@@ -10,7 +10,14 @@ import keras
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.backend.private_keras import Functional, layers_in, variables_of
+from keras_dlrm.backend.private_keras import (
+    Functional,
+    OpenFunctional,
+    has_compiled_metrics,
+    layers_in,
+    loss_tracker,
+    variables_of,
+)
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
@@ -213,7 +220,7 @@ class SparseTraining(Saved, CheckedTraining):
         """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
         y_pred = self(x, training=training)
         # Keras's own call of `compute_loss`, which may be overridden without `training`.
-        return self._compute_loss(x, y, y_pred, sample_weight, training), y_pred
+        return self.loss_of_step(x, y, y_pred, sample_weight, training), y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         """Add a batch to the metrics and return their values.
@@ -231,8 +238,8 @@ class SparseTraining(Saved, CheckedTraining):
             rows = part.sum([ops.sum(sample_weight)])[0]
         elif rows is None:
             rows = ops.shape(keras.tree.flatten(x)[0])[0]
-        self._loss_tracker.update_state(loss, sample_weight=rows)
-        if self._compile_metrics is not None:
+        loss_tracker(self).update_state(loss, sample_weight=rows)
+        if has_compiled_metrics(self):
             y, y_pred, sample_weight = part.gather(y, y_pred)
         return dict(self.compute_metrics(x, y, y_pred, sample_weight=sample_weight))
 
@@ -272,16 +279,14 @@ class SparseModel(SparseTraining):
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
-class FunctionalSparseModel(SparseModel, Functional):
+class FunctionalSparseModel(SparseModel, OpenFunctional):
     """Functional `SparseModel`, which `SparseModel(inputs, outputs)` makes."""
 
     exported_by_us = True
 
-    def _convert_inputs_to_tensors(self, flat_inputs: Any) -> Any:
-        # Keras casts inputs to the dtype of their Input, and makes dense ones of others with zeros, which are ids.
+    def checked_inputs(self, inputs: list[Any]) -> list[Any]:
         narrowing = self.narrowing
-        inputs = list(flat_inputs)
-        for k, (x, of) in enumerate(zip(inputs, self._inputs, strict=False)):
+        for k, (x, of) in enumerate(zip(inputs, self.inputs, strict=False)):
             if x is None:
                 continue
             integer = "int" in keras.backend.standardize_dtype(of.dtype)
@@ -295,7 +300,7 @@ class FunctionalSparseModel(SparseModel, Functional):
             if len(of.shape) == 2 and of.shape[1] is not None and is_dense(x):
                 x = backend.with_width(x, of.shape[1])
             inputs[k] = narrowing.tensor(x) if integer and keras.backend.standardize_dtype(of.dtype) == "int32" else x
-        return super()._convert_inputs_to_tensors(inputs)
+        return inputs
 
 
 def _cuts_rows() -> bool:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dlrm.backend.private_keras import batches_of, rate_of
 from keras_dlrm.embeddings.lookup import is_table, taped
 from keras_dlrm.parameter_server.server import Server
 from keras_dlrm.parameter_server.tables import ServerLookup, ServerTables, ServerTape
@@ -96,12 +97,12 @@ class WorkerStep:
 
     def _fixed_rate(self) -> Any:
         rule = self.model.optimizer.rows
-        scheduled = isinstance(rule._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+        scheduled = isinstance(rate_of(rule), keras.optimizers.schedules.LearningRateSchedule)
         return None if scheduled else tf.cast(rule.learning_rate, tf.float32)
 
     def _apply_rows(self, count: Any, updates: Any, fixed_rate: Any) -> None:
         rule = self.model.optimizer.rows
-        rate = rule._learning_rate(count) if fixed_rate is None else fixed_rate
+        rate = rate_of(rule)(count) if fixed_rate is None else fixed_rate
         writes = []
         for stack, asked, gradient in updates:
             part = self.tables.held[stack][asked.server]
@@ -120,8 +121,8 @@ class WorkerStep:
         optimizer = self.model.optimizer
         # Counted by the ledger: these would count a step twice whose worker died within it.
         for part in (optimizer.dense, optimizer.rows):
-            part._iterations.assign(tf.cast(count, part._iterations.dtype))
-        optimizer._apply_dense(list(zip(grads, self.dense, strict=True)))
+            batches_of(part).assign(tf.cast(count, part.iterations.dtype))
+        optimizer.apply_dense(list(zip(grads, self.dense, strict=True)))
         optimizer.rows.advance()
         loss = tf.reshape(tf.cast(loss, tf.float32), (1,))
         tf.raw_ops.ResourceScatterUpdate(resource=self._losses.handle, indices=tf.reshape(step, (1,)), updates=loss)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_dlrm.backend.private_keras import (
-    PyDatasetAdapter,
+    OpenPyDataset,
     TorchDataLoaderAdapter,
     get_data_adapter,
     is_tf_dataset,
@@ -21,7 +21,7 @@ from keras_dlrm.backend.private_keras import (
 )
 
 
-class CheckedPyDataset(PyDatasetAdapter):
+class CheckedPyDataset(OpenPyDataset):
     """Keras's adapter of a `PyDataset`.
 
     Args:
@@ -34,9 +34,7 @@ class CheckedPyDataset(PyDatasetAdapter):
         super().__init__(x, **options)
         self._checks = checks
 
-    def _get_iterator(self) -> Iterator[Any]:
-        # Of Keras's, as what all backends' iterators are made of.
-        batches: Iterator[Any] = super()._get_iterator()
+    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         return batches if self._checks is None else iter(self._checks.each(batches))
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_dlrm.backend.private_keras import distribute_rows
+from keras_dlrm.backend.private_keras import distribute_rows, hold_values, purge_variables
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.sharding.meter import meter
@@ -51,8 +51,6 @@ def _within(narrowing: Narrowing, function: Any) -> Any:
 
 class SparseStep(Step):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
-
-    _jax_state: Any
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.narrowing.arrays(inputs), *args, **kwargs)
@@ -112,28 +110,27 @@ class SparseStep(Step):
             yield
         except BaseException:
             self.jax_state_sync()
-            self._jax_state = None
+            hold_values(self, None)
             raise
 
-    def _get_jax_state(self, *args: Any, purge_model_variables: bool = False, **kinds: bool) -> Any:
-        state = super()._get_jax_state(*args, **kinds)
+    def values_of_variables(self, *args: Any, purge_model_variables: bool = False, **kinds: bool) -> Any:
+        state = super().values_of_variables(*args, **kinds)
         self._keep_state(state)
         if purge_model_variables:
-            self._purge_model_variables(**kinds)
+            purge_variables(self, **kinds)
         return state
 
     def _keep_state(self, state: Sequence[Any]) -> None:
-        self._jax_state = dict(zip(_STATES[len(state)], state, strict=True))
-        self._jax_state_synced = False
+        hold_values(self, dict(zip(_STATES[len(state)], state, strict=True)))
 
-    def _make_function(self, step: Any, *args: Any, **kwargs: Any) -> Any:
+    def looped(self, step: Any, *args: Any, **kwargs: Any) -> Any:
         def kept(state: Any, data: Any) -> Any:
             with whole_step():
                 logs, state = step(state, data)
                 self._keep_state(state)
             return logs, state
 
-        return super()._make_function(kept, *args, **kwargs)
+        return super().looped(kept, *args, **kwargs)
 
     def train_step(self, state: Any, data: Any) -> Any:
         if not self.sharded:

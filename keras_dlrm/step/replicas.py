@@ -13,7 +13,6 @@ Around what fails in Keras 3.15 there:
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any
 
 import keras
@@ -26,7 +25,8 @@ from keras_dlrm.backend.private_keras import (
     compute_output_spec,
     get_data_adapter,
     layers_in,
-    plain_update_step,
+    strategy_of,
+    sum_in_replicas,
     train_validation_split,
 )
 from keras_dlrm.step.divided import Divided, cut
@@ -41,7 +41,7 @@ class Replicas(Step):
     @property
     def _replicas(self) -> Any:
         # Keras notes in whose scope a model is made.
-        return replicas(self._distribute_strategy)
+        return replicas(self.distribute_strategy)
 
     @property
     def in_replicas(self) -> bool:
@@ -57,7 +57,7 @@ class Replicas(Step):
         if not self.in_replicas:
             return
         optimizer = self.optimizer
-        made = [("optimizer", o._distribution_strategy) for o in (optimizer, optimizer.dense, optimizer.rows)]
+        made = [("optimizer", strategy_of(o)) for o in (optimizer, optimizer.dense, optimizer.rows)]
         for metric in metrics:
             for variable in getattr(metric, "variables", ()):
                 made.append((f"metric {metric.name}", getattr(variable.value, "distribute_strategy", None)))
@@ -138,7 +138,7 @@ class Replicas(Step):
         self.make_predict_function()
         return keras.tree.map_structure(lambda rows: rows.numpy(), self.predict_function([values]))
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+    def build_before_steps(self, iterator: Any, data_batch: Any) -> None:
         if not self.in_replicas:
             # Keras would build a subclassed model within its first step, by a call of its own: that one's lookups are no step's.
             if not self._all_built:
@@ -146,7 +146,7 @@ class Replicas(Step):
             return
         example = tf.nest.map_structure(lambda parts: parts[0], data_batch) if iterator is None else iterator.data_adapter.example()
         with self._replicas.scope():
-            self._symbolic_build(data_batch=_with_labels_or_none(example))
+            self.build_symbolically(data_batch=_with_labels_or_none(example))
 
     @property
     def _all_built(self) -> bool:
@@ -182,9 +182,9 @@ class Replicas(Step):
         mean = getattr(self.loss, "reduction", _MEANS[0]) in _MEANS
         return (loss - extra / n) * n + extra if mean else loss - extra / n + extra
 
-    def _make_function(self, step_function: Any) -> Any:
+    def looped(self, step_function: Any) -> Any:
         if not self.in_replicas:
-            return super()._make_function(step_function)
+            return super().looped(step_function)
         step = self._in_each_replica(step_function)
 
         def steps(iterator: Any) -> Any:
@@ -201,8 +201,7 @@ class Replicas(Step):
         """Make the function that `keras.Model.make_train_function` makes."""
         if self.in_replicas:
             for optimizer in (self.optimizer.dense, self.optimizer.rows):
-                # Each replica's copies are updated by sums that all have.
-                optimizer._backend_update_step = functools.partial(plain_update_step, optimizer)
+                sum_in_replicas(optimizer)  # each replica's copies are updated by sums that all have
         return super().make_train_function(force)
 
     def make_predict_function(self, force: bool = False) -> Any:
@@ -240,9 +239,9 @@ class Replicas(Step):
         y_pred = self(x, training=False)
         return keras.tree.map_structure(lambda rows: backend.real_rows(backend.gather(rows), real), y_pred)
 
-    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+    def logs_of_epoch(self, logs: Any) -> Any:
         # Of the last step: its metrics are those of all batches.
-        return logs if self.in_replicas and logs else super()._get_metrics_result_or_logs(logs)
+        return logs if self.in_replicas and logs else super().logs_of_epoch(logs)
 
 
 def _of_any_length(steps: Any) -> Any:

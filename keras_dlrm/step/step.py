@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import keras
-
+from keras_dlrm.backend.private_keras import OpenModel
 from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.checked import CheckedPyDataset
 
 
-class Step(keras.Model):
+class Step(OpenModel):
     """Base of the train steps. `keras_dlrm.models` calls the hooks around `keras.Model`'s own methods, each at one place.
 
     Attributes:

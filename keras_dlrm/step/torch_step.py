@@ -14,9 +14,9 @@ from keras_dlrm.step.step import Step
 class SparseStep(Step):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
-    def _compute_loss(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+    def loss_of_step(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super()._compute_loss(x, y, y_pred, *args, **kwargs)
+            return super().loss_of_step(x, y, y_pred, *args, **kwargs)
         except RuntimeError:
             # torch's cross-entropy refuses a probability of NaN in words of its own; on the other backends the loss is NaN.
             total = sum(keras.ops.sum(p) for p in keras.tree.flatten(y_pred))

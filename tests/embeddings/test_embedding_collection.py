@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers.pooling import pooled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -12,32 +13,6 @@ from keras_dlrm.layers import EmbeddingCollection
 from keras_dlrm.schema.schema import Categorical, Schema
 
 BACKEND = keras.backend.backend()
-
-
-def pooled(tables, schema, sparse, weights=None):
-    """One example and one column at a time, as the docstrings say."""
-    out = []
-    for row in range(len(sparse)):
-        vectors = []
-        for column, start in zip(schema.categorical, schema.offsets, strict=True):
-            table = tables[column.table_name].astype("float64")
-            total, factors = np.zeros(table.shape[1]), []
-            for place in range(start, start + column.hotness):
-                i = int(sparse[row, place])
-                if i != -1 and not 0 <= i < len(table):
-                    i = -1 if column.oov is None else column.oov
-                if i == -1:
-                    continue
-                factor = 1.0 if weights is None else float(weights[row, place])
-                total += factor * table[i]
-                factors.append(factor)
-            if column.combiner == "mean" and sum(factors):
-                total /= sum(factors)
-            if column.combiner == "sqrtn" and np.dot(factors, factors):
-                total /= np.sqrt(np.dot(factors, factors))
-            vectors.append(total)
-        out.append(vectors)
-    return out
 
 
 def check(layer, schema, sparse, weights=None):
@@ -164,9 +139,6 @@ def test_wrong_widths_are_refused(layer):
             layer(batch)
 
 
-def test_a_batch_of_none_gives_none(layer):
-    assert tuple(layer({"sparse": np.zeros((0, 4), int)}).shape) == (0, 3, 2)
-
 
 def test_plain_ids_are_the_batch_without_its_dict(layer):
     ids = np.array([[1, 0, 2, 3]])
@@ -206,14 +178,6 @@ def test_shared_tables_are_one_table():
     layer.build()
     assert layer.count_params() == (4 + 3) * 2 and list(layer.embedding_tables()) == ["a", "c"]
 
-
-def test_symbolic_call_agrees_with_the_eager_one(layer):
-    symbol = keras.Input((4,), dtype="int32")
-    outputs = layer(symbol)
-    assert outputs.shape == (None, 3, 2)
-    ids = np.array([[1, 0, 2, 3], [-1, 2, 9, 0]], "int32")
-    got = keras.Model(symbol, outputs)(ids)
-    np.testing.assert_array_equal(ops.convert_to_numpy(got), ops.convert_to_numpy(layer(ids)))
 
 
 def test_mixed_precision_pools_float32_rows_and_gives_bfloat16():
@@ -298,13 +262,6 @@ def test_saved_tables_are_logical_ones(tmp_path):
     with pytest.raises(ValueError, match="'d'.*'x'"):
         other.load_own_variables({"d": np.zeros((2, 3))})
 
-
-def test_config_round_trip_keeps_the_layer():
-    layer = EmbeddingCollection(MIXED, WIDTHS, concatenate=True, init_scale=0.5, seed=3)
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    assert again.get_config() == layer.get_config() and again.schema == MIXED
-    ids = np.array([[3, 2, 1, 4, 1]])
-    np.testing.assert_array_equal(ops.convert_to_numpy(again(ids)), ops.convert_to_numpy(layer(ids)))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """One suite that every row rule passes, and what `compile` does with optimizers."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
+from helpers import numpy_rules
 from keras import ops
 
 from keras_dlrm import backend
@@ -12,14 +15,23 @@ from keras_dlrm.optimizers import SGD, Adagrad, Adam, Hybrid, RowwiseAdagrad
 from keras_dlrm.schedules import WarmupHoldDecay
 
 ROWS, D = 7, 3
+# A rule of some rate, the same in NumPy, and in NumPy what it does to a dense parameter; a new rule is a line here.
 RULES = {
-    "sgd": lambda rate=0.1, **k: SGD(rate, **k),
-    "adagrad": lambda rate=0.1, **k: Adagrad(rate, **k),
-    "adagrad in root": lambda rate=0.1, **k: Adagrad(rate, 0.1, 1e-7, epsilon_in_root=True, **k),
-    "rowwise adagrad": lambda rate=0.1, **k: RowwiseAdagrad(rate, **k),
-    "rowwise adagrad, started": lambda rate=0.1, **k: RowwiseAdagrad(rate, 0.3, 1e-3, **k),
-    "adam": lambda rate=0.1, **k: Adam(rate, **k),
+    "sgd": (SGD, numpy_rules.sgd, numpy_rules.sgd),
+    "adagrad": (Adagrad, numpy_rules.adagrad, numpy_rules.adagrad),
+    "adagrad in root": (
+        partial(Adagrad, initial_accumulator_value=0.1, epsilon=1e-7, epsilon_in_root=True),
+        *[partial(numpy_rules.adagrad, start=0.1, epsilon=1e-7, in_root=True)] * 2,
+    ),
+    "rowwise adagrad": (RowwiseAdagrad, numpy_rules.rowwise_adagrad, numpy_rules.adagrad),
+    "rowwise adagrad, started": (
+        partial(RowwiseAdagrad, initial_accumulator_value=0.3, epsilon=1e-3),
+        partial(numpy_rules.rowwise_adagrad, start=0.3, epsilon=1e-3),
+        partial(numpy_rules.adagrad, start=0.3, epsilon=1e-3),
+    ),
+    "adam": (Adam, numpy_rules.adam, numpy_rules.adam),
 }
+LAZY = {"adam"}  # Of these rows that are not looked up would move in the dense optimizer.
 every_rule = pytest.mark.parametrize("name", RULES)
 # Steps of (ids, with repeats and padding). Row 0 and the last row are never looked up, rows 2 and 5 repeat.
 STEPS = [[2, -1, 5, 2, 1, -1], [5, 5, 5, -1, 3, 2], [1, 2, -1, -1, -1, 4]]
@@ -31,28 +43,13 @@ def gradients(seed=1):
     return [rng.normal(size=(len(ids), D)).astype("float32") for ids in STEPS]
 
 
-def reference(name, table, ids_and_gradients, rate, l2=0.0):
-    """Float64, one row at a time, straight from the papers' formulas."""
-    table = table.astype("float64").copy()
-    start = {"adagrad in root": 0.1, "rowwise adagrad, started": 0.3}.get(name, 0.0)
-    acc = np.full(len(table) if "rowwise" in name else table.shape, start)
-    m, v = np.zeros_like(table), np.zeros_like(table)
+def reference(rule, table, ids_and_gradients, rate=0.1, l2=0.0):
+    """A table after some steps of a NumPy rule, in float64; repeated ids are summed first."""
+    table, states = table.astype("float64"), [{} for _ in table]
     for t, (ids, gradient) in enumerate(ids_and_gradients, 1):
-        lr = rate(t) if callable(rate) else rate
         for row in {i for i in ids if i >= 0}:
             g = sum(g for i, g in zip(ids, gradient.astype("float64"), strict=True) if i == row) + l2 * table[row]
-            if name == "sgd":
-                table[row] -= lr * g
-            elif "rowwise" in name:
-                acc[row] += np.mean(g**2)
-                table[row] -= lr * g / (np.sqrt(acc[row]) + (1e-3 if "started" in name else 1e-10))
-            elif "adagrad" in name:
-                acc[row] += g**2
-                table[row] -= lr * g / (np.sqrt(acc[row] + 1e-7) if "in root" in name else np.sqrt(acc[row]) + 1e-10)
-            else:
-                m[row] = 0.9 * m[row] + 0.1 * g
-                v[row] = 0.999 * v[row] + 0.001 * g**2
-                table[row] -= lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m[row] / (np.sqrt(v[row]) + 1e-7)
+            table[row] = rule(table[row], g, states[row], rate(t) if callable(rate) else rate, t)
     return table
 
 
@@ -70,7 +67,7 @@ def step(hybrid, table, ids, gradient):
 
 def trained(name, rate=0.1, **options):
     table, start = table_variable()
-    hybrid = Hybrid(keras.optimizers.SGD(0.1), RULES[name](rate, **options))
+    hybrid = Hybrid(keras.optimizers.SGD(0.1), RULES[name][0](rate, **options))
     hybrid.build([table])
     for ids, gradient in zip(STEPS, gradients(), strict=True):
         step(hybrid, table, ids, gradient)
@@ -84,7 +81,7 @@ def trained(name, rate=0.1, **options):
 @pytest.mark.parametrize("l2", [0.0, 0.05])
 def test_rows_follow_the_formula_with_repeated_ids_summed_first(name, l2):
     _, table, start = trained(name, l2=l2)
-    expected = reference(name, start, list(zip(STEPS, gradients(), strict=True)), 0.1, l2)
+    expected = reference(RULES[name][1], start, list(zip(STEPS, gradients(), strict=True)), l2=l2)
     np.testing.assert_allclose(ops.convert_to_numpy(table), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -93,7 +90,7 @@ def test_rows_that_are_not_looked_up_stay_bit_identical(name):
     """Also row 0 and the last row, where padding would land if it were not left out; and l2 does not shrink them."""
     hybrid, table, start = trained(name, l2=0.1)
     np.testing.assert_array_equal(ops.convert_to_numpy(table)[UNTOUCHED], start[UNTOUCHED])
-    for slot_name, slot in hybrid.rows._slots[0].items():
+    for slot_name, slot in hybrid.rows.held_slots[0].items():
         initial = hybrid.rows.slots((ROWS, D), True)[slot_name][1]
         np.testing.assert_array_equal(
             ops.convert_to_numpy(slot)[UNTOUCHED], np.full((2, *slot.shape[1:]), initial, "float32")
@@ -101,14 +98,15 @@ def test_rows_that_are_not_looked_up_stay_bit_identical(name):
 
 
 @every_rule
-def test_a_batch_of_padding_changes_nothing(name):
+@pytest.mark.parametrize("ids", [[-1, -1], []], ids=str)
+def test_a_batch_without_ids_changes_nothing(name, ids):
     table, start = table_variable()
-    hybrid = Hybrid("sgd", RULES[name](l2=0.5))
+    hybrid = Hybrid("sgd", RULES[name][0](0.1, l2=0.5))
     hybrid.build([table])
-    before = [ops.convert_to_numpy(v).copy() for v in hybrid.rows._slots[0].values()]
-    step(hybrid, table, [-1, -1], np.ones((2, D), "float32"))
+    before = [ops.convert_to_numpy(v).copy() for v in hybrid.rows.held_slots[0].values()]
+    step(hybrid, table, ids, np.ones((len(ids), D), "float32"))
     np.testing.assert_array_equal(ops.convert_to_numpy(table), start)
-    for slot, old in zip(hybrid.rows._slots[0].values(), before, strict=True):
+    for slot, old in zip(hybrid.rows.held_slots[0].values(), before, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(slot), old)
 
 
@@ -117,11 +115,11 @@ def test_rows_equal_the_same_rule_applied_to_the_whole_table(name):
     """Exact for SGD and Adagrad, of either kind. Adam is lazy, so there all rows are looked up at every step."""
     table, _ = table_variable()
     dense, _ = table_variable()
-    by_rows, whole = Hybrid("sgd", RULES[name]()), Hybrid("sgd", RULES[name]())
+    by_rows, whole = Hybrid("sgd", RULES[name][0](0.1)), Hybrid("sgd", RULES[name][0](0.1))
     by_rows.build([table])
     whole.build([dense])
     for ids, gradient in zip(STEPS, gradients(), strict=True):
-        ids = [*ids, *range(ROWS)] if name == "adam" else ids
+        ids = [*ids, *range(ROWS)] if name in LAZY else ids
         gradient = np.concatenate([gradient, np.ones((len(ids) - len(gradient), D), "float32")])
         full = np.zeros((ROWS, D), "float32")
         for i, g in zip(ids, gradient, strict=True):
@@ -135,14 +133,14 @@ def test_rows_equal_the_same_rule_applied_to_the_whole_table(name):
 @every_rule
 def test_two_lookups_of_one_table_are_one_update(name):
     table, start = table_variable()
-    hybrid = Hybrid("sgd", RULES[name]())
+    hybrid = Hybrid("sgd", RULES[name][0](0.1))
     hybrid.build([table])
     first, second = np.ones((3, D), "float32"), np.full((2, D), 0.5, "float32")
     ids = ops.convert_to_tensor(np.array([1, 2, 4]), "int32"), ops.convert_to_tensor(np.array([2, 5]), "int32")
     hybrid.apply_rows(
         [], [], [Lookup(table, i, None) for i in ids], [ops.convert_to_tensor(first), ops.convert_to_tensor(second)]
     )
-    expected = reference(name, start, [([1, 2, 4, 2, 5], np.concatenate([first, second]))], 0.1)
+    expected = reference(RULES[name][1], start, [([1, 2, 4, 2, 5], np.concatenate([first, second]))])
     np.testing.assert_allclose(ops.convert_to_numpy(table), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -150,7 +148,7 @@ def test_two_lookups_of_one_table_are_one_update(name):
 def test_schedules_advance_once_a_step(name):
     schedule = WarmupHoldDecay(0.4, warmup_steps=4)
     hybrid, table, start = trained(name, rate=schedule)
-    expected = reference(name, start, list(zip(STEPS, gradients(), strict=True)), lambda t: 0.4 * t / 4)
+    expected = reference(RULES[name][1], start, list(zip(STEPS, gradients(), strict=True)), lambda t: 0.4 * t / 4)
     np.testing.assert_allclose(ops.convert_to_numpy(table), expected, rtol=1e-5, atol=1e-6)
     assert int(hybrid.rows.iterations) == len(STEPS) == int(hybrid.iterations)
 
@@ -160,25 +158,22 @@ def test_a_rule_also_updates_dense_parameters(name):
     """Of any rank, also where no row exists; row-wise Adagrad is Adagrad there."""
     kernel = keras.Variable(np.ones((2, 3), "float32"))
     bias = keras.Variable(np.float32([1, -1]))
-    hybrid = Hybrid(RULES[name]())
+    hybrid = Hybrid(RULES[name][0](0.1))
     hybrid.build([kernel, bias])
     g = np.arange(1, 7, dtype="float32").reshape(2, 3) / 5
     for _ in range(2):
         hybrid.apply([ops.convert_to_tensor(g), ops.convert_to_tensor(g[0, :2])], [kernel, bias])
     for variable, gradient in ((kernel, g), (bias, g[0, :2])):
         start = np.ones((2, 3)) if variable is kernel else np.array([1.0, -1.0])
-        elements = []
-        dense_name = {"rowwise adagrad": "adagrad"}.get(name, name)
-        for value, one in zip(start.ravel(), gradient.ravel(), strict=True):
-            pair = ([0], np.array([[one]]))  # one element is a row of width one
-            elements.append(reference(dense_name, np.array([[value]]), [pair, pair], 0.1)[0, 0])
+        step = [(range(start.size), gradient.reshape(-1, 1))]  # an element is a row of width one
+        elements = reference(RULES[name][2], start.reshape(-1, 1), step * 2).ravel()
         np.testing.assert_allclose(ops.convert_to_numpy(variable).ravel(), elements, rtol=1e-5)
 
 
 @every_rule
 def test_config_round_trip_keeps_the_rule(name):
     for rate in (0.25, WarmupHoldDecay(0.5, 3)):
-        rule = RULES[name](rate, l2=0.125)
+        rule = RULES[name][0](rate, l2=0.125)
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rule))
         assert type(again) is type(rule) and again.get_config() == rule.get_config()
         for config in (again.get_config(), follow(rule).get_config()):
@@ -186,15 +181,32 @@ def test_config_round_trip_keeps_the_rule(name):
 
 
 @every_rule
+def test_a_rule_goes_on_from_its_saved_state(name):
+    _, table, _ = trained(name)
+    again, _ = table_variable()
+    store = {}
+    for ids, gradient in zip(STEPS, gradients(), strict=True):
+        hybrid = Hybrid(keras.optimizers.SGD(0.1), RULES[name][0](0.1))
+        hybrid.build([again])
+        if store:  # a fresh one at each step
+            hybrid.rows.load_own_variables(store)
+        step(hybrid, again, ids, gradient)
+        store = {}
+        hybrid.rows.save_own_variables(store)
+    assert int(hybrid.rows.iterations) == len(STEPS)
+    np.testing.assert_array_equal(ops.convert_to_numpy(again), ops.convert_to_numpy(table))
+
+
+@every_rule
 def test_bad_numbers_are_refused(name):
     for options, error, words in (
-        ({"rate": -0.1}, ValueError, "learning_rate=-0.1"),
-        ({"rate": float("nan")}, ValueError, "learning_rate=nan"),
-        ({"rate": "fast"}, TypeError, "learning_rate='fast'"),
+        ({"learning_rate": -0.1}, ValueError, "learning_rate=-0.1"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate=nan"),
+        ({"learning_rate": "fast"}, TypeError, "learning_rate='fast'"),
         ({"l2": -1.0}, ValueError, "l2=-1.0"),
     ):
         with pytest.raises(error, match=words):
-            RULES[name](**options)
+            RULES[name][0](**{"learning_rate": 0.1, **options})
 
 
 @pytest.mark.parametrize(
@@ -261,10 +273,10 @@ def test_lazy_adam_leaves_a_row_alone_until_it_is_looked_up_again():
     one = np.ones((1, D), "float32")
     step(hybrid, table, [1], one)
     after_first = ops.convert_to_numpy(table)[1].copy()
-    momentum = ops.convert_to_numpy(hybrid.rows._slots[0]["momentum"])[1].copy()
+    momentum = ops.convert_to_numpy(hybrid.rows.held_slots[0]["momentum"])[1].copy()
     step(hybrid, table, [2], one)
     np.testing.assert_array_equal(ops.convert_to_numpy(table)[1], after_first)
-    np.testing.assert_array_equal(ops.convert_to_numpy(hybrid.rows._slots[0]["momentum"])[1], momentum)
+    np.testing.assert_array_equal(ops.convert_to_numpy(hybrid.rows.held_slots[0]["momentum"])[1], momentum)
 
 
 # -- follow, get, Hybrid -----------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_training_goes_on_as_in_the_model_before(optimizer, rule):
 def test_slots_of_new_rows_are_initial_and_they_train():
     grown = kd.models.grow(fit(make()), LARGE)
     before = grown.embedding_tables()["C1"]
-    (slots,) = grown.optimizer.rows._slots
+    (slots,) = grown.optimizer.rows.held_slots
     accumulator = keras.ops.convert_to_numpy(slots["accumulator"].value)
     assert (accumulator[5:8] == accumulator[5, 0]).all() and (accumulator[:5] > accumulator[5, 0]).any()
     batch = {"dense": X["dense"], "sparse": np.full((16, 4), 5, np.int32)}

@@ -27,7 +27,7 @@ def assert_same(found, expected, where):
 
 
 def slots_of(model):
-    return {str(i): {k: v.numpy() for k, v in slots.items()} for i, slots in enumerate(model.optimizer.rows._slots)}
+    return {str(i): {k: v.numpy() for k, v in slots.items()} for i, slots in enumerate(model.optimizer.rows.held_slots)}
 
 
 def start(cases, folder):

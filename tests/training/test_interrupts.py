@@ -106,10 +106,10 @@ def test_ctrl_c_waits_for_the_end_of_a_step(model):
         return step(*args)
 
     before = state(model)
-    whole = model._make_function(lambda state, data: sent(state, data))
+    whole = model.looped(lambda state, data: sent(state, data))
     with pytest.raises(KeyboardInterrupt), model.running():
         whole(
-            model._get_jax_state(
+            model.values_of_variables(
                 trainable_variables=True, non_trainable_variables=True, optimizer_variables=True, metrics_variables=True,
                 purge_model_variables=True,
             ),

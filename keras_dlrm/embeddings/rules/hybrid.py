@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.backend.private_keras import batches_of, rate_of, variables_of
+from keras_dlrm.backend.private_keras import batches_of, index_of, rate_of, variables_of
 from keras_dlrm.embeddings.lookup import Lookup, is_table
 from keras_dlrm.embeddings.rules.accumulation import RowAccumulator
 from keras_dlrm.embeddings.rules.follow import RULES, follow, get
@@ -131,10 +131,10 @@ class Hybrid(keras.optimizers.Optimizer):
                 "optimizer: gradient_accumulation_steps works on embedding rows in kd.models.SparseModel and the models of "
                 "this package; a stock keras.Model hands over gradients of whole tables."
             )
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        variables = list(variables_of(self) if trainable_variables is None else trainable_variables)
         self.build(variables)
         pairs = list(zip(grads, variables, strict=True))
-        self._apply_dense([p for p in pairs if not is_table(p[1])])
+        self.apply_dense([p for p in pairs if not is_table(p[1])])
         for gradient, table in pairs:
             if is_table(table) and gradient is not None:
                 self.rows.update_step(gradient, table, self.rows.learning_rate)
@@ -153,7 +153,7 @@ class Hybrid(keras.optimizers.Optimizer):
         """
         steps = self.dense.gradient_accumulation_steps
         place = batches_of(self.dense) % steps if steps else None
-        self._apply_dense(list(zip(grads, variables, strict=True)))
+        self.apply_dense(list(zip(grads, variables, strict=True)))
         by_table: dict[int, list[tuple[Lookup, Any]]] = {}
         for lookup, gradient in zip(lookups, row_grads, strict=True):
             # A lookup that the loss does not use: rows were touched all the same, as JAX sees it.
@@ -171,13 +171,14 @@ class Hybrid(keras.optimizers.Optimizer):
                 most = sum(lookup.asked for lookup, _ in group)
                 (ids, gradient), rows = table.sum_copies(table, ids, gradient, most), None
             if steps:
-                accumulator = self._accumulators[self.rows._get_variable_index(table)]
+                accumulator = self._accumulators[index_of(self.rows, table)]
                 accumulator.add(ids, gradient, place)
                 (ids, gradient), rows = accumulator.mean(ops.equal(place, steps - 1)), None
             self.rows.update_rows(table, ids, gradient, rows)
         self.rows.advance()
 
-    def _apply_dense(self, pairs: list[tuple[Any, Any]]) -> None:
+    def apply_dense(self, pairs: list[tuple[Any, Any]]) -> None:
+        """Update dense variables from `(gradient, variable)` pairs; a gradient of `None` took no part."""
         used = [(g, v) for g, v in pairs if g is not None]
         if used:
             self.dense.apply([g for g, _ in used], [v for _, v in used])

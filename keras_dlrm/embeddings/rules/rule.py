@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_dlrm import backend
+from keras_dlrm.backend.private_keras import batches_of, check_known, index_of, layout_of
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.embeddings.rules.rounding import round_stochastically
@@ -45,7 +46,7 @@ class RowRule(keras.optimizers.Optimizer):
         except AssertionError as error:  # JAX's word of a value that all processes should have
             raise ValueError(f"{who}: learning_rate is not the same in all processes of this run: {error}") from error
         self.l2 = number(who, "l2", l2)
-        self._slots: list[dict[str, Any]] = []
+        self.held_slots: list[dict[str, Any]] = []
 
     def slots(self, shape: tuple[int, ...], table: bool) -> dict[str, tuple[tuple[int, ...], float]]:
         """Slots of a variable: name → (shape, initial value). A table's slots have its rows as first dimension."""
@@ -96,11 +97,11 @@ class RowRule(keras.optimizers.Optimizer):
             if table and backend.can_write():
                 for slot in slots.values():
                     use_huge_pages(slot)
-            self._slots.append(slots)
+            self.held_slots.append(slots)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update a whole variable. Keras calls this for dense parameters."""
-        slots = self._slots[self._get_variable_index(variable)]
+        slots = self.held_slots[index_of(self, variable)]
         value = ops.convert_to_tensor(variable)
         new, changed = self._apply_rule(value, backend.densify(gradient), dict(slots), learning_rate)
         ids = ops.arange(variable.shape[0], dtype="int32") if is_table(variable) else None
@@ -117,8 +118,8 @@ class RowRule(keras.optimizers.Optimizer):
             gradient: (n, D) gradient of each row, summed over repeats.
             rows: (n, D) the rows, where they are at hand.
         """
-        self._check_variables_are_known([table])
-        slots = self._slots[self._get_variable_index(table)]
+        check_known(self, table)
+        slots = self.held_slots[index_of(self, table)]
         held = {name: backend.gather(slot, ids) for name, slot in slots.items()}
         rows = backend.gather(table, ids) if rows is None else backend.constant(rows)
         rows, changed = self._apply_rule(rows, gradient, held, self.learning_rate)
@@ -166,10 +167,10 @@ class RowRule(keras.optimizers.Optimizer):
 
     def advance(self) -> None:
         """Count one step."""
-        self._iterations.assign_add(1)
+        batches_of(self).assign_add(1)
 
     def save_own_variables(self, store: Any) -> None:
-        if any(getattr(slot, "sharded", False) for slots in self._slots for slot in slots.values()):
+        if any(getattr(slot, "sharded", False) for slots in self.held_slots for slot in slots.values()):
             raise ValueError(
                 f"{type(self).__name__}: a plan shards its slots, of which only a part would be saved; save a checkpoint "
                 "(kd.checkpoint.save), and restore it into a model that was built without a plan."
@@ -191,7 +192,7 @@ class RowRule(keras.optimizers.Optimizer):
 
 def _beside(variable: Any, rank: int) -> dict[str, Any]:
     """Where a slot lies: on JAX the rows of a sharded table and of its slots are divided alike."""
-    layout = getattr(variable, "_layout", None)
+    layout = layout_of(variable)
     if layout is None or not getattr(variable, "sharded", False):
         return {}
     return {"layout": keras.distribution.TensorLayout([layout.axes[0], *[None] * (rank - 1)], layout.device_mesh)}

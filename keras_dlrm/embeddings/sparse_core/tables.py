@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.backend.private_keras import add_layer
+from keras_dlrm.backend.private_keras_rs import layer_off_sparse_core, tables_on_sparse_core
 from keras_dlrm.embeddings.sparse_core.config import config_name, keras_rs_layers
 from keras_dlrm.embeddings.sparse_core.layout import Placed
 from keras_dlrm.schema.schema import Schema
@@ -167,7 +168,7 @@ class SparseCoreTables:
         if not self.sparse_core:
             for path, config in self.configs.items():
                 if config.table.name in new:
-                    self.layer._default_device_embedding_layers[path].embeddings.assign(new[config.table.name])
+                    layer_off_sparse_core(self.layer, path).embeddings.assign(new[config.table.name])
         elif keras.backend.backend() == "jax":
             # It stacks tables anew, and needs all of them for that.
             self.layer.set_embedding_tables({**self.layer.get_embedding_tables(), **new})
@@ -185,8 +186,7 @@ class SparseCoreTables:
     @contextlib.contextmanager
     def _stack(self, name: str) -> Iterator[tuple[Placed, np.ndarray]]:
         """On TensorFlow, where a table lies and the stack that it lies in, which is written back if it was changed."""
-        # keras-rs 0.4.0 can read tables there only where none is stacked with another, and cannot write them.
-        engine = self.layer._tpu_embedding
+        engine = tables_on_sparse_core(self.layer)
         layout = engine.embedding_layouts[name]
         shards = engine.embedding_tables[layout.stacked_table_name].values
         before = [shard.numpy() for shard in shards]

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.backend.private_keras import run_recorded
 from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.export import functional as own
 from keras_dlrm.export.onnx_graph.files import (
@@ -151,8 +152,7 @@ def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | N
 
 def _functional(graph: Graph, stored: StoredTables, model: Any, inputs: dict[str, Value]) -> list[Value]:
     def call(model: Any, *flat: Any) -> Any:
-        # Without what a functional model does to its inputs first: ids stay int64.
-        return model._run_through_graph(list(flat), operation_fn=lambda operation: operation)
+        return run_recorded(model, flat)
 
     values = keras.tree.flatten(Converter(graph, stored).run(types.MethodType(call, model), *inputs.values()))
     outputs = []

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.backend.private_keras import layers_in
 from keras_dlrm.export.elsewhere import run
 from keras_dlrm.export.onnx_graph.graph import OPSET, Graph, Value
 
@@ -62,7 +63,7 @@ def _elsewhere(layer: Any, shape: Any, specs: Any, who: str) -> Any:
         folder = Path(name)
         weights: dict[str, Any] = {f"w{i}": np.asarray(w, np.float32) for i, w in enumerate(layer.get_weights())}
         np.savez(folder / "weights.npz", **weights)
-        modules = sorted({type(part).__module__ for part in layer._flatten_layers()} - {"__main__"})
+        modules = sorted({type(part).__module__ for part in layers_in(layer)} - {"__main__"})
         described = [modules, keras.saving.serialize_keras_object(layer), shape, specs]
         (folder / "layer.json").write_text(json.dumps(described))
         failed = run(["-m", "keras_dlrm.export.onnx_graph.foreign_layer", name])

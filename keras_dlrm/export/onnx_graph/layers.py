@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.backend.private_keras import forgotten, layers_in, maker_of, nodes_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.export.onnx_graph.embeddings import pooled
 from keras_dlrm.export.onnx_graph.foreign import foreign
@@ -53,14 +53,14 @@ class Converter:
             return made
 
         args, kwargs = keras.tree.map_structure(symbol, (args, kwargs))
-        with forgotten(function):
+        owner = getattr(function, "__self__", function)
+        with forgotten(layers_in(owner) if isinstance(owner, keras.layers.Layer) else []):
             outputs = _symbolic(function, args, kwargs)
             if any(id(x) in known for x in keras.tree.flatten(outputs)):
                 # Given back as it came: no graph of Keras's.
                 outputs = keras.tree.map_structure(lambda x: ops.copy(x) if id(x) in known else x, outputs)
             recorded = keras.Function(symbols, outputs)
-            nodes = [n for depth in sorted(recorded._nodes_by_depth, reverse=True) for n in recorded._nodes_by_depth[depth]]
-            nodes = [node for node in nodes if node.operation is not None and not node.is_input]
+            nodes = nodes_of(recorded)
             uses = Counter(id(x) for x in keras.tree.flatten(outputs))
             uses.update(id(x) for node in nodes for x in node.input_tensors)
             for node in nodes:
@@ -72,7 +72,7 @@ class Converter:
         operation = node.operation
         if type(operation) is keras.layers.BatchNormalization:
             before = node.input_tensors[0]
-            made_by_dense = isinstance(getattr(before, "_keras_history", (None,))[0], keras.layers.Dense)
+            made_by_dense = isinstance(maker_of(before), keras.layers.Dense)
             converted = self._batch_normalization(operation, args[0], may_fold=made_by_dense and uses[id(before)] == 1)
         elif isinstance(operation, keras.layers.Layer):
             converted = self._layer(operation, args, kwargs)
@@ -100,7 +100,7 @@ class Converter:
         try:
             return self.run(layer.call, *args, **kwargs)
         except NotImplementedError as error:
-            if any(isinstance(part, EmbeddingCollection) for part in layer._flatten_layers()):
+            if any(isinstance(part, EmbeddingCollection) for part in layers_in(layer)):
                 raise
             del self.graph.nodes[before:]
             try:
@@ -173,19 +173,6 @@ def _symbolic(function: Any, args: Any, kwargs: Any) -> Any:
         # Each framework says in its own way that a symbol is no tensor of its.
         name = getattr(function, "__qualname__", type(function).__name__)
         raise NotImplementedError(f"what {name} does outside keras.ops ({str(error).splitlines()[0][:200]})") from error
-
-
-@contextmanager
-def forgotten(function: Any) -> Iterator[None]:
-    """Undo what a symbolic call leaves in the layers of `function`'s owner: Keras's records of it."""
-    owner = getattr(function, "__self__", function)
-    layers = list(owner._flatten_layers()) if isinstance(owner, keras.layers.Layer) else []
-    before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
-    try:
-        yield
-    finally:
-        for layer, inbound, outbound in before:
-            del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]
 
 
 def _array(variable: Any) -> np.ndarray:

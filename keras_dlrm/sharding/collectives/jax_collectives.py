@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from keras_dlrm.backend.private_keras import in_stateless_scope, in_symbolic_scope
+from keras_dlrm.backend.private_keras import in_stateless_scope, in_symbolic_scope, put_value, shapes_of_parts
 from keras_dlrm.sharding.launch import is_task
 from keras_dlrm.sharding.meter import meter
 
@@ -153,19 +153,14 @@ def _spec(variable: Any) -> PartitionSpec:
 
 @contextlib.contextmanager
 def _as_one_device_sees_them(variables: Sequence[Any]) -> Iterator[None]:
-    """Keras compares a variable's shape with its value's, which inside `shard_map` is that of one device's part."""
     sharded = {id(v): v for v in variables if getattr(v, "sharded", False)}
-    shapes = {key: v._shape for key, v in sharded.items()}
     before = getattr(_inside, "step", False)
     try:
         _inside.step = True
-        for key, v in sharded.items():
-            v._shape = (shapes[key][0] // world_size(), *shapes[key][1:])
-        yield
+        with shapes_of_parts(list(sharded.values()), world_size()):
+            yield
     finally:
         _inside.step = before
-        for key, v in sharded.items():
-            v._shape = shapes[key]
 
 
 def on_each_device(function: Any, state: Sequence[Sequence[Any]], rows: bool) -> Any:
@@ -252,7 +247,7 @@ def write(variable: Any, owner: int | None, start: int, rows: np.ndarray) -> Non
     for i, array in enumerate(arrays):
         if array.devices() == {device}:
             arrays[i] = _replaced(array, jax.device_put(rows, device), start)
-    variable._value = jax.make_array_from_single_device_arrays(whole.shape, whole.sharding, arrays)
+    put_value(variable, jax.make_array_from_single_device_arrays(whole.shape, whole.sharding, arrays))
 
 
 def all_words(words: np.ndarray) -> np.ndarray:

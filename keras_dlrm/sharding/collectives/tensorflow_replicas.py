@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dlrm.backend.private_keras import in_symbolic_scope
+from keras_dlrm.backend.private_tensorflow import replica_number
 
 # Group keys: below this are those of tf.distribute and of processes that have no scope.
 _FIRST = 1 << 24
@@ -39,8 +40,7 @@ def in_step() -> bool:
 
 def replica() -> int:
     """The place of this replica among all; 0 where there is no step."""
-    # TensorFlow's own property makes a tensor of the number.
-    return int(tf.distribute.get_replica_context()._replica_id_in_sync_group) if in_step() else 0
+    return replica_number(tf.distribute.get_replica_context()) if in_step() else 0
 
 
 def place_of(strategy: Any) -> tuple[int, int]:

@@ -1,0 +1,33 @@
+"""Gradients on the backend that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def gradients(function: Callable[..., Any], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Gradients of a scalar function of tensors, for each of its float32 arguments; zeros where it does not depend on one."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [np.asarray(g) for g in jax.grad(function, tuple(range(len(arrays))))(*map(jax.numpy.asarray, arrays))]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tensors = [tf.constant(array) for array in arrays]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            result = function(*tensors)
+        return [np.asarray(tf.convert_to_tensor(g)) for g in tape.gradient(result, tensors, unconnected_gradients="zero")]
+    import torch
+
+    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    result = function(*tensors)
+    if not result.requires_grad:
+        return [np.zeros_like(array) for array in arrays]
+    found = torch.autograd.grad(result, tensors, allow_unused=True)
+    return [np.zeros_like(a) if g is None else g.numpy() for a, g in zip(arrays, found, strict=True)]

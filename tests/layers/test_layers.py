@@ -1,0 +1,378 @@
+"""One suite that every layer passes, against a NumPy function of the same; a new layer is a line of `CASES`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from helpers.gradients import gradients
+from helpers.pooling import pooled
+from keras import ops
+
+from keras_dlrm.layers import (
+    BottomMLP,
+    ConcatenationInteraction,
+    CrossLayer,
+    DotInteraction,
+    EmbeddingCollection,
+    TopMLP,
+    TPUEmbedding,
+)
+from keras_dlrm.schema.schema import Categorical, Schema
+
+F, D, N = 4, 3, 6
+SCHEMA = Schema(
+    categorical=[
+        Categorical("a", 5, oov=1), Categorical("b", 9, hotness=2, combiner="mean"), Categorical("c", 9, hotness=3, table="b"),
+    ]
+)  # fmt: skip
+IDS = (SCHEMA.width, "int32")
+
+
+def dot(layer, x):
+    """Pairs one after the other, as the docstring lists them."""
+    pairs = [(i, j) for i in range(x.shape[1]) for j in range(i + 1 if layer.self_interaction else i)]
+    return np.array([[example[i] @ example[j] for i, j in pairs] for example in x]).reshape(len(x), len(pairs))
+
+
+def cross(layer, x0, x):
+    weights = dict(zip((v.name for v in layer.weights), layer.get_weights(), strict=True))
+    out = np.empty_like(x0)
+    for row in range(len(x0)):
+        if layer.kind == "vector":
+            out[row] = x0[row] * float(x[row] @ weights["kernel"][:, 0]) + weights["bias"] + x[row]
+        else:
+            down = weights["down"] if layer.projection_dim else np.eye(x.shape[1])
+            out[row] = x0[row] * (weights["kernel"].T @ (down.T @ x[row]) + weights["bias"]) + x[row]
+    return out
+
+
+def mlp(layer, x):
+    for i, dense in enumerate(layer.dense_layers):
+        kernel, bias = dense.get_weights()
+        x = x @ kernel + bias
+        if isinstance(layer, BottomMLP) or i < len(layer.dense_layers) - 1:
+            if layer.batch_norm:
+                gamma, beta, mean, variance = layer.norms[i].get_weights()
+                x = (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+            x = np.tanh(x) if layer.activation is keras.activations.tanh else np.maximum(x, 0)
+    return x
+
+
+def embedded(layer, ids):
+    examples = [np.concatenate(vectors) for vectors in pooled(layer.embedding_tables(), SCHEMA, ids)]
+    return np.array(examples).reshape(layer.compute_output_shape(ids.shape))
+
+
+class Case(NamedTuple):
+    """A layer as a function of options that all layers have, its inputs' shapes without B, its output's, the same in NumPy."""
+
+    make: Callable[..., Any]
+    inputs: list[Any]
+    output: tuple[int, ...]
+    numpy: Callable[..., Any]
+    dtype: str = "bfloat16"  # of its output under mixed precision
+
+
+CASES = {
+    "dot": Case(lambda **k: DotInteraction(**k), [(F, D)], (6,), dot),
+    "dot with self": Case(lambda **k: DotInteraction(self_interaction=True, **k), [(F, D)], (10,), dot),
+    "concatenation": Case(lambda **k: ConcatenationInteraction(**k), [(F, D)], (12,), lambda _, x: x.reshape(len(x), F * D)),
+    "cross vector": Case(lambda **k: CrossLayer("vector", seed=1, **k), [(N,), (N,)], (N,), cross),
+    "cross matrix": Case(lambda **k: CrossLayer(seed=1, kernel_l2=0.1, **k), [(N,), (N,)], (N,), cross),
+    "cross low rank": Case(lambda **k: CrossLayer(projection_dim=2, seed=1, **k), [(N,), (N,)], (N,), cross),
+    "bottom MLP": Case(lambda **k: BottomMLP([6, 4], seed=0, **k), [(N,)], (4,), mlp),
+    "bottom MLP with all": Case(
+        lambda **k: BottomMLP([6, 4], "tanh", 0.5, True, 0.1, seed=0, **k), [(N,)], (4,), mlp
+    ),
+    "top MLP with all": Case(
+        lambda **k: TopMLP([6, 2], "tanh", 0.5, True, 0.1, seed=0, **k), [(N,)], (2,), mlp, "float32"
+    ),
+    "top MLP": Case(lambda **k: TopMLP([6, 2], seed=0, **k), [(N,)], (2,), mlp, "float32"),
+    "embeddings": Case(lambda **k: EmbeddingCollection(SCHEMA, 2, seed=0, **k), [IDS], (3, 2), embedded),
+    "embeddings side by side": Case(
+        lambda **k: EmbeddingCollection(SCHEMA, {"a": 2, "b": 3}, True, init_scale=0.5, seed=0, **k), [IDS], (8,), embedded
+    ),
+    "embeddings of a TPU": Case(lambda **k: TPUEmbedding(SCHEMA, 2, seed=0, **k), [IDS], (3, 2), embedded),
+}  # fmt: skip
+every_layer = pytest.mark.parametrize("name", CASES)
+
+
+def inputs(shapes, batch, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        rng.integers(-2, 12, (batch, shape[0])).astype(shape[1]) if shape[-1] == "int32"
+        else rng.normal(size=(batch, *shape)).astype("float32")
+        for shape in shapes
+    ]  # fmt: skip
+
+
+def made(name, **options):
+    case = CASES[name]
+    layer = case.make(**options)
+    layer(*inputs(case.inputs, 2))
+    rng = np.random.default_rng(7)
+    for weight in layer.weights:  # a bias of zeros would hide a missing one
+        if "float" in weight.dtype:
+            weight.assign(np.abs(rng.normal(size=weight.shape)) if "variance" in weight.name else rng.normal(size=weight.shape))
+    return layer, case
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
+
+
+@every_layer
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_values_equal_numpy_at_any_batch_size(name, batch):
+    layer, case = made(name)
+    x = inputs(case.inputs, batch)
+    got = layer(*x)
+    assert keras.backend.standardize_dtype(got.dtype) == "float32" and tuple(got.shape) == (batch, *case.output)
+    assert tuple(layer.compute_output_shape(*[each.shape for each in x])) == (batch, *case.output)
+    np.testing.assert_allclose(numpy(got), case.numpy(layer, *x), rtol=1e-5, atol=1e-5)
+
+
+@every_layer
+def test_a_model_computes_and_saves_it_as_it_is(name, tmp_path):
+    layer, case = made(name)
+    symbols = [keras.Input(s[:1], dtype="int32") if s[-1] == "int32" else keras.Input(s) for s in case.inputs]
+    model = keras.Model(symbols, layer(*symbols))
+    assert model.output.shape == (None, *case.output)
+    x = inputs(case.inputs, 3)
+    expected = numpy(layer(*x))
+    np.testing.assert_allclose(numpy(model(x)), expected, rtol=1e-6, atol=1e-6)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    (again,) = (each for each in loaded.layers if type(each) is type(layer))
+    assert again.get_config() == layer.get_config()
+    np.testing.assert_array_equal(numpy(loaded(x)), numpy(model(x)))
+
+
+@every_layer
+def test_config_round_trip_keeps_the_layer_and_its_initial_weights(name):
+    layer = CASES[name].make()
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is type(layer) and again.get_config() == layer.get_config()
+    x = inputs(CASES[name].inputs, 3)
+    np.testing.assert_array_equal(numpy(again(*x)), numpy(layer(*x)))
+
+
+@every_layer
+def test_mixed_precision_computes_on_float32_weights(name):
+    layer, case = made(name, dtype="mixed_bfloat16")
+    x = inputs(case.inputs, 5)
+    got = layer(*x)
+    assert keras.backend.standardize_dtype(got.dtype) == case.dtype
+    assert {w.dtype for w in layer.weights if "float" in w.dtype} <= {"float32"}
+    np.testing.assert_allclose(numpy(got), case.numpy(layer, *x), rtol=0.1, atol=0.15)
+
+
+@every_layer
+def test_gradients_are_the_slopes_of_the_numpy_function(name):
+    """Along a random direction of all weights and inputs at once."""
+    layer, case = made(name)
+    x = inputs(case.inputs, 3)
+    floats = [i for i, each in enumerate(x) if each.dtype == "float32"]
+    trainable, rest = list(layer.trainable_variables), [v.value for v in layer.non_trainable_variables]
+    start = [numpy(v.value).copy() for v in trainable] + [x[i] for i in floats]
+    rng = np.random.default_rng(3)
+    upstream = rng.normal(size=(3, *case.output)).astype("float32")
+    directions = [rng.normal(size=each.shape).astype("float32") for each in start]
+
+    def loss(*values):
+        given = list(x)
+        for i, value in zip(floats, values[len(trainable) :], strict=True):
+            given[i] = value
+        out, _ = layer.stateless_call(list(values[: len(trainable)]), rest, *given)
+        return ops.sum(ops.multiply(out, upstream))
+
+    def in_numpy(step):
+        moved = [each.astype("float64") + step * direction for each, direction in zip(start, directions, strict=True)]
+        for variable, value in zip(trainable, moved, strict=False):
+            variable.assign(value)
+        given = list(x)
+        for i, value in zip(floats, moved[len(trainable) :], strict=True):
+            given[i] = value
+        return np.sum(case.numpy(layer, *given) * upstream)
+
+    found = gradients(loss, start)
+    assert all(np.isfinite(gradient).all() for gradient in found)
+    slope = sum(np.sum(gradient * direction) for gradient, direction in zip(found, directions, strict=True))
+    assert slope == pytest.approx((in_numpy(1e-3) - in_numpy(-1e-3)) / 2e-3, rel=1e-2, abs=1e-2)
+
+
+# What each layer refuses: call, kind of error, words of its message.
+REFUSED = [
+    (lambda: DotInteraction()(np.ones((2, 3), "float32")), ["(2, 3)", "(B, F, D)"]),
+    (lambda: CrossLayer("tensor"), ["'tensor'", "vector"]),
+    (lambda: CrossLayer("vector", projection_dim=2), ["projection_dim=2", "matrix"]),
+    (lambda: CrossLayer(projection_dim=0), ["projection_dim=0", ">= 1"]),
+    (lambda: TopMLP([1]).build((None, None)), ["TopMLP", "last dimension"]),
+    *(
+        (lambda kind=kind, options=options: kind(**options), [kind.__name__, *words])
+        for kind in (BottomMLP, TopMLP)
+        for options, words in (
+            ({"units": []}, ["units=[]", "at least one"]),
+            ({"units": [3, 0]}, ["units[1]=0", ">= 1"]),
+            ({"units": [2.5]}, ["units[0]=2.5", "integer"]),
+            ({"units": [True]}, ["units[0]=True"]),
+            ({"units": [3], "dropout": 1.0}, ["dropout=1.0", "[0, 1)"]),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("call, words", REFUSED, ids=lambda value: value[0] if isinstance(value, list) else "")
+def test_what_does_not_fit_is_refused(call, words):
+    with pytest.raises(ValueError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+# -- seeds and regularization of what has kernels --------------------------------------------------------------------------
+
+KERNELS = {
+    "bottom MLP": lambda **k: BottomMLP([N, N], **k),
+    "top MLP": lambda **k: TopMLP([N, N], **k),
+    "cross layer": lambda **k: CrossLayer(projection_dim=3, **k),
+}
+every_kernel = pytest.mark.parametrize("make", KERNELS.values(), ids=KERNELS)
+
+
+def built(layer, width=N):
+    layer.build((None, width))
+    return layer
+
+
+def kernels_of(layer):
+    return [w for v, w in zip(layer.weights, layer.get_weights(), strict=True) if len(v.shape) == 2]
+
+
+@every_kernel
+def test_equal_seeds_give_equal_weights(make):
+    layers = [built(make(seed=5)), built(make(seed=5)), built(make(seed=6)), built(make()), built(make())]
+    for a, b, c, d, e in zip(*(layer.get_weights() for layer in layers), strict=True):
+        np.testing.assert_array_equal(a, b)
+        if a.any():  # a cross layer's bias begins at zero
+            assert np.abs(a - c).max() > 0 and np.abs(d - e).max() > 0
+    first, second = kernels_of(layers[0])
+    assert first.shape != second.shape or np.abs(first - second).max() > 0
+
+
+@every_kernel
+def test_kernel_l2_is_the_sum_of_squares_of_the_kernels_only(make):
+    layer = built(make(kernel_l2=0.5, seed=0))
+    for weight in layer.weights:
+        if len(weight.shape) == 1:
+            weight.assign(np.full(weight.shape, 9.0))
+    expected = 0.5 * sum((kernel**2).sum() for kernel in kernels_of(layer))
+    assert float(ops.convert_to_numpy(sum(layer.losses))) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_set_random_seed_fixes_unseeded_layers():
+    drawn = []
+    for _ in range(2):
+        keras.utils.set_random_seed(9)
+        drawn.append(built(TopMLP([3])).get_weights()[0])
+    np.testing.assert_array_equal(*drawn)
+
+
+# -- interactions ----------------------------------------------------------------------------------------------------------
+
+
+def test_dot_lists_the_lower_triangle_row_by_row():
+    # Feature i is i + 2 times a unit vector: the product of i and j is (i + 2)(j + 2).
+    x = np.arange(2, 6, dtype="float32").reshape(1, 4, 1)
+    assert numpy(DotInteraction()(x)).tolist() == [[6, 8, 12, 10, 15, 20]]
+    assert numpy(DotInteraction(True)(x)).tolist() == [[4, 6, 9, 8, 12, 16, 10, 15, 20, 25]]
+
+
+def test_dot_of_one_vector_is_empty_without_self_interaction():
+    x = np.ones((2, 1, 3), "float32")
+    assert tuple(DotInteraction()(x).shape) == (2, 0)
+    assert numpy(DotInteraction(True)(x)).tolist() == [[3], [3]]
+
+
+def test_interactions_take_a_list_of_vectors_in_order():
+    first, rest = inputs([(D,), (F, D)], 5)
+    stacked = np.concatenate([first[:, None], rest], 1)
+    layer = DotInteraction()
+    np.testing.assert_allclose(numpy(layer([first, rest])), dot(layer, stacked), rtol=1e-5, atol=1e-5)
+    assert layer.compute_output_shape([(5, D), (5, F, D)]) == (5, 10)
+    first = first[:, :2]  # of any width
+    layer = ConcatenationInteraction()
+    np.testing.assert_array_equal(numpy(layer([first, rest])), np.concatenate([first, rest.reshape(5, -1)], 1))
+    assert layer.compute_output_shape([(5, 2), (5, F, D)]) == (5, 2 + F * D)
+
+
+@pytest.mark.parametrize(
+    "options, count", [({"kind": "vector"}, 2 * N), ({}, N * N + N), ({"projection_dim": 2}, 2 * N * 2 + N)], ids=str
+)
+def test_cross_of_one_input_crosses_it_with_itself(options, count):
+    (x,) = inputs([(N,)], 3)
+    layer = CrossLayer(seed=0, **options)
+    np.testing.assert_array_equal(numpy(layer(x)), numpy(layer(x, x)))
+    assert layer.count_params() == count
+
+
+# -- MLPs ------------------------------------------------------------------------------------------------------------------
+
+X = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
+
+
+def test_the_bottom_mlp_activates_its_last_layer_and_the_top_mlp_does_not():
+    bottom, top = BottomMLP([9, 50], seed=0), TopMLP([9, 50], seed=0)
+    assert numpy(bottom(X)).min() == 0
+    assert numpy(top(X)).min() < 0
+
+
+def test_initial_weights_have_the_references_moments():
+    mlp = TopMLP([400, 300], seed=3)
+    mlp.build((None, 200))
+    inputs = 200
+    for dense in mlp.dense_layers:
+        kernel, bias = dense.get_weights()
+        n = kernel.size
+        sd = np.sqrt(2 / (inputs + dense.units))
+        assert abs(kernel.mean()) < 5 * sd / np.sqrt(n)
+        assert abs(kernel.std() / sd - 1) < 5 / np.sqrt(2 * n)
+        # Normal, not uniform or truncated: the fourth moment is three times the squared variance.
+        assert abs((kernel**4).mean() / sd**4 - 3) < 5 * np.sqrt(96 / n)
+        assert abs(bias.std() / np.sqrt(1 / dense.units) - 1) < 5 / np.sqrt(2 * dense.units)
+        inputs = dense.units
+
+
+@pytest.mark.parametrize("kind", [BottomMLP, TopMLP])
+def test_dropout_works_in_training_only(kind):
+    mlp = kind([400, 400], dropout=0.25, seed=0)
+    plain = kind([400, 400], seed=0)
+    np.testing.assert_allclose(numpy(mlp(X)), numpy(plain(X)), rtol=1e-6, atol=1e-6)
+    assert len(mlp.dropouts) == (2 if kind is BottomMLP else 1)
+    trained = numpy(mlp(X, training=True))
+    if kind is BottomMLP:
+        alive = numpy(plain(X)) > 0
+        assert 0 < (trained == 0).mean() - (~alive).mean() < 0.3
+    else:
+        assert (trained != 0).all() and np.abs(trained - numpy(mlp(X))).max() > 1e-3
+
+
+def test_batch_norm_stands_before_the_activation():
+    mlp = BottomMLP([50], batch_norm=True, seed=0)
+    mlp.build((None, 7))
+    kernel, bias = mlp.dense_layers[0].get_weights()
+    x = X @ kernel + bias
+    expected = np.maximum((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3), 0)
+    np.testing.assert_allclose(numpy(mlp(X, training=True)), expected, rtol=1e-4, atol=1e-4)
+    # One step of the moving statistics, momentum 0.99 from mean 0 and variance 1.
+    np.testing.assert_allclose(mlp.norms[0].moving_mean.numpy(), 0.01 * x.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(mlp.norms[0].moving_variance.numpy(), 0.99 + 0.01 * x.var(0), rtol=1e-4)
+
+
+def test_the_last_top_layer_has_neither_batch_norm_nor_dropout():
+    mlp = TopMLP([8, 1], batch_norm=True, dropout=0.5)
+    mlp.build((None, 4))
+    assert (len(mlp.norms), len(mlp.dropouts)) == (1, 1)
+    assert mlp.count_params() == (4 * 8 + 8) + 4 * 8 + (8 + 1)
