@@ -14,8 +14,7 @@ import tensorstore
 
 from keras_dlrm.checkpoint.state import Piece
 from keras_dlrm.files.checksums import content_digest, digest, read_sealed
-from keras_dlrm.files.places import inside
-from keras_dlrm.files.plain import plain_path
+from keras_dlrm.files.paths import inside, plain_path
 
 MANIFEST, DENSE = "manifest.json", "dense.npz"
 # Says what an array's chunks hold. They have checksums of their own, which this file asks for.

@@ -30,8 +30,7 @@ from keras_dlrm.checkpoint.parts import (
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.files.checksums import digest, sealed
 from keras_dlrm.files.durable import check_writable, publish, sync
-from keras_dlrm.files.lock import held
-from keras_dlrm.files.ownership import check, identity, mark, remove
+from keras_dlrm.files.ownership import check, held, identity, mark, remove
 from keras_dlrm.sharding import collectives, everyone
 from keras_dlrm.sharding.processes import PREEMPTED
 from keras_dlrm.support.arguments import integer

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.options import PathArgument, json_option, print_json, refuse_unused
-from keras_dlrm.files.replaced import check_replaced, is_png
+from keras_dlrm.files.durable import check_replaced, is_png
 
 # Files that may be replaced: an example of a name, and what tells one.
 _REPLACED: dict[str, tuple[str, Callable[[bytes], bool]]] = {
@@ -128,7 +128,7 @@ def _simulate(
     work: Any, machine: Any, constraints: dict[str, str], memory: float | None, options: dict[str, Any], as_json: bool
 ) -> None:
     from keras_dlrm.sharding.planner.simulator import scaling_png, simulate, table
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     scaling, path = options["scaling"], options["plot"]
     estimates = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)

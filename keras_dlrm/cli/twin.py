@@ -16,7 +16,7 @@ from keras_dlrm.cli.options import (
     row_progress,
     seed_option,
 )
-from keras_dlrm.files.replaced import check_replaced, is_png
+from keras_dlrm.files.durable import check_replaced, is_png
 
 
 @click.group(epilog="""\b
@@ -46,7 +46,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     """
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     check_replaced("--output", output, "statistics.json", lambda start: start.startswith(b'{"format": "keras_dlrm click log'))
     with row_progress("measure") as progress:
@@ -87,7 +87,7 @@ def make(
     from keras_dlrm.data.packed.writer import list_file
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     if plot is not None:
         check_replaced("--plot", plot, "twin.png", is_png)

@@ -15,11 +15,11 @@ from rich.progress import Progress
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.state import state_of, value_of
 from keras_dlrm.checkpoint.writing import clear, write
-from keras_dlrm.files.archive import check_archive
+from keras_dlrm.files.checksums import check_archive
 from keras_dlrm.files.durable import whole
 from keras_dlrm.metrics import scores
 from keras_dlrm.models.not_finite import require_finite
-from keras_dlrm.support.bar import bar
+from keras_dlrm.support.terminal import bar
 
 SHOWN = (("auc", "AUC"), ("logloss", "log loss"), ("ne", "NE"))
 

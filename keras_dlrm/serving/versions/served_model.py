@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
-from keras_dlrm.files.published import check_version
+from keras_dlrm.files.inventory import check_version
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.serving.versions import operations
 from keras_dlrm.serving.versions.config import ModelConfig
