@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 # Before a framework is imported: quiet logs, no accelerator, and two threads a worker rather than one per core.
@@ -17,6 +18,11 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+# Programs that tests start import nothing optional; nor does the process of the tests, whose programs find that by its path.
+LEAN = str(Path(__file__).parent / "helpers" / "lean")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [LEAN, os.environ.get("PYTHONPATH")]))
+sys.path.append(LEAN)
+
 # What JAX compiled once, in any test or run, is not compiled again: half of its lane's time and more.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -24,6 +30,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Small programs that run a few times cost more to optimize than to run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import helpers.lean.sitecustomize  # noqa: E402, F401
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 

@@ -5,7 +5,6 @@ import functools
 import importlib
 import inspect
 import json
-import os
 import pkgutil
 import subprocess
 import sys
@@ -14,16 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.children import environment
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_dlrm"
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # The seam, the train steps and the exporters are per framework; nothing else is. One file of the server loads SavedModels.
 MAY_NAME_A_FRAMEWORK = (
-    "backend/", "data/packed/", "data/tables/tf_examples.py", "export/", "parameter_server/", "serving/versions/saved_model.py",
+    "backend/", "data/packed/", "data/tables/records.py", "export/", "parameter_server/", "serving/versions/saved_model.py",
     "sharding/collectives/", "step/",
 )  # fmt: skip
 # Where private names of frameworks stand, each with its reason. The last is loaded with the package, before any framework.
-PRIVATE_NAMES = {f"backend/private_{of}.py" for of in ("keras", "keras_rs", "tensorflow", "tfrs")} | {"support/registration.py"}
+PRIVATE_NAMES = {f"backend/private_{of}.py" for of in ("keras", "keras_rs", "tensorflow", "tfrs")} | {"support/lazy.py"}
 # Private by name only: the standard library documents them; NumPy says by no other name how long a mapped file is now.
 DOCUMENTED = {"os._exit", "_thread", "array._mmap"}
 # Packages with classes that inherit from a framework's, on every backend.
@@ -52,12 +52,21 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras():
 def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("import keras, keras_dlrm; assert keras.saving.get_registered_object('keras_dlrm>DLRM')")
-    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, "capture_output": True, "text": True}
+    options = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, program, "--backend", "spark"], **options)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("first", ["keras_dlrm", "keras_dlrm.layers", "keras_dlrm.embeddings.hashing", "keras"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "keras_dlrm",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("keras_dlrm.layers", "keras_dlrm.embeddings.table_rows", "keras")
+        ),
+    ],
+)
 def test_whatever_is_imported_first_the_classes_are_known(first):
     program = f"import {first}; import keras_dlrm, keras; print(keras.saving.get_registered_object('keras_dlrm>DLRM').__name__)"
     done = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)

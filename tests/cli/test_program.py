@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from helpers.children import environment
 
 from keras_dlrm.cli.program import promise, run
 
@@ -146,8 +146,7 @@ def test_a_stopped_preprocess_goes_on_and_leaves_nothing_else(tmp_path: Path) ->
     (tmp_path / "log.csv").write_text("a,click\n" + "".join(f"v{i % 9973},{i % 2}\n" for i in range(2_000_000)))
     command = [sys.executable, "-m", "keras_dlrm.cli", "preprocess", "tables", "--schema", "log.yaml", "--train", "log.csv",
                "--output", "out"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment())
     while not (tmp_path / ".out.partial").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -2,16 +2,15 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.children import environment
 from helpers.runtimes import ask, c_program, cli_run
 
-ROOT = Path(__file__).resolve().parents[2]
 # Each backend runs in a process of its own.
 pytestmark = [pytest.mark.slow, pytest.mark.neutral]
 USER = ["price", "city"]
@@ -33,7 +32,7 @@ def rows(n, cities):
     })
 log = rows(400, ["Rome", "Oslo", "Köln", "a|b"])
 schema = kd.Schema(
-    dense=[kd.Dense("price", "log1p_standardise"), kd.Dense("age", "quantile")],
+    dense=[kd.Dense("price", "log1p_standardize"), kd.Dense("age", "quantile")],
     categorical=[kd.Categorical("city", oov=1), kd.Categorical("tags", hotness=2, combiner="mean", oov_rows=2),
                  kd.Categorical("device", 4), kd.Categorical("agent", 50, hashed=True)],
 )
@@ -66,10 +65,8 @@ def trained(request, tmp_path_factory):
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     folder = tmp_path_factory.mktemp(request.param)
-    environment = {**os.environ, "KERAS_BACKEND": request.param, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, str(folder), json.dumps(USER)], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, "-c", TRAIN, str(folder), json.dumps(USER)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(KERAS_BACKEND=request.param))
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["backend"] == request.param

@@ -1,7 +1,15 @@
-"""What a launcher's processes do, as Linux tells it."""
+"""Programs that a test starts: their environment, and what a launcher's processes do, as Linux tells it."""
 
+import os
 import subprocess
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(**variables):
+    """This process's environment, with the repository on PYTHONPATH and other variables."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}", **variables}
 
 
 def members(process):

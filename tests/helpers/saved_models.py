@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from helpers.children import environment
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,9 +175,8 @@ def serving(log: Path, *arguments: object) -> Iterator[Running]:
     """`keras-dlrm serve` on free ports; it must end with exit code 0 on SIGTERM."""
     command = [sys.executable, "-m", "keras_dlrm.cli", "serve", *map(str, arguments)]
     command += ["--port", "0", "--grpc-port", "0", "--json", "--poll-seconds", "0.1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with log.open("w") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment())
     try:
         line = process.stdout.readline()
         assert line, log.read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from helpers.children import environment
 
 import keras_dlrm as kd
 from keras_dlrm.data.streaming import Commits, KafkaStream, ParquetStream
@@ -117,7 +117,7 @@ def run(arguments):
     command = [sys.executable, str(ROOT / "trainers" / "online.py"), *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=environment(TF_CPP_MIN_LOG_LEVEL="3"),
     )  # fmt: skip
 
 

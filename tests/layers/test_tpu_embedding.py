@@ -104,7 +104,8 @@ def test_a_tpu_needs_the_size_of_its_batches(monkeypatch):
 
 def configs(rule=RULES["sgd"], placement="sparsecore"):
     layer = kd.layers.EmbeddingCollection(SCHEMA, {"item": 8, "tags": 4, "user": 4}, output_dim=4)
-    return feature_configs(SCHEMA, layer.stacks, rule, 0, 32, placement, 100, 50)
+    options = {"placement": placement, "max_ids_per_partition": 100, "max_unique_ids_per_partition": 50}
+    return feature_configs(SCHEMA, layer.stacks, rule, 0, 32, **options)
 
 
 def test_each_column_has_a_feature_and_columns_of_one_table_share_its_config(keras_rs):

@@ -1,18 +1,15 @@
 """One model, three backends: the same losses for 50 steps, and files that each of them reads."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.children import environment
 
 # Each backend runs in a process of its own.
 pytestmark = [pytest.mark.slow, pytest.mark.neutral]
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 COMMON = """
 import json, sys
@@ -76,8 +73,8 @@ print(json.dumps({"p": p.tolist(), "iterations": int(model.optimizer.iterations)
 
 
 def run(code, backend, folder):
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, env=environment(KERAS_BACKEND=backend), capture_output=True, text=True)
     assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
     return json.loads(done.stdout.splitlines()[-1])
 

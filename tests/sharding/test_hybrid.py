@@ -11,10 +11,10 @@ from helpers import hybrid_program
 from keras_dlrm.sharding.launch import launch
 
 MIXED = {"a": "row_wise", "b": "table_wise", "c": "column_wise", "e": "replicate"}
+OTHERS = {"a": "column_wise", "b": "replicate", "c": "table_wise", "e": "column_wise"}
 SPLIT = {"collisions": 4, "threshold": 10}
 CASES = [
-    {"kinds": "column_wise", "rule": "Adagrad"},
-    {"kinds": MIXED, "rule": "SGD", "weighted": True},
+    {"kinds": OTHERS, "rule": "SGD", "weighted": True},
     {"kinds": MIXED, "rule": "Adam"},
     {"kinds": "row_wise", "rule": "RowwiseAdagrad"},
     {"kinds": "row_wise", "rule": "SGD", "weighted": True, "split": {**SPLIT, "operation": "mult"}},

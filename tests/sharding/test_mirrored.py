@@ -69,8 +69,7 @@ def run_workers(cases, tmp_path):
 CASES = [
     {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
-    {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True},
-    {"rule": "RowwiseAdagrad", "on_batch": True},
+    {"rule": "RowwiseAdagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True, "on_batch": True},
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from helpers.children import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def start(program: str, *args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "trainers" / program), *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": ""},
+        env=environment(KERAS_BACKEND=""),
     )  # fmt: skip
 
 

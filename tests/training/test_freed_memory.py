@@ -17,7 +17,7 @@ model = kd.models.DLRM(schema, 8, [512, 512, 8], [512, 512, 1])
 model.compile("sgd")
 class Batches(keras.utils.PyDataset):
     def __len__(self):
-        return 10
+        return 5
     def __getitem__(self, index):
         batch = {"dense": np.ones((2048, 1), "float32"), "sparse": np.ones((2048, 1), "int32")}
         return batch, np.ones((2048, 1), "float32")
@@ -25,7 +25,7 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     model.fit(Batches(), verbose=0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(min(faults() for _ in range(6)) / 10)
+print(min(faults() for _ in range(3)) / 5)
 """
 
 

@@ -13,26 +13,24 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from helpers.children import runs
+from helpers.children import ROOT, environment, runs
 
 import keras_dlrm as kd
 from keras_dlrm.parameter_server.cluster import SERVER_LOST, loopback
 from keras_dlrm.sharding.plan import place
 from trainers.hybrid import click_schema
 
-ROOT = Path(__file__).parents[3]
 PROGRAM = ROOT / "trainers" / "parameter_server.py"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="parameter servers are TensorFlow's"),
 ]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+ENVIRONMENT = environment(KERAS_BACKEND="tensorflow")
 
 
 class Run:
