@@ -37,14 +37,11 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
     0.5
     """
 
-    def __init__(
-        self, learning_rate: float, warmup_steps: int = 0, decay_start_step: int = 0, decay_steps: int = 0
-    ) -> None:
+    def __init__(self, learning_rate: float, warmup_steps: int = 0, decay_start_step: int = 0, decay_steps: int = 0) -> None:
         super().__init__()
-        steps = {"warmup_steps": warmup_steps, "decay_start_step": decay_start_step, "decay_steps": decay_steps}
-        self.warmup_steps, self.decay_start_step, self.decay_steps = (
-            integer("WarmupHoldDecay", name, value, 0) for name, value in steps.items()
-        )
+        self.warmup_steps = integer("WarmupHoldDecay", "warmup_steps", warmup_steps, 0)
+        self.decay_start_step = integer("WarmupHoldDecay", "decay_start_step", decay_start_step, 0)
+        self.decay_steps = integer("WarmupHoldDecay", "decay_steps", decay_steps, 0)
         if decay_steps and decay_start_step < warmup_steps:
             raise ValueError(
                 f"WarmupHoldDecay: decay_start_step={decay_start_step} lies inside the warm-up of {warmup_steps} steps; "
@@ -69,5 +66,4 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        names = ("learning_rate", "warmup_steps", "decay_start_step", "decay_steps")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("learning_rate", "warmup_steps", "decay_start_step", "decay_steps")}
