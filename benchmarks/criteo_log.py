@@ -10,7 +10,7 @@ import polars as pl
 from rich.console import Console
 
 from keras_dlrm.schema.criteo import CATEGORICAL, COLUMNS, CRITEO_KAGGLE_ROWS, DENSE
-from keras_dlrm.support.bar import bar
+from keras_dlrm.support.terminal import bar
 
 KAGGLE_ROWS = 45_840_617
 EXPONENT = 1.1

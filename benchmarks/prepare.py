@@ -17,7 +17,7 @@ import polars as pl
 
 from keras_dlrm import Categorical, Dense, Schema
 from keras_dlrm.data import tables
-from keras_dlrm.support.table import print_table
+from keras_dlrm.support.terminal import print_table
 
 FRAPPE = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 

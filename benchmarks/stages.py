@@ -136,7 +136,7 @@ def main(
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_dlrm.models.presets import PRESETS
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     if preset not in PRESETS:
         raise click.UsageError(f"--preset {preset} is unknown; use one of {', '.join(PRESETS)}.")

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
-from keras_dlrm.support.registration import register_later
+from keras_dlrm.support.lazy import register_later
 
 if TYPE_CHECKING:
     from keras_dlrm import (

@@ -9,12 +9,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from keras_dlrm.files import published
-from keras_dlrm.files.archive import KERAS, check_archive
+from keras_dlrm.files.checksums import KERAS, Done, check_archive, check_seal
 from keras_dlrm.files.documents import read
-from keras_dlrm.files.inventory import Done, files_below
+from keras_dlrm.files.inventory import MANIFEST, check_version, files_below
 from keras_dlrm.files.marker import MARKER, check_marker
-from keras_dlrm.files.seal import check_seal
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.training import run_files
@@ -182,8 +180,8 @@ def _checkpoints(path: Path, done: Done) -> _Checks:
 
 
 def _version(path: Path, done: Done) -> _Checks:
-    if published.check_version(path, done) is None:
-        raise ValueError(f"{path} has no {published.FILE} of kd.export.savedmodel, so that there is nothing to compare it with.")
+    if check_version(path, done) is None:
+        raise ValueError(f"{path} has no {MANIFEST} of kd.export.savedmodel, so that there is nothing to compare it with.")
     return {path / name: SHA for name in files_below(path)}
 
 

@@ -14,9 +14,8 @@ import keras_dlrm as kd
 from keras_dlrm.artifacts import UNCHECKED
 from keras_dlrm.cli import main
 from keras_dlrm.data.packed import format as layout
-from keras_dlrm.files import published
 from keras_dlrm.files.checksums import sealed
-from keras_dlrm.files.inventory import files_below, inventory
+from keras_dlrm.files.inventory import FORMAT, MANIFEST, VERSION, files_below, inventory
 from keras_dlrm.training import run_files
 from keras_dlrm.training.experiment import Experiment
 
@@ -30,7 +29,7 @@ def written(tmp_path_factory):
     random = np.random.default_rng(0)
     rows = pl.DataFrame({"x": random.random(90), "a": [f"v{i}" for i in random.integers(0, 9, 90)], "click": [0, 1, 1] * 30})
     rows.write_csv(folder / "rows.csv")
-    raw = kd.Schema(dense=[kd.Dense("x", "standardise")], categorical=[kd.Categorical("a")], label="click")
+    raw = kd.Schema(dense=[kd.Dense("x", "standardize")], categorical=[kd.Categorical("a")], label="click")
     log = kd.data.tables.preprocess(raw, folder / "rows.csv", output=folder / "log", split={"train": 0.9, "test": 0.1})
     log.preprocessor.save(folder / "preprocessor")
     model = kd.models.DLRM(log.schema, 4, bottom_mlp=[4], top_mlp=[4, 1])
@@ -48,8 +47,8 @@ def written(tmp_path_factory):
     (version / "variables").mkdir()
     (version / "saved_model.pb").write_bytes(random.bytes(300))
     (version / "variables" / "variables.index").write_bytes(random.bytes(200))
-    manifest = {"format": published.FORMAT, "version": published.VERSION, "files": inventory(version, files_below(version))}
-    (version / published.FILE).write_text(json.dumps(sealed(manifest)))
+    manifest = {"format": FORMAT, "version": VERSION, "files": inventory(version, files_below(version))}
+    (version / MANIFEST).write_text(json.dumps(sealed(manifest)))
     kd.export.onnx(model, folder / "onnx" / "model.onnx", external_data=True)
     return folder
 

@@ -12,7 +12,7 @@ from keras_dlrm.schema.schema import Categorical, Dense, Schema
 pytestmark = pytest.mark.neutral
 
 RAW = Schema(
-    dense=[Dense("age"), Dense("price", "standardise"), Dense("rank", "quantile")],
+    dense=[Dense("age"), Dense("price", "standardize"), Dense("rank", "quantile")],
     categorical=[Categorical("user", max_vocabulary=9), Categorical("tags", hotness=2), Categorical("given", 5)],
     label="click",
 )
@@ -101,7 +101,7 @@ def test_a_schema_made_by_hand_is_compared_by_names_and_sizes():
     )
     check_same("predict", by_hand, whole)
     check_same("predict", whole, by_hand)
-    with pytest.raises(ValueError, match="'price' has transform=none in the model, standardise in the data"):
+    with pytest.raises(ValueError, match="'price' has transform=none in the model, standardize in the data"):
         check_same("evaluate", by_hand, whole, scores=True)
 
 

@@ -13,8 +13,7 @@ import tensorstore
 
 from keras_dlrm.files.checksums import digest, read_sealed
 from keras_dlrm.files.durable import sync
-from keras_dlrm.files.places import inside
-from keras_dlrm.files.plain import plain_path
+from keras_dlrm.files.paths import inside, plain_path
 
 MANIFEST, DENSE = "manifest.json", "dense.npz"
 VERSION = 2  # 1 had neither checksums nor the model's identity

@@ -25,8 +25,7 @@ from keras_dlrm.checkpoint.store import (
 )
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.durable import publish, sync
-from keras_dlrm.files.lock import held
-from keras_dlrm.files.ownership import check, identity, mark, remove
+from keras_dlrm.files.ownership import check, held, identity, mark, remove
 from keras_dlrm.sharding import collectives, everyone
 from keras_dlrm.support.arguments import integer
 

@@ -88,7 +88,7 @@ def _compare(
     from keras_dlrm.files.checksums import read_json
     from keras_dlrm.files.durable import write
     from keras_dlrm.metrics import paired_bootstrap_runs
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
     from keras_dlrm.training.run import train
     from keras_dlrm.training.run_files import read_predictions
 

@@ -40,7 +40,7 @@ def command(
     from keras_dlrm.data.preprocessor.unseen import Tally
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
     from keras_dlrm.schema.same_schema import check_same
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
     from keras_dlrm.training.best_model import validation_scores
 
     log = data_package.open(data)

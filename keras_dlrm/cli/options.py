@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.files.archive import KERAS, check_archive
+from keras_dlrm.files.checksums import KERAS, check_archive
 
 PathArgument = click.Path(path_type=Path)
 

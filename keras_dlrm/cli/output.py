@@ -32,7 +32,7 @@ def print_skipped(count: int, examples: Iterable[Any]) -> None:
 def print_unseen(columns: Sequence[Unseen]) -> None:
     """A table of the columns with unseen values, where there are some, and a warning where they are too many."""
     from keras_dlrm.data.preprocessor import unseen
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     if rows := unseen.table(columns):
         print_table(rows, "unseen values")
@@ -45,7 +45,7 @@ def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]
     """A progress bar fed by `(rows_done, rows_total, stage)`, with rows/s and time left, on standard error."""
     from rich.console import Console
 
-    from keras_dlrm.support.bar import bar
+    from keras_dlrm.support.terminal import bar
 
     start = time.perf_counter()
     with bar(Console(stderr=True), "rows") as shown:

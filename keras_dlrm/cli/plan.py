@@ -12,7 +12,7 @@ import click
 
 from keras_dlrm.cli.options import PathArgument, json_option
 from keras_dlrm.cli.output import print_json
-from keras_dlrm.files.replaced import check_replaced, is_png
+from keras_dlrm.files.durable import check_replaced, is_png
 
 EPILOG = """\b
 Examples:
@@ -130,7 +130,7 @@ def _simulate(
     work: Any, machine: Any, constraints: dict[str, str], memory: float | None, options: dict[str, Any], as_json: bool
 ) -> None:
     from keras_dlrm.sharding.planner.simulator import scaling_png, simulate, table
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     scaling, path = options["scaling"], options["plot"]
     estimates = simulate(work, _sizes(options["simulate"]), machine, scaling, constraints, memory)

@@ -23,7 +23,7 @@ To resume a run that was stopped, give the same command again.
 \b
 A schema file (vocabularies without a size are fitted on the training part):
   label: click
-  dense: [{name: price, transform: log1p_standardise}]
+  dense: [{name: price, transform: log1p_standardize}]
   categorical: [{name: user, min_count: 2}, {name: tags, hotness: 8, combiner: mean}]
 """
 CRITEO_EPILOG = """\b
@@ -102,7 +102,7 @@ def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...]
 
 def _show(log: Any, as_json: bool) -> None:
     from keras_dlrm.data.preprocessor.bad_rows import BadRow
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     rows = {name: len(log.split(name)) for name in log.splits}
     print_table([{"part": name, "rows": count} for name, count in rows.items()], str(log.directory))

@@ -178,7 +178,7 @@ def _hotness(text: str) -> Any:
 
 
 def _show(log: Any, as_json: bool) -> None:
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     best = log.manifest.get("best_by_split", {})
     lines = [{"part": name, "rows": len(log.split(name)), **_scores(best.get(name))} for name in log.splits]

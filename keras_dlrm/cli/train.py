@@ -62,7 +62,7 @@ def command(
 
 def show(result: dict[str, Any], log: Any, output: Path) -> None:
     """Print the result table."""
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     parts = [part for part in ("valid", "test") if part in result]
     rows = [{"part": part, "rows": len(log.split(part)), **result[part]} for part in parts]

@@ -9,7 +9,7 @@ import click
 
 from keras_dlrm.cli.options import PathArgument, directory_options, json_option, named_parts, seed_option
 from keras_dlrm.cli.output import print_json, row_progress
-from keras_dlrm.files.replaced import check_replaced, is_png
+from keras_dlrm.files.durable import check_replaced, is_png
 
 EPILOG = """\b
 Examples:
@@ -48,7 +48,7 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     """
     from keras_dlrm.data import open as open_log
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     check_replaced("--output", output, "statistics.json", lambda start: start.startswith(b'{"format": "keras_dlrm click log'))
     with row_progress("measure") as progress:
@@ -85,7 +85,7 @@ def make(
     from keras_dlrm.data.packed.writer import list_file
     from keras_dlrm.data.synthetic import Statistics, Twin, comparison_png, differences
     from keras_dlrm.data.synthetic import measure as run
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import print_table
 
     if plot is not None:
         check_replaced("--plot", plot, "twin.png", is_png)

@@ -33,8 +33,7 @@ def command(path: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from keras_dlrm.artifacts import UNCHECKED, verify
-    from keras_dlrm.support.bar import bar
-    from keras_dlrm.support.table import print_table
+    from keras_dlrm.support.terminal import bar, print_table
 
     with bar(Console(stderr=True), "bytes") as shown:
         task = shown.add_task("verify", total=None, note="")

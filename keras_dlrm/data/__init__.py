@@ -19,31 +19,22 @@ if TYPE_CHECKING:
     from keras_dlrm.data.foreign import mlperf as mlperf
     from keras_dlrm.data.foreign import reference as reference
     from keras_dlrm.data.foreign import torchrec as torchrec
-    from keras_dlrm.data.foreign.file_log import FileLog as FileLog
     from keras_dlrm.data.packed.packed import ClickLog as ClickLog
-    from keras_dlrm.data.packed.packed import Split as Split
+    from keras_dlrm.data.packed.packed import FileLog as FileLog
     from keras_dlrm.data.packed.packed import open as open
+    from keras_dlrm.data.packed.split import Split as Split
     from keras_dlrm.data.packed.writer import PackedWriter as PackedWriter
     from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect as CsvDialect
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor as Preprocessor
 
 _MODULES = {
-    "criteo": "criteo",
-    "mlperf": "foreign.mlperf",
-    "reference": "foreign.reference",
-    "streaming": "streaming",
-    "synthetic": "synthetic",
-    "tables": "tables",
-    "torchrec": "foreign.torchrec",
+    **{name: name for name in ("criteo", "streaming", "synthetic", "tables")},
+    **{name: f"foreign.{name}" for name in ("mlperf", "reference", "torchrec")},
 }
 _NAMES = {
-    "ClickLog": "packed.packed",
-    "CsvDialect": "preprocessor.csv_dialect",
-    "FileLog": "foreign.file_log",
-    "PackedWriter": "packed.writer",
-    "Preprocessor": "preprocessor.preprocessor",
-    "Split": "packed.packed",
-    "open": "packed.packed",
+    **dict.fromkeys(("ClickLog", "FileLog", "open"), "packed.packed"),
+    **{"PackedWriter": "packed.writer", "Split": "packed.split"},
+    **{"CsvDialect": "preprocessor.csv_dialect", "Preprocessor": "preprocessor.preprocessor"},
 }
 __all__ = ["open", *sorted(_MODULES), *(name for name in sorted(_NAMES) if name != "open")]
 

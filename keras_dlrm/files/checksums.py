@@ -1,21 +1,26 @@
-"""Checksums of files, and JSON files with a checksum of their own content."""
+"""Checksums of files: beside them, inside JSON and binary files, and of the members of zip archives."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from keras_dlrm.files.documents import from_json
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 
+Done = Callable[[int], None]
+AGAIN = "copy it again, or write it again"
 CHECKSUM = "checksum"
 _PART = 2**22  # bytes at a time: the memory stays in the processor's cache
 
 
-def digest(path: str | os.PathLike[str], done: Callable[[int], None] = lambda size: None) -> str:
+def digest(path: str | os.PathLike[str], done: Done = lambda size: None) -> str:
     """SHA-256 of a file, in hexadecimal digits; `done` is called with the bytes of each part that was read."""
     checksum, part = hashlib.sha256(), memoryview(bytearray(min(_PART, regular(path).stat().st_size + 1)))
     with open(path, "rb", buffering=0) as file:
@@ -56,7 +61,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         # A run may have scores that are not finite.
         content = from_json(regular(path, "give a file in JSON").read_bytes().decode("utf-8"), finite=False)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again, or write it again.") from error
+        raise ValueError(f"{path} is damaged ({error}); {AGAIN}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: it holds {type(content).__name__}, not an object; write it again.")
     return content
@@ -66,7 +71,7 @@ def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[s
     """A JSON object as it was before `sealed`; `ValueError`, naming the file that it comes from, where it is damaged."""
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     if content.get(CHECKSUM) != content_digest(rest):
-        raise ValueError(f"{path} is damaged: its content does not match its checksum; copy it again, or write it again.")
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; {AGAIN}.")
     return rest
 
 
@@ -92,3 +97,107 @@ def read_sealed(path: str | os.PathLike[str], *, required: bool = True) -> dict[
     """
     content = read_json(path)
     return unsealed(path, content) if required or CHECKSUM in content or "files" in content else content
+
+
+_MARK = b"keras_dlrm-sha256:"
+_DIGITS = 64
+# What a file holds until it is complete: see `seal`.
+OPEN_SEAL = (_MARK + b"0" * _DIGITS).decode()
+
+
+def seal(path: Path) -> None:
+    """Replace the `OPEN_SEAL` in a complete file by the checksum of all its other bytes.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.tflite"
+    >>> _ = path.write_bytes(b"weights" + OPEN_SEAL.encode())
+    >>> seal(path)
+    >>> check_seal(path)
+    True
+    >>> _ = path.write_bytes(path.read_bytes().replace(b"weights", b"Weights"))
+    >>> check_seal(path)
+    Traceback (most recent call last):
+    ValueError: ...model.tflite is damaged: its content does not match its checksum; copy it again, or write it again.
+    """
+    found, digits = _found(path)
+    if found < 0:
+        raise RuntimeError(f"{path} has no place for its checksum.")
+    with open(path, "r+b") as file:
+        file.seek(found + len(_MARK))
+        file.write(digits.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_seal(path: Path) -> bool:
+    """Whether a file carries a checksum.
+
+    Raises:
+        ValueError: it does, and its other bytes are not those that were written.
+    """
+    found, digits = _found(path)
+    if found < 0:
+        return False
+    with open(path, "rb") as file:
+        file.seek(found + len(_MARK))
+        if file.read(_DIGITS) != digits.encode():
+            raise ValueError(f"{path} is damaged: its content does not match its checksum; {AGAIN}.")
+    return True
+
+
+def _found(path: Path) -> tuple[int, str]:
+    """Position of the seal, -1 where there is none, and the digits that it should have."""
+    if not path.stat().st_size:
+        return -1, ""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.rfind(_MARK)
+        if place < 0:
+            return -1, ""
+        digits = place + len(_MARK), place + len(_MARK) + _DIGITS
+        found = hashlib.sha256()
+        for first, last in ((0, digits[0]), (digits[1], len(content))):
+            for start in range(first, last, _PART):
+                found.update(content[start : min(start + _PART, last)])
+        return place, found.hexdigest()
+
+
+KERAS = ("config.json", "metadata.json", "model.weights.h5")
+
+
+def check_archive(path: Path, needed: Collection[str] = (), done: Done = lambda size: None) -> None:
+    """Read all members of an archive, whose CRC-32 is compared; it must have the members that are `needed`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no archive, or damaged.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "m.keras"
+    >>> _ = path.write_bytes(b"PK" + bytes(90))
+    >>> check_archive(path)
+    Traceback (most recent call last):
+    ValueError: ...m.keras is damaged, or only a part of it (File is not a zip file); copy it again, or write it again.
+    """
+    regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            missing = [name for name in needed if name not in archive.namelist()]
+            if missing:
+                raise ValueError(f"it has no {missing[0]}")
+            for info in archive.infolist():
+                with archive.open(info) as member:
+                    size = 0
+                    while part := member.read(_PART):
+                        size += len(part)
+                        done(len(part))
+                if size != info.file_size:
+                    raise ValueError(f"{info.filename} is cut short")
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # zipfile has a dozen ways to say it, RuntimeError and struct.error among them
+        said = str(error).rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} is damaged, or only a part of it ({said}); {AGAIN}.") from error

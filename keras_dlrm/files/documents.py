@@ -9,7 +9,7 @@ import os
 import re
 from typing import Any
 
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 
 _DEEPEST = 50
 # Values that references may stand for, whatever the length of the text.

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_dlrm.files.ownership import check, hold, identity, new_folder, remove, remove_left
@@ -175,3 +175,26 @@ def recover(output: Path, owner: str, what: str) -> None:
             else:
                 check(old, owner, what)
                 os.rename(old, output)
+
+
+def is_png(start: bytes) -> bool:
+    """Whether a file that begins so is a picture in the format PNG."""
+    return start.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes], bool]) -> None:
+    """See that a model file may be written: there is none, or one of the same kind, by its beginning.
+
+    `kind` is the export or the option, and `example` a name that the file could have in a folder, for the errors.
+
+    Raises:
+        FileExistsError: there is another file, a link or a device.
+        IsADirectoryError: there is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{kind}: {path} is a folder; give a file, such as {path / example}.")
+    check_file(path, overwrite=True)
+    if path.exists():
+        with open(path, "rb") as file:
+            if not is_one(file.read(32)):
+                raise FileExistsError(f"{kind}: {path} is a file of another kind, which is not replaced; give another path.")

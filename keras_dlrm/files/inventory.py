@@ -1,20 +1,21 @@
-"""Inventory of a folder: sizes and checksums of its files."""
+"""Inventory of a folder: sizes and checksums of its files; check of a published version."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.files.checksums import digest, read_json, unsealed
+from keras_dlrm.files.checksums import AGAIN, CHECKSUM, Done, digest, read_json, unsealed
 from keras_dlrm.files.marker import MARKER
-from keras_dlrm.files.places import inside
+from keras_dlrm.files.paths import inside
 
 Entries = dict[str, dict[str, Any]]
-Done = Callable[[int], None]
-AGAIN = "copy it again, or write it again"
+MANIFEST = Path("assets.extra") / "manifest.json"
+FORMAT = "keras_dlrm published model"
+VERSION = 2  # 1 had no checksum of the manifest itself
 
 
 def inventory(folder: Path, names: Iterable[str]) -> Entries:
@@ -67,24 +68,24 @@ def files_below(folder: Path) -> list[str]:
     return sorted(name for name in names if name != MARKER)
 
 
-def check_folder(folder: Path, source: Path, done: Done = lambda size: None) -> dict[str, Any]:
-    """Check all files of a folder against the inventory in one of them: each is there and whole, and there is no other.
+def check_version(path: Path, done: Done = lambda size: None) -> dict[str, Any] | None:
+    """Compare all files of a version with its manifest, which is returned; `None` where there is none of this package.
 
-    Args:
-        folder: The folder.
-        source: The sealed JSON file in it, with the inventory under `"files"`. Version 1 has no checksum of its own.
-        done: As of `check_contents`.
-
-    Returns:
-        What that file says.
+    `done` is called with the bytes of each part that was read. `ValueError` names a file that is missing, damaged or unknown.
     """
+    source = path / MANIFEST
+    if not source.is_file():
+        return None
     content = read_json(source)
+    # One of ours whose first line is damaged still has its checksum.
+    if content.get("format") != FORMAT and CHECKSUM not in content:
+        return None
     if content.get("version") != 1:
         content = unsealed(source, content)
     entries: Any = content.get("files")
-    places = check_sizes(folder, entries, source)
-    for name in files_below(folder):
-        if name not in entries and folder / name != source:
-            raise ValueError(f"{folder / name} is not listed in {source.name}; remove it, or write the folder again.")
+    places = check_sizes(path, entries, source)
+    for name in files_below(path):
+        if name not in entries and path / name != source:
+            raise ValueError(f"{path / name} is not listed in {source.name}; remove it, or write the folder again.")
     check_contents(places, entries, done)
     return content

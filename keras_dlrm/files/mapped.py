@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
 import numpy as np
 
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 
 
 class MappedArray:
@@ -64,9 +65,7 @@ class MappedArray:
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
-            raise ValueError(
-                f"{self.path} is missing, though {self.shape[0]} rows are promised. {self.remedy}"
-            ) from None
+            raise ValueError(f"{self.path} is missing, though {self.shape[0]} rows are promised. {self.remedy}") from None
         self._check_size(size)
         if 0 in self.shape:  # An empty file cannot be mapped.
             self._map = np.empty(self.shape, self.dtype)
@@ -97,6 +96,10 @@ class MappedArray:
             return plain[rows].copy()
         # `take` is three times as fast, but would copy all of a column-major array first.
         return plain.take(rows, axis=0) if plain.flags.c_contiguous else plain[rows]
+
+    def blocks(self, size: int, start: int, stop: int) -> Iterator[np.ndarray]:
+        """The rows `start … stop - 1` in order, `size` at a time."""
+        return (self.take(slice(begin, min(begin + size, stop))) for begin in range(start, stop, size))
 
     def __len__(self) -> int:
         return self.shape[0]

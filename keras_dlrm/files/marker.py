@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.files.checksums import sealed, unsealed
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 
 MARKER = ".keras_dlrm"
 FORMAT = "keras_dlrm folder"

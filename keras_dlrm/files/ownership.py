@@ -1,4 +1,4 @@
-"""Ownership of folders: only those with this package's marker are deleted."""
+"""Ownership of folders: only those with this package's marker are deleted, and one process works in one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import IO
 
 from keras_dlrm.files.marker import MARKER, marker_content, marker_text
 
@@ -234,9 +235,7 @@ def _mounts() -> Iterator[str]:
             yield os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1"))
 
 
-def _sweep(
-    place: int, within: str, files: list[list[str]], delete: bool, keep: Collection[str] = ()
-) -> list[str]:
+def _sweep(place: int, within: str, files: list[list[str]], delete: bool, keep: Collection[str] = ()) -> list[str]:
     """Names of what is in a folder and was not written there; the rest is removed, but for the marker."""
     foreign = []
     with os.scandir(place) as entries:
@@ -292,3 +291,42 @@ def _named(foreign: list[str], what: str) -> str:
 
 def _refused(folder: Path, why: str) -> FileExistsError:
     return FileExistsError(f"{folder} {why}. It is left alone: move or delete it by hand, or give another output.")
+
+
+def lock(folder: Path, taken: str) -> IO[str]:
+    """Make a folder, where there is none, and lock it until the returned file is closed or the process ends.
+
+    `RuntimeError`, which says what `taken` says, where another process holds it.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # Whatever has that name is not written to, and a link is not followed.
+            file = open(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+        except FileNotFoundError:
+            continue  # Whoever had it has just removed the folder.
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise RuntimeError(taken) from None
+        except FileNotFoundError:
+            pass
+        # The lock of a folder that is gone, or that was made anew, holds nothing.
+        file.close()
+
+
+@contextlib.contextmanager
+def held(folder: Path, taken: str) -> Iterator[None]:
+    """Hold the lock of a folder, made where there is none, which goes afterwards if nothing else is in it; see `lock`."""
+    file = lock(folder, taken)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if not os.fstat(file.fileno()).st_size:  # else somebody's file of that name
+                (folder / LOCK).unlink()
+            folder.rmdir()
+        file.close()

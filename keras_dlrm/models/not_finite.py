@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_dlrm.checkpoint.state import collections_of, pieces, value_of
-from keras_dlrm.support.not_finite import NotFinite
+from keras_dlrm.support.values import NotFinite
 
 _ROWS = 2**16
 

@@ -1,18 +1,21 @@
-"""Kinds of columns: `Dense`, `Categorical`, and checks of their options."""
+"""Kinds of columns: `Dense`, `Categorical`, checks of their options, and plain values in files."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from keras_dlrm.support.arguments import integer, shown
+from keras_dlrm.support.arguments import choice, integer, shown
 
 PADDING = -1
 TRUNCATE = ("first", "last")
 COMBINERS = ("sum", "mean", "sqrtn")
-DENSE_TRANSFORMS = ("none", "log1p", "standardise", "log1p_standardise", "quantile", "log_above_minimum")
+DENSE_TRANSFORMS = ("none", "log1p", "standardize", "log1p_standardize", "quantile", "log_above_minimum")
+# Names of earlier releases, in their files and in programs written for them.
+_OLDER_NAMES = {"standardise": "standardize", "log1p_standardise": "log1p_standardize"}
 # Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
 MAX_VOCABULARY_SIZE = 2**31 - 1
 
@@ -24,8 +27,8 @@ class Dense:
     Args:
         name: Column name.
         transform: What a preprocessor does to raw values. `"none"` copies them, `"log1p"` is `log(1 + max(x, 0))`,
-            `"standardise"` subtracts the mean and divides by the standard deviation of the training part,
-            `"log1p_standardise"` does both, `"quantile"` maps a value to its rank among the training part's
+            `"standardize"` subtracts the mean and divides by the standard deviation of the training part,
+            `"log1p_standardize"` does both, `"quantile"` maps a value to its rank among the training part's
             quantiles, in [-1, 1]. `"log_above_minimum"` is `log(x - m + 2)`, where m is the smallest value of the
             training part and smaller ones are taken as m (TorchRec's transform of Criteo's counts).
         missing: Value that stands for a missing (null) one *after* the transform.
@@ -45,10 +48,9 @@ class Dense:
 
     def __post_init__(self) -> None:
         check_name(self.name, "Dense")
-        if not isinstance(self.transform, str) or self.transform not in DENSE_TRANSFORMS:
-            raise ValueError(
-                f"Dense column {self.name!r}: transform={shown(self.transform)} is unknown; use one of {DENSE_TRANSFORMS}."
-            )
+        if isinstance(self.transform, str):
+            object.__setattr__(self, "transform", _OLDER_NAMES.get(self.transform, self.transform))
+        choice(f"Dense column {self.name!r}", "transform", self.transform, DENSE_TRANSFORMS)
         if isinstance(self.missing, bool) or not isinstance(self.missing, (int, float, np.number)) or not np.isfinite(self.missing):
             raise ValueError(f"Dense column {self.name!r}: missing={shown(self.missing)} must be a finite number.")
         _check_identity(f"Dense column {self.name!r}", self.identity)
@@ -108,8 +110,7 @@ class Categorical:
         integer(who, "min_count", self.min_count)
         if self.max_vocabulary is not None:
             integer(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
-        if not isinstance(self.combiner, str) or self.combiner not in COMBINERS:
-            raise ValueError(f"{who}: combiner={shown(self.combiner)} is unknown; use one of {COMBINERS}.")
+        choice(who, "combiner", self.combiner, COMBINERS)
         if self.truncate not in (None, *TRUNCATE):
             raise ValueError(f"{who}: truncate={shown(self.truncate)} is unknown; use one of {TRUNCATE}, or None.")
         if self.oov is not None:
@@ -156,3 +157,38 @@ def _check_identity(who: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{who}: identity={shown(value)} must be a string that a preprocessor made; leave it out.")
 
+
+def listed(field: str, columns: Any) -> list[Any]:
+    """Columns as a list. One name, or a mapping by name, would fall apart into letters or lose its values."""
+    if columns is None:
+        return []
+    if isinstance(columns, (str, Mapping, Categorical, Dense)) or not isinstance(columns, Iterable):
+        kind = {"str": "string", "dict": "mapping"}.get(type(columns).__name__, type(columns).__name__)
+        entries = "names" if field == "dense" else "columns, each with a name"
+        raise TypeError(f"Schema: {field}={shown(columns)} is one {kind}; give a list of {entries}.")
+    return list(columns)
+
+
+def compact(column: Any) -> dict[str, Any]:
+    """The fields of a column, or of another dataclass, that are not at their defaults; its name in any case."""
+    out = {}
+    for field in dataclasses.fields(column):
+        value = getattr(column, field.name)
+        if field.name == "name" or value != field.default:
+            out[field.name] = value.item() if isinstance(value, np.generic) else value
+    return out
+
+
+def from_entry(kind: Any, entry: Any) -> Any:
+    """The column, `Dense` or `Categorical`, that a name or a mapping of its fields describes."""
+    if isinstance(entry, (kind, str)):
+        return kind(entry) if isinstance(entry, str) else entry
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"Schema: a column is described by {shown(entry)}; give a mapping with its fields.")
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = sorted(str(key) for key in set(entry) - set(known))
+    if unknown:
+        raise ValueError(f"Schema: unknown field {shown(unknown[0])} in {shown(dict(entry))}; known are {known}.")
+    if "name" not in entry:
+        raise ValueError(f"Schema: a column without a name: {shown(dict(entry))}.")
+    return kind(**entry)

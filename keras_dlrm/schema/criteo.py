@@ -104,5 +104,5 @@ def check_max_ind_range(value: int | None) -> int | None:
 
 
 def id_modulo(max_ind_range: int | None) -> np.ndarray | None:
-    """Modulo of one-hot ids for `CriteoRows`; they are int32, below any larger limit."""
+    """Modulo of one-hot ids for `CriteoSplit`; they are int32, below any larger limit."""
     return None if max_ind_range is None else np.full(26, min(max_ind_range, 2**31 - 1), np.int32)

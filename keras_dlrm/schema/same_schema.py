@@ -39,9 +39,8 @@ def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False) -
 
 def _difference(model: Schema, data: Schema, scores: bool) -> str | None:
     """The first difference, in words."""
-    names = [*model.column_names], [*data.column_names]
-    missing = [name for name in names[0] if name not in names[1]]
-    more = [name for name in names[1] if name not in names[0]]
+    missing = [name for name in model.column_names if name not in data.column_names]
+    more = [name for name in data.column_names if name not in model.column_names]
     if missing:
         return f"the data has no column {missing[0]!r}, which the model takes" + (f", and has {more[0]!r} besides" if more else "")
     if more:

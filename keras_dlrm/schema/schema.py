@@ -12,10 +12,8 @@ import numpy as np
 
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name
-from keras_dlrm.schema.entries import compact, from_entry, listed
-from keras_dlrm.schema.lists import Lists
-from keras_dlrm.schema.packing import check_batch, column_names, dense_values, id_matrix, weight_rows
+from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, compact, from_entry, listed
+from keras_dlrm.schema.packing import Lists, check_batch, column_names, dense_values, id_matrix, weight_rows
 from keras_dlrm.support.arguments import shown
 
 # Further arguments of a schema, with their defaults, which its files leave out.
@@ -213,9 +211,7 @@ class Schema:
             batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
         return batch
 
-    def weight_matrix(
-        self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]
-    ) -> np.ndarray:
+    def weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]) -> np.ndarray:
         """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
 
         Args:

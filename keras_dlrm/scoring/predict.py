@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.packed.filling import padded, refilled, row_count
-from keras_dlrm.data.packed.packed import Split
+from keras_dlrm.data.packed.split import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
@@ -25,8 +25,7 @@ from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 from keras_dlrm.scoring.scored_rows import FileRows, Part, split_rows
-from keras_dlrm.support.arguments import integer
-from keras_dlrm.support.workers import worker_count
+from keras_dlrm.support.arguments import integer, worker_count
 
 PROBABILITY = "probability"
 Progress = Callable[[int, int | None, str], None]

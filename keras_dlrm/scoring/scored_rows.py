@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.packed.packed import Split
+from keras_dlrm.data.packed.split import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.unseen import Tally
 from keras_dlrm.data.tables.block import Block, TableFile

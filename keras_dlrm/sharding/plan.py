@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.durable import write
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 from keras_dlrm.support.arguments import integer
 
 KINDS = ("replicate", "table_wise", "row_wise", "column_wise")

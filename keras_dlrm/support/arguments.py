@@ -1,11 +1,12 @@
-"""Checks of arguments: integers, numbers, and one clear error."""
+"""Checks of arguments: integers, numbers, threads, and one clear error."""
 
 from __future__ import annotations
 
 import math
 import operator
+import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,12 @@ def boolean(who: str, field: str, value: Any) -> bool:
     return bool(value)
 
 
+def choice(who: str, field: str, value: Any, options: Sequence[str]) -> None:
+    """`ValueError` naming the argument unless it is one of the options."""
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{who}: {field}={shown(value)} is unknown; use one of {options}.")
+
+
 def widths(who: str, field: str, values: Any) -> list[int]:
     """Widths of layers, in order, as a list of integers; empty is allowed."""
     if isinstance(values, str) or not isinstance(values, Iterable):
@@ -62,3 +69,10 @@ def number(who: str, field: str, value: Any, low: float = 0.0, below: float = ma
     if not low <= found < below:
         raise ValueError(f"{who}: {field}={shown(value)} must be a number in [{low:g}, {below:g}).")
     return found
+
+
+def worker_count(who: str, workers: int | None) -> int:
+    """The number that was asked for; by default that of the processors. `ValueError` unless it is at least 1."""
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return integer(who, "workers", workers)

@@ -121,3 +121,7 @@ def _as_float(value: Any) -> float:
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
+
+
+class NotFinite(ValueError):
+    """A loss or a weight is NaN or infinite."""

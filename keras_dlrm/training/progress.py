@@ -9,7 +9,7 @@ import keras
 from rich.console import Console
 from rich.progress import Progress
 
-from keras_dlrm.support.bar import bar
+from keras_dlrm.support.terminal import bar
 
 SHOWN = (("auc", "AUC"), ("logloss", "log loss"), ("ne", "NE"))
 

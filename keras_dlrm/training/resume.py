@@ -12,7 +12,7 @@ import numpy as np
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.state import state_of, value_of
 from keras_dlrm.checkpoint.writing import clear, remove_others, write
-from keras_dlrm.files.archive import check_archive
+from keras_dlrm.files.checksums import check_archive
 from keras_dlrm.files.durable import whole
 from keras_dlrm.models.not_finite import require_finite
 

@@ -16,11 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from keras_dlrm.files import ownership
-from keras_dlrm.files.archive import KERAS, check_archive
-from keras_dlrm.files.checksums import content_digest
+from keras_dlrm.files.checksums import KERAS, check_archive, content_digest
 from keras_dlrm.files.durable import check_writable, clean, whole
-from keras_dlrm.files.lock import held
 from keras_dlrm.files.marker import MARKER
+from keras_dlrm.files.ownership import held
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.files.checksums import read_sealed, sealed
+from keras_dlrm.files.checksums import Done, read_sealed, sealed
 from keras_dlrm.files.durable import sync, write
-from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
+from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.files.ownership import LOCK
 

@@ -15,8 +15,8 @@ import keras_dlrm as kd
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.state import state_of
 from keras_dlrm.files.checksums import sealed
-from keras_dlrm.files.lock import lock
 from keras_dlrm.files.marker import MARKER
+from keras_dlrm.files.ownership import lock
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.plan import ShardingPlan, place
 

@@ -15,7 +15,7 @@ from keras_dlrm.schema.schema import Categorical, Dense, Schema
 pytestmark = pytest.mark.neutral
 
 SCHEMA = Schema(
-    dense=[Dense("x", "standardise")], categorical=[Categorical("a", oov_rows=3), Categorical("b"), Categorical("c", 5)]
+    dense=[Dense("x", "standardize")], categorical=[Categorical("a", oov_rows=3), Categorical("b"), Categorical("c", 5)]
 )
 ROWS = {"x": [1.0, 3.0, 5.0], "a": ["u", "v", "u"], "b": ["s", "t", "r"], "c": [0, 4, 2]}
 NEW = {"x": [2.0], "a": ["w"], "b": ["t"], "c": [1]}
@@ -140,3 +140,16 @@ def test_a_save_that_is_cut_short_anywhere_leaves_the_preprocessor_before(tmp_pa
             before.grow(pl.DataFrame({"a": ["w"], "b": ["q"]})).save(tmp_path)
         monkeypatch.setattr(os, "replace", replace)
         assert same(Preprocessor.load(tmp_path), before)
+
+
+def test_transforms_of_earlier_releases_are_read_by_their_names_then(tmp_path):
+    """They were spelled with an s, and so were the identities that models carry."""
+    fitted().save(tmp_path)
+    path = tmp_path / "preprocessor.json"
+    content = json.loads(path.read_text())
+    assert content["schema"]["dense"][0]["transform"] == "standardize"
+    content["schema"]["dense"][0]["transform"] = "standardise"
+    path.write_text(json.dumps(sealed(content)))
+    assert same(Preprocessor.load(tmp_path), fitted())
+    assert Dense("x", "log1p_standardise") == Dense("x", "log1p_standardize")
+    assert Schema.from_yaml("dense: [{name: x, transform: standardise}]") == Schema(dense=[Dense("x", "standardize")])

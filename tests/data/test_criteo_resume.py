@@ -14,17 +14,17 @@ from helpers.table_logs import contents
 
 from keras_dlrm.data import criteo
 from keras_dlrm.data.criteo import reader as criteo_reader
-from keras_dlrm.data.criteo import splits as criteo_splits
-from keras_dlrm.data.jobs import stage as job_stage
+from keras_dlrm.data.criteo import stage as criteo_stage
+from keras_dlrm.data.jobs import staging as job_stage
 
 pytestmark = pytest.mark.neutral
 
 PROGRAM = """
 import contextlib
 from keras_dlrm.data import criteo
-from keras_dlrm.data.criteo import reader as criteo_reader, splits as criteo_splits
-from keras_dlrm.data.jobs import stage as job_stage
-criteo_reader.BLOCK_BYTES, criteo_splits.BUCKET_BYTES = 40_000, 60_000
+from keras_dlrm.data.criteo import reader as criteo_reader, stage as criteo_stage
+from keras_dlrm.data.jobs import staging as job_stage
+criteo_reader.BLOCK_BYTES, criteo_stage.BUCKET_BYTES = 40_000, 60_000
 job_stage.COMMIT_BYTES, job_stage.CHUNK = 30_000, 300
 
 def warm(inputs, output, arguments):
@@ -82,7 +82,7 @@ def test_stopped_at_every_step_it_goes_on_to_the_same_output(
     monkeypatch.setattr(criteo_reader, "BLOCK_BYTES", 20_000)
     monkeypatch.setattr(job_stage, "COMMIT_BYTES", 15_000)
     monkeypatch.setattr(job_stage, "CHUNK", 100)
-    monkeypatch.setattr(criteo_splits, "BUCKET_BYTES", 20_000)
+    monkeypatch.setattr(criteo_stage, "BUCKET_BYTES", 20_000)
     path = tmp_path / "raw.txt"
     path.write_text("\n".join(make_lines(400, bad="torchrec" in name)))
     stop_after_commits(lambda output: criteo.preprocess(path, output, **JOBS[name]), tmp_path, monkeypatch, more=1)

@@ -64,7 +64,7 @@ def test_a_shared_table_grows_once_for_all_its_columns():
 
 
 def test_dense_statistics_stay():
-    schema = Schema(dense=[Dense("x", "standardise")], categorical=[Categorical("c")])
+    schema = Schema(dense=[Dense("x", "standardize")], categorical=[Categorical("c")])
     before = Preprocessor.fit(schema, pl.DataFrame({"x": [0.0, 2.0], "c": ["a", "b"]}))
     after = before.grow(pl.DataFrame({"c": ["z"]}))
     assert after.dense_state == before.dense_state

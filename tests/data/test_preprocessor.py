@@ -150,8 +150,8 @@ def test_dense_transforms_give_the_documented_values():
     for transform, expected in [
         ("none", x),
         ("log1p", logs),
-        ("standardise", (x - x.mean()) / x.std()),
-        ("log1p_standardise", (logs - logs.mean()) / logs.std()),
+        ("standardize", (x - x.mean()) / x.std()),
+        ("log1p_standardize", (logs - logs.mean()) / logs.std()),
     ]:
         found = fit_dense(transform, [x[:2], x[2:]]).transform({"x": x})["dense"][:, 0]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -176,7 +176,7 @@ def test_quantile_sample_is_bounded_and_does_not_depend_on_the_batches(monkeypat
     assert len(one._sample) <= 50 and one.state() == many.state()
 
 
-@pytest.mark.parametrize("transform", ["none", "log1p", "standardise", "log1p_standardise", "quantile"])
+@pytest.mark.parametrize("transform", ["none", "log1p", "standardize", "log1p_standardize", "quantile"])
 def test_missing_dense_values_become_the_given_one_after_the_transform(transform):
     preprocessor = fit_dense(transform, [[1.0, None, 5.0]], missing=-3.5)
     for values in ([None, 2.0], [float("nan"), 2.0], ["", "2"]):
@@ -185,7 +185,7 @@ def test_missing_dense_values_become_the_given_one_after_the_transform(transform
 
 
 def test_constant_or_empty_dense_column_does_not_divide_by_zero():
-    assert fit_dense("standardise", [[4.0, 4.0]]).transform({"x": [4.0]})["dense"].tolist() == [[0.0]]
+    assert fit_dense("standardize", [[4.0, 4.0]]).transform({"x": [4.0]})["dense"].tolist() == [[0.0]]
     empty = fit_dense("quantile", [pl.Series([None], dtype=pl.Float64)])
     assert np.isfinite(empty.transform({"x": [1.0]})["dense"]).all()
 
@@ -200,7 +200,7 @@ def test_bad_dense_values_are_named():
         with pytest.raises(ValueError, match=message):
             preprocessor.transform({"x": values})
     with pytest.raises(ValueError, match=r"row 2, column 'x': value 1e\+39 is outside the range of float32"):
-        fit_dense("log1p_standardise", [[1.0, 2.0, 1e39]])
+        fit_dense("log1p_standardize", [[1.0, 2.0, 1e39]])
     with pytest.raises(TypeError, match="holds numbers"):
         preprocessor.transform({"x": [[1.0], [2.0]]})
 
@@ -221,7 +221,7 @@ def test_missing_columns_and_unequal_lengths_are_named():
 
 
 def test_any_kind_of_frame_gives_the_same_batch():
-    schema = Schema(dense=[Dense("x", "standardise")], categorical=[Categorical("c")])
+    schema = Schema(dense=[Dense("x", "standardize")], categorical=[Categorical("c")])
     columns = {"x": [1.0, 2.0, None], "c": ["a", None, "b"], "other": [1, 2, 3]}
     frame = pl.DataFrame(columns)
     fitted = [Preprocessor.fit(schema, data) for data in (frame, frame.lazy(), [frame[:1], frame[1:]])]
@@ -270,7 +270,7 @@ def test_saved_and_loaded_it_gives_the_same_batches(tmp_path_factory, train, tes
 
 
 REQUESTS = Schema(
-    dense=[Dense("x", "standardise")],
+    dense=[Dense("x", "standardize")],
     categorical=[
         Categorical("c", oov_rows=3),
         Categorical("tags", hotness=2),

@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 import keras_dlrm.data as data
 from keras_dlrm.data.synthetic import PlantedClickLog, criteo_shape
-from keras_dlrm.data.synthetic.expectation import expected_auc, expected_logloss
+from keras_dlrm.data.synthetic.probabilities import expected_auc, expected_logloss
 from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.neutral

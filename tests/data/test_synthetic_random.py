@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import keras_dlrm.data as data
 from keras_dlrm.data.synthetic import MLPERF_V2_HOTNESS, MultiHot, RandomClickLog, mlperf_v2_shape
-from keras_dlrm.data.synthetic.planted.mixing import permuted
+from keras_dlrm.data.synthetic.mixing import permuted
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 
 pytestmark = pytest.mark.neutral

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_dlrm.data.synthetic import StackProfile, Trace, TraceClickLog, stack_distances
-from keras_dlrm.data.synthetic.traces.recency import origins
+from keras_dlrm.data.synthetic.trace import origins
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 
 pytestmark = pytest.mark.neutral

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.data import criteo, tables
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Mapped
+from keras_dlrm.data.foreign.pieces import NpzArray
 from keras_dlrm.data.streaming.parquet import _checked_rows
+from keras_dlrm.files.mapped import MappedArray
 from keras_dlrm.sharding.plan import ShardingPlan
 from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.training.experiment import Experiment
@@ -131,7 +131,7 @@ READERS = {
     **{ending: lambda path, out: tables.preprocess(SCHEMA, path, output=out) for ending in ENDINGS},
     "txt": lambda path, out: criteo.preprocess(path, out),
     "npz": lambda path, out: NpzArray(path, "a"),
-    "npy": lambda path, out: Mapped.npy(path),
+    "npy": lambda path, out: MappedArray.npy(path),
     "schema.yaml": lambda path, out: kd.Schema.load(path),
     "schema.json": lambda path, out: kd.Schema.load(path),
     "run.yaml": lambda path, out: Experiment.load(path),

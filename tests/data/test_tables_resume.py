@@ -13,7 +13,7 @@ from helpers.table_logs import FORMATS, SCHEMA, contents, make_rows, results, sa
 
 from keras_dlrm.data import tables
 from keras_dlrm.data.jobs import job as jobs_job
-from keras_dlrm.data.jobs import stage as job_stage
+from keras_dlrm.data.jobs import staging as job_stage
 from keras_dlrm.data.tables import records as table_records
 from keras_dlrm.data.tables import text as table_text
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.neutral
 
 PROGRAM = """
 from keras_dlrm.data import tables
-from keras_dlrm.data.jobs import job as jobs_job, stage as job_stage
+from keras_dlrm.data.jobs import job as jobs_job, staging as job_stage
 from keras_dlrm.data.tables import records as table_records, text as table_text
 from keras_dlrm.schema.schema import Schema
 table_text.BLOCK_BYTES, table_text.BLOCK_ROWS, table_records.BLOCK_RECORDS = 20_000, 150, 150

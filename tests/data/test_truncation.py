@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.data import tables
 from keras_dlrm.data.streaming.messages import Decoder
-from keras_dlrm.data.streaming.stream_rows import text_frame
+from keras_dlrm.data.streaming.stream import text_frame
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns
 from keras_dlrm.export.signatures import model_columns, raw_columns
 

@@ -49,7 +49,7 @@ def test_what_is_no_number_is_refused_by_its_columns_name(name):
         for take in (given.pack, kd.data.Preprocessor.identity(given).transform):
             with pytest.raises(TypeError, match=column):
                 take(columns)
-    fitted = kd.Schema(dense=[kd.Dense("x", "standardise")], categorical=[kd.Categorical("u")])
+    fitted = kd.Schema(dense=[kd.Dense("x", "standardize")], categorical=[kd.Categorical("u")])
     for columns in ({"x": values, "u": one}, {"x": one, "u": values}):
         with pytest.raises(TypeError, match="'u'" if columns["x"] is one else "'x'"):
             kd.data.Preprocessor.fit(fitted, columns)
@@ -104,7 +104,7 @@ def test_a_mask_counts_as_missing(pairs):
 
 
 def standardized(parts, asked):
-    schema = kd.Schema(dense=[kd.Dense("x", "standardise")])
+    schema = kd.Schema(dense=[kd.Dense("x", "standardize")])
     fitted = kd.data.Preprocessor.fit(schema, [{"x": np.asarray(part, np.float64)} for part in parts])
     return fitted.transform({"x": np.asarray(asked, np.float64)})["dense"][:, 0], fitted.dense_state["x"]
 
@@ -129,7 +129,7 @@ def test_a_constant_up_to_rounding_is_a_constant():
 def test_a_small_deviation_beside_a_large_offset_is_kept(offset, scale):
     # The first part is far off the others, and parts are of different sizes.
     x = offset + scale * np.random.default_rng(0).standard_normal(5000)
-    fit = DenseFit(kd.Dense("x", "standardise"))
+    fit = DenseFit(kd.Dense("x", "standardize"))
     for part in np.split(x, [1, 7, 1000, 1001]):
         fit.update(part)
     exact = x.astype(np.longdouble)
@@ -153,7 +153,7 @@ class Arrow:
 
 
 def test_tables_of_any_kind_are_fitted_grown_and_transformed_alike():
-    schema = kd.Schema(dense=[kd.Dense("x", "standardise")], categorical=[kd.Categorical("u"), kd.Categorical("f")])
+    schema = kd.Schema(dense=[kd.Dense("x", "standardize")], categorical=[kd.Categorical("u"), kd.Categorical("f")])
     monday = pl.DataFrame({"x": [1.0, 3.0], "u": ["a", "b"], "f": [True, None]})
     tuesday = pl.DataFrame({"x": [2.0], "u": ["c"], "f": [False]})
     pandas = {"x": pd.Series([1.0, 3.0], index=[5, 5]), "u": ["a", "b"], "f": pd.array([True, None], dtype="boolean")}

@@ -32,7 +32,7 @@ def rows(n, cities):
     })
 log = rows(400, ["Rome", "Oslo", "Köln", "a|b"])
 schema = kd.Schema(
-    dense=[kd.Dense("price", "log1p_standardise"), kd.Dense("age", "quantile")],
+    dense=[kd.Dense("price", "log1p_standardize"), kd.Dense("age", "quantile")],
     categorical=[kd.Categorical("city", oov=1), kd.Categorical("tags", hotness=2, combiner="mean", oov_rows=2),
                  kd.Categorical("device", 4), kd.Categorical("agent", 50, hashed=True)],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keras_dlrm.export import savedmodel, verify
 from keras_dlrm.export.signatures import input_names
-from keras_dlrm.files.plain import plain_path
+from keras_dlrm.files.paths import plain_path
 from keras_dlrm.models import DLRM, DCNv2
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.serving.versions.saved_model import SavedModel

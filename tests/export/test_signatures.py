@@ -12,7 +12,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Dense
 
 SCHEMA = kd.Schema(
-    dense=[Dense("price", "log1p_standardise"), Dense("age", "quantile", missing=-1.0), "plain"],
+    dense=[Dense("price", "log1p_standardize"), Dense("age", "quantile", missing=-1.0), "plain"],
     categorical=[
         kd.Categorical("city", oov=1),
         kd.Categorical("tags", hotness=3, combiner="mean", oov_rows=2),

@@ -5,11 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from keras_dlrm.files import published
-from keras_dlrm.files.archive import check_archive
-from keras_dlrm.files.checksums import sealed
-from keras_dlrm.files.inventory import inventory
-from keras_dlrm.files.seal import OPEN_SEAL, check_seal, seal
+from keras_dlrm.files.checksums import OPEN_SEAL, check_archive, check_seal, seal, sealed
+from keras_dlrm.files.inventory import FORMAT, MANIFEST, VERSION, check_version, inventory
 
 pytestmark = pytest.mark.neutral
 
@@ -74,15 +71,15 @@ def test_each_bit_of_a_sealed_file_counts(tmp_path):
 
 def test_each_bit_of_a_published_manifest_counts_and_other_programs_have_their_own(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"graph")
-    path = tmp_path / published.FILE
+    path = tmp_path / MANIFEST
     path.parent.mkdir()
-    manifest = {"format": published.FORMAT, "version": published.VERSION, "files": inventory(tmp_path, ["saved_model.pb"])}
+    manifest = {"format": FORMAT, "version": VERSION, "files": inventory(tmp_path, ["saved_model.pb"])}
     path.write_text(json.dumps(sealed(manifest)))
-    assert published.check_version(tmp_path) == manifest
+    assert check_version(tmp_path) == manifest
     whole = path.read_bytes()
     for bit in range(0, 8 * len(whole), 5):
         path.write_bytes(flipped(whole, bit))
         with pytest.raises(ValueError, match="manifest.json"):
-            published.check_version(tmp_path)
+            check_version(tmp_path)
     path.write_text('{"name": "of another program"}')
-    assert published.check_version(tmp_path) is None
+    assert check_version(tmp_path) is None

@@ -24,9 +24,8 @@ from keras_dlrm.data.packed.writer import PackedWriter, list_file
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.export import torch_file
 from keras_dlrm.files import ownership
-from keras_dlrm.files.durable import clean, whole, workspace
+from keras_dlrm.files.durable import check_replaced, clean, whole, workspace
 from keras_dlrm.files.ownership import MARKER, identity, mark
-from keras_dlrm.files.replaced import check_replaced
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.scoring.output import TableOutput
 from keras_dlrm.training import run

@@ -14,7 +14,7 @@ from keras_dlrm.files.marker import MARKER
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 SCHEMA = Schema(
-    dense=[Dense("price", "log1p"), Dense("age", "log1p_standardise"), Dense("size", "quantile")],
+    dense=[Dense("price", "log1p"), Dense("age", "log1p_standardize"), Dense("size", "quantile")],
     categorical=[
         Categorical("city"),
         Categorical("user", min_count=2, max_vocabulary=300),

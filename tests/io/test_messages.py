@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.stream_rows import Places, pack, text_frame
+from keras_dlrm.data.streaming.stream import pack, text_frame
 
 pytestmark = pytest.mark.neutral
 
@@ -27,8 +27,8 @@ GOOD = {"price": 1.5, "user": 3, "tags": [1, 2], "click": 1}
 
 def packed(rows, bad):
     names = Decoder(SCHEMA).names
-    places = Places(sources=["t:0"] * len(rows), numbers=range(len(rows)), unit="offset")
-    return pack(PREPROCESSOR, text_frame(PREPROCESSOR, names, rows), places, bad)
+    frame = text_frame(PREPROCESSOR, names, rows)
+    return pack(PREPROCESSOR, frame, ["t:0"] * len(rows), range(len(rows)), bad, unit="offset")
 
 
 def test_json_and_csv_of_one_row_pack_alike():

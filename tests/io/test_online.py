@@ -14,7 +14,7 @@ import pytest
 import keras_dlrm as kd
 from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.streaming import Commits, Stream, train_online
-from keras_dlrm.data.streaming.stream_rows import Places, pack
+from keras_dlrm.data.streaming.stream import pack
 from keras_dlrm.files.ownership import identity, mark
 
 
@@ -42,7 +42,7 @@ class Numbers(Stream):
         for piece in pieces:
             i = np.array(piece)
             frame = pl.DataFrame({"price": i / 7, "user": i % 8, "city": [f"{x}" for x in i % 3], "click": i % 2})
-            parts.append(pack(self.preprocessor, frame, Places(sources=["n"] * len(i), numbers=piece), self.bad))
+            parts.append(pack(self.preprocessor, frame, ["n"] * len(i), piece, self.bad))
         return joined(parts)
 
 

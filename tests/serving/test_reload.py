@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from helpers.saved_models import ROOT, probability, serving
 
-from keras_dlrm.files import published
 from keras_dlrm.files.checksums import sealed
-from keras_dlrm.files.inventory import files_below, inventory
+from keras_dlrm.files.inventory import FORMAT, MANIFEST, VERSION, files_below, inventory
 
 pytestmark = pytest.mark.neutral
 
@@ -82,8 +81,8 @@ def spoil_warm_up_of_another_model(path):
 
 def spoil_a_bit_beside_a_manifest(path):
     files = inventory(path, files_below(path))
-    manifest = sealed({"format": published.FORMAT, "version": published.VERSION, "files": files})
-    (path / published.FILE).write_text(json.dumps(manifest))
+    manifest = sealed({"format": FORMAT, "version": VERSION, "files": files})
+    (path / MANIFEST).write_text(json.dumps(manifest))
     file = next((path / "variables").glob("*.data-*"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from keras_dlrm.support.table import print_table, result_table
+from keras_dlrm.support.terminal import print_table, result_table
 from keras_dlrm.training.report import learning_curves_png
 
 pytestmark = pytest.mark.neutral

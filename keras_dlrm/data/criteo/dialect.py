@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from keras_dlrm.data.criteo.encoder import log1p
 from keras_dlrm.data.criteo.stage import CriteoStage, Rows
-from keras_dlrm.data.jobs.stage import chunks
+from keras_dlrm.data.jobs.staging import chunks
 from keras_dlrm.data.preprocessor import dense
-from keras_dlrm.data.preprocessor.identity import identified
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary, identified
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 from keras_dlrm.support.arguments import integer
 
 
-class Dialect(Protocol):
-    """Rules that differ between dialects.
+class Dialect:
+    """The rules of the reference PyTorch DLRM, and base of others; `modulo` is `max_ind_range`. See `criteo.preprocess`.
 
     Attributes:
         modulo: Categories are taken modulo this before they are numbered, or `None`.
@@ -31,61 +30,38 @@ class Dialect(Protocol):
         seed: The published one.
     """
 
-    modulo: int | None
-    staged: type[np.generic]
-    final: bool
-    test_first: bool
-    seed: int
-
-    def early(self, counts: np.ndarray) -> np.ndarray:
-        """int32 (n, 13) → dense values to be staged."""
-        ...
-
-    def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
-        """Learn what only the whole log says; `sizes` are the numbers of distinct values."""
-        ...
-
-    def late(self, rows: Rows, first: int) -> Rows:
-        """Staged rows, the first of which has number `first`, → final ones."""
-        ...
-
-    def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
-        """A preprocessor that does the same to raw rows; `values` are the distinct values in their order."""
-        ...
-
-
-class Classic(Dialect):
-    """See `criteo.preprocess`; `modulo` is `max_ind_range`."""
-
     staged: type[np.generic] = np.float32
     final, test_first, seed = True, True, 123
 
-    def __init__(self, modulo: int | None) -> None:
+    def __init__(self, modulo: int | None = None) -> None:
         # Categories have 64 bits: a larger number is no limit.
-        self.modulo: int | None = None if modulo is None or modulo >= 2**64 else modulo
+        self.modulo = None if modulo is None or modulo >= 2**64 else modulo
 
     def early(self, counts: np.ndarray) -> np.ndarray:
+        """int32 (n, 13) → dense values to be staged."""
         return log1p(counts)
 
     def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
-        pass
+        """Learn what only the whole log says; `sizes` are the numbers of distinct values."""
 
     def late(self, rows: Rows, first: int) -> Rows:
+        """Staged rows, the first of which has number `first`, → final ones."""
         return rows
 
     def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
+        """A preprocessor that does the same to raw rows; `values` are the distinct values in their order."""
         tables = [(v, np.arange(len(v), dtype=np.int32), len(v), 0) for v in values]
         return _preprocessor([Dense(name, transform="log1p") for name in DENSE], {}, tables, self.modulo)
 
 
 class Torchrec(Dialect):
-    """See `criteo.preprocess`; without `table_sizes` tables have as many rows as there are ids."""
+    """The rules of TorchRec's scripts; without `table_sizes` tables have as many rows as there are ids."""
 
-    modulo: int | None = None
     staged: type[np.generic] = np.int32
     final, test_first, seed = False, False, 0
 
     def __init__(self, table_sizes: Sequence[int] | int | None, min_count: int) -> None:
+        super().__init__()
         self.min_count = integer("criteo", "min_count", min_count)
         self.table_sizes: list[int] | None = None
         if table_sizes is not None:
@@ -97,11 +73,6 @@ class Torchrec(Dialect):
                     "each from 1 to 2147483647."
                 )
             self.table_sizes = sizes  # type: ignore[assignment]
-        self._ids: list[np.ndarray] = []
-        self._rows: list[int] = []
-        self._known: list[np.ndarray] = []
-        self._ends = np.empty(0, np.int64)
-        self._minima = np.empty(0, np.int64)
 
     def early(self, counts: np.ndarray) -> np.ndarray:
         return counts
@@ -117,7 +88,9 @@ class Torchrec(Dialect):
                     # Not bincount: its result is as long as the vocabulary, in every chunk.
                     values, times = np.unique(ids[:, j], return_counts=True)
                     counts[values] += times
-        self._ids, self._rows, self._known = [], [], []
+        self._ids: list[np.ndarray] = []
+        self._rows: list[int] = []
+        self._known: list[np.ndarray] = []
         for j, counts in enumerate(counted):
             known = counts >= self.min_count if self.min_count > 1 else np.ones(len(counts), bool)
             ids = np.where(known, np.cumsum(known) + 1, 1)
@@ -142,9 +115,8 @@ class Torchrec(Dialect):
             (v[known], ids[known], size, 1 % size)
             for v, known, ids, size in zip(values, self._known, self._ids, self._rows, strict=True)
         ]
-        return _preprocessor(
-            columns, {name: dict(state) for name in DENSE}, tables, None, self.min_count, self.table_sizes is not None
-        )
+        states = {name: dict(state) for name in DENSE}
+        return _preprocessor(columns, states, tables, None, self.min_count, self.table_sizes is not None)
 
 
 def _preprocessor(
@@ -157,9 +129,7 @@ def _preprocessor(
 ) -> Preprocessor:
     categorical, vocabularies = [], {}
     for name, (values, ids, size, oov) in zip(CATEGORICAL, tables, strict=True):
-        categorical.append(
-            Categorical(name, size, oov=oov, min_count=min_count, max_vocabulary=size if capped else None)
-        )
+        categorical.append(Categorical(name, size, oov=oov, min_count=min_count, max_vocabulary=size if capped else None))
         vocabularies[name] = Vocabulary(pl.Series("key", values), ids, size, oov, Keys(HEX, modulo))
     schema = identified(Schema(columns, categorical, label=LABEL), state, vocabularies)
     return Preprocessor(schema, state, vocabularies)

@@ -9,27 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.criteo import reader, splits
+from keras_dlrm.data.criteo import reader
 from keras_dlrm.data.criteo.dialect import Dialect
 from keras_dlrm.data.criteo.encoder import Encoder
-from keras_dlrm.data.criteo.stage import SPECS, CriteoStage, Rows
+from keras_dlrm.data.criteo.stage import SPECS, CriteoStage, Rows, ranges, shuffled, shuffled_order
 from keras_dlrm.data.jobs.job import Job, Progress, Specs
-from keras_dlrm.data.jobs.stage import chunks
-from keras_dlrm.data.jobs.staging import fingerprint
+from keras_dlrm.data.jobs.staging import chunks, fingerprint
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 
 
 class CriteoJob(Job):
-    """One run over a Criteo log. See `criteo.preprocess`, which has checked the arguments.
-
-    Args:
-        paths: The inputs.
-        rules: The dialect.
-        arguments: What else decides the output.
-        bad, progress: See `Job`.
-    """
+    """One run over a Criteo log; `arguments`, besides the rules, decide the output. See `criteo.preprocess`."""
 
     program = "criteo"
     version = 1
@@ -38,7 +30,7 @@ class CriteoJob(Job):
     def __init__(
         self, paths: list[Path], rules: Dialect, arguments: dict[str, Any], bad: BadRows, progress: Progress | None
     ) -> None:
-        super().__init__(paths, bad, progress)
+        super().__init__(paths, [path.stat().st_size for path in paths], bad, progress)
         self.paths, self.rules, self.arguments = paths, rules, arguments
         self.random = np.random.RandomState(arguments["seed"])
         # Of each file: rows that were kept, lines that could be used, lines, and the smallest count.
@@ -67,23 +59,16 @@ class CriteoJob(Job):
         kind, values, *rest = state["random"]
         self.random.set_state((kind, np.array(values, np.uint32), *rest))
 
-    def sizes(self) -> list[int]:
-        return [path.stat().st_size for path in self.paths]
-
-    @property
-    def seen(self) -> int:
-        return sum(file["lines"] for file in self.files)
-
     def rows(self) -> list[int]:
         return [file["rows"] for file in self.files]
 
-    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
+    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float, int]]:
         workers = self.encoder.workers
         for number, (path, file) in enumerate(zip(self.paths, self.files, strict=True)):
             if not file["done"]:
                 for block in reader.read(path, executor, workers, self.bad, file["offset"], file["lines"]):
                     self._add(file, block)
-                    yield number, block.share
+                    yield number, block.share, sum(file["lines"] for file in self.files)
                 file["done"] = True
 
     def _add(self, file: dict[str, Any], block: reader.Block) -> None:
@@ -117,7 +102,7 @@ class CriteoJob(Job):
         return [rows(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
 
     def ranges(self) -> dict[str, tuple[int, int]]:
-        return splits.ranges(self._days, self.rules.test_first)
+        return ranges(self._days, self.rules.test_first)
 
     @property
     def in_place(self) -> tuple[str, ...]:
@@ -136,9 +121,9 @@ class CriteoJob(Job):
             if split in self.in_place:
                 self.count(last)
                 continue
-            order = splits.order(self._days, self.arguments["shuffle"], self.random) if split == "train" else None
+            order = shuffled_order(self._days, self.arguments["shuffle"], self.random) if split == "train" else None
             if order is not None:
-                yield from ((split, rows, None) for rows in splits.shuffled(self.stage, order, self.rules.late, self.count))
+                yield from ((split, rows, None) for rows in shuffled(self.stage, order, self.rules.late, self.count))
                 continue
             for start, stop in chunks(first, last):
                 yield split, self.rules.late(self.stage.rows(start, stop), start), None

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.criteo import reader
-from keras_dlrm.data.criteo.dialect import Classic, Dialect, Torchrec
+from keras_dlrm.data.criteo.dialect import Dialect, Torchrec
 from keras_dlrm.data.criteo.encoder import Encoder
 from keras_dlrm.data.criteo.job import CriteoJob
-from keras_dlrm.data.criteo.splits import SHUFFLES
+from keras_dlrm.data.criteo.stage import SHUFFLES
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.writer import real_output
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
-from keras_dlrm.files.natural_order import natural
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import natural, regular
 from keras_dlrm.schema.criteo import check_max_ind_range
-from keras_dlrm.support.arguments import integer, number
-from keras_dlrm.support.workers import worker_count
+from keras_dlrm.support.arguments import choice, integer, number, worker_count
 
 DIALECTS = ("classic", "torchrec")
 Path_ = str | os.PathLike[str]
@@ -115,8 +113,7 @@ def preprocess(
     max_ind_range = check_max_ind_range(max_ind_range)
     subsample = number("criteo", "subsample", subsample, below=1.0)
     rules = _rules(dialect, max_ind_range, subsample, table_sizes, min_count)
-    if shuffle not in SHUFFLES:
-        raise ValueError(f"criteo: shuffle={shuffle!r} is unknown; use one of {SHUFFLES}.")
+    choice("criteo", "shuffle", shuffle, SHUFFLES)
     seed = integer("criteo", "seed", rules.seed if seed is None else seed, 0, 2**32 - 1)
     paths = _paths(inputs)
     arguments = {
@@ -145,7 +142,7 @@ def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) ->
         `"y"` int32 (N,), `"X_int"` int32 (N, 13) without negative values, `"X_cat"` int32 (N, 26), and `"counts"`
         int32 (26,), the rows of each table.
     """
-    rules, workers = Classic(check_max_ind_range(max_ind_range)), worker_count("criteo", None)
+    rules, workers = Dialect(check_max_ind_range(max_ind_range)), worker_count("criteo", None)
     with ThreadPoolExecutor(workers) as executor:
         encoder = Encoder(executor, workers, rules.modulo)
         labels, counts, ids = [np.empty(0, np.int32)], [np.empty((0, 13), np.int32)], [np.empty((0, 26), np.int32)]
@@ -168,7 +165,7 @@ def _rules(dialect: str, max_ind_range: int | None, subsample: float, table_size
     for name, present in foreign.items():
         if present:
             raise ValueError(f"criteo: {name} belongs to dialect={other!r}; leave it out with dialect={dialect!r}.")
-    return Classic(max_ind_range) if dialect == "classic" else Torchrec(table_sizes, min_count)
+    return Dialect(max_ind_range) if dialect == "classic" else Torchrec(table_sizes, min_count)
 
 
 def _paths(inputs: Path_ | Sequence[Path_]) -> list[Path]:

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.foreign.pieces import Arrays, Pieces
-from keras_dlrm.data.packed.split_rows import Batch, Rows
+from keras_dlrm.data.packed.split import Batch, Split
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Schema
 
 
-class CriteoRows(Rows):
+class CriteoSplit(Split):
     """A split in files of another program.
 
     Args:
+        name: `"train"`, `"valid"` or `"test"`.
         pieces: The files. The label is what their first column begins with.
         schema: The log's schema.
         columns: The pieces' arrays → `(label (B,), dense (B, 13), sparse (B, W))`.
@@ -27,87 +28,82 @@ class CriteoRows(Rows):
 
     def __init__(
         self,
+        name: str,
         pieces: Pieces,
         schema: Schema,
         columns: Callable[[Arrays], Arrays],
         logarithm: bool,
         modulo: np.ndarray | None,
     ) -> None:
+        super().__init__(name, schema)
         self._pieces = pieces
         self._columns = columns
         self._logarithm = logarithm
         self._modulo = modulo
         self._hotness = [column.hotness for column in schema.categorical]
-        self._sizes = np.repeat([column.vocabulary_size for column in schema.categorical], self._hotness).astype(
-            np.int32
-        )
+        sizes = [column.vocabulary_size for column in schema.categorical]
+        self._sizes = np.repeat(sizes, self._hotness).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self._pieces)
 
     def take(self, rows: Any) -> tuple[Batch, np.ndarray]:
-        def number(row: int) -> int:
-            return range(len(self))[rows][row] if isinstance(rows, slice) else int(rows[row])
+        return self._finish(self._pieces.take(rows), range(len(self))[rows] if isinstance(rows, slice) else rows)
 
-        return self._finish(self._pieces.take(rows), number)
-
+    @property
     def labels(self) -> np.ndarray:
         labels, done = np.empty(len(self), np.float32), 0
         for first, *_ in self._pieces.first_columns().blocks(2**18):
             label = first.reshape(len(first), -1)[:, 0]
-            self._check_labels(label, lambda row, start=done: start + row)  # type: ignore[misc]
-            labels[done : done + len(label)] = label
-            done += len(label)
+            numbers = range(done, done + len(label))
+            self._check_labels(label, numbers)
+            labels[numbers.start : numbers.stop] = label
+            done = numbers.stop
         return labels
 
-    def batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    def _batches(self, size: int) -> Iterator[tuple[Batch, np.ndarray]]:
         done = 0
         for block in self._pieces.blocks(size):
-            start = done
-            yield self._finish(block, lambda row, start=start: start + row)  # type: ignore[misc]
+            yield self._finish(block, range(done, done + len(block[0])))
             done += len(block[0])
 
-    def _finish(self, arrays: Arrays, number: Callable[[int], int]) -> tuple[Batch, np.ndarray]:
+    def _finish(self, arrays: Arrays, numbers: Sequence[int]) -> tuple[Batch, np.ndarray]:
         label, dense, sparse = self._columns(arrays)
         names = np.repeat(CATEGORICAL, self._hotness).tolist()
-        self._check_labels(label, number)
+        self._check_labels(label, numbers)
         if self._logarithm:
-            dense, sparse = self._whole(dense, DENSE, number), self._whole(sparse, names, number)
-            self._check(dense, dense < 0, DENSE, "must be a count of at least 0", number)
+            dense, sparse = self._whole(dense, DENSE, numbers), self._whole(sparse, names, numbers)
+            self._check(dense, dense < 0, DENSE, "must be a count of at least 0", numbers)
             dense = np.log(dense.astype(np.float32) + np.float32(1.0))
             # Before the modulo, which would make an id of it.
-            self._check(sparse, sparse < 0, names, "must be an id of at least 0", number)
+            self._check(sparse, sparse < 0, names, "must be an id of at least 0", numbers)
         else:
-            self._check(dense, ~np.isfinite(dense), DENSE, "must be a finite number", number)
+            self._check(dense, ~np.isfinite(dense), DENSE, "must be a finite number", numbers)
         if self._modulo is not None:
             sparse = sparse % self._modulo
         bad = (sparse < 0) | (sparse >= self._sizes)
         if bad.any():
             size = self._sizes[np.argwhere(bad)[0][1]]
-            self._check(
-                sparse, bad, names, f"must be an id in 0 … {size - 1}: there are {size} rows in its table", number
-            )
+            self._check(sparse, bad, names, f"must be an id in 0 … {size - 1}: there are {size} rows in its table", numbers)
         batch = {"dense": np.ascontiguousarray(dense, np.float32), "sparse": np.ascontiguousarray(sparse, np.int32)}
         return batch, label.astype(np.float32)
 
-    def _whole(self, values: np.ndarray, names: Sequence[str], number: Callable[[int], int]) -> np.ndarray:
+    def _whole(self, values: np.ndarray, names: Sequence[str], numbers: Sequence[int]) -> np.ndarray:
         """Values as int32; the reference keeps some of them as floats."""
         if values.dtype == np.int32:
             return values
         with np.errstate(invalid="ignore"):
             integers = values.astype(np.int32)
-        self._check(values, integers != values, names, "must be an integer below 2^31", number)
+        self._check(values, integers != values, names, "must be an integer below 2^31", numbers)
         return integers
 
-    def _check_labels(self, label: np.ndarray, number: Callable[[int], int]) -> None:
-        self._check(label, (label != 0) & (label != 1), [LABEL], "must be 0 or 1", number)
+    def _check_labels(self, label: np.ndarray, numbers: Sequence[int]) -> None:
+        self._check(label, (label != 0) & (label != 1), [LABEL], "must be 0 or 1", numbers)
 
-    def _check(
-        self, values: np.ndarray, bad: np.ndarray, names: Sequence[str], rule: str, number: Callable[[int], int]
-    ) -> None:
+    def _check(self, values: np.ndarray, bad: np.ndarray, names: Sequence[str], rule: str, numbers: Sequence[int]) -> None:
         if bad.any():
             row, column = (*np.argwhere(bad)[0], 0)[:2]
-            name, place = self._pieces.place(number(int(row)))
+            name, place = self._pieces.place(int(numbers[row]))
             value = values[tuple(np.argwhere(bad)[0])]
             raise ValueError(f"{name}, row {place}, column {names[column]}: value {value} {rule}.")
 

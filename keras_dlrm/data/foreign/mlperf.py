@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dlrm.data.foreign.criteo_rows import CriteoRows
-from keras_dlrm.data.foreign.file_log import FileLog
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Arrays, Mapped, Piece, Pieces
-from keras_dlrm.files.regular import regular
+from keras_dlrm.data.foreign.criteo_rows import CriteoSplit
+from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, Pieces
+from keras_dlrm.data.packed.packed import FileLog
+from keras_dlrm.files.mapped import MappedArray
+from keras_dlrm.files.paths import regular
 from keras_dlrm.schema.criteo import check_max_ind_range, check_sizes, criteo_schema, id_modulo
 
 # int32: the label, 13 counts, 26 ids.
@@ -21,9 +21,7 @@ _NAME = re.compile(r"(?:^|.*_)(train|val|test)(?:_data)?\.bin")
 
 
 def open(
-    directory: str | os.PathLike[str],
-    max_ind_range: int | None = None,
-    counts: str | os.PathLike[str] | None = None,
+    directory: str | os.PathLike[str], max_ind_range: int | None = None, counts: str | os.PathLike[str] | None = None
 ) -> FileLog:
     """Open a directory of MLPerf's binary Criteo files: 160 bytes a row, mapped into memory.
 
@@ -70,7 +68,7 @@ def open(
             )
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
-    parts = {name: CriteoRows(_pieces(paths[0]), schema, _columns, True, modulo) for name, paths in by_split.items()}
+    parts = {name: CriteoSplit(name, _pieces(paths[0]), schema, _columns, True, modulo) for name, paths in by_split.items()}
     return FileLog(directory, schema, parts)
 
 
@@ -101,7 +99,7 @@ def _pieces(path: Path) -> Pieces:
             f"{path} has {size} bytes, which are no whole rows of {4 * WIDTH}: it is cut short or of another format."
         )
     shape = (size // (4 * WIDTH), WIDTH)
-    return Pieces([Piece(str(path), [Mapped(path, np.dtype("<i4"), shape, remedy="Get the file again.")])])
+    return Pieces([Piece(str(path), [MappedArray(path, np.dtype("<i4"), shape, remedy="Get the file again.")])])
 
 
 def _columns(arrays: Arrays) -> Arrays:

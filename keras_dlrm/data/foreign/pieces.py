@@ -1,44 +1,27 @@
-"""Columns that are spread over several files, read as one."""
+"""Columns in files: arrays of `.npz` files, memory maps, several files one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from keras_dlrm.data.packed.filling import joined, refilled
-from keras_dlrm.files.mapped import MappedArray
+from keras_dlrm.files.mapped import MappedArray, npy_header
+from keras_dlrm.files.paths import regular
 
 Arrays = tuple[np.ndarray, ...]
-
-
-class Column(Protocol):
-    """An array in a file, such as `NpzArray`."""
-
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: Any) -> np.ndarray:
-        """A copy of some rows."""
-
-    def blocks(self, size: int, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Rows in order, `size` at a time."""
-
-
-class Mapped(MappedArray):
-    """A `MappedArray` as a `Column`."""
-
-    def blocks(self, size: int, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Rows in order, `size` at a time."""
-        return (self.take(slice(begin, min(begin + size, stop))) for begin in range(start, stop, size))
 
 
 class Piece:
     """Columns of equal length, such as the files of one day, or the rows `start … stop - 1` of them."""
 
-    def __init__(self, name: str, columns: Sequence[Column], start: int = 0, stop: int | None = None) -> None:
+    def __init__(self, name: str, columns: Sequence[NpzArray | MappedArray], start: int = 0, stop: int | None = None) -> None:
         lengths = [len(column) for column in columns]
         if len(set(lengths)) > 1:
             raise ValueError(f"{name}: its arrays have {lengths} rows; they must agree. Get the files again.")
@@ -136,8 +119,140 @@ def by_split(days: Sequence[Piece], halves: tuple[str, str]) -> dict[str, Pieces
     *train, last = days
     half = -(-len(last) // 2)
     first, second = halves
-    return {
-        "train": Pieces(train),
-        first: Pieces([last.part(0, half)]),
-        second: Pieces([last.part(half, len(last))]),
-    }
+    return {"train": Pieces(train), first: Pieces([last.part(0, half)]), second: Pieces([last.part(half, len(last))])}
+
+
+# Bytes read at once, of compressed arrays.
+_CHUNK = 2**24
+
+
+class NpzArray:
+    """One array of a `.npz` file. It is read when it is first used.
+
+    What `np.savez` wrote stays in its file, mapped into memory. What `np.savez_compressed` wrote cannot: `blocks` reads
+    it in passing, in bounded memory, and `take` loads all of it on its first call. `ValueError` where the file has no such
+    array, or is damaged.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = regular(Path(path).absolute(), "give an .npz file")
+        self.name = name
+        self.where = f"{self.path}, array {name!r}"
+        with self._member() as file:
+            offset = file.tell()
+        info = self._info
+        self._mapped: MappedArray | None = None
+        if info.compress_type == zipfile.ZIP_STORED:
+            begin = self._data_offset() + offset
+            remedy = "Get the file again."
+            self._mapped = MappedArray(self.path, self.dtype, self.shape, begin, remedy, self.order)
+        self._loaded: np.ndarray | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, rows: Any) -> np.ndarray:
+        """A copy of some rows: `rows` is a slice or an array of row numbers."""
+        if self._mapped is not None:
+            return self._mapped.take(rows)
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+        return self._loaded[rows].copy() if isinstance(rows, slice) else self._loaded.take(rows, axis=0)
+
+    def blocks(self, size: int, start: int, stop: int) -> Iterator[np.ndarray]:
+        """The rows `start … stop - 1` in order, `size` at a time."""
+        if self._mapped is not None or self._loaded is not None or self.order == "F":
+            for begin in range(start, stop, size):
+                yield self.take(slice(begin, min(begin + size, stop)))
+            return
+        width = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        with self._member() as file:
+            self._skip(file, start * width)
+            for begin in range(start, stop, size):
+                rows = min(begin + size, stop) - begin
+                yield np.frombuffer(self._read(file, rows * width), self.dtype).reshape(rows, *self.shape[1:])
+
+    def _load(self) -> np.ndarray:
+        # Row-major whatever the file's order is, and floats that stand for ids as ids: a third to a half of the memory.
+        kind = np.dtype(np.int32) if self.dtype.kind == "f" and self.dtype.itemsize > 4 else self.dtype
+        out = np.empty(self.shape, kind)
+        with self._member() as file:
+            if self.order == "F":
+                for column in range(int(np.prod(self.shape[1:], dtype=np.int64))):
+                    read = np.frombuffer(self._read(file, len(self) * self.dtype.itemsize), self.dtype)
+                    place: Any = (slice(None), *np.unravel_index(column, self.shape[1:], order="F"))
+                    out[place] = self._whole(read, kind, lambda i, column=column: (i, column))  # type: ignore[misc]
+            else:
+                flat, done, width = out.reshape(-1), 0, int(np.prod(self.shape[1:], dtype=np.int64))
+                while done < len(flat):
+                    count = min(_CHUNK // self.dtype.itemsize, len(flat) - done)
+                    read = np.frombuffer(self._read(file, count * self.dtype.itemsize), self.dtype)
+                    flat[done : done + count] = self._whole(
+                        read, kind, lambda i, done=done: divmod(done + i, width)  # type: ignore[misc]
+                    )
+                    done += count
+        return out
+
+    def _whole(self, values: np.ndarray, kind: np.dtype[Any], place: Callable[[int], tuple[int, int]]) -> np.ndarray:
+        """Values as int32, where they are to be; `place` says where one is in the array."""
+        if values.dtype == kind:
+            return values
+        with np.errstate(invalid="ignore"):
+            integers = values.astype(kind)
+        bad = integers != values
+        if bad.any():
+            first = int(np.argmax(bad))
+            row, column = place(first)
+            raise ValueError(
+                f"{self.where}, row {row}, column {column}: value {values[first]} must be an integer below 2^31."
+            )
+        return integers
+
+    def _member(self) -> IO[bytes]:
+        """The array's file, with its header read."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                names = sorted(name.removesuffix(".npy") for name in archive.namelist())
+                if self.name not in names:
+                    raise ValueError(f"{self.path} has no array {self.name!r}; it has {names}.")
+                self._info = archive.getinfo(f"{self.name}.npy")
+                file = archive.open(self._info)
+        except zipfile.BadZipFile as error:
+            size = self.path.stat().st_size
+            raise ValueError(f"{self.path} is not an .npz file, or cut short ({size} bytes: {error}).") from error
+        try:
+            self.shape, self.order, self.dtype = npy_header(file)
+        except (ValueError, zlib.error, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{self.where} is damaged ({error}). Get the file again.") from error
+        return file
+
+    def _data_offset(self) -> int:
+        # After a local header of 30 bytes come the name and further fields, whose lengths it ends with (PKWARE, APPNOTE
+        # 4.3.7).
+        with open(self.path, "rb") as file:
+            file.seek(self._info.header_offset + 26)
+            lengths = np.frombuffer(file.read(4), "<u2")
+        return self._info.header_offset + 30 + int(lengths.sum())
+
+    def _read(self, file: IO[bytes], count: int) -> bytes:
+        try:
+            data = file.read(count)
+        except (zlib.error, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{self.where} is damaged ({error}). Get the file again.") from error
+        if len(data) < count:
+            raise ValueError(f"{self.where} is cut short: {len(data)} of {count} bytes. Get the file again.")
+        return data
+
+    def _skip(self, file: IO[bytes], count: int) -> None:
+        while count:
+            step = min(_CHUNK, count)
+            self._read(file, step)
+            count -= step
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())

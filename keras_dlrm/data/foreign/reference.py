@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dlrm.data.foreign.criteo_rows import CriteoRows, check_days
-from keras_dlrm.data.foreign.file_log import FileLog
+from keras_dlrm.data.foreign.criteo_rows import CriteoSplit, check_days
 from keras_dlrm.data.foreign.mlperf import read_counts
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Arrays, Piece, by_split
+from keras_dlrm.data.foreign.pieces import NpzArray, Piece, by_split
+from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.schema.criteo import check_max_ind_range, criteo_schema, id_modulo
 from keras_dlrm.support.arguments import integer
 
@@ -65,7 +64,7 @@ def open(
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
     cut = by_split(pieces, ("test", "valid"))
-    parts = {name: CriteoRows(rows, schema, _columns, True, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, rows, schema, tuple, True, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 
@@ -113,8 +112,3 @@ def _single(path: Path, days: int) -> list[Piece]:
         sizes = [each + (day < longer) for day in range(days)]
     ends = np.cumsum([0, *sizes]).tolist()
     return [whole.part(start, stop) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
-
-
-def _columns(arrays: Arrays) -> Arrays:
-    label, dense, sparse = arrays
-    return label, dense, sparse

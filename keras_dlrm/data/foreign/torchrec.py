@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.foreign.criteo_rows import CriteoRows, check_days
-from keras_dlrm.data.foreign.file_log import FileLog
-from keras_dlrm.data.foreign.npz import NpzArray
-from keras_dlrm.data.foreign.pieces import Arrays, Mapped, Piece, by_split
+from keras_dlrm.data.foreign.criteo_rows import CriteoSplit, check_days
+from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, by_split
+from keras_dlrm.data.packed.packed import FileLog
+from keras_dlrm.files.mapped import MappedArray
 from keras_dlrm.schema.criteo import check_sizes, criteo_schema
 
 ONE_HOT, MULTI_HOT = "sparse.npy", "sparse_multi_hot.npz"
@@ -63,7 +63,7 @@ def open(directory: str | os.PathLike[str], table_sizes: Sequence[int], multi_ho
     # The reference hashes one id, and made the lists of ids that are in range.
     modulo = None if multi_hot else np.array(sizes, np.int32)
     cut = by_split(pieces, ("valid", "test"))
-    parts = {name: CriteoRows(rows, schema, _columns, False, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, rows, schema, _columns, False, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 
@@ -87,9 +87,9 @@ def _piece(directory: Path, day: int, multi_hot: bool) -> Piece:
     return Piece(str(directory / f"day_{day}"), columns)
 
 
-def _npy(path: Path) -> Mapped:
+def _npy(path: Path) -> MappedArray:
     try:
-        return Mapped.npy(path, "Get the file again.")
+        return MappedArray.npy(path, "Get the file again.")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; each day needs its dense, sparse and labels.") from None
 

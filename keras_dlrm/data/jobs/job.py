@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_dlrm.data.jobs.stage import Stage, as_bytes
-from keras_dlrm.data.jobs.staging import Staging, staging_directory
+from keras_dlrm.data.jobs.staging import Stage, Staging, as_bytes, staging_directory
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
@@ -35,6 +34,7 @@ class Job(ABC):
 
     Args:
         inputs: Names of the inputs, for errors.
+        sizes: Size of each input relative to the others.
         bad: What to do with rows that cannot be used.
         progress: Called as `progress(rows_done, rows_total, step)`.
     """
@@ -46,8 +46,10 @@ class Job(ABC):
     staging: Staging
     stage: Stage
 
-    def __init__(self, inputs: Sequence[str | Path], bad: BadRows, progress: Progress | None) -> None:
-        self.inputs, self.bad = inputs, bad
+    def __init__(
+        self, inputs: Sequence[str | Path], sizes: Sequence[int], bad: BadRows, progress: Progress | None
+    ) -> None:
+        self.inputs, self.sizes, self.bad = inputs, sizes, bad
         self._progress = progress or (lambda done, total, step: None)
         self._counted = 0
 
@@ -74,17 +76,12 @@ class Job(ABC):
         """JSON values that say how much was read."""
 
     @abstractmethod
-    def sizes(self) -> list[int]:
-        """Size of each input relative to the others."""
+    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float, int]]:
+        """Stage all rows that are not staged yet, in blocks.
 
-    @abstractmethod
-    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
-        """Stage all rows that are not staged yet, in blocks: the number of the input, and the share of it that was read."""
-
-    @property
-    @abstractmethod
-    def seen(self) -> int:
-        """Rows that were read, bad ones included."""
+        Returns:
+            Iterator of the input's number, the share of it that was read, and the rows read so far, bad ones included.
+        """
 
     @abstractmethod
     def rows(self) -> list[int]:
@@ -163,10 +160,9 @@ class Job(ABC):
     def _read(self, executor: ThreadPoolExecutor) -> None:
         if self.staging.state is not None and self.staging.state["step"] != "read":
             return
-        sizes = self.sizes()
-        for number, share in self.read_blocks(executor):
-            part = (sum(sizes[:number]) + sizes[number] * share) / max(sum(sizes), 1)
-            self._progress(self.seen, max(self.seen, round(self.seen / part)) if part else None, "read")
+        for number, share, seen in self.read_blocks(executor):
+            part = (sum(self.sizes[:number]) + self.sizes[number] * share) / max(sum(self.sizes), 1)
+            self._progress(seen, max(seen, round(seen / part)) if part else None, "read")
         if not sum(self.rows()):
             if self.bad.skipped:
                 raise ValueError(f"{self.program}: no rows are left, {self.bad.skipped} were skipped: {self.bad.examples[0]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -12,11 +12,23 @@ import numpy as np
 from keras_dlrm.data.packed.filling import padded
 from keras_dlrm.data.packed.order import BatchCut, ShuffledOrder
 from keras_dlrm.files.read_ahead import ReadAhead
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import integer
 
-if TYPE_CHECKING:
-    from keras_dlrm.data.packed.split_rows import NamedRows
-    from keras_dlrm.schema.schema import Schema
+
+class NamedRows(Protocol):
+    """Rows with a name and a schema, such as a `Split`."""
+
+    name: str
+    schema: Schema
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """See `Rows.take`."""
+
+    def sample_weights(self, rows: Any) -> np.ndarray | None:
+        """See `Rows.sample_weights`."""
 
 
 class SplitDataset(keras.utils.PyDataset):
@@ -46,33 +58,25 @@ class SplitDataset(keras.utils.PyDataset):
 
     Args:
         split: The split.
-        batch_size, shuffle, seed, last, shard, prefetch, start_epoch, start_batch: See `Split.dataset`.
+        cut: Its batches.
+        shuffle, seed, prefetch, start_epoch, start_batch: See `Split.dataset`.
 
     Raises:
         ValueError: the split holds no batch, or an argument is out of range.
     """
 
     def __init__(
-        self,
-        split: NamedRows,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        last: str = "keep",
-        shard: tuple[int, int] = (0, 1),
-        prefetch: int = 0,
-        start_epoch: int = 0,
-        start_batch: int = 0,
+        self, split: NamedRows, cut: BatchCut, shuffle: bool, seed: int, prefetch: int, start_epoch: int, start_batch: int
     ) -> None:
         super().__init__()
-        self._cut = BatchCut(len(split), batch_size, last, shard)
-        self.batch_size = int(batch_size)
+        self._cut = cut
+        self.batch_size = int(cut.batch_size)
         self.shuffle = shuffle
         self.seed = seed
-        self.batches_per_epoch = len(self._cut)
+        self.batches_per_epoch = len(cut)
         if self.batches_per_epoch == 0:
-            workers = f" and {shard[1]} workers" if shard[1] > 1 else ""
-            hint = f"; batch_size={batch_size} with last='drop'{workers} leaves no batch" if len(split) else ""
+            workers = f" and {cut.shard[1]} workers" if cut.shard[1] > 1 else ""
+            hint = f"; batch_size={cut.batch_size} with last='drop'{workers} leaves no batch" if len(split) else ""
             raise ValueError(f"Split {split.name!r} has {len(split)} rows{hint}: there is nothing to iterate over.")
         counts = {"seed": seed, "prefetch": prefetch, "start_epoch": start_epoch, "start_batch": start_batch}
         for name, value in counts.items():

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.files.checksums import CHECKSUM, read_json, unsealed
-from keras_dlrm.files.inventory import Done, check_contents, check_sizes
+from keras_dlrm.files.checksums import CHECKSUM, Done, read_json, unsealed
+from keras_dlrm.files.inventory import check_contents, check_sizes
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.schema.schema import Schema
 

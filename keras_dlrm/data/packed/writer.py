@@ -6,9 +6,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -85,9 +84,8 @@ class PackedWriter:
         (self.partial / split).mkdir()
         self.rows[split] = 0
         for name in self._specs:
-            file = open(layout.array_path(self.partial, split, name), "wb")
-            self._files[split, name] = file
-            self._write_header(file, name, 0)
+            file = self._files[split, name] = open(layout.array_path(self.partial, split, name), "wb")
+            file.write(layout.array_header(*self._specs[name], 0))
 
     def append(self, split: str, batch: Mapping[str, Any], label: Any, sample_weight: Any = None) -> None:
         """Append rows to a split, after checking every value.
@@ -105,17 +103,14 @@ class PackedWriter:
         self.begin(split)
         labels = _flat("label", label)
         if (sample_weight is None) != (self.schema.sample_weight is None):
-            raise ValueError(
-                f"PackedWriter: the schema has sample_weight={self.schema.sample_weight!r}, and "
-                f"{'none was' if sample_weight is None else 'one was'} given; they must agree."
-            )
+            came = "none was" if sample_weight is None else "one was"
+            named = f"the schema has sample_weight={self.schema.sample_weight!r}"
+            raise ValueError(f"PackedWriter: {named}, and {came} given; they must agree.")
         self.schema.validate(batch)
         arrays = {name: np.asarray(batch[name]) for name in self.schema.input_names}
         for name, array in arrays.items():
             if len(array) != len(labels):
-                raise ValueError(
-                    f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree."
-                )
+                raise ValueError(f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree.")
         self._check(split, "label", self.schema.label, labels, *allowed_labels(self.schema, labels))
         if "sparse" in arrays:
             arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
@@ -139,10 +134,29 @@ class PackedWriter:
                 f"PackedWriter: {what} {name!r} is {values[row]} in row {self.rows[split] + row} of {split!r}; it {allowed}."
             )
 
-    def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
-        """Take finished `.npy` files, by array, as a new split: without copying them where the disk has hard links.
+    def extend(
+        self, parts: Mapping[str, Iterable[tuple[Any, ...]]], total: int, progress: Callable[[int, int, str], None] | None
+    ) -> None:
+        """Append the batches `(batch, label)` of some splits, of `total` rows; `progress(rows_done, total, split)` is told."""
+        done = 0
+        for split, batches in parts.items():
+            self.begin(split)
+            for batch, label in batches:
+                self.append(split, batch, label)
+                done += len(label)
+                if progress is not None:
+                    progress(done, total, split)
 
-        Values are not checked. `ValueError` where the split exists, or a file is not of the schema's width, dtype or `rows`.
+    def adopt(self, split: str, files: Mapping[str, Path], rows: int) -> None:
+        """Take finished `.npy` files as a new split: without copying them where the disk has hard links.
+
+        Args:
+            split: `"train"`, `"valid"` or `"test"`.
+            files: Path of each array's file. Values are not checked.
+            rows: How many rows each holds.
+
+        Raises:
+            ValueError: the split exists, or a file is not of the schema's width, dtype or `rows`.
         """
         if split in self.rows or split not in layout.SPLITS:
             raise ValueError(f"PackedWriter: split {split!r} exists or is not one of {layout.SPLITS}.")
@@ -169,9 +183,7 @@ class PackedWriter:
     def __enter__(self) -> PackedWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: object) -> None:
         try:
             with full_disk(self.output):
                 if kind is None:
@@ -188,7 +200,7 @@ class PackedWriter:
     def _complete(self) -> None:
         for (split, name), file in self._files.items():
             file.seek(0)
-            self._write_header(file, name, self.rows[split])
+            file.write(layout.array_header(*self._specs[name], self.rows[split]))
             file.close()
         self.schema.save(self.partial / layout.SCHEMA)
         preprocessor = self.preprocessor
@@ -201,9 +213,6 @@ class PackedWriter:
         manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
         (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
         place_log(self.partial, self.output, self._overwrite)
-
-    def _write_header(self, file: IO[bytes], name: str, rows: int) -> None:
-        file.write(layout.array_header(*self._specs[name], rows))
 
 
 def allowed_labels(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, str]:
@@ -242,9 +251,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     if not any(output.iterdir()):
         return
     if not overwrite:
-        raise FileExistsError(
-            f"{output} exists and is not empty; give another output, or overwrite=True to replace it."
-        )
+        raise FileExistsError(f"{output} exists and is not empty; give another output, or overwrite=True to replace it.")
     check(output, _owner(output), _WHAT)
 
 
@@ -256,12 +263,7 @@ def place_log(written: Path, output: Path, overwrite: bool) -> None:
 
 
 def list_file(directory: Path, name: str) -> None:
-    """Have the marker of a processed directory name one more file, which then goes with it when it is replaced.
-
-    Args:
-        directory: The processed directory.
-        name: A file in it.
-    """
+    """Have the marker of a processed directory name one more file in it, which then goes when the directory is replaced."""
     content = marker_content((directory / MARKER).read_bytes())
     if content is not None and content["id"] == _owner(directory):
         os.close(mark(directory, _owner(directory), [*content["files"], name]))

@@ -15,14 +15,12 @@ from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.vocabulary import TEXT, Keys, Vocabulary
 from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
 from keras_dlrm.files.durable import publish, workspace, write
-from keras_dlrm.files.places import inside
+from keras_dlrm.files.paths import inside
 from keras_dlrm.schema.schema import Schema
 
 FILE = "preprocessor.json"
 FORMAT = "keras_dlrm preprocessor"
 VERSION = 3  # 1 had neither checksums nor several OOV rows, 2 no checksum of this file itself, nor booleans in one form
-
-
 Parts = tuple[Schema, dict[str, Any], dict[str, Vocabulary], CsvDialect | None]
 
 
@@ -56,8 +54,7 @@ def save(
         "vocabularies": tables,
         **({} if csv is None else {"csv": csv.to_dict()}),
     }
-    text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
-    write(directory / FILE, text)
+    write(directory / FILE, json.dumps(sealed(content), indent=2, ensure_ascii=False))
     for name in earlier - {entry["file"] for entry in tables.values()}:
         (directory / name).unlink(missing_ok=True)
 
@@ -97,19 +94,19 @@ def load(directory: Path) -> Parts:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a directory that Preprocessor.save or a preprocess wrote.")
     content = read_json(path)
-    found = content.get("format"), content.get("version")
-    if found[0] != FORMAT or found[1] not in (1, 2, VERSION):
+    format, version = content.get("format"), content.get("version")
+    if format != FORMAT or version not in (1, 2, VERSION):
         raise ValueError(
-            f"{path}: format {found[0]!r}, version {found[1]!r}; this release reads {FORMAT!r}, versions 1 to {VERSION}. "
+            f"{path}: format {format!r}, version {version!r}; this release reads {FORMAT!r}, versions 1 to {VERSION}. "
             "Fit and save it again, or use the release that wrote it."
         )
-    if found[1] == VERSION or CHECKSUM in content:
+    if version == VERSION or CHECKSUM in content:
         content = unsealed(path, content)
     try:
         schema, dense_state = Schema.from_dict(content["schema"]), content["dense"]
         vocabularies = {name: _load_vocabulary(path, name, entry) for name, entry in content["vocabularies"].items()}
         csv = CsvDialect.from_dict(content["csv"]) if "csv" in content else None
-        if found[1] < VERSION:
+        if version < VERSION:
             vocabularies = {name: _in_normal_form(vocabulary) for name, vocabulary in vocabularies.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); write it again.") from error
@@ -122,17 +119,14 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
         checksum = digest(file)
         table = pl.read_parquet(file.absolute(), glob=False) if checksum == entry.get("sha256", checksum) else None
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise ValueError(
-            f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again."
-        ) from error
+        raise ValueError(f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again.") from error
     if table is None:
         raise ValueError(
             f"{file}: this is not the vocabulary of table {name!r} that {path.name} was saved with: its SHA-256 is "
             f"{checksum[:12]}…, not {entry['sha256'][:12]}…. The file is damaged or of another preprocessor; copy the "
             "directory again as a whole."
         )
-    keys = Keys(entry["keys"], entry["modulo"])
-    ids = table["id"].to_numpy()
+    keys, ids = Keys(entry["keys"], entry["modulo"]), table["id"].to_numpy()
     return Vocabulary(table["key"], ids, entry["size"], entry["oov"], keys, entry.get("oov_rows", 1))
 
 

@@ -86,10 +86,7 @@ class BadRows:
             raise ValueError(str(rows[0]))
         self.skipped += len(rows) + more
         self.examples += rows[: EXAMPLES - len(self.examples)]
-        if self.most is not None and self.skipped > self.most:
-            raise ValueError(
-                f"{self.skipped} rows cannot be used, more than max_skipped={self.most}; the last one found here: {rows[-1]}"
-            )
+        self._check_number(f"the last one found here: {rows[-1]}")
 
     def state(self) -> dict[str, Any]:
         """JSON values to keep, in a manifest or to go on from."""
@@ -99,12 +96,10 @@ class BadRows:
         """Inverse of `state`; `ValueError` where rows were left out that this policy does not leave out."""
         self.skipped = state["skipped"]
         self.examples = [BadRow(**row) for row in state["examples"]]
-        self._check()
-
-    def _check(self) -> None:
         if self.on_error == "raise" and self.skipped:
             raise ValueError(str(self.examples[0]))
+        self._check_number(f"one of the first: {self.examples[-1]}" if self.examples else "")
+
+    def _check_number(self, example: str) -> None:
         if self.most is not None and self.skipped > self.most:
-            raise ValueError(
-                f"{self.skipped} rows cannot be used, more than max_skipped={self.most}; one of the first: {self.examples[-1]}"
-            )
+            raise ValueError(f"{self.skipped} rows cannot be used, more than max_skipped={self.most}; {example}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.schema.columns import compact
+
 # Larger than any byte: nothing equals it.
 _NO_BYTE = 256
 
@@ -77,12 +79,7 @@ class CsvDialect:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; arguments at their defaults are left out."""
-        fields = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                fields[field.name] = list(value) if isinstance(value, tuple) else value
-        return fields
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in compact(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CsvDialect:

@@ -19,21 +19,16 @@ OUTSIDE = "is outside the range of float32; clip or drop it"
 
 def needs_fit(column: Dense) -> bool:
     """True where the column's transform has parameters that training rows determine."""
-    return column.transform in ("standardise", "log1p_standardise", "quantile", "log_above_minimum")
+    return column.transform in ("standardize", "log1p_standardize", "quantile", "log_above_minimum")
 
 
 class DenseFit:
     """Gathers what one column's transform needs, over many frames, in bounded memory."""
 
     def __init__(self, column: Dense) -> None:
-        self.column = column
-        self._count = 0
-        self._mean = 0.0
-        self._squares = 0.0
-        self._largest = 0.0
-        self._origin = 0.0
-        self._sample = np.empty(0)
-        self._stride = 1
+        self.column, self._count = column, 0
+        self._origin = self._mean = self._squares = self._largest = 0.0
+        self._sample, self._stride = np.empty(0), 1
         self._minimum = np.inf
 
     def update(self, values: np.ndarray) -> None:
@@ -42,7 +37,7 @@ class DenseFit:
         if beyond.any():
             index = int(np.argmax(beyond))
             raise BadValue(index, float(values[index]), OUTSIDE)
-        if self.column.transform == "log1p_standardise":
+        if self.column.transform == "log1p_standardize":
             values = _log(values).astype(np.float64)
         values = values[~np.isnan(values)]
         if not len(values):
@@ -90,7 +85,14 @@ def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.nd
 
     `state` is what `DenseFit.state` returned, `{}` where `needs_fit` is False.
     """
-    return _in_range(values, apply(column, state, values))
+    results = apply(column, state, values)
+    bad = ~np.isfinite(results)
+    if bad.any():
+        bad &= ~(np.isnan(values) & np.isnan(results))
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise BadValue(index, float(values[index]), OUTSIDE)
+    return results
 
 
 def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
@@ -109,7 +111,7 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
             # In float32, to the bit what TorchRec makes of Criteo's counts.
             out = np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32))
         else:
-            raw = _log(values).astype(np.float64) if column.transform == "log1p_standardise" else values
+            raw = _log(values).astype(np.float64) if column.transform == "log1p_standardize" else values
             out = (raw - state["mean"]) / state["deviation"]
         return np.where(missing, column.missing, out).astype(np.float32)
 
@@ -119,21 +121,10 @@ def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         if column.transform == "quantile":
             return np.zeros(len(values), bool)
-        narrow = _log(values) if column.transform == "log1p_standardise" else values.astype(np.float32)
+        narrow = _log(values) if column.transform == "log1p_standardize" else values.astype(np.float32)
     return np.isinf(narrow)
 
 
 def _log(values: np.ndarray) -> np.ndarray:
     # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
     return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))
-
-
-def _in_range(values: np.ndarray, results: np.ndarray) -> np.ndarray:
-    """The results; `BadValue` where one is infinite, or NaN without a missing value."""
-    bad = ~np.isfinite(results)
-    if bad.any():
-        bad &= ~(np.isnan(values) & np.isnan(results))
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise BadValue(index, float(values[index]), OUTSIDE)
-    return results

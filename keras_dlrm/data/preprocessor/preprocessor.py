@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from keras_dlrm.data.preprocessor import artifact, dense, growth
+from keras_dlrm.data.preprocessor import artifact, dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-from keras_dlrm.data.preprocessor.identity import identified
-from keras_dlrm.data.preprocessor.vocabulary import Counter, Keys, Vocabulary
+from keras_dlrm.data.preprocessor.vocabulary import Counter, Keys, Vocabulary, identified
+from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.schema import PADDING, Schema
 
 # A frame of Polars or pandas, an Arrow table, or a mapping of named columns.
@@ -85,12 +87,7 @@ class Preprocessor:
         return cls(Schema.from_dict({**schema.to_dict(), "dense": plain}))
 
     @classmethod
-    def fit(
-        cls,
-        schema: Schema,
-        frames: Tables,
-        keys: Mapping[str, Keys] | None = None,
-    ) -> Preprocessor:
+    def fit(cls, schema: Schema, frames: Tables, keys: Mapping[str, Keys] | None = None) -> Preprocessor:
         """Fit on training rows.
 
         Args:
@@ -134,7 +131,20 @@ class Preprocessor:
         dense_state: Mapping[str, dict[str, Any]],
         keys: Mapping[str, Keys] | None = None,
     ) -> Preprocessor:
-        """Fit on training rows that were counted already: values and `keys` by table, statistics by column."""
+        """Fit on training rows that were counted already.
+
+        Args:
+            schema: Columns without a `vocabulary_size` get one.
+            counters: `Counter` of the values, by table name.
+            dense_state: Fitted parameters by dense column.
+            keys: `Keys` by table name, where values are not compared as text.
+
+        Returns:
+            The preprocessor; its `schema` is fitted.
+
+        Raises:
+            ValueError: a column's OOV rows lie beyond its `max_vocabulary`.
+        """
         open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
         vocabularies: dict[str, Vocabulary] = {}
         for column in open_columns:
@@ -172,7 +182,7 @@ class Preprocessor:
         >>> tuesday.transform({"city": ["Rome", "Oslo", "Lima", "Bonn"]})["sparse"].ravel().tolist()
         [1, 2, 3, 0]
         """
-        schema, vocabularies = growth.grown(self.schema, self.vocabularies, frames)
+        schema, vocabularies = grown(self.schema, self.vocabularies, frames)
         return Preprocessor(schema, self.dense_state, vocabularies)
 
     def reading(self, csv: CsvDialect | None) -> Preprocessor:
@@ -180,10 +190,7 @@ class Preprocessor:
         return self if csv == self.csv else Preprocessor(self.schema, self.dense_state, self.vocabularies, csv)
 
     def transform(
-        self,
-        frame: Table,
-        weights: Mapping[str, Any] | None = None,
-        where: raw.Where | None = None,
+        self, frame: Table, weights: Mapping[str, Any] | None = None, where: raw.Where | None = None
     ) -> dict[str, np.ndarray]:
         """Raw columns → packed batch.
 
@@ -242,5 +249,64 @@ class Preprocessor:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
-        """Inverse of `save`; `ValueError`, naming the file, where it is damaged or of an unknown version of the format."""
+        """Inverse of `save`.
+
+        Args:
+            directory: Where `save`, or a preprocess, wrote it.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or of an unknown version of the format; the message names the file.
+        """
         return cls(*artifact.load(Path(directory)))
+
+
+def grown(schema: Schema, vocabularies: Mapping[str, Vocabulary], frames: Any) -> tuple[Schema, dict[str, Vocabulary]]:
+    """Schema and vocabularies that know the values of new days, too: rows as `Preprocessor.fit` takes them."""
+    columns = [c for c in schema.categorical if c.table_name in vocabularies]
+    counters = {c.table_name: Counter() for c in columns}
+    # Without an OOV row an unseen value is padding, which no known value is.
+    known = {table: dataclasses.replace(vocabularies[table], oov=None, oov_rows=1) for table in counters}
+    offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
+    first = 0
+    for frame, where in raw.frames(frames, [c.name for c in columns]):
+        for column in columns:
+            table, who = column.table_name, f"column {column.name!r}"
+            values, rows, places, _ = raw.categorical_values(frame, column, where)
+            with raw.located(where, column.name, rows):
+                new = np.flatnonzero(known[table].encode(values, who) == PADDING)
+            keys = known[table].keys.normalize(values.gather(new), who)
+            positions = (first + rows[new]) * schema.width + offsets[column.name] + places[new]
+            counters[table].update(keys, positions)
+        first += len(frame)
+    extended = dict(vocabularies)
+    for column in columns:
+        table = column.table_name
+        if table in counters:
+            extended[table] = extend(extended[table], counters.pop(table), column)
+    sizes = {c.name: {"vocabulary_size": extended[c.table_name].size} for c in columns}
+    return identified(schema.replace_categorical(**sizes), {}, {name: extended[name] for name in known}), extended
+
+
+def extend(vocabulary: Vocabulary, counter: Counter, column: Categorical) -> Vocabulary:
+    """A vocabulary with counted new values behind those that it has, which keep their ids.
+
+    The column's `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent new values are kept.
+    """
+    first = int(vocabulary.ids.max()) + 1 if len(vocabulary.ids) else 0
+    oov, room = vocabulary.oov, None
+    ahead = vocabulary.oov_rows if oov is not None and first <= oov else 0  # OOV rows that the numbering has yet to pass
+    if column.max_vocabulary is not None:
+        room = max(column.max_vocabulary - first - ahead, 0)
+    keys = counter.keys(column, room)
+    if not len(keys):
+        return vocabulary
+    # The numbering goes on as it would have when the vocabulary was fitted: OOV rows are left out of it.
+    ids = first + np.arange(len(keys), dtype=np.int64)
+    ids += ahead * (ids >= (oov or 0))
+    return dataclasses.replace(
+        vocabulary,
+        values=pl.concat([vocabulary.values.cast(keys.dtype), keys]),
+        ids=np.concatenate([vocabulary.ids, ids.astype(np.int32)]),
+        size=max(vocabulary.size, int(ids[-1]) + 1),
+    )

@@ -15,7 +15,7 @@ from keras_dlrm.data.kernels.string_hash import buckets
 from keras_dlrm.data.preprocessor.vocabulary import BadValue
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, fold
-from keras_dlrm.schema.lists import Lists, kept
+from keras_dlrm.schema.packing import Lists, kept
 
 SEPARATOR = "|"
 NUMBER = "must be a number, or empty if missing"
@@ -45,9 +45,8 @@ def located(where: Where, name: str, rows: np.ndarray) -> Iterator[None]:
     try:
         yield
     except BadValue as bad:
-        raise ValueError(
-            f"{where.at(int(rows[bad.index]))}, column {name!r}: value {bad.value!r} {bad.reason}."
-        ) from None
+        place = where.at(int(rows[bad.index]))
+        raise ValueError(f"{place}, column {name!r}: value {bad.value!r} {bad.reason}.") from None
 
 
 def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
@@ -73,10 +72,8 @@ def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     first = next(iter(series))
     for name, values in series.items():
         if len(values) != len(series[first]):
-            raise ValueError(
-                f"{source}column {name!r} has {len(values)} rows but {first!r} has {len(series[first])}; "
-                "they must agree."
-            )
+            other = f"{first!r} has {len(series[first])}"
+            raise ValueError(f"{source}column {name!r} has {len(values)} rows but {other}; they must agree.")
     return pl.DataFrame(series)
 
 
@@ -144,6 +141,7 @@ def categorical_values(
     `ValueError` where a list has more values than `hotness`, and the column truncates none.
     """
     flat, rows, places, lengths = flatten(table[column.name], column)
+    starts = np.zeros_like(lengths)
     if len(lengths) and lengths.max() > column.hotness:
         if column.truncate is None:
             row = int(np.argmax(lengths > column.hotness))
@@ -152,8 +150,7 @@ def categorical_values(
                 f"the longest of these {len(lengths):,} rows has {lengths.max()}."
             )
         flat, rows, places, starts = truncated(column, flat, rows, places, lengths)
-        return flat, rows, places, Lists(lengths, starts)
-    return flat, rows, places, Lists(lengths, np.zeros_like(lengths))
+    return flat, rows, places, Lists(lengths, starts)
 
 
 def too_long(column: Categorical) -> str:

@@ -1,17 +1,22 @@
-"""Vocabularies: count the values of a categorical column, and map them to ids."""
+"""Vocabularies: count the values of a categorical column, map them to ids, and tell vocabularies apart by a checksum."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
 from keras_dlrm.data.kernels.string_hash import buckets
-from keras_dlrm.data.kernels.text_ids import TextIds, Texts
+from keras_dlrm.files.checksums import content_digest
 from keras_dlrm.schema.columns import PADDING, Categorical
+from keras_dlrm.schema.schema import Schema
 
 TEXT = "text"
 HEX = "hex"
@@ -37,7 +42,11 @@ class Keys:
     def normalize(self, values: pl.Series, who: str) -> pl.Series:
         """Raw values → keys (String or UInt64), null where missing; `BadValue` or `TypeError` where one is none."""
         if self.kind == HEX:
-            return self._hex(values, who)
+            numbers, bad = self._numbers(values, who)
+            if bad.any():
+                row = int(bad.arg_max() or 0)
+                raise BadValue(row, values[row], HEXADECIMAL)
+            return numbers % self.modulo if self.modulo else numbers
         keys = normal_form.texts(values, who)
         return keys.set(keys == str(PADDING), None)
 
@@ -46,13 +55,6 @@ class Keys:
         if self.kind != HEX:
             return np.zeros(len(values), bool), ""
         return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
-
-    def _hex(self, values: pl.Series, who: str) -> pl.Series:
-        numbers, bad = self._numbers(values, who)
-        if bad.any():
-            row = int(bad.arg_max() or 0)
-            raise BadValue(row, values[row], HEXADECIMAL)
-        return numbers % self.modulo if self.modulo else numbers
 
     def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
         """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
@@ -70,9 +72,7 @@ class BadValue(ValueError):
 
     def __init__(self, index: int, value: object, reason: str) -> None:
         super().__init__(f"value {value!r} at position {index} {reason}")
-        self.index = index
-        self.value = value
-        self.reason = reason
+        self.index, self.value, self.reason = index, value, reason
 
 
 class Counter:
@@ -174,9 +174,8 @@ class Vocabulary:
     def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
         """Keys, and their positions among the values → ids."""
         unseen = PADDING if self.oov is None else self.oov
-        if not len(self.ids):
-            ids = np.full(len(row), unseen, np.int32)
-        else:
+        ids = np.full(len(row), unseen, np.int32)
+        if len(self.ids):
             ids = np.where(row < 0, np.int32(unseen), self.ids[row]).astype(np.int32, copy=False)
         if keys.null_count():
             ids[keys.is_null().to_numpy()] = PADDING
@@ -201,3 +200,51 @@ class Vocabulary:
         known = pl.DataFrame({"key": self.values.cast(keys.dtype), "row": np.arange(len(self.values), dtype=np.int32)})
         rows = keys.alias("key").to_frame().join(known, on="key", how="left", maintain_order="left")["row"]
         return rows.fill_null(-1).to_numpy()
+
+
+_DIGITS = 16
+_PART = 2**20
+
+
+def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Schema:
+    """A schema whose columns carry the identity of what was fitted for them: statistics by column, vocabularies by table.
+
+    Example:
+
+    >>> from keras_dlrm.schema.columns import Dense
+    >>> schema = Schema(dense=[Dense("price", "standardize")])
+    >>> identified(schema, {"price": {"mean": 3.0, "deviation": 2.0}}, {}).dense[0].identity
+    '6931035e31ef46b1'
+    """
+    tables = {name: vocabulary_identity(vocabulary) for name, vocabulary in vocabularies.items()}
+    dense = [
+        dataclasses.replace(c, identity=statistics_identity(c.transform, dense_state[c.name])) if c.name in dense_state else c
+        for c in schema.dense
+    ]
+    categorical = [
+        dataclasses.replace(c, identity=tables[c.table_name]) if c.table_name in tables else c for c in schema.categorical
+    ]
+    return schema.with_columns(dense, categorical)
+
+
+def vocabulary_identity(vocabulary: Vocabulary) -> str:
+    """A checksum of the values of a table, their ids, and what becomes of other values."""
+    rules = [vocabulary.size, vocabulary.oov, vocabulary.oov_rows, vocabulary.keys.kind, vocabulary.keys.modulo]
+    checksum = hashlib.sha256(content_digest(rules).encode())
+    for first in range(0, len(vocabulary.values), _PART):
+        values = vocabulary.values.slice(first, _PART)
+        if values.dtype == pl.String:
+            # Lengths, so that "a", "bc" and "ab", "c" differ.
+            checksum.update(values.str.len_bytes().cast(pl.Int64).to_numpy().tobytes())
+            checksum.update(values.str.join("").item().encode())
+        else:
+            checksum.update(values.cast(pl.UInt64).to_numpy().tobytes())
+    checksum.update(vocabulary.ids.astype(np.int32, copy=False).tobytes())
+    return checksum.hexdigest()[:_DIGITS]
+
+
+def statistics_identity(transform: str, state: Mapping[str, Any]) -> str:
+    """A checksum of fitted parameters to nine digits: the last ones depend on the parts in which rows were read."""
+    numbers = {name: [f"{v:.8e}" for v in np.atleast_1d(value).tolist()] for name, value in state.items()}
+    # Identities stay those of earlier releases, which spelled it so.
+    return content_digest([transform.replace("standardize", "standardise"), numbers])[:_DIGITS]

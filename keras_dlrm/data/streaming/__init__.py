@@ -20,14 +20,10 @@ if TYPE_CHECKING:
     from keras_dlrm.data.streaming.stream import Stream as Stream
 
 _NAMES = {
-    "Chunk": "stream",
-    "Commits": "commits",
-    "KafkaStream": "kafka",
-    "Online": "online",
-    "ParquetStream": "parquet",
-    "Stream": "stream",
-    "train_online": "online",
+    **{"Commits": "commits", "KafkaStream": "kafka", "ParquetStream": "parquet"},
+    **dict.fromkeys(("Chunk", "Stream"), "stream"),
+    **dict.fromkeys(("Online", "train_online"), "online"),
 }
-__all__ = ["Chunk", "Commits", "KafkaStream", "Online", "ParquetStream", "Stream", "train_online"]
+__all__ = sorted(_NAMES)
 
 __getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -11,14 +11,13 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.data.preprocessor.identity import identified, vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.files.checksums import read_sealed, sealed
+from keras_dlrm.data.preprocessor.vocabulary import identified, vocabulary_identity
+from keras_dlrm.files.checksums import Done, read_sealed, sealed
 from keras_dlrm.files.durable import publish, sync, workspace
-from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
-from keras_dlrm.files.lock import lock
+from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
 from keras_dlrm.files.marker import check_marker
-from keras_dlrm.files.ownership import check, identity, mark
+from keras_dlrm.files.ownership import check, identity, lock, mark
 from keras_dlrm.support.arguments import integer
 
 FORMAT = "keras_dlrm commit"
@@ -72,7 +71,14 @@ class Commits:
         return self.folder / f"commit-{number:08d}"
 
     def check(self, preprocessor: Preprocessor) -> None:
-        """Keep the preprocessor, or compare it with the one that is kept; `ValueError` where it is another one."""
+        """Keep the preprocessor, or compare it with the one that is kept.
+
+        Args:
+            preprocessor: The one of the stream.
+
+        Raises:
+            ValueError: another one is kept; the message says what differs.
+        """
         place = self.folder / PREPROCESSOR
         if not place.exists():
             with workspace(self.folder / "commit") as folder:
@@ -96,7 +102,12 @@ class Commits:
             )
 
     def save(self, model: keras.Model, state: Any) -> None:
-        """Commit the model, compiled or not, and JSON values."""
+        """Commit the model and how far the stream was read.
+
+        Args:
+            model: Compiled or not.
+            state: JSON values.
+        """
         place = self.path(self.number + 1)
         with workspace(self.folder / "commit") as folder:
             written = folder / place.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,11 @@ from typing import Any
 from keras_dlrm.data.preprocessor.bad_rows import BadRow
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.require import tensorflow_io
-from keras_dlrm.data.streaming.stream import Stream
-from keras_dlrm.data.streaming.stream_rows import Packed, Places, pack, text_frame
+from keras_dlrm.data.streaming.stream import Packed, Stream, pack, tensorflow_io, text_frame
 
 FETCH = 1024  # messages that one call into TensorFlow brings
 GROUP = "keras_dlrm"  # a consumer must name one; nothing is committed to it
-OURS = ("enable.auto.commit", "auto.offset.reset", "bootstrap.servers", "enable.partition.eof")
+OURS = ("group.id", "enable.auto.commit", "auto.offset.reset", "bootstrap.servers", "enable.partition.eof")
 # A consumer holds so much ahead of training; librdkafka's own default is 64 MB for each partition.
 AHEAD = {"queued.max.messages.kbytes": "16384", "fetch.wait.max.ms": "100"}
 
@@ -139,7 +138,7 @@ class KafkaStream(Stream):
         if position < low and self._on_lost == "continue":
             self.lost += low - position
             self.positions[name] = low
-            self._partitions[name].close()
+            self._partitions[name].iterator = None
             self._partitions[name] = dataclasses.replace(self._partitions[name], position=low)
         elif not low <= position <= high:
             what = (
@@ -184,7 +183,7 @@ class KafkaStream(Stream):
                 sources.append(piece.source)
                 offsets.append(offset)
         frame = text_frame(self.preprocessor, self._decoder.names, rows)
-        return pack(self.preprocessor, frame, Places(sources=sources, numbers=offsets, unit="offset"), self.bad, bad)
+        return pack(self.preprocessor, frame, sources, offsets, self.bad, bad, "offset")
 
     def _open(self, topic: str, number: int, offset: int) -> Any:
         properties = {**AHEAD, **self._config, "enable.auto.commit": "false"}
@@ -205,8 +204,8 @@ class KafkaStream(Stream):
     def close(self) -> None:
         """Leave the broker."""
         for partition in self._partitions.values():
-            partition.close()
-        self._broker.close()
+            partition.iterator = None
+        self._broker.consumer.close()
         self._ready = False
 
 
@@ -269,9 +268,6 @@ class _Partition:
         self.ahead.extend(zip((int(o.rpartition(b":")[2]) for o in offsets), messages, strict=True))
         return True
 
-    def close(self) -> None:
-        self.iterator = None
-
 
 class _Broker:
     """A connection to a broker, for partitions and offsets of its topics."""
@@ -287,11 +283,13 @@ class _Broker:
         self._servers = servers
         self._timeout = timeout
         settings = {**config, "bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": "false"}
-        self._consumer = confluent_kafka.Consumer({**settings, "log_level": 0}, logger=_Silent())
+        # Its errors are raised, not logged.
+        silent = types.SimpleNamespace(log=lambda *message: None)
+        self.consumer = confluent_kafka.Consumer({**settings, "log_level": 0}, logger=silent)
 
     def partitions(self, topic: str) -> list[int]:
         try:
-            metadata = self._consumer.list_topics(topic, timeout=self._timeout).topics[topic]
+            metadata = self.consumer.list_topics(topic, timeout=self._timeout).topics[topic]
         except self._kafka.KafkaException as error:
             raise ConnectionError(
                 f"KafkaStream: no broker answers at {self._servers} within {self._timeout:g} s "
@@ -306,24 +304,14 @@ class _Broker:
         """Offset of the first message that is there, and of the one that comes next."""
         try:
             partition = self._kafka.TopicPartition(topic, number)
-            return self._consumer.get_watermark_offsets(partition, timeout=self._timeout)
+            return self.consumer.get_watermark_offsets(partition, timeout=self._timeout)
         except self._kafka.KafkaException as error:
             raise ConnectionError(f"{topic}:{number} at {self._servers}: {error.args[0].str()}.") from error
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
-class _Silent:
-    """A logger for a client whose errors are raised."""
-
-    def log(self, *message: object) -> None:
-        pass
 
 
 def _checked(config: Mapping[str, Any]) -> dict[str, str]:
     for key, value in config.items():
-        if key in OURS or key == "group.id":
+        if key in OURS:
             raise ValueError(f"KafkaStream: config has {key!r}, which is set here; leave it out.")
         if "=" in f"{key}{value}":
             raise ValueError(f"KafkaStream: config[{key!r}] holds a '=', which tensorflow-io cannot pass on.")

@@ -113,7 +113,7 @@ class Decoder:
 
 def _example_fields(message: bytes) -> dict[str, Any]:
     """Features of a serialized `tf.train.Example`: a value, or a list where there are several."""
-    from keras_dlrm.data.packed.tf_data import example_features
+    from keras_dlrm.data.packed.tf_data import example_features, feature_values
 
     try:
         features = example_features(message)
@@ -121,15 +121,10 @@ def _example_fields(message: bytes) -> dict[str, Any]:
         raise BadMessage("", "", f"the message is not a tf.train.Example ({error})") from None
     fields: dict[str, Any] = {}
     for name, feature in features.items():
-        kind = feature.WhichOneof("kind")
-        values: list[Any] = list(getattr(feature, kind).value) if kind else []
-        if kind == "bytes_list":
-            try:
-                values = [value.decode("utf-8") for value in values]
-            except UnicodeDecodeError:
-                raise BadMessage(name, values, "must be UTF-8 text") from None
-        elif kind == "float_list":
-            values = [np.float32(value) for value in values]
+        try:
+            _, values = feature_values(feature)
+        except UnicodeDecodeError:
+            raise BadMessage(name, list(feature.bytes_list.value), "must be UTF-8 text") from None
         fields[name] = None if not values else values[0] if len(values) == 1 else values
     return fields
 

@@ -13,7 +13,7 @@ import keras
 from keras_dlrm.data.streaming.commits import Commits
 from keras_dlrm.data.streaming.stream import Chunk, Stream
 from keras_dlrm.support.arguments import integer
-from keras_dlrm.support.not_finite import NotFinite
+from keras_dlrm.support.values import NotFinite
 
 
 @dataclasses.dataclass

@@ -10,9 +10,7 @@ import polars as pl
 
 from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.streaming.require import tensorflow_io
-from keras_dlrm.data.streaming.stream import Stream
-from keras_dlrm.data.streaming.stream_rows import Packed, Places, pack
+from keras_dlrm.data.streaming.stream import Packed, Stream, pack, tensorflow_io
 from keras_dlrm.data.tables.files import Inputs, input_files
 from keras_dlrm.data.tables.frames import ParquetFile
 
@@ -155,7 +153,7 @@ class ParquetStream(Stream):
         packed = []
         for piece in pieces:
             numbers = range(piece.first, piece.first + len(piece))
-            part = pack(self.preprocessor, piece.frame, Places(sources=[piece.source] * len(piece), numbers=numbers), self.bad)
+            part = pack(self.preprocessor, piece.frame, [piece.source] * len(piece), numbers, self.bad)
             packed += [] if part is None else [part]
         return joined(packed) if packed else None
 

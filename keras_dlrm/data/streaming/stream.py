@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
+import importlib.metadata
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.data.tables.block import Faults
+from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.tables.frames import FrameBlock
 from keras_dlrm.support.arguments import integer
 
 
@@ -51,15 +60,13 @@ class Stream:
     """
 
     def __init__(self, preprocessor: Preprocessor, on_error: str, max_skipped: int | None, poll: float) -> None:
-        schema = preprocessor.schema
+        schema, who = preprocessor.schema, type(self).__name__
         if schema.weighted:
-            raise ValueError(f"{type(self).__name__}: a weighted=True schema names no column of weights.")
+            raise ValueError(f"{who}: a weighted=True schema names no column of weights.")
         if schema.sample_weight is not None:
-            raise ValueError(
-                f"{type(self).__name__}: streams carry no row weights; leave sample_weight={schema.sample_weight!r} out."
-            )
+            raise ValueError(f"{who}: streams carry no row weights; leave sample_weight={schema.sample_weight!r} out.")
         if not poll > 0:
-            raise ValueError(f"{type(self).__name__}: poll={poll!r} must be a number of seconds above 0.")
+            raise ValueError(f"{who}: poll={poll!r} must be a number of seconds above 0.")
         self.preprocessor = preprocessor
         self.bad = BadRows(on_error, max_skipped)
         self.poll = poll
@@ -102,11 +109,7 @@ class Stream:
         self._ready = True
 
     def read(
-        self,
-        rows: int,
-        max_wait: float = 10.0,
-        until_end: bool = False,
-        stop: Callable[[], bool] | None = None,
+        self, rows: int, max_wait: float = 10.0, until_end: bool = False, stop: Callable[[], bool] | None = None
     ) -> Chunk | None:
         """Read the next rows, and wait for them where there are none yet.
 
@@ -173,3 +176,83 @@ class Stream:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+TENSORFLOW = "2.16"
+INSTALL = (
+    "Make an environment of its own with Python 3.11 or 3.12: pip install -r requirements-io.txt, then "
+    "pip install --no-deps . in a clone of keras_dlrm; see docs/streaming.md"
+)
+
+
+def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
+    """Import tensorflow-io, or a module of it; `who` needs it is for the error.
+
+    Its native code is linked against one TensorFlow: beside another one it imports, and fails at the first operation.
+
+    Raises:
+        ImportError: it is not installed, or beside a TensorFlow that it cannot work with.
+    """
+    version = "none"
+    for name in ("tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name)
+    if version.split(".")[:2] != TENSORFLOW.split("."):
+        raise ImportError(
+            f"{who} needs tensorflow-io, whose native operations load on TensorFlow {TENSORFLOW}.x only; here is TensorFlow "
+            f"{version}. {INSTALL}."
+        )
+    try:
+        with warnings.catch_warnings():
+            # Its module for Kafka announces a successor, which neither seeks nor tells offsets.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{who} needs tensorflow-io, which cannot be imported ({error}). {INSTALL}.") from error
+
+
+Packed = tuple[dict[str, np.ndarray], np.ndarray]
+
+
+def pack(
+    preprocessor: Preprocessor,
+    frame: pl.DataFrame,
+    sources: Sequence[str],
+    numbers: Sequence[int],
+    bad: BadRows,
+    known: Sequence[BadRow] = (),
+    unit: str = "row",
+) -> Packed | None:
+    """Raw columns → packed batch and labels of the rows that can be used, as files are read; `None` where there are none.
+
+    Args:
+        preprocessor: Fitted; its schema names the label.
+        frame: The columns of the schema, B rows.
+        sources: Name of each row's file or partition.
+        numbers: Number of each row there.
+        bad: What to do with rows that cannot be used.
+        known: Rows before, between or behind these that turned out bad already.
+        unit: What is numbered: `"offset"` or `"row"`.
+    """
+    places, unusable, more, rows = np.arange(len(frame)), list[BadRow](), 0, None
+    if len(frame):
+        block = FrameBlock(places, Faults(sources[0], unit, places), frame)
+        try:
+            rows = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies).work(block)
+        except TypeError as error:  # a column of another type, whatever its values are
+            raise ValueError(str(error)) from error
+        unusable, more = block.faults.first()
+    found = [dataclasses.replace(row, file=sources[row.row], row=int(numbers[row.row])) for row in unusable]
+    # In the order of the stream, so that "raise" names the first one.
+    order = {source: i for i, source in enumerate(dict.fromkeys([*(row.file for row in known), *sources]))}
+    bad.add(sorted([*known, *found], key=lambda row: (order[row.file], row.row)), more)
+    if rows is None or not len(rows):
+        return None
+    arrays = {"dense": rows.dense, "sparse": rows.sparse}
+    return {name: arrays[name] for name in preprocessor.schema.input_names}, rows.label
+
+
+def text_frame(preprocessor: Preprocessor, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
+    """Rows of decoded messages as a frame: strings, and lists of strings in the multi-hot columns."""
+    many = {c.name for c in preprocessor.schema.categorical if c.multi_hot}
+    return pl.DataFrame(rows, {name: pl.List(pl.String) if name in many else pl.String for name in names}, orient="row")

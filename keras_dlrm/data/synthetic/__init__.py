@@ -1,15 +1,15 @@
 """Synthetic click logs: random, planted, by locality, multi-hot, and twins of private logs."""
 
+from keras_dlrm.data.synthetic.changes import ColdItems as ColdItems
+from keras_dlrm.data.synthetic.changes import Drift as Drift
 from keras_dlrm.data.synthetic.log import SyntheticClickLog as SyntheticClickLog
 from keras_dlrm.data.synthetic.multi_hot import MultiHot as MultiHot
-from keras_dlrm.data.synthetic.planted.cold_items import ColdItems as ColdItems
-from keras_dlrm.data.synthetic.planted.drift import Drift as Drift
-from keras_dlrm.data.synthetic.planted.planted import PlantedClickLog as PlantedClickLog
+from keras_dlrm.data.synthetic.planted import PlantedClickLog as PlantedClickLog
 from keras_dlrm.data.synthetic.random_log import RandomClickLog as RandomClickLog
-from keras_dlrm.data.synthetic.traces.stack_distances import stack_distances as stack_distances
-from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile as StackProfile
-from keras_dlrm.data.synthetic.traces.trace import Trace as Trace
-from keras_dlrm.data.synthetic.traces.trace_log import TraceClickLog as TraceClickLog
+from keras_dlrm.data.synthetic.random_log import TraceClickLog as TraceClickLog
+from keras_dlrm.data.synthetic.stack_profile import StackProfile as StackProfile
+from keras_dlrm.data.synthetic.stack_profile import stack_distances as stack_distances
+from keras_dlrm.data.synthetic.trace import Trace as Trace
 from keras_dlrm.data.synthetic.twin.comparison import comparison_png as comparison_png
 from keras_dlrm.data.synthetic.twin.comparison import differences as differences
 from keras_dlrm.data.synthetic.twin.measure import measure as measure

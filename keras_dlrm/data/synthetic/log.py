@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_dlrm.data.packed.filling import cut, joined, refilled
 from keras_dlrm.data.packed.format import SPLITS
-from keras_dlrm.data.packed.packed import Batch, ClickLog
+from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
+from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
-from keras_dlrm.data.synthetic.expectation import best
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.data.synthetic.probabilities import best, expected_auc, expected_logloss
+from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 # Rows are drawn in blocks of this size, whatever the batch size.
@@ -60,6 +62,17 @@ class SyntheticClickLog:
     def _settings(self) -> dict[str, Any]:
         raise NotImplementedError
 
+    @cached_property
+    def _population(self) -> np.ndarray:
+        """True probabilities of many rows."""
+        return np.concatenate([block.truth for block in self._until(32 * BLOCK, "train")])
+
+    def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
+        return random.standard_normal((rows, self.schema.n_dense), dtype=np.float32)
+
+    def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
+        raise NotImplementedError
+
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def batches(
@@ -82,13 +95,10 @@ class SyntheticClickLog:
         end = None if rows is None else integer("batches", "rows", rows, 0)
         if n_batches is not None:
             end = integer("batches", "n_batches", n_batches, 0) * size
-        return ((block.batch, block.label) for block in self._pieces(size, end, part))
-
-    def _pieces(self, size: int, end: int | None, part: str) -> Iterator[Block]:
-        """The part's rows up to `end`, cut into pieces of `size` rows."""
-        return refilled(self._until(end, part), size)
+        return ((block.batch, block.label) for block in refilled(self._until(end, part), size))
 
     def _until(self, end: int | None, part: str) -> Iterator[Block]:
+        """The part's rows up to `end`, in blocks."""
         blocks = self._blocks(part)
         if end is None:
             yield from blocks
@@ -120,27 +130,55 @@ class SyntheticClickLog:
             if split not in SPLITS:
                 raise ValueError(f"write: split {split!r} in rows is unknown; the splits are {SPLITS}.")
             integer("write", f"rows[{split!r}]", count, 0)
-        total, done = sum(rows.values()), 0
+        by_split = {}
+
+        def batches(split: str, count: int) -> Iterator[tuple[Batch, np.ndarray]]:
+            scored = []
+            for block in self._until(count, split):
+                scored.append((block.truth, block.label))
+                yield block.batch, block.label
+            if scored:
+                by_split[split] = _without_nan(best(*joined(scored)))
+
         with PackedWriter(directory, self.schema, overwrite=overwrite) as writer:
-            by_split = {}
-            for split, count in rows.items():
-                writer.begin(split)
-                scored = []
-                for block in self._until(int(count), split):
-                    writer.append(split, block.batch, block.label)
-                    scored.append((block.truth, block.label))
-                    done += len(block.label)
-                    if progress is not None:
-                        progress(done, total, split)
-                if scored:
-                    by_split[split] = _without_nan(best(*joined(scored)))
+            parts = {split: batches(split, int(count)) for split, count in rows.items()}
+            writer.extend(parts, sum(rows.values()), progress)
             if "test" in by_split:
                 writer.note("best", by_split["test"])
             writer.note("best_by_split", by_split)
             writer.note(self.kind, self._settings())
         return open_log(directory, verify=False)
 
+    @property
+    def best_auc(self) -> float:
+        """AUC of the true probabilities, in expectation: no model does better on the population.
+
+        That is 524,288 rows of a `PlantedClickLog`, 262,144 of a `Twin`. Where a log changes over time, they are the first of
+        the part `"train"`; `PlantedClickLog.best` tells it for others.
+        """
+        return expected_auc(self._population)
+
+    @property
+    def best_logloss(self) -> float:
+        """Log loss of the true probabilities, in expectation, over the same rows as `best_auc`."""
+        return expected_logloss(self._population)
+
     # -- helpers of the kinds ----------------------------------------------------------------------------------------
+
+    def _inputs(self, random: np.random.Generator, rows: int) -> Batch:
+        """Packed rows whose columns do not depend on each other; multi-hot ones have 1 … hotness ids."""
+        batch: Batch = {}
+        if self.schema.dense:
+            batch["dense"] = self._dense(random, rows)
+        columns = []
+        for column in self.schema.categorical:
+            ids = self._ids(random, column, (rows, column.hotness))
+            if column.hotness > 1:
+                ids = np.where(np.arange(column.hotness) < random_lengths(random, rows, column.hotness), ids, PADDING)
+            columns.append(ids.astype(np.int32))
+        if columns:
+            batch["sparse"] = np.concatenate(columns, axis=1)
+        return self._with_weights(batch)
 
     def _random(self, name: str, number: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), number])
@@ -166,6 +204,39 @@ def zipf_distribution(size: int, exponent: float) -> np.ndarray:
     """
     mass = np.arange(1, size + 1, dtype=np.float64) ** -exponent
     return np.cumsum(mass / mass.sum())
+
+
+class Popularity:
+    """Zipf distributions by table size, and the order of popularity of each table's ids; `random` makes its source."""
+
+    def __init__(self, exponent: float, random: Callable[[str], np.random.Generator]) -> None:
+        self._exponent, self._random = exponent, random
+        self._distributions: dict[int, np.ndarray] = {}
+        self._orders: dict[str, np.ndarray] = {}
+
+    def distribution(self, size: int) -> np.ndarray:
+        """Cumulative probabilities of the ranks."""
+        if size not in self._distributions:
+            self._distributions[size] = zipf_distribution(size, self._exponent)
+        return self._distributions[size]
+
+    def order(self, table: str, size: int) -> np.ndarray:
+        """The ids of a table, the most popular one first: int32 (size,)."""
+        if table not in self._orders:
+            self._orders[table] = self._random(table).permutation(size).astype(np.int32)
+        return self._orders[table]
+
+    def by_id(self, table: str, size: int) -> np.ndarray:
+        """Probability of each id: float64 (size,)."""
+        out = np.empty(size)
+        out[self.order(table, size)] = np.diff(self.distribution(size), prepend=0.0)
+        return out
+
+    def draw(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
+        """Ids of a column: int32 of a shape."""
+        size = int(column.vocabulary_size or 0)
+        ranks = np.searchsorted(self.distribution(size), random.random(shape), side="right")
+        return self.order(column.table_name, size)[np.minimum(ranks, size - 1)]
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch, ClickLog, Split
+from keras_dlrm.data.packed.packed import ClickLog
 from keras_dlrm.data.packed.packed import open as open_log
+from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.log import BLOCK, Progress
-from keras_dlrm.data.synthetic.planted.mixing import mixed
+from keras_dlrm.data.synthetic.mixing import mixed
 from keras_dlrm.schema.schema import PADDING, Schema
-from keras_dlrm.support.arguments import integer, number
+from keras_dlrm.support.arguments import choice, integer, number
 
 DISTRIBUTIONS = ("uniform", "pareto")
 
@@ -79,16 +80,14 @@ class MultiHot:
                 raise ValueError(
                     f"MultiHot: column {column.name!r} has hotness={column.hotness}; bags are made of one-hot columns."
                 )
-        if distribution not in DISTRIBUTIONS:
-            raise ValueError(f"MultiHot: distribution={distribution!r} is unknown; use one of {DISTRIBUTIONS}.")
+        choice("MultiHot", "distribution", distribution, DISTRIBUTIONS)
         self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(sizes))
         self.distribution = distribution
         self.shape = number("MultiHot", "shape", shape, 1e-3)
         self.seed = integer("MultiHot", "seed", seed, 0)
         self.source = schema
-        self.schema = schema.replace_categorical(
-            **{name: {"hotness": size} for name, size in zip(names, self.hotness, strict=True)}
-        )
+        changes = {name: {"hotness": size} for name, size in zip(names, self.hotness, strict=True)}
+        self.schema = schema.replace_categorical(**changes)
 
     def transform(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """The batch with bags in place of ids; weights are those of the id that brought them.
@@ -163,16 +162,10 @@ class MultiHot:
         """
         if log.schema.to_dict() != self.source.to_dict():
             raise ValueError(f"MultiHot.write: {log.directory} has another schema than the one given to MultiHot.")
-        parts: dict[str, Split] = {name: log.split(name) for name in log.splits}
-        total, done = sum(len(part) for part in parts.values()), 0
+        parts = {name: log.split(name) for name in log.splits}
         with PackedWriter(directory, self.schema, overwrite=overwrite) as writer:
-            for name, part in parts.items():
-                writer.begin(name)
-                for batch, label in self.batches(part, BLOCK):
-                    writer.append(name, batch, label)
-                    done += len(label)
-                    if progress is not None:
-                        progress(done, total, name)
+            batches = {name: self.batches(part, BLOCK) for name, part in parts.items()}
+            writer.extend(batches, sum(map(len, parts.values())), progress)
             settings = ("hotness", "distribution", "shape", "seed")
             writer.note("multi_hot", {name: getattr(self, name) for name in settings})
             # The labels were drawn before, from the first id of each bag; the others carry nothing.

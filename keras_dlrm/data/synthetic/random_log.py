@@ -1,18 +1,21 @@
-"""`RandomClickLog`: ids of a given skew, dense values of a given kind, labels of noise."""
+"""`RandomClickLog` and `TraceClickLog`: ids of a given skew or locality, labels of noise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch
-from keras_dlrm.data.synthetic.expectation import expected_logloss
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths, zipf_distribution
-from keras_dlrm.schema.schema import PADDING, Schema
-from keras_dlrm.support.arguments import number
+from keras_dlrm.data.packed.split import Batch
+from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog, random_lengths
+from keras_dlrm.data.synthetic.probabilities import expected_logloss
+from keras_dlrm.data.synthetic.stack_profile import StackProfile
+from keras_dlrm.data.synthetic.trace import Trace
+from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.support.arguments import choice, number
 
 DENSE = ("uniform", "normal")
 
@@ -60,33 +63,22 @@ class RandomClickLog(SyntheticClickLog):
             if table not in tables:
                 raise KeyError(f"RandomClickLog: zipf names table {table!r}; the schema has {sorted(tables)}.")
         self.zipf = {t: number("RandomClickLog", f"zipf of table {t!r}", exponents.get(t, 0.0)) for t in tables}
-        if dense not in DENSE:
-            raise ValueError(f"RandomClickLog: dense={dense!r} is unknown; use one of {DENSE}.")
+        choice("RandomClickLog", "dense", dense, DENSE)
         self.dense = dense
         self.click_rate = number("RandomClickLog", "click_rate", click_rate, 0.0, 1.0)
-        self._ranked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._popularity = {t: Popularity(z, lambda table: self._random(f"table {table}")) for t, z in self.zipf.items()}
 
     def _blocks(self, part: str) -> Iterator[Block]:
+        draw = self._drawing(part)
         for block in count():
             random = self._random(f"rows {part}", block)
-            batch = self._inputs(random, BLOCK)
+            batch = draw(random, BLOCK)
             truth = np.full(BLOCK, self.click_rate)
             yield Block(batch, (random.random(BLOCK) < truth).astype(np.float32), truth)
 
-    def _inputs(self, random: np.random.Generator, rows: int) -> Batch:
-        batch: Batch = {}
-        if self.schema.dense:
-            batch["dense"] = self._dense(random, rows)
-        if self.schema.categorical:
-            columns = []
-            for column in self.schema.categorical:
-                ids = self._ids(random, column.table_name, int(column.vocabulary_size or 0), (rows, column.hotness))
-                if column.hotness > 1:
-                    kept = np.arange(column.hotness) < random_lengths(random, rows, column.hotness)
-                    ids = np.where(kept, ids, PADDING)
-                columns.append(ids.astype(np.int32))
-            batch["sparse"] = np.concatenate(columns, axis=1)
-        return self._with_weights(batch)
+    def _drawing(self, part: str) -> Callable[[np.random.Generator, int], Batch]:
+        """What draws the packed rows of a part, block by block."""
+        return self._inputs
 
     def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
         shape = (rows, self.schema.n_dense)
@@ -94,15 +86,10 @@ class RandomClickLog(SyntheticClickLog):
             return random.random(shape, dtype=np.float32)
         return random.standard_normal(shape, dtype=np.float32)
 
-    def _ids(self, random: np.random.Generator, table: str, size: int, shape: tuple[int, int]) -> np.ndarray:
-        if self.zipf[table] == 0.0:
-            return random.integers(0, size, shape, dtype=np.int32)
-        if table not in self._ranked:
-            order = self._random(f"table {table}").permutation(size).astype(np.int32)
-            self._ranked[table] = zipf_distribution(size, self.zipf[table]), order
-        distribution, order = self._ranked[table]
-        ranks = np.searchsorted(distribution, random.random(shape), side="right")
-        return order[np.minimum(ranks, size - 1)]
+    def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
+        if self.zipf[column.table_name] == 0.0:
+            return random.integers(0, int(column.vocabulary_size or 0), shape, dtype=np.int32)
+        return self._popularity[column.table_name].draw(random, column, shape)
 
     def probabilities(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The true click probabilities, all equal: float64 (B,)."""
@@ -120,3 +107,86 @@ class RandomClickLog(SyntheticClickLog):
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("seed", "zipf", "dense", "click_rate")}
+
+
+class TraceClickLog(RandomClickLog):
+    """A click log of noise whose references to each table have a given locality: what a cache of rows is tried on.
+
+    The references to a table are those of its columns, row by row, in the order of the schema; a multi-hot column has
+    1 … hotness of them. Locality reaches across rows and batches: see `Trace`.
+
+    Args:
+        schema: Fitted schema with at least one sparse column; with `weighted=True`, weights are 1.
+        profile: A `StackProfile` for all tables, or one by table name.
+        seed: Seed of the rows.
+        dense: `"uniform"` in [0, 1), or `"normal"` with mean 0 and variance 1.
+        click_rate: Probability of a click, in every row.
+
+    Raises:
+        ValueError, KeyError: an argument is out of range, or a table has no profile.
+
+    Example:
+
+    >>> from keras_dlrm.schema.schema import Categorical
+    >>> schema = Schema(categorical=[Categorical("C1", 1000)])
+    >>> log = TraceClickLog(schema, StackProfile([0, 1], [1], cold=0.1))
+    >>> ids = next(log.batches(1000))[0]["sparse"][:, 0]
+    >>> bool(0.85 < np.mean(ids[1:] == ids[:-1]) < 0.95)
+    True
+    """
+
+    kind = "trace"
+
+    def __init__(
+        self,
+        schema: Schema,
+        profile: StackProfile | Mapping[str, StackProfile],
+        seed: int = 0,
+        dense: str = "uniform",
+        click_rate: float = 0.25,
+    ) -> None:
+        super().__init__(schema, seed, dense=dense, click_rate=click_rate)
+        tables = schema.table_sizes
+        if not tables:
+            raise ValueError("TraceClickLog: the schema has no sparse column; locality belongs to ids.")
+        self.profiles = dict(profile) if isinstance(profile, Mapping) else dict.fromkeys(tables, profile)
+        if set(self.profiles) != set(tables):
+            raise KeyError(
+                f"TraceClickLog: profile names {sorted(self.profiles)}; it must name each of the tables {sorted(tables)}."
+            )
+        for table, entry in self.profiles.items():
+            if not isinstance(entry, StackProfile):
+                raise ValueError(f"TraceClickLog: the profile of table {table!r} is {entry!r}; give a StackProfile.")
+
+    def _drawing(self, part: str) -> Callable[[np.random.Generator, int], Batch]:
+        traces = {
+            table: Trace(self.profiles[table], size, [self.seed, zlib.crc32(f"{part} {table}".encode())])
+            for table, size in self.schema.table_sizes.items()
+        }
+
+        def draw(random: np.random.Generator, rows: int) -> Batch:
+            batch = {"dense": self._dense(random, rows)} if self.schema.dense else {}
+            return self._with_weights({**batch, "sparse": self._references(random, traces)})
+
+        return draw
+
+    def _references(self, random: np.random.Generator, traces: Mapping[str, Trace]) -> np.ndarray:
+        sparse = np.full((BLOCK, self.schema.width), PADDING, np.int32)
+        places: dict[str, list[np.ndarray]] = {table: [] for table in traces}
+        used = np.zeros(sparse.shape, bool)
+        for column, offset in zip(self.schema.categorical, self.schema.offsets, strict=True):
+            slots = np.arange(column.hotness)
+            lengths = random_lengths(random, BLOCK, column.hotness) if column.hotness > 1 else 1
+            used[:, offset : offset + column.hotness] = slots < lengths
+            places[column.table_name].append(offset + slots)
+        for table, trace in traces.items():
+            columns = np.concatenate(places[table])
+            mask = used[:, columns]
+            drawn = np.full(mask.shape, PADDING, np.int32)
+            drawn[mask] = trace.draw(int(mask.sum()))
+            sparse[:, columns] = drawn
+        return sparse
+
+    def _settings(self) -> dict[str, Any]:
+        profiles = {table: profile.to_dict() for table, profile in self.profiles.items()}
+        return {"seed": self.seed, "dense": self.dense, "click_rate": self.click_rate, "profiles": profiles}

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.jobs.staging import fingerprint
-from keras_dlrm.data.kernels.text_ids import Texts
+from keras_dlrm.data.kernels.first_appearance import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRow
 from keras_dlrm.schema.columns import Categorical
@@ -28,33 +28,21 @@ Fault = tuple[np.ndarray, str, "Callable[[int], object] | None", "str | Callable
 
 
 class Faults:
-    """Faults of the rows of one block. The first one that is added to a row counts.
-
-    Args:
-        file: Name of the file.
-        unit: `"line"` or `"row"`.
-        numbers: int64 (n,), what the rows are called.
-    """
+    """Faults of the n rows of one block, called by their `numbers` in the file. The first one that is added to a row counts."""
 
     def __init__(self, file: str, unit: str, numbers: np.ndarray) -> None:
         self.file, self._unit, self._numbers = file, unit, numbers
-        self._any = False
         self.bad = np.zeros(len(numbers), bool)
         self._examples: list[tuple[int, BadRow]] = []
 
     def add(
-        self,
-        mask: np.ndarray,
-        column: str,
-        value: Callable[[int], object] | None,
-        reason: str | Callable[[int], str],
+        self, mask: np.ndarray, column: str, value: Callable[[int], object] | None, reason: str | Callable[[int], str]
     ) -> None:
         """Take the rows of a mask as bad; see `Fault`."""
         if not mask.any():
             return
         rows = np.flatnonzero(mask & ~self.bad)
         self.bad |= mask
-        self._any = True
         for row in rows[:EXAMPLES].tolist():
             bad = value(row) if value is not None else ""
             why = reason if isinstance(reason, str) else reason(row)
@@ -62,7 +50,7 @@ class Faults:
             self._examples.append((row, BadRow(self.file, int(self._numbers[row]), column, shown, why, self._unit)))
 
     def __bool__(self) -> bool:
-        return self._any
+        return bool(self.bad.any())
 
     def first(self) -> tuple[list[BadRow], int]:
         """The first bad rows in the order of the file, and how many there are besides."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.kernels.text_ids import TextIds, Texts
+from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
 from keras_dlrm.data.packed.writer import WEIGHTS, allowed_labels
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
@@ -85,9 +85,10 @@ class Columns:
     def _row_names(self) -> Sequence[str]:
         return self.schema.row_names if self._labeled else ()
 
-    def work(self, block: Block, executor: Executor) -> Rows:
-        """The good rows of a block; the others are in `block.faults` then."""
+    def work(self, block: Block, executor: Executor | None = None) -> Rows:
+        """The good rows of a block; the others are in `block.faults` then. Threads of the executor, if any, work on columns."""
         schema, n = self.schema, len(block)
+        over: Any = map if executor is None else executor.map
         out = np.empty((n, schema.n_dense), np.float32)
         late = np.empty((n, len(self.late)))
         sparse = np.full((n, schema.width), PADDING, np.int32)
@@ -113,7 +114,7 @@ class Columns:
             return [*faults, *more]
 
         todo = [*self._row_names, *schema.dense, *schema.categorical]
-        for column, faults in zip(todo, list(executor.map(one, todo)), strict=True):
+        for column, faults in zip(todo, list(over(one, todo)), strict=True):
             for mask, _, value, reason in faults:
                 block.faults.add(mask, column if isinstance(column, str) else column.name, value, reason)
         good = ~block.faults.bad if block.faults else None
@@ -133,7 +134,7 @@ class Columns:
                 parts.append((values, flat.rows, offset + flat.places))
             _number(self.texts[table], parts, sparse)
 
-        list(executor.map(number, self.open))
+        list(over(number, self.open))
         if good is not None:
             label, weight, out, late, sparse = label[good], weight[good], out[good], late[good], sparse[good]
         return Rows(label, weight, out, late, sparse)

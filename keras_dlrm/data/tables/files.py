@@ -1,20 +1,21 @@
-"""Input files of a table: names and patterns to files, and the reader for each format."""
+"""Input files of a table: names, patterns and folders to files, and the reader for each format."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+import polars as pl
 
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.raw_columns import is_table
-from keras_dlrm.data.tables.block import TableFile
+from keras_dlrm.data.tables.block import Block, TableFile
 from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
-from keras_dlrm.data.tables.hive import partitioned
-from keras_dlrm.data.tables.records import RecordFile
 from keras_dlrm.data.tables.text import TextFile
-from keras_dlrm.files.regular import matches, regular
+from keras_dlrm.files.paths import matches, regular
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # Also frames: of pandas, Polars or Arrow, and mappings of named columns.
@@ -48,6 +49,8 @@ def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
     if ending in (".parquet", ".pq"):
         return ParquetFile(path)
     if ending in (".tfrecord", ".tfrecords"):
+        from keras_dlrm.data.tables.records import RecordFile
+
         return RecordFile(path)
     if ending in (".csv", ".tsv") or dialect is not None:
         return TextFile(path, dialect or CsvDialect())
@@ -86,3 +89,58 @@ def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
     if all(columns == [] for columns in columns_of_files):
         others = ", and so are all other inputs" if len(files) > 1 else ""
         raise ValueError(f"{files[0].path} cannot be read as a table: it is empty{others}; give a file with rows.")
+
+
+# What Hive and Spark call a folder of rows without a value.
+MISSING = "__HIVE_DEFAULT_PARTITION__"
+
+
+def folder_values(path: Path) -> dict[str, str]:
+    """Column → value, as the folders of a path name them, percent-decoded; empty where missing.
+
+    Example:
+
+    >>> folder_values(Path("log/day=2024-01-01/city=S%C3%A3o%20Paulo/part-0.parquet"))
+    {'day': '2024-01-01', 'city': 'São Paulo'}
+    """
+    pairs = (part.partition("=") for part in path.parent.parts)
+    named = {unquote(key): unquote(value) for key, mark, value in pairs if key and mark}
+    return {key: "" if value == MISSING else value for key, value in named.items()}
+
+
+class PartitionedFile(TableFile):
+    """A file whose folders name some of the columns that it does not have itself: value by column, as text."""
+
+    def __init__(self, file: TableFile, values: dict[str, str]) -> None:
+        self.file, self.path = file, file.path
+        self.values = values
+
+    def columns(self) -> list[str] | None:
+        known = self.file.columns()
+        return [*known, *self.values] if known else known
+
+    def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
+        # Examples may have the feature all the same.
+        own = [name for name in names if name not in self.values or self.file.columns() is None]
+        for block in self.file.blocks(own, place):
+            for name in set(names) & set(self.values):
+                block.add_constant(name, self.values[name])
+            yield block
+
+    def rows(self) -> int | None:
+        return self.file.rows()
+
+    def types(self, names: Sequence[str]) -> tuple[dict[str, Any], bool]:
+        if self.file.columns() is None:
+            return super().types(names)
+        types, any_rows = self.file.types(names)
+        return {**(dict.fromkeys(names, pl.String) if self.columns() else {}), **types}, any_rows
+
+
+def partitioned(file: TableFile, names: Sequence[str]) -> TableFile:
+    """The file, with those of some columns that only its folders name."""
+    known = file.columns()
+    values = {
+        name: value for name, value in folder_values(file.path).items() if name in names and name not in (known or ())
+    }
+    return PartitionedFile(file, values) if values else file

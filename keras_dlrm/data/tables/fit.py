@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.jobs.stage import Stage, chunks
+from keras_dlrm.data.jobs.staging import Stage, chunks
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.preprocessor.identity import vocabulary_identity
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.preprocessor.vocabulary import HEX, Counter, Keys
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Counter, Keys, vocabulary_identity
 from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Schema

@@ -1,4 +1,4 @@
-"""The job of `tables.preprocess`."""
+"""The job of `tables.preprocess`, and the rows and texts that it stages."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.jobs.job import Job, Progress, Specs
-from keras_dlrm.data.jobs.stage import chunks
+from keras_dlrm.data.jobs.staging import Stage, Staging, chunks
+from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.block import TableFile
+from keras_dlrm.data.tables.columns import Rows
 from keras_dlrm.data.tables.fit import Rules
-from keras_dlrm.data.tables.stage import TableStage
 from keras_dlrm.files.read_ahead import one_ahead
+from keras_dlrm.schema.schema import Schema
 
 
 class TableJob(Job):
-    """One run over some tables. See `tables.preprocess`, which has checked the arguments.
-
-    Args:
-        files: Split and file, in order.
-        rules: What is fitted.
-        csv: How text is written.
-        split: Fractions that the rows are cut by, or `None`: by file.
-        bad, progress: See `Job`.
-    """
+    """One run over some tables, given with their splits; `split` has fractions that rows are cut by. See `tables.preprocess`."""
 
     program = "tables"
     version = 2
@@ -44,7 +38,7 @@ class TableJob(Job):
         bad: BadRows,
         progress: Progress | None,
     ) -> None:
-        super().__init__([file.path for _, file in files], bad, progress)
+        super().__init__([file.path for _, file in files], [file.size() for _, file in files], bad, progress)
         self.splits = [name for name, _ in files]
         self.files = [file for _, file in files]
         self.rules, self.csv, self.split = rules, csv, None if split is None else dict(split)
@@ -68,21 +62,13 @@ class TableJob(Job):
         return {"rows": list(self._rows), "current": self._current, "position": self._resume_at, "seen": self._seen}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._rows, self._current, self._resume_at, self._seen = (
-            state[key] for key in ("rows", "current", "position", "seen")
-        )
-
-    def sizes(self) -> list[int]:
-        return [file.size() for file in self.files]
-
-    @property
-    def seen(self) -> int:
-        return self._seen
+        self._rows, self._current = state["rows"], state["current"]
+        self._resume_at, self._seen = state["position"], state["seen"]
 
     def rows(self) -> list[int]:
         return self._rows
 
-    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float]]:
+    def read_blocks(self, executor: ThreadPoolExecutor) -> Iterator[tuple[int, float, int]]:
         while self._current < len(self.files):
             for block in one_ahead(self.files[self._current].blocks(self.columns.names, self._resume_at or None)):
                 rows = self.columns.work(block, executor)
@@ -91,7 +77,7 @@ class TableJob(Job):
                 self._seen += len(block)
                 self._resume_at = block.place
                 self.stage.append(rows, self.state("read"))
-                yield self._current, block.share
+                yield self._current, block.share, self._seen
             self._current += 1
             self._resume_at = {}
 
@@ -132,3 +118,44 @@ class TableJob(Job):
     def note(self) -> dict[str, Any]:
         inputs = [[name, str(file.path)] for name, file in zip(self.splits, self.files, strict=True)]
         return {"split": self.split, "inputs": inputs}
+
+
+class TableStage(Stage):
+    """Staged rows, and the numbered texts by table, which get the committed ones. `late` dense columns wait for statistics."""
+
+    def __init__(self, staging: Staging, schema: Schema, late: int, texts: Mapping[str, TextIds]) -> None:
+        specs: dict[str, tuple[Any, int | None]] = {
+            "label": (np.float32, None),
+            "sample_weight": (np.float32, None),
+            "dense": (np.float32, schema.n_dense),
+            "late": (np.float64, late),
+            "sparse": (np.int32, schema.width),
+        }
+        if schema.sample_weight is None:
+            del specs["sample_weight"]
+        super().__init__(staging, specs)
+        self._texts = dict(texts)
+        for k, ids in enumerate(self._texts.values()):
+            self._restore(k, ids)
+        self._saved = {table: len(ids) for table, ids in self._texts.items()}
+
+    def _restore(self, k: int, ids: TextIds) -> None:
+        """Number the committed texts of a table again."""
+        sizes_path, bytes_path = self.staging.path(f"sizes{k}"), self.staging.path(f"texts{k}")
+        if self.staging.state is None or not sizes_path.exists():
+            return
+        with open(sizes_path, "rb") as sizes, open(bytes_path, "rb") as data:
+            while len(part := np.fromfile(sizes, np.int64, 2**20)):
+                ends = np.cumsum(part)
+                content = np.fromfile(data, np.uint8, int(ends[-1]))
+                ids.encode(Texts(content, ends - part, ends))
+
+    def append(self, rows: Rows, state: Any) -> None:
+        """Add rows; `state` is what a commit after them keeps."""
+        parts = [(name, getattr(rows, name)) for name, (_, width) in self.specs.items() if width != 0]
+        for k, (table, ids) in enumerate(self._texts.items()):
+            texts = ids.since(self._saved[table])
+            # Copies: the next rows may move the arrays while these are written.
+            parts += [(f"sizes{k}", texts.ends - texts.starts), (f"texts{k}", texts.data.copy())]
+            self._saved[table] = len(ids)
+        self.write(parts, state)

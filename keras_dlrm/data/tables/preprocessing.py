@@ -18,7 +18,7 @@ from keras_dlrm.data.tables.files import input_files as input_files
 from keras_dlrm.data.tables.fit import VOCABULARY, Rules
 from keras_dlrm.data.tables.job import TableJob
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.workers import worker_count
+from keras_dlrm.support.arguments import worker_count
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -96,7 +96,7 @@ def preprocess(
     Example:
 
     ```python
-    schema = kd.Schema(dense=[kd.Dense("price", "log1p_standardise")], categorical=[kd.Categorical("city")])
+    schema = kd.Schema(dense=[kd.Dense("price", "log1p_standardize")], categorical=[kd.Categorical("city")])
     data = kd.data.tables.preprocess(schema, "log-*.parquet", output="processed", split={"train": 0.9, "test": 0.1})
     ```
     """

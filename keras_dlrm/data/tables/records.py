@@ -1,29 +1,40 @@
-"""Reader of TFRecord files, in blocks of rows."""
+"""Reader of TFRecord files (`tf.train.Example`), in blocks of rows."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import tensorflow as tf
 
+from keras_dlrm.data.kernels import normal_form
+from keras_dlrm.data.packed.tf_data import example_features, feature_values
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.tables.block import Block, Faults, Numbers, TableFile, readable
 from keras_dlrm.schema.columns import Categorical
 
 BLOCK_RECORDS = 8192
+# Bytes of a record besides its content: its length, and two checksums.
+_FRAME = 16
+_DTYPES = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.int64}
+NO_EXAMPLE = "the record is no tf.train.Example"
+NOT_UTF8 = "must be UTF-8 text"
+
+Columns = dict[str, tuple[pl.Series, np.ndarray]]
+# Column, value and reason of each row that is at fault.
+Wrong = dict[int, tuple[str, str, str]]
 
 
 class RecordBlock(Block):
     """Examples, whose features are all lists: by name, the values of all rows, and how many each row has, int64 (n,)."""
 
-    def __init__(
-        self, numbers: np.ndarray, faults: Faults, columns: Mapping[str, tuple[pl.Series, np.ndarray]]
-    ) -> None:
+    def __init__(self, numbers: np.ndarray, faults: Faults, columns: Columns) -> None:
         super().__init__(numbers, faults)
-        self._columns = dict(columns)
+        self._columns = columns
 
     def _flat(self, name: str) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
         values, lengths = self._columns[name]
@@ -48,9 +59,9 @@ class RecordBlock(Block):
         return value[0] if len(value) == 1 else value
 
     def series(self, name: str, rows: np.ndarray) -> pl.Series:
-        flat, rows_of, _, _ = self._flat(name)
+        flat, owners, _, _ = self._flat(name)
         place = np.full(len(self), -1, np.int64)
-        place[rows_of] = np.arange(len(rows_of))
+        place[owners] = np.arange(len(owners))
         places = pl.Series(place[rows])
         return flat.gather(places.set(places < 0, None))
 
@@ -60,8 +71,7 @@ class RecordBlock(Block):
             self._columns[name] = pl.Series([value] * (rows * present), dtype=pl.String), np.full(rows, present, np.int64)
 
     def check_single(self, name: str) -> None:
-        several = self._columns[name][1] > 1
-        self.faults.add(several, name, lambda row: self.value(name, row), "must be a single value")
+        self.faults.add(self._columns[name][1] > 1, name, lambda row: self.value(name, row), "must be a single value")
 
 
 class RecordFile(TableFile):
@@ -77,18 +87,29 @@ class RecordFile(TableFile):
         return None
 
     def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
-        from keras_dlrm.data.tables.tf_examples import read
-
-        if self.path.suffix.lower() == ".gz":
+        packed = self.path.suffix.lower() == ".gz"
+        if packed:
             # TensorFlow takes a packed file that ends too early for a whole one where it was cut between two records.
             with readable(self.path), gzip.open(self.path, "rb") as file:
                 while file.read(1 << 20):
                     pass
         row, offset = (place["row"], place["bytes"]) if place else (0, 0)
-        size = max(self.path.stat().st_size, 1)
         # How large a packed file is when it is unpacked is a guess; it is for the progress display only.
-        size *= 4 if self.path.suffix.lower() == ".gz" else 1
-        for columns, wrong, rows, length in read(self.path.absolute(), names, row, BLOCK_RECORDS):
+        size = self.size() * (4 if packed else 1)
+        records = tf.data.TFRecordDataset(str(self.path.absolute()), "GZIP" if packed else "").skip(row).batch(BLOCK_RECORDS)
+        batches = iter(records)
+        kinds: dict[str, str] = {}
+        while True:
+            try:
+                batch = next(batches, None)
+            except tf.errors.OpError as error:
+                raise ValueError(
+                    f"{self.path} cannot be read: {error.message}. Copy or fetch the file again; it must hold TFRecords."
+                ) from error
+            if batch is None:
+                return
+            columns, wrong = _parse(batch, names, kinds)
+            rows = len(batch)
             numbers = np.arange(row, row + rows)
             faults = Faults(str(self.path), self.unit, numbers)
             for column, reason in dict.fromkeys((column, reason) for column, _, reason in wrong.values()):
@@ -97,6 +118,62 @@ class RecordFile(TableFile):
                 faults.add(mask, column, lambda number, wrong=wrong: wrong[number][1], reason)  # type: ignore[misc]
             block = RecordBlock(numbers, faults, columns)
             row += rows
-            offset += length
+            offset += int(tf.reduce_sum(tf.strings.length(batch))) + _FRAME * rows
             block.place, block.share = {"row": row, "bytes": offset}, min(offset / size, 1.0)
             yield block
+
+
+def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
+    """Features of serialized Examples. `kinds` keeps what kind of list each feature was found to be."""
+    wanted = {
+        name: tf.io.RaggedFeature(_DTYPES[kinds.get(name, "int64_list")], row_splits_dtype=tf.int64) for name in names
+    }
+    try:
+        parsed = tf.io.parse_example(batch, wanted)
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+        # TensorFlow quotes the record in its message, and cannot make a Python text of it where it is not UTF-8.
+        return _one_by_one(batch.numpy(), names, kinds)
+    columns: Columns = {}
+    for name in names:
+        values = parsed[name].values.numpy()
+        if values.dtype == object:
+            texts = pl.Series(values.tolist(), dtype=pl.Binary).cast(pl.String, strict=False)
+            if texts.null_count():
+                return _one_by_one(batch.numpy(), names, kinds)
+            columns[name] = texts, parsed[name].row_lengths().numpy()
+        else:
+            columns[name] = pl.Series(values), parsed[name].row_lengths().numpy()
+    return columns, {}
+
+
+def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
+    """Result of `_parse` where a record is damaged, or a feature is of another kind than was thought."""
+    wrong: Wrong = {}
+    values: dict[str, list[Any]] = {name: [] for name in names}
+    lengths: dict[str, list[int]] = {name: [] for name in names}
+    kinds_of: dict[str, set[str]] = {name: set() for name in names}
+    for number, message in enumerate(messages):
+        row: dict[str, tuple[str, list[Any]]] = {}
+        try:
+            features = example_features(message)
+            for name in names:
+                row[name] = feature_values(features[name]) if name in features else ("", [])
+        except UnicodeDecodeError as error:
+            wrong[number], row = (name, str(error.object)[2:-1], NOT_UTF8), {}
+        except ValueError:
+            wrong[number] = "", "", NO_EXAMPLE
+        for name in names:
+            kind, entries = row.get(name, ("", []))
+            values[name] += entries
+            lengths[name].append(len(entries))
+            kinds_of[name] |= {kind} if entries else set()
+    columns: Columns = {}
+    for name in names:
+        if len(kinds_of[name]) == 1:
+            kinds[name] = next(iter(kinds_of[name]))
+        series = values[name] if len(kinds_of[name]) < 2 else [normal_form.text(value) for value in values[name]]
+        kind = next(iter(kinds_of[name]), "int64_list")
+        dtype = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind]
+        column = pl.Series(series, dtype=dtype if len(kinds_of[name]) < 2 else pl.String)
+        columns[name] = column, np.array(lengths[name], np.int64)
+    return columns, wrong

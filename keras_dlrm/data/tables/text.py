@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.kernels import text_rows
-from keras_dlrm.data.kernels.text_ids import Texts
+from keras_dlrm.data.kernels.first_appearance import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Fault, Faults, Flat, Numbers, TableFile, readable
-from keras_dlrm.files.regular import blank
+from keras_dlrm.files.paths import blank
 from keras_dlrm.schema.columns import Categorical
 
 BLOCK_BYTES = 2**23
@@ -71,10 +71,6 @@ class TextFile(TableFile):
                 f"{self.path} cannot be read as a table: its first line must be the names of the columns, in UTF-8."
             )
         return names, int(end), int(lines)
-
-    @property
-    def _named(self) -> str:
-        return "the header has" if self._dialect.names is None else "the dialect names"
 
     def _open(self) -> IO[bytes]:
         return gzip.open(self.path, "rb") if self._packed else open(self.path, "rb")  # type: ignore[return-value]
@@ -132,8 +128,9 @@ class TextFile(TableFile):
         if codes[:n].any():
             wrong = codes[:n] != text_rows.GOOD
             starts[:, :n][:, wrong] = ends[:, :n][:, wrong] = 0
+            named = "the header has" if self._dialect.names is None else "the dialect names"
             reasons = {
-                text_rows.FIELDS: lambda row: f"the row has {counts[row]} fields; {self._named} {len(slots)}",
+                text_rows.FIELDS: lambda row: f"the row has {counts[row]} fields; {named} {len(slots)}",
                 text_rows.QUOTES: lambda row: "a quoted field does not end where a field ends; double quotes inside it",
                 text_rows.UTF8: lambda row: "the row is not UTF-8; write the file in UTF-8",
                 text_rows.LONG: lambda row: f"the line has more than {text_rows.MAX_ROW:,} bytes",

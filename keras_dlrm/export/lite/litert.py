@@ -10,9 +10,8 @@ import keras
 from keras_dlrm.export.elsewhere import run
 from keras_dlrm.export.requests import check_answers, check_batch, expected_probabilities
 from keras_dlrm.export.tables.stored_tables import StoredTables
-from keras_dlrm.files.durable import publish, workspace
-from keras_dlrm.files.replaced import check_replaced
-from keras_dlrm.files.seal import OPEN_SEAL, seal
+from keras_dlrm.files.checksums import OPEN_SEAL, seal
+from keras_dlrm.files.durable import check_replaced, publish, workspace
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.models.not_finite import require_finite
 

@@ -12,9 +12,8 @@ from keras_dlrm.export import functional as own
 from keras_dlrm.export.onnx_graph.files import add_checksums, new_session, remove_other_data, write_data
 from keras_dlrm.export.onnx_graph.model import onnx_model, tables_of
 from keras_dlrm.export.requests import check_answers, check_batch, expected_probabilities
-from keras_dlrm.files.durable import publish, workspace
-from keras_dlrm.files.replaced import check_replaced
-from keras_dlrm.files.seal import seal
+from keras_dlrm.files.checksums import seal
+from keras_dlrm.files.durable import check_replaced, publish, workspace
 from keras_dlrm.models.not_finite import require_finite
 
 # Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.files.checksums import digest
-from keras_dlrm.files.inventory import Done, check_contents, check_sizes, inventory
-from keras_dlrm.files.seal import OPEN_SEAL, check_seal
+from keras_dlrm.files.checksums import OPEN_SEAL, Done, check_seal, digest
+from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
 
 # Arrays begin at multiples of this, so that they can be mapped.
 _PAGE = 1 << 16

@@ -245,7 +245,7 @@ def _transformed(transform: str, state: Mapping[str, Any], values: Any) -> Any:
         return tf.cast(tf.cast(ranks, tf.float64) / len(state["quantiles"]) - 1.0, tf.float32)
     if transform == "log_above_minimum":
         return tf.math.log(tf.cast(tf.maximum(values - state["minimum"], 0.0) + 2.0, tf.float32))
-    if transform == "log1p_standardise":
+    if transform == "log1p_standardize":
         values = tf.cast(_log(values), tf.float64)
     return tf.cast((values - state["mean"]) / state["deviation"], tf.float32)
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.files.checksums import sealed
-from keras_dlrm.files.inventory import files_below, inventory
-from keras_dlrm.files.published import FILE, FORMAT, VERSION, check_version
+from keras_dlrm.files.inventory import FORMAT, MANIFEST, VERSION, check_version, files_below, inventory
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest of a version whose other files are all there: files, checksums, time, versions and `content`."""
-    files = inventory(path, [name for name in files_below(path) if name != FILE.as_posix()])
+    files = inventory(path, [name for name in files_below(path) if name != MANIFEST.as_posix()])
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -27,7 +26,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
         **content,
         "files": files,
     }
-    (path / FILE).write_text(json.dumps(sealed(manifest), indent=2, ensure_ascii=False), encoding="utf-8")
+    (path / MANIFEST).write_text(json.dumps(sealed(manifest), indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def verify(path: str | Path) -> dict[str, Any]:
@@ -50,11 +49,11 @@ def verify(path: str | Path) -> dict[str, Any]:
     FileNotFoundError: nowhere/1/assets.extra/manifest.json does not exist; give a version that kd.export.savedmodel wrote.
     """
     path = Path(path)
-    if not (path / FILE).is_file():
-        raise FileNotFoundError(f"{path / FILE} does not exist; give a version that kd.export.savedmodel wrote.")
+    if not (path / MANIFEST).is_file():
+        raise FileNotFoundError(f"{path / MANIFEST} does not exist; give a version that kd.export.savedmodel wrote.")
     manifest = check_version(path)
     if manifest is None:
-        raise ValueError(f"{path / FILE} is damaged or another program's: it does not say format={FORMAT!r}; export again.")
+        raise ValueError(f"{path / MANIFEST} is damaged or another program's: it does not say format={FORMAT!r}; export again.")
     return manifest
 
 

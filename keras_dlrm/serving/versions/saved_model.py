@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
 from keras_dlrm.backend.private_tensorflow import callable_of
-from keras_dlrm.files.plain import plain_path
+from keras_dlrm.files.paths import plain_path
 from keras_dlrm.serving.wire.errors import ServingError, invalid, without_paths
 from keras_dlrm.serving.wire.signature import Signature
 

@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
-from keras_dlrm.files.published import check_version
+from keras_dlrm.files.inventory import check_version
 from keras_dlrm.serving.versions import operations
 from keras_dlrm.serving.versions.features import missing_values, schema_of
 from keras_dlrm.serving.versions.saved_model import WARMUP, SavedModel, warmup_records

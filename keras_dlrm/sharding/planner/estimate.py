@@ -16,7 +16,7 @@ from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.sharding.planner.step_time import allocated, seconds
 from keras_dlrm.sharding.planner.traffic import Traffic, traffic_of
 from keras_dlrm.sharding.planner.workload import Workload
-from keras_dlrm.support.table import print_table
+from keras_dlrm.support.terminal import print_table
 
 _SHOWN_DEVICES = 16
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.files.documents import from_json
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 from keras_dlrm.support.arguments import boolean, integer, number, shown
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch, Split
-from keras_dlrm.data.synthetic.expectation import drawn_auc
+from keras_dlrm.data.packed.split import Batch, Split
 from keras_dlrm.data.synthetic.log import Progress, SyntheticClickLog
-from keras_dlrm.data.synthetic.planted.normal import normal_score
-from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
+from keras_dlrm.data.synthetic.probabilities import drawn_auc, normal_score
+from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.data.synthetic.twin.statistics import DenseStatistics, SparseStatistics, Statistics
 from keras_dlrm.schema.hashing import fold
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
@@ -93,10 +92,8 @@ class _Gathered:
     """Counts of the whole log, and a sample of its rows."""
 
     def __init__(self, schema: Schema, total: int) -> None:
-        self.schema = schema
-        self.total = total
-        self.clicks = 0.0
-        self.seen = 0
+        self.schema, self.total = schema, total
+        self.clicks, self.seen = 0.0, 0
         self.stride = -(-total // SAMPLE)
         self.sample: list[tuple[Batch, np.ndarray]] = []
         sizes = [int(c.vocabulary_size or 0) for c in schema.categorical]
@@ -179,16 +176,13 @@ class _Gathered:
         place = np.ones(len(counts))
         place[order] = (np.cumsum(falling) - falling / 2.0) / max(falling.sum(), 1)
         first = np.concatenate([*self.first[index], np.empty(0, np.int64)])[:REFERENCES]
-        few = len(first) < threshold
-        locality = (
-            StackProfile([0, 1], [0.0], 1.0) if few else _coarse(StackProfile.measured(first), len(first), threshold)
-        )
+        profile = StackProfile([0, 1], [0.0], 1.0) if len(first) < threshold else StackProfile.measured(first)
         statistics = SparseStatistics(
             lengths=_shares(self.lengths[index], threshold),
             ids=np.diff(edges).tolist(),
             references=references.astype(np.int64).tolist(),
             click_rate=((clicked + threshold * rate) / (references + threshold)).round(4).tolist(),
-            locality=locality,
+            locality=_coarse(profile, len(first), threshold),
         )
         return statistics, bucket, place
 
@@ -242,13 +236,11 @@ def _coarse(profile: StackProfile, references: int, threshold: int) -> StackProf
             edges.append(int(edge))
             weights.append(sum_)
             sum_ = 0.0
-    if sum_ > 0.0:
-        if not weights:
-            return StackProfile([0, 1], [0.0], 1.0)
-        edges[-1] = int(profile.edges[-1])
-        weights[-1] += sum_
     if not weights:
         return StackProfile([0, 1], [0.0], 1.0)
+    if sum_ > 0.0:
+        edges[-1] = int(profile.edges[-1])
+        weights[-1] += sum_
     return StackProfile(edges, np.round(weights, 6), round(profile.cold, 6))
 
 
@@ -257,22 +249,20 @@ def _dense(values: np.ndarray, label: np.ndarray, rate: float, threshold: int) -
     n = len(values)
     distinct, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     common = counts >= max(threshold, ATOM * n)
-    group = np.empty(n, np.int64)
     rest = np.flatnonzero(~common[inverse])
     rest = rest[np.argsort(values[rest], kind="stable")]
     pieces = min(GROUPS, len(rest) // threshold)
-    means, sizes, exact = distinct[common].tolist(), counts[common].tolist(), [True] * int(common.sum())
+    means, exact = distinct[common].tolist(), [True] * int(common.sum())
     numbers = np.full(len(distinct), -1)
     numbers[common] = np.arange(len(means))
-    group[:] = numbers[inverse]
+    group = numbers[inverse]
     for rows in np.array_split(rest, pieces) if pieces else []:
         group[rows] = len(means)
         means.append(float(values[rows].mean()))
-        sizes.append(len(rows))
         exact.append(False)
     if not means:
         # Fewer rows than two groups need: one mean.
-        means, sizes, exact = [float(values.mean())], [n], [False]
+        means, exact = [float(values.mean())], [False]
         group[:] = 0
     # Rows too few for a group of their own count with the nearest value.
     lost = group < 0
@@ -281,13 +271,13 @@ def _dense(values: np.ndarray, label: np.ndarray, rate: float, threshold: int) -
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     group = rank[group]
-    sizes_all = np.bincount(group, minlength=len(means))
+    sizes = np.bincount(group, minlength=len(means))
     clicks = np.bincount(group, label, len(means))
     return DenseStatistics(
         values=[float(np.float32(means[i])) for i in order],
-        shares=(sizes_all / n).tolist(),
+        shares=(sizes / n).tolist(),
         exact=[exact[i] for i in order],
-        click_rate=((clicks + threshold * rate) / (sizes_all + threshold)).round(4).tolist(),
+        click_rate=((clicks + threshold * rate) / (sizes + threshold)).round(4).tolist(),
     ), group
 
 

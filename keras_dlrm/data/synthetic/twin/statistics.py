@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.synthetic.traces.stack_profile import StackProfile
+from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.files.documents import from_json
 from keras_dlrm.files.durable import write
-from keras_dlrm.files.regular import regular
+from keras_dlrm.files.paths import regular
 from keras_dlrm.schema.schema import Schema
 
 FORMAT = "keras_dlrm click log statistics"
@@ -141,9 +141,7 @@ class Statistics:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"Statistics: not the statistics of a click log; they say format={FORMAT!r}.")
         if data.get("version") != VERSION:
-            raise ValueError(
-                f"Statistics: version {data.get('version')!r}; this release reads {VERSION}. Measure again."
-            )
+            raise ValueError(f"Statistics: version {data.get('version')!r}; this release reads {VERSION}. Measure again.")
         try:
             sparse = {
                 n: SparseStatistics(**{**c, "locality": StackProfile.from_dict(c["locality"])})
@@ -168,11 +166,8 @@ class Statistics:
             size = len(column.ids)
             known = next(c for c in self.schema.categorical if c.name == name)
             whole = len(column.references) == len(column.click_rate) == size and min(column.ids, default=1) >= 1
-            if (
-                not whole
-                or len(column.lengths) != known.hotness + 1
-                or column.distinct > int(known.vocabulary_size or 0)
-            ):
+            fits = len(column.lengths) == known.hotness + 1 and column.distinct <= int(known.vocabulary_size or 0)
+            if not (whole and fits):
                 raise ValueError(f"Statistics: the figures of column {name!r} do not fit each other; measure again.")
         for name, dense in self.dense.items():
             lengths = {len(dense.values), len(dense.shares), len(dense.exact), len(dense.click_rate)}

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.packed.packed import Batch
-from keras_dlrm.data.synthetic.expectation import expected_auc, expected_logloss
+from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog
-from keras_dlrm.data.synthetic.planted.calibration import scale_and_bias, sigmoid
-from keras_dlrm.data.synthetic.planted.mixing import permuted
-from keras_dlrm.data.synthetic.planted.normal import normal_share
-from keras_dlrm.data.synthetic.traces.trace import Trace
+from keras_dlrm.data.synthetic.mixing import permuted
+from keras_dlrm.data.synthetic.probabilities import normal_share, scale_and_bias, sigmoid
+from keras_dlrm.data.synthetic.trace import Trace
 from keras_dlrm.data.synthetic.twin.measure import log_odds_shifts
 from keras_dlrm.data.synthetic.twin.statistics import Statistics
 from keras_dlrm.schema.schema import PADDING, Categorical
+from keras_dlrm.support.arguments import choice
 
 IDS = ("frequency", "locality")
 SAMPLE = 8
@@ -62,8 +61,7 @@ class Twin(SyntheticClickLog):
         if not isinstance(statistics, Statistics):
             raise ValueError(f"Twin: statistics={statistics!r} must be a Statistics: see kd.data.synthetic.measure.")
         super().__init__(statistics.schema, seed)
-        if ids not in IDS:
-            raise ValueError(f"Twin: ids={ids!r} is unknown; use one of {IDS}.")
+        choice("Twin", "ids", ids, IDS)
         self.statistics = statistics
         self.ids = ids
         self._orders: dict[str, np.ndarray] = {}
@@ -172,20 +170,6 @@ class Twin(SyntheticClickLog):
         if score.std() < 1e-9:
             return 0.0, float(np.log(rate) - np.log1p(-rate))
         return scale_and_bias(score, rate, self.statistics.auc)
-
-    @cached_property
-    def _population(self) -> np.ndarray:
-        return np.concatenate([piece.truth for piece in self._pieces(BLOCK, 32 * BLOCK, "train")])
-
-    @property
-    def best_auc(self) -> float:
-        """AUC of the true probabilities, in expectation, over the first 262,144 rows of the part `"train"`."""
-        return expected_auc(self._population)
-
-    @property
-    def best_logloss(self) -> float:
-        """Log loss of the true probabilities, in expectation, over the same rows."""
-        return expected_logloss(self._population)
 
     def _settings(self) -> dict[str, Any]:
         return {"seed": self.seed, "ids": self.ids, "measured_rows": self.statistics.rows}

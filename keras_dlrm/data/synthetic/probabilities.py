@@ -1,6 +1,8 @@
-"""Expected scores of known click probabilities, in closed form."""
+"""Click probabilities: expected scores in closed form, scale and shift for a rate and an AUC, normal scores."""
 
 from __future__ import annotations
+
+from statistics import NormalDist
 
 import numpy as np
 
@@ -75,3 +77,53 @@ def best(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "drawn_auc": drawn_auc(probabilities, labels),
         "drawn_logloss": float(-np.log(chosen).mean()),
     }
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """`1 / (1 + exp(-x))`, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+def scale_and_bias(logit: np.ndarray, click_rate: float, target_auc: float) -> tuple[float, float]:
+    """Scale and bias that give `sigmoid(scale * logit + bias)` a mean and an AUC, in expectation; AUC 0.5 gives scale 0.
+
+    Example:
+
+    >>> scale, bias = scale_and_bias(np.linspace(-1, 1, 1001), 0.5, 0.75)
+    >>> bool(abs(bias) < 0.01), bool(1.0 < scale < 3.0)
+    (True, True)
+    """
+    low, high = 0.0, 32.0
+    for _ in range(24):
+        scale = (low + high) / 2.0
+        auc = expected_auc(sigmoid(scale * logit + _bias(scale * logit, click_rate)))
+        low, high = (scale, high) if auc < target_auc else (low, scale)
+    return scale, _bias(scale * logit, click_rate)
+
+
+def _bias(logit: np.ndarray, click_rate: float) -> float:
+    low, high = -64.0, 64.0
+    for _ in range(32):
+        bias = (low + high) / 2.0
+        low, high = (bias, high) if sigmoid(logit + bias).mean() < click_rate else (low, bias)
+    return bias
+
+
+_GRID = np.linspace(-6.0, 6.0, 2401)
+_SHARES = np.array([NormalDist().cdf(x) for x in _GRID])
+
+
+def normal_share(scores: np.ndarray) -> np.ndarray:
+    """Share of a standard normal distribution below each score, to 6 digits.
+
+    Example:
+
+    >>> normal_share(np.array([0.0]))
+    array([0.5])
+    """
+    return np.interp(scores, _GRID, _SHARES)
+
+
+def normal_score(shares: np.ndarray) -> np.ndarray:
+    """Inverse of `normal_share`."""
+    return np.interp(shares, _SHARES, _GRID)

@@ -1,4 +1,4 @@
-"""Result tables on a terminal."""
+"""Result tables and progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,3 +87,19 @@ def _cell(value: Any) -> str:
     if not _is_number(value):
         return str(value)
     return f"{int(value):,}" if isinstance(value, (int, np.integer)) else f"{float(value):,.4f}"
+
+
+def bar(console: Console, unit: str = "rows") -> Progress:
+    """A rich progress bar on a terminal; silent elsewhere."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )

@@ -1,8 +1,8 @@
-"""`PlantedClickLog`: clicks drawn from known probabilities."""
+"""`PlantedClickLog`: clicks drawn from known probabilities, and the effects that they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.packed.filling import cut, joined
-from keras_dlrm.data.packed.packed import Batch
-from keras_dlrm.data.synthetic.expectation import best, expected_auc, expected_logloss
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog, random_lengths
-from keras_dlrm.data.synthetic.planted.calibration import scale_and_bias, sigmoid
-from keras_dlrm.data.synthetic.planted.cold_items import ColdItems
-from keras_dlrm.data.synthetic.planted.drift import Drift
-from keras_dlrm.data.synthetic.planted.effects import Effects
-from keras_dlrm.data.synthetic.planted.popularity import Popularity
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.data.packed.split import Batch
+from keras_dlrm.data.synthetic.changes import ColdItems, Drift, turned
+from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog
+from keras_dlrm.data.synthetic.probabilities import best, scale_and_bias, sigmoid
+from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 POPULATION = 64 * BLOCK
@@ -153,21 +149,8 @@ class PlantedClickLog(SyntheticClickLog):
         """Positions in time of rows `start` … `stop - 1` of a part: int64."""
         return self.starts.get(part, 0) + np.arange(start, stop, dtype=np.int64)
 
-    def _inputs(self, random: np.random.Generator, rows: int) -> Batch:
-        batch: Batch = {}
-        if self.schema.dense:
-            batch["dense"] = random.standard_normal((rows, self.schema.n_dense), dtype=np.float32)
-        if self.schema.categorical:
-            sparse = np.full((rows, self.schema.width), PADDING, np.int32)
-            for column, offset in zip(self.schema.categorical, self.schema.offsets, strict=True):
-                size, hot = int(column.vocabulary_size or 0), column.hotness
-                ranks = np.searchsorted(self._popularity.distribution(size), random.random((rows, hot)), side="right")
-                ids = self._popularity.order(column.table_name, size)[np.minimum(ranks, size - 1)]
-                if hot > 1:
-                    ids = np.where(np.arange(hot) < random_lengths(random, rows, hot), ids, PADDING)
-                sparse[:, offset : offset + hot] = ids
-            batch["sparse"] = sparse
-        return self._with_weights(batch)
+    def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
+        return self._popularity.draw(random, column, shape)
 
     def _move(self, batch: Batch, part: str, number: int, positions: np.ndarray) -> None:
         """Replace ids of a block by what drift and cold items make of them."""
@@ -231,19 +214,6 @@ class PlantedClickLog(SyntheticClickLog):
         blocks = [self._inputs(self._random("population", i), BLOCK) for i in range(POPULATION // BLOCK)]
         return np.concatenate([self.probabilities(b) for b in blocks])
 
-    @property
-    def best_auc(self) -> float:
-        """AUC of the true probabilities, in expectation, over 524,288 rows: no model does better on the population.
-
-        With `drift` or `cold`, the rows are the first of the part `"train"`; `best` tells it for others.
-        """
-        return expected_auc(self._population)
-
-    @property
-    def best_logloss(self) -> float:
-        """Log loss of the true probabilities, in expectation, over the same rows as `best_auc`."""
-        return expected_logloss(self._population)
-
     def best(self, part: str, rows: int, start: int = 0) -> dict[str, float]:
         """Scores of the true probabilities on given rows of a part.
 
@@ -264,3 +234,94 @@ class PlantedClickLog(SyntheticClickLog):
         out: dict[str, Any] = {n: getattr(self, n) for n in ("seed", "click_rate", "target_auc", "zipf")}
         out |= {n: vars(getattr(self, n)) for n in ("drift", "cold") if getattr(self, n) is not None}
         return out | ({"starts": self.starts} if self.starts else {})
+
+
+RANK = 2
+MAX_PAIRS = 2
+# Pairs are made of the smallest tables with at least this many rows: their products can be learned from few rows.
+PAIR_ROWS = 8
+# An id's effect and its factor shrink by n / (1 + n), n its expected count among this many rows: rare ids carry little
+# signal, so that a model comes close to the best with some hundred thousand rows.
+EFFECT_ROWS = 1_000
+FACTOR_ROWS = 200
+
+
+class Effects:
+    """Effects drawn for a schema, and what they turn to over time; `source` makes the random generators by name."""
+
+    def __init__(
+        self, schema: Schema, popularity: Popularity, drift: Drift | None, source: Callable[[str], np.random.Generator]
+    ) -> None:
+        self._schema, self._popularity, self._drift = schema, popularity, drift
+        random = source("planted effects")
+        self._linear = random.standard_normal(schema.n_dense)
+        self._bends = random.standard_normal((2, schema.n_dense))
+        sizes = schema.table_sizes
+        self._effects = {
+            t: random.standard_normal(n, dtype=np.float32) * self._shrink(t, n, EFFECT_ROWS) for t, n in sizes.items()
+        }
+        rows = [sizes[c.table_name] for c in schema.categorical]
+        columns = sorted(range(len(rows)), key=lambda i: (rows[i] < PAIR_ROWS, rows[i]))
+        self._pairs = list(zip(columns[0::2], columns[1::2], strict=False))[:MAX_PAIRS]
+        self._factors = {
+            t: random.standard_normal((sizes[t], RANK), dtype=np.float32) * self._shrink(t, sizes[t], FACTOR_ROWS)[:, None]
+            for t in sorted({schema.categorical[i].table_name for pair in self._pairs for i in pair})
+        }
+        if drift is not None and drift.effects:
+            self._plant_turn(source("turned effects"))
+
+    def _plant_turn(self, random: np.random.Generator) -> None:
+        """Draw the effects that the first ones turn to over time."""
+        n = self._schema.n_dense
+        if n > 1:
+            # Dense values are independent, so that what turns is the vector of weights, without a mean.
+            other = random.standard_normal(n)
+            other -= self._linear * (self._linear @ other) / (self._linear @ self._linear)
+            self._linear_turn = other * np.linalg.norm(self._linear) / np.linalg.norm(other)
+        self._means, self._turns = {}, {}
+        for table, size in self._schema.table_sizes.items():
+            weights = self._popularity.by_id(table, size)
+            second = random.standard_normal(size) * self._shrink(table, size, EFFECT_ROWS)
+            self._means[table], self._turns[table] = turned(self._effects[table].astype(np.float64), second, weights)
+
+    def _shrink(self, table: str, size: int, rows: int) -> np.ndarray:
+        expected = rows * self._popularity.by_id(table, size)
+        return (expected / (1.0 + expected)).astype(np.float32)
+
+    def components(self, batch: Mapping[str, np.ndarray], positions: Any = 0) -> dict[str, np.ndarray]:
+        """Parts of the logit, `SHARES`' names: float64 (B,) each, of packed rows at positions in time."""
+        angle = self._drift.angle(positions) if self._drift is not None and self._drift.effects else None
+        out: dict[str, np.ndarray] = {}
+        if self._schema.dense:
+            x = np.asarray(batch["dense"], np.float64)
+            out["linear"] = x @ self._linear
+            if angle is not None and self._schema.n_dense > 1:
+                out["linear"] = np.cos(angle) * out["linear"] + np.sin(angle) * (x @ self._linear_turn)
+            out["nonlinear"] = np.tanh(2.0 * x) @ self._bends[0] + np.maximum(np.abs(x) - 1.0, 0.0) @ self._bends[1]
+        if self._schema.categorical:
+            columns = range(len(self._schema.categorical))
+            out["ids"] = np.sum([self._effect(batch, i, angle) for i in columns], axis=0)
+        if self._pairs:
+            pooled = {i: self._pool(batch, i, self._factors) for pair in self._pairs for i in pair}
+            out["pairs"] = np.sum([(pooled[a] * pooled[b]).sum(1) for a, b in self._pairs], 0)
+        return out
+
+    def _effect(self, batch: Mapping[str, np.ndarray], index: int, angle: np.ndarray | None) -> np.ndarray:
+        first = self._pool(batch, index, self._effects)[:, 0]
+        table = self._schema.categorical[index].table_name
+        if angle is None or not self._turns[table].any():
+            return first
+        column, offset = self._schema.categorical[index], self._schema.offsets[index]
+        present = (np.asarray(batch["sparse"])[:, offset : offset + column.hotness] != PADDING).any(axis=1)
+        mean = self._means[table] * present
+        return mean + np.cos(angle) * (first - mean) + np.sin(angle) * self._pool(batch, index, self._turns)[:, 0]
+
+    def _pool(self, batch: Mapping[str, np.ndarray], index: int, latents: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Mean of the latents of a column's ids: float64 (B, k), 0 where all is padding."""
+        column, offset = self._schema.categorical[index], self._schema.offsets[index]
+        ids = np.asarray(batch["sparse"])[:, offset : offset + column.hotness]
+        table = latents[column.table_name]
+        table = table[:, None] if table.ndim == 1 else table
+        valid = ids != PADDING
+        values = table[np.where(valid, ids, 0)].astype(np.float64) * valid[:, :, None]
+        return values.sum(1) / np.maximum(valid.sum(1), 1)[:, None]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_dlrm.files.places import inside
+from keras_dlrm.files.paths import inside
 
 pytestmark = pytest.mark.neutral
 
@@ -35,8 +35,8 @@ def test_names_that_lead_out_are_refused(tmp_path):
 
 def test_what_remembers_a_path_keeps_it_when_the_program_changes_its_folder(tmp_path, monkeypatch):
     from keras_dlrm.checkpoint import Checkpoints
-    from keras_dlrm.data.foreign.file_log import FileLog
-    from keras_dlrm.data.foreign.npz import NpzArray
+    from keras_dlrm.data.foreign.pieces import NpzArray
+    from keras_dlrm.data.packed.packed import FileLog
     from keras_dlrm.data.packed.writer import PackedWriter
     from keras_dlrm.schema.schema import Schema
     from keras_dlrm.serving import ModelConfig

@@ -1,1 +1,0 @@
-"""Planted click logs, whose true probabilities and best possible AUC are known."""

@@ -1,1 +1,0 @@
-"""Click logs whose ids repeat with a given locality (stack distances)."""
