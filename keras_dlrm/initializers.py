@@ -19,7 +19,7 @@ def new_seed(seed: int | None) -> int:
 
 
 def part_seed(seed: int, *part: int) -> int:
-    """The seed of one part of a model: parts of one model, and of models with neighbouring seeds, draw independently."""
+    """The seed of one part of a model: parts of one model, and of models with neighboring seeds, draw independently."""
     # The length comes first because NumPy's SeedSequence takes trailing zeros for absent.
     return int(np.random.SeedSequence([len(part), seed, *part]).generate_state(1)[0] >> 1)
 
@@ -90,12 +90,9 @@ class StackedTables(_NumpyInitializer):
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        numbers: Sequence[int | Sequence[int]],
-        half_widths: Sequence[float] | None = None,
+        self, sizes: Sequence[int], numbers: Sequence[int | Sequence[int]], half_widths: Sequence[float] | None = None,
         seed: int | Sequence[int] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(seed)
         self.sizes = list(sizes)
         self.numbers = [[int(n) for n in np.atleast_1d(number)] for number in numbers]
@@ -123,13 +120,7 @@ class StackedTables(_NumpyInitializer):
                     part = np.empty((min(rows, total - first), width), np.float32)
 
     def rows_of(self, table: int, start: int, stop: int, width: int) -> np.ndarray:
-        """Rows `start … stop - 1` of one table, float32, without drawing those before them.
-
-        Args:
-            table: Its place in the stacking order.
-            start, stop: Which rows.
-            width: Columns.
-        """
+        """Rows `start … stop - 1` of the table at a place in the stacking order, float32, without drawing those before them."""
         rng = np.random.default_rng([*self.seed, *self.numbers[table]])
         # The generator makes two numbers of each of its 64 bits.
         before = start * width

@@ -37,16 +37,11 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
     0.5
     """
 
-    def __init__(
-        self, learning_rate: float, warmup_steps: int = 0, decay_start_step: int = 0, decay_steps: int = 0
-    ) -> None:
+    def __init__(self, learning_rate: float, warmup_steps: int = 0, decay_start_step: int = 0, decay_steps: int = 0) -> None:
         super().__init__()
-        for field, value in (
-            ("warmup_steps", warmup_steps),
-            ("decay_start_step", decay_start_step),
-            ("decay_steps", decay_steps),
-        ):
-            integer("WarmupHoldDecay", field, value, 0)
+        self.warmup_steps = integer("WarmupHoldDecay", "warmup_steps", warmup_steps, 0)
+        self.decay_start_step = integer("WarmupHoldDecay", "decay_start_step", decay_start_step, 0)
+        self.decay_steps = integer("WarmupHoldDecay", "decay_steps", decay_steps, 0)
         if decay_steps and decay_start_step < warmup_steps:
             raise ValueError(
                 f"WarmupHoldDecay: decay_start_step={decay_start_step} lies inside the warm-up of {warmup_steps} steps; "
@@ -55,9 +50,6 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         if not learning_rate >= 0:
             raise ValueError(f"WarmupHoldDecay: learning_rate={learning_rate!r} must be >= 0.")
         self.learning_rate = float(learning_rate)
-        self.warmup_steps = int(warmup_steps)
-        self.decay_start_step = int(decay_start_step)
-        self.decay_steps = int(decay_steps)
 
     def __call__(self, step: Any) -> Any:
         k = ops.cast(step, "float32") + 1.0
@@ -74,9 +66,4 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "decay_start_step": self.decay_start_step,
-            "decay_steps": self.decay_steps,
-        }
+        return {name: getattr(self, name) for name in ("learning_rate", "warmup_steps", "decay_start_step", "decay_steps")}

@@ -17,14 +17,13 @@ from keras_dlrm.embeddings.not_finite import check_rows, is_finite
 from keras_dlrm.embeddings.pooling import arrange, pool, project, weights_of_rows
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
 from keras_dlrm.embeddings.table_rows import count_out_of_range, table_rows
-from keras_dlrm.embeddings.table_widths import table_widths
 from keras_dlrm.embeddings.whole_tables import WholeTables
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.compression import QuotientRemainder
-from keras_dlrm.sharding.stacking import Block, Stack, split_tables, stack_tables
+from keras_dlrm.sharding.stacking import Block, Stack, split_tables, stack_tables, table_widths
 from keras_dlrm.support.arguments import integer, number
 
 TABLE_DTYPES = ("float32", "bfloat16")
@@ -75,25 +74,17 @@ class EmbeddingCollection(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        embedding_dim: int | Mapping[str, int] = 16,
-        concatenate: bool = False,
-        init_scale: float | None = None,
-        seed: int | None = None,
-        output_dim: int | None = None,
-        quotient_remainder: QuotientRemainder | Mapping[str, Any] | None = None,
-        table_dtype: str = "float32",
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | Mapping[str, int] = 16, concatenate: bool = False,
+        init_scale: float | None = None, seed: int | None = None, output_dim: int | None = None,
+        quotient_remainder: QuotientRemainder | Mapping[str, Any] | None = None, table_dtype: str = "float32",
         **kwargs: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         if not self.schema.categorical:
             raise ValueError("EmbeddingCollection: the schema has no categorical column.")
-        self.widths = table_widths(self.schema, embedding_dim)
-        self.embedding_dim = (
-            dict(self.widths) if isinstance(embedding_dim, Mapping) else next(iter(self.widths.values()))
-        )
+        self.widths = table_widths("EmbeddingCollection", self.schema, embedding_dim)
+        self.embedding_dim = dict(self.widths) if isinstance(embedding_dim, Mapping) else next(iter(self.widths.values()))
         self.concatenate = concatenate
         self.init_scale = None if init_scale is None else number("EmbeddingCollection", "init_scale", init_scale)
         self.seed = new_seed(seed)
@@ -133,20 +124,12 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def make_store(self) -> Any:
         """Holder of the tables, which looks their rows up: whole ones, or this process's parts under a plan."""
-        plan = current()
-        if plan is None:
+        if (plan := current()) is None:
             return WholeTables(self.stacks, self.operation)
         return ShardedTables(self.stacks, self.operation, plan)
 
     def require_whole(self, who: str) -> None:
-        """Raise where a plan shards the tables.
-
-        Args:
-            who: What needs them whole.
-
-        Raises:
-            ValueError: it does.
-        """
+        """`ValueError` where a plan shards the tables, which `who` needs whole."""
         if self.sharded is not None:
             raise ValueError(
                 f"{who}: the model's tables are sharded over {self.sharded.plan.world_size}; save a checkpoint "
@@ -165,12 +148,8 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def initial_rows(self, stack: Stack) -> StackedTables:
         """Initializer that draws the rows of one of the `stacks`: the same ones whenever it is asked."""
-        return StackedTables(
-            [table.rows for table in stack.tables],
-            [table.number for table in stack.tables],
-            [table.half_width for table in stack.tables],
-            self.seed,
-        )
+        rows, numbers, half_widths = zip(*((table.rows, table.number, table.half_width) for table in stack.tables), strict=True)
+        return StackedTables(rows, numbers, half_widths, self.seed)
 
     @property
     def tables(self) -> list[Any]:
@@ -203,11 +182,10 @@ class EmbeddingCollection(keras.layers.Layer):
         return table
 
     def lookups(self, inputs: Any) -> tuple[list[Any], list[Any], list[Any]]:
-        """Lookups of a batch in each stack.
+        """Lookups of a batch in each stack, all (B, positions).
 
-        Returns:
-            Lists with an entry for each stack, all (B, positions): rows of the tables, or -1; weights, 1 where there are
-            none and 0 on padding, or `None` where pooling needs none; what the rows are multiplied with, or `None`.
+        Rows of the tables, or -1; weights, 1 where there are none and 0 on padding, or `None` where pooling needs none; factors of
+        the rows, or `None`.
         """
         sparse, weights = ids_and_weights(inputs, self.schema)
         asked, factors, sent = [], [], []
@@ -306,8 +284,7 @@ class EmbeddingCollection(keras.layers.Layer):
         kernels = {_PROJECTION + width: kernel for width, kernel in self.projections.items()}
         if set(store.keys()) != set(names) | set(kernels):
             raise ValueError(
-                f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer "
-                f"{sorted([*names, *kernels])}."
+                f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer {sorted([*names, *kernels])}."
             )
         tables = {name: np.asarray(store[key]) for key, name in names.items()}
         for name, shape in self.table_shapes.items():
@@ -325,16 +302,12 @@ class EmbeddingCollection(keras.layers.Layer):
         return (shape[0], sum(widths)) if self.concatenate else (shape[0], len(widths), widths[0])
 
     def get_config(self) -> dict[str, Any]:
+        plain = ("embedding_dim", "concatenate", "init_scale", "seed", "output_dim", "table_dtype")
         return {
             **super().get_config(),
             "schema": self.schema.to_dict(),
-            "embedding_dim": self.embedding_dim,
-            "concatenate": self.concatenate,
-            "init_scale": self.init_scale,
-            "seed": self.seed,
-            "output_dim": self.output_dim,
+            **{name: getattr(self, name) for name in plain},
             "quotient_remainder": self.quotient_remainder and dataclasses.asdict(self.quotient_remainder),
-            "table_dtype": self.table_dtype,
         }
 
 

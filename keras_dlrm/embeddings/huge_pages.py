@@ -23,11 +23,8 @@ def use_huge_pages(variable: Any) -> None:
     A batch's rows are scattered over a table. In pages of 4 KiB nearly each of them misses the processor's table of pages,
     which takes as long as reading the row: a step on a table of 5·10⁷ rows takes a tenth to a third longer. The frameworks
     leave their memory in small pages, and so does a kernel whose setting is `madvise`. With `never` nothing is done, and
-    where the kernel has no room for huge pages, or is older than 6.1, the rest stays as it is.
-
-    Args:
-        variable: A Keras variable whose rows are read and written by id: a table, or a slot of one. Its memory must be its
-            own already: this comes before the first row is written.
+    where the kernel has no room for huge pages, or is older than 6.1, the rest stays as it is. The variable's memory must be its
+    own already: this comes before the first row is written.
     """
     place = backend.memory(variable) if _page_size() else None
     if place is None or place[1] < LEAST:

@@ -1,8 +1,8 @@
-"""Tensors of a packed batch as layers and models read them: dense, ids as integers, known width."""
+"""Tensors of a packed batch as layers and models read them: dense, ids as integers that fit, known width."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
+from keras_dlrm.embeddings.table_rows import fold
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.hashing import LARGEST
+from keras_dlrm.schema.packing import narrow
 from keras_dlrm.schema.schema import Schema
 
 # Tensors of TensorFlow and JAX that are not dense, by name: their frameworks may not be there.
@@ -17,10 +21,7 @@ _NOT_DENSE = ("RaggedTensor", "RaggedTensorSpec", "SparseTensor", "SparseTensorS
 
 
 def is_dense(values: Any) -> bool:
-    """Whether values are neither sparse nor ragged.
-
-    Args:
-        values: A tensor or array of any framework, SciPy's included, or a `KerasTensor`.
+    """Whether a tensor or array of any framework, SciPy's included, or a `KerasTensor` is neither sparse nor ragged.
 
     Example:
 
@@ -34,12 +35,7 @@ def is_dense(values: Any) -> bool:
 
 
 def check_dense(name: str, values: Any) -> None:
-    """`TypeError` where a tensor is sparse or ragged.
-
-    Args:
-        name: What it is, for the error.
-        values: As of `is_dense`.
-    """
+    """`TypeError` in the name of `name` where a tensor is sparse or ragged."""
     if not is_dense(values):
         raise TypeError(
             f"{name} is a {type(values).__name__}, which is sparse or ragged; give a dense tensor, of ids with -1 as padding (such "
@@ -48,17 +44,9 @@ def check_dense(name: str, values: Any) -> None:
 
 
 def of_width(who: str, name: str, values: Any, width: int) -> Any:
-    """A tensor of a packed batch, its width known from here on.
+    """A tensor of a packed batch by its name, its width known from here on: `TypeError` for no dense one, `ValueError` for another.
 
-    Args:
-        who: Who asks, for errors; empty or with ": ".
-        name: Key in the batch.
-        values: A tensor. TensorFlow's may have no static width or rank; theirs are checked when they are there.
-        width: What it must be.
-
-    Raises:
-        TypeError: it is sparse or ragged.
-        ValueError: another shape.
+    TensorFlow's may have no static width or rank; those are checked when they are there. `who` is empty or ends with ": ".
     """
     check_dense(f"{who}batch[{name!r}]", values)
     values = backend.with_width(values, width)
@@ -67,15 +55,18 @@ def of_width(who: str, name: str, values: Any, width: int) -> Any:
     return values
 
 
+def signed(ids: Any) -> Any:
+    """Unsigned ids of 32 or 64 bits as int64, or int32 on JAX, which has no int64 unless asked for. None turns negative."""
+    dtype, wide = keras.backend.standardize_dtype(ids.dtype), "int32" if keras.backend.backend() == "jax" else "int64"
+    most = np.array(min(np.iinfo(wide).max, np.iinfo(dtype).max), dtype)
+    return ops.cast(ops.minimum(ids, ops.convert_to_tensor(most)), wide)
+
+
 def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     """Ids (B, W), int32 or int64, and their weights (B, W) or `None`, of a packed batch or of ids alone.
 
-    Args:
-        inputs: The batch.
-        schema: Its schema.
-
     Raises:
-        TypeError: ids that are no integers; what is not dense.
+        TypeError: ids that are no integers; a tensor that is not dense.
         ValueError: other shapes, or no ids.
     """
     weights = None
@@ -90,15 +81,67 @@ def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     if "int" not in dtype:
         raise TypeError(f"batch['sparse'] has dtype {dtype}; ids must be integers (int32 or int64).")
     sparse = of_width("", "sparse", sparse, schema.width)
-    if dtype not in ("int32", "int64"):
-        if dtype in ("uint32", "uint64"):
-            # JAX has no int64 unless asked for. Nothing turns negative.
-            wide = "int32" if keras.backend.backend() == "jax" else "int64"
-            most = np.array(min(np.iinfo(wide).max, np.iinfo(dtype).max), dtype)
-            sparse = ops.cast(ops.minimum(sparse, ops.convert_to_tensor(most)), wide)
-        else:
-            sparse = ops.cast(sparse, "int32")
+    if dtype in ("uint32", "uint64"):
+        sparse = signed(sparse)
+    elif dtype not in ("int32", "int64"):
+        sparse = ops.cast(sparse, "int32")
     if weights is not None:
         check_dense("batch['weights']", weights)
         weights = of_width("", "weights", ops.convert_to_tensor(weights), schema.width)
     return sparse, weights
+
+
+_WIDE = ("int64", "uint32", "uint64")
+
+
+class Narrowing:
+    """Wide ids of batches as int32: of a hashed column their fold, else a number that is out of range everywhere.
+
+    JAX has no int64 unless asked for, and a functional model casts to the dtype of its `Input`: both would turn an id
+    beyond int32 into another id. Integers (B, W) are ids where W is the width of a schema of the collections that read them.
+    """
+
+    def __init__(self, schemas: Sequence[Schema]) -> None:
+        self.schemas = schemas
+
+    def arrays(self, x: Any) -> Any:
+        """A batch in any structure, with its NumPy ids narrowed; anything else as it is."""
+        if not self.schemas or not isinstance(x, (np.ndarray, dict, list, tuple)):
+            return x
+        return keras.tree.map_structure(self._array, x)
+
+    def batch(self, batch: Any) -> Any:
+        """An element of a data source: inputs, alone or first of a tuple."""
+        return (self.arrays(batch[0]), *batch[1:]) if isinstance(batch, tuple) else self.arrays(batch)
+
+    def _array(self, ids: Any) -> Any:
+        schema = self._schema(ids) if isinstance(ids, np.ndarray) else None
+        return ids if schema is None else narrow(schema.categorical, ids)
+
+    def tensor(self, ids: Any) -> Any:
+        """A tensor, or an array, that will be cast to int32."""
+        schema = self._schema(ids)
+        if schema is None:
+            return ids
+        if isinstance(ids, np.ndarray):
+            return narrow(schema.categorical, ids)
+        if keras.backend.standardize_dtype(ids.dtype) != "int64":
+            ids = signed(ids)
+            if keras.backend.standardize_dtype(ids.dtype) == "int32":
+                return ids
+        hashed = ops.convert_to_tensor(np.repeat([c.hashed for c in schema.categorical], [c.hotness for c in schema.categorical]))
+        none = ops.zeros_like(ids)
+        fits = ops.logical_and(ids <= LARGEST, ids >= -LARGEST)
+        # Not ops.maximum and ops.clip: on torch those of int64 with a Python number are int32.
+        folded = fold(ops.where(ids > 0, ids, none))
+        folded = ops.where(ops.logical_and(hashed, ids > 0), folded, PADDING - 1)
+        return ops.where(fits, ops.cast(ops.where(fits, ids, none), "int32"), folded)
+
+    def _schema(self, ids: Any) -> Schema | None:
+        shape: Any = getattr(ids, "shape", ())
+        dtype = getattr(ids, "dtype", None)
+        if dtype is None or len(shape) != 2:
+            return None
+        name = str(dtype) if isinstance(ids, np.ndarray) else keras.backend.standardize_dtype(dtype)
+        fitting = [schema for schema in self.schemas if schema.width == shape[1]]
+        return fitting[0] if name in _WIDE and fitting else None

@@ -1,4 +1,4 @@
-"""Lookup of rows, and the tape that records which rows a training step reads."""
+"""Lookup of rows, the tape that records which rows a training step reads, and the update of copied tables."""
 
 from __future__ import annotations
 
@@ -102,24 +102,13 @@ def is_table(variable: Any) -> bool:
     return isinstance(variable, TableVariable)
 
 
-@contextlib.contextmanager
-def _by_rows() -> Iterator[None]:
+def gather_rows(table: Any, ids: Any) -> Any:
+    """Rows of a table for ids in range, in its own dtype and without a gradient, which a tape may read."""
     _active.by_rows = True
     try:
-        yield
+        return backend.gather(table, ids)
     finally:
         _active.by_rows = False
-
-
-def gather_rows(table: Any, ids: Any) -> Any:
-    """Rows of a table for ids in range, in its own dtype and without a gradient; what a tape may read.
-
-    Args:
-        table: Keras variable (rows, D).
-        ids: Integer tensor.
-    """
-    with _by_rows():
-        return backend.gather(table, ids)
 
 
 class CountingTape:
@@ -135,16 +124,7 @@ class CountingTape:
 
 
 def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
-    """Rows of a stacked table.
-
-    Args:
-        table: Keras variable (rows, D).
-        ids: Integer tensor of row ids; -1 (padding) gives zeros.
-        training: Whether a gradient may be taken for the table.
-
-    Returns:
-        (*ids.shape, D).
-    """
+    """Rows (*ids.shape, D) of a stacked table, zeros for padding (-1); in training a gradient may be taken for the table."""
     tape = getattr(_active, "tape", None)
     if tape is not None and (table.trainable or getattr(tape, "every_table", False)):
         return tape.lookup(table, ids)
@@ -157,3 +137,19 @@ def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
         rows = backend.take(table, ids)
     # Not a product: 0 times an infinite row would not be 0.
     return ops.where(real, rows, ops.zeros_like(rows))
+
+
+def sum_copies(table: Any, ids: Any, gradient: Any, most: int) -> tuple[Any, Any]:
+    """Ids that were looked up here in a replicated table, at most `most`, and their gradients → those of all its copies, repeated
+    rows summed.
+    """
+    from keras_dlrm.sharding import collectives  # not loaded by programs of one process
+
+    beyond = table.shape[0]
+    room = most - ops.shape(ids)[0]
+    ids = ops.concatenate([ids, ops.full((room,), beyond, dtype=ids.dtype)])
+    gradient = ops.concatenate([gradient, ops.zeros((room, gradient.shape[1]), gradient.dtype)])
+    ids, gradient = collectives.gather(ids), collectives.gather(gradient)
+    unique_ids, index = backend.unique(ids, beyond)
+    summed: tuple[Any, Any] = backend.within(unique_ids, backend.sum_by(gradient, index, ops.shape(unique_ids)[0]), beyond)
+    return summed

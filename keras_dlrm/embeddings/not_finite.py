@@ -11,15 +11,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def is_finite(values: Any) -> Any:
-    """Whether each of some float32 values is a number.
-
-    By a comparison, which NaN fails: LiteRT has no operation that asks.
-
-    Args:
-        values: float32 tensor.
-
-    Returns:
-        bool tensor of the same shape.
+    """Whether each of some float32 values is a number: by a comparison, which NaN fails, as LiteRT has no operation that asks.
 
     Example:
 

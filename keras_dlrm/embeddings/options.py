@@ -20,18 +20,10 @@ EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "tpu")
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingOptions:
-    """Options of a model's tables and of their dropout.
-
-    Args:
-        embedding_dim: Width of all tables, a mapping table name → width, or `"paper"`: 6 · rows^¼ for each table.
-        embedding_dropout: Share of the pooled vectors' elements dropped.
-        init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
-        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
-            of a `TPUEmbedding` in its place.
-        who: The model, for errors.
+    """Options of a model's tables and of their dropout, as the models describe them; `who` is the model, for errors.
 
     Raises:
-        TypeError: the further arguments are no mapping.
+        TypeError: `embedding_options` are no mapping.
         ValueError: an unknown one, or one that the model gives itself; a number out of range.
     """
 
@@ -66,10 +58,7 @@ class EmbeddingOptions:
     def layer(self, schema: Schema, seed: int, **options: Any) -> EmbeddingCollection | None:
         """The layer of the tables, a `TPUEmbedding` where options of one are given; `None` without sparse columns.
 
-        Args:
-            schema: The model's schema.
-            seed: The model's.
-            **options: Arguments of the layer that the model decides.
+        The model decides the further options.
         """
         if not schema.categorical:
             return None

@@ -29,7 +29,11 @@ def pool(stack: Stack, operation: str | None, sums: list[Any], factors: Any, wei
         n, h = len(block.columns), block.hotness
         part = next(rest)
         if block.second is not None:
-            part = _combined(operation, part, next(rest))
+            remainder = next(rest)
+            if operation == "concat":
+                part = ops.concatenate([part, remainder], axis=-1)
+            else:
+                part = part * remainder if operation == "mult" else part + remainder
         factor = None if factors is None else factors[:, block.first : block.first + n * h]
         if not pooled_before(block.second is not None, operation):
             if weighted:
@@ -43,20 +47,8 @@ def pool(stack: Stack, operation: str | None, sums: list[Any], factors: Any, wei
     return pooled
 
 
-def _combined(operation: str | None, quotient: Any, remainder: Any) -> Any:
-    if operation == "concat":
-        return ops.concatenate([quotient, remainder], axis=-1)
-    return quotient * remainder if operation == "mult" else quotient + remainder
-
-
 def project(vectors: Any, projections: Any, which: list[int]) -> Any:
-    """Vectors (B, columns, width) → (B, columns, D).
-
-    Args:
-        vectors: Of tables of one width.
-        projections: (tables, width, D), a matrix for each of these tables.
-        which: The table of each column.
-    """
+    """Vectors (B, columns, width) → (B, columns, D), by a matrix (width, D) for each table; `which` is the table of each column."""
     kernel = ops.convert_to_tensor(projections)
     if which != list(range(kernel.shape[0])):
         kernel = ops.take(kernel, np.array(which, "int32"), axis=0)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup
+from keras_dlrm.embeddings.lookup import lookup, sum_copies
 from keras_dlrm.embeddings.pooling import side_by_side
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding import everyone
@@ -22,16 +22,7 @@ _ROWS_AT_ONCE = 2**16
 
 
 class ShardedTables:
-    """This process's parts of the tables of an `EmbeddingCollection`, and lookups that all processes take part in.
-
-    Args:
-        stacks: The stacks.
-        operation: Of quotient–remainder tables, if there are any.
-        plan: The plan.
-
-    Raises:
-        ValueError: the plan is for other tables.
-    """
+    """This process's parts of the tables of an `EmbeddingCollection`, and lookups that all processes take part in."""
 
     def __init__(self, stacks: Sequence[Stack], operation: str | None, plan: ShardingPlan) -> None:
         from keras_dlrm.sharding import collectives  # not loaded by programs of one process
@@ -66,8 +57,6 @@ class ShardedTables:
                         part = np.ascontiguousarray(rows[:, shard.first : shard.last])
                         self.write_rows(variable, shard.rank, start + first - shard.start, part)
 
-    # -- looking up --------------------------------------------------------------------------------------------------
-
     # Each position's ids, and then vectors, of all examples lie together: what is cut out, sent and put in order on the way are
     # then whole stretches of memory, and rows of one table are looked up one after another.
 
@@ -94,12 +83,10 @@ class ShardedTables:
                 first += group.positions
             # Vectors of all widths in one message: (processes, Σ F · D, B) of (processes, F, B, D), without moving a number.
             widths = [group.outputs * group.width for group in exchanged]
-            packed = [
-                ops.reshape(s, (len(g.take), w, -1)) for s, g, w in zip(sums, exchanged, widths, strict=True)
-            ]  # fmt: skip
-            found = self.collectives.exchange(side_by_side(packed))
+            packed = [ops.reshape(s, (len(g.take), w, -1)) for s, g, w in zip(sums, exchanged, widths, strict=True)]
+            received = self.collectives.exchange(side_by_side(packed))
             for group, width, first in zip(exchanged, widths, np.cumsum([0, *widths]), strict=False):
-                part = found if len(exchanged) == 1 else found[:, int(first) : int(first) + width]
+                part = received if len(exchanged) == 1 else received[:, int(first) : int(first) + width]
                 answers.append(ops.reshape(part, (len(group.take) * group.outputs, -1, group.width)))
         for group, variable in zip(self.layout.groups[len(exchanged) :], self.variables[len(exchanged) :], strict=True):
             factor = None if weights is None else _spread(group, weights)
@@ -138,13 +125,9 @@ class ShardedTables:
         vectors = side_by_side(parts)
         if order != sorted(order):
             vectors = ops.take(vectors, np.argsort(order).astype("int32"), axis=1)
-        found, first = [], 0
-        for count in self.layout.counts[s]:
-            found.append(vectors if count == len(order) else vectors[:, first : first + count])
-            first += count
-        return found
-
-    # -- the tables --------------------------------------------------------------------------------------------------
+        counts = self.layout.counts[s]
+        firsts = itertools.accumulate(counts, initial=0)
+        return [vectors if n == len(order) else vectors[:, first : first + n] for n, first in zip(counts, firsts, strict=False)]
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """The parts of a table that lie here, each with its variable and first row there."""
@@ -160,13 +143,7 @@ class ShardedTables:
         return self.plan.shapes[name]
 
     def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
-        """Rows of a part's variable, or of a slot of it: float32.
-
-        Args:
-            variable: The variable.
-            owner: The part's rank; `None` where it is replicated.
-            start, stop: Rows `start … stop - 1` of the variable.
-        """
+        """Rows of a part's variable, or of a slot of it: float32. The owner is the part's rank; `None` where it is replicated."""
         return self.collectives.read(variable, owner, start, stop)  # type: ignore[no-any-return]
 
     def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:

@@ -1,30 +1,47 @@
-"""Whole tables in this process: one variable for all tables of a width."""
+"""Whole tables in this process: one variable for all tables of a width; stand-ins where the rows come from elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.embeddings import stand_ins
-from keras_dlrm.embeddings.copies import sum_copies
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup
+from keras_dlrm.embeddings.lookup import lookup, sum_copies
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding.plan import Shard
 from keras_dlrm.sharding.stacking import Stack, pooled_before
 
+_active = threading.local()
+
+
+@contextlib.contextmanager
+def stand_in_tables() -> Iterator[None]:
+    """While this context is open, collections that are built on this thread make tables of one row.
+
+    A model of any size is then rebuilt in next to no memory. Its lookups have to go through a tape (`lookup.taped`) that
+    gives the real rows.
+    """
+    previous = stands_in()
+    _active.on = True
+    try:
+        yield
+    finally:
+        _active.on = previous
+
+
+def stands_in() -> bool:
+    """Whether collections make stand-ins now."""
+    return getattr(_active, "on", False)
+
 
 class WholeTables:
-    """The variables of an `EmbeddingCollection`'s stacks, and their lookups.
-
-    Args:
-        stacks: The stacks.
-        operation: Of quotient–remainder tables, if there are any.
-    """
+    """The variables of an `EmbeddingCollection`'s stacks, and their lookups."""
 
     def __init__(self, stacks: Sequence[Stack], operation: str | None) -> None:
         self.stacks = stacks
@@ -33,7 +50,7 @@ class WholeTables:
 
     def build(self, layer: Any) -> None:
         """Make the variables, as weights of a layer that knows its `initial_rows`."""
-        stand_in = stand_ins.is_active()
+        stand_in = stands_in()
         in_parts = backend.can_write() and not stand_in
         for stack in self.stacks:
             initial = layer.initial_rows(stack)
@@ -56,10 +73,10 @@ class WholeTables:
             factors: For each stack what its rows are multiplied with, (B, positions), or `None`.
             training: Whether a gradient may be taken for the tables.
         """
-        found: list[list[Any]] = []
+        pooled: list[list[Any]] = []
         for stack, table, rows, factor in zip(self.stacks, self.variables, asked, factors, strict=True):
             if not stack.blocks:
-                found.append([])
+                pooled.append([])
                 continue
             start = ops.convert_to_tensor(stack.per_position["start"], "int32")
             vectors = lookup(table, ops.where(rows >= 0, rows + start, PADDING), training)
@@ -79,10 +96,8 @@ class WholeTables:
                     if h > 1 and together:
                         part = ops.sum(ops.reshape(part, (-1, n, h, stack.width)), axis=2)
                     sums.append(part)
-            found.append(sums)
-        return found
-
-    # -- the tables --------------------------------------------------------------------------------------------------
+            pooled.append(sums)
+        return pooled
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """A table as the one part that it is, with its variable and first row there."""

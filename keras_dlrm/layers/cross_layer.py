@@ -43,22 +43,16 @@ class CrossLayer(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        kind: str = "matrix",
-        projection_dim: int | None = None,
-        kernel_l2: float = 0.0,
-        seed: int | None = None,
+        self, kind: str = "matrix", projection_dim: int | None = None, kernel_l2: float = 0.0, seed: int | None = None,
         **kwargs: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         if kind not in KINDS:
             raise ValueError(f"CrossLayer: kind={kind!r} is unknown; use one of {KINDS}.")
         if projection_dim is not None and kind != "matrix":
             raise ValueError(f"CrossLayer: projection_dim={projection_dim!r} needs kind='matrix', not {kind!r}.")
         self.kind = kind
-        self.projection_dim = (
-            None if projection_dim is None else integer("CrossLayer", "projection_dim", projection_dim)
-        )
+        self.projection_dim = None if projection_dim is None else integer("CrossLayer", "projection_dim", projection_dim)
         self.kernel_l2 = number("CrossLayer", "kernel_l2", kernel_l2)
         self.seed = new_seed(seed)
 
@@ -67,9 +61,8 @@ class CrossLayer(keras.layers.Layer):
         regularizer = keras.regularizers.L2(self.kernel_l2) if self.kernel_l2 else None
 
         def kernel(name: str, shape: tuple[int, int], part: int) -> Any:
-            return self.add_weight(
-                name=name, shape=shape, initializer=ReferenceKernel([self.seed, part]), regularizer=regularizer
-            )
+            initializer = ReferenceKernel([self.seed, part])
+            return self.add_weight(name=name, shape=shape, initializer=initializer, regularizer=regularizer)
 
         if self.projection_dim is not None:
             self.down = kernel("down", (n, self.projection_dim), 0)
@@ -91,28 +84,15 @@ class CrossLayer(keras.layers.Layer):
         return x0_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "kind": self.kind,
-            "projection_dim": self.projection_dim,
-            "kernel_l2": self.kernel_l2,
-            "seed": self.seed,
-        }
+        options = ("kind", "projection_dim", "kernel_l2", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in options}  # type: ignore[no-any-return]
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossOptions:
-    """Options of a cross network: cross layers one after another, each of which sees the network's input, too.
+    """Options of a cross network: at least one cross layer, one after another, each of which sees the network's input, too.
 
-    Args:
-        cross_layers: How many, >= 1.
-        projection_dim: Their rank; `None` for full matrices.
-        kernel_l2: L2 factor of the kernels, or 0.
-        kind: `"vector"` or `"matrix"`, see `CrossLayer`.
-        who: The model, for errors.
-
-    Raises:
-        ValueError: there is no layer.
+    See `CrossLayer` for the others; `who` is the model, for errors.
     """
 
     cross_layers: int
@@ -125,18 +105,9 @@ class CrossOptions:
         object.__setattr__(self, "cross_layers", integer(who, "cross_layers", self.cross_layers))
 
     def layers(self, seed: int, dtype: Any) -> list[CrossLayer]:
-        """The layers.
-
-        Args:
-            seed: Of the model that they are made for.
-            dtype: Their dtype policy.
-        """
-        return [
-            CrossLayer(
-                self.kind, self.projection_dim, self.kernel_l2, part_seed(seed, 3, i), dtype=dtype, name=f"cross_layer_{i}"
-            )
-            for i in range(self.cross_layers)
-        ]
+        """The layers, for a model of that seed and a dtype policy."""
+        options = (self.kind, self.projection_dim, self.kernel_l2)
+        return [CrossLayer(*options, part_seed(seed, 3, i), dtype=dtype, name=f"cross_layer_{i}") for i in range(self.cross_layers)]
 
 
 def crossed(layers: Sequence[CrossLayer], x0: Any) -> Any:

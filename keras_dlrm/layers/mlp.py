@@ -1,4 +1,4 @@
-"""A stack of Dense layers, initialized as in the reference."""
+"""MLPs: a stack of Dense layers initialized as in the reference, the bottom one and the top one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,10 @@ from keras_dlrm.support.arguments import number, widths
 
 @dataclasses.dataclass(frozen=True)
 class MLPOptions:
-    """Options of an MLP, but for its seed.
-
-    Args:
-        units: Width of each layer.
-        activation: Activation of the hidden layers, a Keras name or callable.
-        dropout: Share of activations dropped after each hidden layer, in [0, 1).
-        batch_norm: Whether to normalize before the activation.
-        kernel_l2: L2 factor of the kernels, or 0.
-        who: The layer or model, for errors.
-        field: Its name for the widths, for errors.
+    """Options of an MLP, but for its seed; `who` is the layer or model, and `field` its name for the widths, for errors.
 
     Raises:
         ValueError: a number out of range.
-
-    Example:
-
-    >>> MLPOptions([8, 4]).config()["activation"]
-    'relu'
     """
 
     units: Sequence[int]
@@ -66,7 +52,11 @@ class MLP(keras.layers.Layer):
     Each hidden layer is Dense → batch norm (if asked) → activation → dropout (if asked).
 
     Args:
-        units, activation, dropout, batch_norm, kernel_l2: See `MLPOptions`.
+        units: Width of each layer.
+        activation: Activation of the hidden layers, a Keras name or callable.
+        dropout: Share of activations dropped after each hidden layer, in [0, 1).
+        batch_norm: Whether to normalize before the activation.
+        kernel_l2: L2 factor of the kernels, or 0.
         seed: Seed of the initial weights and of dropout; a fresh one if omitted.
     """
 
@@ -74,15 +64,9 @@ class MLP(keras.layers.Layer):
     activate_last = True
 
     def __init__(
-        self,
-        units: Sequence[int],
-        activation: Any = "relu",
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        kernel_l2: float = 0.0,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
+        self, units: Sequence[int], activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False,
+        kernel_l2: float = 0.0, seed: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         who = type(self).__name__
         self.options = MLPOptions(units, activation, dropout, batch_norm, kernel_l2, who=who)
@@ -141,3 +125,49 @@ class MLP(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.options.config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class BottomMLP(MLP):
+    """Dense features (B, n_dense) → one feature vector (B, D). Every layer is activated, also the last.
+
+    Args:
+        units: Width of each layer; the last is D and has to equal the embedding width for a dot interaction.
+        activation: Activation after each layer, ReLU in the paper.
+        dropout: Share of activations dropped after each layer, in [0, 1).
+        batch_norm: Whether to normalize before each activation.
+        kernel_l2: L2 factor of the kernels, or 0.
+        seed: Seed of the initial weights and of dropout; a fresh one if omitted.
+
+    Source: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems".
+
+    Example:
+
+    >>> BottomMLP([512, 256, 16])(np.ones((2, 13), "float32")).shape[-1]
+    16
+    """
+
+    activate_last = True
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class TopMLP(MLP):
+    """Interactions (B, n) → logits (B, units[-1]) in float32. The last layer is linear; models apply the sigmoid.
+
+    Args:
+        units: Width of each layer; the last is 1 for a click probability.
+        activation: Activation of the hidden layers, ReLU in the paper.
+        dropout: Share of activations dropped after each hidden layer, in [0, 1).
+        batch_norm: Whether to normalize before each activation.
+        kernel_l2: L2 factor of the kernels, or 0.
+        seed: Seed of the initial weights and of dropout; a fresh one if omitted.
+
+    Source: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems".
+
+    Example:
+
+    >>> TopMLP([64, 1])(np.ones((2, 30), "float32")).shape[-1]
+    1
+    """
+
+    activate_last = False

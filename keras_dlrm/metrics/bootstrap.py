@@ -34,9 +34,7 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def paired_bootstrap(
-    labels: Any, probs_a: Any, probs_b: Any, samples: int = 1000, seed: int = 0
-) -> dict[str, Difference]:
+def paired_bootstrap(labels: Any, probs_a: Any, probs_b: Any, samples: int = 1000, seed: int = 0) -> dict[str, Difference]:
     """Differences a − b of AUC and of log loss, with percentile intervals from resampling rows.
 
     Both models are scored on the same resampled rows, which removes the luck that they share. The interval covers the

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dlrm.metrics.validation import checked
-from keras_dlrm.metrics.weighted import masses, weighted_points
+from keras_dlrm.metrics.validation import checked, masses
 from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.auc import tie_starts
 
@@ -71,6 +70,22 @@ def reliability(labels: Any, probabilities: Any, bins: int = 10, weights: Any = 
     # Sums run over the sorted rows and clicks are whole numbers, so that the order of the input does not matter.
     observed = np.add.reduceat(clicks.astype(np.int64), first) / count
     return Reliability(np.add.reduceat(values, first) / count, observed, count)
+
+
+def weighted_points(
+    clicks: np.ndarray, others: np.ndarray, probabilities: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean prediction, share of clicks and weight in bins of (nearly) equal weight; rows as `masses` gives them."""
+    order = np.argsort(probabilities, kind="stable")
+    values, clicks, rows = probabilities[order], clicks[order], (clicks + others)[order]
+    starts = tie_starts(values)
+    mass = np.add.reduceat(rows, starts)
+    ends = np.cumsum(mass)
+    # The bin of a tie is that of its middle.
+    bin_of_tie = np.minimum((ends - mass / 2) * bins // ends[-1], bins - 1)
+    first = starts[tie_starts(bin_of_tie)]
+    count = np.add.reduceat(rows, first)
+    return np.add.reduceat(values * rows, first) / count, np.add.reduceat(clicks, first) / count, count
 
 
 def expected_calibration_error(labels: Any, probabilities: Any, bins: int = 10) -> float:

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.metrics.reliability import expected_calibration_error
-from keras_dlrm.metrics.validation import checked
-from keras_dlrm.metrics.weighted import weighted_scores
+from keras_dlrm.metrics.reliability import expected_calibration_error, weighted_points
+from keras_dlrm.metrics.validation import checked, masses
 from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 # Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as Keras' losses do: float32 predictions of
@@ -162,13 +161,7 @@ def calibration(labels: Any, probabilities: Any) -> float:
 
 
 def row_losses(clicks: np.ndarray, probabilities: np.ndarray, epsilon: float = EPSILON) -> np.ndarray:
-    """Negative log likelihood of each row, (n,), from bool clicks and probabilities clipped to `[epsilon, 1 - epsilon]`.
-
-    Example:
-
-    >>> row_losses(np.array([True, False]), np.array([1.0, 0.5]), 0.0).round(4).tolist()
-    [0.0, 0.6931]
-    """
+    """Negative log likelihood of each row, (n,), from bool clicks and probabilities clipped to `[epsilon, 1 - epsilon]`."""
     with np.errstate(divide="ignore"):
         chance = np.where(clicks, np.maximum(probabilities, epsilon), 1 - np.minimum(probabilities, 1 - epsilon))
         return np.maximum(-np.log(chance), 0.0)
@@ -193,11 +186,31 @@ def scores(labels: Any, probabilities: Any, weights: Any = None) -> dict[str, fl
 
     >>> {name: round(value, 3) for name, value in scores([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).items()}
     {'auc': 0.75, 'logloss': 0.472, 'ne': 0.681, 'calibration': 0.825, 'ece': 0.337}
+    >>> {name: round(value, 3) for name, value in scores([0, 1, 0.5], [0.2, 0.7, 0.4], [1, 2, 1]).items()}
+    {'auc': 0.967, 'logloss': 0.413, 'ne': 0.624, 'calibration': 0.8, 'ece': 0.225}
     """
     clicks, values = checked("scores", labels, probabilities, both_classes=weights is None, soft=True)
     if weights is not None or clicks.dtype != bool:
-        return weighted_scores(clicks, values, weights, EPSILON)
+        return _weighted_scores(clicks, values, weights)
     exact = {
         "auc": auc, "logloss": log_loss, "ne": normalized_entropy, "calibration": calibration, "ece": expected_calibration_error
     }  # fmt: skip
     return {name: score(clicks, values) for name, score in exact.items()}
+
+
+def _weighted_scores(labels: Any, probabilities: Any, weights: Any) -> dict[str, float]:
+    clicks, others, values = masses("scores", labels, probabilities, weights)
+    total = clicks.sum() + others.sum()
+    rate = clicks.sum() / total
+    if not 0 < rate < 1:
+        raise ValueError(f"scores: all labels are {int(rate)}; it is defined only where both 0 and 1 occur.")
+    clipped = np.clip(values, EPSILON, 1 - EPSILON)
+    loss = -(clicks * np.log(clipped) + others * np.log1p(-clipped)).sum() / total
+    predicted, observed, count = weighted_points(clicks, others, values, 10)
+    return {
+        "auc": weighted_auc(values, clicks, others),
+        "logloss": float(loss),
+        "ne": float(loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))),
+        "calibration": float((values * (clicks + others)).sum() / clicks.sum()),
+        "ece": float(np.average(np.abs(predicted - observed), weights=count)),
+    }

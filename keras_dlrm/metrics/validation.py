@@ -1,4 +1,4 @@
-"""Checks of whole arrays of labels and scores, shared by the exact scores."""
+"""Checks of whole arrays of labels, scores and weights, shared by the exact scores."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ def checked(
 
     Labels and `values` are (n,) or (n, 1). Where `name` starts with "probabilities", values must lie in [0, 1]. With `soft`
     labels may lie between 0 and 1; they are float64 then.
-
-    Example:
-
-    >>> labels, values = checked("auc", [0, 1], [[0.25], [0.5]])
-    >>> labels.tolist(), values.tolist()
-    ([False, True], [0.25, 0.5])
     """
     truth = flat(function, "labels", labels)
     scores = flat(function, name, values).astype(np.float64)
@@ -44,9 +38,7 @@ def checked(
         return truth.astype(np.float64), scores
     clicks = truth == 1
     if both_classes and (clicks.all() or not clicks.any()):
-        raise ValueError(
-            f"{function}: all {len(truth)} labels are {int(clicks[0])}; it is defined only where both 0 and 1 occur."
-        )
+        raise ValueError(f"{function}: all {len(truth)} labels are {int(clicks[0])}; it is defined only where both 0 and 1 occur.")
     return clicks, scores
 
 
@@ -60,3 +52,24 @@ def flat(function: str, name: str, values: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise ValueError(f"{function}: {name} has dtype {array.dtype}; it must be numeric.")
     return array
+
+
+def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weight of each row as a click and as a non-click, and its prediction; rows of weight 0 are left out.
+
+    A label y of a row of weight w is y · w clicks and (1 - y) · w non-clicks. The three arrays are float64 (k,). Bad shapes or
+    values, or no row that counts, are a `ValueError` in the name of `function`.
+    """
+    truth, values = checked(function, labels, probabilities, both_classes=False, soft=True)
+    rows = np.ones(len(truth)) if weights is None else flat(function, "weights", weights).astype(np.float64)
+    if len(rows) != len(truth):
+        raise ValueError(f"{function}: {len(truth)} labels but {len(rows)} weights; give one of each per example.")
+    wrong = ~(np.isfinite(rows) & (rows >= 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(f"{function}: weights[{row}] is {rows[row]}; it must be a finite number of at least 0.")
+    counts = rows > 0
+    if not counts.any():
+        raise ValueError(f"{function}: all {len(rows)} weights are 0; at least one row must count.")
+    truth, values, rows = truth[counts].astype(np.float64), values[counts], rows[counts]
+    return truth * rows, (1 - truth) * rows, values

@@ -1,8 +1,7 @@
 """Models (DLRM, DCN, DCNv2), their base classes, labels, losses, presets, freezing, growth."""
 
 from keras_dlrm.models.click_model import ClickModel
-from keras_dlrm.models.dcn import DCN
-from keras_dlrm.models.dcn_v2 import DCNv2
+from keras_dlrm.models.dcn import DCN, DCNv2
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.models.growth import grow
 from keras_dlrm.models.presets import PRESETS, Preset

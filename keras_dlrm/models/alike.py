@@ -11,26 +11,12 @@ from keras_dlrm.sharding.part import Part
 
 
 def check_model(model: Any) -> None:
-    """Raise in all processes where one of them has other layers, columns, optimizers, rates or another loss.
-
-    Args:
-        model: A compiled model that other processes train, too.
-
-    Raises:
-        ValueError: they differ; the message says in what.
-    """
+    """`ValueError` in all processes where one of them has other layers, columns, optimizers, rates or another loss."""
     everyone.require_alike(model.name, of_training(model))
 
 
 def check_weights(model: Any) -> None:
-    """Raise in all processes where one of them starts with other weights.
-
-    Args:
-        model: See `check_model`; built.
-
-    Raises:
-        ValueError: they differ; the message says in what.
-    """
+    """`ValueError` in all processes where one of them starts with other weights."""
     copies = [v for v in model.weights if not getattr(v, "sharded", False)]
     name = everyone.first_that_differs((v.path, value_of(v)) for v in copies)
     if name is not None:
@@ -41,15 +27,7 @@ def check_weights(model: Any) -> None:
 
 
 def check_data(model: Any, x: Any) -> None:
-    """Raise in all processes where one of them is given rows of other columns, or another number of batches.
-
-    Args:
-        model: See `check_model`.
-        x: What `fit` is given.
-
-    Raises:
-        ValueError: they differ; the message says in what.
-    """
+    """`ValueError` in all processes where one of them is given rows of other columns, or another number of batches."""
     if isinstance(x, Part):
         schema = getattr(x.dataset, "schema", None)
         everyone.require_alike(model.name, {"data": {"schema": None if schema is None else schema.to_dict(), "batches": len(x)}})

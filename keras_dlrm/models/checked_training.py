@@ -17,13 +17,13 @@ from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.step import SparseStep
-from keras_dlrm.step.checked import arguments, checked, is_read_by_batch
+from keras_dlrm.step.checked import bound_arguments, checked, is_read_by_batch
 
 
 class CheckedTraining(SparseStep):
     """`fit`, `evaluate`, `predict` and their like of one batch: around Keras's own, named steps in one order.
 
-    First what was given is checked: what trains, the labels and the sample weights in whatever form they come (arrays, lists,
+    First the arguments are checked: what trains, the labels and the sample weights in whatever form they come (arrays, lists,
     frames and tensors before anything is read, what comes batch by batch as each batch is read). Then the backend prepares the
     data (`Step.prepared`), and Keras runs (`Step.running`).
     """
@@ -43,28 +43,28 @@ class CheckedTraining(SparseStep):
                 weights; the loss or a weight became NaN or infinite (`NotFinite`), unless `stops_when_not_finite` is false or
                 `callbacks` has a `TerminateOnNaN`.
         """
-        given = arguments(keras.Model.fit, self, args, kwargs)
-        self.check_training(given["x"], given["batch_size"])
-        if isinstance(given["x"], Part) and given["class_weight"] is not None:
+        arguments = bound_arguments(keras.Model.fit, self, args, kwargs)
+        self.check_training(arguments["x"], arguments["batch_size"])
+        if isinstance(arguments["x"], Part) and arguments["class_weight"] is not None:
             # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
-            given |= {"x": given["x"].weighted(given["class_weight"]), "class_weight": None}
+            arguments |= {"x": arguments["x"].weighted(arguments["class_weight"]), "class_weight": None}
         checks, of_validation = self._checks("fit"), self._checks("fit: validation_data")
-        checks.class_weight(given["class_weight"])
-        given = self._checked(given, checks)
-        if given["validation_data"] is not None:
-            given["validation_data"] = self._checked_validation(given["validation_data"], of_validation)
-        given = self.prepared("fit", given)
-        with watched(self, given["callbacks"]) as callbacks, _first_error(checks, of_validation), self.running():
-            return super().fit(**{**given, "callbacks": callbacks})
+        checks.class_weight(arguments["class_weight"])
+        arguments = self._checked(arguments, checks)
+        if arguments["validation_data"] is not None:
+            arguments["validation_data"] = self._checked_validation(arguments["validation_data"], of_validation)
+        arguments = self.prepared("fit", arguments)
+        with watched(self, arguments["callbacks"]) as callbacks, _first_error(checks, of_validation), self.running():
+            return super().fit(**{**arguments, "callbacks": callbacks})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as `keras.Model.evaluate` does; raises as `fit` does."""
-        given = arguments(keras.Model.evaluate, self, args, kwargs)
+        arguments = bound_arguments(keras.Model.evaluate, self, args, kwargs)
         checks = self._checks("evaluate")
-        if not given.get(CACHED_EVALUATION):  # within `fit`, which has checked it
-            given = self._checked(given, checks)
+        if not arguments.get(CACHED_EVALUATION):  # within `fit`, which has checked it
+            arguments = self._checked(arguments, checks)
         with _first_error(checks), self.running():
-            return super().evaluate(**self.prepared("evaluate", given))
+            return super().evaluate(**self.prepared("evaluate", arguments))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predict as `keras.Model.predict` does; models of `kd.models` also take a batch without rows.
@@ -73,13 +73,13 @@ class CheckedTraining(SparseStep):
             TypeError: ids that are sparse or ragged.
             ValueError: the split of another log, whose ids or dense values mean something else.
         """
-        given = arguments(keras.Model.predict, self, args, kwargs)
-        if self.prediction_of_no_rows is not None and has_no_rows(given["x"]):
+        arguments = bound_arguments(keras.Model.predict, self, args, kwargs)
+        if self.prediction_of_no_rows is not None and has_no_rows(arguments["x"]):
             return self.prediction_of_no_rows.copy()
-        self._check_schema("predict", given["x"])
-        check_ids("predict", given["x"])
+        self._check_schema("predict", arguments["x"])
+        check_ids("predict", arguments["x"])
         with self.running():
-            return super().predict(**self.prepared("predict", given))
+            return super().predict(**self.prepared("predict", arguments))
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
@@ -101,16 +101,8 @@ class CheckedTraining(SparseStep):
         check_ids("predict_on_batch", x)
         return super().predict_on_batch(x)
 
-    # -- named steps -------------------------------------------------------------------------------------------------
-
     def check_training(self, x: Any, batch_size: int | None = None, batch: Any = None) -> None:
-        """Raise where the model cannot train now.
-
-        Args:
-            x: What `fit` is given.
-            batch_size: Rows of a batch, where `x` holds arrays.
-            batch: What `train_on_batch` is given.
-        """
+        """Raise where the model cannot train now on data `x` of `fit`, or on a `batch` of `train_on_batch`."""
         raise NotImplementedError
 
     def build_symbolically(self, *args: Any, **kwargs: Any) -> None:
@@ -126,23 +118,22 @@ class CheckedTraining(SparseStep):
     def _checks(self, who: str) -> Checks:
         return Checks(who, self.loss, self.sharded)
 
-    def _checked(self, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
-        x = given["x"]
+    def _checked(self, arguments: dict[str, Any], checks: Checks) -> dict[str, Any]:
+        x = arguments["x"]
         self._check_schema(checks.who, x)
         if is_read_by_batch(x):
-            return checked(given, checks, self.py_dataset)
+            return checked(arguments, checks, self.py_dataset)
         if isinstance(x, DataAdapter):
-            return given
+            return arguments
         check_rows(checks.who, x)
         check_ids(checks.who, x)
-        y, sample_weight = checks.arrays(given["y"], given["sample_weight"])
-        return {**given, "y": y, "sample_weight": sample_weight}
+        y, sample_weight = checks.arrays(arguments["y"], arguments["sample_weight"])
+        return {**arguments, "y": y, "sample_weight": sample_weight}
 
     def _checked_validation(self, data: Any, checks: Checks) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        found = self._checked({"x": x, "y": y, "sample_weight": sample_weight}, checks)
-        alone = found["y"] is None and found["sample_weight"] is None
-        return found["x"] if alone else (found["x"], found["y"], found["sample_weight"])
+        x, y, sample_weight = self._checked({"x": x, "y": y, "sample_weight": sample_weight}, checks).values()
+        return x if y is None and sample_weight is None else (x, y, sample_weight)
 
     def _check_schema(self, who: str, x: Any) -> None:
         """`ValueError` where a split's dataset is of a log that the model was not made for."""
@@ -162,10 +153,10 @@ def _first_error(*checks: Checks) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = next((one.error for one in checks if one.error is not None), None)
-        if found is None or found is error:
+        first = next((each.error for each in checks if each.error is not None), None)
+        if first is None or first is error:
             raise
-        raise found from None
+        raise first from None
 
 
 def has_no_rows(x: Any) -> bool:
@@ -180,12 +171,7 @@ def check_rows(who: str, x: Any) -> None:
 
 
 def check_ids(who: str, x: Any) -> None:
-    """Refuse ids that are sparse or ragged, and inputs with masked values: Keras would make numbers of what is not there.
-
-    Raises:
-        TypeError: arrays of ids are sparse or ragged; some would be filled with zeros, which are ids.
-        ValueError: masked values, whose masks would be dropped.
-    """
+    """`TypeError` for sparse or ragged ids: some would be filled with zeros, which are ids. `ValueError` for masked values."""
     if isinstance(x, DataAdapter) or is_read_by_batch(x):
         return
     for leaf in x.values() if isinstance(x, Mapping) else x if isinstance(x, (list, tuple)) else [x]:

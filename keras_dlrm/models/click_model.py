@@ -15,11 +15,10 @@ from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import new_seed
-from keras_dlrm.metrics.count import Count
-from keras_dlrm.models.frozen import freeze, with_frozen
-from keras_dlrm.models.hdf5 import refuse_hdf5_in_writing
+from keras_dlrm.metrics.streaming import Count
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
+from keras_dlrm.models.saved import freeze, refuse_hdf5_in_writing, with_frozen
 from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.step.batch import WholeBatch
@@ -70,7 +69,7 @@ class ClickModel(SparseTraining):
         logits = ops.cast(self.logits(inputs, training=training), "float32")
         if self.schema.dense:
             # A ReLU makes 0 of minus infinity, and so a plausible probability of a row that has none. Not a product of the
-            # features with 0: that is optimised away.
+            # features with 0: that is optimized away.
             finite = ops.all(is_finite(ops.cast(inputs["dense"], "float32")), axis=1, keepdims=True)
             logits = ops.where(finite, logits, float("nan"))
         return logits if return_logits else ops.sigmoid(logits)
@@ -78,9 +77,7 @@ class ClickModel(SparseTraining):
     def _checked_inputs(self, inputs: Any) -> dict[str, Any]:
         names = self.schema.input_names
         if not isinstance(inputs, Mapping):
-            raise TypeError(
-                f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}."
-            )
+            raise TypeError(f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}.")
         for name in names:
             if name not in inputs:
                 raise ValueError(f"{self.name}: the batch has {sorted(inputs)}, {name!r} is missing; use schema.pack.")
@@ -114,7 +111,6 @@ class ClickModel(SparseTraining):
         return {**config, "count_out_of_range": self._count_out_of_range} if config else config
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
-        """One forward pass: the loss, regularisation included, and p(click)."""
         if not gives_logits(type(self).call):
             return super().loss_and_prediction(x, y, sample_weight, training)
         logits = self(x, training=training, return_logits=True)
@@ -130,7 +126,7 @@ class ClickModel(SparseTraining):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """The loss, regularisation included.
+        """The loss, regularization included.
 
         Raises:
             ValueError: no labels, or more than one per row.
@@ -142,10 +138,10 @@ class ClickModel(SparseTraining):
         self._check_labels(y)  # JAX and torch build the metrics before they compute a loss.
         return dict(super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,))))
 
-    def _checked(self, given: dict[str, Any], checks: Checks) -> dict[str, Any]:
-        given = super()._checked(given, checks)
-        self._check_outputs(given["y"], given["sample_weight"])
-        return given
+    def _checked(self, arguments: dict[str, Any], checks: Checks) -> dict[str, Any]:
+        arguments = super()._checked(arguments, checks)
+        self._check_outputs(arguments["y"], arguments["sample_weight"])
+        return arguments
 
     def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         x, y, sample_weight = super()._checked_batch(who, x, y, sample_weight)

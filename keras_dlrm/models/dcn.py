@@ -1,4 +1,4 @@
-"""Deep & Cross Network, version 1."""
+"""Deep & Cross Networks, version 1 and 2."""
 
 from __future__ import annotations
 
@@ -6,12 +6,81 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_dlrm.embeddings.options import EmbeddingOptions
-from keras_dlrm.layers.cross_layer import CrossOptions
-from keras_dlrm.layers.mlp import MLPOptions
-from keras_dlrm.models.cross_network import CrossNetwork
+from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
+from keras_dlrm.layers.cross_layer import CrossOptions, crossed
+from keras_dlrm.layers.mlp import MLP, MLPOptions
+from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
+
+STRUCTURES = ("stacked", "parallel")
+
+
+class CrossNetwork(ClickModel):
+    """Base of `DCN` and `DCNv2`; they say which cross layers and which structure. With no units there is no deep network."""
+
+    def __init__(
+        self, schema: Schema | Mapping[str, Any], tables: EmbeddingOptions, cross: CrossOptions, deep: MLPOptions,
+        structure: str, seed: int | None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(schema, seed, **kwargs)
+        schema, dtype, (deep_seed, logit_seed) = self.schema, self.dtype_policy, (part_seed(self.seed, i) for i in (1, 2))
+        if structure not in STRUCTURES:
+            raise ValueError(f"{type(self).__name__}: structure={structure!r} is unknown; use one of {STRUCTURES}.")
+        self.structure = structure
+
+        # Layers
+        self.embeddings = tables.layer(schema, self.seed, concatenate=True, dtype=dtype)
+        self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
+        self.crosses = cross.layers(self.seed, dtype)
+        self.deep_mlp = MLP(**vars(deep), seed=deep_seed, dtype=dtype, name="deep_mlp") if deep.units else None
+        self.logit = keras.layers.Dense(
+            1,
+            kernel_initializer=ReferenceKernel([logit_seed, 0]),
+            bias_initializer=ReferenceBias([logit_seed, 1]),
+            dtype="float32",
+            name="logit",
+        )
+
+        # Shapes: x₀ is (B, n).
+        n = schema.n_dense
+        if self.embeddings is not None:
+            self.embeddings.build((None, schema.width))
+            n += self.embeddings.compute_output_shape((None, schema.width))[1] or 0
+        for layer in self.crosses:
+            layer.build((None, n))
+        last = n
+        if self.deep_mlp is not None:
+            self.deep_mlp.build((None, n))
+            last = self.deep_mlp.units[-1] + (n if structure == "parallel" else 0)
+        self.logit.build((None, last))
+        self.built = True
+
+        # Config
+        self._config = {
+            **{name: value for name, value in deep.config().items() if name != "units"},
+            **vars(tables),
+            "cross_layers": cross.cross_layers,
+            "deep_mlp": deep.units,
+        }
+
+    def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
+        x0 = self.features(inputs, training)  # (B, n)
+        x = crossed(self.crosses, x0)
+        if self.deep_mlp is None:
+            return self.logit(x)
+        if self.structure == "stacked":
+            return self.logit(self.deep_mlp(x, training=training))
+        return self.logit(ops.concatenate([x, self.deep_mlp(x0, training=training)], axis=1))
+
+    def features(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
+        """x₀ (B, n): the dense features, then each sparse column's pooled vector."""
+        parts = [ops.cast(inputs["dense"], self.compute_dtype)] if self.schema.dense else []
+        if self.embeddings is not None:
+            parts.append(self.pooled(inputs, training))
+        return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -43,22 +112,56 @@ class DCN(CrossNetwork):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        embedding_dim: int | str | Mapping[str, int] = 16,
-        cross_layers: int = 6,
-        deep_mlp: Sequence[int] = (1024, 1024),
-        activation: Any = "relu",
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        kernel_l2: float = 0.0,
-        embedding_dropout: float = 0.0,
-        init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 6,
+        deep_mlp: Sequence[int] = (1024, 1024), activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False,
+        kernel_l2: float = 0.0, embedding_dropout: float = 0.0, init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCN")
         cross = CrossOptions(cross_layers, None, kernel_l2, "vector", who="DCN")
         deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCN", field="deep_mlp")
         super().__init__(schema, tables, cross, deep, "parallel", seed, **kwargs)
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class DCNv2(CrossNetwork):
+    """All features side by side through a cross network of matrix weights, before or beside a deep network.
+
+    Args:
+        schema: A fitted `Schema`.
+        embedding_dim: Width of all tables, a mapping table name → width, or `"paper"`: 6 · rows^¼ for each table.
+        cross_layers: How many cross layers.
+        deep_mlp: Widths of the deep network's layers.
+        structure: `"stacked"`: the deep network follows the cross network. `"parallel"`: both start at x₀.
+        projection_dim: Rank of low-rank cross layers; `None` for full matrices.
+        activation: Activation of the deep network.
+        dropout: Share of activations dropped after each deep layer.
+        batch_norm: Whether the deep network normalizes before each activation.
+        kernel_l2: L2 factor of all kernels.
+        embedding_dropout: Share of x₀'s embedding elements dropped.
+        init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
+            of a `TPUEmbedding` in its place.
+        seed: Seed of all initial weights and of dropout.
+
+    Source: Wang et al. 2021, "DCN V2: Improved Deep & Cross Network", figure 1.
+
+    Example:
+
+    >>> schema = kd.Schema(dense=["I1"], categorical=[kd.Categorical("C1", 10)])
+    >>> DCNv2(schema, 4, cross_layers=2, deep_mlp=[8], structure="parallel", projection_dim=2).count_params()
+    152
+    """
+
+    def __init__(
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 3,
+        deep_mlp: Sequence[int] = (512, 512), structure: str = "stacked", projection_dim: int | None = None,
+        activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False, kernel_l2: float = 0.0,
+        embedding_dropout: float = 0.0, init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCNv2")
+        cross = CrossOptions(cross_layers, projection_dim, kernel_l2, who="DCNv2")
+        deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCNv2", field="deep_mlp")
+        super().__init__(schema, tables, cross, deep, structure, seed, **kwargs)
+        self._config |= {"structure": structure, "projection_dim": projection_dim}

@@ -10,12 +10,10 @@ from keras import ops
 
 from keras_dlrm.embeddings.options import EmbeddingOptions
 from keras_dlrm.initializers import part_seed
-from keras_dlrm.layers.bottom_mlp import BottomMLP
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossOptions, crossed
 from keras_dlrm.layers.dot_interaction import DotInteraction
-from keras_dlrm.layers.mlp import MLPOptions
-from keras_dlrm.layers.top_mlp import TopMLP
+from keras_dlrm.layers.mlp import BottomMLP, MLPOptions, TopMLP
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import boolean, integer
@@ -70,26 +68,14 @@ class DLRM(ClickModel):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        embedding_dim: int | Mapping[str, int] = 16,
-        bottom_mlp: Sequence[int] | None = None,
-        top_mlp: Sequence[int] = (512, 256, 1),
-        interaction: str | keras.layers.Layer | Mapping[str, Any] = "dot",
-        self_interaction: bool = False,
-        cross_layers: int = 3,
-        projection_dim: int | None = 512,
-        activation: Any = "relu",
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        kernel_l2: float = 0.0,
-        embedding_dropout: float = 0.0,
-        init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        concat_dense: bool = False,
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | Mapping[str, int] = 16,
+        bottom_mlp: Sequence[int] | None = None, top_mlp: Sequence[int] = (512, 256, 1),
+        interaction: str | keras.layers.Layer | Mapping[str, Any] = "dot", self_interaction: bool = False,
+        cross_layers: int = 3, projection_dim: int | None = 512, activation: Any = "relu", dropout: float = 0.0,
+        batch_norm: bool = False, kernel_l2: float = 0.0, embedding_dropout: float = 0.0, init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, concat_dense: bool = False,
         **kwargs: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed, **kwargs)
         schema, dtype, width = self.schema, self.dtype_policy, _vector_width(embedding_dim, bottom_mlp)
         if bottom_mlp is None and schema.dense:
@@ -133,13 +119,16 @@ class DLRM(ClickModel):
         self.built = True
 
         # Config
+        if not isinstance(interaction, str):
+            interaction = keras.saving.serialize_keras_object(interaction)
+            interaction.pop("build_config", None)  # layers within it are built by a call alone
         self._config = {
             **{name: value for name, value in top.config().items() if name != "units"},
             **{"cross_layers": cross.cross_layers, "projection_dim": projection_dim},
             **vars(tables),
             "bottom_mlp": bottom and bottom.units,
             "top_mlp": top.units,
-            "interaction": interaction if isinstance(interaction, str) else _serialized(interaction),
+            "interaction": interaction,
             "self_interaction": self.self_interaction,
             "concat_dense": self.concat_dense,
         }
@@ -195,13 +184,13 @@ class DLRM(ClickModel):
         who = f"DLRM: interaction {self.interaction_kind} {self.interaction.name!r}"
         vectors = f"vectors (B, {shape[0]}, {shape[1]})"
         try:
-            found = self.interaction(ops.zeros((2, *shape), self.compute_dtype), training=False)
+            outputs = self.interaction(ops.zeros((2, *shape), self.compute_dtype), training=False)
         except Exception as error:
             raise ValueError(f"{who} fails for {vectors}: {error}") from error
-        if len(getattr(found, "shape", ())) != 2 or found.shape[0] != 2:
-            got = tuple(getattr(found, "shape", ())) or type(found).__name__
+        if len(getattr(outputs, "shape", ())) != 2 or outputs.shape[0] != 2:
+            got = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
             raise ValueError(f"{who} maps two rows of {vectors} to {got}; it must give (B, n), one row for each of the batch.")
-        return int(found.shape[1])
+        return int(outputs.shape[1])
 
 
 def _known(interaction: Any) -> Any:
@@ -214,12 +203,6 @@ def _known(interaction: Any) -> Any:
         f"DLRM: interaction={interaction!r} is unknown; use one of {INTERACTIONS}, or a Keras layer that maps (B, 1 + F, D) to "
         "(B, n)."
     )
-
-
-def _serialized(layer: keras.layers.Layer) -> dict[str, Any]:
-    """A layer's configuration without the shape by which Keras builds it: layers within it are built by a call alone."""
-    config = keras.saving.serialize_keras_object(layer)
-    return {name: value for name, value in config.items() if name != "build_config"}
 
 
 def _vector_width(embedding_dim: int | Mapping[str, int], bottom_mlp: Sequence[int] | None) -> int:

@@ -69,7 +69,11 @@ def grow(model: ClickModel, schema: Schema) -> ClickModel:
 
 def _check(old: Schema, new: Schema) -> None:
     new.require_fitted()
-    without = [{**s.to_dict(), "categorical": [_but_size(c) for c in s.to_dict()["categorical"]]} for s in (old, new)]
+    sizes_of = ("vocabulary_size", "identity")
+    without = [
+        {**data, "categorical": [{name: c[name] for name in c if name not in sizes_of} for c in data["categorical"]]}
+        for data in (old.to_dict(), new.to_dict())
+    ]
     if without[0] != without[1]:
         key = next(k for k in without[0] | without[1] if without[0].get(k) != without[1].get(k))
         raise ValueError(
@@ -84,10 +88,6 @@ def _check(old: Schema, new: Schema) -> None:
                 f"grow: column {before.name!r} has vocabulary_size={sizes[0]} and would have {sizes[1]}, where {why}; "
                 f"give {'the same size' if before.hashed else 'at least as many'}."
             )
-
-
-def _but_size(column: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in column.items() if name not in ("vocabulary_size", "identity")}
 
 
 def _moves(old: EmbeddingCollection | None, new: EmbeddingCollection | None) -> dict[int, list[tuple[int, int, int]]]:

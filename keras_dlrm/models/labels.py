@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
+import functools
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,14 +19,7 @@ from keras_dlrm.sharding.part import FILLER
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers that are allowed, ends included, and what is said of others.
-
-    Args:
-        low: The least one.
-        high: The greatest one; infinity itself is never allowed.
-        words: What must be, and what to do about another one.
-        filler: Whether `FILLER` is allowed, too.
-    """
+    """Numbers that are allowed, ends but for infinity included, words for others, and whether `FILLER` is allowed, too."""
 
     low: float
     high: float
@@ -42,17 +36,14 @@ class Range:
         return low >= self.low and high <= self.high and high < np.inf
 
     def wrong(self, values: np.ndarray) -> np.ndarray:
-        """Where they are not."""
+        """A mask of those that are not."""
         values = values.astype(np.float64)
         allowed: np.ndarray = (values >= self.low) & (values <= self.high) & (np.abs(values) < np.inf)
-        wrong: np.ndarray = ~(allowed | (values == FILLER)) if self.filler else ~allowed
-        return wrong
+        return ~(allowed | (values == FILLER)) if self.filler else ~allowed
 
 
 _PROBABILITY = Range(
-    0.0,
-    1.0,
-    "a binary cross-entropy needs labels in [0, 1]. Make 0 of no click and 1 of a click, and drop rows without a label.",
+    0.0, 1.0, "a binary cross-entropy needs labels in [0, 1]. Make 0 of no click and 1 of a click, and drop rows without a label."
 )
 _FINITE = Range(-np.finfo("f8").max, np.inf, "labels must be finite numbers. Drop rows without a label.")
 _WEIGHT = Range(0.0, np.inf, "sample weights must be finite numbers >= 0. Give 0 to rows that shall not count.")
@@ -62,15 +53,10 @@ class Checks:
     """Checks of the labels and sample weights of one call, such as `fit`.
 
     Labels of Keras's own binary cross-entropies must be in [0, 1], of its other losses finite; a loss of the user's own may
-    give any number a meaning. They must be numbers in any case.
-
-    Args:
-        who: The call, for errors.
-        loss: As it was given to `compile`.
-        filler: Whether rows may have the sample weight `FILLER`.
+    give any number a meaning. They must be numbers in any case. With `filler` rows may have the sample weight `FILLER`.
 
     Attributes:
-        error: What was found wrong while batches were read, if anything. TensorFlow makes an error of its own of it.
+        error: The error that a batch raised as it was read, if any. TensorFlow makes an error of its own of it.
 
     Example:
 
@@ -85,11 +71,7 @@ class Checks:
         self.error: Exception | None = None
 
     def arrays(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
-        """Check what is in memory as a whole.
-
-        Args:
-            y: Labels in any form, or a dict or list of labels of several outputs; or `None`.
-            sample_weight: The same of sample weights.
+        """Check labels and sample weights in memory, in any form, a dict or list of those of several outputs, or `None`.
 
         Returns:
             Both; lists, frames, other frameworks' tensors and the like as NumPy arrays, arrays and the backend's tensors as they
@@ -111,12 +93,8 @@ class Checks:
         """The same batches, each one checked before it is handed on, with labels and sample weights as `arrays` gives them."""
         for number, batch in enumerate(batches):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-
-            def do(what: str, values: Any, allowed: Range | None, number: int = number) -> Any:
-                return self.of_batch(number, what, values, allowed)
-
-            found = self._both(y, sample_weight, do)
-            yield (x, *found[: len(batch) - 1]) if isinstance(batch, (tuple, list)) else batch
+            both = self._both(y, sample_weight, functools.partial(self.of_batch, number))
+            yield (x, *both[: len(batch) - 1]) if isinstance(batch, (tuple, list)) else batch
 
     def of_batch(self, number: int, what: str, values: Any, allowed: Range | None) -> Any:
         """Check one of the `leaves` of one of many batches, and give it as `arrays` does; `error` is what is raised."""
@@ -127,36 +105,27 @@ class Checks:
             raise
 
     def leaves(self, y: Any, sample_weight: Any) -> list[tuple[str, Any, Range | None]]:
-        """Labels and sample weights one by one, each with its name and what it may be."""
-        found: list[tuple[str, Any, Range | None]] = []
-        self._both(y, sample_weight, lambda *leaf: found.append(leaf))
-        return found
+        """Labels and sample weights one by one, each with its name and the numbers that it may have."""
+        leaves: list[tuple[str, Any, Range | None]] = []
+        self._both(y, sample_weight, lambda *leaf: leaves.append(leaf))
+        return leaves
 
-    def allowed(self, path: _Path) -> Range | None:
-        """What labels of an output may be; `None`: anything."""
-        losses = self._loss
+    def allowed(self, output: str | int | None) -> Range | None:
+        """Numbers that labels of an output may be; `None`: any."""
         try:
-            found = [losses[path.key]]
+            losses = [self._loss[output]]
         except (KeyError, IndexError, TypeError):
             # One loss for all, or which one it is cannot be seen here.
-            found = keras.tree.flatten(losses)
-        ranges = [_range(loss) for loss in found]
-        return next((one for one in (None, _FINITE) if one in ranges), _PROBABILITY) if ranges else None
+            losses = keras.tree.flatten(self._loss)
+        functions = [function_of(loss) for loss in losses]
+        if not functions or None in functions:
+            return None
+        return _PROBABILITY if all(function in CROSS_ENTROPIES for function in functions) else _FINITE
 
     def _both(self, y: Any, sample_weight: Any, do: Any) -> tuple[Any, Any]:
-        """What a function makes of each output's labels and sample weights, with their name and what they may be."""
-        labels = self._each(y, lambda path, values: do(f"label{path}", values, self.allowed(path)))
-        return labels, self._each(sample_weight, lambda path, values: do(f"sample weight{path}", values, self._weight))
-
-    def _each(self, values: Any, do: Any) -> Any:
-        """What a function makes of each output's values, in the same structure."""
-        if values is None:
-            return None
-        if isinstance(values, Mapping):
-            return {name: None if one is None else do(_Path(name), one) for name, one in values.items()}
-        if isinstance(values, (list, tuple)) and any(isinstance(one, Mapping) or _is_array(one) for one in values):
-            return type(values)([None if one is None else do(_Path(i), one) for i, one in enumerate(values)])
-        return do(_Path(None), values)
+        """Results of a function of each output's labels and sample weights, their name, and the numbers that they may be."""
+        labels = _each(y, lambda output, values: do(f"label{_of(output)}", values, self.allowed(output)))
+        return labels, _each(sample_weight, lambda output, values: do(f"sample weight{_of(output)}", values, self._weight))
 
     def _checked(self, what: str, values: Any, allowed: Range | None, place: str = "") -> Any:
         array = self._array(what, values, place)
@@ -180,9 +149,7 @@ class Checks:
         if array.dtype.kind == "O" and array.ndim:
             array = self._of_objects(what, array, place)
         if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-            raise TypeError(
-                f"{self.who}: the {what}s have dtype {array.dtype}{place and ' in' + place[3:]}; they must be numbers."
-            )
+            raise TypeError(f"{self.who}: the {what}s have dtype {array.dtype}{place and ' in' + place[3:]}; they must be numbers.")
         return array
 
     def _converted(self, what: str, values: Any) -> np.ndarray:
@@ -210,19 +177,19 @@ class Checks:
         return array.astype(np.float64)
 
 
-def _range(loss: Any) -> Range | None:
-    function = function_of(loss)
-    return None if function is None else _PROBABILITY if function in CROSS_ENTROPIES else _FINITE
+def _each(values: Any, do: Any) -> Any:
+    """Results of a function of the name or number of each output (`None` of the only one) and its values, in the same structure."""
+    if values is None:
+        return None
+    if isinstance(values, Mapping):
+        return {name: None if one is None else do(name, one) for name, one in values.items()}
+    if isinstance(values, (list, tuple)) and any(isinstance(one, Mapping) or _is_array(one) for one in values):
+        return type(values)([None if one is None else do(i, one) for i, one in enumerate(values)])
+    return do(None, values)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Path:
-    """Which of several outputs; of the only one the key is `None`."""
-
-    key: str | int | None
-
-    def __str__(self) -> str:
-        return "" if self.key is None else f" of output {self.key!r},"
+def _of(output: str | int | None) -> str:
+    return "" if output is None else f" of output {output!r},"
 
 
 def _is_array(values: Any) -> bool:

@@ -32,10 +32,7 @@ def logits_of(y_pred: Any, logits: Any) -> Iterator[None]:
 class FromLogits(keras.losses.Loss):
     """One of Keras's own binary cross-entropies, computed from the logits of a prediction where they are known.
 
-    Of any other prediction it is the loss that was given, as a training step of the user's own may ask for it.
-
-    Args:
-        given: A `BinaryCrossentropy` or a `BinaryFocalCrossentropy`.
+    For any other prediction it is the original loss, as a training step of the user's own may ask for it.
 
     Example:
 
@@ -48,16 +45,16 @@ class FromLogits(keras.losses.Loss):
     100.0
     """
 
-    def __init__(self, given: keras.losses.Loss) -> None:
-        super().__init__(given.name, given.reduction, given.dtype)
-        self.given = given
-        self._of_logits = type(given)(**{**given.get_config(), "from_logits": True, "dtype": given.dtype})
+    def __init__(self, original: keras.losses.Loss) -> None:
+        super().__init__(original.name, original.reduction, original.dtype)
+        self.original = original
+        self._of_logits = type(original)(**{**original.get_config(), "from_logits": True, "dtype": original.dtype})
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         known, logits = getattr(_known, "pair", (None, None))
         if y_pred is known:
             return self._of_logits(y_true, logits, sample_weight)
-        return self.given(y_true, y_pred, sample_weight)
+        return self.original(y_true, y_pred, sample_weight)
 
 
 def from_logits(loss: Any) -> Any:
@@ -65,15 +62,11 @@ def from_logits(loss: Any) -> Any:
 
     Keras's own are told by identity, never by name: its functions, instances of its classes, not of subclasses, and its names
     for them.
-
-    Args:
-        loss: As `keras.Model.compile` takes it.
     """
-    found = resolved(loss)
-    cross_entropy = CROSS_ENTROPIES.get(found) if inspect.isfunction(found) else None
-    if cross_entropy is not None:
-        return FromLogits(cross_entropy())
-    return FromLogits(found) if type(found) in CROSS_ENTROPIES.values() else loss
+    known = resolved(loss)
+    if inspect.isfunction(known) and known in CROSS_ENTROPIES:
+        return FromLogits(CROSS_ENTROPIES[known]())
+    return FromLogits(known) if type(known) in CROSS_ENTROPIES.values() else loss
 
 
 def resolved(loss: Any) -> Any:
@@ -85,11 +78,7 @@ def resolved(loss: Any) -> Any:
 
 
 def function_of(loss: Any) -> Any:
-    """The function that a loss computes, where it is one of Keras's own; else `None`.
-
-    Args:
-        loss: One loss, as `keras.Model.compile` takes it.
-    """
+    """The function that a loss computes, where it is one of Keras's own; else `None`."""
     loss = resolved(loss)
     if isinstance(loss, keras.losses.Loss):
         kind: Any = type(loss)
@@ -105,9 +94,6 @@ def config_of(loss: Any) -> Any:
 
     Keras writes a function by its name alone, and loads one of its own of that name where there is one: a user's `bce` would
     come back as another loss. With its module it is found among registered and custom objects, or not at all.
-
-    Args:
-        loss: As it was given to `compile`.
     """
     if isinstance(loss, dict):
         return {name: config_of(one) for name, one in loss.items()}

@@ -17,14 +17,9 @@ _ROWS = 2**16
 
 
 def first_not_finite(model: Any, tables: bool = True) -> str | None:
-    """The first weight of a model that is NaN or infinite.
+    """The first weight of a built model that is NaN or infinite, in words with its path or its table's name, if there is one.
 
-    Args:
-        model: A built model.
-        tables: Whether to read the embedding tables, too; a part of them at a time is in memory.
-
-    Returns:
-        What is wrong, with the variable's path or the table's name, or `None`.
+    The embedding tables are read a part at a time.
 
     Example:
 
@@ -59,15 +54,7 @@ def first_not_finite(model: Any, tables: bool = True) -> str | None:
 
 
 def require_finite(who: str, model: Any) -> None:
-    """Raise where a weight of a model is NaN or infinite.
-
-    Args:
-        who: What must not go on; the message begins with it.
-        model: A built model.
-
-    Raises:
-        NotFinite: the message names the variable or the table.
-    """
+    """`NotFinite`, which names the variable or table, where a weight of a model is NaN or infinite; `who` must not go on."""
     wrong = first_not_finite(model)
     if wrong is not None:
         raise NotFinite(
@@ -136,22 +123,18 @@ def watched(model: Any, callbacks: Any) -> Iterator[Any]:
 
     Unless the model's `stops_when_not_finite` is false, or there is a `keras.callbacks.TerminateOnNaN`, which says what else to
     do.
-
-    Args:
-        model: The model that trains.
-        callbacks: What `fit` is given.
     """
-    given = isinstance(callbacks, keras.callbacks.CallbackList)
-    listed = callbacks.callbacks if given else keras.tree.flatten(callbacks) if callbacks else []
+    made = isinstance(callbacks, keras.callbacks.CallbackList)
+    listed = callbacks.callbacks if made else keras.tree.flatten(callbacks) if callbacks else []
     stoppers = (StopWhenNotFinite, keras.callbacks.TerminateOnNaN)
     if not model.stops_when_not_finite or any(isinstance(callback, stoppers) for callback in listed):
         yield callbacks
         return
     stopper = StopWhenNotFinite()
-    if given:
+    if made:
         stopper.set_model(model)
         callbacks.callbacks.insert(0, stopper)
-    yield callbacks if given else [stopper, *listed]
+    yield callbacks if made else [stopper, *listed]
     # The last step's update; rows of other processes are theirs to look at.
     wrong = None if getattr(model, "shared", False) else first_not_finite(model)
     if wrong is not None:

@@ -78,51 +78,25 @@ class Preset:
         return RULES[self.optimizer](**options)
 
 
+_CRITEO = "facebookresearch/dlrm, bench/dlrm_s_criteo_"
+_SMALL = {"embedding_dim": 16, "bottom_mlp": [512, 256, 64, 16], "top_mlp": [512, 256, 1]}
+_MIDDLE = {"embedding_dim": 64, "bottom_mlp": [512, 256, 64], "top_mlp": [512, 512, 256, 1]}
+_LARGE = {"embedding_dim": 128, "bottom_mlp": [512, 256, 128], "top_mlp": [1024, 1024, 512, 256, 1]}
+_CROSS = {**_LARGE, "interaction": "cross", "cross_layers": 3, "projection_dim": 512}
 _ALL = (
+    Preset("criteo_kaggle", f"{_CRITEO}kaggle.sh", CRITEO_KAGGLE_ROWS, _SMALL, "sgd", {"learning_rate": 0.1}, batch_size=128),
     Preset(
-        "criteo_kaggle",
-        "facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh",
-        CRITEO_KAGGLE_ROWS,
-        {"embedding_dim": 16, "bottom_mlp": [512, 256, 64, 16], "top_mlp": [512, 256, 1]},
-        "sgd",
-        {"learning_rate": 0.1},
-        batch_size=128,
+        "criteo_terabyte", f"{_CRITEO}terabyte.sh (max-ind-range 10M, sub-sample 0.875)", CRITEO_TERABYTE_10M_ROWS, _MIDDLE,
+        "sgd", {"learning_rate": 0.1}, batch_size=2048,
     ),
     Preset(
-        "criteo_terabyte",
-        "facebookresearch/dlrm, bench/dlrm_s_criteo_terabyte.sh (max-ind-range 10M, sub-sample 0.875)",
-        CRITEO_TERABYTE_10M_ROWS,
-        {"embedding_dim": 64, "bottom_mlp": [512, 256, 64], "top_mlp": [512, 512, 256, 1]},
-        "sgd",
-        {"learning_rate": 0.1},
-        batch_size=2048,
+        "mlperf_v1", "MLPerf training v0.7–v2.1, DLRM (max-ind-range 40M)", CRITEO_TERABYTE_40M_ROWS, _LARGE,
+        "sgd", {"learning_rate": 1.0}, batch_size=2048,
     ),
     Preset(
-        "mlperf_v1",
-        "MLPerf training v0.7–v2.1, DLRM (max-ind-range 40M)",
-        CRITEO_TERABYTE_40M_ROWS,
-        {"embedding_dim": 128, "bottom_mlp": [512, 256, 128], "top_mlp": [1024, 1024, 512, 256, 1]},
-        "sgd",
-        {"learning_rate": 1.0},
-        batch_size=2048,
+        "mlperf_dcnv2", "MLPerf training v3.0, DLRM-DCNv2", MLPERF_V2_ROWS, _CROSS,
+        "adagrad", {"learning_rate": 0.005, "epsilon": 1e-8}, batch_size=65536, hotness=MLPERF_V2_HOTNESS,
     ),
-    Preset(
-        "mlperf_dcnv2",
-        "MLPerf training v3.0, DLRM-DCNv2",
-        MLPERF_V2_ROWS,
-        {
-            "embedding_dim": 128,
-            "bottom_mlp": [512, 256, 128],
-            "top_mlp": [1024, 1024, 512, 256, 1],
-            "interaction": "cross",
-            "cross_layers": 3,
-            "projection_dim": 512,
-        },
-        "adagrad",
-        {"learning_rate": 0.005, "epsilon": 1e-8},
-        batch_size=65536,
-        hotness=MLPERF_V2_HOTNESS,
-    ),
-)
+)  # fmt: skip
 #: The published models by name: `PRESETS["criteo_kaggle"].build(table_scale=0.001)`.
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}

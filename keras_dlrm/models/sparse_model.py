@@ -19,9 +19,8 @@ from keras_dlrm.backend.private_keras import (
     variables_of,
 )
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.embeddings.inputs import check_dense, is_dense
+from keras_dlrm.embeddings.inputs import Narrowing, check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
-from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
@@ -44,14 +43,9 @@ class SparseTraining(Saved, CheckedTraining):
     default_loss: Any = None
 
     def compile(
-        self,
-        optimizer: Any = "adagrad",
-        loss: Any = OMITTED,
-        metrics: Any = None,
-        embedding_optimizer: Any = None,
-        count_out_of_range: bool = False,
-        **kwargs: Any,
-    ) -> None:
+        self, optimizer: Any = "adagrad", loss: Any = OMITTED, metrics: Any = None, embedding_optimizer: Any = None,
+        count_out_of_range: bool = False, **kwargs: Any,
+    ) -> None:  # fmt: skip
         """Configure training.
 
         Args:
@@ -84,10 +78,12 @@ class SparseTraining(Saved, CheckedTraining):
                 "rows; use mixed_bfloat16."
             )
         self._jit_compile_asked = kwargs.get("jit_compile", "auto")
-        if self.sharded and metrics is not None and not _cuts_rows():
-            # Rows that fill up a part of a batch have weight 0, which plain metrics would not see.
-            kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
-            metrics = None
+        if self.sharded and metrics is not None:
+            from keras_dlrm.sharding import collectives  # not loaded by programs of one process
+
+            if not collectives.CUTS_ROWS:  # rows that fill up a part of a batch have weight 0, which plain metrics would not see
+                kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
+                metrics = None
         loss, computed = self.loss_to_compute(self.default_loss if loss is OMITTED else loss)
         if inspect.isclass(computed):  # Keras takes it, but could not save it
             loss = computed = computed()
@@ -135,11 +131,7 @@ class SparseTraining(Saved, CheckedTraining):
                 )
 
     def _check_alike(self, x: Any = None) -> None:
-        """Before the first step after `compile`: all processes are told the same, and start with the same weights.
-
-        Args:
-            x: What `fit` is given, which is compared each time.
-        """
+        """Before the first step after `compile`: all processes are told the same, and start with the same weights."""
         if self._known_alike == "alone" or (self._known_alike and x is None) or not self.compiled:
             return
         if not self.shared:
@@ -157,12 +149,7 @@ class SparseTraining(Saved, CheckedTraining):
     def make_room(self, x: Any, batch_size: int | None = None) -> None:
         """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.
 
-        Args:
-            x: What `fit` is given.
-            batch_size: Rows of a batch, where `x` holds arrays.
-
-        Raises:
-            ValueError: `x` does not show the size of its batches.
+        `ValueError` where the data `x` of `fit` do not show the size of their batches.
         """
         if self.optimizer is None or not self.optimizer.dense.gradient_accumulation_steps:
             return
@@ -183,12 +170,10 @@ class SparseTraining(Saved, CheckedTraining):
 
     @property
     def narrowing(self) -> Narrowing:
-        """Makes int32 of the ids that this model's collections read."""
         return Narrowing([layer.schema for layer in layers_in(self) if isinstance(layer, EmbeddingCollection)])
 
     @property
     def sharded(self) -> bool:
-        """Whether a plan shards its tables, so that all processes take part in each step."""
         return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in layers_in(self))
 
     @property
@@ -201,37 +186,23 @@ class SparseTraining(Saved, CheckedTraining):
         return self.sharded
 
     def part_of_step(self, x: Any, sample_weight: Any) -> WholeBatch:
-        """This process's, or this replica's, part of a step's batch, loss and gradients."""
         alone = not (self.sharded or self.in_replicas)
         return WholeBatch(sample_weight) if alone else PartOfBatch(self, x, sample_weight)
 
     @property
     def kept_of_rows(self) -> list[Any]:
-        """Variables in which layers keep something of the rows they saw, such as moving means, and that processes keep alike.
-
-        Replicas of a strategy do so themselves. A change is what is added up, so that constants among these stay as they are.
-        """
+        # Replicas of a strategy do so themselves. A change is what is added up, so that constants among these stay as they are.
         if self.in_replicas or not self.sharded:
             return []
         kept = [v for v in self.non_trainable_variables if not is_table(v)]
         return [v for v in kept if keras.backend.is_float_dtype(keras.backend.standardize_dtype(v.dtype))]
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
-        """One forward pass: the loss, regularisation included, and the prediction that metrics see."""
         y_pred = self(x, training=training)
         # Keras's own call of `compute_loss`, which may be overridden without `training`.
         return self.loss_of_step(x, y, y_pred, sample_weight, training), y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
-        """Add a batch to the metrics and return their values.
-
-        Args:
-            x: Inputs.
-            y: Labels.
-            y_pred: Predictions.
-            part: What of the batch is this process's.
-            loss: Of the whole batch.
-        """
         rows, sample_weight = part.rows, part.sample_weight
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             # Rows without weight, such as those that pad a last batch, are not in this mean.
@@ -270,7 +241,8 @@ class SparseModel(SparseTraining):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if cls is SparseModel:
-            return super().__new__(FunctionalSparseModel if _functional_arguments(args, kwargs) else cls)
+            functional = len(args) + ("inputs" in kwargs) + ("outputs" in kwargs) >= 2
+            return super().__new__(FunctionalSparseModel if functional else cls)
         # A class without a `call` of its own can only be functional.
         if not issubclass(cls, Functional) and cls.call is keras.Model.call:
             model_class: Any = cls
@@ -303,12 +275,6 @@ class FunctionalSparseModel(SparseModel, OpenFunctional):
         return inputs
 
 
-def _cuts_rows() -> bool:
-    from keras_dlrm.sharding import collectives as backend
-
-    return bool(backend.CUTS_ROWS)
-
-
 def _listed(metrics: Any) -> list[Any]:
     return list(metrics) if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
 
@@ -326,10 +292,6 @@ def _first_batch(x: Any, batch_size: int | None) -> Any:
         f"fit: gradient_accumulation_steps needs to know the size of a batch, which {type(x).__name__} does not show; give "
         "arrays, a PyDataset, a tf.data.Dataset or a DataLoader."
     )
-
-
-def _functional_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return len(args) + ("inputs" in kwargs) + ("outputs" in kwargs) >= 2
 
 
 @functools.cache

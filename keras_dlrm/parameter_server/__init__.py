@@ -13,7 +13,7 @@ from keras_dlrm.support.lazy import lazy
 if TYPE_CHECKING:
     from keras_dlrm.parameter_server.job import ParameterServerTraining as ParameterServerTraining
     from keras_dlrm.parameter_server.job import ServerLostError as ServerLostError
-    from keras_dlrm.parameter_server.serve import serve as serve
+    from keras_dlrm.parameter_server.server import serve as serve
 
 __all__ = ["SERVER_LOST", "ParameterServerTraining", "ServerLostError", "for_servers", "launch", "serve", "task"]
-__getattr__, __dir__ = lazy(__name__, {"ParameterServerTraining": "job", "ServerLostError": "job", "serve": "serve"})
+__getattr__, __dir__ = lazy(__name__, {"ParameterServerTraining": "job", "ServerLostError": "job", "serve": "server"})

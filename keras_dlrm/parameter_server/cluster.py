@@ -43,21 +43,8 @@ def task() -> tuple[str, int] | None:
 
 
 def loopback(workers: int, servers: int) -> dict[str, list[str]]:
-    """A cluster on free ports of this machine, as `TF_CONFIG` has it.
-
-    Args:
-        workers: Number of workers.
-        servers: Number of parameter servers.
-
-    Example:
-
-    >>> cluster = loopback(workers=2, servers=1)
-    >>> [len(cluster[job]) for job in ("chief", "worker", "ps")]
-    [1, 2, 1]
-    """
-    counts = {"chief": 1} | {
-        job: integer("loopback", name, value) for job, name, value in (("worker", "workers", workers), ("ps", "servers", servers))
-    }
+    """A cluster of so many workers and parameter servers on free ports of this machine, as `TF_CONFIG` has it."""
+    counts = {"chief": 1, "worker": integer("loopback", "workers", workers), "ps": integer("loopback", "servers", servers)}
     free = iter(loopback_addresses(sum(counts.values())))
     return {job: [next(free) for _ in range(count)] for job, count in counts.items()}
 
@@ -111,9 +98,7 @@ def _say(**event: Any) -> None:
 class _Run:
     """All processes of a cluster."""
 
-    def __init__(
-        self, processes: Processes, cluster: dict[str, list[str]], settings: dict[str, str], timeout: float
-    ) -> None:
+    def __init__(self, processes: Processes, cluster: dict[str, list[str]], settings: dict[str, str], timeout: float) -> None:
         self.processes, self.cluster, self.settings, self.timeout = processes, cluster, settings, timeout
         self._since: dict[int, float] = {}
         self._failures: dict[int, int] = {}

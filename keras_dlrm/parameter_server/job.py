@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,15 @@ import tensorflow as tf
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.writing import write
 from keras_dlrm.embeddings.lookup import is_table
-from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.embeddings.whole_tables import stand_in_tables
 from keras_dlrm.files.durable import check_writable
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.models.labels import Checks
-from keras_dlrm.parameter_server import costs
-from keras_dlrm.parameter_server.beside import Beside
-from keras_dlrm.parameter_server.checks import check, check_is_on
 from keras_dlrm.parameter_server.cluster import task
 from keras_dlrm.parameter_server.placement import default_plan, for_servers
-from keras_dlrm.parameter_server.server import Server
-from keras_dlrm.parameter_server.step import WorkerStep
+from keras_dlrm.parameter_server.server import Server, peak_memory
+from keras_dlrm.parameter_server.step import WorkerStep, check, check_is_on
 from keras_dlrm.parameter_server.tables import ServerTables
 from keras_dlrm.sharding.heartbeat import beats
 from keras_dlrm.sharding.plan import ShardingPlan
@@ -139,7 +137,7 @@ class ParameterServerTraining:
         integer("fit", "checkpoint_steps", checkpoint_steps)
         integer("fit", "evaluation_steps", evaluation_steps)
         under_way: deque[Any] = deque()
-        background = Beside()
+        evaluated: Future[None] | None = None
         checks = Checks("fit", self._step.model.loss)
         with _servers_lost():
             for step in range(self.done, self.steps):
@@ -156,9 +154,12 @@ class ParameterServerTraining:
                     self._join(scheduled)
                     self.save()
                 if evaluation is not None and scheduled % evaluation_steps == 0:
-                    background.start(functools.partial(self._evaluate_at, scheduled, evaluation))
+                    if evaluated is not None:
+                        evaluated.result()
+                    evaluated = self._evaluate_beside(scheduled, evaluation)
             self._join(self.steps)
-            background.wait()
+            if evaluated is not None:
+                evaluated.result()
             return self.losses
 
     def _join(self, steps: int) -> None:
@@ -201,8 +202,19 @@ class ParameterServerTraining:
             raise ValueError("evaluate: batches has no batch; give at least one.")
         return scores(np.concatenate(labels), np.concatenate([self._fetched(*each) for each in asked]))
 
-    def _evaluate_at(self, step: int, evaluation: Callable[[], Iterable[Batch]]) -> None:
-        self.evaluations[step] = self.evaluate(evaluation())
+    def _evaluate_beside(self, step: int, evaluation: Callable[[], Iterable[Batch]]) -> Future[None]:
+        """Evaluate in a thread beside training."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self.evaluations[step] = self.evaluate(evaluation())
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return done
 
     def _fetched(self, x: Any, value: Any) -> np.ndarray:
         for _ in range(_TRIES):
@@ -231,7 +243,7 @@ class ParameterServerTraining:
             self.tables.draw()
         for server in self._servers:
             server.restore(steps)
-        self._step.restore_losses(np.array(losses, np.float32))
+        self._step.losses = np.array(losses, np.float32)
         return steps
 
     def save(self) -> Path:
@@ -267,7 +279,7 @@ class ParameterServerTraining:
         That is ids, rows, dense parameters, gradients and batches; not what TensorFlow and gRPC put around them. Rows are
         counted as they are asked for. Any worker runs any step: each is given the mean of all.
         """
-        workers, servers = costs.bytes_sent(self._step, self._servers, self.done - self.resumed)
+        workers, servers = self._step.bytes_sent(self.done - self.resumed)
         sent = [workers // self.workers] * self.workers + servers + [self._given]
         return dict(zip(self._processes, sent, strict=True))
 
@@ -280,7 +292,7 @@ class ParameterServerTraining:
         with _servers_lost():
             for name in self._processes:
                 try:
-                    peaks[name] = costs.peak_memory(device(*name.split(":")))
+                    peaks[name] = peak_memory(device(*name.split(":")))
                 except tf.errors.OpError:
                     if not name.startswith("worker"):
                         raise

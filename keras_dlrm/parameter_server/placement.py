@@ -18,10 +18,6 @@ SPREAD = 1 << 20
 def default_plan(shapes: dict[str, tuple[int, int]], servers: int) -> ShardingPlan:
     """Tables of 1 MiB or more by rows over all servers, the others whole, each to where the fewest bytes lie.
 
-    Args:
-        shapes: Table name → (rows, width).
-        servers: How many there are.
-
     Example:
 
     >>> plan = default_plan({"C1": (10, 4), "C2": (10**6, 4)}, servers=2)
@@ -68,19 +64,12 @@ def for_servers(plan: ShardingPlan, servers: int) -> ShardingPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """The rows of a stack of tables in pieces, each on one server.
+    """The rows of a stack of tables in P pieces, each on one server; arrays are int32 (P,)."""
 
-    Attributes:
-        start: int32 (P,): first row of each piece in the stack, ascending from 0.
-        server: int32 (P,): who has it.
-        shift: int32 (P,): what is added to a row's number in the stack to have its number on the server.
-        rows: Rows of each server.
-    """
-
-    start: np.ndarray
-    server: np.ndarray
-    shift: np.ndarray
-    rows: tuple[int, ...]
+    start: np.ndarray  # first row of each piece in the stack, ascending from 0
+    server: np.ndarray  # that has it
+    shift: np.ndarray  # from a row's number in the stack to its number on the server
+    rows: tuple[int, ...]  # of each server
 
 
 def split(stacks: Sequence[Stack], plan: ShardingPlan) -> list[Pieces]:

@@ -1,13 +1,19 @@
-"""A server's lock, and its ledger of the steps that were applied to it."""
+"""A parameter server: its lock, its ledger of the steps that were applied to it, and the process of a server or a worker."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from keras_dlrm.parameter_server.cluster import task
+from keras_dlrm.sharding.heartbeat import beats
+from keras_dlrm.sharding.processes import end_with_launcher
 
 _COUNT = 0
 
@@ -18,13 +24,8 @@ class Server:
     A worker may die at any moment, and its step is then given to another one, although the first may have applied it to
     some of the servers. So each server keeps a ledger: whether it has step s, and how many it has in all, which one
     operation writes together after all else. A step that it has is not applied again. The lock makes one step's update of
-    this server's rows and parameters whole before the next one begins; all that it needs is there before the lock is taken.
-
-    Args:
-        index: Number of the server.
-        device: Its device.
-        steps: Steps that the ledger has room for.
-        stacks: Number of stacks of tables.
+    this server's rows and parameters whole before the next one begins; all that it needs is there before the lock is taken. The
+    ledger has room for so many steps.
     """
 
     def __init__(self, index: int, device: str, steps: int, stacks: int) -> None:
@@ -81,14 +82,46 @@ class Server:
         self._ledger.assign(np.concatenate([[steps], np.arange(self.steps) < steps]).astype(np.int64))
 
 
-class _all_of:
+@contextlib.contextmanager
+def _all_of() -> Iterator[list[Any]]:
     """The operations that are made in this context."""
+    graph = tf.compat.v1.get_default_graph()
+    made: list[Any] = []
+    before = {op.name for op in graph.get_operations()}
+    yield made
+    made += [op for op in graph.get_operations() if op.name not in before]
 
-    def __enter__(self) -> list[Any]:
-        self._graph = tf.compat.v1.get_default_graph()
-        self._before = {op.name for op in self._graph.get_operations()}
-        self._made: list[Any] = []
-        return self._made
 
-    def __exit__(self, *error: Any) -> None:
-        self._made += [op for op in self._graph.get_operations() if op.name not in self._before]
+def peak_memory(device: str) -> int:
+    """Most bytes of memory that the process of a device had at a time; Linux."""
+    with tf.device(device):
+        return int(_peak_line().numpy().split()[1]) * 1024
+
+
+@tf.function
+def _peak_line() -> tf.Tensor:
+    # Line by line: a file of /proc says that it has no bytes.
+    lines = tf.data.TextLineDataset("/proc/self/status")
+    return lines.filter(lambda line: tf.strings.regex_full_match(line, "VmHWM.*")).reduce("", lambda _, line: line)
+
+
+def serve() -> None:
+    """Do what the chief asks until this process is ended.
+
+    Raises:
+        ValueError: `TF_CONFIG` does not say that this is a worker or a server.
+    """
+    me = task()
+    if me is None or me[0] not in ("worker", "ps"):
+        raise ValueError(f"serve: TF_CONFIG must say that this is a worker or a server (ps) of a cluster; it says {me}.")
+    end_with_launcher()
+    beats.begin()
+    # A call to a process that is gone fails, instead of waiting for it.
+    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    config = tf.compat.v1.ConfigProto()
+    # Each step under way holds a thread while it waits for others.
+    workers = len(resolver.cluster_spec().as_dict()["worker"])
+    config.inter_op_parallelism_threads = max(4, os.cpu_count() or 1, 2 * workers + 2)
+    server = tf.distribute.Server(resolver.cluster_spec(), job_name=me[0], task_index=me[1], protocol="grpc", config=config)
+    server.join()

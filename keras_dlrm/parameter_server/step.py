@@ -1,4 +1,4 @@
-"""Training step of a worker, whose updates are made on the servers."""
+"""Training step of a worker, whose updates are made on the servers; refusal of models that have none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,33 @@ import tensorflow as tf
 
 from keras_dlrm.backend.private_keras import batches_of, rate_of
 from keras_dlrm.embeddings.lookup import is_table, taped
+from keras_dlrm.embeddings.rules.hybrid import Hybrid
+from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.parameter_server.server import Server
 from keras_dlrm.parameter_server.tables import ServerLookup, ServerTables, ServerTape
+
+
+def check(model: Any) -> None:
+    """Refuse what cannot be trained on parameter servers: `TypeError` for another model, `ValueError` for an option."""
+    if not isinstance(model, ClickModel):
+        raise TypeError(f"build: expected a model of kd.models, not {type(model).__name__}.")
+    if model.embeddings is None:
+        raise ValueError("build: the model has no embedding tables; train it with fit.")
+    if not model.compiled or not isinstance(model.optimizer, Hybrid):
+        raise ValueError("build: the model is not compiled; build has to return a compiled one.")
+    for option in ("gradient_accumulation_steps", "use_ema"):
+        if getattr(model.optimizer.dense, option):
+            raise ValueError(f"build: the optimizer's {option} is not defined where workers train at the same time; leave it out.")
+
+
+def check_is_on(model: Any, device: str) -> None:
+    """`ValueError` for variables that were made elsewhere."""
+    for variable in (*model.variables, *model.optimizer.variables):
+        if variable.value.device != device:
+            raise ValueError(
+                f"build: {variable.path} lies on {variable.value.device}, not on {device}; make the model and its optimizers "
+                "anew in each call of build."
+            )
 
 
 class WorkerStep:
@@ -44,13 +69,26 @@ class WorkerStep:
         """Loss of each step; 0 of those that are not applied yet."""
         return self._losses.numpy()
 
-    def restore_losses(self, losses: np.ndarray) -> None:
-        """Have the losses of the first steps."""
+    @losses.setter
+    def losses(self, losses: np.ndarray) -> None:
         self._losses.assign(np.pad(losses, (0, self.servers[self.home].steps - len(losses))))
 
     def uses(self, server: Server) -> bool:
         """Whether a server has a part of the model."""
         return server.index == self.home or any(held[server.index] is not None for held in self.tables.held)
+
+    def bytes_sent(self, steps: int) -> tuple[int, list[int]]:
+        """Bytes of ids, rows, dense parameters and gradients in some steps: from all workers, and from each server."""
+        stacks = self.tables.collection.stacks
+        item = tf.as_dtype(self.tables.collection.table_dtype).size
+        dense = steps * sum(4 * int(np.prod(v.shape)) for v in self.dense)
+        workers, each = 0, []
+        for server in self.servers:
+            rows = [(int(n), stack.width) for n, stack in zip(server.asked, stacks, strict=True)]
+            parameters = dense if server.index == self.home else 0
+            workers += sum(n * (4 + 4 * width) for n, width in rows) + parameters
+            each.append(sum(n * width * item for n, width in rows) + parameters)
+        return workers, each
 
     def _predict(self, x: Any) -> Any:
         with taped(ServerTape(self.tables)):
@@ -92,8 +130,6 @@ class WorkerStep:
             for asked in lookup.asked
             if asked.server == server
         ]
-
-    # -- on a server, under its lock ---------------------------------------------------------------------------------
 
     def _fixed_rate(self) -> Any:
         rule = self.model.optimizer.rows

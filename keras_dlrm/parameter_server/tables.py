@@ -31,19 +31,12 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """The part of a lookup that one server answers.
-
-    Attributes:
-        server: Which one.
-        index: (n,) places of the rows among those of the lookup.
-        ids: (n,) their numbers in the stack.
-        local: (n,) their numbers on the server.
-    """
+    """The part of a lookup that one server answers; tensors are (n,)."""
 
     server: int
-    index: Any
-    ids: Any
-    local: Any
+    index: Any  # places of the rows among those of the lookup
+    ids: Any  # their numbers in the stack
+    local: Any  # their numbers on the server
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,14 +69,10 @@ class QuotientRemainder:
     def half_width(self, whole: float) -> float:
         """Half-width of the two tables' initial distribution, for vectors like those drawn from U(-whole, whole)."""
         # U(-s, s) has the variance s²/3; a product of two has the product of theirs, a sum the sum.
-        return {"mult": math.sqrt(math.sqrt(3.0) * whole), "add": whole / math.sqrt(2.0), "concat": whole}[
-            self.operation
-        ]
+        return {"mult": math.sqrt(math.sqrt(3.0) * whole), "add": whole / math.sqrt(2.0), "concat": whole}[self.operation]
 
 
-def mixed_dimensions(
-    schema: Schema, embedding_dim: int, temperature: float = 0.3, power_of_two: bool = True
-) -> dict[str, int]:
+def mixed_dimensions(schema: Schema, embedding_dim: int, temperature: float = 0.3, power_of_two: bool = True) -> dict[str, int]:
     """Widths by table that fall with a table's size: its ids are looked up less often each, and need fewer parameters.
 
     The smallest table of n₀ rows gets D, one of n rows D · (n₀/n)^α, at least 1. Give the result to

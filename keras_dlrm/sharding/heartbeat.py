@@ -59,12 +59,9 @@ class _Beats:
         self._write()
 
     def fail(self, error: BaseException, code: int = 1, ends: bool = True) -> None:
-        """Tell that this process fails, and why. Of several that fail, the first to say so is the one to blame.
+        """Tell that this process fails, why, and with which exit code. Of several that fail, the first to say so is to blame.
 
-        Args:
-            error: Why.
-            code: The exit code that it is about to end with.
-            ends: Whether it is certain that it ends. At its exit it may wait for the others, which wait for it.
+        `ends` says whether it is certain that it ends. At its exit it may wait for the others, which wait for it.
         """
         if self._path is None:
             return

@@ -44,9 +44,7 @@ def take_turns() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def launch(
-    backend: str, processes: int, restarts: int = 0, timeout: float = 300.0, command: Sequence[str] | None = None
-) -> int:
+def launch(backend: str, processes: int, restarts: int = 0, timeout: float = 300.0, command: Sequence[str] | None = None) -> int:
     """Run a program in several processes on this machine, until all have ended.
 
     What they are told is what a cluster's launcher would tell them: `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` on torch,
@@ -80,12 +78,7 @@ def launch(
 
 
 def environments(backend: str, processes: int) -> list[dict[str, str]]:
-    """The environment variables that make processes on this machine one run.
-
-    Args:
-        backend: `"tensorflow"`, `"jax"` or `"torch"`.
-        processes: How many.
-    """
+    """The environment variables of each process that make processes on this machine one run of a backend."""
     addresses = loopback_addresses(processes)
     host, port = addresses[0].split(":")
     members = []
@@ -107,12 +100,7 @@ def environments(backend: str, processes: int) -> list[dict[str, str]]:
 
 
 class _Preemption:
-    """While this context is open, SIGTERM is passed on to the processes, each of which gets the chance to save.
-
-    Attributes:
-        processes: The processes that run now.
-        told: Whether the signal has come.
-    """
+    """While this context is open, SIGTERM is passed on to the processes, each of which gets the chance to save."""
 
     def __init__(self) -> None:
         self.processes: Processes | None = None

@@ -21,27 +21,19 @@ from keras_dlrm.sharding.stacking import Stack, pooled_before
 class Group:
     """The parts of one width, N processes (1 where they are replicated) with up to P positions and F outputs each.
 
-    Attributes:
-        width: D of the parts.
-        replicated: Whether each process has all of them.
-        rows: Rows of each process's variable.
-        placed: Each part and the first of its rows in the variable.
-        take, low, high, start: int32 (N, P): a position's place among all ids of an example; the table's rows
-            `low … high - 1` that the process has for it, from row `start` of its variable on.
-        segment: int32 (N, P): which output the position's row is added to; F for none.
-        outputs: F.
+    Arrays are int32 (N, P). A process has the table's rows `low … high - 1` for a position, from row `start` of its variable on.
     """
 
-    width: int
-    replicated: bool
-    rows: int
-    placed: tuple[tuple[Shard, int], ...]
-    take: np.ndarray
+    width: int  # D of the parts
+    replicated: bool  # whether each process has all of them
+    rows: int  # of each process's variable
+    placed: tuple[tuple[Shard, int], ...]  # each part and the first of its rows in the variable
+    take: np.ndarray  # a position's place among all ids of an example
     low: np.ndarray
     high: np.ndarray
     start: np.ndarray
-    segment: np.ndarray
-    outputs: int
+    segment: np.ndarray  # the output that the position's row is added to; F for none
+    outputs: int  # F
 
     @property
     def positions(self) -> int:
@@ -58,36 +50,24 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Recipe of the vectors of a stack that are made alike: which outputs they are made of.
+    """Recipe of the vectors of a stack that are made alike: row parts are added, column parts put side by side."""
 
-    Attributes:
-        group: Which group's outputs.
-        index: int32 (vectors, column parts, row parts): places among the group's N·F outputs. Row parts are added, column
-            parts put side by side.
-        vectors: Which vectors of the stack they are.
-    """
-
-    group: int
-    index: np.ndarray
-    vectors: np.ndarray
+    group: int  # whose outputs they are made of
+    index: np.ndarray  # int32 (vectors, column parts, row parts): places among the group's N·F outputs
+    vectors: np.ndarray  # their numbers in the stack
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The rows that each process keeps, is asked for and answers.
 
-    Attributes:
-        plan: The plan.
-        groups: Replicated ones last.
-        made: For each stack, of what its vectors are made. They stand in the order of its blocks, the remainders' of a
-            block after its own.
-        counts: For each stack, how many vectors each block has, and after them how many its remainders.
+    Vectors of a stack stand in the order of its blocks, the remainders' of a block after its own.
     """
 
     plan: ShardingPlan
-    groups: tuple[Group, ...]
-    made: tuple[tuple[Made, ...], ...]
-    counts: tuple[tuple[int, ...], ...]
+    groups: tuple[Group, ...]  # replicated ones last
+    made: tuple[tuple[Made, ...], ...]  # for each stack, recipes of its vectors
+    counts: tuple[tuple[int, ...], ...]  # for each stack, vectors of each block, and after them of its remainders
 
     @property
     def exchanged(self) -> list[Group]:
@@ -96,11 +76,7 @@ class Layout:
 
 
 def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -> Layout:
-    """The numbers of a plan for the tables of some stacks; `operation` is that of quotient–remainder tables, if there are any.
-
-    Raises:
-        ValueError: the plan is for other tables.
-    """
+    """The numbers of a plan for the tables of some stacks; `operation` is that of quotient–remainder tables, if there are any."""
     check_tables(plan, stacks)
     n = plan.world_size
     makers: dict[tuple[bool, int], _GroupMaker] = {}
@@ -140,10 +116,8 @@ def layout(stacks: Sequence[Stack], plan: ShardingPlan, operation: str | None) -
 
 def check_tables(plan: ShardingPlan, stacks: Sequence[Stack]) -> None:
     """`ValueError` where a plan is not for exactly the tables of some stacks."""
-    plan.check_shapes(
-        {table.name: (table.rows, table.width) for stack in stacks for table in stack.tables}, "in the model",
-        "Make the plan from the model's schema and widths.",
-    )  # fmt: skip
+    shapes = {table.name: (table.rows, table.width) for stack in stacks for table in stack.tables}
+    plan.check_shapes(shapes, "in the model", "Make the plan from the model's schema and widths.")
 
 
 def _counts(stack: Stack, operation: str | None) -> tuple[int, ...]:

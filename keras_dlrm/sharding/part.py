@@ -59,9 +59,7 @@ class Part(keras.utils.PyDataset):
         class_weight: Weights of rows by label, as `fit` takes them; a `fit` on parts hands them on.
     """
 
-    def __init__(
-        self, dataset: Any, rank: int | None = None, world_size: int | None = None, class_weight: Any = None
-    ) -> None:
+    def __init__(self, dataset: Any, rank: int | None = None, world_size: int | None = None, class_weight: Any = None) -> None:
         super().__init__()
         from keras_dlrm.sharding import collectives as backend
 
@@ -84,11 +82,7 @@ class Part(keras.utils.PyDataset):
         return part_of(batch, self.rank, self.world_size, self.devices)
 
     def weighted(self, class_weight: Any) -> Part:
-        """The same parts, rows weighted by their labels.
-
-        Args:
-            class_weight: Label → weight.
-        """
+        """The same parts, rows weighted by their labels: label → weight."""
         part = Part(self.dataset, self.rank, self.world_size, class_weight)
         part.devices = self.devices
         return part

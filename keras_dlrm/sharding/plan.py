@@ -76,11 +76,7 @@ def _world_size(value: Any) -> int:
 
 
 def kind_of(name: Any) -> str:
-    """One of `KINDS`, from its name with "-", "_" or a space.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """One of `KINDS`, from its name with "-", "_" or a space; `ValueError` for an unknown one."""
     kind = str(name).strip().lower().replace("-", "_").replace(" ", "_")
     kind = "replicate" if kind in ("replicated", "data_parallel") else kind
     if kind not in KINDS:
@@ -109,13 +105,10 @@ class ShardingPlan:
 
     def __init__(self, world_size: int, shapes: Mapping[str, Sequence[int]], placements: Mapping[str, Placement]) -> None:
         self.world_size = _world_size(world_size)
-        self.shapes = {
-            name: (
-                integer("ShardingPlan", f"rows of table {name!r}", rows, high=_MOST_ROWS),
-                integer("ShardingPlan", f"width of table {name!r}", width, high=_MOST_COLUMNS),
-            )
-            for name, (rows, width) in shapes.items()
-        }
+        self.shapes: dict[str, tuple[int, int]] = {}
+        for name, (rows, width) in shapes.items():
+            rows = integer("ShardingPlan", f"rows of table {name!r}", rows, high=_MOST_ROWS)
+            self.shapes[name] = rows, integer("ShardingPlan", f"width of table {name!r}", width, high=_MOST_COLUMNS)
         for name in (*self.shapes, *placements):
             if name not in self.shapes or name not in placements:
                 raise ValueError(
@@ -175,11 +168,7 @@ class ShardingPlan:
         return sum(s.rows * s.width * itemsize for s in self if s.rank in (None, rank))
 
     def for_world(self, world_size: int) -> ShardingPlan:
-        """The same kinds for another number of processes: parts over all of them, whole tables to the least loaded one.
-
-        Args:
-            world_size: Number of processes.
-        """
+        """The same kinds for another number of processes: parts over all of them, whole tables to the least loaded one."""
         if world_size == self.world_size:
             return self
         return place(world_size, self.shapes, {name: p.kind for name, p in self.placements.items()})
@@ -198,11 +187,7 @@ class ShardingPlan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ShardingPlan:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ValueError: something is missing or unknown.
-        """
+        """Inverse of `to_dict`; `ValueError` where something is missing or unknown."""
         try:
             tables = data["tables"]
             if not tables:
@@ -251,7 +236,6 @@ class ShardingPlan:
         return hash(json.dumps(self.to_dict(), sort_keys=True))
 
     def __str__(self) -> str:
-        """The plan with its reasons and costs, where `kd.plan` made it."""
         return repr(self) if self.estimate is None else str(self.estimate)
 
     def __repr__(self) -> str:
@@ -293,12 +277,8 @@ def place(
 ) -> ShardingPlan:
     """Ranks for tables whose kinds are chosen: largest first, each to where the fewest bytes lie.
 
-    Args:
-        world_size: Number of processes.
-        shapes: Table name → (rows, width).
-        kinds: Table name → one of `KINDS`. A table is split by rows or columns over all processes, as far as it has enough
-            of them.
-        fixed: Tables whose ranks are chosen, too.
+    A table is split by rows or columns over all processes, as far as it has enough of them. `fixed` has tables whose ranks are
+    chosen, too.
     """
     world_size = _world_size(world_size)
     placements: dict[str, Placement] = dict(fixed or {})

@@ -23,13 +23,7 @@ _PR_SET_PDEATHSIG = 1
 class Processes:
     """Processes that a launcher starts by number. All of them end with the `with` block.
 
-    Each finds where to write its signs of life, its number and its launcher in its environment.
-
-    Args:
-        command: The program and its arguments.
-
-    Attributes:
-        watch: Their signs of life.
+    Each finds where to write its signs of life, its number and its launcher in its environment. `watch` has their signs of life.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -42,15 +36,9 @@ class Processes:
         return self
 
     def start(self, number: int, environment: Mapping[str, str], reports: bool) -> int:
-        """Start a process, in place of an earlier one of that number.
+        """Start a process, in place of an earlier one of that number, with variables besides those of this process; its id.
 
-        Args:
-            number: Which one.
-            environment: Its variables, besides those of this process.
-            reports: Whether it has results to print: its standard output is then this process's, else standard error.
-
-        Returns:
-            Its process id.
+        If it reports, it has results to print: its standard output is then this process's, else standard error.
         """
         (self.watch.folder / str(number)).unlink(missing_ok=True)  # signs of life of the earlier one
         own = {FOLDER: str(self.watch.folder), PROCESS: str(number), PARENT: str(os.getpid())}

@@ -5,73 +5,51 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.compression import QuotientRemainder
+from keras_dlrm.support.arguments import integer
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table as it is stored: a logical table, or one of the two that stand for it.
+    """One table as it is stored: a logical table, or one of the two that stand for it. Id i has row (i // divisor) % modulus."""
 
-    Attributes:
-        name: The logical table's name; `name.quotient` and `name.remainder` where it is split.
-        rows: Rows.
-        width: Columns.
-        half_width: s of its initial distribution U(-s, s).
-        number: Integers that its initial rows are drawn with, its own among all tables.
-        divisor, modulus: Row of id i: (i // divisor) % modulus.
-    """
-
-    name: str
+    name: str  # the logical table's; `name.quotient` and `name.remainder` where it is split
     rows: int
     width: int
-    half_width: float
-    number: tuple[int, ...]
+    half_width: float  # s of its initial distribution U(-s, s)
+    number: tuple[int, ...]  # that its initial rows are drawn with, its own among all tables
     divisor: int = 1
     modulus: int = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive columns of a stack that are pooled alike, by one operation.
+    """Consecutive columns of a stack that are pooled alike, by one operation."""
 
-    Attributes:
-        columns: Where they stand among the schema's sparse columns.
-        hotness, combiner: As in `Categorical`.
-        first: Where their ids begin among the stack's positions.
-        second: Where the ids of their remainders begin, or `None` where their tables are not split.
-        width: Of one pooled vector.
-    """
-
-    columns: tuple[int, ...]
+    columns: tuple[int, ...]  # places among the schema's sparse columns
     hotness: int
     combiner: str
-    first: int
-    second: int | None
-    width: int
+    first: int  # of their ids among the stack's positions
+    second: int | None  # of the ids of their remainders, where their tables are split
+    width: int  # of one pooled vector
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
     """Tables of one width in one variable.
 
-    Attributes:
-        width: Their width.
-        tables: In stacking order.
-        blocks: The columns that look them up.
-        take: For each position of a lookup, which id of `batch["sparse"]` it is, or `None` where it is that one.
-        per_position: Arrays by name, an entry for each position: `size`: the column's vocabulary size, `oov`: its OOV
-            id (-1: contributes nothing), `hashed`, `divisor`, `modulus` and `start`, the table's first row.
+    Arrays by name have an entry for each position of a lookup: `size`: the column's vocabulary size, `oov`: its OOV id (-1:
+    contributes nothing), `hashed`, `divisor`, `modulus` and `start`, the table's first row.
     """
 
     width: int
-    tables: tuple[Table, ...]
-    blocks: tuple[Block, ...]
-    take: np.ndarray | None
+    tables: tuple[Table, ...]  # in stacking order
+    blocks: tuple[Block, ...]  # columns that look them up
+    take: np.ndarray | None  # for each position, its id in `batch["sparse"]`, or `None` where it is that one
     per_position: Mapping[str, np.ndarray]
 
     @property
@@ -91,6 +69,19 @@ class Stack:
         return {table.name: int(first) for table, first in zip(self.tables, firsts, strict=False)}
 
 
+def table_widths(who: str, schema: Schema, embedding_dim: int | Mapping[str, int]) -> dict[str, int]:
+    """Table name → width, from one number or a mapping that names every table; `ValueError` in the name of `who` for another."""
+    names = list(schema.table_sizes)
+    if not isinstance(embedding_dim, Mapping):
+        embedding_dim = dict.fromkeys(names, embedding_dim)
+    if set(embedding_dim) != set(names):
+        raise ValueError(
+            f"{who}: embedding_dim names the tables {sorted(embedding_dim)}; the schema has {sorted(names)}. Give each table one "
+            "width."
+        )
+    return {name: integer(f"{who}: table {name!r}", "embedding_dim", embedding_dim[name]) for name in names}
+
+
 def pooled_before(split: bool, operation: str | None) -> bool:
     """Whether rows of a column are weighted and added up before its halves are combined: not if those are multiplied."""
     return not (split and operation == "mult")
@@ -101,14 +92,8 @@ def split_tables(
 ) -> dict[str, tuple[Table, ...]]:
     """The tables that are stored, by logical table: itself, or the two that stand for it.
 
-    Args:
-        schema: A fitted schema.
-        widths: Embedding width by logical table.
-        split: How large tables are split, or `None`.
-        init_scale: Half-width of the initial distribution; √(1/rows) by default.
-
-    Raises:
-        ValueError: an odd width with `operation="concat"`; a table has a name that a split table needs.
+    The half-width of the initial distribution is `init_scale`, or √(1/rows). Raises `ValueError` for an odd width with
+    `operation="concat"`, and where a table has a name that a split table needs.
     """
     stored: dict[str, tuple[Table, ...]] = {}
     for i, (name, size) in enumerate(schema.table_sizes.items()):
@@ -136,19 +121,8 @@ def split_tables(
     return stored
 
 
-def stack_tables(
-    schema: Schema, tables: Mapping[str, tuple[Table, ...]], split: QuotientRemainder | None
-) -> list[Stack]:
-    """Tables of equal width share one variable, in the order in which the schema first names them.
-
-    Args:
-        schema: A fitted schema.
-        tables: Of `split_tables`.
-        split: How large tables are split, or `None`.
-
-    Returns:
-        One `Stack` per width, in order of first appearance.
-    """
+def stack_tables(schema: Schema, tables: Mapping[str, tuple[Table, ...]], split: QuotientRemainder | None) -> list[Stack]:
+    """Tables of `split_tables` by width, which share one variable, in the order in which the schema first names them."""
     by_width: dict[int, list[Table]] = {}
     for parts in tables.values():
         for table in parts:
@@ -157,22 +131,13 @@ def stack_tables(
     return [_stack(schema, tables, width, stacked, concat) for width, stacked in by_width.items()]
 
 
-def _stack(
-    schema: Schema, tables: Mapping[str, tuple[Table, ...]], width: int, stacked: list[Table], concat: bool
-) -> Stack:
+def _stack(schema: Schema, tables: Mapping[str, tuple[Table, ...]], width: int, stacked: list[Table], concat: bool) -> Stack:
     starts = dict(zip((t.name for t in stacked), np.cumsum([0, *(t.rows for t in stacked)]), strict=False))
     members = [(i, c) for i, c in enumerate(schema.categorical) if tables[c.table_name][0].width == width]
     halves = [(i, c) for i, c in members if len(tables[c.table_name]) > 1]
     # First each column's ids, then those of the remainders of tables that are split.
-    lookups = [(i, c, tables[c.table_name][0]) for i, c in members] + [
-        (i, c, tables[c.table_name][1]) for i, c in halves
-    ]
-    hotness = [c.hotness for _, c, _ in lookups]
+    lookups = [(i, c, tables[c.table_name][half]) for half, columns in enumerate((members, halves)) for i, c in columns]
     take = np.concatenate([np.arange(c.hotness, dtype=np.int32) + schema.offsets[i] for i, c, _ in lookups])
-
-    def each(values: list[Any]) -> np.ndarray:
-        return np.repeat(values, hotness)
-
     blocks: list[Block] = []
     first, second = 0, sum(c.hotness for _, c in members)
     for i, c in members:
@@ -187,13 +152,11 @@ def _stack(
             blocks.append(Block((i,), c.hotness, c.combiner, first, second if halved else None, whole))
         first += c.hotness
         second += c.hotness if halved else 0
-    per_position = {
-        "size": each([c.vocabulary_size for _, c, _ in lookups]),
-        "oov": each([-1 if c.oov is None else c.oov for _, c, _ in lookups]),
-        "hashed": each([c.hashed for _, c, _ in lookups]),
-        "divisor": each([t.divisor for _, _, t in lookups]),
-        "modulus": each([t.modulus for _, _, t in lookups]),
-        "start": each([starts[t.name] for _, _, t in lookups]),
-    }
+    values = [
+        (c.vocabulary_size, -1 if c.oov is None else c.oov, c.hashed, t.divisor, t.modulus, starts[t.name]) for _, c, t in lookups
+    ]
+    names = ("size", "oov", "hashed", "divisor", "modulus", "start")
+    hotness = [c.hotness for _, c, _ in lookups]
+    per_position = {name: np.repeat(each, hotness) for name, each in zip(names, zip(*values, strict=True), strict=True)}
     same = np.array_equal(take, np.arange(schema.width))
     return Stack(width, tuple(stacked), tuple(blocks), None if same else take, per_position)

@@ -18,17 +18,11 @@ FAILURES = "failures"
 
 
 class Beat(NamedTuple):
-    """The last sign of life of a process.
-
-    Attributes:
-        step: Its step.
-        phase: `"begin"`, `"data"`, `"step"` or `"end"`.
-        silent: Seconds since then, by the clock of whoever watches.
-    """
+    """The last sign of life of a process."""
 
     step: int
-    phase: str
-    silent: float
+    phase: str  # one of `PHASES`
+    silent: float  # seconds since then, by the clock of whoever watches
 
 
 class Failure(NamedTuple):
@@ -41,10 +35,7 @@ class Failure(NamedTuple):
 
 
 class Watch:
-    """The processes of a run, as their signs of life show them.
-
-    Args:
-        folder: Where they write.
+    """The processes of a run, as their signs of life in a folder show them.
 
     Attributes:
         clock: Seconds of watching so far. Where this process itself did not run, stopped or without a core, they do not count.
@@ -71,11 +62,8 @@ class Watch:
                 elif before is not None:  # as it was, or in the middle of a write
                     last[process] = before
         self._last = last
-        return {process: self._beat(*each) for process, each in last.items()}
-
-    def _beat(self, record: bytes, since: float) -> Beat:
-        step, phase, _ = RECORD.unpack(record)
-        return Beat(step, PHASES[phase], self.clock - since)
+        records = {process: (*RECORD.unpack(record), since) for process, (record, since) in last.items()}
+        return {process: Beat(step, PHASES[phase], self.clock - since) for process, (step, phase, _, since) in records.items()}
 
     def failures(self) -> list[Failure]:
         """The last words of processes that failed, in the order in which they said them."""

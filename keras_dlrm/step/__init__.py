@@ -6,12 +6,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_dlrm.step.tensorflow_step import SparseStep
 elif keras.backend.backend() == "jax":
     from keras_dlrm.step.jax_step import SparseStep
-elif keras.backend.backend() == "torch":
-    from keras_dlrm.step.torch_step import SparseStep
 else:
-    raise ImportError(
-        f"keras_dlrm runs on the Keras backends tensorflow, jax and torch, not on {keras.backend.backend()!r}; "
-        "set KERAS_BACKEND."
-    )
+    from keras_dlrm.step.torch_step import SparseStep
 
 __all__ = ["SparseStep"]

@@ -14,14 +14,7 @@ from keras_dlrm.sharding.part import FILLER
 
 
 class WholeBatch:
-    """A step of a process that is alone: everything as it is.
-
-    Args:
-        sample_weight: Of the batch, or `None`.
-
-    Attributes:
-        sample_weight: The same.
-    """
+    """A step of a process that is alone: everything as it is."""
 
     def __init__(self, sample_weight: Any) -> None:
         self.sample_weight = sample_weight
@@ -36,13 +29,10 @@ class WholeBatch:
         return list(tensors)
 
     def totals(self, grads: Sequence[Any], loss: Any, changes: Sequence[Any]) -> tuple[list[Any], Any, list[Any]]:
-        """What a step adds up over all processes, in one message.
+        """Sums over all processes, in one message, of dense gradients and parts of the loss; and means of changes.
 
-        Args:
-            grads: Gradients of the dense parameters.
-            loss: This process's part of it.
-            changes: Of what layers keep of the rows that they see, such as moving means. Their means are returned, weighted by
-                rows: what all processes keep then stays the same.
+        Changes are those of what layers keep of the rows that they see, such as moving means. Their means are weighted by rows:
+        what all processes keep then stays the same.
         """
         sums = self.sum([*grads, loss, *(ops.cast(change, "float32") * self._of_rows for change in changes)])
         return sums[: len(grads)], sums[len(grads)], sums[len(grads) + 1 :]
@@ -58,13 +48,7 @@ class WholeBatch:
 
 
 class PartOfBatch(WholeBatch):
-    """A step of one of N processes, each with an equally large part of the batch.
-
-    Args:
-        model: The model: for the reduction of its loss, and its regularisation.
-        x: Inputs.
-        sample_weight: Or `None`; `FILLER` for rows that fill up the part.
-    """
+    """A step of one of N processes, each with an equally large part of the batch; rows that fill it up have the weight `FILLER`."""
 
     def __init__(self, model: Any, x: Any, sample_weight: Any) -> None:
         from keras_dlrm.sharding import collectives as backend
@@ -92,8 +76,8 @@ class PartOfBatch(WholeBatch):
         extra = [ops.cast(e, "float32") for e in self._model.losses]
         regular = sum(extra) if extra else 0.0
         # Of a part without any real row the mean is not a number.
-        mine = ops.where(self._share > 0, (loss - regular) * self._share, ops.zeros_like(loss))
-        return mine + regular / self._backend.world_size()
+        own = ops.where(self._share > 0, (loss - regular) * self._share, ops.zeros_like(loss))
+        return own + regular / self._backend.world_size()
 
     def sum(self, tensors: Sequence[Any]) -> list[Any]:
         present = [t for t in tensors if t is not None]
@@ -110,11 +94,11 @@ class PartOfBatch(WholeBatch):
         if self._marked is not None:
             every = self._backend.real_rows(every, ops.not_equal(every[:, -1], FILLER))
         parts = [every[:, first:last] for first, last in itertools.pairwise(ends)]
-        found = iter(
+        gathered = iter(
             ops.cast(ops.reshape(part, (-1, *shape[1:])), keras.backend.standardize_dtype(t.dtype))
             for part, t, shape in zip(parts, tensors, shapes, strict=True)
         )
-        y, y_pred, marked = keras.tree.map_structure(lambda t: None if t is None else next(found), whole)
+        y, y_pred, marked = keras.tree.map_structure(lambda t: None if t is None else next(gathered), whole)
         return y, y_pred, None if marked is None else _without_filler(marked)
 
     @property

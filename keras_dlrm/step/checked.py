@@ -5,6 +5,7 @@ What the host has is checked there, before it goes to a device: a step is compil
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 from collections.abc import Iterator
@@ -22,13 +23,7 @@ from keras_dlrm.backend.private_keras import (
 
 
 class CheckedPyDataset(OpenPyDataset):
-    """Keras's adapter of a `PyDataset`.
-
-    Args:
-        x: The dataset.
-        checks: `Checks`, or `None`.
-        **options: Of Keras's adapter.
-    """
+    """Keras's adapter of a `PyDataset`, whose batches are checked by some `Checks`, or `None`."""
 
     def __init__(self, x: Any, checks: Any = None, **options: Any) -> None:
         super().__init__(x, **options)
@@ -50,22 +45,23 @@ class _CheckedLoader(TorchDataLoaderAdapter):
         return _Each(super().get_torch_dataloader(), self._checks)
 
 
+@dataclasses.dataclass
 class _Each:
-    def __init__(self, loader: Any, checks: Any) -> None:
-        self._loader, self._checks = loader, checks
+    loader: Any
+    checks: Any
 
     def __iter__(self) -> Iterator[Any]:
-        return self._checks.each(self._loader)  # type: ignore[no-any-return]
+        return self.checks.each(self.loader)  # type: ignore[no-any-return]
 
 
-def arguments(method: Any, model: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def bound_arguments(method: Any, model: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """All arguments of a call of one of Keras's methods, by name."""
     bound = inspect.signature(method).bind(model, *args, **kwargs)
     bound.apply_defaults()
-    given = dict(bound.arguments)
-    given.pop("self")
-    rest = given.pop("kwargs", {})
-    return {**given, **rest}
+    arguments = dict(bound.arguments)
+    arguments.pop("self")
+    rest: dict[str, Any] = arguments.pop("kwargs", {})
+    return arguments | rest
 
 
 def is_read_by_batch(x: Any) -> bool:
@@ -73,27 +69,24 @@ def is_read_by_batch(x: Any) -> bool:
     return isinstance(x, (keras.utils.PyDataset, types.GeneratorType)) or is_tf_dataset(x) or is_torch_dataloader(x)
 
 
-def checked(given: dict[str, Any], checks: Any, py_dataset: Any) -> dict[str, Any]:
+def checked(arguments: dict[str, Any], checks: Any, py_dataset: Any) -> dict[str, Any]:
     """Arguments of `fit` or `evaluate`, whose `x` is read by batch, with one in its place that checks each batch.
 
-    Args:
-        given: The arguments.
-        checks: `Checks`.
-        py_dataset: The backend's adapter of a `PyDataset`, a `CheckedPyDataset`.
+    `py_dataset` is the backend's adapter of a `PyDataset`, a `CheckedPyDataset`.
     """
-    x = given["x"]
-    if given.get("y") is not None or given.get("sample_weight") is not None:
-        return given  # Keras says why not.
+    x = arguments["x"]
+    if arguments.get("y") is not None or arguments.get("sample_weight") is not None:
+        return arguments  # Keras says why not.
     if isinstance(x, types.GeneratorType):
-        return {**given, "x": checks.each(x)}
+        return {**arguments, "x": checks.each(x)}
     if is_tf_dataset(x):
-        return {**given, "x": _checked_dataset(x, checks)}
-    class_weight, shuffle = given.get("class_weight"), bool(given.get("shuffle", False))
+        return {**arguments, "x": _checked_dataset(x, checks)}
+    class_weight, shuffle = arguments.get("class_weight"), bool(arguments.get("shuffle", False))
     get_data_adapter(x, class_weight=class_weight, shuffle=shuffle)  # for what it refuses and warns of
     if isinstance(x, keras.utils.PyDataset):
-        rest = {name: value for name, value in given.items() if name != "class_weight"}
+        rest = {name: value for name, value in arguments.items() if name != "class_weight"}
         return {**rest, "x": py_dataset(x, checks, class_weight=class_weight, shuffle=shuffle)}
-    return {**given, "x": _CheckedLoader(x, checks)}
+    return {**arguments, "x": _CheckedLoader(x, checks)}
 
 
 def _checked_dataset(dataset: Any, checks: Any) -> Any:
@@ -106,9 +99,7 @@ def _checked_dataset(dataset: Any, checks: Any) -> Any:
     leaves = checks.leaves(*keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[1:])
     for what, spec, _ in leaves:
         if not isinstance(spec, tf.TensorSpec):
-            raise TypeError(
-                f"{checks.who}: the {what}s are a {type(spec).__name__}; give one number a row, as a dense tensor."
-            )
+            raise TypeError(f"{checks.who}: the {what}s are a {type(spec).__name__}; give one number a row, as a dense tensor.")
         if not (spec.dtype.is_floating or spec.dtype.is_integer or spec.dtype.is_bool):
             raise TypeError(f"{checks.who}: the {what}s have dtype {spec.dtype.name}; they must be numbers.")
     if all(allowed is None or spec.dtype.is_bool for _, spec, allowed in leaves):
@@ -124,16 +115,16 @@ def _checked_dataset(dataset: Any, checks: Any) -> Any:
     @tf.autograph.experimental.do_not_convert
     def each(number: Any, batch: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        found = checks.leaves(y, sample_weight)
+        checked_leaves = checks.leaves(y, sample_weight)
 
         def tell(number: Any, *values: Any) -> bool:
-            for (what, _, allowed), value in zip(found, values, strict=True):
+            for (what, _, allowed), value in zip(checked_leaves, values, strict=True):
                 checks.of_batch(number, what, value, allowed)
             return True
 
-        tensors = [values for _, values, _ in found]
+        tensors = [values for _, values, _ in checked_leaves]
         seen = tf.cond(
-            tf.reduce_all([right(values, allowed) for _, values, allowed in found]),
+            tf.reduce_all([right(values, allowed) for _, values, allowed in checked_leaves]),
             lambda: True,
             lambda: tf.numpy_function(tell, [number, *tensors], tf.bool),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,13 +14,9 @@ from keras_dlrm.sharding.part import FILLER
 
 
 def cut(data: Any, n: int) -> Any:
-    """A batch → (x, y, sample_weight), each array of shape (n, ⌈B/n⌉, …): filled up with rows that count nowhere.
+    """A batch of B rows → (x, y, sample_weight), each array of shape (n, ⌈B/n⌉, …): filled up with rows that count nowhere.
 
     tf.distribute would give replicas parts of different sizes, and some none. Without labels `y` is `()`, which tf.data takes.
-
-    Args:
-        data: Arrays of B rows: x, (x, y) or (x, y, sample_weight).
-        n: How many replicas there are.
     """
     x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
     rows = tf.shape(tf.nest.flatten(x)[0])[0]
@@ -27,20 +24,20 @@ def cut(data: Any, n: int) -> Any:
 
     def parts(array: Any, filler: float) -> Any:
         missing = tf.fill(tf.concat([[each * n - rows], tf.shape(array)[1:]], 0), tf.cast(filler, array.dtype))
-        whole = tf.concat([array, missing], 0)
-        found = tf.reshape(whole, tf.concat([[n, each], tf.shape(array)[1:]], 0))
-        return tf.ensure_shape(found, [n, None, *array.shape[1:]])
+        divided = tf.reshape(tf.concat([array, missing], 0), tf.concat([[n, each], tf.shape(array)[1:]], 0))
+        return tf.ensure_shape(divided, [n, None, *array.shape[1:]])
 
     # An id of -1 is padding.
-    found = {k: parts(a, -1 if k == "sparse" else 0) for k, a in x.items()} if isinstance(x, dict) else None
-    if found is None:
-        found = tf.nest.map_structure(lambda a: parts(a, -1 if a.dtype.is_integer and not a.dtype.is_unsigned else 0), x)
+    if isinstance(x, dict):
+        x = {name: parts(array, -1 if name == "sparse" else 0) for name, array in x.items()}
+    else:
+        x = tf.nest.map_structure(lambda a: parts(a, -1 if a.dtype.is_integer and not a.dtype.is_unsigned else 0), x)
     weight = tf.ones((rows,)) if weight is None else tf.reshape(tf.cast(weight, tf.float32), (-1,))
-    return found, () if y is None else tf.nest.map_structure(lambda a: parts(a, 0), y), parts(weight, FILLER)
+    return x, () if y is None else tf.nest.map_structure(lambda a: parts(a, 0), y), parts(weight, FILLER)
 
 
 class _Parts(tf.distribute.DistributedDataset):
-    """What Keras takes for a dataset that is distributed already, and asks for an iterator.
+    """A dataset that Keras takes for one that is distributed already, and asks for an iterator.
 
     Each element has the parts of all replicas here, and each replica picks its own. tf.distribute's own iterators take half a
     second to begin, and with several workers a collective of their own at each step.
@@ -61,21 +58,17 @@ class _Parts(tf.distribute.DistributedDataset):
 
 
 class Divided(DataAdapter):
-    """Keras's adapter of any kind of data, but each element has the parts of this worker's replicas, one above the other.
+    """Keras's adapter of whole batches, but each element has the parts of this worker's replicas, one above the other.
 
-    Args:
-        whole: An adapter of whole batches, the same ones in every worker.
-        n: How many replicas there are.
-        first: The first of them that is here.
-        here: How many are here.
+    The whole batches are the same in every worker; of `n` replicas, `here` are here, from `first` on.
     """
 
     def __init__(self, whole: Any, n: int, first: int, here: int) -> None:
         self.whole = whole
 
         def parts(*batch: Any) -> Any:
-            found = cut(batch if len(batch) > 1 else batch[0], n)
-            return tf.nest.map_structure(lambda part: part[first : first + here], found)
+            whole = cut(batch if len(batch) > 1 else batch[0], n)
+            return tf.nest.map_structure(lambda part: part[first : first + here], whole)
 
         self._dataset = _Parts(whole.get_tf_dataset().map(parts).prefetch(1))
 
@@ -85,37 +78,18 @@ class Divided(DataAdapter):
         return tf.nest.map_structure(lambda s: tf.zeros([2 if d is None else d for d in s.shape[1:]], s.dtype), spec)
 
     def get_tf_dataset(self) -> Any:
-        """The dataset."""
         return self._dataset
 
     def get_numpy_iterator(self) -> Iterator[Any]:
-        """Whole batches."""
         return self.whole.get_numpy_iterator()  # type: ignore[no-any-return]
 
-    @property
-    def num_batches(self) -> int | None:
-        """How many there are, if that is known."""
-        return self.whole.num_batches  # type: ignore[no-any-return]
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows of a whole batch."""
-        return self.whole.batch_size  # type: ignore[no-any-return]
-
-    @property
-    def has_partial_batch(self) -> bool | None:
-        """Whether the last one is smaller."""
-        return self.whole.has_partial_batch  # type: ignore[no-any-return]
-
-    @property
-    def partial_batch_size(self) -> int | None:
-        """Rows of the last one."""
-        return self.whole.partial_batch_size  # type: ignore[no-any-return]
+    num_batches = property(operator.attrgetter("whole.num_batches"))
+    batch_size = property(operator.attrgetter("whole.batch_size"))
+    has_partial_batch = property(operator.attrgetter("whole.has_partial_batch"))
+    partial_batch_size = property(operator.attrgetter("whole.partial_batch_size"))
 
     def on_epoch_begin(self) -> None:
-        """Pass it on."""
         self.whole.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
-        """Pass it on."""
         self.whole.on_epoch_end()

@@ -1,8 +1,10 @@
-"""The sparse train step for JAX."""
+"""The sparse train step for JAX, which Ctrl-C does not cut in two."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,21 +14,42 @@ import keras
 import numpy as np
 
 from keras_dlrm.backend.private_keras import distribute_rows, hold_values, purge_variables
+from keras_dlrm.embeddings.inputs import Narrowing
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
-from keras_dlrm.embeddings.narrowing import Narrowing
 from keras_dlrm.sharding.meter import meter
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.freed_memory import keep_freed_memory
 from keras_dlrm.step.step import Step
-from keras_dlrm.step.whole_step import whole_step
 
 
-def collectives() -> Any:
-    """Loaded where tables are sharded."""
-    from keras_dlrm.sharding.collectives import jax_collectives as jax
+@contextlib.contextmanager
+def whole_step() -> Iterator[None]:
+    """While this context is open, the first SIGINT waits for its end; a second one does not."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[int, Any]] = []
 
-    return jax
+    def wait(number: int, frame: Any) -> None:
+        if waiting:
+            handler(number, frame)
+        waiting.append((number, frame))
 
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
+
+
+def _collectives() -> Any:
+    """JAX's collectives, loaded where tables are sharded."""
+    from keras_dlrm.sharding.collectives import jax_collectives
+
+    return jax_collectives
 
 
 # Kinds of variables in the state of a step that predicts, tests or trains.
@@ -78,17 +101,17 @@ class SparseStep(Step):
 
             def local(state: Any, iterator: Any) -> Any:
                 outputs, state = whole(state, iterator)
-                return keras.tree.map_structure(collectives().rows_here, outputs), state
+                return keras.tree.map_structure(_collectives().rows_here, outputs), state
 
             local.narrows = local.local = True  # type: ignore[attr-defined]
             self.predict_function = local
         return self.predict_function
 
-    def prepared(self, call: str, given: dict[str, Any]) -> dict[str, Any]:
-        validation = given.get("validation_data")
+    def prepared(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        validation = arguments.get("validation_data")
         if isinstance(validation, tuple):
-            given = {**given, "validation_data": (self.narrowing.arrays(validation[0]), *validation[1:])}
-        return {**given, "x": self.narrowing.arrays(given["x"])}
+            arguments = {**arguments, "validation_data": (self.narrowing.arrays(validation[0]), *validation[1:])}
+        return {**arguments, "x": self.narrowing.arrays(arguments["x"])}
 
     def prepared_batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Any, Any, Any, Any]:
         return self.narrowing.arrays(x), y, sample_weight, class_weight
@@ -133,27 +156,26 @@ class SparseStep(Step):
         return super().looped(kept, *args, **kwargs)
 
     def train_step(self, state: Any, data: Any) -> Any:
-        if not self.sharded:
-            return self._train_step(state, data)
-        variables = [self.trainable_variables, self.non_trainable_variables, self.optimizer.variables, self.metrics_variables]
-        return collectives().on_each_device(self._train_step, variables, rows=False)(state, data)
+        return self._on_each_device(self._train_step, state, data)
 
-    def test_step(self, state: Any, data: Any) -> Any:
+    def test_step(self, state: Any, data: Any) -> Any:  # type: ignore[override]
+        return self._on_each_device(self._test_step, state, data)
+
+    def _on_each_device(self, step: Any, state: Any, data: Any, rows: bool = False) -> Any:
+        """A step, by all devices where a plan shards the tables."""
         if not self.sharded:
-            return self._test_step(state, data)
-        variables = [self.trainable_variables, self.non_trainable_variables, self.metrics_variables]
-        return collectives().on_each_device(self._test_step, variables, rows=False)(state, data)
+            return step(state, data)
+        variables = [
+            self.optimizer.variables if kind == "optimizer_variables" else getattr(self, kind) for kind in _STATES[len(state)]
+        ]
+        return _collectives().on_each_device(step, variables, rows=rows)(state, data)
 
     def predict_step(self, state: Any, data: Any) -> Any:
-        if not self.sharded:
-            return super().predict_step(state, data)
-        variables = [self.trainable_variables, self.non_trainable_variables]
-
         def step(state: Any, data: Any) -> Any:
             outputs, non_trainable = super(SparseStep, self).predict_step(state, data)
             return outputs, (state[0], non_trainable)
 
-        outputs, state = collectives().on_each_device(step, variables, rows=True)(tuple(state), data)
+        outputs, state = self._on_each_device(step, tuple(state), data, rows=True)
         return outputs, state[1]
 
     def _train_step(self, state: Any, data: Any) -> Any:
@@ -170,12 +192,8 @@ class SparseStep(Step):
             for i, table in enumerate(tables):
                 if not table:
                     values[i] = next(rest)
-            mapping = [
-                *zip(variables, values, strict=True),
-                *zip(self.non_trainable_variables, non_trainable, strict=True),
-                # Keras's loss counts the losses of several outputs itself.
-                *zip(self.metrics_variables, metrics, strict=True),
-            ]
+            # Keras's loss counts the losses of several outputs itself, in metrics.
+            mapping = self._mapping(values, non_trainable, metrics)
             with keras.StatelessScope(mapping, collect_losses=True) as scope, taped(LookupTape(leaf)) as tape:
                 loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
                 loss = part.share(loss)
@@ -184,8 +202,8 @@ class SparseStep(Step):
             counted = [scope.get_current_value(v) for v in self.metrics_variables]
             return loss, (y_pred, updated, counted, [(lookup.ids, lookup.rows) for lookup in tape.lookups])
 
-        # The gradient of rows is the gradient of zeros that are added to them. How many lookups there are, and of
-        # what shape, is known only after the forward pass, so that one is traced (not run) first.
+        # The gradient of rows is the gradient of zeros that are added to them. How many lookups there are, and their
+        # shapes, is known only after the forward pass, so that one is traced (not run) first.
         shapes: list[Any] = []
 
         def record(index: int, rows: Any) -> Any:
@@ -195,9 +213,7 @@ class SparseStep(Step):
         with meter.paused():
             jax.eval_shape(lambda d: forward(d, record), dense)
         zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
-        step = jax.value_and_grad(
-            lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True
-        )
+        step = jax.value_and_grad(lambda d, z: forward(d, lambda index, rows: rows + z[index]), argnums=(0, 1), has_aux=True)
         before = non_trainable
         (loss, (y_pred, after, metrics, looked_up)), (grads, row_grads) = step(dense, zeros)
         lookups = [Lookup(table, ids, rows, ids.shape[0]) for table, (ids, rows) in zip(taken, looked_up, strict=True)]
@@ -221,11 +237,7 @@ class SparseStep(Step):
         trainable, non_trainable, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         part = self.part_of_step(x, sample_weight)
-        mapping = [
-            *zip(self.trainable_variables, trainable, strict=True),
-            *zip(self.non_trainable_variables, non_trainable, strict=True),
-            *zip(self.metrics_variables, metrics, strict=True),
-        ]
+        mapping = self._mapping(trainable, non_trainable, metrics)
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
             (loss,) = part.sum([part.share(loss)])
@@ -234,9 +246,12 @@ class SparseStep(Step):
         logs, metrics = self._stateless_metrics(metrics, x, y, y_pred, part, loss)
         return logs, (trainable, non_trainable, metrics)
 
-    def _stateless_metrics(
-        self, metrics: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any
-    ) -> tuple[Any, list[Any]]:
+    def _mapping(self, *values: Any) -> list[tuple[Any, Any]]:
+        """Trainable, other and metrics' variables, each with its value."""
+        variables = (self.trainable_variables, self.non_trainable_variables, self.metrics_variables)
+        return [pair for v, value in zip(variables, values, strict=True) for pair in zip(v, value, strict=True)]
+
+    def _stateless_metrics(self, metrics: Any, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> Any:
         with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
             logs = self.update_metrics(x, y, y_pred, part, loss)
         return logs, [scope.get_current_value(v) for v in self.metrics_variables]

@@ -49,11 +49,6 @@ class Replicas(Step):
         return self._replicas is not None
 
     def check_compiled(self, metrics: list[Any]) -> None:
-        """Raise where the model cannot be trained in replicas as it was compiled.
-
-        Raises:
-            ValueError: something was made outside of the scope, or does not work in replicas.
-        """
         if not self.in_replicas:
             return
         optimizer = self.optimizer
@@ -72,42 +67,32 @@ class Replicas(Step):
 
     # -- data --------------------------------------------------------------------------------------------------------
 
-    def divided(self, given: dict[str, Any], steps: str) -> dict[str, Any]:
+    def divided(self, arguments: dict[str, Any], steps: str) -> dict[str, Any]:
         """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter that gives each replica its part of every batch.
 
-        Args:
-            given: The arguments.
-            steps: Name of the one that says how many steps an epoch has.
-
-        Raises:
-            ValueError: the data are divided already.
+        `steps` is the name of the argument that says how many steps an epoch has.
         """
         from keras_dlrm.sharding.part import Part
 
-        x = given.get("x")
+        x = arguments.get("x")
         if not self.in_replicas or isinstance(x, Divided):
-            return given
+            return arguments
         dataset = getattr(x, "py_dataset", x)
         if isinstance(dataset, (Part, tf.distribute.DistributedDataset)):
             raise ValueError(
                 f"{type(dataset).__name__}: the data are divided already; a model that was built in a strategy's scope divides "
                 "whole batches among its replicas itself. Give it the whole dataset, in every worker."
             )
-        y, sample_weight = given.get("y"), given.get("sample_weight")
-        rest = {name: value for name, value in given.items() if name not in ("y", "sample_weight", "class_weight")}
-        if given.get("validation_split") and given.get("validation_data") is None:
-            parts = train_validation_split((x, y, sample_weight), validation_split=given["validation_split"])
+        y, sample_weight = arguments.get("y"), arguments.get("sample_weight")
+        rest = {name: value for name, value in arguments.items() if name not in ("y", "sample_weight", "class_weight")}
+        if arguments.get("validation_split") and arguments.get("validation_data") is None:
+            parts = train_validation_split((x, y, sample_weight), validation_split=arguments["validation_split"])
             (x, y, sample_weight), rest["validation_data"] = parts
         if not isinstance(x, DataAdapter):
             x = get_data_adapter(
-                x,
-                y,
-                sample_weight=sample_weight,
-                batch_size=given.get("batch_size"),
-                steps_per_epoch=given.get(steps),
-                shuffle=given.get("shuffle", False),
-                class_weight=given.get("class_weight"),
-            )
+                x, y, sample_weight=sample_weight, batch_size=arguments.get("batch_size"), steps_per_epoch=arguments.get(steps),
+                shuffle=arguments.get("shuffle", False), class_weight=arguments.get("class_weight"),
+            )  # fmt: skip
         return {**rest, "x": Divided(x, *self._places())}
 
     def _values(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -130,7 +115,6 @@ class Replicas(Step):
         return (*self._values(x, y, sample_weight), class_weight)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """Predict as `keras.Model.predict_on_batch` does, for the whole batch."""
         if not self.in_replicas:
             return super().predict_on_batch(x)
         values = self._values(x)
@@ -160,19 +144,18 @@ class Replicas(Step):
                 compute_output_spec(self, x, training=False)
 
     def unpacked(self, data: Any) -> tuple[Any, Any, Any]:
-        """x, y and sample weights of a step: of a replica's step, those of its part."""
         if self.in_replicas:
             from keras_dlrm.sharding import collectives as backend
 
             place = backend.rank() - self._places()[1]
             with tf.device("CPU:0"):  # where the data are; only the part goes to the replica's device
                 data = _with_labels_or_none(tf.nest.map_structure(lambda parts: parts[place], data))
-        return keras.utils.unpack_x_y_sample_weight(data)  # type: ignore[no-any-return]
+        return super().unpacked(data)
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True) -> Any:
-        """Compute as `keras.Model.compute_loss` does: the loss of a replica's rows, as if they were the batch."""
+        # A replica's rows as if they were the batch.
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not self.in_replicas or loss is None:
             return loss
@@ -198,14 +181,12 @@ class Replicas(Step):
         return steps
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Make the function that `keras.Model.make_train_function` makes."""
         if self.in_replicas:
             for optimizer in (self.optimizer.dense, self.optimizer.rows):
                 sum_in_replicas(optimizer)  # each replica's copies are updated by sums that all have
         return super().make_train_function(force)
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """Make the function that `keras.Model.make_predict_function` makes."""
         if not self.in_replicas:
             return super().make_predict_function(force)
         if self.predict_function is None or force:
@@ -215,20 +196,17 @@ class Replicas(Step):
 
     def _in_each_replica(self, step: Any) -> Any:
         """A step of all replicas, which all have the same result; Keras would average results, and with several workers fails."""
-        self._check_graph()
-
-        def steps(data: Any) -> Any:
-            found = self._replicas.run(step, args=(data,))
-            return tf.nest.map_structure(lambda v: self._replicas.experimental_local_results(v)[0], found)
-
-        return steps if self.run_eagerly else _of_any_length(steps)
-
-    def _check_graph(self) -> None:
         if (self.run_eagerly or tf.config.functions_run_eagerly()) and self._replicas.num_replicas_in_sync > 1:
             raise ValueError(
                 "run_eagerly=True: replicas run one after the other then, and would wait for each other for ever; leave it out, or "
                 "look for the error without a strategy."
             )
+
+        def steps(data: Any) -> Any:
+            of_each = self._replicas.run(step, args=(data,))
+            return tf.nest.map_structure(lambda v: self._replicas.experimental_local_results(v)[0], of_each)
+
+        return steps if self.run_eagerly else _of_any_length(steps)
 
     def _predict_part(self, data: Any) -> Any:
         from keras_dlrm.sharding import collectives as backend
@@ -260,13 +238,13 @@ def _of_any_length(steps: Any) -> Any:
 
 
 def _example(iterator: Any) -> Any:
-    """What a batch of Keras's iterator looks like: its specification, or the first batch where that leaves a width open."""
+    """Form of the batches of Keras's iterator: their specification, or the first batch where that leaves a width open."""
     dataset = iterator.data_adapter.get_tf_dataset()
     open_width = any(spec.shape.rank is None or None in spec.shape[1:] for spec in tf.nest.flatten(dataset.element_spec))
     return next(iter(dataset)) if open_width else dataset.element_spec
 
 
 def _with_labels_or_none(data: Any) -> Any:
-    """What `cut` gives, as Keras has it."""
+    """A batch that `cut` gave, as Keras has it."""
     x, y, sample_weight = data
     return x, None if isinstance(y, tuple) and not y else y, sample_weight

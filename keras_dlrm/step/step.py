@@ -5,32 +5,27 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import keras
+
 from keras_dlrm.backend.private_keras import OpenModel
-from keras_dlrm.embeddings.narrowing import Narrowing
+from keras_dlrm.embeddings.inputs import Narrowing
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.checked import CheckedPyDataset
 
 
 class Step(OpenModel):
-    """Base of the train steps. `keras_dlrm.models` calls the hooks around `keras.Model`'s own methods, each at one place.
+    """Base of the train steps. `keras_dlrm.models` calls the hooks around `keras.Model`'s own methods, each at one place."""
 
-    Attributes:
-        in_replicas: Whether the model was built in the scope of a strategy with replicas.
-        py_dataset: Adapter of a `PyDataset`.
-    """
-
-    in_replicas: Any = False
+    in_replicas: Any = False  # whether the model was built in the scope of a strategy with replicas
     py_dataset: Any = CheckedPyDataset
     # Functions of a step that Keras compiles.
     train_function: Any
     test_function: Any
     predict_function: Any
 
-    # -- hooks of the backends ---------------------------------------------------------------------------------------
-
-    def prepared(self, call: str, given: dict[str, Any]) -> dict[str, Any]:
+    def prepared(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `"fit"`, `"evaluate"` or `"predict"` with their data as the backend's loops shall read them."""
-        return given
+        return arguments
 
     def prepared_batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Any, Any, Any, Any]:
         """Arguments of `train_on_batch` and `test_on_batch`, as the backend's steps take them."""
@@ -43,7 +38,17 @@ class Step(OpenModel):
     def check_compiled(self, metrics: list[Any]) -> None:
         """Raise where the model cannot be trained as it was compiled with these metrics."""
 
-    # -- what the models say -----------------------------------------------------------------------------------------
+    def unpacked(self, data: Any) -> tuple[Any, Any, Any]:
+        """x, y and sample weights of a step: of a replica's step, those of its part."""
+        return keras.utils.unpack_x_y_sample_weight(data)  # type: ignore[no-any-return]
+
+    def test_step(self, data: Any) -> Any:
+        """Loss and metrics of a batch, without an update."""
+        x, y, sample_weight = self.unpacked(data)
+        part = self.part_of_step(x, sample_weight)
+        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+        (loss,) = part.sum([part.share(loss)])
+        return self.update_metrics(x, y, y_pred, part, loss)
 
     @property
     def narrowing(self) -> Narrowing:
@@ -69,5 +74,5 @@ class Step(OpenModel):
         raise NotImplementedError
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
-        """Add a batch to the metrics and return their values."""
+        """Add a batch, of which this process has a part, and the loss of the whole to the metrics; return their values."""
         raise NotImplementedError

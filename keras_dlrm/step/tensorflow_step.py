@@ -37,31 +37,26 @@ class _UntunedArrays(_Untuned, ArrayDataAdapter):
     pass
 
 
-def _untuned(given: dict[str, Any], steps: str) -> dict[str, Any]:
+def _untuned(arguments: dict[str, Any], steps: str) -> dict[str, Any]:
     """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter where they are a PyDataset or arrays."""
-    x, y, sample_weight = (given.get(name) for name in ("x", "y", "sample_weight"))
-    shuffle, class_weight = bool(given.get("shuffle", False)), given.get("class_weight")
+    x, y, sample_weight = (arguments.get(name) for name in ("x", "y", "sample_weight"))
+    shuffle, class_weight = bool(arguments.get("shuffle", False)), arguments.get("class_weight")
     if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None:
         adapter = _UntunedPyDataset(x, class_weight=class_weight, shuffle=shuffle)
-    elif x is not None and not given.get("validation_split") and can_convert_arrays((x, y, sample_weight)):
+    elif x is not None and not arguments.get("validation_split") and can_convert_arrays((x, y, sample_weight)):
         adapter = _UntunedArrays(
-            x,
-            y,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            shuffle=given.get("shuffle", False),
-            batch_size=given.get("batch_size"),
-            steps=given.get(steps),
-        )
+            x, y, sample_weight=sample_weight, class_weight=class_weight, shuffle=arguments.get("shuffle", False),
+            batch_size=arguments.get("batch_size"), steps=arguments.get(steps),
+        )  # fmt: skip
     else:
-        return given
-    rest = {name: value for name, value in given.items() if name not in ("y", "sample_weight", "class_weight")}
+        return arguments
+    rest = {name: value for name, value in arguments.items() if name not in ("y", "sample_weight", "class_weight")}
     return {**rest, "x": adapter}
 
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """As `keep_freed_memory`, on CPUs.
+    """Keep freed memory, on CPUs.
 
     Outputs of operations are allocated anew in each step, and `from_generator`, which Keras makes of a `PyDataset`, has glibc map
     each block above 128 KiB (TensorFlow 2.21, `ApplyPython311MemoryPatch`, once a process): at a batch of 2,048 a step of DLRM
@@ -79,18 +74,18 @@ class SparseStep(Replicas):
 
     py_dataset = _UntunedPyDataset
 
-    def prepared(self, call: str, given: dict[str, Any]) -> dict[str, Any]:
+    def prepared(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
         steps = "steps_per_epoch" if call == "fit" else "steps"
-        given = self.divided(_untuned(given, steps), steps)
-        if given.get("validation_data") is not None:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
-            batch_size = given["validation_batch_size"] or given["batch_size"]
+        arguments = self.divided(_untuned(arguments, steps), steps)
+        if arguments.get("validation_data") is not None:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(arguments["validation_data"])
+            batch_size = arguments["validation_batch_size"] or arguments["batch_size"]
             valid = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
-            valid = self.divided(_untuned({**valid, "steps": given["validation_steps"]}, "steps"), "steps")
-            given["validation_data"] = tuple(valid[name] for name in ("x", "y", "sample_weight") if name in valid)
+            valid = self.divided(_untuned({**valid, "steps": arguments["validation_steps"]}, "steps"), "steps")
+            arguments["validation_data"] = tuple(valid[name] for name in ("x", "y", "sample_weight") if name in valid)
         if call == "predict" and self.in_replicas:
-            self._build_from(given["x"].example()[0])
-        return given
+            self._build_from(arguments["x"].example()[0])
+        return arguments
 
     def make_train_function(self, force: bool = False) -> Any:
         _keep_freed_memory()
@@ -118,11 +113,4 @@ class SparseStep(Replicas):
         for (v, before), change in zip(kept, changes, strict=True):
             v.assign(before + change)
         self.optimizer.apply_rows(grads, dense, tape.lookups, row_grads)
-        return self.update_metrics(x, y, y_pred, part, loss)
-
-    def test_step(self, data: Any) -> Any:
-        x, y, sample_weight = self.unpacked(data)
-        part = self.part_of_step(x, sample_weight)
-        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
-        (loss,) = part.sum([part.share(loss)])
         return self.update_metrics(x, y, y_pred, part, loss)

@@ -25,7 +25,7 @@ class SparseStep(Step):
             return total
 
     def train_step(self, data: Any) -> Any:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = self.unpacked(data)
         part = self.part_of_step(x, sample_weight)
         kept = [(v, v.value.detach().clone()) for v in self.kept_of_rows]
         with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
@@ -42,10 +42,3 @@ class SparseStep(Step):
                 v.assign(before + change)
             self.optimizer.apply_rows(grads, dense, tape.lookups, [lookup.rows.grad for lookup in tape.lookups])
             return self.update_metrics(x, y, y_pred, part, loss)
-
-    def test_step(self, data: Any) -> Any:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        part = self.part_of_step(x, sample_weight)
-        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
-        (loss,) = part.sum([part.share(loss)])
-        return self.update_metrics(x, y, y_pred, part, loss)

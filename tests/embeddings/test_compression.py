@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from keras import ops
 
 import keras_dlrm as kd
-from keras_dlrm.embeddings.hashing import bucket
-from keras_dlrm.embeddings.hashing import fold as fold_in_graph
 from keras_dlrm.embeddings.rules.rounding import round_stochastically
+from keras_dlrm.embeddings.table_rows import bucket
+from keras_dlrm.embeddings.table_rows import fold as fold_in_graph
 from keras_dlrm.layers import EmbeddingCollection, QuotientRemainder, mixed_dimensions
 from keras_dlrm.schema.hashing import fold
 

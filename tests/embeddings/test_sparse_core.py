@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 import keras_dlrm as kd
 from keras_dlrm.embeddings.sparse_core.config import feature_configs
-from keras_dlrm.embeddings.sparse_core.layout import Placed
-from keras_dlrm.embeddings.sparse_core.tables import placed
+from keras_dlrm.embeddings.sparse_core.tables import Placed, placed
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import keras_rs_everywhere
 
 
@@ -83,7 +82,7 @@ def test_what_is_sent_on_jax_gives_the_sums_of_the_rows():
     with keras_rs_everywhere():
         layer = kd.layers.TPUEmbedding(schema, width, seed=0)
     asked, _, sent = layer.lookups(batch)
-    configs = feature_configs(schema, layer.stacks, kd.optimizers.SGD(0.5), 0, size, "sparsecore")
+    configs = feature_configs(schema, layer.stacks, kd.optimizers.SGD(0.5), 0, size, placement="sparsecore")
     specs = config_conversion.keras_to_jte_feature_configs(configs)
     table_stacking.auto_stack_tables(specs, 1, cores)  # all three in one
     embedding.prepare_feature_specs_for_training(specs, 1, cores)

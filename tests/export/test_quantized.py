@@ -134,7 +134,7 @@ def model_rows(model, tables, ids):
 
 def bucketed(ids):
     """Ids of the hashed column for which that column's row is the id itself, for the test to say which row it means."""
-    from keras_dlrm.embeddings.hashing import bucket
+    from keras_dlrm.embeddings.table_rows import bucket
 
     rows = keras_numpy(bucket(np.arange(5000, dtype=np.int32), np.int32(100)))
     return [[a, b, c if c < 0 else int(np.flatnonzero(rows == c)[0])] for a, b, c in ids]

@@ -91,12 +91,12 @@ def run(case):
     found["prediction"] = rows[: BATCHES[2]].tolist()
     found["tables"] = {name: table.tolist() for name, table in model.embedding_tables().items()}
     if layout is not None:
-        from keras_dlrm.sharding.planner.traffic import traffic
+        from keras_dlrm.sharding.planner.costs import traffic
 
         others = sum(int(np.prod(v.shape)) for v in model.trainable_variables) - sum(
             int(np.prod(v.shape)) for v in model.embeddings.tables
         )
-        found["predicted"] = traffic(layout, BATCHES[0], schema.weighted, others).total
+        found["predicted"] = traffic(layout.plan.world_size, layout.groups, BATCHES[0], schema.weighted, others).total
     return found
 
 

@@ -97,14 +97,15 @@ def test_options_that_do_not_fit_are_refused(options, message):
 
 
 def test_a_tpu_needs_the_size_of_its_batches(monkeypatch):
-    monkeypatch.setattr(backend._adapter()(), "on_tpu", lambda: True)
+    monkeypatch.setattr(backend._adapter(), "on_tpu", lambda: True)
     with pytest.raises(ValueError, match="batch_size=None, but on a TPU it must be given"):
         kd.layers.TPUEmbedding(SCHEMA, 4)
 
 
 def configs(rule=RULES["sgd"], placement="sparsecore"):
     layer = kd.layers.EmbeddingCollection(SCHEMA, {"item": 8, "tags": 4, "user": 4}, output_dim=4)
-    return feature_configs(SCHEMA, layer.stacks, rule, 0, 32, placement, 100, 50)
+    options = {"placement": placement, "max_ids_per_partition": 100, "max_unique_ids_per_partition": 50}
+    return feature_configs(SCHEMA, layer.stacks, rule, 0, 32, **options)
 
 
 def test_each_column_has_a_feature_and_columns_of_one_table_share_its_config(keras_rs):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_dlrm import metrics
-from keras_dlrm.metrics.running_sum import RunningSum
+from keras_dlrm.metrics.streaming import RunningSum
 
 METRICS = [
     (metrics.NormalizedEntropy, metrics.normalized_entropy),

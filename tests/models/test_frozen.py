@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.models.frozen import frozen_of
+from keras_dlrm.models.saved import frozen_of
 
 # The quicker way to run a few steps: JAX compiles each operation of an eager one.
 EAGER = keras.backend.backend() != "jax"

@@ -11,7 +11,7 @@ from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.sharding.compression import OPERATIONS, QuotientRemainder
 from keras_dlrm.sharding.layout import layout
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan, place
-from keras_dlrm.sharding.planner.traffic import traffic
+from keras_dlrm.sharding.planner.costs import traffic
 from keras_dlrm.sharding.stacking import split_tables, stack_tables
 
 pytestmark = pytest.mark.neutral
@@ -189,7 +189,7 @@ def test_traffic_is_what_the_arrays_of_the_exchange_weigh():
         "b": Placement("table_wise", (1,)),
         "c": Placement("replicate"),
     }
-    found = traffic(layout(stacks, ShardingPlan(2, shapes_of(stacks), kinds), None), 10, True, 100)
+    found = traffic(2, layout(stacks, ShardingPlan(2, shapes_of(stacks), kinds), None).groups, 10, True, 100)
     # Process 1 is asked for 3 + 1 ids of an example and answers with 2 vectors of 4; all others are padded to that.
     assert found.ids == 5 * 4 * 4 * 2 and found.vectors == 5 * 2 * 4 * 4 * 2
     assert found.replicated == 5 * (1 + 4) * 4
@@ -202,7 +202,7 @@ def test_traffic_does_not_depend_on_the_rows_of_tables_and_one_process_sends_not
         schema = Schema(categorical=[Categorical("a", rows), Categorical("b", 30)])
         stacks = stacks_of(schema, {"a": 8, "b": 8})
         shapes = shapes_of(stacks)
-        return traffic(layout(stacks, place(world, shapes, dict.fromkeys(shapes, "row_wise")), None), 64, False, 10)
+        return traffic(world, layout(stacks, place(world, shapes, dict.fromkeys(shapes, "row_wise")), None).groups, 64, False, 10)
 
     assert bytes_of(100, 4) == bytes_of(10_000, 4)
     assert bytes_of(100, 1).total == 0

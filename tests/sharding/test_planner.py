@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.sharding.layout import layout
 from keras_dlrm.sharding.plan import KINDS, Placement, ShardingPlan
+from keras_dlrm.sharding.planner.costs import allocated, loads, seconds, traffic
 from keras_dlrm.sharding.planner.estimate import check_slots, explain, weigh
-from keras_dlrm.sharding.planner.load import loads
 from keras_dlrm.sharding.planner.machine import MACHINES, Machine
 from keras_dlrm.sharding.planner.planner import plan_for
-from keras_dlrm.sharding.planner.step_time import allocated, seconds
-from keras_dlrm.sharding.planner.traffic import traffic
 from keras_dlrm.sharding.planner.workload import Workload
 
 pytestmark = pytest.mark.neutral
@@ -57,7 +55,7 @@ def test_every_table_is_placed_and_counts_are_those_of_the_layout(work, world, m
         assert (counted.positions, counted.outputs) == (group.positions, group.outputs)
         assert counted.rows.max() == group.rows
     estimate = plan.estimate
-    assert estimate.traffic == traffic(found, work.global_batch, work.weighted, work.dense_parameters)
+    assert estimate.traffic == traffic(found.plan.world_size, found.groups, work.global_batch, work.weighted, work.dense_parameters)
     assert estimate.allocated >= max(estimate.held) > 0
     assert estimate.memory_balance >= 1 and estimate.row_balance >= 1 and 0 <= estimate.communication_share < 1
     assert str(plan) == str(estimate) and all(name in str(plan) for name in work.tables)

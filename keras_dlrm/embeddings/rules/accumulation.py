@@ -13,13 +13,8 @@ class RowAccumulator:
     """Row ids and gradients of the last `steps` batches of one table, in variables of a fixed size.
 
     Keras accumulates a dense parameter's gradient in a second variable of its size. For a table that would be a second
-    table, and finding the rows to update would mean reading it all; so the batches' own rows are kept instead.
-
-    Args:
-        optimizer: Optimizer that owns the variables.
-        table: Stacked table, a Keras variable (rows, D).
-        steps: Batches to an update.
-        lookups: Most row ids that a batch asks of the table.
+    table, and finding the rows to update would mean reading it all; so the batches' own rows are kept instead. A batch looks up
+    at most `lookups` row ids; the optimizer owns the variables.
     """
 
     def __init__(self, optimizer: Any, table: Any, steps: int, lookups: int) -> None:
@@ -27,15 +22,9 @@ class RowAccumulator:
         self.steps = steps
         self.lookups = lookups
         name = table.path.replace("/", "_")
-        self.ids = optimizer.add_variable(
-            (steps * lookups,), initializer="zeros", dtype="int32", name=f"{name}_accumulated_ids"
-        )
-        self.gradients = optimizer.add_variable(
-            (steps * lookups, table.shape[1]),
-            initializer="zeros",
-            dtype="float32",
-            name=f"{name}_accumulated_gradients",
-        )
+        add, room = optimizer.add_variable, steps * lookups
+        self.ids = add((room,), initializer="zeros", dtype="int32", name=f"{name}_accumulated_ids")
+        self.gradients = add((room, table.shape[1]), initializer="zeros", name=f"{name}_accumulated_gradients", dtype="float32")
 
     def check_room(self, lookups: int) -> None:
         """`ValueError` where a batch with so many lookups would not fit."""
@@ -46,16 +35,7 @@ class RowAccumulator:
             )
 
     def add(self, ids: Any, gradient: Any, place: Any) -> None:
-        """Keep a batch.
-
-        Args:
-            ids: (n,) unique row ids.
-            gradient: (n, D) their gradients.
-            place: Which of the `steps` batches this is, from 0.
-
-        Raises:
-            ValueError: more ids than there is room for.
-        """
+        """Keep unique row ids (n,) and gradients (n, D) of the batch at a place from 0; `ValueError` without room for them."""
         if isinstance(ids.shape[0], int):
             self.check_room(ids.shape[0])
         room = self.lookups - ops.shape(ids)[0]
@@ -67,11 +47,7 @@ class RowAccumulator:
         self.gradients.assign(ops.slice_update(self.gradients.value, (start, 0), gradient))
 
     def mean(self, last: Any) -> tuple[Any, Any]:
-        """The update's rows: unique ids and the mean over the batches of their gradients; none before the last batch.
-
-        Args:
-            last: Whether the last of the `steps` batches was added.
-        """
+        """The update's rows: unique ids and the mean over the batches of their gradients; none before the last batch was added."""
         ids = ops.where(last, self.ids.value, self.beyond)
         unique_ids, index = backend.unique(ids, self.beyond)
         gradient = backend.sum_by(self.gradients.value, index, ops.shape(unique_ids)[0]) / self.steps

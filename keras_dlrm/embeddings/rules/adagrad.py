@@ -35,14 +35,9 @@ class Adagrad(RowRule):
     """
 
     def __init__(
-        self,
-        learning_rate: Any = 0.01,
-        initial_accumulator_value: float = 0.0,
-        epsilon: float = 1e-10,
-        epsilon_in_root: bool = False,
-        l2: float = 0.0,
-        name: str | None = "adagrad",
-    ) -> None:
+        self, learning_rate: Any = 0.01, initial_accumulator_value: float = 0.0, epsilon: float = 1e-10,
+        epsilon_in_root: bool = False, l2: float = 0.0, name: str | None = "adagrad",
+    ) -> None:  # fmt: skip
         super().__init__(learning_rate, l2, name)
         who = type(self).__name__
         self.initial_accumulator_value = number(who, "initial_accumulator_value", initial_accumulator_value)
@@ -62,9 +57,5 @@ class Adagrad(RowRule):
         return ops.where(root > 0, root, ops.ones_like(root))
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "initial_accumulator_value": self.initial_accumulator_value,
-            "epsilon": self.epsilon,
-            "epsilon_in_root": self.epsilon_in_root,
-        }
+        options = ("initial_accumulator_value", "epsilon", "epsilon_in_root")
+        return super().get_config() | {name: getattr(self, name) for name in options}

@@ -36,14 +36,9 @@ class Adam(RowRule):
     """
 
     def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        l2: float = 0.0,
-        name: str | None = "adam",
-    ) -> None:
+        self, learning_rate: Any = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        l2: float = 0.0, name: str | None = "adam",
+    ) -> None:  # fmt: skip
         super().__init__(learning_rate, l2, name)
         self.beta_1 = number("Adam", "beta_1", beta_1, below=1.0)
         self.beta_2 = number("Adam", "beta_2", beta_2, below=1.0)

@@ -14,40 +14,18 @@ from keras_dlrm.embeddings.rules.rowwise_adagrad import RowwiseAdagrad
 from keras_dlrm.embeddings.rules.rule import RowRule
 from keras_dlrm.embeddings.rules.sgd import SGD
 
-RULES: dict[str, Any] = {
-    "sgd": SGD,
-    "adagrad": Adagrad,
-    "rowwise_adagrad": RowwiseAdagrad,
-    "adam": Adam,
-}
-# What a Keras optimizer may carry that a row rule does not do.
-_EXTRAS = (
-    "weight_decay",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "loss_scale_factor",
-)
+RULES: dict[str, Any] = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowwiseAdagrad, "adam": Adam}
+# Options of Keras's optimizers that a row rule does not have.
+_EXTRAS = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor")
 
 
 def get(identifier: Any) -> RowRule:
-    """A row rule from a name, a rule, or a Keras optimizer with the same mathematics.
-
-    Raises:
-        ValueError: an unknown name, or a Keras optimizer or option that has no row rule.
-
-    Example:
-
-    >>> get("rowwise_adagrad").name
-    'rowwise_adagrad'
-    """
+    """A row rule from a name, a rule, or a Keras optimizer with the same mathematics; `ValueError` where there is none."""
     if isinstance(identifier, RowRule):
         return identifier
     if isinstance(identifier, str):
         if identifier.lower() in RULES:
-            rule: RowRule = RULES[identifier.lower()]()
-            return rule
+            return RULES[identifier.lower()]()  # type: ignore[no-any-return]
         raise ValueError(f"embedding_optimizer={identifier!r} is unknown; use one of {sorted(RULES)} or a row rule.")
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
@@ -57,14 +35,10 @@ def get(identifier: Any) -> RowRule:
 
 
 def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
-    """The row rule with the mathematics of a dense optimizer.
+    """The row rule with the mathematics of a dense optimizer; `ValueError` says what to pass instead where there is none.
 
-    Args:
-        optimizer: A row rule (copied), or Keras's SGD without momentum, Adagrad, or Adam without AMSGrad (on rows it
-            becomes lazy, see `Adam`).
-
-    Raises:
-        ValueError: an optimizer or option without a row rule; the message says what to pass instead.
+    There is one for a row rule (copied), Keras's SGD without momentum, Adagrad, and Adam without AMSGrad (on rows it becomes
+    lazy, see `Adam`).
     """
     if isinstance(optimizer, RowRule):
         return type(optimizer).from_config(optimizer.get_config())
@@ -77,23 +51,23 @@ def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
             )
     makers: dict[type, Callable[[Any, Any], RowRule | None]] = {
         keras.optimizers.SGD: lambda o, rate: None if o.momentum or o.nesterov else SGD(rate),
-        keras.optimizers.Adagrad: lambda o, rate: Adagrad(
-            rate, o.initial_accumulator_value, o.epsilon, epsilon_in_root=True
-        ),
+        keras.optimizers.Adagrad: lambda o, rate: Adagrad(rate, o.initial_accumulator_value, o.epsilon, epsilon_in_root=True),
         keras.optimizers.Adam: lambda o, rate: None if o.amsgrad else Adam(rate, o.beta_1, o.beta_2, o.epsilon),
     }
     for kind, make in makers.items():
         # Keras makes backend-specific subclasses; AdamW is a subclass of Adam with another meaning.
         if isinstance(optimizer, kind) and who == kind.__name__:
-            rule = make(optimizer, _rate(optimizer))
+            rate = fixed_rate(optimizer)
+            rule = make(optimizer, rate_of(optimizer) if rate is None else rate)
             if rule is not None:
                 return rule
     raise ValueError(f"the optimizer {who} with {_options(optimizer)} has no row rule of the same mathematics; {fix}.")
 
 
-def _rate(optimizer: Any) -> Any:
+def fixed_rate(optimizer: Any) -> float | None:
+    """An optimizer's learning rate now; `None` of a schedule."""
     rate = rate_of(optimizer)
-    return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else rate
+    return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else None
 
 
 def _options(optimizer: Any) -> str:

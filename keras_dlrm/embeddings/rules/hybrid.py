@@ -14,7 +14,7 @@ from keras_dlrm import backend
 from keras_dlrm.backend.private_keras import batches_of, index_of, rate_of, variables_of
 from keras_dlrm.embeddings.lookup import Lookup, is_table
 from keras_dlrm.embeddings.rules.accumulation import RowAccumulator
-from keras_dlrm.embeddings.rules.follow import RULES, follow, get
+from keras_dlrm.embeddings.rules.follow import RULES, fixed_rate, follow, get
 from keras_dlrm.embeddings.rules.rule import RowRule
 
 
@@ -44,9 +44,7 @@ class Hybrid(keras.optimizers.Optimizer):
     'rowwise_adagrad'
     """
 
-    def __init__(
-        self, dense: Any = "adagrad", rows: Any = None, ratio: float | None = None, name: str = "hybrid"
-    ) -> None:
+    def __init__(self, dense: Any = "adagrad", rows: Any = None, ratio: float | None = None, name: str = "hybrid") -> None:
         super().__init__(learning_rate=0.0, name=name)
         if isinstance(dense, dict):
             dense = keras.saving.deserialize_keras_object(dense)
@@ -54,9 +52,7 @@ class Hybrid(keras.optimizers.Optimizer):
             dense = get(dense)
         self.dense = _optimizer(dense)
         if isinstance(self.dense, keras.optimizers.LossScaleOptimizer) or self.dense.loss_scale_factor:
-            raise ValueError(
-                "optimizer: loss scaling is not defined on embedding rows; train in mixed_bfloat16, which needs none."
-            )
+            raise ValueError("optimizer: loss scaling is not defined on embedding rows; train in mixed_bfloat16, which needs none.")
         if self.dense.global_clipnorm:
             raise ValueError(
                 f"optimizer: global_clipnorm={self.dense.global_clipnorm} would leave out the gradients of embedding rows; "
@@ -71,16 +67,13 @@ class Hybrid(keras.optimizers.Optimizer):
         self.rows: RowRule = follow(self.dense) if rows is None else get(rows)
         if self.rows is self.dense:
             self.rows = follow(self.dense)
-        self.ratio = self._first_ratio() if ratio is None else ratio
+        rates = fixed_rate(self.rows), fixed_rate(self.dense)
+        self.ratio = rates[0] / rates[1] if ratio is None and rates[0] is not None and rates[1] else ratio
         self._refuse_to_drop()
         self.use_ema = self.dense.use_ema
         self._accumulators: list[RowAccumulator] = []
         # Rows of the largest batch that is known to have room in them.
         self.room_for = 0
-
-    def _first_ratio(self) -> float | None:
-        rows, dense = _rate(self.rows), _rate(self.dense)
-        return rows / dense if rows is not None and dense else None
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -106,11 +99,7 @@ class Hybrid(keras.optimizers.Optimizer):
     def make_room(self, lookups: Sequence[int]) -> None:
         """Make the variables that accumulate gradients of rows, if that was asked for and they are not there.
 
-        Args:
-            lookups: For each table, the most rows that a batch looks up.
-
-        Raises:
-            ValueError: the variables are there, for smaller batches.
+        `lookups` has the most rows that a batch looks up in each table. `ValueError` where the variables are for smaller batches.
         """
         steps = self.dense.gradient_accumulation_steps
         if not steps:
@@ -120,9 +109,7 @@ class Hybrid(keras.optimizers.Optimizer):
         if not self._accumulators:
             tables = variables_of(self.rows)
             # Of the rows' optimizer, so that they are saved and carried with its slots.
-            self._accumulators = [
-                RowAccumulator(self.rows, table, steps, n) for table, n in zip(tables, lookups, strict=True)
-            ]
+            self._accumulators = [RowAccumulator(self.rows, table, steps, n) for table, n in zip(tables, lookups, strict=True)]
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Update all variables from dense gradients, the tables' included."""
@@ -140,16 +127,10 @@ class Hybrid(keras.optimizers.Optimizer):
                 self.rows.update_step(gradient, table, self.rows.learning_rate)
         self.rows.advance()
 
-    def apply_rows(
-        self, grads: Sequence[Any], variables: Sequence[Any], lookups: Sequence[Lookup], row_grads: Any
-    ) -> None:
+    def apply_rows(self, grads: Sequence[Any], variables: Sequence[Any], lookups: Sequence[Lookup], row_grads: Any) -> None:
         """Update dense variables from their gradients, and of the tables only the rows that were looked up.
 
-        Args:
-            grads: Gradients of `variables`, or `None` for one that took no part.
-            variables: Dense variables.
-            lookups: The lookups of the step.
-            row_grads: For each lookup, the gradient of its rows (n, D).
+        A variable that took no part has the gradient `None`; `row_grads` has the gradient (n, D) of each lookup's rows.
         """
         steps = self.dense.gradient_accumulation_steps
         place = batches_of(self.dense) % steps if steps else None
@@ -205,9 +186,7 @@ class Hybrid(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         if not isinstance(rate_of(self.rows), keras.Variable):
-            raise TypeError(
-                "optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again."
-            )
+            raise TypeError("optimizer: the row rule's learning_rate is a schedule, which cannot be set; compile again.")
         if callable(value) or self.ratio is None:
             raise ValueError(
                 f"optimizer: learning_rate={value!r} cannot be set: the row rule's rate keeps its ratio to the dense one, which "
@@ -219,7 +198,7 @@ class Hybrid(keras.optimizers.Optimizer):
     @property
     def rate(self) -> float | None:
         """The dense part's learning rate as it is now; `None` of a schedule."""
-        return _rate(self.dense)
+        return fixed_rate(self.dense)
 
     def save_own_variables(self, store: Any) -> None:
         # Keras saves the two parts, which are attributes; here they would be written a second time.
@@ -252,14 +231,9 @@ class Hybrid(keras.optimizers.Optimizer):
         return cls(**config)
 
 
-def _rate(optimizer: Any) -> float | None:
-    rate = rate_of(optimizer)
-    return float(ops.convert_to_numpy(ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else None
-
-
 def _optimizer(identifier: Any) -> Any:
     try:
-        found = keras.optimizers.get(identifier)
+        optimizer = keras.optimizers.get(identifier)
     except ValueError as error:
         if isinstance(identifier, dict):
             raise
@@ -267,9 +241,9 @@ def _optimizer(identifier: Any) -> Any:
         raise kind(
             f"optimizer={identifier!r} is unknown; use one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer."
         ) from error
-    if found is None:
+    if optimizer is None:
         raise TypeError(f"optimizer=None: give one of {sorted(RULES)}, the name of a Keras optimizer, or an optimizer.")
-    return found
+    return optimizer
 
 
 def _load_all(optimizer: Any, store: Any) -> None:

@@ -7,26 +7,21 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_dlrm.embeddings.hashing import mix
+from keras_dlrm.embeddings.table_rows import mix
 
 
 def round_stochastically(values: Any, ids: Any, step: Any) -> Any:
-    """float32 → bfloat16, up or down with probabilities in proportion to the nearness of the two neighbours.
+    """float32 → bfloat16, up or down with probabilities in proportion to the nearness of the two neighbors.
 
     An update of less than half a bfloat16 step would be lost for ever by rounding to the nearest; so it is made with a
     probability. The random bits are a hash of row id, column and step: the same on every backend, and in a run that
-    is resumed.
-
-    Args:
-        values: (n, D) new rows.
-        ids: (n,) integer ids of the rows.
-        step: Integer scalar, another one at each update.
+    is resumed. Values are new rows (n, D), ids integers (n,); the step is another one at each update.
 
     Source: Zhang et al. 2022, "Training with Low-Precision Embedding Tables"; Gupta et al. 2015, section 3.1.
 
     Example:
 
-    >>> a, b = 1.0, 1.0 + 2**-7  # neighbours in bfloat16
+    >>> a, b = 1.0, 1.0 + 2**-7  # neighbors in bfloat16
     >>> rounded = round_stochastically(ops.full((1000, 1), 0.75 * a + 0.25 * b), ops.arange(1000), 0)
     >>> bool(abs(float(ops.mean(ops.cast(rounded, "float32"))) - (0.75 * a + 0.25 * b)) < 5e-4)
     True

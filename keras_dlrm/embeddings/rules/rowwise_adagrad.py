@@ -33,14 +33,9 @@ class RowwiseAdagrad(Adagrad):
     """
 
     def __init__(
-        self,
-        learning_rate: Any = 0.01,
-        initial_accumulator_value: float = 0.0,
-        epsilon: float = 1e-10,
-        epsilon_in_root: bool = False,
-        l2: float = 0.0,
-        name: str | None = "rowwise_adagrad",
-    ) -> None:
+        self, learning_rate: Any = 0.01, initial_accumulator_value: float = 0.0, epsilon: float = 1e-10,
+        epsilon_in_root: bool = False, l2: float = 0.0, name: str | None = "rowwise_adagrad",
+    ) -> None:  # fmt: skip
         super().__init__(learning_rate, initial_accumulator_value, epsilon, epsilon_in_root, l2, name)
 
     def slots(self, shape: tuple[int, ...], table: bool) -> dict[str, tuple[tuple[int, ...], float]]:

@@ -24,7 +24,7 @@ class RowRule(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A number or a `keras.optimizers.schedules.LearningRateSchedule`.
-        l2: Adds `l2 · row` to the gradient of each *touched* row: the regularisation λ/2 · ‖row‖² of the rows in the
+        l2: Adds `l2 · row` to the gradient of each *touched* row: the regularization λ/2 · ‖row‖² of the rows in the
             batch, once per batch however often they occur. Rows that are not looked up do not shrink.
         name: Name of the optimizer.
     """
@@ -36,9 +36,7 @@ class RowRule(keras.optimizers.Optimizer):
             try:
                 learning_rate = float(learning_rate)
             except (TypeError, ValueError):
-                raise TypeError(
-                    f"{who}: learning_rate={learning_rate!r} must be a number or a LearningRateSchedule."
-                ) from None
+                raise TypeError(f"{who}: learning_rate={learning_rate!r} must be a number or a LearningRateSchedule.") from None
             if not math.isfinite(learning_rate) or learning_rate < 0:
                 raise ValueError(f"{who}: learning_rate={learning_rate} must be finite and >= 0.")
         try:
@@ -52,9 +50,7 @@ class RowRule(keras.optimizers.Optimizer):
         """Slots of a variable: name → (shape, initial value). A table's slots have its rows as first dimension."""
         raise NotImplementedError
 
-    def update(
-        self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, step: Any
-    ) -> tuple[Any, dict[str, Any]]:
+    def update(self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, step: Any) -> tuple[Any, dict[str, Any]]:
         """The rule.
 
         Args:
@@ -81,22 +77,15 @@ class RowRule(keras.optimizers.Optimizer):
                     f"{type(self).__name__}: it has one number for a whole row, but the plan shards a table by columns; shard it "
                     "by rows, or take another row rule."
                 )
-            slots = {
-                name: self.add_variable(
-                    shape=shape,
-                    initializer=_Filled(initial),
-                    dtype="float32",
-                    name=f"{variable.path}_{name}".replace("/", "_"),
-                    **_beside(variable, len(shape)),
-                )
-                for name, (shape, initial) in self.slots(tuple(variable.shape), table).items()
-            }
-            for slot in slots.values():
+            slots = {}
+            for name, (shape, initial) in self.slots(tuple(variable.shape), table).items():
+                path, layout = f"{variable.path}_{name}".replace("/", "_"), _layout_of_slot(variable, len(shape))
+                slot = self.add_variable(shape=shape, initializer=_Filled(initial), dtype="float32", name=path, **layout)
                 if table and variable.sharded:
                     slot.sharded = True
-            if table and backend.can_write():
-                for slot in slots.values():
+                if table and backend.can_write():
                     use_huge_pages(slot)
+                slots[name] = slot
             self.held_slots.append(slots)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -104,59 +93,37 @@ class RowRule(keras.optimizers.Optimizer):
         slots = self.held_slots[index_of(self, variable)]
         value = ops.convert_to_tensor(variable)
         new, changed = self._apply_rule(value, backend.densify(gradient), dict(slots), learning_rate)
-        ids = ops.arange(variable.shape[0], dtype="int32") if is_table(variable) else None
-        self.assign(variable, self._stored(variable, ids, new))
+        if is_table(variable):
+            new = _stored(variable.dtype, ops.arange(variable.shape[0], dtype="int32"), new, self.iterations)
+        self.assign(variable, ops.cast(new, variable.dtype))
         for name, slot in slots.items():
             self.assign(slot, changed[name])
 
     def update_rows(self, table: Any, ids: Any, gradient: Any, rows: Any = None) -> None:
-        """Update the rows `ids` of a table and their slots; nothing else is read or written.
+        """Update rows of a table and their slots; nothing else is read or written.
 
-        Args:
-            table: Stacked table, a Keras variable (rows, D) that this rule was built with.
-            ids: (n,) unique row ids.
-            gradient: (n, D) gradient of each row, summed over repeats.
-            rows: (n, D) the rows, where they are at hand.
+        Unique ids are (n,), the gradient of each row, summed over repeats, and the rows, where they are at hand, (n, D).
         """
         check_known(self, table)
         slots = self.held_slots[index_of(self, table)]
         held = {name: backend.gather(slot, ids) for name, slot in slots.items()}
         rows = backend.gather(table, ids) if rows is None else backend.constant(rows)
         rows, changed = self._apply_rule(rows, gradient, held, self.learning_rate)
-        backend.scatter(table, ids, self._stored(table, ids, rows))
+        backend.scatter(table, ids, _stored(table.dtype, ids, rows, self.iterations))
         for name, slot in slots.items():
             backend.scatter(slot, ids, changed[name])
-
-    def _stored(self, variable: Any, ids: Any, values: Any) -> Any:
-        """New values in the variable's dtype."""
-        if is_table(variable) and keras.backend.standardize_dtype(variable.dtype) == "bfloat16":
-            return round_stochastically(values, ids, self.iterations)
-        return ops.cast(values, variable.dtype)
 
     def update_values(
         self, rows: Any, ids: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, iterations: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The rule on values alone, for rows that no Keras variable of this process holds.
+        """The rule on values alone, for rows that no Keras variable of this process holds; arguments as of `update_rows`.
 
-        Args:
-            rows: (n, D) rows as they are stored.
-            ids: (n,) their ids.
-            gradient: (n, D) gradient of each row, summed over repeats.
-            slots: Slot values of those rows.
-            learning_rate: Scalar.
-            iterations: Steps before this one, an integer scalar.
-
-        Returns:
-            New rows, in the dtype of the old ones, and new slots.
+        New rows are in the dtype of the old ones. `iterations` counts the steps before this one.
         """
         new, changed = self._apply_rule(rows, gradient, slots, learning_rate, iterations)
-        if keras.backend.standardize_dtype(rows.dtype) == "bfloat16":
-            return round_stochastically(new, ids, iterations), changed
-        return ops.cast(new, rows.dtype), changed
+        return _stored(rows.dtype, ids, new, iterations), changed
 
-    def _apply_rule(
-        self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, iterations: Any = None
-    ) -> Any:
+    def _apply_rule(self, rows: Any, gradient: Any, slots: dict[str, Any], learning_rate: Any, iterations: Any = None) -> Any:
         rows = ops.cast(rows, "float32")
         gradient = ops.cast(gradient, "float32")
         if self.l2:
@@ -179,8 +146,7 @@ class RowRule(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        rate = config["learning_rate"]
-        return {"name": config["name"], "learning_rate": rate, "l2": self.l2}
+        return {"name": config["name"], "learning_rate": config["learning_rate"], "l2": self.l2}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RowRule:
@@ -190,8 +156,15 @@ class RowRule(keras.optimizers.Optimizer):
         return cls(**config)
 
 
-def _beside(variable: Any, rank: int) -> dict[str, Any]:
-    """Where a slot lies: on JAX the rows of a sharded table and of its slots are divided alike."""
+def _stored(dtype: Any, ids: Any, rows: Any, step: Any) -> Any:
+    """New rows of a table in its dtype."""
+    if keras.backend.standardize_dtype(dtype) == "bfloat16":
+        return round_stochastically(rows, ids, step)
+    return ops.cast(rows, dtype)
+
+
+def _layout_of_slot(variable: Any, rank: int) -> dict[str, Any]:
+    """The layout of a slot: on JAX the rows of a sharded table and of its slots are divided alike."""
     layout = layout_of(variable)
     if layout is None or not getattr(variable, "sharded", False):
         return {}

@@ -10,9 +10,8 @@ from typing import Any
 
 import keras
 
-from keras_dlrm.backend.private_keras import rate_of
 from keras_dlrm.embeddings.rules import SGD, Adagrad, Adam, RowRule
-from keras_dlrm.embeddings.rules.follow import get
+from keras_dlrm.embeddings.rules.follow import fixed_rate, get
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.stacking import Stack, Table
@@ -26,13 +25,7 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
     """The Keras optimizer that keras-rs turns into SparseCore's own, with the mathematics of a row rule.
 
     SparseCore sums the gradients of repeated ids before its optimizer sees them, and leaves alone rows that are not
-    looked up, as row rules do.
-
-    Args:
-        rule: A row rule, or what `compile(embedding_optimizer=…)` takes.
-
-    Raises:
-        ValueError: SparseCore does not have the rule, or an option of it.
+    looked up, as row rules do. `ValueError` where it does not have the rule, or an option of it.
 
     Example:
 
@@ -43,21 +36,17 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
     who = f"TPUEmbedding: embedding_optimizer {type(rule).__name__}"
     if type(rule) not in (SGD, Adagrad, Adam):
         raise ValueError(f"{who} is not on SparseCore; {_HAVE}, of which Adagrad is the nearest to row-wise Adagrad.")
-    if not isinstance(rate_of(rule), keras.Variable):
-        raise ValueError(
-            f"{who}: learning_rate is a schedule, which keras-rs does not advance on every backend; give a number."
-        )
+    rate = fixed_rate(rule)
+    if rate is None:
+        raise ValueError(f"{who}: learning_rate is a schedule, which keras-rs does not advance on every backend; give a number.")
     if rule.l2:
         raise ValueError(f"{who}: l2={rule.l2} is not on SparseCore; leave it out.")
-    rate = float(keras.ops.convert_to_numpy(rate_of(rule).value))
     if isinstance(rule, SGD):
         return keras.optimizers.SGD(rate)
     if isinstance(rule, Adagrad):
         return _adagrad(who, rule, rate)
     if not rule.epsilon:
-        raise ValueError(
-            f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8."
-        )
+        raise ValueError(f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8.")
     return keras.optimizers.Adam(rate, rule.beta_1, rule.beta_2, rule.epsilon)
 
 
@@ -77,62 +66,39 @@ def _adagrad(who: str, rule: Adagrad, rate: float) -> keras.optimizers.Optimizer
 
 
 def feature_configs(
-    schema: Schema,
-    stacks: Sequence[Stack],
-    rule: RowRule,
-    seed: int,
-    batch_size: int | None,
-    placement: str,
-    max_ids_per_partition: int = 256,
-    max_unique_ids_per_partition: int = 256,
-) -> dict[str, Any]:
+    schema: Schema, stacks: Sequence[Stack], rule: RowRule, seed: int, batch_size: int | None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """A `keras_rs.layers.FeatureConfig` for each column; columns that share a table share its `TableConfig`.
 
     Each table has a last row of its own for padding, which SparseCore would otherwise look up in a real one, with weight
     0. The combiner is always "sum": keras-rs has it by table, a schema by column, so `mean` and `sqrtn` are divided out
-    behind the lookup.
-
-    Args:
-        schema: A fitted schema.
-        stacks: Of its `EmbeddingCollection`.
-        rule: Row rule; see `keras_optimizer`.
-        seed: Of the initial rows: the distribution of `EmbeddingCollection`'s, drawn by Keras on the device.
-        batch_size: Of the batches of all devices together; `None` off the TPU.
-        placement: `"sparsecore"` or `"default_device"`.
-        max_ids_per_partition: As in `keras_rs.layers.TableConfig`.
-        max_unique_ids_per_partition: As there.
-
-    Returns:
-        Column name → config.
+    behind the lookup. Initial rows have the distribution of `EmbeddingCollection`'s, drawn by Keras on the device. The batch size
+    is that of all devices together, `None` off the TPU; options are those of `keras_rs.layers.TableConfig`.
     """
     layers = keras_rs_layers()
-    found: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     for stack in stacks:
         tables = {
             table.name: layers.TableConfig(
                 name=config_name(table),
                 vocabulary_size=table.rows + 1,
                 embedding_dim=table.width,
-                initializer=keras.initializers.RandomUniform(
-                    -table.half_width, table.half_width, part_seed(seed, *table.number)
-                ),
+                initializer=keras.initializers.RandomUniform(-table.half_width, table.half_width, part_seed(seed, *table.number)),
                 optimizer=keras_optimizer(rule),
                 combiner="sum",
-                placement=placement,
-                max_ids_per_partition=max_ids_per_partition,
-                max_unique_ids_per_partition=max_unique_ids_per_partition,
+                **options,
             )
             for table in stack.tables
         }
         for block in stack.blocks:
             for column in (schema.categorical[i] for i in block.columns):
-                found[column.name] = layers.FeatureConfig(
+                configs[column.name] = layers.FeatureConfig(
                     name=column.name,
                     table=tables[column.table_name],
                     input_shape=(batch_size, block.hotness),
                     output_shape=(batch_size, block.width),
                 )
-    return found
+    return configs
 
 
 def config_name(table: Table) -> str:
@@ -142,16 +108,10 @@ def config_name(table: Table) -> str:
 
 
 def keras_rs_layers() -> Any:
-    """The module `keras_rs.layers`.
-
-    Raises:
-        ImportError: keras-rs is not installed.
-    """
+    """The module `keras_rs.layers`; `ImportError` where keras-rs is not installed."""
     try:
         return importlib.import_module("keras_rs").layers
     except ModuleNotFoundError as error:
         if error.name != "keras_rs":
             raise
-        raise ImportError(
-            "TPUEmbedding needs keras-rs on a TPU; install keras-dlrm[tpu], or use EmbeddingCollection."
-        ) from error
+        raise ImportError("TPUEmbedding needs keras-rs on a TPU; install keras-dlrm[tpu], or use EmbeddingCollection.") from error

@@ -14,34 +14,60 @@ from keras import ops
 from keras_dlrm.backend.private_keras import add_layer
 from keras_dlrm.backend.private_keras_rs import layer_off_sparse_core, tables_on_sparse_core
 from keras_dlrm.embeddings.sparse_core.config import config_name, keras_rs_layers
-from keras_dlrm.embeddings.sparse_core.layout import Placed
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.plan import Shard
 from keras_dlrm.sharding.stacking import Block, Stack, Table
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """A logical table as a checkpoint sees it: not a variable of ours, without slots.
+class Placed:
+    """A table inside a stack that is dealt out to SparseCores: row r lies on core (r + rotation) mod cores.
 
-    Attributes:
-        table: The table.
-        trainable: Never: its slots are keras-rs's.
+    There it is row `offset + r // cores` of that core's part of the stack.
     """
+
+    cores: int  # SparseCores of all devices
+    offset: int  # first row of the table on each core
+    rotation: int  # core of row 0
+    rows: int
+    width: int  # of the table; the stack may have more columns
+
+    def where(self, stack_rows: int) -> np.ndarray:
+        """For each row of the table its row in the stack, the parts of all cores below each other (`stack_rows` in all)."""
+        row = np.arange(self.rows)
+        return (row + self.rotation) % self.cores * (stack_rows // self.cores) + self.offset + row // self.cores
+
+    def take(self, stack: np.ndarray) -> np.ndarray:
+        """The logical table out of its stack.
+
+        Example:
+
+        >>> table = np.arange(5.0)[:, None]
+        >>> place = Placed(cores=2, offset=1, rotation=1, rows=5, width=1)
+        >>> stack = place.put(np.zeros((8, 4)), table)
+        >>> stack[:, 0].tolist()
+        [0.0, 1.0, 3.0, 0.0, 0.0, 0.0, 2.0, 4.0]
+        >>> bool((place.take(stack) == table).all())
+        True
+        """
+        return stack[self.where(len(stack)), : self.width]
+
+    def put(self, stack: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """The stack with the logical table's rows replaced, in place."""
+        stack[self.where(len(stack)), : self.width] = table
+        return stack
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A logical table as a checkpoint sees it: not a variable of ours, without slots, which are keras-rs's."""
 
     table: Table
     trainable: bool = False
 
 
 class SparseCoreTables:
-    """The tables of a `TPUEmbedding`, and lookups of sums of their rows.
-
-    Args:
-        schema: Its schema.
-        stacks: Its stacks.
-        configs: Column name → `keras_rs.layers.FeatureConfig`, see `sparse_core.feature_configs`.
-        name: Name of the layer that is made of them.
-    """
+    """The tables of a `TPUEmbedding`, and lookups of sums of their rows; see `feature_configs` for the configurations by column."""
 
     def __init__(self, schema: Schema, stacks: Sequence[Stack], configs: Mapping[str, Any], name: str) -> None:
         self.schema = schema
@@ -59,11 +85,11 @@ class SparseCoreTables:
         self.variables = list(self.layer.trainable_variables)
 
     def features(self, asked: Sequence[Any], factors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Rows and weights of each column, (B, hotness) both; what contributes nothing is the padding row, with weight 0.
+        """Rows and weights of each column, (B, hotness) both; a padding row with weight 0 contributes nothing.
 
         Args:
             asked: For each stack int32 (B, positions): rows of the tables, or -1.
-            factors: For each stack what its rows are multiplied with, (B, positions), or `None`.
+            factors: For each stack the factors of its rows, (B, positions), or `None`.
         """
         ids, weights = {}, {}
         for stack, rows, factor in zip(self.stacks, asked, factors, strict=True):
@@ -72,8 +98,8 @@ class SparseCoreTables:
                 part = rows[:, first:last]
                 real = part >= 0
                 ids[column.name] = ops.where(real, part, sizes[column.table_name])
-                given = ops.ones_like(part, "float32") if factor is None else ops.cast(factor[:, first:last], "float32")
-                weights[column.name] = ops.where(real, given, ops.zeros_like(given))
+                weight = ops.ones_like(part, "float32") if factor is None else ops.cast(factor[:, first:last], "float32")
+                weights[column.name] = ops.where(real, weight, ops.zeros_like(weight))
         return ids, weights
 
     def _columns(self, stack: Stack) -> Iterator[tuple[Any, Block, int, int]]:
@@ -83,10 +109,9 @@ class SparseCoreTables:
                 yield self.schema.categorical[i], block, first, first + block.hotness
 
     def ragged_features(self, asked: Sequence[Any], factors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As `features`, without what contributes nothing: NumPy arrays of an array for each example."""
+        """The `features` that contribute something: NumPy arrays of an array for each example."""
         ids, weights = (
-            {name: ops.convert_to_numpy(value) for name, value in found.items()}
-            for found in self.features(asked, factors)
+            {name: ops.convert_to_numpy(value) for name, value in by_column.items()} for by_column in self.features(asked, factors)
         )
         real = {name: value != self.configs[name].table.vocabulary_size - 1 for name, value in ids.items()}
         return (
@@ -95,19 +120,13 @@ class SparseCoreTables:
         )
 
     def preprocess(self, asked: Sequence[Any], factors: Sequence[Any], training: bool) -> Any:
-        """What SparseCore is given on JAX, from concrete values and outside of compiled functions."""
+        """Input of SparseCore on JAX, from concrete values and outside of compiled functions."""
         return self.layer.preprocess(*self.ragged_features(asked, factors), training=training)
 
     def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
-        """For each stack and block the sums of its rows, (B, columns, width).
+        """For each stack and block the sums of its rows, (B, columns, width); arguments as of `features`.
 
-        Args:
-            asked: As in `features`.
-            factors: As there.
-            training: Whether this is a training step.
-
-        Raises:
-            ValueError: on JAX with SparseCore, whose input is made before the step.
+        `ValueError` on JAX with SparseCore, whose input is made before the step.
         """
         if self.sparse_core and keras.backend.backend() == "jax":
             raise ValueError(
@@ -115,13 +134,10 @@ class SparseCoreTables:
                 "layer.preprocess(batch, training=True) in place of the batch."
             )
         ids, weights = self.features(asked, factors)
-        return self._by_block(self.layer(ids, weights, training=bool(training)))
+        return self.by_block(self.layer(ids, weights, training=bool(training)))
 
-    def pooled_preprocessed(self, given: Any, training: bool | None) -> list[list[Any]]:
-        """As `pooled`, of what `preprocess` made."""
-        return self._by_block(self.layer(given, training=bool(training)))
-
-    def _by_block(self, vectors: Mapping[str, Any]) -> list[list[Any]]:
+    def by_block(self, vectors: Mapping[str, Any]) -> list[list[Any]]:
+        """Vectors of the columns, by name, as `pooled` gives them."""
         columns = self.schema.categorical
         return [
             [ops.stack([vectors[columns[i].name] for i in block.columns], axis=1) for block in stack.blocks]
@@ -185,7 +201,7 @@ class SparseCoreTables:
 
     @contextlib.contextmanager
     def _stack(self, name: str) -> Iterator[tuple[Placed, np.ndarray]]:
-        """On TensorFlow, where a table lies and the stack that it lies in, which is written back if it was changed."""
+        """On TensorFlow, a table's place and the stack that it lies in, which is written back if it was changed."""
         engine = tables_on_sparse_core(self.layer)
         layout = engine.embedding_layouts[name]
         shards = engine.embedding_tables[layout.stacked_table_name].values
@@ -198,15 +214,13 @@ class SparseCoreTables:
 
 
 def placed(layout: Any) -> Placed:
-    """Where a table lies, from TensorFlow's `SparseCoreTableLayout`."""
-    rows, width = layout.unsharded_shape
-    return Placed(
-        layout.num_sparse_cores, layout.sparse_core_shard_row_offset, layout.sparse_core_shard_rotation, rows, width
-    )
+    """A table's place, from TensorFlow's `SparseCoreTableLayout`."""
+    offset, rotation = layout.sparse_core_shard_row_offset, layout.sparse_core_shard_rotation
+    return Placed(layout.num_sparse_cores, offset, rotation, *layout.unsharded_shape)
 
 
 def _ragged(values: np.ndarray, real: np.ndarray) -> np.ndarray:
-    found = np.empty(len(values), object)
+    rows = np.empty(len(values), object)
     for i, (row, keep) in enumerate(zip(values, real, strict=True)):
-        found[i] = row[keep]
-    return found
+        rows[i] = row[keep]
+    return rows

@@ -20,6 +20,7 @@ from keras_dlrm.sharding.active import current
 from keras_dlrm.support.arguments import integer
 
 PREPROCESSED = "sparse_core"
+_LIMITS = ("max_ids_per_partition", "max_unique_ids_per_partition")
 _forced = threading.local()
 
 
@@ -70,15 +71,10 @@ class TPUEmbedding(EmbeddingCollection):
     """
 
     def __init__(
-        self,
-        schema: Schema | Mapping[str, Any],
-        embedding_dim: int | Mapping[str, int] = 16,
-        embedding_optimizer: Any = "sgd",
-        batch_size: int | None = None,
-        max_ids_per_partition: int = 256,
-        max_unique_ids_per_partition: int = 256,
-        **kwargs: Any,
-    ) -> None:
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | Mapping[str, int] = 16,
+        embedding_optimizer: Any = "sgd", batch_size: int | None = None, max_ids_per_partition: int = 256,
+        max_unique_ids_per_partition: int = 256, **kwargs: Any,
+    ) -> None:  # fmt: skip
         who = "TPUEmbedding"
         for option, default in (("quotient_remainder", None), ("table_dtype", "float32")):
             if kwargs.get(option, default) != default:
@@ -89,15 +85,12 @@ class TPUEmbedding(EmbeddingCollection):
         keras_optimizer(rule)  # refused here as on a TPU
         # Not the rule itself: Keras saves optimizers that it finds among a layer's attributes.
         self.rule_config = keras.saving.serialize_keras_object(rule)
-        self.batch_size = None if batch_size is None else integer(who, "batch_size", batch_size, 1)
-        self.max_ids_per_partition = integer(who, "max_ids_per_partition", max_ids_per_partition, 1)
-        self.max_unique_ids_per_partition = integer(
-            who, "max_unique_ids_per_partition", max_unique_ids_per_partition, 1
-        )
+        self.batch_size = None if batch_size is None else integer(who, "batch_size", batch_size)
+        self.max_ids_per_partition = integer(who, "max_ids_per_partition", max_ids_per_partition)
+        self.max_unique_ids_per_partition = integer(who, "max_unique_ids_per_partition", max_unique_ids_per_partition)
         super().__init__(schema, embedding_dim, **kwargs)
 
     def make_store(self) -> Any:
-        """The tables: keras-rs's on a TPU, the engine's elsewhere."""
         on_tpu = backend.on_tpu()
         if not on_tpu and not getattr(_forced, "on", False):
             return super().make_store()
@@ -107,19 +100,11 @@ class TPUEmbedding(EmbeddingCollection):
                 "outside of kd.sharding.use."
             )
         if on_tpu and self.batch_size is None:
-            raise ValueError(
-                "TPUEmbedding: batch_size=None, but on a TPU it must be given: rows of a batch of all devices."
-            )
-        configs = feature_configs(
-            self.schema,
-            self.stacks,
-            self.row_rule(),
-            self.seed,
-            self.batch_size if on_tpu else None,
-            "sparsecore" if on_tpu else "default_device",
-            self.max_ids_per_partition,
-            self.max_unique_ids_per_partition,
-        )
+            raise ValueError("TPUEmbedding: batch_size=None, but on a TPU it must be given: rows of a batch of all devices.")
+        batch_size, placement = (self.batch_size, "sparsecore") if on_tpu else (None, "default_device")
+        limits = {name: getattr(self, name) for name in _LIMITS}
+        rule = self.row_rule()
+        configs = feature_configs(self.schema, self.stacks, rule, self.seed, batch_size, placement=placement, **limits)
         return SparseCoreTables(self.schema, self.stacks, configs, f"{self.name}_tables")
 
     def row_rule(self) -> RowRule:
@@ -132,14 +117,6 @@ class TPUEmbedding(EmbeddingCollection):
         return isinstance(self.store, SparseCoreTables)
 
     def require_whole(self, who: str) -> None:
-        """Raise where the tables are not variables of ours.
-
-        Args:
-            who: What needs them to be.
-
-        Raises:
-            ValueError: they are not.
-        """
         if self.uses_keras_rs:
             raise ValueError(
                 f"{who}: keras-rs holds the model's tables; save the model (model.save), and load it where there is no TPU."
@@ -162,9 +139,8 @@ class TPUEmbedding(EmbeddingCollection):
         return {**batch, PREPROCESSED: self.store.preprocess(asked, sent, training)}
 
     def pooled(self, inputs: Any, asked: list[Any], sent: list[Any], training: bool | None) -> list[list[Any]]:
-        """As in `EmbeddingCollection`; of what `preprocess` made, if it is there."""
         if isinstance(self.store, SparseCoreTables) and isinstance(inputs, Mapping) and PREPROCESSED in inputs:
-            return self.store.pooled_preprocessed(inputs[PREPROCESSED], training)
+            return self.store.by_block(self.store.layer(inputs[PREPROCESSED], training=bool(training)))
         return super().pooled(inputs, asked, sent, training)
 
     def _write(self, tables: Mapping[str, Any]) -> None:
@@ -176,34 +152,21 @@ class TPUEmbedding(EmbeddingCollection):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["quotient_remainder"], config["table_dtype"]
-        return {
-            **config,
-            "embedding_optimizer": keras.saving.serialize_keras_object(self.row_rule()),
-            "batch_size": self.batch_size,
-            "max_ids_per_partition": self.max_ids_per_partition,
-            "max_unique_ids_per_partition": self.max_unique_ids_per_partition,
-        }
+        config["embedding_optimizer"] = keras.saving.serialize_keras_object(self.row_rule())
+        return config | {name: getattr(self, name) for name in ("batch_size", *_LIMITS)}
 
 
-def rule_of(layers: Iterable[Any], given: Any) -> Any:
-    """What `compile` takes as `embedding_optimizer`: what it was given, or the rule of the model's `TPUEmbedding`s.
-
-    Args:
-        layers: Layers of the model.
-        given: The argument of `compile`, or `None`.
-
-    Raises:
-        ValueError: two of them differ.
-    """
+def rule_of(layers: Iterable[Any], embedding_optimizer: Any) -> Any:
+    """The row rule for `compile`: its argument, or the rule of the model's `TPUEmbedding`s; `ValueError` where two differ."""
     rules = [layer.row_rule() for layer in layers if isinstance(layer, TPUEmbedding)]
     for rule in rules:
-        other = get(given) if given is not None else rules[0]
+        other = get(embedding_optimizer) if embedding_optimizer is not None else rules[0]
         if type(rule) is not type(other) or _options(rule) != _options(other):
             raise ValueError(
                 f"compile: the embedding_optimizer {type(other).__name__} {_options(other)} differs from the "
                 f"{type(rule).__name__} {_options(rule)} that a TPUEmbedding was made with; give it there alone."
             )
-    return given if given is not None or not rules else rules[0]
+    return embedding_optimizer if embedding_optimizer is not None or not rules else rules[0]
 
 
 def _options(rule: RowRule) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.embeddings.lookup import taped
-from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.embeddings.whole_tables import stand_in_tables
 from keras_dlrm.export import functional as own
 from keras_dlrm.export.elsewhere import arguments, beside, import_modules
 from keras_dlrm.export.requests import example_batch

@@ -43,21 +43,15 @@ def start(timeout: float = 300.0) -> None:
     """
     # It would catch SIGTERM and do nothing; `kd.checkpoint.Checkpoints` has its own way.
     jax.config.update("jax_enable_preemption_service", False)
-    if not jax.distributed.is_initialized() and is_task() and "JAX_COORDINATOR_ADDRESS" not in os.environ:
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if not jax.distributed.is_initialized() and (address is not None or is_task()):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(initialization_timeout=int(timeout))
-    elif not jax.distributed.is_initialized() and "JAX_COORDINATOR_ADDRESS" in os.environ:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            os.environ["JAX_COORDINATOR_ADDRESS"],
-            int(os.environ["JAX_NUM_PROCESSES"]),
-            int(os.environ["JAX_PROCESS_ID"]),
-            initialization_timeout=int(timeout),
-        )
+        names = () if address is None else ("num_processes", "process_id")
+        numbers: dict[str, Any] = {name: int(os.environ[f"JAX_{name.upper()}"]) for name in names}
+        jax.distributed.initialize(address, initialization_timeout=int(timeout), **numbers)
     if jax.device_count() > 1 and keras.distribution.distribution() is None:
-        mesh = keras.distribution.DeviceMesh(
-            (jax.device_count(),), [AXIS], [f"{device.platform}:{device.id}" for device in jax.devices()]
-        )
+        devices = [f"{device.platform}:{device.id}" for device in jax.devices()]
+        mesh = keras.distribution.DeviceMesh((len(devices),), [AXIS], devices)
         # Each process is given its own part of each batch.
         keras.distribution.set_distribution(_Hybrid(mesh, auto_shard_dataset=False))
 
@@ -167,7 +161,7 @@ def on_each_device(function: Any, state: Sequence[Sequence[Any]], rows: bool) ->
     """A step of all devices from one of a single device.
 
     Args:
-        function: `(state, data) → (result, state)`, or → result where `state` is not given back (`rows`).
+        function: `(state, data) → (result, state)`.
         state: For each part of the state its Keras variables.
         rows: Whether the result has a row for each row of the batch; else it is the same on all devices.
     """
@@ -181,13 +175,8 @@ def on_each_device(function: Any, state: Sequence[Sequence[Any]], rows: bool) ->
             return function(values, data)
 
     result = PartitionSpec(AXIS) if rows else PartitionSpec()
-    return jax.shard_map(
-        step,
-        mesh=_mesh(),
-        in_specs=(specs, PartitionSpec(AXIS)),
-        out_specs=(result, specs),
-        check_vma=False,
-    )
+    in_specs = (specs, PartitionSpec(AXIS))
+    return jax.shard_map(step, mesh=_mesh(), in_specs=in_specs, out_specs=(result, specs), check_vma=False)
 
 
 def rows_here(array: Any) -> np.ndarray:

@@ -159,9 +159,6 @@ def check_call(n: int) -> None:
         )
 
 
-# -- variables ---------------------------------------------------------------------------------------------------------
-
-
 def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
     # In a scope this is a copy for each replica, which then gets rows of its own.
     return add(name, shape)

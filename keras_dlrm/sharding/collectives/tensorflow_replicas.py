@@ -26,8 +26,7 @@ _numbers = itertools.count(1)
 def in_step() -> bool:
     """Whether a replica is in its step; not where Keras only asks for shapes, as it does before a model is built.
 
-    Raises:
-        RuntimeError: neither: the model is called as a function.
+    `RuntimeError` where neither is so: the model is called as a function.
     """
     if tf.distribute.get_replica_context() is not None:
         return True
@@ -57,20 +56,13 @@ def rows_of(x: Any) -> Any:
     """The part of a collective's group key that follows the length of the batch, where that is known only as the step runs; else 0.
 
     TensorFlow keeps the shape that a collective of a group had at first: batches of each length are a group of their own.
-
-    Args:
-        x: What is handed over.
     """
     unknown = [i for i, length in enumerate(x.shape.as_list()) if length is None]
     return tf.reduce_prod([tf.shape(x)[i] for i in unknown]) if unknown else 0
 
 
 def keys(x: Any) -> dict[str, Any]:
-    """Keys of the step's next collective, the same in all replicas.
-
-    Args:
-        x: What the replicas hand over.
-    """
+    """Keys of the step's next collective, of a tensor that replicas hand over, the same in all of them."""
     strategy = tf.distribute.get_strategy()
     place = replica()
     first, tokens = _group_of(strategy)

@@ -105,9 +105,6 @@ def check_call(n: int) -> None:
     """Every process may call the model, if all do."""
 
 
-# -- variables ---------------------------------------------------------------------------------------------------------
-
-
 def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
     return add(name, shape)
 

@@ -17,21 +17,13 @@ _SMALL = (0, 2**16, 2**20, 2**24)
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """Thresholds.
+    """Thresholds."""
 
-    Attributes:
-        replicate: Tables of at most so many bytes are replicated.
-        cap: A part has at most so many bytes.
-        split: `"row_wise"` or `"column_wise"`: how larger tables are split.
-        share: Tables that make a larger share of all work are split, too.
-        even: Whether parts are spread by bytes, too, rather than by work alone.
-    """
-
-    replicate: float
-    cap: float
-    split: str
-    share: float = math.inf
-    even: bool = True
+    replicate: float  # tables of at most so many bytes are replicated
+    cap: float  # a part has at most so many bytes
+    split: str  # kind of larger tables: `"row_wise"` or `"column_wise"`
+    share: float = math.inf  # tables that make a larger share of all work are split, too
+    even: bool = True  # whether parts are spread by bytes, too, rather than by work alone
 
     @property
     def name(self) -> str:
@@ -49,13 +41,7 @@ class Candidate:
 
 
 def size(number: float) -> str:
-    """Bytes in words.
-
-    Example:
-
-    >>> size(1536), size(2**31)
-    ('1.5 KiB', '2 GiB')
-    """
+    """Bytes in words, such as "1.5 KiB"."""
     for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if number >= unit:
             return f"{number / unit:.3g} {name}"

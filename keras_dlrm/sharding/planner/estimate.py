@@ -11,10 +11,8 @@ import numpy as np
 
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.plan import Placement, ShardingPlan
-from keras_dlrm.sharding.planner.load import loads
+from keras_dlrm.sharding.planner.costs import Traffic, allocated, loads, seconds, traffic
 from keras_dlrm.sharding.planner.machine import Machine
-from keras_dlrm.sharding.planner.step_time import allocated, seconds
-from keras_dlrm.sharding.planner.traffic import Traffic, traffic_of
 from keras_dlrm.sharding.planner.workload import Workload
 from keras_dlrm.support.terminal import print_table
 
@@ -138,13 +136,9 @@ COMMUNICATION = tuple(field.name for field in dataclasses.fields(Traffic))
 
 
 def explain(
-    plan: ShardingPlan,
-    schema: Schema,
-    embedding_dim: int | Mapping[str, int] = 16,
-    *,
-    machine: Machine | str | Mapping[str, Any] = "a100",
-    **options: Any,
-) -> Estimate:
+    plan: ShardingPlan, schema: Schema, embedding_dim: int | Mapping[str, int] = 16, *,
+    machine: Machine | str | Mapping[str, Any] = "a100", **options: Any,
+) -> Estimate:  # fmt: skip
     """The costs of an existing plan.
 
     Args:
@@ -198,7 +192,7 @@ def weigh(
             {"table": name, "rows": use.rows, "width": use.width, "bytes": work.table_bytes(name), "ids": use.ids,
              "sharding": placement.kind, "parts": max(parts, 1), "devices": where, "reason": reasons.get(name, "given")}
         )  # fmt: skip
-    sent = traffic_of(world_size, groups, work.global_batch, work.weighted, work.dense_parameters)
+    sent = traffic(world_size, groups, work.global_batch, work.weighted, work.dense_parameters)
     return Estimate(
         world_size, work.global_batch, tuple(tables), tuple(int(b) for b in held), allocated(work, groups),
         tuple(float(r) for r in read), sent, seconds(work, world_size, groups, machine),

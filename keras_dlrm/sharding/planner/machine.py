@@ -158,19 +158,10 @@ _PRODUCTS, _HBM, _LINK, _NETWORK = 0.47, 0.75, 0.75, 0.8
 
 def _gpu(source: str, memory: float, flops: float, hbm: float, nvlink: float, port: float) -> Machine:
     return Machine(
-        memory_bytes=memory,
-        flops=_PRODUCTS * flops,
-        memory_bandwidth=_HBM * hbm,
-        link_bandwidth=_LINK * nvlink,
-        link_latency=3e-5,
-        devices_per_node=8,
-        network_bandwidth=_NETWORK * port,
-        network_latency=6e-5,
-        message_seconds=5e-7,
-        row_seconds=1e-9,
-        step_seconds=1.4e-3,
+        memory_bytes=memory, flops=_PRODUCTS * flops, memory_bandwidth=_HBM * hbm, link_bandwidth=_LINK * nvlink, link_latency=3e-5,
+        network_bandwidth=_NETWORK * port, network_latency=6e-5, message_seconds=5e-7, row_seconds=1e-9, step_seconds=1.4e-3,
         source=source,
-    )
+    )  # fmt: skip
 
 
 #: Machines by name.
@@ -182,15 +173,7 @@ MACHINES: dict[str, Machine] = {
     # Processes of one computer of 2 cores: products and a whole step are measured (benchmarks/RESULTS.md, "Training step,
     # kaggle, batch 2048, float32"), the rest is assumed: gloo over the loopback device.
     "loopback": Machine(
-        memory_bytes=24e9,
-        flops=1.75e11,
-        memory_bandwidth=2e10,
-        link_bandwidth=1.5e9,
-        link_latency=3e-4,
-        devices_per_node=4096,
-        row_seconds=1.5e-7,
-        step_seconds=2e-3,
-        shared=True,
-        source="2 cores of an AMD EPYC, measured; loopback assumed",
+        memory_bytes=24e9, flops=1.75e11, memory_bandwidth=2e10, link_bandwidth=1.5e9, link_latency=3e-4, devices_per_node=4096,
+        row_seconds=1.5e-7, step_seconds=2e-3, shared=True, source="2 cores of an AMD EPYC, measured; loopback assumed",
     ),
-}
+}  # fmt: skip

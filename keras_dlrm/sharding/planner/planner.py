@@ -9,10 +9,9 @@ from typing import Any
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.plan import MOST_PROCESSES, Placement, ShardingPlan, kind_of
 from keras_dlrm.sharding.planner.candidates import Placed, candidates, placed
+from keras_dlrm.sharding.planner.costs import allocated, loads, seconds
 from keras_dlrm.sharding.planner.estimate import check_slots, weigh
-from keras_dlrm.sharding.planner.load import loads
 from keras_dlrm.sharding.planner.machine import Machine
-from keras_dlrm.sharding.planner.step_time import allocated, seconds
 from keras_dlrm.sharding.planner.workload import Workload
 from keras_dlrm.support.arguments import integer, number
 
@@ -22,16 +21,10 @@ _EVEN = 1.05  # of the mean share of memory
 
 
 def plan(
-    schema: Schema,
-    world_size: int,
-    embedding_dim: int | Mapping[str, int] = 16,
-    *,
-    constraints: Mapping[str, Any] | None = None,
-    machine: Machine | str | Mapping[str, Any] = "a100",
-    memory_bytes: float | None = None,
-    even_memory: bool = False,
-    **options: Any,
-) -> ShardingPlan:
+    schema: Schema, world_size: int, embedding_dim: int | Mapping[str, int] = 16, *,
+    constraints: Mapping[str, Any] | None = None, machine: Machine | str | Mapping[str, Any] = "a100",
+    memory_bytes: float | None = None, even_memory: bool = False, **options: Any,
+) -> ShardingPlan:  # fmt: skip
     """Place each table: the fastest of a few dozen candidates, by prediction, among those that fit the memory.
 
     Candidates differ in thresholds: up to which size tables are replicated, from which size (or share of the work) they are

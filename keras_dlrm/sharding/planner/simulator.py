@@ -21,13 +21,9 @@ _INK, _GRID = "#333333", "#E3E3E3"
 
 
 def simulate(
-    work: Workload,
-    sizes: Sequence[int] = SIZES,
-    machine: Machine | str | Mapping[str, Any] = "a100",
-    scaling: str = "weak",
-    constraints: Mapping[str, Any] | None = None,
-    memory_bytes: float | None = None,
-) -> dict[int, Estimate | None]:
+    work: Workload, sizes: Sequence[int] = SIZES, machine: Machine | str | Mapping[str, Any] = "a100",
+    scaling: str = "weak", constraints: Mapping[str, Any] | None = None, memory_bytes: float | None = None,
+) -> dict[int, Estimate | None]:  # fmt: skip
     """A plan for each number of devices, and what it gives.
 
     Args:
@@ -87,12 +83,9 @@ def table(estimates: Mapping[int, Estimate | None]) -> list[dict[str, Any]]:
 
 
 def scaling_png(
-    estimates: Mapping[int, Estimate | None],
-    path: str | os.PathLike[str],
-    title: str = "",
-    points: Mapping[int, float] | None = None,
-    label: str = "measured",
-) -> None:
+    estimates: Mapping[int, Estimate | None], path: str | os.PathLike[str], title: str = "",
+    points: Mapping[int, float] | None = None, label: str = "measured",
+) -> None:  # fmt: skip
     """Draw throughput against devices, beside a line of what would be linear, and what a step's time goes to.
 
     Args:

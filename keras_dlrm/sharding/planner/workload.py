@@ -9,7 +9,7 @@ from typing import Any
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.compression import QuotientRemainder
 from keras_dlrm.sharding.layout import vectors
-from keras_dlrm.sharding.stacking import Stack, split_tables, stack_tables
+from keras_dlrm.sharding.stacking import Stack, split_tables, stack_tables, table_widths
 from keras_dlrm.support.arguments import integer, widths
 
 # Bytes of slots per row: per number of the row, and besides.
@@ -19,22 +19,14 @@ _TABLE_BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclasses.dataclass(frozen=True)
 class TableUse:
-    """A stored table and what an example asks of it.
-
-    Attributes:
-        name: Its name.
-        logical: The logical table's name: another one where it is split in two.
-        rows, width: Its shape.
-        ids: Rows looked up for an example.
-        outputs: Vectors that are made of them.
-    """
+    """A stored table and its use by an example."""
 
     name: str
-    logical: str
+    logical: str  # the logical table's name: another one where it is split in two
     rows: int
     width: int
-    ids: int
-    outputs: int
+    ids: int  # rows looked up for an example
+    outputs: int  # vectors that are made of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +60,12 @@ class Workload:
 
     @classmethod
     def of(
-        cls,
-        schema: Schema,
-        embedding_dim: int | Mapping[str, int] = 16,
-        *,
-        global_batch: int = 65536,
-        optimizer: str = "adagrad",
-        dense_parameters: int | None = None,
-        activations: int | None = None,
-        bottom_mlp: Sequence[int] | None = None,
-        top_mlp: Sequence[int] = (512, 256, 1),
-        quotient_remainder: QuotientRemainder | Mapping[str, Any] | None = None,
-        table_dtype: str = "float32",
+        cls, schema: Schema, embedding_dim: int | Mapping[str, int] = 16, *, global_batch: int = 65536,
+        optimizer: str = "adagrad", dense_parameters: int | None = None, activations: int | None = None,
+        bottom_mlp: Sequence[int] | None = None, top_mlp: Sequence[int] = (512, 256, 1),
+        quotient_remainder: QuotientRemainder | Mapping[str, Any] | None = None, table_dtype: str = "float32",
         half_precision: bool = False,
-    ) -> Workload:
+    ) -> Workload:  # fmt: skip
         """The workload of a DLRM, or of any model whose dense parameters are counted.
 
         Args:
@@ -113,7 +97,7 @@ class Workload:
             raise ValueError(f"plan: table_dtype={table_dtype!r} is unknown; use one of {list(_TABLE_BYTES)}.")
         if not schema.categorical:
             raise ValueError("plan: the schema has no categorical column, so there is no table to place.")
-        by_table = _widths(schema, embedding_dim)
+        by_table = table_widths("plan", schema, embedding_dim)
         split = None if quotient_remainder is None else QuotientRemainder.of(quotient_remainder)
         operation = None if split is None else split.operation
         parts = split_tables(schema, by_table, split, None)
@@ -124,9 +108,7 @@ class Workload:
             for part, positions in vectors(stack, operation):
                 asked[part][0] += len(positions)
                 asked[part][1] += 1
-        uses = {
-            t.name: TableUse(t.name, logical[t.name], t.rows, t.width, *asked[t.name]) for s in stacks for t in s.tables
-        }
+        uses = {t.name: TableUse(t.name, logical[t.name], t.rows, t.width, *asked[t.name]) for s in stacks for t in s.tables}
         dense, touched = _dense(schema, by_table, bottom_mlp, top_mlp)
         if dense_parameters is not None:
             dense = integer("plan", "dense_parameters", dense_parameters, 0)
@@ -162,27 +144,14 @@ class Workload:
         return self.tables[name].rows * self.row_bytes(self.tables[name].width)
 
 
-def _widths(schema: Schema, embedding_dim: int | Mapping[str, int]) -> dict[str, int]:
-    names = list(schema.table_sizes)
-    if not isinstance(embedding_dim, Mapping):
-        return dict.fromkeys(names, integer("plan", "embedding_dim", embedding_dim))
-    if set(embedding_dim) != set(names):
-        raise ValueError(
-            f"plan: embedding_dim names the tables {sorted(embedding_dim)}; the schema has {sorted(names)}. Give each table "
-            "one width."
-        )
-    return {name: integer(f"plan: table {name!r}", "embedding_dim", embedding_dim[name]) for name in names}
-
-
 def _dense(
     schema: Schema, by_table: Mapping[str, int], bottom_mlp: Sequence[int] | None, top_mlp: Sequence[int]
 ) -> tuple[int, int]:
     """Parameters outside the tables of a DLRM, and the numbers that its layers read and write for an example."""
     top = widths("plan", "top_mlp", top_mlp)
-    bottom = (
-        [] if not schema.dense else widths("plan", "bottom_mlp", bottom_mlp or [512, 256, 64, max(by_table.values())])
-    )
-    width = bottom[-1] if bottom else max(by_table.values())
+    widest = max(by_table.values())
+    bottom = widths("plan", "bottom_mlp", bottom_mlp or [512, 256, 64, widest]) if schema.dense else []
+    width = bottom[-1] if bottom else widest
     n = len(schema.categorical) + bool(bottom)
     pairs = n * (n - 1) // 2
     layers = [[schema.n_dense, *bottom]] if bottom else []

@@ -10,7 +10,7 @@ import keras_dlrm as kd
 from keras_dlrm.checkpoint.reading import read
 from keras_dlrm.checkpoint.writing import write
 from keras_dlrm.embeddings.lookup import is_table
-from keras_dlrm.embeddings.stand_ins import stand_in_tables
+from keras_dlrm.embeddings.whole_tables import stand_in_tables
 from keras_dlrm.sharding.plan import place
 
 if keras.backend.backend() != "tensorflow":
@@ -18,10 +18,9 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_dlrm.parameter_server.checks import check, check_is_on
 from keras_dlrm.parameter_server.placement import for_servers
 from keras_dlrm.parameter_server.server import Server
-from keras_dlrm.parameter_server.step import WorkerStep
+from keras_dlrm.parameter_server.step import WorkerStep, check, check_is_on
 from keras_dlrm.parameter_server.tables import ServerTables
 
 DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"
