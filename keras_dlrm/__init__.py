@@ -29,25 +29,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Categorical",
-    "Dense",
-    "Schema",
-    "checkpoint",
-    "convert",
-    "data",
-    "export",
-    "layers",
-    "metrics",
-    "models",
-    "optimizers",
-    "plan",
-    "schedules",
-    "scoring",
-    "serving",
-    "sharding",
-    "training",
-    "verify",
-]
+    "Categorical", "Dense", "Schema", "checkpoint", "convert", "data", "export", "layers", "metrics", "models",
+    "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "training", "verify",
+]  # fmt: skip
 _FUNCTIONS = {"plan": "keras_dlrm.sharding.planner.planner", "verify": "keras_dlrm.artifacts"}
 
 

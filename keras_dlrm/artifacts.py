@@ -81,17 +81,14 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a folder or a file that this package wrote.")
     kind, check = _kind(path)
-    total = sum(file.stat().st_size for file in _below(path)) if progress is not None else 0
+    files = [path / name for name in files_below(path) if (path / name).is_file()] if path.is_dir() else [path]
+    total = sum(file.stat().st_size for file in files) if progress is not None else 0
     checks = check(path, _counted(progress, total))
     if progress is not None:
         progress(total, total)
     base = path if path.is_dir() else path.parent
-    files = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in checks.items())
-    return Verified(path, kind, tuple(sorted(files, key=lambda file: file.name)))
-
-
-def _below(path: Path) -> list[Path]:
-    return [path / name for name in files_below(path) if (path / name).is_file()] if path.is_dir() else [path]
+    verified = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in checks.items())
+    return Verified(path, kind, tuple(sorted(verified, key=lambda file: file.name)))
 
 
 def _counted(progress: Progress | None, total: int) -> Done:
@@ -109,9 +106,6 @@ def _counted(progress: Progress | None, total: int) -> Done:
     return count
 
 
-# -- what there is -----------------------------------------------------------------------------------------------------
-
-
 def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
     """The kind of a folder or file, by the names of its files: their content may be damaged."""
     if not path.is_dir():
@@ -123,10 +117,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
     for names, kind, check in _FOLDERS:
         if any(next(path.glob(name), None) is not None for name in names):
             return kind, check
-    raise ValueError(
-        f"{path} is no folder that this package wrote; give a processed directory, a preprocessor, a run, checkpoints or a "
-        "published model."
-    )
+    fix = "give a processed directory, a preprocessor, a run, checkpoints or a published model."
+    raise ValueError(f"{path} is no folder that this package wrote; {fix}")
 
 
 def _log(path: Path, done: Done) -> _Checks:

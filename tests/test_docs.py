@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from helpers import preloaded
 from helpers.children import environment
 
 pytestmark = pytest.mark.neutral
@@ -101,9 +102,18 @@ def forbidden_skips(block: Block) -> list[str]:
     return [part for part in parts if not MAY_SKIP.match(part)]
 
 
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory):
+    """The environment of a document's programs, for which Keras is imported once."""
+    of_all = environment()
+    del of_all["KERAS_BACKEND"]
+    with preloaded.commands(tmp_path_factory.mktemp("commands"), of_all) as folder:
+        yield {**of_all, "PATH": os.pathsep.join([str(folder), str(Path(sys.executable).parent), of_all["PATH"]])}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_blocks_run(document, tmp_path):
+def test_blocks_run(document, tmp_path, variables):
     run = [(b.language, b.line, b.code) for b in blocks(document.read_text(encoding="utf-8")) if not b.skipped]
     if not run:
         pytest.skip(f"{document.name} has no block to run")
@@ -114,12 +124,9 @@ def test_blocks_run(document, tmp_path):
             (workspace / folder).symlink_to(ROOT / folder)
     (tmp_path / "blocks.json").write_text(json.dumps([document.name, run]))
     (tmp_path / "driver.py").write_text(DRIVER)
-    variables = environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    del variables["KERAS_BACKEND"]
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "blocks.json")],
-        cwd=workspace, env=variables, capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
+        ["python", "../driver.py", "../blocks.json"], cwd=workspace, env=variables, capture_output=True, text=True, timeout=1200
+    )
     assert done.returncode == 0, f"{document.name}:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.experiments import chosen_experiment, tensorboard_option, training_options
-from keras_dlrm.cli.options import PathArgument, backend_option
+from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, tensorboard_option, training_options
 from keras_dlrm.cli.program import promise, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`

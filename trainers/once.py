@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.cli.output import row_progress
+from keras_dlrm.cli.options import row_progress
 from keras_dlrm.files.checksums import read_json
 from keras_dlrm.files.durable import write
 

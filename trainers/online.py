@@ -10,8 +10,7 @@ import sys
 
 import click
 
-from keras_dlrm.cli.experiments import chosen_experiment, training_options
-from keras_dlrm.cli.options import PathArgument
+from keras_dlrm.cli.options import PathArgument, chosen_experiment, training_options
 from keras_dlrm.cli.program import run
 
 EPILOG = """\b

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.experiments import chosen_experiment, tensorboard_option, training_options
-from keras_dlrm.cli.options import PathArgument, backend_option, fractions_option
+from keras_dlrm.cli.options import (
+    PathArgument,
+    backend_option,
+    chosen_experiment,
+    fractions_option,
+    tensorboard_option,
+    training_options,
+)
 from keras_dlrm.cli.program import promise, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`

@@ -1,19 +1,93 @@
-"""Part of a table or slot in a checkpoint, complete or as the changed rows."""
+"""Files of a checkpoint: its manifest, and parts of tables and slots, complete or as the changed rows."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
+import tensorstore
 
 from keras_dlrm.checkpoint.state import Piece
-from keras_dlrm.checkpoint.store import ROWS, create, file_of, folder_of, metadata, open_array
-from keras_dlrm.files.checksums import content_digest, digest
+from keras_dlrm.files.checksums import content_digest, digest, read_sealed
+from keras_dlrm.files.paths import inside, plain_path
 
+MANIFEST, DENSE = "manifest.json", "dense.npz"
+# Says what an array's chunks hold. They have checksums of their own, which this file asks for.
+METADATA = "zarr.json"
+VERSION = 2  # 1 had neither checksums nor the model's identity
+ROWS = 2**16  # of a chunk
+_PART = {"kind", "table", "file", "rows", "columns", "shape"}
+_NAME = re.compile(r"step_(\d{10})")
 _IN_FLIGHT = 8  # chunks that are being written while the next is read
+
+
+def folder_of(directory: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
+    return directory / f"step_{step:010d}"
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints, in order."""
+    if not directory.is_dir():
+        return []
+    matches = [_NAME.fullmatch(path.name) for path in directory.iterdir() if (path / MANIFEST).is_file()]
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; `ValueError` where the folder is none, is damaged, or is of a later version."""
+    path = folder / MANIFEST
+    try:
+        manifest = read_sealed(path, required=False)
+        version = manifest.get("version")
+        if version not in (1, VERSION):
+            raise ValueError(f"{folder} has version {version!r}; this package reads 1 and {VERSION}.")
+        if version != 1:
+            read_sealed(path)  # with a checksum
+    except OSError as error:
+        raise ValueError(f"{folder} is no checkpoint: {error}.") from error
+    for name, kind in (("step", int), ("extra", dict), ("dense", dict), ("parts", list)):
+        if not isinstance(manifest.get(name), kind):
+            raise ValueError(f"{path} is damaged: {name} is {manifest.get(name)!r}; copy it again.")
+    for part in manifest["parts"]:
+        if not isinstance(part, dict) or not _PART <= set(part):
+            raise ValueError(f"{path} is damaged: it has a part {part!r}; copy it again.")
+        inside(folder, part["file"], path)
+    return manifest
+
+
+def create(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    """A new array in a folder of its own, to be written by rows."""
+    chunk = [min(ROWS, max(shape[0], 1)), *shape[1:]]
+    return tensorstore.open({**_spec(path), "metadata": {
+        "shape": list(shape), "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+    }}, create=True).result()  # fmt: skip
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    # tensorstore takes a backslash for a slash, and would read and write elsewhere.
+    plain = plain_path(path.resolve(), "\\")
+    return {
+        "driver": "zarr3", "kvstore": {"driver": "file", "path": f"{plain}/"},
+        # A chunk that is not there is an error, not zeros; so chunks of zeros must be there, too.
+        "fill_missing_data_reads": False, "store_data_equal_to_fill_value": True,
+    }  # fmt: skip
+
+
+def bases_of(directory: Path, steps: list[int]) -> set[int]:
+    """Steps whose checkpoints those of `steps` are changes of; all, where one is damaged and so does not say."""
+    try:
+        manifests = [read_manifest(folder_of(directory, step)) for step in steps]
+    except ValueError:
+        return set(steps_in(directory))
+    return {manifest["base"] for manifest in manifests if manifest.get("base") is not None}
 
 
 class Base:
@@ -35,13 +109,9 @@ def _key(part: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def write_piece(folder: Path, piece: Piece, base: Base | None) -> dict[str, Any]:
-    """Write a piece into a checkpoint's folder: all of it, or where a base is split alike, rows that differ from there.
-
-    Returns:
-        The piece's entry of the manifest.
-    """
+    """Write a piece, all of it or where a base is split alike what differs from there; its entry of the manifest."""
     shard = piece.shard
-    name = file_of(piece.kind, shard.table, f"{shard.start}_{shard.stop}_{shard.first}_{shard.last}")
+    name = f"{piece.kind}/{quote(shard.table, safe='')}/{shard.start}_{shard.stop}_{shard.first}_{shard.last}"
     part: dict[str, Any] = {
         "kind": piece.kind, "table": shard.table, "file": name, "rows": [shard.start, shard.stop],
         "columns": [shard.first, shard.last], "shape": list(piece.shape),
@@ -50,7 +120,12 @@ def write_piece(folder: Path, piece: Piece, base: Base | None) -> dict[str, Any]
     with contextlib.suppress(Damaged, OSError):  # of a base that is damaged nothing can be a change
         changed = None if base is None else _changed(piece, base, part)
     if changed is not None:
-        return {**part, "changes": len(changed[0]), "checksums": _write_changes(folder / name, *changed)}
+        ids, rows = changed
+        if len(ids):
+            create(folder / name / "ids", ids.shape, "int64").write(ids).result()
+            create(folder / name / "changes", rows.shape).write(rows).result()
+        arrays = ("ids", "changes") if len(ids) else ()
+        return {**part, "changes": len(ids), "checksums": _checksums(folder / name, arrays)}
     store = create(folder / name, piece.shape)
     running: list[Any] = []
     for start in range(0, shard.rows, ROWS):
@@ -64,18 +139,16 @@ def write_piece(folder: Path, piece: Piece, base: Base | None) -> dict[str, Any]
 
 
 def _checksums(path: Path, arrays: Iterable[str]) -> dict[str, str]:
-    return {name: digest(metadata(path / name)) for name in arrays}
+    return {name: digest(path / name / METADATA) for name in arrays}
 
 
 def check_written(folder: Path, part: dict[str, Any]) -> None:
     """`OSError` where a part that a process wrote is not in the folder that this process sees."""
     for name, checksum in part["checksums"].items():
-        path = metadata(folder / part["file"] / name)
+        path = folder / part["file"] / name / METADATA
         if not path.is_file() or digest(path) != checksum:
-            raise OSError(
-                f"{path} is not there, which another process wrote: the folder of checkpoints must be one that all processes "
-                "share, not one on each machine's own disk."
-            )
+            fix = "the folder of checkpoints must be one that all processes share, not one on each machine's own disk."
+            raise OSError(f"{path} is not there, which another process wrote: {fix}")
 
 
 def _changed(piece: Piece, base: Base, part: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -92,14 +165,6 @@ def _changed(piece: Piece, base: Base, part: dict[str, Any]) -> tuple[np.ndarray
         ids.append(np.flatnonzero(other) + start)
         rows.append(now[other])
     return np.concatenate(ids).astype(np.int64), np.concatenate(rows)
-
-
-def _write_changes(path: Path, ids: np.ndarray, rows: np.ndarray) -> dict[str, str]:
-    if not len(ids):
-        return {}
-    create(path / "ids", ids.shape, "int64").write(ids).result()
-    create(path / "changes", rows.shape).write(rows).result()
-    return _checksums(path, ("ids", "changes"))
 
 
 class Damaged(ValueError):
@@ -141,10 +206,10 @@ class Stored:
 def _opened(folder: Path, part: dict[str, Any], name: str, shape: tuple[int, ...]) -> Any:
     """An array of a part: its rows, or with a name its changes."""
     path = folder / part["file"] / name
-    if "checksums" in part and digest(metadata(path)) != part["checksums"].get(name):
-        raise Damaged(f"{metadata(path)} does not match its checksum")
+    if "checksums" in part and digest(path / METADATA) != part["checksums"].get(name):
+        raise Damaged(f"{path / METADATA} does not match its checksum")
     try:
-        array = open_array(path)
+        array = tensorstore.open(_spec(path), open=True).result()
     except ValueError as error:  # all that tensorstore raises
         raise Damaged(f"{path}: {_said(error)}") from error
     if tuple(array.shape) != shape:
@@ -154,10 +219,9 @@ def _opened(folder: Path, part: dict[str, Any], name: str, shape: tuple[int, ...
 
 def _read(array: Any, path: Path) -> np.ndarray:
     try:
-        found: np.ndarray = array.read().result()
+        return array.read().result()  # type: ignore[no-any-return]
     except ValueError as error:
         raise Damaged(f"{path}: {_said(error)}") from error
-    return found
 
 
 def _said(error: ValueError) -> str:

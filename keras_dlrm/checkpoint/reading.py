@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.checkpoint.parts import Base, Damaged, Stored
+from keras_dlrm.checkpoint.parts import DENSE, ROWS, Base, Damaged, Stored, folder_of, read_manifest, steps_in
 from keras_dlrm.checkpoint.state import Piece, State, state_of, value_of
-from keras_dlrm.checkpoint.store import DENSE, ROWS, folder_of, read_manifest, steps_in
 from keras_dlrm.files.marker import check_marker
 from keras_dlrm.sharding import everyone
 from keras_dlrm.support.differences import difference, shown
@@ -43,8 +42,7 @@ def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[
         ValueError: what is there are no checkpoints; the checkpoint is of another model or other optimizers, or damaged. The
             model is not changed then.
     """
-    directory = Path(directory)
-    return read(state_of(model), directory, step)
+    return read(state_of(model), Path(directory), step)
 
 
 def read(state: State, directory: Path, step: int | None = None) -> dict[str, Any] | None:
@@ -181,7 +179,12 @@ def _checked(
     stored: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for part in manifest["parts"]:
         stored.setdefault((part["kind"], part["table"]), []).append(part)
-    _check_identity(folder, manifest.get("identity"), state.identity)
+    differing = None if manifest.get("identity") is None else difference(manifest["identity"], state.identity)
+    if differing is not None:
+        place, saved, own = differing
+        detail = f"{place} is {shown(saved)} there, {shown(own)} in the model"
+        fix = "Build and compile the model as the one that was saved."
+        raise ValueError(f"restore: {folder} is of another model or optimizer: {detail}. {fix}")
     needed = [(piece, part) for piece in state.pieces for part in stored.get((piece.kind, piece.shard.table), [])]
     try:
         arrays = _dense(folder, manifest)
@@ -192,21 +195,9 @@ def _checked(
             for _ in _rows(Stored(directory, manifest["step"], base, part), part, piece):
                 pass
     except _DAMAGE as error:
-        raise ValueError(
-            f"restore: {folder} is damaged, and the model is as it was. Without that folder, the last step before it, if any, is "
-            f"restored. ({error})"
-        ) from error
+        fix = f"Without that folder, the last step before it, if any, is restored. ({error})"
+        raise ValueError(f"restore: {folder} is damaged, and the model is as it was. {fix}") from error
     return manifest, arrays, needed
-
-
-def _check_identity(folder: Path, saved_identity: dict[str, Any] | None, own_identity: dict[str, Any]) -> None:
-    first = None if saved_identity is None else difference(saved_identity, own_identity)
-    if first is not None:
-        place, saved, own = first
-        raise ValueError(
-            f"restore: {folder} is of another model or optimizer: {place} is {shown(saved)} there, {shown(own)} in the model. "
-            "Build and compile the model as the one that was saved."
-        )
 
 
 def _check(

@@ -1,32 +1,38 @@
-"""`save`: each process writes its parts, one commit makes them visible."""
+"""`save` and `Checkpoints`: each process writes its parts, one commit makes them visible."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
-from keras_dlrm.checkpoint.parts import Base, check_written, write_piece
-from keras_dlrm.checkpoint.state import State, state_of, value_of
-from keras_dlrm.checkpoint.store import (
+from keras_dlrm.checkpoint.parts import (
     DENSE,
     MANIFEST,
     VERSION,
+    Base,
     bases_of,
+    check_written,
     folder_of,
     read_manifest,
     steps_in,
-    write_dense,
+    write_piece,
 )
-from keras_dlrm.files.checksums import sealed
-from keras_dlrm.files.durable import publish, sync
+from keras_dlrm.checkpoint.state import State, state_of, value_of
+from keras_dlrm.files.checksums import digest, sealed
+from keras_dlrm.files.durable import check_writable, publish, sync
 from keras_dlrm.files.ownership import check, held, identity, mark, remove
 from keras_dlrm.sharding import collectives, everyone
+from keras_dlrm.sharding.processes import PREEMPTED
 from keras_dlrm.support.arguments import integer
 
 _WHAT = "a checkpoint"
@@ -90,56 +96,57 @@ def write(
     state: State, directory: Path, step: int, extra: Mapping[str, Any] | None, keep: int | None = 2, incremental: bool = False
 ) -> Path:
     """Write a checkpoint of a state, as `save` does of a model."""
-    team = _Team(state.shared)
+    shared = state.shared and collectives.process_count() > 1
+    first = not shared or collectives.process_rank() == 0
     final = folder_of(directory, step)
     partial = directory / f".{final.name}.partial"
     base = _base(directory, step) if incremental else None
 
     alone = contextlib.ExitStack()
-    dense_checksum, begun = "", False
+    begun = False
 
     def begin() -> None:
-        if team.rank == 0:
+        if first:
             try:
                 taken = f"another run is saving to {directory}; give each run a folder of its own."
                 alone.enter_context(held(directory / ".saving", taken))
             except RuntimeError as error:
                 raise OSError(str(error)) from None
             # Of this step, and of others that a killed run was writing: each is as large as the tables.
-            for left in directory.glob(".step_*.partial"):
-                _remove_partial(left)
+            _remove_left(directory)
             if os.path.lexists(partial):
                 raise FileExistsError(f"{partial} is in the way, and was not written here; move it, or save to another folder.")
             partial.mkdir(parents=True)
             os.close(mark(partial, _owner(partial)))
 
     def write_mine() -> list[dict[str, Any]]:
-        nonlocal dense_checksum, begun
+        nonlocal begun
         begun = True
-        if team.rank == 0:
-            dense_checksum = write_dense(partial / DENSE, {name: value_of(v) for name, v in state.dense.items()})
+        if first:
+            arrays: dict[str, Any] = {name: value_of(v) for name, v in state.dense.items()}
+            np.savez(partial / DENSE, **arrays)
+            sync(partial / DENSE)
         # What every process has is written by the first.
-        own = [piece for piece in state.pieces if piece.shard.rank is not None or team.rank == 0]
+        own = [piece for piece in state.pieces if piece.shard.rank is not None or first]
         return [write_piece(partial, piece, base) for piece in own]
 
     def commit(parts: list[dict[str, Any]]) -> None:
-        if team.rank == 0:
+        if first:
             for part in parts:
                 check_written(partial, part)
             paths = {name: v.path.rpartition("/")[2] for name, v in state.dense.items()}
             needed = base.step if base is not None and any("changes" in part for part in parts) else None
             manifest = {
                 "version": VERSION, "step": step, "base": needed, "extra": dict(extra or {}), "identity": state.identity,
-                "dense": paths, "dense_checksum": dense_checksum, "parts": parts,
+                "dense": paths, "dense_checksum": digest(partial / DENSE), "parts": parts,
             }  # fmt: skip
             if needed is not None and base is not None:
                 manifest["base_checksum"] = base.checksum
             (partial / MANIFEST).write_text(json.dumps(sealed(manifest)), encoding="utf-8")
             sync(partial / MANIFEST)
             os.close(mark(partial, _owner(final), [MANIFEST, DENSE, *(f"{part['file']}/**" for part in parts)]))
-            # Saved before, and then trained from an earlier one. The latest first: it may be changes of those before.
-            for later in reversed([s for s in steps_in(directory) if s > step]):
-                _remove(folder_of(directory, later))
+            # Saved before, and then trained from an earlier one.
+            _remove(directory, {s for s in steps_in(directory) if s > step})
             if final.exists():
                 check(final, _owner(final), _WHAT)
                 final.rename(_removed(final))
@@ -147,51 +154,47 @@ def write(
             _remove_partial(_removed(final))
             steps = steps_in(directory)
             kept = {step, *steps[-keep:]} if keep else set(steps)
-            for old in set(steps) - kept - bases_of(directory, sorted(kept)):
-                with contextlib.suppress(OSError):  # the new one is there
-                    _remove(folder_of(directory, old))
+            _remove(directory, set(steps) - kept - bases_of(directory, sorted(kept)), OSError)  # the new one is there
 
     with alone:
         try:
-            team.do(begin)
-            written = team.do(write_mine)
-            team.do(lambda: commit([part for parts in written for part in parts]))
+            _together(shared, begin)
+            written = _together(shared, write_mine)
+            _together(shared, lambda: commit([part for parts in written for part in parts]))
         except BaseException:
             # The first process's folder, or one that it does not see.
-            if begun and (team.rank == 0 or not (partial / DENSE).exists()):
+            if begun and (first or not (partial / DENSE).exists()):
                 _remove_partial(partial)
             raise
     return final
 
 
-def remove_others(directory: Path, kept: int) -> None:
-    """Remove all whole checkpoints of a folder but one, as far as the disk lets it."""
-    for step in steps_in(directory):
-        if step != kept:
-            with contextlib.suppress(OSError):  # the one that counts is there
-                _remove(folder_of(directory, step))
-
-
-def clear(directory: Path) -> None:
-    """Remove all checkpoints of a folder, and the folder where nothing else is in it."""
-    for step in steps_in(directory):
-        _remove(folder_of(directory, step))
-    for left in directory.glob(".step_*.partial"):
-        _remove_partial(left)
+def clear(directory: Path, kept: int | None = None) -> None:
+    """Remove all checkpoints of a folder, and the folder where nothing else is in it; all but one as far as the disk lets it."""
+    _remove(directory, set(steps_in(directory)) - {kept}, *([] if kept is None else [OSError]))
+    _remove_left(directory)
     with contextlib.suppress(OSError):
         directory.rmdir()
+
+
+def _remove(directory: Path, steps: set[int], *ignored: type[Exception]) -> None:
+    """Remove checkpoints, each renamed first: half deleted it would be a damaged one. The latest first: it may be changes."""
+    for step in sorted(steps, reverse=True):
+        folder = folder_of(directory, step)
+        with contextlib.suppress(*ignored):
+            check(folder, _owner(folder), _WHAT)
+            folder.rename(_removed(folder))
+            _remove_partial(_removed(folder))
+
+
+def _remove_left(directory: Path) -> None:
+    for left in directory.glob(".step_*.partial"):
+        _remove_partial(left)
 
 
 def _removed(folder: Path) -> Path:
     """The name of a checkpoint that is being removed; what a kill leaves of it goes with the next save."""
     return folder.parent / f".{folder.name}.old.partial"
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint, which is renamed first: half deleted it would be a damaged one."""
-    check(folder, _owner(folder), _WHAT)
-    folder.rename(_removed(folder))
-    _remove_partial(_removed(folder))
 
 
 def _remove_partial(folder: Path) -> None:
@@ -216,34 +219,89 @@ def _base(directory: Path, step: int) -> Base | None:
     return None
 
 
-class _Team:
-    """The processes that have parts of a model: each does its part, and where one fails all do."""
+def _together(shared: bool, work: Callable[[], Any]) -> list[Any]:
+    """Results of all processes that have parts of a model; `OSError` in all where one of them failed."""
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as failure:  # the others wait for this one's word, whatever it is
+        if not shared and isinstance(failure, (OSError, ValueError)):  # tensorstore reports a full disk as a ValueError
+            raise OSError(f"checkpoint: {failure}") from failure
+        if not shared:
+            raise
+        error = f"{type(failure).__name__}: {failure}"
+    every = everyone.values([result, error]) if shared else [(result, None)]
+    for rank, (_, failed) in enumerate(every):
+        if failed:
+            raise OSError(f"checkpoint: process {rank} could not write: {failed}")
+    return [result for result, _ in every]
 
-    def __init__(self, shared: bool) -> None:
-        self.rank, self.size = 0, 1
-        if shared:
-            self.rank, self.size = collectives.process_rank(), collectives.process_count()
 
-    def do(self, work: Any) -> list[Any]:
-        """Results of all processes.
+class Checkpoints(keras.callbacks.Callback):
+    """Saves every so many steps, at the end, and when the process gets SIGTERM: then training ends after the save.
 
-        Raises:
-            OSError: one of them failed.
-        """
-        result, error = None, None
-        try:
-            result = work()
-        except Exception as failure:  # the others wait for this one's word, whatever it is
-            error = f"{type(failure).__name__}: {failure}"
-            # tensorstore reports a full disk as a ValueError.
-            if self.size == 1 and isinstance(failure, (OSError, ValueError)):
-                raise OSError(f"checkpoint: {failure}") from failure
-            if self.size == 1:
-                raise
-        if self.size == 1:
-            return [result]
-        every = everyone.values([result, error])
-        for rank, (_, failed) in enumerate(every):
-            if failed:
-                raise OSError(f"checkpoint: process {rank} could not write: {failed}")
-        return [result for result, _ in every]
+    All processes save at the same step: every `look` steps they ask each other whether one was told to end.
+
+    Args:
+        directory: Folder of the checkpoints.
+        steps: Steps between two.
+        first: Steps before this `fit`.
+        extra: `() → dict`: what else to remember.
+        keep: How many stay.
+        whole: Every how many saves is a whole checkpoint; those between have only the rows that are not as in it. 1: all.
+        look: Steps between two looks for SIGTERM.
+
+    Raises:
+        OSError: when training begins, `directory` cannot be written to.
+        ValueError: `steps`, `whole` or `look` is not 1 or more.
+
+    Attributes:
+        preempted: Whether training ended because of SIGTERM.
+    """
+
+    def __init__(
+        self, directory: str | Path, steps: int, first: int = 0, extra: Callable[[], dict[str, Any]] = dict,
+        keep: int | None = 2, whole: int = 1, look: int = 10,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.directory, self.extra, self.keep = Path(directory).absolute(), extra, keep
+        self.steps, self.whole, self.look = (
+            integer("Checkpoints", name, value) for name, value in (("steps", steps), ("whole", whole), ("look", look))
+        )
+        self.step = first
+        self.preempted = False
+        self._told = False
+        self._saved, self._saves = first, 0
+        self._previous: Any = None
+
+    def _save(self) -> None:
+        save(self.model, self.directory, self.step, self.extra(), self.keep, incremental=self._saves % self.whole > 0)
+        self._saved = self.step
+        self._saves += 1
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        check_writable(self.directory)
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._tell)
+
+    def _tell(self, number: int, frame: Any) -> None:
+        self._told = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.step += 1
+        told = self._told
+        if self.step % self.look == 0 and getattr(self.model, "shared", False):
+            told = bool(everyone.arrays(np.array([told])).any())
+        if self.step % self.look == 0 and told:
+            self.preempted = True
+            self._save()
+            self.model.stop_training = True
+            raise SystemExit(PREEMPTED)
+        if self.step % self.steps == 0:
+            self._save()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._saved != self.step:
+            self._save()
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)

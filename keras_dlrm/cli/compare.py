@@ -10,26 +10,32 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.experiments import apply_experiment_options, chosen_log, experiment_options, model_option, stamped
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import (
+    PathArgument,
+    apply_experiment_options,
+    backend_option,
+    chosen_log,
+    experiment_options,
+    json_option,
+    model_option,
+    print_json,
+    stamped,
+)
 from keras_dlrm.cli.program import promise
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm compare --data my-log                                  DLRM beside DCN, 3 seeds
   keras-dlrm compare --data my-log --model DLRM --model DCNv2 --seeds 5
   keras-dlrm compare --data my-log --config dlrm.yaml --config dcn.yaml
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.option("--data", type=PathArgument, help="Processed directory. Default: a planted log.")
 @click.option("--config", "configs", type=PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
 @model_option("models", multiple=True, help="May be repeated.")
 @experiment_options
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each, seeds 0, 1, …")
-@click.option("--samples", type=click.IntRange(1), default=500, show_default=True, help="Bootstrap resamples.")
+@click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each, seeds 0, 1, …")
+@click.option("--samples", type=click.IntRange(1), default=500, help="Bootstrap resamples.")
 @click.option("--output", type=PathArgument, help="Folder of the runs; finished ones are not repeated.")
 @backend_option
 @json_option
@@ -45,8 +51,7 @@ def command(
     import numpy as np
     from rich.console import Console
 
-    from keras_dlrm.training.experiment import Experiment
-    from keras_dlrm.training.planted import EXPERIMENT
+    from keras_dlrm.training.experiment import EXPERIMENT, Experiment
     from keras_dlrm.training.run import one_run
 
     if configs and models:

@@ -7,22 +7,35 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, overwrite_option
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import (
+    PathArgument,
+    backend_option,
+    json_option,
+    load_model,
+    overwrite_option,
+    print_json,
+    refuse_unused,
+)
 from keras_dlrm.files.durable import check_file, whole
 from keras_dlrm.schema.schema import Schema
 
 SYSTEMS = ("torch_dlrm", "torchrec")
-EPILOG = """\b
+# Options by --from and --to.
+_USED: dict[tuple[str | None, str | None], set[str]] = {
+    ("torch_dlrm", None): {"schema", "hotness", "interaction", "self_interaction", "operation"},
+    ("torchrec", None): {"schema", "hotness", "features"},
+    (None, "torch_dlrm"): set(),
+    (None, "torchrec"): {"features", "table_prefix"},
+}
+
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm convert dlrm.pt --from torch_dlrm --output model.keras
   keras-dlrm convert dcn.pt --from torchrec --schema criteo.yaml --output model.keras
   keras-dlrm convert model.keras --to torchrec --table-prefix t_ --output weights.pt
 torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLRM and DLRM_DCN (and MLPerf's DLRM-DCNv2).
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("source", type=PathArgument)
 @click.option("--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this.")
 @click.option("--to", "target", type=click.Choice(SYSTEMS), help="SOURCE is a .keras file; write a state_dict of this.")
@@ -44,7 +57,8 @@ def command(
     """Convert another library's checkpoint to a model (.keras), or a model to another library's checkpoint."""
     if (origin is None) == (target is None):
         raise ValueError("convert: give either --from, for another library's checkpoint, or --to, for a .keras file.")
-    _check_options(origin, target, options)
+    used = f"--from {origin}" if origin else f"--to {target}"
+    refuse_unused(options, _USED[origin, target], f"convert: {{}} is not used with {used}")
     check_file(output, overwrite)
     features = None if options["features"] is None else [name.strip() for name in options["features"].split(",")]
     if origin is not None:
@@ -69,20 +83,6 @@ def command(
     torch_file.save(state, output, overwrite)
     click.echo(f"wrote {output}: {len(state)} arrays, {sum(a.size for a in state.values()):,} numbers")
     print_json(as_json, {"output": str(output), "arrays": {key: list(array.shape) for key, array in state.items()}})
-
-
-def _check_options(origin: str | None, target: str | None, options: dict[str, Any]) -> None:
-    """`ValueError` where an option would not be used."""
-    allowed = {
-        ("torch_dlrm", None): {"schema", "hotness", "interaction", "self_interaction", "operation"},
-        ("torchrec", None): {"schema", "hotness", "features"},
-        (None, "torch_dlrm"): set(),
-        (None, "torchrec"): {"features", "table_prefix"},
-    }[origin, target]
-    for name, value in options.items():
-        if value not in (None, False) and name not in allowed:
-            used = f"--from {origin}" if origin else f"--to {target}"
-            raise ValueError(f"convert: --{name.replace('_', '-')} is not used with {used}; leave it out.")
 
 
 def _read(source: Path, origin: str, features: list[str] | None, options: dict[str, Any]) -> Any:

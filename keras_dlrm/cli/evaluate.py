@@ -8,22 +8,19 @@ from typing import Any
 import click
 
 from keras_dlrm.cli.export import TABLES
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model
-from keras_dlrm.cli.output import print_json, print_unseen
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, print_unseen
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm evaluate runs/a/model.keras --data my-log
   keras-dlrm evaluate runs/a/model.keras --data my-log --split valid --backend torch --json
   keras-dlrm evaluate runs/a/model.keras --data my-log --tables int8 --tables int4
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("model", type=PathArgument)
 @click.option("--data", type=PathArgument, required=True, help="Processed directory.")
-@click.option("--split", default="test", show_default=True, help="train, valid or test.")
-@click.option("--batch-size", type=int, default=8192, show_default=True)
+@click.option("--split", default="test", help="train, valid or test.")
+@click.option("--batch-size", type=int, default=8192)
 @click.option("--tables", multiple=True, type=click.Choice(TABLES),
               help="Also score with tables as an export stores them; may be repeated.")  # fmt: skip
 @click.option("--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched.")
@@ -41,7 +38,7 @@ def command(
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
     from keras_dlrm.schema.same_schema import check_same
     from keras_dlrm.support.terminal import print_table
-    from keras_dlrm.training.best_model import validation_scores
+    from keras_dlrm.training.callbacks import validation_scores
 
     log = data_package.open(data)
     part = log.split(split)

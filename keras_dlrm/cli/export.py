@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, refuse_unused
 
 FORMATS = ("savedmodel", "onnx", "litert")
 TABLES = ("float32", "bfloat16", "float16", "int8", "int4")
@@ -19,17 +18,16 @@ TAKEN = {
     "onnx": ("tables", "prune"),
     "litert": ("tables",),
 }
-EPILOG = """\b
+
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm export runs/a/model.keras --output served/clicks --data my-log --user-column user --default raw
   keras-dlrm export runs/a/model.keras --format onnx --output clicks.onnx --tables int8
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("model", type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel", show_default=True)
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel")
 @click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
 @click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")
 @click.option("--default", type=click.Choice(DEFAULTS), help="savedmodel: what serving_default takes; packed by default.")
@@ -40,19 +38,21 @@ Examples:
 @json_option
 def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any) -> None:
     """Write a saved MODEL (.keras) for stock TensorFlow Serving, ONNX Runtime or LiteRT."""
-    for name, value in options.items():
-        if value not in (None, ()) and name not in TAKEN[kind]:
-            raise ValueError(f"--{name.replace('_', '-')} is not for --format {kind}; leave it out.")
+    refuse_unused(options, TAKEN[kind], f"{{}} is not for --format {kind}")
     loaded = load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm import export
 
     if kind == "savedmodel":
+        from keras_dlrm.training.run_files import RESULT, read_listing
+
+        # Scores on the test part, where a run left them beside its model.
+        scores = read_listing(model.parent, RESULT).get("test", {}) if (model.parent / RESULT).is_file() else {}
         data = options["data"]
         preprocessor = None if data is None else data_package.open(data).preprocessor
         path = export.savedmodel(
             loaded, output, preprocessor, options["version"], user_columns=options["user_column"],
-            default=options["default"] or "packed", metrics=_scores(model), tables=options["tables"], prune=options["prune"],
+            default=options["default"] or "packed", metrics=scores, tables=options["tables"], prune=options["prune"],
         )  # fmt: skip
         files = [file for file in path.rglob("*") if file.is_file()]
     elif kind == "onnx":
@@ -64,10 +64,3 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
     size = sum(file.stat().st_size for file in files)
     click.echo(f"wrote {path} ({size:,} bytes)")
     print_json(as_json, {"path": str(path), "format": kind, "bytes": size})
-
-
-def _scores(model: Path) -> dict[str, float]:
-    """Scores on the test part, where a run left them beside its model."""
-    from keras_dlrm.training.run_files import RESULT, read_listing
-
-    return read_listing(model.parent, RESULT).get("test", {}) if (model.parent / RESULT).is_file() else {}

@@ -1,18 +1,25 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, what they stand for, such as an experiment, and output besides results."""
 
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_dlrm.files.checksums import KERAS, check_archive
+
+if TYPE_CHECKING:
+    from keras_dlrm.data.preprocessor.unseen import Unseen
 
 PathArgument = click.Path(path_type=Path)
 
@@ -35,32 +42,22 @@ POSITIVE = _Positive()
 
 
 def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--backend`: set before Keras is imported."""
+    """`--backend`: set before Keras is imported, which reads it once."""
 
-    @click.option(
-        "--backend",
-        type=click.Choice(["tensorflow", "jax", "torch"]),
-        help="Keras backend; that of KERAS_BACKEND or Keras's own configuration by default.",
-    )
+    @click.option("--backend", type=click.Choice(["tensorflow", "jax", "torch"]),
+                  help="Keras backend; that of KERAS_BACKEND or Keras's own configuration by default.")  # fmt: skip
     @functools.wraps(function)
     def wrapper(*args: Any, backend: str | None, **kwargs: Any) -> Any:
         if backend is not None:
-            _choose(backend)
+            keras = sys.modules.get("keras")
+            if keras is not None and keras.backend.backend() != backend:
+                fix = f"start the program with KERAS_BACKEND={backend} instead."
+                raise ValueError(f"--backend {backend}: Keras runs on {keras.backend.backend()} already; {fix}")
+            os.environ["KERAS_BACKEND"] = backend
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         return function(*args, **kwargs)
 
     return wrapper
-
-
-def _choose(backend: str) -> None:
-    """Set Keras's backend, which it reads once, when it is imported."""
-    keras = sys.modules.get("keras")
-    if keras is not None and keras.backend.backend() != backend:
-        raise ValueError(
-            f"--backend {backend}: Keras runs on {keras.backend.backend()} already; start the program with "
-            f"KERAS_BACKEND={backend} instead."
-        )
-    os.environ["KERAS_BACKEND"] = backend
 
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +73,7 @@ def together(*options: Callable[..., Any]) -> Callable[..., Any]:
 #: `--json`: a machine-readable last line.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
-seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+seed_option = click.option("--seed", type=click.IntRange(0), default=0)
 fractions_option = click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
                                 help="Split --train in file order, instead of --valid and --test.")  # fmt: skip
 #: A directory to write, whether it may take the place of an earlier one, and what is printed at the end.
@@ -88,7 +85,7 @@ directory_options = together(
 def row_options(what: str = "row") -> Callable[..., Any]:
     """Options of commands that read files row by row: what to do with rows that cannot be used, threads, an earlier output."""
     return together(
-        click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
+        click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise",
                      help=f"Stop at the first {what} that cannot be used, or leave such {what}s out and count them."),
         click.option("--max-skipped", type=int, help="With skip: stop when there are more."),
         click.option("--workers", type=int, help="Threads; all processors by default."),
@@ -109,14 +106,20 @@ def csv_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 
-        csv = None
-        if csv_separator is not None or csv_names is not None or csv_null or csv_no_quotes:
-            separator = "\t" if csv_separator == r"\t" else csv_separator
-            names = None if csv_names is None else tuple(csv_names.split(","))
-            csv = CsvDialect(separator, names, csv_null, not csv_no_quotes)
+        separator = "\t" if csv_separator == r"\t" else csv_separator
+        names = None if csv_names is None else tuple(csv_names.split(","))
+        changed = separator is not None or names is not None or csv_null or csv_no_quotes
+        csv = CsvDialect(separator, names, csv_null, not csv_no_quotes) if changed else None
         return function(*args, csv=csv, **kwargs)
 
     return wrapper
+
+
+def refuse_unused(options: Mapping[str, Any], used: Collection[str], why: str) -> None:
+    """`ValueError` where an option was given that is not used; `why` says so, with `{}` for the option."""
+    for name, value in options.items():
+        if value not in (None, False, ()) and name not in used:
+            raise ValueError(f"{why.format('--' + name.replace('_', '-'))}; leave it out.")
 
 
 def named_parts(rows: Sequence[int]) -> dict[str, int]:
@@ -128,12 +131,7 @@ def named_parts(rows: Sequence[int]) -> dict[str, int]:
 
 
 def load_model(path: Path, compile: bool = True) -> Any:
-    """The model of a `.keras` file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is not a whole `.keras` file: all of it is read and compared with its checksums first.
-    """
+    """The model of a `.keras` file, all of which is read and compared with its checksums first."""
     if not path.exists():
         raise FileNotFoundError(f"no model at {path}; give a .keras file, such as runs/a/model.keras.")
     if path.is_dir():
@@ -142,3 +140,112 @@ def load_model(path: Path, compile: bool = True) -> Any:
     import keras
 
     return keras.saving.load_model(path, compile=compile)
+
+
+def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
+    """The last line, where it was asked for."""
+    if as_json:
+        click.echo(json.dumps(value))
+
+
+def print_skipped(count: int, examples: Iterable[Any]) -> None:
+    """Print how many rows were skipped, and some of them."""
+    if count:
+        click.echo(f"{count:,} rows were skipped, such as:", err=True)
+        for row in itertools.islice(examples, 5):
+            click.echo(f"  {row}", err=True)
+
+
+def print_unseen(columns: Sequence[Unseen]) -> None:
+    """A table of the columns with unseen values, where there are some, and a warning where they are too many."""
+    from keras_dlrm.data.preprocessor import unseen
+    from keras_dlrm.support.terminal import print_table
+
+    if rows := unseen.table(columns):
+        print_table(rows, "unseen values")
+    if said := unseen.warning(columns):
+        click.echo(f"warning: {said}", err=True)
+
+
+@contextmanager
+def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A progress bar fed by `(rows_done, rows_total, stage)`, with rows/s and time left, on standard error."""
+    from rich.console import Console
+
+    from keras_dlrm.support.terminal import bar
+
+    start = time.perf_counter()
+    with bar(Console(stderr=True), "rows") as shown:
+        task = shown.add_task(title, total=None, note="")
+
+        def report(done: int, total: int | None, stage: str) -> None:
+            rate = done / max(time.perf_counter() - start, 1e-9)
+            shown.update(task, completed=done, total=total, description=f"{title}: {stage}", note=f"{rate:,.0f} rows/s")
+
+        yield report
+
+
+model_option = functools.partial(click.option, "--model", type=click.Choice(["DLRM", "DCN", "DCNv2"]))
+#: What is trained: single values on top of an experiment.
+experiment_options = together(
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                 help="Any value of the experiment, such as model.dropout=0.2. May be repeated."),
+    click.option("--batch-size", type=int, help="Rows of a training batch."),
+    click.option("--epochs", type=int, help="Maximum number of epochs."),
+    click.option("--optimizer", help="sgd, adagrad, rowwise_adagrad, adam, or a Keras optimizer."),
+    click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer by default."),
+    click.option("--learning-rate", type=POSITIVE, help="Learning rate of the optimizer, and of the row rule if it has none."),
+    click.option("--mixed-precision", is_flag=True, default=None, help="Compute in bfloat16."),
+)  # fmt: skip
+
+#: `experiment_options`, and what belongs to one run. The command hands them to `chosen_experiment`.
+training_options = together(
+    click.option("--config", type=PathArgument, help="Experiment as YAML."), model_option(help="Model, with its default widths."),
+    experiment_options,
+    click.option("--seed", type=int, help="Seed of weights, dropout and row order."),
+)
+tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
+
+
+def chosen_experiment(
+    default: Callable[[], Any], config: Path | None, model: str | None, seed: int | None, **options: Any
+) -> Any:
+    """The experiment of the command line: of a file, or the default, with a model's default widths, a seed and options instead."""
+    from keras_dlrm.training.experiment import Experiment
+
+    experiment = default() if config is None else Experiment.load(config)
+    if model is not None:
+        experiment = experiment.override([f"model={{type: {model}}}"])
+    experiment = apply_experiment_options(experiment, **options)
+    return experiment if seed is None else experiment.override([f"seed={seed}"])
+
+
+def apply_experiment_options(
+    experiment: Any, settings: Sequence[str], learning_rate: float | None, mixed_precision: bool | None, **values: Any
+) -> Any:
+    """The experiment with the command line's values."""
+    changes = [f"{name}={value}" for name, value in values.items() if value is not None]
+    if learning_rate is not None:
+        changes.append(f"optimizer.learning_rate={learning_rate}")
+    if mixed_precision:
+        changes.append("mixed_precision=true")
+    experiment = experiment.override([*changes, *settings])
+    if learning_rate is None:
+        return experiment
+    # An optimizer that has no rate of its own, wherever it comes from, gets this one.
+    specs = {name: getattr(experiment, name) for name in ("optimizer", "embedding_optimizer")}
+    without = [n for n, spec in specs.items() if isinstance(spec, str) or "learning_rate" not in (spec or {"learning_rate"})]
+    return experiment.override([f"{name}.learning_rate={learning_rate}" for name in without])
+
+
+def chosen_log(directory: Path | None, console: Any) -> Any:
+    """The click log of `--data`; the planted one, which is written once, where there is none."""
+    from keras_dlrm import data
+    from keras_dlrm.training.experiment import planted_log
+
+    return planted_log(Path("runs") / "planted-log", console) if directory is None else data.open(directory)
+
+
+def stamped(name: str) -> Path:
+    """A folder for a run that was given none: `runs/<name>-<time>`."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

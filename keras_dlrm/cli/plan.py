@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,53 +11,54 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import PathArgument, json_option, print_json, refuse_unused
 from keras_dlrm.files.durable import check_replaced, is_png
 
-EPILOG = """\b
-Examples:
-  keras-dlrm plan --data my-log --world-size 8 --embedding-dim 64 --output plan.json
-  keras-dlrm plan --schema log.yaml --world-size 8 --constraint C3=row_wise --memory 16GiB --optimizer rowwise_adagrad
-  keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
-  keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
-"""
 # Files that may be replaced: an example of a name, and what tells one.
 _REPLACED: dict[str, tuple[str, Callable[[bytes], bool]]] = {
     "output": ("plan.json", lambda start: start.startswith(b'{\n "world_size":')),
     "plot": ("scaling.png", is_png),
 }
+_NOT_SIMULATED = ("world_size", "existing", "output", "even_memory")
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog="""\b
+Examples:
+  keras-dlrm plan --data my-log --world-size 8 --embedding-dim 64 --output plan.json
+  keras-dlrm plan --schema log.yaml --world-size 8 --constraint C3=row_wise --memory 16GiB --optimizer rowwise_adagrad
+  keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
+  keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
+""")
 @click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json.")
 @click.option("--data", type=PathArgument, help="Processed directory, in place of --schema.")
 @click.option("--world-size", type=click.IntRange(1), help="Devices.")
-@click.option("--embedding-dim", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--embedding-dim", type=click.IntRange(1), default=16)
 @click.option("--constraint", "constraints", multiple=True, metavar="TABLE=SHARDING",
               help="replicate, table_wise, row_wise or column_wise. May be repeated.")  # fmt: skip
 @click.option("--memory", help="Memory for tables on a device, such as 16GiB; by default 80% of the machine's.")
 @click.option("--even-memory", is_flag=True, help="Prefer plans that leave no device more than 5% above the mean share.")
-@click.option("--machine", default="a100", show_default=True, help="a100, h100, loopback, … or a .json file.")
+@click.option("--machine", default="a100", help="a100, h100, loopback, … or a .json file.")
 @click.option("--link", help="Bytes per second between devices, such as 10GB/s, in place of the machine's.")
-@click.option("--global-batch", type=click.IntRange(1), default=65536, show_default=True, help="Rows of a step on all devices.")
-@click.option("--optimizer", default="adagrad", show_default=True, help="sgd, adagrad, rowwise_adagrad or adam.")
+@click.option("--global-batch", type=click.IntRange(1), default=65536, help="Rows of a step on all devices.")
+@click.option("--optimizer", default="adagrad", help="sgd, adagrad, rowwise_adagrad or adam.")
 @click.option("--bottom-mlp", metavar="WIDTHS", help="Such as 512,256,64,16.")
-@click.option("--top-mlp", metavar="WIDTHS", default="512,256,1", show_default=True)
+@click.option("--top-mlp", metavar="WIDTHS", default="512,256,1")
 @click.option("--dense-parameters", type=click.IntRange(0), help="Dense parameters, instead of --bottom-mlp and --top-mlp.")
 @click.option("--half-precision", is_flag=True, help="Activations and exchanged vectors have 2 bytes.")
 @click.option("--plan", "existing", type=PathArgument, help="Explain this plan instead of making one.")
 @click.option("--output", type=PathArgument, help="Write the plan as JSON.")
 @click.option("--simulate", metavar="FROM..TO", help="Predict throughput for so many devices, doubling.")
-@click.option("--scaling", type=click.Choice(["weak", "strong"]), default="weak", show_default=True,
+@click.option("--scaling", type=click.Choice(["weak", "strong"]), default="weak",
               help="With --simulate: the global batch grows with the devices, or does not.")  # fmt: skip
 @click.option("--plot", type=PathArgument, help="With --simulate: PNG to draw.")
 @json_option
 def command(schema: Path | None, data: Path | None, as_json: bool, **options: Any) -> None:
     """Place embedding tables on devices, and predict what a training step moves and takes."""
     from keras_dlrm.schema.schema import Schema
+    from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.sharding.planner.estimate import explain
+    from keras_dlrm.sharding.planner.machine import Machine
     from keras_dlrm.sharding.planner.planner import plan_for
     from keras_dlrm.sharding.planner.workload import Workload
 
@@ -69,7 +71,10 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
     elif schema is not None:
         columns = Schema.load(schema)
     _check(options)
-    machine = _machine(options["machine"], options["link"])
+    machine = Machine.of(options["machine"])
+    if options["link"] is not None:
+        rate = _bytes("--link", options["link"])
+        machine = dataclasses.replace(machine, link_bandwidth=rate, network_bandwidth=rate)
     model = {name: options[name] for name in ("global_batch", "optimizer", "dense_parameters", "half_precision")}
     model["bottom_mlp"] = None if options["bottom_mlp"] is None else _widths("--bottom-mlp", options["bottom_mlp"])
     model["top_mlp"] = _widths("--top-mlp", options["top_mlp"])
@@ -80,11 +85,14 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
         _simulate(work, machine, constraints, memory, options, as_json)
         return
     if options["existing"] is not None:
-        plan = _existing(options, columns)
+        path = options["existing"]
+        try:
+            plan = ShardingPlan.load(path)
+        except ValueError:  # it may leave out what the schema says
+            shapes = {name: (rows, options["embedding_dim"]) for name, rows in columns.table_sizes.items()}
+            plan = ShardingPlan.load(path, shapes, options["world_size"])
         if options["world_size"] not in (None, plan.world_size):
-            raise ValueError(
-                f"--world-size {options['world_size']}: {options['existing']} is a plan for {plan.world_size}; leave it out."
-            )
+            raise ValueError(f"--world-size {options['world_size']}: {path} is a plan for {plan.world_size}; leave it out.")
         estimate = explain(plan, columns, options["embedding_dim"], machine=machine, **model)
     else:
         work = Workload.of(columns, options["embedding_dim"], **model)
@@ -97,33 +105,23 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
     print_json(as_json, {"plan": plan.to_dict(), "estimate": estimate.to_dict()})
 
 
-def _existing(options: dict[str, Any], columns: Any) -> Any:
-    """The plan of --plan, whose file may leave out what the schema says."""
-    from keras_dlrm.sharding.plan import ShardingPlan
-
-    path = options["existing"]
-    try:
-        return ShardingPlan.load(path)
-    except ValueError:
-        shapes = {name: (rows, options["embedding_dim"]) for name, rows in columns.table_sizes.items()}
-        return ShardingPlan.load(path, shapes, options["world_size"])
-
-
 def _check(options: dict[str, Any]) -> None:
     simulate, existing = options["simulate"], options["existing"]
     if simulate is None and existing is None and options["world_size"] is None:
         raise ValueError("--world-size is missing: for how many devices is the plan?")
-    for name in ("plot",) if simulate is None else ("world_size", "existing", "output", "even_memory"):
-        if options[name] not in (None, False):
-            word = "--plan" if name == "existing" else f"--{name.replace('_', '-')}"
-            raise ValueError(f"{word} is {'only' if name == 'plot' else 'not'} for --simulate; leave it out.")
+    if simulate is None:
+        refuse_unused({"plot": options["plot"]}, (), "{} is only for --simulate")
+    else:
+        others = {"plan" if name == "existing" else name: options[name] for name in _NOT_SIMULATED}
+        refuse_unused(others, (), "{} is not for --simulate")
     if existing is not None and (options["constraints"] or options["memory"] or options["even_memory"]):
         raise ValueError("--constraint, --memory and --even-memory are for a new plan, not for --plan; leave them out.")
-    for name in ("output", "plot"):
-        if options[name] is not None and not options[name].parent.is_dir():
-            raise ValueError(f"--{name} {options[name]}: there is no folder {options[name].parent}.")
-        if options[name] is not None:
-            check_replaced(f"--{name}", options[name], *_REPLACED[name])
+    for name, replaced in _REPLACED.items():
+        path = options[name]
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"--{name} {path}: there is no folder {path.parent}.")
+        if path is not None:
+            check_replaced(f"--{name}", path, *replaced)
 
 
 def _simulate(
@@ -143,16 +141,6 @@ def _simulate(
         for long in ("tables", "held_bytes", "considered"):
             del each[long]
     print_json(as_json, {"scaling": scaling, "devices": shown})
-
-
-def _machine(name: str, link: str | None) -> Any:
-    from keras_dlrm.sharding.planner.machine import Machine
-
-    machine = Machine.of(name)
-    if link is None:
-        return machine
-    rate = _bytes("--link", link)
-    return dataclasses.replace(machine, link_bandwidth=rate, network_bandwidth=rate)
 
 
 def _bytes(option: str, text: str) -> float:
@@ -187,8 +175,4 @@ def _sizes(text: str) -> list[int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--simulate {text!r} must be a range of devices such as 1..4096.")
     low, high = int(match[1]), int(match[2])
-    sizes = []
-    while low < high:
-        sizes.append(low)
-        low *= 2
-    return [*sizes, high]
+    return [*itertools.takewhile(lambda size: size < high, (low << i for i in itertools.count())), high]

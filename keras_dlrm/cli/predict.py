@@ -8,32 +8,39 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, csv_options, json_option, load_model, row_options
-from keras_dlrm.cli.output import print_json, print_skipped, print_unseen, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    backend_option,
+    csv_options,
+    json_option,
+    load_model,
+    print_json,
+    print_skipped,
+    print_unseen,
+    row_options,
+    row_progress,
+)
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm predict runs/a/model.keras --input 'today-*.parquet' --preprocessor my-log --id-column user --output scores.parquet
   keras-dlrm predict runs/a/model.keras --input rows.csv --preprocessor my-log --on-error skip --output scores.csv.gz
   keras-dlrm predict runs/a/model.keras --input ids.parquet --no-preprocessor --output scores.parquet
   keras-dlrm predict runs/a/model.keras --data my-log --split test --output scores.parquet
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("model", type=PathArgument)
 @click.option("--input", "inputs", multiple=True,
               help="Parquet, CSV, TSV or TFRecord file (the last three also .gz) or pattern; may be repeated.")  # fmt: skip
 @click.option("--preprocessor", type=PathArgument, help="With --input: processed directory of the model's log.")
-@click.option("--no-preprocessor", "plain", is_flag=True,
-              help="With --input: the columns hold ids and model inputs already.")  # fmt: skip
+@click.option("--no-preprocessor", "plain", is_flag=True, help="With --input: the columns hold ids and model inputs already.")
 @click.option("--data", type=PathArgument, help="Processed directory, to score one of its parts.")
 @click.option("--split", help="With --data: train, valid or test (the default).")
 @click.option("--output", type=PathArgument, required=True, help="File to write: .parquet, .csv or .tsv (also .gz).")
 @click.option("--id-column", "id_columns", multiple=True,
               help="With --input: a column to keep beside the predictions; may be repeated.")  # fmt: skip
-@click.option("--column", default="probability", show_default=True, help="Name of the column of predictions.")
-@click.option("--batch-size", type=int, default=8192, show_default=True)
+@click.option("--column", default="probability", help="Name of the column of predictions.")
+@click.option("--batch-size", type=int, default=8192)
 @row_options()
 @csv_options
 @backend_option
@@ -56,14 +63,11 @@ def command(
         )
     if inputs and split is not None:
         raise ValueError(f"predict: --split {split} needs --data; --input scores whole files.")
-    for name, value in (
-        ("--id-column", id_columns),
-        ("--preprocessor", preprocessor),
-        ("--no-preprocessor", plain),
-        ("--max-skipped", max_skipped is not None),
-        ("--on-error skip", on_error != "raise"),
-        ("--csv-…", csv is not None),
-    ):
+    of_input = {
+        "--id-column": id_columns, "--preprocessor": preprocessor, "--no-preprocessor": plain, "--csv-…": csv,
+        "--max-skipped": max_skipped is not None, "--on-error skip": on_error != "raise",
+    }  # fmt: skip
+    for name, value in of_input.items():
         if value and data is not None:
             raise ValueError(f"predict: {name} needs --input; the parts of --data were packed and checked before.")
     loaded = load_model(model, compile=False)

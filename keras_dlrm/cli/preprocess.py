@@ -7,12 +7,28 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, csv_options, fractions_option, json_option, row_options
-from keras_dlrm.cli.output import print_json, print_skipped, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    csv_options,
+    fractions_option,
+    json_option,
+    print_json,
+    print_skipped,
+    row_options,
+    row_progress,
+)
 from keras_dlrm.cli.program import promise
 from keras_dlrm.schema.schema import Schema
 
-TABLES_EPILOG = """\b
+_AGAIN = "The same command goes on where it was."
+
+
+@click.group()
+def command() -> None:
+    """Turn a raw click log into a processed directory, which every other command reads."""
+
+
+@command.command(epilog="""\b
 Examples:
   keras-dlrm preprocess tables --schema log.yaml --train 'day_*.parquet' --valid v.parquet --test t.parquet --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
@@ -25,25 +41,7 @@ A schema file (vocabularies without a size are fitted on the training part):
   label: click
   dense: [{name: price, transform: log1p_standardize}]
   categorical: [{name: user, min_count: 2}, {name: tags, hotness: 8, combiner: mean}]
-"""
-CRITEO_EPILOG = """\b
-Examples:
-  keras-dlrm preprocess criteo train.txt --output criteo
-  keras-dlrm preprocess criteo day_{0..23} --output terabyte --max-ind-range 10000000 --subsample 0.875
-  keras-dlrm preprocess criteo day_{0..23} --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
-\b
-To resume a run that was stopped, give the same command again.
-"""
-
-_AGAIN = "The same command goes on where it was."
-
-
-@click.group()
-def command() -> None:
-    """Turn a raw click log into a processed directory, which every other command reads."""
-
-
-@command.command(epilog=TABLES_EPILOG)
+""")
 @click.option("--schema", type=PathArgument, help="Schema file, .yaml or .json; not needed with --preprocessor.")
 @click.option("--train", multiple=True, required=True,
               help="CSV, TSV, TFRecord (also .gz) or Parquet file or pattern; may be repeated.")  # fmt: skip
@@ -74,19 +72,25 @@ def tables(
     _show(log, as_json)
 
 
-@command.command(epilog=CRITEO_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm preprocess criteo train.txt --output criteo
+  keras-dlrm preprocess criteo day_{0..23} --output terabyte --max-ind-range 10000000 --subsample 0.875
+  keras-dlrm preprocess criteo day_{0..23} --output terabyte --dialect torchrec --table-size 40000000 --shuffle total
+\b
+To resume a run that was stopped, give the same command again.
+""")
 @click.argument("inputs", nargs=-1, required=True, type=PathArgument)
 @click.option("--output", type=PathArgument, required=True, help="Directory to write.")
-@click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic", show_default=True,
+@click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic",
               help="Follow facebookresearch/dlrm, or TorchRec's scripts.")  # fmt: skip
 @click.option("--max-ind-range", type=int, help="classic: categories are taken modulo this.")
-@click.option("--subsample", type=float, default=0.0, show_default=True, help="classic: share of label-0 rows to drop.")
+@click.option("--subsample", type=float, default=0.0, help="classic: share of label-0 rows to drop.")
 @click.option("--table-size", "table_sizes", type=int, multiple=True,
               help="torchrec: ids are taken modulo this; once for all tables, or 26 times.")  # fmt: skip
-@click.option("--min-count", type=int, default=1, show_default=True,
-              help="torchrec: values seen fewer times share the id 1.")  # fmt: skip
-@click.option("--days", type=int, default=7, show_default=True, help="Number of days that a single file is cut into.")
-@click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none", show_default=True)
+@click.option("--min-count", type=int, default=1, help="torchrec: values seen fewer times share the id 1.")
+@click.option("--days", type=int, default=7, help="Number of days that a single file is cut into.")
+@click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none")
 @click.option("--seed", type=int, help="Seed of subsample and shuffle; by default 123 for classic, 0 for torchrec.")
 @row_options("line")
 @json_option

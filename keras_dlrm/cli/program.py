@@ -19,11 +19,7 @@ _MOST = 4000  # letters of an error
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks this process to end.
-
-    Args:
-        number: Which signal.
-    """
+    """A signal, of this number, asks this process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -35,25 +31,18 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
 
     Exit codes: 0; 2, with one sentence on standard error, for bad input; 128 and the signal's number, when one asked to end,
     as 130 for Ctrl-C and 143 for SIGTERM. What was begun is then removed, or left so that it can be gone on with. A second
-    signal ends the process at once.
-
-    Args:
-        command: The command.
-        args: Its arguments; those of this process by default.
-        name: Of the program.
-
-    Raises:
-        SystemExit: it did not succeed.
+    signal ends the process at once. `name` is the program's; arguments are those of this process by default.
     """
     with _signals() as told:
         try:
-            code = command.main(args=args, prog_name=name, standalone_mode=False)
+            code = command.main(args=args, prog_name=name, standalone_mode=False, show_default=True)
             sys.stdout.flush()
         except (KeyboardInterrupt, click.Abort) as error:
             cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
             _end(told[0] if told else signal.SIGINT, cause, whole=args is None)
         except BrokenPipeError:
-            _close_output()
+            with contextlib.suppress(OSError, ValueError):  # nothing more is written to it, also not when this process ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
         except click.ClickException as error:
             error.show()
@@ -70,11 +59,7 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
 
 @contextlib.contextmanager
 def promise(sentence: str) -> Iterator[None]:
-    """While this context is open, a signal that ends the process is answered with a sentence.
-
-    Args:
-        sentence: What is left, and how to go on.
-    """
+    """While this context is open, a signal that ends the process is answered with a sentence: what is left, and how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -130,9 +115,3 @@ def _end(number: int, error: BaseException | None, whole: bool) -> None:
             sys.stdout.flush()
         os._exit(128 + number)
     sys.exit(128 + number)
-
-
-def _close_output() -> None:
-    """Have nothing more written to a pipe that nobody reads, also not when this process ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

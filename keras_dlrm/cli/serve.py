@@ -8,13 +8,15 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import click
 
 from keras_dlrm.cli.options import PathArgument, json_option
 from keras_dlrm.serving.limits import Limits
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm serve served/clicks
   keras-dlrm serve served/clicks --label stable=1 --label canary=2
@@ -23,39 +25,33 @@ Examples:
 Then:
   curl localhost:8501/v1/models/clicks
   open http://localhost:8501 for a page that predicts and explains
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("folder", type=PathArgument, required=False)
 @click.option("--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes.")
 @click.option("--name", help="Name of the model; by default that of the folder.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION",
               help="A name for a version; all versions are loaded then. May be repeated.")  # fmt: skip
 @click.option("--all-versions", is_flag=True, help="Load every version, not only the highest.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8501, show_default=True, help="Port of REST and the page; 0 chooses a free one.")
-@click.option("--grpc-port", default=8500, show_default=True, help="Port of gRPC; 0 chooses a free one.")
-@click.option("--threads", default=8, show_default=True, type=click.IntRange(1), help="Requests that run at the same time.")
-@click.option("--queue", default=256, show_default=True, type=click.IntRange(0), help="Requests that may wait.")
-@click.option("--max-request-bytes", default=8 * 2**20, show_default=True, type=click.IntRange(1024),
-              help="Larger requests are refused.")  # fmt: skip
-@click.option("--poll-seconds", default=1.0, show_default=True, type=click.FloatRange(0.05),
-              help="Interval at which the folder is checked.")  # fmt: skip
-@click.option("--grace-seconds", default=10.0, show_default=True, type=click.FloatRange(0),
-              help="Maximum time for running requests after SIGTERM.")  # fmt: skip
-@click.option("--request-seconds", default=Limits.request_seconds, show_default=True, type=click.FloatRange(0.1),
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", default=8501, help="Port of REST and the page; 0 chooses a free one.")
+@click.option("--grpc-port", default=8500, help="Port of gRPC; 0 chooses a free one.")
+@click.option("--threads", default=8, type=click.IntRange(1), help="Requests that run at the same time.")
+@click.option("--queue", default=256, type=click.IntRange(0), help="Requests that may wait.")
+@click.option("--max-request-bytes", "max_bytes", default=8 * 2**20, type=click.IntRange(1024), help="Larger requests are refused.")
+@click.option("--poll-seconds", default=1.0, type=click.FloatRange(0.05), help="Interval at which the folder is checked.")
+@click.option("--grace-seconds", default=10.0, type=click.FloatRange(0), help="Maximum time for running requests after SIGTERM.")
+@click.option("--request-seconds", default=Limits.request_seconds, type=click.FloatRange(0.1),
               help="Maximum time for a client to send a request.")  # fmt: skip
-@click.option("--max-connections", default=Limits.connections, show_default=True, type=click.IntRange(4),
+@click.option("--max-connections", "connections", default=Limits.connections, type=click.IntRange(4),
               help="Open connections of REST, and of gRPC.")  # fmt: skip
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
               help="A name under which a reverse proxy serves the page. May be repeated.")  # fmt: skip
-@click.option("--tensorflow-threads", default=0, type=click.IntRange(0), help="TensorFlow's threads; its choice by default.")
+@click.option("--tensorflow-threads", default=0, show_default=False, type=click.IntRange(0),
+              help="TensorFlow's threads; its choice by default.")  # fmt: skip
 @json_option
 def command(
     folder: Path | None, config: Path | None, name: str | None, labels: tuple[str, ...], all_versions: bool, host: str,
-    port: int, grpc_port: int, threads: int, queue: int, max_request_bytes: int, poll_seconds: float, grace_seconds: float,
-    request_seconds: float, max_connections: int, allowed_hosts: tuple[str, ...], tensorflow_threads: int, as_json: bool,
+    grace_seconds: float, request_seconds: float, connections: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """A local stand-in for TensorFlow Serving, for development and tests, not for production.
 
@@ -79,17 +75,12 @@ def command(
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that its loader of sessions is an old one
     logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # a traceback for each request that is no message
-    models: list[ModelConfig] | Path
+    models: Any = config
     if folder is not None:
-        model_name = name or folder.resolve().name
-        models = [ModelConfig(model_name, folder, 0 if all_versions or numbers else 1, labels=numbers)]
-    else:
-        models = config  # type: ignore[assignment]
-    limits = Limits(request_seconds=request_seconds, connections=max_connections)
-    server = Server(
-        models, host, port, grpc_port, threads, queue, max_request_bytes, poll_seconds, tensorflow_threads, allowed_hosts,
-        limits,
-    )  # fmt: skip
+        latest = 0 if all_versions or numbers else 1
+        models = [ModelConfig(name or folder.resolve().name, folder, latest, labels=numbers)]
+    limits = Limits(request_seconds=request_seconds, connections=connections)
+    server = Server(models, host, limits=limits, **options)
     server.start()
     stop = threading.Event()
 

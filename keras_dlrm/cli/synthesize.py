@@ -9,38 +9,18 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, directory_options, named_parts, seed_option, together
-from keras_dlrm.cli.output import print_json, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    directory_options,
+    named_parts,
+    print_json,
+    row_progress,
+    seed_option,
+    together,
+)
 from keras_dlrm.schema.schema import Schema
 
-EPILOG = """\b
-Examples:
-  keras-dlrm synthesize planted --rows 500000 50000 100000 --output planted
-  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --output random
-  keras-dlrm synthesize trace --cold 0.05 --largest 10000 --output trace
-  keras-dlrm synthesize multi-hot planted --hotness 3,2,1,2,6,1,1,1,1,7,3,8,1,6,9,5,1,1,1,12,100,27,10,3,1,1 --output bags
-"""
-PLANTED_EPILOG = """\b
-Examples:
-  keras-dlrm synthesize planted --output planted
-  keras-dlrm synthesize planted --drift-rows 1000000 --drift-effects 0.5 --output drifting
-  keras-dlrm synthesize planted --cold-share 0.1 --cold-parts test --output cold
-"""
-RANDOM_EPILOG = """\b
-Example:
-  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --dense normal --rows 1000000 0 0 --output random
-"""
-TRACE_EPILOG = """\b
-Examples:
-  keras-dlrm synthesize trace --exponent 1.0 --largest 10000 --cold 0.05 --output trace
-  keras-dlrm synthesize trace --like my-log --output trace       as local as the columns of another log
-"""
-MULTI_HOT_EPILOG = """\b
-Examples:
-  keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
-  keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
-"""
-_DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform", show_default=True)
+_DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform")
 
 
 def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,12 +28,12 @@ def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @together(
         click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json."),
-        click.option("--scale", type=float, default=1e-4, show_default=True,
+        click.option("--scale", type=float, default=1e-4,
                      help="Without --schema: Criteo's 13 dense and 26 sparse columns, tables scaled by this."),
         click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
-                     default=(100_000, 10_000, 20_000), show_default=True, help="Rows of each part."),
+                     default=(100_000, 10_000, 20_000), help="Rows of each part."),
         seed_option,
-        click.option("--click-rate", type=float, default=0.25, show_default=True),
+        click.option("--click-rate", type=float, default=0.25),
         directory_options,
     )  # fmt: skip
     @functools.wraps(function)
@@ -72,15 +52,26 @@ def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-@click.group(epilog=EPILOG)
+@click.group(epilog="""\b
+Examples:
+  keras-dlrm synthesize planted --rows 500000 50000 100000 --output planted
+  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --output random
+  keras-dlrm synthesize trace --cold 0.05 --largest 10000 --output trace
+  keras-dlrm synthesize multi-hot planted --hotness 3,2,1,2,6,1,1,1,1,7,3,8,1,6,9,5,1,1,1,12,100,27,10,3,1,1 --output bags
+""")
 def command() -> None:
     """Draw a click log: planted, random, of a given locality, or multi-hot."""
 
 
-@command.command(epilog=PLANTED_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm synthesize planted --output planted
+  keras-dlrm synthesize planted --drift-rows 1000000 --drift-effects 0.5 --output drifting
+  keras-dlrm synthesize planted --cold-share 0.1 --cold-parts test --output cold
+""")
 @_log_options
-@click.option("--auc", "target_auc", type=float, default=0.8, show_default=True, help="Best possible AUC.")
-@click.option("--zipf", type=float, default=1.05, show_default=True, help="Exponent of the ids' distribution.")
+@click.option("--auc", "target_auc", type=float, default=0.8, help="Best possible AUC.")
+@click.option("--zipf", type=float, default=1.05, help="Exponent of the ids' distribution.")
 @click.option("--drift-rows", type=int, help="Let the log change over so many rows.")
 @click.option("--drift-effects", type=float, default=0.0, help="1 minus the correlation of effects over that time.")
 @click.option("--drift-popularity", type=float, default=0.0, help="Share of ids from a new order over that time.")
@@ -107,9 +98,12 @@ def planted(
     return PlantedClickLog(schema, drift=drift, cold=cold, starts=starts, **options)
 
 
-@command.command(epilog=RANDOM_EPILOG)
+@command.command(epilog="""\b
+Example:
+  keras-dlrm synthesize random --schema log.yaml --zipf 1.1 --dense normal --rows 1000000 0 0 --output random
+""")
 @_log_options
-@click.option("--zipf", type=float, default=0.0, show_default=True, help="Exponent of the ids; 0 is uniform.")
+@click.option("--zipf", type=float, default=0.0, help="Exponent of the ids; 0 is uniform.")
 @_DENSE
 def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
     """Draw noise, for benchmarks and tests of shapes."""
@@ -118,11 +112,15 @@ def random(schema: Schema, rows: tuple[int, int, int], **options: Any) -> Any:
     return RandomClickLog(schema, **options)
 
 
-@command.command(epilog=TRACE_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm synthesize trace --exponent 1.0 --largest 10000 --cold 0.05 --output trace
+  keras-dlrm synthesize trace --like my-log --output trace       as local as the columns of another log
+""")
 @_log_options
-@click.option("--exponent", type=float, default=1.0, show_default=True, help="Decay of the stack distances; 0 is uniform.")
-@click.option("--largest", type=click.IntRange(0), default=1000, show_default=True, help="Largest stack distance.")
-@click.option("--cold", type=float, default=0.05, show_default=True, help="Share of references to new ids.")
+@click.option("--exponent", type=float, default=1.0, help="Decay of the stack distances; 0 is uniform.")
+@click.option("--largest", type=click.IntRange(0), default=1000, help="Largest stack distance.")
+@click.option("--cold", type=float, default=0.05, help="Share of references to new ids.")
 @click.option("--like", type=PathArgument, help="Take schema and locality from the train part of this directory.")
 @_DENSE
 def trace(
@@ -141,12 +139,16 @@ def trace(
     return TraceClickLog(statistics.schema, profiles, **options)
 
 
-@command.command("multi-hot", epilog=MULTI_HOT_EPILOG)
+@command.command("multi-hot", epilog="""\b
+Examples:
+  keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
+  keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
+""")
 @click.argument("data", type=PathArgument)
 @click.option("--hotness", required=True,
               help="mlperf-v2, one size per sparse column (3,2,1), or NAME=SIZE of some (C1=3,C20=100).")  # fmt: skip
-@click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform", show_default=True)
-@click.option("--shape", type=float, default=0.25, show_default=True, help="Shape of the Pareto distribution.")
+@click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform")
+@click.option("--shape", type=float, default=0.25, help="Shape of the Pareto distribution.")
 @seed_option
 @directory_options
 def multi_hot(

@@ -9,21 +9,27 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.experiments import chosen_experiment, chosen_log, stamped, tensorboard_option, training_options
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import (
+    PathArgument,
+    backend_option,
+    chosen_experiment,
+    chosen_log,
+    json_option,
+    print_json,
+    stamped,
+    tensorboard_option,
+    training_options,
+)
 from keras_dlrm.cli.program import promise
 
-EPILOG = """\b
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm train                                          the built-in planted log
   keras-dlrm train --data my-log --model DCNv2 --epochs 3   a model on your own data
   keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
-"""
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.option("--data", type=PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
 @training_options
 @click.option("--output", type=PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
@@ -42,8 +48,7 @@ def command(
     """
     from rich.console import Console
 
-    from keras_dlrm.training.experiment import Experiment
-    from keras_dlrm.training.planted import EXPERIMENT
+    from keras_dlrm.training.experiment import EXPERIMENT, Experiment
     from keras_dlrm.training.run import train
 
     experiment = chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
@@ -79,8 +84,6 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
         print_table(rows, title, file=sys.stdout)
     if "distance" in result:
         gap = result["distance"]["auc"]
-        click.echo(
-            f"\nThe best possible AUC on these test rows is {result['best']['auc']:.4f}; {result['model']} is {gap:.4f} "
-            f"{'below' if gap >= 0 else 'above'} it."
-        )
+        best = f"The best possible AUC on these test rows is {result['best']['auc']:.4f}"
+        click.echo(f"\n{best}; {result['model']} is {gap:.4f} {'below' if gap >= 0 else 'above'} it.")
     click.echo(f"\nmodel, result.json and report.png: {output}")

@@ -7,38 +7,36 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, directory_options, json_option, named_parts, seed_option
-from keras_dlrm.cli.output import print_json, row_progress
+from keras_dlrm.cli.options import (
+    PathArgument,
+    directory_options,
+    json_option,
+    named_parts,
+    print_json,
+    row_progress,
+    seed_option,
+)
 from keras_dlrm.files.durable import check_replaced, is_png
 
-EPILOG = """\b
+
+@click.group(epilog="""\b
 Examples:
   keras-dlrm twin measure private-log --output statistics.json      where the log is
   keras-dlrm twin make statistics.json --output twin-log            anywhere
-"""
-MEASURE_EPILOG = """\b
-Examples:
-  keras-dlrm twin measure private-log --output statistics.json
-  keras-dlrm twin measure private-log --threshold 100 --output statistics.json
-"""
-MAKE_EPILOG = """\b
-Examples:
-  keras-dlrm twin make statistics.json --rows 500000 50000 100000 --output twin-log
-  keras-dlrm twin make statistics.json --ids locality --plot twin.png --output twin-log
-"""
-
-
-@click.group(epilog=EPILOG)
+""")
 def command() -> None:
     """Make a log that can be shared, with the shape, skew and click rate of a private one."""
 
 
-@command.command(epilog=MEASURE_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm twin measure private-log --output statistics.json
+  keras-dlrm twin measure private-log --threshold 100 --output statistics.json
+""")
 @click.argument("data", type=PathArgument)
-@click.option("--split", default="train", show_default=True, help="train, valid or test.")
+@click.option("--split", default="train", help="train, valid or test.")
 @click.option("--rows", type=click.IntRange(1), help="Number of rows from the beginning; all by default.")
-@click.option("--threshold", type=click.IntRange(1), default=20, show_default=True,
-              help="Minimum number of rows or references behind every figure.")  # fmt: skip
+@click.option("--threshold", type=click.IntRange(1), default=20, help="Minimum number of rows or references behind every figure.")
 @click.option("--output", type=PathArgument, required=True, help="JSON file to write.")
 @json_option
 def measure(data: Path, split: str, rows: int | None, threshold: int, output: Path, as_json: bool) -> None:
@@ -68,11 +66,15 @@ def measure(data: Path, split: str, rows: int | None, threshold: int, output: Pa
     print_json(as_json, {"statistics": str(output), **summary, "columns": columns})
 
 
-@command.command(epilog=MAKE_EPILOG)
+@command.command(epilog="""\b
+Examples:
+  keras-dlrm twin make statistics.json --rows 500000 50000 100000 --output twin-log
+  keras-dlrm twin make statistics.json --ids locality --plot twin.png --output twin-log
+""")
 @click.argument("statistics", type=PathArgument)
 @click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
               help="Rows of each part; by default as many as were measured, and a tenth of that for valid and test.")  # fmt: skip
-@click.option("--ids", type=click.Choice(["frequency", "locality"]), default="frequency", show_default=True,
+@click.option("--ids", type=click.Choice(["frequency", "locality"]), default="frequency",
               help="Statistics of the ids that are kept.")  # fmt: skip
 @seed_option
 @click.option("--plot", type=PathArgument, help="PNG of both profiles; twin.png in the output by default.")
@@ -94,10 +96,8 @@ def make(
     parts = named_parts(rows or (original.rows, tenth, tenth))
     largest = max(parts, key=lambda name: parts[name])
     if parts[largest] < original.threshold:
-        raise ValueError(
-            f"--rows {' '.join(map(str, rows or ()))}: the largest part needs at least {original.threshold} rows, the "
-            "threshold of the statistics, to be measured."
-        )
+        need = f"the largest part needs at least {original.threshold} rows, the threshold of the statistics, to be measured."
+        raise ValueError(f"--rows {' '.join(map(str, rows or ()))}: {need}")
     with row_progress("twin") as progress:
         log = Twin(original, seed, ids).write(output, parts, overwrite, progress)
         again = run(log.split(largest), threshold=original.threshold, progress=progress)

@@ -7,22 +7,20 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option
-from keras_dlrm.cli.output import print_json
+from keras_dlrm.cli.options import PathArgument, json_option, print_json
 
-EPILOG = """\b
+# Of a file's name in the table, so that its lines have no more than 80 columns.
+_WIDTH = 42
+
+
+@click.command(epilog="""\b
 Examples:
   keras-dlrm verify my-log                        every byte of a processed directory, however large
   keras-dlrm verify runs/a                        a run: its model, result and predictions
   keras-dlrm verify runs/a/checkpoints            all checkpoints in a folder
   keras-dlrm verify served/clicks/3 --json        a published version
   keras-dlrm verify clicks.onnx                   an ONNX file and the tables' file beside it
-"""
-# Of a file's name in the table, so that its lines have no more than 80 columns.
-_WIDTH = 42
-
-
-@click.command(epilog=EPILOG)
+""")
 @click.argument("path", type=PathArgument)
 @json_option
 def command(path: Path, as_json: bool) -> None:
@@ -38,7 +36,9 @@ def command(path: Path, as_json: bool) -> None:
     with bar(Console(stderr=True), "bytes") as shown:
         task = shown.add_task("verify", total=None, note="")
         verified = verify(path, lambda done, total: shown.update(task, completed=done, total=total))
-    rows = [{"file": _short(file.name), "bytes": file.bytes, "check": file.check} for file in verified.files]
+    # A name that is too long keeps its end, which tells files apart.
+    names = [f.name if len(f.name) <= _WIDTH else f"…{f.name[1 - _WIDTH :]}" for f in verified.files]
+    rows = [{"file": n, "bytes": file.bytes, "check": file.check} for n, file in zip(names, verified.files, strict=True)]
     print_table(rows, f"{verified.kind}: {path}")
     plain = sum(file.check == UNCHECKED for file in verified.files)
     if plain:
@@ -46,8 +46,3 @@ def command(path: Path, as_json: bool) -> None:
     else:
         click.echo(f"all {len(rows)} files are as they were written")
     print_json(as_json, {"path": str(path), "kind": verified.kind, "files": [dataclasses.asdict(f) for f in verified.files]})
-
-
-def _short(name: str) -> str:
-    """A name that fits, with its end, which tells files apart."""
-    return name if len(name) <= _WIDTH else f"…{name[1 - _WIDTH :]}"

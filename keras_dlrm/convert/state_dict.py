@@ -16,13 +16,10 @@ _CHECKPOINTS = ("state_dict", "model_state_dict", "model")
 
 
 class StateDict:
-    """A state_dict whose keys are taken one by one.
+    """A state_dict whose keys are taken one by one; `who` and the possible `keys` are for errors.
 
-    Args:
-        who: Function that errors name.
-        source: Mapping of keys to torch tensors or arrays; a checkpoint that holds it under `"state_dict"`,
-            `"model_state_dict"` or `"model"`; or a module that has it.
-        keys: Which keys there can be, for errors.
+    The source is a mapping of keys to torch tensors or arrays; a checkpoint that holds it under `"state_dict"`,
+    `"model_state_dict"` or `"model"`; or a module that has it.
 
     Example:
 
@@ -48,9 +45,8 @@ class StateDict:
                 raise TypeError(f"{who}: a key is {key!r}; a state_dict has names such as {keys}.")
             plain = _INNER.sub("", _LEADING.sub("", key))
             if plain in keys_by_name:
-                raise ValueError(
-                    f"{who}: {keys_by_name[plain]!r} and {key!r} are both {plain!r} without the names of wrappers; give one model."
-                )
+                alike = f"{keys_by_name[plain]!r} and {key!r} are both {plain!r} without the names of wrappers"
+                raise ValueError(f"{who}: {alike}; give one model.")
             keys_by_name[plain] = key
             self._values[plain] = value
         #: Whether the keys are sorted by name, as those of a DistributedModelParallel are: their order tells nothing then.
@@ -72,15 +68,9 @@ class StateDict:
         return [match[1] for match in matches if match]
 
     def take(self, key: str, shape: Sequence[int | None], why: str) -> np.ndarray:
-        """The float32 array of a key, which then counts as read.
+        """The float32 array of a key, which then counts as read; `why` says what needs its shape, with `None` for any size.
 
-        Args:
-            key: The key.
-            shape: Its required shape; `None` for any size of a dimension.
-            why: What needs that shape, and what to do where it is another.
-
-        Raises:
-            ValueError: no such key; another shape; quantized, or in shards of which some are elsewhere.
+        `ValueError` for no such key, another shape, quantized numbers, or shards of which some are elsewhere.
         """
         if key not in self._values:
             near = [other for other in self._values if other.rpartition(".")[0] == key.rpartition(".")[0]]
@@ -100,13 +90,8 @@ class StateDict:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (out, in) and biases (out,) of linear layers one after the other.
 
-        Args:
-            weight: Key of the weight of layer number `{}`, which ends with `.weight`; the bias ends with `.bias`.
-            first: Width of the first layer's input.
-            why: What needs that width, and what to do where it is another.
-            last: Width of the last layer's output, where it is known.
-            skip: Step from one layer's number to the next one's.
-            more: Keys of weights of further layers.
+        Key `weight` is of layer number `{}`, with steps of `skip`, and ends with `.weight`, the bias's with `.bias`; `more` are
+        keys of further weights. The first layer's input has the width `first`, for the reason `why`, the last one's output `last`.
         """
         keys, number = [], 0
         while weight.format(number) in self or weight.format(number).replace(".weight", ".bias") in self:
@@ -127,19 +112,16 @@ class StateDict:
     def finish(self) -> None:
         """Raise `ValueError` where a key was not read."""
         for key in self._values:
-            raise ValueError(
-                f"{self.who}: unknown key {key!r} of shape {self.shape(key)}; known are {self._keys}. Leave it out if the "
-                "model does not need it for its predictions."
-            )
+            fix = f"known are {self._keys}. Leave it out if the model does not need it for its predictions."
+            raise ValueError(f"{self.who}: unknown key {key!r} of shape {self.shape(key)}; {fix}")
 
 
 def _array(who: str, value: Any) -> np.ndarray:
     value = _whole(who, value)
     layout = str(getattr(value, "layout", "torch.strided"))
     if layout != "torch.strided" or getattr(value, "is_meta", False):
-        raise ValueError(
-            f"{who} is a tensor of layout {layout}{' without values (meta)' if value.is_meta else ''}; make it dense, in memory."
-        )
+        meta = " without values (meta)" if value.is_meta else ""
+        raise ValueError(f"{who} is a tensor of layout {layout}{meta}; make it dense, in memory.")
     for method in ("detach", "cpu"):
         if hasattr(value, method):
             value = getattr(value, method)()
@@ -163,10 +145,8 @@ def _whole(who: str, value: Any) -> Any:
     shards, size = value.local_shards(), tuple(value.metadata().size)
     covered = sum(shard.tensor.numel() for shard in shards)
     if covered != int(np.prod(size)):
-        raise ValueError(
-            f"{who} is in shards: {covered} of its {int(np.prod(size))} numbers are in this process. Gather it first, as "
-            "with torch.distributed.checkpoint or ShardedTensor.gather."
-        )
+        fix = "Gather it first, as with torch.distributed.checkpoint or ShardedTensor.gather."
+        raise ValueError(f"{who} is in shards: {covered} of its {int(np.prod(size))} numbers are in this process. {fix}")
     out = np.empty(size, np.float32)
     for shard in shards:
         offsets, sizes = shard.metadata.shard_offsets, shard.metadata.shard_sizes
@@ -178,7 +158,5 @@ def _whole(who: str, value: Any) -> Any:
 def _check_finite(who: str, array: np.ndarray) -> None:
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(
-            f"{who} has {array[place]} at {place}; weights must be finite float32 numbers. Take a checkpoint from before "
-            "training went wrong."
-        )
+        fix = "weights must be finite float32 numbers. Take a checkpoint from before training went wrong."
+        raise ValueError(f"{who} has {array[place]} at {place}; {fix}")

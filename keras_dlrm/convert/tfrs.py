@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.backend import private_tfrs
-from keras_dlrm.convert.order import blocks, products
-from keras_dlrm.convert.weights import Weights
+from keras_dlrm.convert.weights import Weights, blocks, products
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.schema.schema import Categorical, Schema
 
@@ -64,9 +63,8 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     try:
         parts = private_tfrs.parts_of(model)
     except AttributeError as error:
-        raise TypeError(
-            f"{_WHO}: {type(model).__name__} is no tfrs.experimental.models.Ranking: it has no {error.name}. Give that model."
-        ) from error
+        kind = f"{type(model).__name__} is no tfrs.experimental.models.Ranking"
+        raise TypeError(f"{_WHO}: {kind}: it has no {error.name}. Give that model.") from error
     columns, arrays = _columns(parts.embedding_layer, hotness)
     bottom, top = _stack(parts.bottom_stack, "bottom_stack"), _stack(parts.top_stack, "top_stack")
     activation = _activation(bottom, top)
@@ -75,9 +73,8 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     dim = len(bottom[-1].bias)
     for name, table in tables.items():
         if table.shape[1] != dim:
-            raise ValueError(
-                f"{_WHO}: table {name!r} has shape {table.shape}; the bottom stack ends with {dim}, and all must be as wide."
-            )
+            wide = f"the bottom stack ends with {dim}, and all must be as wide"
+            raise ValueError(f"{_WHO}: table {name!r} has shape {table.shape}; {wide}.")
     # TFRS's vectors: the sparse ones by name, then the bottom stack's output.
     by_name = sorted(schema.categorical_names)
     order = [len(by_name), *(by_name.index(name) for name in schema.categorical_names)]
@@ -88,14 +85,14 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     else:
         kind, itself = "cross", False
         crosses = _crosses(interaction, order, dim)
-        first = _behind_crosses(top[0], order, dim, concat_dense)
+        # (n, out), or (D + n, out) beside the bottom stack's output.
+        start, kernel = dim if concat_dense else 0, top[0].kernel
+        _check_width(top[0], start + len(order) * dim)
+        first = np.concatenate([kernel[:start], kernel[start:][blocks(order, dim)]])
     low, high = ([(layer.kernel.T, layer.bias) for layer in stack] for stack in (bottom, top))
     high[0] = (first.T, top[0].bias)
     options = {"concat_dense": True} if kind == "cross" and concat_dense else {}
     return Weights(tables, low, high, crosses).model(schema, kind, itself, activation=activation, **options)
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Categorical], dict[str, np.ndarray]]:
@@ -105,10 +102,8 @@ def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Ca
     if kind == "PartialTPUEmbedding":
         many, keras_layers = layer.tpu_embedding, dict(layer.keras_embedding_layers)
     elif kind != "TPUEmbedding":
-        raise TypeError(
-            f"{_WHO}: the embedding layer is a {kind}; known are TPUEmbedding and PartialTPUEmbedding. Make one of these with "
-            "your tables."
-        )
+        known = "known are TPUEmbedding and PartialTPUEmbedding. Make one of these with your tables."
+        raise TypeError(f"{_WHO}: the embedding layer is a {kind}; {known}")
     columns: dict[str, Categorical] = {}
     arrays: dict[str, np.ndarray] = {}
     configurations: Any = {} if many is None else private_tfrs.features_of(many)
@@ -143,32 +138,24 @@ def _schema(columns: Mapping[str, Categorical], dense: int, schema: Schema | Non
     if schema.n_dense != dense:
         raise ValueError(f"{_WHO}: the schema has {schema.n_dense} dense columns, the bottom stack takes {dense}.")
     if sorted(schema.categorical_names) != sorted(columns):
-        raise ValueError(
-            f"{_WHO}: the schema has the sparse columns {list(schema.categorical_names)}, TFRS's features are {sorted(columns)}."
-        )
+        names = f"{list(schema.categorical_names)}, TFRS's features are {sorted(columns)}"
+        raise ValueError(f"{_WHO}: the schema has the sparse columns {names}.")
     ours: dict[str, str] = {}
     for column in schema.categorical:
         theirs = columns[column.name]
         if column.vocabulary_size != theirs.vocabulary_size:
-            raise ValueError(
-                f"{_WHO}: column {column.name!r} has vocabulary_size={column.vocabulary_size} in the schema, its table in TFRS "
-                f"{theirs.vocabulary_size} rows."
-            )
+            sizes = f"vocabulary_size={column.vocabulary_size} in the schema, its table in TFRS {theirs.vocabulary_size} rows"
+            raise ValueError(f"{_WHO}: column {column.name!r} has {sizes}.")
         if column.hotness > 1 and column.combiner != theirs.combiner:
             raise ValueError(f"{_WHO}: column {column.name!r} pools by {column.combiner!r}, in TFRS by {theirs.combiner!r}.")
         if ours.setdefault(column.table_name, theirs.table_name) != theirs.table_name:
-            raise ValueError(
-                f"{_WHO}: column {column.name!r} shares table {column.table_name!r} in the schema, but in TFRS it has "
-                f"{theirs.table_name!r}; give it table={theirs.table_name!r}."
-            )
+            own = f"in TFRS it has {theirs.table_name!r}; give it table={theirs.table_name!r}"
+            raise ValueError(f"{_WHO}: column {column.name!r} shares table {column.table_name!r} in the schema, but {own}.")
         if column.hashed:
             raise ValueError(f"{_WHO}: column {column.name!r} is hashed in the schema; TFRS looks ids up as they are.")
     if schema.weighted:
         raise ValueError(f"{_WHO}: the schema is weighted; TFRS's features have no weights here. Give weighted=False.")
     return schema
-
-
-# -- stacks ------------------------------------------------------------------------------------------------------------
 
 
 def _stack(stack: Any, part: str) -> list[_Layer]:
@@ -203,10 +190,8 @@ def _flat(layer: Any, part: str) -> list[Any]:
 def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
     """Activation of the hidden layers, which are all but the last of the top stack."""
     if top[-1].activation != "sigmoid" or len(top[-1].bias) != 1:
-        raise ValueError(
-            f"{_WHO}: {top[-1].name}, {len(top[-1].bias)} wide, ends in {top[-1].activation!r}; a click probability needs one "
-            "number through a sigmoid."
-        )
+        end = f"{top[-1].name}, {len(top[-1].bias)} wide, ends in {top[-1].activation!r}"
+        raise ValueError(f"{_WHO}: {end}; a click probability needs one number through a sigmoid.")
     hidden = [*bottom, *top[:-1]]
     for layer in hidden:
         if layer.activation != hidden[0].activation:
@@ -215,9 +200,6 @@ def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
                 "all layers but the last have the same. (A tfrs MLP ends without one unless it is given final_activation.)"
             )
     return hidden[0].activation
-
-
-# -- interactions ------------------------------------------------------------------------------------------------------
 
 
 def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
@@ -231,13 +213,6 @@ def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: i
     first = top.kernel[:dim] if dense else np.zeros((dim, top.kernel.shape[1]), np.float32)
     rows = top.kernel[dim if dense else 0 :][where]
     return np.concatenate([first, rows[products(order, pairs, itself)]])
-
-
-def _behind_crosses(top: _Layer, order: Sequence[int], dim: int, dense: bool) -> np.ndarray:
-    """Kernel of the first top layer behind cross layers: (n, out), or (D + n, out) beside the bottom stack's output."""
-    first = dim if dense else 0
-    _check_width(top, first + len(order) * dim)
-    return np.concatenate([top.kernel[:first], top.kernel[first:][blocks(order, dim)]])
 
 
 def _check_width(top: _Layer, width: int) -> None:
@@ -273,10 +248,8 @@ def _crosses(interaction: Any, order: Sequence[int], dim: int) -> list[tuple[np.
     crosses: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []
     for down, up in pairs:
         kernel, bias = _dense(up)
-        if down is None:
-            crosses.append((None, kernel[wide][:, wide].T, bias[wide]))
-        else:
-            crosses.append((_array(down.kernel)[wide].T, kernel[:, wide].T, bias[wide]))
+        first = None if down is None else _array(down.kernel)[wide].T
+        crosses.append((first, (kernel[wide] if down is None else kernel)[:, wide].T, bias[wide]))
     return crosses
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.convert.order import blocks, placed, products
 from keras_dlrm.convert.state_dict import StateDict
-from keras_dlrm.convert.weights import Weights, default_schema, no_hotness
+from keras_dlrm.convert.weights import Weights, blocks, default_schema, no_hotness, placed, products
 from keras_dlrm.models.dlrm import DLRM
 from keras_dlrm.schema.schema import Schema
 
@@ -28,11 +27,9 @@ _KEYS = (
 
 
 def from_torchrec(
-    state_dict: Mapping[str, Any],
-    schema: Schema | None = None,
-    hotness: int | Sequence[int] | None = None,
+    state_dict: Mapping[str, Any], schema: Schema | None = None, hotness: int | Sequence[int] | None = None,
     features: Sequence[str] | None = None,
-) -> DLRM:
+) -> DLRM:  # fmt: skip
     """A `DLRM` with the weights of TorchRec's `DLRM` or `DLRM_DCN`. MLPerf's DLRM-DCNv2 is the latter.
 
     TorchRec takes the upper triangle of the products, row by row, and we the lower one: the columns of the first layer
@@ -74,14 +71,8 @@ def from_torchrec(
     bags = state.matching(re.escape(_TABLE).replace(r"\{\}", "(.+)"))
     if not bags:
         raise ValueError(f"{who}: no {_TABLE.format('TABLE')}; is this a TorchRec DLRM's state_dict?")
-    if schema is None:
-        names = _named(state, bags, features)
-        tables: dict[str, np.ndarray] = {}
-        for bag in names:
-            width = next(iter(tables.values())).shape[1] if tables else None
-            tables[bag] = state.take(_TABLE.format(bag), (None, width), "the table before it")
-    else:
-        tables = _tables_of(state, schema, bags)
+    names = _named(state, bags, features) if schema is None else {}
+    tables = _tables_of(state, dict.fromkeys(names) if schema is None else schema.table_sizes, bags)
     dim = next(iter(tables.values())).shape[1]
     bottom_in = None if schema is None else schema.n_dense
     bottom = state.mlp(_BOTTOM, bottom_in, "the number of the schema's dense columns", dim)
@@ -132,9 +123,8 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
     combiners = {c.table_name: c.combiner for c in model.schema.categorical if c.hotness > 1}
     for column in model.schema.categorical:
         if column.hotness > 1 and column.combiner != combiners[column.table_name]:
-            raise ValueError(
-                f"{who}: the columns of table {column.table_name!r} pool differently; in TorchRec pooling is the table's."
-            )
+            text = f"the columns of table {column.table_name!r} pool differently; in TorchRec pooling is the table's."
+            raise ValueError(f"{who}: {text}")
     dim = next(iter(weights.tables.values())).shape[1]
     out: dict[str, np.ndarray] = {}
     for name, table in weights.tables.items():
@@ -196,10 +186,8 @@ def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None
     if features is not None:
         column = {name: bag for bag, name in names.items()} | {bag: bag for bag in bags}
         if len(set(features)) != len(bags) or any(f not in column for f in features):
-            raise ValueError(
-                f"{state.who}: features={list(features)} are not one for each of the tables {list(bags)}; give a schema that "
-                "says which column looks up which table."
-            )
+            fix = "give a schema that says which column looks up which table"
+            raise ValueError(f"{state.who}: features={list(features)} are not one for each of the tables {list(bags)}; {fix}.")
         return {column[f]: f for f in features}
     numbers = [re.fullmatch(r"(.*?)(\d+)", bag) for bag in bags]
     counted = [int(m[2]) for m in numbers if m] if len({m[1] for m in numbers if m}) == 1 else []
@@ -211,23 +199,20 @@ def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None
 
 def _refuse_sorted(state: StateDict, bags: Sequence[str]) -> None:
     if state.sorted and len(bags) > 1:
-        raise ValueError(
-            f"{state.who}: the keys are sorted by name, as a DistributedModelParallel has them, so that they do not tell "
-            f"TorchRec's order of the columns; {_GIVE}."
-        )
+        why = "as a DistributedModelParallel has them, so that they do not tell TorchRec's order of the columns"
+        raise ValueError(f"{state.who}: the keys are sorted by name, {why}; {_GIVE}.")
 
 
-def _tables_of(state: StateDict, schema: Schema, bags: Sequence[str]) -> dict[str, np.ndarray]:
+def _tables_of(state: StateDict, sizes: Mapping[str, int | None], bags: Sequence[str]) -> dict[str, np.ndarray]:
+    """The tables by name; their numbers of rows are a schema's, or `None`."""
     tables: dict[str, np.ndarray] = {}
     width = None
-    for name, rows in schema.table_sizes.items():
+    for name, rows in sizes.items():
         bag = name if name in bags else f"t_{name}"
         if bag not in bags:
-            raise ValueError(
-                f"{state.who}: the schema's table {name!r} is missing from the state_dict, which has {list(bags)}; name the "
-                "columns, or their table=…, as those."
-            )
-        why = f"table {name!r} of the schema, vocabulary_size={rows},"
+            text = f"which has {list(bags)}; name the columns, or their table=…, as those"
+            raise ValueError(f"{state.who}: the schema's table {name!r} is missing from the state_dict, {text}.")
+        why = "the table before it" if rows is None else f"table {name!r} of the schema, vocabulary_size={rows},"
         tables[name] = state.take(_TABLE.format(bag), (rows, width), why)
         width = tables[name].shape[1]
     for key in state:
@@ -244,10 +229,8 @@ def _order(state: StateDict, schema: Schema, bags: Sequence[str], features: Sequ
             raise ValueError(f"{state.who}: the schema's columns share tables, and TorchRec's order is by table; {_GIVE}.")
         _refuse_sorted(state, bags)
         if ours != list(bags):
-            raise ValueError(
-                f"{state.who}: the keys have the tables as {list(bags)}, the schema has its columns as "
-                f"{list(schema.categorical_names)}; {_GIVE}."
-            )
+            names = f"{list(bags)}, the schema has its columns as {list(schema.categorical_names)}"
+            raise ValueError(f"{state.who}: the keys have the tables as {names}; {_GIVE}.")
     return _places(state.who, schema, features)
 
 
@@ -257,8 +240,6 @@ def _places(who: str, schema: Schema, features: Sequence[str] | None) -> list[in
         tables = list(schema.table_sizes)
         features = [c.name for c in sorted(schema.categorical, key=lambda c: tables.index(c.table_name))]
     if sorted(features) != sorted(schema.categorical_names):
-        raise ValueError(
-            f"{who}: features={list(features)} must be the schema's sparse columns, {list(schema.categorical_names)}, in "
-            "TorchRec's order."
-        )
+        names = list(schema.categorical_names)
+        raise ValueError(f"{who}: features={list(features)} must be the schema's sparse columns, {names}, in TorchRec's order.")
     return [0, *(1 + list(features).index(name) for name in schema.categorical_names)]

@@ -1,4 +1,4 @@
-"""A DLRM's weights apart from any library's names: what is converted passes through them."""
+"""A DLRM's weights apart from any library's names and orders: what is converted passes through them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,16 @@ Layer = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights in the order in which `DLRM` has its vectors: the bottom MLP's output, then the columns of the schema.
+    """Weights in the order in which `DLRM` has its vectors: the bottom MLP's output, then the columns of the schema."""
 
-    Args:
-        tables: (rows, D) by table name.
-        bottom: Weights (out, in) and biases (out,) of the bottom MLP.
-        top: The same of the top MLP.
-        crosses: For each cross layer V (r, n) or `None`, W (n, r) or (n, n), and b (n,): x₀ ⊙ (W (V x) + b) + x.
-        projections: (D, width) by table, of those that are narrower than D.
-        quotient_remainder: How tables are split, whose halves are among `tables` as `name.quotient` and `name.remainder`.
-    """
-
-    tables: Mapping[str, np.ndarray]
-    bottom: Sequence[Layer]
+    tables: Mapping[str, np.ndarray]  # (rows, D) by table name
+    bottom: Sequence[Layer]  # weights (out, in) and biases (out,) of the bottom MLP
     top: Sequence[Layer]
+    # For each cross layer V (r, n) or `None`, W (n, r) or (n, n), and b (n,): x₀ ⊙ (W (V x) + b) + x.
     crosses: Sequence[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = ()
+    # (D, width) by table, of those that are narrower than D.
     projections: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    # How tables are split, whose halves are among `tables` as `name.quotient` and `name.remainder`.
     quotient_remainder: QuotientRemainder | None = None
 
     def model(self, schema: Schema, interaction: str, self_interaction: bool = False, **options: Any) -> DLRM:
@@ -70,13 +64,9 @@ class Weights:
 
     @classmethod
     def of(cls, who: str, model: Any, interactions: Sequence[str], compressed: bool = False) -> Weights:
-        """The weights of a `DLRM` that another library can hold, too.
+        """The weights of a model, `TypeError` where it is no `DLRM`, `ValueError` where another library has no such model.
 
-        Args:
-            who: Function that errors name.
-            model: The model; `TypeError` where it is no `DLRM`, `ValueError` where the library has no such model.
-            interactions: Those that the library has.
-            compressed: Whether it has quotient–remainder and mixed-dimension tables.
+        `interactions` are those that the library has, `compressed` whether it has quotient–remainder and mixed-dimension tables.
         """
         if not isinstance(model, DLRM):
             raise TypeError(f"{who}: {type(model).__name__} is no DLRM; only that has a counterpart there.")
@@ -140,3 +130,47 @@ def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:
     """Raise `ValueError` where both a hotness and a schema were given."""
     if schema is not None and hotness is not None:
         raise ValueError(f"{who}: hotness={hotness!r} was given beside a schema, which has its own; leave it out.")
+
+
+def products(order: Sequence[int], pairs: tuple[np.ndarray, np.ndarray], self_interaction: bool = False) -> np.ndarray:
+    """Places of the products of `DotInteraction` among another library's, int64 (P,).
+
+    `order` is the place of each of our vectors among the other library's, `pairs` which two vectors, in that library's order, each
+    of its products is of.
+
+    Example, of three vectors and an upper triangle:
+
+    >>> products([2, 0, 1], np.triu_indices(3, 1)).tolist()
+    [1, 2, 0]
+    """
+    count = len(order)
+    place = np.full((count, count), -1, np.int64)
+    place[pairs] = place[pairs[::-1]] = np.arange(len(pairs[0]))
+    rows, columns = np.tril_indices(count, 0 if self_interaction else -1)
+    theirs = np.asarray(order)
+    return place[theirs[rows], theirs[columns]]
+
+
+def blocks(order: Sequence[int], width: int) -> np.ndarray:
+    """Places of the numbers of our vectors, side by side and `width` wide, among another library's.
+
+    Example:
+
+    >>> blocks([1, 0], 2).tolist()
+    [2, 3, 0, 1]
+    """
+    return (np.asarray(order)[:, None] * width + np.arange(width)).ravel()
+
+
+def placed(values: np.ndarray, places: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The inverse of `np.take(theirs, places, axis)`: our values at the other library's places.
+
+    Example:
+
+    >>> placed(np.array([7, 8, 9]), np.array([2, 0, 1])).tolist()
+    [8, 9, 7]
+    """
+    out = np.empty_like(values)
+    moved = np.moveaxis(out, axis, 0)
+    moved[places] = np.moveaxis(values, axis, 0)
+    return out

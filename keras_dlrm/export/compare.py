@@ -68,14 +68,11 @@ def compare_tables(
         first = results[0] if results else {"auc": of["auc"], "ne": of["ne"]}
         results.append(
             {
-                "tables": name,
-                "pruned_rows": 0 if stored is None else stored.pruned_rows,
+                "tables": name, "pruned_rows": 0 if stored is None else stored.pruned_rows,
                 "bytes": whole if stored is None else stored.nbytes,
-                "share": 1.0 if stored is None else stored.nbytes / whole,
-                "auc": float(of["auc"]),
-                "auc_change": float(of["auc"] - first["auc"]),
-                "ne": float(of["ne"]),
+                "share": 1.0 if stored is None else stored.nbytes / whole, "auc": float(of["auc"]),
+                "auc_change": float(of["auc"] - first["auc"]), "ne": float(of["ne"]),
                 "ne_change": float(of["ne"] - first["ne"]),
             }
-        )
+        )  # fmt: skip
     return results

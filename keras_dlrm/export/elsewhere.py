@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,12 +83,3 @@ def import_modules(names: Iterable[str]) -> None:
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-
-
-def beside(path: Path) -> Path:
-    """The path, of a plain name, as seen from its folder, to which the process changes.
-
-    TensorFlow takes brackets, stars and the like in a path for patterns.
-    """
-    os.chdir(path.parent)
-    return Path(path.name)

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlrm.backend.private_keras import layers_in, maker_of
-from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.backend.private_keras import maker_of
+from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export import signatures
 from keras_dlrm.export.requests import example_batch
@@ -25,18 +25,6 @@ def is_functional(who: str, model: Any) -> bool:
     if not isinstance(model, ClickModel):
         raise TypeError(f"{who}: expected a model of kd.models, or a functional SparseModel, not {type(model).__name__}.")
     return False
-
-
-def refuse_options(who: str, **options: Any) -> None:
-    """`ValueError` where an option was given that only models with a schema have."""
-    for name, value in options.items():
-        if value:
-            raise ValueError(f"{who}: {name}={value!r} is for the models of kd.models that have a schema; leave it out.")
-
-
-def collections(model: Any) -> list[EmbeddingCollection]:
-    """The `EmbeddingCollection`s of a model."""
-    return [layer for layer in layers_in(model) if isinstance(layer, EmbeddingCollection)]
 
 
 def inputs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
@@ -58,7 +46,7 @@ def output_names(model: Any) -> list[str]:
 
 def example(model: Any, rows: int = 5) -> dict[str, np.ndarray]:
     """Inputs of a batch by name: ids as `example_batch` has them, and numbers."""
-    schemas = [layer.schema for layer in collections(model)]
+    schemas = [layer.schema for layer in collections_of(model)]
     batch = {}
     for name, (sizes, dtype) in inputs(model).items():
         shape = (rows, *(_OPEN if size is None else size for size in sizes[1:]))
@@ -82,11 +70,16 @@ def answers(model: Any, batch: dict[str, np.ndarray], stored: Any = None) -> dic
     return dict(zip(output_names(model), arrays, strict=True))
 
 
+def named(model: Any) -> dict[str, Any]:
+    """Entries of a manifest about any model."""
+    described = {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()}
+    return {"model": described, "backend": keras.backend.backend()}
+
+
 def described(model: Any) -> dict[str, Any]:
-    """Entries of a manifest about the model."""
+    """Entries of a manifest about a functional model."""
     return {
-        "model": {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()},
-        "backend": keras.backend.backend(),
+        **named(model),
         "signatures": {"serving_default": "inputs of the model"},
         "inputs": dict(zip([tensor.name for tensor in model.inputs], inputs(model), strict=True)),
         "outputs": output_names(model),

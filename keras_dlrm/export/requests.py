@@ -77,15 +77,9 @@ def check_answers(
     who: str, model: Any, batch: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], answer: Answer,
     least: int = 0,
 ) -> None:  # fmt: skip
-    """`RuntimeError` unless a written model answers a batch, its first row and, if it takes them, no rows as `model` does.
+    """`RuntimeError`, which names `who`, unless a written model answers a batch, its first row and no rows as the live one does.
 
-    Args:
-        who: Function that the error names.
-        model: The live model.
-        batch: Inputs by name.
-        expected: Its outputs for them, by name.
-        answer: The written model.
-        least: Fewest rows that it takes.
+    `expected` are the live model's outputs, `answer` is the written one, and `least` the fewest rows that it takes.
     """
     allowed = allowed_difference(model)
     for rows in (len(next(iter(expected.values()))), 1, 0)[: 3 - least]:
@@ -98,10 +92,8 @@ def check_answers(
             else:
                 difference = float("nan")
             if not difference <= allowed:
-                raise RuntimeError(
-                    f"{who}: of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is "
-                    "allowed."
-                )
+                text = f"of {rows} rows the written model differs from the live one by {difference}; at most {allowed} is allowed."
+                raise RuntimeError(f"{who}: {text}")
 
 
 def allowed_difference(model: Any) -> float:
@@ -120,21 +112,17 @@ def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[An
         columns[dense.name] = [_NUMBERS[(i + j) % 5] for j in range(rows)]
     for column in schema.categorical:
         values = _values(preprocessor, column)
-        if not column.multi_hot:
-            columns[column.name] = [values[j % len(values)] for j in range(rows)]
-        else:
-            columns[column.name] = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
+        lists = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
+        columns[column.name] = lists if column.multi_hot else [each[0] for each in lists]
     return columns
 
 
 def requests(
     schema: Schema, preprocessor: Preprocessor | None, user_columns: Sequence[str], default: str, rows: int = 5
 ) -> dict[str, tuple[Request, dict[str, np.ndarray]]]:
-    """A request to each signature, and the packed batch that it stands for; arguments as of `signature_names`.
+    """Signature → a request, `inputs by name as {"dtype", "values"}`, and the packed batch that it stands for.
 
-    Returns:
-        Signature → `(inputs by name as {"dtype", "values"}, packed batch)`. For `classify` and `regress` they are the columns
-        of the Examples.
+    Arguments are as of `signature_names`. For `classify` and `regress` the inputs are the columns of the Examples.
     """
     packed = example_batch(schema, rows)
     columns: Sequence[Column] = model_columns(schema)

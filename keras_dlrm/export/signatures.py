@@ -18,21 +18,13 @@ DEFAULTS = ("packed", "columns", "raw")
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """An input of a signature that takes named columns.
+    """An input of a signature that takes named columns."""
 
-    Attributes:
-        name: Name of the column.
-        dtype: `"float32"`, `"float64"`, `"int64"` or `"string"`.
-        width: Values of a row: the input has shape (B, width), or (B,) where this is `None`.
-        truncated: Whether rows may have other lengths, (B, k): the graph keeps `width` of their values.
-        input: Name of the input, see `input_names`.
-    """
-
-    name: str
-    dtype: str
-    width: int | None
-    truncated: bool = False
-    input: str = ""
+    name: str  # of the column
+    dtype: str  # "float32", "float64", "int64" or "string"
+    width: int | None  # values of a row: the input has shape (B, width), or (B,) where this is `None`
+    truncated: bool = False  # whether rows may have other lengths, (B, k): the graph keeps `width` of their values
+    input: str = ""  # name of the input, see `input_names`
 
 
 def input_names(names: Iterable[str]) -> dict[str, str]:
@@ -50,7 +42,10 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
     >>> input_names(["user id", "User_ID", "user_id", "用户", "商品"])
     {'user id': 'user_id_2', 'User_ID': 'User_ID', 'user_id': 'user_id_3', '用户': 'arg___', '商品': 'arg____2'}
     """
-    plain = {name: _plain(name) for name in names}
+    plain = {name: re.sub(r"[^A-Za-z0-9_]", "_", name) for name in names}
+    for name, text in plain.items():
+        if keyword.iskeyword(text) or text == "self" or not text[:1].isalpha():
+            plain[name] = f"arg_{text}"
     unchanged: dict[str, str] = {}
     for name in plain:
         if plain[name] == name:
@@ -63,12 +58,6 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
             inputs[name] = f"{first}_{number}"
         taken.add(inputs[name].lower())
     return inputs
-
-
-def _plain(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    taken = keyword.iskeyword(plain) or plain == "self"
-    return f"arg_{plain}" if taken or not plain[:1].isalpha() else plain
 
 
 def packed_inputs(schema: Schema) -> dict[str, tuple[tuple[int | None, ...], str]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_dlrm.checkpoint.identity import of_training
-from keras_dlrm.checkpoint.state import value_of
+from keras_dlrm.checkpoint.state import of_training, value_of
 from keras_dlrm.sharding import everyone
 from keras_dlrm.sharding.part import Part
 

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm import backend
-from keras_dlrm.checkpoint.identity import identity
-from keras_dlrm.checkpoint.state import State, dense_variables, pieces
+from keras_dlrm.checkpoint.state import State, dense_variables, identity, pieces
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.rules.rule import RowRule
 from keras_dlrm.parameter_server.placement import Pieces, split

@@ -1,7 +1,4 @@
-"""Scoring of whole files: rows in, their ids and click probabilities out.
-
-Modules load on first use, so that `import keras_dlrm` stays fast.
-"""
+"""Scoring of whole files: rows in, their ids and click probabilities out."""
 
 from __future__ import annotations
 

@@ -25,19 +25,8 @@ _WAITING = 2  # frames between the two threads of a Parquet file
 class TableOutput:
     """Writes a table beside its place and renames it when the `with` block ends without an error.
 
-    Args:
-        path: File to write; its ending says the format.
-        columns: Names and Polars types of the columns.
-        overwrite: Whether a file there may be replaced.
-
-    Attributes:
-        rows: Rows written so far.
-
-    Raises:
-        ValueError: an unknown ending; a type that the format cannot hold.
-        FileExistsError: there is something at `path`.
-        FileNotFoundError: its folder does not exist.
-        OSError: the disk is full.
+    The ending of the path says the format; columns are Polars types by name. `ValueError` for an unknown ending, or a type that the
+    format cannot hold; `OSError` where there is a file, no folder, or no room on the disk. `rows` counts what was written so far.
 
     Example:
 
@@ -61,10 +50,8 @@ class TableOutput:
         if self._format != "parquet":
             for name, kind in columns.items():
                 if kind.is_nested():
-                    raise ValueError(
-                        f"{self.path}: column {name!r} is {kind}, which a text file cannot hold; write .parquet, or leave the "
-                        "column out."
-                    )
+                    text = f"column {name!r} is {kind}, which a text file cannot hold; write .parquet, or leave the column out."
+                    raise ValueError(f"{self.path}: {text}")
         check_place(self.path, overwrite)
         self._files = contextlib.ExitStack()
         self._writer: _Text | _Parquet
@@ -93,18 +80,14 @@ class TableOutput:
                 return
             with self._disk():
                 self._writer.close()
-                self._check()
+                if self._format == "parquet":
+                    arrived = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
+                    if arrived != self.rows:
+                        raise RuntimeError(f"{self.path}: {arrived} of {self.rows} rows arrived in the file; it was not kept.")
                 check_place(self.path, self._overwrite)
                 publish(self._written, self.path)
         finally:
             self._files.close()
-
-    def _check(self) -> None:
-        """See that the file has as many rows as were written."""
-        if self._format == "parquet":
-            arrived = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
-            if arrived != self.rows:
-                raise RuntimeError(f"{self.path}: {arrived} of {self.rows} rows arrived in the file; it was not kept.")
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
@@ -118,11 +101,7 @@ class TableOutput:
 
 
 def output_format(path: Path) -> str:
-    """`"parquet"`, `"csv"` or `"tsv"`.
-
-    Raises:
-        ValueError: an unknown ending.
-    """
+    """`"parquet"`, `"csv"` or `"tsv"`; `ValueError` for an unknown ending."""
     endings = [s.lower() for s in path.suffixes]
     packed = endings[-1:] == [".gz"]
     ending = (endings[:-1] if packed else endings)[-1:]
@@ -132,12 +111,7 @@ def output_format(path: Path) -> str:
 
 
 def check_place(path: Path, overwrite: bool) -> None:
-    """See that a file can be put there.
-
-    Raises:
-        FileExistsError: there is one, and it may not be replaced; or a folder.
-        FileNotFoundError: its folder does not exist.
-    """
+    """`OSError` where a file cannot be put there: there is one that may not be replaced, or a folder, or no folder for it."""
     check_file(path, overwrite)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} does not exist; make that folder, or give another output.")

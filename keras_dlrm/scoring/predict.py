@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,17 +18,85 @@ from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
+from keras_dlrm.data.tables.block import TableFile
 from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
-from keras_dlrm.scoring.scored_rows import FileRows, Part, split_rows
 from keras_dlrm.support.arguments import integer, worker_count
 
 PROBABILITY = "probability"
 Progress = Callable[[int, int | None, str], None]
+
+
+class Part(NamedTuple):
+    """A packed batch of n rows, and n rows to keep beside their predictions."""
+
+    batch: dict[str, np.ndarray]
+    beside: pl.DataFrame
+
+
+def split_rows(split: Split, size: int, unseen: Tally) -> Iterator[Part]:
+    """The rows of a packed split, with their number and label; unseen values are added up."""
+    first = 0
+    for batch, label, *_ in split.batches(size):
+        unseen.add_packed(split.schema, batch.get("sparse"))
+        numbers = pl.Series("row", np.arange(first, first + len(label), dtype=np.int64))
+        yield Part(batch, pl.DataFrame([numbers, pl.Series(split.schema.label, label)]))
+        first += len(label)
+
+
+class FileRows:
+    """The rows of files, through a preprocessor whose `columns` know all vocabularies and statistics.
+
+    Attributes:
+        types: Polars types of the ids, which are kept beside the predictions; `ValueError` where files have different ones.
+        seen: Rows read so far, those that were left out included.
+    """
+
+    def __init__(self, files: Sequence[TableFile], columns: Columns, ids: Sequence[str], bad: BadRows) -> None:
+        self._files, self._columns, self._ids, self._bad = files, columns, list(ids), bad
+        self.names = list(dict.fromkeys([*columns.names, *ids]))
+        self.types: dict[str, Any] = {}
+        self.seen = 0
+        first: dict[str, Path] = {}
+        types = [(file, *file.types(self._ids)) for file in files if self._ids]
+        # What a file without rows says of its columns counts only where no other file says anything.
+        for file, kinds, rows in sorted(types, key=lambda entry: not entry[2]):
+            for name, kind in kinds.items():
+                if self.types.get(name, pl.Null) == pl.Null:
+                    self.types[name], first[name] = kind, file.path
+                elif rows and kind not in (self.types[name], pl.Null):
+                    fix = "make the files agree, or score them apart."
+                    raise ValueError(f"{file.path}: id column {name!r} is {kind}, in {first[name]} it is {self.types[name]}; {fix}")
+
+    def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
+        """The rows that can be used, in the order of the files; progress is told the rows read so far and an estimate of all.
+
+        `ValueError` where a row cannot be used, as `bad` has it, or a file cannot be read, or changed meanwhile.
+        """
+        sizes = [file.size() for file in self._files]
+        for k, file in enumerate(self._files):
+            was, rows = file.fingerprint(self.names), 0
+            for block in file.blocks(self.names):
+                for name in self._ids:
+                    block.check_single(name)
+                packed = self._columns.work(block, executor)
+                good = np.arange(len(block))
+                if block.faults:
+                    self._bad.add(*block.faults.first())
+                    good = np.flatnonzero(~block.faults.bad)
+                rows += len(block)
+                self.seen += len(block)
+                inputs = {name: getattr(packed, name) for name in self._columns.schema.input_names}
+                ids = [block.series(name, good).cast(kind).alias(name) for name, kind in self.types.items()]
+                yield Part(inputs, pl.DataFrame(ids))
+                share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
+                progress(self.seen, max(self.seen, round(self.seen / share)) if share else None)
+            if file.fingerprint(self.names) != was or file.rows() not in (None, rows):
+                raise ValueError(f"{file.path}: changed while it was read; run again when it is complete.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,21 +119,12 @@ class Scored:
 
 
 def predict_files(
-    model: Any,
-    inputs: Inputs,
-    *,
-    output: str | os.PathLike[str],
-    preprocessor: Preprocessor | str | os.PathLike[str] | None,
-    id_columns: Sequence[str] = (),
-    column: str = PROBABILITY,
-    batch_size: int = 8192,
-    csv: CsvDialect | None = None,
-    on_error: str = "raise",
-    max_skipped: int | None = None,
-    workers: int | None = None,
-    overwrite: bool = False,
+    model: Any, inputs: Inputs, *, output: str | os.PathLike[str],
+    preprocessor: Preprocessor | str | os.PathLike[str] | None, id_columns: Sequence[str] = (),
+    column: str = PROBABILITY, batch_size: int = 8192, csv: CsvDialect | None = None, on_error: str = "raise",
+    max_skipped: int | None = None, workers: int | None = None, overwrite: bool = False,
     progress: Progress | None = None,
-) -> Scored:
+) -> Scored:  # fmt: skip
     """Write p(click) of every row of some files, in their order, with columns of the input beside it.
 
     Files are read, worked off by the preprocessor, scored and written in blocks, all at the same time: memory holds the
@@ -149,15 +208,9 @@ def predict_files(
 
 
 def predict_split(
-    model: Any,
-    split: Split,
-    *,
-    output: str | os.PathLike[str],
-    column: str = PROBABILITY,
-    batch_size: int = 8192,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Scored:
+    model: Any, split: Split, *, output: str | os.PathLike[str], column: str = PROBABILITY, batch_size: int = 8192,
+    overwrite: bool = False, progress: Progress | None = None,
+) -> Scored:  # fmt: skip
     """Write p(click) of every row of a processed split, with its number and its label beside it.
 
     Args:
@@ -193,22 +246,16 @@ def _score(
     model: Any, parts: Iterable[Part], size: int, column: str, table: TableOutput, done: Callable[[int], None] = lambda rows: None
 ) -> None:
     for part in refilled(parts, size):
-        probabilities = _probabilities(model, part.batch, size)
+        # One shape: JAX compiles for each that it sees.
+        padded_rows = model.predict_on_batch(padded(part.batch, size))
+        probabilities = np.asarray(padded_rows, np.float32).reshape(-1)[: row_count(part.batch)]
         if not np.isfinite(probabilities).all():
             row = int(np.argmax(~np.isfinite(probabilities)))
             kept = part.beside.row(row, named=True) if part.beside.width else {}
-            raise ValueError(
-                f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {probabilities[row]}; the model's "
-                "weights are not finite, or its inputs too large."
-            )
+            fix = "the model's weights are not finite, or its inputs too large."
+            raise ValueError(f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {probabilities[row]}; {fix}")
         table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, probabilities)]))
         done(table.rows)
-
-
-def _probabilities(model: Any, batch: dict[str, np.ndarray], size: int) -> np.ndarray:
-    """p(click), float32 (n,), of n ≤ size rows."""
-    # One shape: JAX compiles for each that it sees.
-    return np.asarray(model.predict_on_batch(padded(batch, size)), np.float32).reshape(-1)[: row_count(batch)]
 
 
 def _schema(who: str, model: Any) -> Schema:

@@ -1,21 +1,248 @@
-"""HTTP server: uvicorn, with a gentle end and tolerance for a lack of file descriptors."""
+"""HTTP server: uvicorn with limits on connections, headers and time, a gentle end, tolerance for a lack of descriptors."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import socket
 from functools import partial
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from keras_dlrm.serving.http_connection import Connection, Connections
 from keras_dlrm.serving.limits import Limits
 
+# A client may have connected just before the server stops: its request is waited for so long, and answered.
+_LAST_REQUEST_SECONDS, _LAST_WORD_SECONDS = 0.5, 1.0
 log = logging.getLogger("keras_dlrm.serving")
 _ACCEPTED_AT_ONCE, _RETRY_SECONDS = 16, 0.05
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Connections:
+    """The open connections by client; those that wait for a request in the order in which they began to."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._waiting: dict[str, dict[Connection, None]] = {}
+        self._open: dict[str, int] = {}
+        self._count = 0
+        self.stopping = False
+
+    def enter(self, connection: Connection, client: str) -> bool:
+        """Count a new connection in, making room where there is none; `False` where all others are being answered."""
+        self._count += 1
+        self._open[client] = self._open.get(client, 0) + 1
+        if self._open[client] > self._limits.client_connections:
+            return self._make_room(client)
+        if self._count > self._limits.connections:
+            return self.make_room()
+        return True
+
+    def leave(self, connection: Connection, client: str) -> None:
+        """Count a closed connection out."""
+        self.answering(connection, client)
+        self._count -= 1
+        self._open[client] -= 1
+        if not self._open[client]:
+            del self._open[client]
+            self._waiting.pop(client, None)
+
+    def waiting(self, connection: Connection, client: str) -> None:
+        """Note that a connection waits for a request from now on."""
+        self._waiting.setdefault(client, {})[connection] = None
+
+    def answering(self, connection: Connection, client: str) -> None:
+        """Note that a connection's request has arrived."""
+        self._waiting.get(client, {}).pop(connection, None)
+
+    def make_room(self) -> bool:
+        """Close what has waited longest of the client that has most waiting; `False` where none waits."""
+        most = max(self._waiting, key=lambda client: len(self._waiting[client]), default="")
+        return self._make_room(most)
+
+    def _make_room(self, client: str) -> bool:
+        oldest = next(iter(self._waiting.get(client, {})), None)
+        if oldest is None:
+            return False
+        self.answering(oldest, client)
+        oldest.refuse(503, "all connections are taken, and this one has waited longest.", at_once=True)
+        return True
+
+
+class Connection(HttpToolsProtocol):
+    """One connection: uvicorn's, with bounds.
+
+    Its client has `request_seconds` to send a request, and must read the answer in as many; uvicorn's own timeout is for idle
+    connections.
+    """
+
+    def __init__(self, limits: Limits, table: Connections, **others: Any) -> None:
+        super().__init__(**others)
+        self._limits, self._table = limits, table
+        self._timer: asyncio.TimerHandle | None = None
+        self._address = ""
+        self._deaf = False  # whether the last word is said
+        self._new_request()
+
+    def _new_request(self) -> None:
+        self._receiving = self._heading = False  # whether a request has begun and not ended; whether its headers have not
+        self._head_bytes = self._heads = self._unread = 0
+        self._refused: tuple[int, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        if not self._table.enter(self, self._address):
+            self.refuse(503, "all connections are taken; try again.", at_once=True)
+            return
+        self._table.waiting(self, self._address)
+        self._start_timer()
+        if self._table.stopping:
+            self.shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._table.leave(self, self._address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf or self.transport.is_closing():
+            return
+        if self._timer is None and not self._busy:
+            self._start_timer()
+        self._unread += len(data)
+        super().data_received(data)
+        # What the parser keeps to itself: a header, or an extension of a chunk, that never ends.
+        if self._unread > self._limits.header_bytes:
+            self.refuse(431, f"the headers are larger than the {self._limits.header_bytes} bytes allowed.")
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        self._new_request()
+        self._receiving = self._heading = True
+        if self._timer is None or self._table.stopping:
+            self._start_timer()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._heads += 1
+        self._count_head(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._heading, self._unread = False, 0
+        super().on_headers_complete()
+        if self._table.stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._receiving, self._unread = False, 0
+        if self._busy:
+            self._stop_timer()
+            self._table.answering(self, self._address)
+        else:  # it was answered before all of it was read
+            self._start_timer()
+        super().on_message_complete()
+
+    def _count_head(self, count: int) -> None:
+        self._unread = 0
+        self._head_bytes += count
+        limits = self._limits
+        if self._head_bytes > limits.header_bytes:
+            self._refused = 431, f"the headers are larger than the {limits.header_bytes} bytes allowed."
+        elif self._heads > limits.headers:
+            self._refused = 431, f"the request has more than the {limits.headers} headers allowed."
+        if self._refused:
+            raise ValueError(self._refused[1])  # the parser stops, and uvicorn sends what `send_400_response` says
+
+    def send_400_response(self, msg: str) -> None:
+        """Not HTTP, or beyond a bound."""
+        self.refuse(*(self._refused or (400, "the request is not HTTP.")))
+
+    def on_response_complete(self) -> None:
+        if self.transport.is_closing():
+            self._abort_later()
+        else:
+            self._table.waiting(self, self._address)
+        super().on_response_complete()
+
+    def refuse(self, status: int, why: str, at_once: bool = False) -> None:
+        """Say why in one sentence, where a client is owed an answer, and close.
+
+        Unless it happens `at_once`, a client that is still sending has a moment to read the answer, which a reset would destroy.
+        """
+        if self._deaf or self.transport.is_closing():
+            return
+        self._deaf = True
+        if self.cycle is None or self._heading or not self.cycle.response_started:
+            body = json.dumps({"error": why}).encode()
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+        if at_once:
+            self._close()
+        else:
+            self.transport.write_eof()
+            self._stop_timer()
+            self._timer = self.loop.call_later(_LAST_WORD_SECONDS, self._close)
+
+    def shutdown(self) -> None:
+        """The server stops: the request that runs, or that a client is just sending, is the last one."""
+        if self._busy:
+            self.cycle.keep_alive = False
+        if self._busy or self._receiving:
+            return
+        self._stop_timer()
+        self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self._end)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self._busy:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+            self._abort_later()
+
+    def _abort_later(self) -> None:
+        """A client that does not read keeps no memory of ours."""
+        self._stop_timer()
+        self._timer = self.loop.call_later(self._limits.request_seconds, self.transport.abort)
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(self._limits.request_seconds, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if self._busy and not self.cycle.more_body:
+            self._start_timer()  # the next request already comes in while one is answered
+        elif self._receiving:
+            self.refuse(408, f"the request did not arrive within {self._limits.request_seconds:g} s.")
+        else:
+            self._end()
 
 
 class HttpServer(uvicorn.Server):

@@ -10,11 +10,10 @@ import numpy as np
 
 from keras_dlrm.serving.versions import operations
 from keras_dlrm.serving.versions.features import Feature, features_of
-from keras_dlrm.serving.versions.version import Version
+from keras_dlrm.serving.versions.served_model import Version
 from keras_dlrm.serving.wire.errors import ServingError, invalid, shown
 from keras_dlrm.serving.wire.json_tensors import inputs_from_json
-from keras_dlrm.serving.wire.signature import Signature
-from keras_dlrm.serving.wire.tensors import nbytes
+from keras_dlrm.serving.wire.tensors import Signature, nbytes
 
 # Pairs are formed among so many features, those that change the logit most on their own: 4,950 pairs.
 MAX_FEATURES = 100
@@ -39,18 +38,10 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     log(p / (1 - p)) of the float32 probability, unless the signature has an output `logit`; near 0 and 1 that is coarse, and
     `resolution` says how coarse: a smaller change is rounding.
 
-    Args:
-        version: A loaded version.
-        signature: One of its signatures.
-        document: As for `:predict`, with one row; perhaps `top`, how many pairs to give (20 by default).
-        max_bytes: Most bytes of a request.
-
-    Returns:
-        `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature
-        also how many of its values are `unseen`, and `resolution`.
-
-    Raises:
-        ServingError: not one row, one of more than 64 KiB, or a signature without rows or without a score.
+    The document is as for `:predict`, with one row, and perhaps `top`, how many pairs to give (20 by default). The answer has
+    `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature also how many of
+    its values are `unseen`, and `resolution`. `ServingError` for other than one row, one of more than 64 KiB, or a signature
+    without rows or without a score.
     """
     document = dict(document)
     top = document.pop("top", 20)
@@ -64,9 +55,8 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
             raise invalid(f"an explanation is of one row, but input {name!r} has {len(array)}.")
     size = sum(map(nbytes, arrays.values()))
     if size > _BYTES_OF_A_ROW:
-        raise ServingError(
-            "INVALID_ARGUMENT", f"the row has {size} bytes; an explanation, which repeats it, takes {_BYTES_OF_A_ROW}.", 413
-        )
+        text = f"the row has {size} bytes; an explanation, which repeats it, takes {_BYTES_OF_A_ROW}."
+        raise ServingError("INVALID_ARGUMENT", text, 413)
     # Float ids and the like are written over: the arrays must be ours.
     row = {name: np.array(array) for name, array in arrays.items()}
     missing = _missing_values(version, signature, features, row)
@@ -92,17 +82,15 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         "resolution": 0.0 if output in _LOGITS else _resolution(logits),
         "features": [
             {
-                "name": features[i].name,
-                "values": features[i].values(row[features[i].input]),
-                "change": float(change[i]),
-                "unseen": unseen.get(features[i].input, 0),
+                "name": features[i].name, "values": features[i].values(row[features[i].input]),
+                "change": float(change[i]), "unseen": unseen.get(features[i].input, 0),
             }
             for i in order
         ],
         "pairs": [
             {"features": [features[first[k]].name, features[second[k]].name], "change": float(together[k])} for k in strongest
         ],
-    }
+    }  # fmt: skip
 
 
 def _ablated(

@@ -80,8 +80,7 @@ class Budget:
     """
 
     def __init__(self, total: int) -> None:
-        self._total = total
-        self._taken = 0
+        self._total, self._taken = total, 0
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,20 +19,16 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
+@dataclass
 class Measured:
     """One request while it runs. Names stay empty until they are found: a client cannot make new time series."""
 
-    def __init__(self) -> None:
-        self.model = ""
-        self.signature = ""
+    model: str = ""
+    signature: str = ""
 
 
 class Metrics:
-    """The metrics of one server.
-
-    Args:
-        models: Gives the models that are served now.
-        unseen: Gives the counted values of their columns.
+    """The metrics of one server; `models` gives what is served now, `unseen` the counted values of its columns.
 
     Example:
 

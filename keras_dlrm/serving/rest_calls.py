@@ -13,9 +13,8 @@ from tensorflow_serving.apis import input_pb2
 from keras_dlrm.serving.interactions import explain
 from keras_dlrm.serving.service import Service, Target
 from keras_dlrm.serving.versions import operations
-from keras_dlrm.serving.wire.errors import ServingError, invalid
-from keras_dlrm.serving.wire.examples import input_from_json
-from keras_dlrm.serving.wire.json_tensors import inputs_from_json, outputs_to_json
+from keras_dlrm.serving.wire.errors import invalid
+from keras_dlrm.serving.wire.json_tensors import input_from_json, inputs_from_json, outputs_to_json
 
 _MODEL = r"([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?"
 _POST = re.compile(rf"/v1/models/{_MODEL}:(predict|classify|regress|explain)")
@@ -26,10 +25,8 @@ def answer_post(service: Service, path: str, body: bytes) -> bytes:
     """The answer to `POST /v1/models/NAME[/versions/V|/labels/L]:METHOD`; `ServingError` for whatever is wrong with it."""
     address = _POST.fullmatch(path)
     if not address:
-        raise invalid(
-            f"malformed address {path[:80]!r}; it must be /v1/models/NAME[/versions/V or /labels/L]:predict, :classify "
-            "or :regress."
-        )
+        form = "/v1/models/NAME[/versions/V or /labels/L]:predict, :classify or :regress"
+        raise invalid(f"malformed address {path[:80]!r}; it must be {form}.")
     method = address[4]
     with service.metrics.measure("rest", method) as measured:
         document = parse(body)
@@ -60,10 +57,8 @@ def answer_get(service: Service, path: str) -> bytes:
     """The answer to `GET /v1/models/NAME[/versions/V|/labels/L][/metadata]`; `ServingError` for whatever is wrong with it."""
     address = _GET.fullmatch(path)
     if not address:
-        raise invalid(
-            f"malformed address {path[:80]!r}; it must be /v1/models/NAME[/versions/V or /labels/L][/metadata]; "
-            "predictions are asked for with POST."
-        )
+        form = "/v1/models/NAME[/versions/V or /labels/L][/metadata]; predictions are asked for with POST"
+        raise invalid(f"malformed address {path[:80]!r}; it must be {form}.")
     with service.metrics.measure("rest", "metadata" if address[4] else "status"):
         if not address[4]:
             return dump(_plain(service.status(_target(address))))
@@ -140,11 +135,6 @@ def _constant(name: str) -> float:
 def dump(answer: Any) -> bytes:
     """JSON of plain values and arrays."""
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def error_body(error: ServingError) -> bytes:
-    """`{"error": "…"}`."""
-    return dump({"error": error.message})
 
 
 def _target(address: re.Match[str]) -> Target:

@@ -1,26 +1,29 @@
-"""REST routes, metrics, health and the page: an ASGI application."""
+"""REST routes, metrics, health and the page: an ASGI application; which pages of a browser may use it."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import mimetypes
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keras_dlrm.serving import metrics, rest_calls
-from keras_dlrm.serving.origins import OwnPages
 from keras_dlrm.serving.service import Service
 from keras_dlrm.serving.versions.features import features_of
 from keras_dlrm.serving.wire.errors import ServingError
@@ -35,18 +38,16 @@ _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
+# What TensorFlow Serving answers, health and metrics are for programs: they come under any name, but not from other pages.
+_FOR_PROGRAMS = ("/v1/", "/health/", "/metrics", "/monitoring/")
+_EXPLAIN = ":explain"
 
 
 class RestServer:
     """The application of REST.
 
-    Args:
-        service: What answers.
-        pool: Threads of the requests.
-        slots: Taken while a request runs, by those of gRPC, too.
-        concurrency: Requests in all, waiting ones too; beyond it a client gets 429.
-        host: Address that it listens on.
-        allowed_hosts: More names under which the page is served.
+    A slot is taken while a request runs, by those of gRPC, too. Beyond `concurrency` requests, waiting ones too, a client gets
+    429. The page is served under `host`, the address that is listened on, and `allowed_hosts`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class RestServer:
             Route("/page.js", _page("page.js")),
             Route("/page.css", _page("page.css")),
             Route("/page/models", self._page_models),
-            Route("/health/live", self._live),
+            Route("/health/live", _fixed(b'{"status":"alive"}', "application/json", _HEADERS)),
             Route("/health/ready", self._ready),
             Route("/metrics", self._metrics),
             Route("/monitoring/prometheus/metrics", self._metrics),  # TensorFlow Serving's own address
@@ -102,15 +103,12 @@ class RestServer:
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
         """The body, within the limits, in the budget until it is answered; what is beyond is thrown away as it comes."""
-        budget, held = self._service.budget, 0
+        budget, body, held, size = self._service.budget, bytearray(), 0, 0
+        error: ServingError | None = None
         try:
-            body = bytearray()
-            size = 0
-            error: ServingError | None = None
             encoding = request.headers.get("content-encoding", "identity")
             if encoding.strip().lower() not in ("identity", ""):
-                text = f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON."
-                error = ServingError("INVALID_ARGUMENT", text, 415)
+                error = ServingError("INVALID_ARGUMENT", f"Content-Encoding {encoding[:40]!r} is not read; send plain JSON.", 415)
             async for part in request.stream():
                 size += len(part)
                 if error is None:
@@ -133,9 +131,6 @@ class RestServer:
         finally:
             budget.give(held)
 
-    async def _live(self, request: Request) -> Response:
-        return _json(b'{"status":"alive"}')
-
     async def _ready(self, request: Request) -> Response:
         if self.draining:
             raise ServingError("UNAVAILABLE", "the server is stopping.")
@@ -157,19 +152,15 @@ def _described_models(service: Service) -> bytes:
         versions = []
         for number in sorted(model.available, reverse=True):
             with model.lease(number) as version:
-                schema = version.schema
                 signatures = []
                 for signature in version.model.signatures.values():
-                    try:
-                        features = features_of(signature, schema)
-                    except ServingError:
-                        continue
                     example = version.examples.get(signature.name, {})
-                    described = [
-                        {**feature.described(example.get(feature.input)), "nullable": feature.input in signature.missing}
-                        for feature in features
-                    ]
-                    signatures.append({"name": signature.name, "features": described})
+                    with suppress(ServingError):  # it has no rows of features
+                        described = [
+                            {**feature.described(example.get(feature.input)), "nullable": feature.input in signature.missing}
+                            for feature in features_of(signature, version.schema)
+                        ]
+                        signatures.append({"name": signature.name, "features": described})
             versions.append({"number": number, "signatures": signatures})
         states = [
             {"number": v.number, "state": v.state, "error": "" if v.error is None else v.error.message} for v in model.versions
@@ -184,10 +175,12 @@ def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None)
 
 def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
     body = resources.files("keras_dlrm.serving").joinpath("page", name).read_bytes()
-    kind = mimetypes.guess_type(name)[0]
+    return _fixed(body, mimetypes.guess_type(name)[0], _PAGE_HEADERS)
 
+
+def _fixed(body: bytes, kind: str | None, headers: dict[str, str]) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        return Response(body, headers=_PAGE_HEADERS, media_type=kind)
+        return Response(body, headers=headers, media_type=kind)
 
     return endpoint
 
@@ -196,7 +189,7 @@ async def _serving_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ServingError):
         raise error
     headers = {"Retry-After": "1"} if error.http_status in (429, 503) else {}
-    return _json(rest_calls.error_body(error), error.http_status, headers)
+    return _json(rest_calls.dump({"error": error.message}), error.http_status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -204,10 +197,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     message = {404: "there is nothing here; requests go to /v1/models/NAME:predict", 405: "not with this method"}
-    text = message.get(error.status_code, str(error.detail))
-    path = request.scope["path"][:80]
-    body = rest_calls.dump({"error": f"{request.method[:10]} {path}: {text}."})
-    return _json(body, error.status_code, dict(error.headers or {}))
+    text = f"{request.method[:10]} {request.scope['path'][:80]}: {message.get(error.status_code, str(error.detail))}."
+    return _json(rest_calls.dump({"error": text}), error.status_code, dict(error.headers or {}))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -217,5 +208,65 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _failure(request: Request, error: Exception) -> Response:
     """An unexpected error. Starlette raises it again afterwards, and so it comes into the log."""
-    text = f"the server failed: {type(error).__name__}; its log has the rest."
-    return _json(rest_calls.dump({"error": text}), 500)
+    return _json(rest_calls.dump({"error": f"the server failed: {type(error).__name__}; its log has the rest."}), 500)
+
+
+class OwnPages:
+    """Refuses what the browser of somebody else's page sends.
+
+    A request with an `Origin` must come from a page of this server, or of a host that is allowed by name: a page
+    elsewhere cannot post. The page, its data and `:explain` are given under allowed names of the host only: a name that
+    was pointed at this machine (DNS rebinding) reads nothing. Programs send no `Origin`. Allowed are the address that the server
+    listens on, `localhost`, loopback addresses, the machine's name where it listens on all, and `allowed` ones.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, allowed: Iterable[str] = ()) -> None:
+        self._app = app
+        self._allowed = {name.lower().strip("[]") for name in allowed}
+        self._own = {"localhost", host.lower()} | self._allowed
+        address = _address(host)
+        if address is not None and address.is_unspecified:
+            self._own.add(socket.gethostname().lower())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
+        if scope["type"] == "http" and (why := self._fault(scope)):
+            await Response(rest_calls.dump({"error": why}), 403, media_type="application/json")(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _fault(self, scope: Scope) -> str:
+        headers = Headers(scope=scope)
+        host, origin, path = headers.get("host", ""), headers.get("origin"), scope["path"]
+        name = _name(host)
+        if origin is not None or not path.startswith(_FOR_PROGRAMS) or path.endswith(_EXPLAIN):
+            address = _address(name)
+            is_own = name in self._own or name == (scope.get("server") or ("",))[0]
+            if not is_own and not (address is not None and address.is_loopback):
+                return f"the page is not served under the name {name[:80]!r}; allow it with --allowed-host, or use localhost."
+        if origin is not None:
+            place = origin.partition("://")[2]
+            if not place or (place.lower() != host.lower() and _name(place) not in self._allowed):
+                return f"a page of {origin[:80]!r} may not use this server; allow its host with --allowed-host."
+        return ""
+
+
+def _name(place: str) -> str:
+    """The host in `host:port`.
+
+    Example:
+
+    >>> _name("LocalHost:8501"), _name("[::1]:8501"), _name("[::1]")
+    ('localhost', '::1', '::1')
+    """
+    if place.startswith("["):
+        return place[1:].partition("]")[0].lower()
+    return place.partition(":")[0].lower().rstrip(".")
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that a host is, `None` where it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

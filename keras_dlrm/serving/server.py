@@ -122,18 +122,13 @@ class Server:
             listening.bind((self.host, self.port))
         except OSError as error:
             listening.close()
-            raise OSError(
-                f"REST cannot listen on {self.host}:{self.port}: {error.strerror}. Give another with --port, 0 for any."
-            ) from error
+            why = f"{error.strerror}. Give another with --port, 0 for any."
+            raise OSError(f"REST cannot listen on {self.host}:{self.port}: {why}") from error
         self.port = listening.getsockname()[1]
         return listening
 
     def stop(self, grace: float = 10.0) -> None:
-        """Take no more requests, answer those that run, and go.
-
-        Args:
-            grace: Most seconds to wait for them.
-        """
+        """Take no more requests, answer those that run, for which it waits at most `grace` seconds, and go."""
         self._rest.draining = True
         self._stopping.set()
         self.service.unseen.stop()
@@ -155,8 +150,6 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # -- the watch ---------------------------------------------------------------------------------------------------
-
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
             try:
@@ -168,13 +161,11 @@ class Server:
                 log.exception("looking at the folders failed; the next look is in %g s", self._poll_seconds)
 
     def _modified(self) -> tuple[int, int] | None:
-        if self._config_file is None:
-            return None
         try:
-            stat = self._config_file.stat()
+            stat = None if self._config_file is None else self._config_file.stat()
         except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size
+            stat = None
+        return stat and (stat.st_mtime_ns, stat.st_size)
 
     def _reread_config(self) -> None:
         """Adopt a changed configuration. An invalid one changes nothing, and is read again each time."""

@@ -10,11 +10,10 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from keras_dlrm.serving.limits import Budget, Limits
 from keras_dlrm.serving.metrics import Measured, Metrics
-from keras_dlrm.serving.unseen import UnseenValues
-from keras_dlrm.serving.versions.served_model import ServedModel
-from keras_dlrm.serving.versions.version import Version
+from keras_dlrm.serving.versions.known_values import UnseenValues
+from keras_dlrm.serving.versions.served_model import ServedModel, Version
 from keras_dlrm.serving.wire.errors import ServingError, invalid
-from keras_dlrm.serving.wire.signature import Signature
+from keras_dlrm.serving.wire.tensors import Signature
 
 STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 CODES = {
@@ -39,15 +38,9 @@ class Call(NamedTuple):
 
 
 class Service:
-    """The models that are served.
+    """The models that are served, by name: `models` is replaced as a whole when a configuration changes.
 
-    Args:
-        max_bytes: Most bytes of a request, and of one input of it.
-        limits: Other bounds.
-
-    Attributes:
-        budget: Bytes of all requests that are in flight.
-        models: `ServedModel` by name; replaced as a whole when a configuration changes.
+    `max_bytes` bounds a request, and one input of it; `budget` is of all requests that are in flight.
     """
 
     def __init__(self, max_bytes: int, limits: Limits | None = None) -> None:
@@ -69,12 +62,9 @@ class Service:
 
     @contextmanager
     def call(self, target: Target, signature_name: str, measured: Measured) -> Iterator[Call]:
-        """The version and signature that a request means, kept loaded until the block ends.
+        """The version and signature that a request means, kept loaded until the block ends; `measured` gets their names.
 
-        Args:
-            target: What the request names; `ServingError` where there is no such model, version, label or signature.
-            signature_name: Empty for `serving_default`.
-            measured: Gets the names once they are found.
+        `ServingError` where there is no such model, version, label or signature. An empty name is that of `serving_default`.
         """
         model = self.model(target.model)
         measured.model = model.config.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import keras
 import yaml
+from rich.console import Console
 
-from keras_dlrm import metrics, models
+from keras_dlrm import data, metrics, models
 from keras_dlrm.embeddings.rules.follow import RULES
 from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
@@ -180,9 +182,8 @@ def _optimizer(field: str, spec: Any) -> Any:
     if "learning_rate" in options:
         options["learning_rate"] = _learning_rate(f"{field}.learning_rate", options["learning_rate"])
     if name not in RULES and not _is_keras_optimizer(name):
-        raise ValueError(
-            f"experiment: {field}={shown(name)} is unknown; use one of {sorted(RULES)}, or the name of a Keras optimizer."
-        )
+        known = f"one of {sorted(RULES)}, or the name of a Keras optimizer"
+        raise ValueError(f"experiment: {field}={shown(name)} is unknown; use {known}.")
     try:
         if name in RULES:
             return RULES[name](**options)
@@ -208,9 +209,34 @@ def _learning_rate(field: str, rate: Any) -> Any:
 
 def _is_keras_optimizer(name: str) -> bool:
     try:
-        keras.optimizers.get(name)
+        with contextlib.suppress(TypeError):  # it needs arguments
+            keras.optimizers.get(name)
     except ValueError:
         return False
-    except TypeError:  # it needs arguments
-        return True
     return True
+
+
+# The built-in default: DLRM on a planted log of Criteo's shape, scaled down.
+SCALE = 1e-4
+ROWS = {"train": 1_000_000, "valid": 50_000, "test": 100_000}
+EXPERIMENT = Experiment(
+    model={"type": "DLRM", "embedding_dim": 16, "bottom_mlp": [64, 16], "top_mlp": [128, 64, 1], "init_scale": 0.01},
+    # 1,954 steps in two epochs: the rate falls to zero over them.
+    optimizer={
+        "name": "adam",
+        "learning_rate": {"learning_rate": 0.005, "warmup_steps": 50, "decay_start_step": 50, "decay_steps": 1904},
+    },
+    batch_size=1024,
+    epochs=2,
+)
+
+
+def planted_log(directory: Path, console: Console | None = None) -> Any:
+    """The planted log in a directory, written once: a `ClickLog` whose `best` is what the best possible model reaches."""
+    if not directory.exists():
+        if console is not None:
+            console.print(f"writing a planted click log of {sum(ROWS.values()):,} rows to {directory}", highlight=False)
+        schema = data.synthetic.criteo_shape(SCALE)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        data.synthetic.PlantedClickLog(schema, seed=0).write(directory, rows=ROWS)
+    return data.open(directory)

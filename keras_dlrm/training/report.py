@@ -28,9 +28,8 @@ def learning_curves_png(
     size, in bins of equal numbers of rows; on the diagonal the model is calibrated.
 
     Args:
-        history: `model.fit(…).history`: values per epoch by key. AUC is read from `auc`; log loss from `logloss`,
-            `log_loss`, `binary_crossentropy` or else `loss`; each with and without the prefix `val_`. A curve without
-            a key is left out.
+        history: `model.fit(…).history`: values per epoch by key. AUC is read from `auc`; log loss from `logloss`, `log_loss`,
+            `binary_crossentropy` or else `loss`; each with and without the prefix `val_`. A curve without a key is left out.
         labels: 0 or 1, (n,) or (n, 1), of the rows in the right panel.
         probabilities: Predictions for them in [0, 1], (n,) or (n, 1).
         path: File to write; its folder exists.
@@ -56,10 +55,8 @@ def learning_curves_png(
 
     curves = {name: _curve(history, keys) for name, keys in CURVES.items()}
     if not any(values for pair in curves.values() for values in pair):
-        raise ValueError(
-            f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; give "
-            "model.fit(…).history of a run with at least one epoch."
-        )
+        fix = "give model.fit(…).history of a run with at least one epoch."
+        raise ValueError(f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; {fix}")
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
     figure = Figure(figsize=(11.5, 5.4), dpi=150, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)

@@ -25,11 +25,9 @@ from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
-from keras_dlrm.training.best_model import BestModel, predictions
+from keras_dlrm.training.callbacks import BestModel, Resume, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.progress import TrainingProgress
 from keras_dlrm.training.report import learning_curves_png
-from keras_dlrm.training.resume import Resume
 from keras_dlrm.training.run_files import read_listing, write_listing
 
 _SAMPLED = 1024  # rows
@@ -41,9 +39,8 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train, keep the model that is best on the validation part, score the test part once.
 
-    Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability
-    diagram), `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, checkpoints
-    in `resume`.
+    Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability diagram),
+    `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, checkpoints in `resume`.
 
     Args:
         experiment: What to train.
@@ -72,15 +69,9 @@ def train(
 
 @contextlib.contextmanager
 def one_run(output: str | Path) -> Iterator[None]:
-    """While this context is open, no other process trains, compares or tunes in a folder.
+    """While this context is open, no other process trains, compares or tunes in a folder; the lock lies beside it.
 
-    Args:
-        output: The folder. The lock lies beside it.
-
-    Raises:
-        FileExistsError: it is a file, a device or the like, or the root of the file system.
-        OSError: it cannot be written to.
-        RuntimeError: another process works there.
+    `OSError` where it is no folder that can be written to, `RuntimeError` where another process works there.
     """
     place = Path(os.path.realpath(output))
     if not place.name or (place.exists() and not place.is_dir()):
@@ -179,12 +170,11 @@ def _check_folder(
 def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output: Path) -> None:
     """An error where the run in `output` is another one, or its files are damaged."""
     file = output / run_files.EXPERIMENT
+    data: dict[str, Any] = {}
     if (output / run_files.DATA).is_file():
         data = read_listing(output, run_files.DATA, run_files.EXPERIMENT)
     elif file.is_file() and (output / MARKER).is_file() and not (output / run_files.PLACE).exists():
         data = fingerprint  # killed before it began
-    else:
-        data = {}
     if not file.is_file() or not data:
         raise ValueError(f"{output} is not a run; give the folder of one, or another folder.")
     if (output / run_files.MODEL).is_file() and not (output / run_files.RESULT).exists():
@@ -197,10 +187,8 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
         raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
     for name, rows in data.get("rows", {}).items():
         if rows != fingerprint["rows"].get(name):
-            raise ValueError(
-                f"{output} is a run on other data than {fingerprint['directory']}: the {name} part has other rows now; give "
-                "another folder, or the data as they were."
-            )
+            fix = f"the {name} part has other rows now; give another folder, or the data as they were."
+            raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}: {fix}")
 
 
 def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:

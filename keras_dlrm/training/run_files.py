@@ -35,15 +35,9 @@ def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tu
 
 
 def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
-    """Read what `write_listing` was given.
+    """Read what `write_listing` was given, and compare listed files that are about to be read (`contents`) with their checksums.
 
-    Args:
-        folder: The run's.
-        name: The file.
-        *contents: Those of the listed files that are about to be read, and so compared with their checksums now.
-
-    Raises:
-        ValueError: a file is damaged; the message names it. Earlier releases wrote no checksums, and nothing is compared.
+    `ValueError` names a damaged file. Earlier releases wrote no checksums, and nothing is compared.
     """
     check_marker(folder)
     content = read_sealed(folder / name, required=False)
@@ -54,11 +48,7 @@ def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
 
 
 def read_predictions(folder: Path) -> np.ndarray:
-    """p(click) of the test part, float32 (N,), as the run left them.
-
-    Raises:
-        ValueError: the file is damaged or missing; the message names it.
-    """
+    """p(click) of the test part, float32 (N,), as the run left them; `ValueError` names a damaged or missing file."""
     read_listing(folder, RESULT, PREDICTIONS)
     try:
         return np.load(folder / PREDICTIONS, allow_pickle=False)
@@ -67,17 +57,9 @@ def read_predictions(folder: Path) -> np.ndarray:
 
 
 def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
-    """Compare all files of a run with their checksums.
+    """Compare all files of a run with their checksums: the files that were compared, by name.
 
-    Args:
-        folder: The run's.
-        done: Called with the bytes of each part that was read.
-
-    Returns:
-        The files that were compared, by name.
-
-    Raises:
-        ValueError: a file is missing or damaged; the message names it.
+    `done` is called with the bytes of each part that was read. `ValueError` names a missing or damaged file.
     """
     checked: dict[str, Path] = {}
     for name in (DATA, RESULT):

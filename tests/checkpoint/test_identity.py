@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.checkpoint.identity import identity
+from keras_dlrm.checkpoint.state import identity
 from keras_dlrm.support.differences import difference
 
 COLUMNS = [kd.Categorical("a", 20), kd.Categorical("b", 20, hotness=3)]

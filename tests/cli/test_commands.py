@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from keras_dlrm.cli import COMMANDS, group, main
-from keras_dlrm.cli.experiments import apply_experiment_options
+from keras_dlrm.cli.options import apply_experiment_options
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment

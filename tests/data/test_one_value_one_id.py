@@ -27,8 +27,7 @@ tf = pytest.importorskip("tensorflow")
 from keras_dlrm.export.saved_model.columns import RawColumns  # noqa: E402
 from keras_dlrm.export.signatures import raw_columns  # noqa: E402
 from keras_dlrm.serving.wire.json_tensors import array_from_json  # noqa: E402
-from keras_dlrm.serving.wire.signature import Tensor  # noqa: E402
-from keras_dlrm.serving.wire.tensors import from_proto  # noqa: E402
+from keras_dlrm.serving.wire.tensors import Tensor, from_proto  # noqa: E402
 
 pytestmark = pytest.mark.neutral
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from keras_dlrm.cli.output import print_unseen
+from keras_dlrm.cli.options import print_unseen
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen, warning, worst
 from keras_dlrm.data.preprocessor.vocabulary import Keys

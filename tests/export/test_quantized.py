@@ -11,8 +11,7 @@ import keras_dlrm as kd
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.compare import compare_tables
 from keras_dlrm.export.tables.quantized import KINDS, dequantize, layout, quantize, row_bytes
-from keras_dlrm.export.tables.stored_tables import StoredTables
-from keras_dlrm.export.tables.untrained import untrained_rows
+from keras_dlrm.export.tables.stored_tables import StoredTables, untrained_rows
 from keras_dlrm.models import DLRM
 from keras_dlrm.schema.schema import Categorical, Schema
 

@@ -40,7 +40,7 @@ def test_what_remembers_a_path_keeps_it_when_the_program_changes_its_folder(tmp_
     from keras_dlrm.data.packed.writer import PackedWriter
     from keras_dlrm.schema.schema import Schema
     from keras_dlrm.serving import ModelConfig
-    from keras_dlrm.training.resume import Resume
+    from keras_dlrm.training.callbacks import Resume
 
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir(), elsewhere.mkdir()

@@ -14,8 +14,8 @@ from tensorflow_serving.apis import get_model_status_pb2, input_pb2, model_servi
 
 from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.log_lines import OneLine, Repeats
+from keras_dlrm.serving.versions.operations import serialized
 from keras_dlrm.serving.wire.errors import ServingError
-from keras_dlrm.serving.wire.examples import serialized
 from keras_dlrm.serving.wire.tensors import from_proto
 
 pytestmark = pytest.mark.neutral

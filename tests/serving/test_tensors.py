@@ -13,8 +13,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from keras_dlrm.serving.wire.errors import ServingError
 from keras_dlrm.serving.wire.json_tensors import array_from_json, outputs_to_json
-from keras_dlrm.serving.wire.signature import Tensor
-from keras_dlrm.serving.wire.tensors import DTYPES, fill_proto, from_proto
+from keras_dlrm.serving.wire.tensors import DTYPES, Tensor, fill_proto, from_proto
 
 pytestmark = pytest.mark.neutral
 

@@ -19,13 +19,13 @@ import pytest
 
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
-from keras_dlrm.training.resume import Resume
+from keras_dlrm.training.callbacks import Resume
 
 PROGRAM = """
 import sys, time
 sys.path[:0] = {path!r}
 import keras, numpy as np, keras_dlrm as kd
-from keras_dlrm.training.resume import Resume
+from keras_dlrm.training.callbacks import Resume
 
 class Slow(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):

@@ -25,8 +25,8 @@ from keras_dlrm.files.ownership import identity, mark
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training import run
+from keras_dlrm.training.callbacks import Resume
 from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.resume import Resume
 from keras_dlrm.training.run import one_run, train
 from keras_dlrm.training.run_files import FILES, write_listing
 
@@ -89,7 +89,7 @@ def test_a_killed_run_continues_with_the_same_losses(
 import os, sys, keras
 sys.path[:0] = {sys.path!r}
 from keras_dlrm import data
-from keras_dlrm.training import resume as checkpoint
+from keras_dlrm.training import callbacks as checkpoint
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.run import train
 if "--slow" in sys.argv:

@@ -53,10 +53,8 @@ def convert(model: Any, path: Path, tables: str | None) -> None:
         except Exception as error:  # the converter raises a class of its own that its package does not export
             named = re.search(r"(?:TF Select|Custom) ops: .*", str(error))
             reason = named[0] if named else str(error).strip().splitlines()[0]
-            raise RuntimeError(
-                f"litert: {model.name} does not convert to LiteRT's operations ({reason}); use kd.export.onnx or "
-                "kd.export.savedmodel."
-            ) from error
+            fix = "use kd.export.onnx or kd.export.savedmodel."
+            raise RuntimeError(f"litert: {model.name} does not convert to LiteRT's operations ({reason}); {fix}") from error
     path.write_bytes(flat)
 
 

@@ -47,10 +47,8 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     Example: see docs/onnx.md.
     """
     if not isinstance(model, ClickModel):
-        raise TypeError(
-            f"litert: expected a model of kd.models that has a schema, not {type(model).__name__}; use kd.export.savedmodel or "
-            "kd.export.onnx for a functional SparseModel."
-        )
+        fix = "use kd.export.savedmodel or kd.export.onnx for a functional SparseModel."
+        raise TypeError(f"litert: expected a model of kd.models that has a schema, not {type(model).__name__}; {fix}")
     path = Path(path)
     check_replaced("litert", path, "model.tflite", lambda start: start[4:8] == b"TFL3")
     hashed = [c.name for c in model.schema.categorical if c.hashed]
@@ -62,10 +60,8 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     require_finite("litert", model)
     stored = StoredTables(model, tables)
     if stored.nbytes > MOST_BYTES:
-        raise ValueError(
-            f"litert: the tables have {stored.nbytes:,} bytes, but a LiteRT file holds at most {MOST_BYTES:,}; use fewer bytes a "
-            "row (tables='int8'), kd.export.onnx or kd.export.savedmodel."
-        )
+        fix = "use fewer bytes a row (tables='int8'), kd.export.onnx or kd.export.savedmodel."
+        raise ValueError(f"litert: the tables have {stored.nbytes:,} bytes, but a LiteRT file holds at most {MOST_BYTES:,}; {fix}")
     batch = check_batch(model.schema)
     expected = {"probability": expected_probabilities(model, batch, None if tables is None else stored)}
     path.parent.mkdir(parents=True, exist_ok=True)

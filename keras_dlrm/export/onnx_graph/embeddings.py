@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.export.onnx_graph.graph import Graph, element_type
+from keras_dlrm.export.onnx_graph.ops import scalar
 from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
 from keras_dlrm.schema.hashing import LARGEST, MIX
 from keras_dlrm.schema.schema import PADDING
@@ -17,12 +18,8 @@ from keras_dlrm.sharding.stacking import Block
 def pooled(graph: Graph, collection: Any, tables: StoredTables, sparse: str, weights: str | None) -> str:
     """Output of an `EmbeddingCollection`, (B, F, D) or (B, Σ D), in float32.
 
-    Args:
-        graph: Gets the nodes.
-        collection: The layer.
-        tables: Its stored tables; their arrays are tensors named `tables_16.codes` and the like.
-        sparse: Name of the ids, int64 (B, W).
-        weights: Name of their factors (B, W), or `None`.
+    The arrays of its stored tables are tensors named `tables_16.codes` and the like; `sparse` and `weights` are the names of the
+    ids, int64 (B, W), and of their factors (B, W), if there are any.
     """
     if weights is not None:
         # An error where there are not as many rows of them: one row would go for all.
@@ -49,21 +46,22 @@ def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights:
     factors = None
     if needs_factors:
         # Not a product: a weight of NaN or infinity on padding must not reach the sum.
-        factors = graph.op("Where", real, weights or _scalar(1.0), _scalar(0.0))
+        factors = graph.op("Where", real, weights or scalar(1.0), scalar(0.0))
         if weights is not None:
             graph.must_be_finite.append((factors, stack.positions))
     # Cuts between blocks; remainders follow the last one.
-    cuts = [b.hotness * len(b.columns) for b in stack.blocks]
-    halves = [(b, b.hotness * len(b.columns)) for b in stack.blocks if b.second is not None]
-    cuts += [size for _, size in halves]
+    halves = [b for b in stack.blocks if b.second is not None]
+    cuts = [b.hotness * len(b.columns) for b in (*stack.blocks, *halves)]
     parts = _split(graph, vectors, cuts)
-    seconds = {id(b): parts[len(stack.blocks) + i] for i, (b, _) in enumerate(halves)}
+    seconds = {id(b): part for b, part in zip(halves, parts[len(stack.blocks) :], strict=True)}
     factor_parts = None if factors is None else _split(graph, factors, cuts)
     pooled_blocks = []
     for i, block in enumerate(stack.blocks):
         part, n, h = parts[i], len(block.columns), block.hotness
         if id(block) in seconds:
-            part = _combine(graph, collection, part, seconds[id(block)])
+            kind = {"concat": "Concat", "mult": "Mul", "add": "Add"}[collection.quotient_remainder.operation]
+            axis: dict[str, Any] = {"axis": -1} if kind == "Concat" else {}
+            part = graph.op(kind, part, seconds[id(block)], **axis)
         factor = None if factor_parts is None else factor_parts[i]
         if weights is not None:
             part = graph.op("Mul", part, graph.op("Unsqueeze", factor, _ints(-1)))
@@ -152,23 +150,11 @@ def _gather(graph: Graph, stored: StoredStack, places: str) -> str:
         codes = graph.op("Concat", low, high, axis=-1)
         if stored.stack.width % 2:
             codes = graph.op("Slice", codes, _ints(0), _ints(stored.stack.width), _ints(2))
-    rows = _float32(graph, codes)
-    if "scale" in gathered:
-        rows = graph.op("Mul", rows, _float32(graph, gathered["scale"]))
-    if "offset" in gathered:
-        rows = graph.op("Add", rows, _float32(graph, gathered["offset"]))
+    rows = graph.op("Cast", codes, to=element_type("float32"))
+    for name, kind in (("scale", "Mul"), ("offset", "Add")):
+        if name in gathered:
+            rows = graph.op(kind, rows, graph.op("Cast", gathered[name], to=element_type("float32")))
     return rows
-
-
-def _float32(graph: Graph, name: str) -> str:
-    return graph.op("Cast", name, to=element_type("float32"))
-
-
-def _combine(graph: Graph, collection: Any, quotient: str, remainder: str) -> str:
-    operation = collection.quotient_remainder.operation
-    if operation == "concat":
-        return graph.op("Concat", quotient, remainder, axis=-1)
-    return graph.op("Mul" if operation == "mult" else "Add", quotient, remainder)
 
 
 def _normalize(graph: Graph, block: Block, part: str, factor: str | None, weighted: bool) -> str:
@@ -178,13 +164,13 @@ def _normalize(graph: Graph, block: Block, part: str, factor: str | None, weight
         factor = graph.op("Mul", factor, factor)
     norm = graph.op("ReduceSum", factor, _ints(2), keepdims=1)
     if not weighted:
-        norm = graph.op("Max", norm, _scalar(1.0))  # a number of ids; where it is 0 the sum is, too
+        norm = graph.op("Max", norm, scalar(1.0))  # a number of ids; where it is 0 the sum is, too
     if block.combiner == "sqrtn":
         norm = graph.op("Sqrt", norm)
     if not weighted:
         return graph.op("Div", part, norm)
-    zero = graph.op("Equal", norm, _scalar(0.0))
-    inverse = graph.op("Where", zero, _scalar(0.0), graph.op("Div", _scalar(1.0), norm))
+    zero = graph.op("Equal", norm, scalar(0.0))
+    inverse = graph.op("Where", zero, scalar(0.0), graph.op("Div", scalar(1.0), norm))
     return graph.op("Mul", part, inverse)
 
 
@@ -233,7 +219,3 @@ def _side_by_side(graph: Graph, names: list[str]) -> str:
 
 def _ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
-
-
-def _scalar(value: float) -> np.ndarray:
-    return np.array([value], np.float32)

@@ -29,17 +29,9 @@ def add_checksums(model: Any, data: Path | None) -> None:
 
 
 def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
-    """Compare an ONNX file, and the tables' file that it names, with their checksums.
+    """Compare an ONNX file, and the tables' file that it names, with their checksums: the files, `None` without a checksum.
 
-    Args:
-        path: The file.
-        done: Called with the bytes of each part that was read.
-
-    Returns:
-        The files; `None` where `path` carries no checksum.
-
-    Raises:
-        ValueError: a file is damaged, missing, or not beside `path`; the message names it.
+    `done` is called with the bytes of each part that was read. `ValueError` names a file that is damaged, missing, or not beside.
     """
     if not check_seal(path):
         return None
@@ -105,13 +97,9 @@ def metadata(schema: Any, stored: Any) -> dict[str, str]:
 
 
 def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU.
+    """An ONNX Runtime session on the CPU, with threads of an operation; as many as cores by default.
 
-    Args:
-        path: The file.
-        threads: Threads of an operation; as many as cores by default.
-        verify: Whether to compare the file and its tables with their checksums, which reads all of them; `ValueError` where one
-            is damaged.
+    `verify` compares the file and its tables with their checksums, which reads all of them; `ValueError` where one is damaged.
     """
     if verify:
         check(path)

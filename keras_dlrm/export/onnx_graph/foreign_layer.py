@@ -19,12 +19,9 @@ from keras_dlrm.export.onnx_graph.graph import OPSET
 
 
 def convert_layer(layer: Any, shape: Any, specs: Sequence[Sequence[Any]]) -> Any:
-    """The ModelProto of a layer's call; `NotImplementedError` where tf2onnx does not know an operation of it.
+    """The ModelProto of a built layer's call; `NotImplementedError` where tf2onnx does not know an operation of it.
 
-    Args:
-        layer: A built layer on the TensorFlow backend.
-        shape: Its positional arguments, with the place of its spec for each tensor.
-        specs: Shape and dtype of each tensor.
+    `shape` are its positional arguments, with the place of its spec (shape and dtype) for each tensor.
     """
     with warnings.catch_warnings():
         # tf2onnx 1.17 uses what NumPy 2 and Python 3.12 have deprecated.
@@ -45,9 +42,7 @@ def convert_layer(layer: Any, shape: Any, specs: Sequence[Sequence[Any]]) -> Any
             return tf2onnx.convert.from_function(call, input_signature=signature, opset=OPSET)[0]
         except (ValueError, NotImplementedError) as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise NotImplementedError(
-                f"layer {layer.name!r}, a {type(layer).__name__}, in which tf2onnx meets: {text}"
-            ) from error
+            raise NotImplementedError(f"layer {layer.name!r}, a {type(layer).__name__}, in which tf2onnx meets: {text}") from error
         finally:
             log.setLevel(level)
 

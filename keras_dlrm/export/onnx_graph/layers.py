@@ -12,7 +12,6 @@ from keras import ops
 
 from keras_dlrm.backend.private_keras import forgotten, layers_in, maker_of, nodes_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.export.onnx_graph import activations, shapes  # noqa: F401  (they register converters)
 from keras_dlrm.export.onnx_graph.embeddings import pooled
 from keras_dlrm.export.onnx_graph.foreign import foreign
 from keras_dlrm.export.onnx_graph.graph import Graph, Value
@@ -120,16 +119,13 @@ class Converter:
         return pooled(self.graph, layer, self.tables, sparse.name, None if weights is None else weights.name)
 
     def _dense(self, layer: Any, x: Value) -> Any:
-        kernel, bias = name_of(self.graph, layer.kernel), None
-        if layer.use_bias:
-            bias = name_of(self.graph, layer.bias)
-        shape = (*x.shape[:-1], layer.units)
+        kernel, *bias = (name_of(self.graph, v) for v in (layer.kernel, *([layer.bias] if layer.use_bias else ())))
         if len(x.shape) == 2:
-            name = self.graph.op("Gemm", x.name, kernel, *([] if bias is None else [bias]))
+            name = self.graph.op("Gemm", x.name, kernel, *bias)
         else:
             name = self.graph.op("MatMul", x.name, kernel)
-            name = name if bias is None else self.graph.op("Add", name, bias)
-        y = Value(name, shape, "float32")
+            name = self.graph.op("Add", name, *bias) if bias else name
+        y = Value(name, (*x.shape[:-1], layer.units), "float32")
         return y if layer.activation in (None, keras.activations.linear) else self.run(layer.activation, y)
 
     def _batch_normalization(self, layer: Any, x: Value, may_fold: bool) -> Any:

@@ -23,14 +23,10 @@ import tensorflow as tf
 
 
 def check(path: Path, requests: Mapping[str, Any], allowed: float, loaded: int) -> None:
-    """Ask each signature, and compare; `RuntimeError` where the model does not load, lacks a signature, or answers otherwise.
+    """Ask each signature of a SavedModel, and compare; `RuntimeError` where it lacks one, or answers otherwise than `allowed`.
 
-    Args:
-        path: Folder of the SavedModel.
-        requests: Signature → `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1) or a mapping
-            output → values, and `rows`, the row ids of each table that the request looks up.
-        allowed: Largest difference.
-        loaded: Variables of more bytes are not loaded as a whole: of the tables only the rows that are asked for.
+    A request has `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1) or a mapping output → values, and
+    `rows`, the row ids of each table that it looks up. Of variables of more bytes than `loaded` only these rows are loaded.
     """
     size = sum(file.stat().st_size for file in (path / "variables").iterdir())
     model = tf.saved_model.load(str(path)) if size <= loaded else _with_rows(path, requests)
@@ -59,10 +55,8 @@ def _compare(name: str, got: np.ndarray, expected: np.ndarray, allowed: float) -
     # A row without a probability has none there either.
     difference = np.where(np.isnan(got) & np.isnan(expected), 0.0, difference)
     if not np.max(difference, initial=0.0) <= allowed:
-        raise RuntimeError(
-            f"savedmodel: the written model's {name} differs from the live one by {np.max(difference)}; at most {allowed} is "
-            "allowed."
-        )
+        text = f"differs from the live one by {np.max(difference)}; at most {allowed} is allowed."
+        raise RuntimeError(f"savedmodel: the written model's {name} {text}")
 
 
 def feed(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +120,7 @@ def _at(model: Any, place: list[str]) -> Any:
 def main(path: str, requests: str) -> None:
     """Check, or exit with a sentence."""
     job = json.loads(Path(requests).read_text(encoding="utf-8"))
-    os.chdir(Path(path).parent)  # As `elsewhere.beside` does.
+    os.chdir(Path(path).parent)  # As `writing.main` does.
     try:
         check(Path(Path(path).name), job["requests"], job["allowed"], job["loaded"])
     except RuntimeError as error:

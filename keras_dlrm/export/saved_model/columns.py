@@ -13,7 +13,6 @@ from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import KEY
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Vocabulary
-from keras_dlrm.export.saved_model.lists import cut, cut_lists
 from keras_dlrm.export.signatures import WEIGHTS, Column
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.hashing import LARGEST
@@ -34,14 +33,8 @@ class ModelColumns(tf.Module):
     def specs(self, rows: Mapping[str, int | None] | None = None) -> dict[str, tf.TensorSpec]:
         """Inputs by name; `rows` fixes how many rows a column has."""
         rows = rows or {}
-        return {
-            c.input: tf.TensorSpec(
-                [rows.get(c.name), *([] if c.width is None else [None if c.truncated else c.width])],
-                tf.as_dtype(c.dtype),
-                name=c.input,
-            )
-            for c in self.columns
-        }
+        widths = {c.name: [] if c.width is None else [None if c.truncated else c.width] for c in self.columns}
+        return {c.input: tf.TensorSpec([rows.get(c.name), *widths[c.name]], c.dtype, c.input) for c in self.columns}
 
     def named(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs → columns."""
@@ -61,11 +54,10 @@ class ModelColumns(tf.Module):
             dense = [every(n, self.dense(i, columns[n])) for i, n in enumerate(self.schema.dense_names)]
             batch["dense"] = tf.stack(dense, axis=1)
         if self.schema.categorical:
-            long = {c.name for c in self.columns if c.truncated}
-            values = {c.name: columns[c.name] for c in self.schema.categorical}
-            values.update((c.name, cut(c, values[c.name])) for c in self.schema.categorical if c.name in long)
-            ids = [(c, every(c.name, self.ids(c, values[c.name]))) for c in self.schema.categorical]
-            parts = [tf.reshape(rows_of_ids, [-1, c.hotness]) for c, rows_of_ids in ids]
+            long, parts = {c.name for c in self.columns if c.truncated}, []
+            for c in self.schema.categorical:
+                values = cut(c, columns[c.name]) if c.name in long else columns[c.name]
+                parts.append(tf.reshape(every(c.name, self.ids(c, values)), [-1, c.hotness]))
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]
@@ -135,12 +127,8 @@ class RawColumns(ModelColumns):
 
     A value that the preprocessor refuses on the host cannot fail a request, whose batch may be of many: an infinite dense
     value, or one beyond float32, becomes NaN, and so does its row's probability; hexadecimal digits that are none are an
-    unseen value; an id out of range is the model's to map to the OOV row.
-
-    Args:
-        preprocessor: The preprocessor.
-        columns: `signatures.raw_columns` of it.
-        folder: Where the vocabularies' files are written, which `tf.saved_model.save` copies.
+    unseen value; an id out of range is the model's to map to the OOV row. The vocabularies' files are written into `folder`, and
+    `tf.saved_model.save` copies them.
     """
 
     def __init__(self, preprocessor: Preprocessor, columns: Sequence[Column], folder: Path) -> None:
@@ -196,10 +184,15 @@ class VocabularyLookup(tf.Module):
         if self._hex:
             keys, missing, valid = _hex_keys(values, self._modulo)
         else:
-            keys, missing, valid = *_text_keys(values), None
+            keys, valid = _normal_form(values), None
+            missing = _is_missing(keys)
         looked_up = tf.fill(tf.shape(values), tf.constant(self._unseen, tf.int64))
         if self.table is not None:
-            line = self.table.lookup(_escape(keys) if self._escaped else keys)
+            written = keys
+            # As by `_write_lines`. In what replaces, two backslashes stand for one.
+            for pattern, name in ((r"\\", "\\\\\\\\"), ("\n", r"\\n"), ("\r", r"\\r")) if self._escaped else ():
+                written = tf.strings.regex_replace(written, pattern, name)
+            line = self.table.lookup(written)
             if self.ids is None:
                 known = line + self._oov_rows * tf.cast(line >= self._first, tf.int64)
             else:
@@ -254,12 +247,6 @@ def _log(values: Any) -> Any:
     return tf.math.log(tf.cast(tf.maximum(values, tf.constant(0.0, tf.float64)), tf.float32) + 1.0)
 
 
-def _text_keys(values: Any) -> tuple[Any, Any]:
-    """Texts → keys, and which are missing; see `Keys.normalize`."""
-    keys = _normal_form(values)
-    return keys, (keys == "") | (keys == str(PADDING))
-
-
 def _normal_form(values: Any) -> Any:
     """Texts → their normal forms, `""` where missing; see `data.normal_form.texts`."""
     texts = tf.strings.regex_replace(values, normal_form.WHOLE, r"\1\2")
@@ -290,25 +277,16 @@ def _write_lines(vocabulary: Vocabulary, file: Path, numbers: bool) -> bool:
     import polars as pl
 
     values = vocabulary.values
-    escaped = False
     if numbers:
         values = values.cast(pl.UInt64).reinterpret(signed=True).cast(pl.String)
-    else:
-        escaped = bool(values.str.contains(r"[\\\n\r]").any())
-        if escaped:
-            for text, name in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r")):
-                values = values.str.replace_all(text, name, literal=True)
+    escaped = not numbers and bool(values.str.contains(r"[\\\n\r]").any())
+    if escaped:
+        for text, name in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r")):
+            values = values.str.replace_all(text, name, literal=True)
     with open(file, "wb") as out:
         for part in values.to_frame("v").iter_slices(2**20):
             out.write("".join(f"{value}\n" for value in part["v"].to_list()).encode())
     return escaped
-
-
-def _escape(keys: Any) -> Any:
-    """Keys escaped as by `_write_lines`. In what replaces, two backslashes stand for one."""
-    for pattern, name in ((r"\\", "\\\\\\\\"), ("\n", r"\\n"), ("\r", r"\\r")):
-        keys = tf.strings.regex_replace(keys, pattern, name)
-    return keys
 
 
 def _at_most(column: Column, lengths: Any, most: int | None) -> Any:
@@ -317,3 +295,34 @@ def _at_most(column: Column, lengths: Any, most: int | None) -> Any:
     return tf.debugging.assert_less_equal(
         lengths, tf.constant(most, tf.int64), f"feature {column.name!r} has more values than {what}; shorten the list."
     )
+
+
+def _is_missing(values: Any) -> Any:
+    """Whether each of some ids or texts is a missing value."""
+    return (values == "") | (values == str(PADDING)) if values.dtype == tf.string else values == PADDING
+
+
+def cut(column: Categorical, values: Any) -> Any:
+    """Values (B, k) → (B, hotness): those that the column's `truncate` keeps."""
+    missing = _is_missing(values)
+    fill = "" if values.dtype == tf.string else tf.constant(PADDING, values.dtype)
+    padded = tf.pad(values, [[0, 0], [0, column.hotness]], constant_values=fill)
+    if column.truncate == "first":
+        return padded[:, : column.hotness]
+    ends = tf.where(missing, 0, tf.range(1, tf.shape(values)[1] + 1))
+    # A row without values has no largest one.
+    used = tf.reduce_max(tf.pad(ends, [[0, 0], [1, 0]]), axis=1)
+    starts = tf.maximum(used - column.hotness, 0)
+    return tf.gather(padded, starts[:, None] + tf.range(column.hotness), batch_dims=1)
+
+
+def cut_lists(column: Categorical, values: Any) -> Any:
+    """Ragged values (B, k) → at most `hotness` of each row, the same ones as `cut` keeps."""
+    if column.truncate == "first":
+        return values[:, : column.hotness]
+    places = tf.ragged.range(1, values.row_lengths() + 1, row_splits_dtype=tf.int64)
+    ends = places.with_flat_values(tf.where(_is_missing(values.flat_values), tf.constant(0, tf.int64), places.flat_values))
+    # The largest of no values is the smallest number.
+    used = tf.repeat(tf.maximum(tf.reduce_max(ends, axis=1), 0), values.row_lengths())
+    kept = (places.flat_values > used - column.hotness) & (places.flat_values <= used)
+    return tf.ragged.boolean_mask(values, places.with_flat_values(kept))

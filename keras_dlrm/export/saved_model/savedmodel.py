@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,17 +13,19 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.embeddings.lookup import is_table
 from keras_dlrm.export import functional as own
 from keras_dlrm.export import signatures
 from keras_dlrm.export.elsewhere import modules_of, run
 from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
-from keras_dlrm.export.saved_model import manifest, warmup
-from keras_dlrm.export.saved_model.versions import next_version, publish
+from keras_dlrm.export.saved_model import manifest
+from keras_dlrm.export.saved_model.manifest import next_version, publish
 from keras_dlrm.export.tables.stored_tables import StoredTables
-from keras_dlrm.files.durable import workspace
+from keras_dlrm.files.durable import sync, workspace
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.schema.same_schema import check_same
+from keras_dlrm.support.arguments import integer
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
@@ -35,18 +37,10 @@ CHECK = Path(__file__).with_name("check.py")
 
 
 def savedmodel(
-    model: Any,
-    directory: str | Path,
-    preprocessor: Any = None,
-    version: int | None = None,
-    *,
-    user_columns: Sequence[str] = (),
-    default: str = "packed",
-    metrics: Mapping[str, float] | None = None,
-    warm_up: bool | None = None,
-    tables: str | None = None,
-    prune: str | Mapping[str, Any] | None = None,
-) -> Path:
+    model: Any, directory: str | Path, preprocessor: Any = None, version: int | None = None, *,
+    user_columns: Sequence[str] = (), default: str = "packed", metrics: Mapping[str, float] | None = None,
+    warm_up: bool | None = None, tables: str | None = None, prune: str | Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
     """Write `directory/<version>/`, a SavedModel of stock TensorFlow operations.
 
     Its signatures, each for any number B of rows:
@@ -99,19 +93,22 @@ def savedmodel(
     Example: see docs/export.md.
     """
     functional = own.is_functional("savedmodel", model)
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63):
-        raise ValueError(f"savedmodel: version={version!r} must be an integer >= 0 that int64 holds.")
+    if version is not None:
+        version = integer("savedmodel", "version", version, 0, 2**63 - 1)
     scores = _scores(metrics)
     require_finite("savedmodel", model)
     if functional:
         packed = default if default != "packed" else None
         options = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
-        own.refuse_options("savedmodel", warm_up=warm_up, **options)
+        for name, value in {"warm_up": warm_up, **options}.items():
+            if value:
+                raise ValueError(f"savedmodel: {name}={value!r} is for the models of kd.models that have a schema; leave it out.")
     else:
+        can_warm_up = importlib.util.find_spec("tensorflow_serving") is not None  # has the records' messages
         signatures.check(model.schema, preprocessor is not None, user_columns, default)
         if preprocessor is not None:
             check_same("savedmodel", model.schema, preprocessor.schema)
-        if warm_up and not warmup.can_write():
+        if warm_up and not can_warm_up:
             raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
         stored = StoredTables(model, tables, prune)
     directory = Path(directory)
@@ -131,15 +128,17 @@ def savedmodel(
                 "preprocessor": preprocessor is not None,
                 "user_columns": list(user_columns),
                 "default": default,
-                "warm_up": warmup.can_write() if warm_up is None else bool(warm_up),
+                "warm_up": can_warm_up if warm_up is None else bool(warm_up),
                 "stored": tables is not None or prune is not None,
             }
             _write(model, preprocessor, stored, aside / "model", job)
             content = _described(model, stored, job)
         manifest.write(aside / "model", {**content, "metrics": scores})
-        _flush(aside / "model")
+        # A version that is visible is also whole after a power failure.
+        for place in (*(aside / "model").rglob("*"), aside / "model"):
+            sync(place)
         final = publish(aside / "model", final, version is None)
-        _flush(directory, inside=False)
+        sync(directory)
     return final
 
 
@@ -168,11 +167,10 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
             preprocessor.save(folder / "preprocessor")
         tables = []
         for i, stack in enumerate(stored.stacks):
-            kept = stack.stack.rows - (0 if stack.pruned is None else int(stack.pruned.sum()))
             if stack.pruned is not None:
                 np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
-            part = max(_PART // (4 * stack.stack.width), -(-kept // _PARTS), 1)
-            tables.append([kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
+            part = max(_PART // (4 * stack.stack.width), -(-stack.kept // _PARTS), 1)
+            tables.append([stack.kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
         job = {**job, "model": keras.saving.serialize_keras_object(model), "tables": tables}
         _rebuild(model, path, folder, job, _requests(model, preprocessor, stored, job), _LOADED, rows)
@@ -188,7 +186,7 @@ def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job:
 
 def _write_functional(model: Any, path: Path) -> None:
     """Write and check the SavedModel of a functional model."""
-    for layer in own.collections(model):
+    for layer in collections_of(model):
         layer.require_whole("savedmodel")
     batch, shapes = own.example(model), own.inputs(model)
     request = {
@@ -207,15 +205,17 @@ def _rebuild(
     rows: Iterable[np.ndarray] = (),
 ) -> None:  # fmt: skip
     """Do a job in a process where Keras runs on TensorFlow, and check what it wrote in another."""
-    _save(folder / "job.json", {**job, "modules": modules_of("savedmodel", model)})
-    _save(folder / "requests.json", {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded})
+    described = {**job, "modules": modules_of("savedmodel", model)}
+    (folder / "job.json").write_text(json.dumps(described), encoding="utf-8")
+    checks = {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded}
+    (folder / "requests.json").write_text(json.dumps(checks), encoding="utf-8")
     failed = run(["-m", "keras_dlrm.export.saved_model.writing", str(folder), str(path)], rows)[-4000:]
     if failed:
         last = failed.splitlines()[-1]
         if last.startswith("not written"):
             raise RuntimeError(f"savedmodel: {last}")
         raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
-    # -P: the modules beside the program, such as `warmup`, stand for no others.
+    # -P: the modules beside the program, such as `manifest`, stand for no others.
     failed = run(["-P", str(CHECK), str(path), str(folder / "requests.json")])[-4000:]
     if failed:
         raise RuntimeError(failed)
@@ -242,8 +242,7 @@ def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict
     kinds = {table.name: stack.kind for stack in stored.stacks for table in stack.stack.tables}
     shapes = {} if model.embeddings is None else model.embeddings.table_shapes
     return {
-        "model": {"class": type(model).__name__, "name": model.name, "parameters": model.count_params()},
-        "backend": keras.backend.backend(),
+        **own.named(model),
         "tables": {n: {"rows": rows, "width": width, "stored_as": kinds[n]} for n, (rows, width) in shapes.items()},
         "pruned_rows": stored.pruned_rows,
         "signatures": signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"]),
@@ -251,17 +250,3 @@ def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict
         "inputs": {c.name: c.input for c in signatures.model_columns(model.schema)},
         "warm_up": job["warm_up"],
     }
-
-
-def _save(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _flush(path: Path, inside: bool = True) -> None:
-    """Write files through to the disk, so that a version that is visible is also whole after a power failure."""
-    for place in [*(path.rglob("*") if inside else ()), path]:
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -6,6 +6,7 @@ It is given a folder with the job, and the rows of a click model's tables on its
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,12 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.embeddings.whole_tables import stand_in_tables
 from keras_dlrm.export import functional as own
-from keras_dlrm.export.elsewhere import arguments, beside, import_modules
+from keras_dlrm.export.elsewhere import arguments, import_modules
 from keras_dlrm.export.requests import example_batch
-from keras_dlrm.export.saved_model import warmup
-from keras_dlrm.export.saved_model.bundle import ServedTables, replace_rows
+from keras_dlrm.export.saved_model.check import examples, feed
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
 from keras_dlrm.export.signatures import EXAMPLES, model_columns, packed_inputs, raw_columns, signature_names
+from keras_dlrm.export.tables.taped_tables import ServedTables, replace_rows
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # So TensorFlow calls a file that is too large, a disk that is full, and a folder that is not ours.
@@ -33,15 +34,12 @@ Serve = Callable[[Mapping[str, Any]], Any]
 
 
 def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> None:
-    """Write the SavedModel that a job describes.
+    """Write the SavedModel that a job describes to `path`, which must not exist.
 
-    Args:
-        job: `model` (its configuration), `modules` (that define its classes), `preprocessor` (whether `folder` has one),
-            `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it
-            has a map), and whether to `warm_up`.
-        folder: With `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`.
-        path: The SavedModel's folder, which must not exist.
-        rows: float32 rows of the tables, in order.
+    The job has `model` (its configuration), `modules` (that define its classes), `preprocessor` (whether `folder` has one),
+    `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it has a map),
+    and whether to `warm_up`. The folder has `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe
+    `preprocessor/`; `rows` are the float32 rows of the tables, in order.
     """
     maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
     with stand_in_tables():
@@ -58,19 +56,17 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         for i, weight in enumerate(weights):
             weight.assign(saved[f"w{i}"])
     module = _module(weights)
-    module.tables = served.arrays
+    module.tables = list(served.arrays.values())
 
     def serve(batch: Mapping[str, Any]) -> Any:
         with taped(served):
             return model(batch, training=False)
 
     schema = model.schema
-    module.columns = ModelColumns(schema, model_columns(schema))
-    known = module.columns
+    known = module.columns = ModelColumns(schema, model_columns(schema))
     if job["preprocessor"]:
         preprocessor = Preprocessor.load(folder / "preprocessor")
-        module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
-        known = module.raw
+        known = module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
     functions = {
         "packed": _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, _specs(packed_inputs(schema))),
         "columns": _columns(module.columns, serve),
@@ -81,7 +77,12 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     }
     names = signature_names(job["preprocessor"], job["user_columns"], job["default"])
     tf.saved_model.save(module, str(path), signatures={name: functions[kind] for name, kind in names.items()})
-    _name_methods(path, names)
+    # TensorFlow Serving's Classify and Regress require names of their own; `tf.saved_model.save` calls all of them Predict.
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
+    for name, kind in names.items():
+        if kind in _METHODS:
+            updater.replace_method_name(signature_key=name, method_name=_METHODS[kind], tags="serve")
+    updater.save()
     replace_rows(path, _parts(rows, job["tables"]))
     asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
     for entry in asked["requests"].values():
@@ -89,7 +90,28 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
     (path / "assets.extra").mkdir()
     if job["warm_up"]:
-        warmup.write(path, asked["requests"])
+        _write_warmup(path, asked["requests"])
+
+
+def _write_warmup(path: Path, requests: Mapping[str, Any]) -> None:
+    """Write the requests of `check.check` as those that stock TensorFlow Serving replays, one record for each."""
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for name, entry in requests.items():
+            log = PredictionLog()
+            # TensorFlow Serving fills in the model's name.
+            if entry["examples"]:
+                kind = name if name in _METHODS else "predict"
+                request = getattr(log, f"{kind}_log").request
+                for message in examples(entry["inputs"]).numpy():
+                    request.input.example_list.examples.append(tf.train.Example.FromString(message))
+            else:
+                request = log.predict_log.request
+                for key, value in feed(entry).items():
+                    request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            request.model_spec.signature_name = name
+            writer.write(log.SerializeToString())
 
 
 def write_functional(folder: Path, path: Path) -> None:
@@ -182,19 +204,12 @@ def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Ma
     return tf.function(lambda **inputs: function(inputs), autograph=False).get_concrete_function(**specs)
 
 
-def _name_methods(path: Path, names: Mapping[str, str]) -> None:
-    """Name signatures as TensorFlow Serving's Classify and Regress require; `tf.saved_model.save` calls all of them Predict."""
-    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
-    for name, kind in names.items():
-        if kind in _METHODS:
-            updater.replace_method_name(signature_key=name, method_name=_METHODS[kind], tags="serve")
-    updater.save()
-
-
 def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
     work, job = Path(folder).absolute(), json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
-    place = beside(Path(path))
+    # TensorFlow takes brackets, stars and the like in a path for patterns.
+    os.chdir(Path(path).parent)
+    place = Path(Path(path).name)
     import_modules(job["modules"])
     try:
         if "model" in job:

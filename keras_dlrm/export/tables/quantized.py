@@ -16,20 +16,15 @@ _FLOATS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.
 class QuantizedRows:
     """n rows of a table of width D, as they are stored.
 
-    Attributes:
-        kind: One of `KINDS`.
-        width: D.
-        codes: The rows themselves for the kinds of float. `"int8"`: int8 (n, D). `"int4"`: uint8 (n, ⌈D/2⌉), two codes a
-            byte: the low halves are columns 0 … ⌈D/2⌉-1, the high halves the others.
-        scale: bfloat16 (n, 1), what one step of a code is worth; `None` for floats.
-        offset: bfloat16 (n, 1), what the code 0 is worth; `None` where it is 0.
+    Codes are the rows themselves for the kinds of float. `"int8"`: int8 (n, D). `"int4"`: uint8 (n, ⌈D/2⌉), two codes a byte: the
+    low halves are columns 0 … ⌈D/2⌉-1, the high halves the others.
     """
 
-    kind: str
+    kind: str  # one of `KINDS`
     width: int
     codes: np.ndarray
-    scale: np.ndarray | None = None
-    offset: np.ndarray | None = None
+    scale: np.ndarray | None = None  # bfloat16 (n, 1), what one step of a code is worth; `None` for floats
+    offset: np.ndarray | None = None  # bfloat16 (n, 1), what the code 0 is worth; `None` where it is 0
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -106,7 +101,14 @@ def quantize(rows: np.ndarray, kind: str) -> QuantizedRows:
         raise ValueError(f"quantize: rows have the shape {rows.shape}; they must be (n, D).")
     width = rows.shape[1]
     if kind not in ("float32", "bfloat16"):  # those hold every float32, if only nearly
-        _check(rows, kind)
+        # A sum of squares, say, would overflow; the extremes of each row show NaN and infinity, too.
+        most = np.abs(rows).max(axis=1, initial=0)
+        limit = 65504.0 if kind == "float16" else np.finfo(np.float32).max / 2
+        bad = ~(most <= limit)
+        if bad.any():
+            row = int(np.argmax(bad))
+            fix = f"of tables that are stored as {kind} all must be finite and at most {limit:g}. Use 'float32', or mend the row."
+            raise ValueError(f"quantize: row {row} has a value of {most[row]}; {fix}")
     if kind in _FLOATS:
         return QuantizedRows(kind, width, rows.astype(_FLOATS[kind]))
     if kind == "int8":
@@ -139,19 +141,6 @@ def dequantize(quantized: QuantizedRows) -> np.ndarray:
     if quantized.offset is not None:
         rows += quantized.offset.astype(np.float32)
     return rows
-
-
-def _check(rows: np.ndarray, kind: str) -> None:
-    # A sum of squares, say, would overflow; the extremes of each row show NaN and infinity, too.
-    most = np.abs(rows).max(axis=1, initial=0)
-    limit = 65504.0 if kind == "float16" else np.finfo(np.float32).max / 2
-    bad = ~(most <= limit)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(
-            f"quantize: row {row} has a value of {most[row]}; of tables that are stored as {kind} all must be finite and at "
-            f"most {limit:g}. Use 'float32', or mend the row."
-        )
 
 
 def _up(values: np.ndarray) -> np.ndarray:

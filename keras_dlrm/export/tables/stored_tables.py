@@ -1,49 +1,50 @@
-"""Tables as an export stores them: kind, kept rows, order."""
+"""Tables as an export stores them: kind, kept rows, order; rows that training never touched."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import gather_rows
 from keras_dlrm.export.tables.quantized import check_kind, dequantize, layout, quantize, row_bytes
-from keras_dlrm.export.tables.untrained import rows_to_prune
 from keras_dlrm.sharding.stacking import Stack
 
 CHUNK = 1 << 16
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class StoredStack:
     """One stack of tables as it is stored.
 
     Rows are addressed by *places*. Each table has three more of them than rows, so that an id is brought into range by
     two operations, max(id, -2) and min(id, rows), instead of comparisons and choices: two before its first row, the
-    OOV row again (-2, for ids below -1) and zeros (-1, for padding), and one after its last, the OOV row once more.
-
-    Args:
-        variable: The Keras variable (rows, D).
-        stack: What lies in it.
-        oov: By table name, the row that unseen ids get, or `None`: zeros.
-        kind: One of `quantized.KINDS`.
-        pruned: Which rows of the variable are left out, bool (rows,), or `None`. Their ids are answered as unseen ones
-            are, through a map from places to stored rows.
+    OOV row again (-2, for ids below -1) and zeros (-1, for padding), and one after its last, the OOV row once more. Ids of pruned
+    rows are answered as unseen ones are, through a map from places to stored rows.
     """
 
-    def __init__(
-        self, variable: Any, stack: Stack, oov: Mapping[str, int | None], kind: str, pruned: np.ndarray | None
-    ) -> None:
-        self.variable = variable
-        self.stack = stack
-        self.oov = oov
-        self.kind = kind
-        self.pruned = pruned
-        #: Number of stored rows, those of padding and OOV places included.
-        self.rows = self.places if pruned is None else 1 + stack.rows - int(pruned.sum())
+    variable: Any  # of Keras, (rows, D)
+    stack: Stack  # what lies in it
+    oov: Mapping[str, int | None]  # by table name, the row that unseen ids get, or `None`: zeros
+    kind: str  # one of `quantized.KINDS`
+    pruned: np.ndarray | None  # which rows of the variable are left out, bool (rows,), or `None`
+
+    @functools.cached_property
+    def kept(self) -> int:
+        """Rows of the variable that are not left out."""
+        return self.stack.rows - (0 if self.pruned is None else int(self.pruned.sum()))
+
+    @property
+    def rows(self) -> int:
+        """Stored rows, those of padding and OOV places included."""
+        return self.places if self.pruned is None else 1 + self.kept
 
     @property
     def name(self) -> str:
@@ -91,21 +92,21 @@ class StoredStack:
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
         """Stored arrays by name, with the rows for padding and unseen ids, in parts; a part at a time is in memory."""
+        for rows in self._rows_of_places():
+            yield quantize(rows, self.kind).arrays
+
+    def _rows_of_places(self) -> Iterator[np.ndarray]:
         none = np.zeros((1, self.stack.width), np.float32)
         if self.pruned is not None:
-            yield self._stored(none)
+            yield none
+            yield from self.kept_rows()
+            return
         for table in self.stack.tables:
             row = self.stack.starts[table.name] + (self.oov.get(table.name) or 0)
             unseen = none if self.oov.get(table.name) is None else backend.read(self.variable, row, row + 1)
-            if self.pruned is None:
-                yield self._stored(np.concatenate([unseen, none]))
-            for rows in self._kept(table, CHUNK):
-                yield self._stored(rows)
-            if self.pruned is None:
-                yield self._stored(unseen)
-
-    def _stored(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        return quantize(rows, self.kind).arrays
+            yield np.concatenate([unseen, none])
+            yield from self._kept(table, CHUNK)
+            yield unseen
 
     def row_map(self) -> np.ndarray:
         """Kept row that each row of the variable is, or stands for, int32 (rows,); -1: zeros. Only where rows are pruned."""
@@ -173,10 +174,12 @@ class StoredTables:
         oov = {c.table_name: None if c.hashed else c.oov for c in collection.schema.categorical}
         for stack, variable in zip(collection.stacks, collection.tables, strict=True):
             own = kind or keras.backend.standardize_dtype(variable.dtype)
-            pruned = _stack_mask(stack, masks)
-            if pruned is not None and pruned.sum() * row_bytes(own, stack.width) <= 4 * stack.rows:
-                pruned = None
-            self.stacks.append(StoredStack(variable, stack, oov, own, pruned))
+            mask = np.zeros(stack.rows, bool)
+            for name, rows in masks.items():
+                if name in stack.starts:
+                    mask[stack.starts[name] :][: len(rows)] = rows
+            whole = mask.sum() * row_bytes(own, stack.width) <= 4 * stack.rows
+            self.stacks.append(StoredStack(variable, stack, oov, own, None if whole else mask))
         self._by_variable = {id(s.variable): s for s in self.stacks}
 
     @property
@@ -187,7 +190,7 @@ class StoredTables:
     @property
     def pruned_rows(self) -> int:
         """Rows that are left out."""
-        return sum(int(stack.pruned.sum()) for stack in self.stacks if stack.pruned is not None)
+        return sum(stack.stack.rows - stack.kept for stack in self.stacks)
 
     def lookup(self, table: Any, ids: Any) -> Any:
         """Stored rows as `embeddings.lookup.lookup` gives them; not inside a compiled function."""
@@ -197,9 +200,70 @@ class StoredTables:
         return ops.convert_to_tensor(rows.reshape(*flat.shape, rows.shape[-1]))
 
 
-def _stack_mask(stack: Stack, masks: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    mask = np.zeros(stack.rows, bool)
-    for name, start in stack.starts.items():
-        if name in masks:
-            mask[start : start + len(masks[name])] = masks[name]
-    return mask if mask.any() else None
+def untrained_rows(collection: Any) -> dict[str, np.ndarray]:
+    """Untrained rows by table: bool (rows,), of a built `EmbeddingCollection`.
+
+    A seed draws the same rows on every backend, so they are drawn again, part by part, and compared. That finds rows of
+    ids that no training example had, whatever the optimizer. It does not find those of a model whose tables were set,
+    converted or grown after they were drawn.
+
+    Example:
+
+    >>> layer = kd.layers.EmbeddingCollection(kd.Schema(categorical=[kd.Categorical("a", 3)]), 2)
+    >>> layer.build()
+    >>> layer.set_embedding_tables({"a": [*layer.embedding_tables()["a"][:2], [1.0, 1.0]]})
+    >>> untrained_rows(layer)["a"].tolist()
+    [True, True, False]
+    """
+    untrained = {}
+    for stack, variable in zip(collection.stacks, collection.tables, strict=True):
+        same = np.zeros(stack.rows, bool)
+        for start, drawn in collection.initial_rows(stack).parts(stack.width):
+            rows = backend.read(variable, start, start + len(drawn))
+            if collection.table_dtype != "float32":
+                drawn = drawn.astype(getattr(ml_dtypes, collection.table_dtype)).astype(np.float32)
+            same[start : start + len(drawn)] = (rows == drawn).all(axis=1)
+        for table in stack.tables:
+            start = stack.starts[table.name]
+            untrained[table.name] = same[start : start + table.rows]
+    return untrained
+
+
+def rows_to_prune(collection: Any, prune: str | Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Rows that an export leaves out, by table: bool (rows,).
+
+    An OOV row stays, and so do all rows of a table that is split in two (`QuotientRemainder`): each stands for many ids.
+
+    `prune` is `"untrained"`, or a mapping table name → bool (rows,), true for rows to leave out. `KeyError`, `TypeError` or
+    `ValueError` for an unknown table, masks that are not bool, or an unknown word or a mask of the wrong shape.
+
+    Example:
+
+    >>> layer = kd.layers.EmbeddingCollection(kd.Schema(categorical=[kd.Categorical("a", 3)]), 2)
+    >>> layer.build()
+    >>> rows_to_prune(layer, "untrained")["a"].tolist()  # row 0 is the OOV row
+    [False, True, True]
+    """
+    columns = {c.table_name: c for c in collection.schema.categorical}
+    if isinstance(prune, str):
+        if prune != "untrained":
+            raise ValueError(f"prune={prune!r} is unknown; use 'untrained', or a mapping table name → bool (rows,).")
+        masks = {name: mask for name, mask in untrained_rows(collection).items() if name in columns}
+    else:
+        sizes = {table.name: table.rows for stack in collection.stacks for table in stack.tables}
+        masks = {}
+        for name, rows in prune.items():
+            if name not in columns or name not in sizes:
+                allowed = sorted(set(columns) & set(sizes))
+                raise KeyError(f"prune: unknown table {name!r}, or one that is split in two; there are {allowed}.")
+            mask = np.array(rows)
+            if mask.dtype != bool:
+                raise TypeError(f"prune: the mask of table {name!r} has dtype {mask.dtype}; it must be bool.")
+            if mask.shape != (sizes[name],):
+                raise ValueError(f"prune: the mask of table {name!r} has shape {mask.shape}; it must be ({sizes[name]},).")
+            masks[name] = mask
+    for name, mask in masks.items():
+        column = columns[name]
+        if column.oov is not None and not column.hashed:
+            mask[column.oov : column.oov + column.oov_rows] = False
+    return masks

@@ -1,85 +1,77 @@
-"""Quantized tables inside a TensorFlow graph: only the gathered rows are converted to float32."""
+"""Quantized tables inside a TensorFlow graph, and in the variables of a SavedModel, part by part."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_dlrm.export.tables.quantized import quantize
+from keras_dlrm.export.tables.quantized import layout, quantize
 from keras_dlrm.export.tables.stored_tables import CHUNK, StoredStack, StoredTables
 
+_DATA = "variables"
 
-class TensorFlowTables:
-    """A tape (see `keras_dlrm.embeddings.lookup.taped`) that looks rows up in stored tables instead of the model's.
 
-    Trace a function with it and the model's own code runs on them; save the function with `weights(model)`, in which they
-    have the place of the model's tables:
-
-        tables = TensorFlowTables(StoredTables(model, "int8"))
-
-        @tf.function(input_signature=…)
-        def serve(inputs):
-            with taped(tables):
-                return model(inputs, training=False)
-
-        module = tf.Module()
-        module.weights = tables.weights(model)
-
-    Args:
-        stored: Tables of a model on the TensorFlow backend. Those in the model's own dtype that are not pruned are used
-            where they are, without a copy.
-        bits: Whether bfloat16 is stored as int16 of the same bits, for TensorFlow Lite, which does not gather bfloat16.
-    """
+class _Tape:
+    """A tape for `lookup.taped`: only the gathered rows are converted to float32."""
 
     #: Frozen tables, too.
     every_table = True
 
+    def __init__(self) -> None:
+        #: By the id of a table: its stored arrays by name, maybe with `"map"` from rows to kept ones; their kind; D.
+        self._stored: dict[int, tuple[dict[str, Any], str, int]] = {}
+
+    @property
+    def arrays(self) -> dict[int, dict[str, Any]]:
+        """Stored arrays of each table, by name."""
+        return {key: arrays for key, (arrays, _, _) in self._stored.items()}
+
+    def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of a table, float32 (*ids.shape, D); zeros where an id is -1."""
+        arrays, kind, width = self._stored[id(table)]
+        real = ids >= 0
+        places = tf.maximum(ids, 0)
+        if "map" in arrays:
+            places = tf.gather(arrays["map"], places)
+            real = tf.logical_and(real, places >= 0)
+            places = tf.maximum(places, 0)
+        gathered = {name: tf.gather(array, places) for name, array in arrays.items() if name != "map"}
+        rows = gathered["codes"]
+        if kind == "int4":
+            # Not a shift and a mask: TensorFlow Lite has neither for uint8.
+            pair = tf.cast(rows, tf.int32)
+            high = pair // 16
+            rows = tf.concat([pair - 16 * high, high], axis=-1)[..., :width]
+        rows = _float32(rows)
+        if "scale" in gathered:
+            rows *= _float32(gathered["scale"])
+        if "offset" in gathered:
+            rows += _float32(gathered["offset"])
+        return tf.where(real[..., tf.newaxis], rows, tf.zeros_like(rows))
+
+
+class TensorFlowTables(_Tape):
+    """Stored tables of a model on the TensorFlow backend, instead of its own.
+
+    Trace a function with this tape and the model's own code runs on them; save the function with `weights(model)`, in which they
+    have the place of the model's tables. Those in the model's own dtype that are not pruned are used where they are, without a
+    copy. With `bits` bfloat16 is stored as int16 of the same bits, for TensorFlow Lite, which does not gather bfloat16.
+    """
+
     def __init__(self, stored: StoredTables, bits: bool = False) -> None:
-        self._stacks = {id(stack.variable): stack for stack in stored.stacks}
-        self.arrays = {key: _arrays(stack, bits) for key, stack in self._stacks.items()}
+        super().__init__()
+        for stack in stored.stacks:
+            self._stored[id(stack.variable)] = _arrays(stack, bits), stack.kind, stack.stack.width
 
     def weights(self, model: Any) -> list[Any]:
         """The `tf.Variable`s that a function traced with this tape reads: the model's, but for tables that are replaced."""
-        own = [v.value for v in model.weights if id(v) not in self.arrays]
-        return [*own, *(array for found in self.arrays.values() for array in found.values())]
-
-    def lookup(self, table: Any, ids: Any) -> Any:
-        """Rows, float32 (*ids.shape, D); -1 gives zeros."""
-        stack = self._stacks[id(table)]
-        return stored_rows(self.arrays[id(table)], stack.kind, stack.stack.width, ids)
-
-
-def stored_rows(arrays: Mapping[str, Any], kind: str, width: int, ids: Any) -> Any:
-    """Rows of a stored table, float32 (*ids.shape, D); -1 gives zeros.
-
-    Args:
-        arrays: Stored arrays by name: `quantized.layout`, and maybe `"map"` from rows to kept ones.
-        kind: One of `quantized.KINDS`.
-        width: D.
-        ids: Rows of the whole table.
-    """
-    real = ids >= 0
-    places = tf.maximum(ids, 0)
-    if "map" in arrays:
-        places = tf.gather(arrays["map"], places)
-        real = tf.logical_and(real, places >= 0)
-        places = tf.maximum(places, 0)
-    gathered = {name: tf.gather(array, places) for name, array in arrays.items() if name != "map"}
-    rows = gathered["codes"]
-    if kind == "int4":
-        # Not a shift and a mask: TensorFlow Lite has neither for uint8.
-        pair = tf.cast(rows, tf.int32)
-        high = pair // 16
-        rows = tf.concat([pair - 16 * high, high], axis=-1)[..., :width]
-    rows = _float32(rows)
-    if "scale" in gathered:
-        rows *= _float32(gathered["scale"])
-    if "offset" in gathered:
-        rows += _float32(gathered["offset"])
-    return tf.where(real[..., tf.newaxis], rows, tf.zeros_like(rows))
+        own = [v.value for v in model.weights if id(v) not in self._stored]
+        return [*own, *(array for arrays in self.arrays.values() for array in arrays.values())]
 
 
 def _float32(x: Any) -> Any:
@@ -97,10 +89,9 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
     variable = stack.variable.value
     if stack.pruned is None and variable.dtype.name == stack.kind and not (bits and stack.kind == "bfloat16"):
         return {"codes": variable}
-    kept = stack.stack.rows if stack.pruned is None else stack.stack.rows - int(stack.pruned.sum())
     variables = {}
     for name, (dtype, columns) in stack.layout.items():
-        zeros = tf.zeros((kept, columns), tf.as_dtype(_in_bits(np.zeros(1, dtype), bits).dtype))
+        zeros = tf.zeros((stack.kept, columns), tf.as_dtype(_in_bits(np.zeros(1, dtype), bits).dtype))
         variables[name] = tf.Variable(zeros, trainable=False, name=f"{stack.name}_{name}")
     done = 0
     for rows in stack.kept_rows(CHUNK):
@@ -110,3 +101,61 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
     if stack.pruned is not None:
         variables["map"] = tf.Variable(stack.row_map().astype(np.int32), trainable=False, name=f"{stack.name}_map")
     return variables
+
+
+class ServedTables(_Tape):
+    """Tables of a graph, of one row each until `replace_rows` gives a saved one its rows.
+
+    For each of the stand-ins that a model's collection looks up there is a kind, see `quantized.KINDS`, and a map from rows to kept
+    ones, int32 (rows,), or `None` where all are kept.
+    """
+
+    def __init__(self, tables: Sequence[Any], stored: Sequence[str], maps: Sequence[np.ndarray | None]) -> None:
+        super().__init__()
+        for table, kind, row_map in zip(tables, stored, maps, strict=True):
+            width = table.shape[1]
+            arrays = {
+                name: tf.Variable(tf.zeros([1, columns], dtype), shape=[None, columns], trainable=False, name=name)
+                for name, (dtype, columns) in layout(kind, width).items()
+            }
+            if row_map is not None:
+                arrays["map"] = tf.Variable(row_map, trainable=False, name="map")
+            self._stored[id(table)] = arrays, kind, width
+
+
+def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarray]]) -> None:
+    """Give the tables of a written SavedModel their rows.
+
+    A tensor may stand in a checkpoint as slices, of files of its own; whoever restores it puts them together. The module in the
+    folder `model` has the arrays of `ServedTables` as `tables`; `parts` are number, kind and rows of each table in order, where the
+    part starts, and its float32 rows.
+    """
+    folder = model / _DATA
+    prefix = str(folder / _DATA)
+    reader = tf.train.load_checkpoint(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
+    others = [key for key in dtypes if not re.match(r"tables/\d+/(?!map/)", key)]
+    prefixes = [f"{prefix}_others"]
+    tf.raw_ops.SaveV2(
+        prefix=prefixes[0],
+        tensor_names=others,
+        shape_and_slices=[""] * len(others),
+        tensors=[tf.constant(reader.get_tensor(key), dtypes[key]) for key in others],
+    )
+    del reader
+    for number, kind, rows, start, values in parts:
+        arrays: Mapping[str, np.ndarray] = quantize(values, kind).arrays
+        prefixes.append(f"{prefix}_{len(prefixes)}")
+        tf.raw_ops.SaveV2(
+            prefix=prefixes[-1],
+            tensor_names=[f"tables/{number}/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in arrays],
+            shape_and_slices=[f"{rows} {array.shape[1]} {start},{len(array)}:-" for array in arrays.values()],
+            tensors=[tf.constant(array) for array in arrays.values()],
+        )
+    for file in folder.glob(f"{_DATA}.*"):
+        file.unlink()
+    # The files of the parts are renamed, not copied.
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=prefixes, destination_prefix=prefix, delete_old_dirs=False)
+    for file in folder.iterdir():
+        if not file.name.startswith(f"{_DATA}."):
+            file.unlink()

@@ -59,15 +59,11 @@ class ModelConfig:
     def check_folder(self) -> None:
         """`FileNotFoundError` or `ValueError`, with the fix, unless the folder exists and is not itself a version."""
         if not self.base_path.is_dir():
-            raise FileNotFoundError(
-                f"model {self.name!r}: no folder {self.base_path}; give the folder of the versions, such as served for "
-                "served/1/saved_model.pb."
-            )
+            fix = "give the folder of the versions, such as served for served/1/saved_model.pb"
+            raise FileNotFoundError(f"model {self.name!r}: no folder {self.base_path}; {fix}.")
         if (self.base_path / "saved_model.pb").exists():
-            raise ValueError(
-                f"model {self.name!r}: {self.base_path} is a SavedModel itself; give the folder above it, with a "
-                "number for its name."
-            )
+            fix = "give the folder above it, with a number for its name"
+            raise ValueError(f"model {self.name!r}: {self.base_path} is a SavedModel itself; {fix}.")
 
 
 def read_config(path: str | Path) -> list[ModelConfig]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_dlrm.export.signatures import model_columns
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.serving.wire.errors import invalid
-from keras_dlrm.serving.wire.signature import Signature, Tensor
-from keras_dlrm.serving.wire.tensors import DTYPES, shape_text
-
-if TYPE_CHECKING:
-    from keras_dlrm.serving.versions.version import Version
+from keras_dlrm.serving.wire.tensors import DTYPES, Signature, Tensor, shape_text
 
 log = logging.getLogger("keras_dlrm.serving")
 _KINDS = {"f": "number", "i": "id", "u": "id", "b": "flag", "O": "text"}
@@ -26,27 +23,16 @@ _MISSING: dict[str, tuple[Any, ...]] = {"number": (np.nan, 0.0), "id": (-1, 0), 
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature: some columns of one input.
+    """One feature: some columns of one input."""
 
-    Args:
-        name: From the schema, or the input's name, with the column where it has several.
-        input: Name of the input.
-        kind: `"number"`, `"id"`, `"flag"` or `"text"`.
-        start: First of its columns; `None` where the input has none, being (B,).
-        stop: Behind its last column; `None` for all that there are.
-        missing: What may stand for a missing value, in order of preference.
-        vocabulary_size: Ids of the feature, where the schema says.
-        weight: Whether it is a factor of another feature's ids, and no feature of its own.
-    """
-
-    name: str
+    name: str  # from the schema, or the input's name, with the column where it has several
     input: str
-    kind: str
-    start: int | None
-    stop: int | None
-    missing: tuple[Any, ...]
-    vocabulary_size: int | None = None
-    weight: bool = False
+    kind: str  # "number", "id", "flag" or "text"
+    start: int | None  # first of its columns; `None` where the input has none, being (B,)
+    stop: int | None  # behind its last column; `None` for all that there are
+    missing: tuple[Any, ...]  # what may stand for a missing value, in order of preference
+    vocabulary_size: int | None = None  # where the schema says
+    weight: bool = False  # whether it is a factor of another feature's ids, and no feature of its own
 
     def take_away(self, array: np.ndarray, row: int, missing: Any) -> None:
         """Write the missing value over this feature, in one row of its input."""
@@ -76,10 +62,8 @@ def features_of(signature: Signature, schema: Schema | None) -> list[Feature]:
     """The features of a signature whose inputs are one row each: (B,) or (B, k).
 
     With the schema of the model, `dense`, `sparse` and `weights` of the widths that it says are taken apart into its columns, and
-    its named columns are features. Any other input is a feature, or one per column.
-
-    Raises:
-        ServingError: an input of another shape, as in a signature that sets one user against many items.
+    its named columns are features. Any other input is a feature, or one per column. `ServingError` for an input of another shape,
+    as in a signature that sets one user against many items.
     """
     if signature.method != "predict":
         raise invalid(f"signature {signature.name!r} takes tf.Examples, not named features.")
@@ -87,10 +71,8 @@ def features_of(signature: Signature, schema: Schema | None) -> list[Feature]:
     for tensor in signature.inputs.values():
         shape = tensor.shape
         if shape is None or len(shape) not in (1, 2) or shape[0] >= 0 or tensor.dtype not in DTYPES:
-            raise invalid(
-                f"signature {signature.name!r}: input {tensor.name!r} {shape_text(shape)} has no rows of features; its "
-                "shape must be (?,) or (?, k).",
-            )
+            text = f"input {tensor.name!r} {shape_text(shape)} has no rows of features; its shape must be (?,) or (?, k)."
+            raise invalid(f"signature {signature.name!r}: {text}")
         features += _of_schema(tensor, schema) if schema is not None else _of_tensor(tensor)
     return features
 
@@ -122,22 +104,16 @@ def _of_schema(tensor: Tensor, schema: Schema) -> Iterator[Feature]:
             size = None if weight or entry.hashed else entry.vocabulary_size
             yield Feature(name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight)
     else:
-        yield from _named(tensor, schema, kind)
-
-
-def _named(tensor: Tensor, schema: Schema, kind: str) -> Iterator[Feature]:
-    """A column by its own name: one feature, however wide."""
-    dense = {column.name: column for column in schema.dense}
-    sparse = {column.name: column for column in schema.categorical}
-    if tensor.name in dense and kind == "number":
-        yield from _of_tensor(tensor, (np.nan, dense[tensor.name].missing))
-    elif tensor.name in sparse:
-        flat = len(tensor.shape or ()) == 1
-        width = None if flat or (tensor.shape or ())[1] < 0 else (tensor.shape or ())[1]
-        size = None if kind != "id" or sparse[tensor.name].hashed else sparse[tensor.name].vocabulary_size
-        yield Feature(tensor.name, tensor.name, kind, None if flat else 0, width, _MISSING[kind], size)
-    else:
-        yield from _of_tensor(tensor)
+        dense = {column.name: column for column in schema.dense}
+        sparse = {column.name: column for column in schema.categorical}
+        if tensor.name in sparse:  # by its own name: one feature, however wide
+            flat = len(tensor.shape or ()) == 1
+            width = None if flat or (tensor.shape or ())[1] < 0 else (tensor.shape or ())[1]
+            size = None if kind != "id" or sparse[tensor.name].hashed else sparse[tensor.name].vocabulary_size
+            yield Feature(tensor.name, tensor.name, kind, None if flat else 0, width, _MISSING[kind], size)
+        else:
+            raw = tensor.name in dense and kind == "number"
+            yield from _of_tensor(tensor, (np.nan, dense[tensor.name].missing) if raw else ())
 
 
 def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any]:
@@ -157,9 +133,9 @@ def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any
     return missing
 
 
-def schema_of(version: Version) -> Schema | None:
-    """The schema in `assets.extra/schema.json` of a version, `None` where there is none that can be read."""
-    path = version.path / "assets.extra" / "schema.json"
+def schema_of(folder: Path) -> Schema | None:
+    """The schema in `assets.extra/schema.json` of a version's folder, `None` where there is none that can be read."""
+    path = folder / "assets.extra" / "schema.json"
     if not path.is_file():
         return None
     try:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dlrm.serving.wire.errors import invalid
-from keras_dlrm.serving.wire.examples import serialized
-from keras_dlrm.serving.wire.signature import Signature
-from keras_dlrm.serving.wire.tensors import INFLATION, STRING, from_proto, shape_text
+from keras_dlrm.serving.wire.tensors import INFLATION, STRING, Signature, from_proto, shape_text
 
 if TYPE_CHECKING:
     from keras_dlrm.serving.versions.saved_model import SavedModel
@@ -65,14 +63,11 @@ def classify(model: SavedModel, signature: Signature, proto: Any, max_bytes: int
         raise invalid(f"signature {signature.name!r} has neither 'classes' nor 'scores' among its outputs.")
     for name, array in (("classes", classes), ("scores", scores)):
         if array is not None and (array.ndim != 2 or len(array) != rows):
-            raise invalid(
-                f"signature {signature.name!r}: output {name!r} has shape {shape_text(array.shape)}; it must be ({rows}, n)."
-            )
+            shapes = f"{shape_text(array.shape)}; it must be ({rows}, n)"
+            raise invalid(f"signature {signature.name!r}: output {name!r} has shape {shapes}.")
     if classes is not None and scores is not None and classes.shape != scores.shape:
-        raise invalid(
-            f"signature {signature.name!r}: 'classes' {shape_text(classes.shape)} and 'scores' "
-            f"{shape_text(scores.shape)} must have one shape."
-        )
+        shapes = f"'classes' {shape_text(classes.shape)} and 'scores' {shape_text(scores.shape)}"
+        raise invalid(f"signature {signature.name!r}: {shapes} must have one shape.")
     width = (classes if classes is not None else scores).shape[1]  # type: ignore[union-attr]
     labels = [[b""] * width] * rows if classes is None else classes.tolist()
     values = [[0.0] * width] * rows if scores is None else scores.tolist()
@@ -86,10 +81,36 @@ def regress(model: SavedModel, signature: Signature, proto: Any, max_bytes: int)
         raise invalid(f"signature {signature.name!r} has no output 'outputs'; it has {', '.join(map(repr, outputs))}.")
     values = outputs["outputs"]
     if values.dtype.kind != "f" or values.shape not in ((rows,), (rows, 1)):
-        raise invalid(
-            f"signature {signature.name!r}: 'outputs' has shape {shape_text(values.shape)}; it must be ({rows},) or ({rows}, 1)."
-        )
+        shapes = f"{shape_text(values.shape)}; it must be ({rows},) or ({rows}, 1)"
+        raise invalid(f"signature {signature.name!r}: 'outputs' has shape {shapes}.")
     return values.ravel().tolist()
+
+
+def serialized(proto: Any, max_bytes: int) -> np.ndarray:
+    """The examples of an `Input`, serialized, each with the context's features where there is one: object array (B,) of bytes.
+
+    `ServingError` where the input holds neither kind of list, or where all, each with a copy of the context, exceed `max_bytes`.
+    """
+    kind = proto.WhichOneof("kind")
+    if kind is None:
+        raise invalid("the request has no input; give an example_list or an example_list_with_context.")
+    strings: list[bytes] = []
+    size = 0
+    for example in getattr(proto, kind).examples:
+        if kind == "example_list_with_context":
+            whole = type(example)()
+            whole.CopyFrom(proto.example_list_with_context.context)
+            # A feature of the example itself comes before the context's.
+            for name, feature in example.features.feature.items():
+                whole.features.feature[name].CopyFrom(feature)
+            example = whole
+        strings.append(example.SerializeToString())
+        size += len(strings[-1])
+        if size > max_bytes:
+            raise invalid(f"the examples, each with the context, take more than the {max_bytes} bytes allowed.")
+    array = np.empty(len(strings), object)
+    array[:] = strings
+    return array
 
 
 def _on_examples(

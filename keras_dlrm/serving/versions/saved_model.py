@@ -17,25 +17,20 @@ from tensorflow.core.protobuf.config_pb2 import CallableOptions
 from keras_dlrm.backend.private_tensorflow import callable_of
 from keras_dlrm.files.paths import plain_path
 from keras_dlrm.serving.wire.errors import ServingError, invalid, without_paths
-from keras_dlrm.serving.wire.signature import Signature
+from keras_dlrm.serving.wire.tensors import Signature
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 # Errors of a run that its inputs are to blame for.
 _FAULT_OF_INPUT = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.OutOfRangeError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.NotFoundError,
-    tf.errors.UnimplementedError,
-)
+    tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError,
+    tf.errors.NotFoundError, tf.errors.UnimplementedError,
+)  # fmt: skip
 
 
 class SavedModel:
-    """A loaded SavedModel with its signatures by name, ready to run them; runs may overlap. `ServingError` where it does not load.
+    """The SavedModel in a folder with its signatures by name, ready to run them; runs may overlap. `ServingError` if it is none.
 
-    Args:
-        path: Folder of `saved_model.pb`.
-        threads: Threads of one operation, and operations at a time; TensorFlow's choice by default.
+    `threads` is of one operation, and of operations at a time; TensorFlow's choice by default.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -61,15 +56,13 @@ class SavedModel:
 
     def _call_of(self, signature: Signature) -> Callable[..., list[np.ndarray]]:
         """The signature as a call that takes its inputs in order."""
-        feeds = [tensor.graph_name for tensor in signature.inputs.values()]
-        fetches = [tensor.graph_name for tensor in signature.outputs.values()]
+        feeds, fetches = ([t.graph_name for t in ts.values()] for ts in (signature.inputs, signature.outputs))
         options = CallableOptions(feed=feeds, fetch=fetches)
         try:
             return callable_of(self._session, options)
         except tf.errors.OpError as error:
             self._session.close()
-            message = f"signature {signature.name!r} does not fit its graph: {_sentence(error)}"
-            raise invalid(message) from error
+            raise invalid(f"signature {signature.name!r} does not fit its graph: {_sentence(error)}") from error
 
     def run(self, name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of a signature for checked inputs; `ServingError` where TensorFlow refuses them."""

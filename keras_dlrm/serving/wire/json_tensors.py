@@ -1,4 +1,4 @@
-"""JSON values to arrays and back, by the rules of TensorFlow Serving's REST interface.
+"""JSON values to arrays and back, and to `tf.Example`s, by the rules of TensorFlow Serving's REST interface.
 
 Types are exact: an integer input takes no 1.0 and no `true`, a float input takes integers, a string input takes strings
 and `{"b64": "…"}`. It also takes numbers and booleans, which TensorFlow Serving refuses, and makes the texts of them that
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,24 +19,22 @@ import numpy as np
 
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.serving.wire.errors import ServingError, invalid, shown
-from keras_dlrm.serving.wire.signature import Signature, Tensor, fits
-from keras_dlrm.serving.wire.tensors import DTYPES, INFLATION, dtype_name, shape_text
+from keras_dlrm.serving.wire.tensors import DTYPES, INFLATION, Signature, Tensor, dtype_name, fits, shape_text
 
 _ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool},
                                   "O": {str, dict, bool, int, float}}  # fmt: skip
 _JSON_NAMES = {int: "an integer", float: "a decimal number", bool: "true or false", str: "a string", list: "a list",
                dict: "an object", type(None): "null"}  # fmt: skip
+_URL_SAFE = str.maketrans("-_", "+/")
+_FLOAT32_MAX = 3.4028234663852886e38
 
 
 def array_from_json(tensor: Tensor, value: Any, missing: Any = None, most: int | None = None) -> np.ndarray:
     """A nested list of JSON as an array of the input's dtype, whose shape fits the input's.
 
-    Args:
-        tensor: The input.
-        value: Its value in JSON; `ServingError` for another type, ragged lists, another shape, or a number out of range.
-        missing: Missing value of a named column: for null, for `"NaN"` among numbers, and behind lists that are shorter
-            than others or than the column's hotness.
-        most: Most values that an array may have where lists are filled up.
+    `missing` stands for the missing value of a named column: for null, for `"NaN"` among numbers, and behind lists that are shorter
+    than others or than the column's hotness; `most` is how many values an array may have where lists are filled up.
+    `ServingError` for a value of another type, ragged lists, another shape, or a number out of range.
 
     Example:
 
@@ -55,10 +54,8 @@ def array_from_json(tensor: Tensor, value: Any, missing: Any = None, most: int |
     if not level:  # an empty list says nothing about the dimensions below it: they are the declared ones
         shape += [max(size, 0) for size in (tensor.shape or ())[len(shape) :]]
     if not fits(tuple(shape), tensor.shape):
-        raise invalid(
-            f"input {tensor.name!r} has shape {shape_text(tuple(shape))}; it must be {shape_text(tensor.shape)}, the "
-            "first dimension being the rows."
-        )
+        text = f"{shape_text(tuple(shape))}; it must be {shape_text(tensor.shape)}, the first dimension being the rows."
+        raise invalid(f"input {tensor.name!r} has shape {text}")
     return _leaves(tensor, level, dtype, missing).reshape(shape)
 
 
@@ -73,25 +70,20 @@ def _filled_up(tensor: Tensor, rows: list[Any], missing: Any, most: int | None) 
     if most is not None and len(rows) * width > most:
         raise invalid(f"input {tensor.name!r}: {len(rows)} lists of {width} values are more than the {most} values allowed.")
     if max(lengths) > width:
-        raise invalid(
-            f"input {tensor.name!r} has a list of {max(lengths)} values; it must be {shape_text(tensor.shape)}: {width} at most."
-        )
+        allowed = f"{shape_text(tensor.shape)}: {width} at most"
+        raise invalid(f"input {tensor.name!r} has a list of {max(lengths)} values; it must be {allowed}.")
     return [[*(row or ()), *[missing] * (width - len(row or ()))] for row in rows]
 
 
 def _common_length(tensor: Tensor, level: Sequence[Any], depth: int) -> int:
     if set(map(type, level)) != {list}:
         odd = next(item for item in level if type(item) is not list)
-        raise invalid(
-            f"input {tensor.name!r} mixes lists and values: {shown(odd)} stands where a list does; "
-            f"it must be {shape_text(tensor.shape)}."
-        )
+        text = f"{shown(odd)} stands where a list does; it must be {shape_text(tensor.shape)}."
+        raise invalid(f"input {tensor.name!r} mixes lists and values: {text}")
     sizes = set(map(len, level))
     if len(sizes) > 1:
-        raise invalid(
-            f"input {tensor.name!r} is ragged: lists of {min(sizes)} and of {max(sizes)} values stand side by side at "
-            f"level {depth + 1}; it must be {shape_text(tensor.shape)}."
-        )
+        where = f"stand side by side at level {depth + 1}; it must be {shape_text(tensor.shape)}"
+        raise invalid(f"input {tensor.name!r} is ragged: lists of {min(sizes)} and of {max(sizes)} values {where}.")
     return sizes.pop()
 
 
@@ -105,23 +97,22 @@ def _leaves(tensor: Tensor, values: Sequence[Any], dtype: np.dtype, missing: Any
     odd_types = types - _ALLOWED[dtype.kind]
     if odd_types:
         odd = next(value for value in values if type(value) in odd_types)
-        raise invalid(
-            f"input {tensor.name!r} has {_JSON_NAMES.get(type(odd), type(odd).__name__)}, {shown(odd)}; it must be "
-            f"{dtype_name(tensor.dtype)}."
-        )
+        kind = _JSON_NAMES.get(type(odd), type(odd).__name__)
+        raise invalid(f"input {tensor.name!r} has {kind}, {shown(odd)}; it must be {dtype_name(tensor.dtype)}.")
     if dtype.kind == "O":
         flat = np.empty(len(values), object)
         flat[:] = [_value_bytes(f"input {tensor.name!r}", value) for value in values]
         return flat
+    too_large = invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.")
     try:
         with np.errstate(over="ignore"):
             flat = np.array(values, dtype)
     except OverflowError as error:
-        raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.") from error
+        raise too_large from error
     if dtype.kind != "f":
         return flat
     if np.isinf(flat).any():
-        raise invalid(f"input {tensor.name!r} has a number that {dtype_name(tensor.dtype)} cannot hold.")
+        raise too_large
     absent = np.isnan(flat)
     if absent.any():
         if missing is None:
@@ -166,16 +157,10 @@ def text_bytes(who: str, value: Any) -> bytes:
         raise invalid(f"{who}: {shown(value['b64'])} is not base64.") from error
 
 
-_URL_SAFE = str.maketrans("-_", "+/")
-
-
 def inputs_from_json(document: Mapping[str, Any], signature: Signature, max_bytes: int) -> tuple[dict[str, np.ndarray], bool]:
-    """The inputs of a `:predict` request by name, and whether the request was in rows.
+    """The inputs of a `:predict` request by name, and whether it was in rows (`instances`) or whole columns (`inputs`).
 
-    Args:
-        document: The request: `instances` (a list of rows) or `inputs` (whole columns).
-        signature: What it is for; `ServingError` where the request does not fit.
-        max_bytes: Most bytes of a request; its arrays may have eight times as many.
+    Its arrays may have eight times `max_bytes`. `ServingError` where it does not fit the signature.
     """
     for key in document:
         if key not in ("signature_name", "instances", "inputs"):
@@ -204,9 +189,8 @@ def _from_rows(rows: Any, signature: Signature, max_bytes: int) -> dict[str, np.
             except ServingError as error:
                 raise invalid(f"row {i} of 'instances': {error}") from error
     most = _most_values(len(rows), signature, max_bytes)
-    missing = signature.missing
     return {
-        name: array_from_json(tensor, [row.get(name) for row in rows], missing.get(name), most)
+        name: array_from_json(tensor, [row.get(name) for row in rows], signature.missing.get(name), most)
         for name, tensor in signature.inputs.items()
     }
 
@@ -222,7 +206,8 @@ def _from_columns(columns: Any, signature: Signature, max_bytes: int) -> dict[st
     for name, tensor in signature.inputs.items():
         value = columns.get(name)
         if name in absent:
-            value = [None] * (rows if (tensor.shape or (-1,))[0] < 0 else (tensor.shape or (-1,))[0])
+            size = (tensor.shape or (-1,))[0]
+            value = [None] * (rows if size < 0 else size)
         arrays[name] = array_from_json(tensor, value, signature.missing.get(name), most)
     return arrays
 
@@ -230,10 +215,9 @@ def _from_columns(columns: Any, signature: Signature, max_bytes: int) -> dict[st
 def _without_name(values: Any, signature: Signature, key: str, max_bytes: int) -> dict[str, np.ndarray]:
     if len(signature.inputs) != 1:
         what = "each row must be" if key == "instances" else "it must be"
-        raise invalid(
-            f"'{key}' without names fits a signature of one input, but {signature.name!r} has "
-            f"{len(signature.inputs)}: {what} an object of {', '.join(t.text for t in signature.inputs.values())}."
-        )
+        what = f"{what} an object of {', '.join(t.text for t in signature.inputs.values())}"
+        count = f"{signature.name!r} has {len(signature.inputs)}"
+        raise invalid(f"'{key}' without names fits a signature of one input, but {count}: {what}.")
     (tensor,) = signature.inputs.values()
     most = INFLATION * max_bytes // 8
     return {tensor.name: array_from_json(tensor, values, signature.missing.get(tensor.name), most)}
@@ -277,8 +261,7 @@ def outputs_to_json(outputs: Mapping[str, np.ndarray], rows: bool) -> dict[str, 
         raise invalid(f"the outputs have no common rows ({sizes}); ask with 'inputs' instead of 'instances'.")
     if len(plain) == 1:
         return {"predictions": next(iter(plain.values()))}
-    names = list(plain)
-    return {"predictions": [dict(zip(names, row, strict=True)) for row in zip(*plain.values(), strict=True)]}
+    return {"predictions": [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]}
 
 
 def _plain(name: str, array: np.ndarray) -> Any:
@@ -293,9 +276,54 @@ def _plain(name: str, array: np.ndarray) -> Any:
 
 
 def _text(value: bytes, as_bytes: bool) -> Any:
-    if not as_bytes:
-        try:
+    with contextlib.suppress(UnicodeDecodeError):
+        if not as_bytes:
             return value.decode()
-        except UnicodeDecodeError:
-            pass
     return {"b64": base64.b64encode(value).decode()}
+
+
+def input_from_json(document: Mapping[str, Any], proto: Any) -> None:
+    """Fill the empty `Input` of a `:classify` or `:regress` request; `ServingError` for a value that no feature can hold.
+
+    The document has `examples`, a list of objects, and perhaps `context`, features that all of them share.
+    """
+    for key in document:
+        if key not in ("signature_name", "examples", "context"):
+            raise invalid(f"unknown key {str(key)[:60]!r} in the request; it has 'examples' and perhaps 'context'.")
+    examples = document.get("examples")
+    if type(examples) is not list:
+        raise invalid("the request needs 'examples', a list of objects.")
+    if "context" in document:
+        target = proto.example_list_with_context
+        _fill_example("'context'", document["context"], target.context)
+    else:
+        target = proto.example_list
+        target.SetInParent()
+    for i, example in enumerate(examples):
+        _fill_example(f"example {i}", example, target.examples.add())
+
+
+def _fill_example(who: str, value: Any, example: Any) -> None:
+    if type(value) is not dict:
+        raise invalid(f"{who} must be an object of features, not {shown(value)}.")
+    for name, content in value.items():
+        values = content if type(content) is list else [content]
+        _fill_feature(f"{who}: feature {name[:60]!r}", values, example.features.feature[name])
+
+
+def _fill_feature(who: str, values: list[Any], feature: Any) -> None:
+    types = set(map(type, values))
+    try:
+        if types <= {int, bool} and types:
+            feature.int64_list.value.extend(map(int, values))
+        elif types == {float}:
+            if max(map(abs, values)) > _FLOAT32_MAX:
+                raise OverflowError
+            feature.float_list.value.extend(values)
+        elif types <= {str, dict}:
+            feature.bytes_list.value.extend([text_bytes(who, value) for value in values])
+        else:
+            kinds = "integers, decimal numbers (2.0, not 2) or strings, one kind in a list"
+            raise invalid(f"{who} must be {kinds}, not {shown(values)}.")
+    except (OverflowError, ValueError) as error:
+        raise invalid(f"{who} has a number that its list cannot hold.") from error

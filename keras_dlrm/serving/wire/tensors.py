@@ -1,8 +1,9 @@
-"""`TensorProto` to NumPy and back, with sizes checked before memory is allocated."""
+"""Tensors of a signature: `TensorProto` to NumPy and back, with sizes checked before memory is allocated."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ DTYPES = {
     23: DType("DT_UINT64", np.dtype(np.uint64), "uint64_val"),
 }
 STRING = 7
+DEFAULT = "serving_default"
+METHODS = {f"tensorflow/serving/{name}": name for name in ("predict", "classify", "regress")}
 # Values that are left out or repeated cost a client nothing: the arrays of a request take so many times its bytes at most.
 INFLATION = 8
 # What TensorFlow takes for a string besides its bytes.
@@ -80,12 +83,9 @@ def nbytes(array: np.ndarray) -> int:
 def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
     """The array in a `TensorProto`, of the proto's own dtype; strings are an object array of bytes.
 
-    Values may be fewer than elements: the last one stands for the rest, and none for zeros, as TensorFlow has it.
-
-    Args:
-        name: Name of the input, for messages.
-        proto: A `TensorProto`; `ServingError` for a dtype that cannot be served, an incomplete shape, values that do not fill it.
-        max_bytes: Most bytes that the array may take: a shape costs a client nothing.
+    Values may be fewer than elements: the last one stands for the rest, and none for zeros, as TensorFlow has it. `ServingError`,
+    with the input's `name`, for a dtype that cannot be served, an incomplete shape, values that do not fill it, or an array of
+    more than `max_bytes`: a shape costs a client nothing.
     """
     if proto.dtype not in DTYPES:
         raise invalid(f"input {name!r} has {dtype_name(proto.dtype)}, which is not served.")
@@ -103,10 +103,8 @@ def from_proto(name: str, proto: Any, max_bytes: int) -> np.ndarray:
         if entry.numpy.kind == "O":
             raise invalid(f"input {name!r}: strings travel in string_val, not in tensor_content.")
         if len(proto.tensor_content) != count * entry.numpy.itemsize:
-            raise invalid(
-                f"input {name!r} has {len(proto.tensor_content)} bytes of tensor_content, but {entry.name} of shape "
-                f"{shape_text(shape)} takes {count * entry.numpy.itemsize}."
-            )
+            needed = f"{entry.name} of shape {shape_text(shape)} takes {count * entry.numpy.itemsize}"
+            raise invalid(f"input {name!r} has {len(proto.tensor_content)} bytes of tensor_content, but {needed}.")
         return np.frombuffer(proto.tensor_content, entry.numpy).reshape(shape)
     return _from_field(name, proto, entry, shape, count, max_bytes)
 
@@ -133,11 +131,8 @@ def _from_field(name: str, proto: Any, entry: DType, shape: tuple[int, ...], cou
         repeated = len(values[-1]) if values and entry.numpy.kind == "O" else 0
         if repeated * (count - len(flat)) > max_bytes:
             raise invalid(f"input {name!r} repeats a string until it takes more than the {max_bytes} bytes allowed.")
-        filler = flat[-1] if len(flat) else (b"" if entry.numpy.kind == "O" else entry.numpy.type(0))
-        whole = np.empty(count, entry.numpy)
-        whole[: len(flat)] = flat
-        whole[len(flat) :] = filler
-        flat = whole
+        last = flat[-1:] if len(flat) else np.array([b"" if entry.numpy.kind == "O" else 0], entry.numpy)
+        flat = np.concatenate([flat, np.repeat(last, count - len(flat))])
     return flat.reshape(shape)
 
 
@@ -153,3 +148,74 @@ def fill_proto(proto: Any, array: np.ndarray) -> None:
     if array.dtype == np.float16:
         flat = flat.view(np.uint16)
     getattr(proto, DTYPES[proto.dtype].field).extend(flat.tolist())
+
+
+class Tensor(NamedTuple):
+    """An input or output: name, number of its dtype, shape (-1 for any size; `None` for any rank), name in the graph."""
+
+    name: str
+    dtype: int
+    shape: tuple[int, ...] | None
+    graph_name: str
+
+    @property
+    def text(self) -> str:
+        """Its text in messages: `'sparse' DT_INT64 (?, 26)`."""
+        return f"{self.name!r} {dtype_name(self.dtype)} {shape_text(self.shape)}"
+
+
+class Signature:
+    """A `SignatureDef` under its name, with inputs and outputs by name."""
+
+    def __init__(self, name: str, proto: Any) -> None:
+        self.name, self.proto = name, proto
+        # Missing value of each input that is a column by itself: NaN, padding or the empty text. Empty where nothing is known of
+        # the model: then every value must be there.
+        self.missing: dict[str, Any] = {}
+        # "predict", "classify", "regress", or the method name as it stands where it is another.
+        self.method = METHODS.get(proto.method_name, proto.method_name)
+        self.inputs = {key: _tensor(key, proto.inputs[key]) for key in sorted(proto.inputs)}
+        self.outputs = {key: _tensor(key, proto.outputs[key]) for key in sorted(proto.outputs)}
+
+    def check_names(self, given: Mapping[str, Any]) -> None:
+        """`ServingError` unless the inputs given are those of the signature."""
+        if given.keys() == self.inputs.keys():
+            return
+        needs = ", ".join(tensor.text for tensor in self.inputs.values()) or "no input"
+        for name in self.inputs:
+            if name not in given:
+                raise invalid(f"signature {self.name!r}: input {name!r} is missing; it needs {needs}.")
+        unknown = next(name for name in given if name not in self.inputs)
+        raise invalid(f"signature {self.name!r}: unknown input {str(unknown)[:60]!r}; it needs {needs}.")
+
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """`ServingError` unless names, dtypes and shapes are those of the signature, exactly."""
+        self.check_names(arrays)
+        for name, tensor in self.inputs.items():
+            array = arrays[name]
+            if tensor.dtype not in DTYPES:
+                raise invalid(f"signature {self.name!r}: input {tensor.text} is of a dtype that is not served.")
+            if array.dtype != DTYPES[tensor.dtype].numpy:
+                dtype = next((d.name for d in DTYPES.values() if d.numpy == array.dtype), str(array.dtype))
+                raise invalid(f"signature {self.name!r}: input {name!r} has {dtype}; it must be {dtype_name(tensor.dtype)}.")
+            if not fits(array.shape, tensor.shape):
+                shapes = f"{shape_text(array.shape)}; it must be {shape_text(tensor.shape)}"
+                raise invalid(f"signature {self.name!r}: input {name!r} has shape {shapes}.")
+
+
+def fits(shape: tuple[int, ...], allowed: tuple[int, ...] | None) -> bool:
+    """Whether an array of `shape` may be fed where `allowed` is declared.
+
+    Example:
+
+    >>> fits((5, 13), (-1, 13)), fits((5, 12), (-1, 13)), fits((5,), (-1, 13)), fits((5,), None)
+    (True, False, False, True)
+    """
+    if allowed is None:
+        return True
+    return len(shape) == len(allowed) and all(b < 0 or a == b for a, b in zip(shape, allowed, strict=True))
+
+
+def _tensor(name: str, info: Any) -> Tensor:
+    shape = None if info.tensor_shape.unknown_rank else tuple(int(dim.size) for dim in info.tensor_shape.dim)
+    return Tensor(name, info.dtype, shape, info.name)

@@ -1,0 +1,146 @@
+"""Programs that begin with Keras on TensorFlow imported: one process imports it and forks for each of them.
+
+`preloaded.py SOCKET` is that process. `commands` makes a `python` and a `keras-dlrm` that ask it to run what they are given,
+with their arguments, folder, environment, input and output; a signal to end them goes to the program.
+"""
+
+import atexit
+import gc
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+import types
+from contextlib import contextmanager
+from pathlib import Path
+
+# The interpreter itself runs what names another backend.
+COMMAND = """#!{python} -IS
+import json, os, signal, socket, sys
+if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow" or "--backend" in sys.argv:
+    os.execv({own!r}, {arguments!r} + sys.argv[1:])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({socket!r})
+    request = [sys.argv[0], sys.argv[1:], os.getcwd(), dict(os.environ)]
+    socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
+    answer = server.makefile()
+    pid = int(answer.readline())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(pid, number))
+    code = int(answer.readline())
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+@contextmanager
+def commands(folder, environment):
+    """Folder with the two commands, while there is a process behind them."""
+    path, bin, own = str(folder / "socket"), folder / "bin", sys.executable
+    bin.mkdir()
+    for name, arguments in {"python": [own], "keras-dlrm": [own, "-m", "keras_dlrm.cli"]}.items():
+        (bin / name).write_text(COMMAND.format(python=Path(own).resolve(), own=own, arguments=arguments, socket=path))
+        (bin / name).chmod(0o755)
+    process = subprocess.Popen([own, __file__, path], stdout=subprocess.PIPE, env=environment)
+    try:
+        if process.stdout.readline() != b"ready\n":
+            raise RuntimeError(f"{__file__} ended with exit code {process.wait()}")
+        yield bin
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def run(name, arguments):
+    """What a command does, in a process of its own."""
+    if name == "keras-dlrm":
+        from keras_dlrm.cli import main
+
+        sys.argv = [name, *arguments]
+        sys.exit(main())
+    first, *rest = arguments
+    if first == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first not in ("-", "-c"):
+        sys.argv = arguments
+        sys.path.insert(0, str(Path(first).resolve().parent))
+        runpy.run_path(first, run_name="__main__")
+    else:
+        sys.argv = [first, *(rest[1:] if first == "-c" else rest)]
+        sys.path.insert(0, "")
+        module = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(rest[0] if first == "-c" else sys.stdin.read(), "<string>", "exec"), vars(module))
+
+
+def end(name, arguments):
+    """Run a command and end as the interpreter does, but leave the modules alone: all of their memory would be copied."""
+    try:
+        run(name, arguments)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def answer(connection):
+    """Fork a program, and tell its process id and its exit code."""
+    message, files, *_ = socket.recv_fds(connection, 1 << 16, 3)
+    while not message.endswith(b"\n"):
+        message += connection.recv(1 << 16)
+    name, arguments, folder, environment = json.loads(message)
+    child = os.fork()
+    if not child:
+        connection.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        end(Path(name).name, arguments)
+    for file in files:
+        os.close(file)
+    connection.sendall(f"{child}\n".encode())
+    connection.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
+    os._exit(0)
+
+
+def main():
+    """Answer until killed."""
+    import keras  # noqa: F401
+
+    import keras_dlrm.cli  # noqa: F401
+
+    del sys.path[0]  # the folder of this file
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever answers is not waited for
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(sys.argv[1])
+        server.listen()
+        gc.freeze()
+        print("ready", flush=True)
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                if not os.fork():
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    server.close()
+                    answer(connection)
+
+
+if __name__ == "__main__":
+    main()
