@@ -111,14 +111,14 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
     if not path.is_dir():
         if path.is_file() and path.suffix in _FILES:
             return _FILES[path.suffix]
-        raise ValueError(f"{path} is no file that can be verified; give one of {', '.join(_FILES)}, or a folder.")
+        raise ValueError(f"{path} is not a file that can be verified; give one of {', '.join(_FILES)}, or a folder.")
     for marker in path.rglob(MARKER):
         check_marker(marker.parent)
     for names, kind, check in _FOLDERS:
         if any(next(path.glob(name), None) is not None for name in names):
             return kind, check
     fix = "give a processed directory, a preprocessor, a run, checkpoints or a published model."
-    raise ValueError(f"{path} is no folder that this package wrote; {fix}")
+    raise ValueError(f"{path} is not a folder that this package wrote; {fix}")
 
 
 def _log(path: Path, done: Done) -> _Checks:
@@ -232,7 +232,7 @@ def _description(path: Path, done: Done) -> _Checks:
     elif "model" in keys and path.suffix != ".json":
         Experiment.load(path)
     else:
-        raise ValueError(f"{path} is no schema, plan or experiment; of other descriptions give the folder that they lie in.")
+        raise ValueError(f"{path} is not a schema, plan or experiment; of other descriptions give the folder that they are in.")
     done(path.stat().st_size)
     return {path: PARSED}
 

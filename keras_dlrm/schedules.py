@@ -44,7 +44,7 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.decay_steps = integer("WarmupHoldDecay", "decay_steps", decay_steps, 0)
         if decay_steps and decay_start_step < warmup_steps:
             raise ValueError(
-                f"WarmupHoldDecay: decay_start_step={decay_start_step} lies inside the warm-up of {warmup_steps} steps; "
+                f"WarmupHoldDecay: decay_start_step={decay_start_step} is inside the warm-up of {warmup_steps} steps; "
                 "start the decay at its end or later."
             )
         if not learning_rate >= 0:

@@ -128,8 +128,8 @@ def test_the_command_ends_with_2_and_one_sentence(written, tmp_path, capsys):
         (["verify", "run/model.keras"], "model.keras is damaged, or only a part of it"),
         (["evaluate", "run/model.keras", "--data", str(written / "log")], "model.keras is damaged, or only a part of it"),
         (["verify", "absent"], "absent does not exist"),
-        (["verify", "photos"], "photos is no folder that this package wrote"),
-        (["verify", "notes.txt"], "notes.txt is no file that can be verified"),
+        (["verify", "photos"], "photos is not a folder that this package wrote"),
+        (["verify", "notes.txt"], "notes.txt is not a file that can be verified"),
     ):
         with pytest.raises(SystemExit) as done:
             main([a if a.startswith(("-", "/")) or i == 0 else str(tmp_path / a) for i, a in enumerate(arguments)])

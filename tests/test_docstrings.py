@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Adapters of one interface, whose functions are documented once, beside the choice.
+# Adapters of one interface, whose functions are documented once, alongside the choice.
 ADAPTER = re.compile(r"keras_dlrm\.(backend|sharding\.collectives|step)\.(tensorflow|jax|torch)_\w+")
 
 

@@ -1,6 +1,6 @@
 """DLRM on Criteo's click log, from the raw TSV to a scored model, with a published preset.
 
-A run that is started again with the same arguments goes on where it was.
+A run that is started again with the same arguments resumes where it stopped.
 """
 
 import sys
@@ -51,7 +51,7 @@ def preset_experiment(name):
 @training_options
 @tensorboard_option
 @backend_option
-@promise("The same command goes on where it was.")
+@promise("The same command resumes where it stopped.")
 def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, **options):
     """Preprocess Criteo's TSV files (once), train, keep the best model, score the test part."""
     from rich.console import Console

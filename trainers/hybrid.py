@@ -107,7 +107,7 @@ def moments(parts: Iterable[np.ndarray]) -> tuple[float, float]:
 
 
 def describe_tables(model: Any) -> dict[str, dict[str, float]]:
-    """Rows, width, sum and sum of squares of each logical table, added up where its parts lie. All processes must ask.
+    """Rows, width, sum and sum of squares of each logical table, added up where its parts are. All processes must ask.
 
     Args:
         model: A model of this package.

@@ -1,7 +1,7 @@
 """A click model that learns from a Kafka topic as the messages come.
 
 Needs the environment of tensorflow-io (see docs/streaming.md). Started again with the same arguments, also after a kill,
-it goes on from its last commit. SIGTERM and Ctrl-C commit what was read and end it.
+it resumes from its last commit. SIGTERM and Ctrl-C commit what was read and end it.
 """
 
 import json

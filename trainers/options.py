@@ -32,7 +32,7 @@ def sharded_options(processes: str, plan: str, optimizer: str, restarts: str, ti
         click.option("--plan", "plan_file", type=PathArgument, help=plan),
         click.option("--optimizer", default="adagrad", show_default=True, help=optimizer),
         click.option("--learning-rate", type=POSITIVE, help="The optimizer's own by default."),
-        click.option("--checkpoint", type=PathArgument, help="Folder of checkpoints; a run goes on from the last one."),
+        click.option("--checkpoint", type=PathArgument, help="Folder of checkpoints; a run resumes from the last one."),
         click.option("--checkpoint-steps", default=100, show_default=True, type=_COUNT, help="Steps between checkpoints."),
         click.option("--timeout", default=300.0, show_default=True, type=POSITIVE, help=timeout),
         click.option("--restarts", default=10, show_default=True, type=click.IntRange(0), help=restarts),

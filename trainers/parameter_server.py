@@ -43,7 +43,7 @@ from trainers.planted import ClickLog, click_schema  # noqa: E402
 @click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer if omitted.")
 @click.option("--in-flight", type=click.IntRange(1),
               help="Steps under way at a time; 1 is synchronous.  [default: 2 a worker]")  # fmt: skip
-@click.option("--evaluation-steps", type=click.IntRange(1), help="Steps between evaluations beside training.")
+@click.option("--evaluation-steps", type=click.IntRange(1), help="Steps between evaluations alongside training.")
 @click.option("--export", type=PathArgument, help="Folder to export a SavedModel to at the end.")
 def main(processes, servers, steps, global_batch, seed, rows, embedding_dim, plan_file, optimizer, embedding_optimizer,
          learning_rate, in_flight, checkpoint, checkpoint_steps, restarts, timeout, evaluation_steps, export, as_json):  # fmt: skip

@@ -1,7 +1,7 @@
 """A click model on your own Parquet, CSV or TSV tables.
 
 The schema names the columns (see docs/data.md), a configuration the model and its training (see docs/training.md). A run
-that is started again with the same arguments goes on where it was.
+that is started again with the same arguments resumes where it stopped.
 """
 
 import sys
@@ -41,7 +41,7 @@ Examples:
 @training_options
 @tensorboard_option
 @backend_option
-@promise("The same command goes on where it was.")
+@promise("The same command resumes where it stopped.")
 def main(schema, train_files, valid, test, fractions, output, tensorboard, **options):
     """Preprocess tables (once), train, keep the best model, score the test part."""
     from rich.console import Console

@@ -3,7 +3,7 @@
 Each adapter has the same functions:
 
 - `unique(ids, beyond)` → `(unique_ids, inverse)` of a flat id tensor. The first id, where it is also the smallest, stays
-  the first. JAX fills `unique_ids` up with `beyond`, a number that is no row, to a static size.
+  the first. JAX fills `unique_ids` up with `beyond`, a number that is not a row, to a static size.
 - `take(variable, ids)` → the rows of a variable for ids of any shape, with a gradient to the variable.
 - `gather(variable, ids)` → the rows of a variable as plain tensors, without a gradient to the variable.
 - `scatter(variable, ids, rows)` writes rows; ids do not repeat, but for those beyond the table, which are left out.
@@ -12,7 +12,7 @@ Each adapter has the same functions:
   copies in this process; all are written where it is not given.
 - `replicas()` → the tf.distribute strategy in whose scope this is, if it has replicas that each call the model; else `None`.
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
-- `memory(variable)` → (address, bytes) of the memory that a variable's value lies in, or `None` where that is not one place in
+- `memory(variable)` → (address, bytes) of the memory that a variable's value is in, or `None` where that is not one place in
   this machine's memory. To be asked before the variable's first gather or scatter.
 - `within(ids, values, rows)` → ids below `rows`, and their values; JAX leaves the others in, for `scatter` to leave out.
 - `constant(tensor)` → the tensor, without its gradient.

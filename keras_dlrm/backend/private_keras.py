@@ -14,7 +14,7 @@ import keras
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-# The class that `keras.Model(inputs, outputs)` makes; the public name makes an object of it, and is no base of it.
+# The class that `keras.Model(inputs, outputs)` makes; the public name makes an object of it, and is not a base of it.
 from keras.src.models.functional import Functional
 
 # Adapters of data: `fit` takes one in place of data, which is the one way to see, check or divide each batch that it reads.
@@ -153,7 +153,7 @@ def layers_just_in(layer: Any) -> list[Any]:
 
 
 def add_layer(layer: Any, inner: Any) -> None:
-    """Have a layer own another one that is no attribute of it, so that Keras does not save the inner one."""
+    """Have a layer own another one that is not an attribute of it, so that Keras does not save the inner one."""
     layer._layers.append(inner)
 
 
@@ -180,7 +180,7 @@ def rate_of(optimizer: Any) -> Any:
 def forget(layer: Any, metric: Any) -> None:
     """Undo that a metric was an attribute of a model.
 
-    Keras goes on with one that is replaced, see https://github.com/keras-team/keras/pull/22105, which was not merged.
+    Keras continues with one that is replaced, see https://github.com/keras-team/keras/pull/22105, which was not merged.
     """
     layer._tracker.untrack(metric)
 
@@ -234,7 +234,7 @@ def purge_variables(model: Any, **kinds: bool) -> None:
 
 
 def layout_of(variable: Any) -> Any:
-    """How a variable lies on JAX's devices, `None` elsewhere; `keras.distribution` knows layouts by path only."""
+    """How a variable is on JAX's devices, `None` elsewhere; `keras.distribution` knows layouts by path only."""
     return getattr(variable, "_layout", None)
 
 

@@ -50,7 +50,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if version != 1:
             read_sealed(path)  # with a checksum
     except OSError as error:
-        raise ValueError(f"{folder} is no checkpoint: {error}.") from error
+        raise ValueError(f"{folder} is not a checkpoint: {error}.") from error
     for name, kind in (("step", int), ("extra", dict), ("dense", dict), ("parts", list)):
         if not isinstance(manifest.get(name), kind):
             raise ValueError(f"{path} is damaged: {name} is {manifest.get(name)!r}; copy it again.")
@@ -109,7 +109,7 @@ def _key(part: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def write_piece(folder: Path, piece: Piece, base: Base | None) -> dict[str, Any]:
-    """Write a piece, all of it or where a base is split alike what differs from there; its entry of the manifest."""
+    """Write a piece, all of it or where a base is split the same way what differs from there; its entry of the manifest."""
     shard = piece.shard
     name = f"{piece.kind}/{quote(shard.table, safe='')}/{shard.start}_{shard.stop}_{shard.first}_{shard.last}"
     part: dict[str, Any] = {

@@ -23,7 +23,7 @@ _DAMAGE = (Damaged, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def restore(model: Any, directory: str | Path, step: int | None = None) -> dict[str, Any] | None:
-    """Load a checkpoint of `save`. Training goes on as if it had never ended.
+    """Load a checkpoint of `save`. Training continues as if it had never stopped.
 
     Where a plan shards the model's tables all processes call it; each reads the rows that it needs, however they were sharded
     when they were saved. A model that is not sharded gets whole tables.
@@ -169,7 +169,7 @@ def _checked(
     steps = steps_in(directory)
     if step is None and not steps:
         if directory.exists() and (not directory.is_dir() or any(directory.glob("step_*"))):
-            raise ValueError(f"restore: {directory} is no folder of checkpoints: nothing in it has a manifest.")
+            raise ValueError(f"restore: {directory} is not a folder of checkpoints: nothing in it has a manifest.")
         return None
     if step is not None and step not in steps:
         raise FileNotFoundError(f"restore: {directory} has no checkpoint of step {step}; there are {steps}.")
@@ -243,7 +243,7 @@ def _rows(stored: Stored, part: dict[str, Any], piece: Piece) -> Iterator[tuple[
     if start >= stop or first >= last:
         return
     whole = len(piece.shape) == 1 or (first, last) == (shard.first, shard.last)
-    # Chunk by chunk as they lie on the disk.
+    # Chunk by chunk as they are on the disk.
     edges = sorted({start, stop, *range(low + -(-(start - low) // ROWS) * ROWS, stop, ROWS)})
     for a, b in zip(edges, edges[1:], strict=False):
         rows = stored.read(a - low, b - low)

@@ -32,12 +32,12 @@ _OF_A_STEP = {
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Rows of a table, or of a slot of it, that lie in this process."""
+    """Rows of a table, or of a slot of it, that are in this process."""
 
     kind: str  # "tables", or "slots/…" with the slot's name
     shard: Shard  # which rows and columns of the table
     shape: tuple[int, ...]  # (rows, columns), or (rows,) of a slot with one number a row
-    variable: Any  # where it lies, from row `first` on
+    variable: Any  # where it is, from row `first` on
     first: int
     tables: Any  # the `WholeTables`, `ShardedTables` or `ServerTables` that read and write it
 
@@ -122,7 +122,7 @@ def dense_variables(model: Any) -> dict[str, Any]:
 
 
 def value_of(variable: Any) -> np.ndarray:
-    """A variable's value, on any backend; of one that lies on many devices, this process's copy."""
+    """A variable's value, on any backend; of one that is on many devices, this process's copy."""
     value = variable.value
     if hasattr(value, "addressable_data"):
         value = value.addressable_data(0)

@@ -212,7 +212,7 @@ def _base(directory: Path, step: int) -> Base | None:
     """The last whole checkpoint before a step."""
     for earlier in reversed([s for s in steps_in(directory) if s < step]):
         folder = folder_of(directory, earlier)
-        with contextlib.suppress(ValueError):  # a damaged one is no base
+        with contextlib.suppress(ValueError):  # a damaged one is not a base
             manifest = read_manifest(folder)
             if manifest.get("base") is None:
                 return Base(earlier, folder, manifest)

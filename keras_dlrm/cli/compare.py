@@ -26,7 +26,7 @@ from keras_dlrm.cli.program import promise
 
 @click.command(epilog="""\b
 Examples:
-  keras-dlrm compare --data my-log                                  DLRM beside DCN, 3 seeds
+  keras-dlrm compare --data my-log                                  DLRM alongside DCN, 3 seeds
   keras-dlrm compare --data my-log --model DLRM --model DCNv2 --seeds 5
   keras-dlrm compare --data my-log --config dlrm.yaml --config dcn.yaml
 """)
@@ -55,7 +55,7 @@ def command(
     from keras_dlrm.training.run import one_run
 
     if configs and models:
-        raise ValueError("--config and --model exclude each other: a configuration names its model.")
+        raise ValueError("--config and --model are mutually exclusive: a configuration names its model.")
     named = {path.stem: Experiment.load(path) for path in configs}
     if len(named) < len(configs):
         raise ValueError(f"--config: two files have the same name among {[str(c) for c in configs]}; rename one.")
@@ -78,7 +78,7 @@ def command(
             "train and evaluate the models one by one."
         )
     output = output or stamped("compare")
-    again = f"The same command with --output {shlex.quote(str(output))} goes on: finished runs are not repeated."
+    again = f"The same command with --output {shlex.quote(str(output))} continues: finished runs are not repeated."
     with promise(again), one_run(output):
         result = _compare(named, log, output, seeds, samples, console, options)
     print_json(as_json, result)

@@ -46,7 +46,7 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
     if kind == "savedmodel":
         from keras_dlrm.training.run_files import RESULT, read_listing
 
-        # Scores on the test part, where a run left them beside its model.
+        # Scores on the test part, where a run left them alongside its model.
         scores = read_listing(model.parent, RESULT).get("test", {}) if (model.parent / RESULT).is_file() else {}
         data = options["data"]
         preprocessor = None if data is None else data_package.open(data).preprocessor

@@ -148,7 +148,7 @@ def _bytes(option: str, text: str) -> float:
     try:
         return float(match[1]) * _UNITS[match[2]]  # type: ignore[index]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{option} {text!r} is no number of bytes; give one such as 16GiB, 500MB or 1e9.") from None
+        raise ValueError(f"{option} {text!r} is not a number of bytes; give one such as 16GiB, 500MB or 1e9.") from None
 
 
 def _widths(option: str, text: str) -> list[int]:

@@ -38,7 +38,7 @@ Examples:
 @click.option("--split", help="With --data: train, valid or test (the default).")
 @click.option("--output", type=PathArgument, required=True, help="File to write: .parquet, .csv or .tsv (also .gz).")
 @click.option("--id-column", "id_columns", multiple=True,
-              help="With --input: a column to keep beside the predictions; may be repeated.")  # fmt: skip
+              help="With --input: a column to keep alongside the predictions; may be repeated.")  # fmt: skip
 @click.option("--column", default="probability", help="Name of the column of predictions.")
 @click.option("--batch-size", type=int, default=8192)
 @row_options()

@@ -20,7 +20,7 @@ from keras_dlrm.cli.options import (
 from keras_dlrm.cli.program import promise
 from keras_dlrm.schema.schema import Schema
 
-_AGAIN = "The same command goes on where it was."
+_AGAIN = "The same command resumes where it stopped."
 
 
 @click.group()

@@ -30,7 +30,7 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
     """Run a command and end this process, if it does not succeed.
 
     Exit codes: 0; 2, with one sentence on standard error, for bad input; 128 and the signal's number, when one asked to end,
-    as 130 for Ctrl-C and 143 for SIGTERM. What was begun is then removed, or left so that it can be gone on with. A second
+    as 130 for Ctrl-C and 143 for SIGTERM. What was begun is then removed, or left so that it can be resumed. A second
     signal ends the process at once. `name` is the program's; arguments are those of this process by default.
     """
     with _signals() as told:
@@ -59,7 +59,7 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
 
 @contextlib.contextmanager
 def promise(sentence: str) -> Iterator[None]:
-    """While this context is open, a signal that ends the process is answered with a sentence: what is left, and how to go on."""
+    """While this context is open, a signal that ends the process is answered with a sentence: what is left, and how to continue."""
     try:
         yield
     except KeyboardInterrupt as error:

@@ -74,7 +74,7 @@ def command(
     log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that its loader of sessions is an old one
-    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # a traceback for each request that is no message
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # a traceback for each request that is not a message
     models: Any = config
     if folder is not None:
         latest = 0 if all_versions or numbers else 1

@@ -56,10 +56,10 @@ def command(
     log = chosen_log(data, console)
     if output is None:
         if resume:
-            raise ValueError("--resume needs --output: the folder of the run to go on with.")
+            raise ValueError("--resume needs --output: the folder of the run to resume.")
         output = stamped(experiment.model["type"].lower())
     again = f"--resume --output {shlex.quote(str(output))}"
-    with promise(f"The run goes on from its last checkpoint with {again} and the same options, without --overwrite."):
+    with promise(f"The run resumes from its last checkpoint with {again} and the same options, without --overwrite."):
         result = train(experiment, log, output, resume, overwrite, tensorboard, console)
     show(result, log, output)
     print_json(as_json, {**result, "output": str(output)})

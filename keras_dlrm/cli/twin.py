@@ -109,7 +109,7 @@ def make(
         for name, value in apart.items()
         if not isinstance(value, dict) or value
     ]
-    print_table(table, f"{output} ({parts[largest]:,} rows of {largest}) beside {statistics} ({original.rows:,} rows)")
+    print_table(table, f"{output} ({parts[largest]:,} rows of {largest}) alongside {statistics} ({original.rows:,} rows)")
     picture = plot or log.directory / "twin.png"
     comparison_png(original, again, picture, title=f"{statistics.name} and its twin")
     if plot is None:

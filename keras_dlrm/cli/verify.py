@@ -19,7 +19,7 @@ Examples:
   keras-dlrm verify runs/a                        a run: its model, result and predictions
   keras-dlrm verify runs/a/checkpoints            all checkpoints in a folder
   keras-dlrm verify served/clicks/3 --json        a published version
-  keras-dlrm verify clicks.onnx                   an ONNX file and the tables' file beside it
+  keras-dlrm verify clicks.onnx                   an ONNX file and the tables' file alongside it
 """)
 @click.argument("path", type=PathArgument)
 @json_option

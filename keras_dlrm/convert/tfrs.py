@@ -30,11 +30,11 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     """A `DLRM` with the weights of a `tfrs.experimental.models.Ranking`.
 
     The model is read in the process that has it, where `TF_USE_LEGACY_KERAS=1` was set before TensorFlow was imported;
-    Keras 3 and this package work beside it. Save the result: it loads anywhere.
+    Keras 3 and this package work alongside it. Save the result: it loads anywhere.
 
     TFRS sorts sparse features by name and puts the bottom stack's output behind them; the rows of the layer behind the
     interaction are put in order. Where TFRS has no bias, or leaves the bottom stack's output out (`concat_dense=False`
-    beside a `DotInteraction`), there are zeros in its place, which training would change.
+    alongside a `DotInteraction`), there are zeros in its place, which training would change.
 
     Args:
         model: The `Ranking`, called once, so that it has its weights. Its embedding layer is a `TPUEmbedding` or a
@@ -63,7 +63,7 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     try:
         parts = private_tfrs.parts_of(model)
     except AttributeError as error:
-        kind = f"{type(model).__name__} is no tfrs.experimental.models.Ranking"
+        kind = f"{type(model).__name__} is not a tfrs.experimental.models.Ranking"
         raise TypeError(f"{_WHO}: {kind}: it has no {error.name}. Give that model.") from error
     columns, arrays = _columns(parts.embedding_layer, hotness)
     bottom, top = _stack(parts.bottom_stack, "bottom_stack"), _stack(parts.top_stack, "top_stack")
@@ -85,7 +85,7 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
     else:
         kind, itself = "cross", False
         crosses = _crosses(interaction, order, dim)
-        # (n, out), or (D + n, out) beside the bottom stack's output.
+        # (n, out), or (D + n, out) alongside the bottom stack's output.
         start, kernel = dim if concat_dense else 0, top[0].kernel
         _check_width(top[0], start + len(order) * dim)
         first = np.concatenate([kernel[:start], kernel[start:][blocks(order, dim)]])

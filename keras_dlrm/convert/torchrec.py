@@ -192,7 +192,7 @@ def _named(state: StateDict, bags: Sequence[str], features: Sequence[str] | None
     numbers = [re.fullmatch(r"(.*?)(\d+)", bag) for bag in bags]
     counted = [int(m[2]) for m in numbers if m] if len({m[1] for m in numbers if m}) == 1 else []
     if counted != sorted(counted):
-        raise ValueError(f"{state.who}: the keys have the tables as {list(bags)}, which is no order of columns; {_GIVE}.")
+        raise ValueError(f"{state.who}: the keys have the tables as {list(bags)}, which is not an order of columns; {_GIVE}.")
     _refuse_sorted(state, bags)
     return names
 

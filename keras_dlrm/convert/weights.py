@@ -129,7 +129,7 @@ def default_schema(
 def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:
     """Raise `ValueError` where both a hotness and a schema were given."""
     if schema is not None and hotness is not None:
-        raise ValueError(f"{who}: hotness={hotness!r} was given beside a schema, which has its own; leave it out.")
+        raise ValueError(f"{who}: hotness={hotness!r} was given alongside a schema, which has its own; leave it out.")
 
 
 def products(order: Sequence[int], pairs: tuple[np.ndarray, np.ndarray], self_interaction: bool = False) -> np.ndarray:

@@ -18,7 +18,7 @@ _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 
 
 def use_huge_pages(variable: Any) -> None:
-    """Have Linux back a variable's memory with huge pages, where it lies in this machine's memory and is large.
+    """Have Linux back a variable's memory with huge pages, where it is in this machine's memory and is large.
 
     A batch's rows are scattered over a table. In pages of 4 KiB nearly each of them misses the processor's table of pages,
     which takes as long as reading the row: a step on a table of 5·10⁷ rows takes a tenth to a third longer. The frameworks

@@ -23,7 +23,7 @@ class EmbeddingOptions:
     """Options of a model's tables and of their dropout, as the models describe them; `who` is the model, for errors.
 
     Raises:
-        TypeError: `embedding_options` are no mapping.
+        TypeError: `embedding_options` are not a mapping.
         ValueError: an unknown one, or one that the model gives itself; a number out of range.
     """
 

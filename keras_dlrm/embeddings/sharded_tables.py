@@ -57,7 +57,7 @@ class ShardedTables:
                         part = np.ascontiguousarray(rows[:, shard.first : shard.last])
                         self.write_rows(variable, shard.rank, start + first - shard.start, part)
 
-    # Each position's ids, and then vectors, of all examples lie together: what is cut out, sent and put in order on the way are
+    # Each position's ids, and then vectors, of all examples are together: what is cut out, sent and put in order on the way are
     # then whole stretches of memory, and rows of one table are looked up one after another.
 
     def pooled(self, asked: Sequence[Any], factors: Sequence[Any], training: bool | None) -> list[list[Any]]:
@@ -130,7 +130,7 @@ class ShardedTables:
         return [vectors if n == len(order) else vectors[:, first : first + n] for n, first in zip(counts, firsts, strict=False)]
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
-        """The parts of a table that lie here, each with its variable and first row there."""
+        """The parts of a table that are here, each with its variable and first row there."""
         return [
             (shard, variable, start)
             for group, variable in zip(self.layout.groups, self.variables, strict=True)

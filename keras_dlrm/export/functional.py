@@ -19,7 +19,7 @@ _OPEN = 3  # what a size that an Input leaves open is in an example
 
 
 def is_functional(who: str, model: Any) -> bool:
-    """Whether a model is a functional `SparseModel`; `TypeError` where it is no model of `kd.models` either."""
+    """Whether a model is a functional `SparseModel`; `TypeError` where it is not a model of `kd.models` either."""
     if isinstance(model, FunctionalSparseModel):
         return True
     if not isinstance(model, ClickModel):
@@ -35,7 +35,7 @@ def inputs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
 
 
 def output_names(model: Any) -> list[str]:
-    """Names of the outputs: keys of its dict of them, else of the layers that make them; `ValueError` where two are alike."""
+    """Names of the outputs: keys of its dict of them, else of the layers that make them; `ValueError` where two are the same."""
     paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
     layers = [maker_of(tensor).name for tensor in model.outputs]
     names = [path[-1] if path and isinstance(path[-1], str) else layer for path, layer in zip(paths, layers, strict=True)]

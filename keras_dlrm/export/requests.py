@@ -42,7 +42,7 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
 
 
 def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
-    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and values that are no numbers.
+    """`example_batch`, with ids far out of range in two rows, random ones in the later half, and values that are not numbers.
 
     Dense features have infinity in row 4 and NaN in row 5; weights of ids have NaN in row 2, which is padding, infinity in row 3.
     There are at least 8 rows.
@@ -155,7 +155,7 @@ def requests(
 def _rank(
     schema: Schema, request: Request, batch: Mapping[str, np.ndarray], user_columns: Sequence[str]
 ) -> tuple[Request, dict[str, np.ndarray]]:
-    """The first row's user beside the candidates of all rows."""
+    """The first row's user alongside the candidates of all rows."""
     request = {
         name: {**entry, "values": entry["values"][:1]} if name in user_columns else entry for name, entry in request.items()
     }

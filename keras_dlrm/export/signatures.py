@@ -11,7 +11,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.schema import Schema
 
-#: Inputs that are no columns of a schema.
+#: Inputs that are not columns of a schema.
 WEIGHTS, EXAMPLES = "weights", "inputs"
 DEFAULTS = ("packed", "columns", "raw")
 
@@ -31,8 +31,8 @@ def input_names(names: Iterable[str]) -> dict[str, str]:
     """Names of inputs for names in any script: `_` stands for what TensorFlow's graphs take in no name.
 
     `arg_` stands before a name that does not start with a letter, and before Python's own words, such as `class` and `self`. Of
-    names that would be alike, as TensorFlow does not tell upper from lower case, the first that can stay as it is does; the others
-    get `_2`, `_3` and so on behind them, in order.
+    names that would be the same, as TensorFlow does not tell upper from lower case, the first that can stay as it is does; the
+    others get `_2`, `_3` and so on behind them, in order.
 
     Args:
         names: Names of columns, all different.
@@ -87,7 +87,7 @@ def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -
     """Columns of a schema, with the dtype of the dense and of each sparse one, and the inputs' names."""
     columns = [Column(name, dense, None) for name in schema.dense_names]
     for column in schema.categorical:
-        # Weights come as they lie in a packed batch, so that ids cannot be longer.
+        # Weights come as they are in a packed batch, so that ids cannot be longer.
         truncated = column.truncate is not None and not schema.weighted
         columns.append(Column(column.name, sparse(column), column.hotness if column.multi_hot else None, truncated))
     if schema.weighted:

@@ -19,8 +19,8 @@ ENDINGS = ".pt, .pth, .bin or .npz"
 def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """A state_dict, or the checkpoint that holds it.
 
-    Torch's files are read with `weights_only=True`: nothing in them is run. NumPy's numbers may lie beside the weights, such as the
-    accuracies in checkpoints of the reference's script.
+    Torch's files are read with `weights_only=True`: nothing in them is run. NumPy's numbers may stand next to the weights, such as
+    the accuracies in checkpoints of the reference's script.
 
     Args:
         path: The file.
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         raise FileNotFoundError(f"no file at {path}; give a state_dict ({ENDINGS}).")
     if kind == "npz":
         try:
-            # Opened here: NumPy leaves a file that is no zip open.
+            # Opened here: NumPy leaves a file that is not a zip open.
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
@@ -72,7 +72,7 @@ class _Dtype:
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
         if not re.fullmatch(r"[fiu][1248]|b1", code):
-            raise ValueError(f"a NumPy value of dtype {code}, which is no number")
+            raise ValueError(f"a NumPy value of dtype {code}, which is not a number")
         self.order, self.code = "<", code
 
     def __setstate__(self, state: Any) -> None:

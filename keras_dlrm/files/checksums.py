@@ -1,4 +1,4 @@
-"""Checksums of files: beside them, inside JSON and binary files, and of the members of zip archives."""
+"""Checksums of files: alongside them, inside JSON and binary files, and of the members of zip archives."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def check_archive(path: Path, needed: Collection[str] = (), done: Done = lambda 
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no archive, or damaged.
+        ValueError: it is not an archive, or damaged.
 
     Example:
 

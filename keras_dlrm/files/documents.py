@@ -76,7 +76,7 @@ def from_yaml(text: str) -> Any:
     References to another part of the text are taken, as long as they do not make much out of little.
 
     Raises:
-        ValueError: it is not YAML, has a key twice or one that is no text, or a value that is no text, number, list or
+        ValueError: it is not YAML, has a key twice or one that is not a text, or a value that is not a text, number, list or
             mapping, or refers to itself; the message names the line.
 
     Example:
@@ -126,7 +126,7 @@ def _loader() -> Any:
 
 
 def _check(root: Any, most: int) -> None:
-    """`ValueError` where a tree of YAML nodes is no plain value, or stands for more than `most` values."""
+    """`ValueError` where a tree of YAML nodes is not a plain value, or stands for more than `most` values."""
     import yaml
 
     sizes: dict[int, int] = {}

@@ -16,7 +16,7 @@ from keras_dlrm.files.ownership import check, hold, identity, new_folder, remove
 
 @contextlib.contextmanager
 def workspace(output: str | os.PathLike[str]) -> Iterator[Path]:
-    """A hidden folder beside an output, for this process alone, that is removed at the end.
+    """A hidden folder alongside an output, for this process alone, that is removed at the end.
 
     What killed processes left of the same output is removed, too.
 

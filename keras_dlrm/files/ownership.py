@@ -274,7 +274,7 @@ def _is_listed(path: str, files: list[list[str]], folder: bool = False) -> bool:
     for pattern in files:
         if "**" in pattern:
             length = pattern.index("**")
-            # Those above `**` must fit; a folder may also lie above it.
+            # Those above `**` must fit; a folder may also be above it.
             if all(fnmatchcase(p, q) for p, q in zip(parts, pattern[:length], strict=False)):
                 if folder or len(parts) > length:
                     return True
@@ -314,7 +314,7 @@ def lock(folder: Path, taken: str) -> IO[str]:
             raise RuntimeError(taken) from None
         except FileNotFoundError:
             pass
-        # The lock of a folder that is gone, or that was made anew, holds nothing.
+        # The lock of a folder that is gone, or that was recreated, holds nothing.
         file.close()
 
 

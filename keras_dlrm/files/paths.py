@@ -30,7 +30,7 @@ def natural(name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
 
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _BOM = b"\xef\xbb\xbf"
-# A file with more than this before its first letter is no empty one.
+# A file with more than this before its first letter is not an empty one.
 _HEAD = 2**16
 
 

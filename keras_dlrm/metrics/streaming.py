@@ -38,7 +38,7 @@ class RunningSum:
         """Add a float32 scalar tensor."""
         high = ops.convert_to_tensor(self.high)
         total, error = _two_sum(high, part)
-        # `low` stays small beside `high`: what it has gathered moves over as soon as `high` can hold it.
+        # `low` stays small compared with `high`: what it has gathered moves over as soon as `high` can hold it.
         total, low = _two_sum(total, ops.convert_to_tensor(self.low) + error)
         self.high.assign(total)
         self.low.assign(low)

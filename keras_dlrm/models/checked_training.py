@@ -35,7 +35,7 @@ class CheckedTraining(SparseStep):
         """Train as `keras.Model.fit` does.
 
         Raises:
-            TypeError: labels or sample weights that are no numbers.
+            TypeError: labels or sample weights that are not numbers.
             ValueError: arrays without rows; missing labels; labels outside [0, 1] for one of Keras's own binary
                 cross-entropies, or that are not finite for another loss of Keras's; sample weights that are negative or not
                 finite; the split of another log than the model is for; gradients are to be accumulated over batches whose size
@@ -46,7 +46,7 @@ class CheckedTraining(SparseStep):
         arguments = bound_arguments(keras.Model.fit, self, args, kwargs)
         self.check_training(arguments["x"], arguments["batch_size"])
         if isinstance(arguments["x"], Part) and arguments["class_weight"] is not None:
-            # Rows that fill up a part have a sample weight, beside which Keras takes no weights of classes.
+            # Rows that fill up a part have a sample weight, alongside which Keras takes no weights of classes.
             arguments |= {"x": arguments["x"].weighted(arguments["class_weight"]), "class_weight": None}
         checks, of_validation = self._checks("fit"), self._checks("fit: validation_data")
         checks.class_weight(arguments["class_weight"])

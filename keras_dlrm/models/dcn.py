@@ -85,7 +85,7 @@ class CrossNetwork(ClickModel):
 
 @keras.saving.register_keras_serializable("keras_dlrm")
 class DCN(CrossNetwork):
-    """All features side by side through a cross network of vector weights beside a deep network.
+    """All features side by side through a cross network of vector weights alongside a deep network.
 
     Args:
         schema: A fitted `Schema`.
@@ -125,7 +125,7 @@ class DCN(CrossNetwork):
 
 @keras.saving.register_keras_serializable("keras_dlrm")
 class DCNv2(CrossNetwork):
-    """All features side by side through a cross network of matrix weights, before or beside a deep network.
+    """All features side by side through a cross network of matrix weights, before or alongside a deep network.
 
     Args:
         schema: A fitted `Schema`.

@@ -49,7 +49,7 @@ class DLRM(ClickModel):
         embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
             of a `TPUEmbedding` in its place.
         seed: Seed of all initial weights and of dropout.
-        concat_dense: For `"cross"` and a layer, whether the top MLP sees the bottom MLP's output beside the interaction's, as
+        concat_dense: For `"cross"` and a layer, whether the top MLP sees the bottom MLP's output alongside the interaction's, as
             TensorFlow Recommenders' `Ranking` has it by default.
 
     Raises:
@@ -152,7 +152,7 @@ class DLRM(ClickModel):
 
     @property
     def _has_dense_beside(self) -> bool:
-        """Whether the top MLP sees the bottom MLP's output beside the interaction's."""
+        """Whether the top MLP sees the bottom MLP's output alongside the interaction's."""
         return self.bottom_mlp is not None and (self.interaction_kind == "dot" or self.concat_dense)
 
     # -- checks ------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class Checks:
             if not isinstance(value, (numbers.Real, np.bool_, decimal.Decimal)):
                 text = isinstance(value, (str, bytes))
                 raise (TypeError if text else ValueError)(
-                    f"{self.who}: {what} {value!r} in row {where[0]}{place} is no number; "
+                    f"{self.who}: {what} {value!r} in row {where[0]}{place} is not a number; "
                     + ("make numbers of the texts." if text else "drop rows without one.")
                 )
         return array.astype(np.float64)

@@ -54,7 +54,7 @@ def first_not_finite(model: Any, tables: bool = True) -> str | None:
 
 
 def require_finite(who: str, model: Any) -> None:
-    """`NotFinite`, which names the variable or table, where a weight of a model is NaN or infinite; `who` must not go on."""
+    """`NotFinite`, which names the variable or table, where a weight of a model is NaN or infinite; `who` must not continue."""
     wrong = first_not_finite(model)
     if wrong is not None:
         raise NotFinite(
@@ -91,7 +91,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         name = _not_finite_loss(logs)
         if name is not None and self._wrong is None:
             self._wrong = f"{name} is {(logs or {})[name]} in epoch {self._epoch + 1} at batch {batch + 1}"
-            # Not `self.model`, which on JAX would write to the variables beside a step that runs.
+            # Not `self.model`, which on JAX would write to the variables alongside a step that runs.
             self._trained.stop_training = True
 
     def set_model(self, model: Any) -> None:
@@ -142,7 +142,7 @@ def watched(model: Any, callbacks: Any) -> Iterator[Any]:
 
 
 def _not_finite_loss(logs: Any) -> str | None:
-    """Name of the first loss in some logs that is no number; those of validation say nothing of the weights."""
+    """Name of the first loss in some logs that is not a number; those of validation say nothing of the weights."""
     for name, value in (logs or {}).items():
         is_loss = name == "loss" or (name.endswith("_loss") and not name.startswith("val_"))
         if is_loss and isinstance(value, float) and not math.isfinite(value):

@@ -19,8 +19,8 @@ def frozen_of(model: Any) -> Frozen:
     """Parts of a model that are not as trainable as the part around them: path → `trainable`, the outside before the inside.
 
     A path has the attributes that layers are, as in `top_mlp/dense_layers.0`, because names that Keras gives count up within a
-    process; `#N` stands for the N-th layer where it is no attribute, and at the end `@N` for the N-th variable. The model itself
-    is "".
+    process; `#N` stands for the N-th layer where it is not an attribute, and at the end `@N` for the N-th variable. The model
+    itself is "".
 
     Example:
 

@@ -69,7 +69,7 @@ class SparseTraining(Saved, CheckedTraining):
             embedding_optimizer = rule_of(layers_in(self), embedding_optimizer)
             optimizer = Hybrid(optimizer, embedding_optimizer)
         elif embedding_optimizer is not None:
-            raise ValueError("compile: embedding_optimizer was given beside a Hybrid optimizer, which has its own.")
+            raise ValueError("compile: embedding_optimizer was given alongside a Hybrid optimizer, which has its own.")
         elif self.built:
             optimizer = own(optimizer, self.trainable_variables)
         if self.compute_dtype == "float16":

@@ -13,7 +13,7 @@ from typing import Any
 from keras_dlrm.sharding.processes import POLL, PREEMPTED, Processes, loopback_addresses
 from keras_dlrm.support.arguments import integer
 
-# Exit code of a chief that lost a server: it can go on from its last checkpoint.
+# Exit code of a chief that lost a server: it can resume from its last checkpoint.
 SERVER_LOST = PREEMPTED
 # A worker that fails so often, each time within so many seconds of its start, would fail for ever.
 _FAILURES, _SOON = 3, 60.0
@@ -56,7 +56,7 @@ def launch(
     """Run a program as chief, workers and servers on this machine until the chief ends.
 
     A worker that dies is started again, unless it keeps ending with an error as soon as it starts. When a server dies, which
-    has part of the model, or the chief says that it lost one, all are started again: the program should go on from its last
+    has part of the model, or the chief says that it lost one, all are started again: the program should resume from its last
     checkpoint. A process that hangs, stopped or without a core, is ended and counts as dead. The processes' ids go to stderr, a
     JSON object a line. They end with this one.
 

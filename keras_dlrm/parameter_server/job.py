@@ -42,7 +42,7 @@ class ServerLostError(RuntimeError):
 
 
 class ParameterServerTraining:
-    """A model whose tables, slots and dense parameters lie on parameter servers, and its training.
+    """A model whose tables, slots and dense parameters are on parameter servers, and its training.
 
     To be made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for a model with its variables on the servers,
     and by `model` for one that is not sharded.
@@ -50,8 +50,8 @@ class ParameterServerTraining:
     Args:
         build: Makes and compiles a model of `kd.models`, its optimizers included, always the same one (give it a seed).
         steps: Training steps in all.
-        plan: Where the tables' parts lie, its ranks being servers, see `for_servers`; large tables by rows by default.
-        checkpoint: Folder of checkpoints. If there is one, training goes on from it.
+        plan: Where the tables' parts are, its ranks being servers, see `for_servers`; large tables by rows by default.
+        checkpoint: Folder of checkpoints. If there is one, training resumes from it.
 
     Attributes:
         workers: Number of workers.
@@ -124,7 +124,7 @@ class ParameterServerTraining:
             in_flight: Steps that are under way at a time; two for each worker by default. With 1 the result is that of
                 one process.
             checkpoint_steps: Steps between checkpoints, where there is a folder for them; the last step is one, too.
-            evaluation: Gives batches to evaluate on, which workers do beside training.
+            evaluation: Gives batches to evaluate on, which workers do alongside training.
             evaluation_steps: Steps between evaluations; see `evaluations`.
 
         Returns:
@@ -203,7 +203,7 @@ class ParameterServerTraining:
         return scores(np.concatenate(labels), np.concatenate([self._fetched(*each) for each in asked]))
 
     def _evaluate_beside(self, step: int, evaluation: Callable[[], Iterable[Batch]]) -> Future[None]:
-        """Evaluate in a thread beside training."""
+        """Evaluate in a thread alongside training."""
         done: Future[None] = Future()
 
         def run() -> None:
@@ -311,7 +311,7 @@ def _servers_lost() -> Iterator[None]:
         yield
     except _LOST as error:
         raise ServerLostError(
-            "a parameter server was lost; start all processes again, with the same checkpoint folder to go on from the last "
+            "a parameter server was lost; start all processes again, with the same checkpoint folder to resume from the last "
             f"checkpoint. TensorFlow says: {str(error)[:500]}"
         ) from error
 

@@ -16,7 +16,7 @@ SPREAD = 1 << 20
 
 
 def default_plan(shapes: dict[str, tuple[int, int]], servers: int) -> ShardingPlan:
-    """Tables of 1 MiB or more by rows over all servers, the others whole, each to where the fewest bytes lie.
+    """Tables of 1 MiB or more by rows over all servers, the others whole, each to where the fewest bytes are.
 
     Example:
 
@@ -29,9 +29,9 @@ def default_plan(shapes: dict[str, tuple[int, int]], servers: int) -> ShardingPl
 
 
 def for_servers(plan: ShardingPlan, servers: int) -> ShardingPlan:
-    """A plan whose ranks are parameter servers: each row lies on one of them, as a whole.
+    """A plan whose ranks are parameter servers: each row is on one of them, as a whole.
 
-    A *replicated* table lies whole on the server that has the fewest bytes: workers keep nothing. One that is split by
+    A *replicated* table is whole on the server that has the fewest bytes: workers keep nothing. One that is split by
     *columns* is split by rows over the same servers: the same bytes for each of them, and a row rule sees whole rows.
     Neither changes what is learned.
 

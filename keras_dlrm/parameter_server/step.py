@@ -35,15 +35,15 @@ def check_is_on(model: Any, device: str) -> None:
     for variable in (*model.variables, *model.optimizer.variables):
         if variable.value.device != device:
             raise ValueError(
-                f"build: {variable.path} lies on {variable.value.device}, not on {device}; make the model and its optimizers "
-                "anew in each call of build."
+                f"build: {variable.path} is on {variable.value.device}, not on {device}; make the model and its optimizers "
+                "again in each call of build."
             )
 
 
 class WorkerStep:
     """Forward and backward pass on the worker; row rule and dense optimizer on the servers that have the variables.
 
-    The model is built with stand-ins for its tables and compiled; its dense parameters lie on the server `home`.
+    The model is built with stand-ins for its tables and compiled; its dense parameters are on the server `home`.
     """
 
     def __init__(self, model: Any, tables: ServerTables, servers: Sequence[Server], home: int) -> None:

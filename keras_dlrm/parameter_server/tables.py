@@ -48,7 +48,7 @@ class ServerLookup:
 
 
 class ServerTables:
-    """The tables of a collection that was built while `stand_in_tables` was active; rows and slots lie on servers.
+    """The tables of a collection that was built while `stand_in_tables` was active; rows and slots are on servers.
 
     The plan is one of `for_servers`.
     """

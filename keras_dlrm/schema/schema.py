@@ -109,7 +109,7 @@ class Schema:
 
     @property
     def row_names(self) -> tuple[str, ...]:
-        """Names of the columns that are no inputs of a model: the label, and the row weights where there are some."""
+        """Names of the columns that are not inputs of a model: the label, and the row weights where there are some."""
         return (self.label,) if self.sample_weight is None else (self.label, self.sample_weight)
 
     @property

@@ -23,7 +23,7 @@ _WAITING = 2  # frames between the two threads of a Parquet file
 
 
 class TableOutput:
-    """Writes a table beside its place and renames it when the `with` block ends without an error.
+    """Writes a table alongside its place and renames it when the `with` block ends without an error.
 
     The ending of the path says the format; columns are Polars types by name. `ValueError` for an unknown ending, or a type that the
     format cannot hold; `OSError` where there is a file, no folder, or no room on the disk. `rows` counts what was written so far.

@@ -32,7 +32,7 @@ Progress = Callable[[int, int | None, str], None]
 
 
 class Part(NamedTuple):
-    """A packed batch of n rows, and n rows to keep beside their predictions."""
+    """A packed batch of n rows, and n rows to keep alongside their predictions."""
 
     batch: dict[str, np.ndarray]
     beside: pl.DataFrame
@@ -52,7 +52,7 @@ class FileRows:
     """The rows of files, through a preprocessor whose `columns` know all vocabularies and statistics.
 
     Attributes:
-        types: Polars types of the ids, which are kept beside the predictions; `ValueError` where files have different ones.
+        types: Polars types of the ids, which are kept alongside the predictions; `ValueError` where files have different ones.
         seen: Rows read so far, those that were left out included.
     """
 
@@ -125,7 +125,7 @@ def predict_files(
     max_skipped: int | None = None, workers: int | None = None, overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Scored:  # fmt: skip
-    """Write p(click) of every row of some files, in their order, with columns of the input beside it.
+    """Write p(click) of every row of some files, in their order, with columns of the input alongside it.
 
     Files are read, worked off by the preprocessor, scored and written in blocks, all at the same time: memory holds the
     model and a few blocks, whatever the number of rows. The output is written aside, its rows are counted, and it gets
@@ -138,7 +138,7 @@ def predict_files(
         output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
         preprocessor: That of the log that the model was trained on (`kd.data.open(directory).preprocessor`), or the
             directory that holds it. `None` where the columns hold ids and model inputs already.
-        id_columns: Columns of the input that are kept beside the predictions, in their types; from CSV as text.
+        id_columns: Columns of the input that are kept alongside the predictions, in their types; from CSV as text.
         column: Name of the column of probabilities, float32.
         batch_size: Rows that the model gets at once.
         csv: How text files are written; as those that the preprocessor was fitted on by default.
@@ -211,7 +211,7 @@ def predict_split(
     model: Any, split: Split, *, output: str | os.PathLike[str], column: str = PROBABILITY, batch_size: int = 8192,
     overwrite: bool = False, progress: Progress | None = None,
 ) -> Scored:  # fmt: skip
-    """Write p(click) of every row of a processed split, with its number and its label beside it.
+    """Write p(click) of every row of a processed split, with its number and its label alongside it.
 
     Args:
         model: A model of `kd.models`, on the split's schema.

@@ -139,7 +139,7 @@ def _logits(version: Version, signature: Signature, arrays: Mapping[str, np.ndar
     if name in _LOGITS:
         return name, values, values
     if values.size and not (0 <= values.min() and values.max() <= 1):
-        raise invalid(f"signature {signature.name!r}: output {name!r} is no probability; nothing to take a logit of.")
+        raise invalid(f"signature {signature.name!r}: output {name!r} is not a probability; nothing to take a logit of.")
     smallest = 2.0**-24  # the step of float32 below 1
     clipped = np.clip(values, 2.0**-126, 1 - smallest)
     return name, values, np.log(clipped) - np.log1p(-clipped)

@@ -111,7 +111,7 @@ def _parse_pairs(body: bytes) -> Any:
     try:
         document = json.loads(body, object_pairs_hook=_object, parse_constant=_constant)
         if b"\\u" in body:
-            json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is not a text
         return document
     except (ValueError, RecursionError) as error:
         raise invalid(f"the request is not JSON: {str(error)[:150]}.") from error

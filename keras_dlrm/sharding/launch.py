@@ -54,7 +54,7 @@ def launch(backend: str, processes: int, restarts: int = 0, timeout: float = 300
     Args:
         backend: `"tensorflow"`, `"jax"` or `"torch"`.
         processes: How many.
-        restarts: How often all are started again after one is lost: for programs that go on from a checkpoint.
+        restarts: How often all are started again after one is lost: for programs that resume from a checkpoint.
         timeout: Seconds without progress after which the run counts as stuck; those that all others wait for are named. A process
             gives signs of life once it has called `kd.sharding.start`, and tells its steps where `fit` has the callback
             `keras_dlrm.sharding.heartbeat.Heartbeat`; nothing is expected of one that does neither.

@@ -50,7 +50,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Recipe of the vectors of a stack that are made alike: row parts are added, column parts put side by side."""
+    """Recipe of the vectors of a stack that are made the same way: row parts are added, column parts put side by side."""
 
     group: int  # whose outputs they are made of
     index: np.ndarray  # int32 (vectors, column parts, row parts): places among the group's N·F outputs
@@ -71,7 +71,7 @@ class Layout:
 
     @property
     def exchanged(self) -> list[Group]:
-        """The groups whose parts lie on one process each."""
+        """The groups whose parts are on one process each."""
         return [group for group in self.groups if not group.replicated]
 
 

@@ -275,7 +275,7 @@ def _completed(data: Any, shapes: Mapping[str, Sequence[int]], world_size: int |
 def place(
     world_size: int, shapes: Mapping[str, Sequence[int]], kinds: Mapping[str, str], fixed: Mapping[str, Placement] | None = None
 ) -> ShardingPlan:
-    """Ranks for tables whose kinds are chosen: largest first, each to where the fewest bytes lie.
+    """Ranks for tables whose kinds are chosen: largest first, each to where the fewest bytes are.
 
     A table is split by rows or columns over all processes, as far as it has enough of them. `fixed` has tables whose ranks are
     chosen, too.

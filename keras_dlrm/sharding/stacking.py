@@ -1,4 +1,4 @@
-"""Stacks of tables that share a variable: where their rows lie in it, and which of its rows an id asks for."""
+"""Stacks of tables that share a variable: where their rows are in it, and which of its rows an id asks for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive columns of a stack that are pooled alike, by one operation."""
+    """Consecutive columns of a stack that are pooled the same way, by one operation."""
 
     columns: tuple[int, ...]  # places among the schema's sparse columns
     hotness: int

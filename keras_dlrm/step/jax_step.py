@@ -83,7 +83,7 @@ class SparseStep(Step):
 
     def make_train_function(self, force: bool = False) -> None:
         if jax.default_backend() == "cpu":
-            # XLA allocates a step's intermediate results anew at each step. Mapping and clearing those pages each time takes a
+            # XLA allocates a step's intermediate results again at each step. Mapping and clearing those pages each time takes a
             # quarter of a step at Criteo Kaggle's shape (jax 0.10.2).
             keep_freed_memory()
         super().make_train_function(force)

@@ -62,7 +62,7 @@ class Step(OpenModel):
 
     @property
     def kept_of_rows(self) -> list[Any]:
-        """Variables in which layers keep something of the rows they saw, such as moving means, and that processes keep alike."""
+        """Variables of layers that remember rows, such as moving means, and that processes keep identical."""
         raise NotImplementedError
 
     def part_of_step(self, x: Any, sample_weight: Any) -> WholeBatch:

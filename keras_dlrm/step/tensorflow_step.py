@@ -58,7 +58,7 @@ def _untuned(arguments: dict[str, Any], steps: str) -> dict[str, Any]:
 def _keep_freed_memory() -> None:
     """Keep freed memory, on CPUs.
 
-    Outputs of operations are allocated anew in each step, and `from_generator`, which Keras makes of a `PyDataset`, has glibc map
+    Outputs of operations are allocated again in each step, and `from_generator`, which Keras makes of a `PyDataset`, has glibc map
     each block above 128 KiB (TensorFlow 2.21, `ApplyPython311MemoryPatch`, once a process): at a batch of 2,048 a step of DLRM
     touched 28,000 new pages and took 1.6 times as long.
     """

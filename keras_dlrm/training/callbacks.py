@@ -155,12 +155,12 @@ def _scores(logs: Any, prefix: str = "") -> str:
 class Resume(keras.callbacks.Callback):
     """Checkpoints of everything that a run depends on.
 
-    A checkpoint of `kd.checkpoint` holds tables, slots, dense parameters, step counters and random generators. A file beside
+    A checkpoint of `kd.checkpoint` holds tables, slots, dense parameters, step counters and random generators. A file alongside
     its folder, `resume.npz` for `resume`, names it and holds the rest: the place in the data, the metrics so far in the epoch,
     and what other callbacks remember. It is replaced when the checkpoint is whole, so a kill leaves the last whole pair.
 
     There are `steps` batches between two saves within an epoch; the end of each epoch is saved, too. `remembering` are callbacks
-    with `state() → dict` and `restore(dict)`. After `restore` training goes on at `epoch` and `batch`.
+    with `state() → dict` and `restore(dict)`. After `restore` training continues at `epoch` and `batch`.
     """
 
     def __init__(self, directory: str | Path, steps: int, batches_per_epoch: int, remembering: list[Any]) -> None:
@@ -206,7 +206,7 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
         if self._restored_metrics is not None and self.batch:
-            # Keras has just reset the metrics; this epoch goes on in its middle.
+            # Keras has just reset the metrics; this epoch continues in its middle.
             for variable, value in zip(self.model.metrics_variables, self._restored_metrics, strict=True):
                 variable.assign(value)
         else:

@@ -69,9 +69,9 @@ def train(
 
 @contextlib.contextmanager
 def one_run(output: str | Path) -> Iterator[None]:
-    """While this context is open, no other process trains, compares or tunes in a folder; the lock lies beside it.
+    """While this context is open, no other process trains, compares or tunes in a folder; the lock is alongside it.
 
-    `OSError` where it is no folder that can be written to, `RuntimeError` where another process works there.
+    `OSError` where it is not a folder that can be written to, `RuntimeError` where another process works there.
     """
     place = Path(os.path.realpath(output))
     if not place.name or (place.exists() and not place.is_dir()):
@@ -156,7 +156,7 @@ def _check_folder(
 ) -> None:
     """An error where `output` is not to be written to. Changes nothing."""
     if resume and overwrite:
-        raise ValueError("train: resume and overwrite exclude each other.")
+        raise ValueError("train: resume and overwrite are mutually exclusive.")
     if not output.exists() or not any(output.iterdir()):
         return
     if overwrite:
@@ -203,7 +203,7 @@ def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
     message = f"{output} is a run of another experiment: {place} is {shown(saved)} there, {shown(own)} now"
     if place == "epochs" and own > saved:
         raise ValueError(
-            f"{message}, and it has ended: what it would go on from was deleted with its last epoch. Give another folder."
+            f"{message}, and it has ended: what it would resume from was deleted with its last epoch. Give another folder."
         )
     raise ValueError(f"{message}. Resume it with its own options (more epochs are allowed), or give another folder.")
 

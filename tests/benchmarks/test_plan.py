@@ -1,4 +1,4 @@
-"""Predictions beside measurements: what the benchmark makes of a file of them."""
+"""Predictions alongside measurements: what the benchmark makes of a file of them."""
 
 from __future__ import annotations
 

@@ -371,7 +371,7 @@ def test_an_incremental_checkpoint_has_the_touched_rows_alone(plan, tmp_path):
     train(model, data[5:6])
     kd.checkpoint.save(model, tmp_path, incremental=True)
     expected = train(model, data[6:])
-    # The whole one that both are changes of has stayed beside the last two.
+    # The whole one that both are changes of has stayed alongside the last two.
     assert sorted(p.name[-1] for p in tmp_path.iterdir()) == ["3", "5", "6"]
     again = build("adagrad", plan=PLANS["others"])
     assert kd.checkpoint.restore(again, tmp_path)["step"] == 6

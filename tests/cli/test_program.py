@@ -152,6 +152,6 @@ def test_a_stopped_preprocess_goes_on_and_leaves_nothing_else(tmp_path: Path) ->
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
-    assert said.rstrip().endswith("stopped by SIGTERM. The same command goes on where it was.")
+    assert said.rstrip().endswith("stopped by SIGTERM. The same command resumes where it stopped.")
     assert "Traceback" not in said
     assert {path.name for path in tmp_path.iterdir()} <= {"log.yaml", "log.csv", ".out.partial"}

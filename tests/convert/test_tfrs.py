@@ -152,7 +152,7 @@ def test_predictions_equal_the_formulas(interaction, width, concat):
 @pytest.mark.parametrize(
     "model, words",
     [
-        (object(), "object is no tfrs.experimental.models.Ranking: it has no _embedding_layer"),
+        (object(), "object is not a tfrs.experimental.models.Ranking: it has no _embedding_layer"),
         (ranking(dots(), DIM + 7), "takes 11 numbers; the interaction gives 10"),
         (ranking(dots(), DIM + 6, low=mlp(DENSE, 5, last="relu")), r"table 'a' has shape \(9, 4\).* ends with 5"),
         (ranking(dots(), DIM + 6, low=mlp(DENSE, DIM, last="linear")), "'linear'.*final_activation"),
@@ -207,7 +207,7 @@ def test_the_real_tfrs_is_told_what_has_no_counterpart(made):
         "dropout": "bottom_stack has a Dropout",
         "concatenation": "interaction is a Concatenate",
         "not called": "no weights yet; call the model on a batch first",
-        "not a Ranking": "Sequential is no tfrs.experimental.models.Ranking",
+        "not a Ranking": "Sequential is not a tfrs.experimental.models.Ranking",
         "dense": "the schema has 1 dense columns, the bottom stack takes 3",
         "names": "TFRS's features are ['item', 'last', 'tags', 'user']",
         "sizes": "'user' has vocabulary_size=8",

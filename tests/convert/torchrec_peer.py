@@ -96,7 +96,7 @@ def make(folder: Path) -> None:
         if case == "dot_shared":
             state = sharded(net)
             torch.save({"epoch": 1, "model": state}, folder / "sharded.pt")
-            # Its tables are drawn anew when they are sharded.
+            # Its tables are drawn again when they are sharded.
             net.load_state_dict({key.removeprefix("model."): value for key, value in state.items()}, strict=True)
             np.save(folder / "sharded.npy", probabilities(net, dense, bags))
     torch.save(model("plain", "projection").state_dict(), folder / "projection.pt")

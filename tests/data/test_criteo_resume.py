@@ -97,7 +97,7 @@ def test_other_arguments_or_changed_inputs_start_anew(tmp_path: Path, monkeypatc
     with pytest.raises(ValueError, match="line 301: 1 columns"):
         criteo.preprocess(path, tmp_path / "out")
     assert (tmp_path / ".out.partial").exists()
-    # The policy is no part of the job: with another one it goes on.
+    # The policy is not a part of the job: with another one it continues.
     log = criteo.preprocess(path, tmp_path / "out", on_error="skip")
     assert log.manifest["bad_rows"]["skipped"] == 1
     with pytest.raises(ValueError, match="line 301"):

@@ -1,4 +1,4 @@
-"""A value has one id, whatever file, frame, request or message it comes in, and whatever stands beside it."""
+"""A value has one id, whatever file, frame, request or message it comes in, and whatever stands alongside it."""
 
 import enum
 import json

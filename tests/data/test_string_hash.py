@@ -13,7 +13,7 @@ from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.neutral
 
-# Appendix A of the paper, and the vectors beside its reference implementation: message 0, 1, … n - 1, by length n.
+# Appendix A of the paper, and the vectors alongside its reference implementation: message 0, 1, … n - 1, by length n.
 PUBLISHED = {
     0: 0x726FDB47DD0E0E31,
     1: 0x74F839C593DC67FD,

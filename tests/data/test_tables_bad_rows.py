@@ -119,7 +119,7 @@ def test_records_that_are_no_examples_or_hold_other_kinds_are_bad_rows(tmp_path:
     assert label.tolist() == [1, 0, 1] and batch["dense"].ravel().tolist() == [2, 7, 3]
     assert batch["sparse"].ravel().tolist() == [1, 2, -1]
     found = [(bad["row"], bad["column"], bad["reason"]) for bad in log.manifest["bad_rows"]["examples"]]
-    assert found[:2] == [(1, "", "the record is no tf.train.Example"), (2, "x", "must be a single number")]
+    assert found[:2] == [(1, "", "the record is not a tf.train.Example"), (2, "x", "must be a single number")]
     assert found[2][:2] == (4, "c") and "hotness=1" in found[2][2]
     assert found[3] == (6, "c", "must be UTF-8 text")
 

@@ -1,4 +1,4 @@
-"""Files as they come: empty parts among others, names that look like patterns, what is no file, and damaged records."""
+"""Files as they come: empty parts among others, names that look like patterns, what is not a file, and damaged records."""
 
 import gzip
 import os
@@ -170,7 +170,7 @@ def test_damaged_and_foreign_records_are_bad_rows_with_their_column_named(tmp_pa
         found = [(bad["row"], bad["column"]) for bad in log.manifest["bad_rows"]["examples"]]
         assert found == [(1, ""), (3, ""), (5, "c"), (7, "x")]
         assert log.manifest["bad_rows"]["examples"][2]["value"] == r"caf\xe9"
-        with pytest.raises(ValueError, match=f"log.{ending}, row 1: the record is no tf.train.Example"):
+        with pytest.raises(ValueError, match=f"log.{ending}, row 1: the record is not a tf.train.Example"):
             tables.preprocess(schema, path, output=tmp_path / "none")
 
 

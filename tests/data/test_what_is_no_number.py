@@ -1,4 +1,4 @@
-"""Dates, times, masked values and the like are no numbers, and a constant is no deviation."""
+"""Dates, times, masked values and the like are not numbers, and a constant is no deviation."""
 
 import datetime
 
@@ -19,8 +19,8 @@ DAY, DATE = datetime.timedelta(days=1), datetime.date(2026, 1, 1)
 MOMENT = datetime.datetime(2026, 1, 1, 12)
 NO_NUMBERS = {
     "timedelta64": np.array([DAY, DAY], "m8[s]"),
-    "timedelta64 beside an integer": [np.timedelta64(1, "D"), 2],
-    "NaT beside a difference": np.array(["NaT", 1], "m8[s]"),
+    "timedelta64 alongside an integer": [np.timedelta64(1, "D"), 2],
+    "NaT alongside a difference": np.array(["NaT", 1], "m8[s]"),
     "datetime64": np.array([DATE, DATE], "M8[D]"),
     "pandas differences": pd.Series([DAY, None]),
     "pandas moments": pd.Series([MOMENT, None]),

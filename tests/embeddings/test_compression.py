@@ -77,7 +77,7 @@ def test_a_split_table_has_few_parameters_and_says_so():
     shapes = {name: rows.shape for name, rows in layer.embedding_tables().items()}
     assert shapes == {"big.quotient": (101, 8), "big.remainder": (10, 8), "small": (7, 8), "tags": (501, 8)}
     assert layer.count_params() == (101 + 10 + 7 + 501) * 8
-    # No two ids are alike.
+    # No two ids are the same.
     assert len(np.unique(whole_tables(layer)["big"], axis=0)) == 1003
 
 

@@ -1,4 +1,4 @@
-"""Large tables and their slots lie in huge pages, where the machine has them."""
+"""Large tables and their slots are in huge pages, where the machine has them."""
 
 import os
 import platform

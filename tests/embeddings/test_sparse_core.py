@@ -1,4 +1,4 @@
-"""Where rows lie among SparseCores, and what is sent there, against the host code of TensorFlow and of jax-tpu-embedding."""
+"""Where rows are among SparseCores, and what is sent there, against the host code of TensorFlow and of jax-tpu-embedding."""
 
 import keras
 import numpy as np

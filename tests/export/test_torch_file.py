@@ -66,7 +66,7 @@ def test_numpy_numbers_beside_the_weights_are_read_and_other_things_are_named(tm
         assert [type(number) for number in found["every"]] == [type(number) for number in numbers]
     for value, words in (
         (np.array([{}], object), r"holds numpy\._core.multiarray\._reconstruct besides tensors"),
-        (np.str_("text"), "dtype U4, which is no number"),
+        (np.str_("text"), "dtype U4, which is not a number"),
         (Evil(tmp_path / "touched"), "besides tensors, which reading would run or make"),
     ):
         torch.save({**checkpoint, "value": value}, tmp_path / "other.pt")

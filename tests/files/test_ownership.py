@@ -225,7 +225,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         os.close(held)
 
 
-# The folder of `preprocess` is written as a `PackedWriter` does: what differs is the partial folder beside it.
+# The folder of `preprocess` is written as a `PackedWriter` does: what differs is the partial folder alongside it.
 TRIED = [(c, s) for c in COMMANDS for s in SITUATIONS if c != "preprocessed" or "partial" in s or "link to" in s]
 
 

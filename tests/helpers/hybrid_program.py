@@ -13,7 +13,7 @@ import numpy as np
 import keras_dlrm as kd
 
 DIM = 8
-# Two sizes, for each is compiled anew: one that parts divide, and one that leaves the last of four parts empty.
+# Two sizes, for each is compiled again: one that parts divide, and one that leaves the last of four parts empty.
 BATCHES = [24, 24, 5, 5]
 
 

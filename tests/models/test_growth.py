@@ -1,4 +1,4 @@
-"""A model that follows a grown vocabulary: known ids predict and train as before, new rows begin anew."""
+"""A model that follows a grown vocabulary: known ids predict and train as before, new rows begin again."""
 
 import keras
 import numpy as np

@@ -95,10 +95,10 @@ def test_right_labels_and_weights_train_alike_in_every_form(model, form):
     [
         (["1", "0"], TypeError, "the labels have dtype <U1; they must be numbers"),
         ([1, "0"], TypeError, "dtype <U"),
-        (np.array([1, "no"], object), TypeError, "label 'no' in row 1 is no number; make numbers of the texts"),
-        ([1, None], ValueError, "label None in row 1 is no number; drop rows"),
+        (np.array([1, "no"], object), TypeError, "label 'no' in row 1 is not a number; make numbers of the texts"),
+        ([1, None], ValueError, "label None in row 1 is not a number; drop rows"),
         (pandas.Series([1, None], dtype="Int64"), ValueError, "label (<NA>|nan) in row 1"),
-        ([pandas.NaT, 1], ValueError, "label NaT in row 0 is no number"),
+        ([pandas.NaT, 1], ValueError, "label NaT in row 0 is not a number"),
         (pandas.NaT, TypeError, "the labels have dtype object"),
         (np.ma.masked_array([1, 0], [False, True]), ValueError, "label in row 1 is masked"),
         (polars.Series([True, None]), ValueError, "label None in row 1"),

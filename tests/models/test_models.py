@@ -66,12 +66,12 @@ MODELS = {
         lambda **k: dlrm(interaction="cross", cross_layers=2, projection_dim=3, **k),
         TABLES + BOTTOM + 2 * (2 * 16 * 3 + 16) + top(16),
     ),
-    "dlrm cross beside dense": (
+    "dlrm cross alongside dense": (
         lambda **k: dlrm(interaction="cross", cross_layers=1, projection_dim=None, concat_dense=True, **k),
         TABLES + BOTTOM + 16 * 16 + 16 + top(4 + 16),
     ),
     "dlrm own layer": (lambda **k: dlrm(interaction=PairSum(), **k), TABLES + BOTTOM + 4 * 3 + top(3)),
-    "dlrm own layer beside dense": (
+    "dlrm own layer alongside dense": (
         lambda **k: dlrm(interaction=PairSum(), concat_dense=True, **k),
         TABLES + BOTTOM + 4 * 3 + top(4 + 3),
     ),
@@ -723,7 +723,7 @@ def test_a_batch_that_is_no_dict_is_refused():
 
 def test_an_interaction_of_ones_own_is_exported_to_onnx(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
-    model = MODELS["dlrm own layer beside dense"][0]()
+    model = MODELS["dlrm own layer alongside dense"][0]()
     batch, _ = data(rows=6)
     session = runtime.InferenceSession(str(onnx(model, tmp_path / "m.onnx")))
     types = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}

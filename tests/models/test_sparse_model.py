@@ -1,4 +1,4 @@
-"""Models of the user's own: functional, subclassed, saved, and the stock `keras.Model` beside them."""
+"""Models of the user's own: functional, subclassed, saved, and the stock `keras.Model` alongside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training goes on: averaged parameters, layers frozen or unfrozen after compile, counters that do not saturate."""
+"""Training continues: averaged parameters, layers frozen or unfrozen after compile, counters that do not saturate."""
 
 import keras
 import numpy as np

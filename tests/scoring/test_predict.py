@@ -1,4 +1,4 @@
-"""Whole files scored: the same numbers as `predict`, in the order of the rows, with their ids beside them."""
+"""Whole files scored: the same numbers as `predict`, in the order of the rows, with their ids alongside them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def changes(answer):
 def test_changes_are_the_differences_of_the_known_logit(server):
     answer = explain(server, {"instances": [ROW]})
     singles, pairs = changes(answer)
-    # price 1.5 beside its missing value 0.5, alone and in its product with city 7; an id beside none at all.
+    # price 1.5 alongside its missing value 0.5, alone and in its product with city 7; an id alongside none at all.
     expected = {"price": 0.5 + 2, "age": -0.5, "city": TABLE[7] + 3, "tags": TABLE[1] + TABLE[4]}
     assert singles == pytest.approx(expected, abs=1e-5)
     assert pairs.pop(frozenset({"price", "city"})) == pytest.approx(2, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Requests that make no sense: always a 4xx with one sentence, and the server goes on."""
+"""Requests that make no sense: always a 4xx with one sentence, and the server continues."""
 
 import http.client
 import json
@@ -32,7 +32,7 @@ WRONG = {
         b'{"signature_name": "raw", "instances": [{"city": "\\ud800", "tags": [], "price": NaN}]}',
         "not JSON",
     ),
-    "deep beside NaN": (b'{"inputs": NaN, "x": ' + b"[" * 100_000, "not JSON"),
+    "deep alongside NaN": (b'{"inputs": NaN, "x": ' + b"[" * 100_000, "not JSON"),
     "key twice": (b'{"instances": [], "instances": []}', "the key 'instances' twice"),
     "key twice in a row": (
         b'{"instances": [{"dense": [1, 2], "sparse": [1, 1, 1], "dense": [3, 4]}]}',
@@ -55,7 +55,7 @@ WRONG = {
     "neither": ({}, "one of 'instances'"),
     "both": ({"instances": [], "inputs": []}, "not both"),
     "unknown key": ({"instances": [], "dtype": 1}, "unknown key 'dtype'"),
-    "signature is no string": ({"signature_name": 3, "instances": []}, "'signature_name' must be a string"),
+    "signature is not a string": ({"signature_name": 3, "instances": []}, "'signature_name' must be a string"),
     "unknown signature": ({"signature_name": "x", "instances": []}, "no signature 'x'; it has 'classify'"),
     "rows no list": ({"instances": {"a": 1}}, "must be a list of rows"),
     "rows without names": ({"instances": [[1, 2]]}, "an object of 'dense' DT_FLOAT (?, 2), 'sparse' DT_INT64 (?, 3)"),

@@ -103,8 +103,8 @@ def test_random_values_are_legal(page):
 
 
 @pytest.mark.parametrize(("name", "text", "message"), [
-    ("price", "dear", "price: “dear” is no number."),
-    ("city", "1.5", "city: “1.5” is no id."),
+    ("price", "dear", "price: “dear” is not a number."),
+    ("city", "1.5", "city: “1.5” is not an id."),
     ("tags", "1,2,3", "tags: at most 2 values."),
     ("city", "99999999999999999999", "input 'sparse' "),
     ("price", "1e39", "input 'dense' has a number that DT_FLOAT cannot hold."),

@@ -28,7 +28,7 @@ def shapes_of(stacks):
 
 
 def table_rows(stacks, sparse):
-    """The row of its table that each id asks for, stack beside stack; -1 for padding."""
+    """The row of its table that each id asks for, stack alongside stack; -1 for padding."""
     found = []
     for stack in stacks:
         ids = sparse if stack.take is None else sparse[:, stack.take]

@@ -31,7 +31,7 @@ def slots_of(model):
 
 
 def start(cases, folder):
-    """Cases that go on from a checkpoint of one device, and save one."""
+    """Cases that resume from a checkpoint of one device, and save one."""
     for i, case in enumerate(cases):
         case |= {"restore": str(folder / f"start_{i}"), "save": str(folder / f"end_{i}")}
         model = one.model_of(case)

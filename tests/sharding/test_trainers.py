@@ -1,4 +1,4 @@
-"""The trainers as their users start them: real processes, killed, stopped, preempted, and gone on with by other numbers of them."""
+"""The trainers as their users start them: real processes, killed, stopped, preempted, and resumed by other numbers of them."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_a_preempted_run_saves_and_ends(tmp_path):
     assert process.returncode == 75
     last = max(int(path.name[5:]) for path in tmp_path.glob("step_*"))
     assert last % 10 == 0
-    # It goes on from there.
+    # It resumes from there.
     found, _ = finish(start("--processes", 1, "--steps", last + 5, "--checkpoint", tmp_path))
     assert len(found["losses"]) == last + 5
 

@@ -70,11 +70,11 @@ def preprocess(
     What these codes do wrong is not repeated: see docs/data.md. In both dialects a label other than 0 and 1, or a
     missing one, is an error.
 
-    The log is read once, in blocks; staging beside the output needs about 160 bytes of disk per row that become the
+    The log is read once, in blocks; staging alongside the output needs about 160 bytes of disk per row that become the
     output where it needs no further work. Memory holds up to 31 bytes for each distinct value, and 8 for each
     training row where rows are shuffled, besides some hundred megabytes. A call that was stopped, killed or out of
-    disk goes on where it was when it is made again with the same arguments, and gives the same files, to the byte;
-    other arguments or changed inputs start anew.
+    disk resumes where it stopped when it is made again with the same arguments, and gives the same files, to the byte;
+    other arguments or changed inputs start again.
 
     Args:
         inputs: Raw log or logs: tab-separated lines of a label, 13 counts, 26 hexadecimal categories; plain or `.gz`.
@@ -84,7 +84,7 @@ def preprocess(
         subsample: For `"classic"`: probability with which a row without a click is dropped.
         days: Parts of a single input; ignored for several inputs.
         shuffle: `"total"` permutes the training rows once, `"day"` each training day by itself, `"none"` keeps the
-            order of the log. (Datasets can shuffle every epoch anew.)
+            order of the log. (Datasets can reshuffle every epoch.)
         seed: Seed of subsampling and shuffling, drawn in this order from one NumPy `RandomState`; the published one
             by default, 123 for `"classic"` and 0 for `"torchrec"`.
         table_sizes: For `"torchrec"`: rows of all tables, or of each of the 26; `None` for as many as there are ids.

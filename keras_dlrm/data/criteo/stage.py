@@ -13,7 +13,7 @@ from keras_dlrm.data.jobs.staging import Stage, Staging, as_bytes, chunks
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
 
-# Parts that may wait to be written, some 12 MB each: parsing goes on while the disk takes its time.
+# Parts that may wait to be written, some 12 MB each: parsing continues while the disk takes its time.
 AHEAD = 12
 SPECS = {
     "label": (np.dtype(np.float32), None),

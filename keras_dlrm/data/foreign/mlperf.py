@@ -96,7 +96,7 @@ def _pieces(path: Path) -> Pieces:
     size = regular(path, "get the file again").stat().st_size
     if size % (4 * WIDTH):
         raise ValueError(
-            f"{path} has {size} bytes, which are no whole rows of {4 * WIDTH}: it is cut short or of another format."
+            f"{path} has {size} bytes, which are not whole rows of {4 * WIDTH}: it is cut short or of another format."
         )
     shape = (size // (4 * WIDTH), WIDTH)
     return Pieces([Piece(str(path), [MappedArray(path, np.dtype("<i4"), shape, remedy="Get the file again.")])])

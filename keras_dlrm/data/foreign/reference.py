@@ -27,8 +27,8 @@ def open(
     """Open what the PyTorch reference DLRM's preprocessing of Criteo's logs left behind.
 
     Either one file (`kaggleAdDisplayChallenge_processed.npz`), whose rows are cut into days by the `*_day_count.npz`
-    beside it or, without one, into `days` equal parts; or a directory of a file per day (`day_0_reordered.npz` …
-    `day_23_reordered.npz`, beside `day_fea_count.npz`). As there, the last day is halved into the test split (the first
+    alongside it or, without one, into `days` equal parts; or a directory of a file per day (`day_0_reordered.npz` …
+    `day_23_reordered.npz`, alongside `day_fea_count.npz`). As there, the last day is halved into the test split (the first
     half, the longer one) and the validation split, all other days are the training split, and counts become `log(x +
     1)`. Rows keep the order of the files.
 
@@ -39,7 +39,7 @@ def open(
     Args:
         path: The file or the directory.
         max_ind_range: Most rows of a table: ids are taken modulo this number. `None`: no limit.
-        counts: `.npz` file with the rows of the 26 tables as `counts`; by default that of `path`, or beside it.
+        counts: `.npz` file with the rows of the 26 tables as `counts`; by default that of `path`, or alongside it.
         days: Days of a single file without a `*_day_count.npz`.
 
     Returns:

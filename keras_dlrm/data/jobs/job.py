@@ -28,9 +28,9 @@ Specs = Mapping[str, tuple[np.dtype[Any], int | None]]
 
 
 class Job(ABC):
-    """A run over a log. After a stop, the same job goes on from its last commit and gives the same files, to the byte.
+    """A run over a log. After a stop, the same job resumes from its last commit and gives the same files, to the byte.
 
-    The state of a commit is its `"step"` (`"read"`, `"write"` or `"place"`) and what the job needs to go on from there.
+    The state of a commit is its `"step"` (`"read"`, `"write"` or `"place"`) and what the job needs to resume from there.
 
     Args:
         inputs: Names of the inputs, for errors.
@@ -128,7 +128,7 @@ class Job(ABC):
         stopped = staging_directory(output).exists()
         if not stopped:
             check_output(output, overwrite)
-        go_on = f"make room and run again, it goes on where it was (or delete {staging_directory(output)} to give it up)"
+        go_on = f"make room and run again, it resumes where it stopped (or delete {staging_directory(output)} to give it up)"
         with full_disk(output, go_on), Staging(output, job) as self.staging:
             if stopped and self._made(output, digest):
                 # It was killed after its last step, while it cleaned up.

@@ -1,4 +1,4 @@
-"""Staged files and rows beside an output, which survive a kill at any moment."""
+"""Staged files and rows alongside an output, which survive a kill at any moment."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _WHAT = "a stopped job"
 
 
 class Staging:
-    """A hidden directory beside `output`, of files that are appended to and a state that is committed with them.
+    """A hidden directory alongside `output`, of files that are appended to and a state that is committed with them.
 
     What was appended before a commit is there when the same job starts again, to the byte; what came after it is cut
-    off. So a job that goes on from `state` gives the same files as one that was never stopped.
+    off. So a job that resumes from `state` gives the same files as one that was never stopped.
 
     Args:
-        output: What the job is to write. The directory is `.{name}.partial` beside it.
+        output: What the job is to write. The directory is `.{name}.partial` alongside it.
         job: JSON values that say what the job is: arguments, and its inputs' names, sizes and times (`fingerprint`).
             What another job left behind of the same output is removed.
 
@@ -87,7 +87,7 @@ class Staging:
             os.truncate(self.path(name), size)
 
     def _has(self, name: str, size: int) -> bool:
-        """True where a file exists, is no link, and holds at least so many bytes."""
+        """True where a file exists, is not a link, and holds at least so many bytes."""
         try:
             info = self.path(name).lstat()
         except OSError:
@@ -146,7 +146,7 @@ class Staging:
             with contextlib.suppress(OSError):
                 file.close()
         if not self._lengths:
-            # Nothing to go on from, or nothing to go on for.
+            # Nothing to resume from, or nothing to continue for.
             self._remove()
         os.close(self._held)
 

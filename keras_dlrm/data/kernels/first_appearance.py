@@ -133,7 +133,7 @@ def _fill(slots, known, count):  # type: ignore[no-untyped-def]
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """n texts that lie in one array of bytes.
+    """n texts that are in one array of bytes.
 
     Args:
         data: uint8, the bytes.

@@ -23,7 +23,7 @@ import polars as pl
 
 from keras_dlrm.support.values import as_list, is_missing, is_number
 
-# Patterns that Polars and TensorFlow read alike; digits are those of any script. Of a whole number, the groups stay.
+# Patterns that Polars and TensorFlow read the same way; digits are those of any script. Of a whole number, the groups stay.
 WHOLE = r"^(?:-(0)|([+-]?\p{Nd}+))\.0+$"
 BOOLEAN = r"^(?:[tT][rR][uU][eE]|[fF][aA][lL][sS][eE])$"
 TRUE, FALSE = "true", "false"
@@ -158,7 +158,7 @@ def column(name: str, values: Any) -> pl.Series:
 
 
 def _of_pandas(name: str, values: Any) -> pl.Series:
-    """A pandas column; its own conversion to NumPy makes floats of large integers that stand beside missing ones."""
+    """A pandas column; its own conversion to NumPy makes floats of large integers that stand alongside missing ones."""
     kind = values.dtype
     if hasattr(kind, "categories"):
         values = values.array if hasattr(values, "array") else values
@@ -211,11 +211,11 @@ def _of_values(name: str, values: Sequence[Any]) -> pl.Series:
     except UnicodeEncodeError as error:
         raise _no_text(name, error) from None
     except TypeError:
-        raise TypeError(f"column {name!r} has lists beside single values; make each row a list.") from None
+        raise TypeError(f"column {name!r} has lists alongside single values; make each row a list.") from None
 
 
 def _no_text(name: str, error: UnicodeEncodeError) -> ValueError:
-    return ValueError(f"column {name!r} holds half of a surrogate pair, which is no text ({error}).")
+    return ValueError(f"column {name!r} holds half of a surrogate pair, which is not a text ({error}).")
 
 
 def _common(values: Sequence[Any]) -> Any:

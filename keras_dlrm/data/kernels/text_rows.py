@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_dlrm.data.kernels.compiled import compiled
 
-# A row with more bytes than this cannot be used; a quote that is still open then is no quoting at all.
+# A row with more bytes than this cannot be used; a quote that is still open then is not a quoting at all.
 MAX_ROW = 2**20
 GOOD, FIELDS, QUOTES, UTF8, LONG = range(5)
 _NEWLINE, _RETURN, _QUOTE = 10, 13, 34

@@ -163,7 +163,7 @@ class SplitDataset(keras.utils.PyDataset):
     def on_epoch_begin(self) -> None:
         """Called by Keras before an epoch, and before it looks at one batch to build a model."""
         if self._within_epoch:
-            return  # It goes on, see on_epoch_end.
+            return  # It continues, see on_epoch_end.
         self._within_epoch = True
         self._read_last = False
         if self._skip:
@@ -176,7 +176,7 @@ class SplitDataset(keras.utils.PyDataset):
         first, self._reset_seen = not self._reset_seen, True
         if self._within_epoch and self._read_last and not (first and len(self) <= 2):
             self._advance()
-        # After fewer steps than the epoch has (`steps_per_epoch`) Keras goes on with the same iterator, and on
+        # After fewer steps than the epoch has (`steps_per_epoch`) Keras continues with the same iterator, and on
         # TensorFlow a thread reads ahead at any moment: until the last batch the epoch is not left.
         self._within_epoch = self._within_epoch and not first and not self._read_last and self._position > 0
         if not self._within_epoch:

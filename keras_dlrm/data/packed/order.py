@@ -34,7 +34,7 @@ class ShuffledOrder:
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
     Source: Luby and Rackoff 1988, "How to construct pseudorandom permutations from pseudorandom functions"; Black and
-    Rogaway 2002, "Ciphers with arbitrary finite domains", for numbers of rows that are no product of two halves.
+    Rogaway 2002, "Ciphers with arbitrary finite domains", for numbers of rows that are not a product of two halves.
     """
 
     def __init__(self, rows: int, seed: int, epoch: int) -> None:

@@ -232,7 +232,7 @@ def _flat(name: str, values: Any) -> np.ndarray:
 
 
 def real_output(output: str | os.PathLike[str]) -> Path:
-    """The target of a link: a folder written beside it can take its name. An error where it has content."""
+    """The target of a link: a folder written alongside it can take its name. An error where it has content."""
     path = Path(output)
     if not path.is_symlink():
         return path

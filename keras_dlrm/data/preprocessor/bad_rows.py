@@ -89,7 +89,7 @@ class BadRows:
         self._check_number(f"the last one found here: {rows[-1]}")
 
     def state(self) -> dict[str, Any]:
-        """JSON values to keep, in a manifest or to go on from."""
+        """JSON values to keep, in a manifest or to resume from."""
         return {"skipped": self.skipped, "examples": [dataclasses.asdict(row) for row in self.examples]}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -301,7 +301,7 @@ def extend(vocabulary: Vocabulary, counter: Counter, column: Categorical) -> Voc
     keys = counter.keys(column, room)
     if not len(keys):
         return vocabulary
-    # The numbering goes on as it would have when the vocabulary was fitted: OOV rows are left out of it.
+    # The numbering continues as it would have when the vocabulary was fitted: OOV rows are left out of it.
     ids = first + np.arange(len(keys), dtype=np.int64)
     ids += ahead * (ids >= (oov or 0))
     return dataclasses.replace(

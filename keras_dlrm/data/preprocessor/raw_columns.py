@@ -103,7 +103,7 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
 
 
 def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
-    """A numeric column as float64 (B,), NaN where missing; an error names a value that is no number, or infinite."""
+    """A numeric column as float64 (B,), NaN where missing; an error names a value that is not a number, or infinite."""
     numbers, lost = numeric(table[name], name, where)
     if lost.any():
         row = int(np.argmax(lost))
@@ -156,7 +156,7 @@ def categorical_values(
 def too_long(column: Categorical) -> str:
     """Message about a list that has more values than `hotness`.
 
-    It says nothing of other rows: a job that goes on after a stop sees them in other blocks, and keeps the same text.
+    It says nothing of other rows: a job that continues after a stop sees them in other blocks, and keeps the same text.
     """
     return f"values but hotness={column.hotness}; raise hotness, shorten the list, or set truncate to 'first' or 'last'"
 
@@ -198,7 +198,7 @@ def _plain(values: pl.Series) -> pl.Series:
 
 
 def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
-    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing; `BadValue` where one is no id.
+    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing; `BadValue` where one is not an id.
 
     Unbounded ids of a hashed column are folded to 31 bits. Other values are hashed as texts to such ids, which
     `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph.

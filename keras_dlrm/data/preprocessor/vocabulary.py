@@ -139,7 +139,7 @@ class Vocabulary:
         """Give ids to the counted values.
 
         Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
-        frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they lie
+        frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they are
         beyond `max_vocabulary`.
         """
         oov, oov_rows = column.oov, 0 if column.oov is None else column.oov_rows

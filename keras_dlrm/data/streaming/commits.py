@@ -137,7 +137,7 @@ class Commits:
         try:
             content = read_commit(place)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{place} cannot be read ({error}); remove it to go on from the one before.") from error
+            raise ValueError(f"{place} cannot be read ({error}); remove it to resume from the one before.") from error
         return keras.saving.load_model(place / MODEL), content["state"]
 
     def _publish(self, written: Path, place: Path) -> None:

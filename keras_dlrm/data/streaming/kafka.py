@@ -118,7 +118,7 @@ class KafkaStream(Stream):
         first = not self.positions
         for name in self._begin if first and isinstance(self._begin, Mapping) else ():
             if name not in [f"{topic}:{number}" for topic, number in self._numbers()]:
-                raise ValueError(f"KafkaStream: start names {name!r}, which is no topic:partition that is read here.")
+                raise ValueError(f"KafkaStream: start names {name!r}, which is not a topic:partition that is read here.")
         for topic, number in self._numbers():
             self._add(topic, number, first)
 
@@ -142,9 +142,9 @@ class KafkaStream(Stream):
             self._partitions[name] = dataclasses.replace(self._partitions[name], position=low)
         elif not low <= position <= high:
             what = (
-                "the broker has deleted the messages in between; on_lost='continue' goes on without them"
+                "the broker has deleted the messages in between; on_lost='continue' continues without them"
                 if position < low
-                else "it may have been made anew; train into another folder"
+                else "it may have been recreated; train into another folder"
             )
             raise ValueError(f"{name}: the next offset to read is {position}, but the topic holds {low} … {high}: {what}.")
 
@@ -196,7 +196,7 @@ class KafkaStream(Stream):
                 eof=True,
                 message_offset=True,
                 config_global=[f"{key}={value}" for key, value in properties.items()],
-                # Without this, a reader whose offset is gone would go on at the end without a word.
+                # Without this, a reader whose offset is gone would continue at the end without a word.
                 config_topic=["auto.offset.reset=error"],
             )
         return dataset.batch(FETCH).prefetch(2).as_numpy_iterator()

@@ -19,7 +19,7 @@ Value = str | list[str | None] | None
 
 
 class BadMessage(ValueError):
-    """A message that is no row: the column, empty where the message as a whole is wrong, its value, and what it must be."""
+    """A message that is not a row: the column, empty where the message as a whole is wrong, its value, and what it must be."""
 
     def __init__(self, column: str, value: object, reason: str) -> None:
         super().__init__(f"{column}: {value!r} {reason}")
@@ -130,7 +130,7 @@ def _example_fields(message: bytes) -> dict[str, Any]:
 
 
 def _text(name: str, value: str) -> str:
-    """JSON can write half a surrogate pair, which is no character and in no UTF-8."""
+    """JSON can write half a surrogate pair, which is not a character and in no UTF-8."""
     if not value.isascii():
         try:
             value.encode()

@@ -22,7 +22,7 @@ class Online:
 
     Args:
         model: The model.
-        positions: Where the stream goes on.
+        positions: Where the stream continues.
         read: Rows read since the first start, bad ones included, each counted once.
         trained: Rows trained on since the first start, each counted once.
         commits: Number of the last commit.
@@ -54,7 +54,7 @@ def train_online(
 ) -> Online:
     """Train on a stream as it comes: read a chunk, `model.fit` it once, commit model and positions together.
 
-    Started again, also after a kill at any moment, it goes on from the last commit: with the model, the optimizer and
+    Started again, also after a kill at any moment, it resumes from the last commit: with the model, the optimizer and
     the positions of that commit. What was read after it is read and trained again, by a model that has not seen it. So
     no row is left out, and in the model that is committed each row was learned from exactly once; only what a killed
     process had told others (predictions, logs) may be told twice.

@@ -31,7 +31,7 @@ class Chunk:
         batch: Packed batch of B rows; `None` where none of those read can be used.
         label: float32 (B,).
         read: How many were read, bad ones included.
-        positions: Where the stream goes on behind them, by file or partition.
+        positions: Where the stream continues behind them, by file or partition.
     """
 
     batch: dict[str, np.ndarray] | None
@@ -55,7 +55,7 @@ class Stream:
         poll: Seconds between two looks for more where the end was reached.
 
     Attributes:
-        positions: Where each file or partition goes on: the number of its next row.
+        positions: Where each file or partition continues: the number of its next row.
         bad: `BadRows`: the policy, how many were left out, and the first 100.
     """
 
@@ -100,7 +100,7 @@ class Stream:
         """Go on at these positions: those of a `Chunk`. Without them, at the start.
 
         Raises:
-            ValueError: a position lies outside of what the source holds.
+            ValueError: a position is outside of what the source holds.
         """
         who = type(self).__name__
         self.positions = {name: integer(who, f"positions[{name!r}]", n, 0) for name, n in (positions or {}).items()}
@@ -188,10 +188,10 @@ INSTALL = (
 def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
     """Import tensorflow-io, or a module of it; `who` needs it is for the error.
 
-    Its native code is linked against one TensorFlow: beside another one it imports, and fails at the first operation.
+    Its native code is linked against one TensorFlow: alongside another one it imports, and fails at the first operation.
 
     Raises:
-        ImportError: it is not installed, or beside a TensorFlow that it cannot work with.
+        ImportError: it is not installed, or alongside a TensorFlow that it cannot work with.
     """
     version = "none"
     for name in ("tensorflow", "tensorflow-cpu"):

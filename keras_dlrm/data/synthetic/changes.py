@@ -15,7 +15,7 @@ class Drift:
     """Slow change of a planted log with the position of a row in time.
 
     Args:
-        rows: Over how many rows the change below takes place. It goes on at this pace.
+        rows: Over how many rows the change below takes place. It continues at this pace.
         effects: 1 minus the correlation of the effects (of ids and of dense values, the linear part) at row `rows` with
             those at row 0: 0 is no change, 1 is effects that have nothing to do with the first ones. They turn, so
             each column's strength stays the same. Nonlinear functions of dense values and products of columns stay as

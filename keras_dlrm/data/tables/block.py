@@ -64,7 +64,7 @@ class Numbers:
 
     Args:
         values: float64 (n,), NaN where missing or no number.
-        lost: bool (n,), whether it is no number.
+        lost: bool (n,), whether it is not a number.
         value: Gives the value of a row, for messages.
         faults: What else is wrong with the rows.
     """
@@ -97,7 +97,7 @@ class Block(ABC):
         faults: What is wrong with them so far.
 
     Attributes:
-        place: Where to go on after the block: JSON values that only the reader of the file understands.
+        place: Where to continue after the block: JSON values that only the reader of the file understands.
         share: Share of the file that was read up to the end of the block.
     """
 

@@ -81,7 +81,7 @@ class _Frames(TableFile):
         with readable(self.path, OSError):
             table = self.scan(names)
         while row < total:
-            # `collect_batches` reads ahead without a bound; a slice takes the row groups that it lies in.
+            # `collect_batches` reads ahead without a bound; a slice takes the row groups that it is in.
             with readable(self.path, OSError):
                 batch = table.slice(row, SLICE_ROWS).collect()
             if not len(batch):

@@ -50,11 +50,11 @@ def preprocess(
     string of values separated by `|`, in Parquet a list, in TFRecord (of `tf.train.Example`) a feature of several values.
     CSV and TSV are UTF-8 with a header; a field that begins with a double quote ends with one, two inside are one.
 
-    The input is read once, in blocks; staging beside the output needs `8 + 4·n_dense + 4·W` bytes of disk per row, and 8
+    The input is read once, in blocks; staging alongside the output needs `8 + 4·n_dense + 4·W` bytes of disk per row, and 8
     more for each dense column that is fitted. Memory holds the distinct values of the fitted tables, their bytes and up
     to 100 more each while the vocabularies are made, besides some hundred megabytes of blocks. A call that was stopped,
-    killed or out of disk goes on where it was when it is made again with the same arguments, and gives the same files,
-    to the byte; other arguments or changed inputs start anew.
+    killed or out of disk resumes where it stopped when it is made again with the same arguments, and gives the same files,
+    to the byte; other arguments or changed inputs start again.
 
     Args:
         schema: The columns. Sparse columns without a `vocabulary_size` get a fitted vocabulary. `None` with a

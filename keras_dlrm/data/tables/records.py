@@ -21,7 +21,7 @@ BLOCK_RECORDS = 8192
 # Bytes of a record besides its content: its length, and two checksums.
 _FRAME = 16
 _DTYPES = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.int64}
-NO_EXAMPLE = "the record is no tf.train.Example"
+NO_EXAMPLE = "the record is not a tf.train.Example"
 NOT_UTF8 = "must be UTF-8 text"
 
 Columns = dict[str, tuple[pl.Series, np.ndarray]]

@@ -164,7 +164,7 @@ def _stored(dtype: Any, ids: Any, rows: Any, step: Any) -> Any:
 
 
 def _layout_of_slot(variable: Any, rank: int) -> dict[str, Any]:
-    """The layout of a slot: on JAX the rows of a sharded table and of its slots are divided alike."""
+    """The layout of a slot: on JAX the rows of a sharded table and of its slots are divided the same way."""
     layout = layout_of(variable)
     if layout is None or not getattr(variable, "sharded", False):
         return {}
@@ -173,7 +173,7 @@ def _layout_of_slot(variable: Any, rank: int) -> dict[str, Any]:
 
 class _Filled:
     # keras.initializers.Constant multiplies by ones, and TensorFlow 2.21 keeps those: a table's worth of memory. An object, because
-    # Keras has JAX compile the method of what fills a large variable that lies on several devices.
+    # Keras has JAX compile the method of what fills a large variable that is on several devices.
     def __init__(self, value: float) -> None:
         self.value = value
 

@@ -59,7 +59,7 @@ def _adagrad(who: str, rule: Adagrad, rate: float) -> keras.optimizers.Optimizer
         )
     if (rule.epsilon / 2 / start if rule.epsilon_in_root else rule.epsilon / math.sqrt(start)) > _NO_EPSILON:
         raise ValueError(
-            f"{who}: epsilon={rule.epsilon} would change steps beside initial_accumulator_value={start}, and SparseCore's "
+            f"{who}: epsilon={rule.epsilon} would change steps alongside initial_accumulator_value={start}, and SparseCore's "
             "Adagrad has none; give a smaller one, as 1e-10."
         )
     return keras.optimizers.Adagrad(rate, start)

@@ -21,7 +21,7 @@ from keras_dlrm.sharding.stacking import Block, Stack, Table
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A table inside a stack that is dealt out to SparseCores: row r lies on core (r + rotation) mod cores.
+    """A table inside a stack that is dealt out to SparseCores: row r is on core (r + rotation) mod cores.
 
     There it is row `offset + r // cores` of that core's part of the stack.
     """
@@ -186,7 +186,7 @@ class SparseCoreTables:
                 if config.table.name in new:
                     layer_off_sparse_core(self.layer, path).embeddings.assign(new[config.table.name])
         elif keras.backend.backend() == "jax":
-            # It stacks tables anew, and needs all of them for that.
+            # It stacks tables again, and needs all of them for that.
             self.layer.set_embedding_tables({**self.layer.get_embedding_tables(), **new})
         else:
             for name, whole in new.items():
@@ -201,7 +201,7 @@ class SparseCoreTables:
 
     @contextlib.contextmanager
     def _stack(self, name: str) -> Iterator[tuple[Placed, np.ndarray]]:
-        """On TensorFlow, a table's place and the stack that it lies in, which is written back if it was changed."""
+        """On TensorFlow, a table's place and the stack that it is in, which is written back if it was changed."""
         engine = tables_on_sparse_core(self.layer)
         layout = engine.embedding_layouts[name]
         shards = engine.embedding_tables[layout.stacked_table_name].values

@@ -15,7 +15,7 @@ from keras_dlrm.files.durable import check_replaced, publish, workspace
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.models.not_finite import require_finite
 
-# What a flatbuffer can address, less what is beside the tables.
+# What a flatbuffer can address, less what is alongside the tables.
 MOST_BYTES = (1 << 31) - (1 << 26)
 
 

@@ -31,7 +31,7 @@ from keras_dlrm.files.checksums import seal
 from keras_dlrm.files.durable import check_replaced, publish, workspace
 from keras_dlrm.models.not_finite import require_finite
 
-# Tables that are larger lie in a file of their own, which ONNX Runtime maps into memory instead of reading it.
+# Tables that are larger are in a file of their own, which ONNX Runtime maps into memory instead of reading it.
 EXTERNAL_ABOVE = 1 << 26
 
 
@@ -60,7 +60,7 @@ def onnx(
             own dtype by default.
         prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
             rows to leave out. Their ids are answered as unseen ones are.
-        external_data: Whether tables lie in a file beside, `<path>.<checksum>.data`, which ONNX Runtime maps into memory:
+        external_data: Whether tables are in a file alongside, `<path>.<checksum>.data`, which ONNX Runtime maps into memory:
             processes that serve the same file share it. By default where they have more than 64 MiB.
 
     Returns:
@@ -131,7 +131,7 @@ def tables_of(model: Any, functional: bool, kind: str | None, prune: Any) -> Sto
 
 
 def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | None) -> Any:
-    """The graph of a model, whose tables lie in the graph, or in a file called `data`.
+    """The graph of a model, whose tables are in the graph, or in a file called `data`.
 
     That of a click model is packed batch → p(click), that of a functional one its own inputs → its own outputs, by name.
     `NotImplementedError` where the model does something that is not known in ONNX.

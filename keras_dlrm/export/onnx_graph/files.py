@@ -31,7 +31,7 @@ def add_checksums(model: Any, data: Path | None) -> None:
 def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
     """Compare an ONNX file, and the tables' file that it names, with their checksums: the files, `None` without a checksum.
 
-    `done` is called with the bytes of each part that was read. `ValueError` names a file that is damaged, missing, or not beside.
+    `done` is called with the bytes of each part that was read. `ValueError` names a file that is damaged, missing or elsewhere.
     """
     if not check_seal(path):
         return None
@@ -86,7 +86,7 @@ def remove_other_data(path: Path, kept: str | None) -> None:
 
 
 def metadata(schema: Any, stored: Any) -> dict[str, str]:
-    """Properties of the file: the schema, if there is one, and where each logical table lies."""
+    """Properties of the file: the schema, if there is one, and where each logical table is."""
     tables = [
         {"table": table.name, "tensor": stack.name, "first_place": int(first), "rows": table.rows, "stored_as": stack.kind}
         for stack in stored.stacks

@@ -102,7 +102,7 @@ def element_type(dtype: Any) -> int:
 
 
 def large_tensor(name: str, dtype: np.dtype, shape: Sequence[int], data: bytes | tuple[str, int, int]) -> Any:
-    """A TensorProto with its little-endian bytes, or with the file name, offset and length where they lie."""
+    """A TensorProto with its little-endian bytes, or with the file name, offset and length where they are."""
     from onnx import TensorProto
 
     tensor = TensorProto(name=name, data_type=element_type(dtype), dims=list(shape))

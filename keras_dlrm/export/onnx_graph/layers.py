@@ -170,7 +170,7 @@ def _symbolic(function: Any, args: Any, kwargs: Any) -> Any:
     except NotImplementedError:
         raise
     except Exception as error:
-        # Each framework says in its own way that a symbol is no tensor of its.
+        # Each framework says in its own way that a symbol is not a tensor of its.
         name = getattr(function, "__qualname__", type(function).__name__)
         raise NotImplementedError(f"what {name} does outside keras.ops ({str(error).splitlines()[0][:200]})") from error
 

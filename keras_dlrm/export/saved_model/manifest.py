@@ -68,7 +68,7 @@ def git_revision() -> str | None:
 
 
 def next_version(directory: Path) -> int:
-    """One more than the highest version of a folder; names that are no number, or one beyond int64, do not count."""
+    """One more than the highest version of a folder; names that are not a number, or one beyond int64, do not count."""
     names = (p.name for p in directory.iterdir())
     numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20)
     return max((number for number in numbers if number < 2**63 - 1), default=0) + 1

@@ -29,7 +29,7 @@ from keras_dlrm.support.arguments import integer
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
-# The check loads variables of at most so many bytes a second time, beside the live model.
+# The check loads variables of at most so many bytes a second time, alongside the live model.
 _LOADED = 2**27
 # What the file format may add to tables and weights.
 _SHARE, _ROOM = 1.02, 2**17
@@ -48,7 +48,7 @@ def savedmodel(
     - `packed`: `dense` float32 (B, n_dense), `sparse` int64 (B, W), for a weighted schema `weights` float32 (B, W).
     - `columns`: the same, an input per column.
     - `raw`: an input per column as the log has them, through the preprocessor inside the graph.
-    - `rank`: one row of the user's columns beside B candidates.
+    - `rank`: one row of the user's columns alongside B candidates.
     - `classify`, `regress`: serialized `tf.train.Example`s, with the columns of `raw`, or of `columns` without a preprocessor.
     - `serving_default`: what `default` says.
 
@@ -65,7 +65,7 @@ def savedmodel(
     Args:
         model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
         directory: Folder of the versions; made if it does not exist.
-        preprocessor: The `Preprocessor` that made the training data: it becomes part of the graph, and is saved beside the
+        preprocessor: The `Preprocessor` that made the training data: it becomes part of the graph, and is saved alongside the
             model in `assets.extra`.
         version: Number of the version; one more than the highest there is by default.
         user_columns: Columns that are the same for all candidates of a `rank` request; without any there is no `rank`.
@@ -118,7 +118,7 @@ def savedmodel(
     final = directory / str(next_version(directory) if version is None else version)
     if final.exists():
         raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
-    # Its name is no number, so that a server that watches the folder does not take it for a version.
+    # Its name is not a number, so that a server that watches the folder does not take it for a version.
     with workspace(directory / "version") as aside:
         if functional:
             _write_functional(model, aside / "model")
@@ -215,7 +215,7 @@ def _rebuild(
         if last.startswith("not written"):
             raise RuntimeError(f"savedmodel: {last}")
         raise RuntimeError(f"savedmodel: rebuilding the model under TensorFlow failed:\n{failed}")
-    # -P: the modules beside the program, such as `manifest`, stand for no others.
+    # -P: the modules alongside the program, such as `manifest`, stand for no others.
     failed = run(["-P", str(CHECK), str(path), str(folder / "requests.json")])[-4000:]
     if failed:
         raise RuntimeError(failed)

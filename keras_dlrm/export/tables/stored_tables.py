@@ -31,7 +31,7 @@ class StoredStack:
     """
 
     variable: Any  # of Keras, (rows, D)
-    stack: Stack  # what lies in it
+    stack: Stack  # what is in it
     oov: Mapping[str, int | None]  # by table name, the row that unseen ids get, or `None`: zeros
     kind: str  # one of `quantized.KINDS`
     pruned: np.ndarray | None  # which rows of the variable are left out, bool (rows,), or `None`

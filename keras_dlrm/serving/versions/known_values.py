@@ -20,7 +20,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.serving.wire.tensors import nbytes
 
 log = logging.getLogger("keras_dlrm.serving")
-# A preprocessor whose files are larger is not loaded a second time, beside the model that has it.
+# A preprocessor whose files are larger is not loaded a second time, alongside the model that has it.
 _PREPROCESSOR_BYTES = 256 * 2**20
 # Arrays that wait to be counted; those of requests beyond are not.
 _WAITING_BYTES = 32 * 2**20

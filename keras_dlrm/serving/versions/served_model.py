@@ -116,7 +116,7 @@ def fingerprint(path: Path) -> Fingerprint:
 class ServedModel:
     """The versions of one model; `threads` are TensorFlow's for each version.
 
-    `poll` loads what is new beside what is served and swaps only afterwards: a version that cannot be loaded replaces
+    `poll` loads what is new alongside what is served and swaps only afterwards: a version that cannot be loaded replaces
     nothing, is reported in `statuses` and in the log, and is tried again when its files change. An old version goes
     when all wanted ones are available, and its memory when its last request is answered.
     """

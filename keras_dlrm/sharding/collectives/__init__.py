@@ -11,7 +11,7 @@
   devices' rows).
 - `check_call(n)`: raises where a model over n ranks is called as a function, outside of its steps.
 - `real_rows(x, real)`: the rows of x where `real` is true; `CUTS_ROWS`: whether that is possible. On JAX it is not: all rows stay.
-- `holds(owner, variable)`: whether a rank's rows of a variable lie in this process. `read(variable, owner, start, stop)` and
+- `holds(owner, variable)`: whether a rank's rows of a variable are in this process. `read(variable, owner, start, stop)` and
   `write(variable, owner, start, rows)`: rows of that rank, counted from its first; of a copy where `owner` is `None`.
 """
 
@@ -35,8 +35,8 @@ _adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}_collec
 def start(timeout: float = 300.0) -> None:
     """Join the processes that a launcher started; nothing where this one is alone.
 
-    Python's generator of random numbers then goes on from the same state in all of them: where no seed is given, initial weights
-    are drawn from it, which must be alike.
+    Python's generator of random numbers then resumes from the same state in all of them: where no seed is given, initial weights
+    are drawn from it, which must be the same.
 
     Args:
         timeout: Seconds that a process waits for the others, here and in each exchange.

@@ -86,7 +86,7 @@ def scaling_png(
     estimates: Mapping[int, Estimate | None], path: str | os.PathLike[str], title: str = "",
     points: Mapping[int, float] | None = None, label: str = "measured",
 ) -> None:  # fmt: skip
-    """Draw throughput against devices, beside a line of what would be linear, and what a step's time goes to.
+    """Draw throughput against devices, alongside a line of what would be linear, and what a step's time goes to.
 
     Args:
         estimates: Of `simulate`.

@@ -283,5 +283,5 @@ def test_models_that_cannot_be_trained_so_are_refused():
 
 
 def test_variables_that_lie_elsewhere_are_refused():
-    with pytest.raises(ValueError, match="lies on .*localhost.*, not on /job:ps"):
+    with pytest.raises(ValueError, match="is on .*localhost.*, not on /job:ps"):
         check_is_on(builder(lambda: kd.optimizers.SGD(0.1))(), "/job:ps/replica:0/task:0/device:CPU:0")

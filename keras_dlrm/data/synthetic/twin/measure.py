@@ -282,7 +282,7 @@ def _dense(values: np.ndarray, label: np.ndarray, rate: float, threshold: int) -
 
 
 def log_odds_shifts(click_rates: list[float], rate: float) -> np.ndarray:
-    """Log odds of groups, beside those of the log.
+    """Log odds of groups, alongside those of the log.
 
     Example:
 

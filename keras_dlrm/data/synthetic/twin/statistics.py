@@ -77,7 +77,7 @@ class DenseStatistics:
         return low, high
 
     def quantiles(self, shares: Any) -> np.ndarray:
-        """Values below which given shares of the rows lie."""
+        """Values below which given shares of the rows are."""
         return self.locate(np.asarray(shares, np.float64))[0]
 
     def locate(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
