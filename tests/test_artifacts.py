@@ -154,6 +154,6 @@ def test_descriptions_are_parsed(tmp_path):
         assert kd.verify(tmp_path / name).kind == "description"
     (tmp_path / "plan.json").write_text('{"tables": 3')
     (tmp_path / "schema.json").write_text('{"format": "x"}')
-    for name, words in (("plan.json", "is damaged"), ("schema.json", "no schema, plan or experiment")):
+    for name, words in (("plan.json", "is damaged"), ("schema.json", "not a schema, plan or experiment")):
         with pytest.raises(ValueError, match=words):
             kd.verify(tmp_path / name)

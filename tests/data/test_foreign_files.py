@@ -275,7 +275,7 @@ def test_damaged_and_missing_files_are_clear_errors(tmp_path):
     log = mlperf(tmp_path)
     path = tmp_path / "train_data.bin"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match="no whole rows of 160"):
+    with pytest.raises(ValueError, match="not whole rows of 160"):
         kd.data.mlperf.open(tmp_path)
     with pytest.raises(ValueError, match="train_data.bin is damaged or cut short"):
         log.split("train").take(slice(0, 4))
