@@ -158,7 +158,7 @@ class ClickModel(SparseTraining):
 
     def _check_labels(self, y: Any) -> None:
         if y is None:
-            raise ValueError(f"{self.name}: there are not labels; give fit and evaluate (batch, labels) or x=… and y=….")
+            raise ValueError(f"{self.name}: there are no labels; give fit and evaluate (batch, labels) or x=… and y=….")
         shape: Any = getattr(y, "shape", ())
         # TensorFlow does not know the rank where a model has seen labels of both forms.
         if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):

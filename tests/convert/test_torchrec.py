@@ -235,7 +235,7 @@ FIRST_OVER = "over_arch.model.0._mlp.0._linear.weight"
         (lambda: from_torchrec(state_dict(), features=["a", "b"]), ["features=['a', 'b']", "each of the tables"]),
         (lambda: from_torchrec(state_dict(), schema_of(*ABC), features=["a", "b", "b"]), ["features", "'c'"]),
         (lambda: from_torchrec(state_dict([("t_0", 3), ("t_10", 3), ("t_2", 3)])),
-         ["no order of columns", "features="]),
+         ["not an order of columns", "features="]),
         (lambda: from_torchrec(dict(sorted(state_dict().items()))), ["sorted by name", "features="]),
         (lambda: from_torchrec(dict(sorted(state_dict().items())), schema_of(*ABC)), ["sorted by name", "features="]),
         (lambda: from_torchrec(state_dict(vectors=5)),
