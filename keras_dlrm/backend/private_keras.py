@@ -99,7 +99,7 @@ class OpenModel(keras.Model):
         return self.logs_of_epoch(logs)
 
     def logs_of_epoch(self, logs: Any) -> Any:
-        """What an epoch logs, given what its last step did."""
+        """The logs of an epoch, from those of its last step."""
         return super()._get_metrics_result_or_logs(logs)
 
 
@@ -234,7 +234,7 @@ def purge_variables(model: Any, **kinds: bool) -> None:
 
 
 def layout_of(variable: Any) -> Any:
-    """How a variable is on JAX's devices, `None` elsewhere; `keras.distribution` knows layouts by path only."""
+    """The layout of a variable on JAX's devices, `None` elsewhere; `keras.distribution` knows layouts by path only."""
     return getattr(variable, "_layout", None)
 
 

@@ -156,11 +156,11 @@ def _found(path: Path) -> tuple[int, str]:
         if place < 0:
             return -1, ""
         digits = place + len(_MARK), place + len(_MARK) + _DIGITS
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for first, last in ((0, digits[0]), (digits[1], len(content))):
             for start in range(first, last, _PART):
-                found.update(content[start : min(start + _PART, last)])
-        return place, found.hexdigest()
+                digest.update(content[start : min(start + _PART, last)])
+        return place, digest.hexdigest()
 
 
 KERAS = ("config.json", "metadata.json", "model.weights.h5")

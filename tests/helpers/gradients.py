@@ -29,5 +29,5 @@ def gradients(function: Callable[..., Any], arrays: Sequence[np.ndarray]) -> lis
     result = function(*tensors)
     if not result.requires_grad:
         return [np.zeros_like(array) for array in arrays]
-    found = torch.autograd.grad(result, tensors, allow_unused=True)
-    return [np.zeros_like(a) if g is None else g.numpy() for a, g in zip(arrays, found, strict=True)]
+    results = torch.autograd.grad(result, tensors, allow_unused=True)
+    return [np.zeros_like(a) if g is None else g.numpy() for a, g in zip(arrays, results, strict=True)]

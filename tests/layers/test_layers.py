@@ -181,25 +181,23 @@ def test_gradients_are_the_slopes_of_the_numpy_function(name):
     upstream = rng.normal(size=(3, *case.output)).astype("float32")
     directions = [rng.normal(size=each.shape).astype("float32") for each in start]
 
+    def inputs_of(values):
+        replaced = dict(zip(floats, values[len(trainable) :], strict=True))
+        return [replaced.get(i, each) for i, each in enumerate(x)]
+
     def loss(*values):
-        given = list(x)
-        for i, value in zip(floats, values[len(trainable) :], strict=True):
-            given[i] = value
-        out, _ = layer.stateless_call(list(values[: len(trainable)]), rest, *given)
+        out, _ = layer.stateless_call(list(values[: len(trainable)]), rest, *inputs_of(values))
         return ops.sum(ops.multiply(out, upstream))
 
     def in_numpy(step):
         moved = [each.astype("float64") + step * direction for each, direction in zip(start, directions, strict=True)]
         for variable, value in zip(trainable, moved, strict=False):
             variable.assign(value)
-        given = list(x)
-        for i, value in zip(floats, moved[len(trainable) :], strict=True):
-            given[i] = value
-        return np.sum(case.numpy(layer, *given) * upstream)
+        return np.sum(case.numpy(layer, *inputs_of(moved)) * upstream)
 
-    found = gradients(loss, start)
-    assert all(np.isfinite(gradient).all() for gradient in found)
-    slope = sum(np.sum(gradient * direction) for gradient, direction in zip(found, directions, strict=True))
+    slopes = gradients(loss, start)
+    assert all(np.isfinite(gradient).all() for gradient in slopes)
+    slope = sum(np.sum(gradient * direction) for gradient, direction in zip(slopes, directions, strict=True))
     assert slope == pytest.approx((in_numpy(1e-3) - in_numpy(-1e-3)) / 2e-3, rel=1e-2, abs=1e-2)
 
 

@@ -189,12 +189,12 @@ def test_traffic_is_what_the_arrays_of_the_exchange_weigh():
         "b": Placement("table_wise", (1,)),
         "c": Placement("replicate"),
     }
-    found = traffic(2, layout(stacks, ShardingPlan(2, shapes_of(stacks), kinds), None).groups, 10, True, 100)
+    moved = traffic(2, layout(stacks, ShardingPlan(2, shapes_of(stacks), kinds), None).groups, 10, True, 100)
     # Process 1 is asked for 3 + 1 ids of an example and answers with 2 vectors of 4; all others are padded to that.
-    assert found.ids == 5 * 4 * 4 * 2 and found.vectors == 5 * 2 * 4 * 4 * 2
-    assert found.replicated == 5 * (1 + 4) * 4
-    assert found.dense == 2 * 50 * 4 and found.metrics == 5 * 2 * 4
-    assert found.total == found.ids + found.vectors + found.replicated + found.dense + found.metrics
+    assert moved.ids == 5 * 4 * 4 * 2 and moved.vectors == 5 * 2 * 4 * 4 * 2
+    assert moved.replicated == 5 * (1 + 4) * 4
+    assert moved.dense == 2 * 50 * 4 and moved.metrics == 5 * 2 * 4
+    assert moved.total == moved.ids + moved.vectors + moved.replicated + moved.dense + moved.metrics
 
 
 def test_traffic_does_not_depend_on_the_rows_of_tables_and_one_process_sends_nothing():

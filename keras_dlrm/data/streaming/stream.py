@@ -242,10 +242,10 @@ def pack(
         except TypeError as error:  # a column of another type, whatever its values are
             raise ValueError(str(error)) from error
         unusable, more = block.faults.first()
-    found = [dataclasses.replace(row, file=sources[row.row], row=int(numbers[row.row])) for row in unusable]
+    placed = [dataclasses.replace(row, file=sources[row.row], row=int(numbers[row.row])) for row in unusable]
     # In the order of the stream, so that "raise" names the first one.
     order = {source: i for i, source in enumerate(dict.fromkeys([*(row.file for row in known), *sources]))}
-    bad.add(sorted([*known, *found], key=lambda row: (order[row.file], row.row)), more)
+    bad.add(sorted([*known, *placed], key=lambda row: (order[row.file], row.row)), more)
     if rows is None or not len(rows):
         return None
     arrays = {"dense": rows.dense, "sparse": rows.sparse}

@@ -77,7 +77,7 @@ class RandomClickLog(SyntheticClickLog):
             yield Block(batch, (random.random(BLOCK) < truth).astype(np.float32), truth)
 
     def _drawing(self, part: str) -> Callable[[np.random.Generator, int], Batch]:
-        """What draws the packed rows of a part, block by block."""
+        """A drawer of a part's packed rows, block by block."""
         return self._inputs
 
     def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
