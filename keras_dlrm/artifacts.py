@@ -1,7 +1,5 @@
 """Checks of everything that this package writes: `kd.verify` and `keras-dlrm verify`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

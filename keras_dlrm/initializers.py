@@ -1,7 +1,5 @@
 """The reference's initialization rules, drawn by NumPy: one seed gives the same weights on every backend."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Rows on JAX: gather, sum of duplicates, scatter."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

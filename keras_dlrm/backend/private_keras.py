@@ -1,7 +1,5 @@
 """Private names of Keras 3.15 that the package cannot do without, each with its reason."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Private names of keras-rs 0.4 that the package cannot do without, each with its reason."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -1,7 +1,5 @@
 """Private names of TensorFlow 2.21 that the package cannot do without, each with its reason."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

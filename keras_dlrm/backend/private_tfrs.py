@@ -1,7 +1,5 @@
 """Private names of TensorFlow Recommenders 0.7 from which weights are read. Its layers keep what they are made of to themselves."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 

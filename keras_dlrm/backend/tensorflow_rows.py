@@ -1,7 +1,5 @@
 """Rows on TensorFlow: gather, sum of duplicates, scatter."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

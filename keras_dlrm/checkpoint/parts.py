@@ -1,7 +1,5 @@
 """Files of a checkpoint: its manifest, and parts of tables and slots, complete or as the changed rows."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterable

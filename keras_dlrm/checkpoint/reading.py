@@ -1,7 +1,5 @@
 """`restore` and `verify`: a checkpoint into a model, whatever processes wrote it."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

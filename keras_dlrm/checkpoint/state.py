@@ -1,7 +1,5 @@
 """State of a training run: pieces of tables and slots, variables that every process has, identity of the model."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """`save` and `Checkpoints`: each process writes its parts, one commit makes them visible."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The command line `keras-dlrm`: one file for each command, listed in `COMMANDS`."""
 
-from __future__ import annotations
-
 import importlib
 
 import click

@@ -1,7 +1,5 @@
 """Command `compare`: models over several seeds, and whether they differ by more than noise."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

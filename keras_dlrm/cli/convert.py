@@ -1,7 +1,5 @@
 """Command `convert`: checkpoints of other libraries to `.keras` files, and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Command `evaluate`: scores of a saved model on a part of a click log."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

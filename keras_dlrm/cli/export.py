@@ -1,7 +1,5 @@
 """Command `export`: a saved model for TensorFlow Serving, ONNX Runtime or LiteRT."""
 
-from __future__ import annotations
-
 import glob
 from pathlib import Path
 from typing import Any

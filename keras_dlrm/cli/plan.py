@@ -1,7 +1,5 @@
 """Command `plan`: placement of embedding tables on devices, and its predicted cost."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Command `predict`: click probabilities of whole files."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

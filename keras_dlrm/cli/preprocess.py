@@ -1,7 +1,5 @@
 """Command `preprocess`: raw logs to a processed directory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Run and end of a program of this package: exit codes, one sentence for an error, signals."""
 
-from __future__ import annotations
-
 import _thread
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """Command `serve`: the local stand-in for TensorFlow Serving."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

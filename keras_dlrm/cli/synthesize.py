@@ -1,7 +1,5 @@
 """Command `synthesize`: planted, random, trace and multi-hot click logs."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

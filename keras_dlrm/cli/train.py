@@ -1,7 +1,5 @@
 """Command `train`: one run, from processed data to a scored model."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

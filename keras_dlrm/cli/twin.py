@@ -1,7 +1,5 @@
 """Command `twin`: measure a private log, and make a synthetic one like it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Command `verify`: compare what was written with its checksums."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

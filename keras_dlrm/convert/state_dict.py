@@ -1,7 +1,5 @@
 """Arrays of a PyTorch state_dict by key, read so that nothing is left over."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

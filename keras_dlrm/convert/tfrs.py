@@ -1,7 +1,5 @@
 """Weights of TensorFlow Recommenders' `Ranking` models to a `DLRM`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights of the reference, facebookresearch/dlrm's PyTorch model, to and from a `DLRM`, its tables whole or split."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights of TorchRec's models `DLRM` and `DLRM_DCN` to and from a `DLRM`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """`EmbeddingCollection`: all embedding tables of a model in one layer."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

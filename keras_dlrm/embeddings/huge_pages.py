@@ -1,7 +1,5 @@
 """Huge pages for large tables and their slots, on Linux."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tensors of a packed batch as layers and models read them: dense, ids as integers that fit, known width."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

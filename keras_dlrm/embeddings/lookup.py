@@ -1,7 +1,5 @@
 """Lookup of rows, the tape that records which rows a training step reads, and the update of copied tables."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """Test for NaN and infinity, in operations that every backend and exported file has."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

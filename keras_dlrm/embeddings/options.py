@@ -1,7 +1,5 @@
 """Options of a model's tables, the same for every model."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

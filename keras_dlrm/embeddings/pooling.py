@@ -1,7 +1,5 @@
 """Pooling: the looked-up rows of a column to one vector."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables in parts over several processes: ids go to the parts, sums of rows come back."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Table rows for the ids of a batch; those of hashed columns by a hash that is the same on every backend."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Whole tables in this process: one variable for all tables of a width; stand-ins where the rows come from elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence

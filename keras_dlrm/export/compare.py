@@ -1,7 +1,5 @@
 """Cost of tables in fewer bytes, in AUC and normalized entropy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

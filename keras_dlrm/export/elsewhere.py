@@ -1,7 +1,5 @@
 """Helper processes in which Keras runs on TensorFlow."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

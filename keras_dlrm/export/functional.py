@@ -1,7 +1,5 @@
 """Functional models of the user's own, with their inputs and outputs by name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Example requests to every signature, and the live model's answers: for self-check and warm-up."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Signatures of an exported model: their names and the columns of each."""
 
-from __future__ import annotations
-
 import dataclasses
 import keyword
 import re

@@ -1,7 +1,5 @@
 """Files of state_dicts: torch's `.pt` and `.pth`, NumPy's `.npz`."""
 
-from __future__ import annotations
-
 import os
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Checksums of files: alongside them, inside JSON and binary files, and of the members of zip archives."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import mmap

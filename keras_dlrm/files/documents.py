@@ -1,7 +1,5 @@
 """YAML and JSON documents as plain values: unique keys, finite numbers, bounded size."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

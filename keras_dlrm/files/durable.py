@@ -1,7 +1,5 @@
 """Atomic writing of files and folders: write aside, flush, rename."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

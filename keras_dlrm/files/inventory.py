@@ -1,7 +1,5 @@
 """Inventory of a folder: sizes and checksums of its files; check of a published version."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Memory-mapped arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, Self

@@ -1,7 +1,5 @@
 """Marker file of a folder: what it holds, and whether that is what was written."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Ownership of folders: only those with this package's marker are deleted, and one process works in one."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

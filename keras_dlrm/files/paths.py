@@ -1,7 +1,5 @@
 """Paths: regular input files, patterns in natural order, names inside a folder, links to names with patterns in them."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import glob

@@ -1,7 +1,5 @@
 """Read-ahead: threads read the next batches while the present one is used."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The interaction that leaves all crossing to the top MLP."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

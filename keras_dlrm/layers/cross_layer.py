@@ -1,7 +1,5 @@
 """Cross layers of the Deep & Cross Networks, version 1 and 2."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Pairwise dot products of feature vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

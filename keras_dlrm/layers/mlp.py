@@ -1,7 +1,5 @@
 """MLPs: a stack of Dense layers initialized as in the reference, the bottom one and the top one."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Paired bootstrap: whether one model is better than another by more than noise."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Reliability: how often a click follows a prediction of a given size."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Exact scores in NumPy: AUC, log loss, NE, calibration, AUC by group."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Streaming metrics: sums over batches that do not saturate, calibration, normalized entropy, a count."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

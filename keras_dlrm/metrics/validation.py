@@ -1,7 +1,5 @@
 """Checks of whole arrays of labels, scores and weights, shared by the exact scores."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

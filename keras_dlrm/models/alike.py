@@ -1,7 +1,5 @@
 """Agreement of processes that train one model: settings must be the same."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras_dlrm.checkpoint.state import of_training, value_of

@@ -1,7 +1,5 @@
 """`fit`, `evaluate` and `predict`: what is checked and prepared around Keras's own."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any

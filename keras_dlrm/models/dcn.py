@@ -1,7 +1,5 @@
 """Deep & Cross Networks, version 1 and 2."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

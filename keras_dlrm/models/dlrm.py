@@ -1,7 +1,5 @@
 """Deep Learning Recommendation Model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`grow`: a trained model for a schema with larger vocabularies."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Checks of labels and sample weights, in every form in which they come."""
 
-from __future__ import annotations
-
 import dataclasses
 import decimal
 import functools

@@ -1,7 +1,5 @@
 """Losses of `compile`: Keras's own cross-entropies are computed from logits."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

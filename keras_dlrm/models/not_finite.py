@@ -1,7 +1,5 @@
 """Check for NaN and infinity in losses and weights, which stops training."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Published models as data: shapes, optimizers and batch sizes."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

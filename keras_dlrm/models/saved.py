@@ -1,7 +1,5 @@
 """Saving and loading of models: configuration, frozen parts at any depth, refusals."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

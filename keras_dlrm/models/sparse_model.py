@@ -1,7 +1,5 @@
 """`SparseModel`: training that updates only the looked-up rows of tables."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from typing import Any

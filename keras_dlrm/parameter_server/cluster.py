@@ -1,7 +1,5 @@
 """Processes of a cluster: the role of this one, and a launcher for one machine."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Training on parameter servers from the chief's side."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import threading

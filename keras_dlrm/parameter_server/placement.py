@@ -1,7 +1,5 @@
 """Placement of rows on parameter servers."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A parameter server: its lock, its ledger of the steps that were applied to it, and the process of a server or a worker."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import uuid

@@ -1,7 +1,5 @@
 """Training step of a worker, whose updates are made on the servers; refusal of models that have none."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Embedding tables on parameter servers: looked up and read from there."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Kinds of columns: `Dense`, `Categorical`, checks of their options, and plain values in files."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Shapes of Criteo's and MLPerf's logs: columns, table sizes, schemas."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Hash of unbounded ids to 31 bits on the host (NumPy); `embeddings.hashing` is its graph version."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

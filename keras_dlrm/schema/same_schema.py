@@ -1,7 +1,5 @@
 """Comparison of schemas: whether packed batches of one mean the same in another."""
 
-from __future__ import annotations
-
 from keras_dlrm.schema.columns import Categorical, Dense
 from keras_dlrm.schema.schema import Schema
 

@@ -1,7 +1,5 @@
 """`predict_files` and `predict_split`: click probabilities of rows of files."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """gRPC server: `PredictionService` and `ModelService`, with limits for clients."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -1,7 +1,5 @@
 """Explanation of a prediction: contributions and interactions of features."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any

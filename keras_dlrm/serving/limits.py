@@ -1,7 +1,5 @@
 """Limits for clients: bytes, connections and time."""
 
-from __future__ import annotations
-
 import os
 import threading
 from dataclasses import dataclass, fields

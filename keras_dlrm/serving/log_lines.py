@@ -1,7 +1,5 @@
 """Log lines that clients can neither forge nor multiply."""
 
-from __future__ import annotations
-
 import logging
 import re
 import threading

@@ -1,7 +1,5 @@
 """Prometheus metrics of the server: latencies, results, loaded versions."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """REST calls (status, metadata, predict, classify, regress, explain) as functions from body to answer."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """REST routes, metrics, health and the page: an ASGI application; which pages of a browser may use it."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import logging

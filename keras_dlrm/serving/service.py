@@ -1,7 +1,5 @@
 """Answers apart from their transport: version of a request, status, signatures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Plan in use: models built under it have their tables sharded."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

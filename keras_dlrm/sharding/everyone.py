@@ -1,7 +1,5 @@
 """Small messages between processes outside of training steps."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """`Heartbeat`: signs of life of a training process."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import mmap

@@ -6,8 +6,6 @@ columns, of the pooled vector of one column of the schema (or of one looked-up r
 pooled).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

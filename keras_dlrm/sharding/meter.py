@@ -1,7 +1,5 @@
 """Meter of the bytes that collectives send."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """Stacks of tables that share a variable: where their rows are in it, and which of its rows an id asks for."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

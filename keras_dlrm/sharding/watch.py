@@ -1,7 +1,5 @@
 """A launcher's view of its processes: their signs of life, and their last words."""
 
-from __future__ import annotations
-
 import json
 import struct
 import time

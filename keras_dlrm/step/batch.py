@@ -1,7 +1,5 @@
 """Batches of one process among many: its loss and gradients are parts of the whole."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 What the host has is checked there, before it goes to a device: a step is compiled as ever, and waits for nothing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import types

@@ -1,7 +1,5 @@
 """Division of batches among the replicas of a tf.distribute strategy."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Reuse of the memory that a training step frees."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 

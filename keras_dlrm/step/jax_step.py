@@ -1,7 +1,5 @@
 """The sparse train step for JAX, which Ctrl-C does not cut in two."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

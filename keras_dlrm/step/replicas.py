@@ -10,8 +10,6 @@ Around what fails in Keras 3.15 there:
 - `train_on_batch` and the like give the whole batch to every replica.
 """
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

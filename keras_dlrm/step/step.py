@@ -1,7 +1,5 @@
 """Hooks of a train step that the calls of a model go through, the same for every backend."""
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

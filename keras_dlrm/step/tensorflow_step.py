@@ -1,7 +1,5 @@
 """The sparse train step for TensorFlow."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

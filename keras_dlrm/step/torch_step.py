@@ -1,7 +1,5 @@
 """The sparse train step for torch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Checks of arguments: integers, numbers, threads, and one clear error."""
 
-from __future__ import annotations
-
 import math
 import operator
 import os

@@ -1,7 +1,5 @@
 """Area under the ROC curve, exact: pairs of equal scores count as half won."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Differences between two descriptions, such as those of two models."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

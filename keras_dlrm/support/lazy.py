@@ -1,7 +1,5 @@
 """Lazy imports: modules and names of a package on first use, and classes that saved models need."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.abc

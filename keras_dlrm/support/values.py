@@ -1,7 +1,5 @@
 """Raw values: which are missing, which are numbers (NumPy)."""
 
-from __future__ import annotations
-
 import numbers
 from decimal import Decimal
 from typing import Any

@@ -1,7 +1,5 @@
 """Callbacks of a run: the best model so far, progress, and checkpoints to resume from."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Picture of a training run: learning curves and reliability."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping, Sequence

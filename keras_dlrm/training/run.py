@@ -1,7 +1,5 @@
 """A training run: an experiment and processed data become a trained, scored and saved model."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """Files of a run's folder, with checksums."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Dialects of Criteo preprocessing: the rules of the PyTorch DLRM, or of TorchRec."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Ids of Criteo's 26 categorical columns: vocabularies of a log that is read in order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 

@@ -1,7 +1,5 @@
 """The job of `criteo.preprocess`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`kd.data.criteo.preprocess`: Criteo's click logs (Kaggle, Terabyte) to a processed directory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

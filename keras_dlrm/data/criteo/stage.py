@@ -1,7 +1,5 @@
 """Staged rows of a Criteo log, their splits and shuffled order, and the values of its vocabularies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack

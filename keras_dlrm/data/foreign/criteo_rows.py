@@ -1,7 +1,5 @@
 """Rows of Criteo logs that another program preprocessed, checked as they are read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The binary files of MLPerf's first DLRM benchmark, read as they are."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

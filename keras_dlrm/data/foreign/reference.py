@@ -1,7 +1,5 @@
 """The `.npz` files of the PyTorch reference DLRM, read as they are."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

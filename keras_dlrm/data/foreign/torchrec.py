@@ -1,7 +1,5 @@
 """The `.npy` files of TorchRec's Criteo preprocessing and of MLPerf's second DLRM benchmark, read as they are."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The steps of a preprocessing job: read and stage the rows, write the splits, put the processed directory in place."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Loops over bytes and hash tables, compiled by Numba."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar, cast
 

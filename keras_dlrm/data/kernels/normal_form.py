@@ -11,8 +11,6 @@
 inside a graph.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal

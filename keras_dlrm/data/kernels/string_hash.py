@@ -1,7 +1,5 @@
 """Hash of text to numbers, the same in every process, on every machine and in every release."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rows of delimited text, found and read by compiled loops."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from keras_dlrm.data.kernels.compiled import compiled

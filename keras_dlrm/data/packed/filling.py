@@ -1,7 +1,5 @@
 """Batches of a wanted number of rows: cut from parts of any size, put together, and filled up."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Format of a processed directory, for its writer and its reader."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

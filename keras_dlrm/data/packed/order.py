@@ -1,7 +1,5 @@
 """Order of rows in an epoch: a shuffle that is computed, not stored; batches and shards of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Batches as a `tf.data.Dataset`, and as serialized `tf.train.Example` in TFRecord files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Preprocessor on disk: `preprocessor.json`, and a Parquet file for each fitted vocabulary."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

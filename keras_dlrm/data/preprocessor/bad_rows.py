@@ -1,7 +1,5 @@
 """Policy for bad rows: stop at the first one, or leave them out and count them."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Dense transforms (log1p, standardize, quantile …): fitting and application."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

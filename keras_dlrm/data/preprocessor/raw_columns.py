@@ -1,7 +1,5 @@
 """Raw columns of a Polars frame: dense values, and categorical values as flat lists."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence

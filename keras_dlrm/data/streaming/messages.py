@@ -1,7 +1,5 @@
 """Messages of a stream (JSON, CSV, Example) to rows of raw values."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """`train_online`: read a chunk, train, commit, repeat."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import time

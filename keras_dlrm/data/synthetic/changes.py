@@ -1,7 +1,5 @@
 """`Drift` and `ColdItems`: changes of a planted log over time."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

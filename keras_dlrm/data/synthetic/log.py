@@ -1,7 +1,5 @@
 """`SyntheticClickLog`, the base of every synthetic log: batches, and a processed directory."""
 
-from __future__ import annotations
-
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Random numbers looked up by key: a hash, and permutations made of it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # Weyl step, multipliers and shifts of SplitMix64 (Steele, Lea and Flood, 2014).

@@ -1,7 +1,5 @@
 """`MultiHot`: bags in place of one-hot ids, as in MLPerf's DLRM-DCNv2."""
 
-from __future__ import annotations
-
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`PlantedClickLog`: clicks drawn from known probabilities, and the effects that they come from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import count

@@ -1,7 +1,5 @@
 """Click probabilities: expected scores in closed form, scale and shift for a rate and an AUC, normal scores."""
 
-from __future__ import annotations
-
 from statistics import NormalDist
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`RandomClickLog` and `TraceClickLog`: ids of a given skew or locality, labels of noise."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count

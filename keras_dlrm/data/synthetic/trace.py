@@ -1,7 +1,5 @@
 """`Trace`: a stream of ids with a given locality."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Encoding of a block of a table: values to ids and numbers, final or provisional."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import Executor

@@ -1,7 +1,5 @@
 """Input files of a table: names, patterns and folders to files, and the reader for each format."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fitting of vocabularies and statistics, and the final form of staged rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reader of Parquet files and of frames in memory, in blocks of rows."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """`kd.data.tables.preprocess`: CSV, TSV, Parquet and TFRecord tables to a processed directory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,5 @@
 """Reader of TFRecord files (`tf.train.Example`), in blocks of rows."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

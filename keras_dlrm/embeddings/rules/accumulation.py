@@ -1,7 +1,5 @@
 """Accumulation of the rows' gradients over several batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras import ops

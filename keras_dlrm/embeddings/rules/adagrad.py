@@ -1,7 +1,5 @@
 """Adagrad, one accumulator per element."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

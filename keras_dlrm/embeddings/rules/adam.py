@@ -1,7 +1,5 @@
 """Adam, lazy on rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

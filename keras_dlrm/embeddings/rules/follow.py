@@ -1,7 +1,5 @@
 """Choice of the row rule by name, and of the rule that follows a dense optimizer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

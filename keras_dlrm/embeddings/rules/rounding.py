@@ -1,7 +1,5 @@
 """Stochastic rounding to bfloat16."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

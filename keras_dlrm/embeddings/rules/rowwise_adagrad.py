@@ -1,7 +1,5 @@
 """Adagrad with one accumulator per row."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Plain stochastic gradient descent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Configuration of SparseCore through keras-rs: tables, features and optimizer."""
 
-from __future__ import annotations
-
 import importlib
 import math
 import re

@@ -1,7 +1,5 @@
 """Tables in a `keras_rs.layers.DistributedEmbedding`, on SparseCores or elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`TPUEmbedding`: an `EmbeddingCollection` on SparseCores where there are any."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Conversion to LiteRT, where Keras runs on TensorFlow."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 import warnings

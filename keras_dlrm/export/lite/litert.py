@@ -1,7 +1,5 @@
 """`kd.export.litert`: a trained model as a LiteRT (TensorFlow Lite) file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`EmbeddingCollection` in ONNX: one Gather for all columns of equal width."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`kd.export.onnx`: a trained model as an ONNX file, from any backend."""
 
-from __future__ import annotations
-
 import importlib.util
 import types
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Files of an ONNX export: external tables, checksums, metadata, and a session that reads them."""
 
-from __future__ import annotations
-
 import json
 import re
 import stat

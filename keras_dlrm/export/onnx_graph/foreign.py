@@ -1,7 +1,5 @@
 """Layers without a known ONNX form, converted one by one through tf2onnx."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

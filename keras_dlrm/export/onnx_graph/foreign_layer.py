@@ -1,7 +1,5 @@
 """Conversion of one layer through tf2onnx, where Keras runs on TensorFlow."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """An ONNX graph under construction: nodes, constants, external arrays."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

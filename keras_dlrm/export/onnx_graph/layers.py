@@ -1,7 +1,5 @@
 """Keras's symbolic graph of a model to nodes of an ONNX graph."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any

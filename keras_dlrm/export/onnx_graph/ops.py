@@ -1,7 +1,5 @@
 """Operations of `keras.ops` in ONNX: arithmetic, products, sums, activations, normalizations, moves of tensors."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

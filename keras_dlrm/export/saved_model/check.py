@@ -5,8 +5,6 @@
 Exit code 1 and a sentence if it does not.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Named or raw columns to a packed batch inside a TensorFlow graph: the preprocessor as stock operations."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Number and manifest of a published version: `assets.extra/manifest.json`, with a checksum of every file."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import json

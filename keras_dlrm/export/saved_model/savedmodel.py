@@ -1,7 +1,5 @@
 """`kd.export.savedmodel`: a trained model as a published version for TensorFlow Serving."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

@@ -3,8 +3,6 @@
 It is given a folder with the job, and the rows of a click model's tables on its standard input, which it passes on part by part.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

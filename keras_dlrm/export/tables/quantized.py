@@ -1,7 +1,5 @@
 """Quantization of embedding rows: int8, int4, float16, bfloat16 (NumPy)."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

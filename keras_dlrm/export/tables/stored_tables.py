@@ -1,7 +1,5 @@
 """Tables as an export stores them: kind, kept rows, order; rows that training never touched."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping

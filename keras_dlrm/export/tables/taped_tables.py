@@ -1,7 +1,5 @@
 """Quantized tables inside a TensorFlow graph, and in the variables of a SavedModel, part by part."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

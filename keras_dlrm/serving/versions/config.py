@@ -1,7 +1,5 @@
 """Configuration of what is served: a folder of versions, or a `models.config`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

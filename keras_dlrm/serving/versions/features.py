@@ -1,7 +1,5 @@
 """Features behind a signature's inputs: the page's fields, and what an explanation removes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The model runs in a session of its own, as it does inside TensorFlow Serving: ta
 `close` gives their memory back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A served model, whose versions come and go with the folder: their states, loading and warm-up."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -1,7 +1,5 @@
 """Errors for clients: gRPC code, HTTP status and one sentence."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

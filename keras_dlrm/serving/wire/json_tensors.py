@@ -6,8 +6,6 @@ stand for these values in a raw column (`data.normal_form`). Lists that are ragg
 place where they are.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import contextlib

@@ -1,7 +1,5 @@
 """Tensors of a signature: `TensorProto` to NumPy and back, with sizes checked before memory is allocated."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple

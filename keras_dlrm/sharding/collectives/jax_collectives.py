@@ -3,8 +3,6 @@
 A step runs under `jax.shard_map`: what is written down is what one device does with its part of the batch and of the tables.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -1,7 +1,5 @@
 """Collectives of TensorFlow: between processes, or between the replicas of a `strategy.scope()`."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """Keys of collectives between the replicas of a tf.distribute strategy, each of which traces the same step."""
 
-from __future__ import annotations
-
 import itertools
 import weakref
 from typing import Any

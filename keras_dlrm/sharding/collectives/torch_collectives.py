@@ -1,7 +1,5 @@
 """Collectives of torch.distributed: gloo between CPUs, NCCL between GPUs."""
 
-from __future__ import annotations
-
 import atexit
 import datetime
 import os

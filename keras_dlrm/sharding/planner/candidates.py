@@ -1,7 +1,5 @@
 """Candidate placements: thresholds choose how tables are sharded, parts go to the least loaded."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping

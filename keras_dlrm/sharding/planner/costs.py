@@ -1,7 +1,5 @@
 """Load, traffic and step time of a placement, counted without the arrays of a layout: quick enough to try many."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

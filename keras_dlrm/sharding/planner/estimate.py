@@ -1,7 +1,5 @@
 """Estimate of a plan: bytes on each device, bytes moved, time of a step."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`kd.plan`: the best placement of each table among the candidates."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

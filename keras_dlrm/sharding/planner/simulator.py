@@ -1,7 +1,5 @@
 """`simulate`: predicted throughput on one to thousands of devices."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os

@@ -1,7 +1,5 @@
 """Differences between two logs' statistics, in figures and as a picture."""
 
-from __future__ import annotations
-
 import io
 import os
 from typing import Any

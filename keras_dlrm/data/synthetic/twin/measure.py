@@ -1,7 +1,5 @@
 """`measure`: the statistics of a click log."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

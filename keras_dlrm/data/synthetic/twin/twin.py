@@ -1,7 +1,5 @@
 """`Twin`: a synthetic log with the statistics of a private one."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
