@@ -69,10 +69,8 @@ def modules_of(who: str, model: Any) -> list[str]:
     classes = {type(layer) for layer in layers_in(model)}
     for own in classes:
         if own.__module__ == "__main__":
-            raise ValueError(
-                f"{who}: {own.__name__} is defined in the program itself, where the process that writes the model on TensorFlow "
-                "does not find it; move it into a module and import it."
-            )
+            fault = "in the program itself, where the process that writes the model on TensorFlow does not find it"
+            raise ValueError(f"{who}: {own.__name__} is defined {fault}; move it into a module and import it.")
     return sorted({own.__module__ for own in classes})
 
 
