@@ -133,10 +133,7 @@ class TorchTable:
 
 
 def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | None) -> tuple[list[TorchTable], int]:
-    """The tables of a state_dict and their width D; `ValueError` where shapes do not fit or the operation is unknown.
-
-    `operation` is the reference's `--qr-operation`, `sizes` name and vocabulary of each table of a schema, or `None`.
-    """
+    """The tables of a state_dict and their width D; `sizes` are name and vocabulary of each table of a schema, or `None`."""
     who = state.who
     if operation not in OPERATIONS:
         raise ValueError(f"{who}: operation={operation!r} is unknown; the reference's --qr-operation is one of {OPERATIONS}.")
@@ -189,10 +186,9 @@ def _split(state: StateDict, i: int, operation: str, dim: int | None, size: int 
 
 
 def stored(who: str, tables: Mapping[str, TorchTable], operation: str, hotness: Mapping[str, int]) -> dict[str, Any]:
-    """Arguments of `Weights`: the tables as a `DLRM` stores them.
+    """Arguments of `Weights`: a table that the reference splits stays split where a `DLRM` would split it; else it is whole.
 
-    A table that the reference splits stays split where a `DLRM` would split it, too; else it is made whole. `ValueError` where an
-    example has several ids (`hotness`, by table) of a table whose rows are multiplied: the reference multiplies their sums.
+    `ValueError` where an example has several ids (`hotness`, by table) of a table whose rows are multiplied.
     """
     split = {name: len(table.remainders) for name, table in tables.items() if table.remainders is not None}
     for name in split:

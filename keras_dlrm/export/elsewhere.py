@@ -62,10 +62,7 @@ def arguments() -> list[str]:
 
 
 def modules_of(who: str, model: Any) -> list[str]:
-    """Modules that define the classes of a model's layers, the model's own included.
-
-    `ValueError` where a class is defined in the program that runs, which no other process imports.
-    """
+    """Modules that define a model's classes; `ValueError` for the program itself, which no other process imports."""
     classes = {type(layer) for layer in layers_in(model)}
     for own in classes:
         if own.__module__ == "__main__":

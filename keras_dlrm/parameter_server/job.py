@@ -280,10 +280,7 @@ class ParameterServerTraining:
         return dict(zip(self._processes, sent, strict=True))
 
     def peak_memory(self) -> dict[str, int]:
-        """Most bytes of memory that each process had at a time; Linux.
-
-        Of a worker that was started again, since then; 0 while it is away: training may have ended without it.
-        """
+        """Most bytes of memory that each process had at a time (Linux); a worker since its last start, 0 while it is away."""
         peaks = {}
         with _servers_lost():
             for name in self._processes:

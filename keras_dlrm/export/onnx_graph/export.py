@@ -119,10 +119,7 @@ def tables_of(model: Any, functional: bool, kind: str | None, prune: Any) -> Sto
 
 
 def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | None) -> Any:
-    """The graph of a model, by the names of its inputs and outputs; its tables are in the graph, or in a file called `data`.
-
-    `NotImplementedError` where the model does something that is not known in ONNX.
-    """
+    """The graph of a model, whose tables are in it, or in a file called `data`; `NotImplementedError` for what ONNX lacks."""
     graph = Graph()
     sizes = own.inputs(model) if functional else packed_inputs(model.schema)
     inputs = {name: Value(name, shape, dtype) for name, (shape, dtype) in sizes.items()}

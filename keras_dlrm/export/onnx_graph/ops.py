@@ -50,10 +50,7 @@ def _dtype_of(xs: Sequence[Any], output: Any) -> str:
 
 
 def operands(graph: Graph, xs: Sequence[Any], output: Any) -> list[str]:
-    """Names of an operation's operands (Values, Keras variables, arrays or numbers), cast to one dtype.
-
-    Where those of the values differ it is that of `output`, what Keras says of the result.
-    """
+    """Names of an operation's operands, cast to the one dtype that its `Value`s have, or else to that of `output`."""
     dtype = _dtype_of(xs, output)
     return [as_dtype(graph, x, dtype) for x in xs]
 

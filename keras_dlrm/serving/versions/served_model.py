@@ -33,10 +33,7 @@ _MAX_BYTES = 2**31
 
 
 class Version:
-    """A version of a model, from its first sight in the folder to its end.
-
-    Its state is `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
-    """
+    """A version of a model, from its first sight in the folder to its end; states are called as in TensorFlow Serving."""
 
     def __init__(self, model_name: str, number: int, path: Path) -> None:
         self.model_name, self.number, self.path, self.state = model_name, number, path, "START"
