@@ -1,7 +1,8 @@
 """Weights of TensorFlow Recommenders' `Ranking` models to a `DLRM`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from keras_dlrm.schema.schema import Categorical, Schema
 _WHO = "from_tfrs"
 
 
-class _Layer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Layer:
     """A Dense layer of a stack: kernel (in, out), bias (out,) and the name of its activation."""
 
     name: str
@@ -160,7 +162,7 @@ def _stack(stack: Any, part: str) -> list[_Layer]:
         if type(layer).__name__ == "Activation":
             if not layers or layers[-1].activation != "linear":
                 raise ValueError(f"{_WHO}: {part}: layer {layer.name!r} activates what is activated already, or the input.")
-            layers[-1] = layers[-1]._replace(activation=layer.activation.__name__)
+            layers[-1] = dataclasses.replace(layers[-1], activation=layer.activation.__name__)
             continue
         if not layer.built:
             raise ValueError(f"{_WHO}: {part}: layer {layer.name!r} has no weights yet; call the model on a batch first.")
