@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 # Before a framework is imported: quiet logs, no accelerator, and two threads a worker rather than one per core.
@@ -68,3 +70,50 @@ def fresh_keras() -> None:
     # Freeing memory is a full garbage collection, half a second each: a test that needs one asks for it.
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(1234)
+
+
+def _preloaded(backend: str, folder: Path) -> AbstractContextManager[Path]:
+    from helpers import preloaded
+    from helpers.children import environment
+
+    return preloaded.commands(folder, environment(KERAS_BACKEND=backend))
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory) -> Iterator[Path]:
+    """Folder of a `python` and a `keras-dlrm` that begin with Keras imported on this backend: see helpers/preloaded.py.
+
+    JAX is not made for that: there they are the environment's own.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        yield Path(sys.executable).parent
+        return
+    with _preloaded(keras.backend.backend(), tmp_path_factory.mktemp("programs")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tensorflow_programs(tmp_path_factory, request) -> Iterator[Path]:
+    """The same on TensorFlow, whatever backend this is."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        yield request.getfixturevalue("programs")
+    else:
+        with _preloaded("tensorflow", tmp_path_factory.mktemp("tensorflow_programs")) as folder:
+            yield folder
+
+
+@pytest.fixture(scope="module")
+def quick_exports(tensorflow_programs) -> Iterator[None]:
+    """Exports to TensorFlow, each in a process of its own, are spared its imports."""
+    from types import SimpleNamespace
+
+    from keras_dlrm.export import elsewhere
+
+    own = SimpleNamespace(executable=str(tensorflow_programs / "python"), path=sys.path, argv=sys.argv)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elsewhere, "sys", own)
+        yield

@@ -12,7 +12,7 @@ from helpers.children import environment
 from helpers.runtimes import ask, c_program, cli_run
 
 # Each backend runs in a process of its own.
-pytestmark = [pytest.mark.slow, pytest.mark.neutral]
+pytestmark = [pytest.mark.usefixtures("quick_exports"), pytest.mark.slow, pytest.mark.neutral]
 USER = ["price", "city"]
 # Trains, exports, and says what `predict` gives: for a packed batch, for raw rows, and for candidates of one user.
 TRAIN = """
@@ -98,14 +98,14 @@ def test_the_loader_of_tensorflow_1_without_keras(trained):
         equal(answer["probability"], expected)
 
 
-def test_a_c_program(trained, tmp_path):
+def test_a_c_program(trained):
     told, _ = trained
-    equal(c_program(Path(told["path"]), arrays(told), tmp_path), told["expected"]["packed"])
+    equal(c_program(Path(told["path"]), arrays(told)), told["expected"]["packed"])
 
 
-def test_saved_model_cli(trained, tmp_path):
+def test_saved_model_cli(trained, tensorflow_programs, tmp_path):
     told, _ = trained
-    equal(cli_run(Path(told["path"]), arrays(told), tmp_path), told["expected"]["packed"])
+    equal(cli_run(Path(told["path"]), arrays(told), tensorflow_programs, tmp_path), told["expected"]["packed"])
 
 
 def test_onnx_runtime(trained):

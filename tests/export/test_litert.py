@@ -12,6 +12,8 @@ from keras_dlrm.schema.schema import Categorical, Schema
 
 pytest.importorskip("tensorflow")
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 SCHEMA = Schema(
     dense=["I1", "I2"], categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)]
 )

@@ -6,6 +6,8 @@ import pytest
 
 import keras_dlrm as kd
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50)])
 X = {"dense": np.ones((4, 1), np.float32), "sparse": np.arange(4)[:, None]}
 ODD = "runs [best]* ?{a}\\1\nnext/模型 %20$HOME~ 'b' \"c\""

@@ -22,6 +22,8 @@ from keras_dlrm.models import DCN, DLRM, DCNv2
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Categorical, Schema
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 SCHEMA = Schema(
     dense=["I1", "I2"], categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)]
 )

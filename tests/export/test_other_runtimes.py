@@ -9,7 +9,7 @@ from helpers.runtimes import c_program, cli_run, saved, saved_model_cli, signatu
 
 import keras_dlrm as kd
 
-pytestmark = pytest.mark.neutral
+pytestmark = [pytest.mark.neutral, pytest.mark.usefixtures("quick_exports")]
 
 pytest.importorskip("tensorflow")
 
@@ -25,19 +25,20 @@ def exported(tmp_path_factory):
     return kd.export.savedmodel(model, tmp_path_factory.mktemp("export")), batch, model.predict(batch, verbose=0)
 
 
-def test_a_c_program_loads_it_and_gives_the_same_probabilities(exported, tmp_path):
+def test_a_c_program_loads_it_and_gives_the_same_probabilities(exported):
     path, batch, expected = exported
-    np.testing.assert_allclose(c_program(path, batch, tmp_path), expected.ravel(), atol=1e-6)
+    np.testing.assert_allclose(c_program(path, batch), expected.ravel(), atol=1e-6)
 
 
 @pytest.mark.slow
-def test_saved_model_cli_shows_scans_and_runs_it(exported, tmp_path):
+def test_saved_model_cli_shows_scans_and_runs_it(exported, tensorflow_programs, tmp_path):
     path, batch, expected = exported
     base = ["--dir", str(path), "--tag_set", "serve"]
-    shown = saved_model_cli("show", *base, "--signature_def", "serving_default", folder=tmp_path)
+    where = {"programs": tensorflow_programs, "folder": tmp_path}
+    shown = saved_model_cli("show", *base, "--signature_def", "serving_default", **where)
     assert "inputs['sparse'] tensor_info:\n      dtype: DT_INT64\n      shape: (-1, 3)" in shown
-    assert "does not contain the default denylisted ops" in saved_model_cli("scan", *base, folder=tmp_path)
-    np.testing.assert_allclose(cli_run(path, batch, tmp_path), expected, atol=1e-6)
+    assert "does not contain the default denylisted ops" in saved_model_cli("scan", *base, **where)
+    np.testing.assert_allclose(cli_run(path, batch, **where), expected, atol=1e-6)
 
 
 def test_classify_and_regress_are_named_for_tensorflow_serving(exported):

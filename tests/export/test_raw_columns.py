@@ -15,7 +15,7 @@ from keras_dlrm.schema.columns import Dense
 tf = pytest.importorskip("tensorflow")
 from keras_dlrm.export.saved_model.columns import RawColumns, hashed_ids  # noqa: E402
 
-pytestmark = pytest.mark.neutral
+pytestmark = [pytest.mark.neutral, pytest.mark.usefixtures("quick_exports")]
 
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8"), max_size=6),

@@ -21,6 +21,8 @@ from keras_dlrm.serving.versions.saved_model import SavedModel
 
 tf = pytest.importorskip("tensorflow")
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 SCHEMA = Schema(
     dense=["I1", "I2"], categorical=[Categorical("C1", 7, oov=3), Categorical("tags", 5, hotness=2, combiner="mean", oov=None)]
 )

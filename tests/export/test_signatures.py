@@ -11,6 +11,8 @@ import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Dense
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 SCHEMA = kd.Schema(
     dense=[Dense("price", "log1p_standardize"), Dense("age", "quantile", missing=-1.0), "plain"],
     categorical=[

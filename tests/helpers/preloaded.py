@@ -1,7 +1,8 @@
-"""Programs that begin with Keras on TensorFlow imported: one process imports it and forks for each of them.
+"""Programs that begin with Keras imported on one backend: one process imports it and forks for each of them.
 
 `preloaded.py SOCKET` is that process. `commands` makes a `python` and a `keras-dlrm` that ask it to run what they are given,
-with their arguments, folder, environment, input and output; a signal to end them goes to the program.
+with their arguments, folder, environment, input and output. A signal to end them goes to the program, which ends with them,
+and they end as it ends.
 """
 
 import atexit
@@ -9,20 +10,21 @@ import gc
 import json
 import os
 import runpy
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
-import traceback
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # The interpreter itself runs what names another backend.
 COMMAND = """#!{python} -IS
 import json, os, signal, socket, sys
-if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow" or "--backend" in sys.argv:
+if os.environ.get("KERAS_BACKEND", "tensorflow") != {backend!r} or "--backend" in sys.argv:
     os.execv({own!r}, {arguments!r} + sys.argv[1:])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({socket!r})
@@ -33,7 +35,10 @@ with socket.socket(socket.AF_UNIX) as server:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os.kill(pid, number))
     code = int(answer.readline())
-sys.exit(code if code >= 0 else 128 - code)
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
 """
 
 
@@ -41,9 +46,11 @@ sys.exit(code if code >= 0 else 128 - code)
 def commands(folder, environment):
     """Folder with the two commands, while there is a process behind them."""
     path, bin, own = str(folder / "socket"), folder / "bin", sys.executable
+    backend = environment.get("KERAS_BACKEND", "tensorflow")
     bin.mkdir()
     for name, arguments in {"python": [own], "keras-dlrm": [own, "-m", "keras_dlrm.cli"]}.items():
-        (bin / name).write_text(COMMAND.format(python=Path(own).resolve(), own=own, arguments=arguments, socket=path))
+        code = COMMAND.format(python=Path(own).resolve(), own=own, arguments=arguments, socket=path, backend=backend)
+        (bin / name).write_text(code)
         (bin / name).chmod(0o755)
     process = subprocess.Popen([own, __file__, path], stdout=subprocess.PIPE, env=environment)
     try:
@@ -63,6 +70,8 @@ def run(name, arguments):
 
         sys.argv = [name, *arguments]
         sys.exit(main())
+    if arguments[0] == "-P":  # the folder is not on the path anyway
+        arguments = arguments[1:]
     first, *rest = arguments
     if first == "-m":
         sys.argv = arguments[1:]
@@ -88,7 +97,7 @@ def end(name, arguments):
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # the program's own, if it has one
         code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
@@ -97,8 +106,13 @@ def end(name, arguments):
     os._exit(code)
 
 
+def asked_by(connection):
+    """Process id of the command at the other end."""
+    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
 def answer(connection):
-    """Fork a program, and tell its process id and its exit code."""
+    """Fork a program, and tell its process id and its exit code. It is killed or stopped with the command that asked for it."""
     message, files, *_ = socket.recv_fds(connection, 1 << 16, 3)
     while not message.endswith(b"\n"):
         message += connection.recv(1 << 16)
@@ -110,13 +124,26 @@ def answer(connection):
             os.dup2(file, number)
             os.close(file)
         os.chdir(folder)
+        if Path(name).name == "python":
+            sys.executable = name  # a program that starts others starts them in the same way
         os.environ.clear()
         os.environ.update(environment)
+        # Modules that the caller can import, found after those that are here already.
+        sys.path += [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each and each not in sys.path]
         end(Path(name).name, arguments)
     for file in files:
         os.close(file)
     connection.sendall(f"{child}\n".encode())
-    connection.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
+    ended, stat = os.pidfd_open(child), Path(f"/proc/{asked_by(connection)}/stat")
+    while not (ready := select.select([connection, ended], [], [], 0.2)[0]):
+        with suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[0] == "T":
+                os.kill(child, signal.SIGSTOP)
+    if ended not in ready:
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with suppress(BrokenPipeError):
+        connection.sendall(f"{code}\n".encode())
     os._exit(0)
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +65,16 @@ def ask(path: Path, requests: list[list[Any]]) -> list[dict[str, Any]]:
     return said
 
 
-def c_program(path: Path, batch: dict[str, np.ndarray], folder: Path) -> np.ndarray:
-    """Probabilities (B,) of `serving_default` from `serve.c`; the test is skipped where there is no compiler.
-
-    Args:
-        path: The SavedModel.
-        batch: A packed batch of `dense` and `sparse`.
-        folder: Where the program is built.
-    """
+@functools.cache
+def _built() -> Path:
+    """The program of `serve.c`: linking it takes longer than running it."""
     import tensorflow as tf
 
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler on the PATH")
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
     libraries = Path(tf.sysconfig.get_lib())
     subprocess.run(
         [compiler, str(HERE / "serve.c"), "-o", str(folder / "serve"), f"-I{tf.sysconfig.get_include()}",
@@ -84,41 +82,53 @@ def c_program(path: Path, batch: dict[str, np.ndarray], folder: Path) -> np.ndar
          f"-Wl,-rpath,{libraries}"],
         check=True, capture_output=True,
     )  # fmt: skip
+    return folder / "serve"
+
+
+def c_program(path: Path, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Probabilities (B,) of `serving_default` from `serve.c`; the test is skipped where there is no compiler.
+
+    Args:
+        path: The SavedModel.
+        batch: A packed batch of `dense` and `sparse`.
+    """
     found = signature(path)
     names = [found.inputs["dense"].name, found.inputs["sparse"].name, found.outputs["probability"].name]
     dense, sparse, (output, index) = names[0].split(":")[0], names[1].split(":")[0], names[2].split(":")
     numbers = " ".join(map(str, [*batch["dense"].ravel().tolist(), *batch["sparse"].ravel().tolist()]))
     shape = [*batch["dense"].shape, batch["sparse"].shape[1]]
     done = subprocess.run(
-        [str(folder / "serve"), str(path), dense, sparse, output, index, *map(str, shape)],
+        [str(_built()), str(path), dense, sparse, output, index, *map(str, shape)],
         input=numbers, capture_output=True, text=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return np.array(done.stdout.split(), float)
 
 
-def saved_model_cli(*command: str, folder: Path) -> str:
+def saved_model_cli(*command: str, programs: Path, folder: Path) -> str:
     """What TensorFlow's own command prints; the test is skipped where it is not installed.
 
     Args:
         command: Its arguments.
+        programs: Folder of the `python` that runs it.
         folder: Where it runs.
     """
     cli = Path(sys.executable).with_name("saved_model_cli")
     if not cli.exists():
         pytest.skip(f"{cli} does not exist")
-    done = subprocess.run([sys.executable, str(cli), *command], capture_output=True, text=True, cwd=folder)
+    done = subprocess.run([programs / "python", cli, *command], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def cli_run(path: Path, batch: dict[str, np.ndarray], folder: Path) -> np.ndarray:
+def cli_run(path: Path, batch: dict[str, np.ndarray], programs: Path, folder: Path) -> np.ndarray:
     """Probabilities (B, 1) of `serving_default` from `saved_model_cli run`."""
     file = folder / "batch.npz"
     np.savez(file, **batch)  # type: ignore[arg-type]
     saved_model_cli(
         "run", "--dir", str(path), "--tag_set", "serve", "--signature_def", "serving_default", "--outdir", str(folder),
-        "--overwrite", "--inputs", ";".join(f"{name}={file}[{name}]" for name in batch), folder=folder,
+        "--overwrite", "--inputs", ";".join(f"{name}={file}[{name}]" for name in batch),
+        programs=programs, folder=folder,
     )  # fmt: skip
     return np.load(folder / "probability.npy")
 

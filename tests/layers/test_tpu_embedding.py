@@ -16,6 +16,8 @@ from keras_dlrm import backend
 from keras_dlrm.embeddings.sparse_core.config import config_name, feature_configs, keras_optimizer
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import keras_rs_everywhere
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = kd.Schema(
     dense=["price"],

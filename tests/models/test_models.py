@@ -16,6 +16,8 @@ from keras_dlrm.metrics import NormalizedEntropy
 from keras_dlrm.models import DCN, DLRM, DCNv2
 from keras_dlrm.schema.schema import Categorical, Schema
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 BACKEND = keras.backend.backend()
 # The quicker way to run a step once: JAX compiles each operation of an eager one.
 EAGER = BACKEND != "jax"

@@ -16,7 +16,7 @@ pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
 import keras_dlrm as kd  # noqa: E402
 from keras_dlrm.serving import ModelConfig, Server  # noqa: E402
 
-pytestmark = pytest.mark.neutral
+pytestmark = [pytest.mark.neutral, pytest.mark.usefixtures("quick_exports")]
 
 FOLDER = Path(__file__).resolve().parents[2] / "savedmodel"
 SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=2)])

@@ -26,6 +26,8 @@ from keras_dlrm.data.tables import text as table_text
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.scoring import predict_files, predict_split
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 ROWS = 300
 # Rows of a later day, with values that the vocabularies do not know.
 NEW = [{**row, "unused": 1000 + i} for i, row in enumerate(make_rows(ROWS, seed=1))]

@@ -11,6 +11,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 import keras_dlrm as kd
 from keras_dlrm.serving import ModelConfig, Server
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 SCHEMA = kd.Schema(dense=["x", "y"], categorical=[kd.Categorical("a", 50), kd.Categorical("b", 20, hotness=3, combiner="mean")])
 
 

@@ -1,7 +1,6 @@
 """Several processes with sharded tables train as one process does, to the last step: losses, tables, metrics, predictions."""
 
 import json
-import sys
 
 import keras
 import numpy as np
@@ -24,10 +23,10 @@ CASES = [
 ]
 
 
-def run_together(processes, folder):
+def run_together(programs, processes, folder):
     """What the processes find in each case."""
     path = folder / "together.json"
-    command = [sys.executable, hybrid_program.__file__, json.dumps(CASES), str(path)]
+    command = [programs / "python", hybrid_program.__file__, json.dumps(CASES), str(path)]
     assert launch(keras.backend.backend(), processes, command=command) == 0
     return json.loads(path.read_text())
 
@@ -39,9 +38,9 @@ def alone():
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(programs, tmp_path_factory):
     """What two processes find in each case."""
-    return run_together(2, tmp_path_factory.mktemp("two"))
+    return run_together(programs, 2, tmp_path_factory.mktemp("two"))
 
 
 def assert_same(together, alone):
@@ -65,8 +64,8 @@ def test_sharded_training_equals_training_in_one_process(two, alone):
 
 
 @pytest.mark.soak
-def test_four_processes_train_as_one(alone, tmp_path):
-    assert_same(run_together(4, tmp_path), alone)
+def test_four_processes_train_as_one(programs, alone, tmp_path):
+    assert_same(run_together(programs, 4, tmp_path), alone)
 
 
 START = """
@@ -119,8 +118,8 @@ everyone.wait()
 
 
 @pytest.mark.slow
-def test_processes_that_are_not_told_the_same_are_refused_and_the_one_that_fails_is_named(capfd):
-    assert launch(keras.backend.backend(), 2, command=[sys.executable, "-c", START]) == 1
+def test_processes_that_are_not_told_the_same_are_refused_and_the_one_that_fails_is_named(programs, capfd):
+    assert launch(keras.backend.backend(), 2, command=[programs / "python", "-c", START]) == 1
     assert "process 1 of 2 ended with exit code 1 in step 0: ValueError: row 7 of day_3.csv is bad" in capfd.readouterr().err
 
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -54,15 +53,15 @@ def check(cases, results):
         assert_same(slots_of(restored), slots_of(model), str(case))
 
 
-def run_program(cases, tmp_path):
+def run_program(programs, cases, tmp_path):
     path = tmp_path / "found.json"
-    subprocess.run([sys.executable, one.__file__, str(path), json.dumps(cases)], check=True)
+    subprocess.run([programs / "python", one.__file__, str(path), json.dumps(cases)], check=True)
     return json.loads(path.read_text())
 
 
-def run_workers(cases, tmp_path):
+def run_workers(programs, cases, tmp_path):
     path = tmp_path / "found.json"
-    assert launch("tensorflow", 2, command=[sys.executable, one.__file__, str(path), json.dumps(cases)]) == 0
+    assert launch("tensorflow", 2, command=[programs / "python", one.__file__, str(path), json.dumps(cases)]) == 0
     return json.loads(path.read_text())
 
 
@@ -74,11 +73,11 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def two_replicas(tmp_path_factory):
+def two_replicas(programs, tmp_path_factory):
     """A case in two replicas, what it found, and what else was refused: of one process."""
     folder = tmp_path_factory.mktemp("two_replicas")
     cases = start([{"replicas": 2, "rule": "Adagrad", "kinds": MIXED, "weighted": True}], folder)
-    *results, refused = run_program([*cases, {"replicas": 2, "refusals": True}], folder)
+    *results, refused = run_program(programs, [*cases, {"replicas": 2, "refusals": True}], folder)
     return cases, results, refused
 
 
@@ -88,9 +87,9 @@ def test_two_replicas_train_as_one_device(two_replicas):
 
 
 @pytest.mark.slow
-def test_three_replicas_train_as_one_device(tmp_path):
+def test_three_replicas_train_as_one_device(programs, tmp_path):
     cases = start([{"replicas": 3, **case} for case in CASES], tmp_path)
-    check(cases, run_program(cases, tmp_path))
+    check(cases, run_program(programs, cases, tmp_path))
 
 
 WORKERS = [
@@ -101,9 +100,9 @@ MORE = [{"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2}, {"rul
 
 
 @pytest.mark.parametrize("cases", [pytest.param(WORKERS, marks=pytest.mark.slow), pytest.param(MORE, marks=pytest.mark.soak)])
-def test_two_workers_train_as_one_device(cases, tmp_path):
+def test_two_workers_train_as_one_device(programs, cases, tmp_path):
     cases = start([dict(case) for case in cases], tmp_path)
-    check(cases, run_workers(cases, tmp_path))
+    check(cases, run_workers(programs, cases, tmp_path))
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from keras_dlrm.models.sparse_model import SparseModel
 from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.plan import place
 
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
 SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 20), kd.Categorical("b", 6, hotness=2)], label="y")
 SHAPES = {"a": (20, 4), "b": (6, 4)}
 
