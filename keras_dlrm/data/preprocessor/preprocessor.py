@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from keras_dlrm.data.preprocessor import artifact, dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.block import FrameBlock
 from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-from keras_dlrm.data.preprocessor.vocabulary import Keys, Vocabulary, chosen, identified
-from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.data.preprocessor.vocabulary import Keys, Vocabulary, identified
 from keras_dlrm.schema.schema import Schema
 
 # A frame of Polars or pandas, an Arrow table, or a mapping of named columns.
@@ -223,7 +221,7 @@ def grown(preprocessor: Preprocessor, columns: Columns, parts: Parts) -> Preproc
     """A preprocessor whose open columns know the values of further rows, too; see `Preprocessor.grow`."""
     counts, _ = columns.count(parts)
     extended = {
-        table: extend(preprocessor.vocabularies[table], counts[table], members[0][0])
+        table: preprocessor.vocabularies[table].extended(counts[table], members[0][0])
         for table, members in columns.open.items()
     }
     schema = _sized(preprocessor.schema, {}, extended)
@@ -238,28 +236,3 @@ def _sized(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping
         if c.table_name in vocabularies
     }
     return identified(schema.replace_categorical(**sizes), dense_state, vocabularies)
-
-
-def extend(vocabulary: Vocabulary, counts: pl.DataFrame, column: Categorical) -> Vocabulary:
-    """A vocabulary with the new ones among counted values behind those that it has, which keep their ids.
-
-    The column's `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent new values are kept.
-    """
-    first = int(vocabulary.ids.max()) + 1 if len(vocabulary.ids) else 0
-    oov, room = vocabulary.oov, None
-    ahead = vocabulary.oov_rows if oov is not None and first <= oov else 0  # OOV rows that the numbering has yet to pass
-    if column.max_vocabulary is not None:
-        room = max(column.max_vocabulary - first - ahead, 0)
-    new = pl.Series(vocabulary.find(counts["key"]) < 0)
-    keys = chosen(counts.filter(new), column, room)
-    if not len(keys):
-        return vocabulary
-    # The numbering continues as it would have when the vocabulary was fitted: OOV rows are left out of it.
-    ids = first + np.arange(len(keys), dtype=np.int64)
-    ids += ahead * (ids >= (oov or 0))
-    return dataclasses.replace(
-        vocabulary,
-        values=pl.concat([vocabulary.values.cast(keys.dtype), keys]),
-        ids=np.concatenate([vocabulary.ids, ids.astype(np.int32)]),
-        size=max(vocabulary.size, int(ids[-1]) + 1),
-    )

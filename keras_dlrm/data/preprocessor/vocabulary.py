@@ -69,14 +69,6 @@ def counted(texts: pl.Series, counts: np.ndarray, keys: Keys, who: str) -> pl.Da
     return frame.group_by("key", maintain_order=True).agg(pl.col("count").sum())
 
 
-def chosen(counts: pl.DataFrame, column: Categorical, room: int | None) -> pl.Series:
-    """The counted keys that get a row of their own, at most `room`, in the order of their ids. See `Vocabulary.fit`."""
-    kept = counts.filter(pl.col("count") >= column.min_count)
-    if room is not None and len(kept) > room:
-        kept = kept.sort("count", descending=True, maintain_order=True).head(room)
-    return kept["key"]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
     """The fitted values of one logical table.
@@ -105,19 +97,38 @@ class Vocabulary:
         frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they are
         beyond `max_vocabulary`.
         """
-        oov, oov_rows = column.oov, 0 if column.oov is None else column.oov_rows
-        if column.max_vocabulary is not None and oov is not None and oov + oov_rows > column.max_vocabulary:
+        oov, oov_rows, most = column.oov, column.oov_rows, column.max_vocabulary
+        if most is not None and oov is not None and oov + oov_rows > most:
             raise ValueError(
                 f"Categorical column {column.name!r}: oov={oov}{f' with oov_rows={oov_rows}' if oov_rows > 1 else ''} is "
-                f"outside max_vocabulary={column.max_vocabulary}; give a smaller oov or oov_rows."
+                f"outside max_vocabulary={most}; give a smaller oov or oov_rows."
             )
-        values = chosen(counts, column, None if column.max_vocabulary is None else column.max_vocabulary - oov_rows)
-        ids = np.arange(len(values), dtype=np.int32)
-        size = len(values)
-        if oov is not None:
-            ids[oov:] += oov_rows
-            size = max(size, oov) + oov_rows
-        return cls(values, ids, max(size, 1), oov, keys, column.oov_rows)
+        size = 1 if oov is None else oov + oov_rows
+        empty = cls(counts["key"].clear(), np.empty(0, np.int32), size, oov, keys, oov_rows)
+        return empty.extended(counts, column)
+
+    def extended(self, counts: pl.DataFrame, column: Categorical) -> Vocabulary:
+        """A vocabulary with the new ones among counted values behind those that it has, which keep their ids.
+
+        The column's `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent new values are kept.
+        """
+        first = int(self.ids.max()) + 1 if len(self.ids) else 0
+        oov = self.oov
+        ahead = self.oov_rows if oov is not None and first <= oov else 0  # OOV rows that the numbering has yet to pass
+        new = counts.filter(pl.Series(self.find(counts["key"]) < 0) & (counts["count"] >= column.min_count))
+        if column.max_vocabulary is not None and len(new) > (room := max(column.max_vocabulary - first - ahead, 0)):
+            new = new.sort("count", descending=True, maintain_order=True).head(room)
+        if not len(new):
+            return self
+        # OOV rows are left out of the numbering.
+        ids = first + np.arange(len(new), dtype=np.int64)
+        ids += ahead * (ids >= (oov or 0))
+        return dataclasses.replace(
+            self,
+            values=pl.concat([self.values.cast(new["key"].dtype), new["key"]]),
+            ids=np.concatenate([self.ids, ids.astype(np.int32)]),
+            size=max(self.size, int(ids[-1]) + 1),
+        )
 
     def encode(self, values: pl.Series, who: str) -> np.ndarray:
         """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
