@@ -97,6 +97,7 @@ class Columns:
         sparse = np.full((n, schema.width), PADDING, np.int32)
         label, weight = np.full(n, np.nan, np.float32), np.ones(n, np.float32)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
+        places = {name: j for j, name in enumerate(schema.dense_names)}
         known = {c.name for c in self.known}
         flats: dict[str, Flat] = {}
         lists: dict[str, Lists] = {}
@@ -105,7 +106,7 @@ class Columns:
             if isinstance(column, str):
                 return _label(block, schema, label) if column == schema.label else _weight(block, column, weight)
             if isinstance(column, Dense):
-                j = schema.dense_names.index(column.name)
+                j = places[column.name]
                 if j in self.late:
                     return _dense(block, column, None, late[:, self.late.index(j)])
                 return _dense(block, column, self._state.get(column.name, {}), out[:, j])
@@ -146,10 +147,10 @@ class Columns:
         return Rows(label, weight, out, late, sparse, lists)
 
     def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
-        if again is not None:
-            times = np.bincount(again, minlength=len(there))
-            there, unseen = times[there], times[unseen]
-        self.unseen.add(column.name, int(there.sum()), int(unseen.sum()))
+        if again is None:
+            return self.unseen.add(column.name, np.count_nonzero(there), np.count_nonzero(unseen))
+        times = np.bincount(again, minlength=len(there))
+        self.unseen.add(column.name, int(times[there].sum()), int(times[unseen].sum()))
 
     def _ids(self, flat: Flat, column: Categorical, block: Block) -> tuple[np.ndarray, Sequence[Fault]]:
         """Final ids of a column, and which rows have none."""

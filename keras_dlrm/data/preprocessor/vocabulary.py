@@ -142,15 +142,13 @@ class Vocabulary:
         ids = np.full(len(row), unseen, np.int32)
         if len(self.ids):
             ids = np.where(row < 0, np.int32(unseen), self.ids[row]).astype(np.int32, copy=False)
-        absent = keys.is_null()
-        if keys.null_count():
-            ids[absent.to_numpy()] = PADDING
+        missing = keys.is_null().to_numpy() if keys.null_count() else np.zeros(len(row), bool)
+        ids[missing] = PADDING
         if self.oov is not None and self.oov_rows > 1:
             cold = np.flatnonzero(ids == self.oov)
             ids[cold] += buckets(keys.gather(cold).cast(pl.String), self.oov_rows).astype(np.int32)
         if self.keys.kind == HEX:  # a missing one has a key, 0
-            absent |= (values.cast(pl.String) == "").fill_null(True)
-        missing = absent.to_numpy()
+            missing = missing | (values.cast(pl.String) == "").fill_null(True).to_numpy()
         return ids, (row < 0) & ~missing, missing
 
     @functools.cached_property
