@@ -64,9 +64,9 @@ class Weights:
 
     @classmethod
     def of(cls, who: str, model: Any, interactions: Sequence[str], compressed: bool = False) -> Weights:
-        """The weights of a model, `TypeError` where it is no `DLRM`, `ValueError` where another library has no such model.
+        """The weights of a model; `TypeError` where it is no `DLRM`, `ValueError` where another library has no such model.
 
-        `interactions` are those that the library has, `compressed` whether it has quotient–remainder and mixed-dimension tables.
+        The library has these `interactions` and, if `compressed`, quotient–remainder and mixed-dimension tables.
         """
         if not isinstance(model, DLRM):
             raise TypeError(f"{who}: {type(model).__name__} is no DLRM; only that has a counterpart there.")

@@ -100,10 +100,7 @@ def allowed_difference(model: Any) -> float:
 
 
 def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[Any]]:
-    """Raw rows by column: known values from both ends of each vocabulary, unseen and missing ones.
-
-    Values are numbers, texts (empty where missing) or, where the hotness is above 1, lists of them.
-    """
+    """Raw rows by column, of known, unseen and missing values: numbers, texts or, where the hotness is above 1, lists."""
     schema = preprocessor.schema
     columns: dict[str, list[Any]] = {}
     for i, dense in enumerate(schema.dense):

@@ -74,11 +74,7 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection: uvicorn's, with bounds.
-
-    Its client has `request_seconds` to send a request, and must read the answer in as many; uvicorn's own timeout is for idle
-    connections.
-    """
+    """uvicorn's connection, with bounds: a client has `request_seconds` to send a request, and as many to read the answer."""
 
     def __init__(self, limits: Limits, table: Connections, **others: Any) -> None:
         super().__init__(**others)
@@ -183,10 +179,7 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
 
     def refuse(self, status: int, why: str, at_once: bool = False) -> None:
-        """Say why in one sentence, where a client is owed an answer, and close.
-
-        Unless it happens `at_once`, a client that is still sending has a moment to read the answer, which a reset would destroy.
-        """
+        """Say why, where an answer is owed, and close: after a moment, unless `at_once`, so that the client can read it."""
         if self._deaf or self.transport.is_closing():
             return
         self._deaf = True

@@ -47,7 +47,6 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         raise invalid(f"'top' must be an integer from 0 to 5000, not {shown(top)}.")
     features = [f for f in features_of(signature, version.schema) if not f.weight]
     arrays, _ = inputs_from_json(document, signature, max_bytes)
-    signature.check(arrays)
     for name, array in arrays.items():
         if len(array) != 1:
             raise invalid(f"an explanation is of one row, but input {name!r} has {len(array)}.")
@@ -113,8 +112,9 @@ def _missing_values(
 ) -> list[Any]:
     """Missing value of each feature: its first choice where the model gives a number for it."""
     chosen = [feature.missing[0] for feature in features]
-    for kind in {feature.kind for feature in features if len(feature.missing) > 1}:
-        of_kind = [i for i, feature in enumerate(features) if feature.kind == kind and len(feature.missing) > 1]
+    choices = [(i, feature.kind) for i, feature in enumerate(features) if len(feature.missing) > 1]
+    for kind in {kind for _, kind in choices}:
+        of_kind = [i for i, other in choices if other == kind]
         try:
             for i in of_kind:
                 _ablated(version, signature, row, features, chosen, [(i,)])

@@ -99,10 +99,7 @@ def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float
 
 
 class TrainingProgress(keras.callbacks.Callback):
-    """One bar per epoch, only on a terminal, then one line with its scores.
-
-    An epoch has so many `batches`, of which a resumed run has `skipped` ones of its first epoch behind it.
-    """
+    """One bar per epoch of `batches`, only on a terminal, then one line with its scores; a resumed run has `skipped` some."""
 
     def __init__(self, console: Console, epochs: int, batches: int, batch_size: int, skipped: int = 0) -> None:
         super().__init__()

@@ -98,9 +98,8 @@ def _train(
     # Only now, when everything that was asked for is known to work: an earlier run is deleted here.
     _prepare(experiment, fingerprint, output, overwrite)
     batches = -(-len(part) // experiment.batch_size)
-    best = BestModel(
-        valid, output / run_files.MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
-    )
+    rules = experiment.monitor, experiment.patience, experiment.lr_factor
+    best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules)
     state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best])
     if resume and state.restore(model, part.take(slice(0, 2))):
         console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
@@ -127,10 +126,8 @@ def _check_parts(data: Any) -> dict[str, Any]:
         labels = np.asarray(data.split(name).labels)
         digest.update(name.encode() + labels.tobytes())
         if name != "train" and len(labels) and len(np.unique(labels)) < 2:
-            raise ValueError(
-                f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
-                "log so that both occur, or leave the part out."
-            )
+            fault = f"all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC"
+            raise ValueError(f"{data.directory}: {fault}; cut the log so that both occur, or leave the part out.")
     fingerprint = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
     return {**fingerprint, "rows": {name: _rows_digest(data, name) for name in data.splits}}
 
@@ -149,9 +146,7 @@ def _rows_digest(data: Any, name: str) -> str:
     return digest.hexdigest()
 
 
-def _check_folder(
-    experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool
-) -> None:
+def _check_folder(experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool) -> None:
     """An error where `output` is not to be written to. Changes nothing."""
     if resume and overwrite:
         raise ValueError("train: resume and overwrite are mutually exclusive.")
@@ -200,9 +195,8 @@ def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
     place, saved, own = first
     message = f"{output} is a run of another experiment: {place} is {shown(saved)} there, {shown(own)} now"
     if place == "epochs" and own > saved:
-        raise ValueError(
-            f"{message}, and it has ended: what it would resume from was deleted with its last epoch. Give another folder."
-        )
+        gone = "what it would resume from was deleted with its last epoch"
+        raise ValueError(f"{message}, and it has ended: {gone}. Give another folder.")
     raise ValueError(f"{message}. Resume it with its own options (more epochs are allowed), or give another folder.")
 
 
@@ -216,10 +210,6 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
         os.close(ownership.mark(output, owner, run_files.FILES))
     experiment.save(output / run_files.EXPERIMENT)
     write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
-
-
-def _scoring_batch(experiment: Experiment) -> int:
-    return max(experiment.batch_size, 4096)
 
 
 def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int) -> dict[str, Any]:
@@ -242,7 +232,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         if name in data.splits and len(data.split(name)):
             part = data.split(name)
             labels, weights = np.asarray(part.labels), part.sample_weights()
-            probabilities = predictions(model, part, _scoring_batch(experiment))
+            probabilities = predictions(model, part, best.batch_size)
             result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
             plotted = (labels, probabilities), weights
             if name == "test":

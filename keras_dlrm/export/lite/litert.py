@@ -51,10 +51,8 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     check_replaced("litert", path, "model.tflite", lambda start: start[4:8] == b"TFL3")
     hashed = [c.name for c in model.schema.categorical if c.hashed]
     if hashed:
-        raise NotImplementedError(
-            f"litert: column {hashed[0]!r} is hashed, which takes operations that LiteRT does not have; use kd.export.onnx or "
-            "kd.export.savedmodel."
-        )
+        fault = f"column {hashed[0]!r} is hashed, which takes operations that LiteRT does not have"
+        raise NotImplementedError(f"litert: {fault}; use kd.export.onnx or kd.export.savedmodel.")
     require_finite("litert", model)
     stored = StoredTables(model, tables)
     if stored.nbytes > MOST_BYTES:

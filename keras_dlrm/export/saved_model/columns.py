@@ -39,10 +39,7 @@ class ModelColumns(tf.Module):
         return {c.name: inputs[c.input] for c in self.columns}
 
     def pack(self, columns: Mapping[str, Any], shared: Sequence[str] = (), rows: Any = None) -> dict[str, Any]:
-        """Columns (B,) or (B, width) → packed batch.
-
-        Columns in `shared` have one row, which stands for all `rows`. It is repeated as ids, not as texts.
-        """
+        """Columns (B,) or (B, width) → packed batch; the one row of `shared` columns stands for all `rows`, repeated as ids."""
 
         def every(name: str, values: Any) -> Any:
             return tf.repeat(values, rows, axis=0) if name in shared else values

@@ -75,7 +75,7 @@ def next_version(directory: Path) -> int:
 def publish(written: Path, final: Path, any_version: bool) -> Path:
     """Rename a complete version, on the same file system, into place; its final path.
 
-    Where another export took its number meanwhile, it gets the next one, or is a `FileExistsError` unless `any_version`.
+    Where its number was taken meanwhile, it gets the next one, or is a `FileExistsError` unless `any_version`.
     """
     while True:
         try:

@@ -104,8 +104,7 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
 class ServedTables(_Tape):
     """Tables of a graph, of one row each until `replace_rows` gives a saved one its rows.
 
-    For each of the stand-ins that a model's collection looks up there is a kind, see `quantized.KINDS`, and a map from rows to kept
-    ones, int32 (rows,), or `None` where all are kept.
+    Each stand-in of a model's collection has a kind, see `quantized.KINDS`, and a map to its kept rows, or `None`: all are.
     """
 
     def __init__(self, tables: Sequence[Any], stored: Sequence[str], maps: Sequence[np.ndarray | None]) -> None:

@@ -156,10 +156,7 @@ def text_bytes(who: str, value: Any) -> bytes:
 
 
 def inputs_from_json(document: Mapping[str, Any], signature: Signature, max_bytes: int) -> tuple[dict[str, np.ndarray], bool]:
-    """The inputs of a `:predict` request by name, and whether it was in rows (`instances`) or whole columns (`inputs`).
-
-    Its arrays may have eight times `max_bytes`. `ServingError` where it does not fit the signature.
-    """
+    """The inputs of a `:predict` request by name, and whether it was in rows; `ServingError` where they do not fit."""
     for key in document:
         if key not in ("signature_name", "instances", "inputs"):
             raise invalid(f"unknown key {str(key)[:60]!r} in the request; it has 'instances' or 'inputs'.")
