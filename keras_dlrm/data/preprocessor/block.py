@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -137,7 +138,7 @@ class Block(ABC):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @property
+    @functools.cached_property
     def where(self) -> raw.Where:
         """Source of its first row."""
         return raw.Where(self.faults.file, int(self.numbers[0]) if len(self) else 0)

@@ -148,7 +148,7 @@ class Columns:
 
     def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
         if again is None:
-            return self.unseen.add(column.name, np.count_nonzero(there), np.count_nonzero(unseen))
+            return self.unseen.add(column.name, int(np.count_nonzero(there)), int(np.count_nonzero(unseen)))
         times = np.bincount(again, minlength=len(there))
         self.unseen.add(column.name, int(times[there].sum()), int(times[unseen].sum()))
 

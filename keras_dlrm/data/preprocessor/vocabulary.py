@@ -138,18 +138,18 @@ class Vocabulary:
         """Ids as of `encode`, and masks of the values that are unseen and that are missing, bool (n,)."""
         keys = self.keys.normalize(values, who)
         row = self.find(keys)
-        unseen = PADDING if self.oov is None else self.oov
-        ids = np.full(len(row), unseen, np.int32)
-        if len(self.ids):
-            ids = np.where(row < 0, np.int32(unseen), self.ids[row]).astype(np.int32, copy=False)
-        missing = keys.is_null().to_numpy() if keys.null_count() else np.zeros(len(row), bool)
-        ids[missing] = PADDING
+        unknown, default = row < 0, np.int32(PADDING if self.oov is None else self.oov)
+        ids = np.where(unknown, default, self.ids[row]) if len(self.ids) else np.full(len(row), default)
+        ids, missing = ids.astype(np.int32, copy=False), np.zeros(len(row), bool)
+        if keys.null_count():
+            missing = keys.is_null().to_numpy()
+            ids[missing] = PADDING
         if self.oov is not None and self.oov_rows > 1:
             cold = np.flatnonzero(ids == self.oov)
             ids[cold] += buckets(keys.gather(cold).cast(pl.String), self.oov_rows).astype(np.int32)
         if self.keys.kind == HEX:  # a missing one has a key, 0
             missing = missing | (values.cast(pl.String) == "").fill_null(True).to_numpy()
-        return ids, (row < 0) & ~missing, missing
+        return ids, unknown & ~missing, missing
 
     @functools.cached_property
     def _texts(self) -> TextIds:
