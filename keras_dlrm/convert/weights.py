@@ -40,16 +40,9 @@ class Weights:
             options["embedding_options"] = {"quotient_remainder": self.quotient_remainder}
         dim = len(self.bottom[-1][0])
         widths = {name: self.projections[name].shape[1] if name in self.projections else dim for name in schema.table_sizes}
-        model = DLRM(
-            schema,
-            embedding_dim=widths if self.projections else dim,
-            bottom_mlp=[len(kernel) for kernel, _ in self.bottom],
-            top_mlp=[len(kernel) for kernel, _ in self.top],
-            interaction=interaction,
-            self_interaction=self_interaction,
-            seed=0,
-            **options,
-        )
+        bottom, top = ([len(kernel) for kernel, _ in layers] for layers in (self.bottom, self.top))
+        options |= {"interaction": interaction, "self_interaction": self_interaction, "seed": 0}
+        model = DLRM(schema, embedding_dim=widths if self.projections else dim, bottom_mlp=bottom, top_mlp=top, **options)
         model.set_embedding_tables(self.tables)
         layer: Any = model.embeddings
         for width, names in layer.projected.items():

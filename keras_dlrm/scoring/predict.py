@@ -177,9 +177,8 @@ def predict_files(
     ids = list(id_columns)
     for name in ids:
         if name == column or ids.count(name) > 1:
-            raise ValueError(
-                f"{who}: the output would have two columns {name!r}; name each id column once, and give column=… another name."
-            )
+            fix = "name each id column once, and give column=… another name."
+            raise ValueError(f"{who}: the output would have two columns {name!r}; {fix}")
     output_format(path)
     check_place(path, overwrite)
     if preprocessor is None:
