@@ -128,8 +128,7 @@ def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:
 def products(order: Sequence[int], pairs: tuple[np.ndarray, np.ndarray], self_interaction: bool = False) -> np.ndarray:
     """Places of the products of `DotInteraction` among another library's, int64 (P,).
 
-    `order` is the place of each of our vectors among the other library's, `pairs` which two vectors, in that library's order, each
-    of its products is of.
+    `order` is the place of each of our vectors among the other library's, `pairs` the two of its vectors in each product.
 
     Example, of three vectors and an upper triangle:
 

@@ -153,8 +153,7 @@ def predict_files(
         FileNotFoundError: an input, or the output's folder, does not exist.
         FileExistsError: `output` exists.
         KeyError: a column is missing.
-        ValueError, TypeError: a value cannot be used (the message names file, row and column); the preprocessor is
-            another model's; a prediction is not finite.
+        ValueError, TypeError: a value (the message names it) or the preprocessor does not fit; a prediction is not finite.
         OSError: the disk is full.
 
     Example:

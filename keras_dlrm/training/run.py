@@ -45,8 +45,7 @@ def train(
         data: A `ClickLog` of `kd.data.open`.
         output: Folder; new or empty unless `resume` or `overwrite`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
-        overwrite: Whether to delete an earlier run at `output`: one that was written to this place, and that nobody has put
-            anything else into.
+        overwrite: Whether to delete an earlier run at `output`, one that nobody has moved or put anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
 
