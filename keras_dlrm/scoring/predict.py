@@ -13,12 +13,12 @@ import polars as pl
 from keras_dlrm.data.packed.filling import padded, refilled, row_count
 from keras_dlrm.data.packed.split import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
-from keras_dlrm.data.tables.block import TableFile
-from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
+from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
