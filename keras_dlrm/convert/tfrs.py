@@ -38,8 +38,7 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
         model: The `Ranking`, called once, so that it has its weights. Its embedding layer is a `TPUEmbedding` or a
             `PartialTPUEmbedding`; its stacks are `MLP` blocks, or Sequentials of these, Dense and Activation layers; the
             interaction is a `DotInteraction`, or a Sequential of a Concatenate and a `Cross` or `MultiLayerDCN`.
-        schema: The columns: sparse ones by TFRS's names in any order, dense ones in its order. By default they get those
-            names, sorted, and `I1 …`.
+        schema: Sparse columns by TFRS's names in any order, dense ones in its order; by default sorted, and `I1 …`.
         hotness: Without a schema: most ids per example, one number or one by column; a column of a Keras Embedding has 1.
 
     Returns:

@@ -33,16 +33,14 @@ def from_torch_dlrm(
         interaction: `"dot"` or `"cat"`, the reference's `--arch-interaction-op`.
         self_interaction: The reference's `--arch-interaction-itself`.
         hotness: Most ids per example, one number or one per table; 1 by default. Pooling is the sum, as in the reference.
-        schema: Names, hotness and combiners for the columns; `I1 …`, `C1 …` by default. Without it a split table has as many ids
-            as its two tables can stand for.
+        schema: Names, hotness and combiners; `I1 …`, `C1 …`, and as many ids as a split table can have, by default.
         operation: The reference's `--qr-operation`, which no checkpoint tells: `"mult"`, `"add"` or `"concat"`.
 
     Returns:
         The model, not compiled. Its sparse column N + 1 looks up `emb_l.N`.
 
     Raises:
-        ValueError: unknown keys, missing ones, shapes that do not fit, both `hotness` and `schema`, or several ids of a split
-            table whose rows are multiplied.
+        ValueError: keys or shapes that do not fit; both `hotness` and `schema`; several ids of a table split by a product.
 
     Example:
 

@@ -42,8 +42,7 @@ class ServerLostError(RuntimeError):
 class ParameterServerTraining:
     """A model whose tables, slots and dense parameters are on parameter servers, and its training.
 
-    To be made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for a model with its variables on the servers,
-    and by `model` for one that is not sharded.
+    Made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for this model, and by `model` for a whole one.
 
     Args:
         build: Makes and compiles a model of `kd.models`, its optimizers included, always the same one (give it a seed).
@@ -119,8 +118,7 @@ class ParameterServerTraining:
 
         Args:
             batch: Step number, from 0 → `(packed batch, labels)`: the same whenever it is asked.
-            in_flight: Steps that are under way at a time; two for each worker by default. With 1 the result is that of
-                one process.
+            in_flight: Steps under way at a time, two for each worker by default; 1 gives the result of one process.
             checkpoint_steps: Steps between checkpoints, where there is a folder for them; the last step is one, too.
             evaluation: Gives batches to evaluate on, which workers do alongside training.
             evaluation_steps: Steps between evaluations; see `evaluations`.

@@ -153,8 +153,7 @@ def predict_files(
         FileNotFoundError: an input, or the output's folder, does not exist.
         FileExistsError: `output` exists.
         KeyError: a column is missing.
-        ValueError, TypeError: a value cannot be used (the message names file, row and column); the preprocessor is
-            another model's; a prediction is not finite.
+        ValueError, TypeError: a value (the message names it) or the preprocessor does not fit; a prediction is not finite.
         OSError: the disk is full.
 
     Example:
@@ -177,9 +176,8 @@ def predict_files(
     ids = list(id_columns)
     for name in ids:
         if name == column or ids.count(name) > 1:
-            raise ValueError(
-                f"{who}: the output would have two columns {name!r}; name each id column once, and give column=… another name."
-            )
+            fix = "name each id column once, and give column=… another name."
+            raise ValueError(f"{who}: the output would have two columns {name!r}; {fix}")
     output_format(path)
     check_place(path, overwrite)
     if preprocessor is None:

@@ -38,8 +38,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
 
     The document is as for `:predict`, with one row, and perhaps `top`, how many pairs to give (20 by default). The answer has
     `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature also how many of
-    its values are `unseen`, and `resolution`. `ServingError` for other than one row, one of more than 64 KiB, or a signature
-    without rows or without a score.
+    its values are `unseen`, and `resolution`. `ServingError` for other than one row of at most 64 KiB, or without a score.
     """
     document = dict(document)
     top = document.pop("top", 20)

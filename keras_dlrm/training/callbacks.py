@@ -171,8 +171,7 @@ class Resume(keras.callbacks.Callback):
     def restore(self, model: Any, example: tuple[Any, Any]) -> bool:
         """Load the last checkpoint into a compiled model, if there is one. Sets `epoch` and `batch`.
 
-        `example` is some batch and its labels: Keras creates the variables of metrics when it first sees one. `ValueError` where
-        the checkpoint is damaged, or of another model.
+        `example` is a batch with labels, of which Keras makes metrics. `ValueError`: a damaged checkpoint, or another model's.
         """
         if not self.path.exists():
             return False

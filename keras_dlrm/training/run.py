@@ -45,8 +45,7 @@ def train(
         data: A `ClickLog` of `kd.data.open`.
         output: Folder; new or empty unless `resume` or `overwrite`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
-        overwrite: Whether to delete an earlier run at `output`: one that was written to this place, and that nobody has put
-            anything else into.
+        overwrite: Whether to delete an earlier run at `output`, one that nobody has moved or put anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
 
@@ -217,16 +216,11 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
     tables = sum(t.size for t in model.embedding_tables().values())
     epochs = len(best.history.get("loss", []))
     result: dict[str, Any] = {
-        "model": experiment.model["type"],
-        "backend": keras.backend.backend(),
-        "seed": experiment.seed,
+        "model": experiment.model["type"], "backend": keras.backend.backend(), "seed": experiment.seed,
         "parameters": {"tables": int(tables), "dense": int(sum(np.prod(v.shape) for v in model.weights) - tables)},
-        "epochs": epochs,
-        "best_epoch": best.best_epoch + 1,
-        "seconds": round(best.seconds, 2),
-        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)),
-        "history": best.history,
-    }
+        "epochs": epochs, "best_epoch": best.best_epoch + 1, "seconds": round(best.seconds, 2),
+        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)), "history": best.history,
+    }  # fmt: skip
     plotted = None
     for name in ("valid", "test"):
         if name in data.splits and len(data.split(name)):
@@ -234,7 +228,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
             labels, weights = np.asarray(part.labels), part.sample_weights()
             probabilities = predictions(model, part, best.batch_size)
             result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
-            plotted = (labels, probabilities), weights
+            plotted = labels, probabilities, weights
             if name == "test":
                 with whole(output / run_files.PREDICTIONS) as written:
                     np.save(written, probabilities.astype(np.float32))
@@ -244,7 +238,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     if plotted is not None:
         title = f"{experiment.model['type']} on {data.directory.name}"
-        learning_curves_png(best.history, *plotted[0], output / run_files.REPORT, title, plotted[1])
+        learning_curves_png(best.history, *plotted[:2], output / run_files.REPORT, title, plotted[2])
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.EXPERIMENT, run_files.DATA)
     write_listing(output, run_files.RESULT, result, listed)

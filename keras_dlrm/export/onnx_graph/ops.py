@@ -111,7 +111,9 @@ CONVERTERS.update({
     "Clip": lambda graph, operation, y, x: (
         graph.op("Clip", x.name, *(np.array(end, exported_dtype(x.dtype)) for end in (operation.x_min, operation.x_max)))
     ),
-    "Concatenate": lambda graph, operation, y, xs: graph.op("Concat", *operands(graph, xs, y), axis=operation.axis),
+    "Concatenate": lambda graph, operation, y, xs: (
+        graph.op("Concat", *operands(graph, xs, y), axis=operation.axis) if len(xs) > 1 else operands(graph, xs, y)[0]
+    ),
     "Transpose": lambda graph, operation, y, x: (
         graph.op("Transpose", x.name, perm=[int(a) % len(y.shape) for a in operation.axes or reversed(range(len(y.shape)))])
     ),

@@ -124,8 +124,7 @@ def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarr
     """Give the tables of a written SavedModel their rows.
 
     A tensor may stand in a checkpoint as slices, of files of its own; whoever restores it puts them together. The module in the
-    folder `model` has the arrays of `ServedTables` as `tables`; `parts` are number, kind and rows of each table in order, where the
-    part starts, and its float32 rows.
+    folder `model` has the `tables` of `ServedTables`; `parts` are number, kind, rows and start of each, and float32 rows.
     """
     folder = model / _DATA
     prefix = str(folder / _DATA)
