@@ -70,16 +70,14 @@ def open(
     return FileLog(directory, schema, parts)
 
 
-def read_counts(
-    directory: Path, counts: str | os.PathLike[str] | None, max_ind_range: int | None, pattern: str = "*_fea_count.npz"
-) -> list[int]:
-    """Rows of the 26 tables, at most `max_ind_range` each, from `counts`, or the only file in the directory like `pattern`."""
+def read_counts(directory: Path, counts: str | os.PathLike[str] | None, max_ind_range: int | None) -> list[int]:
+    """Rows of the 26 tables, at most `max_ind_range` each, from `counts`, or the only file of its kind in the directory."""
     if counts is None:
-        candidates = sorted(directory.glob(pattern))
+        candidates = sorted(directory.glob("*_fea_count.npz"))
         if len(candidates) != 1:
             names = [path.name for path in candidates]
             raise FileNotFoundError(
-                f"{directory} has {names or 'no'} {pattern}, the file with the rows of the tables; say which with counts=…."
+                f"{directory} has {names or 'no'} *_fea_count.npz, the file with the rows of the tables; say which with counts=…."
             )
         counts = candidates[0]
     path = Path(counts)

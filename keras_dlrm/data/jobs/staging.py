@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,11 +87,8 @@ class Staging:
 
     def _has(self, name: str, size: int) -> bool:
         """True where a file exists, is not a link, and holds at least so many bytes."""
-        try:
-            info = self.path(name).lstat()
-        except OSError:
-            return False
-        return stat.S_ISREG(info.st_mode) and info.st_size >= size
+        path = self.path(name)
+        return path.is_file() and not path.is_symlink() and path.stat().st_size >= size
 
     def path(self, name: str) -> Path:
         """Path of the file `name`."""

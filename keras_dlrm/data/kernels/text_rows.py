@@ -147,28 +147,17 @@ def valid_utf8(data, start, end):  # type: ignore[no-untyped-def]
         i += 1
         if lead < 0x80:
             continue
-        low, high = 0x80, 0xBF
-        if 0xC2 <= lead <= 0xDF:
-            more = 1
-        elif 0xE0 <= lead <= 0xEF:
-            more = 2
-            if lead == 0xE0:
-                low = 0xA0
-            elif lead == 0xED:
-                high = 0x9F
-        elif 0xF0 <= lead <= 0xF4:
-            more = 3
-            if lead == 0xF0:
-                low = 0x90
-            elif lead == 0xF4:
-                high = 0x8F
-        else:
+        if lead < 0xC2 or lead > 0xF4:
             return False
+        more = 1 if lead < 0xE0 else 2 if lead < 0xF0 else 3
+        code = np.int64(lead) & (0x3F >> more)
         for _ in range(more):
-            if i >= end or data[i] < low or data[i] > high:
+            if i >= end or data[i] & 0xC0 != 0x80:
                 return False
-            low, high = 0x80, 0xBF
+            code = code << 6 | np.int64(data[i]) & 0x3F
             i += 1
+        if code < (0x80, 0x800, 0x10000)[more - 1] or 0xD800 <= code < 0xE000 or code > 0x10FFFF:
+            return False
     return True
 
 

@@ -189,7 +189,7 @@ class Preprocessor:
 
         Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
         """
-        artifact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
+        artifact.save(self, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:

@@ -12,7 +12,7 @@ from typing import Any
 from keras_dlrm.data.preprocessor.bad_rows import BadRow
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.stream import Packed, Stream, pack, tensorflow_io, text_frame
+from keras_dlrm.data.streaming.stream import Packed, Piece, Stream, pack, tensorflow_io, text_frame
 
 FETCH = 1024  # messages that one call into TensorFlow brings
 GROUP = "keras_dlrm"  # a consumer must name one; nothing is committed to it
@@ -160,9 +160,9 @@ class KafkaStream(Stream):
                 self._partitions[name].at_end = self.positions[name] >= high
         return any(not partition.at_end for partition in self._partitions.values())
 
-    def _take(self, rows: int) -> list[_Messages]:
+    def _take(self, rows: int) -> list[Piece]:
         ready = [partition for partition in self._partitions.values() if not partition.at_end]
-        taken: list[_Messages] = []
+        taken: list[Piece] = []
         for partition in ready:
             messages = partition.take(min(max(1, rows // len(ready)), rows - sum(len(piece) for piece in taken)))
             if messages:
@@ -170,11 +170,11 @@ class KafkaStream(Stream):
                 self.positions[partition.name] = partition.position
         return taken
 
-    def _pack(self, pieces: Sequence[_Messages]) -> Packed | None:
+    def _pack(self, pieces: Sequence[Piece]) -> Packed | None:
         rows, sources, offsets = [], [], []
         bad: list[BadRow] = []
         for piece in pieces:
-            for offset, message in zip(piece.offsets, piece.messages, strict=True):
+            for offset, message in zip(piece.numbers, piece.content, strict=True):
                 try:
                     rows.append(self._decoder(message))
                 except BadMessage as error:
@@ -210,18 +210,6 @@ class KafkaStream(Stream):
 
 
 @dataclasses.dataclass
-class _Messages:
-    """Some messages of one partition."""
-
-    source: str
-    offsets: list[int]
-    messages: list[bytes]
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-
-@dataclasses.dataclass
 class _Partition:
     """A partition that is read from a position on, to the end that it has by then."""
 
@@ -237,7 +225,7 @@ class _Partition:
     def name(self) -> str:
         return f"{self.topic}:{self.number}"
 
-    def take(self, rows: int) -> _Messages | None:
+    def take(self, rows: int) -> Piece | None:
         """At most so many messages; fewer at the end, which is left only when `at_end` is reset."""
         ended = False
         while len(self.ahead) < rows and not ended:
@@ -248,7 +236,7 @@ class _Partition:
             return None
         taken = [self.ahead.popleft() for _ in range(count)]
         self.position = taken[-1][0] + 1
-        return _Messages(self.name, [offset for offset, _ in taken], [message for _, message in taken])
+        return Piece(self.name, [offset for offset, _ in taken], [message for _, message in taken])
 
     def _fetch(self) -> bool:
         from keras_dlrm.data.packed.tf_data import OpError

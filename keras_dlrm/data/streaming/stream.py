@@ -21,6 +21,8 @@ from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.support.arguments import integer
 
+Packed = tuple[dict[str, np.ndarray], np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
@@ -42,6 +44,18 @@ class Chunk:
     def rows(self) -> int:
         """Rows of the batch."""
         return len(self.label)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Rows of one file or partition as a source has them: its name, the rows' numbers there, and their content."""
+
+    source: str
+    numbers: Sequence[int]
+    content: Any
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 class Stream:
@@ -82,11 +96,11 @@ class Stream:
         """Look for more. Whether there is."""
         raise NotImplementedError
 
-    def _take(self, rows: int) -> list[Any]:
-        """At most so many of the rows that are there, in pieces with a length; moves `positions`. None at the end."""
+    def _take(self, rows: int) -> list[Piece]:
+        """At most so many of the rows that are there; moves `positions`. None at the end."""
         raise NotImplementedError
 
-    def _pack(self, pieces: Sequence[Any]) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+    def _pack(self, pieces: Sequence[Piece]) -> Packed | None:
         raise NotImplementedError
 
     def _length(self, batch_size: int) -> int | None:
@@ -127,7 +141,7 @@ class Stream:
         rows = integer("read", "rows", rows)
         if not self._ready:
             self.seek(self.positions)
-        pieces: list[Any] = []
+        pieces: list[Piece] = []
         got, since = 0, 0.0
         while got < rows:
             taken = self._take(rows - got)
@@ -208,9 +222,6 @@ def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
             return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{who} needs tensorflow-io, which cannot be imported ({error}). {INSTALL}.") from error
-
-
-Packed = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 def pack(

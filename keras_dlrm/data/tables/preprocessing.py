@@ -1,8 +1,9 @@
 """`kd.data.tables.preprocess`: CSV, TSV, Parquet and TFRecord tables to a processed directory."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from keras_dlrm.data.jobs.job import Progress
 from keras_dlrm.data.jobs.staging import staging_directory
 from keras_dlrm.data.packed.format import SPLITS
 from keras_dlrm.data.packed.packed import ClickLog
@@ -17,8 +18,6 @@ from keras_dlrm.data.tables.fit import VOCABULARY, Rules
 from keras_dlrm.data.tables.job import TableJob
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import worker_count
-
-Progress = Callable[[int, int | None, str], None]
 
 
 def preprocess(

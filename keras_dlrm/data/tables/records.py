@@ -111,10 +111,8 @@ class RecordFile(TableFile):
             rows = len(batch)
             numbers = np.arange(row, row + rows)
             faults = Faults(str(self.path), self.unit, numbers)
-            for column, reason in dict.fromkeys((column, reason) for column, _, reason in wrong.values()):
-                mask = np.zeros(rows, bool)
-                mask[[number for number, (at, _, why) in wrong.items() if (at, why) == (column, reason)]] = True
-                faults.add(mask, column, lambda number, wrong=wrong: wrong[number][1], reason)  # type: ignore[misc]
+            for number, (column, value, reason) in wrong.items():
+                faults.add(numbers == row + number, column, lambda _, value=value: value, reason)  # type: ignore[misc]
             block = RecordBlock(numbers, faults, columns)
             row += rows
             offset += int(tf.reduce_sum(tf.strings.length(batch))) + _FRAME * rows
@@ -148,9 +146,7 @@ def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tup
 def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
     """Result of `_parse` where a record is damaged, or a feature is of another kind than was thought."""
     wrong: Wrong = {}
-    values: dict[str, list[Any]] = {name: [] for name in names}
-    lengths: dict[str, list[int]] = {name: [] for name in names}
-    kinds_of: dict[str, set[str]] = {name: set() for name in names}
+    rows: list[dict[str, tuple[str, list[Any]]]] = []
     for number, message in enumerate(messages):
         row: dict[str, tuple[str, list[Any]]] = {}
         try:
@@ -161,18 +157,17 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
             wrong[number], row = (name, str(error.object)[2:-1], NOT_UTF8), {}
         except ValueError:
             wrong[number] = "", "", NO_EXAMPLE
-        for name in names:
-            kind, entries = row.get(name, ("", []))
-            values[name] += entries
-            lengths[name].append(len(entries))
-            kinds_of[name] |= {kind} if entries else set()
+        rows.append(row)
     columns: Columns = {}
     for name in names:
-        if len(kinds_of[name]) == 1:
-            kinds[name] = next(iter(kinds_of[name]))
-        series = values[name] if len(kinds_of[name]) < 2 else [normal_form.text(value) for value in values[name]]
-        kind = next(iter(kinds_of[name]), "int64_list")
-        dtype = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind]
-        column = pl.Series(series, dtype=dtype if len(kinds_of[name]) < 2 else pl.String)
-        columns[name] = column, np.array(lengths[name], np.int64)
+        entries = [row.get(name, ("", [])) for row in rows]
+        values, found = [value for _, part in entries for value in part], {kind for kind, part in entries if part}
+        if len(found) > 1:
+            series = pl.Series([normal_form.text(value) for value in values], dtype=pl.String)
+        else:
+            kind = next(iter(found), "int64_list")
+            if found:
+                kinds[name] = kind
+            series = pl.Series(values, dtype={"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind])
+        columns[name] = series, np.array([len(part) for _, part in entries], np.int64)
     return columns, wrong
