@@ -102,18 +102,16 @@ class Categorical:
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
         who = f"Categorical column {self.name!r}"
-        if self.vocabulary_size is not None:
-            integer(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
-        integer(who, "hotness", self.hotness)
-        integer(who, "min_count", self.min_count)
-        if self.max_vocabulary is not None:
-            integer(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
+        for field in ("vocabulary_size", "max_vocabulary"):
+            if getattr(self, field) is not None:
+                integer(who, field, getattr(self, field), 1, MAX_VOCABULARY_SIZE)
+        for field in ("hotness", "min_count", "oov_rows"):
+            integer(who, field, getattr(self, field))
         choice(who, "combiner", self.combiner, COMBINERS)
         if self.truncate not in (None, *TRUNCATE):
             raise ValueError(f"{who}: truncate={shown(self.truncate)} is unknown; use one of {TRUNCATE}, or None.")
         if self.oov is not None:
             integer(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
-        integer(who, "oov_rows", self.oov_rows)
         if self.oov_rows > 1:
             self._check_oov_rows(who)
         if self.table is not None:

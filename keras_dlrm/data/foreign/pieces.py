@@ -122,6 +122,15 @@ def by_split(days: Sequence[Piece], halves: tuple[str, str]) -> dict[str, Pieces
     return {"train": Pieces(train), first: Pieces([last.part(0, half)]), second: Pieces([last.part(half, len(last))])}
 
 
+def check_array(column: NpzArray | MappedArray, kinds: str, width: tuple[int, ...], remedy: str = "") -> None:
+    """`ValueError` unless an array is of one of the kinds of dtype, and of shape (N, *width)."""
+    if column.dtype.kind not in kinds or len(column.shape) != len(width) + 1 or column.shape[1:] != width:
+        what = {"f": "floats", "iu": "integers", "iuf": "numbers"}[kinds]
+        shape = f"(N{', ' if width else ','}{''.join(map(str, width))})"
+        where = column.where if isinstance(column, NpzArray) else column.path
+        raise ValueError(f"{where} is {column.dtype} {column.shape}; it must hold {what} of shape {shape}.{remedy}")
+
+
 # Bytes read at once, of compressed arrays.
 _CHUNK = 2**24
 
@@ -140,12 +149,10 @@ class NpzArray:
         self.where = f"{self.path}, array {name!r}"
         with self._member() as file:
             offset = file.tell()
-        info = self._info
         self._mapped: MappedArray | None = None
-        if info.compress_type == zipfile.ZIP_STORED:
+        if self._info.compress_type == zipfile.ZIP_STORED:
             begin = self._data_offset() + offset
-            remedy = "Get the file again."
-            self._mapped = MappedArray(self.path, self.dtype, self.shape, begin, remedy, self.order)
+            self._mapped = MappedArray(self.path, self.dtype, self.shape, begin, "Get the file again.", self.order)
         self._loaded: np.ndarray | None = None
         self._lock = threading.Lock()
 

@@ -143,20 +143,14 @@ class Staging:
                 file.close()
         if not self._lengths:
             # Nothing to resume from, or nothing to continue for.
-            self._remove()
+            with contextlib.suppress(OSError):
+                clear(self.directory, self._owner, _WHAT)
+                remove(self.directory, self._owner, _WHAT)
         os.close(self._held)
 
     def remove(self) -> None:
-        """Delete it all: the output is complete, or the job is given up."""
-        for file in self._files.values():
-            file.close()
-        self._files, self._lengths = {}, {}
-        self._remove()
-
-    def _remove(self) -> None:
-        with contextlib.suppress(OSError):
-            clear(self.directory, self._owner, _WHAT)
-            remove(self.directory, self._owner, _WHAT)
+        """Have it all deleted at the end: the output is complete, or the job is given up."""
+        self._lengths = {}
 
 
 def staging_directory(output: Path) -> Path:

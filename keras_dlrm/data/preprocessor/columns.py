@@ -70,11 +70,9 @@ class Columns:
         self._labeled = labeled
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
-        self.known = [c for c in schema.categorical if c.vocabulary_size is not None or c.table_name in vocabularies]
-        known = {c.name for c in self.known}
         self.open: dict[str, list[tuple[Categorical, int]]] = {}
         for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-            if column.name not in known:
+            if column.vocabulary_size is None and column.table_name not in vocabularies:
                 self.open.setdefault(column.table_name, []).append((column, offset))
         self.texts = {table: TextIds() for table in self.open}
         self.keys = {table: (keys or {}).get(table, Keys()) for table in self.open}
@@ -98,7 +96,6 @@ class Columns:
         label, weight = np.full(n, np.nan, np.float32), np.ones(n, np.float32)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
         places = {name: j for j, name in enumerate(schema.dense_names)}
-        known = {c.name for c in self.known}
         flats: dict[str, Flat] = {}
         lists: dict[str, Lists] = {}
 
@@ -113,7 +110,7 @@ class Columns:
             flat, faults = block.flat(column)
             if flat.lists is not None:
                 lists[column.name] = flat.lists
-            if column.name not in known:
+            if column.table_name in self.open:
                 flats[column.name] = flat
                 return [*faults, *self._unusable(flat, column, block)]
             ids, more = self._ids(flat, column, block)

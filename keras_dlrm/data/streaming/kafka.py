@@ -164,8 +164,7 @@ class KafkaStream(Stream):
         ready = [partition for partition in self._partitions.values() if not partition.at_end]
         taken: list[Piece] = []
         for partition in ready:
-            messages = partition.take(min(max(1, rows // len(ready)), rows - sum(len(piece) for piece in taken)))
-            if messages:
+            if messages := partition.take(min(max(1, rows // len(ready)), rows - sum(map(len, taken)))):
                 taken.append(messages)
                 self.positions[partition.name] = partition.position
         return taken

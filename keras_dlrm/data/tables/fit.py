@@ -31,15 +31,11 @@ class Rules:
 
     def identity(self) -> dict[str, Any]:
         """JSON values that say what comes out for given rows."""
-        given = self.given
-        if given is None:
-            return {"schema": self.schema.to_dict()}
-        return {
-            "schema": self.schema.to_dict(),
-            "dense": given.dense_state,
-            "vocabularies": {name: vocabulary_identity(v) for name, v in given.vocabularies.items()},
-            "grown": self._grown,
-        }
+        identity: dict[str, Any] = {"schema": self.schema.to_dict()}
+        if self.given is not None:
+            vocabularies = {name: vocabulary_identity(v) for name, v in self.given.vocabularies.items()}
+            identity |= {"dense": self.given.dense_state, "vocabularies": vocabularies, "grown": self._grown}
+        return identity
 
     def columns(self) -> Columns:
         """The columns to work off."""
