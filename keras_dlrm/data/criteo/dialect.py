@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.criteo.encoder import log1p
 from keras_dlrm.data.criteo.stage import CriteoStage, Rows
 from keras_dlrm.data.jobs.staging import chunks
 from keras_dlrm.data.preprocessor import dense
@@ -37,7 +36,7 @@ class Dialect:
 
     def early(self, counts: np.ndarray) -> np.ndarray:
         """int32 (n, 13) → dense values to be staged."""
-        return log1p(counts)
+        return dense.log1p(counts)
 
     def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         """Learn what only the whole log says; `sizes` are the numbers of distinct values."""

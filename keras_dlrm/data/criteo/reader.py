@@ -59,7 +59,7 @@ def read(
     for text, end, share in one_ahead(_texts(path, offset)):
         data = np.frombuffer(text, np.uint8)
         parts = _split(text, data, workers)
-        sizes = list(executor.map(count_lines, parts))
+        sizes = list(executor.map(lambda part: int(np.count_nonzero(part == _LF)), parts))
         n = sum(sizes)
         label, counts = np.empty(n, np.float32), np.empty((n, len(DENSE)), np.int32)
         keys, good = np.empty((len(CATEGORICAL), n), np.uint64), np.empty(n, bool)
@@ -125,15 +125,6 @@ _TAB, _LF, _CR = 9, 10, 13
 _DIGITS = np.full(256, 255, np.uint8)
 for _text in ("0123456789abcdef", "0123456789ABCDEF"):
     _DIGITS[[ord(c) for c in _text]] = np.arange(16)
-
-
-@compiled
-def count_lines(data):  # type: ignore[no-untyped-def]
-    """Line ends in `data`, uint8 (n,)."""
-    lines = 0
-    for byte in data:
-        lines += byte == _LF
-    return lines
 
 
 @compiled

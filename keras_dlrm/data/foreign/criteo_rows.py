@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_dlrm.data.foreign.pieces import Arrays, Pieces
 from keras_dlrm.data.packed.split import Batch, Split
+from keras_dlrm.data.preprocessor.dense import log1p
 from keras_dlrm.schema.criteo import CATEGORICAL, DENSE, LABEL
 from keras_dlrm.schema.schema import Schema
 
@@ -72,7 +73,7 @@ class CriteoSplit(Split):
         if self._logarithm:
             dense, sparse = self._whole(dense, DENSE, numbers), self._whole(sparse, names, numbers)
             self._check(dense, dense < 0, DENSE, "must be a count of at least 0", numbers)
-            dense = np.log(dense.astype(np.float32) + np.float32(1.0))
+            dense = log1p(dense)
             # Before the modulo, which would make an id of it.
             self._check(sparse, sparse < 0, names, "must be an id of at least 0", numbers)
         else:

@@ -95,7 +95,6 @@ class KafkaStream(Stream):
         self._chosen = None if partitions is None else sorted(set(partitions))
         self._begin = start
         self._on_lost = on_lost
-        self._timeout = timeout
         self._config = _checked(config or {})
         self._servers = servers
         self._dataset = tensorflow_io("KafkaStream", "tensorflow_io.kafka").KafkaDataset
