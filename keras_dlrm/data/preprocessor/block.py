@@ -16,8 +16,8 @@ from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRow
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.packing import Lists
 
-# Which rows are at fault, the column, its value in a row, and what it must be.
-Fault = tuple[np.ndarray, str, "Callable[[int], object] | None", "str | Callable[[int], str]"]
+# Which rows are at fault, the value in a row, and what it must be.
+Fault = tuple[np.ndarray, Callable[[int], object], str | Callable[[int], str]]
 
 
 class Faults:
@@ -28,16 +28,15 @@ class Faults:
         self.bad = np.zeros(len(numbers), bool)
         self._examples: list[tuple[int, BadRow]] = []
 
-    def add(
-        self, mask: np.ndarray, column: str, value: Callable[[int], object] | None, reason: str | Callable[[int], str]
-    ) -> None:
-        """Take the rows of a mask as bad; see `Fault`."""
+    def add(self, column: str, fault: Fault) -> None:
+        """Take the rows of a column's fault as bad; no column stands for the row as a whole."""
+        mask, value, reason = fault
         if not mask.any():
             return
         rows = np.flatnonzero(mask & ~self.bad)
         self.bad |= mask
         for row in rows[:EXAMPLES].tolist():
-            bad = value(row) if value is not None else ""
+            bad = value(row)
             why = reason if isinstance(reason, str) else reason(row)
             shown = bad if isinstance(bad, str) else repr(bad)
             self._examples.append((row, BadRow(self.file, int(self.numbers[row]), column, shown, why, self._unit)))
@@ -54,15 +53,14 @@ class Faults:
 class Refused(Faults):
     """Faults of a table in memory: the first one that is added is an error, which names source, row and column."""
 
-    def add(
-        self, mask: np.ndarray, column: str, value: Callable[[int], object] | None, reason: str | Callable[[int], str]
-    ) -> None:
+    def add(self, column: str, fault: Fault) -> None:
+        mask, value, reason = fault
         if mask.any():
             row = int(np.argmax(mask))
             if isinstance(reason, TooLong):
                 what = f"{reason.of(row)}; the longest of these {len(mask):,} rows has {reason.lengths.max()}"
             else:
-                what = f"value {value(row) if value else ''!r} {reason if isinstance(reason, str) else reason(row)}"
+                what = f"value {value(row)!r} {reason if isinstance(reason, str) else reason(row)}"
             raise ValueError(f"{raw.Where(self.file, int(self.numbers[row])).at(0)}, column {column!r}: {what}.")
 
 
@@ -174,7 +172,7 @@ class Block(ABC):
             return Flat(values, rows, places, Lists(lengths, np.zeros_like(lengths))), ()
         if column.truncate is not None:
             return Flat(*raw.truncated(column, values, rows, places, lengths)), ()
-        fault = (too_long, column.name, lambda row: self.value(column.name, row), TooLong(column, lengths))
+        fault = (too_long, lambda row: self.value(column.name, row), TooLong(column, lengths))
         return Flat(values, rows, places).take(np.flatnonzero(~too_long[rows])), [fault]
 
 

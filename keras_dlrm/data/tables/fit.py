@@ -78,7 +78,7 @@ class Rules:
                 column = schema.dense[j]
                 out = batch["dense"][:, j] = dense.apply(column, preprocessor.dense_state[column.name], values[:, k])
                 refused = Refused(where, "row", np.arange(last - first))
-                refused.add(~np.isfinite(out), column.name, values[:, k].item, dense.OUTSIDE)
+                refused.add(column.name, (~np.isfinite(out), values[:, k].item, dense.OUTSIDE))
             for table, members in columns.open.items():
                 for member, offset in members:
                     place = slice(offset, offset + member.hotness)

@@ -48,7 +48,7 @@ class RecordBlock(Block):
         values, lost = np.full(len(self), np.nan), np.zeros(len(self), bool)
         values[rows], lost[rows] = raw.numeric(flat, name, self.where)
         several = lengths > 1
-        fault = (several, name, lambda row: self.value(name, row), "must be a single number")
+        fault = (several, lambda row: self.value(name, row), "must be a single number")
         return Numbers(values, lost & ~several, lambda row: self.value(name, row), [fault] if several.any() else ())
 
     def value(self, name: str, row: int) -> object:
@@ -70,7 +70,8 @@ class RecordBlock(Block):
             self._columns[name] = pl.Series([value] * (rows * present), dtype=pl.String), np.full(rows, present, np.int64)
 
     def check_single(self, name: str) -> None:
-        self.faults.add(self._columns[name][1] > 1, name, lambda row: self.value(name, row), "must be a single value")
+        several = self._columns[name][1] > 1
+        self.faults.add(name, (several, lambda row: self.value(name, row), "must be a single value"))
 
 
 class RecordFile(TableFile):
@@ -112,7 +113,7 @@ class RecordFile(TableFile):
             numbers = np.arange(row, row + rows)
             faults = Faults(str(self.path), self.unit, numbers)
             for number, (column, value, reason) in wrong.items():
-                faults.add(numbers == row + number, column, lambda _, value=value: value, reason)  # type: ignore[misc]
+                faults.add(column, (numbers == row + number, lambda _, value=value: value, reason))  # type: ignore[misc]
             block = RecordBlock(numbers, faults, columns)
             row += rows
             offset += int(tf.reduce_sum(tf.strings.length(batch))) + _FRAME * rows

@@ -137,7 +137,7 @@ class TextFile(TableFile):
                 text_rows.LONG: lambda row: f"the line has more than {text_rows.MAX_ROW:,} bytes",
             }
             for code, reason in reasons.items():
-                faults.add(codes[:n] == code, "", None, reason)
+                faults.add("", (codes[:n] == code, lambda row: "", reason))
         self._dialect.set_missing(data, starts[:, :n], ends[:, :n])
         texts = {name: Texts(data, starts[k, :n], ends[k, :n]) for k, name in enumerate(names)}
         return TextBlock(numbers, faults, texts), int(after), int(lines)
@@ -174,7 +174,7 @@ class TextBlock(Block):
         if long.any() and column.truncate is not None:
             return super().flat(column)
         flat = Flat(Texts(texts.data, starts[:total], ends[:total]), rows[:total], places[:total])
-        return flat, [(long > 0, column.name, texts.text, TooLong(column, long))] if long.any() else ()
+        return flat, [(long > 0, texts.text, TooLong(column, long))] if long.any() else ()
 
     def value(self, name: str, row: int) -> object:
         return self.texts[name].text(row)
