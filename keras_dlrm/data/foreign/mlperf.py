@@ -66,7 +66,7 @@ def open(
             )
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
-    parts = {name: CriteoSplit(name, _pieces(paths[0]), schema, _columns, True, modulo) for name, paths in by_split.items()}
+    parts = {name: CriteoSplit(name, schema, _pieces(paths[0]), _columns, True, modulo) for name, paths in by_split.items()}
     return FileLog(directory, schema, parts)
 
 

@@ -62,7 +62,7 @@ def open(
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
     cut = by_split(pieces, ("test", "valid"))
-    parts = {name: CriteoSplit(name, rows, schema, tuple, True, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, schema, rows, tuple, True, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 

@@ -61,7 +61,7 @@ def open(directory: str | os.PathLike[str], table_sizes: Sequence[int], multi_ho
     # The reference hashes one id, and made the lists of ids that are in range.
     modulo = None if multi_hot else np.array(sizes, np.int32)
     cut = by_split(pieces, ("valid", "test"))
-    parts = {name: CriteoSplit(name, rows, schema, _columns, False, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, schema, rows, _columns, False, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 

@@ -24,7 +24,7 @@ _FILES = (STATE, f"{STATE}.new", f"*{_STAGED}", f"{COMPLETE}/**", ".writing-*/**
 _WHAT = "a stopped job"
 
 
-class Staging:
+class Staging(contextlib.AbstractContextManager["Staging"]):
     """A hidden directory alongside `output`, of files that are appended to and a state that is committed with them.
 
     What was appended before a commit is there when the same job starts again, to the byte; what came after it is cut
@@ -133,9 +133,6 @@ class Staging:
         self._cuts = {}
         self.state = state
 
-    def __enter__(self) -> Staging:
-        return self
-
     def __exit__(self, *error: object) -> None:
         for file in self._files.values():
             # What was not committed may be lost, also because the disk is full.
@@ -170,7 +167,7 @@ COMMIT_BYTES = 2**27
 CHUNK = 65_536
 
 
-class Stage:
+class Stage(contextlib.AbstractContextManager["Stage"]):
     """Staged rows in a file per array. A thread writes them while the next rows are worked on.
 
     Args:
@@ -223,9 +220,6 @@ class Stage:
         offset = self._header + first * columns * np.dtype(dtype).itemsize
         values = np.fromfile(self.staging.path(name), dtype, (last - first) * columns, offset=offset)
         return values if width is None else values.reshape(-1, width)
-
-    def __enter__(self) -> Stage:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)

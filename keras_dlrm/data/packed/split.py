@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 
 
+@dataclasses.dataclass(eq=False)
 class Split(ABC):
     """Part of a click log. `len(part)` is its number of rows N.
 
@@ -30,9 +32,8 @@ class Split(ABC):
         schema: The log's schema.
     """
 
-    def __init__(self, name: str, schema: Schema) -> None:
-        self.name = name
-        self.schema = schema
+    name: str
+    schema: Schema
 
     @abstractmethod
     def __len__(self) -> int: ...

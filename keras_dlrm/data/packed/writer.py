@@ -24,7 +24,7 @@ from keras_dlrm.schema.schema import Schema
 _WHAT = "a processed directory"
 
 
-class PackedWriter:
+class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
     """Appends batches to the splits of a processed directory without knowing their number of rows beforehand.
 
     The files grow in a hidden sibling of `output` which takes its name when the `with` block ends without an error
@@ -176,9 +176,6 @@ class PackedWriter:
         if key in ("format", "version", "splits", "files", CHECKSUM):
             raise ValueError(f"PackedWriter: the manifest's {key!r} is written by the writer; choose another key.")
         self._extra[key] = value
-
-    def __enter__(self) -> PackedWriter:
-        return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: object) -> None:
         try:

@@ -116,11 +116,11 @@ class Flat:
         return Flat(values, self.rows[keep], self.places[keep])
 
 
+@dataclasses.dataclass(eq=False)
 class Block(ABC):
     """Consecutive rows of one file.
 
     Args:
-        numbers: int64 (n,), what the rows are called in messages.
         faults: What is wrong with them so far.
 
     Attributes:
@@ -128,18 +128,17 @@ class Block(ABC):
         share: Share of the file that was read up to the end of the block.
     """
 
-    def __init__(self, numbers: np.ndarray, faults: Faults) -> None:
-        self.numbers, self.faults = numbers, faults
-        self.place: dict[str, int] = {}
-        self.share = 1.0
+    faults: Faults
+    place: dict[str, int] = dataclasses.field(default_factory=dict, init=False)
+    share: float = dataclasses.field(default=1.0, init=False)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.faults.numbers)
 
     @functools.cached_property
     def where(self) -> raw.Where:
         """Source of its first row."""
-        return raw.Where(self.faults.file, int(self.numbers[0]) if len(self) else 0)
+        return raw.Where(self.faults.file, int(self.faults.numbers[0]) if len(self) else 0)
 
     @abstractmethod
     def numeric(self, name: str) -> Numbers:
@@ -176,18 +175,17 @@ class Block(ABC):
         return Flat(values, rows, places).take(np.flatnonzero(~too_long[rows])), [fault]
 
 
+@dataclasses.dataclass(eq=False)
 class FrameBlock(Block):
     """Rows as a Polars frame; their numbers in the file count from 0."""
 
-    def __init__(self, numbers: np.ndarray, faults: Faults, frame: pl.DataFrame) -> None:
-        super().__init__(numbers, faults)
-        self.frame = frame
+    frame: pl.DataFrame
 
     @classmethod
     def in_memory(cls, frame: pl.DataFrame, where: raw.Where) -> FrameBlock:
         """A frame in which nothing may be wrong: `ValueError` names the first row that cannot be used."""
         numbers = np.arange(where.first_row, where.first_row + len(frame))
-        return cls(numbers, Refused(where.source, "row", numbers), frame)
+        return cls(Refused(where.source, "row", numbers), frame)
 
     def numeric(self, name: str) -> Numbers:
         values = self.frame[name]

@@ -58,7 +58,7 @@ class Piece:
         return len(self.numbers)
 
 
-class Stream:
+class Stream(contextlib.AbstractContextManager["Stream"]):
     """Base of the streams. A source defines `_start`, `_look`, `_take` and `_pack`.
 
     Args:
@@ -184,9 +184,6 @@ class Stream:
     def close(self) -> None:
         """Let go of files and connections."""
 
-    def __enter__(self) -> Stream:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -246,7 +243,7 @@ def pack(
     """
     places, unusable, more, rows = np.arange(len(frame)), list[BadRow](), 0, None
     if len(frame):
-        block = FrameBlock(places, Faults(sources[0], unit, places), frame)
+        block = FrameBlock(Faults(sources[0], unit, places), frame)
         try:
             rows = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies).work(block)
         except TypeError as error:  # a column of another type, whatever its values are

@@ -62,7 +62,7 @@ class _Frames(TableFile):
                 return
             for frame in batch.iter_slices(BLOCK_ROWS):
                 numbers = np.arange(row, row + len(frame))
-                block = FrameBlock(numbers, Faults(str(self.path), self.unit, numbers), frame)
+                block = FrameBlock(Faults(str(self.path), self.unit, numbers), frame)
                 row += len(frame)
                 block.place, block.share = {"row": row}, row / total
                 yield block
@@ -70,9 +70,6 @@ class _Frames(TableFile):
 
 class ParquetFile(_Frames):
     """A `.parquet` file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     def rows(self) -> int:
         with readable(self.path, OSError):
@@ -96,7 +93,7 @@ class FrameFile(_Frames):
     """A table in memory, read as a file is: DataFrame of pandas or Polars, Arrow table, or mapping of named columns."""
 
     def __init__(self, data: Any, name: str = "the frame") -> None:
-        self.path = Path(name)
+        super().__init__(Path(name))
         if hasattr(data, "collect") and hasattr(data, "collect_schema"):
             data = data.collect()
         self._data = data

@@ -1,8 +1,8 @@
 """Reader of TFRecord files (`tf.train.Example`), in blocks of rows."""
 
+import dataclasses
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,14 @@ Columns = dict[str, tuple[pl.Series, np.ndarray]]
 Wrong = dict[int, tuple[str, str, str]]
 
 
+@dataclasses.dataclass(eq=False)
 class RecordBlock(Block):
     """Examples, whose features are all lists: by name, the values of all rows, and how many each row has, int64 (n,)."""
 
-    def __init__(self, numbers: np.ndarray, faults: Faults, columns: Columns) -> None:
-        super().__init__(numbers, faults)
-        self._columns = columns
+    features: Columns
 
     def _flat(self, name: str) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
-        values, lengths = self._columns[name]
+        values, lengths = self.features[name]
         rows = np.repeat(np.arange(len(lengths)), lengths)
         return values, rows, np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths), lengths
 
@@ -52,7 +51,7 @@ class RecordBlock(Block):
         return Numbers(values, lost & ~several, lambda row: self.value(name, row), [fault] if several.any() else ())
 
     def value(self, name: str, row: int) -> object:
-        values, lengths = self._columns[name]
+        values, lengths = self.features[name]
         end = int(lengths[: row + 1].sum())
         value = values[end - int(lengths[row]) : end].to_list()
         return value[0] if len(value) == 1 else value
@@ -65,12 +64,12 @@ class RecordBlock(Block):
         return flat.gather(places.set(places < 0, None))
 
     def add_constant(self, name: str, value: str) -> None:
-        if not self._columns[name][1].any():  # Examples may have the feature all the same
+        if not self.features[name][1].any():  # Examples may have the feature all the same
             rows, present = len(self), int(value != "")
-            self._columns[name] = pl.Series([value] * (rows * present), dtype=pl.String), np.full(rows, present, np.int64)
+            self.features[name] = pl.Series([value] * (rows * present), dtype=pl.String), np.full(rows, present, np.int64)
 
     def check_single(self, name: str) -> None:
-        several = self._columns[name][1] > 1
+        several = self.features[name][1] > 1
         self.faults.add(name, (several, lambda row: self.value(name, row), "must be a single value"))
 
 
@@ -78,9 +77,6 @@ class RecordFile(TableFile):
     """A `.tfrecord` file of serialized `tf.train.Example`, plain or `.gz`. An absent or empty feature is missing."""
 
     unit = "row"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     def columns(self) -> list[str] | None:
         """`None`: a feature that no Example has is missing in every row."""
@@ -114,7 +110,7 @@ class RecordFile(TableFile):
             faults = Faults(str(self.path), self.unit, numbers)
             for number, (column, value, reason) in wrong.items():
                 faults.add(column, (numbers == row + number, lambda _, value=value: value, reason))  # type: ignore[misc]
-            block = RecordBlock(numbers, faults, columns)
+            block = RecordBlock(faults, columns)
             row += rows
             offset += int(tf.reduce_sum(tf.strings.length(batch))) + _FRAME * rows
             block.place, block.share = {"row": row, "bytes": offset}, min(offset / size, 1.0)
