@@ -30,8 +30,7 @@ class Dense:
             quantiles, in [-1, 1]. `"log_above_minimum"` is `log(x - m + 2)`, where m is the smallest value of the
             training part and smaller ones are taken as m (TorchRec's transform of Criteo's counts).
         missing: Value that stands for a missing (null) one *after* the transform.
-        identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data that was
-            transformed by others.
+        identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data of others.
 
     Example:
 
@@ -73,12 +72,10 @@ class Categorical:
         min_count: Values seen fewer times in the training part count as unseen when a vocabulary is fitted.
         max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
         hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
-            the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen. A preprocessor
-            makes such ids of texts.
+            the graph. Ids that meet in one row share it; none is fitted or unseen. A preprocessor makes ids of texts.
         truncate: What is kept of a list that is longer than `hotness`: its `"first"` or `"last"` values, with their
             weights. Missing values at the end of a list are padding and do not count. `None`: such a row is an error.
-        identity: Checksum of the values and their ids that a preprocessor fitted, which sets it; a model refuses data of
-            another vocabulary.
+        identity: Checksum of the vocabulary that a preprocessor fitted, which sets it; a model refuses data of others.
 
     Example:
 

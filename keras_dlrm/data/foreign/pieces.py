@@ -139,8 +139,7 @@ class NpzArray:
     """One array of a `.npz` file. It is read when it is first used.
 
     What `np.savez` wrote stays in its file, mapped into memory. What `np.savez_compressed` wrote cannot: `blocks` reads
-    it in passing, in bounded memory, and `take` loads all of it on its first call. `ValueError` where the file has no such
-    array, or is damaged.
+    it in passing, in bounded memory, and `take` loads all of it. `ValueError` where the array is missing or damaged.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -236,8 +235,7 @@ class NpzArray:
         return file
 
     def _data_offset(self) -> int:
-        # After a local header of 30 bytes come the name and further fields, whose lengths it ends with (PKWARE, APPNOTE
-        # 4.3.7).
+        # A local header of 30 bytes ends with the lengths of the fields behind it (PKWARE, APPNOTE 4.3.7).
         with open(self.path, "rb") as file:
             file.seek(self._info.header_offset + 26)
             lengths = np.frombuffer(file.read(4), "<u2")

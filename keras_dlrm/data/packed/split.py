@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -152,9 +153,7 @@ class Split(ABC):
         """
         from keras_dlrm.data.packed.tf_data import resumed_epochs
 
-        def batches(epoch: int) -> SplitDataset:
-            return self.dataset(batch_size, shuffle, seed, last, shard, prefetch, epoch)
-
+        batches = functools.partial(self.dataset, batch_size, shuffle, seed, last, shard, prefetch)
         return resumed_epochs(batches, self.schema, start_epoch, last == "pad", last != "keep")
 
     def to_tfrecord(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:

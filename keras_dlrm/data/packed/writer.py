@@ -34,8 +34,7 @@ class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
     Args:
         output: Directory to write.
         schema: Fitted schema of the batches.
-        preprocessor: `Preprocessor` to save with the data; by default one that checks ids against `schema` and copies
-            them.
+        preprocessor: `Preprocessor` to save with the data; by default one that checks ids and copies them.
         overwrite: Whether an existing processed directory may be replaced (when the new one is complete): one that was
             written to this place by this package, and that nobody has put anything else into.
 
@@ -94,8 +93,7 @@ class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
             sample_weight: (B,) or (B, 1), row weights, where the schema names a column of them.
 
         Raises:
-            KeyError, TypeError, ValueError: the batch does not fit the schema, a label is not allowed, or a row weight
-                is not finite or below 0.
+            KeyError, TypeError, ValueError: the batch, a label or a row weight is not what the schema allows.
         """
         self.begin(split)
         labels = _flat("label", label)

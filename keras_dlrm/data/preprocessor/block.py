@@ -68,8 +68,7 @@ class Refused(Faults):
 class TooLong:
     """The reason for which lists of these lengths, int64 (n,), are refused.
 
-    As a `Fault` has it, it says nothing of other rows: a job that continues after a stop sees them in other blocks, and
-    keeps the same text.
+    It says nothing of other rows: a job that continues after a stop sees them in other blocks, and keeps the same text.
     """
 
     column: Categorical

@@ -167,7 +167,11 @@ class Columns:
             ids, bad, reason = raw.checked_ids(values, column, block.faults.file)
         if again is not None:
             ids, bad = ids[again], bad[again]
-        return ids, _of_values(flat, bad, len(block), lambda at: values[at if again is None else int(again[at])], reason)
+
+        def value(at: int) -> object:
+            return values[at if again is None else int(again[at])]
+
+        return ids, _of_values(flat, bad, len(block), value, reason)
 
     def _unusable(self, flat: Flat, column: Categorical, block: Block) -> Sequence[Fault]:
         """Rows with values that will have no key."""

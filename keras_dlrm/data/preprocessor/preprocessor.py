@@ -163,8 +163,7 @@ class Preprocessor:
             where: File and row at which the frame starts, for error messages.
 
         Returns:
-            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)}`, and `"weights": float32 (B, W)` where the schema
-            is weighted.
+            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)[, "weights": float32 (B, W)]}`, as the schema has them.
 
         Raises:
             KeyError: a column is missing.

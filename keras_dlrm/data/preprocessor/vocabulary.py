@@ -88,8 +88,7 @@ class Vocabulary:
         """Give ids to values, which are `counted` in the order of their first appearance.
 
         Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
-        frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they are
-        beyond `max_vocabulary`.
+        frequency, and ties the first appearance. OOV rows are left out; `ValueError` where `max_vocabulary` has no room.
         """
         oov, oov_rows, most = column.oov, column.oov_rows, column.max_vocabulary
         if most is not None and oov is not None and oov + oov_rows > most:

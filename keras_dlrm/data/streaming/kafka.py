@@ -93,7 +93,8 @@ class KafkaStream(Stream):
         self.lost = 0
         self._decoder = Decoder(preprocessor.schema, format, columns)
         self._chosen = None if partitions is None else sorted(set(partitions))
-        self._begin = start
+        self._starts = start if isinstance(start, Mapping) else {}
+        self._latest = start == "latest"
         self._on_lost = on_lost
         self._config = _checked(config or {})
         self._servers = servers
@@ -115,7 +116,7 @@ class KafkaStream(Stream):
     def _start(self) -> None:
         self._partitions = {}
         first = not self.positions
-        for name in self._begin if first and isinstance(self._begin, Mapping) else ():
+        for name in self._starts if first else ():
             if name not in [f"{topic}:{number}" for topic, number in self._numbers()]:
                 raise ValueError(f"KafkaStream: start names {name!r}, which is not a topic:partition that is read here.")
         for topic, number in self._numbers():
@@ -126,9 +127,7 @@ class KafkaStream(Stream):
         low, high = self._broker.ends(topic, number)
         if name not in self.positions:
             # A partition that appears later was empty before: its beginning, whatever `start` says.
-            chosen = self._begin.get(name, low) if isinstance(self._begin, Mapping) else None
-            latest = high if self._begin == "latest" else low
-            self.positions[name] = low if not first else latest if chosen is None else chosen
+            self.positions[name] = self._starts.get(name, high if self._latest else low) if first else low
         self._partitions[name] = _Partition(topic, number, self.positions[name], self._open)
         self._check(name, low, high)
 

@@ -72,8 +72,7 @@ def train_online(
         The model and how far it is.
 
     Raises:
-        ValueError: a row cannot be used, the preprocessor is another one, or the loss is not finite. The last commit
-            is untouched.
+        ValueError: a bad row, another preprocessor, or a loss that is not finite. The last commit is untouched.
         RuntimeError: another process trains into the folder.
 
     Example:

@@ -170,8 +170,7 @@ class Stream(contextlib.AbstractContextManager["Stream"]):
     def dataset(self, batch_size: int) -> Any:
         """A `tf.data.Dataset` of `batches` for `model.fit`: each epoch is one pass from the start to the end.
 
-        Of Parquet files of which no row may be left out it knows its length, from those that are there now: new ones
-        need a new dataset.
+        Of Parquet files of which no row may be left out it knows its length; files that come later need a new dataset.
         """
         from keras_dlrm.data.packed.tf_data import from_batches
 

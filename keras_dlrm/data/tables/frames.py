@@ -82,8 +82,7 @@ class ParquetFile(_Frames):
         return dict(zip(names, counts.row(0), strict=True))
 
     def scan(self, names: Sequence[str] | None = None) -> pl.LazyFrame:
-        # A writer that had no rows leaves an empty file. The path is a file's, though its name may look like a pattern,
-        # an address or a home folder.
+        # A writer without rows leaves an empty file. A file's name may look like a pattern, an address or a home.
         empty = not self.path.stat().st_size
         table = pl.LazyFrame() if empty else pl.scan_parquet(self.path.absolute(), glob=False)
         return table if names is None else table.select(names)

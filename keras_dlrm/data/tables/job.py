@@ -130,7 +130,9 @@ class TableJob(Job):
             raise ValueError(f"{self.files[0].path}: the training part has no rows, so no vocabulary can be fitted.")
         cuts, read = chunks(first, last) if unfitted else (), self.stage.read
         parts = ((read("late", *rows), read("sparse", *rows)) for rows in cuts)
-        return fitted(self.schema, self.columns, parts) if self.given is None else grown(self.given, self.columns, parts)
+        if self.given is None:
+            return fitted(self.schema, self.columns, parts)
+        return grown(self.given, self.columns, parts)
 
     def pieces(self, written: int) -> Iterator[tuple[str, dict[str, np.ndarray], int | None]]:
         final = {}

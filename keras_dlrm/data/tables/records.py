@@ -165,6 +165,7 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
             kind = next(iter(found), "int64_list")
             if found:
                 kinds[name] = kind
-            series = pl.Series(values, dtype={"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind])
+            dtypes = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}
+            series = pl.Series(values, dtype=dtypes[kind])
         columns[name] = series, np.array([len(part) for _, part in entries], np.int64)
     return columns, wrong
