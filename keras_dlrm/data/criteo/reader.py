@@ -202,19 +202,19 @@ _KEY = re.compile(rb"[0-9a-fA-F]{0,16}")
 
 def explain(file: str, number: int, line: bytes) -> BadRow:
     """The first thing that is wrong with a line, without its end, of a file."""
+    fields, whole = line.split(b"\t"), ""
     if len(line) > MAX_LINE:
-        reason = f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"
-        return BadRow(file, number, "", "", reason)
-    fields = line.split(b"\t")
-    if len(fields) != len(COLUMNS):
+        whole = f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"
+    elif len(fields) != len(COLUMNS):
         fault = "the line is too long"
         if len(fields) < len(COLUMNS):
             fault = f"column {COLUMNS[len(fields)]} is missing, the line is cut short"
-        reason = (
+        whole = (
             f"{len(fields)} columns where Criteo's format has {len(COLUMNS)} (label, 13 counts, 26 categories, "
             f"tab-separated); {fault}. It starts with {_shown(line)!r}"
         )
-        return BadRow(file, number, "", "", reason)
+    if whole:
+        return BadRow(file, number, "", "", whole)
     for name, field in zip(COLUMNS, fields, strict=True):
         value = _int32(field)
         if name == LABEL:

@@ -150,7 +150,10 @@ class NpzArray:
             offset = file.tell()
         self._mapped: MappedArray | None = None
         if self._info.compress_type == zipfile.ZIP_STORED:
-            begin = self._data_offset() + offset
+            # A local header of 30 bytes ends with the lengths of the fields behind it (PKWARE, APPNOTE 4.3.7).
+            with open(self.path, "rb") as archive:
+                archive.seek(self._info.header_offset + 26)
+                begin = self._info.header_offset + 30 + int(np.frombuffer(archive.read(4), "<u2").sum()) + offset
             self._mapped = MappedArray(self.path, self.dtype, self.shape, begin, "Get the file again.", self.order)
         self._loaded: np.ndarray | None = None
         self._lock = threading.Lock()
@@ -175,7 +178,8 @@ class NpzArray:
             return
         width = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         with self._member() as file:
-            self._skip(file, start * width)
+            for begin in range(0, start * width, _CHUNK):
+                self._read(file, min(_CHUNK, start * width - begin))
             for begin in range(start, stop, size):
                 rows = min(begin + size, stop) - begin
                 yield np.frombuffer(self._read(file, rows * width), self.dtype).reshape(rows, *self.shape[1:])
@@ -234,13 +238,6 @@ class NpzArray:
             raise ValueError(f"{self.where} is damaged ({error}). Get the file again.") from error
         return file
 
-    def _data_offset(self) -> int:
-        # A local header of 30 bytes ends with the lengths of the fields behind it (PKWARE, APPNOTE 4.3.7).
-        with open(self.path, "rb") as file:
-            file.seek(self._info.header_offset + 26)
-            lengths = np.frombuffer(file.read(4), "<u2")
-        return self._info.header_offset + 30 + int(lengths.sum())
-
     def _read(self, file: IO[bytes], count: int) -> bytes:
         try:
             data = file.read(count)
@@ -249,12 +246,6 @@ class NpzArray:
         if len(data) < count:
             raise ValueError(f"{self.where} is cut short: {len(data)} of {count} bytes. Get the file again.")
         return data
-
-    def _skip(self, file: IO[bytes], count: int) -> None:
-        while count:
-            step = min(_CHUNK, count)
-            self._read(file, step)
-            count -= step
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None}

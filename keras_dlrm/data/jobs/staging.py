@@ -37,6 +37,7 @@ class Staging(contextlib.AbstractContextManager["Staging"]):
 
     Attributes:
         directory: Where the files are.
+        complete: Directory in which the output is put together.
         state: What the last commit was given, or `None` where nothing was committed.
 
     Raises:
@@ -59,6 +60,7 @@ class Staging(contextlib.AbstractContextManager["Staging"]):
     def __init__(self, output: str | os.PathLike[str], job: Mapping[str, Any]) -> None:
         output = Path(output)
         self.directory = staging_directory(output)
+        self.complete = self.directory / COMPLETE
         self._owner = identity("staging", output)
         taken = f"{output}: another process is writing it; wait for that one or give another output."
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,11 +95,6 @@ class Staging(contextlib.AbstractContextManager["Staging"]):
     def path(self, name: str) -> Path:
         """Path of the file `name`."""
         return self.directory / (name + _STAGED)
-
-    @property
-    def complete(self) -> Path:
-        """Directory in which the output is put together."""
-        return self.directory / COMPLETE
 
     def append(self, name: str, data: bytes | memoryview) -> None:
         """Add to the end of a file, which is made where there is none."""

@@ -41,7 +41,8 @@ def find_rows(data, at, final, separator, quote, width, slots, starts, ends, num
         position, fields, inside, doubled = at, 0, 0, False
         code, complete = GOOD, False
         while True:  # a field each
-            if position < limit and data[position] == quote:
+            quoted = position < limit and data[position] == quote
+            if quoted:
                 begin = position + 1
                 position = begin
                 while position < limit:
@@ -61,21 +62,9 @@ def find_rows(data, at, final, separator, quote, width, slots, starts, ends, num
                     break
                 stop = position
                 position += 1
-                if position + 1 < size and data[position] == _RETURN and data[position + 1] == _NEWLINE:
-                    position += 1
-                elif position + 1 == size and data[position] == _RETURN and final:
-                    position += 1
-                if position == size:
-                    if not final:
-                        return rows, at, lines
-                    complete = True
-                elif data[position] == _NEWLINE:
-                    complete = True
-                elif data[position] != separator:
-                    if position + 1 == size and not final:
-                        return rows, at, lines
-                    code = QUOTES
-                    break
+                if position < size and data[position] == _RETURN:
+                    if data[position + 1] == _NEWLINE if position + 1 < size else final:
+                        position += 1
             else:
                 begin = position
                 while position < limit and data[position] != separator and data[position] != _NEWLINE:
@@ -83,15 +72,20 @@ def find_rows(data, at, final, separator, quote, width, slots, starts, ends, num
                 if position == limit and limit < size:
                     code = LONG
                     break
-                if position == size:
-                    if not final:
-                        return rows, at, lines
-                    complete = True
-                elif data[position] == _NEWLINE:
-                    complete = True
                 stop = position
-                if complete and stop > begin and data[stop - 1] == _RETURN:
-                    stop -= 1
+            if position == size:
+                if not final:
+                    return rows, at, lines
+                complete = True
+            elif data[position] == _NEWLINE:
+                complete = True
+            elif data[position] != separator:  # behind a quote
+                if position + 1 == size and not final:
+                    return rows, at, lines
+                code = QUOTES
+                break
+            if complete and not quoted and stop > begin and data[stop - 1] == _RETURN:
+                stop -= 1
             if fields < width:
                 begins[fields], stops[fields] = begin, stop
             fields += 1

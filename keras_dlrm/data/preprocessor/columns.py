@@ -54,6 +54,7 @@ class Columns:
         keys: `Keys` by table without a size, where values are not compared as text.
 
     Attributes:
+        names: Columns that are read.
         unseen: Values that the known vocabularies do not have, counted as columns are worked off.
     """
 
@@ -67,7 +68,8 @@ class Columns:
     ) -> None:
         self.schema, self._vocabularies = schema, vocabularies
         self.unseen = Tally()
-        self._labeled = labeled
+        self._row_names = schema.row_names if labeled else ()
+        self.names = [*schema.column_names, *self._row_names]
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
         self.open: dict[str, list[tuple[Categorical, int]]] = {}
@@ -76,15 +78,6 @@ class Columns:
                 self.open.setdefault(column.table_name, []).append((column, offset))
         self.texts = {table: TextIds() for table in self.open}
         self.keys = {table: (keys or {}).get(table, Keys()) for table in self.open}
-
-    @property
-    def names(self) -> list[str]:
-        """Columns that are read."""
-        return [*self.schema.column_names, *self._row_names]
-
-    @property
-    def _row_names(self) -> Sequence[str]:
-        return self.schema.row_names if self._labeled else ()
 
     def work(self, block: Block, executor: Executor | None = None) -> Rows:
         """The good rows of a block; the others are in `block.faults` then. Threads of the executor, if any, work on columns."""

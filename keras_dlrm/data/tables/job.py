@@ -176,16 +176,8 @@ class TableStage(Stage):
     """Staged rows, and the numbered texts by table, which get the committed ones. `late` dense columns wait for statistics."""
 
     def __init__(self, staging: Staging, schema: Schema, late: int, texts: Mapping[str, TextIds]) -> None:
-        specs: dict[str, tuple[Any, int | None]] = {
-            "label": (np.float32, None),
-            "sample_weight": (np.float32, None),
-            "dense": (np.float32, schema.n_dense),
-            "late": (np.float64, late),
-            "sparse": (np.int32, schema.width),
-        }
-        if schema.sample_weight is None:
-            del specs["sample_weight"]
-        super().__init__(staging, specs)
+        specs: dict[str, tuple[Any, int | None]] = {"sparse": (np.int32, 0), **layout.array_specs(schema)}
+        super().__init__(staging, {**specs, "late": (np.float64, late)})
         self._texts = dict(texts)
         for k, ids in enumerate(self._texts.values()):
             self._restore(k, ids)
