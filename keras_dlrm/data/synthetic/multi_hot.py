@@ -53,13 +53,9 @@ class MultiHot:
     """
 
     def __init__(
-        self,
-        schema: Schema,
-        hotness: Sequence[int] | Mapping[str, int],
-        distribution: str = "uniform",
-        shape: float = 0.25,
+        self, schema: Schema, hotness: Sequence[int] | Mapping[str, int], distribution: str = "uniform", shape: float = 0.25,
         seed: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         schema.require_fitted()
         if schema.sample_weight is not None:
             raise ValueError("MultiHot: the schema has row weights, which bags do not carry; leave sample_weight out.")
@@ -138,11 +134,7 @@ class MultiHot:
         return ((self.transform(batch), label) for batch, label in source.batches(batch_size, **options))
 
     def write(
-        self,
-        log: ClickLog,
-        directory: str | os.PathLike[str],
-        overwrite: bool = False,
-        progress: Progress | None = None,
+        self, log: ClickLog, directory: str | os.PathLike[str], overwrite: bool = False, progress: Progress | None = None
     ) -> ClickLog:
         """Write a processed directory with bags in place of ids. Memory does not grow with rows or tables.
 

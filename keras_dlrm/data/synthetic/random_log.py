@@ -47,13 +47,9 @@ class RandomClickLog(SyntheticClickLog):
     kind = "random"
 
     def __init__(
-        self,
-        schema: Schema,
-        seed: int = 0,
-        zipf: float | Mapping[str, float] = 0.0,
-        dense: str = "uniform",
+        self, schema: Schema, seed: int = 0, zipf: float | Mapping[str, float] = 0.0, dense: str = "uniform",
         click_rate: float = 0.25,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed)
         tables = schema.table_sizes
         exponents = zipf if isinstance(zipf, Mapping) else dict.fromkeys(tables, zipf)
@@ -64,7 +60,7 @@ class RandomClickLog(SyntheticClickLog):
         choice("RandomClickLog", "dense", dense, DENSE)
         self.dense = dense
         self.click_rate = number("RandomClickLog", "click_rate", click_rate, 0.0, 1.0)
-        self._popularity = {t: Popularity(z, lambda table: self._random(f"table {table}")) for t, z in self.zipf.items()}
+        self._popularity = {table: Popularity(exponent, self._random) for table, exponent in self.zipf.items()}
 
     def _blocks(self, part: str) -> Iterator[Block]:
         draw = self._drawing(part)
@@ -79,10 +75,9 @@ class RandomClickLog(SyntheticClickLog):
         return self._inputs
 
     def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
-        shape = (rows, self.schema.n_dense)
-        if self.dense == "uniform":
-            return random.random(shape, dtype=np.float32)
-        return random.standard_normal(shape, dtype=np.float32)
+        if self.dense == "normal":
+            return super()._dense(random, rows)
+        return random.random((rows, self.schema.n_dense), dtype=np.float32)
 
     def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
         if self.zipf[column.table_name] == 0.0:
@@ -136,13 +131,9 @@ class TraceClickLog(RandomClickLog):
     kind = "trace"
 
     def __init__(
-        self,
-        schema: Schema,
-        profile: StackProfile | Mapping[str, StackProfile],
-        seed: int = 0,
-        dense: str = "uniform",
+        self, schema: Schema, profile: StackProfile | Mapping[str, StackProfile], seed: int = 0, dense: str = "uniform",
         click_rate: float = 0.25,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed, dense=dense, click_rate=click_rate)
         tables = schema.table_sizes
         if not tables:
