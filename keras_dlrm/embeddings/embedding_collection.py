@@ -22,7 +22,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.compression import QuotientRemainder
 from keras_dlrm.sharding.stacking import Block, Stack, split_tables, stack_tables, table_widths
-from keras_dlrm.support.arguments import integer, number
+from keras_dlrm.support.arguments import choice, integer, number
 
 TABLE_DTYPES = ("float32", "bfloat16")
 
@@ -88,8 +88,7 @@ class EmbeddingCollection(keras.layers.Layer):
         self.seed = new_seed(seed)
         self.output_dim = None if output_dim is None else integer("EmbeddingCollection", "output_dim", output_dim)
         self.quotient_remainder = None if quotient_remainder is None else QuotientRemainder.of(quotient_remainder)
-        if table_dtype not in TABLE_DTYPES:
-            raise ValueError(f"EmbeddingCollection: table_dtype={table_dtype!r} is unknown; use one of {TABLE_DTYPES}.")
+        choice("EmbeddingCollection", "table_dtype", table_dtype, TABLE_DTYPES)
         self.table_dtype = table_dtype
         parts = split_tables(self.schema, self.widths, self.quotient_remainder, self.init_scale)
         self.stacks = stack_tables(self.schema, parts, self.quotient_remainder)

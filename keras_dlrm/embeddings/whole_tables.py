@@ -99,11 +99,9 @@ class WholeTables:
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """A table as the one part that it is, with its variable and first row there."""
-        for stack, variable in zip(self.stacks, self.variables, strict=True):
-            if name in stack.starts:
-                rows, width = self.shape_of(name)
-                return [(Shard(name, None, 0, rows, 0, width), variable, stack.starts[name])]
-        raise KeyError(name)
+        i, stack = next((i, stack) for i, stack in enumerate(self.stacks) if name in stack.starts)
+        rows, width = self.shape_of(name)
+        return [(Shard(name, None, 0, rows, 0, width), self.variables[i], stack.starts[name])]
 
     def shape_of(self, name: str) -> tuple[int, int]:
         """Rows and columns of a table."""

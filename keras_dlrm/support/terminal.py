@@ -1,16 +1,14 @@
 """Result tables and progress bars on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.table import Table
+from rich.text import Text
 
 
 def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
@@ -33,10 +31,6 @@ def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     >>> table.row_count, [column.justify for column in table.columns]
     (2, ['left', 'right', 'right'])
     """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     if not rows:
         raise ValueError("result_table: rows is empty; give at least one mapping of column name to value.")
     heading = Text(title, "bold") if title else None
@@ -68,13 +62,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO
     ───────────────
      test   0.8123
     """
-    from rich.console import Console
-
     table = result_table(rows, title)
     console = Console(file=file)
-    if not console.is_terminal:
-        console = Console(file=file, width=10_000)
-    console.print(table)
+    (console if console.is_terminal else Console(file=file, width=10_000)).print(table)
 
 
 def _is_number(value: Any) -> bool:
@@ -91,15 +81,8 @@ def _cell(value: Any) -> str:
 
 def bar(console: Console, unit: str = "rows") -> Progress:
     """A rich progress bar on a terminal; silent elsewhere."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -29,6 +29,9 @@ class RowRule(keras.optimizers.Optimizer):
         name: Name of the optimizer.
     """
 
+    #: Arguments besides those of every rule, which the rule keeps as attributes.
+    options: tuple[str, ...] = ()
+
     def __init__(self, learning_rate: Any, l2: float = 0.0, name: str | None = None) -> None:
         who = type(self).__name__
         schedule = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
@@ -146,7 +149,8 @@ class RowRule(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        return {"name": config["name"], "learning_rate": config["learning_rate"], "l2": self.l2}
+        own = {option: getattr(self, option) for option in self.options}
+        return {"name": config["name"], "learning_rate": config["learning_rate"], "l2": self.l2, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RowRule:
