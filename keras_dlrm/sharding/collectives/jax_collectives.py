@@ -135,10 +135,6 @@ def real_rows(x: Any, real: Any) -> Any:
     return x
 
 
-def check_call(n: int) -> None:
-    """Collectives see to it themselves."""
-
-
 def _spec(variable: Any) -> PartitionSpec:
     return PartitionSpec(AXIS) if getattr(variable, "sharded", False) else PartitionSpec()
 

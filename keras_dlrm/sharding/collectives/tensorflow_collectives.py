@@ -157,11 +157,6 @@ def check_call(n: int) -> None:
         )
 
 
-def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
-    # In a scope this is a copy for each replica, which then gets rows of its own.
-    return add(name, shape)
-
-
 def _place(owner: int, variable: Any) -> tuple[int, int]:
     """The place of a rank's rows of a variable among those of this process, and the number of ranks of this process."""
     value = variable.value
