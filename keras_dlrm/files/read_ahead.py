@@ -19,12 +19,6 @@ class ReadAhead(Generic[T]):
     Args:
         read: Reads the item of a key.
         ahead: How many items to read ahead; 0: none, and no thread.
-
-    Example:
-
-    >>> squares = ReadAhead(lambda n: n * n, ahead=2)
-    >>> [squares.get(n, [n + 1, n + 2]) for n in range(4)]
-    [0, 1, 4, 9]
     """
 
     def __init__(self, read: Callable[[Any], T], ahead: int) -> None:

@@ -16,15 +16,6 @@ class RunningSum:
     A plain float32 sum of counts stops growing correctly after 2²⁴ (1.7e7) rows. A running mean avoids that but cannot
     be merged: replicas of a distributed metric add their variables, and means do not add. Two parts do both.
 
-    Example:
-
-    >>> metric = keras.metrics.Metric(name="demo")
-    >>> rows = RunningSum(metric, "rows")
-    >>> for part in (2.0**24, 1.0, 1.0, 1.0, 1.0):
-    ...     rows.add(keras.ops.convert_to_tensor(part, "float32"))
-    >>> float(rows.value()) - 2**24     # a plain float32 sum gives 0
-    4.0
-
     Source: D. E. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B (the exact error of a float addition).
     """
 

@@ -55,11 +55,6 @@ class Checks:
 
     Attributes:
         error: The error that a batch raised as it was read, if any. TensorFlow makes an error of its own of it.
-
-    Example:
-
-    >>> Checks("fit", "binary_crossentropy").arrays([0, 1, 1], None)
-    (array([0, 1, 1]), None)
     """
 
     def __init__(self, who: str, loss: Any, filler: bool = False) -> None:

@@ -24,12 +24,6 @@ def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
 
     Raises:
         ValueError: `rows` is empty.
-
-    Example:
-
-    >>> table = result_table([{"part": "valid", "rows": 20000, "auc": 0.81234}, {"part": "test", "rows": 1000}])
-    >>> table.row_count, [column.justify for column in table.columns]
-    (2, ['left', 'right', 'right'])
     """
     if not rows:
         raise ValueError("result_table: rows is empty; give at least one mapping of column name to value.")
@@ -54,13 +48,6 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO
 
     Raises:
         ValueError: `rows` is empty.
-
-    Example:
-
-    >>> print_table([{"part": "test", "auc": 0.81234}])  # doctest: +NORMALIZE_WHITESPACE
-     part      auc
-    ───────────────
-     test   0.8123
     """
     table = result_table(rows, title)
     console = Console(file=file)

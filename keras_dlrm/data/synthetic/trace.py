@@ -121,11 +121,6 @@ def origins(positions: np.ndarray) -> np.ndarray:
 
     Returns:
         int64 (n,): positions in the list as it was at the beginning.
-
-    Example: take the third of a, b, c, d, then again the third of c, a, b, d.
-
-    >>> origins(np.array([2, 2])).tolist()
-    [2, 1]
     """
     n = len(positions)
     width = 1 << max(n - 1, 0).bit_length()

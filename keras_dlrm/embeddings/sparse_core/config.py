@@ -24,11 +24,6 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
 
     SparseCore sums the gradients of repeated ids before its optimizer sees them, and leaves alone rows that are not
     looked up, as row rules do. `ValueError` where it does not have the rule, or an option of it.
-
-    Example:
-
-    >>> keras_optimizer(kd.optimizers.Adagrad(0.05, initial_accumulator_value=0.1)).initial_accumulator_value
-    0.1
     """
     rule = get(rule)
     who = f"TPUEmbedding: embedding_optimizer {type(rule).__name__}"
