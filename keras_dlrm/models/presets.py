@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+from keras_dlrm.embeddings.rules.follow import RULES
+from keras_dlrm.models.dlrm import DLRM
+from keras_dlrm.schedules import WarmupHoldDecay
 from keras_dlrm.schema import criteo
 from keras_dlrm.schema.schema import Schema
 
@@ -51,8 +54,6 @@ class Preset:
             seed: Seed of the initial weights.
             compile: Whether to compile with the published optimizer.
         """
-        from keras_dlrm.models.dlrm import DLRM
-
         model = DLRM(self.schema(table_scale), seed=seed, **self.model)
         if compile:
             model.compile(optimizer=self.make_optimizer(), loss="binary_crossentropy", metrics=["auc"])
@@ -60,9 +61,6 @@ class Preset:
 
     def make_optimizer(self) -> Any:
         """The published optimizer with its schedule."""
-        from keras_dlrm.embeddings.rules.follow import RULES
-        from keras_dlrm.schedules import WarmupHoldDecay
-
         options: dict[str, Any] = dict(self.optimizer_options)
         if self.schedule:
             options["learning_rate"] = WarmupHoldDecay(options["learning_rate"], **self.schedule)

@@ -1,7 +1,5 @@
 """`RowRule`, the base of all row rules: slots per table, one update for rows and dense variables."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -151,13 +149,6 @@ class RowRule(keras.optimizers.Optimizer):
         config = super().get_config()
         own = {option: getattr(self, option) for option in self.options}
         return {"name": config["name"], "learning_rate": config["learning_rate"], "l2": self.l2, **own}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RowRule:
-        config = dict(config)
-        if isinstance(config["learning_rate"], dict):
-            config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
-        return cls(**config)
 
 
 def _stored(dtype: Any, ids: Any, rows: Any, step: Any) -> Any:
