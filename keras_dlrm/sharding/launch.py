@@ -152,7 +152,8 @@ def _run(
                 first = _first(list(codes.values()), [each.process for each in failures])
                 code = codes[first] or 1
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                why = f"process {first} of {n} {how}{_where(beats, first)}"
+                why = f"process {first} of {n} {how}"
+                why += f" in step {beats[first].step}" if first in beats else " before its first step"
                 why += f": {first_words[first].error}" if first in first_words else ""
                 silent = [i for i in _silent(beats) if codes[i] is None]
                 # It may have waited for them until it gave up.
@@ -204,10 +205,6 @@ def _first(codes: Sequence[int | None], told: Sequence[int]) -> int:
         return (1 if code > 0 else 3, 0, process)
 
     return min((i for i, code in enumerate(codes) if code), key=rank)
-
-
-def _where(beats: Mapping[int, Beat], process: int) -> str:
-    return f" in step {beats[process].step}" if process in beats else " before its first step"
 
 
 def _silent(beats: Mapping[int, Beat]) -> list[int]:

@@ -11,22 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 
-def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """A table for the terminal: one line per row, numbers aligned at the decimal point.
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO | None = None) -> None:
+    """Print a table, one line per row: colored on a terminal, plain and never cut off in a pipe or a file.
 
-    Args:
-        rows: One mapping per line; columns are the keys in order of first appearance, a missing value stays blank.
-            Floats get four decimals, whole numbers thousands separators.
-        title: Line above the table.
-
-    Returns:
-        A `rich.table.Table`; `print_table` prints it.
+    Columns are the keys of the rows in order of first appearance, `title` is a line above them. A missing value stays blank;
+    numbers are aligned at the decimal point, floats with four decimals, whole numbers with thousands separators.
 
     Raises:
         ValueError: `rows` is empty.
     """
     if not rows:
-        raise ValueError("result_table: rows is empty; give at least one mapping of column name to value.")
+        raise ValueError("print_table: rows is empty; give at least one mapping of column name to value.")
     heading = Text(title, "bold") if title else None
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -35,21 +30,6 @@ def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         table.add_column(Text(str(key)), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(_cell(row.get(key))) for key in columns))
-    return table
-
-
-def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO | None = None) -> None:
-    """Print `result_table(rows, title)`: colored on a terminal, plain and never cut off in a pipe or a file.
-
-    Args:
-        rows: As for `result_table`.
-        title: Line above the table.
-        file: Where to print; standard output by default.
-
-    Raises:
-        ValueError: `rows` is empty.
-    """
-    table = result_table(rows, title)
     console = Console(file=file)
     (console if console.is_terminal else Console(file=file, width=10_000)).print(table)
 

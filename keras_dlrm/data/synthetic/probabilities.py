@@ -12,9 +12,6 @@ def expected_auc(probabilities: np.ndarray) -> float:
 
     The expected number of pairs (clicked, not clicked) in the right order, over the expected number of pairs:
     `Σ_{i≠j} p_i (1 − p_j) ([p_i > p_j] + ½ [p_i = p_j]) / Σ_{i≠j} p_i (1 − p_j)`.
-
-    Args:
-        probabilities: (N,), true probabilities.
     """
     p = np.sort(np.asarray(probabilities, np.float64))
     below = np.concatenate([[0.0], np.cumsum(1.0 - p)])  # Σ (1 − p) over all that sort before
