@@ -29,11 +29,7 @@ class Lookup:
 
 
 class LookupTape:
-    """The lookups of one forward pass, in call order.
-
-    Args:
-        leaf: `(index, rows) → rows` that makes the rows something a gradient can be taken for.
-    """
+    """The lookups of one forward pass, in call order; `leaf(index, rows)` makes rows that a gradient can be taken for."""
 
     def __init__(self, leaf: Callable[[int, Any], Any]) -> None:
         self.leaf = leaf

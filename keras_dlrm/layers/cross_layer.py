@@ -10,8 +10,6 @@ from keras import ops
 from keras_dlrm.initializers import ReferenceKernel, new_seed, part_seed
 from keras_dlrm.support.arguments import choice, integer, number
 
-KINDS = ("vector", "matrix")
-
 
 @keras.saving.register_keras_serializable("keras_dlrm")
 class CrossLayer(keras.layers.Layer):
@@ -45,7 +43,7 @@ class CrossLayer(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        choice("CrossLayer", "kind", kind, KINDS)
+        choice("CrossLayer", "kind", kind, ("vector", "matrix"))
         if projection_dim is not None and kind != "matrix":
             raise ValueError(f"CrossLayer: projection_dim={projection_dim!r} needs kind='matrix', not {kind!r}.")
         self.kind = kind

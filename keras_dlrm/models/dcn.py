@@ -14,8 +14,6 @@ from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import choice
 
-STRUCTURES = ("stacked", "parallel")
-
 
 class CrossNetwork(ClickModel):
     """Base of `DCN` and `DCNv2`; they say which cross layers and which structure. With no units there is no deep network."""
@@ -26,7 +24,7 @@ class CrossNetwork(ClickModel):
     ) -> None:  # fmt: skip
         super().__init__(schema, seed, **kwargs)
         schema, dtype, (deep_seed, logit_seed) = self.schema, self.dtype_policy, (part_seed(self.seed, i) for i in (1, 2))
-        choice(type(self).__name__, "structure", structure, STRUCTURES)
+        choice(type(self).__name__, "structure", structure, ("stacked", "parallel"))
         self.structure = structure
 
         # Layers

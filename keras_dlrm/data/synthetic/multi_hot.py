@@ -16,8 +16,6 @@ from keras_dlrm.data.synthetic.mixing import mixed
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.support.arguments import choice, integer, number
 
-DISTRIBUTIONS = ("uniform", "pareto")
-
 
 class _Batches(Protocol):
     def batches(self, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]: ...
@@ -74,7 +72,7 @@ class MultiHot:
                 raise ValueError(
                     f"MultiHot: column {column.name!r} has hotness={column.hotness}; bags are made of one-hot columns."
                 )
-        choice("MultiHot", "distribution", distribution, DISTRIBUTIONS)
+        choice("MultiHot", "distribution", distribution, ("uniform", "pareto"))
         self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(sizes))
         self.distribution = distribution
         self.shape = number("MultiHot", "shape", shape, 1e-3)

@@ -15,8 +15,6 @@ from keras_dlrm.data.synthetic.trace import Trace
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import choice, number
 
-DENSE = ("uniform", "normal")
-
 
 class RandomClickLog(SyntheticClickLog):
     """A click log of noise: what a benchmark or a test of shapes needs. No model can learn from it.
@@ -57,7 +55,7 @@ class RandomClickLog(SyntheticClickLog):
             if table not in tables:
                 raise KeyError(f"RandomClickLog: zipf names table {table!r}; the schema has {sorted(tables)}.")
         self.zipf = {t: number("RandomClickLog", f"zipf of table {t!r}", exponents.get(t, 0.0)) for t in tables}
-        choice("RandomClickLog", "dense", dense, DENSE)
+        choice("RandomClickLog", "dense", dense, ("uniform", "normal"))
         self.dense = dense
         self.click_rate = number("RandomClickLog", "click_rate", click_rate, 0.0, 1.0)
         self._popularity = {table: Popularity(exponent, self._random) for table, exponent in self.zipf.items()}

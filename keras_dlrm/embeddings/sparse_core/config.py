@@ -16,7 +16,6 @@ from keras_dlrm.sharding.stacking import Stack, Table
 
 # An ε that changes no step by more than this share is left out: SparseCore's Adagrad has none.
 _NO_EPSILON = 1e-5
-_HAVE = "SparseCore has kd.optimizers.SGD, Adagrad and Adam"
 
 
 def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
@@ -28,7 +27,8 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
     rule = get(rule)
     who = f"TPUEmbedding: embedding_optimizer {type(rule).__name__}"
     if type(rule) not in (SGD, Adagrad, Adam):
-        raise ValueError(f"{who} is not on SparseCore; {_HAVE}, of which Adagrad is the nearest to row-wise Adagrad.")
+        fix = "SparseCore has kd.optimizers.SGD, Adagrad and Adam, of which Adagrad is the nearest to row-wise Adagrad."
+        raise ValueError(f"{who} is not on SparseCore; {fix}")
     rate = fixed_rate(rule)
     if rate is None:
         raise ValueError(f"{who}: learning_rate is a schedule, which keras-rs does not advance on every backend; give a number.")
@@ -36,14 +36,10 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
         raise ValueError(f"{who}: l2={rule.l2} is not on SparseCore; leave it out.")
     if isinstance(rule, SGD):
         return keras.optimizers.SGD(rate)
-    if isinstance(rule, Adagrad):
-        return _adagrad(who, rule, rate)
-    if not rule.epsilon:
-        raise ValueError(f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8.")
-    return keras.optimizers.Adam(rate, rule.beta_1, rule.beta_2, rule.epsilon)
-
-
-def _adagrad(who: str, rule: Adagrad, rate: float) -> keras.optimizers.Optimizer:
+    if isinstance(rule, Adam):
+        if not rule.epsilon:
+            raise ValueError(f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8.")
+        return keras.optimizers.Adam(rate, rule.beta_1, rule.beta_2, rule.epsilon)
     start = rule.initial_accumulator_value
     if start <= 0:
         raise ValueError(

@@ -18,7 +18,6 @@ from keras_dlrm.data.synthetic.twin.statistics import Statistics
 from keras_dlrm.schema.schema import PADDING, Categorical
 from keras_dlrm.support.arguments import choice
 
-IDS = ("frequency", "locality")
 SAMPLE = 8
 
 
@@ -60,7 +59,7 @@ class Twin(SyntheticClickLog):
         if not isinstance(statistics, Statistics):
             raise ValueError(f"Twin: statistics={statistics!r} must be a Statistics: see kd.data.synthetic.measure.")
         super().__init__(statistics.schema, seed)
-        choice("Twin", "ids", ids, IDS)
+        choice("Twin", "ids", ids, ("frequency", "locality"))
         self.statistics = statistics
         self.ids = ids
         self._popularity = Popularity(0.0, self._random)
