@@ -57,4 +57,4 @@ def _adapter() -> ModuleType:
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(_adapter(), name, *([_PLAIN[name]] if name in _PLAIN else []))
+    return getattr(_adapter(), name, _PLAIN[name]) if name in _PLAIN else getattr(_adapter(), name)

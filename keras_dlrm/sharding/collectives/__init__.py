@@ -72,4 +72,4 @@ def stop() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(_adapter, name, *([_PLAIN[name]] if name in _PLAIN else []))
+    return getattr(_adapter, name, _PLAIN[name]) if name in _PLAIN else getattr(_adapter, name)
