@@ -137,8 +137,6 @@ class BottomMLP(MLP):
     16
     """
 
-    activate_last = True
-
 
 @keras.saving.register_keras_serializable("keras_dlrm")
 class TopMLP(MLP):
