@@ -39,7 +39,7 @@ def simulate(
     Example:
 
     >>> work = Workload.of(kd.Schema(categorical=[kd.Categorical("a", 1000), kd.Categorical("b", 1000)]), 8, global_batch=1024)
-    >>> {size: found.global_batch for size, found in simulate(work, (1, 4)).items()}
+    >>> {size: estimate.global_batch for size, estimate in simulate(work, (1, 4)).items()}
     {1: 1024, 4: 4096}
     """
     if scaling not in ("weak", "strong"):
