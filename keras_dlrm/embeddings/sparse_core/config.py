@@ -69,24 +69,16 @@ def feature_configs(
     for stack in stacks:
         tables = {
             table.name: layers.TableConfig(
-                name=config_name(table),
-                vocabulary_size=table.rows + 1,
-                embedding_dim=table.width,
+                name=config_name(table), vocabulary_size=table.rows + 1, embedding_dim=table.width, combiner="sum",
                 initializer=keras.initializers.RandomUniform(-table.half_width, table.half_width, part_seed(seed, *table.number)),
-                optimizer=keras_optimizer(rule),
-                combiner="sum",
-                **options,
+                optimizer=keras_optimizer(rule), **options,
             )
             for table in stack.tables
-        }
+        }  # fmt: skip
         for block in stack.blocks:
             for column in (schema.categorical[i] for i in block.columns):
-                configs[column.name] = layers.FeatureConfig(
-                    name=column.name,
-                    table=tables[column.table_name],
-                    input_shape=(batch_size, block.hotness),
-                    output_shape=(batch_size, block.width),
-                )
+                shapes = {"input_shape": (batch_size, block.hotness), "output_shape": (batch_size, block.width)}
+                configs[column.name] = layers.FeatureConfig(name=column.name, table=tables[column.table_name], **shapes)
     return configs
 
 
