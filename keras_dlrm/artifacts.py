@@ -28,8 +28,7 @@ class VerifiedFile:
     Args:
         name: Its name, relative to what was verified.
         bytes: Its size.
-        check: How that is known: `"SHA-256"`, `"CRC-32"`, `"is well formed"`, or `"has no checksum"`, where an earlier release
-            wrote it.
+        check: `"SHA-256"`, `"CRC-32"`, `"is well formed"` or, of an earlier release, `"has no checksum"`.
     """
 
     name: str
@@ -66,8 +65,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: a file is damaged, missing, or outside of its folder (the message names it), or `path` is nothing that is
-            known here.
+        ValueError: a file, which the message names, is damaged, missing or outside; `path` is nothing that is known here.
 
     Example:
 

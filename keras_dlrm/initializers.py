@@ -81,8 +81,7 @@ class StackedTables(_NumpyInitializer):
 
     Args:
         sizes: Rows of each table, in stacking order.
-        numbers: A number, or numbers, of its own for each of these tables: table t draws from (seed, numbers[t]) and so
-            gets the same values however tables are stacked.
+        numbers: Each table's own number or numbers: it draws from (seed, numbers[t]), however tables are stacked.
         half_widths: s of each table's U(-s, s); the reference's √(1/n) if omitted.
         seed: Integer or integers; a fresh seed if omitted.
     """

@@ -7,18 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    apply_experiment_options,
-    backend_option,
-    chosen_log,
-    experiment_options,
-    json_option,
-    model_option,
-    print_json,
-    stamped,
-)
+from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.program import promise
 
 
@@ -28,15 +19,15 @@ Examples:
   keras-dlrm compare --data my-log --model DLRM --model DCNv2 --seeds 5
   keras-dlrm compare --data my-log --config dlrm.yaml --config dcn.yaml
 """)
-@click.option("--data", type=PathArgument, help="Processed directory. Default: a planted log.")
-@click.option("--config", "configs", type=PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
-@model_option("models", multiple=True, help="May be repeated.")
-@experiment_options
+@click.option("--data", type=shared.PathArgument, help="Processed directory. Default: a planted log.")
+@click.option("--config", "configs", type=shared.PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
+@shared.model_option("models", multiple=True, help="May be repeated.")
+@shared.experiment_options
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each, seeds 0, 1, …")
 @click.option("--samples", type=click.IntRange(1), default=500, help="Bootstrap resamples.")
-@click.option("--output", type=PathArgument, help="Folder of the runs; finished ones are not repeated.")
-@backend_option
-@json_option
+@click.option("--output", type=shared.PathArgument, help="Folder of the runs; finished ones are not repeated.")
+@shared.backend_option
+@shared.json_option
 def command(
     data: Path | None, configs: tuple[Path, ...], models: tuple[str, ...], seeds: int, samples: int, output: Path | None,
     as_json: bool, **options: Any,
@@ -46,7 +37,6 @@ def command(
     The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
     gives the 95% interval of the difference between the mean scores.
     """
-    import numpy as np
     from rich.console import Console
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
@@ -65,29 +55,25 @@ def command(
     if len(named) < 2:
         raise ValueError("compare: two models are needed; repeat --config or --model.")
     console = Console(stderr=True)
-    log = chosen_log(data, console)
+    log = shared.chosen_log(data, console)
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
     part = log.split("test")
     labels = np.asarray(part.labels)
     if part.sample_weights(slice(0, 1)) is not None or not np.isin(labels, (0, 1)).all():
-        raise ValueError(
-            f"compare: {log.directory} has row weights or labels between 0 and 1, which its resampling of rows cannot count; "
-            "train and evaluate the models one by one."
-        )
-    output = output or stamped("compare")
+        fix = "which its resampling of rows cannot count; train and evaluate the models one by one."
+        raise ValueError(f"compare: {log.directory} has row weights or labels between 0 and 1, {fix}")
+    output = output or shared.stamped("compare")
     again = f"The same command with --output {shlex.quote(str(output))} continues: finished runs are not repeated."
     with promise(again), one_run(output):
         result = _compare(named, log, output, seeds, samples, console, options)
-    print_json(as_json, result)
+    shared.print_json(as_json, result)
 
 
 def _compare(
     named: dict[str, Any], log: Any, output: Path, seeds: int, samples: int, console: Any, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Train, print both tables, and write `compare.json`; what it holds."""
-    import numpy as np
-
     from keras_dlrm.files.checksums import read_json
     from keras_dlrm.files.durable import write
     from keras_dlrm.metrics import paired_bootstrap_runs
@@ -101,7 +87,7 @@ def _compare(
     table: list[dict[str, Any]] = []
     runs: dict[str, list[Any]] = {}
     for name, experiment in named.items():
-        experiment = apply_experiment_options(experiment, **options)
+        experiment = shared.apply_experiment_options(experiment, **options)
         results = []
         for seed in range(seeds):
             console.print(f"[bold]{name}[/bold], seed {seed}")

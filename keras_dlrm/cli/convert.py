@@ -5,15 +5,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    backend_option,
-    json_option,
-    load_model,
-    overwrite_option,
-    print_json,
-    refuse_unused,
-)
+from keras_dlrm.cli import options as shared
 from keras_dlrm.files.durable import check_file, whole
 from keras_dlrm.schema.schema import Schema
 
@@ -34,11 +26,11 @@ Examples:
   keras-dlrm convert model.keras --to torchrec --table-prefix t_ --output weights.pt
 torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLRM and DLRM_DCN (and MLPerf's DLRM-DCNv2).
 """)
-@click.argument("source", type=PathArgument)
+@click.argument("source", type=shared.PathArgument)
 @click.option("--from", "origin", type=click.Choice(SYSTEMS), help="SOURCE is a state_dict (.pt, .pth, .bin, .npz) of this.")
 @click.option("--to", "target", type=click.Choice(SYSTEMS), help="SOURCE is a .keras file; write a state_dict of this.")
-@click.option("--output", type=PathArgument, required=True, help="File to write.")
-@click.option("--schema", type=PathArgument, help="With --from: the columns, .yaml or .json.")
+@click.option("--output", type=shared.PathArgument, required=True, help="File to write.")
+@click.option("--schema", type=shared.PathArgument, help="With --from: the columns, .yaml or .json.")
 @click.option("--hotness", type=int, help="With --from, without --schema: maximum number of ids of an example in a column.")
 @click.option("--interaction", type=click.Choice(["dot", "cat"]), help="With --from torch_dlrm; dot by default.")
 @click.option("--self-interaction", is_flag=True, help="With --from torch_dlrm: the reference's --arch-interaction-itself.")
@@ -46,9 +38,9 @@ torch_dlrm is facebookresearch/dlrm (and MLPerf's DLRM), torchrec TorchRec's DLR
               help="With --from torch_dlrm: its --qr-operation; mult by default.")  # fmt: skip
 @click.option("--features", help="With torchrec: its sparse_feature_names, separated by commas.")
 @click.option("--table-prefix", help="With --to torchrec: in front of the tables' names, such as t_.")
-@overwrite_option
-@backend_option
-@json_option
+@shared.overwrite_option
+@shared.backend_option
+@shared.json_option
 def command(
     source: Path, origin: str | None, target: str | None, output: Path, overwrite: bool, as_json: bool, **options: Any
 ) -> None:
@@ -56,40 +48,34 @@ def command(
     if (origin is None) == (target is None):
         raise ValueError("convert: give either --from, for another library's checkpoint, or --to, for a .keras file.")
     used = f"--from {origin}" if origin else f"--to {target}"
-    refuse_unused(options, _USED[origin, target], f"convert: {{}} is not used with {used}")
+    shared.refuse_unused(options, _USED[origin, target], f"convert: {{}} is not used with {used}")
     check_file(output, overwrite)
+    from keras_dlrm import convert
+    from keras_dlrm.export import torch_file
+
     features = None if options["features"] is None else [name.strip() for name in options["features"].split(",")]
     if origin is not None:
         if output.suffix != ".keras":
             raise ValueError(f"convert: --output {output} must end with .keras.")
-        model = _read(source, origin, features, options)
+        schema = None if options["schema"] is None else Schema.load(options["schema"])
+        state = torch_file.load(source)
+        if origin == "torchrec":
+            model = convert.from_torchrec(state, schema, options["hotness"], features)
+        else:
+            kinds = options["interaction"] or "dot", options["self_interaction"], options["hotness"]
+            model = convert.from_torch_dlrm(state, *kinds, schema, options["operation"] or "mult")
         with whole(output) as written:
             model.save(written)
         tables = model.schema.table_sizes
         rows = sum(tables.values())
         click.echo(f"wrote {output}: {len(tables)} tables, {rows:,} rows, interaction {model.interaction_kind!r}")
-        print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
+        shared.print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
         return
-    loaded = load_model(source, compile=False)
-    from keras_dlrm import convert
-    from keras_dlrm.export import torch_file
-
+    loaded = shared.load_model(source, compile=False)
     if target == "torchrec":
         state = convert.to_torchrec(loaded, options["table_prefix"] or "", features)
     else:
         state = convert.to_torch_dlrm(loaded)
     torch_file.save(state, output, overwrite)
     click.echo(f"wrote {output}: {len(state)} arrays, {sum(a.size for a in state.values()):,} numbers")
-    print_json(as_json, {"output": str(output), "arrays": {key: list(array.shape) for key, array in state.items()}})
-
-
-def _read(source: Path, origin: str, features: list[str] | None, options: dict[str, Any]) -> Any:
-    schema = None if options["schema"] is None else Schema.load(options["schema"])
-    from keras_dlrm import convert
-    from keras_dlrm.export import torch_file
-
-    state = torch_file.load(source)
-    if origin == "torchrec":
-        return convert.from_torchrec(state, schema, options["hotness"], features)
-    interaction, operation = options["interaction"] or "dot", options["operation"] or "mult"
-    return convert.from_torch_dlrm(state, interaction, options["self_interaction"], options["hotness"], schema, operation)
+    shared.print_json(as_json, {"output": str(output), "arrays": {key: list(array.shape) for key, array in state.items()}})

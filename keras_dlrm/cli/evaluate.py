@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
+from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.export import TABLES
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, print_unseen
 
 
 @click.command(epilog="""\b
@@ -15,22 +15,22 @@ Examples:
   keras-dlrm evaluate runs/a/model.keras --data my-log --split valid --backend torch --json
   keras-dlrm evaluate runs/a/model.keras --data my-log --tables int8 --tables int4
 """)
-@click.argument("model", type=PathArgument)
-@click.option("--data", type=PathArgument, required=True, help="Processed directory.")
+@click.argument("model", type=shared.PathArgument)
+@click.option("--data", type=shared.PathArgument, required=True, help="Processed directory.")
 @click.option("--split", default="test", help="train, valid or test.")
 @click.option("--batch-size", type=int, default=8192)
 @click.option("--tables", multiple=True, type=click.Choice(TABLES),
               help="Also score with tables as an export stores them; may be repeated.")  # fmt: skip
 @click.option("--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched.")
-@backend_option
-@json_option
+@shared.backend_option
+@shared.json_option
 def command(
     model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, as_json: bool
 ) -> None:
     """Score a saved MODEL (.keras) on a part of a click log."""
     if prune is not None and not tables:
         raise ValueError("--prune is for --tables; give those, too.")
-    loaded = load_model(model)
+    loaded = shared.load_model(model)
     from keras_dlrm import data as data_package
     from keras_dlrm.data.preprocessor.unseen import Tally
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
@@ -46,11 +46,11 @@ def command(
     for batch, *_ in part.batches(65_536):
         unseen.add_packed(part.schema, batch.get("sparse"))
     print_table([{"part": split, "rows": len(part), **scores}], f"{loaded.name} ({model})")
-    print_unseen(unseen.columns())
+    shared.print_unseen(unseen.columns())
     result: dict[str, Any] = {"split": split, "rows": len(part), **scores, "unseen": unseen_as_json(unseen.columns())}
     if tables:
         from keras_dlrm.export import compare_tables
 
         result["tables"] = compare_tables(loaded, part, tables, prune, batch_size)
         print_table(result["tables"], "tables as they are exported")
-    print_json(as_json, result)
+    shared.print_json(as_json, result)

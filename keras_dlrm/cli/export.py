@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, json_option, load_model, print_json, refuse_unused
+from keras_dlrm.cli import options as shared
 
 FORMATS = ("savedmodel", "onnx", "litert")
 TABLES = ("float32", "bfloat16", "float16", "int8", "int4")
@@ -23,21 +23,21 @@ Examples:
   keras-dlrm export runs/a/model.keras --output served/clicks --data my-log --user-column user --default raw
   keras-dlrm export runs/a/model.keras --format onnx --output clicks.onnx --tables int8
 """)
-@click.argument("model", type=PathArgument)
-@click.option("--output", type=PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
+@click.argument("model", type=shared.PathArgument)
+@click.option("--output", type=shared.PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
 @click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel")
-@click.option("--data", type=PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
+@click.option("--data", type=shared.PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
 @click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")
 @click.option("--default", type=click.Choice(DEFAULTS), help="savedmodel: what serving_default takes; packed by default.")
 @click.option("--user-column", multiple=True, help="savedmodel: a column that all candidates of a `rank` request share.")
 @click.option("--tables", type=click.Choice(TABLES), help="How tables are stored; as trained by default.")
 @click.option("--prune", type=click.Choice(["untrained"]), help="Not litert: leave out rows that training never touched.")
-@backend_option
-@json_option
+@shared.backend_option
+@shared.json_option
 def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any) -> None:
     """Write a saved MODEL (.keras) for stock TensorFlow Serving, ONNX Runtime or LiteRT."""
-    refuse_unused(options, TAKEN[kind], f"{{}} is not for --format {kind}")
-    loaded = load_model(model, compile=False)
+    shared.refuse_unused(options, TAKEN[kind], f"{{}} is not for --format {kind}")
+    loaded = shared.load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm import export
 
@@ -61,4 +61,4 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
         files = [path]
     size = sum(file.stat().st_size for file in files)
     click.echo(f"wrote {path} ({size:,} bytes)")
-    print_json(as_json, {"path": str(path), "format": kind, "bytes": size})
+    shared.print_json(as_json, {"path": str(path), "format": kind, "bytes": size})

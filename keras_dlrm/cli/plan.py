@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option, print_json, refuse_unused
+from keras_dlrm.cli import options as shared
 from keras_dlrm.files.durable import check_replaced, is_png
 
 # Files that may be replaced: an example of a name, and what tells one.
@@ -28,8 +28,8 @@ Examples:
   keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
   keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
 """)
-@click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json.")
-@click.option("--data", type=PathArgument, help="Processed directory, in place of --schema.")
+@click.option("--schema", type=shared.PathArgument, help="Schema file with vocabulary sizes, .yaml or .json.")
+@click.option("--data", type=shared.PathArgument, help="Processed directory, in place of --schema.")
 @click.option("--world-size", type=click.IntRange(1), help="Devices.")
 @click.option("--embedding-dim", type=click.IntRange(1), default=16)
 @click.option("--constraint", "constraints", multiple=True, metavar="TABLE=SHARDING",
@@ -44,15 +44,16 @@ Examples:
 @click.option("--top-mlp", metavar="WIDTHS", default="512,256,1")
 @click.option("--dense-parameters", type=click.IntRange(0), help="Dense parameters, instead of --bottom-mlp and --top-mlp.")
 @click.option("--half-precision", is_flag=True, help="Activations and exchanged vectors have 2 bytes.")
-@click.option("--plan", "existing", type=PathArgument, help="Explain this plan instead of making one.")
-@click.option("--output", type=PathArgument, help="Write the plan as JSON.")
+@click.option("--plan", "existing", type=shared.PathArgument, help="Explain this plan instead of making one.")
+@click.option("--output", type=shared.PathArgument, help="Write the plan as JSON.")
 @click.option("--simulate", metavar="FROM..TO", help="Predict throughput for so many devices, doubling.")
 @click.option("--scaling", type=click.Choice(["weak", "strong"]), default="weak",
               help="With --simulate: the global batch grows with the devices, or does not.")  # fmt: skip
-@click.option("--plot", type=PathArgument, help="With --simulate: PNG to draw.")
-@json_option
-def command(schema: Path | None, data: Path | None, as_json: bool, **options: Any) -> None:
+@click.option("--plot", type=shared.PathArgument, help="With --simulate: PNG to draw.")
+@shared.json_option
+def command(schema: Path | None, data: Any, as_json: bool, **options: Any) -> None:
     """Place embedding tables on devices, and predict what a training step moves and takes."""
+    from keras_dlrm import data as data_package
     from keras_dlrm.schema.schema import Schema
     from keras_dlrm.sharding.plan import ShardingPlan
     from keras_dlrm.sharding.planner.estimate import explain
@@ -62,12 +63,7 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
 
     if (schema is None) == (data is None):
         raise ValueError("give the columns by --schema FILE or by --data DIRECTORY, one of them.")
-    if data is not None:
-        from keras_dlrm import data as data_package
-
-        columns = data_package.open(data).schema
-    elif schema is not None:
-        columns = Schema.load(schema)
+    columns = data_package.open(data).schema if schema is None else Schema.load(schema)
     _check(options)
     machine = Machine.of(options["machine"])
     if options["link"] is not None:
@@ -100,7 +96,7 @@ def command(schema: Path | None, data: Path | None, as_json: bool, **options: An
     if options["output"] is not None:
         plan.save(options["output"])
         click.echo(f"\nwrote {options['output']}")
-    print_json(as_json, {"plan": plan.to_dict(), "estimate": estimate.to_dict()})
+    shared.print_json(as_json, {"plan": plan.to_dict(), "estimate": estimate.to_dict()})
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -108,10 +104,10 @@ def _check(options: dict[str, Any]) -> None:
     if simulate is None and existing is None and options["world_size"] is None:
         raise ValueError("--world-size is missing: for how many devices is the plan?")
     if simulate is None:
-        refuse_unused({"plot": options["plot"]}, (), "{} is only for --simulate")
+        shared.refuse_unused({"plot": options["plot"]}, (), "{} is only for --simulate")
     else:
         others = {"plan" if name == "existing" else name: options[name] for name in _NOT_SIMULATED}
-        refuse_unused(others, (), "{} is not for --simulate")
+        shared.refuse_unused(others, (), "{} is not for --simulate")
     if existing is not None and (options["constraints"] or options["memory"] or options["even_memory"]):
         raise ValueError("--constraint, --memory and --even-memory are for a new plan, not for --plan; leave them out.")
     for name, replaced in _REPLACED.items():
@@ -138,7 +134,7 @@ def _simulate(
     for each in filter(None, shown.values()):
         for long in ("tables", "held_bytes", "considered"):
             del each[long]
-    print_json(as_json, {"scaling": scaling, "devices": shown})
+    shared.print_json(as_json, {"scaling": scaling, "devices": shown})
 
 
 def _bytes(option: str, text: str) -> float:

@@ -6,18 +6,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    backend_option,
-    csv_options,
-    json_option,
-    load_model,
-    print_json,
-    print_skipped,
-    print_unseen,
-    row_options,
-    row_progress,
-)
+from keras_dlrm.cli import options as shared
 
 
 @click.command(epilog="""\b
@@ -27,22 +16,22 @@ Examples:
   keras-dlrm predict runs/a/model.keras --input ids.parquet --no-preprocessor --output scores.parquet
   keras-dlrm predict runs/a/model.keras --data my-log --split test --output scores.parquet
 """)
-@click.argument("model", type=PathArgument)
+@click.argument("model", type=shared.PathArgument)
 @click.option("--input", "inputs", multiple=True,
               help="Parquet, CSV, TSV or TFRecord file (the last three also .gz) or pattern; may be repeated.")  # fmt: skip
-@click.option("--preprocessor", type=PathArgument, help="With --input: processed directory of the model's log.")
+@click.option("--preprocessor", type=shared.PathArgument, help="With --input: processed directory of the model's log.")
 @click.option("--no-preprocessor", "plain", is_flag=True, help="With --input: the columns hold ids and model inputs already.")
-@click.option("--data", type=PathArgument, help="Processed directory, to score one of its parts.")
+@click.option("--data", type=shared.PathArgument, help="Processed directory, to score one of its parts.")
 @click.option("--split", help="With --data: train, valid or test (the default).")
-@click.option("--output", type=PathArgument, required=True, help="File to write: .parquet, .csv or .tsv (also .gz).")
+@click.option("--output", type=shared.PathArgument, required=True, help="File to write: .parquet, .csv or .tsv (also .gz).")
 @click.option("--id-column", "id_columns", multiple=True,
               help="With --input: a column to keep alongside the predictions; may be repeated.")  # fmt: skip
 @click.option("--column", default="probability", help="Name of the column of predictions.")
 @click.option("--batch-size", type=int, default=8192)
-@row_options()
-@csv_options
-@backend_option
-@json_option
+@shared.row_options()
+@shared.csv_options
+@shared.backend_option
+@shared.json_option
 def command(
     model: Path, inputs: tuple[str, ...], preprocessor: Path | None, plain: bool, data: Path | None, split: str | None,
     id_columns: tuple[str, ...], on_error: str, max_skipped: int | None, workers: int | None, csv: Any, as_json: bool,
@@ -55,10 +44,8 @@ def command(
     if bool(inputs) == (data is not None):
         raise ValueError("predict: give either --input, for files of raw rows, or --data, for a processed directory.")
     if inputs and (preprocessor is None) != plain:
-        raise ValueError(
-            "predict: --input needs --preprocessor, the processed directory of the model's log, or --no-preprocessor where the "
-            "columns hold ids and model inputs already; give one of them."
-        )
+        plainly = "or --no-preprocessor where the columns hold ids and model inputs already; give one of them."
+        raise ValueError(f"predict: --input needs --preprocessor, the processed directory of the model's log, {plainly}")
     if inputs and split is not None:
         raise ValueError(f"predict: --split {split} needs --data; --input scores whole files.")
     of_input = {
@@ -68,13 +55,13 @@ def command(
     for name, value in of_input.items():
         if value and data is not None:
             raise ValueError(f"predict: {name} needs --input; the parts of --data were packed and checked before.")
-    loaded = load_model(model, compile=False)
+    loaded = shared.load_model(model, compile=False)
     from keras_dlrm import data as data_package
     from keras_dlrm import scoring
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
 
     start = time.perf_counter()
-    with row_progress("predict") as progress:
+    with shared.row_progress("predict") as progress:
         if data is not None:
             part = data_package.open(data).split(split or "test")
             done = scoring.predict_split(loaded, part, progress=progress, **options)
@@ -86,7 +73,7 @@ def command(
     seconds = time.perf_counter() - start
     rate = round((done.rows + done.skipped) / max(seconds, 1e-9))
     click.echo(f"wrote {done.path}: {done.rows:,} rows in {seconds:.1f} s, {rate:,} rows/s")
-    print_skipped(done.skipped, done.examples)
-    print_unseen(done.unseen)
+    shared.print_skipped(done.skipped, done.examples)
+    shared.print_unseen(done.unseen)
     counts = {"rows": done.rows, "skipped": done.skipped, "unseen": unseen_as_json(done.unseen)}
-    print_json(as_json, {"output": str(done.path), **counts, "seconds": round(seconds, 3), "rows_per_s": rate})
+    shared.print_json(as_json, {"output": str(done.path), **counts, "seconds": round(seconds, 3), "rows_per_s": rate})

@@ -5,16 +5,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    csv_options,
-    fractions_option,
-    json_option,
-    print_json,
-    print_skipped,
-    row_options,
-    row_progress,
-)
+from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.program import promise
 from keras_dlrm.schema.schema import Schema
 
@@ -40,20 +31,20 @@ A schema file (vocabularies without a size are fitted on the training part):
   dense: [{name: price, transform: log1p_standardize}]
   categorical: [{name: user, min_count: 2}, {name: tags, hotness: 8, combiner: mean}]
 """)
-@click.option("--schema", type=PathArgument, help="Schema file, .yaml or .json; not needed with --preprocessor.")
+@click.option("--schema", type=shared.PathArgument, help="Schema file, .yaml or .json; not needed with --preprocessor.")
 @click.option("--train", multiple=True, required=True,
               help="CSV, TSV, TFRecord (also .gz) or Parquet file or pattern; may be repeated.")  # fmt: skip
 @click.option("--valid", multiple=True, help="Files of the validation part.")
 @click.option("--test", multiple=True, help="Files of the test part.")
-@fractions_option
-@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
-@click.option("--preprocessor", type=PathArgument,
+@shared.fractions_option
+@click.option("--output", type=shared.PathArgument, required=True, help="Directory to write.")
+@click.option("--preprocessor", type=shared.PathArgument,
               help="For new days: a processed directory whose vocabularies and statistics are used.")  # fmt: skip
 @click.option("--vocabulary", type=click.Choice(["frozen", "grown"]),
               help="With --preprocessor: unseen values of --train go to the OOV row (default), or get new rows.")  # fmt: skip
-@row_options()
-@csv_options
-@json_option
+@shared.row_options()
+@shared.csv_options
+@shared.json_option
 def tables(
     schema: Path | None, train: tuple[str, ...], valid: tuple[str, ...], test: tuple[str, ...],
     fractions: tuple[float, float, float] | None, as_json: bool, **options: Any,
@@ -62,7 +53,7 @@ def tables(
     from keras_dlrm.data import tables as package
 
     split = dict(zip(("train", "valid", "test"), fractions, strict=True)) if fractions else None
-    with promise(_AGAIN), row_progress("preprocess") as progress:
+    with promise(_AGAIN), shared.row_progress("preprocess") as progress:
         columns = None if schema is None else Schema.load(schema)
         log = package.preprocess(
             columns, list(train), list(valid) or None, list(test) or None, split=split, progress=progress, **options
@@ -78,8 +69,8 @@ Examples:
 \b
 To resume a run that was stopped, give the same command again.
 """)
-@click.argument("inputs", nargs=-1, required=True, type=PathArgument)
-@click.option("--output", type=PathArgument, required=True, help="Directory to write.")
+@click.argument("inputs", nargs=-1, required=True, type=shared.PathArgument)
+@click.option("--output", type=shared.PathArgument, required=True, help="Directory to write.")
 @click.option("--dialect", type=click.Choice(["classic", "torchrec"]), default="classic",
               help="Follow facebookresearch/dlrm, or TorchRec's scripts.")  # fmt: skip
 @click.option("--max-ind-range", type=int, help="classic: categories are taken modulo this.")
@@ -90,13 +81,13 @@ To resume a run that was stopped, give the same command again.
 @click.option("--days", type=int, default=7, help="Number of days that a single file is cut into.")
 @click.option("--shuffle", type=click.Choice(["none", "day", "total"]), default="none")
 @click.option("--seed", type=int, help="Seed of subsample and shuffle; by default 123 for classic, 0 for torchrec.")
-@row_options("line")
-@json_option
+@shared.row_options("line")
+@shared.json_option
 def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...], **options: Any) -> None:
     """Preprocess Criteo's TSV files: one file, or one for each day, in order."""
     from keras_dlrm.data import criteo as package
 
-    with promise(_AGAIN), row_progress("preprocess") as progress:
+    with promise(_AGAIN), shared.row_progress("preprocess") as progress:
         sizes = table_sizes[0] if len(table_sizes) == 1 else list(table_sizes) or None
         log = package.preprocess(list(inputs), table_sizes=sizes, progress=progress, **options)
     _show(log, as_json)
@@ -115,5 +106,5 @@ def _show(log: Any, as_json: bool) -> None:
     bad = log.manifest.get("bad_rows")
     if bad is not None:
         result["skipped"] = bad["skipped"]
-        print_skipped(bad["skipped"], (BadRow(**row) for row in bad["examples"]))
-    print_json(as_json, result)
+        shared.print_skipped(bad["skipped"], (BadRow(**row) for row in bad["examples"]))
+    shared.print_json(as_json, result)

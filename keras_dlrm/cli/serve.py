@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option
+from keras_dlrm.cli import options as shared
 from keras_dlrm.serving.limits import Limits
 
 
@@ -24,8 +24,8 @@ Then:
   curl localhost:8501/v1/models/clicks
   open http://localhost:8501 for a page that predicts and explains
 """)
-@click.argument("folder", type=PathArgument, required=False)
-@click.option("--config", type=PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes.")
+@click.argument("folder", type=shared.PathArgument, required=False)
+@click.option("--config", type=shared.PathArgument, help="A models.config, as TensorFlow Serving takes it; watched for changes.")
 @click.option("--name", help="Name of the model; by default that of the folder.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=VERSION",
               help="A name for a version; all versions are loaded then. May be repeated.")  # fmt: skip
@@ -46,7 +46,7 @@ Then:
               help="A name under which a reverse proxy serves the page. May be repeated.")  # fmt: skip
 @click.option("--tensorflow-threads", default=0, show_default=False, type=click.IntRange(0),
               help="TensorFlow's threads; its choice by default.")  # fmt: skip
-@json_option
+@shared.json_option
 def command(
     folder: Path | None, config: Path | None, name: str | None, labels: tuple[str, ...], all_versions: bool, host: str,
     grace_seconds: float, request_seconds: float, connections: int, as_json: bool, **options: Any,

@@ -7,15 +7,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    directory_options,
-    named_parts,
-    print_json,
-    row_progress,
-    seed_option,
-    together,
-)
+from keras_dlrm.cli import options as shared
 from keras_dlrm.schema.schema import Schema
 
 _DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), default="uniform")
@@ -24,15 +16,15 @@ _DENSE = click.option("--dense", type=click.Choice(["uniform", "normal"]), defau
 def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every drawn log: its columns, its rows, and where it goes. The function makes the log, which is written here."""
 
-    @together(
-        click.option("--schema", type=PathArgument, help="Schema file with vocabulary sizes, .yaml or .json."),
+    @shared.together(
+        click.option("--schema", type=shared.PathArgument, help="Schema file with vocabulary sizes, .yaml or .json."),
         click.option("--scale", type=float, default=1e-4,
                      help="Without --schema: Criteo's 13 dense and 26 sparse columns, tables scaled by this."),
         click.option("--rows", type=click.IntRange(0), nargs=3, metavar="TRAIN VALID TEST",
                      default=(100_000, 10_000, 20_000), help="Rows of each part."),
-        seed_option,
+        shared.seed_option,
         click.option("--click-rate", type=float, default=0.25),
-        directory_options,
+        shared.directory_options,
     )  # fmt: skip
     @functools.wraps(function)
     def wrapper(
@@ -42,8 +34,8 @@ def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
         columns = criteo_shape(scale) if schema is None else Schema.load(schema)
         log = function(schema=columns, rows=rows, **options)
-        parts = named_parts(rows)
-        with row_progress("synthesize") as progress:
+        parts = shared.named_parts(rows)
+        with shared.row_progress("synthesize") as progress:
             written = log.write(output, parts, overwrite, progress)
         _show(written, as_json)
 
@@ -119,7 +111,7 @@ Examples:
 @click.option("--exponent", type=float, default=1.0, help="Decay of the stack distances; 0 is uniform.")
 @click.option("--largest", type=click.IntRange(0), default=1000, help="Largest stack distance.")
 @click.option("--cold", type=float, default=0.05, help="Share of references to new ids.")
-@click.option("--like", type=PathArgument, help="Take schema and locality from the train part of this directory.")
+@click.option("--like", type=shared.PathArgument, help="Take schema and locality from the train part of this directory.")
 @_DENSE
 def trace(
     schema: Schema, rows: tuple[int, int, int], exponent: float, largest: int, cold: float, like: Path | None, **options: Any
@@ -130,7 +122,7 @@ def trace(
 
     if like is None:
         return TraceClickLog(schema, StackProfile.power(exponent, largest, cold), **options)
-    with row_progress("measure") as progress:
+    with shared.row_progress("measure") as progress:
         statistics = measure(open_log(like).split("train"), progress=progress)
     # A table that several columns look up is as local as the first of them.
     profiles = {c.table_name: statistics.sparse[c.name].locality for c in reversed(statistics.schema.categorical)}
@@ -142,13 +134,13 @@ Examples:
   keras-dlrm synthesize multi-hot my-log --hotness mlperf-v2 --output bags
   keras-dlrm synthesize multi-hot my-log --hotness C1=3,C20=100 --distribution pareto --output bags
 """)
-@click.argument("data", type=PathArgument)
+@click.argument("data", type=shared.PathArgument)
 @click.option("--hotness", required=True,
               help="mlperf-v2, one size per sparse column (3,2,1), or NAME=SIZE of some (C1=3,C20=100).")  # fmt: skip
 @click.option("--distribution", type=click.Choice(["uniform", "pareto"]), default="uniform")
 @click.option("--shape", type=float, default=0.25, help="Shape of the Pareto distribution.")
-@seed_option
-@directory_options
+@shared.seed_option
+@shared.directory_options
 def multi_hot(
     data: Path, hotness: str, distribution: str, shape: float, seed: int, output: Path, overwrite: bool, as_json: bool
 ) -> None:
@@ -158,7 +150,7 @@ def multi_hot(
 
     log = open_log(data)
     bags = MultiHot(log.schema, _hotness(hotness), distribution, shape, seed)
-    with row_progress("synthesize") as progress:
+    with shared.row_progress("synthesize") as progress:
         written = bags.write(log, output, overwrite, progress)
     _show(written, as_json)
 
@@ -181,11 +173,8 @@ def _show(log: Any, as_json: bool) -> None:
     from keras_dlrm.support.terminal import print_table
 
     best = log.manifest.get("best_by_split", {})
-    lines = [{"part": name, "rows": len(log.split(name)), **_scores(best.get(name))} for name in log.splits]
-    print_table(lines, str(log.directory))
     rows = {name: len(log.split(name)) for name in log.splits}
-    print_json(as_json, {"directory": str(log.directory), "rows": rows, "best": best})
-
-
-def _scores(best: dict[str, float] | None) -> dict[str, float]:
-    return {f"best {name}": best[name] for name in ("auc", "logloss") if best[name] is not None} if best else {}
+    scores = ("auc", "logloss")
+    known = {name: {f"best {s}": each[s] for s in scores if each[s] is not None} for name, each in best.items() if each}
+    print_table([{"part": name, "rows": count, **known.get(name, {})} for name, count in rows.items()], str(log.directory))
+    shared.print_json(as_json, {"directory": str(log.directory), "rows": rows, "best": best})

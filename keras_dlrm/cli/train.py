@@ -7,17 +7,7 @@ from typing import Any
 
 import click
 
-from keras_dlrm.cli.options import (
-    PathArgument,
-    backend_option,
-    chosen_experiment,
-    chosen_log,
-    json_option,
-    print_json,
-    stamped,
-    tensorboard_option,
-    training_options,
-)
+from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.program import promise
 
 
@@ -28,14 +18,14 @@ Examples:
   keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
 """)
-@click.option("--data", type=PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
-@training_options
-@click.option("--output", type=PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
+@click.option("--data", type=shared.PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
+@shared.training_options
+@click.option("--output", type=shared.PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run in --output.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
-@tensorboard_option
-@backend_option
-@json_option
+@shared.tensorboard_option
+@shared.backend_option
+@shared.json_option
 def command(
     data: Path | None, output: Path | None, resume: bool, overwrite: bool, tensorboard: bool, as_json: bool, **options: Any
 ) -> None:
@@ -49,18 +39,18 @@ def command(
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
     from keras_dlrm.training.run import train
 
-    experiment = chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
+    experiment = shared.chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
     console = Console(stderr=True)
-    log = chosen_log(data, console)
+    log = shared.chosen_log(data, console)
     if output is None:
         if resume:
             raise ValueError("--resume needs --output: the folder of the run to resume.")
-        output = stamped(experiment.model["type"].lower())
+        output = shared.stamped(experiment.model["type"].lower())
     again = f"--resume --output {shlex.quote(str(output))}"
     with promise(f"The run resumes from its last checkpoint with {again} and the same options, without --overwrite."):
         result = train(experiment, log, output, resume, overwrite, tensorboard, console)
     show(result, log, output)
-    print_json(as_json, {**result, "output": str(output)})
+    shared.print_json(as_json, {**result, "output": str(output)})
 
 
 def show(result: dict[str, Any], log: Any, output: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, json_option, print_json
+from keras_dlrm.cli import options as shared
 
 # Of a file's name in the table, so that its lines have no more than 80 columns.
 _WIDTH = 42
@@ -19,8 +19,8 @@ Examples:
   keras-dlrm verify served/clicks/3 --json        a published version
   keras-dlrm verify clicks.onnx                   an ONNX file and the tables' file alongside it
 """)
-@click.argument("path", type=PathArgument)
-@json_option
+@click.argument("path", type=shared.PathArgument)
+@shared.json_option
 def command(path: Path, as_json: bool) -> None:
     """Read all of PATH and compare it with its checksums: anything that this package wrote.
 
@@ -43,4 +43,4 @@ def command(path: Path, as_json: bool) -> None:
         click.echo(f"{plain} of {len(rows)} files have no checksum: they can be read, but nobody can tell whether they changed.")
     else:
         click.echo(f"all {len(rows)} files are as they were written")
-    print_json(as_json, {"path": str(path), "kind": verified.kind, "files": [dataclasses.asdict(f) for f in verified.files]})
+    shared.print_json(as_json, {"path": str(path), "kind": verified.kind, "files": [dataclasses.asdict(f) for f in verified.files]})

@@ -38,8 +38,7 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
         model: The `Ranking`, called once, so that it has its weights. Its embedding layer is a `TPUEmbedding` or a
             `PartialTPUEmbedding`; its stacks are `MLP` blocks, or Sequentials of these, Dense and Activation layers; the
             interaction is a `DotInteraction`, or a Sequential of a Concatenate and a `Cross` or `MultiLayerDCN`.
-        schema: The columns: sparse ones by TFRS's names in any order, dense ones in its order. By default they get those
-            names, sorted, and `I1 …`.
+        schema: Sparse columns by TFRS's names in any order, dense ones in its order; by default sorted, and `I1 …`.
         hotness: Without a schema: most ids per example, one number or one by column; a column of a Keras Embedding has 1.
 
     Returns:
@@ -96,10 +95,9 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
 def _columns(layer: Any, hotness: Mapping[str, int] | int) -> tuple[dict[str, Categorical], dict[str, np.ndarray]]:
     """The columns by name, and the table of each."""
     kind = type(layer).__name__
-    many, keras_layers = layer, {}
-    if kind == "PartialTPUEmbedding":
-        many, keras_layers = layer.tpu_embedding, dict(layer.keras_embedding_layers)
-    elif kind != "TPUEmbedding":
+    partial = kind == "PartialTPUEmbedding"
+    many, keras_layers = (layer.tpu_embedding, dict(layer.keras_embedding_layers)) if partial else (layer, {})
+    if kind not in ("TPUEmbedding", "PartialTPUEmbedding"):
         known = "known are TPUEmbedding and PartialTPUEmbedding. Make one of these with your tables."
         raise TypeError(f"{_WHO}: the embedding layer is a {kind}; {known}")
     columns: dict[str, Categorical] = {}
@@ -193,10 +191,9 @@ def _activation(bottom: Sequence[_Layer], top: Sequence[_Layer]) -> str:
     hidden = [*bottom, *top[:-1]]
     for layer in hidden:
         if layer.activation != hidden[0].activation:
-            raise ValueError(
-                f"{_WHO}: {layer.name} has activation {layer.activation!r}, {hidden[0].name} {hidden[0].activation!r}; in a DLRM "
-                "all layers but the last have the same. (A tfrs MLP ends without one unless it is given final_activation.)"
-            )
+            fault = f"{layer.name} has activation {layer.activation!r}, {hidden[0].name} {hidden[0].activation!r}"
+            fix = "(A tfrs MLP ends without one unless it is given final_activation.)"
+            raise ValueError(f"{_WHO}: {fault}; in a DLRM all layers but the last have the same. {fix}")
     return hidden[0].activation
 
 
@@ -229,17 +226,15 @@ def _crosses(interaction: Any, order: Sequence[int], dim: int) -> list[tuple[np.
     kinds = [type(layer).__name__ for layer in inner if type(layer).__name__ != "InputLayer"]
     if kinds not in (["Concatenate", "Cross"], ["Concatenate", "MultiLayerDCN"]):
         twice = " In a Sequential a second Cross takes the first one's output for x₀, which is no cross network."
-        raise TypeError(
-            f"{_WHO}: the interaction is a {type(interaction).__name__}{f' of {kinds}' if kinds else ''}; known are "
-            f"DotInteraction and a Sequential of Concatenate and one Cross or MultiLayerDCN.{twice * (kinds.count('Cross') > 1)}"
-        )
+        known = "DotInteraction and a Sequential of Concatenate and one Cross or MultiLayerDCN."
+        fault = f"the interaction is a {type(interaction).__name__}{f' of {kinds}' if kinds else ''}"
+        raise TypeError(f"{_WHO}: {fault}; known are {known}{twice * (kinds.count('Cross') > 1)}")
     layer, wide = inner[-1], blocks(order, dim)
     if kinds[-1] == "Cross":
         diag_scale, preactivation = private_tfrs.cross_options(layer)
-        if diag_scale:
-            raise ValueError(f"{_WHO}: {layer.name!r} has diag_scale={diag_scale}, which has no counterpart.")
-        if preactivation != "linear":
-            raise ValueError(f"{_WHO}: {layer.name!r} has a preactivation, which has no counterpart.")
+        if diag_scale or preactivation != "linear":
+            option = f"diag_scale={diag_scale}" if diag_scale else "a preactivation"
+            raise ValueError(f"{_WHO}: {layer.name!r} has {option}, which has no counterpart.")
     pairs = private_tfrs.kernels_of(layer) if layer.built else []
     if not pairs or not pairs[0][1].built:
         raise ValueError(f"{_WHO}: {layer.name!r} has no weights yet; call the model on a batch first.")

@@ -15,6 +15,7 @@ from keras_dlrm.sharding.compression import OPERATIONS, QuotientRemainder
 _KEYS = "emb_l.N.weight (or weight_q, weight_r; or embs.weight, proj.weight), bot_l.2k.weight/bias and top_l.2k.weight/bias"
 _BEFORE = "(rows, D) with the width D of the tables before it"
 _KINDS = ("weight", "weight_q", "embs.weight")
+_COMBINED = {"mult": np.multiply, "add": np.add}
 
 
 def from_torch_dlrm(
@@ -32,16 +33,14 @@ def from_torch_dlrm(
         interaction: `"dot"` or `"cat"`, the reference's `--arch-interaction-op`.
         self_interaction: The reference's `--arch-interaction-itself`.
         hotness: Most ids per example, one number or one per table; 1 by default. Pooling is the sum, as in the reference.
-        schema: Names, hotness and combiners for the columns; `I1 …`, `C1 …` by default. Without it a split table has as many ids
-            as its two tables can stand for.
+        schema: Names, hotness and combiners; `I1 …`, `C1 …`, and as many ids as a split table can have, by default.
         operation: The reference's `--qr-operation`, which no checkpoint tells: `"mult"`, `"add"` or `"concat"`.
 
     Returns:
         The model, not compiled. Its sparse column N + 1 looks up `emb_l.N`.
 
     Raises:
-        ValueError: unknown keys, missing ones, shapes that do not fit, both `hotness` and `schema`, or several ids of a split
-            table whose rows are multiplied.
+        ValueError: keys or shapes that do not fit; both `hotness` and `schema`; several ids of a table split by a product.
 
     Example:
 
@@ -71,8 +70,7 @@ def from_torch_dlrm(
     if not bottom or not top:
         raise ValueError(f"{who}: no {'top_l' if bottom else 'bot_l'}.2k.weight; is this a DLRM's state_dict?")
     if schema is None:
-        columns = [(f"C{i + 1}", table.size, None) for i, table in enumerate(tables)]
-        schema = default_schema(who, bottom[0][0].shape[1], hotness, columns)
+        schema = default_schema(who, bottom[0][0].shape[1], hotness, [(f"C{i + 1}", t.size, None) for i, t in enumerate(tables)])
     ids = {column.table_name: column.hotness for column in schema.categorical}
     kept = stored(who, dict(zip(schema.table_sizes, tables, strict=True)), operation, ids)
     return Weights(bottom=bottom, top=top, **kept).model(schema, interaction, self_interaction)
@@ -108,10 +106,8 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
                 out[f"emb_l.{i}.proj.weight"] = weights.projections[name]
         else:
             if column.hotness > 1 and weights.quotient_remainder.operation == "mult":  # type: ignore[union-attr]
-                raise ValueError(
-                    f"to_torch_dlrm: table {name!r} is split and its column has up to {column.hotness} ids, of which the reference "
-                    "multiplies sums of rows."
-                )
+                fault = f"its column has up to {column.hotness} ids, of which the reference multiplies sums of rows"
+                raise ValueError(f"to_torch_dlrm: table {name!r} is split and {fault}.")
             for key, half in (("weight_q", "quotient"), ("weight_r", "remainder")):
                 out[f"emb_l.{i}.{key}"] = weights.tables[f"{name}.{half}"]
     for part, layers in (("bot_l", weights.bottom), ("top_l", weights.top)):
@@ -135,10 +131,7 @@ class TorchTable:
 
 
 def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | None) -> tuple[list[TorchTable], int]:
-    """The tables of a state_dict and their width D; `ValueError` where shapes do not fit or the operation is unknown.
-
-    `operation` is the reference's `--qr-operation`, `sizes` name and vocabulary of each table of a schema, or `None`.
-    """
+    """The tables of a state_dict and their width D; `sizes` are name and vocabulary of each table of a schema, or `None`."""
     who = state.who
     if operation not in OPERATIONS:
         raise ValueError(f"{who}: operation={operation!r} is unknown; the reference's --qr-operation is one of {OPERATIONS}.")
@@ -154,27 +147,26 @@ def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | No
         size = None if sizes is None else sizes[i][1]
         why = f"table {sizes[i][0]!r} of the schema, vocabulary_size={size}," if sizes is not None else _BEFORE
         if f"emb_l.{i}.weight_q" in state:
-            tables.append(_split(state, i, operation, dim, size, why))
-            width = tables[-1].rows.shape[1] * (2 if operation == "concat" else 1)
-        elif f"emb_l.{i}.embs.weight" in state:
-            tables.append(_projected(state, i, dim, size, why))
-            projection = tables[-1].projection
-            width = tables[-1].rows.shape[1] if projection is None else len(projection)
+            table = _split(state, i, operation, dim, size, why)
+            width = table.rows.shape[1] * (2 if operation == "concat" else 1)
         else:
-            rows = _pooled(state, i, state.take(f"emb_l.{i}.weight", (size, dim), why))
-            tables.append(TorchTable(rows, size=len(rows)))
-            width = rows.shape[1]
+            table = _whole(state, i, dim, size, why)
+            width = table.rows.shape[1] if table.projection is None else len(table.projection)
+        tables.append(table)
         dim = width if dim is None else dim
     return tables, dim or 0
 
 
-def _projected(state: StateDict, i: int, dim: int | None, size: int | None, why: str) -> TorchTable:
-    key = f"emb_l.{i}.proj.weight"
+def _whole(state: StateDict, i: int, dim: int | None, size: int | None, why: str) -> TorchTable:
+    mixed, key, pooling = f"emb_l.{i}.embs.weight", f"emb_l.{i}.proj.weight", f"v_W_l.{i}"
     # Without a projection as wide as the others.
-    rows = _pooled(state, i, state.take(f"emb_l.{i}.embs.weight", (size, None if key in state else dim), why))
-    if key not in state:
+    narrow = mixed in state and key in state
+    rows = state.take(mixed if mixed in state else f"emb_l.{i}.weight", (size, None if narrow else dim), why)
+    if pooling in state:  # learned, and multiplied in
+        rows = rows * state.take(pooling, (len(rows),), f"emb_l.{i}, {rows.shape},")[:, None]
+    if not narrow:
         return TorchTable(rows, size=len(rows))
-    projection = state.take(key, (dim, rows.shape[1]), f"emb_l.{i}.embs.weight, {rows.shape},")
+    projection = state.take(key, (dim, rows.shape[1]), f"{mixed}, {rows.shape},")
     if not np.isfinite(projection).all():
         raise ValueError(f"{state.who}: {key!r} holds NaN or infinity; take a checkpoint from before training went wrong.")
     return TorchTable(rows, projection, size=len(rows))
@@ -186,31 +178,22 @@ def _split(state: StateDict, i: int, operation: str, dim: int | None, size: int 
     width = dim // 2 if dim is not None and operation == "concat" else dim
     remainders = state.take(f"emb_l.{i}.weight_r", (None, width), "the width of the tables before it")
     collisions = len(remainders)
-    quotients = None if size is None else -(-size // collisions)
-    why = f"{why} with {collisions} collisions"
-    rows = state.take(f"emb_l.{i}.weight_q", (quotients, remainders.shape[1]), why)
+    shape = None if size is None else -(-size // collisions), remainders.shape[1]
+    rows = state.take(f"emb_l.{i}.weight_q", shape, f"{why} with {collisions} collisions")
     return TorchTable(rows, None, remainders, len(rows) * collisions if size is None else size)
 
 
-def _pooled(state: StateDict, i: int, rows: np.ndarray) -> np.ndarray:
-    """Rows with the weights of learned pooling multiplied in."""
-    pooling = f"v_W_l.{i}"
-    return rows * state.take(pooling, (len(rows),), f"emb_l.{i}, {rows.shape},")[:, None] if pooling in state else rows
-
-
 def stored(who: str, tables: Mapping[str, TorchTable], operation: str, hotness: Mapping[str, int]) -> dict[str, Any]:
-    """Arguments of `Weights`: the tables as a `DLRM` stores them.
+    """Arguments of `Weights`: a table that the reference splits stays split where a `DLRM` would split it; else it is whole.
 
-    A table that the reference splits stays split where a `DLRM` would split it, too; else it is made whole. `ValueError` where an
-    example has several ids (`hotness`, by table) of a table whose rows are multiplied: the reference multiplies their sums.
+    `ValueError` where an example has several ids (`hotness`, by table) of a table whose rows are multiplied.
     """
     split = {name: len(table.remainders) for name, table in tables.items() if table.remainders is not None}
     for name in split:
         if operation == "mult" and hotness[name] > 1:
-            raise ValueError(
-                f"{who}: table {name!r} is split, its column has up to {hotness[name]} ids, and operation='mult': the reference "
-                "multiplies sums of rows, which has no counterpart here. With hotness 1 it has, and so have 'add' and 'concat'."
-            )
+            fault = f"its column has up to {hotness[name]} ids, and operation='mult': the reference multiplies sums of rows"
+            fix = "which has no counterpart here. With hotness 1 it has, and so have 'add' and 'concat'."
+            raise ValueError(f"{who}: table {name!r} is split, {fault}, {fix}")
     if len(set(split.values())) > 1:
         collisions = sorted(set(split.values()))
         raise ValueError(f"{who}: tables are split with {collisions} collisions; the reference has one number for all.")
@@ -223,15 +206,8 @@ def stored(who: str, tables: Mapping[str, TorchTable], operation: str, hotness: 
         elif rule is not None and rule.splits(table.size):
             arrays[f"{name}.quotient"], arrays[f"{name}.remainder"] = table.rows, table.remainders
         else:
-            arrays[name] = _whole(table, operation)
+            ids, count = np.arange(table.size), len(table.remainders)
+            halves = table.rows[ids // count], table.remainders[ids % count]
+            arrays[name] = np.concatenate(halves, axis=1) if operation == "concat" else _COMBINED[operation](*halves)
     projections = {name: table.projection for name, table in tables.items() if table.projection is not None}
     return {"tables": arrays, "projections": projections, "quotient_remainder": rule if split.keys() - arrays.keys() else None}
-
-
-def _whole(table: TorchTable, operation: str) -> np.ndarray:
-    remainders: Any = table.remainders
-    ids = np.arange(table.size)
-    quotient, remainder = table.rows[ids // len(remainders)], remainders[ids % len(remainders)]
-    if operation == "concat":
-        return np.concatenate([quotient, remainder], axis=1)
-    return quotient * remainder if operation == "mult" else quotient + remainder

@@ -30,8 +30,7 @@ def from_torchrec(
 ) -> DLRM:  # fmt: skip
     """A `DLRM` with the weights of TorchRec's `DLRM` or `DLRM_DCN`. MLPerf's DLRM-DCNv2 is the latter.
 
-    TorchRec takes the upper triangle of the products, row by row, and we the lower one: the columns of the first layer
-    behind them are put in order.
+    TorchRec takes the upper triangle of the products, we the lower one: the layer behind them is put in order.
 
     Args:
         state_dict: Its `state_dict()`, torch tensors or arrays; also of a `DLRMTrain`, of a `DistributedModelParallel`
@@ -43,12 +42,10 @@ def from_torchrec(
             the keys do not tell it: those of a DistributedModelParallel are sorted, and tables may be shared.
 
     Returns:
-        The model, not compiled, with interaction `"dot"`, or `"cross"` of a `DLRM_DCN`. Pooling is the sum, or what the
-        schema says.
+        The model, not compiled, with interaction `"dot"` or, of a `DLRM_DCN`, `"cross"`; it pools by the sum or the schema.
 
     Raises:
-        ValueError: unknown or missing keys; shapes that do not fit; shards that are elsewhere; an order of the columns that
-            cannot be known.
+        ValueError: unknown or missing keys; shapes that do not fit; shards elsewhere; an order that cannot be known.
 
     Example:
 
@@ -105,8 +102,7 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
         features: `sparse_feature_names` of TorchRec's model, where its tables stand in another order.
 
     Returns:
-        `{"sparse_arch.embedding_bag_collection.embedding_bags.C1.weight": (rows, D), …}`; `torch.as_tensor` makes a
-        loadable state_dict of the values.
+        `{"sparse_arch.embedding_bag_collection.embedding_bags.C1.weight": (rows, D), …}`, for `torch.as_tensor`.
 
     Raises:
         TypeError: no `DLRM`.

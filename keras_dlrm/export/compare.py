@@ -27,9 +27,8 @@ def compare_tables(
         batch_size: Rows of a batch of a split.
 
     Returns:
-        A dict per way of storing: `tables` and `pruned_rows`, `bytes` of all tables and `share` of those that the live
-        model has in float32, `auc`, `ne`, and by how much they differ from the live model's: `auc_change`, `ne_change`.
-        The live model comes first.
+        A dict per way of storing, that of the live model first: `tables` and `pruned_rows`, `bytes` of all tables and
+        their `share` of those in float32, `auc` and `ne`, and how much these change: `auc_change`, `ne_change`.
 
     Raises:
         ValueError: an unknown kind, or the split of another log than the model is for.

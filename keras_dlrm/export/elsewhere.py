@@ -62,17 +62,12 @@ def arguments() -> list[str]:
 
 
 def modules_of(who: str, model: Any) -> list[str]:
-    """Modules that define the classes of a model's layers, the model's own included.
-
-    `ValueError` where a class is defined in the program that runs, which no other process imports.
-    """
+    """Modules that define a model's classes; `ValueError` for the program itself, which no other process imports."""
     classes = {type(layer) for layer in layers_in(model)}
     for own in classes:
         if own.__module__ == "__main__":
-            raise ValueError(
-                f"{who}: {own.__name__} is defined in the program itself, where the process that writes the model on TensorFlow "
-                "does not find it; move it into a module and import it."
-            )
+            fault = "in the program itself, where the process that writes the model on TensorFlow does not find it"
+            raise ValueError(f"{who}: {own.__name__} is defined {fault}; move it into a module and import it.")
     return sorted({own.__module__ for own in classes})
 
 

@@ -42,8 +42,7 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
 def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
     """`example_batch`, with ids far out of range in two rows, random ones in the later half, and values that are not numbers.
 
-    Dense features have infinity in row 4 and NaN in row 5; weights of ids have NaN in row 2, which is padding, infinity in row 3.
-    There are at least 8 rows.
+    Dense features have infinity in row 4, NaN in row 5; weights NaN in row 2, infinity in row 3. There are at least 8 rows.
 
     Example:
 
@@ -100,10 +99,7 @@ def allowed_difference(model: Any) -> float:
 
 
 def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[Any]]:
-    """Raw rows by column: known values from both ends of each vocabulary, unseen and missing ones.
-
-    Values are numbers, texts (empty where missing) or, where the hotness is above 1, lists of them.
-    """
+    """Raw rows by column, of known, unseen and missing values: numbers, texts or, where the hotness is above 1, lists."""
     schema = preprocessor.schema
     columns: dict[str, list[Any]] = {}
     for i, dense in enumerate(schema.dense):

@@ -95,10 +95,7 @@ def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -
 
 
 def signature_names(raw: bool, user_columns: Sequence[str], default: str) -> dict[str, str]:
-    """Signature name → what it takes: `packed`, `columns`, `raw`, `rank`, `classify` or `regress`.
-
-    `raw` says whether there is a preprocessor; the others are as in `savedmodel`.
-    """
+    """Signature name → what it takes: `packed`, `columns`, `raw` (with a preprocessor), `rank`, `classify` or `regress`."""
     kinds = ["packed", "columns", *(["raw"] if raw else []), *(["rank"] if user_columns else []), "classify", "regress"]
     return {"serving_default": default, **{kind: kind for kind in kinds}}
 

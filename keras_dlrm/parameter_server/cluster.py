@@ -33,10 +33,9 @@ def task() -> tuple[str, int] | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         complete = False
     if not complete:
-        raise ValueError(
-            f"TF_CONFIG={text!r} must name a cluster with chief, worker and ps, each a list of host:port, and a task of it: "
-            '{"cluster": {"chief": […], "worker": […], "ps": […]}, "task": {"type": "worker", "index": 0}}.'
-        )
+        form = '{"cluster": {"chief": […], "worker": […], "ps": […]}, "task": {"type": "worker", "index": 0}}'
+        needs = "a cluster with chief, worker and ps, each a list of host:port, and a task of it"
+        raise ValueError(f"TF_CONFIG={text!r} must name {needs}: {form}.")
     return kind, index
 
 
@@ -55,8 +54,7 @@ def launch(
 
     A worker that dies is started again, unless it keeps ending with an error as soon as it starts. When a server dies, which
     has part of the model, or the chief says that it lost one, all are started again: the program should resume from its last
-    checkpoint. A process that hangs, stopped or without a core, is ended and counts as dead. The processes' ids go to stderr, a
-    JSON object a line. They end with this one.
+    checkpoint. A process that hangs is ended and counts as dead. The processes' ids go to stderr, a JSON object a line.
 
     Args:
         command: The program and its arguments; each process gets its own `TF_CONFIG`.
@@ -64,8 +62,7 @@ def launch(
         servers: Number of parameter servers.
         restarts: How often all may be started again.
         settings: Further environment variables.
-        timeout: Seconds without a sign of life, which `serve` and `ParameterServerTraining` give every second, until a process
-            counts as hung.
+        timeout: Seconds without a sign of life, which `serve` and the chief give every second, until a process has hung.
 
     Returns:
         The chief's exit code, or that of a worker that keeps failing.
@@ -117,19 +114,15 @@ class _Run:
         self._failures[number] = self._failures.get(number, 0) + 1 if soon else 0
         return self._failures[number] >= _FAILURES
 
-    def _end_hung(self) -> None:
-        """End processes that have given signs of life, and give none any more."""
-        codes = self.processes.codes()
-        for number, beat in self.processes.watch.look().items():
-            if beat.silent > self.timeout and codes[number] is None:
-                _say(hung="{}:{}".format(*self._tasks[number]), seconds_without_a_sign_of_life=self.timeout)
-                self.processes.kill(number)
-
     def wait(self) -> int:
         """The chief's exit code, `SERVER_LOST`, or that of a worker that keeps failing."""
         chief = self._tasks.index(("chief", 0))
         while (code := self.processes.codes()[chief]) is None:
-            self._end_hung()
+            codes = self.processes.codes()
+            for number, beat in self.processes.watch.look().items():  # of those that have given signs of life
+                if beat.silent > self.timeout and codes[number] is None:
+                    _say(hung="{}:{}".format(*self._tasks[number]), seconds_without_a_sign_of_life=self.timeout)
+                    self.processes.kill(number)
             for number, ended in self.processes.codes().items():
                 kind, index = self._tasks[number]
                 if ended is None or kind == "chief":

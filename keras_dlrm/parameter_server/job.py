@@ -42,8 +42,7 @@ class ServerLostError(RuntimeError):
 class ParameterServerTraining:
     """A model whose tables, slots and dense parameters are on parameter servers, and its training.
 
-    To be made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for a model with its variables on the servers,
-    and by `model` for one that is not sharded.
+    Made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for this model, and by `model` for a whole one.
 
     Args:
         build: Makes and compiles a model of `kd.models`, its optimizers included, always the same one (give it a seed).
@@ -119,8 +118,7 @@ class ParameterServerTraining:
 
         Args:
             batch: Step number, from 0 → `(packed batch, labels)`: the same whenever it is asked.
-            in_flight: Steps that are under way at a time; two for each worker by default. With 1 the result is that of
-                one process.
+            in_flight: Steps under way at a time, two for each worker by default; 1 gives the result of one process.
             checkpoint_steps: Steps between checkpoints, where there is a folder for them; the last step is one, too.
             evaluation: Gives batches to evaluate on, which workers do alongside training.
             evaluation_steps: Steps between evaluations; see `evaluations`.
@@ -230,10 +228,8 @@ class ParameterServerTraining:
             saved = read(self.tables.state(self._sharded), self.checkpoint)
         rate = self._sharded.optimizer.rate
         if rate != compiled_rate:
-            raise ValueError(
-                f"the model was compiled with the learning rate {compiled_rate:g}, but the run in {self.checkpoint} has {rate:g}; "
-                "compile with that, or give another folder."
-            )
+            rates = f"the learning rate {compiled_rate:g}, but the run in {self.checkpoint} has {rate:g}"
+            raise ValueError(f"the model was compiled with {rates}; compile with that, or give another folder.")
         steps, losses = (saved["step"], saved["extra"].get("losses", [])) if saved else (0, [])
         if steps > self.steps:
             raise ValueError(f"the checkpoint in {self.checkpoint} is of step {steps}, beyond steps={self.steps}.")
@@ -282,10 +278,7 @@ class ParameterServerTraining:
         return dict(zip(self._processes, sent, strict=True))
 
     def peak_memory(self) -> dict[str, int]:
-        """Most bytes of memory that each process had at a time; Linux.
-
-        Of a worker that was started again, since then; 0 while it is away: training may have ended without it.
-        """
+        """Most bytes of memory that each process had at a time (Linux); a worker since its last start, 0 while it is away."""
         peaks = {}
         with _servers_lost():
             for name in self._processes:
@@ -299,8 +292,8 @@ class ParameterServerTraining:
 
     @property
     def _processes(self) -> list[str]:
-        counts = {"worker": self.workers, "ps": len(self._servers), "chief": 1}
-        return [f"{job}:{index}" for job, count in counts.items() for index in range(count)]
+        counts = (("worker", self.workers), ("ps", len(self._servers)), ("chief", 1))
+        return [f"{job}:{index}" for job, count in counts for index in range(count)]
 
 
 @contextlib.contextmanager
@@ -308,10 +301,8 @@ def _servers_lost() -> Iterator[None]:
     try:
         yield
     except _LOST as error:
-        raise ServerLostError(
-            "a parameter server was lost; start all processes again, with the same checkpoint folder to resume from the last "
-            f"checkpoint. TensorFlow says: {str(error)[:500]}"
-        ) from error
+        fix = "start all processes again, with the same checkpoint folder to resume from the last checkpoint"
+        raise ServerLostError(f"a parameter server was lost; {fix}. TensorFlow says: {str(error)[:500]}") from error
 
 
 def device(job: str, index: int | str) -> str:

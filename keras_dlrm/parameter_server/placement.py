@@ -73,17 +73,14 @@ class Pieces:
 def split(stacks: Sequence[Stack], plan: ShardingPlan) -> list[Pieces]:
     """The pieces of each stack by a plan of `for_servers`; `ValueError` where that is for other tables."""
     check_tables(plan, stacks)
-    return [_pieces(stack, plan) for stack in stacks]
-
-
-def _pieces(stack: Stack, plan: ShardingPlan) -> Pieces:
-    rows = [0] * plan.world_size
-    pieces = []
-    for table in stack.tables:
-        for shard in plan.shards(table.name):
-            rank = shard.rank or 0
-            start = stack.starts[table.name] + shard.start
-            pieces.append((start, rank, rows[rank] - start))
-            rows[rank] += shard.rows
-    start, server, shift = np.array(pieces, np.int32).T
-    return Pieces(start, server, shift, tuple(rows))
+    cut: list[Pieces] = []
+    for stack in stacks:
+        rows, pieces = [0] * plan.world_size, []
+        for name, first in stack.starts.items():
+            for shard in plan.shards(name):
+                rank, place = shard.rank or 0, first + shard.start
+                pieces.append((place, rank, rows[rank] - place))
+                rows[rank] += shard.rows
+        start, server, shift = np.array(pieces, np.int32).T
+        cut.append(Pieces(start, server, shift, tuple(rows)))
+    return cut

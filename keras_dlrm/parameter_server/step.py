@@ -12,7 +12,7 @@ from keras_dlrm.embeddings.lookup import is_table, taped
 from keras_dlrm.embeddings.rules.hybrid import Hybrid
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.parameter_server.server import Server
-from keras_dlrm.parameter_server.tables import ServerLookup, ServerTables, ServerTape
+from keras_dlrm.parameter_server.tables import ServerTables, ServerTape
 
 
 def check(model: Any) -> None:
@@ -32,30 +32,21 @@ def check_is_on(model: Any, device: str) -> None:
     """`ValueError` for variables that were made elsewhere."""
     for variable in (*model.variables, *model.optimizer.variables):
         if variable.value.device != device:
-            raise ValueError(
-                f"build: {variable.path} is on {variable.value.device}, not on {device}; make the model and its optimizers "
-                "again in each call of build."
-            )
+            fix = "make the model and its optimizers again in each call of build."
+            raise ValueError(f"build: {variable.path} is on {variable.value.device}, not on {device}; {fix}")
 
 
 class WorkerStep:
-    """Forward and backward pass on the worker; row rule and dense optimizer on the servers that have the variables.
-
-    The model is built with stand-ins for its tables and compiled; its dense parameters are on the server `home`.
-    """
+    """Forward and backward pass on the worker, updates on the servers; `home` has the model's dense parameters."""
 
     def __init__(self, model: Any, tables: ServerTables, servers: Sequence[Server], home: int) -> None:
         self.model, self.tables, self.servers, self.home = model, tables, list(servers), home
         self.dense = [v for v in model.trainable_variables if not is_table(v)]
         with tf.device(self.servers[home].device):
             self._losses = tf.Variable(lambda: tf.zeros(self.servers[home].steps), trainable=False)
-        schema = model.schema
-        inputs = {}
-        if schema.dense:
-            inputs["dense"] = tf.TensorSpec((None, schema.n_dense), tf.float32)
-        inputs["sparse"] = tf.TensorSpec((None, schema.width), tf.int32)
-        if schema.weighted:
-            inputs["weights"] = tf.TensorSpec((None, schema.width), tf.float32)
+        schema, dtypes = model.schema, {"sparse": tf.int32}
+        widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
+        inputs = {n: tf.TensorSpec((None, widths[n]), dtypes.get(n, tf.float32)) for n in schema.input_names}
         label = tf.TensorSpec((None,), tf.float32)
         # Traced here: the coordinator would do so inside the strategy's scope, where Keras's optimizers want to be run by
         # `strategy.run`, which no branch of a condition can be.
@@ -104,11 +95,19 @@ class WorkerStep:
         grads, row_grads = tape.gradient(loss, [[v.value for v in self.dense], rows])
         # A lookup that the loss does not use: its rows are touched all the same.
         row_grads = [tf.zeros_like(r) if g is None else tf.convert_to_tensor(g) for r, g in zip(rows, row_grads, strict=True)]
-        rate = self._fixed_rate()
+        rule = self.model.optimizer.rows
+        scheduled = isinstance(rate_of(rule), keras.optimizers.schedules.LearningRateSchedule)
+        rate = None if scheduled else tf.cast(rule.learning_rate, tf.float32)
         for k, server in enumerate(self.servers):
             if not self.uses(server):
                 continue
-            updates = self._updates(k, lookups.lookups, row_grads)
+            # Stack, rows and gradients of all that this server was asked for.
+            updates = [
+                (lookup.stack, asked, tf.gather(gradient, asked.index))
+                for lookup, gradient in zip(lookups.lookups, row_grads, strict=True)
+                for asked in lookup.asked
+                if asked.server == k
+            ]
 
             def update(count: Any, k: int = k, updates: Any = updates) -> None:
                 if k == self.home:
@@ -119,20 +118,6 @@ class WorkerStep:
             for stack, of, _ in updates:
                 asked[stack] = tf.size(of.ids, tf.int64)
             server.apply(step, update, tf.stack([tf.cast(n, tf.int64) for n in asked]))
-
-    def _updates(self, server: int, lookups: Sequence[ServerLookup], grads: Sequence[Any]) -> list[tuple[int, Any, Any]]:
-        """Stack, rows and gradients of all that a server was asked for."""
-        return [
-            (lookup.stack, asked, tf.gather(gradient, asked.index))
-            for lookup, gradient in zip(lookups, grads, strict=True)
-            for asked in lookup.asked
-            if asked.server == server
-        ]
-
-    def _fixed_rate(self) -> Any:
-        rule = self.model.optimizer.rows
-        scheduled = isinstance(rate_of(rule), keras.optimizers.schedules.LearningRateSchedule)
-        return None if scheduled else tf.cast(rule.learning_rate, tf.float32)
 
     def _apply_rows(self, count: Any, updates: Any, fixed_rate: Any) -> None:
         rule = self.model.optimizer.rows

@@ -1,8 +1,7 @@
 """Embedding tables on parameter servers: looked up and read from there."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,16 +17,14 @@ from keras_dlrm.sharding.plan import Shard, ShardingPlan
 _PART = 1 << 18  # rows that are sent at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """The rows of one stack of tables that one server has, and their slots."""
 
     rows: tf.Variable
     slots: Mapping[str, tf.Variable]
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """The part of a lookup that one server answers; tensors are (n,)."""
 
     server: int
@@ -36,8 +33,7 @@ class Asked:
     local: Any  # their numbers on the server
 
 
-@dataclasses.dataclass(frozen=True)
-class ServerLookup:
+class ServerLookup(NamedTuple):
     """A lookup: the stack it was of, its unique rows (n, D), a gradient's leaf, and who was asked for which of them."""
 
     stack: int
@@ -46,15 +42,10 @@ class ServerLookup:
 
 
 class ServerTables:
-    """The tables of a collection that was built while `stand_in_tables` was active; rows and slots are on servers.
-
-    The plan is one of `for_servers`.
-    """
+    """The tables of a collection that was built with `stand_in_tables`; a plan of `for_servers` says who has which rows."""
 
     def __init__(self, collection: EmbeddingCollection, rule: RowRule, plan: ShardingPlan, devices: Sequence[str]) -> None:
-        self.collection = collection
-        self.plan = plan
-        self.devices = list(devices)
+        self.collection, self.plan, self.devices = collection, plan, list(devices)
         self.pieces: list[Pieces] = split(collection.stacks, plan)
         self._stack_of = {id(table): i for i, table in enumerate(collection.tables)}
         self.held: list[list[Part | None]] = [
@@ -75,9 +66,13 @@ class ServerTables:
 
     def draw(self) -> None:
         """Give all rows their initial values, the same ones as in a model that is not sharded."""
-        for i, stack in enumerate(self.collection.stacks):
+        for stack, where, held in zip(self.collection.stacks, self.pieces, self.held, strict=True):
+            ends = [*where.start[1:], sum(where.rows)]
             for start, rows in self.collection.initial_rows(stack).parts(stack.width, _PART):
-                self._write(i, start, rows)
+                for first, end, server, shift in zip(where.start, ends, where.server, where.shift, strict=True):
+                    low, high = max(int(first), start), min(int(end), start + len(rows))
+                    if low < high:
+                        _scatter(held[server].rows, low + int(shift), rows[low - start : high - start])  # type: ignore[union-attr]
 
     # -- in a step ---------------------------------------------------------------------------------------------------
 
@@ -158,21 +153,9 @@ class ServerTables:
         """Replace them, from `start` on."""
         _scatter(variable, start, rows)
 
-    def _write(self, stack: int, start: int, rows: np.ndarray) -> None:
-        where = self.pieces[stack]
-        ends = [*where.start[1:], sum(where.rows)]
-        for first, end, server, shift in zip(where.start, ends, where.server, where.shift, strict=True):
-            low, high = max(int(first), start), min(int(end), start + len(rows))
-            if low < high:
-                part = self.held[stack][server]
-                _scatter(part.rows, low + int(shift), rows[low - start : high - start])  # type: ignore[union-attr]
-
 
 class ServerTape:
-    """While it is taped (`embeddings.lookup.taped`), lookups of a collection's tables go to the servers.
-
-    `leaf` maps rows to rows that a gradient can be taken for.
-    """
+    """Sends lookups to the servers while it is taped; `leaf` maps rows to rows that a gradient can be taken for."""
 
     every_table = True
 

@@ -97,6 +97,16 @@ def weight_rows(column: Categorical, values: Any, ids: np.ndarray, lists: Lists)
     return float32(who, cut(given, lists.starts, column.hotness, 0.0))
 
 
+WEIGHTS = "must be a finite number of at least 0"
+
+
+def allowed_labels(labels: np.ndarray, soft: bool) -> tuple[np.ndarray, str]:
+    """A mask of the labels that a log may hold, and a text that says which."""
+    if soft:
+        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
+    return (labels == 0) | (labels == 1), "must be 0 or 1"
+
+
 def check_ids(column: Categorical, ids: np.ndarray) -> None:
     """`ValueError` naming the first id that is neither padding nor in the vocabulary, its row and the range."""
     size = int(column.vocabulary_size)  # type: ignore[arg-type]

@@ -13,12 +13,12 @@ import polars as pl
 from keras_dlrm.data.packed.filling import padded, refilled, row_count
 from keras_dlrm.data.packed.split import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
-from keras_dlrm.data.tables.block import TableFile
-from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
+from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
@@ -153,8 +153,7 @@ def predict_files(
         FileNotFoundError: an input, or the output's folder, does not exist.
         FileExistsError: `output` exists.
         KeyError: a column is missing.
-        ValueError, TypeError: a value cannot be used (the message names file, row and column); the preprocessor is
-            another model's; a prediction is not finite.
+        ValueError, TypeError: a value (the message names it) or the preprocessor does not fit; a prediction is not finite.
         OSError: the disk is full.
 
     Example:
@@ -177,9 +176,8 @@ def predict_files(
     ids = list(id_columns)
     for name in ids:
         if name == column or ids.count(name) > 1:
-            raise ValueError(
-                f"{who}: the output would have two columns {name!r}; name each id column once, and give column=… another name."
-            )
+            fix = "name each id column once, and give column=… another name."
+            raise ValueError(f"{who}: the output would have two columns {name!r}; {fix}")
     output_format(path)
     check_place(path, overwrite)
     if preprocessor is None:

@@ -61,22 +61,14 @@ class Receiving(grpc.ServerInterceptor):
 
     gRPC gives a thread to a request before its message is there, and waits for that without end: a few clients that
     send half a request would hold all threads. So messages are received here, as of a stream of one, which shows the
-    call beforehand. The budget is of the bytes of all messages in flight.
+    call beforehand. The budget is of the bytes of all messages in flight; `watch` looks for slow clients until `stopped`.
     """
 
     def __init__(self, seconds: float, budget: Budget, slots: threading.Semaphore) -> None:
         self._seconds, self._budget, self._slots = seconds, budget, slots
         self._waiting: dict[grpc.ServicerContext, float] = {}
-        self._stop = threading.Event()
-        self._watch = threading.Thread(target=self._cancel_slow_ones, name="grpc-slow", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look for slow clients."""
-        self._watch.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._stop.set()
+        self.stopped = threading.Event()
+        self.watch = threading.Thread(target=self._cancel_slow_ones, name="grpc-slow", daemon=True)
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """The method's handler, with the message received here."""
@@ -92,9 +84,8 @@ class Receiving(grpc.ServerInterceptor):
                 del self._waiting[context]
             if message is None:
                 return context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request has no message.")
-            size = message.ByteSize()
             try:
-                self._budget.take(size)
+                self._budget.take(size := message.ByteSize())
             except ServingError as error:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
             try:
@@ -106,7 +97,7 @@ class Receiving(grpc.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     def _cancel_slow_ones(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
+        while not self.stopped.wait(_LOOK_SECONDS):
             waiting = list(self._waiting.items())
             allowed = self._seconds if len(waiting) < RECEIVING else min(self._seconds, _SECONDS_IF_ALL_WAIT)
             now = time.monotonic()
@@ -219,8 +210,7 @@ class ModelService(_Servicer, model_service_pb2_grpc.ModelServiceServicer):
 class GrpcServer:
     """The server of gRPC: bound to an address (host and port; port 0 for any that is free) when made, started by `start`.
 
-    A slot is taken while a request runs. Beyond `concurrency` requests, waiting ones too, a client gets RESOURCE_EXHAUSTED.
-    `OSError` where the port is taken.
+    A slot is taken while a request runs; a client beyond `concurrency` gets RESOURCE_EXHAUSTED. `OSError`: a taken port.
     """
 
     def __init__(self, service: Service, address: str, slots: threading.Semaphore, concurrency: int) -> None:
@@ -243,12 +233,12 @@ class GrpcServer:
 
     def start(self) -> None:
         """Answer requests."""
-        self._receiving.start()
+        self._receiving.watch.start()
         self._server.start()
 
     def stop(self, grace: float) -> threading.Event:
         """Take no more requests; the event is set when those that run are answered, or after `grace` seconds."""
-        self._receiving.stop()
+        self._receiving.stopped.set()
         return self._server.stop(grace)
 
     def close(self) -> None:

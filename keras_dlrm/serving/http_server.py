@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import socket
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -28,24 +29,21 @@ class Connections:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._waiting: dict[str, dict[Connection, None]] = {}
-        self._open: dict[str, int] = {}
-        self._count = 0
+        self._open: Counter[str] = Counter()
         self.stopping = False
 
     def enter(self, connection: Connection, client: str) -> bool:
         """Count a new connection in, making room where there is none; `False` where all others are being answered."""
-        self._count += 1
-        self._open[client] = self._open.get(client, 0) + 1
+        self._open[client] += 1
         if self._open[client] > self._limits.client_connections:
             return self._make_room(client)
-        if self._count > self._limits.connections:
+        if self._open.total() > self._limits.connections:
             return self.make_room()
         return True
 
     def leave(self, connection: Connection, client: str) -> None:
         """Count a closed connection out."""
         self.answering(connection, client)
-        self._count -= 1
         self._open[client] -= 1
         if not self._open[client]:
             del self._open[client]
@@ -74,11 +72,7 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection: uvicorn's, with bounds.
-
-    Its client has `request_seconds` to send a request, and must read the answer in as many; uvicorn's own timeout is for idle
-    connections.
-    """
+    """uvicorn's connection, with bounds: a client has `request_seconds` to send a request, and as many to read the answer."""
 
     def __init__(self, limits: Limits, table: Connections, **others: Any) -> None:
         super().__init__(**others)
@@ -183,10 +177,7 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
 
     def refuse(self, status: int, why: str, at_once: bool = False) -> None:
-        """Say why in one sentence, where a client is owed an answer, and close.
-
-        Unless it happens `at_once`, a client that is still sending has a moment to read the answer, which a reset would destroy.
-        """
+        """Say why, where an answer is owed, and close: after a moment, unless `at_once`, so that the client can read it."""
         if self._deaf or self.transport.is_closing():
             return
         self._deaf = True

@@ -38,8 +38,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
 
     The document is as for `:predict`, with one row, and perhaps `top`, how many pairs to give (20 by default). The answer has
     `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature also how many of
-    its values are `unseen`, and `resolution`. `ServingError` for other than one row, one of more than 64 KiB, or a signature
-    without rows or without a score.
+    its values are `unseen`, and `resolution`. `ServingError` for other than one row of at most 64 KiB, or without a score.
     """
     document = dict(document)
     top = document.pop("top", 20)
@@ -47,7 +46,6 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         raise invalid(f"'top' must be an integer from 0 to 5000, not {shown(top)}.")
     features = [f for f in features_of(signature, version.schema) if not f.weight]
     arrays, _ = inputs_from_json(document, signature, max_bytes)
-    signature.check(arrays)
     for name, array in arrays.items():
         if len(array) != 1:
             raise invalid(f"an explanation is of one row, but input {name!r} has {len(array)}.")
@@ -113,8 +111,9 @@ def _missing_values(
 ) -> list[Any]:
     """Missing value of each feature: its first choice where the model gives a number for it."""
     chosen = [feature.missing[0] for feature in features]
-    for kind in {feature.kind for feature in features if len(feature.missing) > 1}:
-        of_kind = [i for i, feature in enumerate(features) if feature.kind == kind and len(feature.missing) > 1]
+    choices = [(i, feature.kind) for i, feature in enumerate(features) if len(feature.missing) > 1]
+    for kind in {kind for _, kind in choices}:
+        of_kind = [i for i, other in choices if other == kind]
         try:
             for i in of_kind:
                 _ablated(version, signature, row, features, chosen, [(i,)])

@@ -25,7 +25,7 @@ class Measured:
     signature: str = ""
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one server; `models` gives what is served now, `unseen` the counted values of its columns.
 
     Example:
@@ -40,7 +40,7 @@ class Metrics:
     def __init__(
         self, models: Callable[[], Iterable[ServedModel]], unseen: Callable[[], Iterable[tuple[str, Unseen]]] = tuple
     ) -> None:
-        self._registry = CollectorRegistry()
+        self._models, self._unseen, self._registry = models, unseen, CollectorRegistry()
         labels = ["protocol", "method", "model", "signature"]
         self._latency = Histogram(
             "keras_dlrm_serving_request_seconds", "Time inside the server, from the parsed address to the answer.",
@@ -49,7 +49,7 @@ class Metrics:
         self._requests = Counter(
             "keras_dlrm_serving_requests", "Requests by gRPC status.", [*labels, "status"], registry=self._registry
         )
-        self._registry.register(_State(models, unseen))
+        self._registry.register(self)
 
     @contextmanager
     def measure(self, protocol: str, method: str) -> Iterator[Measured]:
@@ -77,14 +77,8 @@ class Metrics:
         """All of them in Prometheus's text format."""
         return generate_latest(self._registry)
 
-
-class _State(Collector):
-    """State that is read when Prometheus asks: there is nothing to keep in step, and no client can make new time series."""
-
-    def __init__(self, models: Callable[[], Iterable[ServedModel]], unseen: Callable[[], Iterable[tuple[str, Unseen]]]) -> None:
-        self._models, self._unseen = models, unseen
-
     def collect(self) -> Iterable[Metric]:
+        """State when Prometheus asks for it: there is nothing to keep in step, and no client can make new time series."""
         labels = ["model", "version"]
         available = GaugeMetricFamily(
             "keras_dlrm_serving_version_available", "1 where a version answers requests, 0 where it is broken or gone.",

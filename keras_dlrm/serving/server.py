@@ -65,8 +65,7 @@ class Server:
         self._configs = read_config(models) if isinstance(models, (str, Path)) else list(models)
         self._config_time = self._modified()
         self._threads, self._concurrency = threads, threads + queue
-        self._poll_seconds = poll_seconds
-        self._tensorflow_threads = tensorflow_threads
+        self._poll_seconds, self._tensorflow_threads = poll_seconds, tensorflow_threads
         self._allowed_hosts = tuple(allowed_hosts)
         self.service = Service(max_bytes, limits)
         self._stopping = threading.Event()
@@ -94,8 +93,7 @@ class Server:
             raise
         self._apply(self._configs)
         # After TensorFlow has opened its files.
-        limits = self.service.limits
-        limits = replace(limits, connections=connections_that_fit(limits.connections))
+        limits = replace(self.service.limits, connections=connections_that_fit(self.service.limits.connections))
         options: dict[str, Any] = {
             "log_config": None, "access_log": False, "lifespan": "off", "server_header": False, "ws": "none",
             "proxy_headers": False, "timeout_keep_alive": limits.idle_seconds,
@@ -105,7 +103,7 @@ class Server:
         self._http_thread = threading.Thread(target=self._http.run, name="rest", daemon=True)
         self._http_thread.start()
         self._grpc.start()
-        self.service.unseen.start()
+        self.service.unseen.thread.start()
         while not self._http.started:
             if not self._http_thread.is_alive():
                 raise OSError(f"REST cannot listen on {self.host}:{self.port}.")
@@ -131,7 +129,7 @@ class Server:
         """Take no more requests, answer those that run, for which it waits at most `grace` seconds, and go."""
         self._rest.draining = True
         self._stopping.set()
-        self.service.unseen.stop()
+        self.service.unseen.stopped.set()
         self._http.config.timeout_graceful_shutdown = max(1, int(grace))
         self._http.should_exit = True
         closing = self._grpc.stop(grace)
@@ -193,10 +191,9 @@ class Server:
             return
         for label, number in config.labels.items():
             if known.config.labels.get(label, number) != number and number not in known.available:
-                raise ValueError(
-                    f"label {label!r} of model {config.name!r} moves to version {number}, which is not available; list "
-                    "the version first, wait until it is AVAILABLE, then move the label in an edit of its own."
-                )
+                fault = f"label {label!r} of model {config.name!r} moves to version {number}, which is not available"
+                fix = "list the version first, wait until it is AVAILABLE, then move the label in an edit of its own."
+                raise ValueError(f"{fault}; {fix}")
 
     def _apply(self, configs: Sequence[ModelConfig]) -> None:
         """Serve these models: known ones keep their versions, gone ones are closed when they are idle."""

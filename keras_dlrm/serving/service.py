@@ -62,7 +62,7 @@ class Service:
     def call(self, target: Target, signature_name: str, measured: Measured) -> Iterator[Call]:
         """The version and signature that a request means, kept loaded until the block ends; `measured` gets their names.
 
-        `ServingError` where there is no such model, version, label or signature. An empty name is that of `serving_default`.
+        `ServingError` where there is none of that name; an empty one is that of `serving_default`.
         """
         model = self.model(target.model)
         measured.model = model.config.name

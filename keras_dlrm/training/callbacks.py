@@ -99,10 +99,7 @@ def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float
 
 
 class TrainingProgress(keras.callbacks.Callback):
-    """One bar per epoch, only on a terminal, then one line with its scores.
-
-    An epoch has so many `batches`, of which a resumed run has `skipped` ones of its first epoch behind it.
-    """
+    """One bar per epoch of `batches`, only on a terminal, then one line with its scores; a resumed run has `skipped` some."""
 
     def __init__(self, console: Console, epochs: int, batches: int, batch_size: int, skipped: int = 0) -> None:
         super().__init__()
@@ -174,8 +171,7 @@ class Resume(keras.callbacks.Callback):
     def restore(self, model: Any, example: tuple[Any, Any]) -> bool:
         """Load the last checkpoint into a compiled model, if there is one. Sets `epoch` and `batch`.
 
-        `example` is some batch and its labels: Keras creates the variables of metrics when it first sees one. `ValueError` where
-        the checkpoint is damaged, or of another model.
+        `example` is a batch with labels, of which Keras makes metrics. `ValueError`: a damaged checkpoint, or another model's.
         """
         if not self.path.exists():
             return False

@@ -17,7 +17,7 @@ from keras_dlrm.embeddings.rules.follow import RULES
 from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.schedules import WarmupHoldDecay
-from keras_dlrm.support.arguments import integer, number, shown
+from keras_dlrm.support.arguments import boolean, choice, integer, number, shown
 
 MODELS = ("DLRM", "DCN", "DCNv2")
 MONITORS = ("auc", "logloss")
@@ -67,14 +67,11 @@ class Experiment:
             raise ValueError(f"experiment: model={shown(self.model)} must be a mapping with a type of {MODELS}.")
         for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
             object.__setattr__(self, field, integer("experiment", field, getattr(self, field), low))
-        if self.monitor not in MONITORS:
-            raise ValueError(f"experiment: monitor={shown(self.monitor)} must be one of {MONITORS}.")
+        choice("experiment", "monitor", self.monitor, MONITORS)
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
             raise ValueError(f"experiment: lr_factor={shown(self.lr_factor)} must be in (0, 1].")
-        if not isinstance(self.label_smoothing, (int, float)) or not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"experiment: label_smoothing={shown(self.label_smoothing)} must be in [0, 1).")
-        if not isinstance(self.mixed_precision, bool):
-            raise ValueError(f"experiment: mixed_precision={shown(self.mixed_precision)} must be true or false.")
+        number("experiment", "label_smoothing", self.label_smoothing, below=1)
+        boolean("experiment", "mixed_precision", self.mixed_precision)
         for field in ("optimizer", "embedding_optimizer"):
             self._check_optimizer(field, getattr(self, field))
 
@@ -83,18 +80,15 @@ class Experiment:
             return
         name = spec.get("name") if isinstance(spec, Mapping) else spec
         if not isinstance(name, str) or not name:
-            raise ValueError(
-                f"experiment: {field}={shown(spec)} must be a name, such as adagrad, or a mapping with a name, such as "
-                "{name: adagrad, learning_rate: 0.02}."
-            )
+            mapping = "a mapping with a name, such as {name: adagrad, learning_rate: 0.02}"
+            raise ValueError(f"experiment: {field}={shown(spec)} must be a name, such as adagrad, or {mapping}.")
         rate = spec.get("learning_rate") if isinstance(spec, Mapping) else None
         if isinstance(rate, (int, float)):
             number("experiment", f"{field}.learning_rate", rate)
         if isinstance(rate, Mapping) and self.lr_factor < 1:
-            raise ValueError(
-                f"experiment: lr_factor={self.lr_factor} cannot lower {field}.learning_rate={shown(dict(rate))}, which is a "
-                "schedule; set lr_factor=1, or give one number as the learning rate."
-            )
+            schedule = f"{field}.learning_rate={shown(dict(rate))}, which is a schedule"
+            fix = "set lr_factor=1, or give one number as the learning rate."
+            raise ValueError(f"experiment: lr_factor={self.lr_factor} cannot lower {schedule}; {fix}")
 
     @classmethod
     def from_dict(cls, data: Any) -> Experiment:
@@ -153,25 +147,18 @@ class Experiment:
             seed: Instead of the experiment's.
         """
         options = dict(self.model)
-        kind = options.pop("type")
+        kind, dtype = options.pop("type"), "mixed_bfloat16" if self.mixed_precision else "float32"
         try:
-            model = getattr(models, kind)(
-                schema, seed=self.seed if seed is None else seed, dtype="mixed_bfloat16" if self.mixed_precision else "float32",
-                **options,
-            )  # fmt: skip
+            model = getattr(models, kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
         except TypeError as error:
             raise ValueError(f"experiment: model {kind}: {error}") from error
+        rule = self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer)
+        loss = keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
+        scores = [keras.metrics.AUC(name="auc"), keras.metrics.BinaryCrossentropy(name="logloss")]
         model.compile(
-            optimizer=_optimizer("optimizer", self.optimizer),
-            embedding_optimizer=self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer),
-            loss=keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing),
-            metrics=[
-                keras.metrics.AUC(name="auc"),
-                keras.metrics.BinaryCrossentropy(name="logloss"),
-                metrics.NormalizedEntropy(name="ne"),
-            ],
-            count_out_of_range=True,
-        )
+            optimizer=_optimizer("optimizer", self.optimizer), embedding_optimizer=rule, loss=loss,
+            metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,
+        )  # fmt: skip
         return model
 
 
@@ -202,9 +189,8 @@ def _learning_rate(field: str, rate: Any) -> Any:
     try:
         return float(rate)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"experiment: {field}={shown(rate)} must be a number, or the arguments of WarmupHoldDecay as a mapping."
-        ) from None
+        allowed = "a number, or the arguments of WarmupHoldDecay as a mapping"
+        raise ValueError(f"experiment: {field}={shown(rate)} must be {allowed}.") from None
 
 
 def _is_keras_optimizer(name: str) -> bool:

@@ -45,8 +45,7 @@ def train(
         data: A `ClickLog` of `kd.data.open`.
         output: Folder; new or empty unless `resume` or `overwrite`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
-        overwrite: Whether to delete an earlier run at `output`: one that was written to this place, and that nobody has put
-            anything else into.
+        overwrite: Whether to delete an earlier run at `output`, one that nobody has moved or put anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
 
@@ -98,9 +97,8 @@ def _train(
     # Only now, when everything that was asked for is known to work: an earlier run is deleted here.
     _prepare(experiment, fingerprint, output, overwrite)
     batches = -(-len(part) // experiment.batch_size)
-    best = BestModel(
-        valid, output / run_files.MODEL, _scoring_batch(experiment), experiment.monitor, experiment.patience, experiment.lr_factor
-    )
+    rules = experiment.monitor, experiment.patience, experiment.lr_factor
+    best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules)
     state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best])
     if resume and state.restore(model, part.take(slice(0, 2))):
         console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
@@ -127,10 +125,8 @@ def _check_parts(data: Any) -> dict[str, Any]:
         labels = np.asarray(data.split(name).labels)
         digest.update(name.encode() + labels.tobytes())
         if name != "train" and len(labels) and len(np.unique(labels)) < 2:
-            raise ValueError(
-                f"{data.directory}: all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC; cut the "
-                "log so that both occur, or leave the part out."
-            )
+            fault = f"all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC"
+            raise ValueError(f"{data.directory}: {fault}; cut the log so that both occur, or leave the part out.")
     fingerprint = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
     return {**fingerprint, "rows": {name: _rows_digest(data, name) for name in data.splits}}
 
@@ -149,9 +145,7 @@ def _rows_digest(data: Any, name: str) -> str:
     return digest.hexdigest()
 
 
-def _check_folder(
-    experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool
-) -> None:
+def _check_folder(experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool) -> None:
     """An error where `output` is not to be written to. Changes nothing."""
     if resume and overwrite:
         raise ValueError("train: resume and overwrite are mutually exclusive.")
@@ -200,9 +194,8 @@ def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
     place, saved, own = first
     message = f"{output} is a run of another experiment: {place} is {shown(saved)} there, {shown(own)} now"
     if place == "epochs" and own > saved:
-        raise ValueError(
-            f"{message}, and it has ended: what it would resume from was deleted with its last epoch. Give another folder."
-        )
+        gone = "what it would resume from was deleted with its last epoch"
+        raise ValueError(f"{message}, and it has ended: {gone}. Give another folder.")
     raise ValueError(f"{message}. Resume it with its own options (more epochs are allowed), or give another folder.")
 
 
@@ -218,33 +211,24 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
     write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
 
 
-def _scoring_batch(experiment: Experiment) -> int:
-    return max(experiment.batch_size, 4096)
-
-
 def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int) -> dict[str, Any]:
     model = keras.saving.load_model(output / run_files.MODEL)
     tables = sum(t.size for t in model.embedding_tables().values())
     epochs = len(best.history.get("loss", []))
     result: dict[str, Any] = {
-        "model": experiment.model["type"],
-        "backend": keras.backend.backend(),
-        "seed": experiment.seed,
+        "model": experiment.model["type"], "backend": keras.backend.backend(), "seed": experiment.seed,
         "parameters": {"tables": int(tables), "dense": int(sum(np.prod(v.shape) for v in model.weights) - tables)},
-        "epochs": epochs,
-        "best_epoch": best.best_epoch + 1,
-        "seconds": round(best.seconds, 2),
-        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)),
-        "history": best.history,
-    }
+        "epochs": epochs, "best_epoch": best.best_epoch + 1, "seconds": round(best.seconds, 2),
+        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)), "history": best.history,
+    }  # fmt: skip
     plotted = None
     for name in ("valid", "test"):
         if name in data.splits and len(data.split(name)):
             part = data.split(name)
             labels, weights = np.asarray(part.labels), part.sample_weights()
-            probabilities = predictions(model, part, _scoring_batch(experiment))
+            probabilities = predictions(model, part, best.batch_size)
             result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
-            plotted = (labels, probabilities), weights
+            plotted = labels, probabilities, weights
             if name == "test":
                 with whole(output / run_files.PREDICTIONS) as written:
                     np.save(written, probabilities.astype(np.float32))
@@ -254,7 +238,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     if plotted is not None:
         title = f"{experiment.model['type']} on {data.directory.name}"
-        learning_curves_png(best.history, *plotted[0], output / run_files.REPORT, title, plotted[1])
+        learning_curves_png(best.history, *plotted[:2], output / run_files.REPORT, title, plotted[2])
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.EXPERIMENT, run_files.DATA)
     write_listing(output, run_files.RESULT, result, listed)

@@ -55,10 +55,7 @@ def read_predictions(folder: Path) -> np.ndarray:
 
 
 def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
-    """Compare all files of a run with their checksums: the files that were compared, by name.
-
-    `done` is called with the bytes of each part that was read. `ValueError` names a missing or damaged file.
-    """
+    """Compare all files of a run with their checksums, `done` being told the bytes: the files that were compared, by name."""
     checked: dict[str, Path] = {}
     for name in (DATA, RESULT):
         path = folder / name

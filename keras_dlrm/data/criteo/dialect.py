@@ -107,7 +107,7 @@ class Torchrec(Dialect):
     def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
         state = {"minimum": float(min(minima))}
         plain = Dense("any", transform="log_above_minimum")
-        missing = float(dense.transform(plain, state, np.zeros(1))[0])
+        missing = float(dense.apply(plain, state, np.zeros(1))[0])
         columns = [Dense(name, transform="log_above_minimum", missing=missing) for name in DENSE]
         tables = [
             (v[known], ids[known], size, 1 % size)

@@ -18,13 +18,10 @@ from keras_dlrm.files.durable import full_disk, is_full, recover, replace_folder
 from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.marker import MARKER, marker_content
 from keras_dlrm.files.ownership import check, identity, mark
-from keras_dlrm.schema.packing import narrow
+from keras_dlrm.schema.packing import WEIGHTS, allowed_labels, narrow
 from keras_dlrm.schema.schema import Schema
 
 _WHAT = "a processed directory"
-
-
-WEIGHTS = "must be a finite number of at least 0"
 
 
 class PackedWriter:
@@ -111,7 +108,7 @@ class PackedWriter:
         for name, array in arrays.items():
             if len(array) != len(labels):
                 raise ValueError(f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree.")
-        self._check(split, "label", self.schema.label, labels, *allowed_labels(self.schema, labels))
+        self._check(split, "label", self.schema.label, labels, *allowed_labels(labels, self.schema.soft_labels))
         if "sparse" in arrays:
             arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
@@ -213,13 +210,6 @@ class PackedWriter:
         manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
         (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
         place_log(self.partial, self.output, self._overwrite)
-
-
-def allowed_labels(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, str]:
-    """A mask of the labels that a log may hold, and a text that says which."""
-    if schema.soft_labels:
-        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
-    return (labels == 0) | (labels == 1), "must be 0 or 1"
 
 
 def _flat(name: str, values: Any) -> np.ndarray:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.preprocessor.vocabulary import BadValue
 from keras_dlrm.schema.columns import Dense
 
 QUANTILES = 256
@@ -30,11 +29,7 @@ class DenseFit:
         self._minimum = np.inf
 
     def update(self, values: np.ndarray) -> None:
-        """Take float64 values (n,), NaN where missing, into account; `BadValue` where one is beyond float32."""
-        beyond = unusable(self.column, values)
-        if beyond.any():
-            index = int(np.argmax(beyond))
-            raise BadValue(index, float(values[index]), OUTSIDE)
+        """Take float64 values (n,), NaN where missing, into account; none is `unusable`."""
         if self.column.transform == "log1p_standardize":
             values = _log(values).astype(np.float64)
         values = values[~np.isnan(values)]
@@ -78,23 +73,11 @@ class DenseFit:
         return {"mean": self._origin + self._mean, "deviation": deviation}
 
 
-def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """Raw values, float64 (B,), NaN where missing → model inputs, float32 (B,); `BadValue` where one is beyond float32.
+def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """Raw values, float64 (B,), NaN where missing → model inputs, float32 (B,), infinite where one is beyond float32.
 
     `state` is what `DenseFit.state` returned, `{}` where `needs_fit` is False.
     """
-    results = apply(column, state, values)
-    bad = ~np.isfinite(results)
-    if bad.any():
-        bad &= ~(np.isnan(values) & np.isnan(results))
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise BadValue(index, float(values[index]), OUTSIDE)
-    return results
-
-
-def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """Result of `transform`, with infinities where it raises."""
     missing = np.isnan(values)
     with np.errstate(over="ignore"):
         if column.transform == "none":

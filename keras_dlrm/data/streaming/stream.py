@@ -16,10 +16,9 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.block import Faults, FrameBlock
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.tables.block import Faults
-from keras_dlrm.data.tables.columns import Columns
-from keras_dlrm.data.tables.frames import FrameBlock
 from keras_dlrm.support.arguments import integer
 
 

@@ -8,10 +8,11 @@ from urllib.parse import unquote
 
 import polars as pl
 
+from keras_dlrm.data.preprocessor.block import Block
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.raw_columns import is_table
-from keras_dlrm.data.tables.block import Block, TableFile
 from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
+from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.data.tables.text import TextFile
 from keras_dlrm.files.paths import matches, regular
 

@@ -1,17 +1,16 @@
 """Fitting of vocabularies and statistics, and the final form of staged rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from keras_dlrm.data.jobs.staging import Stage, chunks
 from keras_dlrm.data.preprocessor import dense
-from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.preprocessor.vocabulary import HEX, Counter, Keys, vocabulary_identity
-from keras_dlrm.data.tables.columns import Columns
+from keras_dlrm.data.preprocessor.block import Refused
+from keras_dlrm.data.preprocessor.columns import Columns
+from keras_dlrm.data.preprocessor.preprocessor import Preprocessor, fitted, grown
+from keras_dlrm.data.preprocessor.vocabulary import HEX, vocabulary_identity
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Schema
 
@@ -57,41 +56,13 @@ class Rules:
 
     def fit(self, columns: Columns, stage: Stage, first: int, last: int, source: str) -> Preprocessor:
         """The preprocessor, of the staged training rows `first … last - 1`; `source` names their first file, for errors."""
-        if self.given is not None:
-            return self.given.grow(self._frames(columns, stage, first, last)) if self._grown else self.given
-        if (columns.open or columns.late) and first == last:
+        if self.given is not None and not self._grown:
+            return self.given
+        if self.given is None and (columns.open or columns.late) and first == last:
             raise ValueError(f"{source}: the training part has no rows, so no vocabulary can be fitted.")
-        fits = [dense.DenseFit(self.schema.dense[j]) for j in columns.late]
-        counts = {table: np.zeros(len(ids), np.int64) for table, ids in columns.texts.items()}
-        for start, stop in chunks(first, last) if fits or counts else ():
-            values, numbers = stage.read("late", start, stop), stage.read("sparse", start, stop)
-            for k, fit in enumerate(fits):
-                fit.update(values[:, k])
-            for table, members in columns.open.items():
-                for column, offset in members:
-                    part = numbers[:, offset : offset + column.hotness].ravel()
-                    np.add.at(counts[table], part[part != PADDING], 1)
-        counters = {table: Counter() for table in columns.open}
-        for table, count in counts.items():
-            # Numbers follow the first appearance, and so do positions.
-            seen = np.flatnonzero(count)
-            keys = Keys().normalize(columns.texts[table].since(0).take(seen).series(), f"table {table!r}")
-            counters[table].update(keys, seen, count[seen])
-        state = {fit.column.name: fit.state() for fit in fits}
-        return Preprocessor.from_counts(self.schema, counters, state)
-
-    def _frames(self, columns: Columns, stage: Stage, first: int, last: int) -> Iterator[pl.DataFrame]:
-        """The values of the training part."""
-        known = {table: ids.since(0).series() for table, ids in columns.texts.items()}
-        for start, stop in chunks(first, last):
-            numbers = stage.read("sparse", start, stop)
-            frame = {}
-            for table, members in columns.open.items():
-                for column, offset in members:
-                    part = numbers[:, offset : offset + column.hotness]
-                    flat = known[table].gather(pl.Series(part.ravel()).replace(PADDING, None))
-                    frame[column.name] = flat if column.hotness == 1 else flat.reshape((len(part), column.hotness))
-            yield pl.DataFrame(frame)
+        cuts = chunks(first, last) if columns.open or columns.late else ()
+        parts = ((stage.read("late", start, stop), stage.read("sparse", start, stop)) for start, stop in cuts)
+        return fitted(self.schema, columns, parts) if self.given is None else grown(self.given, columns, parts)
 
     def late(self, columns: Columns, preprocessor: Preprocessor) -> Finish:
         """Makes staged rows final: arrays by name."""
@@ -109,9 +80,9 @@ class Rules:
             values = stage.read("late", first, last)
             for k, j in enumerate(columns.late):
                 column = schema.dense[j]
-                with raw.located(raw.Where(where), column.name, np.arange(last - first)):
-                    state = preprocessor.dense_state[column.name]
-                    batch["dense"][:, j] = dense.transform(column, state, values[:, k])
+                out = batch["dense"][:, j] = dense.apply(column, preprocessor.dense_state[column.name], values[:, k])
+                refused = Refused(where, "row", np.arange(last - first))
+                refused.add(~np.isfinite(out), column.name, values[:, k].item, dense.OUTSIDE)
             for table, members in columns.open.items():
                 for member, offset in members:
                     place = slice(offset, offset + member.hotness)

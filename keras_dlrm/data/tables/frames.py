@@ -11,37 +11,12 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Faults, Numbers, TableFile, readable
-from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.data.preprocessor.block import Block, Faults, FrameBlock
+from keras_dlrm.data.tables.table_file import BLOCK_ROWS, TableFile, readable
 from keras_dlrm.schema.packing import column_names
 
 # Rows that are decoded at once.
 SLICE_ROWS = 2**18
-
-
-class FrameBlock(Block):
-    """Rows as a Polars frame; their numbers in the file count from 0."""
-
-    def __init__(self, numbers: np.ndarray, faults: Faults, frame: pl.DataFrame) -> None:
-        super().__init__(numbers, faults)
-        self.frame = frame
-
-    def numeric(self, name: str) -> Numbers:
-        values = self.frame[name]
-        return Numbers(*raw.numeric(values, name, self.where), lambda row: values[row])
-
-    def lists(self, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
-        return raw.flatten(self.frame[column.name], column)
-
-    def value(self, name: str, row: int) -> object:
-        value = self.frame[name][row]
-        return value.to_list() if hasattr(value, "to_list") else value
-
-    def series(self, name: str, rows: np.ndarray) -> pl.Series:
-        return self.frame[name].gather(rows)
-
-    def add_constant(self, name: str, value: str) -> None:
-        self.frame = self.frame.with_columns(pl.lit(value or None, dtype=pl.String).alias(name))
 
 
 class _Frames(TableFile):

@@ -13,11 +13,11 @@ from keras_dlrm.data.jobs.staging import Stage, Staging, chunks
 from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
 from keras_dlrm.data.packed import format as layout
 from keras_dlrm.data.preprocessor.bad_rows import BadRows
+from keras_dlrm.data.preprocessor.columns import Rows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.tables.block import TableFile
-from keras_dlrm.data.tables.columns import Rows
 from keras_dlrm.data.tables.fit import Rules
+from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.schema import Schema
 

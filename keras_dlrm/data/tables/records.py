@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.packed.tf_data import example_features, feature_values
 from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.tables.block import Block, Faults, Numbers, TableFile, readable
+from keras_dlrm.data.preprocessor.block import Block, Faults, Numbers
+from keras_dlrm.data.tables.table_file import TableFile, readable
 from keras_dlrm.schema.columns import Categorical
 
 BLOCK_RECORDS = 8192

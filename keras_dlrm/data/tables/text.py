@@ -13,8 +13,9 @@ import polars as pl
 from keras_dlrm.data.kernels import text_rows
 from keras_dlrm.data.kernels.first_appearance import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.block import Block, Fault, Faults, Flat, Numbers, TooLong
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Fault, Faults, Flat, Numbers, TableFile, readable
+from keras_dlrm.data.tables.table_file import BLOCK_ROWS, TableFile, readable
 from keras_dlrm.files.paths import blank
 from keras_dlrm.schema.columns import Categorical
 
@@ -173,8 +174,7 @@ class TextBlock(Block):
         if long.any() and column.truncate is not None:
             return super().flat(column)
         flat = Flat(Texts(texts.data, starts[:total], ends[:total]), rows[:total], places[:total])
-        reason = raw.too_long(column)
-        return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")] if long.any() else ()
+        return flat, [(long > 0, column.name, texts.text, TooLong(column, long))] if long.any() else ()
 
     def value(self, name: str, row: int) -> object:
         return self.texts[name].text(row)

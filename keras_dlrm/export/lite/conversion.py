@@ -20,10 +20,7 @@ from keras_dlrm.export.tables.taped_tables import TensorFlowTables
 
 
 def convert(model: Any, path: Path, tables: str | None) -> None:
-    """Write a click model on the TensorFlow backend as LiteRT; `RuntimeError` where it needs operations that LiteRT lacks.
-
-    `tables` says how tables are stored; `None` for their own dtype.
-    """
+    """Write a click model on the TensorFlow backend as LiteRT; `RuntimeError` where it needs operations that LiteRT lacks."""
     schema = model.schema
     signature = {name: tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in packed_inputs(schema).items()}
     stored = TensorFlowTables(StoredTables(model, tables), bits=True)

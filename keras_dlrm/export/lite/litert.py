@@ -24,8 +24,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     runner resizes it to the rows that it is fed, of which there must be one at least. A model of the JAX or torch
     backend is rebuilt under TensorFlow in a process of its own.
 
-    Before the file is renamed to `path` the interpreter loads it and its answers are compared with the model's: `path` is
-    complete or absent, or what it was.
+    The interpreter's answers are compared with the model's first: `path` is complete or absent, or what it was.
 
     Args:
         model: A model of `kd.models`, from any backend.
@@ -51,10 +50,8 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     check_replaced("litert", path, "model.tflite", lambda start: start[4:8] == b"TFL3")
     hashed = [c.name for c in model.schema.categorical if c.hashed]
     if hashed:
-        raise NotImplementedError(
-            f"litert: column {hashed[0]!r} is hashed, which takes operations that LiteRT does not have; use kd.export.onnx or "
-            "kd.export.savedmodel."
-        )
+        fault = f"column {hashed[0]!r} is hashed, which takes operations that LiteRT does not have"
+        raise NotImplementedError(f"litert: {fault}; use kd.export.onnx or kd.export.savedmodel.")
     require_finite("litert", model)
     stored = StoredTables(model, tables)
     if stored.nbytes > MOST_BYTES:

@@ -16,8 +16,7 @@ from keras_dlrm.sharding.stacking import Block
 def pooled(graph: Graph, collection: Any, tables: StoredTables, sparse: str, weights: str | None) -> str:
     """Output of an `EmbeddingCollection`, (B, F, D) or (B, Σ D), in float32.
 
-    The arrays of its stored tables are tensors named `tables_16.codes` and the like; `sparse` and `weights` are the names of the
-    ids, int64 (B, W), and of their factors (B, W), if there are any.
+    `sparse` and `weights` name the ids, int64 (B, W), and their factors; stored tables are tensors such as `tables_16.codes`.
     """
     if weights is not None:
         # An error where there are not as many rows of them: one row would go for all.

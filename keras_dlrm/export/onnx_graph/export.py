@@ -12,14 +12,7 @@ import numpy as np
 from keras_dlrm.backend.private_keras import run_recorded
 from keras_dlrm.checkpoint.state import collections_of
 from keras_dlrm.export import functional as own
-from keras_dlrm.export.onnx_graph.files import (
-    add_checksums,
-    metadata,
-    new_session,
-    regions,
-    remove_other_data,
-    write_data,
-)
+from keras_dlrm.export.onnx_graph import files
 from keras_dlrm.export.onnx_graph.graph import Graph, Value, large_tensor
 from keras_dlrm.export.onnx_graph.layers import Converter
 from keras_dlrm.export.requests import check_answers, check_batch, expected_probabilities
@@ -40,22 +33,19 @@ def onnx(
     """Write a model as ONNX, of standard operations alone.
 
     Inputs are a packed batch, `dense` float32 (B, n_dense), `sparse` int64 (B, W) and, for a weighted schema, `weights`
-    float32 (B, W); the output is `probability` float32 (B, 1), for any B. Ids out of range are looked up as their
-    column's OOV row, a dense feature of NaN or infinity gives NaN, and all else is as `predict` has it. All columns of equal
-    width are looked up by one Gather.
+    float32 (B, W); the output is `probability` float32 (B, 1), for any B. Ids out of range get their column's OOV row, a
+    dense feature of NaN or infinity gives NaN. All columns of equal width are looked up by one Gather.
 
     The graph is made from what Keras records of the model's own layers, in this process; tables go from the live model
     to the file a part at a time. Before the file is renamed to `path` ONNX Runtime loads it and its answers are compared
     with the model's: `path` is complete or absent, or what it was.
 
-    A functional `SparseModel` with one `EmbeddingCollection` has its own inputs and outputs instead, called as in
-    `kd.export.savedmodel`.
+    A functional `SparseModel` with one `EmbeddingCollection` has its own inputs and outputs, as in `kd.export.savedmodel`.
 
     Args:
         model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
         path: The file; replaced if it exists. Its folder is made if it does not.
-        tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
-            own dtype by default.
+        tables: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their own dtype by default.
         prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
             rows to leave out. Their ids are answered as unseen ones are.
         external_data: Whether tables are in a file alongside, `<path>.<checksum>.data`, which ONNX Runtime maps into memory:
@@ -85,14 +75,13 @@ def onnx(
     stored = tables_of(model, functional, tables, prune)
     external = bool(stored.stacks) and (stored.nbytes > EXTERNAL_ABOVE if external_data is None else bool(external_data))
     if not external and stored.nbytes >= 1 << 31:
-        raise ValueError(
-            f"onnx: the tables have {stored.nbytes:,} bytes, but an ONNX file holds at most 2 GiB; leave external_data=False out."
-        )
+        fix = "leave external_data=False out."
+        raise ValueError(f"onnx: the tables have {stored.nbytes:,} bytes, but an ONNX file holds at most 2 GiB; {fix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with workspace(path) as aside:
-        data = write_data(stored, aside, path.name) if external else None
+        data = files.write_data(stored, aside, path.name) if external else None
         written = onnx_model(model, functional, stored, data.name if data else None)
-        add_checksums(written, data)
+        files.add_checksums(written, data)
         (aside / path.name).write_bytes(written.SerializeToString())
         seal(aside / path.name)
         seen = None if tables is None and prune is None else stored
@@ -102,7 +91,7 @@ def onnx(
         else:
             batch = check_batch(model.schema)
             expected = {"probability": expected_probabilities(model, batch, seen)}
-        session = new_session(aside / path.name, verify=False)
+        session = files.new_session(aside / path.name, verify=False)
 
         def answer(fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return dict(zip(expected, session.run(list(expected), fed), strict=True))
@@ -111,7 +100,7 @@ def onnx(
         if data is not None:
             publish(data, path.parent / data.name)
         publish(aside / path.name, path)
-    remove_other_data(path, data.name if data else None)
+    files.remove_other_data(path, data.name if data else None)
     return path
 
 
@@ -120,20 +109,14 @@ def tables_of(model: Any, functional: bool, kind: str | None, prune: Any) -> Sto
     if functional:
         collections = collections_of(model)
         if len(collections) != 1:
-            raise NotImplementedError(
-                f"onnx: {model.name} has {len(collections)} EmbeddingCollections, of which ONNX takes one; export a SavedModel "
-                "(kd.export.savedmodel)."
-            )
+            fault = f"{model.name} has {len(collections)} EmbeddingCollections, of which ONNX takes one"
+            raise NotImplementedError(f"onnx: {fault}; export a SavedModel (kd.export.savedmodel).")
         model = types.SimpleNamespace(embeddings=collections[0])
     return StoredTables(model, kind, prune)
 
 
 def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | None) -> Any:
-    """The graph of a model, whose tables are in the graph, or in a file called `data`.
-
-    That of a click model is packed batch → p(click), that of a functional one its own inputs → its own outputs, by name.
-    `NotImplementedError` where the model does something that is not known in ONNX.
-    """
+    """The graph of a model, whose tables are in it, or in a file called `data`; `NotImplementedError` for what ONNX lacks."""
     graph = Graph()
     sizes = own.inputs(model) if functional else packed_inputs(model.schema)
     inputs = {name: Value(name, shape, dtype) for name, (shape, dtype) in sizes.items()}
@@ -142,16 +125,14 @@ def onnx_model(model: Any, functional: bool, stored: StoredTables, data: str | N
     except NotImplementedError as error:
         fix = "Write it with other operations of keras.ops, or export a SavedModel (kd.export.savedmodel)."
         raise NotImplementedError(f"onnx: {model.name} uses {error}, which is not known in ONNX here. {fix}") from error
-    for name, dtype, shape, offset, length in regions(stored):
+    for name, dtype, shape, offset, length in files.regions(stored):
         graph.large.append(large_tensor(name, dtype, shape, (data, offset, length) if data else _bytes(stored, name)))
-    return graph.model(inputs.values(), outputs, metadata(None if functional else model.schema, stored))
+    return graph.model(inputs.values(), outputs, files.metadata(None if functional else model.schema, stored))
 
 
 def _functional(graph: Graph, stored: StoredTables, model: Any, inputs: dict[str, Value]) -> list[Value]:
-    def call(model: Any, *flat: Any) -> Any:
-        return run_recorded(model, flat)
-
-    values = keras.tree.flatten(Converter(graph, stored).run(types.MethodType(call, model), *inputs.values()))
+    call = types.MethodType(lambda model, *flat: run_recorded(model, flat), model)
+    values = keras.tree.flatten(Converter(graph, stored).run(call, *inputs.values()))
     outputs = []
     for name, value in zip(own.output_names(model), values, strict=True):
         graph.op("Identity", value.name, output=name)

@@ -17,10 +17,7 @@ _FILES, _SEAL = "keras_dlrm.files", "keras_dlrm.checksum"
 
 
 def add_checksums(model: Any, data: Path | None) -> None:
-    """Add to a ModelProto the checksums that `check` compares, also of the complete file of tables.
-
-    The file of the ModelProto is to be sealed by `files.seal.seal`.
-    """
+    """Add to a ModelProto, whose file is then to be sealed, what `check` compares: also the checksum of the file of tables."""
     files = {} if data is None else inventory(data.parent, [data.name])
     for key, value in ((_FILES, json.dumps(files)), (_SEAL, OPEN_SEAL)):
         model.metadata_props.add(key=key, value=value)

@@ -43,8 +43,7 @@ class Graph:
     def op(self, kind: str, *inputs: str | np.ndarray | None, output: str | None = None, **attributes: Any) -> str:
         """Add a node with one output, and give its name back.
 
-        Inputs are names of tensors, or arrays, which become constants, or `None` for an optional one that is left out;
-        attributes are as `onnx.helper.make_node` takes them.
+        Inputs are names of tensors, arrays, which become constants, or `None` for an optional one that is left out.
         """
         return self.ops(kind, *inputs, outputs=[output or self.new_name(kind)], **attributes)[0]
 

@@ -50,10 +50,7 @@ def _dtype_of(xs: Sequence[Any], output: Any) -> str:
 
 
 def operands(graph: Graph, xs: Sequence[Any], output: Any) -> list[str]:
-    """Names of an operation's operands (Values, Keras variables, arrays or numbers), cast to one dtype.
-
-    Where those of the values differ it is that of `output`, what Keras says of the result.
-    """
+    """Names of an operation's operands, cast to the one dtype that its `Value`s have, or else to that of `output`."""
     dtype = _dtype_of(xs, output)
     return [as_dtype(graph, x, dtype) for x in xs]
 
@@ -111,6 +108,17 @@ CONVERTERS.update({
     "HardSilu": lambda graph, operation, y, x: graph.op("HardSwish", x.name),
     "TanhShrink": lambda graph, operation, y, x: graph.op("Sub", x.name, graph.op("Tanh", x.name)),
     "LogSigmoid": lambda graph, operation, y, x: graph.op("Neg", graph.op("Softplus", graph.op("Neg", x.name))),
+    "Clip": lambda graph, operation, y, x: (
+        graph.op("Clip", x.name, *(np.array(end, exported_dtype(x.dtype)) for end in (operation.x_min, operation.x_max)))
+    ),
+    "Concatenate": lambda graph, operation, y, xs: (
+        graph.op("Concat", *operands(graph, xs, y), axis=operation.axis) if len(xs) > 1 else operands(graph, xs, y)[0]
+    ),
+    "Transpose": lambda graph, operation, y, x: (
+        graph.op("Transpose", x.name, perm=[int(a) % len(y.shape) for a in operation.axes or reversed(range(len(y.shape)))])
+    ),
+    "ZerosLike": lambda graph, operation, y, x: graph.op("Expand", np.zeros(1, exported_dtype(y.dtype)), graph.op("Shape", x.name)),
+    "OnesLike": lambda graph, operation, y, x: graph.op("Expand", np.ones(1, exported_dtype(y.dtype)), graph.op("Shape", x.name)),
     "Softmax": lambda graph, operation, y, x: graph.op("Softmax", x.name, axis=operation.axis),
     "LogSoftmax": lambda graph, operation, y, x: graph.op("LogSoftmax", x.name, axis=operation.axis),
 })  # fmt: skip
@@ -130,12 +138,6 @@ def _mod(graph: Graph, operation: Any, output: Any, *xs: Any) -> str:
         x, y = operands(graph, xs, output)
         return graph.op("Sub", x, graph.op("Mul", y, graph.op("Floor", graph.op("Div", x, y))))
     return graph.op("Mod", *operands(graph, xs, output))
-
-
-@converter("Clip")
-def _clip(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    dtype = exported_dtype(x.dtype)
-    return graph.op("Clip", x.name, np.array(operation.x_min, dtype), np.array(operation.x_max, dtype))
 
 
 @converter("Matmul", "Dot")
@@ -211,17 +213,9 @@ def _reshape(graph: Graph, operation: Any, output: Any, x: Any) -> str:
 
 @converter("ExpandDims", "Squeeze")
 def _ones(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    axis = operation.axis
-    if axis is None:
-        axis = [i for i, n in enumerate(x.shape) if n == 1]
+    axis = [i for i, n in enumerate(x.shape) if n == 1] if operation.axis is None else operation.axis
     kind = "Squeeze" if type(operation).__name__ == "Squeeze" else "Unsqueeze"
-    return graph.op(kind, x.name, np.array(axis if isinstance(axis, (list, tuple)) else [axis], np.int64))
-
-
-@converter("Transpose")
-def _transpose(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    axes = operation.axes or list(reversed(range(len(x.shape))))
-    return graph.op("Transpose", x.name, perm=[int(a) % len(x.shape) for a in axes])
+    return graph.op(kind, x.name, np.array(axis, np.int64).reshape(-1))
 
 
 @converter("Swapaxes")
@@ -230,12 +224,6 @@ def _swapaxes(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     first, second = operation.axis1, operation.axis2
     axes[first], axes[second] = axes[second], axes[first]
     return graph.op("Transpose", x.name, perm=axes)
-
-
-@converter("Concatenate")
-def _concatenate(graph: Graph, operation: Any, output: Any, xs: Any) -> str:
-    names = operands(graph, xs, output)
-    return graph.op("Concat", *names, axis=operation.axis) if len(names) > 1 else names[0]
 
 
 @converter("Stack")
@@ -293,9 +281,3 @@ def _get_item(graph: Graph, operation: Any, output: Any, x: Any, key: Any) -> st
     if dropped:
         name = graph.op("Squeeze", name, np.array(dropped, np.int64))
     return graph.op("Unsqueeze", name, np.array(added, np.int64)) if added else name
-
-
-@converter("ZerosLike", "OnesLike")
-def _filled(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    value = np.array(type(operation).__name__ == "OnesLike", exported_dtype(output.dtype)).reshape(1)
-    return graph.op("Expand", value, graph.op("Shape", x.name))

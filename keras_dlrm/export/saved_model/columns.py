@@ -39,10 +39,7 @@ class ModelColumns(tf.Module):
         return {c.name: inputs[c.input] for c in self.columns}
 
     def pack(self, columns: Mapping[str, Any], shared: Sequence[str] = (), rows: Any = None) -> dict[str, Any]:
-        """Columns (B,) or (B, width) → packed batch.
-
-        Columns in `shared` have one row, which stands for all `rows`. It is repeated as ids, not as texts.
-        """
+        """Columns (B,) or (B, width) → packed batch; the one row of `shared` columns stands for all `rows`, repeated as ids."""
 
         def every(name: str, values: Any) -> Any:
             return tf.repeat(values, rows, axis=0) if name in shared else values
@@ -125,8 +122,7 @@ class RawColumns(ModelColumns):
 
     A value that the preprocessor refuses on the host cannot fail a request, whose batch may be of many: an infinite dense
     value, or one beyond float32, becomes NaN, and so does its row's probability; hexadecimal digits that are none are an
-    unseen value; an id out of range is the model's to map to the OOV row. The vocabularies' files are written into `folder`, and
-    `tf.saved_model.save` copies them.
+    unseen value; an id out of range is the model's to map to the OOV row. Vocabularies are files in `folder`.
     """
 
     def __init__(self, preprocessor: Preprocessor, columns: Sequence[Column], folder: Path) -> None:

@@ -63,14 +63,12 @@ def savedmodel(
     Args:
         model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
         directory: Folder of the versions; made if it does not exist.
-        preprocessor: The `Preprocessor` that made the training data: it becomes part of the graph, and is saved alongside the
-            model in `assets.extra`.
+        preprocessor: That of the training data: it becomes part of the graph, and is saved in `assets.extra`.
         version: Number of the version; one more than the highest there is by default.
         user_columns: Columns that are the same for all candidates of a `rank` request; without any there is no `rank`.
         default: `"packed"`, `"columns"` or `"raw"`: the signature that `serving_default` is.
         metrics: Figures that the manifest keeps, such as the test AUC.
-        warm_up: Whether to write requests that TensorFlow Serving replays before a version takes traffic; by default
-            where tensorflow-serving-api is installed.
+        warm_up: Whether to write requests for TensorFlow Serving to replay; by default with tensorflow-serving-api.
         tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
             own dtype by default. Rows are dequantized when they are looked up.
         prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
@@ -85,8 +83,7 @@ def savedmodel(
         TypeError, ValueError: arguments that do not fit the model.
         NotFinite: a weight is NaN or infinite.
         ImportError: `warm_up=True` without tensorflow-serving-api.
-        RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
-            half precision).
+        RuntimeError: a full disk; a written model that differs from `model` by more than 1e-5 (0.02 in half precision).
 
     Example: see docs/export.md.
     """

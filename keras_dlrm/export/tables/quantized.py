@@ -74,9 +74,8 @@ def quantize(rows: np.ndarray, kind: str) -> QuantizedRows:
     - `"int4"`: x ≈ code · scale + offset, codes 0 … 15 from a row's smallest value to its largest.
     - `"float32"`, `"bfloat16"`, `"float16"`: x rounded to the nearest.
 
-    Scales and offsets are bfloat16, which has float32's range: 16 int8 columns and their scale are 18 bytes of float32's
-    64. They are rounded before codes are computed, outwards, so that their rounding costs no accuracy: an element is off
-    by at most half a step.
+    Scales and offsets are bfloat16, which has float32's range: 16 int8 columns and their scale are 18 bytes of 64. They
+    are rounded outwards, before codes are computed: an element is off by at most half a step.
 
     Args:
         rows: float32 (n, D), finite.

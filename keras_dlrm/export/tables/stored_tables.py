@@ -201,9 +201,8 @@ class StoredTables:
 def untrained_rows(collection: Any) -> dict[str, np.ndarray]:
     """Untrained rows by table: bool (rows,), of a built `EmbeddingCollection`.
 
-    A seed draws the same rows on every backend, so they are drawn again, part by part, and compared. That finds rows of
-    ids that no training example had, whatever the optimizer. It does not find those of a model whose tables were set,
-    converted or grown after they were drawn.
+    A seed draws the same rows on every backend: they are drawn again, part by part, and equal ones are untrained, whatever
+    the optimizer. Tables that were set, converted or grown after they were drawn have none.
 
     Example:
 

@@ -104,8 +104,7 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
 class ServedTables(_Tape):
     """Tables of a graph, of one row each until `replace_rows` gives a saved one its rows.
 
-    For each of the stand-ins that a model's collection looks up there is a kind, see `quantized.KINDS`, and a map from rows to kept
-    ones, int32 (rows,), or `None` where all are kept.
+    Each stand-in of a model's collection has a kind, see `quantized.KINDS`, and a map to its kept rows, or `None`: all are.
     """
 
     def __init__(self, tables: Sequence[Any], stored: Sequence[str], maps: Sequence[np.ndarray | None]) -> None:
@@ -125,8 +124,7 @@ def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarr
     """Give the tables of a written SavedModel their rows.
 
     A tensor may stand in a checkpoint as slices, of files of its own; whoever restores it puts them together. The module in the
-    folder `model` has the arrays of `ServedTables` as `tables`; `parts` are number, kind and rows of each table in order, where the
-    part starts, and its float32 rows.
+    folder `model` has the `tables` of `ServedTables`; `parts` are number, kind, rows and start of each, and float32 rows.
     """
     folder = model / _DATA
     prefix = str(folder / _DATA)

@@ -93,7 +93,7 @@ class KnownValues:
 
 
 class UnseenValues:
-    """Counts of one server by model and column, brought up to date every `seconds`."""
+    """Counts of one server by model and column, brought up to date every `seconds` by its `thread`, until it is `stopped`."""
 
     def __init__(self, seconds: float = 1.0) -> None:
         self._seconds = seconds
@@ -102,16 +102,8 @@ class UnseenValues:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._sums: dict[tuple[str, str], list[int]] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="unseen", daemon=True)
-
-    def start(self) -> None:
-        """Count in a thread of its own from now on."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Count no more."""
-        self._stop.set()
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="unseen", daemon=True)
 
     def note(self, version: _Version, arrays: Mapping[str, np.ndarray]) -> None:
         """Have the inputs of a request, which nobody writes to any more, counted."""
@@ -125,7 +117,7 @@ class UnseenValues:
                 self._waiting.append((version, named))
 
     def _work(self) -> None:
-        while not self._stop.wait(self._seconds):
+        while not self.stopped.wait(self._seconds):
             try:
                 self.flush()
             except Exception:

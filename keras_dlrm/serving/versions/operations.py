@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 
 def arrays_from_proto(inputs: Mapping[str, Any], signature: Signature, max_bytes: int) -> dict[str, np.ndarray]:
-    """The inputs of a `PredictRequest`, checked against the signature.
-
-    Each may have `max_bytes`, all of them eight times as many. `ServingError` where a name, dtype or shape does not fit.
-    """
+    """The inputs of a `PredictRequest`, checked against the signature: `max_bytes` each, eight times as many in all."""
     signature.check_names(dict(inputs.items()))
     arrays: dict[str, np.ndarray] = {}
     left = INFLATION * max_bytes

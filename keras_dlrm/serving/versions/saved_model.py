@@ -1,7 +1,6 @@
 """Loading and running of a SavedModel, the only file here that imports TensorFlow.
 
-The model runs in a session of its own, as it does inside TensorFlow Serving: tables and variables are its own, and
-`close` gives their memory back.
+The model runs in a session of its own, as inside TensorFlow Serving; `close` gives its memory back.
 """
 
 from collections.abc import Callable, Iterator, Mapping

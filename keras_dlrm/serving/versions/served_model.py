@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,7 @@ _MAX_BYTES = 2**31
 
 
 class Version:
-    """A version of a model, from its first sight in the folder to its end.
-
-    Its state is `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`, as TensorFlow Serving names them.
-    """
+    """A version of a model, from its first sight in the folder to its end; states are called as in TensorFlow Serving."""
 
     def __init__(self, model_name: str, number: int, path: Path) -> None:
         self.model_name, self.number, self.path, self.state = model_name, number, path, "START"
@@ -70,10 +67,6 @@ class Version:
         """Begin to serve the loaded model."""
         self._model, self.error, self.state = model, None, "AVAILABLE"
 
-    def fail(self, error: ServingError) -> None:
-        """Note that loading failed."""
-        self.error, self.state = error, "END"
-
     def enter(self) -> bool:
         """Count a request in, which keeps the version loaded until `leave`; `False` where it takes no more of them."""
         with self._idle:
@@ -103,11 +96,9 @@ def fingerprint(path: Path) -> Fingerprint:
     """Names, sizes and times of the files under a version's folder; empty where it is gone."""
     files = []
     for file in sorted(path.rglob("*")):
-        try:
+        with suppress(OSError):  # removed while we look
             stat = file.stat()
-        except OSError:  # removed while we look
-            continue
-        files.append((file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns))
+            files.append((file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns))
     return tuple(files)
 
 
@@ -195,7 +186,10 @@ class ServedModel:
                     del self._versions[number]
         if set(states.values()) == {"AVAILABLE"}:
             for version in old:
-                self._retire(version)
+                version.state = "UNLOADING"
+                # In a thread of its own: a long request must not hold up the next version.
+                name = f"retire-{self.config.name}-{version.number}"
+                threading.Thread(target=self._retire, args=[version], name=name, daemon=True).start()
 
     def _load(self, number: int, path: Path) -> None:
         known = self._versions.get(number)
@@ -205,8 +199,7 @@ class ServedModel:
         if known is not None and known.error is not None and known.fingerprint == now:
             return
         version = Version(self.config.name, number, path)
-        version.fingerprint = now
-        version.state = "LOADING"
+        version.fingerprint, version.state = now, "LOADING"
         with self._lock:
             self._versions[number] = version
         start = time.perf_counter()
@@ -216,8 +209,9 @@ class ServedModel:
             if not isinstance(error, ServingError):  # TensorFlow has many ways to refuse a damaged file
                 log.exception("loading %s failed", path)
                 error = ServingError("INTERNAL", f"{path} cannot be loaded: {type(error).__name__}; the log has the rest.")
-            version.fail(ServingError(error.code, without_paths(error.message, path, f"version {number}")))
-            kept = ", ".join(str(n) for n in sorted(self.available)) or "none"
+            version.error = ServingError(error.code, without_paths(error.message, path, f"version {number}"))
+            version.state = "END"
+            kept = ", ".join(map(str, sorted(self.available))) or "none"
             log.error("model %r version %d is broken: %s Serving: %s", self.config.name, number, error, kept)
             return
         version.publish(model)
@@ -225,14 +219,8 @@ class ServedModel:
         log.info("model %r version %d is available (loaded and warmed up in %.1f s)", self.config.name, number, took)
 
     def _retire(self, version: Version) -> None:
-        """Retire a version in a thread of its own: a long request must not hold up the next version."""
-        version.state = "UNLOADING"
-
-        def work() -> None:
-            version.retire()
-            log.info("model %r version %d is unloaded", self.config.name, version.number)
-
-        threading.Thread(target=work, name=f"retire-{self.config.name}-{version.number}", daemon=True).start()
+        version.retire()
+        log.info("model %r version %d is unloaded", self.config.name, version.number)
 
     def close(self, timeout: float) -> None:
         """Retire every version, waiting at most `timeout` seconds for the requests of each."""
@@ -271,15 +259,14 @@ def load_and_warm_up(version: Version, threads: int = 0) -> SavedModel:
         if not model.signatures:
             raise invalid(f"{version.path} has no signature; there is nothing to serve.")
         start, count = time.perf_counter(), 0
-        for record in warmup_records(version.path):
-            if count == MAX_RECORDS:
+        for count, record in enumerate(warmup_records(version.path), 1):
+            if count > MAX_RECORDS:
                 raise invalid(f"{version.path / WARMUP} has more than {MAX_RECORDS} requests.")
             try:
                 _replay(version, model, prediction_log_pb2.PredictionLog.FromString(record))
             except (DecodeError, ServingError) as error:
                 why = "it is no PredictionLog" if isinstance(error, DecodeError) else str(error).rstrip(".")
-                raise invalid(f"warm-up request {count} of {version.path} fails: {why}.") from error
-            count += 1
+                raise invalid(f"warm-up request {count - 1} of {version.path} fails: {why}.") from error
         if count:
             log.info("%s: %d warm-up requests in %.2f s", version.path, count, time.perf_counter() - start)
     except BaseException:
@@ -293,7 +280,7 @@ def _replay(version: Version, model: SavedModel, entry: Any) -> None:
     if kind not in ("predict_log", "classify_log", "regress_log"):
         raise ServingError("UNIMPLEMENTED", f"a warm-up request of kind {kind} cannot be replayed")
     request = getattr(entry, kind).request
-    name = request.model_spec.signature_name or "serving_default"
+    name = request.model_spec.signature_name or DEFAULT
     if name not in model.signatures:
         raise invalid(f"the model has no signature {name!r}")
     signature = model.signatures[name]

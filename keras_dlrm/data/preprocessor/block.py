@@ -1,27 +1,20 @@
-"""Rows of a table as they come from a file, and what is wrong with them."""
+"""Rows of a table, of a file or in memory, and what is wrong with them."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gzip
-import zlib
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.jobs.staging import fingerprint
 from keras_dlrm.data.kernels.first_appearance import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRow
 from keras_dlrm.schema.columns import Categorical
-
-# Most rows that are in memory at once, of each block that is under way.
-BLOCK_ROWS = 65_536
+from keras_dlrm.schema.packing import Lists
 
 # Which rows are at fault, the column, its value in a row, and what it must be.
 Fault = tuple[np.ndarray, str, "Callable[[int], object] | None", "str | Callable[[int], str]"]
@@ -31,7 +24,7 @@ class Faults:
     """Faults of the n rows of one block, called by their `numbers` in the file. The first one that is added to a row counts."""
 
     def __init__(self, file: str, unit: str, numbers: np.ndarray) -> None:
-        self.file, self._unit, self._numbers = file, unit, numbers
+        self.file, self._unit, self.numbers = file, unit, numbers
         self.bad = np.zeros(len(numbers), bool)
         self._examples: list[tuple[int, BadRow]] = []
 
@@ -47,7 +40,7 @@ class Faults:
             bad = value(row) if value is not None else ""
             why = reason if isinstance(reason, str) else reason(row)
             shown = bad if isinstance(bad, str) else repr(bad)
-            self._examples.append((row, BadRow(self.file, int(self._numbers[row]), column, shown, why, self._unit)))
+            self._examples.append((row, BadRow(self.file, int(self.numbers[row]), column, shown, why, self._unit)))
 
     def __bool__(self) -> bool:
         return bool(self.bad.any())
@@ -56,6 +49,41 @@ class Faults:
         """The first bad rows in the order of the file, and how many there are besides."""
         examples = [bad for _, bad in sorted(self._examples, key=lambda entry: entry[0])][:EXAMPLES]
         return examples, int(self.bad.sum()) - len(examples)
+
+
+class Refused(Faults):
+    """Faults of a table in memory: the first one that is added is an error, which names source, row and column."""
+
+    def add(
+        self, mask: np.ndarray, column: str, value: Callable[[int], object] | None, reason: str | Callable[[int], str]
+    ) -> None:
+        if mask.any():
+            row = int(np.argmax(mask))
+            if isinstance(reason, TooLong):
+                what = f"{reason.of(row)}; the longest of these {len(mask):,} rows has {reason.lengths.max()}"
+            else:
+                what = f"value {value(row) if value else ''!r} {reason if isinstance(reason, str) else reason(row)}"
+            raise ValueError(f"{raw.Where(self.file, int(self.numbers[row])).at(0)}, column {column!r}: {what}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLong:
+    """The reason for which lists of these lengths, int64 (n,), are refused.
+
+    As a `Fault` has it, it says nothing of other rows: a job that continues after a stop sees them in other blocks, and
+    keeps the same text.
+    """
+
+    column: Categorical
+    lengths: np.ndarray
+
+    def __call__(self, row: int) -> str:
+        return f"has {self.of(row)}"
+
+    def of(self, row: int) -> str:
+        """How many values a row has, and what to do."""
+        most = f"values but hotness={self.column.hotness}; raise hotness, shorten the list"
+        return f"{self.lengths[row]} {most}, or set truncate to 'first' or 'last'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +105,12 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class Flat:
-    """Values of a categorical column, their rows, and their places in the rows' lists, int64 (k,)."""
+    """Values of a categorical column, their rows, and their places in the rows' lists, int64 (k,); perhaps the lists."""
 
     values: Texts | pl.Series
     rows: np.ndarray
     places: np.ndarray
+    lists: Lists | None = None
 
     def take(self, keep: np.ndarray) -> Flat:
         """The values of some positions."""
@@ -109,10 +138,10 @@ class Block(ABC):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @property
+    @functools.cached_property
     def where(self) -> raw.Where:
         """Source of its first row."""
-        return raw.Where(self.faults.file, int(self.numbers[0]))
+        return raw.Where(self.faults.file, int(self.numbers[0]) if len(self) else 0)
 
     @abstractmethod
     def numeric(self, name: str) -> Numbers:
@@ -142,64 +171,39 @@ class Block(ABC):
         values, rows, places, lengths = self.lists(column)
         too_long = lengths > column.hotness
         if not too_long.any():
-            return Flat(values, rows, places), ()
+            return Flat(values, rows, places, Lists(lengths, np.zeros_like(lengths))), ()
         if column.truncate is not None:
-            return Flat(*raw.truncated(column, values, rows, places, lengths)[:3]), ()
-        reason = raw.too_long(column)
-        fault = (too_long, column.name, lambda row: self.value(column.name, row), lambda row: f"has {lengths[row]} {reason}")
+            return Flat(*raw.truncated(column, values, rows, places, lengths)), ()
+        fault = (too_long, column.name, lambda row: self.value(column.name, row), TooLong(column, lengths))
         return Flat(values, rows, places).take(np.flatnonzero(~too_long[rows])), [fault]
 
 
-class TableFile(ABC):
-    """A file of rows.
+class FrameBlock(Block):
+    """Rows as a Polars frame; their numbers in the file count from 0."""
 
-    Attributes:
-        path: Where it is.
-    """
+    def __init__(self, numbers: np.ndarray, faults: Faults, frame: pl.DataFrame) -> None:
+        super().__init__(numbers, faults)
+        self.frame = frame
 
-    path: Path
+    @classmethod
+    def in_memory(cls, frame: pl.DataFrame, where: raw.Where) -> FrameBlock:
+        """A frame in which nothing may be wrong: `ValueError` names the first row that cannot be used."""
+        numbers = np.arange(where.first_row, where.first_row + len(frame))
+        return cls(numbers, Refused(where.source, "row", numbers), frame)
 
-    @abstractmethod
-    def columns(self) -> list[str] | None:
-        """Names of its columns; none where the file is empty, `None` where the rows have them one by one."""
+    def numeric(self, name: str) -> Numbers:
+        values = self.frame[name]
+        return Numbers(*raw.numeric(values, name, self.where), lambda row: values[row])
 
-    @abstractmethod
-    def blocks(self, names: Sequence[str], place: dict[str, int] | None = None) -> Iterator[Block]:
-        """Some columns of its rows from `place` on, the `Block.place` of the last block that is known; all by default.
+    def lists(self, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
+        return raw.flatten(self.frame[column.name], column)
 
-        Raises:
-            ValueError: the file cannot be read.
-        """
+    def value(self, name: str, row: int) -> object:
+        value = self.frame[name][row]
+        return value.to_list() if hasattr(value, "to_list") else value
 
-    def size(self) -> int:
-        """Size relative to other files, at least 1."""
-        return max(self.path.stat().st_size, 1)
+    def series(self, name: str, rows: np.ndarray) -> pl.Series:
+        return self.frame[name].gather(rows)
 
-    def rows(self) -> int | None:
-        """Number of rows that it says it has, or `None` where it does not say."""
-        return None
-
-    def types(self, names: Sequence[str]) -> tuple[dict[str, Any], bool]:
-        """Polars types of some columns, of those that the file has, and whether it has rows."""
-        block = next(self.blocks(names), None)
-        if block is None:
-            return dict.fromkeys(names, pl.String), False
-        return {name: block.series(name, np.arange(0)).dtype for name in names}, True
-
-    def fingerprint(self, names: Sequence[str]) -> dict[str, Any]:
-        """JSON values that tell whether some columns of it are still the same."""
-        return fingerprint(self.path)
-
-
-@contextlib.contextmanager
-def readable(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn what says that a file cannot be read, `errors` too, into a `ValueError` that names it."""
-    # A file may be broken in a way that Polars did not think of: it panics then.
-    of_frames: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException, *errors)
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} cannot be read: {error}. Copy or fetch the file again.") from error
-    except of_frames as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(f"{path} cannot be read as a table: {reason}.") from error
+    def add_constant(self, name: str, value: str) -> None:
+        self.frame = self.frame.with_columns(pl.lit(value or None, dtype=pl.String).alias(name))
