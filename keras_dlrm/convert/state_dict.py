@@ -62,8 +62,7 @@ class StateDict:
 
     def matching(self, pattern: str) -> list[str]:
         """The group of a pattern in each key that it matches as a whole, in the keys' order."""
-        matches = (re.fullmatch(pattern, key) for key in self._values)
-        return [match[1] for match in matches if match]
+        return [match[1] for key in self._values if (match := re.fullmatch(pattern, key))]
 
     def take(self, key: str, shape: Sequence[int | None], why: str) -> np.ndarray:
         """The float32 array of a key, which then counts as read; `why` says what needs its shape, with `None` for any size.

@@ -162,8 +162,7 @@ def _crosses(state: StateDict, order: Sequence[int], dim: int) -> list[tuple[np.
     for k in range(count):
         down = state.take(f"{_CROSS}V_kernels.{k}", (len(crosses[0][0]) if crosses else None, n), why)
         kernel = state.take(f"{_CROSS}W_kernels.{k}", (n, len(down)), why)
-        bias = state.take(f"{_CROSS}bias.{k}", (n,), why)
-        crosses.append((down[:, wide], kernel[wide], bias[wide]))
+        crosses.append((down[:, wide], kernel[wide], state.take(f"{_CROSS}bias.{k}", (n,), why)[wide]))
     return crosses
 
 

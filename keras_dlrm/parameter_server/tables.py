@@ -85,8 +85,7 @@ class ServerTables:
         rows, asked = self._gather(stack, unique[1:])
         rows = leaf(rows)
         padded = tf.concat([tf.zeros((1, rows.shape[1]), rows.dtype), rows], 0)
-        vectors = backend.expand(padded, tf.reshape(inverse[1:], tf.shape(ids)))
-        return vectors, ServerLookup(stack, rows, asked)
+        return backend.expand(padded, tf.reshape(inverse[1:], tf.shape(ids))), ServerLookup(stack, rows, asked)
 
     def _gather(self, stack: int, ids: Any) -> tuple[Any, list[Asked]]:
         """Unique rows in float32, each from its server."""

@@ -59,8 +59,7 @@ class Connections:
 
     def make_room(self) -> bool:
         """Close what has waited longest of the client that has most waiting; `False` where none waits."""
-        most = max(self._waiting, key=lambda client: len(self._waiting[client]), default="")
-        return self._make_room(most)
+        return self._make_room(max(self._waiting, key=lambda client: len(self._waiting[client]), default=""))
 
     def _make_room(self, client: str) -> bool:
         oldest = next(iter(self._waiting.get(client, {})), None)

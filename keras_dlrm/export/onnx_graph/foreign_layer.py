@@ -54,8 +54,7 @@ def main(name: str) -> None:
     for module in modules:
         importlib.import_module(module)  # where classes are registered
     layer = keras.saving.deserialize_keras_object(config)
-    args = keras.tree.map_structure(lambda place: keras.KerasTensor(*specs[place]), shape)
-    layer(*args)
+    layer(*keras.tree.map_structure(lambda place: keras.KerasTensor(*specs[place]), shape))
     with np.load(folder / "weights.npz") as saved:
         layer.set_weights([saved[f"w{i}"] for i in range(len(saved.files))])
     onnx.save(convert_layer(layer, shape, specs), folder / "layer.onnx")

@@ -57,8 +57,7 @@ class Converter:
             if any(id(x) in known for x in keras.tree.flatten(outputs)):
                 # Given back as it came: no graph of Keras's.
                 outputs = keras.tree.map_structure(lambda x: ops.copy(x) if id(x) in known else x, outputs)
-            recorded = keras.Function(symbols, outputs)
-            nodes = nodes_of(recorded)
+            nodes = nodes_of(keras.Function(symbols, outputs))
             uses = Counter(id(x) for x in keras.tree.flatten(outputs))
             uses.update(id(x) for node in nodes for x in node.input_tensors)
             for node in nodes:
@@ -79,8 +78,7 @@ class Converter:
             if kind not in CONVERTERS:
                 raise NotImplementedError(f"the Keras operation {kind}")
             converted = CONVERTERS[kind](self.graph, operation, node.outputs[0], *args, **kwargs)
-        results = keras.tree.flatten(converted)
-        for symbol, result in zip(node.outputs, results, strict=True):
+        for symbol, result in zip(node.outputs, keras.tree.flatten(converted), strict=True):
             if isinstance(result, str):
                 result = Value(result, tuple(symbol.shape), exported_dtype(symbol.dtype))
             known[id(symbol)] = result

@@ -200,8 +200,7 @@ def _rebuild(
     rows: Iterable[np.ndarray] = (),
 ) -> None:  # fmt: skip
     """Do a job in a process where Keras runs on TensorFlow, and check what it wrote in another."""
-    described = {**job, "modules": modules_of("savedmodel", model)}
-    (folder / "job.json").write_text(json.dumps(described), encoding="utf-8")
+    (folder / "job.json").write_text(json.dumps({**job, "modules": modules_of("savedmodel", model)}), encoding="utf-8")
     checks = {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded}
     (folder / "requests.json").write_text(json.dumps(checks), encoding="utf-8")
     failed = run(["-m", "keras_dlrm.export.saved_model.writing", str(folder), str(path)], rows)[-4000:]
@@ -220,7 +219,6 @@ def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[
     """Requests to the written model, with the answers that it should give; see `check.check`."""
     columns = signatures.model_columns(model.schema)
     kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
-    asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
     return {
         name: {
             "inputs": inputs,
@@ -229,7 +227,7 @@ def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[
             "examples": kinds[name] in ("classify", "regress"),
             "user_inputs": [c.input for c in columns if kinds[name] == "rank" and c.name in job["user_columns"]],
         }
-        for name, (inputs, batch) in asked.items()
+        for name, (inputs, batch) in requests(model.schema, preprocessor, job["user_columns"], job["default"]).items()
     }
 
 

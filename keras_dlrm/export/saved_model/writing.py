@@ -178,8 +178,7 @@ def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
 
     def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
         by_name = columns.named(inputs)
-        count = tf.shape(by_name[candidates])[0]
-        return {"probability": serve(columns.pack(by_name, user, count))}
+        return {"probability": serve(columns.pack(by_name, user, tf.shape(by_name[candidates])[0]))}
 
     return _function(rank, specs)
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.export.tables.quantized import layout, quantize
-from keras_dlrm.export.tables.stored_tables import CHUNK, StoredStack, StoredTables
+from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
 
 _DATA = "variables"
 
@@ -92,7 +92,7 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
         zeros = tf.zeros((stack.kept, columns), tf.as_dtype(_in_bits(np.zeros(1, dtype), bits).dtype))
         variables[name] = tf.Variable(zeros, trainable=False, name=f"{stack.name}_{name}")
     done = 0
-    for rows in stack.kept_rows(CHUNK):
+    for rows in stack.kept_rows():
         for name, array in quantize(rows, stack.kind).arrays.items():
             variables[name][done : done + len(array)].assign(_in_bits(array, bits))
         done += len(rows)

@@ -54,9 +54,8 @@ class SavedModel:
     def _call_of(self, signature: Signature) -> Callable[..., list[np.ndarray]]:
         """The signature as a call that takes its inputs in order."""
         feeds, fetches = ([t.graph_name for t in ts.values()] for ts in (signature.inputs, signature.outputs))
-        options = CallableOptions(feed=feeds, fetch=fetches)
         try:
-            return callable_of(self._session, options)
+            return callable_of(self._session, CallableOptions(feed=feeds, fetch=fetches))
         except tf.errors.OpError as error:
             self._session.close()
             raise invalid(f"signature {signature.name!r} does not fit its graph: {_sentence(error)}") from error
