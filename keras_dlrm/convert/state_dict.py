@@ -65,10 +65,7 @@ class StateDict:
         return [match[1] for key in self._values if (match := re.fullmatch(pattern, key))]
 
     def take(self, key: str, shape: Sequence[int | None], why: str) -> np.ndarray:
-        """The float32 array of a key, which then counts as read; `why` says what needs its shape, with `None` for any size.
-
-        `ValueError` for no such key, another shape, quantized numbers, or shards of which some are elsewhere.
-        """
+        """The float32 array of a key, which is then read; `ValueError` for another shape than `why` needs (`None`: any)."""
         if key not in self._values:
             near = [other for other in self._values if other.rpartition(".")[0] == key.rpartition(".")[0]]
             hint = f" It has {near[0]!r}." if near else ""

@@ -236,10 +236,7 @@ class Connection(HttpToolsProtocol):
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection.
-
-    asyncio's own loop logs a traceback for each connection that it cannot accept, thousands in a second.
-    """
+    """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
         self._table = Connections(limits)

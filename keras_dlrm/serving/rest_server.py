@@ -42,10 +42,9 @@ _EXPLAIN = ":explain"
 
 
 class RestServer:
-    """The application of REST.
+    """The application of REST, whose page is served under `host`, the address that is listened on, and `allowed_hosts`.
 
-    A slot is taken while a request runs, by those of gRPC, too. Beyond `concurrency` requests, waiting ones too, a client gets
-    429. The page is served under `host`, the address that is listened on, and `allowed_hosts`.
+    A slot, shared with gRPC, is taken while a request runs; beyond `concurrency` requests, waiting ones too, a client gets 429.
     """
 
     def __init__(

@@ -92,10 +92,7 @@ def metadata(schema: Any, stored: Any) -> dict[str, str]:
 
 
 def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU, with threads of an operation; as many as cores by default.
-
-    `verify` compares the file and its tables with their checksums, which reads all of them; `ValueError` where one is damaged.
-    """
+    """An ONNX Runtime session on the CPU; with `verify` all is read first, and a `ValueError` names a damaged file."""
     if verify:
         check(path)
     import onnxruntime

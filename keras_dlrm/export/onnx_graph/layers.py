@@ -1,5 +1,6 @@
 """Keras's symbolic graph of a model to nodes of an ONNX graph."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.export.onnx_graph.embeddings import pooled
 from keras_dlrm.export.onnx_graph.foreign import foreign
 from keras_dlrm.export.onnx_graph.graph import Graph, Value
-from keras_dlrm.export.onnx_graph.ops import CONVERTERS, exported_dtype, name_of
+from keras_dlrm.export.onnx_graph.ops import COMPOSED, CONVERTERS, exported_dtype, name_of
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.layers.dot_interaction import DotInteraction
 
@@ -75,9 +76,12 @@ class Converter:
             converted = self._layer(operation, args, kwargs)
         else:
             kind = type(operation).__name__
-            if kind not in CONVERTERS:
+            if kind in COMPOSED:
+                converted = self.run(functools.partial(COMPOSED[kind], operation), *args, **kwargs)
+            elif kind in CONVERTERS:
+                converted = CONVERTERS[kind](self.graph, operation, node.outputs[0], *args, **kwargs)
+            else:
                 raise NotImplementedError(f"the Keras operation {kind}")
-            converted = CONVERTERS[kind](self.graph, operation, node.outputs[0], *args, **kwargs)
         for symbol, result in zip(node.outputs, keras.tree.flatten(converted), strict=True):
             if isinstance(result, str):
                 result = Value(result, tuple(symbol.shape), exported_dtype(symbol.dtype))

@@ -25,10 +25,7 @@ _FAULT_OF_INPUT = (
 
 
 class SavedModel:
-    """The SavedModel in a folder with its signatures by name, ready to run them; runs may overlap. `ServingError` if it is none.
-
-    `threads` is of one operation, and of operations at a time; TensorFlow's choice by default.
-    """
+    """The SavedModel in a folder, and its signatures by name; runs may overlap. `ServingError` if it is none."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         if not (path / "saved_model.pb").is_file():
