@@ -99,8 +99,11 @@ class StateDict:
             width = len(kernel)
             bias = key.removesuffix(".weight") + ".bias"
             layers.append((kernel, self.take(bias, (width,), f"{key}, {kernel.shape},")))
-            _check_finite(f"{self.who}: {key}", kernel)
-            _check_finite(f"{self.who}: {bias}", layers[-1][1])
+            for name, array in zip((key, bias), layers[-1], strict=True):
+                if not np.isfinite(array).all():
+                    place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+                    fix = "weights must be finite float32 numbers. Take a checkpoint from before training went wrong."
+                    raise ValueError(f"{self.who}: {name} has {array[place]} at {place}; {fix}")
         return layers
 
     def finish(self) -> None:
@@ -147,10 +150,3 @@ def _whole(who: str, value: Any) -> Any:
         place = tuple(slice(start, start + n) for start, n in zip(offsets, sizes, strict=True))
         out[place] = shard.tensor.detach().cpu().float().numpy()
     return out
-
-
-def _check_finite(who: str, array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        fix = "weights must be finite float32 numbers. Take a checkpoint from before training went wrong."
-        raise ValueError(f"{who} has {array[place]} at {place}; {fix}")

@@ -113,8 +113,7 @@ class ParameterServerTraining:
     ) -> np.ndarray:  # fmt: skip
         """Train up to `steps`.
 
-        Each step is applied once, also when workers die. Where workers work at the same time, a step's gradient is of
-        parameters that up to `in_flight - 1` other steps move before it is applied.
+        Each step is applied once, also when workers die; up to `in_flight - 1` others may move its parameters before that.
 
         Args:
             batch: Step number, from 0 → `(packed batch, labels)`: the same whenever it is asked.

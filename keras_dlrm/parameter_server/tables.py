@@ -95,13 +95,13 @@ class ServerTables:
         if len(servers) == 1:
             index = {servers[0]: each}
         else:
-            owner = tf.gather(where.server, _piece(where, ids))
+            owner = tf.gather(where.server, tf.searchsorted(where.start, ids, side="right") - 1)
             index = dict(enumerate(tf.dynamic_partition(each, owner, len(self.devices))))
         asked, rows = [], []
         for k in servers:
             own_ids = tf.gather(ids, index[k])
             with tf.device(self.devices[k]):
-                local = own_ids + tf.gather(where.shift, _piece(where, own_ids))
+                local = own_ids + tf.gather(where.shift, tf.searchsorted(where.start, own_ids, side="right") - 1)
                 rows.append(tf.gather(self.held[stack][k].rows, local))  # type: ignore[union-attr]
             asked.append(Asked(k, index[k], own_ids, local))
         stitched = rows[0] if len(rows) == 1 else tf.dynamic_stitch([index[k] for k in servers], rows)
@@ -168,10 +168,6 @@ class ServerTape:
         vectors, lookup = self.tables.lookup(table, ids, self.leaf)
         self.lookups.append(lookup)
         return vectors
-
-
-def _piece(where: Pieces, ids: Any) -> Any:
-    return tf.searchsorted(where.start, ids, side="right") - 1
 
 
 def _scatter(variable: tf.Variable, first: int, values: np.ndarray) -> None:

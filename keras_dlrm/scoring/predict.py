@@ -125,17 +125,15 @@ def predict_files(
 ) -> Scored:  # fmt: skip
     """Write p(click) of every row of some files, in their order, with columns of the input alongside it.
 
-    Files are read, worked off by the preprocessor, scored and written in blocks, all at the same time: memory holds the
-    model and a few blocks, whatever the number of rows. The output is written aside, its rows are counted, and it gets
-    its name: it is complete or absent. No label is needed.
+    Files are read, worked off, scored and written in blocks, all at the same time: memory holds the model and a few
+    blocks. The output is written aside and its rows are counted: it is complete or absent. No label is needed.
 
     Args:
         model: A model of `kd.models`.
         inputs: Path, glob pattern, or a list of these: `.parquet`, `.csv`, `.tsv` or `.tfrecord`, the last three also
             `.gz`, as `kd.data.tables.preprocess` reads them, or a frame.
         output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
-        preprocessor: That of the log that the model was trained on (`kd.data.open(directory).preprocessor`), or the
-            directory that holds it. `None` where the columns hold ids and model inputs already.
+        preprocessor: That of the model's log (`kd.data.open(directory).preprocessor`), or its directory; `None` for ids.
         id_columns: Columns of the input that are kept alongside the predictions, in their types; from CSV as text.
         column: Name of the column of probabilities, float32.
         batch_size: Rows that the model gets at once.

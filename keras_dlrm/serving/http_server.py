@@ -195,15 +195,11 @@ class Connection(HttpToolsProtocol):
         """The server stops: the request that runs, or that a client is just sending, is the last one."""
         if self._busy:
             self.cycle.keep_alive = False
-        if self._busy or self._receiving:
-            return
-        self._stop_timer()
-        self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self._end)
+        elif not self._receiving:
+            self._stop_timer()
+            self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        self._end()
-
-    def _end(self) -> None:
         if not self._busy:
             self._close()
 
@@ -232,7 +228,7 @@ class Connection(HttpToolsProtocol):
         elif self._receiving:
             self.refuse(408, f"the request did not arrive within {self._limits.request_seconds:g} s.")
         else:
-            self._end()
+            self.timeout_keep_alive_handler()
 
 
 class HttpServer(uvicorn.Server):

@@ -61,9 +61,8 @@ def learning_curves_png(
     if title:
         figure.suptitle(title, fontsize=14, fontweight="bold", color=INK)
     panels: Any = figure.subfigures(1, 2, wspace=0.05)
-    left, right = panels
-    _draw_curves(left, curves)
-    _draw_reliability(right, labels, probabilities, weights)
+    _draw_curves(panels[0], curves)
+    _draw_reliability(panels[1], labels, probabilities, weights)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     write(path, drawn.getvalue())

@@ -20,9 +20,8 @@ class _Tape:
     #: Frozen tables, too.
     every_table = True
 
-    def __init__(self) -> None:
-        #: By the id of a table: its stored arrays by name, maybe with `"map"` from rows to kept ones; their kind; D.
-        self._stored: dict[int, tuple[dict[str, Any], str, int]] = {}
+    #: By the id of a table: its stored arrays by name, maybe with `"map"` from rows to kept ones; their kind; D.
+    _stored: dict[int, tuple[dict[str, Any], str, int]]
 
     @property
     def arrays(self) -> dict[int, dict[str, Any]]:
@@ -62,9 +61,7 @@ class TensorFlowTables(_Tape):
     """
 
     def __init__(self, stored: StoredTables, bits: bool = False) -> None:
-        super().__init__()
-        for stack in stored.stacks:
-            self._stored[id(stack.variable)] = _arrays(stack, bits), stack.kind, stack.stack.width
+        self._stored = {id(s.variable): (_arrays(s, bits), s.kind, s.stack.width) for s in stored.stacks}
 
     def weights(self, model: Any) -> list[Any]:
         """The `tf.Variable`s that a function traced with this tape reads: the model's, but for tables that are replaced."""
@@ -108,7 +105,7 @@ class ServedTables(_Tape):
     """
 
     def __init__(self, tables: Sequence[Any], stored: Sequence[str], maps: Sequence[np.ndarray | None]) -> None:
-        super().__init__()
+        self._stored = {}
         for table, kind, row_map in zip(tables, stored, maps, strict=True):
             width = table.shape[1]
             arrays = {
