@@ -117,15 +117,12 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class TorchTable:
-    """A table as the reference has it, of width D: rows (n, d) with a projection (D, d), or quotients with remainders.
-
-    `size` is the number of ids; of a split table whose column is not known the most that its rows stand for.
-    """
+    """A table of the reference's, of width D: rows (n, d) with a projection (D, d), or quotients with remainders."""
 
     rows: np.ndarray
     projection: np.ndarray | None = None
     remainders: np.ndarray | None = None
-    size: int = 0
+    size: int = 0  # ids; of a split table whose column is not known the most that its rows stand for
 
 
 def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | None) -> tuple[list[TorchTable], int]:

@@ -71,10 +71,7 @@ class FileRows:
                     raise ValueError(f"{file.path}: id column {name!r} is {kind}, in {first[name]} it is {self.types[name]}; {fix}")
 
     def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
-        """The rows that can be used, in the order of the files; progress is told the rows read so far and an estimate of all.
-
-        `ValueError` where a row cannot be used, as `bad` has it, or a file cannot be read, or changed meanwhile.
-        """
+        """Rows that can be used, in order; `ValueError` for one that cannot. Progress is told the rows so far, of about all."""
         sizes = [file.size() for file in self._files]
         for k, file in enumerate(self._files):
             was, rows = file.fingerprint(self.names), 0

@@ -24,10 +24,7 @@ def add_checksums(model: Any, data: Path | None) -> None:
 
 
 def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
-    """Compare an ONNX file, and the tables' file that it names, with their checksums: the files, `None` without a checksum.
-
-    `done` is called with the bytes of each part that was read. `ValueError` names a file that is damaged, missing or elsewhere.
-    """
+    """The files of an ONNX model, compared with their checksums; `None` without one. A `ValueError` names a damaged file."""
     if not check_seal(path):
         return None
     done(path.stat().st_size)

@@ -17,10 +17,7 @@ from keras_dlrm.export.onnx_graph.graph import OPSET
 
 
 def convert_layer(layer: Any, shape: Any, specs: Sequence[Sequence[Any]]) -> Any:
-    """The ModelProto of a built layer's call; `NotImplementedError` where tf2onnx does not know an operation of it.
-
-    `shape` are its positional arguments, with the place of its spec (shape and dtype) for each tensor.
-    """
+    """The ModelProto of a layer's call; `shape` has places of `specs`. `NotImplementedError` for what tf2onnx does not know."""
     with warnings.catch_warnings():
         # tf2onnx 1.17 uses what NumPy 2 and Python 3.12 have deprecated.
         warnings.simplefilter("ignore")

@@ -1,7 +1,4 @@
-"""Writer of a SavedModel, in a process where Keras runs on TensorFlow.
-
-It is given a folder with the job, and the rows of a click model's tables on its standard input, which it passes on part by part.
-"""
+"""Writer of a SavedModel, where Keras runs on TensorFlow: of a folder with the job, and rows on standard input."""
 
 import json
 import os

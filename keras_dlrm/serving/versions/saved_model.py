@@ -1,7 +1,4 @@
-"""Loading and running of a SavedModel, the only file here that imports TensorFlow.
-
-The model runs in a session of its own, as inside TensorFlow Serving; `close` gives its memory back.
-"""
+"""Loading and running of a SavedModel, in a session of its own; the only file here that imports TensorFlow."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
