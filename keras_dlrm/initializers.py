@@ -46,8 +46,7 @@ class ReferenceKernel(_NumpyInitializer):
     """
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        scale = np.float32(math.sqrt(2.0 / (shape[0] + shape[-1])))
-        return rng.standard_normal(shape, dtype=np.float32) * scale
+        return rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(2.0 / (shape[0] + shape[-1])))
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

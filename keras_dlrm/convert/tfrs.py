@@ -203,8 +203,7 @@ def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: i
     pairs = np.tril_indices(count, 0 if itself else -1)
     # `skip_gather` keeps the whole matrix, with zeros in its upper triangle.
     where = pairs[0] * count + pairs[1] if whole else np.arange(len(pairs[0]))
-    width = (dim if dense else 0) + (count * count if whole else len(where))
-    _check_width(top, width)
+    _check_width(top, (dim if dense else 0) + (count * count if whole else len(where)))
     first = top.kernel[:dim] if dense else np.zeros((dim, top.kernel.shape[1]), np.float32)
     rows = top.kernel[dim if dense else 0 :][where]
     return np.concatenate([first, rows[products(order, pairs, itself)]])

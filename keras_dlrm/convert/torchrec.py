@@ -127,7 +127,7 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
         out[_TABLE.format(table_prefix + name)] = table
     order = _places(who, model.schema, features)
     for k, (kernel, bias) in enumerate(weights.bottom):
-        out[_BOTTOM.format(k)], out[_bias(_BOTTOM).format(k)] = kernel, bias
+        out[_BOTTOM.format(k)], out[_BOTTOM.replace("weight", "bias").format(k)] = kernel, bias
     wide = blocks(order, dim)
     for k, (down, kernel, bias) in enumerate(weights.crosses):
         if down is None:
@@ -138,12 +138,8 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
     top = [(placed(weights.top[0][0], first, 1), weights.top[0][1]), *weights.top[1:]]
     for k, (kernel, bias) in enumerate(top):
         key = _LOGIT if k == len(top) - 1 else _TOP.format(k)
-        out[key], out[_bias(key)] = kernel, bias
+        out[key], out[key.replace("weight", "bias")] = kernel, bias
     return out
-
-
-def _bias(key: str) -> str:
-    return key.removesuffix("weight") + "bias"
 
 
 def _refuse_others(state: StateDict) -> None:
@@ -162,8 +158,7 @@ def _crosses(state: StateDict, order: Sequence[int], dim: int) -> list[tuple[np.
     for k in range(count):
         down = state.take(f"{_CROSS}V_kernels.{k}", (len(crosses[0][0]) if crosses else None, n), why)
         kernel = state.take(f"{_CROSS}W_kernels.{k}", (n, len(down)), why)
-        bias = state.take(f"{_CROSS}bias.{k}", (n,), why)
-        crosses.append((down[:, wide], kernel[wide], bias[wide]))
+        crosses.append((down[:, wide], kernel[wide], state.take(f"{_CROSS}bias.{k}", (n,), why)[wide]))
     return crosses
 
 

@@ -162,7 +162,4 @@ def placed(values: np.ndarray, places: np.ndarray, axis: int = -1) -> np.ndarray
     >>> placed(np.array([7, 8, 9]), np.array([2, 0, 1])).tolist()
     [8, 9, 7]
     """
-    out = np.empty_like(values)
-    moved = np.moveaxis(out, axis, 0)
-    moved[places] = np.moveaxis(values, axis, 0)
-    return out
+    return np.take(values, np.argsort(places), axis)

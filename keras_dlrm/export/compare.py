@@ -63,13 +63,9 @@ def compare_tables(
         counted = np.concatenate(weights) if weights else None
         of = scores(np.concatenate(labels), np.concatenate(got).astype(np.float64), counted)
         first = results[0] if results else {"auc": of["auc"], "ne": of["ne"]}
-        results.append(
-            {
-                "tables": name, "pruned_rows": 0 if stored is None else stored.pruned_rows,
-                "bytes": whole if stored is None else stored.nbytes,
-                "share": 1.0 if stored is None else stored.nbytes / whole, "auc": float(of["auc"]),
-                "auc_change": float(of["auc"] - first["auc"]), "ne": float(of["ne"]),
-                "ne_change": float(of["ne"] - first["ne"]),
-            }
-        )  # fmt: skip
+        sizes = {"pruned_rows": 0, "bytes": whole, "share": 1.0}
+        if stored is not None:
+            sizes = {"pruned_rows": stored.pruned_rows, "bytes": stored.nbytes, "share": stored.nbytes / whole}
+        change = {f"{score}_change": float(of[score] - first[score]) for score in ("auc", "ne")}
+        results.append({"tables": name, **sizes, "auc": float(of["auc"]), "ne": float(of["ne"]), **change})
     return results

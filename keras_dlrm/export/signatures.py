@@ -72,8 +72,7 @@ def model_columns(schema: Schema) -> tuple[Column, ...]:
 def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     """Columns as the log has them, before the preprocessor.
 
-    Dense values are float64 with NaN where missing, as a preprocessor computes; values that a vocabulary or a hash makes
-    ids of are strings, empty where missing; ids that came as ids are int64.
+    Dense values are float64, NaN where missing. Ids that came as ids are int64; others are strings, empty where missing.
     """
     texts = preprocessor.vocabularies
     return _columns(

@@ -113,8 +113,7 @@ class ParameterServerTraining:
     ) -> np.ndarray:  # fmt: skip
         """Train up to `steps`.
 
-        Each step is applied once, also when workers die. Where workers work at the same time, a step's gradient is of
-        parameters that up to `in_flight - 1` other steps move before it is applied.
+        Each step is applied once, also when workers die; up to `in_flight - 1` others may move its parameters before that.
 
         Args:
             batch: Step number, from 0 → `(packed batch, labels)`: the same whenever it is asked.
@@ -253,10 +252,7 @@ class ParameterServerTraining:
             return {name: np.concatenate([rows for _, rows in self.tables.read(name)]) for name in self.plan.shapes}
 
     def model(self) -> ClickModel:
-        """A model that is not sharded, with the parameters as they are, to be exported or saved.
-
-        Its optimizer is a fresh one. The chief needs memory for the tables twice.
-        """
+        """A model that is not sharded, with the parameters as they are and a fresh optimizer; its tables are copies."""
         model = self.build()
         with _servers_lost():
             trained = [v for v in self._sharded.variables if not is_table(v)]
@@ -268,10 +264,9 @@ class ParameterServerTraining:
     # -- what it costs -----------------------------------------------------------------------------------------------
 
     def bytes_sent(self) -> dict[str, int]:
-        """Payload that each process sent to others in training, by process, since this object was made.
+        """Payload that each process sent to others in training: ids, rows, dense parameters, gradients and batches.
 
-        That is ids, rows, dense parameters, gradients and batches; not what TensorFlow and gRPC put around them. Rows are
-        counted as they are asked for. Any worker runs any step: each is given the mean of all.
+        Rows are counted as they are asked for. Any worker runs any step: each is given the mean of all.
         """
         workers, servers = self._step.bytes_sent(self.done - self.resumed)
         sent = [workers // self.workers] * self.workers + servers + [self._given]

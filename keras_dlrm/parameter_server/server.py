@@ -57,8 +57,7 @@ class Server:
 
         def section() -> Any:
             with tf.device(self.device):
-                has = tf.gather(self._ledger, 1 + step)
-                return tf.cond(has > 0, lambda: tf.constant(0), new)
+                return tf.cond(tf.gather(self._ledger, 1 + step) > 0, lambda: tf.constant(0), new)
 
         with tf.device(self.device):
             return self._lock.execute(section)

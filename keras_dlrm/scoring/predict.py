@@ -71,10 +71,7 @@ class FileRows:
                     raise ValueError(f"{file.path}: id column {name!r} is {kind}, in {first[name]} it is {self.types[name]}; {fix}")
 
     def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
-        """The rows that can be used, in the order of the files; progress is told the rows read so far and an estimate of all.
-
-        `ValueError` where a row cannot be used, as `bad` has it, or a file cannot be read, or changed meanwhile.
-        """
+        """Rows that can be used, in order; `ValueError` for one that cannot. Progress is told the rows so far, of about all."""
         sizes = [file.size() for file in self._files]
         for k, file in enumerate(self._files):
             was, rows = file.fingerprint(self.names), 0
@@ -125,17 +122,15 @@ def predict_files(
 ) -> Scored:  # fmt: skip
     """Write p(click) of every row of some files, in their order, with columns of the input alongside it.
 
-    Files are read, worked off by the preprocessor, scored and written in blocks, all at the same time: memory holds the
-    model and a few blocks, whatever the number of rows. The output is written aside, its rows are counted, and it gets
-    its name: it is complete or absent. No label is needed.
+    Files are read, worked off, scored and written in blocks, all at the same time: memory holds the model and a few
+    blocks. The output is written aside and its rows are counted: it is complete or absent. No label is needed.
 
     Args:
         model: A model of `kd.models`.
         inputs: Path, glob pattern, or a list of these: `.parquet`, `.csv`, `.tsv` or `.tfrecord`, the last three also
             `.gz`, as `kd.data.tables.preprocess` reads them, or a frame.
         output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
-        preprocessor: That of the log that the model was trained on (`kd.data.open(directory).preprocessor`), or the
-            directory that holds it. `None` where the columns hold ids and model inputs already.
+        preprocessor: That of the model's log (`kd.data.open(directory).preprocessor`), or its directory; `None` for ids.
         id_columns: Columns of the input that are kept alongside the predictions, in their types; from CSV as text.
         column: Name of the column of probabilities, float32.
         batch_size: Rows that the model gets at once.

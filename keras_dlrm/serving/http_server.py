@@ -59,8 +59,7 @@ class Connections:
 
     def make_room(self) -> bool:
         """Close what has waited longest of the client that has most waiting; `False` where none waits."""
-        most = max(self._waiting, key=lambda client: len(self._waiting[client]), default="")
-        return self._make_room(most)
+        return self._make_room(max(self._waiting, key=lambda client: len(self._waiting[client]), default=""))
 
     def _make_room(self, client: str) -> bool:
         oldest = next(iter(self._waiting.get(client, {})), None)
@@ -196,15 +195,11 @@ class Connection(HttpToolsProtocol):
         """The server stops: the request that runs, or that a client is just sending, is the last one."""
         if self._busy:
             self.cycle.keep_alive = False
-        if self._busy or self._receiving:
-            return
-        self._stop_timer()
-        self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self._end)
+        elif not self._receiving:
+            self._stop_timer()
+            self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        self._end()
-
-    def _end(self) -> None:
         if not self._busy:
             self._close()
 
@@ -233,14 +228,11 @@ class Connection(HttpToolsProtocol):
         elif self._receiving:
             self.refuse(408, f"the request did not arrive within {self._limits.request_seconds:g} s.")
         else:
-            self._end()
+            self.timeout_keep_alive_handler()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection.
-
-    asyncio's own loop logs a traceback for each connection that it cannot accept, thousands in a second.
-    """
+    """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
         self._table = Connections(limits)

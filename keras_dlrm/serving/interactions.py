@@ -67,7 +67,6 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     strongest = np.argsort(-np.abs(together), kind="stable")[:top]
     known = {name: column for name, column in version.known.columns.items() if name in row}
     unseen = {name: (version.known.count(column, row[name]) or (0, 0))[1] for name, column in known.items()}
-    logits = np.concatenate([base, singles, both])
     return {
         "model": version.model_name,
         "version": version.number,
@@ -75,7 +74,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         "output": output,
         "value": float(value[0]),
         "logit": float(base[0]),
-        "resolution": 0.0 if output in _LOGITS else _resolution(logits),
+        "resolution": 0.0 if output in _LOGITS else _resolution(np.concatenate([base, singles, both])),
         "features": [
             {
                 "name": features[i].name, "values": features[i].values(row[features[i].input]),

@@ -76,17 +76,13 @@ class StoredStack:
         """Bytes of all of them, and of the map."""
         return self.rows * row_bytes(self.kind, self.stack.width) + (0 if self.pruned is None else 4 * self.places)
 
-    def kept_rows(self, chunk: int = CHUNK) -> Iterator[np.ndarray]:
-        """Rows of the variable that are not pruned, float32 (n, D), in order; a part at a time is in memory."""
-        for table in self.stack.tables:
-            yield from self._kept(table, chunk)
-
-    def _kept(self, table: Any, chunk: int) -> Iterator[np.ndarray]:
-        start = self.stack.starts[table.name]
-        for first in range(start, start + table.rows, chunk):
-            stop = min(first + chunk, start + table.rows)
-            rows = backend.read(self.variable, first, stop)
-            yield rows if self.pruned is None else rows[~self.pruned[first:stop]]
+    def kept_rows(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Rows of the variable, or of a part, that are not pruned, float32 (n, D), in order; some at a time are in memory."""
+        last = self.stack.rows if stop is None else stop
+        for first in range(start, last, CHUNK):
+            end = min(first + CHUNK, last)
+            rows = backend.read(self.variable, first, end)
+            yield rows if self.pruned is None else rows[~self.pruned[first:end]]
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
         """Stored arrays by name, with the rows for padding and unseen ids, in parts; a part at a time is in memory."""
@@ -100,10 +96,11 @@ class StoredStack:
             yield from self.kept_rows()
             return
         for table in self.stack.tables:
-            row = self.stack.starts[table.name] + (self.oov.get(table.name) or 0)
+            start = self.stack.starts[table.name]
+            row = start + (self.oov.get(table.name) or 0)
             unseen = none if self.oov.get(table.name) is None else backend.read(self.variable, row, row + 1)
             yield np.concatenate([unseen, none])
-            yield from self._kept(table, CHUNK)
+            yield from self.kept_rows(start, start + table.rows)
             yield unseen
 
     def row_map(self) -> np.ndarray:

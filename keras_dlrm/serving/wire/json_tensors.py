@@ -276,10 +276,7 @@ def _text(value: bytes, as_bytes: bool) -> Any:
 
 
 def input_from_json(document: Mapping[str, Any], proto: Any) -> None:
-    """Fill the empty `Input` of a `:classify` or `:regress` request; `ServingError` for a value that no feature can hold.
-
-    The document has `examples`, a list of objects, and perhaps `context`, features that all of them share.
-    """
+    """Fill the empty `Input` of a `:classify` or `:regress` request; `ServingError` for a value that no feature can hold."""
     for key in document:
         if key not in ("signature_name", "examples", "context"):
             raise invalid(f"unknown key {str(key)[:60]!r} in the request; it has 'examples' and perhaps 'context'.")
