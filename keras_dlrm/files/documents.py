@@ -31,7 +31,7 @@ def read(path: str | os.PathLike[str], what: str) -> Any:
 
 
 def from_json(text: str | bytes, finite: bool = True) -> Any:
-    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which are not JSON, are refused if `finite`."""
+    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which JSON has not, are refused if `finite`."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refused if finite else float, parse_float=_parsed)
     except RecursionError:
