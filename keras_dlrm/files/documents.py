@@ -32,14 +32,7 @@ def read(path: str | os.PathLike[str], what: str) -> Any:
 
 
 def from_json(text: str | bytes, finite: bool = True) -> Any:
-    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which are not JSON, are refused if `finite`.
-
-    Example:
-
-    >>> from_json('{"rows": 3, "rows": 4}')
-    Traceback (most recent call last):
-    ValueError: not valid JSON (the key 'rows' is there twice in one object; a key stands for one value).
-    """
+    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which are not JSON, are refused if `finite`."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refused if finite else float, parse_float=_parsed)
     except RecursionError:
@@ -76,12 +69,6 @@ def from_yaml(text: str) -> Any:
     Raises:
         ValueError: it is not YAML, has a key twice or one that is not a text, or a value that is not a text, number, list or
             mapping, or refers to itself; the message names the line.
-
-    Example:
-
-    >>> from_yaml("epochs: 2\\nepochs: 3")
-    Traceback (most recent call last):
-    ValueError: not valid YAML (line 2: the key 'epochs' is there twice; a key stands for one value).
     """
     import yaml
 
