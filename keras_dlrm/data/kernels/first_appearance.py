@@ -21,8 +21,7 @@ _FIRST, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 class FirstAppearance:
     """Numbers the distinct values of a stream 0, 1, 2, … in the order in which they turn up.
 
-    A hash table with open addressing: 19 to 31 bytes for each distinct value. Calls for different tables may run in
-    different threads.
+    A hash table with open addressing: 19 to 31 bytes for each distinct value. Threads may work on different tables.
 
     Args:
         values: uint64 (n,), distinct values that have the ids 0 … n - 1 already.

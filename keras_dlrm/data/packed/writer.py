@@ -24,7 +24,7 @@ from keras_dlrm.schema.schema import Schema
 _WHAT = "a processed directory"
 
 
-class PackedWriter:
+class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
     """Appends batches to the splits of a processed directory without knowing their number of rows beforehand.
 
     The files grow in a hidden sibling of `output` which takes its name when the `with` block ends without an error
@@ -34,8 +34,7 @@ class PackedWriter:
     Args:
         output: Directory to write.
         schema: Fitted schema of the batches.
-        preprocessor: `Preprocessor` to save with the data; by default one that checks ids against `schema` and copies
-            them.
+        preprocessor: `Preprocessor` to save with the data; by default one that checks ids and copies them.
         overwrite: Whether an existing processed directory may be replaced (when the new one is complete): one that was
             written to this place by this package, and that nobody has put anything else into.
 
@@ -94,8 +93,7 @@ class PackedWriter:
             sample_weight: (B,) or (B, 1), row weights, where the schema names a column of them.
 
         Raises:
-            KeyError, TypeError, ValueError: the batch does not fit the schema, a label is not allowed, or a row weight
-                is not finite or below 0.
+            KeyError, TypeError, ValueError: the batch, a label or a row weight is not what the schema allows.
         """
         self.begin(split)
         labels = _flat("label", label)
@@ -176,9 +174,6 @@ class PackedWriter:
         if key in ("format", "version", "splits", "files", CHECKSUM):
             raise ValueError(f"PackedWriter: the manifest's {key!r} is written by the writer; choose another key.")
         self._extra[key] = value
-
-    def __enter__(self) -> PackedWriter:
-        return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: object) -> None:
         try:

@@ -16,8 +16,8 @@ from keras_dlrm.data.preprocessor.bad_rows import EXAMPLES, BadRow
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.packing import Lists
 
-# Which rows are at fault, the column, its value in a row, and what it must be.
-Fault = tuple[np.ndarray, str, "Callable[[int], object] | None", "str | Callable[[int], str]"]
+# Which rows are at fault, the value in a row, and what it must be.
+Fault = tuple[np.ndarray, Callable[[int], object], str | Callable[[int], str]]
 
 
 class Faults:
@@ -28,16 +28,15 @@ class Faults:
         self.bad = np.zeros(len(numbers), bool)
         self._examples: list[tuple[int, BadRow]] = []
 
-    def add(
-        self, mask: np.ndarray, column: str, value: Callable[[int], object] | None, reason: str | Callable[[int], str]
-    ) -> None:
-        """Take the rows of a mask as bad; see `Fault`."""
+    def add(self, column: str, fault: Fault) -> None:
+        """Take the rows of a column's fault as bad; no column stands for the row as a whole."""
+        mask, value, reason = fault
         if not mask.any():
             return
         rows = np.flatnonzero(mask & ~self.bad)
         self.bad |= mask
         for row in rows[:EXAMPLES].tolist():
-            bad = value(row) if value is not None else ""
+            bad = value(row)
             why = reason if isinstance(reason, str) else reason(row)
             shown = bad if isinstance(bad, str) else repr(bad)
             self._examples.append((row, BadRow(self.file, int(self.numbers[row]), column, shown, why, self._unit)))
@@ -54,15 +53,14 @@ class Faults:
 class Refused(Faults):
     """Faults of a table in memory: the first one that is added is an error, which names source, row and column."""
 
-    def add(
-        self, mask: np.ndarray, column: str, value: Callable[[int], object] | None, reason: str | Callable[[int], str]
-    ) -> None:
+    def add(self, column: str, fault: Fault) -> None:
+        mask, value, reason = fault
         if mask.any():
             row = int(np.argmax(mask))
             if isinstance(reason, TooLong):
                 what = f"{reason.of(row)}; the longest of these {len(mask):,} rows has {reason.lengths.max()}"
             else:
-                what = f"value {value(row) if value else ''!r} {reason if isinstance(reason, str) else reason(row)}"
+                what = f"value {value(row)!r} {reason if isinstance(reason, str) else reason(row)}"
             raise ValueError(f"{raw.Where(self.file, int(self.numbers[row])).at(0)}, column {column!r}: {what}.")
 
 
@@ -70,8 +68,7 @@ class Refused(Faults):
 class TooLong:
     """The reason for which lists of these lengths, int64 (n,), are refused.
 
-    As a `Fault` has it, it says nothing of other rows: a job that continues after a stop sees them in other blocks, and
-    keeps the same text.
+    It says nothing of other rows: a job that continues after a stop sees them in other blocks, and keeps the same text.
     """
 
     column: Categorical
@@ -118,11 +115,11 @@ class Flat:
         return Flat(values, self.rows[keep], self.places[keep])
 
 
+@dataclasses.dataclass(eq=False)
 class Block(ABC):
     """Consecutive rows of one file.
 
     Args:
-        numbers: int64 (n,), what the rows are called in messages.
         faults: What is wrong with them so far.
 
     Attributes:
@@ -130,18 +127,17 @@ class Block(ABC):
         share: Share of the file that was read up to the end of the block.
     """
 
-    def __init__(self, numbers: np.ndarray, faults: Faults) -> None:
-        self.numbers, self.faults = numbers, faults
-        self.place: dict[str, int] = {}
-        self.share = 1.0
+    faults: Faults
+    place: dict[str, int] = dataclasses.field(default_factory=dict, init=False)
+    share: float = dataclasses.field(default=1.0, init=False)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.faults.numbers)
 
     @functools.cached_property
     def where(self) -> raw.Where:
         """Source of its first row."""
-        return raw.Where(self.faults.file, int(self.numbers[0]) if len(self) else 0)
+        return raw.Where(self.faults.file, int(self.faults.numbers[0]) if len(self) else 0)
 
     @abstractmethod
     def numeric(self, name: str) -> Numbers:
@@ -174,22 +170,21 @@ class Block(ABC):
             return Flat(values, rows, places, Lists(lengths, np.zeros_like(lengths))), ()
         if column.truncate is not None:
             return Flat(*raw.truncated(column, values, rows, places, lengths)), ()
-        fault = (too_long, column.name, lambda row: self.value(column.name, row), TooLong(column, lengths))
+        fault = (too_long, lambda row: self.value(column.name, row), TooLong(column, lengths))
         return Flat(values, rows, places).take(np.flatnonzero(~too_long[rows])), [fault]
 
 
+@dataclasses.dataclass(eq=False)
 class FrameBlock(Block):
     """Rows as a Polars frame; their numbers in the file count from 0."""
 
-    def __init__(self, numbers: np.ndarray, faults: Faults, frame: pl.DataFrame) -> None:
-        super().__init__(numbers, faults)
-        self.frame = frame
+    frame: pl.DataFrame
 
     @classmethod
     def in_memory(cls, frame: pl.DataFrame, where: raw.Where) -> FrameBlock:
         """A frame in which nothing may be wrong: `ValueError` names the first row that cannot be used."""
         numbers = np.arange(where.first_row, where.first_row + len(frame))
-        return cls(numbers, Refused(where.source, "row", numbers), frame)
+        return cls(Refused(where.source, "row", numbers), frame)
 
     def numeric(self, name: str) -> Numbers:
         values = self.frame[name]

@@ -54,6 +54,7 @@ class Columns:
         keys: `Keys` by table without a size, where values are not compared as text.
 
     Attributes:
+        names: Columns that are read.
         unseen: Values that the known vocabularies do not have, counted as columns are worked off.
     """
 
@@ -67,26 +68,16 @@ class Columns:
     ) -> None:
         self.schema, self._vocabularies = schema, vocabularies
         self.unseen = Tally()
-        self._labeled = labeled
+        self._row_names = schema.row_names if labeled else ()
+        self.names = [*schema.column_names, *self._row_names]
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
-        self.known = [c for c in schema.categorical if c.vocabulary_size is not None or c.table_name in vocabularies]
-        known = {c.name for c in self.known}
         self.open: dict[str, list[tuple[Categorical, int]]] = {}
         for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-            if column.name not in known:
+            if column.vocabulary_size is None and column.table_name not in vocabularies:
                 self.open.setdefault(column.table_name, []).append((column, offset))
         self.texts = {table: TextIds() for table in self.open}
         self.keys = {table: (keys or {}).get(table, Keys()) for table in self.open}
-
-    @property
-    def names(self) -> list[str]:
-        """Columns that are read."""
-        return [*self.schema.column_names, *self._row_names]
-
-    @property
-    def _row_names(self) -> Sequence[str]:
-        return self.schema.row_names if self._labeled else ()
 
     def work(self, block: Block, executor: Executor | None = None) -> Rows:
         """The good rows of a block; the others are in `block.faults` then. Threads of the executor, if any, work on columns."""
@@ -98,7 +89,6 @@ class Columns:
         label, weight = np.full(n, np.nan, np.float32), np.ones(n, np.float32)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
         places = {name: j for j, name in enumerate(schema.dense_names)}
-        known = {c.name for c in self.known}
         flats: dict[str, Flat] = {}
         lists: dict[str, Lists] = {}
 
@@ -113,7 +103,7 @@ class Columns:
             flat, faults = block.flat(column)
             if flat.lists is not None:
                 lists[column.name] = flat.lists
-            if column.name not in known:
+            if column.table_name in self.open:
                 flats[column.name] = flat
                 return [*faults, *self._unusable(flat, column, block)]
             ids, more = self._ids(flat, column, block)
@@ -122,8 +112,8 @@ class Columns:
 
         todo = [*self._row_names, *schema.dense, *schema.categorical]
         for column, faults in zip(todo, list(over(one, todo)), strict=True):
-            for mask, _, value, reason in faults:
-                block.faults.add(mask, column if isinstance(column, str) else column.name, value, reason)
+            for fault in faults:
+                block.faults.add(column if isinstance(column, str) else column.name, fault)
         good = ~block.faults.bad if block.faults else None
 
         def number(table: str) -> None:
@@ -170,7 +160,11 @@ class Columns:
             ids, bad, reason = raw.checked_ids(values, column, block.faults.file)
         if again is not None:
             ids, bad = ids[again], bad[again]
-        return ids, _of_values(flat, bad, column, len(block), lambda at: values[at if again is None else int(again[at])], reason)
+
+        def value(at: int) -> object:
+            return values[at if again is None else int(again[at])]
+
+        return ids, _of_values(flat, bad, len(block), value, reason)
 
     def _unusable(self, flat: Flat, column: Categorical, block: Block) -> Sequence[Fault]:
         """Rows with values that will have no key."""
@@ -179,7 +173,7 @@ class Columns:
             return ()
         values = flat.values.series() if isinstance(flat.values, Texts) else flat.values
         bad, reason = keys.unusable(values, block.where.of(column.name))
-        return _of_values(flat, bad, column, len(block), values.__getitem__, reason)
+        return _of_values(flat, bad, len(block), values.__getitem__, reason)
 
     def read(self, tables: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`late` and `sparse` of one or many tables, as `raw_columns.frames` takes them; an error where a row cannot be used."""
@@ -209,16 +203,14 @@ class Columns:
         return tables, {fit.column.name: fit.state() for fit in fits}
 
 
-def _of_values(
-    flat: Flat, bad: np.ndarray, column: Categorical, n: int, value: Callable[[int], object], reason: str
-) -> Sequence[Fault]:
+def _of_values(flat: Flat, bad: np.ndarray, n: int, value: Callable[[int], object], reason: str) -> Sequence[Fault]:
     """The fault of the rows, of n, that have a bad one among some flat values, of which `value` gives one."""
     if not bad.any():
         return ()
     first = dict(zip(flat.rows[bad][::-1].tolist(), np.flatnonzero(bad)[::-1].tolist(), strict=True))
     mask = np.zeros(n, bool)
     mask[flat.rows[bad]] = True
-    return [(mask, column.name, lambda row: value(first[row]), reason)]
+    return [(mask, lambda row: value(first[row]), reason)]
 
 
 def _number(ids: TextIds, parts: list[tuple[Texts, np.ndarray, np.ndarray]], sparse: np.ndarray) -> None:
@@ -245,14 +237,14 @@ def _label(block: Block, schema: Schema, out: np.ndarray) -> Sequence[Fault]:
     good, allowed = allowed_labels(label.values, schema.soft_labels)
     bad = label.lost | ~good
     out[:] = np.where(bad, 0.0, label.values)
-    return [*label.faults, (bad, schema.label, label.value, allowed)]
+    return [*label.faults, (bad, label.value, allowed)]
 
 
 def _weight(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
     weight = block.numeric(name)
     with np.errstate(over="ignore"):
         out[:] = weight.values
-    return [*weight.faults, (~(np.isfinite(out) & (out >= 0)), name, weight.value, WEIGHTS)]
+    return [*weight.faults, (~(np.isfinite(out) & (out >= 0)), weight.value, WEIGHTS)]
 
 
 def _dense(block: Block, column: Dense, state: dict[str, Any] | None, out: np.ndarray) -> Sequence[Fault]:
@@ -263,8 +255,8 @@ def _dense(block: Block, column: Dense, state: dict[str, Any] | None, out: np.nd
     values, faults = numbers.values, list(numbers.faults)
     if wrong.any():
         values = np.where(wrong, np.nan, values)
-        faults.append((numbers.lost, column.name, numbers.value, raw.NUMBER))
-        faults.append((infinite, column.name, numbers.value, raw.FINITE))
+        faults.append((numbers.lost, numbers.value, raw.NUMBER))
+        faults.append((infinite, numbers.value, raw.FINITE))
     out[:] = values if state is None else dense.apply(column, state, values)
     outside = dense.unusable(column, values) if state is None else ~np.isfinite(out)
-    return [*faults, (outside, column.name, numbers.value, dense.OUTSIDE)] if outside.any() else faults
+    return [*faults, (outside, numbers.value, dense.OUTSIDE)]

@@ -163,8 +163,7 @@ class Preprocessor:
             where: File and row at which the frame starts, for error messages.
 
         Returns:
-            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)}`, and `"weights": float32 (B, W)` where the schema
-            is weighted.
+            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)[, "weights": float32 (B, W)]}`, as the schema has them.
 
         Raises:
             KeyError: a column is missing.
@@ -189,7 +188,7 @@ class Preprocessor:
 
         Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
         """
-        artifact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
+        artifact.save(self, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:

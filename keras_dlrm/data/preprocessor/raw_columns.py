@@ -42,8 +42,7 @@ class Where:
 def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     """The named columns of a table: a frame of Polars (a lazy one, too) or pandas, an Arrow table, or a mapping.
 
-    `KeyError` where a column is missing, `TypeError` where there is no table or there are no values, `ValueError` where
-    lengths differ.
+    `KeyError` where a column is missing, `TypeError` for what is no table or no column, `ValueError` for unequal lengths.
     """
     if isinstance(data, pl.LazyFrame):
         data = data.collect()

@@ -39,28 +39,22 @@ class Keys:
 
     def normalize(self, values: pl.Series, who: str) -> pl.Series:
         """Raw values → keys (String or UInt64), null where missing or `unusable`; `TypeError` where all are of another type."""
-        if self.kind == HEX:
-            numbers, bad = self._numbers(values, who)
-            numbers = numbers.set(bad, None) if bad.any() else numbers
-            return numbers % self.modulo if self.modulo else numbers
-        keys = normal_form.texts(values, who)
-        return keys.set(keys == str(PADDING), None)
-
-    def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
-        """Raw values that have no key, bool (n,), and what they must be."""
         if self.kind != HEX:
-            return np.zeros(len(values), bool), ""
-        return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
-
-    def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
-        """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
+            keys = normal_form.texts(values, who)
+            return keys.set(keys == str(PADDING), None)
         if values.dtype == pl.Null:
             values = values.cast(pl.String)
         if values.dtype != pl.String:
             raise TypeError(f"{who} has dtype {values.dtype}; give strings of hexadecimal digits, as in the raw log.")
         text = values.set(values == "", None).fill_null("0")
-        numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False)
-        return numbers, numbers.is_null() | text.str.starts_with("+")
+        numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False).set(text.str.starts_with("+"), None)
+        return numbers % self.modulo if self.modulo else numbers
+
+    def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
+        """Raw values that have no key, bool (n,), and what they must be."""
+        if self.kind != HEX:
+            return np.zeros(len(values), bool), ""
+        return self.normalize(values, who).is_null().to_numpy(), HEXADECIMAL  # a missing one has a key, 0
 
 
 def counted(texts: pl.Series, counts: np.ndarray, keys: Keys, who: str) -> pl.DataFrame:
@@ -94,8 +88,7 @@ class Vocabulary:
         """Give ids to values, which are `counted` in the order of their first appearance.
 
         Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
-        frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they are
-        beyond `max_vocabulary`.
+        frequency, and ties the first appearance. OOV rows are left out; `ValueError` where `max_vocabulary` has no room.
         """
         oov, oov_rows, most = column.oov, column.oov_rows, column.max_vocabulary
         if most is not None and oov is not None and oov + oov_rows > most:

@@ -111,8 +111,8 @@ class PartitionedFile(TableFile):
     """A file whose folders name some of the columns that it does not have itself: value by column, as text."""
 
     def __init__(self, file: TableFile, values: dict[str, str]) -> None:
-        self.file, self.path = file, file.path
-        self.values = values
+        super().__init__(file.path)
+        self.file, self.values = file, values
 
     def columns(self) -> list[str] | None:
         known = self.file.columns()

@@ -19,13 +19,10 @@ BLOCK_ROWS = 65_536
 
 
 class TableFile(ABC):
-    """A file of rows.
+    """A file of rows; `path` is where it is."""
 
-    Attributes:
-        path: Where it is.
-    """
-
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @abstractmethod
     def columns(self) -> list[str] | None:
