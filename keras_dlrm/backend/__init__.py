@@ -38,8 +38,8 @@ from typing import Any
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _PLAIN: dict[str, Any] = {
-    "UNDER_XLA": True, "REPEATS_ARE_WRONG": False, "unfused": lambda tensor: tensor, "densify": lambda gradient: gradient,
-    "with_width": lambda tensor, width: tensor, "replicas": lambda: None, "on_tpu": lambda: False,
+    "UNDER_XLA": True, "REPEATS_ARE_WRONG": False, "replicas": lambda: None, "on_tpu": lambda: False,
+    "unfused": lambda tensor: tensor, "densify": lambda gradient: gradient, "with_width": lambda tensor, width: tensor,
 }  # fmt: skip
 
 

@@ -63,9 +63,7 @@ def signed(ids: Any) -> Any:
 def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     """Ids (B, W), int32 or int64, and their weights (B, W) or `None`, of a packed batch or of ids alone.
 
-    Raises:
-        TypeError: ids that are not integers; a tensor that is not dense.
-        ValueError: other shapes, or no ids.
+    `TypeError` for ids that are not integers, or a tensor that is not dense; `ValueError` for other shapes, or no ids.
     """
     weights = None
     if isinstance(inputs, Mapping):

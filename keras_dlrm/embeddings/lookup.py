@@ -29,7 +29,7 @@ class Lookup:
 
 
 class LookupTape:
-    """The lookups of one forward pass, in call order; `leaf(index, rows)` makes rows that a gradient can be taken for."""
+    """The lookups of one forward pass, in call order; `leaf(index, rows)` makes rows that can have a gradient."""
 
     def __init__(self, leaf: Callable[[int, Any], Any]) -> None:
         self.leaf = leaf

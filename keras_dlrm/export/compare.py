@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.export.requests import expected_probabilities
-from keras_dlrm.export.tables.quantized import KINDS, check_kind
+from keras_dlrm.export.tables.quantized import KINDS
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.metrics import scores
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.arguments import choice
 
 
 def compare_tables(
@@ -44,7 +45,7 @@ def compare_tables(
     if not isinstance(model, ClickModel):
         raise TypeError(f"compare_tables: expected a model of kd.models, not {type(model).__name__}.")
     for kind in kinds:
-        check_kind(kind, "kinds")
+        choice("compare_tables", "kinds", kind, KINDS)
     if isinstance(getattr(part, "schema", None), Schema):
         check_same("compare_tables", model.schema, part.schema, scores=True)
     batches = None if hasattr(part, "batches") else list(part)

@@ -116,11 +116,7 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> bool:
-    """Whether a file carries a checksum.
-
-    Raises:
-        ValueError: it does, and its other bytes are not those that were written.
-    """
+    """Whether a file carries a checksum; `ValueError` where its other bytes are not those that were written."""
     place, digits = _seal_of(path)
     if place < 0:
         return False
@@ -153,9 +149,7 @@ KERAS = ("config.json", "metadata.json", "model.weights.h5")
 def check_archive(path: Path, needed: Collection[str] = (), done: Done = lambda size: None) -> None:
     """Read all members of an archive, whose CRC-32 is compared; it must have the members that are `needed`.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is not an archive, or damaged.
+    `FileNotFoundError` where there is no such file, `ValueError` where it is no archive, or damaged.
     """
     regular(path)
     try:

@@ -28,9 +28,8 @@ def inventory(folder: Path, names: Iterable[str]) -> Entries:
 def check_sizes(folder: Path, entries: Any, source: Path) -> dict[str, Path]:
     """Check that the files of an inventory are there, inside their folder, and as long as they were: their places by name.
 
-    Raises:
-        ValueError: a file is missing, of another size, or not inside the folder; or `source`, the file that holds the
-            inventory, has none.
+    `ValueError` where one is missing, of another size, or not inside the folder, or `source`, the file that holds the
+    inventory, has none.
     """
     if not isinstance(entries, Mapping) or not all(
         isinstance(e, Mapping) and type(e.get("bytes")) is int and isinstance(e.get("sha256"), str) for e in entries.values()

@@ -61,11 +61,8 @@ def mark(folder: Path, owner: str, files: Sequence[str] = ALL) -> int:
 def claim(folder: Path, owner: str, what: str, taken: str, files: Sequence[str] = ALL) -> int:
     """Hold a folder, made where there is none: a descriptor, as of `mark`.
 
-    `what` and `taken` are for errors: what the folder is, such as `"a run"`, and what to say where another process holds it.
-
-    Raises:
-        FileExistsError: there is something else, which is not empty.
-        RuntimeError: another process holds it.
+    `what` and `taken` are for errors: what the folder is, such as `"a run"`, and what to say where another process
+    holds it (`RuntimeError`). `FileExistsError` where there is something else, which is not empty.
     """
     while True:
         with contextlib.suppress(FileNotFoundError), _opened(folder) as (_, place):

@@ -13,7 +13,7 @@ INK, GRID = "#333333", "#E3E3E3"
 
 @contextlib.contextmanager
 def picture(path: str | os.PathLike[str], title: str, size: tuple[float, float], **spacing: Any) -> Iterator[Any]:
-    """An empty Matplotlib figure, which is written as PNG when the block ends without an error; `title` is a line above it."""
+    """An empty Matplotlib figure below a title, which is written as PNG when the block ends without an error."""
     # The object-oriented interface: no global figure, no window system, safe in threads.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

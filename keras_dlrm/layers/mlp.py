@@ -13,10 +13,9 @@ from keras_dlrm.support.arguments import number, widths
 
 @dataclasses.dataclass(frozen=True)
 class MLPOptions:
-    """Options of an MLP, but for its seed; `who` is the layer or model, and `field` its name for the widths, for errors.
+    """Options of an MLP, but for its seed; `ValueError` for a number out of range.
 
-    Raises:
-        ValueError: a number out of range.
+    `who` is the layer or model, and `field` its name for the widths, for errors.
     """
 
     units: Sequence[int]

@@ -32,8 +32,10 @@ class CrossNetwork(ClickModel):
         self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
         self.crosses = cross.layers(self.seed, dtype)
         self.deep_mlp = MLP(**vars(deep), seed=deep_seed, dtype=dtype, name="deep_mlp") if deep.units else None
-        initial = {"kernel_initializer": ReferenceKernel([logit_seed, 0]), "bias_initializer": ReferenceBias([logit_seed, 1])}
-        self.logit = keras.layers.Dense(1, **initial, dtype="float32", name="logit")
+        self.logit = keras.layers.Dense(
+            1, kernel_initializer=ReferenceKernel([logit_seed, 0]), bias_initializer=ReferenceBias([logit_seed, 1]),
+            dtype="float32", name="logit",
+        )  # fmt: skip
 
         # Shapes: x₀ is (B, n).
         n = schema.n_dense

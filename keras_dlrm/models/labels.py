@@ -64,10 +64,10 @@ class Checks:
         self.error: Exception | None = None
 
     def arrays(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
-        """Check labels and sample weights in memory: in any form, a dict or list of those of several outputs, or `None`.
+        """Check labels and sample weights in memory: in any form, a dict or list of those of many outputs, or `None`.
 
-        Arrays and the backend's tensors come back as they are, anything else as NumPy arrays. `TypeError` for no numbers,
-        `ValueError` for numbers that are not allowed, or missing ones.
+        Arrays and the backend's tensors come back as they are, anything else as NumPy arrays. `TypeError` for no
+        numbers, `ValueError` for numbers that are not allowed, or missing ones.
         """
         return self._both(y, sample_weight, self._checked)
 

@@ -73,10 +73,13 @@ _MIDDLE = {"embedding_dim": 64, "bottom_mlp": [512, 256, 64], "top_mlp": [512, 5
 _LARGE = {"embedding_dim": 128, "bottom_mlp": [512, 256, 128], "top_mlp": [1024, 1024, 512, 256, 1]}
 _CROSS = {**_LARGE, "interaction": "cross", "cross_layers": 3, "projection_dim": 512}
 _ALL = (
-    Preset("criteo_kaggle", f"{_CRITEO}kaggle.sh", criteo.CRITEO_KAGGLE_ROWS, _SMALL, "sgd", {"learning_rate": 0.1}, 128),
     Preset(
-        "criteo_terabyte", f"{_CRITEO}terabyte.sh (max-ind-range 10M, sub-sample 0.875)", criteo.CRITEO_TERABYTE_10M_ROWS,
-        _MIDDLE, "sgd", {"learning_rate": 0.1}, batch_size=2048,
+        "criteo_kaggle", f"{_CRITEO}kaggle.sh", criteo.CRITEO_KAGGLE_ROWS, _SMALL,
+        "sgd", {"learning_rate": 0.1}, batch_size=128,
+    ),
+    Preset(
+        "criteo_terabyte", f"{_CRITEO}terabyte.sh (max-ind-range 10M, sub-sample 0.875)",
+        criteo.CRITEO_TERABYTE_10M_ROWS, _MIDDLE, "sgd", {"learning_rate": 0.1}, batch_size=2048,
     ),
     Preset(
         "mlperf_v1", "MLPerf training v0.7–v2.1, DLRM (max-ind-range 40M)", criteo.CRITEO_TERABYTE_40M_ROWS, _LARGE,

@@ -134,7 +134,7 @@ class SparseTraining(Saved, CheckedTraining):
     def _check_alike(self, x: Any = None) -> None:
         """Before the first step after `compile`: all processes are told the same, and start with the same weights.
 
-        Whatever the step, they are given rows of the same columns, and as many batches. `ValueError` in all where one differs.
+        And always: they are given rows of the same columns, and as many batches. `ValueError` in all where one differs.
         """
         if self._known_alike == "alone" or (self._known_alike and x is None) or not self.compiled:
             return
@@ -150,8 +150,9 @@ class SparseTraining(Saved, CheckedTraining):
                 name = everyone.first_that_differs((v.path, value_of(v)) for v in copies)
                 if name is not None:
                     raise ValueError(
-                        f"{self.name}: {name} is not the same in all processes, so that they would train different models. "
-                        "Build the model after kd.sharding.start(), the same way in all of them, with the same seeds if any."
+                        f"{self.name}: {name} is not the same in all processes, so that they would train different "
+                        "models. Build the model after kd.sharding.start(), the same way in all of them, with the same "
+                        "seeds if any."
                     )
             self._known_alike = "checked" if self.built else ""
         if isinstance(x, Part):

@@ -159,8 +159,7 @@ class ServerTape:
     every_table = True
 
     def __init__(self, tables: ServerTables, leaf: Callable[[Any], Any] = lambda rows: rows) -> None:
-        self.tables = tables
-        self.leaf = leaf
+        self.tables, self.leaf = tables, leaf
         self.lookups: list[ServerLookup] = []
 
     def lookup(self, table: Any, ids: Any) -> Any:

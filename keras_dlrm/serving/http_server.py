@@ -235,10 +235,8 @@ class HttpServer(uvicorn.Server):
     """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
-        self._table = Connections(limits)
-        self._limits = limits
         super().__init__(config)
-        self._listening = listening
+        self._table, self._limits, self._listening = Connections(limits), limits, listening
         self._taking: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

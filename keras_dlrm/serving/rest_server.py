@@ -50,9 +50,7 @@ class RestServer:
         self, service: Service, pool: ThreadPoolExecutor, slots: threading.Semaphore, concurrency: int, host: str,
         allowed_hosts: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        self._service = service
-        self._pool, self._slots = pool, slots
-        self._concurrency = concurrency
+        self._service, self._pool, self._slots, self._concurrency = service, pool, slots, concurrency
         self._running = 0
         self.draining = False
         routes = [

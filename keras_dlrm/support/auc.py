@@ -19,7 +19,7 @@ def tie_starts(*keys: np.ndarray) -> np.ndarray:
 
 
 def weighted_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """AUC of rows (n,) in any order, each with so many clicks and non-clicks, or their weight; integers give an exact result.
+    """AUC of rows (n,) in any order, each of so many clicks and non-clicks, or of their weight; exact of integers.
 
     Example:
 

@@ -16,8 +16,8 @@ def lazy(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package by its `__name__`, as PEP 562 has them; its `__all__` says what it has.
 
-    `names` has the module of each name that loads on first use, below the package or with its whole name; `modules` the module
-    that a name stands for.
+    `names` has the module of each name that loads on first use, below the package or with its whole name; `modules` the
+    module that a name stands for.
 
     Example:
 
@@ -45,7 +45,8 @@ def lazy(
 def register_later(package: str, register: Callable[[], None]) -> None:
     """Have Keras call `register` when it looks for a class `package>Name` that it does not know.
 
-    It imports the modules whose classes are registered. Keras itself is not imported here: a program may choose its backend later.
+    It imports the modules whose classes are registered. Keras is not imported here: a program may choose its backend
+    later.
     """
     if "keras" in sys.modules:
         _install(package, register)

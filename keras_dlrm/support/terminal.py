@@ -14,11 +14,9 @@ from rich.text import Text
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO | None = None) -> None:
     """Print a table, one line per row: colored on a terminal, plain and never cut off in a pipe or a file.
 
-    Columns are the keys of the rows in order of first appearance, `title` is a line above them. A missing value stays blank;
-    numbers are aligned at the decimal point, floats with four decimals, whole numbers with thousands separators.
-
-    Raises:
-        ValueError: `rows` is empty.
+    Columns are the keys of the rows in order of first appearance, `title` is a line above them. A missing value stays
+    blank; numbers are aligned at the decimal point, floats with four decimals, whole numbers with thousands separators.
+    `ValueError` where there are no rows.
     """
     if not rows:
         raise ValueError("print_table: rows is empty; give at least one mapping of column name to value.")

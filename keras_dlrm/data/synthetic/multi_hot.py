@@ -51,8 +51,8 @@ class MultiHot:
     """
 
     def __init__(
-        self, schema: Schema, hotness: Sequence[int] | Mapping[str, int], distribution: str = "uniform", shape: float = 0.25,
-        seed: int = 0,
+        self, schema: Schema, hotness: Sequence[int] | Mapping[str, int], distribution: str = "uniform",
+        shape: float = 0.25, seed: int = 0,
     ) -> None:  # fmt: skip
         schema.require_fitted()
         if schema.sample_weight is not None:

@@ -115,7 +115,7 @@ def origins(positions: np.ndarray) -> np.ndarray:
     first one, or lies behind, where the places that the first one left are missing. So runs of 1, 2, 4 … are merged,
     all of one length at once: O(n log² n) in NumPy, with no tree that is updated reference by reference.
 
-    `positions` are (n,), each 0 or more; so are the ones that come back, of the list as it was at the beginning, as int64.
+    `positions` are (n,), each 0 or more; so are those that come back, of the list as it was at the beginning, as int64.
     """
     n = len(positions)
     width = 1 << max(n - 1, 0).bit_length()

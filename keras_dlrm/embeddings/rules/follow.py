@@ -59,8 +59,8 @@ def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
             rule = make(optimizer, rate_of(optimizer) if rate is None else rate)
             if rule is not None:
                 return rule
-    config = optimizer.get_config()
-    options = ", ".join(f"{k}={config[k]}" for k in ("momentum", "nesterov", "amsgrad") if config.get(k)) or "its options"
+    config, names = optimizer.get_config(), ("momentum", "nesterov", "amsgrad")
+    options = ", ".join(f"{name}={config[name]}" for name in names if config.get(name)) or "its options"
     raise ValueError(f"the optimizer {who} with {options} has no row rule of the same mathematics; {fix}.")
 
 

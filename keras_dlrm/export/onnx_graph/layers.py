@@ -32,8 +32,7 @@ class Converter:
     """
 
     def __init__(self, graph: Graph, tables: StoredTables) -> None:
-        self.graph = graph
-        self.tables = tables
+        self.graph, self.tables = graph, tables
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Add nodes for `function(*args, **kwargs)`, where Values stand for tensors, in any structure.

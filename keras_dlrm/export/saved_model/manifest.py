@@ -75,6 +75,7 @@ def publish(written: Path, final: Path, any_version: bool) -> Path:
     while True:
         try:
             os.rename(written, final)
+            return final
         except OSError as error:
             if not final.exists():
                 raise
@@ -82,5 +83,3 @@ def publish(written: Path, final: Path, any_version: bool) -> Path:
                 text = f"{final} appeared while this version was written; give another version, or none."
                 raise FileExistsError(f"savedmodel: {text}") from error
             final = final.with_name(str(next_version(final.parent)))
-        else:
-            return final

@@ -12,8 +12,9 @@ from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import gather_rows
-from keras_dlrm.export.tables.quantized import check_kind, dequantize, layout, quantize, row_bytes
+from keras_dlrm.export.tables.quantized import KINDS, dequantize, layout, quantize, row_bytes
 from keras_dlrm.sharding.stacking import Stack
+from keras_dlrm.support.arguments import choice
 
 CHUNK = 1 << 16
 
@@ -158,7 +159,7 @@ class StoredTables:
 
     def __init__(self, model: Any, kind: str | None = None, prune: str | Mapping[str, Any] | None = None) -> None:
         if kind is not None:
-            check_kind(kind)
+            choice("export", "tables", kind, KINDS)
         self.stacks: list[StoredStack] = []
         collection = model.embeddings
         if collection is None:

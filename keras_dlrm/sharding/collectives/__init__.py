@@ -9,8 +9,8 @@
 - `all_words(words)`: outside of steps, an int32 array of every process, (processes, n).
 - `add_table(add, name, shape, replicated)` → what `add(name, shape)` makes: the variable of this process's rows (on JAX of all
   devices' rows; in a scope of tf.distribute a copy for each replica, which then gets rows of its own).
-- `check_call(n)`: raises where a model over n ranks is called as a function, outside of its steps. On JAX the collectives see to it
-  themselves; on torch every process may call the model, if all do.
+- `check_call(n)`: raises where a model over n ranks is called as a function, outside of its steps. On JAX the
+  collectives see to it themselves; on torch every process may call the model, if all do.
 - `real_rows(x, real)`: the rows of x where `real` is true; `CUTS_ROWS`: whether that is possible. On JAX it is not: all rows stay.
 - `holds(owner, variable)`: whether a rank's rows of a variable are in this process. `read(variable, owner, start, stop)` and
   `write(variable, owner, start, rows)`: rows of that rank, counted from its first; of a copy where `owner` is `None`.

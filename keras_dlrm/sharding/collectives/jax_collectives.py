@@ -141,8 +141,8 @@ def _spec(variable: Any) -> PartitionSpec:
 def on_each_device(function: Any, state: Sequence[Sequence[Any]], rows: bool) -> Any:
     """A step of all devices, `(state, data) → (result, state)`, from one of a single device.
 
-    `state` has the Keras variables of each of its parts. With `rows` the result has a row for each row of the batch; else it is
-    the same on all devices.
+    `state` has the Keras variables of each of its parts. With `rows` the result has a row for each row of the batch;
+    else it is the same on all devices.
     """
     if _mesh() is None:
         return function

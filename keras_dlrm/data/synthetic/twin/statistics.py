@@ -44,7 +44,7 @@ class SparseStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class DenseStatistics:
-    """A dense column: values that many rows share, and means over groups of the others, which follow each other by value."""
+    """A dense column: values that many rows share, and means over groups of the others, neighbors by value."""
 
     values: list[float]  # means of groups, or a value that all rows of the group share; increasing
     shares: list[float]  # share of the rows in each group
