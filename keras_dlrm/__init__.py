@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
-from keras_dlrm.support.lazy import register_later
+from keras_dlrm.support.lazy import lazy, register_later
 
 if TYPE_CHECKING:
     from keras_dlrm import (
@@ -33,18 +33,8 @@ __all__ = [
     "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "training", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {"plan": "keras_dlrm.sharding.planner.planner", "verify": "keras_dlrm.artifacts"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
-    if name in __all__:
-        return importlib.import_module(f"keras_dlrm.{name}")
-    raise AttributeError(f"module 'keras_dlrm' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+_MODULES = {name: name for name in __all__ if name not in _FUNCTIONS}
+__getattr__, __dir__ = lazy(__name__, _FUNCTIONS, _MODULES)
 
 
 def register() -> None:

@@ -28,8 +28,7 @@ class VerifiedFile:
     Args:
         name: Its name, relative to what was verified.
         bytes: Its size.
-        check: How that is known: `"SHA-256"`, `"CRC-32"`, `"is well formed"`, or `"has no checksum"`, where an earlier release
-            wrote it.
+        check: `"SHA-256"`, `"CRC-32"`, `"is well formed"` or, of an earlier release, `"has no checksum"`.
     """
 
     name: str
@@ -66,8 +65,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: a file is damaged, missing, or outside of its folder (the message names it), or `path` is nothing that is
-            known here.
+        ValueError: a file, which the message names, is damaged, missing or outside; `path` is nothing that is known here.
 
     Example:
 
@@ -80,19 +78,16 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
         raise FileNotFoundError(f"{path} does not exist; give a folder or a file that this package wrote.")
     kind, check = _kind(path)
     files = [path / name for name in files_below(path) if (path / name).is_file()] if path.is_dir() else [path]
-    total = sum(file.stat().st_size for file in files) if progress is not None else 0
+    total, progress = sum(file.stat().st_size for file in files), progress or (lambda done, total: None)
     checks = check(path, _counted(progress, total))
-    if progress is not None:
-        progress(total, total)
+    progress(total, total)
     base = path if path.is_dir() else path.parent
     verified = (VerifiedFile(file.relative_to(base).as_posix(), file.stat().st_size, how) for file, how in checks.items())
     return Verified(path, kind, tuple(sorted(verified, key=lambda file: file.name)))
 
 
-def _counted(progress: Progress | None, total: int) -> Done:
+def _counted(progress: Progress, total: int) -> Done:
     """Adds up what several threads have read."""
-    if progress is None:
-        return lambda size: None
     done, lock = 0, threading.Lock()
 
     def count(size: int) -> None:

@@ -46,8 +46,7 @@ class ReferenceKernel(_NumpyInitializer):
     """
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        scale = np.float32(math.sqrt(2.0 / (shape[0] + shape[-1])))
-        return rng.standard_normal(shape, dtype=np.float32) * scale
+        return rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(2.0 / (shape[0] + shape[-1])))
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -81,8 +80,7 @@ class StackedTables(_NumpyInitializer):
 
     Args:
         sizes: Rows of each table, in stacking order.
-        numbers: A number, or numbers, of its own for each of these tables: table t draws from (seed, numbers[t]) and so
-            gets the same values however tables are stacked.
+        numbers: Each table's own number or numbers: it draws from (seed, numbers[t]), however tables are stacked.
         half_widths: s of each table's U(-s, s); the reference's √(1/n) if omitted.
         seed: Integer or integers; a fresh seed if omitted.
     """

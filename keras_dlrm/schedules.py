@@ -41,10 +41,8 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.decay_start_step = integer("WarmupHoldDecay", "decay_start_step", decay_start_step, 0)
         self.decay_steps = integer("WarmupHoldDecay", "decay_steps", decay_steps, 0)
         if decay_steps and decay_start_step < warmup_steps:
-            raise ValueError(
-                f"WarmupHoldDecay: decay_start_step={decay_start_step} is inside the warm-up of {warmup_steps} steps; "
-                "start the decay at its end or later."
-            )
+            fault = f"decay_start_step={decay_start_step} is inside the warm-up of {warmup_steps} steps"
+            raise ValueError(f"WarmupHoldDecay: {fault}; start the decay at its end or later.")
         if not learning_rate >= 0:
             raise ValueError(f"WarmupHoldDecay: learning_rate={learning_rate!r} must be >= 0.")
         self.learning_rate = float(learning_rate)

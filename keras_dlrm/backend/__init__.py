@@ -1,6 +1,6 @@
 """The seam: gather, sum and scatter rows, one file for each framework.
 
-Each adapter has the same functions:
+Each adapter has the same functions, but for those that are plain where its framework needs nothing special (`_PLAIN`):
 
 - `unique(ids, beyond)` → `(unique_ids, inverse)` of a flat id tensor. The first id, where it is also the smallest, stays
   the first. JAX fills `unique_ids` up with `beyond`, a number that is not a row, to a static size.
@@ -37,6 +37,10 @@ from types import ModuleType
 from typing import Any
 
 BACKENDS = ("tensorflow", "jax", "torch")
+_PLAIN: dict[str, Any] = {
+    "UNDER_XLA": True, "REPEATS_ARE_WRONG": False, "replicas": lambda: None, "on_tpu": lambda: False,
+    "unfused": lambda tensor: tensor, "densify": lambda gradient: gradient, "with_width": lambda tensor, width: tensor,
+}  # fmt: skip
 
 
 @functools.cache
@@ -53,4 +57,4 @@ def _adapter() -> ModuleType:
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(_adapter(), name)
+    return getattr(_adapter(), name, _PLAIN[name]) if name in _PLAIN else getattr(_adapter(), name)

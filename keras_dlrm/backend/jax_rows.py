@@ -9,9 +9,6 @@ import numpy as np
 
 from keras_dlrm.backend.private_keras import in_stateless_scope
 
-UNDER_XLA = True
-REPEATS_ARE_WRONG = False
-
 
 def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
     # jnp.unique sorts ids together with their places, which XLA does on one core, six times as long as it sorts ids alone.
@@ -53,14 +50,6 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return jnp.take(matrix, columns, axis=1, mode="clip")
 
 
-def unfused(tensor: Any) -> Any:
-    return tensor
-
-
-def with_width(tensor: Any, width: int) -> Any:
-    return tensor
-
-
 def memory(variable: Any) -> tuple[int, int] | None:
     value = variable.value
     here = value.is_fully_addressable and {d.platform for d in value.devices()} == {"cpu"} and len(value.devices()) == 1
@@ -69,10 +58,6 @@ def memory(variable: Any) -> tuple[int, int] | None:
 
 def precise_sum(high: Any, low: Any) -> Any:
     return high + low if in_stateless_scope() else np.float64(high) + np.float64(low)
-
-
-def densify(gradient: Any) -> Any:
-    return gradient
 
 
 def read(variable: Any, start: int, stop: int) -> np.ndarray:
@@ -97,7 +82,3 @@ def write(variable: Any, start: int, rows: np.ndarray) -> None:
 
 def on_tpu() -> bool:
     return jax.default_backend() == "tpu"
-
-
-def replicas() -> None:
-    return None

@@ -28,25 +28,10 @@ from keras.src.trainers.data_adapters.torch_data_loader_adapter import TorchData
 from keras.src.utils.python_utils import default
 
 __all__ = [
-    "ArrayDataAdapter",
-    "CACHED_EVALUATION",
-    "DataAdapter",
-    "Functional",
-    "OpenFunctional",
-    "OpenModel",
-    "OpenPyDataset",
-    "TorchDataLoaderAdapter",
-    "can_convert_arrays",
-    "class_weight_to_sample_weights",
-    "default",
-    "get_data_adapter",
-    "in_stateless_scope",
-    "in_symbolic_scope",
-    "is_tf_dataset",
-    "is_torch_dataloader",
-    "train_validation_split",
-]
-
+    "ArrayDataAdapter", "DataAdapter", "Functional", "TorchDataLoaderAdapter", "can_convert_arrays",
+    "class_weight_to_sample_weights", "default", "get_data_adapter", "in_stateless_scope", "in_symbolic_scope",
+    "is_tf_dataset", "is_torch_dataloader", "train_validation_split",
+]  # fmt: skip
 
 # Keras's keyword, with which `fit` calls `evaluate` for the validation data that it prepared once.
 CACHED_EVALUATION = "_use_cached_eval_dataset"

@@ -7,9 +7,6 @@ import torch
 
 from keras_dlrm.backend.private_keras import in_stateless_scope
 
-UNDER_XLA = True
-REPEATS_ARE_WRONG = False
-
 
 def unique(ids: Any, beyond: int) -> tuple[Any, Any]:
     return torch.unique(ids, return_inverse=True)
@@ -54,14 +51,6 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return matrix.index_select(1, index)
 
 
-def unfused(tensor: Any) -> Any:
-    return tensor
-
-
-def with_width(tensor: Any, width: int) -> Any:
-    return tensor
-
-
 def memory(variable: Any) -> tuple[int, int] | None:
     value = variable.value
     return (value.data_ptr(), value.nbytes) if value.device.type == "cpu" else None
@@ -69,10 +58,6 @@ def memory(variable: Any) -> tuple[int, int] | None:
 
 def precise_sum(high: Any, low: Any) -> Any:
     return high.double() + low.double()
-
-
-def densify(gradient: Any) -> Any:
-    return gradient
 
 
 def read(variable: Any, start: int, stop: int) -> np.ndarray:
@@ -86,11 +71,3 @@ def can_write() -> bool:
 def write(variable: Any, start: int, rows: np.ndarray) -> None:
     with torch.no_grad():
         variable.value[start : start + len(rows)] = torch.as_tensor(rows, device=variable.value.device)
-
-
-def on_tpu() -> bool:
-    return False
-
-
-def replicas() -> None:
-    return None

@@ -170,10 +170,9 @@ class Damaged(ValueError):
 
 
 class Stored:
-    """A part of a step's checkpoint, to be read by rows; `base` is the checkpoint that it has changes of, if it has.
+    """A part of a step's checkpoint, to be read by rows; `Damaged` where it is not all there, here or when it is read.
 
-    Raises:
-        Damaged: it is not all there, here or when it is read.
+    `base` is the checkpoint that it has changes of, if it has.
     """
 
     def __init__(self, directory: Path, step: int, base: Base | None, part: dict[str, Any]) -> None:

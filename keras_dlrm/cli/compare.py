@@ -50,8 +50,7 @@ def command(
     if not named:
         base = Experiment() if data is not None else EXPERIMENT
         for model in models or ("DLRM", "DCN"):
-            same = base.model["type"] == model
-            named[model] = base if same else base.override([f"model={{type: {model}}}"])
+            named[model] = base if base.model["type"] == model else base.override([f"model={{type: {model}}}"])
     if len(named) < 2:
         raise ValueError("compare: two models are needed; repeat --config or --model.")
     console = Console(stderr=True)

@@ -50,11 +50,20 @@ def command(
     used = f"--from {origin}" if origin else f"--to {target}"
     shared.refuse_unused(options, _USED[origin, target], f"convert: {{}} is not used with {used}")
     check_file(output, overwrite)
+    from keras_dlrm import convert
+    from keras_dlrm.export import torch_file
+
     features = None if options["features"] is None else [name.strip() for name in options["features"].split(",")]
     if origin is not None:
         if output.suffix != ".keras":
             raise ValueError(f"convert: --output {output} must end with .keras.")
-        model = _read(source, origin, features, options)
+        schema = None if options["schema"] is None else Schema.load(options["schema"])
+        state = torch_file.load(source)
+        if origin == "torchrec":
+            model = convert.from_torchrec(state, schema, options["hotness"], features)
+        else:
+            kinds = options["interaction"] or "dot", options["self_interaction"], options["hotness"]
+            model = convert.from_torch_dlrm(state, *kinds, schema, options["operation"] or "mult")
         with whole(output) as written:
             model.save(written)
         tables = model.schema.table_sizes
@@ -63,9 +72,6 @@ def command(
         shared.print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
         return
     loaded = shared.load_model(source, compile=False)
-    from keras_dlrm import convert
-    from keras_dlrm.export import torch_file
-
     if target == "torchrec":
         state = convert.to_torchrec(loaded, options["table_prefix"] or "", features)
     else:
@@ -73,15 +79,3 @@ def command(
     torch_file.save(state, output, overwrite)
     click.echo(f"wrote {output}: {len(state)} arrays, {sum(a.size for a in state.values()):,} numbers")
     shared.print_json(as_json, {"output": str(output), "arrays": {key: list(array.shape) for key, array in state.items()}})
-
-
-def _read(source: Path, origin: str, features: list[str] | None, options: dict[str, Any]) -> Any:
-    schema = None if options["schema"] is None else Schema.load(options["schema"])
-    from keras_dlrm import convert
-    from keras_dlrm.export import torch_file
-
-    state = torch_file.load(source)
-    if origin == "torchrec":
-        return convert.from_torchrec(state, schema, options["hotness"], features)
-    interaction, operation = options["interaction"] or "dot", options["operation"] or "mult"
-    return convert.from_torch_dlrm(state, interaction, options["self_interaction"], options["hotness"], schema, operation)

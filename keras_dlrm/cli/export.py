@@ -8,7 +8,6 @@ import click
 
 from keras_dlrm.cli import options as shared
 
-FORMATS = ("savedmodel", "onnx", "litert")
 TABLES = ("float32", "bfloat16", "float16", "int8", "int4")
 DEFAULTS = ("packed", "columns", "raw")
 TAKEN = {
@@ -25,7 +24,7 @@ Examples:
 """)
 @click.argument("model", type=shared.PathArgument)
 @click.option("--output", type=shared.PathArgument, required=True, help="Folder of the versions of a SavedModel; else the file.")
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="savedmodel")
+@click.option("--format", "kind", type=click.Choice(list(TAKEN)), default="savedmodel")
 @click.option("--data", type=shared.PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
 @click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")
 @click.option("--default", type=click.Choice(DEFAULTS), help="savedmodel: what serving_default takes; packed by default.")

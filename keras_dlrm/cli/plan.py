@@ -74,8 +74,8 @@ def command(schema: Path | None, data: Any, as_json: bool, **options: Any) -> No
     model["top_mlp"] = _widths("--top-mlp", options["top_mlp"])
     memory = None if options["memory"] is None else _bytes("--memory", options["memory"])
     constraints = _constraints(options["constraints"])
+    work = Workload.of(columns, options["embedding_dim"], **model)
     if options["simulate"] is not None:
-        work = Workload.of(columns, options["embedding_dim"], **model)
         _simulate(work, machine, constraints, memory, options, as_json)
         return
     if options["existing"] is not None:
@@ -89,7 +89,6 @@ def command(schema: Path | None, data: Any, as_json: bool, **options: Any) -> No
             raise ValueError(f"--world-size {options['world_size']}: {path} is a plan for {plan.world_size}; leave it out.")
         estimate = explain(plan, columns, options["embedding_dim"], machine=machine, **model)
     else:
-        work = Workload.of(columns, options["embedding_dim"], **model)
         plan = plan_for(work, options["world_size"], constraints, machine, memory, options["even_memory"])
         estimate = plan.estimate  # type: ignore[assignment]
     click.echo(str(estimate))

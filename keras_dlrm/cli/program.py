@@ -17,11 +17,7 @@ _MOST = 4000  # letters of an error
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal, of this number, asks this process to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+    """A signal, whose number is the argument, asks this process to end."""
 
 
 def run(command: click.Command, args: list[str] | None = None, name: str | None = None) -> None:
@@ -83,7 +79,7 @@ def _signals() -> Iterator[list[int]]:
         # The signal came while Python called a finalizer, or the like, whose errors it does not pass on.
         if isinstance(event.exc_value, Stopped):
             lost.append(event.exc_value)
-            threading.Timer(0.1, _thread.interrupt_main, [event.exc_value.number]).start()
+            threading.Timer(0.1, _thread.interrupt_main, event.exc_value.args).start()
         else:
             hook(event)
 

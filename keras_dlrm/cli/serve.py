@@ -77,8 +77,7 @@ def command(
     if folder is not None:
         latest = 0 if all_versions or numbers else 1
         models = [ModelConfig(name or folder.resolve().name, folder, latest, labels=numbers)]
-    limits = Limits(request_seconds=request_seconds, connections=connections)
-    server = Server(models, host, limits=limits, **options)
+    server = Server(models, host, limits=Limits(request_seconds=request_seconds, connections=connections), **options)
     server.start()
     stop = threading.Event()
 

@@ -34,9 +34,8 @@ def _log_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
         columns = criteo_shape(scale) if schema is None else Schema.load(schema)
         log = function(schema=columns, rows=rows, **options)
-        parts = shared.named_parts(rows)
         with shared.row_progress("synthesize") as progress:
-            written = log.write(output, parts, overwrite, progress)
+            written = log.write(output, shared.named_parts(rows), overwrite, progress)
         _show(written, as_json)
 
     return wrapper

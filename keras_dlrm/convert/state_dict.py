@@ -62,14 +62,10 @@ class StateDict:
 
     def matching(self, pattern: str) -> list[str]:
         """The group of a pattern in each key that it matches as a whole, in the keys' order."""
-        matches = (re.fullmatch(pattern, key) for key in self._values)
-        return [match[1] for match in matches if match]
+        return [match[1] for key in self._values if (match := re.fullmatch(pattern, key))]
 
     def take(self, key: str, shape: Sequence[int | None], why: str) -> np.ndarray:
-        """The float32 array of a key, which then counts as read; `why` says what needs its shape, with `None` for any size.
-
-        `ValueError` for no such key, another shape, quantized numbers, or shards of which some are elsewhere.
-        """
+        """The float32 array of a key, which is then read; `ValueError` for another shape than `why` needs (`None`: any)."""
         if key not in self._values:
             near = [other for other in self._values if other.rpartition(".")[0] == key.rpartition(".")[0]]
             hint = f" It has {near[0]!r}." if near else ""
@@ -103,8 +99,11 @@ class StateDict:
             width = len(kernel)
             bias = key.removesuffix(".weight") + ".bias"
             layers.append((kernel, self.take(bias, (width,), f"{key}, {kernel.shape},")))
-            _check_finite(f"{self.who}: {key}", kernel)
-            _check_finite(f"{self.who}: {bias}", layers[-1][1])
+            for name, array in zip((key, bias), layers[-1], strict=True):
+                if not np.isfinite(array).all():
+                    place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+                    fix = "weights must be finite float32 numbers. Take a checkpoint from before training went wrong."
+                    raise ValueError(f"{self.who}: {name} has {array[place]} at {place}; {fix}")
         return layers
 
     def finish(self) -> None:
@@ -151,10 +150,3 @@ def _whole(who: str, value: Any) -> Any:
         place = tuple(slice(start, start + n) for start, n in zip(offsets, sizes, strict=True))
         out[place] = shard.tensor.detach().cpu().float().numpy()
     return out
-
-
-def _check_finite(who: str, array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        fix = "weights must be finite float32 numbers. Take a checkpoint from before training went wrong."
-        raise ValueError(f"{who} has {array[place]} at {place}; {fix}")

@@ -38,8 +38,7 @@ def from_tfrs(model: Any, schema: Schema | None = None, hotness: Mapping[str, in
         model: The `Ranking`, called once, so that it has its weights. Its embedding layer is a `TPUEmbedding` or a
             `PartialTPUEmbedding`; its stacks are `MLP` blocks, or Sequentials of these, Dense and Activation layers; the
             interaction is a `DotInteraction`, or a Sequential of a Concatenate and a `Cross` or `MultiLayerDCN`.
-        schema: The columns: sparse ones by TFRS's names in any order, dense ones in its order. By default they get those
-            names, sorted, and `I1 …`.
+        schema: Sparse columns by TFRS's names in any order, dense ones in its order; by default sorted, and `I1 …`.
         hotness: Without a schema: most ids per example, one number or one by column; a column of a Keras Embedding has 1.
 
     Returns:
@@ -204,8 +203,7 @@ def _behind_products(interaction: Any, top: _Layer, order: Sequence[int], dim: i
     pairs = np.tril_indices(count, 0 if itself else -1)
     # `skip_gather` keeps the whole matrix, with zeros in its upper triangle.
     where = pairs[0] * count + pairs[1] if whole else np.arange(len(pairs[0]))
-    width = (dim if dense else 0) + (count * count if whole else len(where))
-    _check_width(top, width)
+    _check_width(top, (dim if dense else 0) + (count * count if whole else len(where)))
     first = top.kernel[:dim] if dense else np.zeros((dim, top.kernel.shape[1]), np.float32)
     rows = top.kernel[dim if dense else 0 :][where]
     return np.concatenate([first, rows[products(order, pairs, itself)]])

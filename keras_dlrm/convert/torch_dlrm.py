@@ -25,24 +25,20 @@ def from_torch_dlrm(
     """A `DLRM` with the weights of a PyTorch DLRM. MLPerf's DLRM up to version 2.1 is such a model.
 
     Args:
-        state_dict: Its `state_dict()`: `emb_l.N.weight` (rows, D), `bot_l.2k.weight` (out, in), `bot_l.2k.bias`,
-            `top_l.2k.weight`, `top_l.2k.bias`; torch tensors or NumPy arrays. A checkpoint's outer dictionary with
-            the key `"state_dict"`, a module, and the prefixes of DataParallel and DistributedDataParallel will do too.
-            Weights of learned pooling (`v_W_l.N`) are multiplied into their tables. Tables of `--qr-flag`, `emb_l.N.weight_q` and
-            `weight_r`, and of `--md-flag`, `emb_l.N.embs.weight` and `proj.weight`, stay split, and narrow.
+        state_dict: Its `state_dict()`, `emb_l.N.weight` (rows, D), `bot_l.2k.weight` (out, in), `bot_l.2k.bias` and so on,
+            torch tensors or arrays, or a checkpoint or module with it. Weights of learned pooling (`v_W_l.N`) are put into
+            their tables. Tables of `--qr-flag` (`weight_q`, `weight_r`) and `--md-flag` (`embs`, `proj`) stay split.
         interaction: `"dot"` or `"cat"`, the reference's `--arch-interaction-op`.
         self_interaction: The reference's `--arch-interaction-itself`.
         hotness: Most ids per example, one number or one per table; 1 by default. Pooling is the sum, as in the reference.
-        schema: Names, hotness and combiners for the columns; `I1 …`, `C1 …` by default. Without it a split table has as many ids
-            as its two tables can stand for.
+        schema: Names, hotness and combiners; `I1 …`, `C1 …`, and as many ids as a split table can have, by default.
         operation: The reference's `--qr-operation`, which no checkpoint tells: `"mult"`, `"add"` or `"concat"`.
 
     Returns:
         The model, not compiled. Its sparse column N + 1 looks up `emb_l.N`.
 
     Raises:
-        ValueError: unknown keys, missing ones, shapes that do not fit, both `hotness` and `schema`, or several ids of a split
-            table whose rows are multiplied.
+        ValueError: keys or shapes that do not fit; both `hotness` and `schema`; several ids of a table split by a product.
 
     Example:
 
@@ -121,15 +117,12 @@ def to_torch_dlrm(model: DLRM) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class TorchTable:
-    """A table as the reference has it, of width D: rows (n, d) with a projection (D, d), or quotients with remainders.
-
-    `size` is the number of ids; of a split table whose column is not known the most that its rows stand for.
-    """
+    """A table of the reference's, of width D: rows (n, d) with a projection (D, d), or quotients with remainders."""
 
     rows: np.ndarray
     projection: np.ndarray | None = None
     remainders: np.ndarray | None = None
-    size: int = 0
+    size: int = 0  # ids; of a split table whose column is not known the most that its rows stand for
 
 
 def read(state: StateDict, operation: str, sizes: Sequence[tuple[str, int]] | None) -> tuple[list[TorchTable], int]:

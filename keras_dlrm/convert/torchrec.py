@@ -30,8 +30,7 @@ def from_torchrec(
 ) -> DLRM:  # fmt: skip
     """A `DLRM` with the weights of TorchRec's `DLRM` or `DLRM_DCN`. MLPerf's DLRM-DCNv2 is the latter.
 
-    TorchRec takes the upper triangle of the products, row by row, and we the lower one: the columns of the first layer
-    behind them are put in order.
+    TorchRec takes the upper triangle of the products, we the lower one: the layer behind them is put in order.
 
     Args:
         state_dict: Its `state_dict()`, torch tensors or arrays; also of a `DLRMTrain`, of a `DistributedModelParallel`
@@ -43,12 +42,10 @@ def from_torchrec(
             the keys do not tell it: those of a DistributedModelParallel are sorted, and tables may be shared.
 
     Returns:
-        The model, not compiled, with interaction `"dot"`, or `"cross"` of a `DLRM_DCN`. Pooling is the sum, or what the
-        schema says.
+        The model, not compiled, with interaction `"dot"` or, of a `DLRM_DCN`, `"cross"`; it pools by the sum or the schema.
 
     Raises:
-        ValueError: unknown or missing keys; shapes that do not fit; shards that are elsewhere; an order of the columns that
-            cannot be known.
+        ValueError: unknown or missing keys; shapes that do not fit; shards elsewhere; an order that cannot be known.
 
     Example:
 
@@ -105,8 +102,7 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
         features: `sparse_feature_names` of TorchRec's model, where its tables stand in another order.
 
     Returns:
-        `{"sparse_arch.embedding_bag_collection.embedding_bags.C1.weight": (rows, D), …}`; `torch.as_tensor` makes a
-        loadable state_dict of the values.
+        `{"sparse_arch.embedding_bag_collection.embedding_bags.C1.weight": (rows, D), …}`, for `torch.as_tensor`.
 
     Raises:
         TypeError: no `DLRM`.
@@ -131,7 +127,7 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
         out[_TABLE.format(table_prefix + name)] = table
     order = _places(who, model.schema, features)
     for k, (kernel, bias) in enumerate(weights.bottom):
-        out[_BOTTOM.format(k)], out[_bias(_BOTTOM).format(k)] = kernel, bias
+        out[_BOTTOM.format(k)], out[_BOTTOM.replace("weight", "bias").format(k)] = kernel, bias
     wide = blocks(order, dim)
     for k, (down, kernel, bias) in enumerate(weights.crosses):
         if down is None:
@@ -142,12 +138,8 @@ def to_torchrec(model: DLRM, table_prefix: str = "", features: Sequence[str] | N
     top = [(placed(weights.top[0][0], first, 1), weights.top[0][1]), *weights.top[1:]]
     for k, (kernel, bias) in enumerate(top):
         key = _LOGIT if k == len(top) - 1 else _TOP.format(k)
-        out[key], out[_bias(key)] = kernel, bias
+        out[key], out[key.replace("weight", "bias")] = kernel, bias
     return out
-
-
-def _bias(key: str) -> str:
-    return key.removesuffix("weight") + "bias"
 
 
 def _refuse_others(state: StateDict) -> None:
@@ -166,8 +158,7 @@ def _crosses(state: StateDict, order: Sequence[int], dim: int) -> list[tuple[np.
     for k in range(count):
         down = state.take(f"{_CROSS}V_kernels.{k}", (len(crosses[0][0]) if crosses else None, n), why)
         kernel = state.take(f"{_CROSS}W_kernels.{k}", (n, len(down)), why)
-        bias = state.take(f"{_CROSS}bias.{k}", (n,), why)
-        crosses.append((down[:, wide], kernel[wide], bias[wide]))
+        crosses.append((down[:, wide], kernel[wide], state.take(f"{_CROSS}bias.{k}", (n,), why)[wide]))
     return crosses
 
 

@@ -40,16 +40,9 @@ class Weights:
             options["embedding_options"] = {"quotient_remainder": self.quotient_remainder}
         dim = len(self.bottom[-1][0])
         widths = {name: self.projections[name].shape[1] if name in self.projections else dim for name in schema.table_sizes}
-        model = DLRM(
-            schema,
-            embedding_dim=widths if self.projections else dim,
-            bottom_mlp=[len(kernel) for kernel, _ in self.bottom],
-            top_mlp=[len(kernel) for kernel, _ in self.top],
-            interaction=interaction,
-            self_interaction=self_interaction,
-            seed=0,
-            **options,
-        )
+        bottom, top = ([len(kernel) for kernel, _ in layers] for layers in (self.bottom, self.top))
+        options |= {"interaction": interaction, "self_interaction": self_interaction, "seed": 0}
+        model = DLRM(schema, embedding_dim=widths if self.projections else dim, bottom_mlp=bottom, top_mlp=top, **options)
         model.set_embedding_tables(self.tables)
         layer: Any = model.embeddings
         for width, names in layer.projected.items():
@@ -135,8 +128,7 @@ def no_hotness(who: str, hotness: Any, schema: Schema | None) -> None:
 def products(order: Sequence[int], pairs: tuple[np.ndarray, np.ndarray], self_interaction: bool = False) -> np.ndarray:
     """Places of the products of `DotInteraction` among another library's, int64 (P,).
 
-    `order` is the place of each of our vectors among the other library's, `pairs` which two vectors, in that library's order, each
-    of its products is of.
+    `order` is the place of each of our vectors among the other library's, `pairs` the two of its vectors in each product.
 
     Example, of three vectors and an upper triangle:
 
@@ -170,7 +162,4 @@ def placed(values: np.ndarray, places: np.ndarray, axis: int = -1) -> np.ndarray
     >>> placed(np.array([7, 8, 9]), np.array([2, 0, 1])).tolist()
     [8, 9, 7]
     """
-    out = np.empty_like(values)
-    moved = np.moveaxis(out, axis, 0)
-    moved[places] = np.moveaxis(values, axis, 0)
-    return out
+    return np.take(values, np.argsort(places), axis)

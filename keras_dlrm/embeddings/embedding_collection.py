@@ -22,9 +22,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.compression import QuotientRemainder
 from keras_dlrm.sharding.stacking import Block, Stack, split_tables, stack_tables, table_widths
-from keras_dlrm.support.arguments import integer, number
-
-TABLE_DTYPES = ("float32", "bfloat16")
+from keras_dlrm.support.arguments import choice, integer, number
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -88,8 +86,7 @@ class EmbeddingCollection(keras.layers.Layer):
         self.seed = new_seed(seed)
         self.output_dim = None if output_dim is None else integer("EmbeddingCollection", "output_dim", output_dim)
         self.quotient_remainder = None if quotient_remainder is None else QuotientRemainder.of(quotient_remainder)
-        if table_dtype not in TABLE_DTYPES:
-            raise ValueError(f"EmbeddingCollection: table_dtype={table_dtype!r} is unknown; use one of {TABLE_DTYPES}.")
+        choice("EmbeddingCollection", "table_dtype", table_dtype, ("float32", "bfloat16"))
         self.table_dtype = table_dtype
         parts = split_tables(self.schema, self.widths, self.quotient_remainder, self.init_scale)
         self.stacks = stack_tables(self.schema, parts, self.quotient_remainder)
@@ -138,11 +135,6 @@ class EmbeddingCollection(keras.layers.Layer):
     def operation(self) -> str | None:
         """Maker of one vector from the two rows of a split table; `None` where none is split."""
         return None if self.quotient_remainder is None else self.quotient_remainder.operation
-
-    @property
-    def positions(self) -> list[int]:
-        """For each stack of tables, how many rows of it an example looks up."""
-        return [stack.positions for stack in self.stacks]
 
     def initial_rows(self, stack: Stack) -> StackedTables:
         """Initializer that draws the rows of one of the `stacks`: the same ones whenever it is asked."""

@@ -63,9 +63,7 @@ def signed(ids: Any) -> Any:
 def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     """Ids (B, W), int32 or int64, and their weights (B, W) or `None`, of a packed batch or of ids alone.
 
-    Raises:
-        TypeError: ids that are not integers; a tensor that is not dense.
-        ValueError: other shapes, or no ids.
+    `TypeError` for ids that are not integers, or a tensor that is not dense; `ValueError` for other shapes, or no ids.
     """
     weights = None
     if isinstance(inputs, Mapping):
@@ -106,15 +104,11 @@ class Narrowing:
         """A batch in any structure, with its NumPy ids narrowed; anything else as it is."""
         if not self.schemas or not isinstance(x, (np.ndarray, dict, list, tuple)):
             return x
-        return keras.tree.map_structure(self._array, x)
+        return keras.tree.map_structure(lambda ids: self.tensor(ids) if isinstance(ids, np.ndarray) else ids, x)
 
     def batch(self, batch: Any) -> Any:
         """An element of a data source: inputs, alone or first of a tuple."""
         return (self.arrays(batch[0]), *batch[1:]) if isinstance(batch, tuple) else self.arrays(batch)
-
-    def _array(self, ids: Any) -> Any:
-        schema = self._schema(ids) if isinstance(ids, np.ndarray) else None
-        return ids if schema is None else narrow(schema.categorical, ids)
 
     def tensor(self, ids: Any) -> Any:
         """A tensor, or an array, that will be cast to int32."""

@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +11,7 @@ from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.support.scoped import Scoped
 
 
 @dataclasses.dataclass
@@ -29,11 +29,7 @@ class Lookup:
 
 
 class LookupTape:
-    """The lookups of one forward pass, in call order.
-
-    Args:
-        leaf: `(index, rows) → rows` that makes the rows something a gradient can be taken for.
-    """
+    """The lookups of one forward pass, in call order; `leaf(index, rows)` makes rows that can have a gradient."""
 
     def __init__(self, leaf: Callable[[int, Any], Any]) -> None:
         self.leaf = leaf
@@ -53,21 +49,15 @@ class LookupTape:
         return backend.expand(padded, ops.reshape(inverse[1:], ops.shape(ids)))
 
 
-_active = threading.local()
+_tape, _by_rows = Scoped(None), Scoped(False)
 
 
-@contextlib.contextmanager
-def taped(tape: Any) -> Iterator[Any]:
+def taped(tape: Any) -> contextlib.AbstractContextManager[Any]:
     """While this context is open, lookups of trainable tables on this thread go through `tape`.
 
     A tape whose `every_table` is true gets those of frozen tables, too.
     """
-    previous = getattr(_active, "tape", None)
-    _active.tape = tape
-    try:
-        yield tape
-    finally:
-        _active.tape = previous
+    return _tape.using(tape)
 
 
 class TableVariable(keras.Variable):
@@ -87,7 +77,7 @@ class TableVariable(keras.Variable):
     @property
     def value(self) -> Any:
         """The whole table."""
-        if getattr(_active, "tape", None) is not None and not getattr(_active, "by_rows", False) and self.trainable:
+        if _tape.value is not None and not _by_rows.value and self.trainable:
             raise RuntimeError(
                 f"{self.path}: an embedding table is read as a whole in a training step, which would give it no gradient. Look "
                 "rows up through its EmbeddingCollection, or train in a stock keras.Model."
@@ -102,11 +92,8 @@ def is_table(variable: Any) -> bool:
 
 def gather_rows(table: Any, ids: Any) -> Any:
     """Rows of a table for ids in range, in its own dtype and without a gradient, which a tape may read."""
-    _active.by_rows = True
-    try:
+    with _by_rows.using(True):
         return backend.gather(table, ids)
-    finally:
-        _active.by_rows = False
 
 
 class CountingTape:
@@ -123,7 +110,7 @@ class CountingTape:
 
 def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
     """Rows (*ids.shape, D) of a stacked table, zeros for padding (-1); in training a gradient may be taken for the table."""
-    tape = getattr(_active, "tape", None)
+    tape = _tape.value
     if tape is not None and (table.trainable or getattr(tape, "every_table", False)):
         return tape.lookup(table, ids)
     real = ops.expand_dims(ids >= 0, -1)

@@ -69,15 +69,15 @@ class ShardedTables:
         answers: list[Any] = []
         self.collectives.check_call(self.plan.world_size)
         if exchanged:
-            mine = self.collectives.exchange(side_by_side([_asked(g, ids) for g in exchanged]))
-            theirs = None
+            rows = self.collectives.exchange(side_by_side([_asked(g, ids) for g in exchanged]))
+            factors_of_rows = None
             if weights is not None:
-                theirs = self.collectives.exchange(side_by_side([_spread(g, weights) for g in exchanged]))
+                factors_of_rows = self.collectives.exchange(side_by_side([_spread(g, weights) for g in exchanged]))
             sums, first = [], 0
             for group, variable in zip(exchanged, self.variables, strict=False):
                 positions = slice(first, first + group.positions)
-                factor = None if theirs is None else theirs[:, positions]
-                sums.append(self._answer(group, variable, mine[:, positions], factor, training))
+                factor = None if factors_of_rows is None else factors_of_rows[:, positions]
+                sums.append(self._answer(group, variable, rows[:, positions], factor, training))
                 first += group.positions
             # Vectors of all widths in one message: (processes, Σ F · D, B) of (processes, F, B, D), without moving a number.
             widths = [group.outputs * group.width for group in exchanged]

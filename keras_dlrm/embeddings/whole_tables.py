@@ -1,8 +1,7 @@
 """Whole tables in this process: one variable for all tables of a width; stand-ins where the rows come from elsewhere."""
 
 import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,28 +13,18 @@ from keras_dlrm.embeddings.lookup import lookup, sum_copies
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding.plan import Shard
 from keras_dlrm.sharding.stacking import Stack, pooled_before
+from keras_dlrm.support.scoped import Scoped
 
-_active = threading.local()
+_stands_in = Scoped(False)
 
 
-@contextlib.contextmanager
-def stand_in_tables() -> Iterator[None]:
+def stand_in_tables() -> contextlib.AbstractContextManager[Any]:
     """While this context is open, collections that are built on this thread make tables of one row.
 
     A model of any size is then rebuilt in next to no memory. Its lookups have to go through a tape (`lookup.taped`) that
     gives the real rows.
     """
-    previous = stands_in()
-    _active.on = True
-    try:
-        yield
-    finally:
-        _active.on = previous
-
-
-def stands_in() -> bool:
-    """Whether collections make stand-ins now."""
-    return getattr(_active, "on", False)
+    return _stands_in.using(True)
 
 
 class WholeTables:
@@ -48,7 +37,7 @@ class WholeTables:
 
     def build(self, layer: Any) -> None:
         """Make the variables, as weights of a layer that knows its `initial_rows`."""
-        stand_in = stands_in()
+        stand_in = _stands_in.value
         in_parts = backend.can_write() and not stand_in
         for stack in self.stacks:
             initial = layer.initial_rows(stack)
@@ -99,11 +88,9 @@ class WholeTables:
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """A table as the one part that it is, with its variable and first row there."""
-        for stack, variable in zip(self.stacks, self.variables, strict=True):
-            if name in stack.starts:
-                rows, width = self.shape_of(name)
-                return [(Shard(name, None, 0, rows, 0, width), variable, stack.starts[name])]
-        raise KeyError(name)
+        i, stack = next((i, stack) for i, stack in enumerate(self.stacks) if name in stack.starts)
+        rows, width = self.shape_of(name)
+        return [(Shard(name, None, 0, rows, 0, width), self.variables[i], stack.starts[name])]
 
     def shape_of(self, name: str) -> tuple[int, int]:
         """Rows and columns of a table."""

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.export.requests import expected_probabilities
-from keras_dlrm.export.tables.quantized import KINDS, check_kind
+from keras_dlrm.export.tables.quantized import KINDS
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.metrics import scores
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.arguments import choice
 
 
 def compare_tables(
@@ -27,9 +28,8 @@ def compare_tables(
         batch_size: Rows of a batch of a split.
 
     Returns:
-        A dict per way of storing: `tables` and `pruned_rows`, `bytes` of all tables and `share` of those that the live
-        model has in float32, `auc`, `ne`, and by how much they differ from the live model's: `auc_change`, `ne_change`.
-        The live model comes first.
+        A dict per way of storing, that of the live model first: `tables` and `pruned_rows`, `bytes` of all tables and
+        their `share` of those in float32, `auc` and `ne`, and how much these change: `auc_change`, `ne_change`.
 
     Raises:
         ValueError: an unknown kind, or the split of another log than the model is for.
@@ -45,7 +45,7 @@ def compare_tables(
     if not isinstance(model, ClickModel):
         raise TypeError(f"compare_tables: expected a model of kd.models, not {type(model).__name__}.")
     for kind in kinds:
-        check_kind(kind, "kinds")
+        choice("compare_tables", "kinds", kind, KINDS)
     if isinstance(getattr(part, "schema", None), Schema):
         check_same("compare_tables", model.schema, part.schema, scores=True)
     batches = None if hasattr(part, "batches") else list(part)
@@ -64,13 +64,9 @@ def compare_tables(
         counted = np.concatenate(weights) if weights else None
         of = scores(np.concatenate(labels), np.concatenate(got).astype(np.float64), counted)
         first = results[0] if results else {"auc": of["auc"], "ne": of["ne"]}
-        results.append(
-            {
-                "tables": name, "pruned_rows": 0 if stored is None else stored.pruned_rows,
-                "bytes": whole if stored is None else stored.nbytes,
-                "share": 1.0 if stored is None else stored.nbytes / whole, "auc": float(of["auc"]),
-                "auc_change": float(of["auc"] - first["auc"]), "ne": float(of["ne"]),
-                "ne_change": float(of["ne"] - first["ne"]),
-            }
-        )  # fmt: skip
+        sizes = {"pruned_rows": 0, "bytes": whole, "share": 1.0}
+        if stored is not None:
+            sizes = {"pruned_rows": stored.pruned_rows, "bytes": stored.nbytes, "share": stored.nbytes / whole}
+        change = {f"{score}_change": float(of[score] - first[score]) for score in ("auc", "ne")}
+        results.append({"tables": name, **sizes, "auc": float(of["auc"]), "ne": float(of["ne"]), **change})
     return results

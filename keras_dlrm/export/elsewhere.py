@@ -39,12 +39,11 @@ def run(arguments: Sequence[str], rows: Iterable[np.ndarray] = ()) -> str:
             [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
         )
         try:
-            for part in rows:
-                process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
-            process.stdin.close()  # type: ignore[union-attr]
+            with contextlib.suppress(BrokenPipeError):  # what it says is told below
+                for part in rows:
+                    process.stdin.write(np.ascontiguousarray(part).data.cast("B"))  # type: ignore[union-attr]
+                process.stdin.close()  # type: ignore[union-attr]
             code = process.wait()
-        except BrokenPipeError:
-            code = process.wait()  # What it says is told below.
         finally:
             process.kill()  # where this one is stopped
             process.wait()

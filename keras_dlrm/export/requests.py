@@ -42,8 +42,7 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
 def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
     """`example_batch`, with ids far out of range in two rows, random ones in the later half, and values that are not numbers.
 
-    Dense features have infinity in row 4 and NaN in row 5; weights of ids have NaN in row 2, which is padding, infinity in row 3.
-    There are at least 8 rows.
+    Dense features have infinity in row 4, NaN in row 5; weights NaN in row 2, infinity in row 3. There are at least 8 rows.
 
     Example:
 
@@ -131,20 +130,16 @@ def requests(
             batch["weights"] = packed["weights"]
         columns = raw_columns(preprocessor)
         known = _request(columns, {**raw, **weights})
-    inputs = {c.name: c.input for c in columns}
-    by_signature = {}
-    for name, kind in signature_names(preprocessor is not None, user_columns, default).items():
-        if kind == "packed":
-            dtypes = {key: dtype for key, (_, dtype) in packed_inputs(schema).items()}
-            by_signature[name] = {k: {"dtype": dtypes[k], "values": v.tolist()} for k, v in packed.items()}, packed
-        elif kind == "columns":
-            by_signature[name] = {inputs[key]: entry for key, entry in by_column.items()}, packed
-        elif kind in ("classify", "regress"):
-            by_signature[name] = known, batch
-        else:
-            request, asked = _rank(schema, known, batch, user_columns) if kind == "rank" else (known, batch)
-            by_signature[name] = {inputs[key]: entry for key, entry in request.items()}, asked
-    return by_signature
+    names, dtypes = {c.name: c.input for c in columns}, {key: dtype for key, (_, dtype) in packed_inputs(schema).items()}
+    ranked, together = _rank(schema, known, batch, user_columns)
+    by_kind = {
+        "packed": ({k: {"dtype": dtypes[k], "values": v.tolist()} for k, v in packed.items()}, packed),
+        "columns": ({names[key]: entry for key, entry in by_column.items()}, packed),
+        "raw": ({names[key]: entry for key, entry in known.items()}, batch),
+        "rank": ({names[key]: entry for key, entry in ranked.items()}, together),
+        **dict.fromkeys(("classify", "regress"), (known, batch)),
+    }
+    return {name: by_kind[kind] for name, kind in signature_names(preprocessor is not None, user_columns, default).items()}
 
 
 def _rank(

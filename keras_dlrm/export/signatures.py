@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.support.arguments import choice
 
 #: Inputs that are not columns of a schema.
 WEIGHTS, EXAMPLES = "weights", "inputs"
@@ -72,8 +73,7 @@ def model_columns(schema: Schema) -> tuple[Column, ...]:
 def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     """Columns as the log has them, before the preprocessor.
 
-    Dense values are float64 with NaN where missing, as a preprocessor computes; values that a vocabulary or a hash makes
-    ids of are strings, empty where missing; ids that came as ids are int64.
+    Dense values are float64, NaN where missing. Ids that came as ids are int64; others are strings, empty where missing.
     """
     texts = preprocessor.vocabularies
     return _columns(
@@ -102,8 +102,7 @@ def signature_names(raw: bool, user_columns: Sequence[str], default: str) -> dic
 
 def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) -> None:
     """`ValueError` or `TypeError` where the arguments of `savedmodel` fit neither each other nor the schema."""
-    if default not in DEFAULTS:
-        raise ValueError(f"savedmodel: default={default!r} is unknown; use one of {DEFAULTS}.")
+    choice("savedmodel", "default", default, DEFAULTS)
     if default == "raw" and not raw:
         raise ValueError("savedmodel: default='raw' needs the preprocessor that made the training data; give preprocessor=….")
     if isinstance(user_columns, str) or not all(isinstance(name, str) for name in user_columns):

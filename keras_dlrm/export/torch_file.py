@@ -12,6 +12,7 @@ import numpy as np
 from keras_dlrm.files.durable import check_file, whole
 
 ENDINGS = ".pt, .pth, .bin or .npz"
+_FIX = "write it with torch.save(model.state_dict(), path)"
 
 
 def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -57,11 +58,9 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign:
             reason = f"it holds {foreign[1]} besides tensors, which reading would run or make, so it is not read"
-        raise ValueError(
-            f"{path} cannot be read as a state_dict ({reason}); write it with torch.save(model.state_dict(), path)."
-        ) from error
+        raise ValueError(f"{path} cannot be read as a state_dict ({reason}); {_FIX}.") from error
     if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds a {type(state).__name__}; write it with torch.save(model.state_dict(), path).")
+        raise ValueError(f"{path} holds a {type(state).__name__}; {_FIX}.")
     return state
 
 

@@ -104,58 +104,40 @@ OPEN_SEAL = (_MARK + b"0" * _DIGITS).decode()
 
 
 def seal(path: Path) -> None:
-    """Replace the `OPEN_SEAL` in a complete file by the checksum of all its other bytes.
-
-    Example:
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "model.tflite"
-    >>> _ = path.write_bytes(b"weights" + OPEN_SEAL.encode())
-    >>> seal(path)
-    >>> check_seal(path)
-    True
-    >>> _ = path.write_bytes(path.read_bytes().replace(b"weights", b"Weights"))
-    >>> check_seal(path)
-    Traceback (most recent call last):
-    ValueError: ...model.tflite is damaged: its content does not match its checksum; copy it again, or write it again.
-    """
-    found, digits = _found(path)
-    if found < 0:
+    """Replace the `OPEN_SEAL` in a complete file by the checksum of all its other bytes."""
+    place, digits = _seal_of(path)
+    if place < 0:
         raise RuntimeError(f"{path} has no place for its checksum.")
     with open(path, "r+b") as file:
-        file.seek(found + len(_MARK))
+        file.seek(place)
         file.write(digits.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 def check_seal(path: Path) -> bool:
-    """Whether a file carries a checksum.
-
-    Raises:
-        ValueError: it does, and its other bytes are not those that were written.
-    """
-    found, digits = _found(path)
-    if found < 0:
+    """Whether a file carries a checksum; `ValueError` where its other bytes are not those that were written."""
+    place, digits = _seal_of(path)
+    if place < 0:
         return False
     with open(path, "rb") as file:
-        file.seek(found + len(_MARK))
+        file.seek(place)
         if file.read(_DIGITS) != digits.encode():
             raise ValueError(f"{path} is damaged: its content does not match its checksum; {AGAIN}.")
     return True
 
 
-def _found(path: Path) -> tuple[int, str]:
-    """Position of the seal, -1 where there is none, and the digits that it should have."""
+def _seal_of(path: Path) -> tuple[int, str]:
+    """Position of the seal's digits, -1 where there is none, and the digits that it should have."""
     if not path.stat().st_size:
         return -1, ""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.rfind(_MARK)
-        if place < 0:
+        mark = content.rfind(_MARK)
+        if mark < 0:
             return -1, ""
-        digits = place + len(_MARK), place + len(_MARK) + _DIGITS
+        place = mark + len(_MARK)
         digest = hashlib.sha256()
-        for first, last in ((0, digits[0]), (digits[1], len(content))):
+        for first, last in ((0, place), (place + _DIGITS, len(content))):
             for start in range(first, last, _PART):
                 digest.update(content[start : min(start + _PART, last)])
         return place, digest.hexdigest()
@@ -167,18 +149,7 @@ KERAS = ("config.json", "metadata.json", "model.weights.h5")
 def check_archive(path: Path, needed: Collection[str] = (), done: Done = lambda size: None) -> None:
     """Read all members of an archive, whose CRC-32 is compared; it must have the members that are `needed`.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is not an archive, or damaged.
-
-    Example:
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "m.keras"
-    >>> _ = path.write_bytes(b"PK" + bytes(90))
-    >>> check_archive(path)
-    Traceback (most recent call last):
-    ValueError: ...m.keras is damaged, or only a part of it (File is not a zip file); copy it again, or write it again.
+    `FileNotFoundError` where there is no such file, `ValueError` where it is no archive, or damaged.
     """
     regular(path)
     try:

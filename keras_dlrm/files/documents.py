@@ -17,9 +17,8 @@ _REPEATED = 10_000
 def read(path: str | os.PathLike[str], what: str) -> Any:
     """The value of a file in YAML, or in JSON where its name says so; `what` it should hold is for the errors.
 
-    Raises:
-        OSError: there is no such file, or it is no regular one.
-        ValueError: as `from_yaml` and `from_json`; the message names the file.
+    `OSError` where there is no such file, or no regular one; `ValueError`, which names the file, as of `from_yaml` and
+    `from_json`.
     """
     ending = os.path.splitext(path)[1].lower()
     try:
@@ -32,14 +31,7 @@ def read(path: str | os.PathLike[str], what: str) -> Any:
 
 
 def from_json(text: str | bytes, finite: bool = True) -> Any:
-    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which are not JSON, are refused if `finite`.
-
-    Example:
-
-    >>> from_json('{"rows": 3, "rows": 4}')
-    Traceback (most recent call last):
-    ValueError: not valid JSON (the key 'rows' is there twice in one object; a key stands for one value).
-    """
+    """The value of a JSON text, UTF-8 where it is bytes. NaN and infinity, which JSON has not, are refused if `finite`."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refused if finite else float, parse_float=_parsed)
     except RecursionError:
@@ -71,17 +63,9 @@ def _parsed(text: str) -> float:
 def from_yaml(text: str) -> Any:
     """The value of a YAML text. `1e-6` is a number in it, as it is everywhere else.
 
-    References to another part of the text are taken, as long as they do not make much out of little.
-
-    Raises:
-        ValueError: it is not YAML, has a key twice or one that is not a text, or a value that is not a text, number, list or
-            mapping, or refers to itself; the message names the line.
-
-    Example:
-
-    >>> from_yaml("epochs: 2\\nepochs: 3")
-    Traceback (most recent call last):
-    ValueError: not valid YAML (line 2: the key 'epochs' is there twice; a key stands for one value).
+    References to another part of the text are taken, as long as they do not make much out of little. `ValueError`,
+    which names the line, where it is not YAML, has a key twice or one that is no text, or a value that is no text,
+    number, list or mapping, or refers to itself.
     """
     import yaml
 

@@ -145,9 +145,8 @@ def replace_folder(written: Path, output: Path, owner: str, what: str) -> None:
 
     `owner` and `what` are of the earlier one: what its marker has to say, and what it should be, for the error.
 
-    Raises:
-        FileExistsError: what is there is not removed; see `ownership.check`.
-        RuntimeError: another process holds it.
+    `FileExistsError` where what is there is not removed (see `ownership.check`), `RuntimeError` where another process
+    holds it.
     """
     if not output.exists() or not any(output.iterdir()):
         return publish(written, output)
@@ -185,9 +184,7 @@ def check_replaced(kind: str, path: Path, example: str, is_one: Callable[[bytes]
 
     `kind` is the export or the option, and `example` a name that the file could have in a folder, for the errors.
 
-    Raises:
-        FileExistsError: there is another file, a link or a device.
-        IsADirectoryError: there is a folder.
+    `FileExistsError` where there is another file, a link or a device, `IsADirectoryError` where there is a folder.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{kind}: {path} is a folder; give a file, such as {path / example}.")

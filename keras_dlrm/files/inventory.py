@@ -22,18 +22,14 @@ def inventory(folder: Path, names: Iterable[str]) -> Entries:
     # Hashing gives up the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         digests = executor.map(lambda name: digest(folder / name), names)
-        return {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": found}
-            for name, found in zip(names, digests, strict=True)
-        }
+        return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha} for n, sha in zip(names, digests, strict=True)}
 
 
 def check_sizes(folder: Path, entries: Any, source: Path) -> dict[str, Path]:
     """Check that the files of an inventory are there, inside their folder, and as long as they were: their places by name.
 
-    Raises:
-        ValueError: a file is missing, of another size, or not inside the folder; or `source`, the file that holds the
-            inventory, has none.
+    `ValueError` where one is missing, of another size, or not inside the folder, or `source`, the file that holds the
+    inventory, has none.
     """
     if not isinstance(entries, Mapping) or not all(
         isinstance(e, Mapping) and type(e.get("bytes")) is int and isinstance(e.get("sha256"), str) for e in entries.values()
@@ -55,8 +51,8 @@ def check_contents(places: Mapping[str, Path], entries: Mapping[str, Any], done:
     `done` is called with the bytes of each part that was read, from several threads.
     """
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        for name, found in zip(places, executor.map(lambda path: digest(path, done), places.values()), strict=True):
-            if found != entries[name]["sha256"]:
+        for name, sha256 in zip(places, executor.map(lambda path: digest(path, done), places.values()), strict=True):
+            if sha256 != entries[name]["sha256"]:
                 raise ValueError(f"{places[name]} is damaged: its SHA-256 is not the one that was written; {AGAIN}.")
 
 

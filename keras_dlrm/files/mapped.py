@@ -1,5 +1,6 @@
 """Memory-mapped arrays."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, Self
@@ -9,36 +10,22 @@ import numpy as np
 from keras_dlrm.files.paths import regular
 
 
+@dataclasses.dataclass(eq=False)
 class MappedArray:
-    """A read-only array in a file. Nothing is read before it is used, and it travels to other processes by name.
+    """A read-only array in a file; `ValueError` where the file is missing or too short.
 
-    Args:
-        path: The file.
-        dtype: Type of the elements.
-        shape: Shape (N, …).
-        offset: Bytes before the first element.
-        remedy: What errors advise.
-        order: `"C"` for row-major elements, `"F"` for column-major ones.
-
-    Raises:
-        ValueError: the file is missing or too short.
+    Nothing is read before it is used, and it travels to other processes by name.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        dtype: np.dtype[Any],
-        shape: tuple[int, ...],
-        offset: int = 0,
-        remedy: str = "Write it again.",
-        order: Literal["C", "F"] = "C",
-    ) -> None:
-        self.path = Path(path).absolute()
-        self.dtype = np.dtype(dtype)
-        self.shape = shape
-        self.offset = offset
-        self.remedy = remedy
-        self.order = order
+    path: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]  # (N, …)
+    offset: int = 0  # bytes before the first element
+    remedy: str = "Write it again."  # what errors advise
+    order: Literal["C", "F"] = "C"  # of elements: row-major or column-major
+
+    def __post_init__(self) -> None:
+        self.path, self.dtype = Path(self.path).absolute(), np.dtype(self.dtype)
         self._map: Any = None
         self._open()
 

@@ -37,15 +37,10 @@ def identity(kind: str, name: str | Path) -> str:
 
 
 def mark(folder: Path, owner: str, files: Sequence[str] = ALL) -> int:
-    """Write into a folder whose it is, and hold it.
+    """Write into a folder whose it is, as `identity` gives it, and hold it; it is new or empty, or this process's own.
 
-    Args:
-        folder: A folder that this process has made or found empty, or one that is its own.
-        owner: What `identity` gives.
-        files: Names relative to the folder that are written there; `*` is any part of a name, `**` anything below.
-
-    Returns:
-        A descriptor: no other process removes the folder until it is closed or this process ends.
+    `files` are the names, relative to the folder, that are written there; `*` is any part of a name, `**` anything below.
+    No other process removes the folder until the descriptor that is returned is closed, or this process ends.
     """
     written = folder / f"{MARKER}.{uuid.uuid4().hex[:8]}"
     held = os.open(written, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE, 0o666)
@@ -66,11 +61,8 @@ def mark(folder: Path, owner: str, files: Sequence[str] = ALL) -> int:
 def claim(folder: Path, owner: str, what: str, taken: str, files: Sequence[str] = ALL) -> int:
     """Hold a folder, made where there is none: a descriptor, as of `mark`.
 
-    `what` and `taken` are for errors: what the folder is, such as `"a run"`, and what to say where another process holds it.
-
-    Raises:
-        FileExistsError: there is something else, which is not empty.
-        RuntimeError: another process holds it.
+    `what` and `taken` are for errors: what the folder is, such as `"a run"`, and what to say where another process
+    holds it (`RuntimeError`). `FileExistsError` where there is something else, which is not empty.
     """
     while True:
         with contextlib.suppress(FileNotFoundError), _opened(folder) as (_, place):

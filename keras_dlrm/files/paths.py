@@ -134,13 +134,8 @@ def plain_path(path: Path, characters: str) -> Path:
 
 @functools.cache
 def _link(folder: Path) -> Path:
-    link = Path(tempfile.mkdtemp(dir=_links()), "link")
+    links = tempfile.mkdtemp(prefix="keras-dlrm-links-")
+    atexit.register(shutil.rmtree, links, ignore_errors=True)
+    link = Path(links, "link")
     link.symlink_to(folder)
     return link
-
-
-@functools.cache
-def _links() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="keras-dlrm-links-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder

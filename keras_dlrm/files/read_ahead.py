@@ -15,16 +15,7 @@ class ReadAhead(Generic[T]):
     What is read depends on the item's key alone, so neither the order nor the content depends on how the threads run.
     An error of a thread is raised where its item is asked for. Items that nobody asks for are forgotten when another
     one than the next is: nothing has to be closed, and the threads end when this object is gone.
-
-    Args:
-        read: Reads the item of a key.
-        ahead: How many items to read ahead; 0: none, and no thread.
-
-    Example:
-
-    >>> squares = ReadAhead(lambda n: n * n, ahead=2)
-    >>> [squares.get(n, [n + 1, n + 2]) for n in range(4)]
-    [0, 1, 4, 9]
+    `read` reads the item of a key; `ahead` is how many are read ahead, with 0 none, and by no thread.
     """
 
     def __init__(self, read: Callable[[Any], T], ahead: int) -> None:

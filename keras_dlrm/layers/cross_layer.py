@@ -8,9 +8,7 @@ import keras
 from keras import ops
 
 from keras_dlrm.initializers import ReferenceKernel, new_seed, part_seed
-from keras_dlrm.support.arguments import integer, number
-
-KINDS = ("vector", "matrix")
+from keras_dlrm.support.arguments import choice, integer, number
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -45,8 +43,7 @@ class CrossLayer(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        if kind not in KINDS:
-            raise ValueError(f"CrossLayer: kind={kind!r} is unknown; use one of {KINDS}.")
+        choice("CrossLayer", "kind", kind, ("vector", "matrix"))
         if projection_dim is not None and kind != "matrix":
             raise ValueError(f"CrossLayer: projection_dim={projection_dim!r} needs kind='matrix', not {kind!r}.")
         self.kind = kind

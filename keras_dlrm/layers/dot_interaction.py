@@ -1,6 +1,5 @@
 """Pairwise dot products of feature vectors."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -41,7 +40,9 @@ class DotInteraction(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        features = _stack(inputs) if isinstance(inputs, (list, tuple)) else inputs
+        features = inputs
+        if isinstance(inputs, (list, tuple)):
+            features = ops.concatenate([ops.expand_dims(t, 1) if len(t.shape) == 2 else t for t in inputs], axis=1)
         if len(features.shape) != 3:
             raise ValueError(f"DotInteraction: the input has shape {tuple(features.shape)}; it must be (B, F, D).")
         return _pairwise(features, 1 if self.self_interaction else 0)
@@ -86,7 +87,3 @@ def _pairwise(features: Any, keep: int) -> Any:
         return out, gradient
 
     return triangle(features)
-
-
-def _stack(tensors: Sequence[Any]) -> Any:
-    return ops.concatenate([ops.expand_dims(t, 1) if len(t.shape) == 2 else t for t in tensors], axis=1)

@@ -13,10 +13,9 @@ from keras_dlrm.support.arguments import number, widths
 
 @dataclasses.dataclass(frozen=True)
 class MLPOptions:
-    """Options of an MLP, but for its seed; `who` is the layer or model, and `field` its name for the widths, for errors.
+    """Options of an MLP, but for its seed; `ValueError` for a number out of range.
 
-    Raises:
-        ValueError: a number out of range.
+    `who` is the layer or model, and `field` its name for the widths, for errors.
     """
 
     units: Sequence[int]
@@ -48,14 +47,6 @@ class MLP(keras.layers.Layer):
     """A stack of Dense layers. Use `BottomMLP` and `TopMLP`, which say what follows the last one.
 
     Each hidden layer is Dense → batch norm (if asked) → activation → dropout (if asked).
-
-    Args:
-        units: Width of each layer.
-        activation: Activation of the hidden layers, a Keras name or callable.
-        dropout: Share of activations dropped after each hidden layer, in [0, 1).
-        batch_norm: Whether to normalize before the activation.
-        kernel_l2: L2 factor of the kernels, or 0.
-        seed: Seed of the initial weights and of dropout; a fresh one if omitted.
     """
 
     #: Whether the last layer is a hidden one (activated) or gives logits.
@@ -144,8 +135,6 @@ class BottomMLP(MLP):
     >>> BottomMLP([512, 256, 16])(np.ones((2, 13), "float32")).shape[-1]
     16
     """
-
-    activate_last = True
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

@@ -16,15 +16,6 @@ class RunningSum:
     A plain float32 sum of counts stops growing correctly after 2²⁴ (1.7e7) rows. A running mean avoids that but cannot
     be merged: replicas of a distributed metric add their variables, and means do not add. Two parts do both.
 
-    Example:
-
-    >>> metric = keras.metrics.Metric(name="demo")
-    >>> rows = RunningSum(metric, "rows")
-    >>> for part in (2.0**24, 1.0, 1.0, 1.0, 1.0):
-    ...     rows.add(keras.ops.convert_to_tensor(part, "float32"))
-    >>> float(rows.value()) - 2**24     # a plain float32 sum gives 0
-    4.0
-
     Source: D. E. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B (the exact error of a float addition).
     """
 
@@ -139,14 +130,11 @@ class Calibration(ClickMetric):
 class NormalizedEntropy(ClickMetric):
     """Mean log loss divided by the entropy of the mean click rate; below 1 is better than the base rate.
 
-    Log loss alone says little across data sets, since a rare label makes it small for any model. Dividing by the log
-    loss of the best constant prediction removes that.
+    Log loss alone says little across data sets, since a rare label makes it small for any model.
 
-    The metric computes in float32 whatever the dtype of `y_pred`, and clips probabilities to [1e-7, 1 - 1e-7]. Its
-    state is three sums of two float32 parts each (`RunningSum`), so billions of rows do not saturate it and replicas
-    may add their states. While the entropy of the labels is zero — no row yet, or only one class so far — the ratio is
-    undefined and the result is 1, "no better than the base rate": finite, and never mistaken for a good value. A label
-    or probability of NaN makes it NaN.
+    The metric sums in float32 pairs (`RunningSum`), whatever the dtype of `y_pred`, with probabilities clipped to
+    [1e-7, 1 - 1e-7]. While there is no row yet, or only one class, the ratio is undefined and the result is 1, "no better
+    than the base rate". A label or probability of NaN makes it NaN.
 
     Args:
         name: Name of the metric.

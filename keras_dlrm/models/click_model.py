@@ -194,12 +194,8 @@ class ClickModel(SparseTraining):
 
     def get_config(self) -> dict[str, Any]:
         refuse_hdf5_in_writing()
-        config = {
-            "name": self.name,
-            "schema": self.schema.to_dict(),
-            "seed": self.seed,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
+        config = {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed}
+        config["dtype"] = keras.dtype_policies.serialize(self.dtype_policy)
         return with_frozen({**config, **self._config}, self)
 
     @classmethod

@@ -12,8 +12,7 @@ from keras_dlrm.layers.cross_layer import CrossOptions, crossed
 from keras_dlrm.layers.mlp import MLP, MLPOptions
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
-
-STRUCTURES = ("stacked", "parallel")
+from keras_dlrm.support.arguments import choice
 
 
 class CrossNetwork(ClickModel):
@@ -25,8 +24,7 @@ class CrossNetwork(ClickModel):
     ) -> None:  # fmt: skip
         super().__init__(schema, seed, **kwargs)
         schema, dtype, (deep_seed, logit_seed) = self.schema, self.dtype_policy, (part_seed(self.seed, i) for i in (1, 2))
-        if structure not in STRUCTURES:
-            raise ValueError(f"{type(self).__name__}: structure={structure!r} is unknown; use one of {STRUCTURES}.")
+        choice(type(self).__name__, "structure", structure, ("stacked", "parallel"))
         self.structure = structure
 
         # Layers
@@ -35,12 +33,9 @@ class CrossNetwork(ClickModel):
         self.crosses = cross.layers(self.seed, dtype)
         self.deep_mlp = MLP(**vars(deep), seed=deep_seed, dtype=dtype, name="deep_mlp") if deep.units else None
         self.logit = keras.layers.Dense(
-            1,
-            kernel_initializer=ReferenceKernel([logit_seed, 0]),
-            bias_initializer=ReferenceBias([logit_seed, 1]),
-            dtype="float32",
-            name="logit",
-        )
+            1, kernel_initializer=ReferenceKernel([logit_seed, 0]), bias_initializer=ReferenceBias([logit_seed, 1]),
+            dtype="float32", name="logit",
+        )  # fmt: skip
 
         # Shapes: x₀ is (B, n).
         n = schema.n_dense
@@ -86,19 +81,11 @@ class DCN(CrossNetwork):
     """All features side by side through a cross network of vector weights alongside a deep network.
 
     Args:
-        schema: A fitted `Schema`.
-        embedding_dim: Width of all tables, a mapping table name → width, or `"paper"`: 6 · rows^¼ for each table.
+        schema, embedding_dim: As in `DCNv2`.
         cross_layers: How many cross layers; the paper's best on Criteo has 6.
         deep_mlp: Widths of the deep network's layers; the paper's best on Criteo has two of 1024.
-        activation: Activation of the deep network.
-        dropout: Share of activations dropped after each deep layer.
-        batch_norm: Whether the deep network normalizes before each activation, as the paper does.
-        kernel_l2: L2 factor of all kernels.
-        embedding_dropout: Share of x₀'s embedding elements dropped.
-        init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
-        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
-            of a `TPUEmbedding` in its place.
-        seed: Seed of all initial weights and of dropout.
+        activation, dropout, batch_norm, kernel_l2: As in `DCNv2`; the paper normalizes.
+        embedding_dropout, init_scale, embedding_options, seed: As in `DCNv2`.
 
     Source: Wang et al. 2017, "Deep & Cross Network for Ad Click Predictions".
 

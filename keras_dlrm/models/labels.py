@@ -55,11 +55,6 @@ class Checks:
 
     Attributes:
         error: The error that a batch raised as it was read, if any. TensorFlow makes an error of its own of it.
-
-    Example:
-
-    >>> Checks("fit", "binary_crossentropy").arrays([0, 1, 1], None)
-    (array([0, 1, 1]), None)
     """
 
     def __init__(self, who: str, loss: Any, filler: bool = False) -> None:
@@ -69,15 +64,10 @@ class Checks:
         self.error: Exception | None = None
 
     def arrays(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
-        """Check labels and sample weights in memory, in any form, a dict or list of those of several outputs, or `None`.
+        """Check labels and sample weights in memory: in any form, a dict or list of those of many outputs, or `None`.
 
-        Returns:
-            Both; lists, frames, other frameworks' tensors and the like as NumPy arrays, arrays and the backend's tensors as they
-            are.
-
-        Raises:
-            TypeError: no numbers.
-            ValueError: numbers that are not allowed, or missing ones.
+        Arrays and the backend's tensors come back as they are, anything else as NumPy arrays. `TypeError` for no
+        numbers, `ValueError` for numbers that are not allowed, or missing ones.
         """
         return self._both(y, sample_weight, self._checked)
 

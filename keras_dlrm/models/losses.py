@@ -3,28 +3,24 @@
 import contextlib
 import functools
 import inspect
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
+
+from keras_dlrm.support.scoped import Scoped
 
 CROSS_ENTROPIES = {
     keras.losses.binary_crossentropy: keras.losses.BinaryCrossentropy,
     keras.losses.binary_focal_crossentropy: keras.losses.BinaryFocalCrossentropy,
 }
 
-_known = threading.local()
+_known = Scoped((None, None))
 
 
-@contextlib.contextmanager
-def logits_of(y_pred: Any, logits: Any) -> Iterator[None]:
+def logits_of(y_pred: Any, logits: Any) -> contextlib.AbstractContextManager[Any]:
     """While this context is open, `FromLogits` on this thread knows the logits of this very prediction."""
-    _known.pair = y_pred, logits
-    try:
-        yield
-    finally:
-        del _known.pair
+    return _known.using((y_pred, logits))
 
 
 class FromLogits(keras.losses.Loss):
@@ -49,7 +45,7 @@ class FromLogits(keras.losses.Loss):
         self._of_logits = type(original)(**{**original.get_config(), "from_logits": True, "dtype": original.dtype})
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        known, logits = getattr(_known, "pair", (None, None))
+        known, logits = _known.value
         if y_pred is known:
             return self._of_logits(y_true, logits, sample_weight)
         return self.original(y_true, y_pred, sample_weight)

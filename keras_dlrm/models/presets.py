@@ -3,14 +3,10 @@
 import dataclasses
 from typing import Any
 
-from keras_dlrm.schema.criteo import (
-    CRITEO_KAGGLE_ROWS,
-    CRITEO_TERABYTE_10M_ROWS,
-    CRITEO_TERABYTE_40M_ROWS,
-    MLPERF_V2_HOTNESS,
-    MLPERF_V2_ROWS,
-    criteo_schema,
-)
+from keras_dlrm.embeddings.rules.follow import RULES
+from keras_dlrm.models.dlrm import DLRM
+from keras_dlrm.schedules import WarmupHoldDecay
+from keras_dlrm.schema import criteo
 from keras_dlrm.schema.schema import Schema
 
 
@@ -48,7 +44,7 @@ class Preset:
         """
         if not 0 < table_scale <= 1:
             raise ValueError(f"preset {self.name}: table_scale={table_scale!r} must be in (0, 1].")
-        return criteo_schema([max(min(3, n), round(n * table_scale)) for n in self.rows], self.hotness)
+        return criteo.criteo_schema([max(min(3, n), round(n * table_scale)) for n in self.rows], self.hotness)
 
     def build(self, table_scale: float = 1.0, seed: int | None = None, compile: bool = True) -> Any:
         """The model, compiled as published unless `compile` is false.
@@ -58,8 +54,6 @@ class Preset:
             seed: Seed of the initial weights.
             compile: Whether to compile with the published optimizer.
         """
-        from keras_dlrm.models.dlrm import DLRM
-
         model = DLRM(self.schema(table_scale), seed=seed, **self.model)
         if compile:
             model.compile(optimizer=self.make_optimizer(), loss="binary_crossentropy", metrics=["auc"])
@@ -67,9 +61,6 @@ class Preset:
 
     def make_optimizer(self) -> Any:
         """The published optimizer with its schedule."""
-        from keras_dlrm.embeddings.rules.follow import RULES
-        from keras_dlrm.schedules import WarmupHoldDecay
-
         options: dict[str, Any] = dict(self.optimizer_options)
         if self.schedule:
             options["learning_rate"] = WarmupHoldDecay(options["learning_rate"], **self.schedule)
@@ -82,18 +73,21 @@ _MIDDLE = {"embedding_dim": 64, "bottom_mlp": [512, 256, 64], "top_mlp": [512, 5
 _LARGE = {"embedding_dim": 128, "bottom_mlp": [512, 256, 128], "top_mlp": [1024, 1024, 512, 256, 1]}
 _CROSS = {**_LARGE, "interaction": "cross", "cross_layers": 3, "projection_dim": 512}
 _ALL = (
-    Preset("criteo_kaggle", f"{_CRITEO}kaggle.sh", CRITEO_KAGGLE_ROWS, _SMALL, "sgd", {"learning_rate": 0.1}, batch_size=128),
     Preset(
-        "criteo_terabyte", f"{_CRITEO}terabyte.sh (max-ind-range 10M, sub-sample 0.875)", CRITEO_TERABYTE_10M_ROWS, _MIDDLE,
-        "sgd", {"learning_rate": 0.1}, batch_size=2048,
+        "criteo_kaggle", f"{_CRITEO}kaggle.sh", criteo.CRITEO_KAGGLE_ROWS, _SMALL,
+        "sgd", {"learning_rate": 0.1}, batch_size=128,
     ),
     Preset(
-        "mlperf_v1", "MLPerf training v0.7–v2.1, DLRM (max-ind-range 40M)", CRITEO_TERABYTE_40M_ROWS, _LARGE,
+        "criteo_terabyte", f"{_CRITEO}terabyte.sh (max-ind-range 10M, sub-sample 0.875)",
+        criteo.CRITEO_TERABYTE_10M_ROWS, _MIDDLE, "sgd", {"learning_rate": 0.1}, batch_size=2048,
+    ),
+    Preset(
+        "mlperf_v1", "MLPerf training v0.7–v2.1, DLRM (max-ind-range 40M)", criteo.CRITEO_TERABYTE_40M_ROWS, _LARGE,
         "sgd", {"learning_rate": 1.0}, batch_size=2048,
     ),
     Preset(
-        "mlperf_dcnv2", "MLPerf training v3.0, DLRM-DCNv2", MLPERF_V2_ROWS, _CROSS,
-        "adagrad", {"learning_rate": 0.005, "epsilon": 1e-8}, batch_size=65536, hotness=MLPERF_V2_HOTNESS,
+        "mlperf_dcnv2", "MLPerf training v3.0, DLRM-DCNv2", criteo.MLPERF_V2_ROWS, _CROSS,
+        "adagrad", {"learning_rate": 0.005, "epsilon": 1e-8}, batch_size=65536, hotness=criteo.MLPERF_V2_HOTNESS,
     ),
 )  # fmt: skip
 #: The published models by name: `PRESETS["criteo_kaggle"].build(table_scale=0.001)`.

@@ -19,13 +19,6 @@ def frozen_of(model: Any) -> Frozen:
     A path has the attributes that layers are, as in `top_mlp/dense_layers.0`, because names that Keras gives count up within a
     process; `#N` stands for the N-th layer where it is not an attribute, and at the end `@N` for the N-th variable. The model
     itself is "".
-
-    Example:
-
-    >>> model = kd.models.DLRM(kd.Schema(["I1"], [kd.Categorical("C1", 3)]), 2, bottom_mlp=[2], top_mlp=[1])
-    >>> model.top_mlp.dense_layers[0].bias.trainable = False
-    >>> frozen_of(model)
-    {'top_mlp/dense_layers.0/@1': False}
     """
     frozen: Frozen = {}
     for path, around, layer in _walk(model, "", True):

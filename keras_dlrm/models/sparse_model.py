@@ -16,6 +16,7 @@ from keras_dlrm.backend.private_keras import (
     loss_tracker,
     variables_of,
 )
+from keras_dlrm.checkpoint.state import of_training, value_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import Narrowing, check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
@@ -23,6 +24,7 @@ from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import rule_of
 from keras_dlrm.models.checked_training import CheckedTraining
 from keras_dlrm.models.saved import Saved
+from keras_dlrm.sharding.part import Part
 from keras_dlrm.step.batch import PartOfBatch, WholeBatch
 
 OMITTED = type("Omitted", (), {"__repr__": lambda self: "the model's own"})()
@@ -92,9 +94,10 @@ class SparseTraining(Saved, CheckedTraining):
             self.loss = loss  # what was given
         self.check_compiled(keras.tree.flatten([metrics, kwargs.get("weighted_metrics")]))
         if self.sharded:
-            from keras_dlrm.models.alike import check_model
+            from keras_dlrm.sharding import everyone
 
-            check_model(self)  # before variables are made, which on JAX all processes make together
+            # Before variables are made, which on JAX all processes make together.
+            everyone.require_alike(self.name, of_training(self))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -129,20 +132,32 @@ class SparseTraining(Saved, CheckedTraining):
                 )
 
     def _check_alike(self, x: Any = None) -> None:
-        """Before the first step after `compile`: all processes are told the same, and start with the same weights."""
+        """Before the first step after `compile`: all processes are told the same, and start with the same weights.
+
+        And always: they are given rows of the same columns, and as many batches. `ValueError` in all where one differs.
+        """
         if self._known_alike == "alone" or (self._known_alike and x is None) or not self.compiled:
             return
         if not self.shared:
             self._known_alike = "alone" if self.built else ""
             return
-        from keras_dlrm.models import alike
+        from keras_dlrm.sharding import everyone
 
         if not self._known_alike:
-            alike.check_model(self)
+            everyone.require_alike(self.name, of_training(self))
             if self.built and not self.in_replicas:  # replicas start with the weights of the first
-                alike.check_weights(self)
+                copies = [v for v in self.weights if not getattr(v, "sharded", False)]
+                name = everyone.first_that_differs((v.path, value_of(v)) for v in copies)
+                if name is not None:
+                    raise ValueError(
+                        f"{self.name}: {name} is not the same in all processes, so that they would train different "
+                        "models. Build the model after kd.sharding.start(), the same way in all of them, with the same "
+                        "seeds if any."
+                    )
             self._known_alike = "checked" if self.built else ""
-        alike.check_data(self, x)
+        if isinstance(x, Part):
+            schema = getattr(x.dataset, "schema", None)
+            everyone.require_alike(self.name, {"data": {"schema": schema and schema.to_dict(), "batches": len(x)}})
 
     def make_room(self, x: Any, batch_size: int | None = None) -> None:
         """Make the optimizer's variables that accumulate gradients of rows over batches, where it does.

@@ -52,10 +52,9 @@ def launch(
 ) -> int:  # fmt: skip
     """Run a program as chief, workers and servers on this machine until the chief ends.
 
-    A worker that dies is started again, unless it keeps ending with an error as soon as it starts. When a server dies, which
-    has part of the model, or the chief says that it lost one, all are started again: the program should resume from its last
-    checkpoint. A process that hangs, stopped or without a core, is ended and counts as dead. The processes' ids go to stderr, a
-    JSON object a line. They end with this one.
+    A worker that dies is started again, unless it keeps failing as soon as it starts. When a server dies, or the chief says
+    that it lost one, all are started again: the program should resume from its last checkpoint. A process that hangs is
+    ended and counts as dead. The processes' ids go to stderr, a JSON object a line.
 
     Args:
         command: The program and its arguments; each process gets its own `TF_CONFIG`.
@@ -63,8 +62,7 @@ def launch(
         servers: Number of parameter servers.
         restarts: How often all may be started again.
         settings: Further environment variables.
-        timeout: Seconds without a sign of life, which `serve` and `ParameterServerTraining` give every second, until a process
-            counts as hung.
+        timeout: Seconds without a sign of life, which `serve` and the chief give every second, until a process has hung.
 
     Returns:
         The chief's exit code, or that of a worker that keeps failing.

@@ -42,8 +42,7 @@ class ServerLostError(RuntimeError):
 class ParameterServerTraining:
     """A model whose tables, slots and dense parameters are on parameter servers, and its training.
 
-    To be made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for a model with its variables on the servers,
-    and by `model` for one that is not sharded.
+    Made by the chief of a cluster (`TF_CONFIG`), once. `build` is called for this model, and by `model` for a whole one.
 
     Args:
         build: Makes and compiles a model of `kd.models`, its optimizers included, always the same one (give it a seed).
@@ -114,13 +113,11 @@ class ParameterServerTraining:
     ) -> np.ndarray:  # fmt: skip
         """Train up to `steps`.
 
-        Each step is applied once, also when workers die. Where workers work at the same time, a step's gradient is of
-        parameters that up to `in_flight - 1` other steps move before it is applied.
+        Each step is applied once, also when workers die; up to `in_flight - 1` others may move its parameters before that.
 
         Args:
             batch: Step number, from 0 → `(packed batch, labels)`: the same whenever it is asked.
-            in_flight: Steps that are under way at a time; two for each worker by default. With 1 the result is that of
-                one process.
+            in_flight: Steps under way at a time, two for each worker by default; 1 gives the result of one process.
             checkpoint_steps: Steps between checkpoints, where there is a folder for them; the last step is one, too.
             evaluation: Gives batches to evaluate on, which workers do alongside training.
             evaluation_steps: Steps between evaluations; see `evaluations`.
@@ -255,10 +252,7 @@ class ParameterServerTraining:
             return {name: np.concatenate([rows for _, rows in self.tables.read(name)]) for name in self.plan.shapes}
 
     def model(self) -> ClickModel:
-        """A model that is not sharded, with the parameters as they are, to be exported or saved.
-
-        Its optimizer is a fresh one. The chief needs memory for the tables twice.
-        """
+        """A model that is not sharded, with the parameters as they are and a fresh optimizer; its tables are copies."""
         model = self.build()
         with _servers_lost():
             trained = [v for v in self._sharded.variables if not is_table(v)]
@@ -270,10 +264,9 @@ class ParameterServerTraining:
     # -- what it costs -----------------------------------------------------------------------------------------------
 
     def bytes_sent(self) -> dict[str, int]:
-        """Payload that each process sent to others in training, by process, since this object was made.
+        """Payload that each process sent to others in training: ids, rows, dense parameters, gradients and batches.
 
-        That is ids, rows, dense parameters, gradients and batches; not what TensorFlow and gRPC put around them. Rows are
-        counted as they are asked for. Any worker runs any step: each is given the mean of all.
+        Rows are counted as they are asked for. Any worker runs any step: each is given the mean of all.
         """
         workers, servers = self._step.bytes_sent(self.done - self.resumed)
         sent = [workers // self.workers] * self.workers + servers + [self._given]

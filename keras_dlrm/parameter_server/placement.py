@@ -29,9 +29,8 @@ def default_plan(shapes: dict[str, tuple[int, int]], servers: int) -> ShardingPl
 def for_servers(plan: ShardingPlan, servers: int) -> ShardingPlan:
     """A plan whose ranks are parameter servers: each row is on one of them, as a whole.
 
-    A *replicated* table is whole on the server that has the fewest bytes: workers keep nothing. One that is split by
-    *columns* is split by rows over the same servers: the same bytes for each of them, and a row rule sees whole rows.
-    Neither changes what is learned.
+    A *replicated* table is whole on the server with the fewest bytes; one that is split by *columns* is split by rows over
+    the same servers. Neither changes what is learned.
 
     Args:
         plan: For any number of ranks; see `ShardingPlan.for_world`.

@@ -22,8 +22,7 @@ class Server:
     A worker may die at any moment, and its step is then given to another one, although the first may have applied it to
     some of the servers. So each server keeps a ledger: whether it has step s, and how many it has in all, which one
     operation writes together after all else. A step that it has is not applied again. The lock makes one step's update of
-    this server's rows and parameters whole before the next one begins; all that it needs is there before the lock is taken. The
-    ledger has room for so many steps.
+    this server's rows and parameters whole before the next one begins; all that it needs is there before it is taken.
     """
 
     def __init__(self, index: int, device: str, steps: int, stacks: int) -> None:
@@ -58,8 +57,7 @@ class Server:
 
         def section() -> Any:
             with tf.device(self.device):
-                has = tf.gather(self._ledger, 1 + step)
-                return tf.cond(has > 0, lambda: tf.constant(0), new)
+                return tf.cond(tf.gather(self._ledger, 1 + step) > 0, lambda: tf.constant(0), new)
 
         with tf.device(self.device):
             return self._lock.execute(section)

@@ -85,8 +85,7 @@ class ServerTables:
         rows, asked = self._gather(stack, unique[1:])
         rows = leaf(rows)
         padded = tf.concat([tf.zeros((1, rows.shape[1]), rows.dtype), rows], 0)
-        vectors = backend.expand(padded, tf.reshape(inverse[1:], tf.shape(ids)))
-        return vectors, ServerLookup(stack, rows, asked)
+        return backend.expand(padded, tf.reshape(inverse[1:], tf.shape(ids))), ServerLookup(stack, rows, asked)
 
     def _gather(self, stack: int, ids: Any) -> tuple[Any, list[Asked]]:
         """Unique rows in float32, each from its server."""
@@ -96,13 +95,13 @@ class ServerTables:
         if len(servers) == 1:
             index = {servers[0]: each}
         else:
-            owner = tf.gather(where.server, _piece(where, ids))
+            owner = tf.gather(where.server, tf.searchsorted(where.start, ids, side="right") - 1)
             index = dict(enumerate(tf.dynamic_partition(each, owner, len(self.devices))))
         asked, rows = [], []
         for k in servers:
             own_ids = tf.gather(ids, index[k])
             with tf.device(self.devices[k]):
-                local = own_ids + tf.gather(where.shift, _piece(where, own_ids))
+                local = own_ids + tf.gather(where.shift, tf.searchsorted(where.start, own_ids, side="right") - 1)
                 rows.append(tf.gather(self.held[stack][k].rows, local))  # type: ignore[union-attr]
             asked.append(Asked(k, index[k], own_ids, local))
         stitched = rows[0] if len(rows) == 1 else tf.dynamic_stitch([index[k] for k in servers], rows)
@@ -160,8 +159,7 @@ class ServerTape:
     every_table = True
 
     def __init__(self, tables: ServerTables, leaf: Callable[[Any], Any] = lambda rows: rows) -> None:
-        self.tables = tables
-        self.leaf = leaf
+        self.tables, self.leaf = tables, leaf
         self.lookups: list[ServerLookup] = []
 
     def lookup(self, table: Any, ids: Any) -> Any:
@@ -169,10 +167,6 @@ class ServerTape:
         vectors, lookup = self.tables.lookup(table, ids, self.leaf)
         self.lookups.append(lookup)
         return vectors
-
-
-def _piece(where: Pieces, ids: Any) -> Any:
-    return tf.searchsorted(where.start, ids, side="right") - 1
 
 
 def _scatter(variable: tf.Variable, first: int, values: np.ndarray) -> None:

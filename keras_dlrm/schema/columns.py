@@ -30,8 +30,7 @@ class Dense:
             quantiles, in [-1, 1]. `"log_above_minimum"` is `log(x - m + 2)`, where m is the smallest value of the
             training part and smaller ones are taken as m (TorchRec's transform of Criteo's counts).
         missing: Value that stands for a missing (null) one *after* the transform.
-        identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data that was
-            transformed by others.
+        identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data of others.
 
     Example:
 
@@ -73,12 +72,10 @@ class Categorical:
         min_count: Values seen fewer times in the training part count as unseen when a vocabulary is fitted.
         max_vocabulary: Most rows a fitted vocabulary may have (the most frequent values are kept); `None` for no cap.
         hashed: Whether ids are unbounded: any integer from 0 to 2⁶³-1, hashed into the `vocabulary_size` rows inside
-            the graph. Ids that meet in one row share it; no vocabulary is fitted, and no id is unseen. A preprocessor
-            makes such ids of texts.
+            the graph. Ids that meet in one row share it; none is fitted or unseen. A preprocessor makes ids of texts.
         truncate: What is kept of a list that is longer than `hotness`: its `"first"` or `"last"` values, with their
             weights. Missing values at the end of a list are padding and do not count. `None`: such a row is an error.
-        identity: Checksum of the values and their ids that a preprocessor fitted, which sets it; a model refuses data of
-            another vocabulary.
+        identity: Checksum of the vocabulary that a preprocessor fitted, which sets it; a model refuses data of others.
 
     Example:
 
@@ -102,18 +99,16 @@ class Categorical:
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
         who = f"Categorical column {self.name!r}"
-        if self.vocabulary_size is not None:
-            integer(who, "vocabulary_size", self.vocabulary_size, 1, MAX_VOCABULARY_SIZE)
-        integer(who, "hotness", self.hotness)
-        integer(who, "min_count", self.min_count)
-        if self.max_vocabulary is not None:
-            integer(who, "max_vocabulary", self.max_vocabulary, 1, MAX_VOCABULARY_SIZE)
+        for field in ("vocabulary_size", "max_vocabulary"):
+            if getattr(self, field) is not None:
+                integer(who, field, getattr(self, field), 1, MAX_VOCABULARY_SIZE)
+        for field in ("hotness", "min_count", "oov_rows"):
+            integer(who, field, getattr(self, field))
         choice(who, "combiner", self.combiner, COMBINERS)
         if self.truncate not in (None, *TRUNCATE):
             raise ValueError(f"{who}: truncate={shown(self.truncate)} is unknown; use one of {TRUNCATE}, or None.")
         if self.oov is not None:
             integer(who, "oov", self.oov, 0, None if self.vocabulary_size is None else self.vocabulary_size - 1)
-        integer(who, "oov_rows", self.oov_rows)
         if self.oov_rows > 1:
             self._check_oov_rows(who)
         if self.table is not None:

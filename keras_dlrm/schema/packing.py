@@ -97,22 +97,27 @@ def weight_rows(column: Categorical, values: Any, ids: np.ndarray, lists: Lists)
     return float32(who, cut(given, lists.starts, column.hotness, 0.0))
 
 
+WEIGHTS = "must be a finite number of at least 0"
+
+
+def allowed_labels(labels: np.ndarray, soft: bool) -> tuple[np.ndarray, str]:
+    """A mask of the labels that a log may hold, and a text that says which."""
+    if soft:
+        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
+    return (labels == 0) | (labels == 1), "must be 0 or 1"
+
+
 def check_ids(column: Categorical, ids: np.ndarray) -> None:
     """`ValueError` naming the first id that is neither padding nor in the vocabulary, its row and the range."""
     size = int(column.vocabulary_size)  # type: ignore[arg-type]
     bad = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
     if bad.any():
         where = np.argwhere(bad)[0]
-        if column.hashed:
-            raise ValueError(
-                f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are 0 … 2^63-1, "
-                f"which are hashed, and {PADDING} for padding."
-            )
+        unseen = f"padding ({PADDING})" if column.oov is None else f"the OOV row {column.oov}"
+        fix = "" if column.hashed else f". Map unseen ids to {unseen}, or give the column a larger vocabulary_size"
         raise ValueError(
-            f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are "
-            f"0 … {size - 1}, and {PADDING} for padding. Map unseen ids to "
-            + (f"the OOV row {column.oov}" if column.oov is not None else f"padding ({PADDING})")
-            + ", or give the column a larger vocabulary_size."
+            f"column {column.name!r}: id {ids[tuple(where)]} in row {where[0]} is out of range; allowed are 0 … "
+            f"{'2^63-1, which are hashed' if column.hashed else size - 1}, and {PADDING} for padding{fix}."
         )
 
 
@@ -146,17 +151,11 @@ def ragged(name: str, values: Any, hotness: int | None, fill: float, dtype: Any)
     if hasattr(values, "to_list"):
         # Polars and pandas list columns; their to_numpy gives arrays of objects.
         array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
-        if array.dtype == object:
-            values = values.to_list()
-        else:
-            values = array
-    array = values if isinstance(values, np.ndarray) else None
-    if array is None:
-        try:
-            array = np.asarray(values)
-        except ValueError:  # lists of different lengths
-            array = np.empty(0, dtype=object)
-            values = list(values)
+        values = values.to_list() if array.dtype == object else array
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array, values = np.empty(0, dtype=object), list(values)
     if array.dtype == object:
         rows = [_as_row(name, i, v, integer) for i, v in enumerate(values)]
         longest = max((len(r) for r in rows), default=0)

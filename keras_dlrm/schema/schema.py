@@ -167,8 +167,7 @@ class Schema:
             columns: Mapping or DataFrame (pandas, Polars): one entry per dense and sparse column, each of length B.
                 A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label and
                 the row weights may be present and are left out of the batch; any other column is an error.
-            weights: For a weighted schema: per-id factors by sparse column name, shaped like the ids. Columns that are
-                left out weigh 1.
+            weights: For a weighted schema: per-id factors by sparse column, shaped like the ids; 1 where left out.
 
         Returns:
             `{"dense": float32 (B, n_dense), "sparse": int64 (B, W)}`, and `"weights": float32 (B, W)` where the

@@ -42,9 +42,7 @@ class TableOutput:
     """
 
     def __init__(self, path: str | os.PathLike[str], columns: Columns, overwrite: bool = False) -> None:
-        self.path = Path(path)
-        self.columns = dict(columns)
-        self.rows = 0
+        self.path, self.columns, self.rows = Path(path), dict(columns), 0
         self._overwrite = overwrite
         self._format = output_format(self.path)
         if self._format != "parquet":

@@ -13,12 +13,12 @@ import polars as pl
 from keras_dlrm.data.packed.filling import padded, refilled, row_count
 from keras_dlrm.data.packed.split import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
-from keras_dlrm.data.tables.block import TableFile
-from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
+from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
@@ -71,10 +71,7 @@ class FileRows:
                     raise ValueError(f"{file.path}: id column {name!r} is {kind}, in {first[name]} it is {self.types[name]}; {fix}")
 
     def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
-        """The rows that can be used, in the order of the files; progress is told the rows read so far and an estimate of all.
-
-        `ValueError` where a row cannot be used, as `bad` has it, or a file cannot be read, or changed meanwhile.
-        """
+        """Rows that can be used, in order; `ValueError` for one that cannot. Progress is told the rows so far, of about all."""
         sizes = [file.size() for file in self._files]
         for k, file in enumerate(self._files):
             was, rows = file.fingerprint(self.names), 0
@@ -125,17 +122,15 @@ def predict_files(
 ) -> Scored:  # fmt: skip
     """Write p(click) of every row of some files, in their order, with columns of the input alongside it.
 
-    Files are read, worked off by the preprocessor, scored and written in blocks, all at the same time: memory holds the
-    model and a few blocks, whatever the number of rows. The output is written aside, its rows are counted, and it gets
-    its name: it is complete or absent. No label is needed.
+    Files are read, worked off, scored and written in blocks, all at the same time: memory holds the model and a few
+    blocks. The output is written aside and its rows are counted: it is complete or absent. No label is needed.
 
     Args:
         model: A model of `kd.models`.
         inputs: Path, glob pattern, or a list of these: `.parquet`, `.csv`, `.tsv` or `.tfrecord`, the last three also
             `.gz`, as `kd.data.tables.preprocess` reads them, or a frame.
         output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
-        preprocessor: That of the log that the model was trained on (`kd.data.open(directory).preprocessor`), or the
-            directory that holds it. `None` where the columns hold ids and model inputs already.
+        preprocessor: That of the model's log (`kd.data.open(directory).preprocessor`), or its directory; `None` for ids.
         id_columns: Columns of the input that are kept alongside the predictions, in their types; from CSV as text.
         column: Name of the column of probabilities, float32.
         batch_size: Rows that the model gets at once.
@@ -153,8 +148,7 @@ def predict_files(
         FileNotFoundError: an input, or the output's folder, does not exist.
         FileExistsError: `output` exists.
         KeyError: a column is missing.
-        ValueError, TypeError: a value cannot be used (the message names file, row and column); the preprocessor is
-            another model's; a prediction is not finite.
+        ValueError, TypeError: a value (the message names it) or the preprocessor does not fit; a prediction is not finite.
         OSError: the disk is full.
 
     Example:
@@ -177,9 +171,8 @@ def predict_files(
     ids = list(id_columns)
     for name in ids:
         if name == column or ids.count(name) > 1:
-            raise ValueError(
-                f"{who}: the output would have two columns {name!r}; name each id column once, and give column=… another name."
-            )
+            fix = "name each id column once, and give column=… another name."
+            raise ValueError(f"{who}: the output would have two columns {name!r}; {fix}")
     output_format(path)
     check_place(path, overwrite)
     if preprocessor is None:

@@ -61,8 +61,7 @@ class Receiving(grpc.ServerInterceptor):
 
     gRPC gives a thread to a request before its message is there, and waits for that without end: a few clients that
     send half a request would hold all threads. So messages are received here, as of a stream of one, which shows the
-    call beforehand. The budget is of the bytes of all messages in flight. Its thread `watch` looks for slow clients, until it is
-    `stopped`.
+    call beforehand. The budget is of the bytes of all messages in flight; `watch` looks for slow clients until `stopped`.
     """
 
     def __init__(self, seconds: float, budget: Budget, slots: threading.Semaphore) -> None:
@@ -211,8 +210,7 @@ class ModelService(_Servicer, model_service_pb2_grpc.ModelServiceServicer):
 class GrpcServer:
     """The server of gRPC: bound to an address (host and port; port 0 for any that is free) when made, started by `start`.
 
-    A slot is taken while a request runs. Beyond `concurrency` requests, waiting ones too, a client gets RESOURCE_EXHAUSTED.
-    `OSError` where the port is taken.
+    A slot is taken while a request runs; a client beyond `concurrency` gets RESOURCE_EXHAUSTED. `OSError`: a taken port.
     """
 
     def __init__(self, service: Service, address: str, slots: threading.Semaphore, concurrency: int) -> None:

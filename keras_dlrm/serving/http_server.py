@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import socket
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -28,24 +29,21 @@ class Connections:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._waiting: dict[str, dict[Connection, None]] = {}
-        self._open: dict[str, int] = {}
-        self._count = 0
+        self._open: Counter[str] = Counter()
         self.stopping = False
 
     def enter(self, connection: Connection, client: str) -> bool:
         """Count a new connection in, making room where there is none; `False` where all others are being answered."""
-        self._count += 1
-        self._open[client] = self._open.get(client, 0) + 1
+        self._open[client] += 1
         if self._open[client] > self._limits.client_connections:
             return self._make_room(client)
-        if self._count > self._limits.connections:
+        if self._open.total() > self._limits.connections:
             return self.make_room()
         return True
 
     def leave(self, connection: Connection, client: str) -> None:
         """Count a closed connection out."""
         self.answering(connection, client)
-        self._count -= 1
         self._open[client] -= 1
         if not self._open[client]:
             del self._open[client]
@@ -61,8 +59,7 @@ class Connections:
 
     def make_room(self) -> bool:
         """Close what has waited longest of the client that has most waiting; `False` where none waits."""
-        most = max(self._waiting, key=lambda client: len(self._waiting[client]), default="")
-        return self._make_room(most)
+        return self._make_room(max(self._waiting, key=lambda client: len(self._waiting[client]), default=""))
 
     def _make_room(self, client: str) -> bool:
         oldest = next(iter(self._waiting.get(client, {})), None)
@@ -198,15 +195,11 @@ class Connection(HttpToolsProtocol):
         """The server stops: the request that runs, or that a client is just sending, is the last one."""
         if self._busy:
             self.cycle.keep_alive = False
-        if self._busy or self._receiving:
-            return
-        self._stop_timer()
-        self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self._end)
+        elif not self._receiving:
+            self._stop_timer()
+            self._timer = self.loop.call_later(_LAST_REQUEST_SECONDS, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        self._end()
-
-    def _end(self) -> None:
         if not self._busy:
             self._close()
 
@@ -235,20 +228,15 @@ class Connection(HttpToolsProtocol):
         elif self._receiving:
             self.refuse(408, f"the request did not arrive within {self._limits.request_seconds:g} s.")
         else:
-            self._end()
+            self.timeout_keep_alive_handler()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection.
-
-    asyncio's own loop logs a traceback for each connection that it cannot accept, thousands in a second.
-    """
+    """uvicorn, with an accepting loop that survives a lack of file descriptors, and an end that resets no connection."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
-        self._table = Connections(limits)
-        self._limits = limits
         super().__init__(config)
-        self._listening = listening
+        self._table, self._limits, self._listening = Connections(limits), limits, listening
         self._taking: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

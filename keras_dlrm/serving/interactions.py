@@ -38,8 +38,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
 
     The document is as for `:predict`, with one row, and perhaps `top`, how many pairs to give (20 by default). The answer has
     `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature also how many of
-    its values are `unseen`, and `resolution`. `ServingError` for other than one row, one of more than 64 KiB, or a signature
-    without rows or without a score.
+    its values are `unseen`, and `resolution`. `ServingError` for other than one row of at most 64 KiB, or without a score.
     """
     document = dict(document)
     top = document.pop("top", 20)
@@ -68,7 +67,6 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     strongest = np.argsort(-np.abs(together), kind="stable")[:top]
     known = {name: column for name, column in version.known.columns.items() if name in row}
     unseen = {name: (version.known.count(column, row[name]) or (0, 0))[1] for name, column in known.items()}
-    logits = np.concatenate([base, singles, both])
     return {
         "model": version.model_name,
         "version": version.number,
@@ -76,7 +74,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         "output": output,
         "value": float(value[0]),
         "logit": float(base[0]),
-        "resolution": 0.0 if output in _LOGITS else _resolution(logits),
+        "resolution": 0.0 if output in _LOGITS else _resolution(np.concatenate([base, singles, both])),
         "features": [
             {
                 "name": features[i].name, "values": features[i].values(row[features[i].input]),

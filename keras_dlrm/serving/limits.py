@@ -15,10 +15,8 @@ class Limits:
     """Bounds on what clients take of the server; docs/serving.md has them in a table.
 
     Args:
-        bytes_in_flight: Bytes of all requests that are being received or answered, at least those of the largest one;
-            beyond it a client gets 503 or RESOURCE_EXHAUSTED.
-        connections: Open connections, of REST and of gRPC each. Where all are taken, the one that has waited longest
-            for its client makes room.
+        bytes_in_flight: Bytes of all requests, at least of the largest one; beyond it: 503 or RESOURCE_EXHAUSTED.
+        connections: Open connections, of REST and of gRPC each; the one that has waited longest makes room for others.
         client_connections: Open REST connections from one address.
         request_seconds: Time to send a request, from its first byte or the connection's start; to read an answer, too.
         idle_seconds: Time that a REST connection stays open without a request.

@@ -60,8 +60,7 @@ def answer_get(service: Service, path: str) -> bytes:
         if not address[4]:
             return dump(_plain(service.status(_target(address))))
         response, signatures = service.metadata(_target(address))
-        spec = _plain(response.model_spec)
-        return dump({"model_spec": spec, "metadata": {"signature_def": _plain(signatures)}})
+        return dump({"model_spec": _plain(response.model_spec), "metadata": {"signature_def": _plain(signatures)}})
 
 
 def parse(body: bytes) -> dict[str, Any]:

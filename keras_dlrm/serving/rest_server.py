@@ -38,23 +38,19 @@ _PAGE_HEADERS = {
 }
 # What TensorFlow Serving answers, health and metrics are for programs: they come under any name, but not from other pages.
 _FOR_PROGRAMS = ("/v1/", "/health/", "/metrics", "/monitoring/")
-_EXPLAIN = ":explain"
 
 
 class RestServer:
-    """The application of REST.
+    """The application of REST, whose page is served under `host`, the address that is listened on, and `allowed_hosts`.
 
-    A slot is taken while a request runs, by those of gRPC, too. Beyond `concurrency` requests, waiting ones too, a client gets
-    429. The page is served under `host`, the address that is listened on, and `allowed_hosts`.
+    A slot, shared with gRPC, is taken while a request runs; beyond `concurrency` requests, waiting ones too, a client gets 429.
     """
 
     def __init__(
         self, service: Service, pool: ThreadPoolExecutor, slots: threading.Semaphore, concurrency: int, host: str,
         allowed_hosts: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        self._service = service
-        self._pool, self._slots = pool, slots
-        self._concurrency = concurrency
+        self._service, self._pool, self._slots, self._concurrency = service, pool, slots, concurrency
         self._running = 0
         self.draining = False
         routes = [
@@ -237,7 +233,7 @@ class OwnPages:
         headers = Headers(scope=scope)
         host, origin, path = headers.get("host", ""), headers.get("origin"), scope["path"]
         name = _name(host)
-        if origin is not None or not path.startswith(_FOR_PROGRAMS) or path.endswith(_EXPLAIN):
+        if origin is not None or not path.startswith(_FOR_PROGRAMS) or path.endswith(":explain"):
             address = _address(name)
             is_own = name in self._own or name == (scope.get("server") or ("",))[0]
             if not is_own and not (address is not None and address.is_loopback):

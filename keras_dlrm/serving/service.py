@@ -36,10 +36,7 @@ class Call(NamedTuple):
 
 
 class Service:
-    """The models that are served, by name: `models` is replaced as a whole when a configuration changes.
-
-    `max_bytes` bounds a request, and one input of it; `budget` is of all requests that are in flight.
-    """
+    """The models that are served, by name; `max_bytes` bounds a request, `budget` the bytes of all that are in flight."""
 
     def __init__(self, max_bytes: int, limits: Limits | None = None) -> None:
         limits = limits or Limits()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.arguments import integer, number
+from keras_dlrm.support.arguments import choice, integer, number
 
 OPERATIONS = ("mult", "add", "concat")
 
@@ -42,8 +42,7 @@ class QuotientRemainder:
     def __post_init__(self) -> None:
         object.__setattr__(self, "collisions", integer("QuotientRemainder", "collisions", self.collisions, 2))
         object.__setattr__(self, "threshold", integer("QuotientRemainder", "threshold", self.threshold, 0))
-        if self.operation not in OPERATIONS:
-            raise ValueError(f"QuotientRemainder: operation={self.operation!r} is unknown; use one of {OPERATIONS}.")
+        choice("QuotientRemainder", "operation", self.operation, OPERATIONS)
 
     @classmethod
     def of(cls, value: Any) -> QuotientRemainder:

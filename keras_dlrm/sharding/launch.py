@@ -1,8 +1,7 @@
 """`launch`: all processes of a run on this machine, restarted when one is lost."""
 
-from __future__ import annotations
-
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -65,8 +64,9 @@ def launch(backend: str, processes: int, restarts: int = 0, timeout: float = 300
         standard error.
     """
     command = [sys.executable, *sys.argv] if command is None else list(command)
-    attempt = 0
-    with _Preemption() as preemption:
+    attempt, preemption = 0, _Preemption()
+    previous = signal.signal(signal.SIGTERM, preemption.tell)
+    try:
         while True:
             code, why = _run(command, environments(backend, processes), timeout, preemption)
             if code == 0 or attempt == restarts or code in _FINAL or preemption.told:
@@ -75,6 +75,8 @@ def launch(backend: str, processes: int, restarts: int = 0, timeout: float = 300
                 return code if code >= 0 else 128 - code
             attempt += 1
             print(f"{why}. All start again (restart {attempt} of {restarts}).", file=sys.stderr, flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def environments(backend: str, processes: int) -> list[dict[str, str]]:
@@ -99,19 +101,12 @@ def environments(backend: str, processes: int) -> list[dict[str, str]]:
     return members
 
 
+@dataclasses.dataclass
 class _Preemption:
-    """While this context is open, SIGTERM is passed on to the processes, each of which gets the chance to save."""
+    """SIGTERM, which is passed on to the processes: each gets the chance to save."""
 
-    def __init__(self) -> None:
-        self.processes: Processes | None = None
-        self.told = False
-
-    def __enter__(self) -> _Preemption:
-        self._previous = signal.signal(signal.SIGTERM, self.tell)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+    processes: Processes | None = None
+    told: bool = False
 
     def tell(self, *_: object) -> None:
         """Tell the processes to end."""
@@ -152,7 +147,8 @@ def _run(
                 first = _first(list(codes.values()), [each.process for each in failures])
                 code = codes[first] or 1
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                why = f"process {first} of {n} {how}{_where(beats, first)}"
+                why = f"process {first} of {n} {how}"
+                why += f" in step {beats[first].step}" if first in beats else " before its first step"
                 why += f": {first_words[first].error}" if first in first_words else ""
                 silent = [i for i in _silent(beats) if codes[i] is None]
                 # It may have waited for them until it gave up.
@@ -204,10 +200,6 @@ def _first(codes: Sequence[int | None], told: Sequence[int]) -> int:
         return (1 if code > 0 else 3, 0, process)
 
     return min((i for i, code in enumerate(codes) if code), key=rank)
-
-
-def _where(beats: Mapping[int, Beat], process: int) -> str:
-    return f" in step {beats[process].step}" if process in beats else " before its first step"
 
 
 def _silent(beats: Mapping[int, Beat]) -> list[int]:

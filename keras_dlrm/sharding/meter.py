@@ -1,7 +1,10 @@
 """Meter of the bytes that collectives send."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
+
+from keras_dlrm.support.scoped import Scoped
 
 
 class Meter:
@@ -13,22 +16,17 @@ class Meter:
 
     def __init__(self) -> None:
         self._total = 0
-        self._pauses = 0
+        self._paused = Scoped(False)
         self.more: Callable[[], int] = lambda: 0
 
     def sent(self, count: int) -> None:
         """Count bytes."""
-        if not self._pauses:
+        if not self._paused.value:
             self._total += int(count)
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> contextlib.AbstractContextManager[Any]:
         """While this context is open, nothing is counted."""
-        self._pauses += 1
-        try:
-            yield
-        finally:
-            self._pauses -= 1
+        return self._paused.using(True)
 
     @property
     def total(self) -> int:

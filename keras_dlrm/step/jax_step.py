@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 from keras_dlrm.backend.private_keras import distribute_rows, hold_values, purge_variables
-from keras_dlrm.embeddings.inputs import Narrowing
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.sharding.meter import meter
 from keras_dlrm.step.batch import WholeBatch
@@ -58,18 +57,6 @@ _STATES = {
 }
 
 
-def _within(narrowing: Narrowing, function: Any) -> Any:
-    """A train, test or predict function of Keras that narrows the ids of each NumPy batch it draws."""
-    if function is None or getattr(function, "narrows", False):
-        return function
-
-    def narrowed(state: Any, iterator: Any) -> Any:
-        return function(state, map(narrowing.batch, iterator))
-
-    narrowed.narrows = True  # type: ignore[attr-defined]
-    return narrowed
-
-
 class SparseStep(Step):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
@@ -85,25 +72,6 @@ class SparseStep(Step):
             # quarter of a step at Criteo Kaggle's shape (jax 0.10.2).
             keep_freed_memory()
         super().make_train_function(force)
-        self.train_function = _within(self.narrowing, self.train_function)
-
-    def make_test_function(self, force: bool = False) -> None:
-        super().make_test_function(force)
-        self.test_function = _within(self.narrowing, self.test_function)
-
-    def make_predict_function(self, force: bool = False) -> Any:
-        super().make_predict_function(force)
-        self.predict_function = _within(self.narrowing, self.predict_function)
-        if self.sharded and not getattr(self.predict_function, "local", False):
-            whole = self.predict_function
-
-            def local(state: Any, iterator: Any) -> Any:
-                outputs, state = whole(state, iterator)
-                return keras.tree.map_structure(_collectives().rows_here, outputs), state
-
-            local.narrows = local.local = True  # type: ignore[attr-defined]
-            self.predict_function = local
-        return self.predict_function
 
     def prepared(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
         validation = arguments.get("validation_data")
@@ -144,14 +112,25 @@ class SparseStep(Step):
     def _keep_state(self, state: Sequence[Any]) -> None:
         hold_values(self, dict(zip(_STATES[len(state)], state, strict=True)))
 
-    def looped(self, step: Any, *args: Any, **kwargs: Any) -> Any:
+    def looped(self, step: Any, concatenate_outputs: bool = False) -> Any:
+        narrowing = self.narrowing
+
         def kept(state: Any, data: Any) -> Any:
+            data = narrowing.batch(data)
             with whole_step():
                 logs, state = step(state, data)
                 self._keep_state(state)
             return logs, state
 
-        return super().looped(kept, *args, **kwargs)
+        loop = super().looped(kept, concatenate_outputs)
+        if not (concatenate_outputs and self.sharded):
+            return loop
+
+        def predict_here(state: Any, iterator: Any) -> Any:
+            outputs, state = loop(state, iterator)
+            return keras.tree.map_structure(_collectives().rows_here, outputs), state
+
+        return predict_here
 
     def train_step(self, state: Any, data: Any) -> Any:
         return self._on_each_device(self._train_step, state, data)

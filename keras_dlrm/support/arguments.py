@@ -61,12 +61,12 @@ def widths(who: str, field: str, values: Any) -> list[int]:
 def number(who: str, field: str, value: Any, low: float = 0.0, below: float = math.inf) -> float:
     """A number in [low, below)."""
     try:
-        found = math.nan if isinstance(value, (bool, str)) else float(value)
+        real = math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError, OverflowError):  # an integer of hundreds of digits
-        found = math.nan
-    if not low <= found < below:
+        real = math.nan
+    if not low <= real < below:
         raise ValueError(f"{who}: {field}={shown(value)} must be a number in [{low:g}, {below:g}).")
-    return found
+    return real
 
 
 def worker_count(who: str, workers: int | None) -> int:

@@ -19,12 +19,7 @@ def tie_starts(*keys: np.ndarray) -> np.ndarray:
 
 
 def weighted_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """AUC of rows that count as clicks and as non-clicks.
-
-    Args:
-        scores: (n,), in any order.
-        positive: (n,), clicks (or their weight) of each row; integers give an exact result.
-        negative: (n,), non-clicks of each row.
+    """AUC of rows (n,) in any order, each of so many clicks and non-clicks, or of their weight; exact of integers.
 
     Example:
 

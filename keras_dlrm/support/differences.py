@@ -16,18 +16,13 @@ def difference(there: Any, here: Any, place: str = "") -> tuple[str, Any, Any] |
     ('layers[0].units', 8, 4)
     """
     if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for key in dict.fromkeys((*there, *here)):
-            found = difference(there.get(key), here.get(key), f"{place}.{key}" if place else str(key))
-            if found is not None:
-                return found
-        return None
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for i, (one, other) in enumerate(zip(there, here, strict=True)):
-            found = difference(one, other, f"{place}[{i}]")
-            if found is not None:
-                return found
-        return None
-    return None if there == here else (place, there, here)
+        keys = dict.fromkeys((*there, *here))
+        inner = [(there.get(key), here.get(key), f"{place}.{key}" if place else str(key)) for key in keys]
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        inner = [(one, other, f"{place}[{i}]") for i, (one, other) in enumerate(zip(there, here, strict=True))]
+    else:
+        return None if there == here else (place, there, here)
+    return next(filter(None, (difference(*pair) for pair in inner)), None)
 
 
 def shown(value: Any) -> str:

@@ -14,12 +14,10 @@ from typing import Any
 def lazy(
     package: str, names: Mapping[str, str], modules: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package, as PEP 562 has them; its `__all__` says what it has.
+    """`__getattr__` and `__dir__` of a package by its `__name__`, as PEP 562 has them; its `__all__` says what it has.
 
-    Args:
-        package: The package's `__name__`.
-        names: Module of each name that loads on first use, below the package or with its whole name.
-        modules: Module that each of these names stands for, in the same way.
+    `names` has the module of each name that loads on first use, below the package or with its whole name; `modules` the
+    module that a name stands for.
 
     Example:
 
@@ -47,11 +45,8 @@ def lazy(
 def register_later(package: str, register: Callable[[], None]) -> None:
     """Have Keras call `register` when it looks for a class `package>Name` that it does not know.
 
-    Keras itself is not imported here: a program may choose its backend later.
-
-    Args:
-        package: As in `keras.saving.register_keras_serializable(package)`.
-        register: Imports the modules whose classes are registered.
+    It imports the modules whose classes are registered. Keras is not imported here: a program may choose its backend
+    later.
     """
     if "keras" in sys.modules:
         _install(package, register)

@@ -1,44 +1,25 @@
 """Result tables and progress bars on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.table import Table
 
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO | None = None) -> None:
+    """Print a table, one line per row: colored on a terminal, plain and never cut off in a pipe or a file.
 
-def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """A table for the terminal: one line per row, numbers aligned at the decimal point.
-
-    Args:
-        rows: One mapping per line; columns are the keys in order of first appearance, a missing value stays blank.
-            Floats get four decimals, whole numbers thousands separators.
-        title: Line above the table.
-
-    Returns:
-        A `rich.table.Table`; `print_table` prints it.
-
-    Raises:
-        ValueError: `rows` is empty.
-
-    Example:
-
-    >>> table = result_table([{"part": "valid", "rows": 20000, "auc": 0.81234}, {"part": "test", "rows": 1000}])
-    >>> table.row_count, [column.justify for column in table.columns]
-    (2, ['left', 'right', 'right'])
+    Columns are the keys of the rows in order of first appearance, `title` is a line above them. A missing value stays
+    blank; numbers are aligned at the decimal point, floats with four decimals, whole numbers with thousands separators.
+    `ValueError` where there are no rows.
     """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     if not rows:
-        raise ValueError("result_table: rows is empty; give at least one mapping of column name to value.")
+        raise ValueError("print_table: rows is empty; give at least one mapping of column name to value.")
     heading = Text(title, "bold") if title else None
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -47,34 +28,8 @@ def result_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         table.add_column(Text(str(key)), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(_cell(row.get(key))) for key in columns))
-    return table
-
-
-def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", file: TextIO | None = None) -> None:
-    """Print `result_table(rows, title)`: colored on a terminal, plain and never cut off in a pipe or a file.
-
-    Args:
-        rows: As for `result_table`.
-        title: Line above the table.
-        file: Where to print; standard output by default.
-
-    Raises:
-        ValueError: `rows` is empty.
-
-    Example:
-
-    >>> print_table([{"part": "test", "auc": 0.81234}])  # doctest: +NORMALIZE_WHITESPACE
-     part      auc
-    ───────────────
-     test   0.8123
-    """
-    from rich.console import Console
-
-    table = result_table(rows, title)
     console = Console(file=file)
-    if not console.is_terminal:
-        console = Console(file=file, width=10_000)
-    console.print(table)
+    (console if console.is_terminal else Console(file=file, width=10_000)).print(table)
 
 
 def _is_number(value: Any) -> bool:
@@ -91,15 +46,8 @@ def _cell(value: Any) -> str:
 
 def bar(console: Console, unit: str = "rows") -> Progress:
     """A rich progress bar on a terminal; silent elsewhere."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

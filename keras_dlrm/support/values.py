@@ -104,7 +104,10 @@ def _of_objects(who: str, array: np.ndarray) -> np.ndarray:
         if is_missing(value):
             floats.flat[place] = np.nan
         elif is_number(value):
-            floats.flat[place] = _as_float(value)
+            try:
+                floats.flat[place] = float(value)
+            except OverflowError:
+                floats.flat[place] = np.inf if value > 0 else -np.inf
         else:
             row = np.unravel_index(place, array.shape)[0]
             raise TypeError(
@@ -112,13 +115,6 @@ def _of_objects(who: str, array: np.ndarray) -> np.ndarray:
                 "booleans."
             )
     return floats
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
 
 
 class NotFinite(ValueError):

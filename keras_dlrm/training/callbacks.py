@@ -23,10 +23,9 @@ SHOWN = (("auc", "AUC"), ("logloss", "log loss"), ("ne", "NE"))
 
 
 class BestModel(keras.callbacks.Callback):
-    """Scores the validation part after each epoch, keeps the best model, lowers the rate and stops.
+    """Scores the validation part after each epoch, keeps the best model, lowers the rate and stops, as `Experiment` has it.
 
-    Scores are exact (not Keras's binned AUC) and enter the logs as `val_auc`, `val_logloss`, `val_ne`. Without a validation part
-    the last model counts as the best. `monitor`, `patience` and `lr_factor` are as of `Experiment`.
+    Exact scores enter the logs as `val_auc`, `val_logloss`, `val_ne`. Without a validation part the last model is the best.
     """
 
     def __init__(self, part: Any, path: str | Path, batch_size: int, monitor: str, patience: int, lr_factor: float) -> None:
@@ -171,8 +170,7 @@ class Resume(keras.callbacks.Callback):
     def restore(self, model: Any, example: tuple[Any, Any]) -> bool:
         """Load the last checkpoint into a compiled model, if there is one. Sets `epoch` and `batch`.
 
-        `example` is some batch and its labels: Keras creates the variables of metrics when it first sees one. `ValueError` where
-        the checkpoint is damaged, or of another model.
+        `example` is a batch with labels, of which Keras makes metrics. `ValueError`: a damaged checkpoint, or another model's.
         """
         if not self.path.exists():
             return False

@@ -152,17 +152,13 @@ class Experiment:
             model = getattr(models, kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
         except TypeError as error:
             raise ValueError(f"experiment: model {kind}: {error}") from error
+        rule = self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer)
+        loss = keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
+        scores = [keras.metrics.AUC(name="auc"), keras.metrics.BinaryCrossentropy(name="logloss")]
         model.compile(
-            optimizer=_optimizer("optimizer", self.optimizer),
-            embedding_optimizer=self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer),
-            loss=keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing),
-            metrics=[
-                keras.metrics.AUC(name="auc"),
-                keras.metrics.BinaryCrossentropy(name="logloss"),
-                metrics.NormalizedEntropy(name="ne"),
-            ],
-            count_out_of_range=True,
-        )
+            optimizer=_optimizer("optimizer", self.optimizer), embedding_optimizer=rule, loss=loss,
+            metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,
+        )  # fmt: skip
         return model
 
 

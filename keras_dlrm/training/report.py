@@ -1,17 +1,16 @@
 """Picture of a training run: learning curves and reliability."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_dlrm.files.durable import write
+from keras_dlrm.files.picture import GRID, INK, picture
 from keras_dlrm.metrics import log_loss, reliability, scores
 
 # Color-blind safe (Okabe and Ito): training is grey, what counts is blue.
-TRAIN, VALID, GRID, INK = "#8C8C8C", "#0072B2", "#E3E3E3", "#333333"
+TRAIN, VALID = "#8C8C8C", "#0072B2"
 CURVES = {"AUC": ("auc",), "log loss": ("logloss", "log_loss", "binary_crossentropy", "loss")}
 
 
@@ -46,27 +45,14 @@ def learning_curves_png(
     ...     os.path.getsize(f"{folder}/run.png") > 10_000
     True
     """
-    # The object-oriented interface: no global figure, no window system, safe in threads.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     curves = {name: _curve(history, keys) for name, keys in CURVES.items()}
     if not any(values for pair in curves.values() for values in pair):
         fix = "give model.fit(…).history of a run with at least one epoch."
         raise ValueError(f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; {fix}")
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
-    figure = Figure(figsize=(11.5, 5.4), dpi=150, layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, fontsize=14, fontweight="bold", color=INK)
-    panels: Any = figure.subfigures(1, 2, wspace=0.05)
-    left, right = panels
-    _draw_curves(left, curves)
-    _draw_reliability(right, labels, probabilities, weights)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write(path, drawn.getvalue())
+    with picture(path, title, (11.5, 5.4), w_pad=0.12, h_pad=0.08) as figure:
+        left, right = figure.subfigures(1, 2, wspace=0.05)
+        _draw_curves(left, curves)
+        _draw_reliability(right, labels, probabilities, weights)
 
 
 def _curve(history: Mapping[str, Sequence[float]], keys: Sequence[str]) -> tuple[list[float], list[float]]:

@@ -17,7 +17,6 @@ from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import KERAS, check_archive, content_digest
 from keras_dlrm.files.durable import check_writable, clean, whole
 from keras_dlrm.files.marker import MARKER
-from keras_dlrm.files.ownership import held
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
@@ -26,7 +25,6 @@ from keras_dlrm.training import run_files
 from keras_dlrm.training.callbacks import BestModel, Resume, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.report import learning_curves_png
-from keras_dlrm.training.run_files import read_listing, write_listing
 
 _SAMPLED = 1024  # rows
 
@@ -45,8 +43,7 @@ def train(
         data: A `ClickLog` of `kd.data.open`.
         output: Folder; new or empty unless `resume` or `overwrite`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
-        overwrite: Whether to delete an earlier run at `output`: one that was written to this place, and that nobody has put
-            anything else into.
+        overwrite: Whether to delete an earlier run at `output`, one that nobody has moved or put anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
 
@@ -61,8 +58,40 @@ def train(
         ValueError: `output` is of another experiment or of other data (more epochs are allowed), the data lacks rows, or the
             experiment cannot be built; `output` is then as it was.
     """
+    output, console = Path(output), console or Console(quiet=True)
     with one_run(output):
-        return _train(experiment, data, Path(output), resume, overwrite, tensorboard, console or Console(quiet=True))
+        fingerprint = _check_parts(data)
+        _check_folder(experiment, fingerprint, output, resume, overwrite)
+        if resume and (output / run_files.RESULT).exists():
+            return run_files.read_listing(output, run_files.RESULT)
+        keras.utils.set_random_seed(experiment.seed)
+        part = data.split("train")
+        if not len(part):
+            raise ValueError(f"{data.directory}: the train part is empty.")
+        valid = data.split("valid") if "valid" in data.splits and len(data.split("valid")) else None
+        model = experiment.build(data.schema)
+        model.make_room(part.dataset(experiment.batch_size))
+        # Only now, when everything that was asked for is known to work: an earlier run is deleted here.
+        _prepare(experiment, fingerprint, output, overwrite)
+        batches = -(-len(part) // experiment.batch_size)
+        rules = experiment.monitor, experiment.patience, experiment.lr_factor
+        best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules)
+        state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best])
+        if resume and state.restore(model, part.take(slice(0, 2))):
+            console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
+        if state.epoch < experiment.epochs and not best.stopped:
+            bar = TrainingProgress(console, experiment.epochs, batches, experiment.batch_size, state.batch)
+            # The order matters: scores first, then what shows them, then what saves them.
+            callbacks: list[Any] = [best, bar, state]
+            if tensorboard:
+                callbacks.append(keras.callbacks.TensorBoard(str(output / "tensorboard")))
+            place = {"start_epoch": state.epoch, "start_batch": state.batch}
+            dataset = part.dataset(experiment.batch_size, shuffle=True, seed=experiment.seed, **place)
+            model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
+        result = _finish(experiment, data, output, best, len(part))
+        state.clear()
+        clean(output / run_files.MODEL)
+        return result
 
 
 @contextlib.contextmanager
@@ -77,46 +106,8 @@ def one_run(output: str | Path) -> Iterator[None]:
         raise FileExistsError(f"{output} is {what}; give the name of a folder of its own.")
     taken = f"another run is working in {output}; wait until it has ended, or give another folder."
     check_writable(place if place.is_dir() else place.parent)
-    with held(place.with_name(f".{place.name}.running"), taken):
+    with ownership.held(place.with_name(f".{place.name}.running"), taken):
         yield
-
-
-def _train(
-    experiment: Experiment, data: Any, output: Path, resume: bool, overwrite: bool, tensorboard: bool, console: Console
-) -> dict[str, Any]:
-    fingerprint = _check_parts(data)
-    _check_folder(experiment, fingerprint, output, resume, overwrite)
-    if resume and (output / run_files.RESULT).exists():
-        return read_listing(output, run_files.RESULT)
-    keras.utils.set_random_seed(experiment.seed)
-    part = data.split("train")
-    if not len(part):
-        raise ValueError(f"{data.directory}: the train part is empty.")
-    valid = data.split("valid") if "valid" in data.splits and len(data.split("valid")) else None
-    model = experiment.build(data.schema)
-    model.make_room(part.dataset(experiment.batch_size))
-    # Only now, when everything that was asked for is known to work: an earlier run is deleted here.
-    _prepare(experiment, fingerprint, output, overwrite)
-    batches = -(-len(part) // experiment.batch_size)
-    rules = experiment.monitor, experiment.patience, experiment.lr_factor
-    best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules)
-    state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best])
-    if resume and state.restore(model, part.take(slice(0, 2))):
-        console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
-    if state.epoch < experiment.epochs and not best.stopped:
-        bar = TrainingProgress(console, experiment.epochs, batches, experiment.batch_size, state.batch)
-        # The order matters: scores first, then what shows them, then what saves them.
-        callbacks: list[Any] = [best, bar, state]
-        if tensorboard:
-            callbacks.append(keras.callbacks.TensorBoard(str(output / "tensorboard")))
-        dataset = part.dataset(
-            experiment.batch_size, shuffle=True, seed=experiment.seed, start_epoch=state.epoch, start_batch=state.batch
-        )
-        model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
-    result = _finish(experiment, data, output, best, len(part))
-    state.clear()
-    clean(output / run_files.MODEL)
-    return result
 
 
 def _check_parts(data: Any) -> dict[str, Any]:
@@ -165,7 +156,7 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
     file = output / run_files.EXPERIMENT
     data: dict[str, Any] = {}
     if (output / run_files.DATA).is_file():
-        data = read_listing(output, run_files.DATA, run_files.EXPERIMENT)
+        data = run_files.read_listing(output, run_files.DATA, run_files.EXPERIMENT)
     elif file.is_file() and (output / MARKER).is_file() and not (output / run_files.PLACE).exists():
         data = fingerprint  # killed before it began
     if not file.is_file() or not data:
@@ -209,7 +200,7 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
     if not any(output.iterdir()):
         os.close(ownership.mark(output, owner, run_files.FILES))
     experiment.save(output / run_files.EXPERIMENT)
-    write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
+    run_files.write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
 
 
 def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int) -> dict[str, Any]:
@@ -217,16 +208,11 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
     tables = sum(t.size for t in model.embedding_tables().values())
     epochs = len(best.history.get("loss", []))
     result: dict[str, Any] = {
-        "model": experiment.model["type"],
-        "backend": keras.backend.backend(),
-        "seed": experiment.seed,
+        "model": experiment.model["type"], "backend": keras.backend.backend(), "seed": experiment.seed,
         "parameters": {"tables": int(tables), "dense": int(sum(np.prod(v.shape) for v in model.weights) - tables)},
-        "epochs": epochs,
-        "best_epoch": best.best_epoch + 1,
-        "seconds": round(best.seconds, 2),
-        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)),
-        "history": best.history,
-    }
+        "epochs": epochs, "best_epoch": best.best_epoch + 1, "seconds": round(best.seconds, 2),
+        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)), "history": best.history,
+    }  # fmt: skip
     plotted = None
     for name in ("valid", "test"):
         if name in data.splits and len(data.split(name)):
@@ -234,7 +220,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
             labels, weights = np.asarray(part.labels), part.sample_weights()
             probabilities = predictions(model, part, best.batch_size)
             result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
-            plotted = (labels, probabilities), weights
+            plotted = labels, probabilities, weights
             if name == "test":
                 with whole(output / run_files.PREDICTIONS) as written:
                     np.save(written, probabilities.astype(np.float32))
@@ -244,8 +230,8 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     if plotted is not None:
         title = f"{experiment.model['type']} on {data.directory.name}"
-        learning_curves_png(best.history, *plotted[0], output / run_files.REPORT, title, plotted[1])
+        learning_curves_png(best.history, *plotted[:2], output / run_files.REPORT, title, plotted[2])
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.EXPERIMENT, run_files.DATA)
-    write_listing(output, run_files.RESULT, result, listed)
+    run_files.write_listing(output, run_files.RESULT, result, listed)
     return result

@@ -33,12 +33,9 @@ def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tu
 
 
 def read_listing(folder: Path, name: str, *contents: str) -> dict[str, Any]:
-    """Read what `write_listing` was given, and compare listed files that are about to be read (`contents`) with their checksums.
-
-    `ValueError` names a damaged file. Earlier releases wrote no checksums, and nothing is compared.
-    """
+    """Read what `write_listing` wrote, and compare `contents`, files that are about to be read, with their checksums."""
     check_marker(folder)
-    content = read_sealed(folder / name, required=False)
+    content = read_sealed(folder / name, required=False)  # earlier releases wrote no checksums
     entries: Any = content.pop("files", {})
     chosen = {file: entries[file] for file in contents if file in entries}
     check_contents(check_sizes(folder, chosen, folder / name), chosen)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import keras_dlrm as kd
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import buckets
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.raw_columns import Where
 from keras_dlrm.data.streaming.messages import Decoder
 from keras_dlrm.data.streaming.stream import text_frame
-from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import open_table
 from keras_dlrm.schema.hashing import fold
 

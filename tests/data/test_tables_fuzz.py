@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from keras_dlrm.data import tables
 from keras_dlrm.data.kernels import text_rows
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables import text as table_text
-from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import open_table
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 

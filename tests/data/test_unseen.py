@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from keras_dlrm.cli.options import print_unseen
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.unseen import Tally, Unseen, warning, worst
 from keras_dlrm.data.preprocessor.vocabulary import Keys
-from keras_dlrm.data.tables.columns import Columns
 from keras_dlrm.data.tables.files import open_table
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.schema import Schema

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from keras_dlrm.support.terminal import print_table, result_table
+from keras_dlrm.support.terminal import print_table
 from keras_dlrm.training.report import learning_curves_png
 
 pytestmark = pytest.mark.neutral
@@ -108,4 +108,4 @@ def test_numbers_of_a_table_align_and_text_is_taken_literally():
 
 def test_a_table_without_rows_is_refused():
     with pytest.raises(ValueError, match="rows is empty; give at least one mapping"):
-        result_table([])
+        print_table([])

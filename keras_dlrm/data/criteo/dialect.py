@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from keras_dlrm.data.criteo.encoder import log1p
 from keras_dlrm.data.criteo.stage import CriteoStage, Rows
 from keras_dlrm.data.jobs.staging import chunks
 from keras_dlrm.data.preprocessor import dense
@@ -37,7 +36,7 @@ class Dialect:
 
     def early(self, counts: np.ndarray) -> np.ndarray:
         """int32 (n, 13) → dense values to be staged."""
-        return log1p(counts)
+        return dense.log1p(counts)
 
     def prepare(self, stage: CriteoStage, rows_per_file: Sequence[int], minima: Sequence[int], sizes: Sequence[int]) -> None:
         """Learn what only the whole log says; `sizes` are the numbers of distinct values."""
@@ -63,14 +62,13 @@ class Torchrec(Dialect):
         self.min_count = integer("criteo", "min_count", min_count)
         self.table_sizes: list[int] | None = None
         if table_sizes is not None:
-            one = isinstance(table_sizes, int)
-            sizes = [table_sizes] * len(CATEGORICAL) if one else list(table_sizes)  # type: ignore[arg-type]
+            sizes = [table_sizes] * len(CATEGORICAL) if isinstance(table_sizes, int) else list(table_sizes)
             if len(sizes) != len(CATEGORICAL) or not all(type(s) is int and 1 <= s < 2**31 for s in sizes):
                 raise ValueError(
                     f"criteo: table_sizes={table_sizes!r} must be a number of rows, or {len(CATEGORICAL)} of them, "
                     "each from 1 to 2147483647."
                 )
-            self.table_sizes = sizes  # type: ignore[assignment]
+            self.table_sizes = sizes
 
     def early(self, counts: np.ndarray) -> np.ndarray:
         return counts
@@ -86,32 +84,28 @@ class Torchrec(Dialect):
                     # Not bincount: its result is as long as the vocabulary, in every chunk.
                     values, times = np.unique(ids[:, j], return_counts=True)
                     counts[values] += times
-        self._ids: list[np.ndarray] = []
-        self._rows: list[int] = []
-        self._known: list[np.ndarray] = []
+        # Of each column: which values have an id of their own, the ids of all, and the rows of the table.
+        self._tables: list[tuple[np.ndarray, np.ndarray, int]] = []
         for j, counts in enumerate(counted):
             known = counts >= self.min_count if self.min_count > 1 else np.ones(len(counts), bool)
-            ids = np.where(known, np.cumsum(known) + 1, 1)
             size = int(known.sum()) + 2 if self.table_sizes is None else self.table_sizes[j]
-            self._ids.append((ids % size).astype(np.int32))
-            self._rows.append(size)
-            self._known.append(known)
+            ids = np.where(known, np.cumsum(known) + 1, 1) % size
+            self._tables.append((known, ids.astype(np.int32), size))
 
     def late(self, rows: Rows, first: int) -> Rows:
         label, counts, numbers = rows.values()
         file = np.searchsorted(self._ends, np.arange(first, first + len(label)), side="right")
         above = (counts.astype(np.int64) - (self._minima[file] - 2)[:, None]).astype(np.float32)
-        ids = np.stack([mapped[numbers[:, j]] for j, mapped in enumerate(self._ids)], axis=1)
+        ids = np.stack([mapped[numbers[:, j]] for j, (_, mapped, _) in enumerate(self._tables)], axis=1)
         return {"label": label, "dense": np.log(above, out=above), "sparse": ids}
 
     def preprocessor(self, values: list[np.ndarray], minima: Sequence[int]) -> Preprocessor:
         state = {"minimum": float(min(minima))}
         plain = Dense("any", transform="log_above_minimum")
-        missing = float(dense.transform(plain, state, np.zeros(1))[0])
+        missing = float(dense.apply(plain, state, np.zeros(1))[0])
         columns = [Dense(name, transform="log_above_minimum", missing=missing) for name in DENSE]
         tables = [
-            (v[known], ids[known], size, 1 % size)
-            for v, known, ids, size in zip(values, self._known, self._ids, self._rows, strict=True)
+            (v[known], ids[known], size, 1 % size) for v, (known, ids, size) in zip(values, self._tables, strict=True)
         ]
         states = {name: dict(state) for name in DENSE}
         return _preprocessor(columns, states, tables, None, self.min_count, self.table_sizes is not None)

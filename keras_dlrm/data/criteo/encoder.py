@@ -8,7 +8,7 @@ import numpy as np
 from keras_dlrm.data.criteo.reader import Block
 from keras_dlrm.data.kernels.compiled import compiled
 from keras_dlrm.data.kernels.first_appearance import FirstAppearance
-from keras_dlrm.schema.criteo import CATEGORICAL, DENSE
+from keras_dlrm.schema.criteo import CATEGORICAL
 
 
 class Encoder:
@@ -54,17 +54,3 @@ def turn(columns, rows):  # type: ignore[no-untyped-def]
         for j in range(columns.shape[0]):
             for i in range(start, min(start + 256, rows.shape[0])):
                 rows[i, j] = columns[j, i]
-
-
-def log1p(counts: np.ndarray) -> np.ndarray:
-    """int32 (n, 13) → float32 log(max(x, 0) + 1), to the bit as NumPy has it of float32 values."""
-    out = np.empty((len(counts), len(DENSE)), np.float32)
-    _one_more(counts, out)
-    return np.log(out, out=out)
-
-
-@compiled
-def _one_more(counts, out):  # type: ignore[no-untyped-def]
-    for i in range(counts.shape[0]):
-        for j in range(counts.shape[1]):
-            out[i, j] = np.float32(max(counts[i, j], 0)) + np.float32(1)

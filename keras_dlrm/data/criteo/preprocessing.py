@@ -65,8 +65,7 @@ def preprocess(
     - The first half of the last day, the longer one, is the validation split.
     - At inference unseen values have the id 1, and m is the smallest count of the training files.
 
-    What these codes do wrong is not repeated: see docs/data.md. In both dialects a label other than 0 and 1, or a
-    missing one, is an error.
+    What these codes do wrong is not repeated: see docs/data.md. In both dialects a label must be there, and 0 or 1.
 
     The log is read once, in blocks; staging alongside the output needs about 160 bytes of disk per row that become the
     output where it needs no further work. Memory holds up to 31 bytes for each distinct value, and 8 for each
@@ -102,8 +101,7 @@ def preprocess(
         FileNotFoundError: an input does not exist.
         FileExistsError: `output` exists.
         OSError: the disk is full, or an input cannot be read, such as a folder or a named pipe.
-        ValueError: an argument out of range, a broken `.gz`, or a line that cannot be used; the message names file,
-            line, column and value.
+        ValueError: an argument out of range, a broken `.gz`, or a bad line, whose file, number and value the message names.
 
     Source: Naumov et al. 2019, arXiv:1906.00091, and its public code, facebookresearch/dlrm `data_utils.py`;
     pytorch/torchrec `datasets/criteo.py` and `datasets/scripts`.

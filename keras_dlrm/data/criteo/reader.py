@@ -59,7 +59,7 @@ def read(
     for text, end, share in one_ahead(_texts(path, offset)):
         data = np.frombuffer(text, np.uint8)
         parts = _split(text, data, workers)
-        sizes = list(executor.map(count_lines, parts))
+        sizes = list(executor.map(lambda part: int(np.count_nonzero(part == _LF)), parts))
         n = sum(sizes)
         label, counts = np.empty(n, np.float32), np.empty((n, len(DENSE)), np.int32)
         keys, good = np.empty((len(CATEGORICAL), n), np.uint64), np.empty(n, bool)
@@ -125,15 +125,6 @@ _TAB, _LF, _CR = 9, 10, 13
 _DIGITS = np.full(256, 255, np.uint8)
 for _text in ("0123456789abcdef", "0123456789ABCDEF"):
     _DIGITS[[ord(c) for c in _text]] = np.arange(16)
-
-
-@compiled
-def count_lines(data):  # type: ignore[no-untyped-def]
-    """Line ends in `data`, uint8 (n,)."""
-    lines = 0
-    for byte in data:
-        lines += byte == _LF
-    return lines
 
 
 @compiled
@@ -211,19 +202,19 @@ _KEY = re.compile(rb"[0-9a-fA-F]{0,16}")
 
 def explain(file: str, number: int, line: bytes) -> BadRow:
     """The first thing that is wrong with a line, without its end, of a file."""
+    fields, whole = line.split(b"\t"), ""
     if len(line) > MAX_LINE:
-        reason = f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"
-        return BadRow(file, number, "", "", reason)
-    fields = line.split(b"\t")
-    if len(fields) != len(COLUMNS):
+        whole = f"the line has more than {MAX_LINE:,} bytes; it starts with {_shown(line)!r}"
+    elif len(fields) != len(COLUMNS):
         fault = "the line is too long"
         if len(fields) < len(COLUMNS):
             fault = f"column {COLUMNS[len(fields)]} is missing, the line is cut short"
-        reason = (
+        whole = (
             f"{len(fields)} columns where Criteo's format has {len(COLUMNS)} (label, 13 counts, 26 categories, "
             f"tab-separated); {fault}. It starts with {_shown(line)!r}"
         )
-        return BadRow(file, number, "", "", reason)
+    if whole:
+        return BadRow(file, number, "", "", whole)
     for name, field in zip(COLUMNS, fields, strict=True):
         value = _int32(field)
         if name == LABEL:

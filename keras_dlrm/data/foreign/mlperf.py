@@ -29,8 +29,7 @@ def open(
     Args:
         directory: Where the files are.
         max_ind_range: Most rows of a table: ids are taken modulo this number. `None`: no limit.
-        counts: `.npz` file with the rows of the 26 tables as `counts`; by default the only `*_fea_count.npz` in the
-            directory.
+        counts: `.npz` file with the rows of the 26 tables as `counts`; by default the only `*_fea_count.npz` there.
 
     Returns:
         The log: `.schema`, `.split("train" | "valid" | "test")`, and `.write(output)` to convert it.
@@ -66,20 +65,18 @@ def open(
             )
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
-    parts = {name: CriteoSplit(name, _pieces(paths[0]), schema, _columns, True, modulo) for name, paths in by_split.items()}
+    parts = {name: CriteoSplit(name, schema, _pieces(path), _columns, True, modulo) for name, (path,) in by_split.items()}
     return FileLog(directory, schema, parts)
 
 
-def read_counts(
-    directory: Path, counts: str | os.PathLike[str] | None, max_ind_range: int | None, pattern: str = "*_fea_count.npz"
-) -> list[int]:
-    """Rows of the 26 tables, at most `max_ind_range` each, from `counts`, or the only file in the directory like `pattern`."""
+def read_counts(directory: Path, counts: str | os.PathLike[str] | None, max_ind_range: int | None) -> list[int]:
+    """Rows of the 26 tables, at most `max_ind_range` each, from `counts` or the directory's only such file."""
     if counts is None:
-        candidates = sorted(directory.glob(pattern))
+        candidates = sorted(directory.glob("*_fea_count.npz"))
         if len(candidates) != 1:
             names = [path.name for path in candidates]
             raise FileNotFoundError(
-                f"{directory} has {names or 'no'} {pattern}, the file with the rows of the tables; say which with counts=…."
+                f"{directory} has {names or 'no'} *_fea_count.npz, the file with the rows of the tables; say which with counts=…."
             )
         counts = candidates[0]
     path = Path(counts)

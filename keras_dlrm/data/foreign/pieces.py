@@ -122,6 +122,15 @@ def by_split(days: Sequence[Piece], halves: tuple[str, str]) -> dict[str, Pieces
     return {"train": Pieces(train), first: Pieces([last.part(0, half)]), second: Pieces([last.part(half, len(last))])}
 
 
+def check_array(column: NpzArray | MappedArray, kinds: str, width: tuple[int, ...], remedy: str = "") -> None:
+    """`ValueError` unless an array is of one of the kinds of dtype, and of shape (N, *width)."""
+    if column.dtype.kind not in kinds or len(column.shape) != len(width) + 1 or column.shape[1:] != width:
+        what = {"f": "floats", "iu": "integers", "iuf": "numbers"}[kinds]
+        shape = f"(N{', ' if width else ','}{''.join(map(str, width))})"
+        where = column.where if isinstance(column, NpzArray) else column.path
+        raise ValueError(f"{where} is {column.dtype} {column.shape}; it must hold {what} of shape {shape}.{remedy}")
+
+
 # Bytes read at once, of compressed arrays.
 _CHUNK = 2**24
 
@@ -130,8 +139,7 @@ class NpzArray:
     """One array of a `.npz` file. It is read when it is first used.
 
     What `np.savez` wrote stays in its file, mapped into memory. What `np.savez_compressed` wrote cannot: `blocks` reads
-    it in passing, in bounded memory, and `take` loads all of it on its first call. `ValueError` where the file has no such
-    array, or is damaged.
+    it in passing, in bounded memory, and `take` loads all of it. `ValueError` where the array is missing or damaged.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -140,12 +148,13 @@ class NpzArray:
         self.where = f"{self.path}, array {name!r}"
         with self._member() as file:
             offset = file.tell()
-        info = self._info
         self._mapped: MappedArray | None = None
-        if info.compress_type == zipfile.ZIP_STORED:
-            begin = self._data_offset() + offset
-            remedy = "Get the file again."
-            self._mapped = MappedArray(self.path, self.dtype, self.shape, begin, remedy, self.order)
+        if self._info.compress_type == zipfile.ZIP_STORED:
+            # A local header of 30 bytes ends with the lengths of the fields behind it (PKWARE, APPNOTE 4.3.7).
+            with open(self.path, "rb") as archive:
+                archive.seek(self._info.header_offset + 26)
+                begin = self._info.header_offset + 30 + int(np.frombuffer(archive.read(4), "<u2").sum()) + offset
+            self._mapped = MappedArray(self.path, self.dtype, self.shape, begin, "Get the file again.", self.order)
         self._loaded: np.ndarray | None = None
         self._lock = threading.Lock()
 
@@ -169,7 +178,8 @@ class NpzArray:
             return
         width = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         with self._member() as file:
-            self._skip(file, start * width)
+            for begin in range(0, start * width, _CHUNK):
+                self._read(file, min(_CHUNK, start * width - begin))
             for begin in range(start, stop, size):
                 rows = min(begin + size, stop) - begin
                 yield np.frombuffer(self._read(file, rows * width), self.dtype).reshape(rows, *self.shape[1:])
@@ -228,14 +238,6 @@ class NpzArray:
             raise ValueError(f"{self.where} is damaged ({error}). Get the file again.") from error
         return file
 
-    def _data_offset(self) -> int:
-        # After a local header of 30 bytes come the name and further fields, whose lengths it ends with (PKWARE, APPNOTE
-        # 4.3.7).
-        with open(self.path, "rb") as file:
-            file.seek(self._info.header_offset + 26)
-            lengths = np.frombuffer(file.read(4), "<u2")
-        return self._info.header_offset + 30 + int(lengths.sum())
-
     def _read(self, file: IO[bytes], count: int) -> bytes:
         try:
             data = file.read(count)
@@ -244,12 +246,6 @@ class NpzArray:
         if len(data) < count:
             raise ValueError(f"{self.where} is cut short: {len(data)} of {count} bytes. Get the file again.")
         return data
-
-    def _skip(self, file: IO[bytes], count: int) -> None:
-        while count:
-            step = min(_CHUNK, count)
-            self._read(file, step)
-            count -= step
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None}

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dlrm.data.foreign.criteo_rows import CriteoSplit, check_days
 from keras_dlrm.data.foreign.mlperf import read_counts
-from keras_dlrm.data.foreign.pieces import NpzArray, Piece, by_split
+from keras_dlrm.data.foreign.pieces import NpzArray, Piece, by_split, check_array
 from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.schema.criteo import check_max_ind_range, criteo_schema, id_modulo
 from keras_dlrm.support.arguments import integer
@@ -62,29 +62,20 @@ def open(
     schema = criteo_schema(read_counts(directory, counts, max_ind_range))
     modulo = id_modulo(max_ind_range)
     cut = by_split(pieces, ("test", "valid"))
-    parts = {name: CriteoSplit(name, rows, schema, tuple, True, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, schema, rows, tuple, True, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 
 def _piece(path: Path) -> Piece:
     columns = [NpzArray(path, name) for name in ("y", "X_int", "X_cat")]
     for column, width in zip(columns, ((), (13,), (26,)), strict=True):
-        if column.shape[1:] != width or len(column.shape) != len(width) + 1 or column.dtype.kind not in "iuf":
-            raise ValueError(
-                f"{column.where} is {column.dtype} {column.shape}; it must hold numbers of shape (N{', ' if width else ','}"
-                f"{''.join(map(str, width))}). Give files that the reference's preprocessing wrote."
-            )
+        check_array(column, "iuf", width, " Give files that the reference's preprocessing wrote.")
     return Piece(str(path), columns)
 
 
 def _by_day(directory: Path) -> list[Piece]:
-    paths: dict[int, Path] = {}
-    prefixes = set()
-    for path in directory.iterdir():
-        match = _DAY.fullmatch(path.name)
-        if match:
-            paths[int(match[2])] = path
-            prefixes.add(match[1])
+    names = [match for path in directory.iterdir() if (match := _DAY.fullmatch(path.name))]
+    paths, prefixes = {int(name[2]): directory / name[0] for name in names}, {name[1] for name in names}
     if len(prefixes) > 1:
         raise ValueError(f"{directory} holds the days of several logs, {sorted(prefixes)}; keep one to a directory.")
     check_days(directory, paths, "day_0_reordered.npz", "test and validation")

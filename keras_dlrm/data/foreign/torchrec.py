@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.foreign.criteo_rows import CriteoSplit, check_days
-from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, by_split
+from keras_dlrm.data.foreign.pieces import Arrays, NpzArray, Piece, by_split, check_array
 from keras_dlrm.data.packed.packed import FileLog
 from keras_dlrm.files.mapped import MappedArray
 from keras_dlrm.schema.criteo import check_sizes, criteo_schema
@@ -61,14 +61,14 @@ def open(directory: str | os.PathLike[str], table_sizes: Sequence[int], multi_ho
     # The reference hashes one id, and made the lists of ids that are in range.
     modulo = None if multi_hot else np.array(sizes, np.int32)
     cut = by_split(pieces, ("valid", "test"))
-    parts = {name: CriteoSplit(name, rows, schema, _columns, False, modulo) for name, rows in cut.items()}
+    parts = {name: CriteoSplit(name, schema, rows, _columns, False, modulo) for name, rows in cut.items()}
     return FileLog(directory, schema, parts)
 
 
 def _piece(directory: Path, day: int, multi_hot: bool) -> Piece:
     dense, labels = (_npy(directory / f"day_{day}_{name}.npy") for name in ("dense", "labels"))
-    _check(dense, "f", (13,))
-    _check(labels, "iuf", (1,))
+    check_array(dense, "f", (13,))
+    check_array(labels, "iuf", (1,))
     columns: list[Any] = [labels, dense]
     if multi_hot:
         path = directory / f"day_{day}_{MULTI_HOT}"
@@ -81,7 +81,7 @@ def _piece(directory: Path, day: int, multi_hot: bool) -> Piece:
             columns.append(column)
     else:
         columns.append(_npy(directory / f"day_{day}_{ONE_HOT}"))
-        _check(columns[-1], "iu", (26,))
+        check_array(columns[-1], "iu", (26,))
     return Piece(str(directory / f"day_{day}"), columns)
 
 
@@ -90,14 +90,6 @@ def _npy(path: Path) -> MappedArray:
         return MappedArray.npy(path, "Get the file again.")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; each day needs its dense, sparse and labels.") from None
-
-
-def _check(column: Any, kinds: str, width: tuple[int, ...]) -> None:
-    if column.dtype.kind not in kinds or len(column.shape) != 2 or column.shape[1:] != width:
-        what = {"f": "floats", "iu": "integers", "iuf": "numbers"}[kinds]
-        raise ValueError(
-            f"{column.path} is {column.dtype} {column.shape}; it must hold {what} of shape (N, {width[0]})."
-        )
 
 
 def _columns(arrays: Arrays) -> Arrays:

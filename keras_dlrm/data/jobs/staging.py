@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +24,7 @@ _FILES = (STATE, f"{STATE}.new", f"*{_STAGED}", f"{COMPLETE}/**", ".writing-*/**
 _WHAT = "a stopped job"
 
 
-class Staging:
+class Staging(contextlib.AbstractContextManager["Staging"]):
     """A hidden directory alongside `output`, of files that are appended to and a state that is committed with them.
 
     What was appended before a commit is there when the same job starts again, to the byte; what came after it is cut
@@ -38,6 +37,7 @@ class Staging:
 
     Attributes:
         directory: Where the files are.
+        complete: Directory in which the output is put together.
         state: What the last commit was given, or `None` where nothing was committed.
 
     Raises:
@@ -60,6 +60,7 @@ class Staging:
     def __init__(self, output: str | os.PathLike[str], job: Mapping[str, Any]) -> None:
         output = Path(output)
         self.directory = staging_directory(output)
+        self.complete = self.directory / COMPLETE
         self._owner = identity("staging", output)
         taken = f"{output}: another process is writing it; wait for that one or give another output."
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -88,20 +89,12 @@ class Staging:
 
     def _has(self, name: str, size: int) -> bool:
         """True where a file exists, is not a link, and holds at least so many bytes."""
-        try:
-            info = self.path(name).lstat()
-        except OSError:
-            return False
-        return stat.S_ISREG(info.st_mode) and info.st_size >= size
+        path = self.path(name)
+        return path.is_file() and not path.is_symlink() and path.stat().st_size >= size
 
     def path(self, name: str) -> Path:
         """Path of the file `name`."""
         return self.directory / (name + _STAGED)
-
-    @property
-    def complete(self) -> Path:
-        """Directory in which the output is put together."""
-        return self.directory / COMPLETE
 
     def append(self, name: str, data: bytes | memoryview) -> None:
         """Add to the end of a file, which is made where there is none."""
@@ -137,9 +130,6 @@ class Staging:
         self._cuts = {}
         self.state = state
 
-    def __enter__(self) -> Staging:
-        return self
-
     def __exit__(self, *error: object) -> None:
         for file in self._files.values():
             # What was not committed may be lost, also because the disk is full.
@@ -147,20 +137,14 @@ class Staging:
                 file.close()
         if not self._lengths:
             # Nothing to resume from, or nothing to continue for.
-            self._remove()
+            with contextlib.suppress(OSError):
+                clear(self.directory, self._owner, _WHAT)
+                remove(self.directory, self._owner, _WHAT)
         os.close(self._held)
 
     def remove(self) -> None:
-        """Delete it all: the output is complete, or the job is given up."""
-        for file in self._files.values():
-            file.close()
-        self._files, self._lengths = {}, {}
-        self._remove()
-
-    def _remove(self) -> None:
-        with contextlib.suppress(OSError):
-            clear(self.directory, self._owner, _WHAT)
-            remove(self.directory, self._owner, _WHAT)
+        """Have it all deleted at the end: the output is complete, or the job is given up."""
+        self._lengths = {}
 
 
 def staging_directory(output: Path) -> Path:
@@ -180,7 +164,7 @@ COMMIT_BYTES = 2**27
 CHUNK = 65_536
 
 
-class Stage:
+class Stage(contextlib.AbstractContextManager["Stage"]):
     """Staged rows in a file per array. A thread writes them while the next rows are worked on.
 
     Args:
@@ -233,9 +217,6 @@ class Stage:
         offset = self._header + first * columns * np.dtype(dtype).itemsize
         values = np.fromfile(self.staging.path(name), dtype, (last - first) * columns, offset=offset)
         return values if width is None else values.reshape(-1, width)
-
-    def __enter__(self) -> Stage:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -21,8 +21,7 @@ _FIRST, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 class FirstAppearance:
     """Numbers the distinct values of a stream 0, 1, 2, … in the order in which they turn up.
 
-    A hash table with open addressing: 19 to 31 bytes for each distinct value. Calls for different tables may run in
-    different threads.
+    A hash table with open addressing: 19 to 31 bytes for each distinct value. Threads may work on different tables.
 
     Args:
         values: uint64 (n,), distinct values that have the ids 0 … n - 1 already.
@@ -221,7 +220,7 @@ class TextIds:
         done = 0
         while True:
             done, self._count = _encode_texts(
-                texts.data, texts.starts, texts.ends, done, self._slots, self._ends, self._bytes, self._count, out
+                texts.data, texts.starts, texts.ends, done, self._slots, self._ends, self._bytes, self._count, out, True
             )
             if done == len(texts):
                 return out
@@ -230,7 +229,9 @@ class TextIds:
     def find(self, texts: Texts) -> np.ndarray:
         """Texts → int32 numbers, -1 where unknown."""
         out = np.empty(len(texts), np.int32)
-        _find(texts.data, texts.starts, texts.ends, self._slots, self._ends, self._bytes, out)
+        _encode_texts(
+            texts.data, texts.starts, texts.ends, 0, self._slots, self._ends, self._bytes, self._count, out, False
+        )
         return out
 
     def _grow(self, size: int) -> None:
@@ -279,8 +280,11 @@ def _same(data, start, end, ends, known, row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _encode_texts(data, starts, stops, done, slots, ends, known, count, out):  # type: ignore[no-untyped-def]
-    """Encodes from `done` on; stops where a new text finds no room. Returns where it stopped, and the new count."""
+def _encode_texts(data, starts, stops, done, slots, ends, known, count, out, add):  # type: ignore[no-untyped-def]
+    """Encodes from `done` on; stops where a new text finds no room. Returns where it stopped, and the new count.
+
+    Unless they are to `add`, new texts are -1.
+    """
     mask = np.uint64(len(slots) - 1)
     for i in range(done, len(starts)):
         start, end = starts[i], stops[i]
@@ -289,6 +293,9 @@ def _encode_texts(data, starts, stops, done, slots, ends, known, count, out):  #
         while True:
             slot = slots[at]
             if slot == np.uint64(0):
+                if not add:
+                    out[i] = -1
+                    break
                 used = ends[count]
                 lacking = count + 1 == len(ends) or used + end - start > len(known)
                 if lacking or _full(count, len(slots)) or count >= MOST:
@@ -306,23 +313,6 @@ def _encode_texts(data, starts, stops, done, slots, ends, known, count, out):  #
                     break
             at = (at + np.uint64(1)) & mask
     return len(starts), count
-
-
-@compiled
-def _find(data, starts, stops, slots, ends, known, out):  # type: ignore[no-untyped-def]
-    mask = np.uint64(len(slots) - 1)
-    for i in range(len(starts)):
-        start, end = starts[i], stops[i]
-        mixed = _hash(data, start, end)
-        at = mixed & mask
-        out[i] = -1
-        while slots[at] != np.uint64(0):
-            slot = slots[at]
-            row = np.int64(slot & _LOW) - 1
-            if slot >> _HALF == mixed >> _HALF and _same(data, start, end, ends, known, row):
-                out[i] = row
-                break
-            at = (at + np.uint64(1)) & mask
 
 
 @compiled

@@ -1,14 +1,13 @@
 """Hash of text to numbers, the same in every process, on every machine and in every release."""
 
-import sys
-
 import numpy as np
 import polars as pl
 
+from keras_dlrm.data.kernels.compiled import compiled
+
 #: The key of the published test vectors: bytes 0, 1, … 15. Ids of saved models depend on it.
 KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
-CHUNK = 2**16
-_INITIAL = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
+_INITIAL = np.array([0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573], np.uint64)
 
 
 def buckets(texts: pl.Series, count: int) -> np.ndarray:
@@ -30,13 +29,8 @@ def buckets(texts: pl.Series, count: int) -> np.ndarray:
     >>> buckets(pl.Series(["Rome", "Oslo", "Rome"]), 1000).tolist()
     [722, 7, 722]
     """
-    parts = []
-    for first in range(0, len(texts), CHUNK):
-        part = texts.slice(first, CHUNK)
-        data = str(part.str.join("").item()).encode()
-        parts.append(siphash(data, part.str.len_bytes().to_numpy().astype(np.int64)))
-    hashes = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-    return (hashes % np.uint64(count)).astype(np.int64)
+    data = str(texts.str.join("").item()).encode() if len(texts) else b""
+    return (siphash(data, texts.str.len_bytes().to_numpy().astype(np.int64)) % np.uint64(count)).astype(np.int64)
 
 
 def siphash(data: bytes, lengths: np.ndarray) -> np.ndarray:
@@ -51,53 +45,47 @@ def siphash(data: bytes, lengths: np.ndarray) -> np.ndarray:
 
     Source: Aumasson and Bernstein 2012, "SipHash: a fast short-input PRF", whose appendix A has test vectors.
     """
-    words = _words(data)
-    starts = np.cumsum(lengths) - lengths
-    first, second = (np.uint64(half) for half in KEY)
-    state = np.empty((4, len(lengths)), np.uint64)
-    for v, initial, half in zip(state, _INITIAL, (first, second, first, second), strict=True):
-        v[:] = np.uint64(initial) ^ half
-    # Word by word of all messages that have so many. The last word holds the bytes that are left, and the length.
-    open_ = np.arange(len(lengths))
-    at = 0
-    while len(open_):
-        left = np.minimum(lengths[open_] - at, 8).astype(np.uint64)
-        word = words[starts[open_] + at]
-        closing = left < 8
-        kept = (np.uint64(1) << (left[closing] * np.uint64(8))) - np.uint64(1)
-        word[closing] = (word[closing] & kept) | lengths[open_[closing]].astype(np.uint64) << np.uint64(56)
-        v = state[:, open_]
-        v[3] ^= word
-        _rounds(v, 2)
-        v[0] ^= word
-        state[:, open_] = v
-        open_ = open_[~closing]
-        at += 8
-    state[2] ^= np.uint64(0xFF)
-    _rounds(state, 4)
-    return state[0] ^ state[1] ^ state[2] ^ state[3]
+    out = np.empty(len(lengths), np.uint64)
+    _hash(np.frombuffer(data, np.uint8), lengths, np.uint64(KEY[0]), np.uint64(KEY[1]), out)
+    return out
 
 
-def _words(data: bytes) -> np.ndarray:
-    """The eight bytes from each byte on, as little-endian numbers."""
-    padded = data + bytes(8)
-    words = np.ndarray(len(data) + 1, "<u8", padded, strides=(1,))
-    return words if sys.byteorder == "little" else words.astype(np.uint64)
+@compiled
+def _hash(data, lengths, first, second, out):  # type: ignore[no-untyped-def]
+    start = 0
+    for i in range(len(lengths)):
+        size = lengths[i]
+        v = first ^ _INITIAL[0], second ^ _INITIAL[1], first ^ _INITIAL[2], second ^ _INITIAL[3]
+        # Words of eight bytes. The last one holds the bytes that are left, and the length.
+        for at in range(0, size + 1, 8):
+            word = np.uint64(0)
+            for k in range(min(size - at, 8)):
+                word |= np.uint64(data[start + at + k]) << np.uint64(8 * k)
+            if size - at < 8:
+                word |= np.uint64(size) << np.uint64(56)
+            v = _rounds(v[0], v[1], v[2], v[3] ^ word, 2)
+            v = v[0] ^ word, v[1], v[2], v[3]
+        v = _rounds(v[0], v[1], v[2] ^ np.uint64(0xFF), v[3], 4)
+        out[i] = v[0] ^ v[1] ^ v[2] ^ v[3]
+        start += size
 
 
-def _rounds(v: np.ndarray, count: int) -> None:
+@compiled
+def _rounds(a, b, c, d, count):  # type: ignore[no-untyped-def]
     for _ in range(count):
-        v[0] += v[1]
-        v[1] = _rotated(v[1], 13) ^ v[0]
-        v[0] = _rotated(v[0], 32)
-        v[2] += v[3]
-        v[3] = _rotated(v[3], 16) ^ v[2]
-        v[0] += v[3]
-        v[3] = _rotated(v[3], 21) ^ v[0]
-        v[2] += v[1]
-        v[1] = _rotated(v[1], 17) ^ v[2]
-        v[2] = _rotated(v[2], 32)
+        a += b
+        b = _rotated(b, 13) ^ a
+        a = _rotated(a, 32)
+        c += d
+        d = _rotated(d, 16) ^ c
+        a += d
+        d = _rotated(d, 21) ^ a
+        c += b
+        b = _rotated(b, 17) ^ c
+        c = _rotated(c, 32)
+    return a, b, c, d
 
 
-def _rotated(x: np.ndarray, bits: int) -> np.ndarray:
+@compiled
+def _rotated(x, bits):  # type: ignore[no-untyped-def]
     return x << np.uint64(bits) | x >> np.uint64(64 - bits)

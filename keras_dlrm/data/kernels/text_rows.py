@@ -41,7 +41,8 @@ def find_rows(data, at, final, separator, quote, width, slots, starts, ends, num
         position, fields, inside, doubled = at, 0, 0, False
         code, complete = GOOD, False
         while True:  # a field each
-            if position < limit and data[position] == quote:
+            quoted = position < limit and data[position] == quote
+            if quoted:
                 begin = position + 1
                 position = begin
                 while position < limit:
@@ -61,21 +62,9 @@ def find_rows(data, at, final, separator, quote, width, slots, starts, ends, num
                     break
                 stop = position
                 position += 1
-                if position + 1 < size and data[position] == _RETURN and data[position + 1] == _NEWLINE:
-                    position += 1
-                elif position + 1 == size and data[position] == _RETURN and final:
-                    position += 1
-                if position == size:
-                    if not final:
-                        return rows, at, lines
-                    complete = True
-                elif data[position] == _NEWLINE:
-                    complete = True
-                elif data[position] != separator:
-                    if position + 1 == size and not final:
-                        return rows, at, lines
-                    code = QUOTES
-                    break
+                if position < size and data[position] == _RETURN:
+                    if data[position + 1] == _NEWLINE if position + 1 < size else final:
+                        position += 1
             else:
                 begin = position
                 while position < limit and data[position] != separator and data[position] != _NEWLINE:
@@ -83,15 +72,20 @@ def find_rows(data, at, final, separator, quote, width, slots, starts, ends, num
                 if position == limit and limit < size:
                     code = LONG
                     break
-                if position == size:
-                    if not final:
-                        return rows, at, lines
-                    complete = True
-                elif data[position] == _NEWLINE:
-                    complete = True
                 stop = position
-                if complete and stop > begin and data[stop - 1] == _RETURN:
-                    stop -= 1
+            if position == size:
+                if not final:
+                    return rows, at, lines
+                complete = True
+            elif data[position] == _NEWLINE:
+                complete = True
+            elif data[position] != separator:  # behind a quote
+                if position + 1 == size and not final:
+                    return rows, at, lines
+                code = QUOTES
+                break
+            if complete and not quoted and stop > begin and data[stop - 1] == _RETURN:
+                stop -= 1
             if fields < width:
                 begins[fields], stops[fields] = begin, stop
             fields += 1
@@ -147,28 +141,17 @@ def valid_utf8(data, start, end):  # type: ignore[no-untyped-def]
         i += 1
         if lead < 0x80:
             continue
-        low, high = 0x80, 0xBF
-        if 0xC2 <= lead <= 0xDF:
-            more = 1
-        elif 0xE0 <= lead <= 0xEF:
-            more = 2
-            if lead == 0xE0:
-                low = 0xA0
-            elif lead == 0xED:
-                high = 0x9F
-        elif 0xF0 <= lead <= 0xF4:
-            more = 3
-            if lead == 0xF0:
-                low = 0x90
-            elif lead == 0xF4:
-                high = 0x8F
-        else:
+        if lead < 0xC2 or lead > 0xF4:
             return False
+        more = 1 if lead < 0xE0 else 2 if lead < 0xF0 else 3
+        code = np.int64(lead) & (0x3F >> more)
         for _ in range(more):
-            if i >= end or data[i] < low or data[i] > high:
+            if i >= end or data[i] & 0xC0 != 0x80:
                 return False
-            low, high = 0x80, 0xBF
+            code = code << 6 | np.int64(data[i]) & 0x3F
             i += 1
+        if code < (0x80, 0x800, 0x10000)[more - 1] or 0xD800 <= code < 0xE000 or code > 0x10FFFF:
+            return False
     return True
 
 

@@ -54,10 +54,8 @@ class _Log(ABC):
 
     directory: Path
     schema: Schema
-
-    @abstractmethod
-    def _sizes(self) -> Mapping[str, int]:
-        """Rows by split."""
+    _sizes: Mapping[str, int]
+    """Rows by split."""
 
     @abstractmethod
     def _split(self, name: str) -> Split:
@@ -66,7 +64,7 @@ class _Log(ABC):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that there are, in the order train, valid, test."""
-        return tuple(s for s in layout.SPLITS if s in self._sizes())
+        return tuple(s for s in layout.SPLITS if s in self._sizes)
 
     def split(self, name: str) -> Split:
         """One split.
@@ -83,7 +81,7 @@ class _Log(ABC):
         return self._split(name)
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{s}: {self._sizes()[s]:,}" for s in self.splits)
+        rows = ", ".join(f"{s}: {self._sizes[s]:,}" for s in self.splits)
         return f"{type(self).__name__}({str(self.directory)!r}, {rows})"
 
 
@@ -92,6 +90,7 @@ class ClickLog(_Log):
 
     def __init__(self, directory: Path, verify: bool | None = None) -> None:
         self.manifest = layout.read_manifest(directory)
+        self._sizes = self.manifest["splits"]
         # Whatever folder the program works in, and whatever a link leads to, when the rows are read.
         self.directory = directory.resolve()
         layout.check_files(self.directory, self.manifest, verify)
@@ -110,11 +109,8 @@ class ClickLog(_Log):
 
         return Preprocessor.load(self.directory)
 
-    def _sizes(self) -> Mapping[str, int]:
-        return self.manifest["splits"]
-
     def _split(self, name: str) -> Split:
-        return PackedSplit(self.directory, name, self.schema, self._sizes()[name])
+        return PackedSplit(self.directory, name, self.schema, self._sizes[name])
 
     @property
     def best(self) -> dict[str, float] | None:
@@ -143,9 +139,7 @@ class FileLog(_Log):
         self.directory = directory.absolute()
         self.schema = schema
         self._parts = dict(parts)
-
-    def _sizes(self) -> Mapping[str, int]:
-        return {name: len(rows) for name, rows in self._parts.items()}
+        self._sizes = {name: len(rows) for name, rows in parts.items()}
 
     def _split(self, name: str) -> Split:
         return self._parts[name]
@@ -177,5 +171,5 @@ class FileLog(_Log):
         tell = None if progress is None else lambda done, total, split: progress(done, total)
         with PackedWriter(output, self.schema, overwrite=overwrite) as writer:
             parts = {name: self._parts[name].batches(BLOCK) for name in self.splits}
-            writer.extend(parts, sum(self._sizes().values()), tell)
+            writer.extend(parts, sum(self._sizes.values()), tell)
         return open(output, verify=False)

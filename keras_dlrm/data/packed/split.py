@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 
 
+@dataclasses.dataclass(eq=False)
 class Split(ABC):
     """Part of a click log. `len(part)` is its number of rows N.
 
@@ -30,9 +33,8 @@ class Split(ABC):
         schema: The log's schema.
     """
 
-    def __init__(self, name: str, schema: Schema) -> None:
-        self.name = name
-        self.schema = schema
+    name: str
+    schema: Schema
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -151,9 +153,7 @@ class Split(ABC):
         """
         from keras_dlrm.data.packed.tf_data import resumed_epochs
 
-        def batches(epoch: int) -> SplitDataset:
-            return self.dataset(batch_size, shuffle, seed, last, shard, prefetch, epoch)
-
+        batches = functools.partial(self.dataset, batch_size, shuffle, seed, last, shard, prefetch)
         return resumed_epochs(batches, self.schema, start_epoch, last == "pad", last != "keep")
 
     def to_tfrecord(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:

@@ -18,16 +18,13 @@ from keras_dlrm.files.durable import full_disk, is_full, recover, replace_folder
 from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.marker import MARKER, marker_content
 from keras_dlrm.files.ownership import check, identity, mark
-from keras_dlrm.schema.packing import narrow
+from keras_dlrm.schema.packing import WEIGHTS, allowed_labels, narrow
 from keras_dlrm.schema.schema import Schema
 
 _WHAT = "a processed directory"
 
 
-WEIGHTS = "must be a finite number of at least 0"
-
-
-class PackedWriter:
+class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
     """Appends batches to the splits of a processed directory without knowing their number of rows beforehand.
 
     The files grow in a hidden sibling of `output` which takes its name when the `with` block ends without an error
@@ -37,8 +34,7 @@ class PackedWriter:
     Args:
         output: Directory to write.
         schema: Fitted schema of the batches.
-        preprocessor: `Preprocessor` to save with the data; by default one that checks ids against `schema` and copies
-            them.
+        preprocessor: `Preprocessor` to save with the data; by default one that checks ids and copies them.
         overwrite: Whether an existing processed directory may be replaced (when the new one is complete): one that was
             written to this place by this package, and that nobody has put anything else into.
 
@@ -97,8 +93,7 @@ class PackedWriter:
             sample_weight: (B,) or (B, 1), row weights, where the schema names a column of them.
 
         Raises:
-            KeyError, TypeError, ValueError: the batch does not fit the schema, a label is not allowed, or a row weight
-                is not finite or below 0.
+            KeyError, TypeError, ValueError: the batch, a label or a row weight is not what the schema allows.
         """
         self.begin(split)
         labels = _flat("label", label)
@@ -111,7 +106,7 @@ class PackedWriter:
         for name, array in arrays.items():
             if len(array) != len(labels):
                 raise ValueError(f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree.")
-        self._check(split, "label", self.schema.label, labels, *allowed_labels(self.schema, labels))
+        self._check(split, "label", self.schema.label, labels, *allowed_labels(labels, self.schema.soft_labels))
         if "sparse" in arrays:
             arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
@@ -180,9 +175,6 @@ class PackedWriter:
             raise ValueError(f"PackedWriter: the manifest's {key!r} is written by the writer; choose another key.")
         self._extra[key] = value
 
-    def __enter__(self) -> PackedWriter:
-        return self
-
     def __exit__(self, kind: Any, error: BaseException | None, trace: object) -> None:
         try:
             with full_disk(self.output):
@@ -213,13 +205,6 @@ class PackedWriter:
         manifest = {"format": layout.FORMAT, "version": layout.VERSION, "splits": self.rows, **self._extra, "files": files}
         (self.partial / layout.MANIFEST).write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
         place_log(self.partial, self.output, self._overwrite)
-
-
-def allowed_labels(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, str]:
-    """A mask of the labels that a log may hold, and a text that says which."""
-    if schema.soft_labels:
-        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
-    return (labels == 0) | (labels == 1), "must be 0 or 1"
 
 
 def _flat(name: str, values: Any) -> np.ndarray:

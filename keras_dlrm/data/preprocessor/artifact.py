@@ -22,18 +22,12 @@ VERSION = 3  # 1 had neither checksums nor several OOV rows, 2 no checksum of th
 Parts = tuple[Schema, dict[str, Any], dict[str, Vocabulary], CsvDialect | None]
 
 
-def save(
-    schema: Schema,
-    dense_state: Mapping[str, Any],
-    vocabularies: Mapping[str, Vocabulary],
-    csv: CsvDialect | None,
-    directory: Path,
-) -> None:
+def save(preprocessor: Any, directory: Path) -> None:
     """See `Preprocessor.save`."""
     directory.mkdir(parents=True, exist_ok=True)
     earlier = _vocabularies_of(directory)
     tables = {}
-    for i, (name, vocabulary) in enumerate(vocabularies.items()):
+    for i, (name, vocabulary) in enumerate(preprocessor.vocabularies.items()):
         checksum, file = _save_vocabulary(vocabulary, directory, i)
         tables[name] = {
             "file": file,
@@ -47,11 +41,12 @@ def save(
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "schema": schema.to_dict(),
-        "dense": dict(dense_state),
+        "schema": preprocessor.schema.to_dict(),
+        "dense": preprocessor.dense_state,
         "vocabularies": tables,
-        **({} if csv is None else {"csv": csv.to_dict()}),
     }
+    if preprocessor.csv is not None:
+        content["csv"] = preprocessor.csv.to_dict()
     write(directory / FILE, json.dumps(sealed(content), indent=2, ensure_ascii=False))
     for name in earlier - {entry["file"] for entry in tables.values()}:
         (directory / name).unlink(missing_ok=True)

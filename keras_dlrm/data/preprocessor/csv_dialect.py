@@ -42,7 +42,8 @@ class CsvDialect:
     def __post_init__(self) -> None:
         for field in ("names", "null"):
             value = getattr(self, field)
-            if isinstance(value, str) or not (value is None and field == "names" or _texts(value)):
+            texts = isinstance(value, (list, tuple)) and all(isinstance(entry, str) for entry in value)
+            if not texts and not (value is None and field == "names"):
                 raise TypeError(f"CsvDialect: {field}={value!r} must be a list of texts.")
             object.__setattr__(self, field, None if value is None else tuple(value))
         if self.names is not None and (not self.names or "" in self.names):
@@ -85,7 +86,3 @@ class CsvDialect:
     def from_dict(cls, data: Mapping[str, Any]) -> CsvDialect:
         """Inverse of `to_dict`."""
         return cls(**data)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(entry, str) for entry in value)

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.data.preprocessor.vocabulary import BadValue
 from keras_dlrm.schema.columns import Dense
 
 QUANTILES = 256
@@ -30,13 +29,9 @@ class DenseFit:
         self._minimum = np.inf
 
     def update(self, values: np.ndarray) -> None:
-        """Take float64 values (n,), NaN where missing, into account; `BadValue` where one is beyond float32."""
-        beyond = unusable(self.column, values)
-        if beyond.any():
-            index = int(np.argmax(beyond))
-            raise BadValue(index, float(values[index]), OUTSIDE)
+        """Take float64 values (n,), NaN where missing, into account; none is `unusable`."""
         if self.column.transform == "log1p_standardize":
-            values = _log(values).astype(np.float64)
+            values = log1p(values).astype(np.float64)
         values = values[~np.isnan(values)]
         if not len(values):
             return
@@ -78,29 +73,17 @@ class DenseFit:
         return {"mean": self._origin + self._mean, "deviation": deviation}
 
 
-def transform(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """Raw values, float64 (B,), NaN where missing → model inputs, float32 (B,); `BadValue` where one is beyond float32.
+def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """Raw values, float64 (B,), NaN where missing → model inputs, float32 (B,), infinite where one is beyond float32.
 
     `state` is what `DenseFit.state` returned, `{}` where `needs_fit` is False.
     """
-    results = apply(column, state, values)
-    bad = ~np.isfinite(results)
-    if bad.any():
-        bad &= ~(np.isnan(values) & np.isnan(results))
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise BadValue(index, float(values[index]), OUTSIDE)
-    return results
-
-
-def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """Result of `transform`, with infinities where it raises."""
     missing = np.isnan(values)
     with np.errstate(over="ignore"):
         if column.transform == "none":
             out = values
         elif column.transform == "log1p":
-            out = _log(values)
+            out = log1p(values)
         elif column.transform == "quantile":
             quantiles = np.asarray(state["quantiles"])
             ranks = np.searchsorted(quantiles, values, "left") + np.searchsorted(quantiles, values, "right")
@@ -109,7 +92,7 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
             # In float32, to the bit what TorchRec makes of Criteo's counts.
             out = np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32))
         else:
-            raw = _log(values).astype(np.float64) if column.transform == "log1p_standardize" else values
+            raw = log1p(values).astype(np.float64) if column.transform == "log1p_standardize" else values
             out = (raw - state["mean"]) / state["deviation"]
         return np.where(missing, column.missing, out).astype(np.float32)
 
@@ -119,10 +102,13 @@ def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         if column.transform == "quantile":
             return np.zeros(len(values), bool)
-        narrow = _log(values) if column.transform == "log1p_standardize" else values.astype(np.float32)
+        narrow = log1p(values) if column.transform == "log1p_standardize" else values.astype(np.float32)
     return np.isinf(narrow)
 
 
-def _log(values: np.ndarray) -> np.ndarray:
-    # In float32, and not np.log1p: to the bit what the reference DLRM makes of Criteo's counts.
-    return np.log(np.maximum(values, 0.0).astype(np.float32) + np.float32(1.0))
+def log1p(values: np.ndarray) -> np.ndarray:
+    """Numbers → float32 `log(max(x, 0) + 1)`, to the bit what the reference DLRM makes of Criteo's counts."""
+    # In float32, and not np.log1p.
+    out = np.maximum(values, 0).astype(np.float32)
+    out += np.float32(1)
+    return np.log(out, out=out)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from keras_dlrm.data.preprocessor import artifact, dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.block import FrameBlock
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-from keras_dlrm.data.preprocessor.vocabulary import Counter, Keys, Vocabulary, identified
-from keras_dlrm.schema.columns import Categorical
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.data.preprocessor.vocabulary import Keys, Vocabulary, identified
+from keras_dlrm.schema.schema import Schema
 
 # A frame of Polars or pandas, an Arrow table, or a mapping of named columns.
 Table = Any
@@ -104,55 +104,12 @@ class Preprocessor:
             KeyError: a column is missing.
             ValueError, TypeError: a value cannot be used; the message names column and row.
         """
+        fits = [c for c in schema.dense if dense.needs_fit(c)]
         open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
-        counters = {c.table_name: Counter() for c in open_columns}
-        keys = {table: (keys or {}).get(table, Keys()) for table in counters}
-        fits = {c.name: dense.DenseFit(c) for c in schema.dense if dense.needs_fit(c)}
-        width = max(schema.width, 1)
-        first = 0
-        for frame, where in raw.frames(frames, [*fits, *(c.name for c in open_columns)]):
-            for name, fit in fits.items():
-                with raw.located(where, name, np.arange(len(frame))):
-                    fit.update(raw.dense_values(frame, name, where))
-            for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-                if column.vocabulary_size is None:
-                    values, rows, places, _ = raw.categorical_values(frame, column, where)
-                    with raw.located(where, column.name, rows):
-                        key = keys[column.table_name].normalize(values, f"column {column.name!r}")
-                    counters[column.table_name].update(key, (first + rows) * width + offset + places)
-            first += len(frame)
-        return cls.from_counts(schema, counters, {name: fit.state() for name, fit in fits.items()}, keys)
-
-    @classmethod
-    def from_counts(
-        cls,
-        schema: Schema,
-        counters: Mapping[str, Counter],
-        dense_state: Mapping[str, dict[str, Any]],
-        keys: Mapping[str, Keys] | None = None,
-    ) -> Preprocessor:
-        """Fit on training rows that were counted already.
-
-        Args:
-            schema: Columns without a `vocabulary_size` get one.
-            counters: `Counter` of the values, by table name.
-            dense_state: Fitted parameters by dense column.
-            keys: `Keys` by table name, where values are not compared as text.
-
-        Returns:
-            The preprocessor; its `schema` is fitted.
-
-        Raises:
-            ValueError: a column's OOV rows lie beyond its `max_vocabulary`.
-        """
-        open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
-        vocabularies: dict[str, Vocabulary] = {}
-        for column in open_columns:
-            table = column.table_name
-            if table not in vocabularies:
-                vocabularies[table] = Vocabulary.fit(counters[table], column, (keys or {}).get(table, Keys()))
-        sizes = {c.name: {"vocabulary_size": vocabularies[c.table_name].size} for c in open_columns}
-        return cls(identified(schema.replace_categorical(**sizes), dense_state, vocabularies), dense_state, vocabularies)
+        if not fits and not open_columns:
+            return cls(schema)
+        columns = Columns(Schema(fits, open_columns, schema.label), None, {}, labeled=False, keys=keys)
+        return fitted(schema, columns, columns.read(frames))
 
     def grow(self, frames: Tables) -> Preprocessor:
         """A preprocessor that also knows the values of new days. Ids of known values stay, and so do dense statistics.
@@ -182,8 +139,13 @@ class Preprocessor:
         >>> tuesday.transform({"city": ["Rome", "Oslo", "Lima", "Bonn"]})["sparse"].ravel().tolist()
         [1, 2, 3, 0]
         """
-        schema, vocabularies = grown(self.schema, self.vocabularies, frames)
-        return Preprocessor(schema, self.dense_state, vocabularies)
+        again = [c for c in self.schema.categorical if c.table_name in self.vocabularies]
+        if not again:
+            return Preprocessor(self.schema, self.dense_state)
+        open_columns = [dataclasses.replace(c, vocabulary_size=None) for c in again]
+        keys = {table: vocabulary.keys for table, vocabulary in self.vocabularies.items()}
+        columns = Columns(Schema((), open_columns, self.schema.label), {}, {}, labeled=False, keys=keys)
+        return grown(self, columns, columns.read(frames))
 
     def reading(self, csv: CsvDialect | None) -> Preprocessor:
         """A copy of the preprocessor for text files of another dialect."""
@@ -201,8 +163,7 @@ class Preprocessor:
             where: File and row at which the frame starts, for error messages.
 
         Returns:
-            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)}`, and `"weights": float32 (B, W)` where the schema
-            is weighted.
+            `{"dense": float32 (B, n_dense), "sparse": int32 (B, W)[, "weights": float32 (B, W)]}`, as the schema has them.
 
         Raises:
             KeyError: a column is missing.
@@ -211,29 +172,11 @@ class Preprocessor:
         schema = self.schema
         where = where or raw.Where()
         table = raw.frame(frame, [*schema.column_names], where)
-        batch: dict[str, np.ndarray] = {}
-        if schema.dense:
-            out = np.empty((len(table), schema.n_dense), np.float32)
-            for j, dense_column in enumerate(schema.dense):
-                values = raw.dense_values(table, dense_column.name, where)
-                with raw.located(where, dense_column.name, np.arange(len(table))):
-                    out[:, j] = dense.transform(dense_column, self.dense_state.get(dense_column.name, {}), values)
-            batch["dense"] = out
-        if schema.categorical:
-            sparse = np.full((len(table), schema.width), PADDING, np.int32)
-            lists = {}
-            for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-                flat, rows, places, lists[column.name] = raw.categorical_values(table, column, where)
-                with raw.located(where, column.name, rows):
-                    vocabulary = self.vocabularies.get(column.table_name)
-                    if vocabulary is None:
-                        ids = raw.given_ids(flat, column)
-                    else:
-                        ids = vocabulary.encode(flat, f"column {column.name!r}")
-                sparse[rows, offset + places] = ids
-            batch["sparse"] = sparse
+        columns = Columns(schema, self.dense_state, self.vocabularies, labeled=False)
+        rows = columns.work(FrameBlock.in_memory(table, where))
+        batch = {name: getattr(rows, name) for name in schema.input_names if name != "weights"}
         if schema.weighted:
-            batch["weights"] = schema.weight_matrix(weights or {}, batch["sparse"], lists)
+            batch["weights"] = schema.weight_matrix(weights or {}, rows.sparse, rows.lists)
         elif weights is not None:
             raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
         return batch
@@ -245,7 +188,7 @@ class Preprocessor:
 
         Files are written aside and renamed, `preprocessor.json` last: after a kill the directory holds what it held before.
         """
-        artifact.save(self.schema, self.dense_state, self.vocabularies, self.csv, Path(directory))
+        artifact.save(self, Path(directory))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Preprocessor:
@@ -261,52 +204,34 @@ class Preprocessor:
         return cls(*artifact.load(Path(directory)))
 
 
-def grown(schema: Schema, vocabularies: Mapping[str, Vocabulary], frames: Any) -> tuple[Schema, dict[str, Vocabulary]]:
-    """Schema and vocabularies that know the values of new days, too: rows as `Preprocessor.fit` takes them."""
-    columns = [c for c in schema.categorical if c.table_name in vocabularies]
-    counters = {c.table_name: Counter() for c in columns}
-    # Without an OOV row an unseen value is padding, which no known value is.
-    known = {table: dataclasses.replace(vocabularies[table], oov=None, oov_rows=1) for table in counters}
-    offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
-    first = 0
-    for frame, where in raw.frames(frames, [c.name for c in columns]):
-        for column in columns:
-            table, who = column.table_name, f"column {column.name!r}"
-            values, rows, places, _ = raw.categorical_values(frame, column, where)
-            with raw.located(where, column.name, rows):
-                new = np.flatnonzero(known[table].encode(values, who) == PADDING)
-            keys = known[table].keys.normalize(values.gather(new), who)
-            positions = (first + rows[new]) * schema.width + offsets[column.name] + places[new]
-            counters[table].update(keys, positions)
-        first += len(frame)
-    extended = dict(vocabularies)
-    for column in columns:
-        table = column.table_name
-        if table in counters:
-            extended[table] = extend(extended[table], counters.pop(table), column)
-    sizes = {c.name: {"vocabulary_size": extended[c.table_name].size} for c in columns}
-    return identified(schema.replace_categorical(**sizes), {}, {name: extended[name] for name in known}), extended
+Parts = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
-def extend(vocabulary: Vocabulary, counter: Counter, column: Categorical) -> Vocabulary:
-    """A vocabulary with counted new values behind those that it has, which keep their ids.
+def fitted(schema: Schema, columns: Columns, parts: Parts) -> Preprocessor:
+    """A preprocessor for training rows that `columns` has read, in parts as of `Columns.count`."""
+    counts, dense_state = columns.count(parts)
+    vocabularies = {
+        table: Vocabulary.fit(counts[table], members[0][0], columns.keys[table]) for table, members in columns.open.items()
+    }
+    return Preprocessor(_sized(schema, dense_state, vocabularies), dense_state, vocabularies)
 
-    The column's `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent new values are kept.
-    """
-    first = int(vocabulary.ids.max()) + 1 if len(vocabulary.ids) else 0
-    oov, room = vocabulary.oov, None
-    ahead = vocabulary.oov_rows if oov is not None and first <= oov else 0  # OOV rows that the numbering has yet to pass
-    if column.max_vocabulary is not None:
-        room = max(column.max_vocabulary - first - ahead, 0)
-    keys = counter.keys(column, room)
-    if not len(keys):
-        return vocabulary
-    # The numbering continues as it would have when the vocabulary was fitted: OOV rows are left out of it.
-    ids = first + np.arange(len(keys), dtype=np.int64)
-    ids += ahead * (ids >= (oov or 0))
-    return dataclasses.replace(
-        vocabulary,
-        values=pl.concat([vocabulary.values.cast(keys.dtype), keys]),
-        ids=np.concatenate([vocabulary.ids, ids.astype(np.int32)]),
-        size=max(vocabulary.size, int(ids[-1]) + 1),
-    )
+
+def grown(preprocessor: Preprocessor, columns: Columns, parts: Parts) -> Preprocessor:
+    """A preprocessor whose open columns know the values of further rows, too; see `Preprocessor.grow`."""
+    counts, _ = columns.count(parts)
+    extended = {
+        table: preprocessor.vocabularies[table].extended(counts[table], members[0][0])
+        for table, members in columns.open.items()
+    }
+    schema = _sized(preprocessor.schema, {}, extended)
+    return Preprocessor(schema, preprocessor.dense_state, {**preprocessor.vocabularies, **extended})
+
+
+def _sized(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Schema:
+    """The schema with the sizes of the vocabularies, and what identifies these and the statistics."""
+    sizes = {
+        c.name: {"vocabulary_size": vocabularies[c.table_name].size}
+        for c in schema.categorical
+        if c.table_name in vocabularies
+    }
+    return identified(schema.replace_categorical(**sizes), dense_state, vocabularies)

@@ -1,6 +1,5 @@
 """Raw columns of a Polars frame: dense values, and categorical values as flat lists."""
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ import polars as pl
 
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import buckets
-from keras_dlrm.data.preprocessor.vocabulary import BadValue
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, fold
 from keras_dlrm.schema.packing import Lists, kept
@@ -36,22 +34,15 @@ class Where:
         """`"log.csv, row 12"`, for row `row` of the frame."""
         return f"{self.source + ', ' if self.source else ''}row {self.first_row + row}"
 
-
-@contextlib.contextmanager
-def located(where: Where, name: str, rows: np.ndarray) -> Iterator[None]:
-    """Turn a `BadValue` among flat values, whose rows are `rows`, into an error that names file, row and column."""
-    try:
-        yield
-    except BadValue as bad:
-        place = where.at(int(rows[bad.index]))
-        raise ValueError(f"{place}, column {name!r}: value {bad.value!r} {bad.reason}.") from None
+    def of(self, name: str) -> str:
+        """`"log.csv, column 'city'"`."""
+        return f"{self.source + ', ' if self.source else ''}column {name!r}"
 
 
 def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     """The named columns of a table: a frame of Polars (a lazy one, too) or pandas, an Arrow table, or a mapping.
 
-    `KeyError` where a column is missing, `TypeError` where there is no table or there are no values, `ValueError` where
-    lengths differ.
+    `KeyError` where a column is missing, `TypeError` for what is no table or no column, `ValueError` for unequal lengths.
     """
     if isinstance(data, pl.LazyFrame):
         data = data.collect()
@@ -100,19 +91,6 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
         first += len(table)
 
 
-def dense_values(table: pl.DataFrame, name: str, where: Where) -> np.ndarray:
-    """A numeric column as float64 (B,), NaN where missing; an error names a value that is not a number, or infinite."""
-    numbers, lost = numeric(table[name], name, where)
-    if lost.any():
-        row = int(np.argmax(lost))
-        raise ValueError(f"{where.at(row)}, column {name!r}: value {table[name][row]!r} {NUMBER}.")
-    infinite = np.isinf(numbers)
-    if infinite.any():
-        row = int(np.argmax(infinite))
-        raise ValueError(f"{where.at(row)}, column {name!r}: value {numbers[row]} {FINITE}.")
-    return numbers
-
-
 def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.ndarray]:
     """A column as float64 (B,), NaN where missing or no number, and where it is none, bool (B,). True is 1, false 0."""
     values = _plain(values)
@@ -131,45 +109,17 @@ def numeric(values: pl.Series, name: str, where: Where) -> tuple[np.ndarray, np.
     return numbers.fill_null(float("nan")).to_numpy(), lost.to_numpy()
 
 
-def categorical_values(
-    table: pl.DataFrame, column: Categorical, where: Where
-) -> tuple[pl.Series, np.ndarray, np.ndarray, Lists]:
-    """A scalar or multi-hot column as flat values (n,), their rows, their places in what is kept of the lists, and the lists.
-
-    `ValueError` where a list has more values than `hotness`, and the column truncates none.
-    """
-    flat, rows, places, lengths = flatten(table[column.name], column)
-    starts = np.zeros_like(lengths)
-    if len(lengths) and lengths.max() > column.hotness:
-        if column.truncate is None:
-            row = int(np.argmax(lengths > column.hotness))
-            raise ValueError(
-                f"{where.at(row)}, column {column.name!r}: {lengths[row]} {too_long(column)}; "
-                f"the longest of these {len(lengths):,} rows has {lengths.max()}."
-            )
-        flat, rows, places, starts = truncated(column, flat, rows, places, lengths)
-    return flat, rows, places, Lists(lengths, starts)
-
-
-def too_long(column: Categorical) -> str:
-    """Message about a list that has more values than `hotness`.
-
-    It says nothing of other rows: a job that continues after a stop sees them in other blocks, and keeps the same text.
-    """
-    return f"values but hotness={column.hotness}; raise hotness, shorten the list, or set truncate to 'first' or 'last'"
-
-
 def truncated(
     column: Categorical, flat: pl.Series, rows: np.ndarray, places: np.ndarray, lengths: np.ndarray
-) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
-    """Truncated lists of `flatten`: the values that are kept, their rows and places, and the first place of each row."""
+) -> tuple[pl.Series, np.ndarray, np.ndarray, Lists]:
+    """Truncated lists of `flatten`: the values that are kept, their rows and places, and the lists."""
     missing = flat.is_null() | flat.cast(pl.String).is_in(["", str(PADDING)]).fill_null(True)
     used, there = np.zeros_like(lengths), ~missing.to_numpy()
     np.maximum.at(used, rows[there], places[there] + 1)
     starts = kept(column, used)
     places = places - starts[rows]
     keep = (places >= 0) & (places < column.hotness)
-    return flat.filter(pl.Series(keep)), rows[keep], places[keep], starts
+    return flat.filter(pl.Series(keep)), rows[keep], places[keep], Lists(lengths, starts)
 
 
 def flatten(values: pl.Series, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
@@ -195,26 +145,18 @@ def _plain(values: pl.Series) -> pl.Series:
     return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
 
 
-def given_ids(values: pl.Series, column: Categorical) -> np.ndarray:
-    """Values of a column that came with its vocabulary size → int64 ids; -1 where missing; `BadValue` where one is not an id.
+def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tuple[np.ndarray, np.ndarray, str]:
+    """Values of a column that came with its vocabulary size → int64 ids, -1 where missing.
 
     Unbounded ids of a hashed column are folded to 31 bits. Other values are hashed as texts to such ids, which
-    `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph.
+    `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph. Also gives a mask of the
+    values that cannot be used, bool (n,), whose ids are -1, too, and what is allowed.
     """
-    ids, bad, reason = checked_ids(values, column)
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise BadValue(index, values[index], reason)
-    return ids
-
-
-def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tuple[np.ndarray, np.ndarray, str]:
-    """Ids as of `given_ids`, -1 where a value cannot be used; a mask of these, bool (n,); and what is allowed."""
     size = int(column.vocabulary_size or 0)
     most = "2^63-1, which is hashed" if column.hashed else size - 1
     reason = f"must be an integer id: 0 … {most}, or {PADDING} (or empty) for padding"
     values = _plain(values)
-    where = f"{source + ', ' if source else ''}column {column.name!r}"
+    where = Where(source).of(column.name)
     exact = values.dtype.is_integer() or values.dtype == pl.Null
     if values.dtype == pl.String or values.dtype.is_decimal() or (column.hashed and not exact):
         values = normal_form.texts(values, where)

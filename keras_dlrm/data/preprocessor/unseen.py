@@ -103,14 +103,11 @@ def warning(columns: Iterable[Unseen]) -> str:
     )
 
 
-def table(columns: Iterable[Unseen]) -> list[dict[str, Any]]:
+def table(columns: Sequence[Unseen]) -> list[dict[str, Any]]:
     """Lines of a table for the terminal, of the worst columns."""
-
-    def short(name: str) -> str:
-        return name if len(name) <= 30 else f"{name[:29]}…"
-
+    short = {c.column: c.column if len(c.column) <= 30 else f"{c.column[:29]}…" for c in columns}
     return [
-        {"column": short(c.column), "values": c.values, "unseen": c.unseen, "share": f"{100 * c.share:.1f}%"}
+        {"column": short[c.column], "values": c.values, "unseen": c.unseen, "share": f"{100 * c.share:.1f}%"}
         for c in worst(columns)
     ]
 

@@ -21,8 +21,6 @@ from keras_dlrm.schema.schema import Schema
 TEXT = "text"
 HEX = "hex"
 HEXADECIMAL = "must be hexadecimal digits (at most 16) or empty"
-# Keys that are counted before they are merged with those that are known.
-MERGE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,78 +38,29 @@ class Keys:
     modulo: int | None = None
 
     def normalize(self, values: pl.Series, who: str) -> pl.Series:
-        """Raw values → keys (String or UInt64), null where missing; `BadValue` or `TypeError` where one is none."""
-        if self.kind == HEX:
-            numbers, bad = self._numbers(values, who)
-            if bad.any():
-                row = int(bad.arg_max() or 0)
-                raise BadValue(row, values[row], HEXADECIMAL)
-            return numbers % self.modulo if self.modulo else numbers
-        keys = normal_form.texts(values, who)
-        return keys.set(keys == str(PADDING), None)
-
-    def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
-        """Raw values that `normalize` refuses, bool (n,), and what they must be."""
+        """Raw values → keys (String or UInt64), null where missing or `unusable`; `TypeError` where all are of another type."""
         if self.kind != HEX:
-            return np.zeros(len(values), bool), ""
-        return self._numbers(values, who)[1].to_numpy(), HEXADECIMAL
-
-    def _numbers(self, values: pl.Series, who: str) -> tuple[pl.Series, pl.Series]:
-        """Hexadecimal digits → UInt64, 0 where missing; and which values are none."""
+            keys = normal_form.texts(values, who)
+            return keys.set(keys == str(PADDING), None)
         if values.dtype == pl.Null:
             values = values.cast(pl.String)
         if values.dtype != pl.String:
             raise TypeError(f"{who} has dtype {values.dtype}; give strings of hexadecimal digits, as in the raw log.")
         text = values.set(values == "", None).fill_null("0")
-        numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False)
-        return numbers, numbers.is_null() | text.str.starts_with("+")
+        numbers = text.str.to_integer(base=16, dtype=pl.UInt64, strict=False).set(text.str.starts_with("+"), None)
+        return numbers % self.modulo if self.modulo else numbers
+
+    def unusable(self, values: pl.Series, who: str) -> tuple[np.ndarray, str]:
+        """Raw values that have no key, bool (n,), and what they must be."""
+        if self.kind != HEX:
+            return np.zeros(len(values), bool), ""
+        return self.normalize(values, who).is_null().to_numpy(), HEXADECIMAL  # a missing one has a key, 0
 
 
-class BadValue(ValueError):
-    """A value that cannot be used: its index among the values at hand, and what is allowed."""
-
-    def __init__(self, index: int, value: object, reason: str) -> None:
-        super().__init__(f"value {value!r} at position {index} {reason}")
-        self.index, self.value, self.reason = index, value, reason
-
-
-class Counter:
-    """Counts the values of one table over many frames, and remembers where each was seen first."""
-
-    def __init__(self) -> None:
-        self._seen: pl.DataFrame | None = None
-        self._waiting: list[pl.DataFrame] = []
-        self._rows = 0
-
-    def update(self, keys: pl.Series, positions: np.ndarray, counts: np.ndarray | None = None) -> None:
-        """Count n keys, nulls aside, `counts` (n,) times each. Their order of appearance follows `positions`, int64 (n,)."""
-        times = np.ones(len(keys), np.int64) if counts is None else counts
-        frame = pl.DataFrame({"key": keys, "count": times, "first": positions}).drop_nulls("key")
-        self._waiting.append(_counted(frame))
-        self._rows += len(self._waiting[-1])
-        # Merged when there is as much that is new as is known: each key is sorted in a few times, not with every part.
-        if self._rows > max(MERGE, 0 if self._seen is None else len(self._seen)):
-            self._merge()
-
-    def _merge(self) -> None:
-        if self._waiting:
-            parts = self._waiting if self._seen is None else [self._seen, *self._waiting]
-            self._seen = parts[0] if len(parts) == 1 else _counted(pl.concat(parts))
-            self._waiting, self._rows = [], 0
-
-    def keys(self, column: Categorical, room: int | None) -> pl.Series:
-        """The keys that get a row of their own, at most `room`, in the order of their ids. See `Vocabulary.fit`."""
-        self._merge()
-        if self._seen is None:
-            return pl.Series("key", [], dtype=pl.String)
-        kept = self._seen.filter(pl.col("count") >= column.min_count)
-        if room is not None and len(kept) > room:
-            return kept.sort(["count", "first"], descending=[True, False])["key"].head(room)
-        return kept.sort("first")["key"]
-
-
-def _counted(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.group_by("key").agg(pl.col("count").sum(), pl.col("first").min())
+def counted(texts: pl.Series, counts: np.ndarray, keys: Keys, who: str) -> pl.DataFrame:
+    """Different texts, and how often each was counted, int64 (n,) → their `"key"` and its `"count"`, in the same order."""
+    frame = pl.DataFrame({"key": keys.normalize(texts, who), "count": counts}).drop_nulls("key")
+    return frame.group_by("key", maintain_order=True).agg(pl.col("count").sum())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,54 +84,65 @@ class Vocabulary:
     oov_rows: int = 1
 
     @classmethod
-    def fit(cls, counter: Counter, column: Categorical, keys: Keys = Keys()) -> Vocabulary:
-        """Give ids to the counted values.
+    def fit(cls, counts: pl.DataFrame, column: Categorical, keys: Keys) -> Vocabulary:
+        """Give ids to values, which are `counted` in the order of their first appearance.
 
         Ids follow the first appearance; where `max_vocabulary` cuts, the most frequent values are kept, ids follow the
-        frequency, and ties the first appearance. The OOV rows are left out of the numbering; `ValueError` where they are
-        beyond `max_vocabulary`.
+        frequency, and ties the first appearance. OOV rows are left out; `ValueError` where `max_vocabulary` has no room.
         """
-        oov, oov_rows = column.oov, 0 if column.oov is None else column.oov_rows
-        if column.max_vocabulary is not None and oov is not None and oov + oov_rows > column.max_vocabulary:
+        oov, oov_rows, most = column.oov, column.oov_rows, column.max_vocabulary
+        if most is not None and oov is not None and oov + oov_rows > most:
             raise ValueError(
                 f"Categorical column {column.name!r}: oov={oov}{f' with oov_rows={oov_rows}' if oov_rows > 1 else ''} is "
-                f"outside max_vocabulary={column.max_vocabulary}; give a smaller oov or oov_rows."
+                f"outside max_vocabulary={most}; give a smaller oov or oov_rows."
             )
-        values = counter.keys(column, None if column.max_vocabulary is None else column.max_vocabulary - oov_rows)
-        ids = np.arange(len(values), dtype=np.int32)
-        size = len(values)
-        if oov is not None:
-            ids[oov:] += oov_rows
-            size = max(size, oov) + oov_rows
-        return cls(values, ids, max(size, 1), oov, keys, column.oov_rows)
+        size = 1 if oov is None else oov + oov_rows
+        empty = cls(counts["key"].clear(), np.empty(0, np.int32), size, oov, keys, oov_rows)
+        return empty.extended(counts, column)
+
+    def extended(self, counts: pl.DataFrame, column: Categorical) -> Vocabulary:
+        """A vocabulary with the new ones among counted values behind those that it has, which keep their ids.
+
+        The column's `min_count` and `max_vocabulary` hold; where the latter cuts, the most frequent new values are kept.
+        """
+        first = int(self.ids.max()) + 1 if len(self.ids) else 0
+        oov = self.oov
+        ahead = self.oov_rows if oov is not None and first <= oov else 0  # OOV rows that the numbering has yet to pass
+        new = counts.filter(pl.Series(self.find(counts["key"]) < 0) & (counts["count"] >= column.min_count))
+        if column.max_vocabulary is not None and len(new) > (room := max(column.max_vocabulary - first - ahead, 0)):
+            new = new.sort("count", descending=True, maintain_order=True).head(room)
+        if not len(new):
+            return self
+        # OOV rows are left out of the numbering.
+        ids = first + np.arange(len(new), dtype=np.int64)
+        ids += ahead * (ids >= (oov or 0))
+        return dataclasses.replace(
+            self,
+            values=pl.concat([self.values.cast(new["key"].dtype), new["key"]]),
+            ids=np.concatenate([self.ids, ids.astype(np.int32)]),
+            size=max(self.size, int(ids[-1]) + 1),
+        )
 
     def encode(self, values: pl.Series, who: str) -> np.ndarray:
         """Raw values → int32 ids: -1 where missing, an OOV row (or -1) where unseen."""
-        keys = self.keys.normalize(values, who)
-        return self._encoded(keys, self._rows(keys))
+        return self.looked_up(values, who)[0]
 
     def looked_up(self, values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids as of `encode`, and masks of the values that are unseen and that are missing, bool (n,)."""
         keys = self.keys.normalize(values, who)
-        row = self._rows(keys)
-        absent = keys.is_null() | values.is_null()
-        if self.keys.kind == HEX:  # a missing one has a key, 0
-            absent |= (values.cast(pl.String) == "").fill_null(True)
-        missing = absent.to_numpy()
-        return self._encoded(keys, row), (row < 0) & ~missing, missing
-
-    def _encoded(self, keys: pl.Series, row: np.ndarray) -> np.ndarray:
-        """Keys, and their positions among the values → ids."""
-        unseen = PADDING if self.oov is None else self.oov
-        ids = np.full(len(row), unseen, np.int32)
-        if len(self.ids):
-            ids = np.where(row < 0, np.int32(unseen), self.ids[row]).astype(np.int32, copy=False)
+        row = self.find(keys)
+        unknown, default = row < 0, np.int32(PADDING if self.oov is None else self.oov)
+        ids = np.where(unknown, default, self.ids[row]) if len(self.ids) else np.full(len(row), default)
+        ids, missing = ids.astype(np.int32, copy=False), np.zeros(len(row), bool)
         if keys.null_count():
-            ids[keys.is_null().to_numpy()] = PADDING
+            missing = keys.is_null().to_numpy()
+            ids[missing] = PADDING
         if self.oov is not None and self.oov_rows > 1:
             cold = np.flatnonzero(ids == self.oov)
             ids[cold] += buckets(keys.gather(cold).cast(pl.String), self.oov_rows).astype(np.int32)
-        return ids
+        if self.keys.kind == HEX:  # a missing one has a key, 0
+            missing = missing | (values.cast(pl.String) == "").fill_null(True).to_numpy()
+        return ids, unknown & ~missing, missing
 
     @functools.cached_property
     def _texts(self) -> TextIds:
@@ -191,7 +151,7 @@ class Vocabulary:
         texts.encode(Texts.of(self.values))
         return texts
 
-    def _rows(self, keys: pl.Series) -> np.ndarray:
+    def find(self, keys: pl.Series) -> np.ndarray:
         """Keys → int32 positions among the values, -1 where unknown."""
         if not len(self.values) or not len(keys):
             return np.full(len(keys), -1, np.int32)

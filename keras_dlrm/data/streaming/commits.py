@@ -27,7 +27,7 @@ STATE = "state.json"
 PREPROCESSOR = "preprocessor"
 
 
-class Commits:
+class Commits(contextlib.AbstractContextManager["Commits"]):
     """A folder of commits. Each is a model with its optimizer, and JSON values that say how far the stream was read.
 
     A commit is written aside, flushed to the disk and renamed: a kill at any moment leaves the one before. It is a
@@ -148,9 +148,6 @@ class Commits:
     def close(self) -> None:
         """Let another process work here."""
         self._lock.close()
-
-    def __enter__(self) -> Commits:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -12,7 +12,7 @@ from typing import Any
 from keras_dlrm.data.preprocessor.bad_rows import BadRow
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.messages import BadMessage, Decoder
-from keras_dlrm.data.streaming.stream import Packed, Stream, pack, tensorflow_io, text_frame
+from keras_dlrm.data.streaming.stream import Packed, Piece, Stream, pack, tensorflow_io, text_frame
 
 FETCH = 1024  # messages that one call into TensorFlow brings
 GROUP = "keras_dlrm"  # a consumer must name one; nothing is committed to it
@@ -93,9 +93,9 @@ class KafkaStream(Stream):
         self.lost = 0
         self._decoder = Decoder(preprocessor.schema, format, columns)
         self._chosen = None if partitions is None else sorted(set(partitions))
-        self._begin = start
+        self._starts = start if isinstance(start, Mapping) else {}
+        self._latest = start == "latest"
         self._on_lost = on_lost
-        self._timeout = timeout
         self._config = _checked(config or {})
         self._servers = servers
         self._dataset = tensorflow_io("KafkaStream", "tensorflow_io.kafka").KafkaDataset
@@ -116,7 +116,7 @@ class KafkaStream(Stream):
     def _start(self) -> None:
         self._partitions = {}
         first = not self.positions
-        for name in self._begin if first and isinstance(self._begin, Mapping) else ():
+        for name in self._starts if first else ():
             if name not in [f"{topic}:{number}" for topic, number in self._numbers()]:
                 raise ValueError(f"KafkaStream: start names {name!r}, which is not a topic:partition that is read here.")
         for topic, number in self._numbers():
@@ -127,9 +127,7 @@ class KafkaStream(Stream):
         low, high = self._broker.ends(topic, number)
         if name not in self.positions:
             # A partition that appears later was empty before: its beginning, whatever `start` says.
-            chosen = self._begin.get(name, low) if isinstance(self._begin, Mapping) else None
-            latest = high if self._begin == "latest" else low
-            self.positions[name] = low if not first else latest if chosen is None else chosen
+            self.positions[name] = self._starts.get(name, high if self._latest else low) if first else low
         self._partitions[name] = _Partition(topic, number, self.positions[name], self._open)
         self._check(name, low, high)
 
@@ -160,21 +158,20 @@ class KafkaStream(Stream):
                 self._partitions[name].at_end = self.positions[name] >= high
         return any(not partition.at_end for partition in self._partitions.values())
 
-    def _take(self, rows: int) -> list[_Messages]:
+    def _take(self, rows: int) -> list[Piece]:
         ready = [partition for partition in self._partitions.values() if not partition.at_end]
-        taken: list[_Messages] = []
+        taken: list[Piece] = []
         for partition in ready:
-            messages = partition.take(min(max(1, rows // len(ready)), rows - sum(len(piece) for piece in taken)))
-            if messages:
+            if messages := partition.take(min(max(1, rows // len(ready)), rows - sum(map(len, taken)))):
                 taken.append(messages)
                 self.positions[partition.name] = partition.position
         return taken
 
-    def _pack(self, pieces: Sequence[_Messages]) -> Packed | None:
+    def _pack(self, pieces: Sequence[Piece]) -> Packed | None:
         rows, sources, offsets = [], [], []
         bad: list[BadRow] = []
         for piece in pieces:
-            for offset, message in zip(piece.offsets, piece.messages, strict=True):
+            for offset, message in zip(piece.numbers, piece.content, strict=True):
                 try:
                     rows.append(self._decoder(message))
                 except BadMessage as error:
@@ -210,18 +207,6 @@ class KafkaStream(Stream):
 
 
 @dataclasses.dataclass
-class _Messages:
-    """Some messages of one partition."""
-
-    source: str
-    offsets: list[int]
-    messages: list[bytes]
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-
-@dataclasses.dataclass
 class _Partition:
     """A partition that is read from a position on, to the end that it has by then."""
 
@@ -237,7 +222,7 @@ class _Partition:
     def name(self) -> str:
         return f"{self.topic}:{self.number}"
 
-    def take(self, rows: int) -> _Messages | None:
+    def take(self, rows: int) -> Piece | None:
         """At most so many messages; fewer at the end, which is left only when `at_end` is reset."""
         ended = False
         while len(self.ahead) < rows and not ended:
@@ -248,7 +233,7 @@ class _Partition:
             return None
         taken = [self.ahead.popleft() for _ in range(count)]
         self.position = taken[-1][0] + 1
-        return _Messages(self.name, [offset for offset, _ in taken], [message for _, message in taken])
+        return Piece(self.name, [offset for offset, _ in taken], [message for _, message in taken])
 
     def _fetch(self) -> bool:
         from keras_dlrm.data.packed.tf_data import OpError

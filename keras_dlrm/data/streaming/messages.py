@@ -150,15 +150,9 @@ def _category(name: str, value: Any) -> str | None:
 
 
 def _number(name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return _text(name, value)
     if isinstance(value, (bool, int)):
         return str(int(value))
-    if isinstance(value, (float, np.floating)):
-        return str(float(value))
-    raise BadMessage(name, value, "must be one value: a number or null")
+    return str(float(value)) if isinstance(value, (float, np.floating)) else _category(name, value)
 
 
 def _list(name: str, value: Any) -> list[str | None]:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
@@ -73,8 +72,7 @@ def train_online(
         The model and how far it is.
 
     Raises:
-        ValueError: a row cannot be used, the preprocessor is another one, or the loss is not finite. The last commit
-            is untouched.
+        ValueError: a bad row, another preprocessor, or a loss that is not finite. The last commit is untouched.
         RuntimeError: another process trains into the folder.
 
     Example:
@@ -84,8 +82,8 @@ def train_online(
     online = kd.data.streaming.train_online(lambda: compiled(schema), stream, "runs/online")
     ```
     """
-    for name, value in (("batch_size", batch_size), ("chunk", chunk)):
-        integer("train_online", name, value)
+    integer("train_online", "batch_size", batch_size)
+    integer("train_online", "chunk", chunk)
     with Commits(folder, keep) as commits:
         commits.check(stream.preprocessor)
         if commits.number:
@@ -122,12 +120,6 @@ def train_online(
 
 
 def _commit(commits: Commits, online: Online, stream: Stream) -> None:
-    state: dict[str, Any] = {
-        "positions": online.positions,
-        "read": online.read,
-        "trained": online.trained,
-        "bad": stream.bad.state(),
-        "scores": online.scores,
-    }
-    commits.save(online.model, state)
+    state = {name: getattr(online, name) for name in ("positions", "read", "trained", "scores")}
+    commits.save(online.model, {**state, "bad": stream.bad.state()})
     online.commits = commits.number

@@ -10,7 +10,7 @@ import polars as pl
 
 from keras_dlrm.data.packed.filling import joined
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.streaming.stream import Packed, Stream, pack, tensorflow_io
+from keras_dlrm.data.streaming.stream import Packed, Piece, Stream, pack, tensorflow_io
 from keras_dlrm.data.tables.files import Inputs, input_files
 from keras_dlrm.data.tables.frames import ParquetFile
 
@@ -109,7 +109,7 @@ class ParquetStream(Stream):
                 return name
         return None
 
-    def _take(self, rows: int) -> list[_Part]:
+    def _take(self, rows: int) -> list[Piece]:
         name = self._next()
         if name is None:
             return []
@@ -122,10 +122,10 @@ class ParquetStream(Stream):
                 raise RuntimeError(
                     f"{name}: tensorflow-io read {self.positions[name]} of its {self._rows[name]} rows; the file has changed."
                 )
-        part = _Part(name, self.positions[name], self._ahead[:rows])
+        first, part = self.positions[name], self._ahead[:rows]
         self._ahead = self._ahead[rows:]
         self.positions[name] += len(part)
-        return [part]
+        return [Piece(name, range(first, first + len(part)), part)]
 
     def _frames(self, name: str, start: int) -> Iterator[pl.DataFrame]:
         from keras_dlrm.data.packed.tf_data import OpError
@@ -149,11 +149,10 @@ class ParquetStream(Stream):
         except OpError as error:
             raise ValueError(f"{name} cannot be read: {error.message}.") from error
 
-    def _pack(self, pieces: Sequence[_Part]) -> Packed | None:
+    def _pack(self, pieces: Sequence[Piece]) -> Packed | None:
         packed = []
         for piece in pieces:
-            numbers = range(piece.first, piece.first + len(piece))
-            part = pack(self.preprocessor, piece.frame, [piece.source] * len(piece), numbers, self.bad)
+            part = pack(self.preprocessor, piece.content, [piece.source] * len(piece), piece.numbers, self.bad)
             packed += [] if part is None else [part]
         return joined(packed) if packed else None
 
@@ -167,16 +166,6 @@ class ParquetStream(Stream):
         """Let go of the files."""
         self._current = self._ahead = None
         self._ready = False
-
-
-class _Part:
-    """Some rows of a file."""
-
-    def __init__(self, source: str, first: int, frame: pl.DataFrame) -> None:
-        self.source, self.first, self.frame = source, first, frame
-
-    def __len__(self) -> int:
-        return len(self.frame)
 
 
 def _checked_rows(path: Path, names: Sequence[str]) -> int:

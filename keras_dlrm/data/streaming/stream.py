@@ -16,11 +16,12 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
+from keras_dlrm.data.preprocessor.block import Faults, FrameBlock
+from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.tables.block import Faults
-from keras_dlrm.data.tables.columns import Columns
-from keras_dlrm.data.tables.frames import FrameBlock
 from keras_dlrm.support.arguments import integer
+
+Packed = tuple[dict[str, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,19 @@ class Chunk:
         return len(self.label)
 
 
-class Stream:
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Rows of one file or partition as a source has them: its name, the rows' numbers there, and their content."""
+
+    source: str
+    numbers: Sequence[int]
+    content: Any
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class Stream(contextlib.AbstractContextManager["Stream"]):
     """Base of the streams. A source defines `_start`, `_look`, `_take` and `_pack`.
 
     Args:
@@ -83,11 +96,11 @@ class Stream:
         """Look for more. Whether there is."""
         raise NotImplementedError
 
-    def _take(self, rows: int) -> list[Any]:
-        """At most so many of the rows that are there, in pieces with a length; moves `positions`. None at the end."""
+    def _take(self, rows: int) -> list[Piece]:
+        """At most so many of the rows that are there; moves `positions`. None at the end."""
         raise NotImplementedError
 
-    def _pack(self, pieces: Sequence[Any]) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+    def _pack(self, pieces: Sequence[Piece]) -> Packed | None:
         raise NotImplementedError
 
     def _length(self, batch_size: int) -> int | None:
@@ -128,7 +141,7 @@ class Stream:
         rows = integer("read", "rows", rows)
         if not self._ready:
             self.seek(self.positions)
-        pieces: list[Any] = []
+        pieces: list[Piece] = []
         got, since = 0, 0.0
         while got < rows:
             taken = self._take(rows - got)
@@ -157,8 +170,7 @@ class Stream:
     def dataset(self, batch_size: int) -> Any:
         """A `tf.data.Dataset` of `batches` for `model.fit`: each epoch is one pass from the start to the end.
 
-        Of Parquet files of which no row may be left out it knows its length, from those that are there now: new ones
-        need a new dataset.
+        Of Parquet files of which no row may be left out it knows its length; files that come later need a new dataset.
         """
         from keras_dlrm.data.packed.tf_data import from_batches
 
@@ -170,9 +182,6 @@ class Stream:
 
     def close(self) -> None:
         """Let go of files and connections."""
-
-    def __enter__(self) -> Stream:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -211,9 +220,6 @@ def tensorflow_io(who: str, module: str = "tensorflow_io") -> ModuleType:
         raise ImportError(f"{who} needs tensorflow-io, which cannot be imported ({error}). {INSTALL}.") from error
 
 
-Packed = tuple[dict[str, np.ndarray], np.ndarray]
-
-
 def pack(
     preprocessor: Preprocessor,
     frame: pl.DataFrame,
@@ -236,7 +242,7 @@ def pack(
     """
     places, unusable, more, rows = np.arange(len(frame)), list[BadRow](), 0, None
     if len(frame):
-        block = FrameBlock(places, Faults(sources[0], unit, places), frame)
+        block = FrameBlock(Faults(sources[0], unit, places), frame)
         try:
             rows = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies).work(block)
         except TypeError as error:  # a column of another type, whatever its values are

@@ -55,14 +55,11 @@ class Drift:
 
 
 def turned(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """Effects (n,) as strong as the first, at a right angle to them; `second` is any independent draw.
+    """The weighted mean of effects (n,), and a direction as strong as they are, at a right angle to them.
 
-    `weights` (n,) say how often each is met; their sum is 1.
-
-    Returns:
-        `(mean, direction)`: `mean + cos(a) (first - mean) + sin(a) direction` has the same weighted mean and variance
-        at every angle. Where there is no other direction (fewer than three effects), `direction` is 0 and the effects
-        are to stay as they are.
+    `mean + cos(a) (first - mean) + sin(a) direction` has the same weighted mean and variance at every angle. `second` is
+    any independent draw; `weights` (n,), whose sum is 1, say how often each is met. Where there is no other direction
+    (fewer than three effects), it is 0 and the effects are to stay as they are.
     """
     mean = float(weights @ first)
     centered, other = first - mean, second - weights @ second

@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,12 +104,9 @@ class SyntheticClickLog:
             yield cut(next(blocks), 0, (end or 0) - start)
 
     def write(
-        self,
-        directory: str | os.PathLike[str],
-        rows: Mapping[str, int],
-        overwrite: bool = False,
+        self, directory: str | os.PathLike[str], rows: Mapping[str, int], overwrite: bool = False,
         progress: Progress | None = None,
-    ) -> ClickLog:
+    ) -> ClickLog:  # fmt: skip
         """Write parts of the log as the splits of a processed directory.
 
         Args:
@@ -128,7 +125,7 @@ class SyntheticClickLog:
             if split not in SPLITS:
                 raise ValueError(f"write: split {split!r} in rows is unknown; the splits are {SPLITS}.")
             integer("write", f"rows[{split!r}]", count, 0)
-        by_split = {}
+        by_split: dict[str, dict[str, float | None]] = {}
 
         def batches(split: str, count: int) -> Iterator[tuple[Batch, np.ndarray]]:
             scored = []
@@ -136,7 +133,9 @@ class SyntheticClickLog:
                 scored.append((block.truth, block.label))
                 yield block.batch, block.label
             if scored:
-                by_split[split] = _without_nan(best(*joined(scored)))
+                # JSON has no NaN: the AUC of labels that are all equal.
+                scores = best(*joined(scored))
+                by_split[split] = {name: None if np.isnan(value) else value for name, value in scores.items()}
 
         with PackedWriter(directory, self.schema, overwrite=overwrite) as writer:
             parts = {split: batches(split, int(count)) for split, count in rows.items()}
@@ -205,24 +204,18 @@ def zipf_distribution(size: int, exponent: float) -> np.ndarray:
 
 
 class Popularity:
-    """Zipf distributions by table size, and the order of popularity of each table's ids; `random` makes its source."""
+    """Zipf distributions of a log's ids by table size, and the order of popularity of each table's ids.
+
+    `random` makes generators by name.
+
+    Attributes:
+        distribution: Table size → cumulative probabilities of the ranks.
+        order: Table and its size → its ids, the most popular one first: int32 (size,).
+    """
 
     def __init__(self, exponent: float, random: Callable[[str], np.random.Generator]) -> None:
-        self._exponent, self._random = exponent, random
-        self._distributions: dict[int, np.ndarray] = {}
-        self._orders: dict[str, np.ndarray] = {}
-
-    def distribution(self, size: int) -> np.ndarray:
-        """Cumulative probabilities of the ranks."""
-        if size not in self._distributions:
-            self._distributions[size] = zipf_distribution(size, self._exponent)
-        return self._distributions[size]
-
-    def order(self, table: str, size: int) -> np.ndarray:
-        """The ids of a table, the most popular one first: int32 (size,)."""
-        if table not in self._orders:
-            self._orders[table] = self._random(table).permutation(size).astype(np.int32)
-        return self._orders[table]
+        self.distribution = cache(lambda size: zipf_distribution(size, exponent))
+        self.order = cache(lambda table, size: random(f"table {table}").permutation(size).astype(np.int32))
 
     def by_id(self, table: str, size: int) -> np.ndarray:
         """Probability of each id: float64 (size,)."""
@@ -235,8 +228,3 @@ class Popularity:
         size = int(column.vocabulary_size or 0)
         ranks = np.searchsorted(self.distribution(size), random.random(shape), side="right")
         return self.order(column.table_name, size)[np.minimum(ranks, size - 1)]
-
-
-def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:
-    # JSON has no NaN: the AUC of labels that are all equal.
-    return {name: None if np.isnan(value) else value for name, value in scores.items()}

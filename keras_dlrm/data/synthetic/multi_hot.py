@@ -16,8 +16,6 @@ from keras_dlrm.data.synthetic.mixing import mixed
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.support.arguments import choice, integer, number
 
-DISTRIBUTIONS = ("uniform", "pareto")
-
 
 class _Batches(Protocol):
     def batches(self, batch_size: int) -> Iterator[tuple[Batch, np.ndarray]]: ...
@@ -53,13 +51,9 @@ class MultiHot:
     """
 
     def __init__(
-        self,
-        schema: Schema,
-        hotness: Sequence[int] | Mapping[str, int],
-        distribution: str = "uniform",
-        shape: float = 0.25,
-        seed: int = 0,
-    ) -> None:
+        self, schema: Schema, hotness: Sequence[int] | Mapping[str, int], distribution: str = "uniform",
+        shape: float = 0.25, seed: int = 0,
+    ) -> None:  # fmt: skip
         schema.require_fitted()
         if schema.sample_weight is not None:
             raise ValueError("MultiHot: the schema has row weights, which bags do not carry; leave sample_weight out.")
@@ -78,7 +72,7 @@ class MultiHot:
                 raise ValueError(
                     f"MultiHot: column {column.name!r} has hotness={column.hotness}; bags are made of one-hot columns."
                 )
-        choice("MultiHot", "distribution", distribution, DISTRIBUTIONS)
+        choice("MultiHot", "distribution", distribution, ("uniform", "pareto"))
         self.hotness = tuple(integer("MultiHot", f"hotness[{i}]", size) for i, size in enumerate(sizes))
         self.distribution = distribution
         self.shape = number("MultiHot", "shape", shape, 1e-3)
@@ -138,11 +132,7 @@ class MultiHot:
         return ((self.transform(batch), label) for batch, label in source.batches(batch_size, **options))
 
     def write(
-        self,
-        log: ClickLog,
-        directory: str | os.PathLike[str],
-        overwrite: bool = False,
-        progress: Progress | None = None,
+        self, log: ClickLog, directory: str | os.PathLike[str], overwrite: bool = False, progress: Progress | None = None
     ) -> ClickLog:
         """Write a processed directory with bags in place of ids. Memory does not grow with rows or tables.
 

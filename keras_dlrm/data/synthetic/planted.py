@@ -61,35 +61,22 @@ class PlantedClickLog(SyntheticClickLog):
     kind = "planted"
 
     def __init__(
-        self,
-        schema: Schema,
-        seed: int = 0,
-        click_rate: float = 0.25,
-        target_auc: float = 0.80,
-        zipf: float = 1.05,
-        drift: Drift | None = None,
-        cold: ColdItems | None = None,
-        starts: Mapping[str, int] | None = None,
-    ) -> None:
+        self, schema: Schema, seed: int = 0, click_rate: float = 0.25, target_auc: float = 0.80, zipf: float = 1.05,
+        drift: Drift | None = None, cold: ColdItems | None = None, starts: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed)
         for name, value, low, high in (("click_rate", click_rate, 0.0, 1.0), ("target_auc", target_auc, 0.5, 0.99)):
             if not low < value < high:
                 raise ValueError(f"PlantedClickLog: {name}={value} must lie between {low} and {high}.")
         if not 0.0 <= zipf < np.inf:
             raise ValueError(f"PlantedClickLog: zipf={zipf} must be 0 or more.")
-        if not isinstance(drift, Drift | None):
-            raise ValueError(f"PlantedClickLog: drift={drift!r} must be a Drift(…) or None.")
-        if not isinstance(cold, ColdItems | None):
-            raise ValueError(f"PlantedClickLog: cold={cold!r} must be a ColdItems(…) or None.")
-        self.drift = drift
-        self.cold = cold
-        self.starts = {
-            part: integer("PlantedClickLog", f"starts[{part!r}]", at, 0) for part, at in (starts or {}).items()
-        }
-        self.click_rate = click_rate
-        self.target_auc = target_auc
-        self.zipf = zipf
-        self._popularity = Popularity(zipf, lambda table: self._random(f"table {table}"))
+        for name, change, kind in (("drift", drift, Drift), ("cold", cold, ColdItems)):
+            if not isinstance(change, kind | None):
+                raise ValueError(f"PlantedClickLog: {name}={change!r} must be a {kind.__name__}(…) or None.")
+        self.click_rate, self.target_auc, self.zipf, self.drift, self.cold = click_rate, target_auc, zipf, drift, cold
+        named = (starts or {}).items()
+        self.starts = {part: integer("PlantedClickLog", f"starts[{part!r}]", at, 0) for part, at in named}
+        self._popularity = Popularity(zipf, self._random)
         self._orders: dict[tuple[str, int], np.ndarray] = {}
         self._cold: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._drawn: dict[tuple[str, int], Block] = {}  # the last blocks that `batch` drew

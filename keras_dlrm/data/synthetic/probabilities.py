@@ -12,14 +12,6 @@ def expected_auc(probabilities: np.ndarray) -> float:
 
     The expected number of pairs (clicked, not clicked) in the right order, over the expected number of pairs:
     `Σ_{i≠j} p_i (1 − p_j) ([p_i > p_j] + ½ [p_i = p_j]) / Σ_{i≠j} p_i (1 − p_j)`.
-
-    Args:
-        probabilities: (N,), true probabilities.
-
-    Example:
-
-    >>> expected_auc(np.array([0.0, 1.0])), expected_auc(np.array([0.5, 0.5]))
-    (1.0, 0.5)
     """
     p = np.sort(np.asarray(probabilities, np.float64))
     below = np.concatenate([[0.0], np.cumsum(1.0 - p)])  # Σ (1 − p) over all that sort before
@@ -32,13 +24,7 @@ def expected_auc(probabilities: np.ndarray) -> float:
 
 
 def expected_logloss(probabilities: np.ndarray) -> float:
-    """Log loss of true click probabilities against the clicks that they draw, in expectation: their mean entropy.
-
-    Example:
-
-    >>> round(expected_logloss(np.array([0.5, 1.0])), 4)
-    0.3466
-    """
+    """Log loss of true click probabilities against the clicks that they draw, in expectation: their mean entropy."""
     p = np.asarray(probabilities, np.float64)
     q = 1.0 - p
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -47,13 +33,7 @@ def expected_logloss(probabilities: np.ndarray) -> float:
 
 
 def drawn_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """AUC of scores (N,) on given labels, 0 and 1; ties count half. NaN where all labels are equal.
-
-    Example:
-
-    >>> drawn_auc(np.array([0.1, 0.4, 0.4]), np.array([0, 1, 0]))
-    0.75
-    """
+    """AUC of scores (N,) on given labels, 0 and 1; ties count half. NaN where all labels are equal."""
     clicks = np.asarray(labels) == 1
     if clicks.all() or not clicks.any():
         return float("nan")

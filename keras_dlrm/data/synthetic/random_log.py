@@ -15,8 +15,6 @@ from keras_dlrm.data.synthetic.trace import Trace
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import choice, number
 
-DENSE = ("uniform", "normal")
-
 
 class RandomClickLog(SyntheticClickLog):
     """A click log of noise: what a benchmark or a test of shapes needs. No model can learn from it.
@@ -47,13 +45,9 @@ class RandomClickLog(SyntheticClickLog):
     kind = "random"
 
     def __init__(
-        self,
-        schema: Schema,
-        seed: int = 0,
-        zipf: float | Mapping[str, float] = 0.0,
-        dense: str = "uniform",
+        self, schema: Schema, seed: int = 0, zipf: float | Mapping[str, float] = 0.0, dense: str = "uniform",
         click_rate: float = 0.25,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed)
         tables = schema.table_sizes
         exponents = zipf if isinstance(zipf, Mapping) else dict.fromkeys(tables, zipf)
@@ -61,10 +55,10 @@ class RandomClickLog(SyntheticClickLog):
             if table not in tables:
                 raise KeyError(f"RandomClickLog: zipf names table {table!r}; the schema has {sorted(tables)}.")
         self.zipf = {t: number("RandomClickLog", f"zipf of table {t!r}", exponents.get(t, 0.0)) for t in tables}
-        choice("RandomClickLog", "dense", dense, DENSE)
+        choice("RandomClickLog", "dense", dense, ("uniform", "normal"))
         self.dense = dense
         self.click_rate = number("RandomClickLog", "click_rate", click_rate, 0.0, 1.0)
-        self._popularity = {t: Popularity(z, lambda table: self._random(f"table {table}")) for t, z in self.zipf.items()}
+        self._popularity = {table: Popularity(exponent, self._random) for table, exponent in self.zipf.items()}
 
     def _blocks(self, part: str) -> Iterator[Block]:
         draw = self._drawing(part)
@@ -79,10 +73,9 @@ class RandomClickLog(SyntheticClickLog):
         return self._inputs
 
     def _dense(self, random: np.random.Generator, rows: int) -> np.ndarray:
-        shape = (rows, self.schema.n_dense)
-        if self.dense == "uniform":
-            return random.random(shape, dtype=np.float32)
-        return random.standard_normal(shape, dtype=np.float32)
+        if self.dense == "normal":
+            return super()._dense(random, rows)
+        return random.random((rows, self.schema.n_dense), dtype=np.float32)
 
     def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
         if self.zipf[column.table_name] == 0.0:
@@ -136,13 +129,9 @@ class TraceClickLog(RandomClickLog):
     kind = "trace"
 
     def __init__(
-        self,
-        schema: Schema,
-        profile: StackProfile | Mapping[str, StackProfile],
-        seed: int = 0,
-        dense: str = "uniform",
+        self, schema: Schema, profile: StackProfile | Mapping[str, StackProfile], seed: int = 0, dense: str = "uniform",
         click_rate: float = 0.25,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(schema, seed, dense=dense, click_rate=click_rate)
         tables = schema.table_sizes
         if not tables:

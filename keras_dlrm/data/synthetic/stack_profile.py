@@ -149,9 +149,6 @@ def _log_edges(largest: int) -> np.ndarray:
     return np.concatenate([edges[edges <= largest], [largest + 1]])
 
 
-COLD = -1
-
-
 def stack_distances(ids: Any) -> np.ndarray:
     """Stack distances of a sequence of references.
 
@@ -178,7 +175,7 @@ def stack_distances(ids: Any) -> np.ndarray:
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise ValueError(f"stack_distances: ids has shape {ids.shape} and dtype {ids.dtype}; give (n,) integers.")
     n = len(ids)
-    out = np.full(n, COLD, np.int64)
+    out = np.full(n, -1, np.int64)
     order = np.argsort(ids, kind="stable")
     same = np.flatnonzero(ids[order[1:]] == ids[order[:-1]]) if n else np.empty(0, np.int64)
     last = np.full(n, -1, np.int64)

@@ -84,8 +84,7 @@ class Trace:
 def _positions(distances: np.ndarray, depth: int, size: int) -> tuple[np.ndarray, int]:
     """A position to take at each reference, in a list of `depth` ids that were met, followed by those that were not.
 
-    Returns:
-        The positions, and how many ids were met in the end.
+    And how many ids were met in the end.
     """
     distances = np.where(distances < 0, size, distances)
     known = np.where(distances < size, distances, -1).max()
@@ -116,16 +115,7 @@ def origins(positions: np.ndarray) -> np.ndarray:
     first one, or lies behind, where the places that the first one left are missing. So runs of 1, 2, 4 … are merged,
     all of one length at once: O(n log² n) in NumPy, with no tree that is updated reference by reference.
 
-    Args:
-        positions: (n,), each 0 or more.
-
-    Returns:
-        int64 (n,): positions in the list as it was at the beginning.
-
-    Example: take the third of a, b, c, d, then again the third of c, a, b, d.
-
-    >>> origins(np.array([2, 2])).tolist()
-    [2, 1]
+    `positions` are (n,), each 0 or more; so are those that come back, of the list as it was at the beginning, as int64.
     """
     n = len(positions)
     width = 1 << max(n - 1, 0).bit_length()
@@ -163,10 +153,9 @@ def _seen_through(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def touched(first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different places (r, length) of each run, in order, and the last move that took each.
+    """The different places (r, length) of each run, in order, their runs, and the last move that took each, (m,) each.
 
-    Returns:
-        `(places, runs, moves)`, each (m,): runs are row numbers, moves are indices into the flattened `first`.
+    Runs are row numbers, moves are indices into the flattened `first`.
     """
     keys = (np.arange(len(first))[:, None] * _WIDE + first).ravel()
     order = np.argsort(keys, kind="stable")

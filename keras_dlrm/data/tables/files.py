@@ -8,10 +8,11 @@ from urllib.parse import unquote
 
 import polars as pl
 
+from keras_dlrm.data.preprocessor.block import Block
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.raw_columns import is_table
-from keras_dlrm.data.tables.block import Block, TableFile
 from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
+from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.data.tables.text import TextFile
 from keras_dlrm.files.paths import matches, regular
 
@@ -110,8 +111,8 @@ class PartitionedFile(TableFile):
     """A file whose folders name some of the columns that it does not have itself: value by column, as text."""
 
     def __init__(self, file: TableFile, values: dict[str, str]) -> None:
-        self.file, self.path = file, file.path
-        self.values = values
+        super().__init__(file.path)
+        self.file, self.values = file, values
 
     def columns(self) -> list[str] | None:
         known = self.file.columns()

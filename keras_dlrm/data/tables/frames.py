@@ -11,37 +11,12 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Faults, Numbers, TableFile, readable
-from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.data.preprocessor.block import Block, Faults, FrameBlock
+from keras_dlrm.data.tables.table_file import BLOCK_ROWS, TableFile, readable
 from keras_dlrm.schema.packing import column_names
 
 # Rows that are decoded at once.
 SLICE_ROWS = 2**18
-
-
-class FrameBlock(Block):
-    """Rows as a Polars frame; their numbers in the file count from 0."""
-
-    def __init__(self, numbers: np.ndarray, faults: Faults, frame: pl.DataFrame) -> None:
-        super().__init__(numbers, faults)
-        self.frame = frame
-
-    def numeric(self, name: str) -> Numbers:
-        values = self.frame[name]
-        return Numbers(*raw.numeric(values, name, self.where), lambda row: values[row])
-
-    def lists(self, column: Categorical) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
-        return raw.flatten(self.frame[column.name], column)
-
-    def value(self, name: str, row: int) -> object:
-        value = self.frame[name][row]
-        return value.to_list() if hasattr(value, "to_list") else value
-
-    def series(self, name: str, rows: np.ndarray) -> pl.Series:
-        return self.frame[name].gather(rows)
-
-    def add_constant(self, name: str, value: str) -> None:
-        self.frame = self.frame.with_columns(pl.lit(value or None, dtype=pl.String).alias(name))
 
 
 class _Frames(TableFile):
@@ -54,12 +29,13 @@ class _Frames(TableFile):
         """Number of rows that the table says it has."""
 
     @abstractmethod
+    def scan(self, names: Sequence[str] | None = None) -> pl.LazyFrame:
+        """Some columns, by default all."""
+
     def schema(self, names: Sequence[str] | None = None) -> dict[str, pl.DataType]:
         """Types of some columns, by default of all; none where the table is empty."""
-
-    @abstractmethod
-    def scan(self, names: Sequence[str]) -> pl.LazyFrame:
-        """Some columns."""
+        with readable(self.path, OSError):
+            return dict(self.scan(names).collect_schema())
 
     def columns(self) -> list[str]:
         """Names of its columns; none where the table is empty."""
@@ -86,7 +62,7 @@ class _Frames(TableFile):
                 return
             for frame in batch.iter_slices(BLOCK_ROWS):
                 numbers = np.arange(row, row + len(frame))
-                block = FrameBlock(numbers, Faults(str(self.path), self.unit, numbers), frame)
+                block = FrameBlock(Faults(str(self.path), self.unit, numbers), frame)
                 row += len(frame)
                 block.place, block.share = {"row": row}, row / total
                 yield block
@@ -95,20 +71,9 @@ class _Frames(TableFile):
 class ParquetFile(_Frames):
     """A `.parquet` file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def schema(self, names: Sequence[str] | None = None) -> dict[str, pl.DataType]:
-        with readable(self.path, OSError):
-            schema = self._file().collect_schema()
-        return {name: kind for name, kind in schema.items() if names is None or name in names}
-
     def rows(self) -> int:
         with readable(self.path, OSError):
-            return int(self._file().select(pl.len()).collect().item())
-
-    def scan(self, names: Sequence[str]) -> pl.LazyFrame:
-        return self._file().select(names)
+            return int(self.scan().select(pl.len()).collect().item())
 
     def nulls(self, names: Sequence[str]) -> dict[str, int]:
         """Number of missing values by column."""
@@ -116,19 +81,18 @@ class ParquetFile(_Frames):
             counts = self.scan(names).null_count().collect(engine="streaming")
         return dict(zip(names, counts.row(0), strict=True))
 
-    def _file(self) -> pl.LazyFrame:
-        # A writer that had no rows leaves an empty file.
-        if not self.path.stat().st_size:
-            return pl.LazyFrame()
-        # The path is a file's, though its name may look like a pattern, an address or a home folder.
-        return pl.scan_parquet(self.path.absolute(), glob=False)
+    def scan(self, names: Sequence[str] | None = None) -> pl.LazyFrame:
+        # A writer without rows leaves an empty file. A file's name may look like a pattern, an address or a home.
+        empty = not self.path.stat().st_size
+        table = pl.LazyFrame() if empty else pl.scan_parquet(self.path.absolute(), glob=False)
+        return table if names is None else table.select(names)
 
 
 class FrameFile(_Frames):
     """A table in memory, read as a file is: DataFrame of pandas or Polars, Arrow table, or mapping of named columns."""
 
     def __init__(self, data: Any, name: str = "the frame") -> None:
-        self.path = Path(name)
+        super().__init__(Path(name))
         if hasattr(data, "collect") and hasattr(data, "collect_schema"):
             data = data.collect()
         self._data = data
@@ -136,9 +100,6 @@ class FrameFile(_Frames):
 
     def columns(self) -> list[str]:
         return [str(name) for name in self._columns]
-
-    def schema(self, names: Sequence[str] | None = None) -> dict[str, pl.DataType]:
-        return dict(self._frame(self.columns() if names is None else names).schema)
 
     def rows(self) -> int:
         return len(self._frame(self.columns()[:1])) if self._columns else 0
@@ -157,5 +118,5 @@ class FrameFile(_Frames):
     def _frame(self, names: Sequence[str]) -> pl.DataFrame:
         return raw.frame(self._data, list(names), raw.Where(str(self.path)))
 
-    def scan(self, names: Sequence[str]) -> pl.LazyFrame:
-        return self._frame(names).lazy()
+    def scan(self, names: Sequence[str] | None = None) -> pl.LazyFrame:
+        return self._frame(self.columns() if names is None else names).lazy()

@@ -1,8 +1,9 @@
 """`kd.data.tables.preprocess`: CSV, TSV, Parquet and TFRecord tables to a processed directory."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from keras_dlrm.data.jobs.job import Progress
 from keras_dlrm.data.jobs.staging import staging_directory
 from keras_dlrm.data.packed.format import SPLITS
 from keras_dlrm.data.packed.packed import ClickLog
@@ -11,14 +12,14 @@ from keras_dlrm.data.preprocessor.bad_rows import BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.raw_columns import is_table
+from keras_dlrm.data.preprocessor.vocabulary import HEX
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.data.tables.files import input_files as input_files
-from keras_dlrm.data.tables.fit import VOCABULARY, Rules
 from keras_dlrm.data.tables.job import TableJob
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import worker_count
 
-Progress = Callable[[int, int | None, str], None]
+VOCABULARY = ("frozen", "grown")
 
 
 def preprocess(
@@ -98,8 +99,8 @@ def preprocess(
     data = kd.data.tables.preprocess(schema, "log-*.parquet", output="processed", split={"train": 0.9, "test": 0.1})
     ```
     """
-    rules = _rules(schema, preprocessor, vocabulary)
-    if rules.schema.weighted:
+    schema, given = _rules(schema, preprocessor, vocabulary)
+    if schema.weighted:
         raise ValueError("tables: a weighted=True schema names no column of weights; write batches with PackedWriter.")
     threads = worker_count("tables", workers)
     bad = BadRows(on_error, max_skipped)
@@ -114,25 +115,27 @@ def preprocess(
     place = real_output(output)
     if not staging_directory(place).exists():
         check_output(place, overwrite)
-    csv = csv if csv is not None or rules.given is None else rules.given.csv
+    csv = csv if csv is not None or given is None else given.csv
     parts = {"train": train, "valid": valid, "test": test}
-    names = [*rules.schema.column_names, *rules.schema.row_names]
+    names = [*schema.column_names, *schema.row_names]
     files = [
         (name, file) for name, inputs in parts.items() if inputs is not None for file in table_files(inputs, names, csv)
     ]
     check_columns([file for _, file in files], names)
-    return TableJob(files, rules, csv, split, bad, progress).run(place, threads, overwrite)
+    job = TableJob(files, schema, given, vocabulary == "grown", csv, split, bad, progress)
+    return job.run(place, threads, overwrite)
 
 
 def _rules(
     schema: Schema | None, preprocessor: Preprocessor | str | os.PathLike[str] | None, vocabulary: str | None
-) -> Rules:
+) -> tuple[Schema, Preprocessor | None]:
+    """The schema, and the preprocessor if one is given."""
     if preprocessor is None:
         if vocabulary is not None:
             raise ValueError(f"tables: vocabulary={vocabulary!r} needs a preprocessor; without one it is fitted.")
         if schema is None:
             raise ValueError("tables: give a schema, or a preprocessor, which has one.")
-        return Rules(schema)
+        return schema, None
     if vocabulary not in (None, *VOCABULARY):
         raise ValueError(f"tables: vocabulary={vocabulary!r} is unknown; use one of {VOCABULARY}.")
     if not isinstance(preprocessor, Preprocessor):
@@ -144,7 +147,10 @@ def _rules(
                 raise ValueError(
                     f"tables: the schema's {what} are {ours!r}, the preprocessor's {its!r}; leave the schema out (None)."
                 )
-    return Rules(preprocessor.schema, preprocessor, vocabulary == "grown")
+    for name, known in preprocessor.vocabularies.items() if vocabulary == "grown" else ():
+        if known.keys.kind == HEX:
+            raise ValueError(f"tables: vocabulary='grown' cannot grow the hexadecimal table {name!r}.")
+    return preprocessor.schema, preprocessor
 
 
 def _check_split(split: Mapping[str, float]) -> None:

@@ -1,8 +1,8 @@
 """Reader of TFRecord files (`tf.train.Example`), in blocks of rows."""
 
+import dataclasses
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.packed.tf_data import example_features, feature_values
 from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.tables.block import Block, Faults, Numbers, TableFile, readable
+from keras_dlrm.data.preprocessor.block import Block, Faults, Numbers
+from keras_dlrm.data.tables.table_file import TableFile, readable
 from keras_dlrm.schema.columns import Categorical
 
 BLOCK_RECORDS = 8192
@@ -27,15 +28,14 @@ Columns = dict[str, tuple[pl.Series, np.ndarray]]
 Wrong = dict[int, tuple[str, str, str]]
 
 
+@dataclasses.dataclass(eq=False)
 class RecordBlock(Block):
     """Examples, whose features are all lists: by name, the values of all rows, and how many each row has, int64 (n,)."""
 
-    def __init__(self, numbers: np.ndarray, faults: Faults, columns: Columns) -> None:
-        super().__init__(numbers, faults)
-        self._columns = columns
+    features: Columns
 
     def _flat(self, name: str) -> tuple[pl.Series, np.ndarray, np.ndarray, np.ndarray]:
-        values, lengths = self._columns[name]
+        values, lengths = self.features[name]
         rows = np.repeat(np.arange(len(lengths)), lengths)
         return values, rows, np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths), lengths
 
@@ -47,11 +47,11 @@ class RecordBlock(Block):
         values, lost = np.full(len(self), np.nan), np.zeros(len(self), bool)
         values[rows], lost[rows] = raw.numeric(flat, name, self.where)
         several = lengths > 1
-        fault = (several, name, lambda row: self.value(name, row), "must be a single number")
+        fault = (several, lambda row: self.value(name, row), "must be a single number")
         return Numbers(values, lost & ~several, lambda row: self.value(name, row), [fault] if several.any() else ())
 
     def value(self, name: str, row: int) -> object:
-        values, lengths = self._columns[name]
+        values, lengths = self.features[name]
         end = int(lengths[: row + 1].sum())
         value = values[end - int(lengths[row]) : end].to_list()
         return value[0] if len(value) == 1 else value
@@ -64,21 +64,19 @@ class RecordBlock(Block):
         return flat.gather(places.set(places < 0, None))
 
     def add_constant(self, name: str, value: str) -> None:
-        if not self._columns[name][1].any():  # Examples may have the feature all the same
+        if not self.features[name][1].any():  # Examples may have the feature all the same
             rows, present = len(self), int(value != "")
-            self._columns[name] = pl.Series([value] * (rows * present), dtype=pl.String), np.full(rows, present, np.int64)
+            self.features[name] = pl.Series([value] * (rows * present), dtype=pl.String), np.full(rows, present, np.int64)
 
     def check_single(self, name: str) -> None:
-        self.faults.add(self._columns[name][1] > 1, name, lambda row: self.value(name, row), "must be a single value")
+        several = self.features[name][1] > 1
+        self.faults.add(name, (several, lambda row: self.value(name, row), "must be a single value"))
 
 
 class RecordFile(TableFile):
     """A `.tfrecord` file of serialized `tf.train.Example`, plain or `.gz`. An absent or empty feature is missing."""
 
     unit = "row"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     def columns(self) -> list[str] | None:
         """`None`: a feature that no Example has is missing in every row."""
@@ -110,11 +108,9 @@ class RecordFile(TableFile):
             rows = len(batch)
             numbers = np.arange(row, row + rows)
             faults = Faults(str(self.path), self.unit, numbers)
-            for column, reason in dict.fromkeys((column, reason) for column, _, reason in wrong.values()):
-                mask = np.zeros(rows, bool)
-                mask[[number for number, (at, _, why) in wrong.items() if (at, why) == (column, reason)]] = True
-                faults.add(mask, column, lambda number, wrong=wrong: wrong[number][1], reason)  # type: ignore[misc]
-            block = RecordBlock(numbers, faults, columns)
+            for number, (column, value, reason) in wrong.items():
+                faults.add(column, (numbers == row + number, lambda _, value=value: value, reason))  # type: ignore[misc]
+            block = RecordBlock(faults, columns)
             row += rows
             offset += int(tf.reduce_sum(tf.strings.length(batch))) + _FRAME * rows
             block.place, block.share = {"row": row, "bytes": offset}, min(offset / size, 1.0)
@@ -147,9 +143,7 @@ def _parse(batch: tf.Tensor, names: Sequence[str], kinds: dict[str, str]) -> tup
 def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str, str]) -> tuple[Columns, Wrong]:
     """Result of `_parse` where a record is damaged, or a feature is of another kind than was thought."""
     wrong: Wrong = {}
-    values: dict[str, list[Any]] = {name: [] for name in names}
-    lengths: dict[str, list[int]] = {name: [] for name in names}
-    kinds_of: dict[str, set[str]] = {name: set() for name in names}
+    rows: list[dict[str, tuple[str, list[Any]]]] = []
     for number, message in enumerate(messages):
         row: dict[str, tuple[str, list[Any]]] = {}
         try:
@@ -160,18 +154,18 @@ def _one_by_one(messages: Iterable[bytes], names: Sequence[str], kinds: dict[str
             wrong[number], row = (name, str(error.object)[2:-1], NOT_UTF8), {}
         except ValueError:
             wrong[number] = "", "", NO_EXAMPLE
-        for name in names:
-            kind, entries = row.get(name, ("", []))
-            values[name] += entries
-            lengths[name].append(len(entries))
-            kinds_of[name] |= {kind} if entries else set()
+        rows.append(row)
     columns: Columns = {}
     for name in names:
-        if len(kinds_of[name]) == 1:
-            kinds[name] = next(iter(kinds_of[name]))
-        series = values[name] if len(kinds_of[name]) < 2 else [normal_form.text(value) for value in values[name]]
-        kind = next(iter(kinds_of[name]), "int64_list")
-        dtype = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}[kind]
-        column = pl.Series(series, dtype=dtype if len(kinds_of[name]) < 2 else pl.String)
-        columns[name] = column, np.array(lengths[name], np.int64)
+        entries = [row.get(name, ("", [])) for row in rows]
+        values, found = [value for _, part in entries for value in part], {kind for kind, part in entries if part}
+        if len(found) > 1:
+            series = pl.Series([normal_form.text(value) for value in values], dtype=pl.String)
+        else:
+            kind = next(iter(found), "int64_list")
+            if found:
+                kinds[name] = kind
+            dtypes = {"int64_list": pl.Int64, "float_list": pl.Float32, "bytes_list": pl.String}
+            series = pl.Series(values, dtype=dtypes[kind])
+        columns[name] = series, np.array([len(part) for _, part in entries], np.int64)
     return columns, wrong

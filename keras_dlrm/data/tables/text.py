@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import polars as pl
 from keras_dlrm.data.kernels import text_rows
 from keras_dlrm.data.kernels.first_appearance import Texts
 from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.block import Block, Fault, Faults, Flat, Numbers, TooLong
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
-from keras_dlrm.data.tables.block import BLOCK_ROWS, Block, Fault, Faults, Flat, Numbers, TableFile, readable
+from keras_dlrm.data.tables.table_file import BLOCK_ROWS, TableFile, readable
 from keras_dlrm.files.paths import blank
 from keras_dlrm.schema.columns import Categorical
 
@@ -29,7 +31,8 @@ class TextFile(TableFile):
     unit = "line"
 
     def __init__(self, path: Path, dialect: CsvDialect) -> None:
-        self.path, self._dialect = path, dialect
+        super().__init__(path)
+        self._dialect = dialect
         endings = [s.lower() for s in path.suffixes]
         self._packed = endings[-1:] == [".gz"]
         self._separator = dialect.byte("".join((endings[:-1] if self._packed else endings)[-1:]))
@@ -103,7 +106,7 @@ class TextFile(TableFile):
                 share = min(raw.tell() / size, 1.0)
                 while True:
                     block, after, lines = self._block(data, at, final, names, slots, line)
-                    if not len(block.numbers):
+                    if not len(block):
                         break
                     # The bytes that were dropped belong to the first row that ends after them.
                     offset += after - at + dropped
@@ -136,18 +139,17 @@ class TextFile(TableFile):
                 text_rows.LONG: lambda row: f"the line has more than {text_rows.MAX_ROW:,} bytes",
             }
             for code, reason in reasons.items():
-                faults.add(codes[:n] == code, "", None, reason)
+                faults.add("", (codes[:n] == code, lambda row: "", reason))
         self._dialect.set_missing(data, starts[:, :n], ends[:, :n])
         texts = {name: Texts(data, starts[k, :n], ends[k, :n]) for k, name in enumerate(names)}
-        return TextBlock(numbers, faults, texts), int(after), int(lines)
+        return TextBlock(faults, texts), int(after), int(lines)
 
 
+@dataclasses.dataclass(eq=False)
 class TextBlock(Block):
     """Rows of a text file, called by their lines, counted from 1: the fields by column."""
 
-    def __init__(self, numbers: np.ndarray, faults: Faults, texts: dict[str, Texts]) -> None:
-        super().__init__(numbers, faults)
-        self.texts = texts
+    texts: dict[str, Texts]
 
     def numeric(self, name: str) -> Numbers:
         texts = self.texts[name]
@@ -173,8 +175,7 @@ class TextBlock(Block):
         if long.any() and column.truncate is not None:
             return super().flat(column)
         flat = Flat(Texts(texts.data, starts[:total], ends[:total]), rows[:total], places[:total])
-        reason = raw.too_long(column)
-        return flat, [(long > 0, column.name, texts.text, lambda row: f"has {long[row]} {reason}")] if long.any() else ()
+        return flat, [(long > 0, texts.text, TooLong(column, long))] if long.any() else ()
 
     def value(self, name: str, row: int) -> object:
         return self.texts[name].text(row)

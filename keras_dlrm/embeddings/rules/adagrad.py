@@ -22,7 +22,7 @@ class Adagrad(RowRule):
         epsilon: ε, >= 0.
         epsilon_in_root: Whether to divide by √(acc + ε) instead of √acc + ε.
         l2: L2 factor on touched rows.
-        name: Name of the optimizer.
+        name: Name of the optimizer; that of the rule if omitted.
 
     Source: Duchi et al. 2011.
 
@@ -32,11 +32,14 @@ class Adagrad(RowRule):
     1e-10
     """
 
+    options = ("initial_accumulator_value", "epsilon", "epsilon_in_root")
+    default_name = "adagrad"
+
     def __init__(
         self, learning_rate: Any = 0.01, initial_accumulator_value: float = 0.0, epsilon: float = 1e-10,
-        epsilon_in_root: bool = False, l2: float = 0.0, name: str | None = "adagrad",
+        epsilon_in_root: bool = False, l2: float = 0.0, name: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(learning_rate, l2, name)
+        super().__init__(learning_rate, l2, name or self.default_name)
         who = type(self).__name__
         self.initial_accumulator_value = number(who, "initial_accumulator_value", initial_accumulator_value)
         self.epsilon = number(who, "epsilon", epsilon)
@@ -53,7 +56,3 @@ class Adagrad(RowRule):
         root = ops.sqrt(accumulator + self.epsilon) if self.epsilon_in_root else ops.sqrt(accumulator) + self.epsilon
         # With epsilon=0 an element that never had a gradient would give 0/0.
         return ops.where(root > 0, root, ops.ones_like(root))
-
-    def get_config(self) -> dict[str, Any]:
-        options = ("initial_accumulator_value", "epsilon", "epsilon_in_root")
-        return super().get_config() | {name: getattr(self, name) for name in options}

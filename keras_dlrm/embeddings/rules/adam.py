@@ -33,6 +33,8 @@ class Adam(RowRule):
     0.999
     """
 
+    options = ("beta_1", "beta_2", "epsilon")
+
     def __init__(
         self, learning_rate: Any = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
         l2: float = 0.0, name: str | None = "adam",
@@ -50,6 +52,3 @@ class Adam(RowRule):
         v = self.beta_2 * slots["velocity"] + (1 - self.beta_2) * gradient * gradient
         rate = learning_rate * ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
         return rows - rate * m / (ops.sqrt(v) + self.epsilon), {"momentum": m, "velocity": v}
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

@@ -39,7 +39,7 @@ def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
     lazy, see `Adam`).
     """
     if isinstance(optimizer, RowRule):
-        return type(optimizer).from_config(optimizer.get_config())
+        return type(optimizer).from_config(optimizer.get_config())  # type: ignore[no-any-return]
     who = type(optimizer).__name__
     fix = "pass embedding_optimizer=… explicitly (kd.optimizers.SGD, Adagrad, RowwiseAdagrad or Adam) for the tables"
     for option in _EXTRAS:
@@ -59,15 +59,12 @@ def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
             rule = make(optimizer, rate_of(optimizer) if rate is None else rate)
             if rule is not None:
                 return rule
-    raise ValueError(f"the optimizer {who} with {_options(optimizer)} has no row rule of the same mathematics; {fix}.")
+    config, names = optimizer.get_config(), ("momentum", "nesterov", "amsgrad")
+    options = ", ".join(f"{name}={config[name]}" for name in names if config.get(name)) or "its options"
+    raise ValueError(f"the optimizer {who} with {options} has no row rule of the same mathematics; {fix}.")
 
 
 def fixed_rate(optimizer: Any) -> float | None:
     """An optimizer's learning rate now; `None` of a schedule."""
     rate = rate_of(optimizer)
     return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(rate))) if isinstance(rate, keras.Variable) else None
-
-
-def _options(optimizer: Any) -> str:
-    config = optimizer.get_config()
-    return ", ".join(f"{k}={config[k]}" for k in ("momentum", "nesterov", "amsgrad") if config.get(k)) or "its options"

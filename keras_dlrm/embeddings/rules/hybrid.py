@@ -1,7 +1,5 @@
 """`Hybrid`: one Keras optimizer made of a dense optimizer and a row rule."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -225,10 +223,6 @@ class Hybrid(keras.optimizers.Optimizer):
             "rows": keras.saving.serialize_keras_object(self.rows),
             "ratio": self.ratio,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Hybrid:
-        return cls(**config)
 
 
 def _optimizer(identifier: Any) -> Any:

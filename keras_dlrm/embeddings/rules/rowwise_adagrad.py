@@ -15,12 +15,7 @@ class RowwiseAdagrad(Adagrad):
     On dense parameters it is Adagrad, as in the reference.
 
     Args:
-        learning_rate: A number or a schedule.
-        initial_accumulator_value: Start of the accumulator, >= 0.
-        epsilon: ε, >= 0.
-        epsilon_in_root: Whether to divide by √(acc + ε) instead of √acc + ε.
-        l2: L2 factor on touched rows.
-        name: Name of the optimizer.
+        learning_rate, initial_accumulator_value, epsilon, epsilon_in_root, l2, name: As in `Adagrad`.
 
     Source: the reference's `RWSAdagrad`; Mudigere et al. 2022, section 4.1.
 
@@ -30,11 +25,7 @@ class RowwiseAdagrad(Adagrad):
     {'accumulator': ((1000,), 0.0)}
     """
 
-    def __init__(
-        self, learning_rate: Any = 0.01, initial_accumulator_value: float = 0.0, epsilon: float = 1e-10,
-        epsilon_in_root: bool = False, l2: float = 0.0, name: str | None = "rowwise_adagrad",
-    ) -> None:  # fmt: skip
-        super().__init__(learning_rate, initial_accumulator_value, epsilon, epsilon_in_root, l2, name)
+    default_name = "rowwise_adagrad"
 
     def slots(self, shape: tuple[int, ...], table: bool) -> dict[str, tuple[tuple[int, ...], float]]:
         return {"accumulator": (shape[:1] if table else shape, self.initial_accumulator_value)}

@@ -1,7 +1,5 @@
 """`RowRule`, the base of all row rules: slots per table, one update for rows and dense variables."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -28,6 +26,9 @@ class RowRule(keras.optimizers.Optimizer):
             batch, once per batch however often they occur. Rows that are not looked up do not shrink.
         name: Name of the optimizer.
     """
+
+    #: Arguments besides those of every rule, which the rule keeps as attributes.
+    options: tuple[str, ...] = ()
 
     def __init__(self, learning_rate: Any, l2: float = 0.0, name: str | None = None) -> None:
         who = type(self).__name__
@@ -146,14 +147,8 @@ class RowRule(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        return {"name": config["name"], "learning_rate": config["learning_rate"], "l2": self.l2}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RowRule:
-        config = dict(config)
-        if isinstance(config["learning_rate"], dict):
-            config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
-        return cls(**config)
+        own = {option: getattr(self, option) for option in self.options}
+        return {"name": config["name"], "learning_rate": config["learning_rate"], "l2": self.l2, **own}
 
 
 def _stored(dtype: Any, ids: Any, rows: Any, step: Any) -> Any:

@@ -16,7 +16,6 @@ from keras_dlrm.sharding.stacking import Stack, Table
 
 # An ε that changes no step by more than this share is left out: SparseCore's Adagrad has none.
 _NO_EPSILON = 1e-5
-_HAVE = "SparseCore has kd.optimizers.SGD, Adagrad and Adam"
 
 
 def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
@@ -24,16 +23,12 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
 
     SparseCore sums the gradients of repeated ids before its optimizer sees them, and leaves alone rows that are not
     looked up, as row rules do. `ValueError` where it does not have the rule, or an option of it.
-
-    Example:
-
-    >>> keras_optimizer(kd.optimizers.Adagrad(0.05, initial_accumulator_value=0.1)).initial_accumulator_value
-    0.1
     """
     rule = get(rule)
     who = f"TPUEmbedding: embedding_optimizer {type(rule).__name__}"
     if type(rule) not in (SGD, Adagrad, Adam):
-        raise ValueError(f"{who} is not on SparseCore; {_HAVE}, of which Adagrad is the nearest to row-wise Adagrad.")
+        fix = "SparseCore has kd.optimizers.SGD, Adagrad and Adam, of which Adagrad is the nearest to row-wise Adagrad."
+        raise ValueError(f"{who} is not on SparseCore; {fix}")
     rate = fixed_rate(rule)
     if rate is None:
         raise ValueError(f"{who}: learning_rate is a schedule, which keras-rs does not advance on every backend; give a number.")
@@ -41,14 +36,10 @@ def keras_optimizer(rule: Any) -> keras.optimizers.Optimizer:
         raise ValueError(f"{who}: l2={rule.l2} is not on SparseCore; leave it out.")
     if isinstance(rule, SGD):
         return keras.optimizers.SGD(rate)
-    if isinstance(rule, Adagrad):
-        return _adagrad(who, rule, rate)
-    if not rule.epsilon:
-        raise ValueError(f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8.")
-    return keras.optimizers.Adam(rate, rule.beta_1, rule.beta_2, rule.epsilon)
-
-
-def _adagrad(who: str, rule: Adagrad, rate: float) -> keras.optimizers.Optimizer:
+    if isinstance(rule, Adam):
+        if not rule.epsilon:
+            raise ValueError(f"{who}: epsilon=0 gives 0/0 on SparseCore where a gradient is 0; give a small number, as 1e-8.")
+        return keras.optimizers.Adam(rate, rule.beta_1, rule.beta_2, rule.epsilon)
     start = rule.initial_accumulator_value
     if start <= 0:
         raise ValueError(
@@ -78,24 +69,16 @@ def feature_configs(
     for stack in stacks:
         tables = {
             table.name: layers.TableConfig(
-                name=config_name(table),
-                vocabulary_size=table.rows + 1,
-                embedding_dim=table.width,
+                name=config_name(table), vocabulary_size=table.rows + 1, embedding_dim=table.width, combiner="sum",
                 initializer=keras.initializers.RandomUniform(-table.half_width, table.half_width, part_seed(seed, *table.number)),
-                optimizer=keras_optimizer(rule),
-                combiner="sum",
-                **options,
+                optimizer=keras_optimizer(rule), **options,
             )
             for table in stack.tables
-        }
+        }  # fmt: skip
         for block in stack.blocks:
             for column in (schema.categorical[i] for i in block.columns):
-                configs[column.name] = layers.FeatureConfig(
-                    name=column.name,
-                    table=tables[column.table_name],
-                    input_shape=(batch_size, block.hotness),
-                    output_shape=(batch_size, block.width),
-                )
+                shapes = {"input_shape": (batch_size, block.hotness), "output_shape": (batch_size, block.width)}
+                configs[column.name] = layers.FeatureConfig(name=column.name, table=tables[column.table_name], **shapes)
     return configs
 
 

@@ -36,18 +36,7 @@ class Placed:
         return (row + self.rotation) % self.cores * (stack_rows // self.cores) + self.offset + row // self.cores
 
     def take(self, stack: np.ndarray) -> np.ndarray:
-        """The logical table out of its stack.
-
-        Example:
-
-        >>> table = np.arange(5.0)[:, None]
-        >>> place = Placed(cores=2, offset=1, rotation=1, rows=5, width=1)
-        >>> stack = place.put(np.zeros((8, 4)), table)
-        >>> stack[:, 0].tolist()
-        [0.0, 1.0, 3.0, 0.0, 0.0, 0.0, 2.0, 4.0]
-        >>> bool((place.take(stack) == table).all())
-        True
-        """
+        """The logical table out of its stack."""
         return stack[self.where(len(stack)), : self.width]
 
     def put(self, stack: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
 """`TPUEmbedding`: an `EmbeddingCollection` on SparseCores where there are any."""
 
 import contextlib
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -16,24 +15,19 @@ from keras_dlrm.embeddings.sparse_core.tables import SparseCoreTables
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.active import current
 from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.scoped import Scoped
 
 PREPROCESSED = "sparse_core"
 _LIMITS = ("max_ids_per_partition", "max_unique_ids_per_partition")
-_forced = threading.local()
+_forced = Scoped(False)
 
 
-@contextlib.contextmanager
-def keras_rs_everywhere() -> Iterator[None]:
+def keras_rs_everywhere() -> contextlib.AbstractContextManager[Any]:
     """While this context is open, keras-rs holds the tables of `TPUEmbedding`s made on this thread, without a TPU, too.
 
     There it looks rows up plainly and trains whole tables by the dense optimizer: for checking a model's configuration.
     """
-    before = getattr(_forced, "on", False)
-    _forced.on = True
-    try:
-        yield
-    finally:
-        _forced.on = before
+    return _forced.using(True)
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -90,7 +84,7 @@ class TPUEmbedding(EmbeddingCollection):
 
     def make_store(self) -> Any:
         on_tpu = backend.on_tpu()
-        if not on_tpu and not getattr(_forced, "on", False):
+        if not on_tpu and not _forced.value:
             return super().make_store()
         if current() is not None:
             raise ValueError(

@@ -59,8 +59,7 @@ def answers(path: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         # Of its removal, which was announced for TensorFlow 2.20 and has not come.
         warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
         interpreter = tf.lite.Interpreter(model_path=str(path))
-    runner = interpreter.get_signature_runner("serving_default")
-    return runner(**batch)["probability"]
+    return interpreter.get_signature_runner("serving_default")(**batch)["probability"]
 
 
 def main(folder: str, tables: str) -> None:

@@ -24,8 +24,7 @@ def litert(model: Any, path: str | Path, tables: str | None = None) -> Path:
     runner resizes it to the rows that it is fed, of which there must be one at least. A model of the JAX or torch
     backend is rebuilt under TensorFlow in a process of its own.
 
-    Before the file is renamed to `path` the interpreter loads it and its answers are compared with the model's: `path` is
-    complete or absent, or what it was.
+    The interpreter's answers are compared with the model's first: `path` is complete or absent, or what it was.
 
     Args:
         model: A model of `kd.models`, from any backend.

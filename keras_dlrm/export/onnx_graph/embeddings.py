@@ -167,8 +167,7 @@ def _normalize(graph: Graph, block: Block, part: str, factor: str | None, weight
     if not weighted:
         return graph.op("Div", part, norm)
     zero = graph.op("Equal", norm, scalar(0.0))
-    inverse = graph.op("Where", zero, scalar(0.0), graph.op("Div", scalar(1.0), norm))
-    return graph.op("Mul", part, inverse)
+    return graph.op("Mul", part, graph.op("Where", zero, scalar(0.0), graph.op("Div", scalar(1.0), norm)))
 
 
 def _project(graph: Graph, collection: Any, block: Block, vectors: str) -> str:
@@ -206,8 +205,7 @@ def _split(graph: Graph, name: str, sizes: list[int]) -> list[str]:
     """Parts along axis 1."""
     if len(sizes) == 1:
         return [name]
-    outputs = [graph.new_name("Split") for _ in sizes]
-    return graph.ops("Split", name, _ints(*sizes), outputs=outputs, axis=1)
+    return graph.ops("Split", name, _ints(*sizes), outputs=[graph.new_name("Split") for _ in sizes], axis=1)
 
 
 def _side_by_side(graph: Graph, names: list[str]) -> str:

@@ -33,26 +33,21 @@ def onnx(
     """Write a model as ONNX, of standard operations alone.
 
     Inputs are a packed batch, `dense` float32 (B, n_dense), `sparse` int64 (B, W) and, for a weighted schema, `weights`
-    float32 (B, W); the output is `probability` float32 (B, 1), for any B. Ids out of range are looked up as their
-    column's OOV row, a dense feature of NaN or infinity gives NaN, and all else is as `predict` has it. All columns of equal
-    width are looked up by one Gather.
+    float32 (B, W); the output is `probability` float32 (B, 1), for any B. Ids out of range get their column's OOV row, a
+    dense feature of NaN or infinity gives NaN. All columns of equal width are looked up by one Gather.
 
-    The graph is made from what Keras records of the model's own layers, in this process; tables go from the live model
-    to the file a part at a time. Before the file is renamed to `path` ONNX Runtime loads it and its answers are compared
-    with the model's: `path` is complete or absent, or what it was.
+    The graph is made from what Keras records of the model's layers; tables go to the file a part at a time. Its answers in
+    ONNX Runtime are compared with the model's before it is renamed: `path` is complete or absent, or what it was.
 
-    A functional `SparseModel` with one `EmbeddingCollection` has its own inputs and outputs instead, called as in
-    `kd.export.savedmodel`.
+    A functional `SparseModel` with one `EmbeddingCollection` has its own inputs and outputs, as in `kd.export.savedmodel`.
 
     Args:
         model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
         path: The file; replaced if it exists. Its folder is made if it does not.
-        tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
-            own dtype by default.
+        tables: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their own dtype by default.
         prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
             rows to leave out. Their ids are answered as unseen ones are.
-        external_data: Whether tables are in a file alongside, `<path>.<checksum>.data`, which ONNX Runtime maps into memory:
-            processes that serve the same file share it. By default where they have more than 64 MiB.
+        external_data: Whether tables are in `<path>.<checksum>.data`, which processes share; above 64 MiB by default.
 
     Returns:
         The path.

@@ -24,10 +24,7 @@ def add_checksums(model: Any, data: Path | None) -> None:
 
 
 def check(path: Path, done: Done = lambda size: None) -> list[Path] | None:
-    """Compare an ONNX file, and the tables' file that it names, with their checksums: the files, `None` without a checksum.
-
-    `done` is called with the bytes of each part that was read. `ValueError` names a file that is damaged, missing or elsewhere.
-    """
+    """The files of an ONNX model, compared with their checksums; `None` without one. A `ValueError` names a damaged file."""
     if not check_seal(path):
         return None
     done(path.stat().st_size)
@@ -92,10 +89,7 @@ def metadata(schema: Any, stored: Any) -> dict[str, str]:
 
 
 def new_session(path: Path, threads: int | None = None, verify: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU, with threads of an operation; as many as cores by default.
-
-    `verify` compares the file and its tables with their checksums, which reads all of them; `ValueError` where one is damaged.
-    """
+    """An ONNX Runtime session on the CPU; with `verify` all is read first, and a `ValueError` names a damaged file."""
     if verify:
         check(path)
     import onnxruntime

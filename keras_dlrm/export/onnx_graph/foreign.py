@@ -44,8 +44,7 @@ def foreign(graph: Graph, layer: Any, args: Sequence[Any]) -> list[str]:
     strange = sorted({n.domain for n in model.graph.node} - {"", "ai.onnx"})
     if strange or model.opset_import[0].version != OPSET:
         raise NotImplementedError(f"{who}, which tf2onnx gives operations of {strange or model.opset_import[0].version}")
-    prefix = graph.new_name(layer.name) + "/"
-    model = compose.add_prefix(model, prefix)
+    model = compose.add_prefix(model, graph.new_name(layer.name) + "/")
     for tensor in model.graph.initializer:
         graph.constants[tensor.name] = numpy_helper.to_array(tensor)
     for declared, value in zip(model.graph.input, values, strict=True):

@@ -17,10 +17,7 @@ from keras_dlrm.export.onnx_graph.graph import OPSET
 
 
 def convert_layer(layer: Any, shape: Any, specs: Sequence[Sequence[Any]]) -> Any:
-    """The ModelProto of a built layer's call; `NotImplementedError` where tf2onnx does not know an operation of it.
-
-    `shape` are its positional arguments, with the place of its spec (shape and dtype) for each tensor.
-    """
+    """The ModelProto of a layer's call; `shape` has places of `specs`. `NotImplementedError` for what tf2onnx does not know."""
     with warnings.catch_warnings():
         # tf2onnx 1.17 uses what NumPy 2 and Python 3.12 have deprecated.
         warnings.simplefilter("ignore")
@@ -54,8 +51,7 @@ def main(name: str) -> None:
     for module in modules:
         importlib.import_module(module)  # where classes are registered
     layer = keras.saving.deserialize_keras_object(config)
-    args = keras.tree.map_structure(lambda place: keras.KerasTensor(*specs[place]), shape)
-    layer(*args)
+    layer(*keras.tree.map_structure(lambda place: keras.KerasTensor(*specs[place]), shape))
     with np.load(folder / "weights.npz") as saved:
         layer.set_weights([saved[f"w{i}"] for i in range(len(saved.files))])
     onnx.save(convert_layer(layer, shape, specs), folder / "layer.onnx")

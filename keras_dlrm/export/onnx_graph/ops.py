@@ -1,6 +1,7 @@
 """Operations of `keras.ops` in ONNX: arithmetic, products, sums, activations, normalizations, moves of tensors."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,7 +112,9 @@ CONVERTERS.update({
     "Clip": lambda graph, operation, y, x: (
         graph.op("Clip", x.name, *(np.array(end, exported_dtype(x.dtype)) for end in (operation.x_min, operation.x_max)))
     ),
-    "Concatenate": lambda graph, operation, y, xs: graph.op("Concat", *operands(graph, xs, y), axis=operation.axis),
+    "Concatenate": lambda graph, operation, y, xs: (
+        graph.op("Concat", *operands(graph, xs, y), axis=operation.axis) if len(xs) > 1 else operands(graph, xs, y)[0]
+    ),
     "Transpose": lambda graph, operation, y, x: (
         graph.op("Transpose", x.name, perm=[int(a) % len(y.shape) for a in operation.axes or reversed(range(len(y.shape)))])
     ),
@@ -122,11 +125,14 @@ CONVERTERS.update({
 })  # fmt: skip
 
 
-@converter("DivideNoNan")
-def _divide_no_nan(graph: Graph, operation: Any, output: Any, x: Any, y: Any) -> str:
-    x, y = operands(graph, (x, y), output)
-    zero = np.zeros(1, np.float32)
-    return graph.op("Where", graph.op("Equal", y, zero), zero, graph.op("Div", x, y))
+#: Operations that others make up: name of the class → function (operation, *arguments) of `keras.ops`.
+COMPOSED: dict[str, Callable[..., Any]] = {
+    "DivideNoNan": lambda operation, x, y: ops.where(ops.equal(y, 0), 0.0, x / y),
+    "Squareplus": lambda operation, x: (x + ops.sqrt(x * x + operation.b)) * 0.5,
+    "Gelu": lambda operation, x: x * 0.5 * (1.0 + (
+        ops.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) if operation.approximate else ops.erf(x * math.sqrt(0.5))
+    )),
+}  # fmt: skip
 
 
 @converter("Mod")
@@ -163,23 +169,6 @@ def _activation_relu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
     slope: dict[str, Any] = {"alpha": float(operation.negative_slope)} if operation.negative_slope else {}
     name = graph.op("LeakyRelu" if slope else "Relu", x.name, **slope)
     return name if operation.max_value is None else graph.op("Min", name, scalar(operation.max_value))
-
-
-@converter("Squareplus")
-def _squareplus(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    square = graph.op("Add", graph.op("Mul", x.name, x.name), scalar(operation.b))
-    return graph.op("Mul", graph.op("Add", x.name, graph.op("Sqrt", square)), scalar(0.5))
-
-
-@converter("Gelu")
-def _gelu(graph: Graph, operation: Any, output: Any, x: Any) -> str:
-    if operation.approximate:
-        cube = graph.op("Mul", graph.op("Mul", x.name, x.name), x.name)
-        inner = graph.op("Add", x.name, graph.op("Mul", cube, scalar(0.044715)))
-        share = graph.op("Tanh", graph.op("Mul", inner, scalar(np.sqrt(2 / np.pi))))
-    else:
-        share = graph.op("Erf", graph.op("Mul", x.name, scalar(np.sqrt(0.5))))
-    return graph.op("Mul", graph.op("Mul", x.name, scalar(0.5)), graph.op("Add", share, scalar(1.0)))
 
 
 @converter("LayerNorm", "RMSNorm")

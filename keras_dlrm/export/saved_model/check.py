@@ -99,8 +99,7 @@ def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
             variable, (rows, *rest) = _at(model, place[:-2]), shapes[key]
             # Memory that nothing is written to takes none.
             variable.assign(tf.raw_ops.Empty(shape=[rows, *rest], dtype=dtypes[key], init=False))
-            wanted = {row for entry in requests.values() for row in entry["rows"][int(place[1])]}
-            for row in sorted(wanted):
+            for row in sorted({row for entry in requests.values() for row in entry["rows"][int(place[1])]}):
                 spec = f"{' '.join(map(str, [rows, *rest]))} {row},1{':-' * len(rest)}"
                 (values,) = tf.raw_ops.RestoreV2(
                     prefix=prefix, tensor_names=[key], shape_and_slices=[spec], dtypes=[dtypes[key]]

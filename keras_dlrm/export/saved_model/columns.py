@@ -122,8 +122,7 @@ class RawColumns(ModelColumns):
 
     A value that the preprocessor refuses on the host cannot fail a request, whose batch may be of many: an infinite dense
     value, or one beyond float32, becomes NaN, and so does its row's probability; hexadecimal digits that are none are an
-    unseen value; an id out of range is the model's to map to the OOV row. The vocabularies' files are written into `folder`, and
-    `tf.saved_model.save` copies them.
+    unseen value; an id out of range is the model's to map to the OOV row. Vocabularies are files in `folder`.
     """
 
     def __init__(self, preprocessor: Preprocessor, columns: Sequence[Column], folder: Path) -> None:

@@ -15,16 +15,11 @@ from keras_dlrm.files.inventory import FORMAT, MANIFEST, VERSION, check_version,
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest of a version whose other files are all there: files, checksums, time, versions and `content`."""
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    packages = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
     files = inventory(path, [name for name in files_below(path) if name != MANIFEST.as_posix()])
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_revision": git_revision(),
-        "packages": {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")},
-        **content,
-        "files": files,
-    }
+    made = {"created": created, "git_revision": git_revision(), "packages": packages}
+    manifest = {"format": FORMAT, "version": VERSION, **made, **content, "files": files}
     (path / MANIFEST).write_text(json.dumps(sealed(manifest), indent=2, ensure_ascii=False), encoding="utf-8")
 
 
@@ -80,13 +75,11 @@ def publish(written: Path, final: Path, any_version: bool) -> Path:
     while True:
         try:
             os.rename(written, final)
+            return final
         except OSError as error:
             if not final.exists():
                 raise
             if not any_version:
-                raise FileExistsError(
-                    f"savedmodel: {final} appeared while this version was written; give another version, or none."
-                ) from error
+                text = f"{final} appeared while this version was written; give another version, or none."
+                raise FileExistsError(f"savedmodel: {text}") from error
             final = final.with_name(str(next_version(final.parent)))
-        else:
-            return final

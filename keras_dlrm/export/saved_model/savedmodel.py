@@ -18,7 +18,6 @@ from keras_dlrm.export import signatures
 from keras_dlrm.export.elsewhere import modules_of, run
 from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
 from keras_dlrm.export.saved_model import manifest
-from keras_dlrm.export.saved_model.manifest import next_version, publish
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.files.durable import sync, workspace
 from keras_dlrm.models.not_finite import require_finite
@@ -53,9 +52,8 @@ def savedmodel(
     They give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). It loads without Keras
     and without this package. An id out of range is looked up as its column's OOV row, an unseen value likewise.
 
-    A model of any backend is rebuilt under TensorFlow in a process of its own, and its tables are passed on part by part:
-    that takes no second copy of them. The version is written aside, loaded in another process, compared with
-    `model.predict` through every signature, and only then renamed into place: it is complete or absent.
+    A model of any backend is rebuilt under TensorFlow in another process, to which its tables are passed part by part. The
+    version is compared with `model.predict` through every signature before it is renamed: it is complete or absent.
 
     A functional `SparseModel` gets one signature, `serving_default`, with its own inputs and outputs by name: of its `keras.Input`s
     (ids int64, all else float32); of its dict of outputs, or else of the layers that make them.
@@ -63,16 +61,13 @@ def savedmodel(
     Args:
         model: A model of `kd.models`, or a functional `SparseModel`, from any backend.
         directory: Folder of the versions; made if it does not exist.
-        preprocessor: The `Preprocessor` that made the training data: it becomes part of the graph, and is saved alongside the
-            model in `assets.extra`.
+        preprocessor: That of the training data: it becomes part of the graph, and is saved in `assets.extra`.
         version: Number of the version; one more than the highest there is by default.
         user_columns: Columns that are the same for all candidates of a `rank` request; without any there is no `rank`.
         default: `"packed"`, `"columns"` or `"raw"`: the signature that `serving_default` is.
         metrics: Figures that the manifest keeps, such as the test AUC.
-        warm_up: Whether to write requests that TensorFlow Serving replays before a version takes traffic; by default
-            where tensorflow-serving-api is installed.
-        tables: How tables are stored: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their
-            own dtype by default. Rows are dequantized when they are looked up.
+        warm_up: Whether to write requests for TensorFlow Serving to replay; by default with tensorflow-serving-api.
+        tables: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their own dtype by default.
         prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
             rows to leave out. Their ids are answered as unseen ones are.
 
@@ -85,8 +80,7 @@ def savedmodel(
         TypeError, ValueError: arguments that do not fit the model.
         NotFinite: a weight is NaN or infinite.
         ImportError: `warm_up=True` without tensorflow-serving-api.
-        RuntimeError: the disk is full; the written model does not load, or does not agree with `model` within 1e-5 (0.02 in
-            half precision).
+        RuntimeError: a full disk; a written model that differs from `model` by more than 1e-5 (0.02 in half precision).
 
     Example: see docs/export.md.
     """
@@ -113,7 +107,7 @@ def savedmodel(
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / str(next_version(directory) if version is None else version)
+    final = directory / str(manifest.next_version(directory) if version is None else version)
     if final.exists():
         raise FileExistsError(f"savedmodel: {final} exists; give another version, or none for the next one.")
     # Its name is not a number, so that a server that watches the folder does not take it for a version.
@@ -135,7 +129,7 @@ def savedmodel(
         # A version that is visible is also whole after a power failure.
         for place in (*(aside / "model").rglob("*"), aside / "model"):
             sync(place)
-        final = publish(aside / "model", final, version is None)
+        final = manifest.publish(aside / "model", final, version is None)
         sync(directory)
     return final
 
@@ -203,8 +197,7 @@ def _rebuild(
     rows: Iterable[np.ndarray] = (),
 ) -> None:  # fmt: skip
     """Do a job in a process where Keras runs on TensorFlow, and check what it wrote in another."""
-    described = {**job, "modules": modules_of("savedmodel", model)}
-    (folder / "job.json").write_text(json.dumps(described), encoding="utf-8")
+    (folder / "job.json").write_text(json.dumps({**job, "modules": modules_of("savedmodel", model)}), encoding="utf-8")
     checks = {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded}
     (folder / "requests.json").write_text(json.dumps(checks), encoding="utf-8")
     failed = run(["-m", "keras_dlrm.export.saved_model.writing", str(folder), str(path)], rows)[-4000:]
@@ -223,7 +216,6 @@ def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[
     """Requests to the written model, with the answers that it should give; see `check.check`."""
     columns = signatures.model_columns(model.schema)
     kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
-    asked = requests(model.schema, preprocessor, job["user_columns"], job["default"])
     return {
         name: {
             "inputs": inputs,
@@ -232,7 +224,7 @@ def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[
             "examples": kinds[name] in ("classify", "regress"),
             "user_inputs": [c.input for c in columns if kinds[name] == "rank" and c.name in job["user_columns"]],
         }
-        for name, (inputs, batch) in asked.items()
+        for name, (inputs, batch) in requests(model.schema, preprocessor, job["user_columns"], job["default"]).items()
     }
 
 

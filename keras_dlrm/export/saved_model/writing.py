@@ -1,7 +1,4 @@
-"""Writer of a SavedModel, in a process where Keras runs on TensorFlow.
-
-It is given a folder with the job, and the rows of a click model's tables on its standard input, which it passes on part by part.
-"""
+"""Writer of a SavedModel, where Keras runs on TensorFlow: of a folder with the job, and rows on standard input."""
 
 import json
 import os
@@ -178,8 +175,7 @@ def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
 
     def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
         by_name = columns.named(inputs)
-        count = tf.shape(by_name[candidates])[0]
-        return {"probability": serve(columns.pack(by_name, user, count))}
+        return {"probability": serve(columns.pack(by_name, user, tf.shape(by_name[candidates])[0]))}
 
     return _function(rank, specs)
 

@@ -1,10 +1,11 @@
 """Quantization of embedding rows: int8, int4, float16, bfloat16 (NumPy)."""
 
 import dataclasses
-from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from keras_dlrm.support.arguments import choice
 
 KINDS = ("float32", "bfloat16", "float16", "int8", "int4")
 _FLOATS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -30,11 +31,6 @@ class QuantizedRows:
         arrays = {"codes": self.codes, "scale": self.scale, "offset": self.offset}
         return {name: array for name, array in arrays.items() if array is not None}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the stored arrays."""
-        return sum(array.nbytes for array in self.arrays.values())
-
 
 def layout(kind: str, width: int) -> dict[str, tuple[np.dtype, int]]:
     """Arrays that `quantize` makes of rows of a width: name → dtype and columns.
@@ -44,7 +40,6 @@ def layout(kind: str, width: int) -> dict[str, tuple[np.dtype, int]]:
     >>> {name: (dtype.name, columns) for name, (dtype, columns) in layout("int8", 16).items()}
     {'codes': ('int8', 16), 'scale': ('bfloat16', 1)}
     """
-    check_kind(kind)
     some = quantize(np.zeros((1, width), np.float32), kind)
     return {name: (array.dtype, array.shape[1]) for name, array in some.arrays.items()}
 
@@ -60,13 +55,6 @@ def row_bytes(kind: str, width: int) -> int:
     return sum(dtype.itemsize * columns for dtype, columns in layout(kind, width).values())
 
 
-def check_kind(kind: Any, argument: str = "tables") -> str:
-    """`ValueError` unless it is one of `KINDS`."""
-    if kind not in KINDS:
-        raise ValueError(f"{argument}={kind!r} is unknown; use one of {KINDS}.")
-    return kind
-
-
 def quantize(rows: np.ndarray, kind: str) -> QuantizedRows:
     """Rows of a table → their codes, each row with a scale of its own.
 
@@ -74,9 +62,8 @@ def quantize(rows: np.ndarray, kind: str) -> QuantizedRows:
     - `"int4"`: x ≈ code · scale + offset, codes 0 … 15 from a row's smallest value to its largest.
     - `"float32"`, `"bfloat16"`, `"float16"`: x rounded to the nearest.
 
-    Scales and offsets are bfloat16, which has float32's range: 16 int8 columns and their scale are 18 bytes of float32's
-    64. They are rounded before codes are computed, outwards, so that their rounding costs no accuracy: an element is off
-    by at most half a step.
+    Scales and offsets are bfloat16, which has float32's range: 16 int8 columns and their scale are 18 bytes of 64. They
+    are rounded outwards, before codes are computed: an element is off by at most half a step.
 
     Args:
         rows: float32 (n, D), finite.
@@ -93,7 +80,7 @@ def quantize(rows: np.ndarray, kind: str) -> QuantizedRows:
     >>> q.codes.tolist(), q.scale[:, 0].astype(np.float32).tolist()
     ([[127, -64, 0, 0], [126, 63, 0, 0]], [1.0, 0.0039...])
     """
-    check_kind(kind)
+    choice("quantize", "tables", kind, KINDS)
     rows = np.asarray(rows, np.float32)
     if rows.ndim != 2:
         raise ValueError(f"quantize: rows have the shape {rows.shape}; they must be (n, D).")

@@ -12,8 +12,9 @@ from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import gather_rows
-from keras_dlrm.export.tables.quantized import check_kind, dequantize, layout, quantize, row_bytes
+from keras_dlrm.export.tables.quantized import KINDS, dequantize, layout, quantize, row_bytes
 from keras_dlrm.sharding.stacking import Stack
+from keras_dlrm.support.arguments import choice
 
 CHUNK = 1 << 16
 
@@ -76,17 +77,13 @@ class StoredStack:
         """Bytes of all of them, and of the map."""
         return self.rows * row_bytes(self.kind, self.stack.width) + (0 if self.pruned is None else 4 * self.places)
 
-    def kept_rows(self, chunk: int = CHUNK) -> Iterator[np.ndarray]:
-        """Rows of the variable that are not pruned, float32 (n, D), in order; a part at a time is in memory."""
-        for table in self.stack.tables:
-            yield from self._kept(table, chunk)
-
-    def _kept(self, table: Any, chunk: int) -> Iterator[np.ndarray]:
-        start = self.stack.starts[table.name]
-        for first in range(start, start + table.rows, chunk):
-            stop = min(first + chunk, start + table.rows)
-            rows = backend.read(self.variable, first, stop)
-            yield rows if self.pruned is None else rows[~self.pruned[first:stop]]
+    def kept_rows(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Rows of the variable, or of a part, that are not pruned, float32 (n, D), in order; some at a time are in memory."""
+        last = self.stack.rows if stop is None else stop
+        for first in range(start, last, CHUNK):
+            end = min(first + CHUNK, last)
+            rows = backend.read(self.variable, first, end)
+            yield rows if self.pruned is None else rows[~self.pruned[first:end]]
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
         """Stored arrays by name, with the rows for padding and unseen ids, in parts; a part at a time is in memory."""
@@ -100,10 +97,11 @@ class StoredStack:
             yield from self.kept_rows()
             return
         for table in self.stack.tables:
-            row = self.stack.starts[table.name] + (self.oov.get(table.name) or 0)
+            start = self.stack.starts[table.name]
+            row = start + (self.oov.get(table.name) or 0)
             unseen = none if self.oov.get(table.name) is None else backend.read(self.variable, row, row + 1)
             yield np.concatenate([unseen, none])
-            yield from self._kept(table, CHUNK)
+            yield from self.kept_rows(start, start + table.rows)
             yield unseen
 
     def row_map(self) -> np.ndarray:
@@ -161,7 +159,7 @@ class StoredTables:
 
     def __init__(self, model: Any, kind: str | None = None, prune: str | Mapping[str, Any] | None = None) -> None:
         if kind is not None:
-            check_kind(kind)
+            choice("export", "tables", kind, KINDS)
         self.stacks: list[StoredStack] = []
         collection = model.embeddings
         if collection is None:
@@ -201,9 +199,8 @@ class StoredTables:
 def untrained_rows(collection: Any) -> dict[str, np.ndarray]:
     """Untrained rows by table: bool (rows,), of a built `EmbeddingCollection`.
 
-    A seed draws the same rows on every backend, so they are drawn again, part by part, and compared. That finds rows of
-    ids that no training example had, whatever the optimizer. It does not find those of a model whose tables were set,
-    converted or grown after they were drawn.
+    A seed draws the same rows on every backend: they are drawn again, part by part, and equal ones are untrained, whatever
+    the optimizer. Tables that were set, converted or grown after they were drawn have none.
 
     Example:
 

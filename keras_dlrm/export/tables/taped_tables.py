@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.export.tables.quantized import layout, quantize
-from keras_dlrm.export.tables.stored_tables import CHUNK, StoredStack, StoredTables
+from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
 
 _DATA = "variables"
 
@@ -20,9 +20,8 @@ class _Tape:
     #: Frozen tables, too.
     every_table = True
 
-    def __init__(self) -> None:
-        #: By the id of a table: its stored arrays by name, maybe with `"map"` from rows to kept ones; their kind; D.
-        self._stored: dict[int, tuple[dict[str, Any], str, int]] = {}
+    #: By the id of a table: its stored arrays by name, maybe with `"map"` from rows to kept ones; their kind; D.
+    _stored: dict[int, tuple[dict[str, Any], str, int]]
 
     @property
     def arrays(self) -> dict[int, dict[str, Any]]:
@@ -62,9 +61,7 @@ class TensorFlowTables(_Tape):
     """
 
     def __init__(self, stored: StoredTables, bits: bool = False) -> None:
-        super().__init__()
-        for stack in stored.stacks:
-            self._stored[id(stack.variable)] = _arrays(stack, bits), stack.kind, stack.stack.width
+        self._stored = {id(s.variable): (_arrays(s, bits), s.kind, s.stack.width) for s in stored.stacks}
 
     def weights(self, model: Any) -> list[Any]:
         """The `tf.Variable`s that a function traced with this tape reads: the model's, but for tables that are replaced."""
@@ -92,7 +89,7 @@ def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
         zeros = tf.zeros((stack.kept, columns), tf.as_dtype(_in_bits(np.zeros(1, dtype), bits).dtype))
         variables[name] = tf.Variable(zeros, trainable=False, name=f"{stack.name}_{name}")
     done = 0
-    for rows in stack.kept_rows(CHUNK):
+    for rows in stack.kept_rows():
         for name, array in quantize(rows, stack.kind).arrays.items():
             variables[name][done : done + len(array)].assign(_in_bits(array, bits))
         done += len(rows)
@@ -108,7 +105,7 @@ class ServedTables(_Tape):
     """
 
     def __init__(self, tables: Sequence[Any], stored: Sequence[str], maps: Sequence[np.ndarray | None]) -> None:
-        super().__init__()
+        self._stored = {}
         for table, kind, row_map in zip(tables, stored, maps, strict=True):
             width = table.shape[1]
             arrays = {
@@ -124,8 +121,7 @@ def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarr
     """Give the tables of a written SavedModel their rows.
 
     A tensor may stand in a checkpoint as slices, of files of its own; whoever restores it puts them together. The module in the
-    folder `model` has the arrays of `ServedTables` as `tables`; `parts` are number, kind and rows of each table in order, where the
-    part starts, and its float32 rows.
+    folder `model` has the `tables` of `ServedTables`; `parts` are number, kind, rows and start of each, and float32 rows.
     """
     folder = model / _DATA
     prefix = str(folder / _DATA)

@@ -40,11 +40,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # The server looks into it again and again, whatever folder the program works in by then.
         object.__setattr__(self, "base_path", Path(self.base_path).absolute())
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"model name {self.name!r} must have no blank, '/' or ':', and not be empty.")
-        for label in self.labels:
-            if not _NAME.fullmatch(label):
-                raise ValueError(f"model {self.name!r}: label {label!r} must have no blank, '/' or ':', and not be empty.")
+        for what, name in (("model name", self.name), *((f"model {self.name!r}: label", label) for label in self.labels)):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{what} {name!r} must have no blank, '/' or ':', and not be empty.")
         if self.latest < 0:
             raise ValueError(f"model {self.name!r}: latest={self.latest} must be >= 0.")
 

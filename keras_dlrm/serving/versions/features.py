@@ -91,7 +91,9 @@ def _of_tensor(tensor: Tensor, missing: tuple[Any, ...] = ()) -> Iterator[Featur
 def _of_schema(tensor: Tensor, schema: Schema) -> Iterator[Feature]:
     kind = _KINDS[DTYPES[tensor.dtype].numpy.kind]
     widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width if schema.weighted else 0}
-    packed = tensor.shape is not None and len(tensor.shape) == 2 and tensor.shape[1] == widths.get(tensor.name)
+    shape, dense = tensor.shape or (), {column.name: column for column in schema.dense}
+    sparse = {column.name: column for column in schema.categorical}
+    packed = len(shape) == 2 and shape[1] == widths.get(tensor.name)
     if packed and tensor.name == "dense" and kind == "number":
         for i, column in enumerate(schema.dense):
             yield Feature(column.name, "dense", kind, i, i + 1, (column.missing,))
@@ -101,17 +103,14 @@ def _of_schema(tensor: Tensor, schema: Schema) -> Iterator[Feature]:
             name = f"weights of {entry.name}" if weight else entry.name
             size = None if weight or entry.hashed else entry.vocabulary_size
             yield Feature(name, tensor.name, kind, start, start + entry.hotness, (1.0,) if weight else (-1,), size, weight)
+    elif tensor.name in sparse:  # by its own name: one feature, however wide
+        flat = len(shape) == 1
+        width = None if flat or shape[1] < 0 else shape[1]
+        size = None if kind != "id" or sparse[tensor.name].hashed else sparse[tensor.name].vocabulary_size
+        yield Feature(tensor.name, tensor.name, kind, None if flat else 0, width, _MISSING[kind], size)
     else:
-        dense = {column.name: column for column in schema.dense}
-        sparse = {column.name: column for column in schema.categorical}
-        if tensor.name in sparse:  # by its own name: one feature, however wide
-            flat = len(tensor.shape or ()) == 1
-            width = None if flat or (tensor.shape or ())[1] < 0 else (tensor.shape or ())[1]
-            size = None if kind != "id" or sparse[tensor.name].hashed else sparse[tensor.name].vocabulary_size
-            yield Feature(tensor.name, tensor.name, kind, None if flat else 0, width, _MISSING[kind], size)
-        else:
-            raw = tensor.name in dense and kind == "number"
-            yield from _of_tensor(tensor, (np.nan, dense[tensor.name].missing) if raw else ())
+        raw = tensor.name in dense and kind == "number"
+        yield from _of_tensor(tensor, (np.nan, dense[tensor.name].missing) if raw else ())
 
 
 def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any]:

@@ -84,10 +84,7 @@ def regress(model: SavedModel, signature: Signature, proto: Any, max_bytes: int)
 
 
 def serialized(proto: Any, max_bytes: int) -> np.ndarray:
-    """The examples of an `Input`, serialized, each with the context's features where there is one: object array (B,) of bytes.
-
-    `ServingError` where the input holds neither kind of list, or where all, each with a copy of the context, exceed `max_bytes`.
-    """
+    """Serialized examples of an `Input`, with the context in each, (B,); `ServingError` beyond `max_bytes` in all."""
     kind = proto.WhichOneof("kind")
     if kind is None:
         raise invalid("the request has no input; give an example_list or an example_list_with_context.")

@@ -1,8 +1,4 @@
-"""Loading and running of a SavedModel, the only file here that imports TensorFlow.
-
-The model runs in a session of its own, as it does inside TensorFlow Serving: tables and variables are its own, and
-`close` gives their memory back.
-"""
+"""Loading and running of a SavedModel, in a session of its own; the only file here that imports TensorFlow."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,10 +22,7 @@ _FAULT_OF_INPUT = (
 
 
 class SavedModel:
-    """The SavedModel in a folder with its signatures by name, ready to run them; runs may overlap. `ServingError` if it is none.
-
-    `threads` is of one operation, and of operations at a time; TensorFlow's choice by default.
-    """
+    """The SavedModel in a folder, and its signatures by name; runs may overlap. `ServingError` if it is none."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         if not (path / "saved_model.pb").is_file():
@@ -55,9 +48,8 @@ class SavedModel:
     def _call_of(self, signature: Signature) -> Callable[..., list[np.ndarray]]:
         """The signature as a call that takes its inputs in order."""
         feeds, fetches = ([t.graph_name for t in ts.values()] for ts in (signature.inputs, signature.outputs))
-        options = CallableOptions(feed=feeds, fetch=fetches)
         try:
-            return callable_of(self._session, options)
+            return callable_of(self._session, CallableOptions(feed=feeds, fetch=fetches))
         except tf.errors.OpError as error:
             self._session.close()
             raise invalid(f"signature {signature.name!r} does not fit its graph: {_sentence(error)}") from error

@@ -111,8 +111,7 @@ class ServedModel:
     """
 
     def __init__(self, config: ModelConfig, threads: int = 0) -> None:
-        self.config = config
-        self.threads = threads
+        self.config, self.threads = config, threads
         self._versions: dict[int, Version] = {}
         self._lock = threading.Lock()
         self._said: str | None = None

@@ -24,8 +24,7 @@ class ServingError(Exception):
 
     def __init__(self, code: str, message: str, http_status: int | None = None) -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
+        self.code, self.message = code, message
         self.http_status = HTTP_STATUS[code] if http_status is None else http_status
 
 

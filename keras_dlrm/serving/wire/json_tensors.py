@@ -2,8 +2,7 @@
 
 Types are exact: an integer input takes no 1.0 and no `true`, a float input takes integers, a string input takes strings
 and `{"b64": "…"}`. It also takes numbers and booleans, which TensorFlow Serving refuses, and makes the texts of them that
-stand for these values in a raw column (`data.normal_form`). Lists that are ragged or nested too deep are named with the
-place where they are.
+stand for these values in a raw column (`data.normal_form`). Errors name the place of a list that is ragged or too deep.
 """
 
 import base64
@@ -239,8 +238,7 @@ def outputs_to_json(outputs: Mapping[str, np.ndarray], rows: bool) -> dict[str, 
     """The answer of a `:predict` request: `predictions` in rows, or `outputs` in columns.
 
     A signature of one output gives its values without a name. Strings travel as text, those of an output whose name
-    ends in `_bytes`, or that are no UTF-8, as `{"b64": "…"}`. `ServingError` where rows are asked for and the outputs have no
-    common ones.
+    ends in `_bytes`, or that are no UTF-8, as `{"b64": "…"}`. `ServingError` for rows of outputs that have no common ones.
 
     Example:
 
@@ -278,10 +276,7 @@ def _text(value: bytes, as_bytes: bool) -> Any:
 
 
 def input_from_json(document: Mapping[str, Any], proto: Any) -> None:
-    """Fill the empty `Input` of a `:classify` or `:regress` request; `ServingError` for a value that no feature can hold.
-
-    The document has `examples`, a list of objects, and perhaps `context`, features that all of them share.
-    """
+    """Fill the empty `Input` of a `:classify` or `:regress` request; `ServingError` for a value that no feature can hold."""
     for key in document:
         if key not in ("signature_name", "examples", "context"):
             raise invalid(f"unknown key {str(key)[:60]!r} in the request; it has 'examples' and perhaps 'context'.")

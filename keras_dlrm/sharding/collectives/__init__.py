@@ -8,8 +8,9 @@
 - `all_sum(tensors)` → their sums over all ranks. `gather(x)` → every rank's x, one below the other.
 - `all_words(words)`: outside of steps, an int32 array of every process, (processes, n).
 - `add_table(add, name, shape, replicated)` → what `add(name, shape)` makes: the variable of this process's rows (on JAX of all
-  devices' rows).
-- `check_call(n)`: raises where a model over n ranks is called as a function, outside of its steps.
+  devices' rows; in a scope of tf.distribute a copy for each replica, which then gets rows of its own).
+- `check_call(n)`: raises where a model over n ranks is called as a function, outside of its steps. On JAX the
+  collectives see to it themselves; on torch every process may call the model, if all do.
 - `real_rows(x, real)`: the rows of x where `real` is true; `CUTS_ROWS`: whether that is possible. On JAX it is not: all rows stay.
 - `holds(owner, variable)`: whether a rank's rows of a variable are in this process. `read(variable, owner, start, stop)` and
   `write(variable, owner, start, rows)`: rows of that rank, counted from its first; of a copy where `owner` is `None`.
@@ -30,6 +31,8 @@ from keras_dlrm.sharding.processes import end_with_launcher
 from keras_dlrm.sharding.watch import PROCESS
 
 _adapter = importlib.import_module(f"{__name__}.{keras.backend.backend()}_collectives")
+# Where an adapter has no function of its own.
+_PLAIN = {"add_table": lambda add, name, shape, replicated: add(name, shape), "check_call": lambda n: None}
 
 
 def start(timeout: float = 300.0) -> None:
@@ -69,4 +72,4 @@ def stop() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(_adapter, name)
+    return getattr(_adapter, name, _PLAIN[name]) if name in _PLAIN else getattr(_adapter, name)

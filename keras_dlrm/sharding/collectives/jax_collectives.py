@@ -3,11 +3,9 @@
 A step runs under `jax.shard_map`: what is written down is what one device does with its part of the batch and of the tables.
 """
 
-import contextlib
 import functools
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,18 +17,19 @@ from jax.sharding import PartitionSpec
 from keras_dlrm.backend.private_keras import in_stateless_scope, in_symbolic_scope, put_value, shapes_of_parts
 from keras_dlrm.sharding.launch import is_task
 from keras_dlrm.sharding.meter import meter
+from keras_dlrm.support.scoped import Scoped
 
 AXIS = "batch"
 CUTS_ROWS = False
-_inside = threading.local()
+_divided, _in_step = Scoped(False), Scoped(False)
 
 
 class _Hybrid(keras.distribution.DataParallel):  # type: ignore[misc]
     """Batches and the rows of sharded tables are divided among the devices; everything else is on all of them."""
 
     def get_variable_layout(self, variable: Any) -> Any:
-        if getattr(_inside, "divided", False):  # `add_weight` takes no layout
-            return layout(len(variable.shape))
+        if _divided.value:  # `add_weight` takes no layout
+            return keras.distribution.TensorLayout([AXIS, *[None] * (len(variable.shape) - 1)], self.device_mesh)
         return super().get_variable_layout(variable)
 
 
@@ -86,7 +85,7 @@ def _is_real() -> bool:
     """Whether a collective is meant: not where Keras only asks for shapes, as it does before a model is built."""
     if world_size() == 1:
         return False
-    if getattr(_inside, "step", False):
+    if _in_step.value:
         return True
     if in_stateless_scope() or in_symbolic_scope():
         return False
@@ -135,41 +134,23 @@ def real_rows(x: Any, real: Any) -> Any:
     return x
 
 
-def check_call(n: int) -> None:
-    """Collectives see to it themselves."""
-
-
 def _spec(variable: Any) -> PartitionSpec:
     return PartitionSpec(AXIS) if getattr(variable, "sharded", False) else PartitionSpec()
 
 
-@contextlib.contextmanager
-def _as_one_device_sees_them(variables: Sequence[Any]) -> Iterator[None]:
-    sharded = {id(v): v for v in variables if getattr(v, "sharded", False)}
-    before = getattr(_inside, "step", False)
-    try:
-        _inside.step = True
-        with shapes_of_parts(list(sharded.values()), world_size()):
-            yield
-    finally:
-        _inside.step = before
-
-
 def on_each_device(function: Any, state: Sequence[Sequence[Any]], rows: bool) -> Any:
-    """A step of all devices from one of a single device.
+    """A step of all devices, `(state, data) → (result, state)`, from one of a single device.
 
-    Args:
-        function: `(state, data) → (result, state)`.
-        state: For each part of the state its Keras variables.
-        rows: Whether the result has a row for each row of the batch; else it is the same on all devices.
+    `state` has the Keras variables of each of its parts. With `rows` the result has a row for each row of the batch;
+    else it is the same on all devices.
     """
     if _mesh() is None:
         return function
-    variables = [v for part in state for v in part]
+    sharded = {id(v): v for part in state for v in part if getattr(v, "sharded", False)}
     specs = tuple([_spec(v) for v in part] for part in state)
 
     def step(values: Any, data: Any) -> Any:
-        with _as_one_device_sees_them(variables):
+        with _in_step.using(True), shapes_of_parts(list(sharded.values()), world_size()):
             return function(values, data)
 
     result = PartitionSpec(AXIS) if rows else PartitionSpec()
@@ -186,21 +167,9 @@ def rows_here(array: Any) -> np.ndarray:
 # -- variables ---------------------------------------------------------------------------------------------------------
 
 
-def layout(variable_rank: int) -> Any:
-    """The layout of a variable whose rows are divided among the devices."""
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return None
-    return keras.distribution.TensorLayout([AXIS, *[None] * (variable_rank - 1)], distribution.device_mesh)
-
-
 def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
-    _inside.divided = not replicated and world_size() > 1
-    try:
-        rows = shape[0] * (1 if replicated else world_size())
-        return add(name, (rows, shape[1]))
-    finally:
-        _inside.divided = False
+    with _divided.using(not replicated and world_size() > 1):
+        return add(name, (shape[0] * (1 if replicated else world_size()), shape[1]))
 
 
 def holds(owner: int, variable: Any) -> bool:

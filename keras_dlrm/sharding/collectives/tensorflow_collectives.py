@@ -117,19 +117,14 @@ def exchange(x: Any) -> Any:
     return _exchange(tf.convert_to_tensor(x)) if _is_real() else x
 
 
-def _all_sum(x: Any) -> Any:
-    n = world_size()
-    _count(x, 2 * (n - 1))
-    return tf.raw_ops.CollectiveReduceV2(
-        input=x, merge_op="Add", final_op="Id", communication_hint="auto", is_stateless=False, **_keys(x)
-    )
-
-
 def all_sum(tensors: Sequence[Any]) -> list[Any]:
     if not tensors or not _is_real():
         return list(tensors)
     tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    flat = _all_sum(tf.concat([tf.reshape(tensor, (-1,)) for tensor in tensors], 0))
+    flat = tf.concat([tf.reshape(tensor, (-1,)) for tensor in tensors], 0)
+    _count(flat, 2 * (world_size() - 1))
+    options = {"merge_op": "Add", "final_op": "Id", "communication_hint": "auto", "is_stateless": False}
+    flat = tf.raw_ops.CollectiveReduceV2(input=flat, **options, **_keys(flat))
     parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
     return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
@@ -155,11 +150,6 @@ def check_call(n: int) -> None:
             f"a model whose tables are sharded over {n} replicas was called as a function; use fit, evaluate, predict or "
             "predict_on_batch."
         )
-
-
-def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
-    # In a scope this is a copy for each replica, which then gets rows of its own.
-    return add(name, shape)
 
 
 def _place(owner: int, variable: Any) -> tuple[int, int]:

@@ -99,14 +99,6 @@ def real_rows(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     return x[real]
 
 
-def check_call(n: int) -> None:
-    """Every process may call the model, if all do."""
-
-
-def add_table(add: Any, name: str, shape: tuple[int, int], replicated: bool) -> Any:
-    return add(name, shape)
-
-
 def holds(owner: int, variable: Any) -> bool:
     return owner == rank()
 

@@ -53,8 +53,8 @@ def plan(
     Example:
 
     >>> schema = kd.Schema(categorical=[kd.Categorical("user", 1_000_000), kd.Categorical("day", 7)])
-    >>> found = kd.plan(schema, world_size=2, embedding_dim=32, constraints={"user": "row-wise"})
-    >>> found.placements["user"]
+    >>> plan = kd.plan(schema, world_size=2, embedding_dim=32, constraints={"user": "row-wise"})
+    >>> plan.placements["user"]
     Placement(kind='row_wise', ranks=(0, 1))
     """
     work = Workload.of(schema, embedding_dim, **options)

@@ -1,12 +1,11 @@
 """`simulate`: predicted throughput on one to thousands of devices."""
 
 import dataclasses
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_dlrm.files.durable import write
+from keras_dlrm.files.picture import GRID, INK, picture
 from keras_dlrm.sharding.planner.estimate import COMMUNICATION, Estimate
 from keras_dlrm.sharding.planner.machine import Machine
 from keras_dlrm.sharding.planner.planner import plan_for
@@ -15,7 +14,6 @@ from keras_dlrm.sharding.planner.workload import Workload
 SIZES = tuple(2**i for i in range(13))
 _OTHER = ("overhead", "dense_layers", "lookup_and_update")
 _COLORS = ("#BBBBBB", "#0072B2", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _GRID = "#333333", "#E3E3E3"
 
 
 def simulate(
@@ -41,7 +39,7 @@ def simulate(
     Example:
 
     >>> work = Workload.of(kd.Schema(categorical=[kd.Categorical("a", 1000), kd.Categorical("b", 1000)]), 8, global_batch=1024)
-    >>> {size: found.global_batch for size, found in simulate(work, (1, 4)).items()}
+    >>> {size: estimate.global_batch for size, estimate in simulate(work, (1, 4)).items()}
     {1: 1024, 4: 4096}
     """
     if scaling not in ("weak", "strong"):
@@ -96,8 +94,6 @@ def scaling_png(
     Raises:
         ValueError: the tables fit on no number of devices.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator
 
     fits = {size: each for size, each in estimates.items() if each is not None}
@@ -105,41 +101,35 @@ def scaling_png(
         raise ValueError(f"scaling_png: the tables do not fit on any of {list(estimates)} devices; give more of them.")
     sizes = list(fits)
     rates = [each.examples_per_second for each in fits.values()]
-    figure = Figure(figsize=(11.5, 4.8), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, fontsize=12, color=_INK)
-    left, right = figure.subplots(1, 2)
-    left.loglog(sizes, [rates[0] / sizes[0] * size for size in sizes], "--", color="#8C8C8C", lw=1.2, label="linear")
-    left.loglog(sizes, rates, "o-", color="#0072B2", ms=4.5, lw=1.8, label="predicted")
-    if points:
-        left.loglog(list(points), list(points.values()), "D", color="#D55E00", ms=7, label=label)
-    left.set(xlabel="devices", ylabel="examples/s")
-    left.set_title("throughput", loc="left", fontsize=10.5, color=_INK)
-    left.legend(frameon=False, fontsize=9.5, loc="upper left")
-    bottom = [0.0] * len(sizes)
-    places = range(len(sizes))
-    for name, color in zip((*_OTHER, *COMMUNICATION), _COLORS, strict=True):
-        share = [each.seconds[name] / each.step_seconds for each in fits.values()]
-        if max(share) >= 0.005:
-            right.bar(places, share, 0.8, bottom, color=color, label=name.replace("_", " "))
-        bottom = [below + more for below, more in zip(bottom, share, strict=True)]
-    right.set_xticks(list(places), [str(size) for size in sizes])
-    right.tick_params(axis="x", rotation=45 if len(sizes) > 8 else 0)
-    right.set(xlabel="devices", ylabel="share of a step", ylim=(0, 1))
-    right.set_title("what a step's time goes to", loc="left", fontsize=10.5, color=_INK)
-    right.legend(frameon=False, fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left", reverse=True)
-    for axes in (left, right):
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=_INK, labelsize=9)
-    left.set_xticks(sizes, [str(size) for size in sizes], rotation=45 if len(sizes) > 8 else 0)
-    # Weak scaling over few devices stays within a power of ten, whose ends alone would be labeled.
-    within = max(rates) < 20 * min(rates)
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if within else (1,)))
-    left.yaxis.set_major_formatter(EngFormatter(sep=""))
-    left.minorticks_off()
-    left.grid(color=_GRID)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write(path, drawn.getvalue())
+    with picture(path, title, (11.5, 4.8)) as figure:
+        left, right = figure.subplots(1, 2)
+        left.loglog(sizes, [rates[0] / sizes[0] * size for size in sizes], "--", color="#8C8C8C", lw=1.2, label="linear")
+        left.loglog(sizes, rates, "o-", color="#0072B2", ms=4.5, lw=1.8, label="predicted")
+        if points:
+            left.loglog(list(points), list(points.values()), "D", color="#D55E00", ms=7, label=label)
+        left.set(xlabel="devices", ylabel="examples/s")
+        left.set_title("throughput", loc="left", fontsize=10.5, color=INK)
+        left.legend(frameon=False, fontsize=9.5, loc="upper left")
+        bottom = [0.0] * len(sizes)
+        places = range(len(sizes))
+        for name, color in zip((*_OTHER, *COMMUNICATION), _COLORS, strict=True):
+            share = [each.seconds[name] / each.step_seconds for each in fits.values()]
+            if max(share) >= 0.005:
+                right.bar(places, share, 0.8, bottom, color=color, label=name.replace("_", " "))
+            bottom = [below + more for below, more in zip(bottom, share, strict=True)]
+        right.set_xticks(list(places), [str(size) for size in sizes])
+        right.tick_params(axis="x", rotation=45 if len(sizes) > 8 else 0)
+        right.set(xlabel="devices", ylabel="share of a step", ylim=(0, 1))
+        right.set_title("what a step's time goes to", loc="left", fontsize=10.5, color=INK)
+        right.legend(frameon=False, fontsize=9, bbox_to_anchor=(1.01, 1), loc="upper left", reverse=True)
+        for axes in (left, right):
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(colors=INK, labelsize=9)
+        left.set_xticks(sizes, [str(size) for size in sizes], rotation=45 if len(sizes) > 8 else 0)
+        # Weak scaling over few devices stays within a power of ten, whose ends alone would be labeled.
+        within = max(rates) < 20 * min(rates)
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if within else (1,)))
+        left.yaxis.set_major_formatter(EngFormatter(sep=""))
+        left.minorticks_off()
+        left.grid(color=GRID)

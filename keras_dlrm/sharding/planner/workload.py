@@ -10,7 +10,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.compression import QuotientRemainder
 from keras_dlrm.sharding.layout import vectors
 from keras_dlrm.sharding.stacking import Stack, split_tables, stack_tables, table_widths
-from keras_dlrm.support.arguments import integer, widths
+from keras_dlrm.support.arguments import choice, integer, widths
 
 # Bytes of slots per row: per number of the row, and besides.
 SLOTS = {"sgd": (0, 0), "adagrad": (4, 0), "rowwise_adagrad": (0, 4), "adam": (8, 0)}
@@ -93,8 +93,7 @@ class Workload:
         name = str(optimizer).strip().lower().replace("-", "_")
         if name not in SLOTS:
             raise ValueError(f"plan: optimizer={optimizer!r} is unknown; use one of {list(SLOTS)}.")
-        if table_dtype not in _TABLE_BYTES:
-            raise ValueError(f"plan: table_dtype={table_dtype!r} is unknown; use one of {list(_TABLE_BYTES)}.")
+        choice("plan", "table_dtype", table_dtype, list(_TABLE_BYTES))
         if not schema.categorical:
             raise ValueError("plan: the schema has no categorical column, so there is no table to place.")
         by_table = table_widths("plan", schema, embedding_dim)

@@ -1,17 +1,15 @@
 """Differences between two logs' statistics, in figures and as a picture."""
 
-import io
 import os
 from typing import Any
 
 import numpy as np
 
 from keras_dlrm.data.synthetic.twin.statistics import SparseStatistics, Statistics
-from keras_dlrm.files.durable import write
+from keras_dlrm.files.picture import GRID, INK, picture
 
 # Color-blind safe (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-GRID, INK = "#E3E3E3", "#333333"
 SHOWN = 4
 
 
@@ -37,8 +35,8 @@ def differences(first: Statistics, second: Statistics) -> dict[str, Any]:
     >>> import keras_dlrm as kd
     >>> from keras_dlrm.data.synthetic import PlantedClickLog
     >>> from keras_dlrm.data.synthetic import measure
-    >>> found = measure(PlantedClickLog(kd.Schema(categorical=[kd.Categorical("C1", 20)])), rows=1000)
-    >>> differences(found, found)["frequency"]
+    >>> statistics = measure(PlantedClickLog(kd.Schema(categorical=[kd.Categorical("C1", 20)])), rows=1000)
+    >>> differences(statistics, statistics)["frequency"]
     {'C1': 0.0}
     """
     for kind in ("sparse", "dense"):
@@ -73,12 +71,9 @@ def _largest(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def comparison_png(
-    first: Statistics,
-    second: Statistics,
-    path: str | os.PathLike[str],
-    names: tuple[str, str] = ("original", "twin"),
+    first: Statistics, second: Statistics, path: str | os.PathLike[str], names: tuple[str, str] = ("original", "twin"),
     title: str = "",
-) -> None:
+) -> None:  # fmt: skip
     """Draw the profiles of two logs over each other: the first as lines, the second dashed and dark.
 
     Four panels: how much of the traffic the most popular ids take, how local the references are, the dense columns'
@@ -94,19 +89,15 @@ def comparison_png(
     Raises:
         ValueError: the logs have other columns.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    differences(first, second)
+    with picture(path, title or f"{names[0]} and {names[1]}", (11.5, 8.4), w_pad=0.1, h_pad=0.1) as figure:
+        _draw(first, second, names, figure.subplots(2, 2).ravel())
+
+
+def _draw(first: Statistics, second: Statistics, names: tuple[str, str], panels: Any) -> None:
     from matplotlib.lines import Line2D
 
-    differences(first, second)
-    figure = Figure(
-        figsize=(11.5, 8.4), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1), facecolor="white"
-    )
-    FigureCanvasAgg(figure)
-    figure.suptitle(title or f"{names[0]} and {names[1]}", fontsize=14, fontweight="bold", color=INK)
-    axes: Any = figure.subplots(2, 2)
-    frequency, locality, dense, clicks = axes.ravel()
+    frequency, locality, dense, clicks = panels
     largest = sorted(first.sparse, key=lambda name: -first.sparse[name].distinct)[:SHOWN]
     for color, name in zip(COLORS, largest, strict=False):
         for log, style in ((first, _line(color)), (second, _dashes())):
@@ -148,9 +139,6 @@ def comparison_png(
         values = np.concatenate([[*c.values] for c in list(first.dense.values())[:SHOWN]])
         if np.abs(values).max() > 20.0 * max(np.median(np.abs(values)), 1e-6):
             dense.set_xscale("symlog")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write(path, drawn.getvalue())
 
 
 def _by_octave(column: SparseStatistics) -> tuple[np.ndarray, np.ndarray]:

@@ -27,12 +27,9 @@ EQUAL_COUNTS = 32
 
 
 def measure(
-    source: Split | SyntheticClickLog,
-    rows: int | None = None,
-    part: str = "train",
-    threshold: int = 20,
+    source: Split | SyntheticClickLog, rows: int | None = None, part: str = "train", threshold: int = 20,
     progress: Progress | None = None,
-) -> Statistics:
+) -> Statistics:  # fmt: skip
     """The statistics of a split: enough to draw a log of the same shape from, and nothing of a single row.
 
     No id or key is kept, and every figure is a count, a share or a mean over at least `threshold` rows or references.
@@ -60,8 +57,8 @@ def measure(
 
     >>> import keras_dlrm as kd
     >>> schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("C1", 20)])
-    >>> found = measure(kd.data.synthetic.PlantedClickLog(schema), rows=2000)
-    >>> found.rows, found.sparse["C1"].distinct, len(found.dense["x"].values)
+    >>> statistics = measure(kd.data.synthetic.PlantedClickLog(schema), rows=2000)
+    >>> statistics.rows, statistics.sparse["C1"].distinct, len(statistics.dense["x"].values)
     (2000, 20, 100)
     """
     threshold = integer("measure", "threshold", threshold)
@@ -131,7 +128,10 @@ class _Gathered:
             values = batch["dense"][:, i].astype(np.float64)
             dense[name], group = _dense(values, label, rate, threshold)
             scores += log_odds_shifts(dense[name].click_rate, rate)[group]
-            normal.append(normal_score(_middle_ranks(values)))
+            # Ranks in [0, 1], equal values in the middle of theirs.
+            ordered = np.sort(values)
+            ranks = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+            normal.append(normal_score(ranks / (2.0 * len(values))))
         for i, column in enumerate(self.schema.categorical):
             sparse[column.name], bucket, place = self._sparse(i, column, rate, threshold)
             ids = self.ids(batch, i)
@@ -145,28 +145,19 @@ class _Gathered:
             if progress is not None:
                 progress(self.total, self.total, f"profile of {column.name}")
         auc = drawn_auc(scores, label)
-        return Statistics(
-            schema=self.schema,
-            rows=self.total,
-            threshold=threshold,
-            click_rate=round(rate, 6),
-            auc=0.5 if np.isnan(auc) else round(max(auc, 0.5), 4),
-            sparse=sparse,
-            dense=dense,
-            correlation=_correlation(np.array(normal)).round(3).tolist(),
-        )
+        auc = 0.5 if np.isnan(auc) else round(max(auc, 0.5), 4)
+        correlation = _correlation(np.array(normal)).round(3).tolist()
+        return Statistics(self.schema, self.total, threshold, round(rate, 6), auc, sparse, dense, correlation)
 
     def _sparse(
         self, index: int, column: Categorical, rate: float, threshold: int
     ) -> tuple[SparseStatistics, np.ndarray, np.ndarray]:
         """The column's statistics; and by id its bucket, and its place by popularity in [0, 1]."""
         counts = self.counts[index]
-        order = np.argsort(-counts, kind="stable")
-        order = order[: int((counts > 0).sum())]
+        order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         edges = _buckets(counts[order], threshold)
-        order = order[: edges[-1]]
+        starts, order = edges[:-1], order[: edges[-1]]
         falling = counts[order]
-        starts = edges[:-1]
         references = np.add.reduceat(falling, starts) if len(order) else np.empty(0, np.int64)
         clicked = np.add.reduceat(self.clicked[index][order], starts) if len(order) else np.empty(0)
         bucket = np.zeros(len(counts), np.int64)
@@ -293,12 +284,6 @@ def log_odds_shifts(click_rates: list[float], rate: float) -> np.ndarray:
         return np.log(p) - np.log1p(-p)
 
     return log_odds(np.array(click_rates, np.float64)) - log_odds(rate)
-
-
-def _middle_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks in [0, 1], equal values in the middle of theirs."""
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2.0 * len(values))
 
 
 def _correlation(normal: np.ndarray) -> np.ndarray:

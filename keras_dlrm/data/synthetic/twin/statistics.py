@@ -22,21 +22,13 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class SparseStatistics:
-    """A sparse column: how often its ids come, without the ids.
+    """A sparse column: how often its ids come, without the ids."""
 
-    Args:
-        lengths: Share of rows with 0, 1, … hotness ids; the first is the missing rate.
-        ids: Number of different ids in each bucket, the most popular bucket first.
-        references: How often the ids of each bucket came, together.
-        click_rate: Share of clicks among those references, drawn towards the log's.
-        locality: Stack distances at the beginning of the log.
-    """
-
-    lengths: list[float]
-    ids: list[int]
-    references: list[int]
-    click_rate: list[float]
-    locality: StackProfile
+    lengths: list[float]  # share of rows with 0, 1, … hotness ids; the first is the missing rate
+    ids: list[int]  # number of different ids in each bucket, the most popular bucket first
+    references: list[int]  # how often the ids of each bucket came, together
+    click_rate: list[float]  # share of clicks among those references, drawn towards the log's
+    locality: StackProfile  # stack distances at the beginning of the log
 
     @property
     def distinct(self) -> int:
@@ -52,20 +44,12 @@ class SparseStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class DenseStatistics:
-    """A dense column: values that many rows share, and means over groups of the others.
+    """A dense column: values that many rows share, and means over groups of the others, neighbors by value."""
 
-    Args:
-        values: Means of groups of rows that follow each other by value, or a value that all rows of the group share;
-            increasing.
-        shares: Share of the rows in each group.
-        exact: Whether all rows of the group share the value.
-        click_rate: Share of clicks in each group, drawn towards the log's.
-    """
-
-    values: list[float]
-    shares: list[float]
-    exact: list[bool]
-    click_rate: list[float]
+    values: list[float]  # means of groups, or a value that all rows of the group share; increasing
+    shares: list[float]  # share of the rows in each group
+    exact: list[bool]  # whether all rows of the group share the value
+    click_rate: list[float]  # share of clicks in each group, drawn towards the log's
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest value of each group: halfway to the neighboring groups' means."""

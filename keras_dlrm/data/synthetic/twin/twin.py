@@ -3,12 +3,13 @@
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from keras_dlrm.data.packed.split import Batch
-from keras_dlrm.data.synthetic.log import BLOCK, Block, SyntheticClickLog
+from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog
 from keras_dlrm.data.synthetic.mixing import permuted
 from keras_dlrm.data.synthetic.probabilities import normal_share, scale_and_bias, sigmoid
 from keras_dlrm.data.synthetic.trace import Trace
@@ -17,7 +18,6 @@ from keras_dlrm.data.synthetic.twin.statistics import Statistics
 from keras_dlrm.schema.schema import PADDING, Categorical
 from keras_dlrm.support.arguments import choice
 
-IDS = ("frequency", "locality")
 SAMPLE = 8
 
 
@@ -59,10 +59,10 @@ class Twin(SyntheticClickLog):
         if not isinstance(statistics, Statistics):
             raise ValueError(f"Twin: statistics={statistics!r} must be a Statistics: see kd.data.synthetic.measure.")
         super().__init__(statistics.schema, seed)
-        choice("Twin", "ids", ids, IDS)
+        choice("Twin", "ids", ids, ("frequency", "locality"))
         self.statistics = statistics
         self.ids = ids
-        self._orders: dict[str, np.ndarray] = {}
+        self._popularity = Popularity(0.0, self._random)
         correlation = np.array(statistics.correlation, np.float64)
         values, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
         factor = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -80,8 +80,7 @@ class Twin(SyntheticClickLog):
         columns = self.schema.categorical
         dealt = [np.zeros(len(self.statistics.sparse[c.name].ids), np.int64) for c in columns]
         traces = [self._trace(part, c) for c in columns] if self.ids == "locality" else []
-        number = 0
-        while True:
+        for number in count():
             random = self._random(f"rows {part}", number)
             shares = normal_share(random.standard_normal((BLOCK, len(self._factor))) @ self._factor.T)
             score = np.zeros(BLOCK)
@@ -108,7 +107,6 @@ class Twin(SyntheticClickLog):
                 if len(shifts):
                     score += np.where(present, shifts[bucket], 0.0).sum(1) / np.maximum(present.sum(1), 1)
             yield random, (self._with_weights(batch), score)
-            number += 1
 
     def _present(self, random: np.random.Generator, column: Categorical) -> np.ndarray:
         sparse = self.statistics.sparse[column.name]
@@ -125,7 +123,7 @@ class Twin(SyntheticClickLog):
 
     def _deal(self, part: str, column: Categorical, bucket: np.ndarray, dealt: np.ndarray) -> np.ndarray:
         """Ids of given buckets; `dealt` counts how many each bucket has given so far."""
-        found = self.statistics.sparse[column.name]
+        sparse = self.statistics.sparse[column.name]
         if not len(bucket):
             return np.empty(0, np.int32)
         # The how-manieth of its bucket each is.
@@ -135,28 +133,20 @@ class Twin(SyntheticClickLog):
         turn[order] = np.arange(len(bucket)) - np.repeat(np.cumsum(counts) - counts, counts)
         turn += dealt[bucket]
         dealt += counts
-        ids, deck = np.asarray(found.ids)[bucket], np.asarray(found.references)[bucket]
-        starts = np.cumsum(found.ids) - found.ids
-        rank = starts[bucket]
+        ids, deck = np.asarray(sparse.ids)[bucket], np.asarray(sparse.references)[bucket]
+        rank = (np.cumsum(sparse.ids) - sparse.ids)[bucket]
         several = ids > 1
         round_, card = turn[several] // deck[several], turn[several] % deck[several]
         key = zlib.crc32(f"{part} {column.name}".encode()) + (self.seed << 32)
         card = permuted(card, deck[several], key, round_ * len(dealt) + bucket[several])
         rank[several] += card * ids[several] // deck[several]
-        return self._order(column)[rank]
-
-    def _order(self, column: Categorical) -> np.ndarray:
-        table = column.table_name
-        if table not in self._orders:
-            size = int(column.vocabulary_size or 0)
-            self._orders[table] = self._random(f"table {table}").permutation(size).astype(np.int32)
-        return self._orders[table]
+        return self._popularity.order(column.table_name, int(column.vocabulary_size or 0))[rank]
 
     def _trace(self, part: str, column: Categorical) -> Trace:
         key = [self.seed, zlib.crc32(f"trace {part} {column.name}".encode())]
-        found = self.statistics.sparse[column.name]
+        sparse = self.statistics.sparse[column.name]
         # No more ids than the log has.
-        return Trace(found.locality, max(found.distinct, 1), key)
+        return Trace(sparse.locality, max(sparse.distinct, 1), key)
 
     @cached_property
     def _calibration(self) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""Encoding of a block of a table: values to ids and numbers, final or provisional."""
+"""Encoding of a block of a table: values to ids and numbers, final or provisional, and the counts of the latter."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
-from keras_dlrm.data.packed.writer import WEIGHTS, allowed_labels
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor import raw_columns as raw
+from keras_dlrm.data.preprocessor.block import Block, Fault, Flat, FrameBlock
 from keras_dlrm.data.preprocessor.unseen import Tally
-from keras_dlrm.data.preprocessor.vocabulary import Keys, Vocabulary
-from keras_dlrm.data.tables.block import Block, Fault, Flat
+from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary, counted
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense
+from keras_dlrm.schema.packing import WEIGHTS, Lists, allowed_labels
 from keras_dlrm.schema.schema import Schema
 
 
@@ -29,6 +29,7 @@ class Rows:
         dense: float32 (n, n_dense); columns that wait for their statistics are not filled.
         late: float64 (n, n_late), raw values of these columns, NaN where missing.
         sparse: int32 (n, W): ids, or numbers of `TextIds` where the vocabulary is still being read; -1 for padding.
+        lists: The lists of sparse columns of a table in memory.
     """
 
     label: np.ndarray
@@ -36,6 +37,7 @@ class Rows:
     dense: np.ndarray
     late: np.ndarray
     sparse: np.ndarray
+    lists: Mapping[str, Lists]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -49,39 +51,33 @@ class Columns:
         state: Fitted parameters by dense column, or `None` where they are still to be fitted.
         vocabularies: Known vocabularies by table; values of other tables without a size are numbered.
         labeled: Whether there is a label; without one all labels are NaN.
+        keys: `Keys` by table without a size, where values are not compared as text.
 
     Attributes:
+        names: Columns that are read.
         unseen: Values that the known vocabularies do not have, counted as columns are worked off.
     """
 
     def __init__(
         self,
         schema: Schema,
-        state: dict[str, dict[str, Any]] | None,
-        vocabularies: dict[str, Vocabulary],
+        state: Mapping[str, dict[str, Any]] | None,
+        vocabularies: Mapping[str, Vocabulary],
         labeled: bool = True,
+        keys: Mapping[str, Keys] | None = None,
     ) -> None:
         self.schema, self._vocabularies = schema, vocabularies
         self.unseen = Tally()
-        self._labeled = labeled
+        self._row_names = schema.row_names if labeled else ()
+        self.names = [*schema.column_names, *self._row_names]
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
-        self.known = [c for c in schema.categorical if c.vocabulary_size is not None or c.table_name in vocabularies]
-        known = {c.name for c in self.known}
         self.open: dict[str, list[tuple[Categorical, int]]] = {}
         for column, offset in zip(schema.categorical, schema.offsets, strict=True):
-            if column.name not in known:
+            if column.vocabulary_size is None and column.table_name not in vocabularies:
                 self.open.setdefault(column.table_name, []).append((column, offset))
         self.texts = {table: TextIds() for table in self.open}
-
-    @property
-    def names(self) -> list[str]:
-        """Columns that are read."""
-        return [*self.schema.column_names, *self._row_names]
-
-    @property
-    def _row_names(self) -> Sequence[str]:
-        return self.schema.row_names if self._labeled else ()
+        self.keys = {table: (keys or {}).get(table, Keys()) for table in self.open}
 
     def work(self, block: Block, executor: Executor | None = None) -> Rows:
         """The good rows of a block; the others are in `block.faults` then. Threads of the executor, if any, work on columns."""
@@ -92,29 +88,32 @@ class Columns:
         sparse = np.full((n, schema.width), PADDING, np.int32)
         label, weight = np.full(n, np.nan, np.float32), np.ones(n, np.float32)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
-        known = {c.name for c in self.known}
+        places = {name: j for j, name in enumerate(schema.dense_names)}
         flats: dict[str, Flat] = {}
+        lists: dict[str, Lists] = {}
 
         def one(column: Dense | Categorical | str) -> Sequence[Fault]:
             if isinstance(column, str):
                 return _label(block, schema, label) if column == schema.label else _weight(block, column, weight)
             if isinstance(column, Dense):
-                j = schema.dense_names.index(column.name)
+                j = places[column.name]
                 if j in self.late:
                     return _dense(block, column, None, late[:, self.late.index(j)])
                 return _dense(block, column, self._state.get(column.name, {}), out[:, j])
             flat, faults = block.flat(column)
-            if column.name not in known:
+            if flat.lists is not None:
+                lists[column.name] = flat.lists
+            if column.table_name in self.open:
                 flats[column.name] = flat
-                return faults
-            ids, more = self._ids(flat, column, n, block.faults.file)
+                return [*faults, *self._unusable(flat, column, block)]
+            ids, more = self._ids(flat, column, block)
             sparse[flat.rows, offsets[column.name] + flat.places] = ids
             return [*faults, *more]
 
         todo = [*self._row_names, *schema.dense, *schema.categorical]
         for column, faults in zip(todo, list(over(one, todo)), strict=True):
-            for mask, _, value, reason in faults:
-                block.faults.add(mask, column if isinstance(column, str) else column.name, value, reason)
+            for fault in faults:
+                block.faults.add(column if isinstance(column, str) else column.name, fault)
         good = ~block.faults.bad if block.faults else None
 
         def number(table: str) -> None:
@@ -127,7 +126,7 @@ class Columns:
                 if not isinstance(values, Texts):
                     # Texts are normalized when they are counted, each once.
                     if values.dtype != pl.String:
-                        values = Keys().normalize(values, f"{block.faults.file}, column {column.name!r}")
+                        values = Keys().normalize(values, block.where.of(column.name))
                     values = Texts.of(values)
                 parts.append((values, flat.rows, offset + flat.places))
             _number(self.texts[table], parts, sparse)
@@ -135,16 +134,16 @@ class Columns:
         list(over(number, self.open))
         if good is not None:
             label, weight, out, late, sparse = label[good], weight[good], out[good], late[good], sparse[good]
-        return Rows(label, weight, out, late, sparse)
+        return Rows(label, weight, out, late, sparse, lists)
 
     def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
-        if again is not None:
-            times = np.bincount(again, minlength=len(there))
-            there, unseen = times[there], times[unseen]
-        self.unseen.add(column.name, int(there.sum()), int(unseen.sum()))
+        if again is None:
+            return self.unseen.add(column.name, int(np.count_nonzero(there)), int(np.count_nonzero(unseen)))
+        times = np.bincount(again, minlength=len(there))
+        self.unseen.add(column.name, int(times[there].sum()), int(times[unseen].sum()))
 
-    def _ids(self, flat: Flat, column: Categorical, n: int, file: str) -> tuple[np.ndarray, Sequence[Fault]]:
-        """Final ids of a column, and which of the n rows have none."""
+    def _ids(self, flat: Flat, column: Categorical, block: Block) -> tuple[np.ndarray, Sequence[Fault]]:
+        """Final ids of a column, and which rows have none."""
         values, again = flat.values, None
         if isinstance(values, Texts):
             # Each different text is looked at once.
@@ -153,25 +152,65 @@ class Columns:
             values = distinct.since(0).series()
         vocabulary = self._vocabularies.get(column.table_name)
         if vocabulary is not None:
-            who = f"{file}, column {column.name!r}"
+            who = block.where.of(column.name)
             bad, reason = vocabulary.keys.unusable(values, who)
-            ids, unseen, missing = vocabulary.looked_up(values.set(pl.Series(bad), None) if bad.any() else values, who)
+            ids, unseen, missing = vocabulary.looked_up(values, who)
             self._count(column, ~missing, unseen, again)
         else:
-            ids, bad, reason = raw.checked_ids(values, column, file)
+            ids, bad, reason = raw.checked_ids(values, column, block.faults.file)
         if again is not None:
             ids, bad = ids[again], bad[again]
-        if not bad.any():
-            return ids, ()
-        first = dict(zip(flat.rows[bad][::-1].tolist(), np.flatnonzero(bad)[::-1].tolist(), strict=True))
-        mask = np.zeros(n, bool)
-        mask[flat.rows[bad]] = True
 
-        def value(row: int) -> object:
-            at = first[row]
-            return values[int(again[at]) if again is not None else at]
+        def value(at: int) -> object:
+            return values[at if again is None else int(again[at])]
 
-        return ids, [(mask, column.name, value, reason)]
+        return ids, _of_values(flat, bad, len(block), value, reason)
+
+    def _unusable(self, flat: Flat, column: Categorical, block: Block) -> Sequence[Fault]:
+        """Rows with values that will have no key."""
+        keys = self.keys[column.table_name]
+        if keys.kind != HEX:
+            return ()
+        values = flat.values.series() if isinstance(flat.values, Texts) else flat.values
+        bad, reason = keys.unusable(values, block.where.of(column.name))
+        return _of_values(flat, bad, len(block), values.__getitem__, reason)
+
+    def read(self, tables: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`late` and `sparse` of one or many tables, as `raw_columns.frames` takes them; an error where a row cannot be used."""
+        for table, where in raw.frames(tables, self.schema.column_names):
+            rows = self.work(FrameBlock.in_memory(table, where))
+            yield rows.late, rows.sparse
+
+    def count(
+        self, parts: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, Any]]]:
+        """Counted keys by open table, and fitted parameters by dense column, of `late` and `sparse` of some rows in parts."""
+        fits = [dense.DenseFit(self.schema.dense[j]) for j in self.late]
+        counts = {table: np.zeros(len(ids), np.int64) for table, ids in self.texts.items()}
+        for late, sparse in parts:
+            for k, fit in enumerate(fits):
+                fit.update(late[:, k])
+            for table, members in self.open.items():
+                counts[table] = np.append(counts[table], np.zeros(len(self.texts[table]) - len(counts[table]), np.int64))
+                for column, offset in members:
+                    part = sparse[:, offset : offset + column.hotness].ravel()
+                    np.add.at(counts[table], part[part != PADDING], 1)
+        tables = {}
+        for table, count in counts.items():
+            seen = np.flatnonzero(count)
+            texts = self.texts[table].since(0).take(seen).series()
+            tables[table] = counted(texts, count[seen], self.keys[table], f"table {table!r}")
+        return tables, {fit.column.name: fit.state() for fit in fits}
+
+
+def _of_values(flat: Flat, bad: np.ndarray, n: int, value: Callable[[int], object], reason: str) -> Sequence[Fault]:
+    """The fault of the rows, of n, that have a bad one among some flat values, of which `value` gives one."""
+    if not bad.any():
+        return ()
+    first = dict(zip(flat.rows[bad][::-1].tolist(), np.flatnonzero(bad)[::-1].tolist(), strict=True))
+    mask = np.zeros(n, bool)
+    mask[flat.rows[bad]] = True
+    return [(mask, lambda row: value(first[row]), reason)]
 
 
 def _number(ids: TextIds, parts: list[tuple[Texts, np.ndarray, np.ndarray]], sparse: np.ndarray) -> None:
@@ -195,17 +234,17 @@ def _number(ids: TextIds, parts: list[tuple[Texts, np.ndarray, np.ndarray]], spa
 
 def _label(block: Block, schema: Schema, out: np.ndarray) -> Sequence[Fault]:
     label = block.numeric(schema.label)
-    good, allowed = allowed_labels(schema, label.values)
+    good, allowed = allowed_labels(label.values, schema.soft_labels)
     bad = label.lost | ~good
     out[:] = np.where(bad, 0.0, label.values)
-    return [*label.faults, (bad, schema.label, label.value, allowed)]
+    return [*label.faults, (bad, label.value, allowed)]
 
 
 def _weight(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
     weight = block.numeric(name)
     with np.errstate(over="ignore"):
         out[:] = weight.values
-    return [*weight.faults, (~(np.isfinite(out) & (out >= 0)), name, weight.value, WEIGHTS)]
+    return [*weight.faults, (~(np.isfinite(out) & (out >= 0)), weight.value, WEIGHTS)]
 
 
 def _dense(block: Block, column: Dense, state: dict[str, Any] | None, out: np.ndarray) -> Sequence[Fault]:
@@ -216,8 +255,8 @@ def _dense(block: Block, column: Dense, state: dict[str, Any] | None, out: np.nd
     values, faults = numbers.values, list(numbers.faults)
     if wrong.any():
         values = np.where(wrong, np.nan, values)
-        faults.append((numbers.lost, column.name, numbers.value, raw.NUMBER))
-        faults.append((infinite, column.name, numbers.value, raw.FINITE))
+        faults.append((numbers.lost, numbers.value, raw.NUMBER))
+        faults.append((infinite, numbers.value, raw.FINITE))
     out[:] = values if state is None else dense.apply(column, state, values)
     outside = dense.unusable(column, values) if state is None else ~np.isfinite(out)
-    return [*faults, (outside, column.name, numbers.value, dense.OUTSIDE)] if outside.any() else faults
+    return [*faults, (outside, numbers.value, dense.OUTSIDE)]
