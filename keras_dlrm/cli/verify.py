@@ -42,5 +42,5 @@ def command(path: Path, as_json: bool) -> None:
     if plain:
         click.echo(f"{plain} of {len(rows)} files have no checksum: they can be read, but nobody can tell whether they changed.")
     else:
-        click.echo(f"all {len(rows)} files are as they were written")
+        click.echo("the file is as it was written" if len(rows) == 1 else f"all {len(rows)} files are as they were written")
     shared.print_json(as_json, {"path": str(path), "kind": verified.kind, "files": [dataclasses.asdict(f) for f in verified.files]})

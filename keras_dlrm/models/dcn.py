@@ -81,11 +81,19 @@ class DCN(CrossNetwork):
     """All features side by side through a cross network of vector weights alongside a deep network.
 
     Args:
-        schema, embedding_dim: As in `DCNv2`.
+        schema: A fitted `Schema`.
+        embedding_dim: Width of all tables, a mapping table name → width, or `"paper"`: 6 · rows^¼ for each table.
         cross_layers: How many cross layers; the paper's best on Criteo has 6.
         deep_mlp: Widths of the deep network's layers; the paper's best on Criteo has two of 1024.
-        activation, dropout, batch_norm, kernel_l2: As in `DCNv2`; the paper normalizes.
-        embedding_dropout, init_scale, embedding_options, seed: As in `DCNv2`.
+        activation: Activation of the deep network.
+        dropout: Share of activations dropped after each deep layer.
+        batch_norm: Whether the deep network normalizes before each activation, as the paper does.
+        kernel_l2: L2 factor of all kernels.
+        embedding_dropout: Share of x₀'s embedding elements dropped.
+        init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
+            of a `TPUEmbedding` in its place.
+        seed: Seed of all initial weights and of dropout.
 
     Source: Wang et al. 2017, "Deep & Cross Network for Ad Click Predictions".
 

@@ -15,7 +15,12 @@ class RowwiseAdagrad(Adagrad):
     On dense parameters it is Adagrad, as in the reference.
 
     Args:
-        learning_rate, initial_accumulator_value, epsilon, epsilon_in_root, l2, name: As in `Adagrad`.
+        learning_rate: A number or a schedule.
+        initial_accumulator_value: Start of the accumulator, >= 0.
+        epsilon: ε, >= 0.
+        epsilon_in_root: Whether to divide by √(acc + ε) instead of √acc + ε.
+        l2: L2 factor on touched rows.
+        name: Name of the optimizer; `rowwise_adagrad` if omitted.
 
     Source: the reference's `RWSAdagrad`; Mudigere et al. 2022, section 4.1.
 
