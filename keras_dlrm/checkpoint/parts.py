@@ -1,4 +1,4 @@
-"""Files of a checkpoint: its manifest, and parts of tables and slots, complete or as the changed rows."""
+"""Parts of a checkpoint: tables and slots in files, complete or as the changed rows; reading its manifest."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""`save` and `Checkpoints`: each process writes its parts, one commit makes them visible."""
+"""`save` and `Checkpoints`: each process writes its parts, the first one the manifest; one commit makes them visible."""
 
 import contextlib
 import json

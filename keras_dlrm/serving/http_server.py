@@ -1,4 +1,4 @@
-"""HTTP server: uvicorn with limits on connections, headers and time, a gentle end, tolerance for a lack of descriptors."""
+"""HTTP connections: uvicorn that refuses what is over the limits, ends gently and survives a lack of descriptors."""
 
 from __future__ import annotations
 

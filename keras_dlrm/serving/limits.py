@@ -1,4 +1,4 @@
-"""Limits for clients: bytes, connections and time."""
+"""Limits of the server, with their defaults: connections, headers, bytes of a request and of all that wait, time."""
 
 import os
 import threading
