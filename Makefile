@@ -50,8 +50,9 @@ lint: $(STAMP)  ## ruff, and the contract of the layers
 types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
+# One worker more: many of these tests wait for a process or a clock.
 test-neutral: $(STAMP)  ## pytest of what no backend takes part in
-	KERAS_BACKEND=tensorflow $(PYTEST) -m neutral $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) -n $(shell expr $(WORKERS) + 1) -m neutral $(ARGS)
 
 test-tensorflow: $(STAMP)  ## pytest on TensorFlow
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not neutral" $(ARGS)

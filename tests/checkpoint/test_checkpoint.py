@@ -284,9 +284,8 @@ def flip(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink()], ids=["truncated", "flipped", "deleted"])
 @pytest.mark.parametrize("incremental", [False, True], ids=["whole", "incremental"])
-def test_a_damaged_file_is_refused_and_the_model_left_alone(damage, incremental, tmp_path):
+def test_a_damaged_file_is_refused_and_the_model_left_alone(incremental, tmp_path):
     model = build(plan=PLANS["parts"])
     train(model, batches(2))
     kd.checkpoint.save(model, tmp_path, step=2)
@@ -295,25 +294,26 @@ def test_a_damaged_file_is_refused_and_the_model_left_alone(damage, incremental,
         kd.checkpoint.save(model, tmp_path, step=3, incremental=True)
     other = build()
     before = other.get_weights()
-    kept = {MARKER} if damage is flip else {MARKER, "manifest.json"}
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in kept]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != MARKER]
     if incremental:
         files = [path for path in files if "step_0000000003" in str(path) or path.name != "dense.npz"]
     assert len(files) > 8
     for path in files:
         kept = path.read_bytes()
-        damage(path)
-        with pytest.raises(ValueError, match="is damaged"):
-            kd.checkpoint.restore(other, tmp_path)
-        if damage is flip:
-            named = path if path.suffix else next(folder for folder in path.parents if folder.name.count("_") == 3)
-            with pytest.raises(ValueError, match=re.escape(str(named))):
-                kd.checkpoint.verify(tmp_path)
-        path.write_bytes(kept)
+        # Without a whole manifest there is no checkpoint: that is told in other words, and elsewhere.
+        for damage in (flip,) if path.name == "manifest.json" else (flip, truncate, lambda path: path.unlink()):
+            damage(path)
+            with pytest.raises(ValueError, match="is damaged"):
+                kd.checkpoint.restore(other, tmp_path)
+            if damage is flip:
+                named = path if path.suffix else next(folder for folder in path.parents if folder.name.count("_") == 3)
+                with pytest.raises(ValueError, match=re.escape(str(named))):
+                    kd.checkpoint.verify(tmp_path)
+            path.write_bytes(kept)
     for mine, then in zip(other.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, then)
-    assert kd.checkpoint.restore(other, tmp_path)["step"] == 3 if incremental else 2
-    assert kd.checkpoint.verify(tmp_path) == [2, 3] if incremental else [2]
+    assert kd.checkpoint.restore(other, tmp_path)["step"] == (3 if incremental else 2)
+    assert kd.checkpoint.verify(tmp_path) == ([2, 3] if incremental else [2])
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_a_run_goes_on_with_other_processes_on_another_backend(alone, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("processes", "kills"), [pytest.param(2, 1, marks=suite_on("jax")), pytest.param(4, 20, marks=pytest.mark.soak)]
+    ("processes", "kills"), [pytest.param(2, 1, marks=suite_on("torch")), pytest.param(4, 20, marks=pytest.mark.soak)]
 )
 def test_killed_processes_cost_no_step(processes, kills, alone, tmp_path):
     """Any of them, at any moment: between two checkpoints, while one is written, while the run starts again."""

@@ -59,7 +59,7 @@ def test_criteo_trains_once_goes_on_and_refuses_other_inputs(tmp_path: Path) -> 
     assert other.returncode != 0 and "made from other files" in other.stderr
 
 
-@suite_on("jax")
+@suite_on("torch")
 def test_tables_train_another_model_in_mixed_precision(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"click": rng.integers(0, 2, 400), "city": rng.integers(0, 9, 400), "price": rng.random(400)})
