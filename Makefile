@@ -4,7 +4,7 @@
 #   PYTHON      interpreter to create .venv with            (default: the first suitable one on the PATH)
 #   IO_PYTHON   the same for .venv-io: Python 3.11 or 3.12, all that TensorFlow 2.16 has wheels for
 #   PIP_FLAGS   further options of pip install, such as the index of a CPU build of torch
-#   WORKERS     test processes                              (default: 2)
+#   WORKERS     test processes                              (default: 3, which keep 2 cores busy: many tests wait)
 #   BACKEND     backend of test-fast                        (default: tensorflow)
 #   ARGS        further arguments of `keras-dlrm train` or of pytest
 
@@ -15,7 +15,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 IO_VENV := .venv-io
-WORKERS ?= 2
+WORKERS ?= 3
 BACKEND ?= tensorflow
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -50,9 +50,8 @@ lint: $(STAMP)  ## ruff, and the contract of the layers
 types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
-# One worker more: many of these tests wait for a process or a clock.
 test-neutral: $(STAMP)  ## pytest of what no backend takes part in
-	KERAS_BACKEND=tensorflow $(PYTEST) -n $(shell expr $(WORKERS) + 1) -m neutral $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) -m neutral $(ARGS)
 
 test-tensorflow: $(STAMP)  ## pytest on TensorFlow
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not neutral" $(ARGS)
