@@ -50,13 +50,13 @@ def command(
     used = f"--from {origin}" if origin else f"--to {target}"
     shared.refuse_unused(options, _USED[origin, target], f"convert: {{}} is not used with {used}")
     check_file(output, overwrite)
-    from keras_dlrm import convert
-    from keras_dlrm.export import torch_file
-
     features = None if options["features"] is None else [name.strip() for name in options["features"].split(",")]
     if origin is not None:
         if output.suffix != ".keras":
             raise ValueError(f"convert: --output {output} must end with .keras.")
+        from keras_dlrm import convert
+        from keras_dlrm.export import torch_file
+
         schema = None if options["schema"] is None else Schema.load(options["schema"])
         state = torch_file.load(source)
         if origin == "torchrec":
@@ -72,6 +72,9 @@ def command(
         shared.print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
         return
     loaded = shared.load_model(source, compile=False)
+    from keras_dlrm import convert
+    from keras_dlrm.export import torch_file
+
     if target == "torchrec":
         state = convert.to_torchrec(loaded, options["table_prefix"] or "", features)
     else:

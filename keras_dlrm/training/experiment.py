@@ -70,8 +70,8 @@ class Experiment:
         choice("experiment", "monitor", self.monitor, MONITORS)
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
             raise ValueError(f"experiment: lr_factor={shown(self.lr_factor)} must be in (0, 1].")
-        number("experiment", "label_smoothing", self.label_smoothing, below=1)
-        boolean("experiment", "mixed_precision", self.mixed_precision)
+        object.__setattr__(self, "label_smoothing", number("experiment", "label_smoothing", self.label_smoothing, below=1))
+        object.__setattr__(self, "mixed_precision", boolean("experiment", "mixed_precision", self.mixed_precision))
         for field in ("optimizer", "embedding_optimizer"):
             self._check_optimizer(field, getattr(self, field))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import polars as pl
@@ -278,6 +279,14 @@ def real_logs(shared, folder):
         [Dense(f"I{i}", transform="log1p") for i in range(1, 14)], [Categorical(f"C{i}") for i in range(1, 27)]
     )
     yield data.tables.preprocess(schema, folder / "criteo.parquet", output=folder / "criteo")
+
+
+def test_a_log_is_pickled():
+    planted = PlantedClickLog(SCHEMA, seed=1)
+    for log in (planted, Twin(measure(planted, rows=500))):
+        again = pickle.loads(pickle.dumps(log))
+        for one, other in zip(log.batches(50, n_batches=2), again.batches(50, n_batches=2), strict=True):
+            np.testing.assert_array_equal(one[0]["sparse"], other[0]["sparse"])
 
 
 @pytest.mark.slow

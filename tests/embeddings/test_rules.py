@@ -1,5 +1,6 @@
 """One suite that every row rule passes, and what `compile` does with optimizers."""
 
+import json
 from functools import partial
 
 import keras
@@ -386,3 +387,13 @@ def test_a_rate_that_was_zero_once_does_not_freeze_the_tables():
 def test_a_global_norm_is_refused_because_rows_would_be_missing_from_it():
     with pytest.raises(ValueError, match="global_clipnorm"):
         Hybrid(keras.optimizers.SGD(0.1, global_clipnorm=1.0), SGD(0.1))
+
+
+def test_a_schedule_in_keras_short_form_is_read_and_the_config_left_alone():
+    config = {"learning_rate": {"class_name": "ExponentialDecay", "config": {
+        "initial_learning_rate": 0.1, "decay_steps": 10, "decay_rate": 0.5}}, "l2": 0.1}  # fmt: skip
+    before = json.dumps(config)
+    for rule in (Adagrad, RowwiseAdagrad, SGD):
+        made = rule.from_config(config)
+        assert isinstance(made._learning_rate, keras.optimizers.schedules.ExponentialDecay) and made.l2 == 0.1
+        assert json.dumps(config) == before

@@ -355,3 +355,9 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, words: str) -> None
     (tmp_path / "e.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=rf".*e\.yaml: .*{words}"):
         Experiment.load(tmp_path / "e.yaml")
+
+
+def test_numbers_of_numpy_in_an_experiment_are_written_as_plain_ones(tmp_path: Path) -> None:
+    experiment = Experiment(model={"type": "DLRM"}, label_smoothing=np.float32(0.25), mixed_precision=np.bool_(True))
+    experiment.save(tmp_path / "experiment.yaml")
+    assert Experiment.load(tmp_path / "experiment.yaml") == experiment

@@ -7,6 +7,7 @@ from keras_dlrm.data.kernels.compiled import compiled
 
 #: The key of the published test vectors: bytes 0, 1, … 15. Ids of saved models depend on it.
 KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
+_CHUNK = 1 << 16  # texts at a time: joined, all of a column could be more than Polars takes
 _INITIAL = np.array([0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573], np.uint64)
 
 
@@ -29,8 +30,12 @@ def buckets(texts: pl.Series, count: int) -> np.ndarray:
     >>> buckets(pl.Series(["Rome", "Oslo", "Rome"]), 1000).tolist()
     [722, 7, 722]
     """
-    data = str(texts.str.join("").item()).encode() if len(texts) else b""
-    return (siphash(data, texts.str.len_bytes().to_numpy().astype(np.int64)) % np.uint64(count)).astype(np.int64)
+    out = np.empty(len(texts), np.int64)
+    for first in range(0, len(texts), _CHUNK):
+        part = texts.slice(first, _CHUNK)
+        data = str(part.str.join("").item()).encode()
+        out[first : first + _CHUNK] = siphash(data, part.str.len_bytes().to_numpy().astype(np.int64)) % np.uint64(count)
+    return out
 
 
 def siphash(data: bytes, lengths: np.ndarray) -> np.ndarray:

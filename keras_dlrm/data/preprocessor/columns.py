@@ -191,7 +191,9 @@ class Columns:
             for k, fit in enumerate(fits):
                 fit.update(late[:, k])
             for table, members in self.open.items():
-                counts[table] = np.append(counts[table], np.zeros(len(self.texts[table]) - len(counts[table]), np.int64))
+                size, known = len(self.texts[table]), len(counts[table])
+                if size > known:  # room for as many again: each part that has new texts would copy all counts
+                    counts[table] = np.append(counts[table], np.zeros(2 * size - known, np.int64))
                 for column, offset in members:
                     part = sparse[:, offset : offset + column.hotness].ravel()
                     np.add.at(counts[table], part[part != PADDING], 1)

@@ -152,7 +152,11 @@ def _category(name: str, value: Any) -> str | None:
 def _number(name: str, value: Any) -> str | None:
     if isinstance(value, (bool, int)):
         return str(int(value))
-    return str(float(value)) if isinstance(value, (float, np.floating)) else _category(name, value)
+    if isinstance(value, (float, np.floating)):
+        return str(float(value))
+    if value is None or isinstance(value, str):
+        return _category(name, value)
+    raise BadMessage(name, value, "must be one value: a number or null")
 
 
 def _list(name: str, value: Any) -> list[str | None]:

@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,18 +204,24 @@ def zipf_distribution(size: int, exponent: float) -> np.ndarray:
 
 
 class Popularity:
-    """Zipf distributions of a log's ids by table size, and the order of popularity of each table's ids.
-
-    `random` makes generators by name.
-
-    Attributes:
-        distribution: Table size → cumulative probabilities of the ranks.
-        order: Table and its size → its ids, the most popular one first: int32 (size,).
-    """
+    """Zipf distributions of ids by table size, and each table's ids by popularity; `random` makes generators by name."""
 
     def __init__(self, exponent: float, random: Callable[[str], np.random.Generator]) -> None:
-        self.distribution = cache(lambda size: zipf_distribution(size, exponent))
-        self.order = cache(lambda table, size: random(f"table {table}").permutation(size).astype(np.int32))
+        self._exponent, self._random = exponent, random
+        self._distributions: dict[int, np.ndarray] = {}
+        self._orders: dict[tuple[str, int], np.ndarray] = {}
+
+    def distribution(self, size: int) -> np.ndarray:
+        """Cumulative probabilities of the ranks of a table's size."""
+        if size not in self._distributions:
+            self._distributions[size] = zipf_distribution(size, self._exponent)
+        return self._distributions[size]
+
+    def order(self, table: str, size: int) -> np.ndarray:
+        """A table's ids, the most popular one first: int32 (size,)."""
+        if (table, size) not in self._orders:
+            self._orders[table, size] = self._random(f"table {table}").permutation(size).astype(np.int32)
+        return self._orders[table, size]
 
     def by_id(self, table: str, size: int) -> np.ndarray:
         """Probability of each id: float64 (size,)."""

@@ -39,7 +39,7 @@ def follow(optimizer: keras.optimizers.Optimizer) -> RowRule:
     lazy, see `Adam`).
     """
     if isinstance(optimizer, RowRule):
-        return type(optimizer).from_config(optimizer.get_config())  # type: ignore[no-any-return]
+        return type(optimizer).from_config(optimizer.get_config())
     who = type(optimizer).__name__
     fix = "pass embedding_optimizer=… explicitly (kd.optimizers.SGD, Adagrad, RowwiseAdagrad or Adam) for the tables"
     for option in _EXTRAS:

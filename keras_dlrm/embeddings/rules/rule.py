@@ -150,6 +150,13 @@ class RowRule(keras.optimizers.Optimizer):
         own = {option: getattr(self, option) for option in self.options}
         return {"name": config["name"], "learning_rate": config["learning_rate"], "l2": self.l2, **own}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RowRule":
+        config = dict(config)
+        if isinstance(config["learning_rate"], dict):  # also in Keras's short form, without a module
+            config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
+        return cls(**config)
+
 
 def _stored(dtype: Any, ids: Any, rows: Any, step: Any) -> Any:
     """New rows of a table in its dtype."""

@@ -127,7 +127,7 @@ CONVERTERS.update({
 
 #: Operations that others make up: name of the class → function (operation, *arguments) of `keras.ops`.
 COMPOSED: dict[str, Callable[..., Any]] = {
-    "DivideNoNan": lambda operation, x, y: ops.where(ops.equal(y, 0), 0.0, x / y),
+    "DivideNoNan": lambda operation, x, y: ops.where(ops.equal(y, 0), 0.0, ops.divide(x, y)),
     "Squareplus": lambda operation, x: (x + ops.sqrt(x * x + operation.b)) * 0.5,
     "Gelu": lambda operation, x: x * 0.5 * (1.0 + (
         ops.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) if operation.approximate else ops.erf(x * math.sqrt(0.5))
