@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from helpers import preloaded
 from helpers.children import environment
 
 pytestmark = pytest.mark.neutral
@@ -103,12 +102,11 @@ def forbidden_skips(block: Block) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def variables(tmp_path_factory):
+def variables(tensorflow_programs):
     """The environment of a document's programs, for which Keras is imported once."""
     of_all = environment()
     del of_all["KERAS_BACKEND"]
-    with preloaded.commands(tmp_path_factory.mktemp("commands"), of_all) as folder:
-        yield {**of_all, "PATH": os.pathsep.join([str(folder), str(Path(sys.executable).parent), of_all["PATH"]])}
+    return {**of_all, "PATH": os.pathsep.join([str(tensorflow_programs), str(Path(sys.executable).parent), of_all["PATH"]])}
 
 
 @pytest.mark.slow

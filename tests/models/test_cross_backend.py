@@ -86,9 +86,9 @@ def test_models_learn_alike_and_a_saved_one_is_loaded_everywhere(tensorflow_prog
     assert len(tensorflow) == 3
     for model, losses in tensorflow.items():
         assert np.mean(losses[-10:]) < np.mean(losses[:5]), f"{model} does not learn"
-        for backend, found in zip(("jax", "torch"), others, strict=True):
-            np.testing.assert_allclose(found[model], losses, rtol=1e-4, err_msg=f"{model} on {backend}")
+        for backend, other in zip(("jax", "torch"), others, strict=True):
+            np.testing.assert_allclose(other[model], losses, rtol=1e-4, err_msg=f"{model} on {backend}")
     for backend in ("tensorflow", "torch"):
-        found = run(LOAD, backend)
-        np.testing.assert_allclose(np.array(found["p"]), np.load(tmp_path / "jax.npy"), atol=1e-6, rtol=0, err_msg=backend)
-        assert found["iterations"] == 3 and found["finite"], backend
+        loaded = run(LOAD, backend)
+        np.testing.assert_allclose(np.array(loaded["p"]), np.load(tmp_path / "jax.npy"), atol=1e-6, rtol=0, err_msg=backend)
+        assert loaded["iterations"] == 3 and loaded["finite"], backend

@@ -78,7 +78,7 @@ class TooLong:
         return f"has {self.of(row)}"
 
     def of(self, row: int) -> str:
-        """How many values a row has, and what to do."""
+        """Text: the number of values of a row, the number allowed, and the fix."""
         most = f"values but hotness={self.column.hotness}; raise hotness, shorten the list"
         return f"{self.lengths[row]} {most}, or set truncate to 'first' or 'last'"
 

@@ -231,8 +231,8 @@ def test_a_run_ends_while_a_worker_is_away(programs, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(WORKER_AWAY)
     command = [programs / "python", program, tmp_path]
-    found = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False)
-    assert found.returncode == 1 and "KeyError: \"the program's own\"" in found.stderr, found.stderr[-3000:]
+    ended = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False)
+    assert ended.returncode == 1 and "KeyError: \"the program's own\"" in ended.stderr, ended.stderr[-3000:]
 
 
 @pytest.mark.soak
