@@ -10,6 +10,8 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+# Some containers set it; then every worker and every program that tests start compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help train test lint types test-neutral test-tensorflow test-jax test-torch test-io no-test-io test-fast soak docs tree clean
 
 VENV := .venv

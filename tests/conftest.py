@@ -44,7 +44,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked soak, unless `-m` names the marker."""
+    """Slow tests first, for workers to share what is left; those marked soak are left out, unless `-m` names the marker."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if "soak" in config.option.markexpr:
         return
     soak = [item for item in items if item.get_closest_marker("soak")]

@@ -13,8 +13,10 @@ def environment(**variables):
 
 
 def members(process):
-    """Process ids of a process's children."""
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    """Process ids of a process's children, or of those of the program that it is a command for (see preloaded.py)."""
+    name = Path(f"/proc/{process.pid}/comm").read_text().strip()
+    parent = name if name.isdecimal() else str(process.pid)
+    found = subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 
 

@@ -1,7 +1,7 @@
 """One process of several: trains, evaluates and predicts with each case's plan, and writes what it found as JSON.
 
-`hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split"}`; without kinds tables are
-whole. Process 0 writes the file.
+`hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split", "uneven"}`; without kinds
+tables are whole. Process 0 writes the file.
 """
 
 import json
@@ -13,8 +13,8 @@ import numpy as np
 import keras_dlrm as kd
 
 DIM = 8
-# Two sizes, for each is compiled again: one that parts divide, and one that leaves the last of four parts empty.
-BATCHES = [24, 24, 5, 5]
+# One size that parts divide, and one that leaves the last of four parts empty: it is compiled again, and trained in uneven cases.
+EVEN, UNEVEN = 24, 5
 
 
 def schema_of(weighted):
@@ -29,10 +29,10 @@ def schema_of(weighted):
     return kd.Schema(dense=["x", "y"], categorical=columns, label="label", weighted=weighted)
 
 
-def batches(schema):
+def batches(schema, sizes):
     """The same in every process: ids repeat, and a fifth are padding."""
     rng = np.random.default_rng(0)
-    for rows in BATCHES:
+    for rows in sizes:
         ids = np.concatenate([rng.integers(0, c.vocabulary_size, (rows, c.hotness)) for c in schema.categorical], 1)
         ids[rng.random(ids.shape) < 0.2] = -1
         batch = {"dense": rng.normal(size=(rows, 2)).astype("float32"), "sparse": ids}
@@ -73,8 +73,8 @@ def run(case):
         def part(batch):
             return kd.sharding.part_of(batch, backend.process_rank(), n, devices)
 
-    data = list(batches(schema))
-    model.predict_on_batch(part(data[2])[0])  # builds it
+    uneven, *data = batches(schema, [UNEVEN, EVEN, EVEN, *([UNEVEN, UNEVEN] if case.get("uneven") else [])])
+    model.predict_on_batch(part(uneven)[0])  # builds it
     kept = [v for v in model.non_trainable_variables if "moving" in v.path]
     losses, moved, moving = [], [], []
     for batch in data:
@@ -85,10 +85,11 @@ def run(case):
         moving.append([everyone.arrays(each).tolist() for each in mine])  # of all processes
     # In the first step Keras builds the metrics by a forward pass; on JAX only the first of two alike is counted.
     found = {"losses": losses, "moving": moving, "moved": moved[1] or moved[0]}
-    found["evaluation"] = {k: float(v) for k, v in model.test_on_batch(*part(data[2]), return_dict=True).items()}
+    if case.get("uneven"):
+        found["evaluation"] = {k: float(v) for k, v in model.test_on_batch(*part(uneven), return_dict=True).items()}
     # Each process predicts its rows; those that fill it up are cut off.
-    rows = everyone.arrays(model.predict_on_batch(part(data[2])[0])).reshape(-1)
-    found["prediction"] = rows[: BATCHES[2]].tolist()
+    rows = everyone.arrays(model.predict_on_batch(part(uneven)[0])).reshape(-1)
+    found["prediction"] = rows[:UNEVEN].tolist()
     found["tables"] = {name: table.tolist() for name, table in model.embedding_tables().items()}
     if layout is not None:
         from keras_dlrm.sharding.planner.costs import traffic
@@ -96,7 +97,7 @@ def run(case):
         others = sum(int(np.prod(v.shape)) for v in model.trainable_variables) - sum(
             int(np.prod(v.shape)) for v in model.embeddings.tables
         )
-        found["predicted"] = traffic(layout.plan.world_size, layout.groups, BATCHES[0], schema.weighted, others).total
+        found["predicted"] = traffic(layout.plan.world_size, layout.groups, EVEN, schema.weighted, others).total
     return found
 
 

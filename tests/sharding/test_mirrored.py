@@ -72,18 +72,28 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def two_replicas(programs, tmp_path_factory):
-    """A case in two replicas, what it found, and what else was refused: of one process."""
-    folder = tmp_path_factory.mktemp("two_replicas")
-    cases = start([{"replicas": 2, "rule": "Adagrad", "kinds": MIXED, "weighted": True}], folder)
-    *results, refused = run_program(programs, [*cases, {"replicas": 2, "refusals": True}], folder)
-    return cases, results, refused
+REFUSED = {
+    "called": "tables are sharded over 2 replicas was called as a function",
+    "called in scope": "tables are sharded over replicas was called as a function",
+    "part": "ValueError: Part: the data are divided already",
+    "divided": ": the data are divided already",
+    "eager": "ValueError: run_eagerly=True: replicas run one after the other",
+    "optimizer": "ValueError: compile: the optimizer was not made in the scope",
+    "compiled outside": "ValueError: compile: the optimizer was not made in the scope",
+    "metric": "was not made in the scope",
+    "accumulated": "ValueError: compile: gradient_accumulation_steps does not work in the scope",
+    "planned outside": "ValueError: use: the plan is for world_size=2, but 1 process runs here",
+    "saved": "ValueError: Adagrad: a plan shards its slots",
+}
 
 
 @pytest.mark.slow
-def test_two_replicas_train_as_one_device(two_replicas):
-    check(*two_replicas[:2])
+def test_two_replicas_train_as_one_device_and_refuse_what_does_not_work(programs, tmp_path):
+    cases = start([{"replicas": 2, "rule": "Adagrad", "kinds": MIXED, "weighted": True}], tmp_path)
+    *results, refused = run_program(programs, [*cases, {"replicas": 2, "refusals": True}], tmp_path)
+    check(cases, results)
+    for name, message in REFUSED.items():
+        assert message in refused[name], f"{name}: {refused[name]}"
 
 
 @pytest.mark.slow
@@ -103,23 +113,3 @@ MORE = [{"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2}, {"rul
 def test_two_workers_train_as_one_device(programs, cases, tmp_path):
     cases = start([dict(case) for case in cases], tmp_path)
     check(cases, run_workers(programs, cases, tmp_path))
-
-
-@pytest.mark.slow
-def test_what_does_not_work_in_a_scope_is_refused(two_replicas):
-    found = two_replicas[2]
-    expected = {
-        "called": "tables are sharded over 2 replicas was called as a function",
-        "called in scope": "tables are sharded over replicas was called as a function",
-        "part": "ValueError: Part: the data are divided already",
-        "divided": ": the data are divided already",
-        "eager": "ValueError: run_eagerly=True: replicas run one after the other",
-        "optimizer": "ValueError: compile: the optimizer was not made in the scope",
-        "compiled outside": "ValueError: compile: the optimizer was not made in the scope",
-        "metric": "was not made in the scope",
-        "accumulated": "ValueError: compile: gradient_accumulation_steps does not work in the scope",
-        "planned outside": "ValueError: use: the plan is for world_size=2, but 1 process runs here",
-        "saved": "ValueError: Adagrad: a plan shards its slots",
-    }
-    for name, message in expected.items():
-        assert message in found[name], f"{name}: {found[name]}"

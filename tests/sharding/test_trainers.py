@@ -5,13 +5,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import keras
 import pytest
-from helpers.children import members, runs
+from helpers.children import environment, members, runs
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = {"tensorflow": "multi_worker", "jax": "jax_hybrid", "torch": "torch_hybrid"}
@@ -27,11 +26,17 @@ def suite_on(backend):
 COMMON = ["--global-batch", "31", "--rows", "900", "--json"]
 
 
-def start(*arguments, backend=BACKEND):
-    return subprocess.Popen(
-        [sys.executable, str(TRAINERS / f"{NAMES[backend]}.py"), *COMMON, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def start(programs):
+    """A trainer of a backend, with arguments."""
+
+    def started(*arguments, backend=BACKEND):
+        command = [programs / "python", TRAINERS / f"{NAMES[backend]}.py", *COMMON, *map(str, arguments)]
+        return subprocess.Popen(
+            command, env=environment(KERAS_BACKEND=backend), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return started
 
 
 def finish(process):
@@ -51,13 +56,13 @@ def newest(folder):
 
 
 @pytest.fixture(scope="module")
-def alone():
+def alone(start):
     """Forty steps of one process, never disturbed."""
     return finish(start("--processes", 1, "--steps", 40))[0]
 
 
 @suite_on("tensorflow")
-def test_a_run_goes_on_with_other_processes_on_another_backend(alone, tmp_path):
+def test_a_run_goes_on_with_other_processes_on_another_backend(start, alone, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(PLAN))
     folder = tmp_path / "run"
@@ -71,7 +76,7 @@ def test_a_run_goes_on_with_other_processes_on_another_backend(alone, tmp_path):
 @pytest.mark.parametrize(
     ("processes", "kills"), [pytest.param(2, 1, marks=suite_on("torch")), pytest.param(4, 20, marks=pytest.mark.soak)]
 )
-def test_killed_processes_cost_no_step(processes, kills, alone, tmp_path):
+def test_killed_processes_cost_no_step(start, processes, kills, alone, tmp_path):
     """Any of them, at any moment: between two checkpoints, while one is written, while the run starts again."""
     steps = 40 * kills
     expected = alone if kills == 1 else finish(start("--processes", 1, "--steps", steps))[0]
@@ -100,7 +105,7 @@ def test_killed_processes_cost_no_step(processes, kills, alone, tmp_path):
 
 
 @pytest.mark.soak
-def test_the_processes_end_with_their_launcher(tmp_path):
+def test_the_processes_end_with_their_launcher(start, tmp_path):
     process = start("--processes", 2, "--steps", 1_000_000)
     deadline = time.monotonic() + 60
     while len(pids := members(process)) < 2:
@@ -115,7 +120,7 @@ def test_the_processes_end_with_their_launcher(tmp_path):
 
 
 @suite_on("torch")
-def test_a_preempted_run_saves_and_ends(tmp_path):
+def test_a_preempted_run_saves_and_ends(start, tmp_path):
     process = start("--processes", 2, "--steps", 2000, "--checkpoint", tmp_path, "--checkpoint-steps", 30)
     deadline = time.monotonic() + 200
     while not any(tmp_path.glob("step_*")) and time.monotonic() < deadline:
@@ -131,7 +136,7 @@ def test_a_preempted_run_saves_and_ends(tmp_path):
 
 
 @suite_on("torch")
-def test_a_process_that_hangs_is_named(tmp_path):
+def test_a_process_that_hangs_is_named(start, tmp_path):
     saving = ["--checkpoint", tmp_path, "--checkpoint-steps", 5, "--restarts", 0]
     process = start("--processes", 2, "--steps", 2000, "--timeout", 10, *saving)
     deadline = time.monotonic() + 200
@@ -147,7 +152,7 @@ def test_a_process_that_hangs_is_named(tmp_path):
 
 
 @suite_on("torch")
-def test_a_plan_of_unknown_tables_is_one_sentence(tmp_path):
+def test_a_plan_of_unknown_tables_is_one_sentence(start, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text('{"tables": {"nope": "row_wise"}}')
     process = start("--processes", 1, "--steps", 1, "--plan", plan)
@@ -158,7 +163,7 @@ def test_a_plan_of_unknown_tables_is_one_sentence(tmp_path):
 
 @suite_on("torch")
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX joins them itself")
-def test_tasks_of_srun_that_would_each_train_alone_are_refused(monkeypatch):
+def test_tasks_of_srun_that_would_each_train_alone_are_refused(start, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     process = start("--steps", 1)
     _, errors = process.communicate(timeout=200)
