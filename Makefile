@@ -79,6 +79,7 @@ soak: $(STAMP)  ## What repeats at length: twenty kills, long fuzzing, every num
 	KERAS_BACKEND=tensorflow $(PYTEST) -m soak $(ARGS)
 	KERAS_BACKEND=jax $(PYTEST) -m "soak and not neutral" $(ARGS)
 	KERAS_BACKEND=torch $(PYTEST) -m "soak and not neutral" $(ARGS)
+	$(if $(IO_PYTHON),$(MAKE) test-io ARGS="-m soak $(ARGS)")
 
 docs: $(DOCS_STAMP)  ## The documentation site, in build/site; a broken link or reference fails
 	$(BIN)/python docs/site.py

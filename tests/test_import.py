@@ -62,7 +62,7 @@ def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
     [
         "keras_dlrm",
         *(
-            pytest.param(name, marks=pytest.mark.slow)
+            pytest.param(name, marks=[pytest.mark.slow, pytest.mark.neutral])
             for name in ("keras_dlrm.layers", "keras_dlrm.embeddings.table_rows", "keras")
         ),
     ],

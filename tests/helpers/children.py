@@ -1,6 +1,7 @@
 """Programs that a test starts: their environment, and what a launcher's processes do, as Linux tells it."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,11 +14,16 @@ def environment(**variables):
 
 
 def members(process):
-    """Process ids of a process's children, or of those of the program that it is a command for (see preloaded.py)."""
-    name = Path(f"/proc/{process.pid}/comm").read_text().strip()
-    parent = name if name.isdecimal() else str(process.pid)
-    found = subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True, check=False)
+    """Process ids of a process's children."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
+
+
+def kill(process):
+    """Kill a process, and the program that it is a command for (see preloaded.py); both have ended then."""
+    name = Path(f"/proc/{process.pid}/comm").read_text().strip()
+    os.kill(int(name) if name.isdecimal() else process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
 
 
 def stat(pid):

@@ -32,7 +32,7 @@ with socket.socket(socket.AF_UNIX) as server:
     socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
     answer = server.makefile()
     pid = int(answer.readline())
-    with open("/proc/self/comm", "w") as name:  # for whoever looks for the program's own processes
+    with open("/proc/self/comm", "w") as name:  # for whoever kills the program: this command would end first
         name.write(str(pid))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os.kill(pid, number))

@@ -121,8 +121,8 @@ def run(arguments):
     )  # fmt: skip
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_nothing_is_lost_and_the_model_is_the_same(broker, preprocessor, tmp_path):
+@pytest.mark.parametrize("often", [pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.soak)])
+def test_killed_at_random_moments_nothing_is_lost_and_the_model_is_the_same(broker, preprocessor, tmp_path, often):
     rows = 6000
     for partition in range(3):
         broker.produce("kill", [row(3 * i + partition) for i in range(rows // 3)], partition)
@@ -133,7 +133,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_the_model_is_the_same(brok
     told, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
     folder, kills, moments = tmp_path / "killed", 0, random.Random(7)
-    while kills < 5:
+    while kills < often:
         process = run([*arguments, "--output", folder])
         before = max([0, *(int(p.name[7:]) for p in folder.glob("commit-*"))])
         deadline = time.monotonic() + 120

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,17 +27,11 @@ def suite_on(backend):
 COMMON = ["--global-batch", "31", "--rows", "900", "--json"]
 
 
-@pytest.fixture(scope="module")
-def start(programs):
-    """A trainer of a backend, with arguments."""
-
-    def started(*arguments, backend=BACKEND):
-        command = [programs / "python", TRAINERS / f"{NAMES[backend]}.py", *COMMON, *map(str, arguments)]
-        return subprocess.Popen(
-            command, env=environment(KERAS_BACKEND=backend), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    return started
+def start(*arguments, backend=BACKEND, python=sys.executable):
+    command = [python, TRAINERS / f"{NAMES[backend]}.py", *COMMON, *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment(KERAS_BACKEND=backend), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -56,17 +51,18 @@ def newest(folder):
 
 
 @pytest.fixture(scope="module")
-def alone(start):
+def alone(programs):
     """Forty steps of one process, never disturbed."""
-    return finish(start("--processes", 1, "--steps", 40))[0]
+    return finish(start("--processes", 1, "--steps", 40, python=programs / "python"))[0]
 
 
 @suite_on("tensorflow")
-def test_a_run_goes_on_with_other_processes_on_another_backend(start, alone, tmp_path):
+def test_a_run_goes_on_with_other_processes_on_another_backend(programs, alone, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(PLAN))
     folder = tmp_path / "run"
-    first, _ = finish(start("--processes", 3, "--steps", 20, "--plan", plan, "--checkpoint", folder))
+    python = programs / "python"
+    first, _ = finish(start("--processes", 3, "--steps", 20, "--plan", plan, "--checkpoint", folder, python=python))
     assert first["losses"] == pytest.approx(alone["losses"][:20], rel=1e-5)
     assert len(first["bytes_per_step"]) == len(first["peak_rss_bytes"]) == 3
     other = {"tensorflow": "torch", "torch": "jax", "jax": "tensorflow"}[BACKEND]
@@ -76,7 +72,7 @@ def test_a_run_goes_on_with_other_processes_on_another_backend(start, alone, tmp
 @pytest.mark.parametrize(
     ("processes", "kills"), [pytest.param(2, 1, marks=suite_on("torch")), pytest.param(4, 20, marks=pytest.mark.soak)]
 )
-def test_killed_processes_cost_no_step(start, processes, kills, alone, tmp_path):
+def test_killed_processes_cost_no_step(processes, kills, alone, tmp_path):
     """Any of them, at any moment: between two checkpoints, while one is written, while the run starts again."""
     steps = 40 * kills
     expected = alone if kills == 1 else finish(start("--processes", 1, "--steps", steps))[0]
@@ -105,7 +101,7 @@ def test_killed_processes_cost_no_step(start, processes, kills, alone, tmp_path)
 
 
 @pytest.mark.soak
-def test_the_processes_end_with_their_launcher(start, tmp_path):
+def test_the_processes_end_with_their_launcher(tmp_path):
     process = start("--processes", 2, "--steps", 1_000_000)
     deadline = time.monotonic() + 60
     while len(pids := members(process)) < 2:
@@ -120,7 +116,7 @@ def test_the_processes_end_with_their_launcher(start, tmp_path):
 
 
 @suite_on("torch")
-def test_a_preempted_run_saves_and_ends(start, tmp_path):
+def test_a_preempted_run_saves_and_ends(tmp_path):
     process = start("--processes", 2, "--steps", 2000, "--checkpoint", tmp_path, "--checkpoint-steps", 30)
     deadline = time.monotonic() + 200
     while not any(tmp_path.glob("step_*")) and time.monotonic() < deadline:
@@ -136,7 +132,7 @@ def test_a_preempted_run_saves_and_ends(start, tmp_path):
 
 
 @suite_on("torch")
-def test_a_process_that_hangs_is_named(start, tmp_path):
+def test_a_process_that_hangs_is_named(tmp_path):
     saving = ["--checkpoint", tmp_path, "--checkpoint-steps", 5, "--restarts", 0]
     process = start("--processes", 2, "--steps", 2000, "--timeout", 10, *saving)
     deadline = time.monotonic() + 200
@@ -152,7 +148,7 @@ def test_a_process_that_hangs_is_named(start, tmp_path):
 
 
 @suite_on("torch")
-def test_a_plan_of_unknown_tables_is_one_sentence(start, tmp_path):
+def test_a_plan_of_unknown_tables_is_one_sentence(tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text('{"tables": {"nope": "row_wise"}}')
     process = start("--processes", 1, "--steps", 1, "--plan", plan)
@@ -163,7 +159,7 @@ def test_a_plan_of_unknown_tables_is_one_sentence(start, tmp_path):
 
 @suite_on("torch")
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX joins them itself")
-def test_tasks_of_srun_that_would_each_train_alone_are_refused(start, monkeypatch):
+def test_tasks_of_srun_that_would_each_train_alone_are_refused(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     process = start("--steps", 1)
     _, errors = process.communicate(timeout=200)

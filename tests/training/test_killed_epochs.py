@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers.children import kill
 
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -90,8 +90,7 @@ def test_an_epoch_killed_at_random_moments_ends_as_an_uninterrupted_one(programs
         while not any((killed / "resume").glob("step_*")):
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 0.6))
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        kill(process)
         process.stdout.close()
     assert any((killed / "resume").glob("step_*")) and not (killed / "end.npz").exists()
     assert finish(programs, log.directory, killed) == 0
