@@ -68,7 +68,7 @@ def run_workers(programs, cases, tmp_path):
 CASES = [
     {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
-    {"rule": "RowwiseAdagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True, "on_batch": True},
+    {"rule": "RowwiseAdagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True},
 ]
 
 
@@ -106,7 +106,7 @@ WORKERS = [
     {"rule": "SGD", "kinds": MIXED, "weighted": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True, "class_weight": True},
 ]
-MORE = [{"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2}, {"rule": "Adagrad", "kinds": "replicate"}]
+MORE = [{"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "on_batch": True}, {"rule": "Adagrad", "kinds": "replicate"}]
 
 
 @pytest.mark.parametrize("cases", [pytest.param(WORKERS, marks=pytest.mark.slow), pytest.param(MORE, marks=pytest.mark.soak)])
