@@ -277,7 +277,7 @@ if keras.backend.backend() == "tensorflow":
 
 
 @pytest.mark.slow
-def test_a_model_that_keras_rs_trained_is_loaded_and_served_without_it(keras_rs, tmp_path):
+def test_a_model_that_keras_rs_trained_is_loaded_and_served_without_it(keras_rs, programs, tmp_path):
     model = dlrm_through_keras_rs()
     model.compile("sgd")
     batch = batch_of()
@@ -287,7 +287,7 @@ def test_a_model_that_keras_rs_trained_is_loaded_and_served_without_it(keras_rs,
     np.savez(tmp_path / "batch.npz", **batch)
     paths = [str(tmp_path / name) for name in ("m.keras", "batch.npz", "found.npy", "served")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", SERVE, *paths], env=environment, capture_output=True, text=True)
+    done = subprocess.run([programs / "python", "-c", SERVE, *paths], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(paths[2]), expected, rtol=1e-5)
 

@@ -68,7 +68,6 @@ def run_workers(programs, cases, tmp_path):
 CASES = [
     {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
-    {"rule": "RowwiseAdagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True},
 ]
 
 
@@ -89,14 +88,15 @@ REFUSED = {
 
 @pytest.mark.slow
 def test_two_replicas_train_as_one_device_and_refuse_what_does_not_work(programs, tmp_path):
-    cases = start([{"replicas": 2, "rule": "Adagrad", "kinds": MIXED, "weighted": True}], tmp_path)
+    summed = {"rule": "RowwiseAdagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True}
+    cases = start([{"replicas": 2, "rule": "Adagrad", "kinds": MIXED, "weighted": True}, {"replicas": 2, **summed}], tmp_path)
     *results, refused = run_program(programs, [*cases, {"replicas": 2, "refusals": True}], tmp_path)
     check(cases, results)
     for name, message in REFUSED.items():
         assert message in refused[name], f"{name}: {refused[name]}"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_three_replicas_train_as_one_device(programs, tmp_path):
     cases = start([{"replicas": 3, **case} for case in CASES], tmp_path)
     check(cases, run_program(programs, cases, tmp_path))
@@ -106,7 +106,10 @@ WORKERS = [
     {"rule": "SGD", "kinds": MIXED, "weighted": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True, "class_weight": True},
 ]
-MORE = [{"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "on_batch": True}, {"rule": "Adagrad", "kinds": "replicate"}]
+MORE = [
+    {"rule": "Adagrad", "reduction": "sum", "steps_per_execution": 2, "on_batch": True},
+    {"rule": "Adagrad", "kinds": "replicate"},
+]
 
 
 @pytest.mark.parametrize("cases", [pytest.param(WORKERS, marks=pytest.mark.slow), pytest.param(MORE, marks=pytest.mark.soak)])

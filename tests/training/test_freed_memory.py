@@ -10,7 +10,7 @@ import pytest
 
 # Each fault fetches a page of 4 KiB; what a step computes in between are 60 MB, which would be 15,000 pages.
 PROGRAM = """
-import resource
+import resource, sys
 import keras, numpy as np, keras_dlrm as kd
 schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 50)])
 model = kd.models.DLRM(schema, 8, [512, 512, 8], [512, 512, 1])
@@ -25,7 +25,12 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     model.fit(Batches(), verbose=0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(min(faults() for _ in range(8)) / 5)  # now and then a thread begins a heap, which takes 8,600 pages once
+least = faults()
+for _ in range(7):  # now and then a thread begins a heap, which takes 8,600 pages once
+    if least < 5 * int(sys.argv[1]):
+        break
+    least = min(least, faults())
+print(least / 5)
 """
 
 
@@ -38,13 +43,12 @@ def test_a_step_does_not_fetch_its_memory_anew_from_the_kernel():
     # In a process of its own: others allocate and free as they like.
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
 
-    def faults(**more):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env={**env, **more}, capture_output=True, text=True, check=True
-        )
+    def faults(enough, **more):
+        command = [sys.executable, "-c", PROGRAM, str(enough)]
+        done = subprocess.run(command, env={**env, **more}, capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])
 
-    kept = faults()
+    kept = faults(1000)
     assert kept < 1000
     # Whoever has chosen a setting keeps it; this one gives everything back at once.
-    assert faults(MALLOC_MMAP_THRESHOLD_="65536") > 5 * kept
+    assert faults(50_000, MALLOC_MMAP_THRESHOLD_="65536") > 5 * kept
