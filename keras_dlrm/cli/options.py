@@ -204,6 +204,11 @@ training_options = together(
     experiment_options,
     click.option("--seed", type=int, help="Seed of weights, dropout and row order."),
 )
+#: Columns to score one by one, and to take the AUC within.
+slice_options = together(
+    click.option("--slice-by", multiple=True, metavar="COLUMN", help="Also score each value of a column; may be repeated."),
+    click.option("--group-by", metavar="COLUMN", help="Also take the AUC within each value of a column, such as the user."),
+)
 tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
 
 

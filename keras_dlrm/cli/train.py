@@ -16,6 +16,7 @@ Examples:
   keras-dlrm train                                          the built-in planted log
   keras-dlrm train --data my-log --model DCNv2 --epochs 3   a model on your own data
   keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
+  keras-dlrm train --data my-log --slice-by country --group-by user
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
 """)
 @click.option("--data", type=shared.PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
@@ -23,12 +24,14 @@ Examples:
 @click.option("--output", type=shared.PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run in --output.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
+@shared.slice_options
 @shared.tensorboard_option
 @shared.backend_option
 @shared.json_option
 def command(
-    data: Path | None, output: Path | None, resume: bool, overwrite: bool, tensorboard: bool, as_json: bool, **options: Any
-) -> None:
+    data: Path | None, output: Path | None, resume: bool, overwrite: bool, slice_by: tuple[str, ...], group_by: str | None,
+    tensorboard: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """Train a model, keep the best one on the validation part, score the test part once.
 
     Without --data a planted click log is trained on, whose true click probabilities are known: the result then shows
@@ -48,7 +51,7 @@ def command(
         output = shared.stamped(experiment.model["type"].lower())
     again = f"--resume --output {shlex.quote(str(output))}"
     with promise(f"The run resumes from its last checkpoint with {again} and the same options, without --overwrite."):
-        result = train(experiment, log, output, resume, overwrite, tensorboard, console)
+        result = train(experiment, log, output, resume, overwrite, tensorboard, console, slice_by or None, group_by)
     show(result, log, output)
     shared.print_json(as_json, {**result, "output": str(output)})
 
@@ -74,4 +77,4 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
         gap = result["distance"]["auc"]
         best = f"The best possible AUC on these test rows is {result['best']['auc']:.4f}"
         click.echo(f"\n{best}; {result['model']} is {gap:.4f} {'below' if gap >= 0 else 'above'} it.")
-    click.echo(f"\nmodel, result.json and report.png: {output}")
+    click.echo(f"\nmodel, result.json and report.html: {output}")
