@@ -47,6 +47,28 @@ def test_every_command_has_help_with_examples(name: str) -> None:
         assert f"keras-dlrm {' '.join(path)}" in text.split("Example")[1]
 
 
+@pytest.mark.neutral
+def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = {"price": rng.normal(size=400), "city": rng.choice(["Oslo", "Rome", "Lima"], 400), "row_id": np.arange(400)}
+    pl.DataFrame({"click": rng.integers(0, 2, 400), **columns}).write_csv(tmp_path / "clicks.csv")
+    code, text = run("schema", tmp_path / "clicks.csv", "--label", "click")
+    assert code == 0
+    assert "- {name: price, transform: standardize}  # numbers with a fraction" in text
+    assert "- {name: city}  # texts: 3 values" in text
+    assert "# - {name: row_id}: has 400 values in 400 rows: it names rows and says nothing about others" in text
+    to = ["--output", tmp_path / "log.yaml"]
+    assert run("schema", tmp_path / "clicks.csv", "--label", "click", *to) == (0, "")
+    assert (tmp_path / "log.yaml").read_text() == text
+    with pytest.raises(FileExistsError, match="log.yaml exists; give --overwrite, or another file"):
+        run("schema", tmp_path / "clicks.csv", "--label", "click", *to)
+    code, _ = run("schema", tmp_path / "*.csv", "--label", "click", "--csv-separator", ",", *to, "--overwrite")
+    assert code == 0
+    table = ["--train", tmp_path / "clicks.csv", "--fractions", "0.8", "0.1", "0.1"]
+    code, text = run("preprocess", "tables", "--schema", tmp_path / "log.yaml", *table, "--output", tmp_path / "log", "--json")
+    assert (code, last_json(text)["rows"]) == (0, {"train": 320, "valid": 40, "test": 40})
+
+
 @pytest.mark.slow
 def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
