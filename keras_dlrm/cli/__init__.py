@@ -7,7 +7,7 @@ import click
 from keras_dlrm.cli.program import run
 
 COMMANDS = (
-    "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert", "plan",
+    "schema", "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert", "plan",
     "verify",
 )  # fmt: skip
 

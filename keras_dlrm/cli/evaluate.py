@@ -19,35 +19,38 @@ Examples:
 @click.argument("model", type=shared.PathArgument)
 @click.option("--data", type=shared.PathArgument, required=True, help="Processed directory.")
 @click.option("--split", default="test", help="train, valid or test.")
-@click.option("--batch-size", type=int, default=8192)
+@click.option("--batch-size", type=click.IntRange(1), default=8192)
 @click.option("--tables", multiple=True, type=click.Choice(TABLES),
               help="Also score with tables as an export stores them; may be repeated.")  # fmt: skip
 @click.option("--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched.")
 @shared.slice_options
+@shared.import_option
 @shared.backend_option
 @shared.json_option
 def command(
-    model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, slice_by: tuple[str, ...],
-    group_by: str | None, as_json: bool,
+    model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, imports: tuple[str, ...],
+    slice_by: tuple[str, ...], group_by: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score a saved MODEL (.keras) on a part of a click log."""
     if prune is not None and not tables:
         raise ValueError("--prune is for --tables; give those, too.")
-    loaded = shared.load_model(model)
     from keras_dlrm import data as data_package
+
+    shared.check_model(model)
+    log = data_package.open(data)
+    part = log.split(split)
+    shared.check_slices(log, slice_by, group_by)
+    loaded = shared.load_model(model, imports=imports)
     from keras_dlrm import metrics
     from keras_dlrm.data.preprocessor.unseen import Tally
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
     from keras_dlrm.schema.same_schema import check_same
     from keras_dlrm.support.terminal import print_table
-    from keras_dlrm.training.analysis import check_columns, grouped
+    from keras_dlrm.training.analysis import grouped
     from keras_dlrm.training.callbacks import predictions
     from keras_dlrm.training.slicing import Slicer
 
-    log = data_package.open(data)
-    part = log.split(split)
     check_same(f"{model} does not fit {data}", loaded.schema, log.schema, scores=True)
-    check_columns(log.schema, slice_by, group_by)
     probabilities = predictions(loaded, part, batch_size)
     scores = metrics.scores(part.labels, probabilities, part.sample_weights())
     unseen = Tally()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli import options as shared
+from keras_dlrm.cli.preprocess import warn_without_valid
 from keras_dlrm.cli.program import promise
 
 
@@ -40,15 +41,22 @@ def command(
     from rich.console import Console
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
-    from keras_dlrm.training.run import train
 
+    # All that can be checked comes before the import of a framework, which takes long.
     experiment = shared.chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
+    if resume and output is None:
+        raise ValueError("--resume needs --output: the folder of the run to resume.")
+    if output is None:
+        output = shared.stamped(experiment.model["type"].rpartition(":")[2].lower())
+    elif not (resume or overwrite) and output.is_dir() and any(output.iterdir()):
+        fix = "resume its run with --resume, delete it with --overwrite, or give another --output."
+        raise FileExistsError(f"--output {output} has content; {fix}")
     console = Console(stderr=True)
     log = shared.chosen_log(data, console)
-    if output is None:
-        if resume:
-            raise ValueError("--resume needs --output: the folder of the run to resume.")
-        output = shared.stamped(experiment.model["type"].lower())
+    shared.check_slices(log, slice_by, group_by)
+    warn_without_valid(log)
+    from keras_dlrm.training.run import train
+
     again = f"--resume --output {shlex.quote(str(output))}"
     with promise(f"The run resumes from its last checkpoint with {again} and the same options, without --overwrite."):
         result = train(experiment, log, output, resume, overwrite, tensorboard, console, slice_by or None, group_by)

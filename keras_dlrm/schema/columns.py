@@ -140,6 +140,19 @@ class Categorical:
         return self.table or self.name
 
 
+def check_tables(columns: Iterable[Categorical]) -> None:
+    """`ValueError` where columns that share a table differ in what it is."""
+    first: dict[str, Categorical] = {}
+    for column in columns:
+        known = first.setdefault(column.table_name, column)
+        for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity"):
+            if getattr(known, field) != getattr(column, field):
+                raise ValueError(
+                    f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
+                    f"{field}={getattr(known, field)} and {getattr(column, field)}; a shared table has one."
+                )
+
+
 def check_name(name: Any, who: str) -> None:
     """`TypeError` unless `name` is a string that is not empty."""
     if not isinstance(name, str) or not name:

@@ -24,6 +24,26 @@ def column_names(columns: Any) -> list[str]:
     raise TypeError(f"pack: expected a mapping of named columns or a DataFrame, not {type(columns).__name__}.")
 
 
+def check_names(columns: Any, needed: Sequence[str], allowed: Sequence[str]) -> None:
+    """`KeyError` unless all needed columns are there, and no others than those and the allowed ones."""
+    present = set(column_names(columns))
+    for name in needed:
+        if name not in present:
+            raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(needed)}.")
+    unknown = sorted(str(name) for name in present - {*needed, *allowed})
+    if unknown:
+        raise KeyError(f"pack: unknown column {unknown[0]!r}; the schema has {sorted(needed)}. Drop it or add it to the schema.")
+
+
+def check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
+    """`ValueError` unless all columns have as many rows as the first one."""
+    rows = {name: len(array) for name, array in arrays.items()}
+    first = next(iter(rows))
+    for name in rows:
+        if rows[name] != rows[first]:
+            raise ValueError(f"pack: column {name!r} has {rows[name]} rows but {first!r} has {rows[first]}; they must agree.")
+
+
 def dense_values(name: str, values: Any) -> np.ndarray:
     """A dense column (B,) or (B, 1) → float32 (B,), every value finite."""
     array = real_array(f"pack: dense column {name!r}", values)

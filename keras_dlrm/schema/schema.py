@@ -12,8 +12,8 @@ import numpy as np
 
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, compact, from_entry, listed
-from keras_dlrm.schema.packing import Lists, check_batch, column_names, dense_values, id_matrix, weight_rows
+from keras_dlrm.schema import packing
+from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, check_tables, compact, from_entry, listed
 from keras_dlrm.support.arguments import shown
 
 # Further arguments of a schema, with their defaults, which its files leave out.
@@ -57,6 +57,7 @@ class Schema:
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in listed("dense", dense))
         self.categorical = tuple(listed("categorical", categorical))
         self.label, self.weighted, self.sample_weight, self.soft_labels = label, weighted, sample_weight, soft_labels
+        self.inferred: Any = None
         for name, flag in (("weighted", weighted), ("soft_labels", soft_labels)):
             if not isinstance(flag, bool):
                 raise TypeError(f"Schema: {name}={shown(flag)} must be True or False.")
@@ -77,18 +78,41 @@ class Schema:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"Schema: the name {shown(name)} is given to {names.count(name)} columns; make names unique.")
-        self._check_tables()
+        check_tables(self.categorical)
 
-    def _check_tables(self) -> None:
-        first: dict[str, Categorical] = {}
-        for column in self.categorical:
-            known = first.setdefault(column.table_name, column)
-            for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity"):
-                if getattr(known, field) != getattr(column, field):
-                    raise ValueError(
-                        f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
-                        f"{field}={getattr(known, field)} and {getattr(column, field)}; a shared table has one."
-                    )
+    @classmethod
+    def infer(cls, data: Any, label: str, sample_weight: str | None = None, csv: Any = None) -> Schema:
+        """A schema for a table, from its columns' names, types and values; up to 200,000 rows are looked at.
+
+        Constants, names of single rows, prose, times and what gives the label away are left out. `to_yaml` writes the reasons.
+
+        Args:
+            data: A frame (pandas, Polars, Arrow, a mapping of columns), or a path or pattern of Parquet, CSV or TSV files.
+            label: Name of the label column.
+            sample_weight: Name of a column of row weights, if there is one.
+            csv: `kd.data.CsvDialect` of text files that are written in another way.
+
+        Raises:
+            KeyError, ValueError: there is no such column, a label is missing or not 0 or 1, or no column can be used.
+
+        Example:
+
+        >>> rows = {"click": [0, 1, 1] * 80, "price": [0.5, 1.5, 2.5, 4.0] * 60, "city": ["Oslo", "Rome", "Lima", "Lima"] * 60}
+        >>> print(Schema.infer(rows, label="click").to_yaml())
+        label: click
+        dense:
+        - {name: price, transform: standardize}  # numbers with a fraction
+        categorical:
+        - {name: city}  # texts: 3 values
+        <BLANKLINE>
+        """
+        from keras_dlrm.schema.inference.sampling import sample  # Polars is slow to import
+        from keras_dlrm.schema.inference.table import infer
+
+        inferred = infer(sample(data, csv), label, sample_weight)
+        schema = cls(inferred.dense, inferred.categorical, label, False, sample_weight, inferred.soft_labels)
+        schema.inferred = inferred
+        return schema
 
     # -- shape -------------------------------------------------------------------------------------------------------
 
@@ -180,27 +204,14 @@ class Schema:
                 hotness; columns of different lengths.
         """
         self.require_fitted()
-        present = set(column_names(columns))
-        for name in self.column_names:
-            if name not in present:
-                raise KeyError(f"pack: column {name!r} is missing; the schema needs {sorted(self.column_names)}.")
-        unknown = sorted(str(n) for n in present - {*self.column_names, *self.row_names})
-        if unknown:
-            raise KeyError(
-                f"pack: unknown column {unknown[0]!r}; the schema has {sorted(self.column_names)}. Drop it or add it to the "
-                "schema."
-            )
+        packing.check_names(columns, self.column_names, self.row_names)
         if weights is not None and not self.weighted:
             raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
-        arrays = {name: dense_values(name, columns[name]) for name in self.dense_names}
-        lists: dict[str, Lists] = {}
+        arrays = {name: packing.dense_values(name, columns[name]) for name in self.dense_names}
+        lists: dict[str, packing.Lists] = {}
         for column in self.categorical:
-            arrays[column.name], lists[column.name] = id_matrix(column, columns[column.name])
-        rows = {name: len(a) for name, a in arrays.items()}
-        if len(set(rows.values())) > 1:
-            first = next(iter(rows))
-            other = next(n for n in rows if rows[n] != rows[first])
-            raise ValueError(f"pack: column {other!r} has {rows[other]} rows but {first!r} has {rows[first]}; they must agree.")
+            arrays[column.name], lists[column.name] = packing.id_matrix(column, columns[column.name])
+        packing.check_lengths(arrays)
         batch: dict[str, np.ndarray] = {}
         if self.dense:
             batch["dense"] = np.stack([arrays[n] for n in self.dense_names], axis=1)
@@ -210,7 +221,7 @@ class Schema:
             batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
         return batch
 
-    def weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]) -> np.ndarray:
+    def weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, packing.Lists]) -> np.ndarray:
         """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
 
         Args:
@@ -226,7 +237,7 @@ class Schema:
             if column.name in weights:
                 places = slice(start, start + column.hotness)
                 ids = sparse[:, places]
-                packed[:, places] *= weight_rows(column, weights[column.name], ids, lists[column.name])
+                packed[:, places] *= packing.weight_rows(column, weights[column.name], ids, lists[column.name])
         return packed
 
     def validate(self, batch: Mapping[str, Any]) -> None:
@@ -242,7 +253,7 @@ class Schema:
         >>> Schema(categorical=[Categorical("C1", 10)]).validate({"sparse": np.array([[3]])})
         """
         self.require_fitted()
-        check_batch(batch, self.input_names, self.dense_names, self.categorical)
+        packing.check_batch(batch, self.input_names, self.dense_names, self.categorical)
 
     # -- round trips -------------------------------------------------------------------------------------------------
 
@@ -282,7 +293,11 @@ class Schema:
         return cls.from_dict(from_json(text))
 
     def to_yaml(self) -> str:
-        """The schema as a YAML text."""
+        """The schema as a YAML text; of an inferred one with the reasons as comments."""
+        if self.inferred is not None:
+            from keras_dlrm.schema.inference.comments import commented
+
+            return commented(self.to_dict(), self.inferred)
         import yaml
 
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.metrics import grouped_auc, lift, permutation_importance, reliability, score_distribution
-from keras_dlrm.support.arguments import shown
+from keras_dlrm.training.report_columns import check_columns
 from keras_dlrm.training.slicing import Slicer, known_id
 
 # Rows among which columns are shuffled, at most, and how often each is.
@@ -17,18 +17,6 @@ IMPORTANCE_ROWS, SHUFFLES = 20_000, 3
 _CHEAP = 200_000
 # Columns that are sliced where none is named: the most important ones.
 SLICED = 3
-
-
-def check_columns(schema: Any, slice_by: Sequence[str] | None, group_by: str | None) -> None:
-    """`ValueError` naming a column to slice or group by that the log does not have, or that cannot be used for it."""
-    for name in slice_by or ():
-        if name not in schema.column_names:
-            fix = "only columns that are inputs of the model are in a processed log"
-            raise ValueError(f"slice_by: no column {shown(name)}; use one of {shown(list(schema.column_names))} ({fix}).")
-    if group_by is not None:
-        single = [column.name for column in schema.categorical if column.hotness == 1]
-        if group_by not in single:
-            raise ValueError(f"group_by={shown(group_by)} must be a categorical column with one value per row: {shown(single)}.")
 
 
 def analyze(

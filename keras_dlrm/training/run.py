@@ -23,11 +23,12 @@ from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
-from keras_dlrm.training.analysis import affordable_rows, analyze, check_columns
+from keras_dlrm.training.analysis import affordable_rows, analyze
 from keras_dlrm.training.callbacks import BestModel, Resume, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
 from keras_dlrm.training.report import learning_curves_png
+from keras_dlrm.training.report_columns import check_columns
 
 _SAMPLED = 1024  # rows
 

@@ -48,6 +48,28 @@ def test_every_command_has_help_with_examples(name: str) -> None:
         assert f"keras-dlrm {' '.join(path)}" in text.split("Example")[1]
 
 
+@pytest.mark.neutral
+def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = {"price": rng.normal(size=400), "city": rng.choice(["Oslo", "Rome", "Lima"], 400), "row_id": np.arange(400)}
+    pl.DataFrame({"click": rng.integers(0, 2, 400), **columns}).write_csv(tmp_path / "clicks.csv")
+    code, text = run("schema", tmp_path / "clicks.csv", "--label", "click")
+    assert code == 0
+    assert "- {name: price, transform: standardize}  # numbers with a fraction" in text
+    assert "- {name: city}  # texts: 3 values" in text
+    assert "# - {name: row_id}: has 400 values in 400 rows: it names rows and says nothing about others" in text
+    to = ["--output", tmp_path / "log.yaml"]
+    assert run("schema", tmp_path / "clicks.csv", "--label", "click", *to) == (0, "")
+    assert (tmp_path / "log.yaml").read_text() == text
+    with pytest.raises(FileExistsError, match="log.yaml exists; give --overwrite, or another file"):
+        run("schema", tmp_path / "clicks.csv", "--label", "click", *to)
+    code, _ = run("schema", tmp_path / "*.csv", "--label", "click", "--csv-separator", ",", *to, "--overwrite")
+    assert code == 0
+    table = ["--train", tmp_path / "clicks.csv", "--fractions", "0.8", "0.1", "0.1"]
+    code, text = run("preprocess", "tables", "--schema", tmp_path / "log.yaml", *table, "--output", tmp_path / "log", "--json")
+    assert (code, last_json(text)["rows"]) == (0, {"train": 320, "valid": 40, "test": 40})
+
+
 @pytest.mark.slow
 def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
@@ -133,15 +155,15 @@ def test_preprocess_tables_takes_new_days_and_skips_bad_rows(tmp_path: Path) -> 
     [
         (["train", "--data", "nowhere"], ["nowhere"]),
         (["train", "--set", "model.embeding_dim=3"], ["embeding_dim"]),
-        (["train", "--set", "epochs=0"], ["epochs=0", ">= 1"]),
+        (["train", "--set", "epochs=0"], ["--epochs 0", ">= 1"]),
         (["train", "--set", "nonsense"], ["key=value"]),
         (["train", "--resume"], ["--output"]),
-        (["train", "--slice-by", "country"], ["slice_by: no column 'country'"]),
-        (["train", "--group-by", "x1"], ["group_by='x1' must be a categorical column"]),
+        (["train", "--slice-by", "country"], ["--slice-by: no column 'country'"]),
+        (["train", "--group-by", "x1"], ["--group-by: 'x1' cannot group rows; give a categorical column"]),
         *((["train", "--learning-rate", rate], ["--learning-rate", "finite number above 0"]) for rate in ("nan", "inf", "0", "-1")),
         (["train", "--set", "optimizer={name: adam, learning_rate: -0.1}"], ["optimizer.learning_rate=-0.1"]),
         (["train", "--output", "torn.keras/run"], ["torn.keras cannot be written to"]),
-        (["train", "--optimizer", "adagard"], ["optimizer='adagard' is unknown"]),
+        (["train", "--optimizer", "adagard"], ["--optimizer adagard is unknown"]),
         (["train", "--config", "torn.keras"], ["torn.keras: not a text file"]),
         (["evaluate", "torn.keras", "--data", "x"], ["torn.keras", "only a part"]),
         (["export", "torn.keras", "--output", "x"], ["torn.keras", "only a part"]),

@@ -1,0 +1,72 @@
+"""Columns of numbers: amounts, codes, times, or names of rows."""
+
+import numpy as np
+import polars as pl
+
+from keras_dlrm.schema.columns import PADDING, Dense
+from keras_dlrm.schema.inference import names, times
+from keras_dlrm.schema.inference.column import Column, Found, Kind
+
+_EXACT = 2**53  # a float cannot hold all whole numbers from here on
+_FEW = 10  # whole numbers of so few kinds are categories
+_LARGE = 10**6  # that repeat are ids
+_OFTEN = 20  # rows of each of few kinds, at least
+_SKEWED = 3.0
+_FAR = 20  # deviations
+
+
+def of_numbers(column: Column) -> Found:
+    """A column of numbers, by its values and its name."""
+    values = column.values
+    numbers = values.cast(pl.Float64).to_numpy()
+    infinite = ~np.isfinite(numbers)
+    if infinite.any():
+        return f"holds {numbers[infinite][0]} in {int(infinite.sum()):,} rows; make it a missing value, or a number"
+    if (numbers != np.round(numbers)).any():
+        return _dense(column, numbers, "numbers with a fraction")
+    moments = times.of_numbers(column.name, numbers) if column.kinds > 2 else None
+    if moments is not None:
+        return moments
+    said = names.meaning(column.name)
+    kind, word = said or ("", "")
+    if column.names_rows and (kind == "code" or _counts_rows(numbers) or np.abs(numbers).max() >= _EXACT):
+        return column.left_out()
+    if np.abs(numbers).max() >= _EXACT:
+        return column.categorical("whole numbers that a float cannot hold")
+    if column.kinds == 2 or (kind != "code" and _few(column) and not names.numbered(column.name)):
+        return column.categorical("two kinds of numbers" if column.kinds == 2 else "few kinds of numbers")
+    if kind == "amount":
+        return _dense(
+            column, numbers, f"an amount, by {word!r} in its name" if word != column.name else "an amount, by its name"
+        )
+    codes = numbers[numbers != PADDING]
+    low, high = codes.min(), codes.max()
+    if low > 2 * (high - low) + 10 and column.kinds > 0.5 * min(high - low + 1, len(numbers) ** 0.5):
+        return column.categorical(f"codes from {low:.0f} to {high:.0f}, all far from 0")
+    if kind == "code":
+        return column.categorical(f"a code, by {word!r} in its name" if word != column.name else "a code, by its name")
+    if low < 0:
+        return _dense(column, numbers, "numbers, some of them negative")
+    if high > _LARGE and column.kinds < 0.5 * len(numbers) and np.median(numbers) > 0.01 * high:
+        return column.categorical(f"whole numbers up to {high:.0f} that repeat, as ids do")
+    return _dense(column, numbers, "whole numbers, perhaps codes", unsure=True)
+
+
+def _few(column: Column) -> bool:
+    """True for few kinds, each of them often: the large values of a count are rare."""
+    return column.kinds <= _FEW and int(column.values.value_counts()["count"].min()) >= _OFTEN  # type: ignore[arg-type]
+
+
+def _counts_rows(numbers: np.ndarray) -> bool:
+    steps = np.diff(numbers)
+    return bool(np.median(steps) == 1 and (steps > 0).mean() > 0.9)
+
+
+def _dense(column: Column, numbers: np.ndarray, why: str, unsure: bool = False) -> Kind:
+    """A dense column, with a transform by the shape of its values."""
+    middle = (numbers - numbers.mean()) / (numbers.std() or 1.0)
+    if numbers.min() >= PADDING and (middle**3).mean() > _SKEWED:
+        return Kind(Dense(column.name, "log1p_standardize"), f"{why}; a few are much larger than the others", unsure)
+    if np.abs(middle).max() > _FAR:
+        return Kind(Dense(column.name, "quantile"), f"{why}; some are far from the others", unsure)
+    return Kind(Dense(column.name, "standardize"), why, unsure)

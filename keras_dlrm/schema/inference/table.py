@@ -1,0 +1,182 @@
+"""Inference of a schema from rows of a table: a kind for each column, with the reason, and what to know of the rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from keras_dlrm.schema.columns import Categorical, Dense
+from keras_dlrm.schema.inference.column import ENOUGH, Column, Found, Kind
+from keras_dlrm.schema.inference.labels import label_numbers
+from keras_dlrm.schema.inference.lists import of_lists
+from keras_dlrm.schema.inference.numbers import of_numbers
+from keras_dlrm.schema.inference.sampling import Sample
+from keras_dlrm.schema.inference.single_column import auc_alone
+from keras_dlrm.schema.inference.texts import of_texts
+from keras_dlrm.schema.inference.times import Times, of_moments
+
+_GIVEN_AWAY, _STRONG = 0.98, 0.9  # AUC of a single column
+_EACH = 10  # clicks and non-clicks, at least, to tell a column that gives the label away
+
+
+@dataclasses.dataclass
+class Inferred:
+    """What a table's columns are.
+
+    Args:
+        dense: Dense columns.
+        categorical: Sparse columns.
+        reasons: Reason for each of them, by name.
+        left_out: Columns that are none, with the reason.
+        warnings: Sentences about the table as a whole.
+        time: Column by whose values rows can be put in order.
+        soft_labels: Whether labels are between 0 and 1.
+    """
+
+    dense: list[Dense] = dataclasses.field(default_factory=list)
+    categorical: list[Categorical] = dataclasses.field(default_factory=list)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    time: str | None = None
+    soft_labels: bool = False
+
+
+def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferred:
+    """The columns of a table besides its label.
+
+    Raises:
+        KeyError: there is no such label or weight.
+        ValueError: labels that are neither 0 and 1, true and false, nor numbers between; no column that can be used.
+    """
+    frame, source = table.frame, table.source
+    for name in filter(None, (label, sample_weight)):
+        if name not in frame.columns:
+            raise KeyError(f"infer: {source} has no column {name!r}; there are {frame.columns}.")
+    labels = label_numbers(frame[label], label, source)
+    if len(frame) < 2:
+        raise ValueError(f"infer: {source} has one row, which says nothing about its columns; give some hundred.")
+    found = Inferred(soft_labels=bool(((labels > 0) & (labels < 1)).any()))
+    whole = table.total is not None and len(frame) == table.total
+    if not whole:
+        found.warnings.append(f"Inferred from {len(frame):,} of {f'{table.total:,}' if table.total else 'more'} rows.")
+    if len(frame) < 2 * ENOUGH:
+        found.warnings.append(f"{len(frame)} rows say little about columns: check each line.")
+    if labels.min() == labels.max():
+        found.warnings.append(f"All labels are {labels[0]:g}: a model has nothing to learn from these rows.")
+    columns = [name for name in frame.columns if name not in (label, sample_weight)]
+    order = _Order()
+    for name in columns:
+        _add(found, name, frame[name], labels, whole, order)
+    order.tell(found, frame[label])
+    if not found.dense and not found.categorical:
+        detail = "; ".join(f"{name}: {why}" for name, why in found.left_out.items()) or "the label is the only column"
+        raise ValueError(f"infer: {source} has no column that a model can use ({detail}); write a schema by hand.")
+    return found
+
+
+def _add(found: Inferred, name: str, values: pl.Series, labels: np.ndarray, whole: bool, order: _Order) -> None:
+    """Take a column into account."""
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    if values.dtype == pl.String:
+        values = values.set(values == "", None)
+    where = values.is_not_null().to_numpy()
+    column = Column(name, values.drop_nulls(), len(values), whole)
+    kind = of_column(column)
+    if isinstance(kind, Times):
+        found.left_out[name] = kind.why
+        if where.all():
+            order.times.append((name, kind))
+        return
+    if isinstance(kind, str):
+        found.left_out[name] = kind
+        return
+    sparse = isinstance(kind.column, Categorical)
+    enough = min((labels > 0.5).sum(), (labels <= 0.5).sum()) >= _EACH
+    auc = auc_alone(column.values, where, labels, sparse) if enough else 0.5
+    if auc >= _GIVEN_AWAY:
+        found.left_out[name] = (
+            f"gives the label away, with AUC {auc:.3f} by itself; add it if it is known before the click"
+        )
+        found.warnings.append(f"Column {name!r} was left out: it gives the label away.")
+        return
+    if auc >= _STRONG:
+        found.warnings.append(
+            f"Column {name!r} has AUC {auc:.3f} by itself: leave it out unless it is known before the click."
+        )
+    missing = 1 - len(column) / len(values)
+    share = "" if not missing else f"; {missing:.0%} missing" if missing >= 0.005 else "; a few missing"
+    found.reasons[name] = kind.why + share
+    if kind.unsure:
+        order.unsure.append(name)
+    if sparse and not isinstance(values.dtype, (pl.List, pl.Array)):
+        order.look(column)
+    (found.categorical if sparse else found.dense).append(kind.column)  # type: ignore[arg-type]
+
+
+def of_column(column: Column) -> Found:
+    """What a column is."""
+    values = column.values
+    if not len(values):
+        return f"has no value in {column.rows:,} rows"
+    kind: Any = values.dtype
+    if isinstance(kind, (pl.List, pl.Array)):
+        return of_lists(column)
+    if isinstance(kind, pl.Struct):
+        return f"holds records of {', '.join(field.name for field in kind.fields)[:60]}; make each of them a column"
+    if kind in (pl.Date, pl.Datetime):
+        return of_moments(values)
+    if not (kind in (pl.String, pl.Boolean) or kind.is_numeric()):
+        return f"holds {kind}; make it a number or a text"
+    if column.kinds == 1:
+        shown = f"{values[0]!r:.30}"
+        return (
+            Kind(Categorical(column.name), f"{shown} or nothing") if len(values) < column.rows else f"is always {shown}"
+        )
+    if kind == pl.Boolean:
+        return Kind(Categorical(column.name), "true or false")
+    return of_texts(column) if kind == pl.String else of_numbers(column)
+
+
+class _Order:
+    """What is to be known of the order of the rows, and asked about some columns."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[str, Times]] = []
+        self.unsure: list[str] = []
+        self._sorted: str | None = None
+
+    def look(self, column: Column) -> None:
+        """See whether rows of one value stand together, as in a log that is sorted by user."""
+        runs = int((column.values != column.values.shift()).sum()) + 1
+        if self._sorted is None and column.kinds > 20 and runs < 1.2 * column.kinds and 2 * column.kinds < len(column):
+            self._sorted = column.name
+
+    def tell(self, found: Inferred, labels: pl.Series) -> None:
+        """Add the sentences."""
+        if self.unsure:
+            listed = ", ".join(map(repr, self.unsure[:8])) + (
+                f" and {len(self.unsure) - 8} more" if self.unsure[8:] else ""
+            )
+            found.warnings.append(
+                f"Whole numbers in {listed} are taken as amounts: make them categorical if they are codes."
+            )
+        sortable = [entry for entry in self.times if entry[1].sorts]
+        cut = "cut them with --fractions 0.8 0.1 0.1"
+        if sortable:
+            found.time, times = sortable[0]
+            if times.ascending:
+                found.warnings.append(f"Rows are in the order of {found.time!r}: {cut}, as they are.")
+            else:
+                found.warnings.append(f"Rows have a time: {cut} --split-by {shlex.quote(found.time)}.")
+        elif self._sorted is not None:
+            found.warnings.append(f"Rows are sorted by {self._sorted!r}: {cut} --split-by random.")
+        elif len(labels) >= ENOUGH and int((labels != labels.shift()).sum()) < 3:
+            found.warnings.append(f"Rows are sorted by the label: {cut} --split-by random.")

@@ -1,0 +1,93 @@
+"""Times in a column: dates and times as text, seconds since 1970, and calendar digits such as 20240131."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+
+from keras_dlrm.schema.inference import names
+
+_ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?$"
+# Texts that can be dates at all, and ways to write one besides ISO 8601.
+_DATED = r"^\d{1,4}[-/. ]\w{1,9}[-/., ]+\d{1,4}|^\w{3,9} \d{1,2},? \d{4}"
+_FORMATS = tuple(
+    date + time
+    for date in ("%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m %d, %Y", "%d/%b/%Y", "%d-%b-%Y",
+                 "%d %b %Y", "%b %d, %Y", "%d-%b-%y")
+    for time in ("", " %H:%M:%S", " %H:%M", ":%H:%M:%S %z")
+)  # fmt: skip
+# Seconds of the years 2000 to 2100; the same in thousandths, millionths and billionths.
+_EARLIEST, _LATEST = 946_684_800, 4_102_444_800
+_UNITS = (1, 10**3, 10**6, 10**9)
+# Digits of a calendar, by their number.
+_CALENDAR = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_SHORT_YEAR = {6: "%y%m%d", 8: "%y%m%d%H", 10: "%y%m%d%H%M"}
+_YEARS = 20  # of a log, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """A column of times.
+
+    Args:
+        why: What they are, in words.
+        sorts: Whether `--split-by` can put rows in their order as they are written.
+        ascending: Whether rows are in their order already.
+    """
+
+    why: str
+    sorts: bool = True
+    ascending: bool = False
+
+
+def of_moments(times: pl.Series, sorts: bool = True) -> Times:
+    """Dates or datetimes."""
+    written = "it orders the rows" if sorts else "written as 2024-01-31 it would order the rows"
+    first, last = str(times.min()), str(times.max())
+    return Times(f"a time, from {first} to {last}; {written}", sorts, times.is_sorted())
+
+
+def of_texts(texts: pl.Series) -> Times | None:
+    """Dates or times as text, or `None`: other texts.
+
+    Example:
+
+    >>> of_texts(pl.Series(["31.01.2024", "01.02.2024"])).why
+    'a time, from 2024-01-31 00:00:00 to 2024-02-01 00:00:00; written as 2024-01-31 it would order the rows'
+    """
+    if not texts.str.contains(_DATED).all():
+        return None
+    iso = bool(texts.str.contains(_ISO).all())
+    for form in (None,) if iso else _FORMATS:
+        try:
+            moments = texts.str.to_datetime(form, strict=False)
+        except pl.exceptions.PolarsError:
+            continue
+        if moments.null_count() <= 0.001 * len(texts):
+            return of_moments(moments, sorts=iso)
+    return None
+
+
+def of_numbers(name: str, numbers: np.ndarray) -> Times | None:
+    """Whole numbers that stand for times, by the column's name or because they ascend, or `None`."""
+    low, high = numbers.min(), numbers.max()
+    ascending = bool((np.diff(numbers) >= 0).all())
+    for unit in _UNITS:
+        if _EARLIEST * unit <= low and high < _LATEST * unit:
+            of_a_log = 60 * unit < high - low < _YEARS * 365 * 86400 * unit
+            if names.time(name) or (ascending and of_a_log and names.meaning(name) is None):
+                return of_moments(pl.Series(numbers / unit * 1e6).cast(pl.Int64).cast(pl.Datetime("us")))
+    if not names.time(name):
+        return None
+    digits = pl.Series(numbers).cast(pl.Int64).cast(pl.String)
+    width = len(str(int(low)))
+    for form in (_CALENDAR.get(width), _SHORT_YEAR.get(width)):
+        if form and low >= 0 and width == len(str(int(high))) and width > 6:
+            # A minute has to be there where there is an hour.
+            more = "00" if form.endswith("%H") else ""
+            moments = (digits + more).str.to_datetime(form + ("%M" if more else ""), strict=False)
+            if moments.null_count() == 0:
+                return of_moments(moments)
+    if names.moment(name) and low < high:
+        return Times(f"a time, counted from {low:.0f} to {high:.0f}; it orders the rows", True, ascending)
+    return None
