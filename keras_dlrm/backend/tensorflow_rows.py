@@ -73,7 +73,8 @@ def sum_by(values: Any, index: Any, count: Any) -> Any:
     places = tf.range(tf.size(index, index.dtype), dtype=index.dtype)
     shape = tf.cast(tf.stack([count, tf.size(index)]), tf.int64)
     return tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.transpose(tf.stack([index, places])), a_values=tf.ones_like(index, values.dtype), a_shape=shape, b=values
+        # Not transposed: oneDNN writes an error about integers each time a program does that first.
+        a_indices=tf.stack([index, places], axis=1), a_values=tf.ones_like(index, values.dtype), a_shape=shape, b=values
     )
 
 

@@ -40,7 +40,6 @@ def command(
     from rich.console import Console
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
-    from keras_dlrm.training.run import one_run
 
     if configs and models:
         raise ValueError("--config and --model are mutually exclusive: a configuration names its model.")
@@ -50,7 +49,7 @@ def command(
     if not named:
         base = Experiment() if data is not None else EXPERIMENT
         for model in models or ("DLRM", "DCN"):
-            named[model] = base if base.model["type"] == model else base.override([f"model={{type: {model}}}"])
+            named[model] = base if base.model["type"] == model else shared.of_type(base, model)
     if len(named) < 2:
         raise ValueError("compare: two models are needed; repeat --config or --model.")
     console = Console(stderr=True)
@@ -63,6 +62,8 @@ def command(
         fix = "which its resampling of rows cannot count; train and evaluate the models one by one."
         raise ValueError(f"compare: {log.directory} has row weights or labels between 0 and 1, {fix}")
     output = output or shared.stamped("compare")
+    from keras_dlrm.training.run import one_run
+
     again = f"The same command with --output {shlex.quote(str(output))} continues: finished runs are not repeated."
     with promise(again), one_run(output):
         result = _compare(named, log, output, seeds, samples, console, options)

@@ -13,41 +13,59 @@ from keras_dlrm.cli.export import TABLES
 Examples:
   keras-dlrm evaluate runs/a/model.keras --data my-log
   keras-dlrm evaluate runs/a/model.keras --data my-log --split valid --backend torch --json
+  keras-dlrm evaluate runs/a/model.keras --data my-log --slice-by country --group-by user
   keras-dlrm evaluate runs/a/model.keras --data my-log --tables int8 --tables int4
 """)
 @click.argument("model", type=shared.PathArgument)
 @click.option("--data", type=shared.PathArgument, required=True, help="Processed directory.")
 @click.option("--split", default="test", help="train, valid or test.")
-@click.option("--batch-size", type=int, default=8192)
+@click.option("--batch-size", type=click.IntRange(1), default=8192)
 @click.option("--tables", multiple=True, type=click.Choice(TABLES),
               help="Also score with tables as an export stores them; may be repeated.")  # fmt: skip
 @click.option("--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched.")
+@shared.slice_options
+@shared.import_option
 @shared.backend_option
 @shared.json_option
 def command(
-    model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, as_json: bool
-) -> None:
+    model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, imports: tuple[str, ...],
+    slice_by: tuple[str, ...], group_by: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Score a saved MODEL (.keras) on a part of a click log."""
     if prune is not None and not tables:
         raise ValueError("--prune is for --tables; give those, too.")
-    loaded = shared.load_model(model)
     from keras_dlrm import data as data_package
+
+    shared.check_model(model)
+    log = data_package.open(data)
+    part = log.split(split)
+    shared.check_slices(log, slice_by, group_by)
+    loaded = shared.load_model(model, imports=imports)
+    from keras_dlrm import metrics
     from keras_dlrm.data.preprocessor.unseen import Tally
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
     from keras_dlrm.schema.same_schema import check_same
     from keras_dlrm.support.terminal import print_table
-    from keras_dlrm.training.callbacks import validation_scores
+    from keras_dlrm.training.analysis import grouped
+    from keras_dlrm.training.callbacks import predictions
+    from keras_dlrm.training.slicing import Slicer
 
-    log = data_package.open(data)
-    part = log.split(split)
     check_same(f"{model} does not fit {data}", loaded.schema, log.schema, scores=True)
-    scores = {name: float(value) for name, value in validation_scores(loaded, part, batch_size).items()}
+    probabilities = predictions(loaded, part, batch_size)
+    scores = metrics.scores(part.labels, probabilities, part.sample_weights())
     unseen = Tally()
     for batch, *_ in part.batches(65_536):
         unseen.add_packed(part.schema, batch.get("sparse"))
     print_table([{"part": split, "rows": len(part), **scores}], f"{loaded.name} ({model})")
     shared.print_unseen(unseen.columns())
     result: dict[str, Any] = {"split": split, "rows": len(part), **scores, "unseen": unseen_as_json(unseen.columns())}
+    if slice_by:
+        result["slices"] = Slicer(log, split, probabilities).tables(slice_by)
+    for table in result.get("slices", ()):
+        print_table(table["rows"], f"{table['column']} by {table['by']}")
+    if group_by is not None:
+        result["grouped_auc"] = grouped(part, group_by, probabilities)
+        print_table([result["grouped_auc"]], f"AUC within each value of {group_by}")
     if tables:
         from keras_dlrm.export import compare_tables
 

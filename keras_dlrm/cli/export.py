@@ -31,13 +31,18 @@ Examples:
 @click.option("--user-column", multiple=True, help="savedmodel: a column that all candidates of a `rank` request share.")
 @click.option("--tables", type=click.Choice(TABLES), help="How tables are stored; as trained by default.")
 @click.option("--prune", type=click.Choice(["untrained"]), help="Not litert: leave out rows that training never touched.")
+@shared.import_option
 @shared.backend_option
 @shared.json_option
-def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any) -> None:
+def command(model: Path, output: Path, kind: str, imports: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write a saved MODEL (.keras) for stock TensorFlow Serving, ONNX Runtime or LiteRT."""
     shared.refuse_unused(options, TAKEN[kind], f"{{}} is not for --format {kind}")
-    loaded = shared.load_model(model, compile=False)
     from keras_dlrm import data as data_package
+
+    shared.check_model(model)
+    data = options["data"]
+    preprocessor = None if data is None else data_package.open(data).preprocessor
+    loaded = shared.load_model(model, compile=False, imports=imports)
     from keras_dlrm import export
 
     if kind == "savedmodel":
@@ -45,8 +50,6 @@ def command(model: Path, output: Path, kind: str, as_json: bool, **options: Any)
 
         # Scores on the test part, where a run left them alongside its model.
         scores = read_listing(model.parent, RESULT).get("test", {}) if (model.parent / RESULT).is_file() else {}
-        data = options["data"]
-        preprocessor = None if data is None else data_package.open(data).preprocessor
         path = export.savedmodel(
             loaded, output, preprocessor, options["version"], user_columns=options["user_column"],
             default=options["default"] or "packed", metrics=scores, tables=options["tables"], prune=options["prune"],

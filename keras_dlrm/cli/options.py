@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from keras_dlrm.data.preprocessor.unseen import Unseen
 
 PathArgument = click.Path(path_type=Path)
+# So Keras calls a class that nobody has registered.
+_UNKNOWN = re.compile(r"Could not locate class '([^']*)'")
 
 
 class _Positive(click.ParamType):
@@ -74,7 +78,16 @@ def together(*options: Callable[..., Any]) -> Callable[..., Any]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0)
-fractions_option = click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST",
+
+
+def _shares(ctx: click.Context, param: click.Parameter, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if value is not None and (not all(0 <= share <= 1 for share in value) or not value[0] or abs(sum(value) - 1) > 1e-6):
+        given = " ".join(f"{share:g}" for share in value)
+        raise ValueError(f"--fractions {given}: give three shares between 0 and 1 that add up to 1, such as 0.8 0.1 0.1.")
+    return value
+
+
+fractions_option = click.option("--fractions", type=float, nargs=3, metavar="TRAIN VALID TEST", callback=_shares,
                                 help="Split --train in file order, instead of --valid and --test.")  # fmt: skip
 #: A directory to write, whether it may take the place of an earlier one, and what is printed at the end.
 directory_options = together(
@@ -88,7 +101,7 @@ def row_options(what: str = "row") -> Callable[..., Any]:
         click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise",
                      help=f"Stop at the first {what} that cannot be used, or leave such {what}s out and count them."),
         click.option("--max-skipped", type=int, help="With skip: stop when there are more."),
-        click.option("--workers", type=int, help="Threads; all processors by default."),
+        click.option("--workers", type=click.IntRange(1), help="Threads; all processors by default."),
         overwrite_option,
     )  # fmt: skip
 
@@ -130,16 +143,52 @@ def named_parts(rows: Sequence[int]) -> dict[str, int]:
     return parts
 
 
-def load_model(path: Path, compile: bool = True) -> Any:
-    """The model of a `.keras` file, all of which is read and compared with its checksums first."""
+#: Modules with classes of one's own; the command hands them to `import_modules`, `load_model` or `chosen_experiment`.
+import_option = click.option("--import", "imports", multiple=True, metavar="MODULE",
+                             help="Python module with layers or models of your own; may be repeated.")  # fmt: skip
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules with classes of one's own, which registers them with Keras; those of the working folder, too.
+
+    `ValueError` where one is missing.
+    """
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: nothing in it stands for an installed module
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and lacks another one
+            fix = "give the name of a module, such as my_models for my_models.py, in the working folder or on PYTHONPATH"
+            raise ValueError(f"--import {name}: there is no such module; {fix}.") from error
+
+
+def check_model(path: Path) -> None:
+    """An error where there is no `.keras` file that is as it was written; all of it is read."""
     if not path.exists():
         raise FileNotFoundError(f"no model at {path}; give a .keras file, such as runs/a/model.keras.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the .keras file in it, such as {path / 'model.keras'}.")
     check_archive(path, KERAS)
+
+
+def load_model(path: Path, compile: bool = True, imports: Iterable[str] = ()) -> Any:
+    """The model of a `.keras` file that `check_model` has checked; `ValueError` where one of its classes is not known.
+
+    `imports` are modules with its classes.
+    """
+    import_modules(imports)
     import keras
 
-    return keras.saving.load_model(path, compile=compile)
+    try:
+        return keras.saving.load_model(path, compile=compile)
+    except TypeError as error:
+        if (unknown := _UNKNOWN.search(str(error))) is None:
+            raise
+        fix = "give the module that defines it with --import, such as --import my_models for my_models.py"
+        raise ValueError(f"{path}: the class {unknown[1]!r} is not known; {fix}.") from error
 
 
 def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
@@ -185,17 +234,18 @@ def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]
         yield report
 
 
-model_option = functools.partial(click.option, "--model", type=click.Choice(["DLRM", "DCN", "DCNv2"]))
+model_option = functools.partial(click.option, "--model", metavar="[DLRM|DCN|DCNv2|MODULE:CLASS]")
 #: What is trained: single values on top of an experiment.
 experiment_options = together(
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
                  help="Any value of the experiment, such as model.dropout=0.2. May be repeated."),
-    click.option("--batch-size", type=int, help="Rows of a training batch."),
-    click.option("--epochs", type=int, help="Maximum number of epochs."),
+    click.option("--batch-size", type=click.IntRange(1), help="Rows of a training batch."),
+    click.option("--epochs", type=click.IntRange(1), help="Maximum number of epochs."),
     click.option("--optimizer", help="sgd, adagrad, rowwise_adagrad, adam, or a Keras optimizer."),
     click.option("--embedding-optimizer", help="Row rule of the tables; follows --optimizer by default."),
     click.option("--learning-rate", type=POSITIVE, help="Learning rate of the optimizer, and of the row rule if it has none."),
     click.option("--mixed-precision", is_flag=True, default=None, help="Compute in bfloat16."),
+    import_option,
 )  # fmt: skip
 
 #: `experiment_options`, and what belongs to one run. The command hands them to `chosen_experiment`.
@@ -204,6 +254,20 @@ training_options = together(
     experiment_options,
     click.option("--seed", type=int, help="Seed of weights, dropout and row order."),
 )
+#: Columns to score one by one, and to take the AUC within.
+slice_options = together(
+    click.option("--slice-by", multiple=True, metavar="COLUMN", help="Also score each value of a column; may be repeated."),
+    click.option("--group-by", metavar="COLUMN", help="Also take the AUC within each value of a column, such as the user."),
+)
+
+
+def check_slices(log: Any, slice_by: Sequence[str], group_by: str | None) -> None:
+    """An error where a log lacks a column of `slice_options`."""
+    from keras_dlrm.training.report_columns import check_columns
+
+    check_columns(log.schema, slice_by, group_by, ("--slice-by", "--group-by"))
+
+
 tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
 
 
@@ -215,21 +279,34 @@ def chosen_experiment(
 
     experiment = default() if config is None else Experiment.load(config)
     if model is not None:
-        experiment = experiment.override([f"model={{type: {model}}}"])
+        experiment = of_type(experiment, model)
     experiment = apply_experiment_options(experiment, **options)
     return experiment if seed is None else experiment.override([f"seed={seed}"])
 
 
+def of_type(experiment: Any, model: str) -> Any:
+    """The experiment with a model of `--model` with its default widths; a bare word must be one of the package's."""
+    from keras_dlrm.training.experiment import MODELS
+
+    if model not in MODELS and not re.fullmatch(r"[\w.]+[.:]\w+", model):
+        own = "or a ClickModel of your own as MODULE:CLASS, such as my_models:Wide"
+        raise ValueError(f"--model {model!r} is unknown; give one of {', '.join(MODELS)}, {own}.")
+    return experiment.override([f"model={{type: '{model}'}}"])
+
+
 def apply_experiment_options(
-    experiment: Any, settings: Sequence[str], learning_rate: float | None, mixed_precision: bool | None, **values: Any
-) -> Any:
-    """The experiment with the command line's values."""
+    experiment: Any, settings: Sequence[str], learning_rate: float | None, mixed_precision: bool | None,
+    imports: Sequence[str] = (), **values: Any,
+) -> Any:  # fmt: skip
+    """The experiment with the command line's values, whose modules are imported."""
     changes = [f"{name}={value}" for name, value in values.items() if value is not None]
     if learning_rate is not None:
         changes.append(f"optimizer.learning_rate={learning_rate}")
     if mixed_precision:
         changes.append("mixed_precision=true")
     experiment = experiment.override([*changes, *settings])
+    if imports or not experiment.model["type"].isalnum():
+        import_modules(imports)
     if learning_rate is None:
         return experiment
     # An optimizer that has no rate of its own, wherever it comes from, gets this one.

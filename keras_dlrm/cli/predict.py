@@ -27,15 +27,16 @@ Examples:
 @click.option("--id-column", "id_columns", multiple=True,
               help="With --input: a column to keep alongside the predictions; may be repeated.")  # fmt: skip
 @click.option("--column", default="probability", help="Name of the column of predictions.")
-@click.option("--batch-size", type=int, default=8192)
+@click.option("--batch-size", type=click.IntRange(1), default=8192)
 @shared.row_options()
 @shared.csv_options
+@shared.import_option
 @shared.backend_option
 @shared.json_option
 def command(
     model: Path, inputs: tuple[str, ...], preprocessor: Path | None, plain: bool, data: Path | None, split: str | None,
     id_columns: tuple[str, ...], on_error: str, max_skipped: int | None, workers: int | None, csv: Any, as_json: bool,
-    **options: Any,
+    imports: tuple[str, ...],     **options: Any,
 ) -> None:  # fmt: skip
     """Write click probabilities of whole files, from a saved MODEL (.keras), in bounded memory.
 
@@ -55,15 +56,22 @@ def command(
     for name, value in of_input.items():
         if value and data is not None:
             raise ValueError(f"predict: {name} needs --input; the parts of --data were packed and checked before.")
-    loaded = shared.load_model(model, compile=False)
     from keras_dlrm import data as data_package
+
+    shared.check_model(model)
+    if data is not None:
+        part = data_package.open(data).split(split or "test")
+    else:
+        data_package.tables.input_files(list(inputs))
+        if preprocessor is not None:
+            data_package.open(preprocessor, verify=False)
+    loaded = shared.load_model(model, compile=False, imports=imports)
     from keras_dlrm import scoring
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
 
     start = time.perf_counter()
     with shared.row_progress("predict") as progress:
         if data is not None:
-            part = data_package.open(data).split(split or "test")
             done = scoring.predict_split(loaded, part, progress=progress, **options)
         else:
             done = scoring.predict_files(

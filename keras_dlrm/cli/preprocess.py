@@ -97,6 +97,13 @@ def criteo(inputs: tuple[Path, ...], as_json: bool, table_sizes: tuple[int, ...]
     _show(log, as_json)
 
 
+def warn_without_valid(log: Any) -> None:
+    """A warning where a log has no rows to choose the best epoch on, and how it gets some."""
+    if "valid" not in log.splits or not len(log.split("valid")):
+        what = "has no validation part: training cannot tell when to stop, nor which epoch is best"
+        click.echo(f"warning: {log.directory} {what}; preprocess with --fractions 0.8 0.1 0.1, or give --valid files.", err=True)
+
+
 def _show(log: Any, as_json: bool) -> None:
     from keras_dlrm.data.preprocessor.bad_rows import BadRow
     from keras_dlrm.support.terminal import print_table
@@ -106,6 +113,7 @@ def _show(log: Any, as_json: bool) -> None:
     largest = sorted(log.schema.table_sizes.items(), key=lambda item: -item[1])[:8]
     if largest:
         print_table([{"table": name, "rows": size} for name, size in largest], "Largest tables")
+    warn_without_valid(log)
     result = {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes}
     bad = log.manifest.get("bad_rows")
     if bad is not None:

@@ -3,6 +3,7 @@
 import _thread
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from keras_dlrm.sharding.processes import PARENT
+from keras_dlrm.support.quiet import quiet_imports
 
 _MOST = 4000  # letters of an error
 
@@ -27,7 +29,7 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
     as 130 for Ctrl-C and 143 for SIGTERM. What was begun is then removed, or left so that it can be resumed. A second
     signal ends the process at once. `name` is the program's; arguments are those of this process by default.
     """
-    with _signals() as told:
+    with quiet_imports(), _signals() as told:
         try:
             code = command.main(args=args, prog_name=name, standalone_mode=False, show_default=True)
             sys.stdout.flush()
@@ -45,10 +47,29 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
             if told:  # it came of being stopped
                 _end(told[0], error, whole=args is None)
             text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            text = _in_flags(text, command, sys.argv[1:] if args is None else args)
             click.echo(f"error: {text if len(text) <= _MOST else f'{text[: _MOST // 2]} … {text[-_MOST // 2 :]}'}", err=True)
             sys.exit(2)
     if isinstance(code, int) and not isinstance(code, bool) and code:
         sys.exit(code)
+
+
+def _in_flags(text: str, command: click.Command, args: list[str]) -> str:
+    """An error's text with the command line's options where it names Python's arguments of the same names."""
+    for word in args:
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), word) or command
+    if "experiment file" in text:
+        return text  # the file is to be mended, not the command
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name:
+            flag = max(option.opts, key=len)
+            name = rf"(?<![\w.\[{{'\"]){option.name}="
+            if option.is_flag:
+                text = re.sub(rf"{name}True\b", flag, text)
+            else:
+                text = re.sub(rf"{name}('?)([\w.-]*)\1", rf"{flag} \2", text)
+    return text
 
 
 @contextlib.contextmanager

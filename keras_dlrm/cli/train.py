@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keras_dlrm.cli import options as shared
+from keras_dlrm.cli.preprocess import warn_without_valid
 from keras_dlrm.cli.program import promise
 
 
@@ -16,6 +17,7 @@ Examples:
   keras-dlrm train                                          the built-in planted log
   keras-dlrm train --data my-log --model DCNv2 --epochs 3   a model on your own data
   keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
+  keras-dlrm train --data my-log --slice-by country --group-by user
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
 """)
 @click.option("--data", type=shared.PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
@@ -23,12 +25,14 @@ Examples:
 @click.option("--output", type=shared.PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run in --output.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
+@shared.slice_options
 @shared.tensorboard_option
 @shared.backend_option
 @shared.json_option
 def command(
-    data: Path | None, output: Path | None, resume: bool, overwrite: bool, tensorboard: bool, as_json: bool, **options: Any
-) -> None:
+    data: Path | None, output: Path | None, resume: bool, overwrite: bool, slice_by: tuple[str, ...], group_by: str | None,
+    tensorboard: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """Train a model, keep the best one on the validation part, score the test part once.
 
     Without --data a planted click log is trained on, whose true click probabilities are known: the result then shows
@@ -37,18 +41,25 @@ def command(
     from rich.console import Console
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
-    from keras_dlrm.training.run import train
 
+    # All that can be checked comes before the import of a framework, which takes long.
     experiment = shared.chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
+    if resume and output is None:
+        raise ValueError("--resume needs --output: the folder of the run to resume.")
+    if output is None:
+        output = shared.stamped(experiment.model["type"].rpartition(":")[2].lower())
+    elif not (resume or overwrite) and output.is_dir() and any(output.iterdir()):
+        fix = "resume its run with --resume, delete it with --overwrite, or give another --output."
+        raise FileExistsError(f"--output {output} has content; {fix}")
     console = Console(stderr=True)
     log = shared.chosen_log(data, console)
-    if output is None:
-        if resume:
-            raise ValueError("--resume needs --output: the folder of the run to resume.")
-        output = shared.stamped(experiment.model["type"].lower())
+    shared.check_slices(log, slice_by, group_by)
+    warn_without_valid(log)
+    from keras_dlrm.training.run import train
+
     again = f"--resume --output {shlex.quote(str(output))}"
     with promise(f"The run resumes from its last checkpoint with {again} and the same options, without --overwrite."):
-        result = train(experiment, log, output, resume, overwrite, tensorboard, console)
+        result = train(experiment, log, output, resume, overwrite, tensorboard, console, slice_by or None, group_by)
     show(result, log, output)
     shared.print_json(as_json, {**result, "output": str(output)})
 
@@ -74,4 +85,4 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
         gap = result["distance"]["auc"]
         best = f"The best possible AUC on these test rows is {result['best']['auc']:.4f}"
         click.echo(f"\n{best}; {result['model']} is {gap:.4f} {'below' if gap >= 0 else 'above'} it.")
-    click.echo(f"\nmodel, result.json and report.png: {output}")
+    click.echo(f"\nmodel, result.json and report.html: {output}")

@@ -1,13 +1,18 @@
-"""Metrics: streaming Keras metrics, exact scores, calibration, reliability, bootstrap."""
+"""Metrics: streaming Keras metrics, exact scores, calibration, slices, lift, importance, bootstrap."""
 
 from keras_dlrm.metrics.bootstrap import Difference, paired_bootstrap, paired_bootstrap_runs
+from keras_dlrm.metrics.distribution import ScoreDistribution, score_distribution
+from keras_dlrm.metrics.importance import permutation_importance
+from keras_dlrm.metrics.lift import Lift, lift
 from keras_dlrm.metrics.reliability import Reliability, expected_calibration_error, reliability
 
 # After `bootstrap`, which imports the module `scores`: here that is the function.
 from keras_dlrm.metrics.scores import auc, calibration, grouped_auc, log_loss, normalized_entropy, scores
+from keras_dlrm.metrics.slices import frequency_bands, scores_by_slice
 from keras_dlrm.metrics.streaming import Calibration, NormalizedEntropy
 
 __all__ = [
-    "Calibration", "Difference", "NormalizedEntropy", "Reliability", "auc", "calibration", "expected_calibration_error",
-    "grouped_auc", "log_loss", "normalized_entropy", "paired_bootstrap", "paired_bootstrap_runs", "reliability", "scores",
+    "Calibration", "Difference", "Lift", "NormalizedEntropy", "Reliability", "ScoreDistribution", "auc", "calibration",
+    "expected_calibration_error", "frequency_bands", "grouped_auc", "lift", "log_loss", "normalized_entropy", "paired_bootstrap",
+    "paired_bootstrap_runs", "permutation_importance", "reliability", "score_distribution", "scores", "scores_by_slice",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.metrics.reliability import expected_calibration_error, weighted_points
-from keras_dlrm.metrics.validation import checked, masses
+from keras_dlrm.metrics.validation import checked, masses, row_weights
 from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 # Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as Keras' losses do: float32 predictions of
@@ -37,16 +37,17 @@ def auc(labels: Any, probabilities: Any) -> float:
     return weighted_auc(values, clicks.astype(np.int64), (~clicks).astype(np.int64))
 
 
-def grouped_auc(labels: Any, probabilities: Any, groups: Any) -> float:
-    """AUC within each group (user, session), averaged with the groups' row counts as weights.
+def grouped_auc(labels: Any, probabilities: Any, groups: Any, weights: Any = None) -> float:
+    """AUC within each group (user, session), averaged with the groups' row counts, or row weights, as weights.
 
     Ranking competes within a user's page, which the AUC over all users blurs with how active users are. Groups in
     which only one class occurs have no AUC and are skipped.
 
     Args:
-        labels: 0 or 1, (n,) or (n, 1).
+        labels: 0 or 1, or numbers between, (n,) or (n, 1).
         probabilities: Scores, (n,) or (n, 1); only their order matters.
         groups: Group of each row, (n,), of any type that sorts.
+        weights: What each row counts, finite and at least 0, (n,) or (n, 1); 1 each by default.
 
     Returns:
         A number in [0, 1].
@@ -61,15 +62,18 @@ def grouped_auc(labels: Any, probabilities: Any, groups: Any) -> float:
 
     Source: Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018, section 6.3.
     """
-    clicks, values = checked("grouped_auc", labels, probabilities, name="scores")
+    clicks, values = checked("grouped_auc", labels, probabilities, name="scores", soft=True)
+    whole = weights is None and clicks.dtype == bool  # counted in integers
+    rows = np.ones(len(clicks), np.int64) if whole else row_weights("grouped_auc", weights, len(clicks))
     group = np.asarray(groups)
     if group.shape != clicks.shape:
         raise ValueError(f"grouped_auc: groups has shape {group.shape}; give one group per row, {clicks.shape}.")
     _, member = np.unique(group, return_inverse=True)
     order = np.lexsort((values, member))
-    member, positive = member[order], clicks[order].astype(np.int64)
+    member, rows = member[order], rows[order]
+    positive = clicks[order] * rows
     starts = tie_starts(member, values[order])
-    ties_positive, ties_negative = np.add.reduceat(positive, starts), np.add.reduceat(1 - positive, starts)
+    ties_positive, ties_negative = np.add.reduceat(positive, starts), np.add.reduceat(rows - positive, starts)
     # Pairs won by the rows of one tie: against the non-clicks of its group that stand below it, and half of its own.
     first = tie_starts(member[starts])
     below = np.cumsum(ties_negative) - ties_negative

@@ -59,15 +59,21 @@ def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tupl
     values, or no row that counts, are a `ValueError` in the name of `function`.
     """
     truth, values = checked(function, labels, probabilities, both_classes=False, soft=True)
-    rows = np.ones(len(truth)) if weights is None else flat(function, "weights", weights).astype(np.float64)
-    if len(rows) != len(truth):
-        raise ValueError(f"{function}: {len(truth)} labels but {len(rows)} weights; give one of each per example.")
-    wrong = ~(np.isfinite(rows) & (rows >= 0))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(f"{function}: weights[{row}] is {rows[row]}; it must be a finite number of at least 0.")
+    rows = row_weights(function, weights, len(truth))
     counts = rows > 0
     if not counts.any():
         raise ValueError(f"{function}: all {len(rows)} weights are 0; at least one row must count.")
     truth, values, rows = truth[counts].astype(np.float64), values[counts], rows[counts]
     return truth * rows, (1 - truth) * rows, values
+
+
+def row_weights(function: str, weights: Any, n: int) -> np.ndarray:
+    """What each of `n` rows counts, float64 (n,), 1 each where `weights` is `None`; a `ValueError` names a bad one."""
+    rows = np.ones(n) if weights is None else flat(function, "weights", weights).astype(np.float64)
+    if len(rows) != n:
+        raise ValueError(f"{function}: {n} labels but {len(rows)} weights; give one of each per example.")
+    wrong = ~(np.isfinite(rows) & (rows >= 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(f"{function}: weights[{row}] is {rows[row]}; it must be a finite number of at least 0.")
+    return rows

@@ -19,7 +19,7 @@ from keras_dlrm.metrics import scores
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.support.terminal import bar
 
-SHOWN = (("auc", "AUC"), ("logloss", "log loss"), ("ne", "NE"))
+SHOWN = (("logloss", "loss"), ("auc", "AUC"))
 
 
 class BestModel(keras.callbacks.Callback):
@@ -98,7 +98,10 @@ def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float
 
 
 class TrainingProgress(keras.callbacks.Callback):
-    """One bar per epoch of `batches`, only on a terminal, then one line with its scores; a resumed run has `skipped` some."""
+    """One bar per epoch of `batches`, only on a terminal, then one line with its scores; a resumed run has `skipped` some.
+
+    Both have 80 columns at most: batches, time left, rows per second, log loss and AUC.
+    """
 
     def __init__(self, console: Console, epochs: int, batches: int, batch_size: int, skipped: int = 0) -> None:
         super().__init__()
@@ -109,7 +112,7 @@ class TrainingProgress(keras.callbacks.Callback):
         self._done = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._bar = bar(self.console, "batches")
+        self._bar = bar(self.console, "")
         self._bar.start()
         name = f"epoch {epoch + 1}/{self.epochs}"
         self._task = self._bar.add_task(name, total=self.batches, completed=self.skipped, note="")
@@ -122,16 +125,16 @@ class TrainingProgress(keras.callbacks.Callback):
         # Reading a metric waits for the step that computes it, so it is done a few times a second only.
         if self._bar is not None and now - self._last > 0.3:
             self._last = now
-            note = f"{self._rate(now):,.0f} samples/s  {_scores(logs or {})}"
+            note = f"{self._rate(now):,.0f}/s {_scores(logs or {})}"
             self._bar.update(self._task, completed=self.skipped + self._done, note=note)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now, logs = time.perf_counter(), logs or {}
         self.on_train_end()
-        line = f"epoch {epoch + 1}/{self.epochs}  {self._rate(now):,.0f} samples/s  train {_scores(logs)}"
+        line = f"epoch {epoch + 1}/{self.epochs} {self._rate(now):,.0f}/s train {_scores(logs)}"
         if "val_auc" in logs:
-            line += f"  valid {_scores(logs, 'val_')}"
-        self.console.print(line, highlight=False)
+            line += f", valid {_scores(logs, 'val_')}"
+        self.console.print(line, highlight=False, soft_wrap=True)
         self.skipped = 0
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -143,7 +146,7 @@ class TrainingProgress(keras.callbacks.Callback):
 
 
 def _scores(logs: Any, prefix: str = "") -> str:
-    return "  ".join(f"{label} {float(logs[prefix + name]):.4f}" for name, label in SHOWN if prefix + name in logs)
+    return " ".join(f"{label} {float(logs[prefix + name]):.4f}" for name, label in SHOWN if prefix + name in logs)
 
 
 class Resume(keras.callbacks.Callback):

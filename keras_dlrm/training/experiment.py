@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import yaml
 from rich.console import Console
 
-from keras_dlrm import data, metrics, models
-from keras_dlrm.embeddings.rules.follow import RULES
+# Not Keras and what needs it: an experiment is read and checked before a framework is imported.
+from keras_dlrm import data
 from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.schedules import WarmupHoldDecay
 from keras_dlrm.support.arguments import boolean, choice, integer, number, shown
 
 MODELS = ("DLRM", "DCN", "DCNv2")
 MONITORS = ("auc", "logloss")
+# A class of one's own: `module:Class`, or `module.Class`.
+_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Experiment:
     """A model, its optimizers and the rules of training.
 
     Args:
-        model: `{"type": "DLRM" | "DCN" | "DCNv2", …}` with that model's arguments besides schema and seed.
+        model: `{"type": "DLRM" | "DCN" | "DCNv2", …}` with that model's arguments besides schema and seed; a type
+            `"module:Class"` is a `ClickModel` of one's own, which takes schema, seed, dtype and those arguments.
         optimizer: Of the dense parameters: a name or `{"name": …, "learning_rate": …, …}`. `sgd`, `adagrad`,
             `rowwise_adagrad` and `adam` are the rules of `kd.optimizers`; other names are Keras's. A `learning_rate`
             of `{"warmup_steps": …, …}` is a `WarmupHoldDecay`.
@@ -63,8 +66,10 @@ class Experiment:
     checkpoint_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, Mapping) or self.model.get("type") not in MODELS:
-            raise ValueError(f"experiment: model={shown(self.model)} must be a mapping with a type of {MODELS}.")
+        kind = self.model.get("type") if isinstance(self.model, Mapping) else None
+        if not isinstance(kind, str) or (kind not in MODELS and not _PATH.fullmatch(kind)):
+            own = "or of module:Class, a ClickModel of one's own"
+            raise ValueError(f"experiment: model={shown(self.model)} must be a mapping with a type of {MODELS}, {own}.")
         for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
             object.__setattr__(self, field, integer("experiment", field, getattr(self, field), low))
         choice("experiment", "monitor", self.monitor, MONITORS)
@@ -146,10 +151,14 @@ class Experiment:
             schema: A fitted `Schema`.
             seed: Instead of the experiment's.
         """
+        import keras
+
+        from keras_dlrm import metrics
+
         options = dict(self.model)
         kind, dtype = options.pop("type"), "mixed_bfloat16" if self.mixed_precision else "float32"
         try:
-            model = getattr(models, kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
+            model = model_class(kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
         except TypeError as error:
             raise ValueError(f"experiment: model {kind}: {error}") from error
         rule = self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer)
@@ -162,8 +171,30 @@ class Experiment:
         return model
 
 
+def model_class(kind: str) -> Any:
+    """The class of a model by its type, `DLRM` or `module:Class`; `ValueError` where there is none."""
+    from keras_dlrm import models
+
+    if kind in MODELS:
+        return getattr(models, kind)
+    module, name = _PATH.fullmatch(kind).groups()  # type: ignore[union-attr]
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        where = "start in its folder, install it, or put its folder on PYTHONPATH"
+        raise ValueError(f"experiment: model type {kind!r}: no module named {error.name!r}; {where}.") from error
+    if not isinstance(found, type) or not issubclass(found, models.ClickModel):
+        fault = "is not a ClickModel" if found is not None else f"is not in {module}"
+        raise ValueError(f"experiment: model type {kind!r}: {name} {fault}; give a subclass of kd.models.ClickModel.")
+    return found
+
+
 def _optimizer(field: str, spec: Any) -> Any:
     """An optimizer from a name or `{"name": …, "learning_rate": …}`; `field` of the experiment holds it."""
+    import keras
+
+    from keras_dlrm.embeddings.rules.follow import RULES
+
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name")
     if "learning_rate" in options:
@@ -182,6 +213,8 @@ def _optimizer(field: str, spec: Any) -> Any:
 def _learning_rate(field: str, rate: Any) -> Any:
     """A number, or the schedule that a mapping describes."""
     if isinstance(rate, Mapping):
+        from keras_dlrm.schedules import WarmupHoldDecay
+
         try:
             return WarmupHoldDecay(**rate)
         except (TypeError, ValueError) as error:
@@ -194,6 +227,8 @@ def _learning_rate(field: str, rate: Any) -> Any:
 
 
 def _is_keras_optimizer(name: str) -> bool:
+    import keras
+
     try:
         with contextlib.suppress(TypeError):  # it needs arguments
             keras.optimizers.get(name)

@@ -45,7 +45,7 @@ def learning_curves_png(
     ...     os.path.getsize(f"{folder}/run.png") > 10_000
     True
     """
-    curves = {name: _curve(history, keys) for name, keys in CURVES.items()}
+    curves = {name: curve(history, keys) for name, keys in CURVES.items()}
     if not any(values for pair in curves.values() for values in pair):
         fix = "give model.fit(…).history of a run with at least one epoch."
         raise ValueError(f"learning_curves_png: history has the keys {sorted(history)} and no epoch of AUC or log loss; {fix}")
@@ -55,7 +55,7 @@ def learning_curves_png(
         _draw_reliability(right, labels, probabilities, weights)
 
 
-def _curve(history: Mapping[str, Sequence[float]], keys: Sequence[str]) -> tuple[list[float], list[float]]:
+def curve(history: Mapping[str, Sequence[float]], keys: Sequence[str]) -> tuple[list[float], list[float]]:
     """Training and validation values under the first of `keys` that the history has."""
     for key in keys:
         if len(history.get(key, ())) or len(history.get(f"val_{key}", ())):
@@ -104,7 +104,7 @@ def _draw_reliability(panel: Any, labels: Any, probabilities: Any, weights: Any)
     clicks = np.asarray(labels).reshape(-1)
     points = reliability(labels, probabilities, bins=int(np.clip(len(values) // 200, 5, 20)), weights=weights)
     top, bottom = panel.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    low, high = _wilson(points.observed, points.rows)
+    low, high = wilson(points.observed, points.rows)
     limit = min(1.0, 1.05 * max(points.predicted.max(), high.max(), 0.01))
     _style(top)
     top.plot([0, limit], [0, limit], "--", color=TRAIN, lw=1.2, label="calibrated")
@@ -134,7 +134,7 @@ def _draw_reliability(panel: Any, labels: Any, probabilities: Any, weights: Any)
     panel.align_ylabels([top, bottom])
 
 
-def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+def wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's 95% interval of a share: unlike the normal one it has a width where the share is 0 or 1."""
     center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))

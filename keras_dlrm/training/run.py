@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,32 @@ from rich.console import Console
 
 from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import KERAS, check_archive, content_digest
-from keras_dlrm.files.durable import check_writable, clean, whole
+from keras_dlrm.files.durable import check_writable, clean, whole, write
 from keras_dlrm.files.marker import MARKER
 from keras_dlrm.metrics import scores
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
+from keras_dlrm.training.analysis import affordable_rows, analyze
 from keras_dlrm.training.callbacks import BestModel, Resume, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.page import page
 from keras_dlrm.training.report import learning_curves_png
+from keras_dlrm.training.report_columns import check_columns
 
 _SAMPLED = 1024  # rows
 
 
 def train(
     experiment: Experiment, data: Any, output: str | Path, resume: bool = False, overwrite: bool = False, tensorboard: bool = False,
-    console: Console | None = None,
+    console: Console | None = None, slice_by: Sequence[str] | None = None, group_by: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, keep the model that is best on the validation part, score the test part once.
 
-    Writes into `output`: `model.keras` (the best model), `result.json`, `report.png` (learning curves and a reliability diagram),
-    `experiment.yaml`, `predictions.npy` (test part, file order) and, while training, checkpoints in `resume`.
+    Writes into `output`: `model.keras` (the best model), `result.json`, `report.html` (curves, scores by slice, importance of
+    columns), its figures in `report.json`, `report.png` (learning curves and a reliability diagram), `experiment.yaml`,
+    `predictions.npy` (test part, file order) and, while training, checkpoints in `resume`.
 
     Args:
         experiment: What to train.
@@ -46,6 +51,8 @@ def train(
         overwrite: Whether to delete an earlier run at `output`, one that nobody has moved or put anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
         console: Where progress is shown; nowhere by default.
+        slice_by: Columns whose values are scored one by one in the report; `None`: the three most important ones.
+        group_by: Column, such as the user, within whose values the report takes the AUC.
 
     Returns:
         The content of `result.json`: `test` and `valid` scores, `history` by epoch, `parameters`, `seconds`,
@@ -59,6 +66,7 @@ def train(
             experiment cannot be built; `output` is then as it was.
     """
     output, console = Path(output), console or Console(quiet=True)
+    check_columns(data.schema, slice_by, group_by)
     with one_run(output):
         fingerprint = _check_parts(data)
         _check_folder(experiment, fingerprint, output, resume, overwrite)
@@ -88,7 +96,7 @@ def train(
             place = {"start_epoch": state.epoch, "start_batch": state.batch}
             dataset = part.dataset(experiment.batch_size, shuffle=True, seed=experiment.seed, **place)
             model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
-        result = _finish(experiment, data, output, best, len(part))
+        result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
         state.clear()
         clean(output / run_files.MODEL)
         return result
@@ -203,7 +211,10 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
     run_files.write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
 
 
-def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int) -> dict[str, Any]:
+def _finish(
+    experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int, slice_by: Sequence[str] | None,
+    group_by: str | None,
+) -> dict[str, Any]:  # fmt: skip
     model = keras.saving.load_model(output / run_files.MODEL)
     tables = sum(t.size for t in model.embedding_tables().values())
     epochs = len(best.history.get("loss", []))
@@ -220,7 +231,7 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
             labels, weights = np.asarray(part.labels), part.sample_weights()
             probabilities = predictions(model, part, best.batch_size)
             result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
-            plotted = labels, probabilities, weights
+            plotted = name, labels, probabilities, weights
             if name == "test":
                 with whole(output / run_files.PREDICTIONS) as written:
                     np.save(written, probabilities.astype(np.float32))
@@ -228,10 +239,15 @@ def _finish(experiment: Experiment, data: Any, output: Path, best: BestModel, ro
         # What the true probabilities reach on the labels that were drawn: the luck of the draw is shared.
         result["best"] = {k: data.best[f"drawn_{k}"] for k in ("auc", "logloss")}
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
+    result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     if plotted is not None:
         title = f"{experiment.model['type']} on {data.directory.name}"
-        learning_curves_png(best.history, *plotted[:2], output / run_files.REPORT, title, plotted[2])
-    result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
-    listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.EXPERIMENT, run_files.DATA)
-    run_files.write_listing(output, run_files.RESULT, result, listed)
+        part_name, labels, probabilities, weights = plotted
+        learning_curves_png(best.history, labels, probabilities, output / run_files.REPORT, title, weights)
+        shuffled = affordable_rows(data.schema, rows * epochs)
+        figures = analyze(model, data, part_name, probabilities, best.batch_size, slice_by, group_by, experiment.seed, shuffled)
+        write(output / run_files.FIGURES, json.dumps(figures, indent=2))
+        write(output / run_files.PAGE, page(result, figures, title))
+    listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.PAGE, run_files.FIGURES)
+    run_files.write_listing(output, run_files.RESULT, result, (*listed, run_files.EXPERIMENT, run_files.DATA))
     return result

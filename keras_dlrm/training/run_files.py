@@ -15,11 +15,12 @@ from keras_dlrm.files.ownership import LOCK
 
 MODEL, RESULT, REPORT, EXPERIMENT = "model.keras", "result.json", "report.png", "experiment.yaml"
 DATA, PREDICTIONS = "data.json", "predictions.npy"
+PAGE, FIGURES = "report.html", "report.json"
 # The checkpoint of a run that has not ended, and the place in the data that it is of.
 STATE, PLACE = "resume", "resume.npz"
 # What a run writes; the rest of its folder is somebody else's.
 FILES = (
-    MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, PAGE, FIGURES, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
     "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
 )  # fmt: skip
 

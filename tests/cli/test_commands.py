@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from keras_dlrm.artifacts import verify
 from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
 from keras_dlrm.data.packed.packed import open as load
@@ -79,7 +80,8 @@ def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
-    code, text = run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small, "--tensorboard", "--json")
+    sliced = ["--slice-by", "a", "--slice-by", "x", "--group-by", "a"]
+    code, text = run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small, *sliced, "--tensorboard", "--json")
     assert code == 0
     assert "best possible AUC" in text
     trained = last_json(text)
@@ -87,9 +89,19 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
     assert not [path for path in (tmp_path / "run").iterdir() if path.stem == "resume"]
 
-    code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, "--json")
+    assert (tmp_path / "run" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    figures = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [(table["column"], table["by"]) for table in figures["slices"]] == [("a", "value"), ("a", "frequency"), ("x", "value")]
+    assert {row["column"] for row in figures["importance"]["columns"]} == {"x", "z", "a", "b"}
+    assert {"report.html", "report.json"} <= {file.name for file in verify(tmp_path / "run").files}
+
+    code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, *sliced, "--json")
     assert code == 0
     scored = last_json(text)
+    assert scored["grouped_auc"] == pytest.approx(figures["grouped_auc"], abs=1e-6)
+    for one, other in zip(scored["slices"], figures["slices"], strict=True):
+        assert [row["slice"] for row in one["rows"]] == [row["slice"] for row in other["rows"]]
+        assert [row["logloss"] for row in one["rows"]] == pytest.approx([row["logloss"] for row in other["rows"]])
     assert scored["auc"] == pytest.approx(trained["test"]["auc"], abs=1e-9)
     assert scored["rows"] == 300
 
@@ -150,13 +162,15 @@ def test_preprocess_tables_takes_new_days_and_skips_bad_rows(tmp_path: Path) -> 
     [
         (["train", "--data", "nowhere"], ["nowhere"]),
         (["train", "--set", "model.embeding_dim=3"], ["embeding_dim"]),
-        (["train", "--set", "epochs=0"], ["epochs=0", ">= 1"]),
+        (["train", "--set", "epochs=0"], ["--epochs 0", ">= 1"]),
         (["train", "--set", "nonsense"], ["key=value"]),
         (["train", "--resume"], ["--output"]),
+        (["train", "--slice-by", "country"], ["--slice-by: no column 'country'"]),
+        (["train", "--group-by", "x1"], ["--group-by: 'x1' cannot group rows; give a categorical column"]),
         *((["train", "--learning-rate", rate], ["--learning-rate", "finite number above 0"]) for rate in ("nan", "inf", "0", "-1")),
         (["train", "--set", "optimizer={name: adam, learning_rate: -0.1}"], ["optimizer.learning_rate=-0.1"]),
         (["train", "--output", "torn.keras/run"], ["torn.keras cannot be written to"]),
-        (["train", "--optimizer", "adagard"], ["optimizer='adagard' is unknown"]),
+        (["train", "--optimizer", "adagard"], ["--optimizer adagard is unknown"]),
         (["train", "--config", "torn.keras"], ["torn.keras: not a text file"]),
         (["evaluate", "torn.keras", "--data", "x"], ["torn.keras", "only a part"]),
         (["export", "torn.keras", "--output", "x"], ["torn.keras", "only a part"]),

@@ -112,6 +112,19 @@ def test_grouped_auc_equals_the_weighted_mean_over_groups_with_both_classes(data
     assert metrics.grouped_auc(labels, values, groups) == pytest.approx(np.average(areas, weights=weights), abs=1e-12)
 
 
+@given(rows(), st.integers(1, 4), st.data())
+def test_weights_and_soft_labels_of_grouped_auc_count_as_rows(data, n_groups, drawn):
+    labels, values = data
+    weights = np.array(drawn.draw(st.lists(st.integers(0, 3), min_size=len(labels), max_size=len(labels))))
+    weights[:2] = 1
+    groups = np.arange(len(labels)) // 2 % n_groups
+    repeated = metrics.grouped_auc(*(np.repeat(array, weights) for array in (labels, values, groups)))
+    assert metrics.grouped_auc(labels, values, groups, weights) == pytest.approx(repeated, abs=1e-12)
+    soft = metrics.grouped_auc([0.5, *labels], [0.3, *values], [0, *groups])
+    split = metrics.grouped_auc([0, 1, *labels], [0.3, 0.3, *values], [0, 0, *groups], [0.5, 0.5, *np.ones(len(labels))])
+    assert soft == pytest.approx(split, abs=1e-12)
+
+
 def test_grouped_auc_takes_strings_and_equals_auc_for_one_group():
     rng = np.random.default_rng(3)
     labels, values = rng.random(50) < 0.4, rng.random(50)

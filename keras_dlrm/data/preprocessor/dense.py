@@ -97,6 +97,18 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
         return np.where(missing, column.missing, out).astype(np.float32)
 
 
+def undo(column: Dense, state: dict[str, Any], inputs: np.ndarray) -> np.ndarray:
+    """Model inputs (B,) → raw values, float64 (B,): the inverse of `apply` as far as there is one, for people to read."""
+    out = np.asarray(inputs, np.float64)
+    if column.transform == "quantile":
+        return np.interp((out + 1) / 2, np.linspace(0, 1, len(state["quantiles"])), state["quantiles"])
+    if column.transform == "log_above_minimum":
+        return np.exp(out) - 2.0 + state["minimum"]
+    if "standardize" in column.transform:
+        out = out * state["deviation"] + state["mean"]
+    return np.expm1(out) if "log1p" in column.transform else out
+
+
 def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
     """A mask, bool (n,), of values that are too large for their column whatever is fitted."""
     with np.errstate(over="ignore"):

@@ -1,0 +1,124 @@
+"""Figures of a report: what a model's predictions for a part of a log look like, as plain values of `report.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.metrics import grouped_auc, lift, permutation_importance, reliability, score_distribution
+from keras_dlrm.training.report_columns import check_columns
+from keras_dlrm.training.slicing import Slicer, known_id
+
+# Rows among which columns are shuffled, at most, and how often each is.
+IMPORTANCE_ROWS, SHUFFLES = 20_000, 3
+# Predictions for the importance of all columns that a run makes in any case: a second or two.
+_CHEAP = 200_000
+# Columns that are sliced where none is named: the most important ones.
+SLICED = 3
+
+
+def analyze(
+    model: Any, log: Any, name: str, probabilities: Any, batch_size: int, slice_by: Sequence[str] | None = None,
+    group_by: str | None = None, seed: int = 0, importance_rows: int = IMPORTANCE_ROWS,
+) -> dict[str, Any]:  # fmt: skip
+    """Figures behind the plots and tables of a report.
+
+    Args:
+        model: The model, for the importance of its columns.
+        log: A `ClickLog`; the frequency of ids is counted in its training part, if it has one.
+        name: Part that `probabilities` are for.
+        probabilities: p(click) of its rows in file order, (N,).
+        batch_size: Rows of a batch when the model predicts.
+        slice_by: Columns whose values are scored one by one; `None`: the three most important ones.
+        group_by: Column, such as the user, within whose values the AUC is taken.
+        seed: Of the rows and shuffles of the importance.
+        importance_rows: Rows among which the columns are shuffled, at most; 0 leaves the importance out.
+
+    Returns:
+        JSON values: `part`, `parts` (rows of each), `reliability`, `lift`, `distribution`, `importance`, `slices` and, with
+        `group_by`, `grouped_auc`.
+
+    Raises:
+        ValueError: a column does not exist or cannot be used, or the part has one class only.
+    """
+    check_columns(log.schema, slice_by, group_by)
+    part = log.split(name)
+    labels, weights = np.asarray(part.labels), part.sample_weights()
+    bins = int(np.clip(len(labels) // 200, 5, 20))
+    importance = _importance(model, part, batch_size, seed, importance_rows)
+    if slice_by is None:
+        slice_by = [entry["column"] for entry in importance["columns"] if entry["auc_drop"] > 0][:SLICED]
+    figures = {
+        "part": name,
+        "parts": {other: len(log.split(other)) for other in log.splits},
+        "reliability": _plain(reliability(labels, probabilities, bins, weights)),
+        "lift": _plain(lift(labels, probabilities, 10, weights)),
+        "distribution": _plain(score_distribution(labels, probabilities, 40, weights)),
+        "importance": importance,
+        "slices": Slicer(log, name, np.asarray(probabilities)).tables(slice_by),
+    }
+    if group_by is not None:
+        figures["grouped_auc"] = grouped(part, group_by, np.asarray(probabilities))
+    return figures
+
+
+def affordable_rows(schema: Any, rows: int) -> int:
+    """Rows for the importance of columns that take at most about a sixth of the time that training on `rows` rows took.
+
+    Example:
+
+    >>> from keras_dlrm.schema.schema import Schema
+    >>> affordable_rows(Schema(dense=["x", "y"]), 1000), affordable_rows(Schema(dense=[f"x{i}" for i in range(50)]), 1000)
+    (20000, 1333)
+    """
+    predictions = max(_CHEAP, rows // 2)  # each is a third of a training step on a row
+    return min(IMPORTANCE_ROWS, predictions // (SHUFFLES * len(schema.column_names)))
+
+
+def _plain(points: Any) -> dict[str, list[float]]:
+    """A named tuple of arrays as lists by name."""
+    return {name: np.asarray(values, np.float64).tolist() for name, values in points._asdict().items()}
+
+
+def _importance(model: Any, part: Any, batch_size: int, seed: int, most: int) -> dict[str, Any]:
+    """Importance of all columns on some rows of a part, both classes among them."""
+    schema = part.schema
+    rows = np.arange(len(part))
+    if len(rows) > most:
+        if most > batch_size:
+            most -= most % batch_size  # whole batches: another shape of a batch is another compilation
+        rows = np.sort(np.random.default_rng(seed).choice(len(part), most, replace=False))
+    batch, labels = part.take(rows)
+    weights = part.sample_weights(rows)
+    counted = labels if weights is None else labels[weights > 0]
+    if not 0 < counted.sum() < len(counted):
+        return {"rows": len(rows), "shuffles": 0, "columns": []}
+
+    def predict(packed: dict[str, np.ndarray]) -> np.ndarray:
+        parts = (slice(at, at + batch_size) for at in range(0, len(rows), batch_size))
+        return np.concatenate([np.asarray(model.predict_on_batch({k: v[p] for k, v in packed.items()})) for p in parts])
+
+    columns = permutation_importance(predict, schema, batch, labels, weights, SHUFFLES, seed)
+    return {"rows": len(rows), "shuffles": SHUFFLES, "columns": columns}
+
+
+def grouped(part: Any, column: str, probabilities: np.ndarray) -> dict[str, Any]:
+    """AUC of a part's rows within the values of a column; rows without a known value are in no group.
+
+    Returns:
+        `{"column", "groups", "rows", "auc"}`: how many values and rows with one there are; the AUC is `None` where no value
+        has both a click and a non-click.
+    """
+    labels, weights = np.asarray(part.labels), part.sample_weights()
+    number = part.schema.categorical_names.index(column)
+    ids = np.asarray(part.arrays()[0]["sparse"][:, part.schema.offsets[number]])
+    known = known_id(part.schema.categorical[number], ids)
+    figures: dict[str, Any] = {"column": column, "groups": len(np.unique(ids[known])), "rows": int(known.sum()), "auc": None}
+    try:
+        own = None if weights is None else weights[known]
+        figures["auc"] = grouped_auc(labels[known], probabilities[known], ids[known], own)
+    except ValueError:  # no value has both a click and a non-click
+        pass
+    return figures
