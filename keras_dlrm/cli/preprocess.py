@@ -21,6 +21,7 @@ def command() -> None:
 Examples:
   keras-dlrm preprocess tables --schema log.yaml --train 'day_*.parquet' --valid v.parquet --test t.parquet --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --output my-log
+  keras-dlrm preprocess tables --schema log.yaml --train clicks.csv --fractions 0.8 0.1 0.1 --split-by time --output my-log
   keras-dlrm preprocess tables --schema log.yaml --train 'part-*.tfrecord.gz' --on-error skip --max-skipped 1000 --output my-log
   keras-dlrm preprocess tables --preprocessor my-log --vocabulary grown --train monday.csv --output monday
   keras-dlrm preprocess tables --schema log.yaml --train day.txt --csv-separator ';' --csv-names click,user --output log
@@ -37,6 +38,9 @@ A schema file (vocabularies without a size are fitted on the training part):
 @click.option("--valid", multiple=True, help="Files of the validation part.")
 @click.option("--test", multiple=True, help="Files of the test part.")
 @shared.fractions_option
+@click.option("--split-by", metavar="COLUMN",
+              help="With --fractions: a column of times, the earliest rows into the training part; or 'random'.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of --split-by random.")  # fmt: skip
 @click.option("--output", type=shared.PathArgument, required=True, help="Directory to write.")
 @click.option("--preprocessor", type=shared.PathArgument,
               help="For new days: a processed directory whose vocabularies and statistics are used.")  # fmt: skip

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from keras_dlrm.artifacts import verify
 from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
+from keras_dlrm.data.packed.packed import open as load
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
@@ -68,6 +69,12 @@ def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
     table = ["--train", tmp_path / "clicks.csv", "--fractions", "0.8", "0.1", "0.1"]
     code, text = run("preprocess", "tables", "--schema", tmp_path / "log.yaml", *table, "--output", tmp_path / "log", "--json")
     assert (code, last_json(text)["rows"]) == (0, {"train": 320, "valid": 40, "test": 40})
+    for by in ("row_id", "random"):
+        options = ["--split-by", by, "--seed", "1", "--output", tmp_path / by, "--json"]
+        code, text = run("preprocess", "tables", "--schema", tmp_path / "log.yaml", *table, *options)
+        assert (code, last_json(text)["rows"]) == (0, {"train": 320, "valid": 40, "test": 40})
+    first, ordered, shuffled = (load(tmp_path / name).split("test").arrays()[0]["dense"] for name in ("log", "row_id", "random"))
+    assert (first == ordered).all() and not (first == shuffled).all()
 
 
 @pytest.mark.slow

@@ -100,7 +100,11 @@ class CriteoJob(Job):
         return [rows(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
 
     def ranges(self) -> dict[str, tuple[int, int]]:
+        """First and last staged row of each split."""
         return ranges(self._days, self.rules.test_first)
+
+    def part_rows(self) -> dict[str, int]:
+        return {split: last - first for split, (first, last) in self.ranges().items()}
 
     @property
     def in_place(self) -> tuple[str, ...]:

@@ -86,8 +86,8 @@ class Job(ABC):
         """Staged rows of each input."""
 
     @abstractmethod
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        """First and last staged row of each split."""
+    def part_rows(self) -> dict[str, int]:
+        """Rows of each split; known when the job is prepared."""
 
     @abstractmethod
     def prepare(self) -> Specs:
@@ -173,7 +173,7 @@ class Job(ABC):
         if state["step"] == "place":
             return
         if not state.get("headers"):
-            for split in self.ranges():
+            for split in self.part_rows():
                 for name, spec in specs.items() if split not in self.in_place else ():
                     self.staging.append(f"{split}.{name}", layout.array_header(*spec, 0))
             self.staging.commit(self.state("write", headers=True))
@@ -193,13 +193,13 @@ class Job(ABC):
         preprocessor = self.preprocessor()
         specs = layout.array_specs(preprocessor.schema)
         with PackedWriter(self.staging.complete, preprocessor.schema, preprocessor) as writer:
-            for split, (first, last) in self.ranges().items():
+            for split, rows in self.part_rows().items():
                 prefix = "" if split in self.in_place else f"{split}."
                 files = {name: self.staging.path(prefix + name) for name in specs}
                 for name, spec in specs.items():
                     with open(files[name], "r+b") as file:
-                        file.write(layout.array_header(*spec, last - first))
-                writer.adopt(split, files, last - first)
+                        file.write(layout.array_header(*spec, rows))
+                writer.adopt(split, files, rows)
             writer.note(self.program, {**self.note(), "job": digest})
             writer.note("bad_rows", self.bad.state())
         place_log(self.staging.complete, output, overwrite)

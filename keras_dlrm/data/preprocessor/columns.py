@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
-from keras_dlrm.data.preprocessor import dense
+from keras_dlrm.data.preprocessor import dense, time_order
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.block import Block, Fault, Flat, FrameBlock
 from keras_dlrm.data.preprocessor.unseen import Tally
@@ -30,6 +30,7 @@ class Rows:
         late: float64 (n, n_late), raw values of these columns, NaN where missing.
         sparse: int32 (n, W): ids, or numbers of `TextIds` where the vocabulary is still being read; -1 for padding.
         lists: The lists of sparse columns of a table in memory.
+        when: uint64 (n,), keys of the column of times, 0 where there is none.
     """
 
     label: np.ndarray
@@ -38,6 +39,7 @@ class Rows:
     late: np.ndarray
     sparse: np.ndarray
     lists: Mapping[str, Lists]
+    when: np.ndarray
 
     def __len__(self) -> int:
         return len(self.label)
@@ -52,6 +54,7 @@ class Columns:
         vocabularies: Known vocabularies by table; values of other tables without a size are numbered.
         labeled: Whether there is a label; without one all labels are NaN.
         keys: `Keys` by table without a size, where values are not compared as text.
+        time: Column of times that puts the rows in order, if there is one.
 
     Attributes:
         names: Columns that are read.
@@ -65,11 +68,13 @@ class Columns:
         vocabularies: Mapping[str, Vocabulary],
         labeled: bool = True,
         keys: Mapping[str, Keys] | None = None,
+        time: str | None = None,
     ) -> None:
         self.schema, self._vocabularies = schema, vocabularies
         self.unseen = Tally()
         self._row_names = schema.row_names if labeled else ()
-        self.names = [*schema.column_names, *self._row_names]
+        self.time = time
+        self.names = list(dict.fromkeys([*schema.column_names, *self._row_names, *([] if time is None else [time])]))
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
         self.open: dict[str, list[tuple[Categorical, int]]] = {}
@@ -86,7 +91,7 @@ class Columns:
         out = np.empty((n, schema.n_dense), np.float32)
         late = np.empty((n, len(self.late)))
         sparse = np.full((n, schema.width), PADDING, np.int32)
-        label, weight = np.full(n, np.nan, np.float32), np.ones(n, np.float32)
+        label, weight, when = np.full(n, np.nan, np.float32), np.ones(n, np.float32), np.zeros(n, np.uint64)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
         places = {name: j for j, name in enumerate(schema.dense_names)}
         flats: dict[str, Flat] = {}
@@ -111,9 +116,13 @@ class Columns:
             return [*faults, *more]
 
         todo = [*self._row_names, *schema.dense, *schema.categorical]
+        if self.time is not None:
+            block.check_single(self.time)
         for column, faults in zip(todo, list(over(one, todo)), strict=True):
             for fault in faults:
                 block.faults.add(column if isinstance(column, str) else column.name, fault)
+        if self.time is not None:
+            block.faults.add(self.time, _time(block, self.time, when))
         good = ~block.faults.bad if block.faults else None
 
         def number(table: str) -> None:
@@ -133,8 +142,9 @@ class Columns:
 
         list(over(number, self.open))
         if good is not None:
-            label, weight, out, late, sparse = label[good], weight[good], out[good], late[good], sparse[good]
-        return Rows(label, weight, out, late, sparse, lists)
+            label, weight, when = label[good], weight[good], when[good]
+            out, late, sparse = out[good], late[good], sparse[good]
+        return Rows(label, weight, out, late, sparse, lists, when)
 
     def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
         if again is None:
@@ -184,9 +194,13 @@ class Columns:
     def count(
         self, parts: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, Any]]]:
-        """Counted keys by open table, and fitted parameters by dense column, of `late` and `sparse` of some rows in parts."""
+        """Counted keys by open table, and fitted parameters by dense column, of `late` and `sparse` of some rows in parts.
+
+        Keys stand in the order of their first appearance in these rows.
+        """
         fits = [dense.DenseFit(self.schema.dense[j]) for j in self.late]
         counts = {table: np.zeros(len(ids), np.int64) for table, ids in self.texts.items()}
+        order: dict[str, list[np.ndarray]] = {table: [] for table in self.texts}
         for late, sparse in parts:
             for k, fit in enumerate(fits):
                 fit.update(late[:, k])
@@ -194,12 +208,15 @@ class Columns:
                 size, known = len(self.texts[table]), len(counts[table])
                 if size > known:  # room for as many again: each part that has new texts would copy all counts
                     counts[table] = np.append(counts[table], np.zeros(2 * size - known, np.int64))
-                for column, offset in members:
-                    part = sparse[:, offset : offset + column.hotness].ravel()
-                    np.add.at(counts[table], part[part != PADDING], 1)
+                places = [np.arange(offset, offset + column.hotness) for column, offset in members]
+                part = sparse[:, np.concatenate(places)].ravel()
+                part = part[part != PADDING]
+                new, appeared = np.unique(part[counts[table][part] == 0], return_index=True)
+                order[table].append(new[np.argsort(appeared)])
+                np.add.at(counts[table], part, 1)
         tables = {}
         for table, count in counts.items():
-            seen = np.flatnonzero(count)
+            seen = np.concatenate([np.empty(0, np.int64), *order[table]])
             texts = self.texts[table].since(0).take(seen).series()
             tables[table] = counted(texts, count[seen], self.keys[table], f"table {table!r}")
         return tables, {fit.column.name: fit.state() for fit in fits}
@@ -240,6 +257,12 @@ def _label(block: Block, schema: Schema, out: np.ndarray) -> Sequence[Fault]:
     bad = label.lost | ~good
     out[:] = np.where(bad, 0.0, label.values)
     return [*label.faults, (bad, label.value, allowed)]
+
+
+def _time(block: Block, name: str, out: np.ndarray) -> Fault:
+    values = block.series(name, np.arange(len(block)))
+    out[:], lost = time_order.keys(values, block.where.of(name))
+    return lost, lambda row: block.value(name, row), time_order.REASON
 
 
 def _weight(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:

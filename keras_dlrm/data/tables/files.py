@@ -22,10 +22,13 @@ Inputs = Paths | Any
 ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
 
 
-def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None) -> list[TableFile]:
+def table_files(
+    inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None, time: str | None = None
+) -> list[TableFile]:
     """The tables that a path, a pattern, a frame or a list of these stands for.
 
-    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`.
+    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`; `time` is one that
+    may hold dates.
     """
     entries = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     tables: list[TableFile] = []
@@ -35,7 +38,7 @@ def table_files(inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None
         else:
             if not is_table(entry):
                 raise TypeError(f"tables: an input is a {type(entry).__name__}; give paths, patterns or frames.")
-            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}"))
+            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}", time))
     if not tables:
         raise ValueError("tables: an empty list of input files; give at least one.")
     return tables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from keras_dlrm.data.preprocessor.columns import Columns, Rows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor, fitted, grown
 from keras_dlrm.data.preprocessor.vocabulary import vocabulary_identity
+from keras_dlrm.data.tables.parts import RANDOM, Parts, by_keys, check_kinds, in_file_order, random_keys, targets
 from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.columns import PADDING
@@ -28,6 +30,7 @@ from keras_dlrm.schema.schema import Schema
 class TableJob(Job):
     """One run over some tables, given with their splits; `split` has fractions that rows are cut by. See `tables.preprocess`.
 
+    Rows are cut in the order of the files, or of a column of times, `split_by`, or at random, by a `seed`.
     It fits a preprocessor, takes the `given` one as it is, or lets its vocabularies `grow` by the training part.
     """
 
@@ -43,6 +46,8 @@ class TableJob(Job):
         grow: bool,
         csv: CsvDialect | None,
         split: Mapping[str, float] | None,
+        split_by: str | None,
+        seed: int,
         bad: BadRows,
         progress: Progress | None,
     ) -> None:
@@ -51,14 +56,16 @@ class TableJob(Job):
         self.files = [file for _, file in files]
         self.schema, self.given, self.grow = schema, given, grow
         self.csv, self.split = csv, None if split is None else dict(split)
+        self.split_by, self.seed = split_by, seed
+        time = None if split_by == RANDOM else split_by
         if given is None:
-            self.columns = Columns(schema, None, {})
+            self.columns = Columns(schema, None, {}, time=time)
         elif grow:
             again = [c.name for c in schema.categorical if c.table_name in given.vocabularies]
             schema = schema.replace_categorical(**dict.fromkeys(again, {"vocabulary_size": None}))
-            self.columns = Columns(schema, given.dense_state, {})
+            self.columns = Columns(schema, given.dense_state, {}, time=time)
         else:
-            self.columns = Columns(schema, given.dense_state, given.vocabularies)
+            self.columns = Columns(schema, given.dense_state, given.vocabularies, time=time)
         self._rows = [0] * len(files)
         self._current = 0
         self._resume_at: dict[str, int] = {}
@@ -72,11 +79,14 @@ class TableJob(Job):
         if self.given is not None:
             vocabularies = {name: vocabulary_identity(v) for name, v in self.given.vocabularies.items()}
             rules |= {"dense": self.given.dense_state, "vocabularies": vocabularies, "grown": self.grow}
-        job = {"split": self.split, "rules": rules, "inputs": fingerprints, "splits": self.splits}
+        job: dict[str, Any] = {"split": self.split, "rules": rules, "inputs": fingerprints, "splits": self.splits}
+        if self.split_by is not None:
+            job["split_by"] = [self.split_by, self.seed if self.split_by == RANDOM else None]
         return job if self.csv is None else {**job, "csv": self.csv.to_dict()}
 
     def open_stage(self, executor: ThreadPoolExecutor, workers: int) -> TableStage:
-        return TableStage(self.staging, self.columns.schema, len(self.columns.late), self.columns.texts)
+        columns = self.columns
+        return TableStage(self.staging, columns.schema, len(columns.late), columns.time is not None, columns.texts)
 
     def position(self) -> dict[str, Any]:
         return {"rows": list(self._rows), "current": self._current, "position": self._resume_at, "seen": self._seen}
@@ -101,38 +111,47 @@ class TableJob(Job):
             self._current += 1
             self._resume_at = {}
 
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        total, start = sum(self._rows), 0
-        ranges: dict[str, tuple[int, int]] = {}
-        if self.split is None:
-            for name, rows in zip(self.splits, self._rows, strict=True):
-                ranges[name] = (ranges.get(name, (start, start))[0], start + rows)
-                start += rows
-            return ranges
-        share = 0.0
-        for name in [s for s in layout.SPLITS if s in self.split]:
-            share += self.split[name]
-            stop = min(round(share * total), total)
-            ranges[name] = (start, stop)
-            start = stop
-        return ranges
+    def part_rows(self) -> dict[str, int]:
+        return self._parts.rows
 
     def prepare(self) -> Specs:
-        self._fitted = self._preprocessor(*self.ranges()["train"]).reading(self.csv)
+        self._parts = self._cut()
+        self._fitted = self._preprocessor().reading(self.csv)
         return layout.array_specs(self._fitted.schema)
 
-    def _preprocessor(self, first: int, last: int) -> Preprocessor:
-        """The preprocessor, of the staged training rows `first … last - 1`."""
+    def _cut(self) -> Parts:
+        """Which staged rows belong to which part."""
+        total = sum(self._rows)
+        if self.split is None:
+            rows: dict[str, int] = {}
+            for name, count in zip(self.splits, self._rows, strict=True):
+                rows[name] = rows.get(name, 0) + count
+            return in_file_order(rows)
+        if self.split_by is None:
+            return in_file_order(targets(self.split, total))
+        if self.split_by == RANDOM:
+            return by_keys(self.split, random_keys(self.seed), total, "split_by='random'")
+        keys, what = partial(self.stage.read, "when"), f"split_by: column {self.split_by!r}"
+        check_kinds(keys, total, what)
+        return by_keys(self.split, keys, total, what)
+
+    def _preprocessor(self) -> Preprocessor:
+        """The preprocessor, of the staged training rows."""
         if self.given is not None and not self.grow:
             return self.given
         unfitted = bool(self.columns.open or self.columns.late)
-        if self.given is None and unfitted and first == last:
+        if self.given is None and unfitted and not self._parts.rows["train"]:
             raise ValueError(f"{self.files[0].path}: the training part has no rows, so no vocabulary can be fitted.")
-        cuts, read = chunks(first, last) if unfitted else (), self.stage.read
-        parts = ((read("late", *rows), read("sparse", *rows)) for rows in cuts)
+        parts = self._training_rows() if unfitted else iter(())
         if self.given is None:
             return fitted(self.schema, self.columns, parts)
         return grown(self.given, self.columns, parts)
+
+    def _training_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first, last in chunks(0, sum(self._rows)):
+            rows = self._parts.of(first, last)["train"]
+            if len(rows):
+                yield self.stage.read("late", first, last)[rows], self.stage.read("sparse", first, last)[rows]
 
     def pieces(self, written: int) -> Iterator[tuple[str, dict[str, np.ndarray], int | None]]:
         final = {}
@@ -142,21 +161,27 @@ class TableJob(Job):
             final[table] = np.append(encoded, np.int32(PADDING))
         self.columns.texts.clear()
         self._counted = written
-        for split, (first, last) in self.ranges().items():
-            # From the last commit on, in the same chunks: it is made after one.
-            for start, stop in chunks(first, last):
-                if stop > written:
-                    yield split, self._final(start, stop, final, f"the {split} part, row {start - first}"), stop
-                    self.count(stop - start)
+        done = dict.fromkeys(self._parts.rows, 0)
+        # From the last commit on, in the same chunks: it is made after one.
+        for first, last in chunks(0, sum(self._rows)):
+            parts = {name: rows for name, rows in self._parts.of(first, last).items() if len(rows)}
+            for k, (split, rows) in enumerate(parts.items()) if last > written else ():
+                numbers = np.arange(done[split], done[split] + len(rows))
+                yield split, self._final(first, last, rows, final, split, numbers), last if k == len(parts) - 1 else None
+                self.count(len(rows))
+            for split, rows in parts.items():
+                done[split] += len(rows)
 
-    def _final(self, first: int, last: int, ids: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-        """Staged rows in their final form; `ids` are those of the numbered texts by table."""
-        rows = {name: self.stage.read(name, first, last) for name in self.stage.specs}
+    def _final(
+        self, first: int, last: int, chosen: np.ndarray, ids: Mapping[str, np.ndarray], split: str, numbers: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Staged rows of a split in their final form; `ids` are those of the numbered texts by table."""
+        rows = {name: self.stage.read(name, first, last)[chosen] for name in self.stage.specs}
         late = rows.pop("late")
         for k, j in enumerate(self.columns.late):
             column = self._fitted.schema.dense[j]
             out = rows["dense"][:, j] = dense.apply(column, self._fitted.dense_state[column.name], late[:, k])
-            refused = Refused(where, "row", np.arange(last - first))
+            refused = Refused(f"the {split} part", "row", numbers)
             refused.add(column.name, (~np.isfinite(out), late[:, k].item, dense.OUTSIDE))
         for table, members in self.columns.open.items():
             for member, offset in members:
@@ -169,15 +194,19 @@ class TableJob(Job):
 
     def note(self) -> dict[str, Any]:
         inputs = [[name, str(file.path)] for name, file in zip(self.splits, self.files, strict=True)]
-        return {"split": self.split, "inputs": inputs}
+        by = {} if self.split_by is None else {"split_by": self.split_by}
+        return {"split": self.split, **by, "inputs": inputs}
 
 
 class TableStage(Stage):
-    """Staged rows, and the numbered texts by table, which get the committed ones. `late` dense columns wait for statistics."""
+    """Staged rows, and the numbered texts by table, which get the committed ones.
 
-    def __init__(self, staging: Staging, schema: Schema, late: int, texts: Mapping[str, TextIds]) -> None:
+    `late` dense columns wait for statistics; `timed` rows have keys that put them in order.
+    """
+
+    def __init__(self, staging: Staging, schema: Schema, late: int, timed: bool, texts: Mapping[str, TextIds]) -> None:
         specs: dict[str, tuple[Any, int | None]] = {"sparse": (np.int32, 0), **layout.array_specs(schema)}
-        super().__init__(staging, {**specs, "late": (np.float64, late)})
+        super().__init__(staging, {**specs, "late": (np.float64, late), **({"when": (np.uint64, None)} if timed else {})})
         self._texts = dict(texts)
         for k, ids in enumerate(self._texts.values()):
             self._restore(k, ids)

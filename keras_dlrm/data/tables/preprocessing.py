@@ -16,8 +16,9 @@ from keras_dlrm.data.preprocessor.vocabulary import HEX
 from keras_dlrm.data.tables.files import Inputs, check_columns, table_files
 from keras_dlrm.data.tables.files import input_files as input_files
 from keras_dlrm.data.tables.job import TableJob
+from keras_dlrm.data.tables.parts import RANDOM
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.arguments import worker_count
+from keras_dlrm.support.arguments import integer, worker_count
 
 VOCABULARY = ("frozen", "grown")
 
@@ -30,6 +31,8 @@ def preprocess(
     *,
     output: str | os.PathLike[str],
     split: Mapping[str, float] | None = None,
+    split_by: str | None = None,
+    seed: int = 0,
     preprocessor: Preprocessor | str | os.PathLike[str] | None = None,
     vocabulary: str | None = None,
     csv: CsvDialect | None = None,
@@ -50,10 +53,10 @@ def preprocess(
     CSV and TSV are UTF-8 with a header; a field that begins with a double quote ends with one, two inside are one.
 
     The input is read once, in blocks; staging alongside the output needs `8 + 4·n_dense + 4·W` bytes of disk per row, and 8
-    more for each dense column that is fitted. Memory holds the distinct values of the fitted tables, their bytes and up
-    to 100 more each while the vocabularies are made, besides some hundred megabytes of blocks. A call that was stopped,
-    killed or out of disk resumes where it stopped when it is made again with the same arguments, and gives the same files,
-    to the byte; other arguments or changed inputs start again.
+    more for each dense column that is fitted and for `split_by`. Memory holds the distinct values of the fitted tables,
+    their bytes and up to 100 more each while the vocabularies are made, besides some hundred megabytes of blocks. A call
+    that was stopped, killed or out of disk resumes where it stopped when it is made again with the same arguments, and
+    gives the same files, to the byte; other arguments or changed inputs start again.
 
     Args:
         schema: The columns. Sparse columns without a `vocabulary_size` get a fitted vocabulary. `None` with a
@@ -68,6 +71,10 @@ def preprocess(
         output: Directory to write: complete or absent.
         split: Instead of `valid` and `test`: fractions that cut `train` in file order, as
             `{"train": 0.8, "valid": 0.1, "test": 0.1}`.
+        split_by: With a `split`, what it cuts by instead of the order of the files: a column of times (dates, ISO 8601
+            texts or numbers, in the schema or not), the earliest rows into `train`; or `"random"`. Rows of one time stay
+            together. Within a part rows keep the order of the files.
+        seed: Of `split_by="random"`, which goes by a hash of it and the row's number.
         preprocessor: A fitted one, or the directory that holds it, for new days of a log: nothing is fitted.
         vocabulary: With a `preprocessor`. `"frozen"`, the default: unseen values go to the OOV row. `"grown"`: those of
             the training part get new rows; ids of known values stay. See `Preprocessor.grow`.
@@ -112,17 +119,24 @@ def preprocess(
         if valid is not None or test is not None:
             raise ValueError("tables: give either split=… or valid and test files, not both.")
         _check_split(split)
+    _check_split_by(split_by, split, schema)
+    seed = integer("tables", "seed", seed, 0)
+    time = None if split_by in (None, RANDOM) else split_by
     place = real_output(output)
     if not staging_directory(place).exists():
         check_output(place, overwrite)
     csv = csv if csv is not None or given is None else given.csv
     parts = {"train": train, "valid": valid, "test": test}
     names = [*schema.column_names, *schema.row_names]
+    names += [] if time is None or time in names else [time]
     files = [
-        (name, file) for name, inputs in parts.items() if inputs is not None for file in table_files(inputs, names, csv)
+        (name, file)
+        for name, inputs in parts.items()
+        if inputs is not None
+        for file in table_files(inputs, names, csv, time)
     ]
     check_columns([file for _, file in files], names)
-    job = TableJob(files, schema, given, vocabulary == "grown", csv, split, bad, progress)
+    job = TableJob(files, schema, given, vocabulary == "grown", csv, split, split_by, seed, bad, progress)
     return job.run(place, threads, overwrite)
 
 
@@ -151,6 +165,17 @@ def _rules(
         if known.keys.kind == HEX:
             raise ValueError(f"tables: vocabulary='grown' cannot grow the hexadecimal table {name!r}.")
     return preprocessor.schema, preprocessor
+
+
+def _check_split_by(split_by: str | None, split: Mapping[str, float] | None, schema: Schema) -> None:
+    if split_by is None:
+        return
+    if not isinstance(split_by, str):
+        raise TypeError(f"tables: split_by={split_by!r} must be the name of a column, or 'random'.")
+    if split is None:
+        raise ValueError(f"tables: split_by={split_by!r} needs fractions, split={{'train': 0.8, 'valid': 0.1, 'test': 0.1}}.")
+    if split_by in schema.row_names:
+        raise ValueError(f"tables: split_by={split_by!r} is the label or the weight of rows; give a column of times.")
 
 
 def _check_split(split: Mapping[str, float]) -> None:
