@@ -97,10 +97,15 @@ def _scores(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray |
 
 
 def _auc_deviation(area: float, clicks: float, others: float) -> float:
-    """Standard deviation of an AUC by chance, of so many clicks and non-clicks."""
-    both = area * (1 - area)
+    """Standard deviation of an AUC by chance, of so many clicks and non-clicks.
+
+    One more row of the rarer class, at an AUC of one half, is added: without it an AUC of 1 would be certain, however few they are.
+    """
+    fewer = min(clicks, others)
+    area = (area * fewer + 0.5) / (fewer + 1)
     of_clicks, of_others = area / (2 - area) - area**2, 2 * area**2 / (1 + area) - area**2
-    return float(np.sqrt(max(both + (clicks - 1) * of_clicks + (others - 1) * of_others, 0.0) / max(clicks * others, 1e-12)))
+    variance = area * (1 - area) + (clicks - 1) * of_clicks + (others - 1) * of_others
+    return float(np.sqrt(max(variance, 0.0) / max(clicks * others, 1e-12)))
 
 
 def frequency_bands(counts: Any, shares: tuple[float, float] = (0.25, 0.75)) -> np.ndarray:

@@ -34,7 +34,7 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
         The text of the file.
     """
     sections = [
-        f"<header><h1>{escape(title)}</h1>{_hint(' · '.join(_facts(result)))}</header>",
+        f"<header><h1>{escape(title)}</h1>{_hint(' · '.join(f'<span>{fact}</span>' for fact in _facts(result)))}</header>",
         "<h2>Result</h2>", _result(result, figures),
         "<h2>Charts</h2>", _charts(result, figures), _lift(figures["lift"]),
         _importance(figures["importance"]), _slices(figures["slices"]),
@@ -96,11 +96,11 @@ def _charts(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     charts = [(f"{name} by epoch", keys, svg) for name, svg in plots.learning_curves(result.get("history", {})).items()]
     classes = '<span class="key clicks"><span>clicks</span></span> <span class="key others"><span>non-clicks</span></span>'
     charts += [
-        ("Reliability", f"{part}; on the dashed line predictions are right; bars are 95% intervals",
+        ("Reliability", f"{part}; dashed: calibrated; bars: 95% intervals",
          plots.reliability_chart(figures["reliability"])),
         ("Predictions", f"{part} &ensp; {classes}", plots.distribution_chart(figures["distribution"])),
-        ("Gains", f"{part}; the dashed line is a random order", plots.gains_chart(figures["lift"])),
-        ("Lift", f"{part}; the dashed line is the click rate of all rows", plots.lift_chart(figures["lift"])),
+        ("Gains", f"{part}; dashed: a random order", plots.gains_chart(figures["lift"])),
+        ("Lift", f"{part}; dashed: the click rate of all rows", plots.lift_chart(figures["lift"])),
     ]  # fmt: skip
     drawn = (f"<figure><figcaption>{name}<small>{note}</small></figcaption>{svg}</figure>" for name, note, svg in charts)
     return f'<div class="charts">{"".join(drawn)}</div>'
@@ -159,5 +159,5 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "<td>–</td>"
     if isinstance(value, float):
-        return f"<td>{100 * value:.1f}%</td>" if name in _SHARES else f"<td>{value:,.4f}</td>"
+        return f"<td>{100 * value:.1f}%</td>" if name in _SHARES else f"<td>{round(value, 4) + 0.0:,.4f}</td>"
     return f"<td>{value:,}</td>" if isinstance(value, int) else f"<td>{escape(str(value))}</td>"

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from helpers.browser import open_browser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,3 +151,26 @@ def test_ticks_are_round_inside_and_evenly_spaced(low, width):
 def test_an_axis_has_room_for_its_values():
     assert spread([2.0, float("nan"), 2.0])[0] < 2 < spread([2.0])[1]
     assert spread([]) == (-1e-6, 1e-6)
+
+
+# Selenium and a browser that goes away leave sockets behind.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_browser_shows_it_in_both_schemes_and_on_a_phone(tmp_path):
+    (tmp_path / "report.html").write_text(page(RESULT, figures(*rows()), f"DLRM on {EVIL}"), encoding="utf-8")
+    grounds, texts = [], []
+    with open_browser() as browser:
+        for scheme, width in (("light", 1280), ("dark", 1280), ("dark", 360)):
+            scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+            size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get((tmp_path / "report.html").as_uri())
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width  # nothing sticks out
+            assert browser.execute_script("return document.querySelectorAll('svg').length") == 6
+            assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+            assert browser.get_log("browser") == []
+            style = "return getComputedStyle(document.body)"
+            grounds.append(browser.execute_script(f"{style}.backgroundColor"))
+            texts.append(browser.execute_script(f"{style}.color"))
+    bright = [sum(map(int, re.findall(r"\d+", color))) for color in (*grounds, *texts)]
+    assert bright[0] > 700 > 100 > bright[1] == bright[2] and bright[3] < 150 and bright[4] > 600
