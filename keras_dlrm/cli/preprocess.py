@@ -62,7 +62,7 @@ def tables(
         log = package.preprocess(
             columns, list(train), list(valid) or None, list(test) or None, split=split, progress=progress, **options
         )
-    _show(log, as_json)
+    _show(log, as_json, warned=options["preprocessor"] is None)
 
 
 @command.command(epilog="""\b
@@ -104,7 +104,7 @@ def warn_without_valid(log: Any) -> None:
         click.echo(f"warning: {log.directory} {what}; preprocess with --fractions 0.8 0.1 0.1, or give --valid files.", err=True)
 
 
-def _show(log: Any, as_json: bool) -> None:
+def _show(log: Any, as_json: bool, warned: bool = True) -> None:
     from keras_dlrm.data.preprocessor.bad_rows import BadRow
     from keras_dlrm.support.terminal import print_table
 
@@ -113,7 +113,8 @@ def _show(log: Any, as_json: bool) -> None:
     largest = sorted(log.schema.table_sizes.items(), key=lambda item: -item[1])[:8]
     if largest:
         print_table([{"table": name, "rows": size} for name, size in largest], "Largest tables")
-    warn_without_valid(log)
+    if warned:
+        warn_without_valid(log)
     result = {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes}
     bad = log.manifest.get("bad_rows")
     if bad is not None:
