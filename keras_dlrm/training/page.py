@@ -144,12 +144,12 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """A table of those columns that some row has a value in; the first one names the rows."""
     first, *others = columns
     shown = [name for name in others if any(row.get(name) is not None for row in rows)]
-    head = "".join(f"<th>{escape(columns[name])}</th>" for name in (first, *shown))
+    head = "".join(f'<th scope="col">{escape(columns[name])}</th>' for name in (first, *shown))
     lines = []
     for row in rows:
         cells = "".join(_cell(name, row.get(name)) for name in shown)
         mark = ' class="main"' if row.get("main") else ""
-        lines.append(f"<tr{mark}><th>{escape(str(row[first]))}</th>{cells}</tr>")
+        lines.append(f'<tr{mark}><th scope="row">{escape(str(row[first]))}</th>{cells}</tr>')
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
