@@ -374,3 +374,9 @@ def test_text_that_is_none_names_its_column():
     fitted = Preprocessor.fit(schema, pl.DataFrame({"c": ["a"]}))
     with pytest.raises(ValueError, match="column 'c' holds half of a surrogate pair"):
         fitted.transform({"c": ["\ud800"]})
+
+
+def test_its_representation_says_columns_and_tables():
+    schema = Schema(dense=["x"], categorical=[Categorical("a"), Categorical("b", 4)])
+    fitted = Preprocessor.fit(schema, {"x": [1.0, 2.0], "a": ["u", "v"], "b": [0, 1]})
+    assert repr(fitted) == "Preprocessor(1 dense columns; tables {a: 3 rows, b: 4 rows}, 1 of 2 vocabularies fitted)"
