@@ -40,6 +40,7 @@ FOLDERS = ("trainers", "benchmarks", "savedmodel", "docs")
 # Runs the blocks of one document in one process: Python blocks share a namespace, shell blocks a folder.
 DRIVER = """
 import json, subprocess, sys
+sys.path.insert(0, "")  # modules of the folder, as in an interactive session
 document, blocks = json.load(open(sys.argv[1]))
 namespace = {"__name__": "__main__"}
 for language, line, code in blocks:

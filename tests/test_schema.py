@@ -280,7 +280,7 @@ def test_validate_takes_unsigned_ids():
         (lambda: Schema.from_yaml("categorical: {user: {vocabulary_size: 5}}"), TypeError,
          ["categorical={'user'", "one mapping", "list"]),
         (lambda: Schema.from_json("{"), ValueError, ["JSON"]),
-        (lambda: Schema(categorical=["C1"]), TypeError, ["'C1'", "Categorical"]),
+        (lambda: Schema(categorical=[3]), TypeError, ["3", "Categorical"]),
         (lambda: Schema(["a"], label=""), TypeError, ["label"]),
         (lambda: Schema(["a"], [Categorical("b", 3)], weighted="False"), TypeError, ["weighted", "'False'"]),
         (lambda: Categorical("", 3), TypeError, ["name"]),
@@ -397,3 +397,7 @@ def test_numpy_numbers_round_trip_too():
 
 def test_names_of_dense_columns_may_stand_alone_in_files():
     assert Schema.from_yaml("dense: [I1]\ncategorical: [{name: C1, vocabulary_size: 3}]").dense == (Dense("I1"),)
+
+
+def test_names_are_taken_for_categorical_columns_whose_vocabularies_are_fitted():
+    assert Schema(["x"], ["user_id", Categorical("b", 3)]).categorical == (Categorical("user_id"), Categorical("b", 3))

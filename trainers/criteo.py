@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from keras_dlrm.cli.options import PathArgument, backend_option, chosen_experiment, tensorboard_option, training_options
+from keras_dlrm.cli.options import (
+    PathArgument,
+    backend_option,
+    check_slices,
+    chosen_experiment,
+    slice_options,
+    tensorboard_option,
+    training_options,
+)
 from keras_dlrm.cli.program import promise, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`
@@ -49,10 +57,11 @@ def preset_experiment(name):
 @click.option("--days", type=int, default=7, show_default=True, help="Days that a single file is cut into.")
 @click.option("--subsample", type=float, default=0.0, show_default=True, help="Share of label-0 rows to drop.")
 @training_options
+@slice_options
 @tensorboard_option
 @backend_option
 @promise("The same command resumes where it stopped.")
-def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, **options):
+def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, slice_by, group_by, **options):
     """Preprocess Criteo's TSV files (once), train, keep the best model, score the test part."""
     from rich.console import Console
 
@@ -65,7 +74,9 @@ def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, **
     log = preprocessed_once(
         output, inputs, settings, lambda **where: criteo.preprocess(list(inputs), **settings, **where)
     )
-    result = train(experiment, log, output / "run", resume=True, tensorboard=tensorboard, console=Console(stderr=True))
+    check_slices(log, slice_by, group_by)
+    given = {"tensorboard": tensorboard, "slice_by": slice_by or None, "group_by": group_by}
+    result = train(experiment, log, output / "run", resume=True, console=Console(stderr=True), **given)
     show(result, log, output / "run")
 
 

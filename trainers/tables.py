@@ -12,8 +12,10 @@ import click
 from keras_dlrm.cli.options import (
     PathArgument,
     backend_option,
+    check_slices,
     chosen_experiment,
     fractions_option,
+    slice_options,
     tensorboard_option,
     training_options,
 )
@@ -39,10 +41,11 @@ Examples:
 @fractions_option
 @click.option("--output", required=True, type=PathArgument, help="Folder for the processed data and the run.")
 @training_options
+@slice_options
 @tensorboard_option
 @backend_option
 @promise("The same command resumes where it stopped.")
-def main(schema, train_files, valid, test, fractions, output, tensorboard, **options):
+def main(schema, train_files, valid, test, fractions, output, tensorboard, slice_by, group_by, **options):
     """Preprocess tables (once), train, keep the best model, score the test part."""
     from rich.console import Console
 
@@ -67,7 +70,9 @@ def main(schema, train_files, valid, test, fractions, output, tensorboard, **opt
         settings,
         lambda **where: kd.data.tables.preprocess(columns, **files, split=split, **where),
     )
-    result = train(experiment, log, output / "run", resume=True, tensorboard=tensorboard, console=Console(stderr=True))
+    check_slices(log, slice_by, group_by)
+    given = {"tensorboard": tensorboard, "slice_by": slice_by or None, "group_by": group_by}
+    result = train(experiment, log, output / "run", resume=True, console=Console(stderr=True), **given)
     show(result, log, output / "run")
 
 

@@ -8,6 +8,9 @@ import click
 from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.export import TABLES
 
+# Of a slice, in 80 columns; `--json` has all.
+_SHOWN = ("slice", "rows", "auc", "auc_error", "logloss", "calibration")
+
 
 @click.command(epilog="""\b
 Examples:
@@ -62,7 +65,7 @@ def command(
     if slice_by:
         result["slices"] = Slicer(log, split, probabilities).tables(slice_by)
     for table in result.get("slices", ()):
-        print_table(table["rows"], f"{table['column']} by {table['by']}")
+        print_table([{key: row[key] for key in _SHOWN} for row in table["rows"]], f"{table['column']} by {table['by']}")
     if group_by is not None:
         result["grouped_auc"] = grouped(part, group_by, probabilities)
         print_table([result["grouped_auc"]], f"AUC within each value of {group_by}")

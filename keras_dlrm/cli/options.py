@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keras_dlrm.files.checksums import KERAS, check_archive
+from keras_dlrm.support.installs import require
 
 if TYPE_CHECKING:
     from keras_dlrm.data.preprocessor.unseen import Unseen
@@ -57,6 +58,7 @@ def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
             if keras is not None and keras.backend.backend() != backend:
                 fix = f"start the program with KERAS_BACKEND={backend} instead."
                 raise ValueError(f"--backend {backend}: Keras runs on {keras.backend.backend()} already; {fix}")
+            require(f"--backend {backend}", backend)
             os.environ["KERAS_BACKEND"] = backend
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         return function(*args, **kwargs)

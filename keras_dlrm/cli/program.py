@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from keras_dlrm.sharding.processes import PARENT
+from keras_dlrm.support.installs import install
 from keras_dlrm.support.quiet import quiet_imports
 
 _MOST = 4000  # letters of an error
@@ -47,6 +48,8 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
             if told:  # it came of being stopped
                 _end(told[0], error, whole=args is None)
             text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            if isinstance(error, ModuleNotFoundError) and (command_line := install(error.name or "")):
+                text = f"this needs {str(error.name).partition('.')[0]}, which is not installed: {command_line}."
             text = _in_flags(text, command, sys.argv[1:] if args is None else args)
             click.echo(f"error: {text if len(text) <= _MOST else f'{text[: _MOST // 2]} … {text[-_MOST // 2 :]}'}", err=True)
             sys.exit(2)
@@ -69,7 +72,7 @@ def _in_flags(text: str, command: click.Command, args: list[str]) -> str:
                 text = re.sub(rf"{name}True\b", flag, text)
             else:
                 text = re.sub(rf"{name}('?)([\w.-]*)\1", rf"{flag} \2", text)
-    return text
+    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", text)
 
 
 @contextlib.contextmanager

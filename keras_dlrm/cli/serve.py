@@ -12,6 +12,7 @@ import click
 
 from keras_dlrm.cli import options as shared
 from keras_dlrm.serving.limits import Limits
+from keras_dlrm.support.installs import install
 
 
 @click.command(epilog="""\b
@@ -68,7 +69,9 @@ def command(
         from keras_dlrm.serving.server import Server, bracketed
         from keras_dlrm.serving.versions.config import ModelConfig
     except ModuleNotFoundError as error:
-        raise ImportError(f"keras-dlrm serve needs {error.name}: pip install 'keras-dlrm[serving]'.") from error
+        missing = str(error.name).partition(".")[0]
+        fix = install(missing) or "pip install 'keras-dlrm[serving]'"
+        raise ImportError(f"keras-dlrm serve needs {missing}, which is not installed: {fix}.") from error
     log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that its loader of sessions is an old one

@@ -10,6 +10,7 @@ import click
 from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.preprocess import warn_without_valid
 from keras_dlrm.cli.program import promise
+from keras_dlrm.support.installs import require
 
 
 @click.command(epilog="""\b
@@ -42,6 +43,8 @@ def command(
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
 
+    if tensorboard:
+        require("--tensorboard", "tensorflow")
     # All that can be checked comes before the import of a framework, which takes long.
     experiment = shared.chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
     if resume and output is None:

@@ -52,9 +52,11 @@ def scores_by_slice(labels: Any, probabilities: Any, slices: Any, weights: Any =
     order = np.argsort(-sizes, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.minimum(np.arange(len(order)), most)
-    found = []
+    ranks, found = rank[member], []
     for place in range(min(len(order), most + 1)):
-        chosen = np.unique(rows[rank[member] == place])
+        chosen = rows[ranks == place]
+        if place == most:  # lists may have several of the others
+            chosen = np.unique(chosen)
         own = None if weights is None else counts[chosen]
         kind: dict[str, Any] = {"value": distinct[order[place]].item(), "values": 1}
         if place == most:
@@ -97,10 +99,15 @@ def _scores(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray |
 
 
 def _auc_deviation(area: float, clicks: float, others: float) -> float:
-    """Standard deviation of an AUC by chance, of so many clicks and non-clicks."""
-    both = area * (1 - area)
+    """Standard deviation of an AUC by chance, of so many clicks and non-clicks.
+
+    One more row of the rarer class, at an AUC of one half, is added: without it an AUC of 1 would be certain, however few they are.
+    """
+    fewer = min(clicks, others)
+    area = (area * fewer + 0.5) / (fewer + 1)
     of_clicks, of_others = area / (2 - area) - area**2, 2 * area**2 / (1 + area) - area**2
-    return float(np.sqrt(max(both + (clicks - 1) * of_clicks + (others - 1) * of_others, 0.0) / max(clicks * others, 1e-12)))
+    variance = area * (1 - area) + (clicks - 1) * of_clicks + (others - 1) * of_others
+    return float(np.sqrt(max(variance, 0.0) / max(clicks * others, 1e-12)))
 
 
 def frequency_bands(counts: Any, shares: tuple[float, float] = (0.25, 0.75)) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -28,8 +29,9 @@ class ClickModel(SparseTraining):
     """Base of the models: a packed batch (see `Schema`) → p(click), float32 (B, 1).
 
     `predict` gives probabilities; losses on probabilities (`"binary_crossentropy"`) are computed from the logits in
-    float32, also under mixed precision. A subclass makes its layers and builds them, has its arguments in `_config`, and defines
-    `logits`.
+    float32, also under mixed precision. A subclass makes its layers in `__init__` and defines `logits`; see docs/own-models.md.
+    Its own arguments, which must be plain values, are saved with it unless it sets `_config`, a dict of them. Layers that it does
+    not build are built when it is first called, or loaded.
 
     Args:
         schema: A fitted `Schema`.
@@ -39,6 +41,13 @@ class ClickModel(SparseTraining):
     exported_by_us = True
     default_loss = "binary_crossentropy"
     prediction_of_no_rows = np.zeros((0, 1), np.float32)
+    _arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> ClickModel:
+        model = super().__new__(cls, *args, **kwargs)
+        # Not by `setattr`, which Keras has track layers that there are not yet.
+        vars(model)["_arguments"] = _own_arguments(cls, args, kwargs)
+        return cast(ClickModel, model)
 
     def __init__(self, schema: Schema | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -196,15 +205,33 @@ class ClickModel(SparseTraining):
         refuse_hdf5_in_writing()
         config = {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed}
         config["dtype"] = keras.dtype_policies.serialize(self.dtype_policy)
-        return with_frozen({**config, **self._config}, self)
+        return with_frozen({**config, **self._arguments, **self._config}, self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ClickModel:
         config = dict(config)
         frozen = config.pop("frozen", {})
         model = cls(**config)
+        if not model.built:
+            # Layers that are built by a call alone: by a symbolic one, which looks nothing up.
+            kinds = {name: "int32" if name == "sparse" else "float32" for name in model.schema.input_names}
+            widths = {"dense": model.schema.n_dense, "sparse": model.schema.width, "weights": model.schema.width}
+            model.compute_output_spec({n: keras.KerasTensor((None, widths[n]), kind) for n, kind in kinds.items()})
+            model.built = True
         freeze(model, frozen)
         return model
+
+
+def _own_arguments(cls: type[ClickModel], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parameters that a class's own `__init__` adds to those of `ClickModel` have as values, by name."""
+    known = {*inspect.signature(ClickModel.__init__).parameters, "name", "dtype", "trainable"}
+    try:
+        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+    except TypeError:  # `__init__` says it better
+        return {}
+    bound.apply_defaults()
+    named = (p.name for p in bound.signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return {name: bound.arguments[name] for name in named if name not in known}
 
 
 def _shaped(values: Any, shape: tuple[int, ...]) -> Any:

@@ -28,7 +28,7 @@ class Schema:
 
     Args:
         dense: Dense columns: names or `Dense`.
-        categorical: Sparse columns: `Categorical`.
+        categorical: Sparse columns: names, for vocabularies that are fitted, or `Categorical`.
         label: Name of the label column (0 or 1).
         weighted: Whether batches carry per-id `"weights"`.
         soft_labels: Whether labels may also be numbers between 0 and 1, such as chances.
@@ -48,14 +48,14 @@ class Schema:
     def __init__(
         self,
         dense: Iterable[str | Dense] = (),
-        categorical: Iterable[Categorical] = (),
+        categorical: Iterable[str | Categorical] = (),
         label: str = "label",
         weighted: bool = False,
         sample_weight: str | None = None,
         soft_labels: bool = False,
     ) -> None:
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in listed("dense", dense))
-        self.categorical = tuple(listed("categorical", categorical))
+        self.categorical = tuple(Categorical(c) if isinstance(c, str) else c for c in listed("categorical", categorical))
         self.label, self.weighted, self.sample_weight, self.soft_labels = label, weighted, sample_weight, soft_labels
         self.inferred: Any = None
         for name, flag in (("weighted", weighted), ("soft_labels", soft_labels)):
@@ -66,7 +66,7 @@ class Schema:
                 raise TypeError(f"Schema: dense holds {shown(column)}; give column names or kd.Dense(name, …).")
         for entry in self.categorical:
             if not isinstance(entry, Categorical):
-                raise TypeError(f"Schema: categorical holds {shown(entry)}; give kd.Categorical(name, vocabulary_size, …).")
+                raise TypeError(f"Schema: categorical holds {shown(entry)}; give column names or kd.Categorical(name, …).")
         check_name(label, "Schema: label")
         if not self.dense and not self.categorical:
             raise ValueError("Schema: no columns; give at least one dense or categorical column.")

@@ -14,7 +14,7 @@ from keras_dlrm.training.slicing import Slicer, known_id
 # Rows among which columns are shuffled, at most, and how often each is.
 IMPORTANCE_ROWS, SHUFFLES = 20_000, 3
 # Predictions for the importance of all columns that a run makes in any case: a second or two.
-_CHEAP = 200_000
+_CHEAP = 100_000
 # Columns that are sliced where none is named: the most important ones.
 SLICED = 3
 
@@ -71,7 +71,7 @@ def affordable_rows(schema: Any, rows: int) -> int:
 
     >>> from keras_dlrm.schema.schema import Schema
     >>> affordable_rows(Schema(dense=["x", "y"]), 1000), affordable_rows(Schema(dense=[f"x{i}" for i in range(50)]), 1000)
-    (20000, 1333)
+    (16666, 666)
     """
     predictions = max(_CHEAP, rows // 2)  # each is a third of a training step on a row
     return min(IMPORTANCE_ROWS, predictions // (SHUFFLES * len(schema.column_names)))

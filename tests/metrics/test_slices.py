@@ -93,6 +93,11 @@ def test_the_interval_of_an_auc_holds_the_true_one_about_as_often_as_it_says():
     assert 0.9 < np.mean(inside) < 0.99
 
 
+def test_an_auc_of_one_in_few_rows_is_not_certain():
+    labels = [0, 0, *[1] * 500]
+    assert metrics.scores_by_slice(labels, np.linspace(0.1, 0.9, 502), np.zeros(502))[0]["auc_error"] > 0.15
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

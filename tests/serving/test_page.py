@@ -1,13 +1,11 @@
 """The page, in a real browser."""
 
-import shutil
-
 import pytest
+from helpers.browser import open_browser
 from helpers.saved_models import probability
 
 selenium = pytest.importorskip("selenium", reason="needs selenium, of the extra 'test'")
 
-from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
@@ -20,17 +18,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser():
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1100,1200"):
-        options.add_argument(argument)
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from helpers.browser import open_browser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,7 +127,20 @@ def test_certain_and_constant_predictions_are_drawn(probabilities):
 
 def test_points_are_placed_between_the_axes():
     chart = Chart((0, 10), (0.0, 1.0), "x", "y")
-    assert chart.place(0, 0) == (58, 228) and chart.place(10, 1) == (408, 10) and chart.place(5, 0.5) == (233, 119)
+    assert chart.place(0, 0) == (64, 228) and chart.place(10, 1) == (408, 10) and chart.place(5, 0.5) == (236, 119)
+
+
+def test_small_rates_keep_their_digits_and_nothing_is_minus_zero():
+    random = np.random.default_rng(0)
+    probabilities = random.beta(0.5, 900, 20_000)
+    html = page(RESULT, figures(random.random(20_000) < probabilities, probabilities), "rare")
+    rates = re.findall(r"<td>(0\.0{3,}\d+)</td>", html)
+    assert any(len(rate.replace("0", "").replace(".", "")) >= 3 for rate in rates) and "-0.0000" not in html
+
+
+def test_the_values_of_a_single_epoch_are_written_beside_their_dots():
+    charts = learning_curves({"auc": [0.61], "val_auc": [0.57]})
+    assert ">0.6100</text>" in charts["AUC"] and ">0.5700</text>" in charts["AUC"]
 
 
 def test_the_best_epoch_has_a_ring():
@@ -150,3 +164,26 @@ def test_ticks_are_round_inside_and_evenly_spaced(low, width):
 def test_an_axis_has_room_for_its_values():
     assert spread([2.0, float("nan"), 2.0])[0] < 2 < spread([2.0])[1]
     assert spread([]) == (-1e-6, 1e-6)
+
+
+# Selenium and a browser that goes away leave sockets behind.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_browser_shows_it_in_both_schemes_and_on_a_phone(tmp_path):
+    (tmp_path / "report.html").write_text(page(RESULT, figures(*rows()), f"DLRM on {EVIL}"), encoding="utf-8")
+    grounds, texts = [], []
+    with open_browser() as browser:
+        for scheme, width in (("light", 1280), ("dark", 1280), ("dark", 360)):
+            scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+            size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get((tmp_path / "report.html").as_uri())
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width  # nothing sticks out
+            assert browser.execute_script("return document.querySelectorAll('svg').length") == 6
+            assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+            assert browser.get_log("browser") == []
+            style = "return getComputedStyle(document.body)"
+            grounds.append(browser.execute_script(f"{style}.backgroundColor"))
+            texts.append(browser.execute_script(f"{style}.color"))
+    bright = [sum(map(int, re.findall(r"\d+", color))) for color in (*grounds, *texts)]
+    assert bright[0] > 700 > 100 > bright[1] == bright[2] and bright[3] < 150 and bright[4] > 600

@@ -33,7 +33,7 @@ class CriteoSplit(Split):
 
     def __post_init__(self) -> None:
         self._hotness = [column.hotness for column in self.schema.categorical]
-        sizes = [column.vocabulary_size for column in self.schema.categorical]
+        sizes = [column.vocabulary_size or 0 for column in self.schema.categorical]
         self._sizes = np.repeat(sizes, self._hotness).astype(np.int32)
 
     def __len__(self) -> int:

@@ -76,6 +76,11 @@ class Preprocessor:
                     "use Preprocessor.fit(schema, rows)."
                 )
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{name}: {rows:,} rows" for name, rows in self.schema.table_sizes.items())
+        fitted = f"{len(self.vocabularies)} of {len(self.schema.table_sizes)} vocabularies fitted"
+        return f"Preprocessor({self.schema.n_dense} dense columns; tables {{{rows}}}, {fitted})"
+
     @classmethod
     def identity(cls, schema: Schema) -> Preprocessor:
         """A preprocessor for columns that hold ids and model inputs already: it checks, packs and changes nothing.

@@ -23,6 +23,7 @@ from keras_dlrm.files.durable import sync, workspace
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.installs import require
 
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
@@ -79,7 +80,7 @@ def savedmodel(
         NotADirectoryError: `directory` is a file.
         TypeError, ValueError: arguments that do not fit the model.
         NotFinite: a weight is NaN or infinite.
-        ImportError: `warm_up=True` without tensorflow-serving-api.
+        ImportError: TensorFlow is not installed, or `warm_up=True` without tensorflow-serving-api.
         RuntimeError: a full disk; a written model that differs from `model` by more than 1e-5 (0.02 in half precision).
 
     Example: see docs/export.md.
@@ -88,6 +89,7 @@ def savedmodel(
     if version is not None:
         version = integer("savedmodel", "version", version, 0, 2**63 - 1)
     scores = _scores(metrics)
+    require("savedmodel", "tensorflow")  # in another process, whatever this one runs on
     require_finite("savedmodel", model)
     if functional:
         packed = default if default != "packed" else None
