@@ -52,9 +52,11 @@ def scores_by_slice(labels: Any, probabilities: Any, slices: Any, weights: Any =
     order = np.argsort(-sizes, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.minimum(np.arange(len(order)), most)
-    found = []
+    ranks, found = rank[member], []
     for place in range(min(len(order), most + 1)):
-        chosen = np.unique(rows[rank[member] == place])
+        chosen = rows[ranks == place]
+        if place == most:  # lists may have several of the others
+            chosen = np.unique(chosen)
         own = None if weights is None else counts[chosen]
         kind: dict[str, Any] = {"value": distinct[order[place]].item(), "values": 1}
         if place == most:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 420, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 10, 42
 _SUFFICES = 60  # points up to which each gets a dot
 
 
@@ -54,6 +54,11 @@ class Chart:
         """A circle around a point."""
         x, y = self.place(x, y)
         self._marks.append(f'<circle class="ring {kind}" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
+
+    def note(self, x: float, y: float, text: str) -> None:
+        """A text to the right of a point."""
+        x, y = self.place(x, y)
+        self._marks.append(f'<text class="name" x="{x + 9:.1f}" y="{y + 4:.1f}">{escape(text)}</text>')
 
     def bar(self, x: tuple[float, float], y: tuple[float, float], kind: str, name: str) -> None:
         """A rectangle from one corner to the other, with a tooltip."""

@@ -17,6 +17,7 @@ _LIFT = {"decile": "decile", "reached": "rows so far", "predicted": "predicted",
 _IMPORTANCE = {"column": "", "bar": "", "auc_drop": "drop of AUC", "auc_spread": "±", "logloss_rise": "rise of log loss",
                "logloss_spread": "±"}  # fmt: skip
 _SHARES = ("reached", "gain")  # shown as percentages
+_RATES = ("click_rate", "predicted", "observed")  # small ones with three digits
 
 Row = Mapping[str, Any]
 
@@ -61,7 +62,7 @@ def _facts(result: Mapping[str, Any]) -> Iterable[str]:
     if "parameters" in result:
         yield f"{result['parameters']['tables']:,} table and {result['parameters']['dense']:,} dense parameters"
     if "epochs" in result:
-        yield f"{result['epochs']} epochs, best: {result['best_epoch']}"
+        yield f"{result['epochs']} epochs, best: {result['best_epoch']}" if result["epochs"] > 1 else "1 epoch"
         yield f"{result['seconds']:,.1f} s, {result['samples_per_s']:,} rows/s"
     if "finished" in result:
         yield escape(result["finished"].replace("T", " "))
@@ -93,7 +94,8 @@ def _result(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 def _charts(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     part = escape(figures["part"])
     keys = '<span class="key train"><span>train</span></span> <span class="key valid"><span>valid</span></span>'
-    charts = [(f"{name} by epoch", keys, svg) for name, svg in plots.learning_curves(result.get("history", {})).items()]
+    curves = plots.learning_curves(result.get("history", {}))
+    charts = [(f"{name[0].upper()}{name[1:]} by epoch", keys, svg) for name, svg in curves.items()]
     classes = '<span class="key clicks"><span>clicks</span></span> <span class="key others"><span>non-clicks</span></span>'
     charts += [
         ("Reliability", f"{part}; dashed: calibrated; bars: 95% intervals",
@@ -144,12 +146,12 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """A table of those columns that some row has a value in; the first one names the rows."""
     first, *others = columns
     shown = [name for name in others if any(row.get(name) is not None for row in rows)]
-    head = "".join(f"<th>{escape(columns[name])}</th>" for name in (first, *shown))
+    head = "".join(f'<th scope="col">{escape(columns[name])}</th>' for name in (first, *shown))
     lines = []
     for row in rows:
         cells = "".join(_cell(name, row.get(name)) for name in shown)
         mark = ' class="main"' if row.get("main") else ""
-        lines.append(f"<tr{mark}><th>{escape(str(row[first]))}</th>{cells}</tr>")
+        lines.append(f'<tr{mark}><th scope="row">{escape(str(row[first]))}</th>{cells}</tr>')
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -159,5 +161,8 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "<td>–</td>"
     if isinstance(value, float):
-        return f"<td>{100 * value:.1f}%</td>" if name in _SHARES else f"<td>{round(value, 4) + 0.0:,.4f}</td>"
+        if name in _SHARES:
+            return f"<td>{100 * value:.1f}%</td>"
+        # No minus before what rounds to 0.
+        return f"<td>{value:#.3g}</td>" if name in _RATES and 0 < value < 0.01 else f"<td>{round(value, 4) + 0.0:,.4f}</td>"
     return f"<td>{value:,}</td>" if isinstance(value, int) else f"<td>{escape(str(value))}</td>"

@@ -28,6 +28,8 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> dict[str, str]:
         for values, kind in ((train, "train"), (valid, "valid")):
             if values:
                 chart.line(numbers, values, kind, lambda x, y, kind=kind: f"epoch {x:.0f}, {kind}: {y:.4f}")  # type: ignore[misc]
+            if len(values) == 1 and np.isfinite(values[0]):
+                chart.note(1, values[0], f"{values[0]:.4f}")
         finite = np.where(np.isfinite(valid), valid, np.nan)
         if epochs > 1 and np.isfinite(finite).any():
             best = int(np.nanargmax(finite) if name == "AUC" else np.nanargmin(finite))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from keras_dlrm.data.preprocessor import dense
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.schema.columns import DENSE_TRANSFORMS
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.neutral
@@ -183,6 +184,16 @@ def test_quantile_sample_is_bounded_and_does_not_depend_on_the_batches(monkeypat
     for i in range(0, 1000, 7):
         many.update(x[i : i + 7])
     assert len(one._sample) <= 50 and one.state() == many.state()
+
+
+@pytest.mark.parametrize("transform", DENSE_TRANSFORMS)
+@given(values=st.lists(st.integers(0, 10_000), min_size=2, max_size=40, unique=True))
+def test_raw_values_are_read_off_model_inputs(transform, values):
+    raw = np.array(values, float)
+    preprocessor = fit_dense(transform, [raw])
+    inputs = preprocessor.transform({"x": raw})["dense"][:, 0]
+    undone = dense.undo(preprocessor.schema.dense[0], preprocessor.dense_state.get("x", {}), inputs)
+    np.testing.assert_allclose(undone, raw, rtol=0.01, atol=0.01 * raw.max() if transform == "quantile" else 0.01)
 
 
 @pytest.mark.parametrize("transform", ["none", "log1p", "standardize", "log1p_standardize", "quantile", "distinct_quantile"])

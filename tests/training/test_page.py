@@ -127,7 +127,20 @@ def test_certain_and_constant_predictions_are_drawn(probabilities):
 
 def test_points_are_placed_between_the_axes():
     chart = Chart((0, 10), (0.0, 1.0), "x", "y")
-    assert chart.place(0, 0) == (58, 228) and chart.place(10, 1) == (408, 10) and chart.place(5, 0.5) == (233, 119)
+    assert chart.place(0, 0) == (64, 228) and chart.place(10, 1) == (408, 10) and chart.place(5, 0.5) == (236, 119)
+
+
+def test_small_rates_keep_their_digits_and_nothing_is_minus_zero():
+    random = np.random.default_rng(0)
+    probabilities = random.beta(0.5, 900, 20_000)
+    html = page(RESULT, figures(random.random(20_000) < probabilities, probabilities), "rare")
+    rates = re.findall(r"<td>(0\.0{3,}\d+)</td>", html)
+    assert any(len(rate.replace("0", "").replace(".", "")) >= 3 for rate in rates) and "-0.0000" not in html
+
+
+def test_the_values_of_a_single_epoch_are_written_beside_their_dots():
+    charts = learning_curves({"auc": [0.61], "val_auc": [0.57]})
+    assert ">0.6100</text>" in charts["AUC"] and ">0.5700</text>" in charts["AUC"]
 
 
 def test_the_best_epoch_has_a_ring():

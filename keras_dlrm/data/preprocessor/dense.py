@@ -112,8 +112,11 @@ def _places(quantiles: np.ndarray, values: np.ndarray) -> np.ndarray:
 def undo(column: Dense, state: dict[str, Any], inputs: np.ndarray) -> np.ndarray:
     """Model inputs (B,) → raw values, float64 (B,): the inverse of `apply` as far as there is one, for people to read."""
     out = np.asarray(inputs, np.float64)
-    if "quantile" in column.transform:
-        return np.interp((out + 1) / 2, np.linspace(0, 1, len(state["quantiles"])), state["quantiles"])
+    if column.transform == "quantile":
+        n = len(state["quantiles"])
+        return np.interp((n * (out + 1) - 1) / 2, np.arange(n), state["quantiles"])
+    if column.transform == "distinct_quantile":
+        return np.interp(out, np.linspace(-1, 1, len(state["quantiles"])), state["quantiles"])
     if column.transform == "log_above_minimum":
         return np.exp(out) - 2.0 + state["minimum"]
     if "standardize" in column.transform:

@@ -97,7 +97,7 @@ function written(feature, text) {
     text: /[^]*/,
   }[feature.kind];
   const odd = parts.find((part) => !legal.test(part));
-  if (odd !== undefined) throw new Error(`${feature.name}: “${odd}” is no ${feature.kind}.`);
+  if (odd !== undefined) throw new Error(`${feature.name}: “${odd}” is not ${feature.kind === "id" ? "an" : "a"} ${feature.kind}.`);
   const empty = { number: feature.nullable ? "null" : "0", id: "-1", flag: "false", text: '""' }[feature.kind];
   const values = parts.map((part) =>
     feature.kind === "text" ? JSON.stringify(part) : feature.kind === "number" ? String(Number(part)) :
