@@ -262,3 +262,8 @@ def test_text_files_written_in_another_way(tmp_path):
     assert summary(kd.Schema.infer(tmp_path / "log.txt", "click", csv=csv)) == {"item": 1, "city": 1, "nothing": None}
     with pytest.raises(ValueError, match="has 4 columns; names of 2 are given"):
         kd.Schema.infer(tmp_path / "log.txt", "click", csv=kd.data.CsvDialect(";", ["click", "item"]))
+
+
+def test_texts_that_may_mean_missing_are_asked_about():
+    schema = kd.Schema.infer({"click": CLICKS, "city": pick("Oslo", "?", "Rome", "N/A")}, label="click")
+    assert "Some texts look like missing values: give --csv-null '?' --csv-null N/A if they are." in schema.to_yaml()

@@ -208,11 +208,13 @@ class Columns:
                 size, known = len(self.texts[table]), len(counts[table])
                 if size > known:  # room for as many again: each part that has new texts would copy all counts
                     counts[table] = np.append(counts[table], np.zeros(2 * size - known, np.int64))
-                places = [np.arange(offset, offset + column.hotness) for column, offset in members]
-                part = sparse[:, np.concatenate(places)].ravel()
+                places = [sparse[:, offset : offset + column.hotness] for column, offset in members]
+                part = (places[0] if len(places) == 1 else np.concatenate(places, axis=1)).ravel()
                 part = part[part != PADDING]
-                new, appeared = np.unique(part[counts[table][part] == 0], return_index=True)
-                order[table].append(new[np.argsort(appeared)])
+                fresh = part[counts[table][part] == 0]
+                if len(fresh):
+                    new, appeared = np.unique(fresh, return_index=True)
+                    order[table].append(new[np.argsort(appeared)])
                 np.add.at(counts[table], part, 1)
         tables = {}
         for table, count in counts.items():

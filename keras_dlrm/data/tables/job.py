@@ -151,7 +151,12 @@ class TableJob(Job):
         for first, last in chunks(0, sum(self._rows)):
             rows = self._parts.of(first, last)["train"]
             if len(rows):
-                yield self.stage.read("late", first, last)[rows], self.stage.read("sparse", first, last)[rows]
+                yield self._chosen("late", first, last, rows), self._chosen("sparse", first, last, rows)
+
+    def _chosen(self, name: str, first: int, last: int, chosen: np.ndarray) -> np.ndarray:
+        """Some of the staged rows `first … last - 1` of an array."""
+        values = self.stage.read(name, first, last)
+        return values if len(chosen) == len(values) else values[chosen]
 
     def pieces(self, written: int) -> Iterator[tuple[str, dict[str, np.ndarray], int | None]]:
         final = {}
@@ -176,7 +181,7 @@ class TableJob(Job):
         self, first: int, last: int, chosen: np.ndarray, ids: Mapping[str, np.ndarray], split: str, numbers: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Staged rows of a split in their final form; `ids` are those of the numbered texts by table."""
-        rows = {name: self.stage.read(name, first, last)[chosen] for name in self.stage.specs}
+        rows = {name: self._chosen(name, first, last, chosen) for name in self.stage.specs if name != "when"}
         late = rows.pop("late")
         for k, j in enumerate(self.columns.late):
             column = self._fitted.schema.dense[j]

@@ -22,7 +22,7 @@ _AMOUNTS = frozenset(
 )
 # Said of amounts alone, wherever they stand.
 _AGGREGATES = frozenset("num n nb cnt count counts avg mean median max min std sum total ratio pct percent".split())
-_TIMES = frozenset("time timestamp ts date datetime created updated at when day hour epoch".split())
+_TIMES = frozenset("time timestamp ts date dt datetime created updated at when day hour epoch".split())
 _RELATIONS = frozenset("of per since in by from to until with for after before".split())
 # Criteo's names and those of logs that follow it.
 _SHORT = {re.compile(r"^c_?\d+$"): "code", re.compile(r"^i_?\d+$"): "amount"}

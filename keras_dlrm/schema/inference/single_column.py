@@ -5,29 +5,39 @@ import polars as pl
 
 from keras_dlrm.support.auc import weighted_auc
 
+_ROWS = 20_000  # of clicks, and of non-clicks, that are looked at
+ENOUGH = 10  # of each to tell anything by
 
-def auc_alone(values: pl.Series, where: np.ndarray, labels: np.ndarray, categorical: bool) -> float:
+
+def rows_to_compare(labels: np.ndarray) -> np.ndarray:
+    """Numbers of some rows of each kind of label, from all of the table; none where there are too few."""
+    clicks = labels > 0.5
+    kinds = [np.flatnonzero(clicks), np.flatnonzero(~clicks)]
+    if min(map(len, kinds)) < ENOUGH:
+        return np.empty(0, np.int64)
+    return np.sort(np.concatenate([rows[:: -(-len(rows) // _ROWS)] for rows in kinds]))
+
+
+def auc_alone(values: pl.Series, labels: np.ndarray, categorical: bool) -> float:
     """AUC of a column by itself: of its number, or of the click rate of its value among other rows. Lists have .5.
 
     Args:
-        values: Its values where there are any.
-        where: Rows that have one, bool (n,).
-        labels: Labels, float (n,).
+        values: Its values, null where missing.
+        labels: Labels, float (n,), of both kinds.
         categorical: Whether its values are names, in no order.
 
     Example:
 
     >>> labels = np.array([0.0, 1.0] * 50)
-    >>> auc_alone(pl.Series(["no", "yes"] * 50), np.ones(100, bool), labels, categorical=True)
+    >>> auc_alone(pl.Series(["no", "yes"] * 50), labels, categorical=True)
     1.0
     """
     clicks = (labels > 0.5).astype(np.int64)
-    if clicks.min() == clicks.max() or isinstance(values.dtype, (pl.List, pl.Array)):
+    if isinstance(values.dtype, (pl.List, pl.Array)):
         return 0.5
     if not categorical:
         values = values.cast(pl.Float64, strict=False)
-    ranks = np.zeros(len(labels), np.int64)  # 0: missing
-    ranks[where] = values.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    ranks = values.rank("dense").fill_null(0).to_numpy().astype(np.int64)  # 0: missing
     areas = [weighted_auc(_rates(ranks, clicks), clicks, 1 - clicks)]
     if not categorical:
         straight = weighted_auc(ranks, clicks, 1 - clicks)

@@ -15,12 +15,12 @@ from keras_dlrm.schema.inference.labels import label_numbers
 from keras_dlrm.schema.inference.lists import of_lists
 from keras_dlrm.schema.inference.numbers import of_numbers
 from keras_dlrm.schema.inference.sampling import Sample
-from keras_dlrm.schema.inference.single_column import auc_alone
+from keras_dlrm.schema.inference.single_column import auc_alone, rows_to_compare
 from keras_dlrm.schema.inference.texts import of_texts
 from keras_dlrm.schema.inference.times import Times, of_moments
 
+_MARKERS = ["?", "-", "na", "n/a", "nan", "null", "none", "\\n", "missing", "unknown"]
 _GIVEN_AWAY, _STRONG = 0.98, 0.9  # AUC of a single column
-_EACH = 10  # clicks and non-clicks, at least, to tell a column that gives the label away
 
 
 @dataclasses.dataclass
@@ -69,9 +69,9 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
     if labels.min() == labels.max():
         found.warnings.append(f"All labels are {labels[0]:g}: a model has nothing to learn from these rows.")
     columns = [name for name in frame.columns if name not in (label, sample_weight)]
-    order = _Order()
+    order, compared = _Order(), rows_to_compare(labels)
     for name in columns:
-        _add(found, name, frame[name], labels, whole, order)
+        _add(found, name, frame[name], labels, whole, order, compared)
     order.tell(found, frame[label])
     if not found.dense and not found.categorical:
         detail = "; ".join(f"{name}: {why}" for name, why in found.left_out.items()) or "the label is the only column"
@@ -79,8 +79,11 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
     return found
 
 
-def _add(found: Inferred, name: str, values: pl.Series, labels: np.ndarray, whole: bool, order: _Order) -> None:
-    """Take a column into account."""
+def _add(
+    found: Inferred, name: str, values: pl.Series, labels: np.ndarray, whole: bool, order: _Order, compared: np.ndarray
+) -> None:
+    """Take a column into account; some rows are `compared` with their labels."""
+    values = values.alias("value")  # `count` is the name of a column of counts
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
     if values.dtype.is_float():
@@ -92,15 +95,14 @@ def _add(found: Inferred, name: str, values: pl.Series, labels: np.ndarray, whol
     kind = of_column(column)
     if isinstance(kind, Times):
         found.left_out[name] = kind.why
-        if where.all():
+        if where.all() and column.kinds > 1:
             order.times.append((name, kind))
         return
     if isinstance(kind, str):
         found.left_out[name] = kind
         return
     sparse = isinstance(kind.column, Categorical)
-    enough = min((labels > 0.5).sum(), (labels <= 0.5).sum()) >= _EACH
-    auc = auc_alone(column.values, where, labels, sparse) if enough else 0.5
+    auc = auc_alone(values[compared], labels[compared], sparse) if len(compared) else 0.5
     if auc >= _GIVEN_AWAY:
         found.left_out[name] = (
             f"gives the label away, with AUC {auc:.3f} by itself; add it if it is known before the click"
@@ -116,6 +118,8 @@ def _add(found: Inferred, name: str, values: pl.Series, labels: np.ndarray, whol
     found.reasons[name] = kind.why + share
     if kind.unsure:
         order.unsure.append(name)
+    if column.values.dtype == pl.String and sparse:
+        order.markers |= set(column.values.filter(column.values.str.to_lowercase().str.strip_chars().is_in(_MARKERS)))
     if sparse and not isinstance(values.dtype, (pl.List, pl.Array)):
         order.look(column)
     (found.categorical if sparse else found.dense).append(kind.column)  # type: ignore[arg-type]
@@ -151,6 +155,7 @@ class _Order:
     def __init__(self) -> None:
         self.times: list[tuple[str, Times]] = []
         self.unsure: list[str] = []
+        self.markers: set[str] = set()
         self._sorted: str | None = None
 
     def look(self, column: Column) -> None:
@@ -168,6 +173,9 @@ class _Order:
             found.warnings.append(
                 f"Whole numbers in {listed} are taken as amounts: make them categorical if they are codes."
             )
+        if self.markers:
+            shown = " ".join(f"--csv-null {shlex.quote(marker)}" for marker in sorted(self.markers))
+            found.warnings.append(f"Some texts look like missing values: give {shown} if they are.")
         sortable = [entry for entry in self.times if entry[1].sorts]
         cut = "cut them with --fractions 0.8 0.1 0.1"
         if sortable:

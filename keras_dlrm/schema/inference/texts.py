@@ -10,7 +10,7 @@ _WORDS = 6  # of a text that is no category, on average
 _REPEATED = 20  # rows of each value, on average, of a long text that is one all the same
 _LEADING_ZERO = r"^[-+]?0\d"
 # A number with a currency, a percent sign, marks between thousands, a decimal comma or spaces.
-_DRESSED = r"^\s*[-+]?[$€£¥]?\s?\d[\d.,' ]*\s?[%$€£¥]?\s*$"
+_DRESSED = r"^\s*[-+]?[$€£¥]?\s?(\d{1,3}([.,' ]\d{3})+|\d+)([.,]\d+)?\s?[%$€£¥]?\s*$"
 _LIST = r"^\s*[\[(].*[\])]\s*$"
 _RECORD = r"^\s*\{.*\}\s*$"
 

@@ -20,8 +20,8 @@ _FORMATS = tuple(
 _EARLIEST, _LATEST = 946_684_800, 4_102_444_800
 _UNITS = (1, 10**3, 10**6, 10**9)
 # Digits of a calendar, by their number.
-_CALENDAR = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_SHORT_YEAR = {6: "%y%m%d", 8: "%y%m%d%H", 10: "%y%m%d%H%M"}
+_CALENDAR = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_SHORT_YEAR = {8: "%y%m%d%H", 10: "%y%m%d%H%M"}
 _YEARS = 20  # of a log, at most
 
 
@@ -63,7 +63,7 @@ def of_texts(texts: pl.Series) -> Times | None:
             moments = texts.str.to_datetime(form, strict=False)
         except pl.exceptions.PolarsError:
             continue
-        if moments.null_count() <= 0.001 * len(texts):
+        if moments.null_count() <= 0.001 * len(texts) and (iso or _plausible(moments)):
             return of_moments(moments, sorts=iso)
     return None
 
@@ -77,17 +77,30 @@ def of_numbers(name: str, numbers: np.ndarray) -> Times | None:
             of_a_log = 60 * unit < high - low < _YEARS * 365 * 86400 * unit
             if names.time(name) or (ascending and of_a_log and names.meaning(name) is None):
                 return of_moments(pl.Series(numbers / unit * 1e6).cast(pl.Int64).cast(pl.Datetime("us")))
-    if not names.time(name):
-        return None
-    digits = pl.Series(numbers).cast(pl.Int64).cast(pl.String)
-    width = len(str(int(low)))
-    for form in (_CALENDAR.get(width), _SHORT_YEAR.get(width)):
-        if form and low >= 0 and width == len(str(int(high))) and width > 6:
-            # A minute has to be there where there is an hour.
-            more = "00" if form.endswith("%H") else ""
-            moments = (digits + more).str.to_datetime(form + ("%M" if more else ""), strict=False)
-            if moments.null_count() == 0:
-                return of_moments(moments)
+    if (moments := _calendar(name, numbers)) is not None:
+        return of_moments(moments)
     if names.moment(name) and low < high:
         return Times(f"a time, counted from {low:.0f} to {high:.0f}; it orders the rows", True, ascending)
     return None
+
+
+def _calendar(name: str, numbers: np.ndarray) -> pl.Series | None:
+    """Digits of a calendar as datetimes: 20240131 of any name, others where the name is that of a time."""
+    low, high = int(numbers.min()), int(numbers.max())
+    width = len(str(low))
+    if low < 0 or len(str(high)) != width or width not in _CALENDAR:
+        return None
+    digits = pl.Series(numbers).cast(pl.Int64).cast(pl.String)
+    named = (_CALENDAR.get(width), _SHORT_YEAR.get(width)) if names.time(name) else ()
+    for form in named or (_CALENDAR[8],) * (width == 8):
+        if form:
+            # A minute has to be there where there is an hour.
+            more = ("00", "%M") if form.endswith("%H") else ("", "")
+            moments = (digits + more[0]).str.to_datetime(form + more[1], strict=False)
+            if moments.null_count() == 0 and _plausible(moments):
+                return moments
+    return None
+
+
+def _plausible(moments: pl.Series) -> bool:
+    return bool(moments.dt.year().is_between(1900, 2100).all())
