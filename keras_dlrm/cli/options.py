@@ -287,13 +287,18 @@ def chosen_experiment(
 
 
 def of_type(experiment: Any, model: str) -> Any:
-    """The experiment with a model of `--model` with its default widths; a bare word must be one of the package's."""
+    """The experiment with a model of `--model` with its default widths."""
+    return experiment.override([f"model={{type: '{known_model(model)}'}}"])
+
+
+def known_model(model: str) -> str:
+    """`--model`; a bare word must be one of the package's."""
     from keras_dlrm.training.experiment import MODELS
 
     if model not in MODELS and not re.fullmatch(r"[\w.]+[.:]\w+", model):
         own = "or a ClickModel of your own as MODULE:CLASS, such as my_models:Wide"
         raise ValueError(f"--model {model!r} is unknown; give one of {', '.join(MODELS)}, {own}.")
-    return experiment.override([f"model={{type: '{model}'}}"])
+    return model
 
 
 def apply_experiment_options(

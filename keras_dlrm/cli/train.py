@@ -36,17 +36,25 @@ def command(
 ) -> None:  # fmt: skip
     """Train a model, keep the best one on the validation part, score the test part once.
 
+    What no option says follows from the log: sizes, regularization, batches; the run ends when the validation part stops
+    improving. `experiment.yaml` in the run's folder has each value with its reason, and can be edited and given as --config.
+
     Without --data a planted click log is trained on, whose true click probabilities are known: the result then shows
     how far the model is from the best possible one.
     """
     from rich.console import Console
 
-    from keras_dlrm.training.experiment import EXPERIMENT, Experiment
+    from keras_dlrm.training.experiment import EXPERIMENT
+    from keras_dlrm.training.recipe import recipe
 
     if tensorboard:
         require("--tensorboard", "tensorflow")
     # All that can be checked comes before the import of a framework, which takes long.
-    experiment = shared.chosen_experiment(Experiment if data is not None else lambda: EXPERIMENT, **options)
+    console, default = Console(stderr=True), EXPERIMENT
+    if data is not None and options["config"] is None:
+        default = recipe(shared.chosen_log(data, console), shared.known_model(options["model"] or "DLRM"))
+        options["model"] = None
+    experiment = shared.chosen_experiment(lambda: default, **options)
     if resume and output is None:
         raise ValueError("--resume needs --output: the folder of the run to resume.")
     if output is None:
@@ -54,7 +62,6 @@ def command(
     elif not (resume or overwrite) and output.is_dir() and any(output.iterdir()):
         fix = "resume its run with --resume, delete it with --overwrite, or give another --output."
         raise FileExistsError(f"--output {output} has content; {fix}")
-    console = Console(stderr=True)
     log = shared.chosen_log(data, console)
     shared.check_slices(log, slice_by, group_by)
     warn_without_valid(log)

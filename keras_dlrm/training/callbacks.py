@@ -1,5 +1,6 @@
 """Callbacks of a run: the best model so far, progress, and checkpoints to resume from."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from keras_dlrm.files.durable import whole
 from keras_dlrm.metrics import scores
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.support.terminal import bar
+from keras_dlrm.training.averaging import Averaging
 
 SHOWN = (("logloss", "loss"), ("auc", "AUC"))
 
@@ -26,10 +28,15 @@ class BestModel(keras.callbacks.Callback):
     """Scores the validation part after each epoch, keeps the best model, lowers the rate and stops, as `Experiment` has it.
 
     Exact scores enter the logs as `val_auc`, `val_logloss`, `val_ne`. Without a validation part the last model is the best.
+    Where weights are averaged, the model with the averages is scored and kept.
     """
 
-    def __init__(self, part: Any, path: str | Path, batch_size: int, monitor: str, patience: int, lr_factor: float) -> None:
+    def __init__(
+        self, part: Any, path: str | Path, batch_size: int, monitor: str, patience: int, lr_factor: float,
+        averaging: Averaging | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.averaging = averaging
         self.part, self.path, self.batch_size = part, Path(path).absolute(), batch_size
         self.monitor, self.patience, self.lr_factor = monitor, patience, lr_factor
         self.best: float | None = None
@@ -61,11 +68,24 @@ class BestModel(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         self.seconds += time.perf_counter() - self._since
         self._since = 0.0
+        with self.averaging.in_place() if self.averaging is not None else contextlib.nullcontext():
+            better = self._keep_better(epoch, logs)
+        if better:
+            return
+        self.waited += 1
+        if self.lr_factor < 1:
+            self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * self.lr_factor
+        if self.stopped:
+            self.model.stop_training = True
+
+
+    def _keep_better(self, epoch: int, logs: dict[str, Any]) -> bool:
+        """Score the model, and save it where it is the best so far."""
         better = True
         if self.part is not None:
             valid = validation_scores(self.model, self.part, self.batch_size)
             logs.update({f"val_{name}": valid[name] for name in ("auc", "logloss", "ne")})
-            score = valid["auc"] if self.monitor == "auc" else -valid["logloss"]
+            score = {"auc": valid["auc"], "logloss": -valid["logloss"], "both": valid["auc"] - valid["ne"]}[self.monitor]
             better = self.best is None or score > self.best
             self.best = score if better else self.best
         for name, value in logs.items():
@@ -74,12 +94,7 @@ class BestModel(keras.callbacks.Callback):
             self.best_epoch, self.waited = epoch, 0
             with whole(self.path) as written:
                 self.model.save(written)
-            return
-        self.waited += 1
-        if self.lr_factor < 1:
-            self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * self.lr_factor
-        if self.stopped:
-            self.model.stop_training = True
+        return better
 
 
 def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:

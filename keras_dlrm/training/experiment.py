@@ -21,7 +21,7 @@ from keras_dlrm.files.durable import write
 from keras_dlrm.support.arguments import boolean, choice, integer, number, shown
 
 MODELS = ("DLRM", "DCN", "DCNv2", "LogisticRegression")
-MONITORS = ("auc", "logloss")
+MONITORS = ("auc", "logloss", "both")
 # A class of one's own: `module:Class`, or `module.Class`.
 _PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")
 
@@ -39,13 +39,17 @@ class Experiment:
         embedding_optimizer: Row rule of the tables, likewise; follows `optimizer` if omitted.
         batch_size: Rows of a training batch.
         epochs: Most epochs.
-        monitor: Validation score that decides on the best model: `"auc"` or `"logloss"`.
+        monitor: Validation score that decides on the best model: `"auc"`, `"logloss"`, or `"both"`: AUC minus normalized
+            entropy.
         patience: Epochs without a better score before training stops; 0: never.
         lr_factor: Factor on the learning rates after each epoch without a better score; 1: none, as schedules need it.
         label_smoothing: Of the binary cross-entropy, in [0, 1).
         mixed_precision: Whether to compute in bfloat16 (variables, logits and loss stay float32).
         seed: Of initial weights, dropout and the order of the rows.
         checkpoint_steps: Steps between resumable checkpoints within an epoch; each epoch's end is one, too.
+        averaging: Decay per step of an exponential moving average of the weights, which is scored and saved in their place;
+            0: none.
+        reasons: Reason for a value by its key, such as `"model.dropout"`; `save` writes them as comments.
 
     Example:
 
@@ -65,6 +69,8 @@ class Experiment:
     mixed_precision: bool = False
     seed: int = 0
     checkpoint_steps: int = 1000
+    averaging: float = 0.0
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         kind = self.model.get("type") if isinstance(self.model, Mapping) else None
@@ -77,6 +83,7 @@ class Experiment:
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
             raise ValueError(f"experiment: lr_factor={shown(self.lr_factor)} must be in (0, 1].")
         object.__setattr__(self, "label_smoothing", number("experiment", "label_smoothing", self.label_smoothing, below=1))
+        object.__setattr__(self, "averaging", number("experiment", "averaging", self.averaging, below=1))
         object.__setattr__(self, "mixed_precision", boolean("experiment", "mixed_precision", self.mixed_precision))
         for field in ("optimizer", "embedding_optimizer"):
             self._check_optimizer(field, getattr(self, field))
@@ -101,15 +108,15 @@ class Experiment:
         """Inverse of `to_dict`. An unknown key is an error that names it."""
         if not isinstance(data, Mapping):
             raise ValueError(f"experiment: expected a mapping, not {shown(data)}.")
-        known = [f.name for f in dataclasses.fields(cls)]
+        known = [f.name for f in dataclasses.fields(cls) if f.name != "reasons"]
         for key in data:
             if key not in known:
                 raise ValueError(f"experiment: unknown key {shown(key)}; known are {known}.")
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, defaults included."""
-        return dataclasses.asdict(self)
+        """Plain values, defaults included; the reasons are not among them."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "reasons"}
 
     @classmethod
     def load(cls, path: str | Path) -> Experiment:
@@ -122,7 +129,14 @@ class Experiment:
 
     def save(self, path: str | Path) -> None:
         """Write a YAML file."""
-        write(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
+        outer, lines = "", []
+        for line in yaml.safe_dump(self.to_dict(), sort_keys=False).splitlines():
+            key = line.strip().partition(":")[0]
+            if not line.startswith((" ", "-")):
+                outer = key
+            reason = self.reasons.get(key if key == outer else f"{outer}.{key}")
+            lines.append(f"{line}  # {reason}" if reason else line)
+        write(path, "\n".join(lines) + "\n")
 
     def override(self, assignments: Sequence[str]) -> Experiment:
         """A copy with `key=value` and `outer.inner=value` replaced; values are read as YAML."""
@@ -143,7 +157,9 @@ class Experiment:
                 target[last] = from_yaml(value)
             except ValueError as error:
                 raise ValueError(f"--set {assignment[:200]!r}: {error} Mind brackets and quotes.") from None
-        return type(self).from_dict(data)
+        changed = [assignment.partition("=")[0] for assignment in assignments]
+        reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c in changed)}
+        return dataclasses.replace(type(self).from_dict(data), reasons=reasons)
 
     def resolved(self, model: Any) -> Experiment:
         """The experiment with what a model that it built uses by default: the model's arguments and learning rates.

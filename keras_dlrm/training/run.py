@@ -24,6 +24,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
 from keras_dlrm.training.analysis import affordable_rows, analyze
+from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.callbacks import BestModel, Resume, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
@@ -87,14 +88,16 @@ def train(
         _prepare(experiment, fingerprint, output, overwrite)
         batches = -(-len(part) // experiment.batch_size)
         rules = experiment.monitor, experiment.patience, experiment.lr_factor
-        best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules)
-        state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best])
+        averaging = Averaging(experiment.averaging, output / run_files.AVERAGES) if experiment.averaging else None
+        best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules, averaging)
+        remembering = [best] if averaging is None else [best, averaging]
+        state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, remembering)
         if resume and state.restore(model, part.take(slice(0, 2))):
             console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
         if state.epoch < experiment.epochs and not best.stopped:
             bar = TrainingProgress(console, experiment.epochs, batches, experiment.batch_size, state.batch)
             # The order matters: scores first, then what shows them, then what saves them.
-            callbacks: list[Any] = [best, bar, state]
+            callbacks: list[Any] = [*([] if averaging is None else [averaging]), best, bar, state]
             if tensorboard:
                 callbacks.append(keras.callbacks.TensorBoard(str(output / "tensorboard")))
             place = {"start_epoch": state.epoch, "start_batch": state.batch}
@@ -103,6 +106,7 @@ def train(
         with console.status("scoring the test part and writing the report"):
             result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
         state.clear()
+        (output / run_files.AVERAGES).unlink(missing_ok=True)
         clean(output / run_files.MODEL)
         return result
 

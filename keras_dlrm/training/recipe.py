@@ -1,0 +1,80 @@
+"""Defaults that look at the log: an experiment for a click log, with the reason for each value."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.training.experiment import Experiment
+
+_SMALL = 20_000  # rows
+_LARGE = 500_000
+_BATCHES = 200  # of an epoch, about
+_RARE = 100  # rows that an embedding row is looked up in, on average
+
+
+def recipe(log: Any, model: str = "DLRM") -> Experiment:
+    """The experiment that `keras-dlrm train` runs without flags; `experiment.reasons` says why each value is what it is.
+
+    It trains until the validation part stops improving and keeps the averaged weights that are best by AUC and normalized
+    entropy together. Sizes and regularization follow from the number of training rows and how often their ids are seen.
+
+    Args:
+        log: A `ClickLog` of `kd.data.open`.
+        model: Type of the model, as of `Experiment.model`.
+
+    Example:
+
+    >>> import tempfile
+    >>> schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("c", 50)])
+    >>> log = kd.data.synthetic.PlantedClickLog(schema, seed=0).write(tempfile.mkdtemp() + "/log", {"train": 40_000})
+    >>> experiment = recipe(log)
+    >>> experiment.batch_size, experiment.reasons["batch_size"]
+    (256, '40,000 rows: about 200 batches an epoch, 256 to 4096 rows each')
+    """
+    schema, rows = log.schema, len(log.split("train"))
+    tables = sum(schema.table_sizes.values())
+    seen = rows * len(schema.categorical) / tables if tables else float("inf")
+    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / _BATCHES)), 256, 4096))
+    width = 8 if rows < _SMALL else 16
+    l2 = float(f"{np.clip(1 / seen, 1e-5, 0.1):.1g}")
+    rate = 0.001 if seen < _RARE else 0.003
+    dropout = 0.5 if rows < _LARGE else 0.2
+    known, reasons = _model(model, schema, width, dropout)
+    often = f"a table row is looked up {seen:,.0f} times an epoch on average"
+    linear = model == "LogisticRegression"
+    reasons |= {
+        "optimizer": "Adam, which needs no tuning on most logs" if not linear else "each weight is the only one of its value",
+        "embedding_optimizer": f"{often}: l2 is 1 / that; rows that are seen rarely learn slowly",
+        "batch_size": f"{rows:,} rows: about {_BATCHES} batches an epoch, 256 to 4096 rows each",
+        "epochs": "an upper bound; patience ends the run",
+        "monitor": "AUC minus normalized entropy: ranks and probabilities together",
+        "patience": "epochs without a better score",
+        "averaging": "averaged weights predict better than the last ones, and their probabilities fit better",
+    }
+    experiment = Experiment(
+        model={"type": model, **known},
+        optimizer={"name": "adam", "learning_rate": 0.01 if linear else 0.001},
+        embedding_optimizer={"name": "adam", "learning_rate": 0.01 if linear else rate, "l2": l2} if tables else None,
+        batch_size=batch, epochs=30, monitor="both", patience=3, averaging=0.999,
+    )  # fmt: skip
+    return dataclasses.replace(experiment, reasons=reasons)
+
+
+def _model(kind: str, schema: Any, width: int, dropout: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """Arguments of a model, and reasons for them; of a model of one's own there are none."""
+    if kind not in ("DLRM", "DCN", "DCNv2"):
+        return {}, {}
+    options: dict[str, Any] = {"embedding_dim": width}
+    reasons = {"model.embedding_dim": f"8 below {_SMALL:,} rows, else 16"}
+    if kind == "DLRM":
+        options["bottom_mlp"] = [64, width] if schema.dense else None
+        options |= {"top_mlp": [256, 128, 1], "interaction": "cat"}
+        reasons["model.interaction"] = "vectors side by side beat dot products on small public logs"
+    else:
+        options |= {"cross_layers": 2, "deep_mlp": [256, 128]}
+        options |= {"structure": "parallel"} if kind == "DCNv2" else {}
+    options |= {"dropout": dropout, "init_scale": 0.01}
+    reasons["model.dropout"] = f"0.5 below {_LARGE:,} rows, else 0.2"
+    reasons["model.init_scale"] = "rows begin near 0: an id that is never seen says nothing"
+    return options, reasons
