@@ -100,7 +100,8 @@ def train(
             place = {"start_epoch": state.epoch, "start_batch": state.batch}
             dataset = part.dataset(experiment.batch_size, shuffle=True, seed=experiment.seed, **place)
             model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
-        result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
+        with console.status("scoring the test part and writing the report"):
+            result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
         state.clear()
         clean(output / run_files.MODEL)
         return result
