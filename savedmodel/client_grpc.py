@@ -58,10 +58,8 @@ def main():
     with grpc.insecure_channel(args.address, [("grpc.lb_policy_name", "round_robin")]) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         dtypes = input_dtypes(stub, args.model, args.label, args.signature)
-        for name in dtypes:
-            for i, row in enumerate(rows):
-                if name not in row:
-                    raise ValueError(f"row {i} has no {name!r}; the signature {args.signature} takes {list(dtypes)}.")
+        if missing := [(i, name) for i, row in enumerate(rows) for name in dtypes if name not in row]:
+            raise ValueError(f"row {missing[0][0]} has no {missing[0][1]!r}; the signature takes {list(dtypes)}.")
         inputs = {name: tf.constant([row[name] for row in rows], dtype).numpy() for name, dtype in dtypes.items()}
         outputs = predict(stub, args.model, inputs, args.label, args.signature)
     for values in zip(*(array.tolist() for array in outputs.values()), strict=True):

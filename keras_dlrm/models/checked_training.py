@@ -18,7 +18,6 @@ from keras_dlrm.sharding.part import Part
 from keras_dlrm.step import SparseStep
 from keras_dlrm.step.checked import bound_arguments, checked, is_read_by_batch
 
-
 # Of Keras's methods tools see the parameters, and nothing else.
 _signature_of = functools.partial(functools.wraps, assigned=(), updated=())
 
