@@ -1,5 +1,7 @@
 """Command `preprocess`: raw logs to a processed directory."""
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,17 @@ def tables(
         log = package.preprocess(
             columns, list(train), list(valid) or None, list(test) or None, split=split, progress=progress, **options
         )
-    _show(log, as_json)
+    _show(log, as_json, _columns(log, list(train), options["csv"]), warned=options["preprocessor"] is None)
+
+
+def _columns(log: Any, inputs: list[str], csv: Any) -> list[dict[str, Any]]:
+    """The report of the columns of some rows; none where they are in a format that has no columns of its own."""
+    from keras_dlrm.data.tables.column_report import column_report
+    from keras_dlrm.schema.inference.sampling import sample
+
+    with contextlib.suppress(ValueError, TypeError, OSError):  # the log is written
+        return column_report(log.schema, sample(inputs, csv))
+    return []
 
 
 @command.command(epilog="""\b
@@ -104,17 +116,25 @@ def warn_without_valid(log: Any) -> None:
         click.echo(f"warning: {log.directory} {what}; preprocess with --fractions 0.8 0.1 0.1, or give --valid files.", err=True)
 
 
-def _show(log: Any, as_json: bool) -> None:
+def _show(log: Any, as_json: bool, columns: Sequence[Mapping[str, Any]] = (), warned: bool = True) -> None:
     from keras_dlrm.data.preprocessor.bad_rows import BadRow
     from keras_dlrm.support.terminal import print_table
 
     rows = {name: len(log.split(name)) for name in log.splits}
     print_table([{"part": name, "rows": count} for name, count in rows.items()], str(log.directory))
     largest = sorted(log.schema.table_sizes.items(), key=lambda item: -item[1])[:8]
+    if columns:
+        # All of a log with few; of others those that need a look.
+        chosen = [row for row in columns if len(columns) <= 40 or row.get("note") or row["kind"] == "not used"]
+        if chosen:
+            click.echo()
+            print_table(chosen, "Columns of --train" + (" that need a look" if len(chosen) < len(columns) else ""))
+        click.echo()
     if largest:
         print_table([{"table": name, "rows": size} for name, size in largest], "Largest tables")
-    warn_without_valid(log)
-    result = {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes}
+    if warned:
+        warn_without_valid(log)
+    result = {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes, "columns": list(columns)}
     bad = log.manifest.get("bad_rows")
     if bad is not None:
         result["skipped"] = bad["skipped"]

@@ -52,15 +52,15 @@ def scores_by_slice(labels: Any, probabilities: Any, slices: Any, weights: Any =
     order = np.argsort(-sizes, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.minimum(np.arange(len(order)), most)
-    ranks, found = rank[member], []
+    ranks, names, found = rank[member], distinct[order[:most]].tolist(), []
     for place in range(min(len(order), most + 1)):
         chosen = rows[ranks == place]
         if place == most:  # lists may have several of the others
             chosen = np.unique(chosen)
         own = None if weights is None else counts[chosen]
-        kind: dict[str, Any] = {"value": distinct[order[place]].item(), "values": 1}
-        if place == most:
-            kind = {"value": None, "values": len(order) - most}
+        kind: dict[str, Any] = {"value": None, "values": len(order) - most}
+        if place < most:
+            kind = {"value": names[place], "values": 1}
         found.append({**kind, "rows": len(chosen), **_scores(truth[chosen], probability[chosen], own)})
     return found
 

@@ -9,10 +9,14 @@ from keras import ops
 from keras_dlrm.embeddings.options import EmbeddingOptions
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
 from keras_dlrm.layers.cross_layer import CrossOptions, crossed
+from keras_dlrm.layers.dense_encoding import encoded_columns
 from keras_dlrm.layers.mlp import MLP, MLPOptions
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import choice
+
+# Width of the vectors of encoded dense columns where tables have several widths.
+ENCODED_WIDTH = 16
 
 
 class CrossNetwork(ClickModel):
@@ -30,6 +34,8 @@ class CrossNetwork(ClickModel):
         # Layers
         self.embeddings = tables.layer(schema, self.seed, concatenate=True, dtype=dtype)
         self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
+        width = tables.embedding_dim if isinstance(tables.embedding_dim, int) else ENCODED_WIDTH
+        self.encoded = encoded_columns(schema, width, self.seed, dtype)
         self.crosses = cross.layers(self.seed, dtype)
         self.deep_mlp = MLP(**vars(deep), seed=deep_seed, dtype=dtype, name="deep_mlp") if deep.units else None
         self.logit = keras.layers.Dense(
@@ -42,6 +48,9 @@ class CrossNetwork(ClickModel):
         if self.embeddings is not None:
             self.embeddings.build((None, schema.width))
             n += self.embeddings.compute_output_shape((None, schema.width))[1] or 0
+        if self.encoded is not None:
+            self.encoded.build((None, schema.n_dense))
+            n += self.encoded.count * width
         for layer in self.crosses:
             layer.build((None, n))
         last = n
@@ -69,8 +78,11 @@ class CrossNetwork(ClickModel):
         return self.logit(ops.concatenate([x, self.deep_mlp(x0, training=training)], axis=1))
 
     def features(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        """x₀ (B, n): the dense features, then each sparse column's pooled vector."""
+        """x₀ (B, n): the dense features, vectors of the encoded ones, then each sparse column's pooled vector."""
         parts = [ops.cast(inputs["dense"], self.compute_dtype)] if self.schema.dense else []
+        if self.encoded is not None:
+            vectors = self.encoded(inputs["dense"])
+            parts.append(ops.reshape(vectors, (-1, vectors.shape[1] * vectors.shape[2])))
         if self.embeddings is not None:
             parts.append(self.pooled(inputs, training))
         return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]

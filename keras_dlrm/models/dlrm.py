@@ -10,6 +10,7 @@ from keras_dlrm.embeddings.options import EmbeddingOptions
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossOptions, crossed
+from keras_dlrm.layers.dense_encoding import encoded_columns
 from keras_dlrm.layers.dot_interaction import DotInteraction
 from keras_dlrm.layers.mlp import BottomMLP, MLPOptions, TopMLP
 from keras_dlrm.models.click_model import ClickModel
@@ -23,7 +24,8 @@ INTERACTIONS = ("dot", "cat", "cross")
 class DLRM(ClickModel):
     """Dense features through a bottom MLP, sparse features through tables, both interacting, a top MLP to p(click).
 
-    With a schema without dense columns there is no bottom MLP.
+    With a schema without dense columns there is no bottom MLP. Dense columns with an `encoding` are vectors of their own, too,
+    between the bottom MLP's and those of the sparse columns.
 
     Args:
         schema: A fitted `Schema`; F sparse columns.
@@ -94,6 +96,7 @@ class DLRM(ClickModel):
         self.embeddings = tables.layer(schema, self.seed, output_dim=width, dtype=dtype)
         self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
         self.bottom_mlp = None
+        self.encoded = encoded_columns(schema, width, self.seed, dtype)
         if bottom is not None:
             self.bottom_mlp = BottomMLP(**vars(bottom), seed=part_seed(self.seed, 1), dtype=dtype, name="bottom_mlp")
         self.interaction: keras.layers.Layer = interaction
@@ -110,6 +113,8 @@ class DLRM(ClickModel):
             self.embeddings.build((None, schema.width))
         if self.bottom_mlp is not None:
             self.bottom_mlp.build((None, schema.n_dense))
+        if self.encoded is not None:
+            self.encoded.build((None, schema.n_dense))
         n = self._interaction_width((self._vectors, width))
         for layer in self.crosses:
             layer.build((None, n))
@@ -138,6 +143,8 @@ class DLRM(ClickModel):
         if self.bottom_mlp is not None:
             x = self.bottom_mlp(inputs["dense"], training=training)  # (B, D)
             vectors.append(ops.expand_dims(x, 1))
+        if self.encoded is not None:
+            vectors.append(self.encoded(inputs["dense"]))  # (B, n, D)
         if self.embeddings is not None:
             vectors.append(self.pooled(inputs, training))  # (B, F, D)
         features = ops.concatenate(vectors, axis=1) if len(vectors) > 1 else vectors[0]  # (B, 1 + F, D)
@@ -157,8 +164,9 @@ class DLRM(ClickModel):
 
     @property
     def _vectors(self) -> int:
-        """Number of vectors that interact: 1 + F."""
-        return len(self.schema.categorical) + bool(self.schema.dense)
+        """Number of vectors that interact: 1 + F, and one for each encoded dense column."""
+        encoded = sum(column.encoding is not None for column in self.schema.dense)
+        return len(self.schema.categorical) + bool(self.schema.dense) + encoded
 
     def _check_options(self, cross: CrossOptions, own: bool) -> None:
         kind = self.interaction_kind

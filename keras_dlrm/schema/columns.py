@@ -11,7 +11,10 @@ from keras_dlrm.support.arguments import choice, integer, shown
 PADDING = -1
 TRUNCATE = ("first", "last")
 COMBINERS = ("sum", "mean", "sqrtn")
-DENSE_TRANSFORMS = ("none", "log1p", "standardize", "log1p_standardize", "quantile", "log_above_minimum")
+DENSE_TRANSFORMS = ("none", "log1p", "standardize", "log1p_standardize", "quantile", "distinct_quantile", "log_above_minimum")
+DENSE_ENCODINGS = ("piecewise_linear", "periodic")
+# Stands for a missing value of an encoded column: outside of what the quantile transforms give.
+ENCODED_MISSING = -2.0
 # Names of earlier releases, in their files and in programs written for them.
 _OLDER_NAMES = {"standardise": "standardize", "log1p_standardise": "log1p_standardize"}
 # Ids travel as int32 on JAX, which has no 64-bit integers unless asked for.
@@ -27,9 +30,13 @@ class Dense:
         transform: What a preprocessor does to raw values. `"none"` copies them, `"log1p"` is `log(1 + max(x, 0))`,
             `"standardize"` subtracts the mean and divides by the standard deviation of the training part,
             `"log1p_standardize"` does both, `"quantile"` maps a value to its rank among the training part's
-            quantiles, in [-1, 1]. `"log_above_minimum"` is `log(x - m + 2)`, where m is the smallest value of the
-            training part and smaller ones are taken as m (TorchRec's transform of Criteo's counts).
-        missing: Value that stands for a missing (null) one *after* the transform.
+            quantiles, in [-1, 1]; `"distinct_quantile"` to its place among the different ones of them, linear in between, so
+            that a value that many rows have takes no more room than others. `"log_above_minimum"` is `log(x - m + 2)`,
+            where m is the smallest value of the training part and smaller ones are taken as m (TorchRec's transform of
+            Criteo's counts).
+        missing: Value that stands for a missing (null) one *after* the transform; 0 by default, -2 for an encoded column.
+        encoding: How a model makes a vector of the column, alongside the bottom MLP's: `"piecewise_linear"` or `"periodic"`
+            (see `kd.layers`), for values in [-1, 1], as the quantile transforms give them; `None`: it makes none.
         identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data of others.
 
     Example:
@@ -41,10 +48,17 @@ class Dense:
     name: str
     transform: str = "none"
     missing: float = 0.0
+    encoding: str | None = None
     identity: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "Dense")
+        if self.encoding not in (None, *DENSE_ENCODINGS):
+            raise ValueError(
+                f"Dense column {self.name!r}: encoding={shown(self.encoding)} is unknown; use one of {DENSE_ENCODINGS}, or None."
+            )
+        if self.encoding and self.missing == 0.0:  # in the middle of the others, and a vector of its own is wanted
+            object.__setattr__(self, "missing", ENCODED_MISSING)
         if isinstance(self.transform, str):
             object.__setattr__(self, "transform", _OLDER_NAMES.get(self.transform, self.transform))
         choice(f"Dense column {self.name!r}", "transform", self.transform, DENSE_TRANSFORMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.support.arguments import boolean, choice, integer, number, shown
 
-MODELS = ("DLRM", "DCN", "DCNv2")
+MODELS = ("DLRM", "DCN", "DCNv2", "LogisticRegression")
 MONITORS = ("auc", "logloss")
 # A class of one's own: `module:Class`, or `module.Class`.
 _PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")
@@ -144,6 +145,19 @@ class Experiment:
                 raise ValueError(f"--set {assignment[:200]!r}: {error} Mind brackets and quotes.") from None
         return type(self).from_dict(data)
 
+    def resolved(self, model: Any) -> Experiment:
+        """The experiment with what a model that it built uses by default: the model's arguments and learning rates.
+
+        It builds the same model. An embedding optimizer that follows the other still does.
+        """
+        others = ("name", "schema", "seed", "dtype", "frozen")
+        options = {name: value for name, value in model.get_config().items() if name not in others}
+        rows = self.embedding_optimizer and _with_rate(self.embedding_optimizer, model.optimizer.rows)
+        values = json.loads(json.dumps({"type": self.model["type"], **options}))  # tuples are lists in YAML, too
+        return dataclasses.replace(
+            self, model=values, optimizer=_with_rate(self.optimizer, model.optimizer.dense), embedding_optimizer=rows
+        )
+
     def build(self, schema: Any, seed: int | None = None) -> Any:
         """The compiled model.
 
@@ -169,6 +183,13 @@ class Experiment:
             metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,
         )  # fmt: skip
         return model
+
+
+def _with_rate(spec: Any, optimizer: Any) -> Any:
+    """An optimizer's specification with the rate that it has by default."""
+    if isinstance(spec, Mapping) and "learning_rate" in spec:
+        return spec
+    return {**({"name": spec} if isinstance(spec, str) else spec), "learning_rate": float(f"{float(optimizer.learning_rate):.7g}")}
 
 
 def model_class(kind: str) -> Any:

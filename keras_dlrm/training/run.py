@@ -40,8 +40,9 @@ def train(
     """Train, keep the model that is best on the validation part, score the test part once.
 
     Writes into `output`: `model.keras` (the best model), `result.json`, `report.html` (curves, scores by slice, importance of
-    columns), its figures in `report.json`, `report.png` (learning curves and a reliability diagram), `experiment.yaml`,
-    `predictions.npy` (test part, file order) and, while training, checkpoints in `resume`.
+    columns), its figures in `report.json`, `report.png` (learning curves and a reliability diagram),
+    `experiment.yaml` (with the values that were used, such as widths that the experiment leaves to the model), `predictions.npy`
+    (test part, file order) and, while training, checkpoints in `resume`.
 
     Args:
         experiment: What to train.
@@ -66,18 +67,21 @@ def train(
             experiment cannot be built; `output` is then as it was.
     """
     output, console = Path(output), console or Console(quiet=True)
-    check_columns(data.schema, slice_by, group_by)
     with one_run(output):
+        check_columns(data.schema, slice_by, group_by)
         fingerprint = _check_parts(data)
-        _check_folder(experiment, fingerprint, output, resume, overwrite)
-        if resume and (output / run_files.RESULT).exists():
-            return run_files.read_listing(output, run_files.RESULT)
+        _check_folder(output, resume, overwrite)
         keras.utils.set_random_seed(experiment.seed)
         part = data.split("train")
         if not len(part):
             raise ValueError(f"{data.directory}: the train part is empty.")
         valid = data.split("valid") if "valid" in data.splits and len(data.split("valid")) else None
         model = experiment.build(data.schema)
+        experiment = experiment.resolved(model)
+        if resume and output.exists() and any(output.iterdir()):
+            _check_same_run(experiment, fingerprint, output)
+            if (output / run_files.RESULT).exists():
+                return run_files.read_listing(output, run_files.RESULT)
         model.make_room(part.dataset(experiment.batch_size))
         # Only now, when everything that was asked for is known to work: an earlier run is deleted here.
         _prepare(experiment, fingerprint, output, overwrite)
@@ -96,7 +100,8 @@ def train(
             place = {"start_epoch": state.epoch, "start_batch": state.batch}
             dataset = part.dataset(experiment.batch_size, shuffle=True, seed=experiment.seed, **place)
             model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
-        result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
+        with console.status("scoring the test part and writing the report"):
+            result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
         state.clear()
         clean(output / run_files.MODEL)
         return result
@@ -145,17 +150,15 @@ def _rows_digest(data: Any, name: str) -> str:
     return digest.hexdigest()
 
 
-def _check_folder(experiment: Experiment, fingerprint: dict[str, Any], output: Path, resume: bool, overwrite: bool) -> None:
-    """An error where `output` is not to be written to. Changes nothing."""
+def _check_folder(output: Path, resume: bool, overwrite: bool) -> None:
+    """An error where `output` is not to be written to, whatever run is in it. Changes nothing."""
     if resume and overwrite:
         raise ValueError("train: resume and overwrite are mutually exclusive.")
     if not output.exists() or not any(output.iterdir()):
         return
     if overwrite:
         ownership.check(output, ownership.identity("run", output), "a run")
-    elif resume:
-        _check_same_run(experiment, fingerprint, output)
-    else:
+    elif not resume:
         raise FileExistsError(f"{output} has content; resume it, overwrite it, or give another folder.")
 
 

@@ -167,6 +167,15 @@ def test_quantile_transform_spreads_any_distribution_over_minus_one_to_one():
     assert constant.transform({"x": [1.0, 2.0, 3.0]})["dense"][:, 0].tolist() == [-1.0, 0.0, 1.0]
 
 
+def test_distinct_quantiles_give_no_more_room_to_a_value_that_many_rows_have():
+    x = np.concatenate([np.zeros(9000), np.random.default_rng(0).uniform(1, 2, 1000)])
+    found = fit_dense("distinct_quantile", [x]).transform({"x": [-1.0, 0.0, 1.0, 1.5, 2.0, 3.0, None]})["dense"][:, 0]
+    assert found[[0, 1, 4, 5, 6]].tolist() == [-1.0, -1.0, 1.0, 1.0, 0.0]
+    assert -1 < found[2] < -0.9 and abs(found[3]) < 0.1
+    constant = fit_dense("distinct_quantile", [[2.0, 2.0]])
+    assert constant.transform({"x": [1.0, 2.0, 3.0]})["dense"][:, 0].tolist() == [0.0, 0.0, 0.0]
+
+
 def test_quantile_sample_is_bounded_and_does_not_depend_on_the_batches(monkeypatch):
     monkeypatch.setattr(dense, "SAMPLE", 50)
     x = np.random.default_rng(0).random(1000)
@@ -187,7 +196,7 @@ def test_raw_values_are_read_off_model_inputs(transform, values):
     np.testing.assert_allclose(undone, raw, rtol=0.01, atol=0.01 * raw.max() if transform == "quantile" else 0.01)
 
 
-@pytest.mark.parametrize("transform", ["none", "log1p", "standardize", "log1p_standardize", "quantile"])
+@pytest.mark.parametrize("transform", ["none", "log1p", "standardize", "log1p_standardize", "quantile", "distinct_quantile"])
 def test_missing_dense_values_become_the_given_one_after_the_transform(transform):
     preprocessor = fit_dense(transform, [[1.0, None, 5.0]], missing=-3.5)
     for values in ([None, 2.0], [float("nan"), 2.0], ["", "2"]):

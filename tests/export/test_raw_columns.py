@@ -87,7 +87,7 @@ def test_hashed_texts_get_the_ids_of_the_host(asked):
 
 @SETTINGS
 @given(
-    st.sampled_from(["none", "log1p", "standardize", "log1p_standardize", "quantile", "log_above_minimum"]),
+    st.sampled_from(["none", "log1p", "standardize", "log1p_standardize", "quantile", "distinct_quantile", "log_above_minimum"]),
     st.lists(st.floats(-1e9, 1e9, width=32), min_size=1, max_size=20),
     st.lists(st.one_of(st.none(), st.floats(-1e30, 1e30)), min_size=1, max_size=20),
 )

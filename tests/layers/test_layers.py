@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
+from helpers.encodings import encode, encoded
 from helpers.gradients import gradients
 from helpers.pooling import pooled
 from keras import ops
@@ -16,9 +17,12 @@ from keras_dlrm.layers import (
     CrossLayer,
     DotInteraction,
     EmbeddingCollection,
+    PeriodicEncoding,
+    PiecewiseLinearEncoding,
     TopMLP,
     TPUEmbedding,
 )
+from keras_dlrm.layers.dense_encoding import EncodedColumns
 from keras_dlrm.schema.schema import Categorical, Schema
 
 F, D, N = 4, 3, 6
@@ -90,6 +94,13 @@ CASES = {
         lambda **k: TopMLP([6, 2], "tanh", 0.5, True, 0.1, seed=0, **k), [(N,)], (2,), mlp, "float32"
     ),
     "top MLP": Case(lambda **k: TopMLP([6, 2], seed=0, **k), [(N,)], (2,), mlp, "float32"),
+    "piecewise linear": Case(lambda **k: PiecewiseLinearEncoding(D, bins=8, seed=0, **k), [(N,)], (N, D), encode),
+    "piecewise linear, no activation": Case(lambda **k: PiecewiseLinearEncoding(1, 8, None, seed=0, **k), [(N,)], (N, 1), encode),
+    "periodic": Case(lambda **k: PeriodicEncoding(D, frequencies=4, scale=0.3, seed=0, **k), [(N,)], (N, D), encode),
+    "encoded columns": Case(
+        lambda **k: EncodedColumns(["periodic", None, *["piecewise_linear"] * 2, None, "periodic"], D, seed=0, **k),
+        [(N,)], (4, D), encoded,
+    ),
     "embeddings": Case(lambda **k: EmbeddingCollection(SCHEMA, 2, seed=0, **k), [IDS], (3, 2), embedded),
     "embeddings side by side": Case(
         lambda **k: EmbeddingCollection(SCHEMA, {"a": 2, "b": 3}, True, init_scale=0.5, seed=0, **k), [IDS], (8,), embedded
@@ -208,6 +219,9 @@ REFUSED = [
     (lambda: CrossLayer("vector", projection_dim=2), ["projection_dim=2", "matrix"]),
     (lambda: CrossLayer(projection_dim=0), ["projection_dim=0", ">= 1"]),
     (lambda: TopMLP([1]).build((None, None)), ["TopMLP", "last dimension"]),
+    (lambda: PiecewiseLinearEncoding(2).build((None, None)), ["PiecewiseLinearEncoding", "last dimension"]),
+    (lambda: PiecewiseLinearEncoding(2, bins=0), ["bins=0", ">= 1"]),
+    (lambda: PeriodicEncoding(2, frequencies=0), ["frequencies=0", ">= 1"]),
     *(
         (lambda kind=kind, options=options: kind(**options), [kind.__name__, *words])
         for kind in (BottomMLP, TopMLP)

@@ -31,6 +31,15 @@ def test_a_slice_has_the_scores_of_its_rows_alone():
         assert row["predicted"] == pytest.approx(probabilities[inside].mean())
 
 
+@pytest.mark.parametrize("values", [
+    np.array(["a", "b", "a", "a"], object), np.array([True, False, True, True]), np.array([2.5, 1, 2.5, 2.5]),
+    np.array(["2024-01-02", "2024-01-01", "2024-01-02", "2024-01-02"], "datetime64[D]"),
+])  # fmt: skip
+def test_values_may_be_anything_that_sorts(values):
+    found = metrics.scores_by_slice([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], values)
+    assert [row["value"] for row in found] == [values[0], values[1]] and [row["rows"] for row in found] == [3, 1]
+
+
 def test_a_slice_of_one_class_has_the_scores_that_are_defined():
     clicks, none = metrics.scores_by_slice([1, 1, 1, 0, 0], [0.5, 0.25, 0.75, 0.5, 0.25], [7, 7, 7, 3, 3])
     assert clicks["auc"] is clicks["ne"] is clicks["auc_error"] is None and clicks["calibration"] == pytest.approx(1.5 / 3)

@@ -9,12 +9,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from helpers.encodings import encoded
 
 from keras_dlrm import optimizers
 from keras_dlrm.export import onnx, savedmodel
 from keras_dlrm.metrics import NormalizedEntropy
-from keras_dlrm.models import DCN, DLRM, DCNv2
-from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.models import DCN, DLRM, DCNv2, LogisticRegression
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.usefixtures("quick_exports")
 
@@ -25,6 +26,9 @@ SPARSE = [Categorical("C1", 7), Categorical("tags", 5, hotness=3, combiner="mean
 SCHEMA = Schema(dense=["I1", "I2"], categorical=SPARSE)
 WITHOUT_DENSE = Schema(categorical=SPARSE)
 WITHOUT_SPARSE = Schema(dense=["I1", "I2"])
+ENCODED = Schema(dense=[Dense("I1", encoding="piecewise_linear"), Dense("I2", encoding="periodic")], categorical=SPARSE)
+# Encodings of width D: 64 bins, and sines and cosines of 16 frequencies; each with a bias and a vector for missing values.
+ENCODINGS = {d: (64 * d + 2 * d) + (32 * d + 2 * d + 16) for d in (4, 1)}
 # Tables of 16 rows of width 4. Bottom MLP 2-6-4, top MLP n-5-1, deep network n-6-5.
 TABLES, BOTTOM = 16 * 4, (2 * 6 + 6) + (6 * 4 + 4)
 
@@ -80,6 +84,13 @@ MODELS = {
     "dlrm dot without dense": (lambda **k: dlrm(WITHOUT_DENSE, **k), TABLES + top(3)),
     "dlrm cat without dense": (lambda **k: dlrm(WITHOUT_DENSE, interaction="cat", **k), TABLES + top(12)),
     "dlrm cat without sparse": (lambda **k: dlrm(WITHOUT_SPARSE, interaction="cat", **k), BOTTOM + top(4)),
+    "dlrm encoded": (lambda **k: dlrm(ENCODED, **k), TABLES + BOTTOM + ENCODINGS[4] + top(4 + 15)),
+    "dcnv2 encoded": (
+        lambda **k: cross(DCNv2, ENCODED, **k),
+        TABLES + ENCODINGS[4] + 2 * (22 * 22 + 22) + deep(22) + (5 + 1),
+    ),
+    "logistic regression": (lambda **k: LogisticRegression(SCHEMA, **{"seed": 1, **k}), 16 + 2 + 1),
+    "logistic regression encoded": (lambda **k: LogisticRegression(ENCODED, **{"seed": 1, **k}), 16 + 2 + 1 + ENCODINGS[1]),
     "dcn": (lambda **k: cross(DCN, **k), TABLES + 2 * 2 * 14 + deep(14) + (14 + 5 + 1)),
     "dcn without dense": (lambda **k: cross(DCN, WITHOUT_DENSE, **k), TABLES + 2 * 2 * 12 + deep(12) + (12 + 5 + 1)),
     "dcnv2 stacked": (lambda **k: cross(DCNv2, **k), TABLES + 2 * (14 * 14 + 14) + deep(14) + (5 + 1)),
@@ -132,8 +143,13 @@ def numpy_forward(model, batch):
         tables = {k: v.astype("float64") for k, v in model.embedding_tables().items()}
         ids = batch["sparse"]
         bags = [tables["tags"][[i for i in row if i >= 0]] for row in ids[:, 1:4]]
-        tags = np.array([bag.mean(0) if len(bag) else np.zeros(4) for bag in bags])
+        tags = np.array([bag.mean(0) if len(bag) else np.zeros(tables["tags"].shape[1]) for bag in bags])
         vectors = [tables["C1"][ids[:, 0]], tags, tables["C3"][ids[:, 4]]]
+    if model.encoded is not None:
+        vectors = [*encoded(model.encoded, batch["dense"]).transpose(1, 0, 2), *vectors]
+    if isinstance(model, LogisticRegression):
+        kernel, bias = model.linear.get_weights()
+        return batch["dense"] @ kernel + bias + sum(vectors)
     if isinstance(model, DLRM):
         x = [mlp(model.bottom_mlp, batch["dense"].astype("float64"), True)] if model.schema.dense else []
         vectors = x + vectors

@@ -134,6 +134,25 @@ def test_a_finished_run_is_reported_not_repeated(log: data.ClickLog, whole: tupl
 
 
 @pytest.mark.slow
+def test_the_experiment_of_a_run_holds_the_values_that_were_used(
+    log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path
+) -> None:
+    written = Experiment.load(whole[1] / "experiment.yaml")
+    assert written.model["bottom_mlp"] == [8, 4] and written.model["interaction"] == "dot"
+    assert train(written, log, whole[1], resume=True) == whole[0]
+    plain = Experiment(model={"type": "DCN", "deep_mlp": [4]})
+    model = plain.build(log.schema)
+    resolved = plain.resolved(model)
+    assert resolved.model["embedding_dim"] == 16 and resolved.model["cross_layers"] == model.get_config()["cross_layers"]
+    assert resolved.optimizer == {"name": "adam", "learning_rate": 0.001} and resolved.embedding_optimizer is None
+    resolved.save(tmp_path / "experiment.yaml")
+    again = Experiment.load(tmp_path / "experiment.yaml")
+    assert again == resolved == again.resolved(again.build(log.schema))
+    for ours, its in zip(model.get_weights(), again.build(log.schema).get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, its)
+
+
+@pytest.mark.slow
 def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="has content"):
         train(EXPERIMENT, log, whole[1])

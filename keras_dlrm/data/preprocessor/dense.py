@@ -16,7 +16,7 @@ OUTSIDE = "is outside the range of float32; clip or drop it"
 
 def needs_fit(column: Dense) -> bool:
     """True where the column's transform has parameters that training rows determine."""
-    return column.transform in ("standardize", "log1p_standardize", "quantile", "log_above_minimum")
+    return column.transform not in ("none", "log1p")
 
 
 class DenseFit:
@@ -38,7 +38,7 @@ class DenseFit:
         if self.column.transform == "log_above_minimum":
             self._minimum = min(self._minimum, float(values.min()))
             return
-        if self.column.transform == "quantile":
+        if "quantile" in self.column.transform:
             first = -self._count % self._stride
             self._sample = np.concatenate([self._sample, values[first :: self._stride]])
             while len(self._sample) > SAMPLE:
@@ -61,9 +61,9 @@ class DenseFit:
 
     def state(self) -> dict[str, Any]:
         """The fitted parameters, as JSON values. A column without any value leaves everything at the middle."""
-        if self.column.transform == "quantile":
-            values = self._sample if len(self._sample) else np.zeros(1)
-            return {"quantiles": np.quantile(values, np.linspace(0.0, 1.0, QUANTILES)).tolist()}
+        if "quantile" in self.column.transform:
+            quantiles = np.quantile(self._sample if len(self._sample) else np.zeros(1), np.linspace(0.0, 1.0, QUANTILES))
+            return {"quantiles": (quantiles if self.column.transform == "quantile" else np.unique(quantiles)).tolist()}
         if self.column.transform == "log_above_minimum":
             return {"minimum": self._minimum if np.isfinite(self._minimum) else 0.0}
         deviation = float(np.sqrt(self._squares / self._count)) if self._count else 0.0
@@ -88,6 +88,8 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
             quantiles = np.asarray(state["quantiles"])
             ranks = np.searchsorted(quantiles, values, "left") + np.searchsorted(quantiles, values, "right")
             out = ranks / len(quantiles) - 1.0
+        elif column.transform == "distinct_quantile":
+            out = _places(np.asarray(state["quantiles"]), values)
         elif column.transform == "log_above_minimum":
             # In float32, to the bit what TorchRec makes of Criteo's counts.
             out = np.log((np.maximum(values - state["minimum"], 0.0) + 2.0).astype(np.float32))
@@ -97,12 +99,24 @@ def apply(column: Dense, state: dict[str, Any], values: np.ndarray) -> np.ndarra
         return np.where(missing, column.missing, out).astype(np.float32)
 
 
+def _places(quantiles: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Places among different quantiles in [-1, 1], linear in between; 0 where there is but one."""
+    if len(quantiles) < 2:
+        return np.zeros(len(values))
+    values = np.clip(values, quantiles[0], quantiles[-1])
+    below = np.clip(np.searchsorted(quantiles, values, "right") - 1, 0, len(quantiles) - 2)
+    low, high = quantiles[below], quantiles[below + 1]
+    return (below + (values - low) / (high - low)) * (2.0 / (len(quantiles) - 1)) - 1.0
+
+
 def undo(column: Dense, state: dict[str, Any], inputs: np.ndarray) -> np.ndarray:
     """Model inputs (B,) → raw values, float64 (B,): the inverse of `apply` as far as there is one, for people to read."""
     out = np.asarray(inputs, np.float64)
     if column.transform == "quantile":
         n = len(state["quantiles"])
         return np.interp((n * (out + 1) - 1) / 2, np.arange(n), state["quantiles"])
+    if column.transform == "distinct_quantile":
+        return np.interp(out, np.linspace(-1, 1, len(state["quantiles"])), state["quantiles"])
     if column.transform == "log_above_minimum":
         return np.exp(out) - 2.0 + state["minimum"]
     if "standardize" in column.transform:
@@ -113,7 +127,7 @@ def undo(column: Dense, state: dict[str, Any], inputs: np.ndarray) -> np.ndarray
 def unusable(column: Dense, values: np.ndarray) -> np.ndarray:
     """A mask, bool (n,), of values that are too large for their column whatever is fitted."""
     with np.errstate(over="ignore"):
-        if column.transform == "quantile":
+        if "quantile" in column.transform:
             return np.zeros(len(values), bool)
         narrow = log1p(values) if column.transform == "log1p_standardize" else values.astype(np.float32)
     return np.isinf(narrow)

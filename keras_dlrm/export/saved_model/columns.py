@@ -230,11 +230,24 @@ def _transformed(transform: str, state: Mapping[str, Any], values: Any) -> Any:
         quantiles = tf.constant(state["quantiles"], tf.float64)
         ranks = sum(tf.searchsorted(quantiles, values, side, tf.int64) for side in ("left", "right"))
         return tf.cast(tf.cast(ranks, tf.float64) / len(state["quantiles"]) - 1.0, tf.float32)
+    if transform == "distinct_quantile":
+        return tf.cast(_places(state["quantiles"], values), tf.float32)
     if transform == "log_above_minimum":
         return tf.math.log(tf.cast(tf.maximum(values - state["minimum"], 0.0) + 2.0, tf.float32))
     if transform == "log1p_standardize":
         values = tf.cast(_log(values), tf.float64)
     return tf.cast((values - state["mean"]) / state["deviation"], tf.float32)
+
+
+def _places(quantiles: Sequence[float], values: Any) -> Any:
+    """As `data.dense.apply` has places among different quantiles."""
+    if len(quantiles) < 2:
+        return tf.zeros_like(values)
+    values = tf.clip_by_value(values, quantiles[0], quantiles[-1])
+    edges = tf.constant(quantiles, tf.float64)
+    below = tf.clip_by_value(tf.searchsorted(edges, values, "right", tf.int32) - 1, 0, len(quantiles) - 2)
+    low, high = tf.gather(edges, below), tf.gather(edges, below + 1)
+    return (tf.cast(below, tf.float64) + (values - low) / (high - low)) * (2.0 / (len(quantiles) - 1)) - 1.0
 
 
 def _log(values: Any) -> Any:
