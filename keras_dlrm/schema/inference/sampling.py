@@ -150,7 +150,8 @@ def _of_file(path: Path, csv: Any, rows: int) -> Sample | None:
     if found is None:
         return None
     named = {name: value or None for name, value in folder_values(path).items() if name not in found.frame.columns}
-    return found._replace(frame=found.frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in named.items()))
+    frame = found.frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in named.items())
+    return Sample(frame, found.total, found.source)
 
 
 def _of_content(path: Path, csv: Any, rows: int) -> Sample | None:
