@@ -58,6 +58,8 @@ def main():
     with grpc.insecure_channel(args.address, [("grpc.lb_policy_name", "round_robin")]) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         dtypes = input_dtypes(stub, args.model, args.label, args.signature)
+        if missing := [(i, name) for i, row in enumerate(rows) for name in dtypes if name not in row]:
+            raise ValueError(f"row {missing[0][0]} has no {missing[0][1]!r}; the signature takes {list(dtypes)}.")
         inputs = {name: tf.constant([row[name] for row in rows], dtype).numpy() for name, dtype in dtypes.items()}
         outputs = predict(stub, args.model, inputs, args.label, args.signature)
     for values in zip(*(array.tolist() for array in outputs.values()), strict=True):
@@ -65,4 +67,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except grpc.RpcError as error:
+        sys.exit(f"error: {error.code().name}: {error.details()}")
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

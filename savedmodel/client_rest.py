@@ -42,4 +42,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except requests.ConnectionError:
+        sys.exit("error: no server answers at that address; start one, such as keras-dlrm serve, or give another --address.")
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

@@ -81,8 +81,8 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
     parts = [part for part in ("valid", "test") if part in result]
     rows = [{"part": part, "rows": len(log.split(part)), **result[part]} for part in parts]
     if "best" in result:
-        rows.append({"part": "best possible (test)", "rows": len(log.split("test")), **result["best"]})
-        rows.append({"part": "distance to it", **result["distance"]})
+        rows.append({"part": "best possible", "rows": len(log.split("test")), **result["best"]})
+        rows.append({"part": "distance", **result["distance"]})
     counts = result["parameters"]
     click.echo()
     if rows:

@@ -1,4 +1,4 @@
-"""Paths: regular input files, patterns in natural order, names inside a folder, links to names with patterns in them."""
+"""Paths: regular input files, patterns in natural order, columns in folders' names, files of a folder, links to plain names."""
 
 import atexit
 import functools
@@ -11,6 +11,7 @@ import stat
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 
 def natural(name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
@@ -82,6 +83,23 @@ def matches(entry: str | os.PathLike[str]) -> list[Path]:
         known /= rest.pop(0)
     names = glob.glob(os.path.join(*rest), root_dir=known, recursive=True)
     return [known / name for name in sorted(names, key=natural)]
+
+
+# What Hive and Spark call a folder of rows without a value.
+_MISSING = "__HIVE_DEFAULT_PARTITION__"
+
+
+def folder_values(path: Path) -> dict[str, str]:
+    """Column → value, as the folders of a path name them, percent-decoded; empty where missing.
+
+    Example:
+
+    >>> folder_values(Path("log/day=2024-01-01/city=S%C3%A3o%20Paulo/part-0.parquet"))
+    {'day': '2024-01-01', 'city': 'São Paulo'}
+    """
+    pairs = (part.partition("=") for part in path.parent.parts)
+    named = {unquote(key): unquote(value) for key, mark, value in pairs if key and mark}
+    return {key: "" if value == _MISSING else value for key, value in named.items()}
 
 
 def blank(path: Path, keep: bytes = b"") -> bool:

@@ -9,10 +9,10 @@ from keras_dlrm.metrics.reliability import Reliability, expected_calibration_err
 # After `bootstrap`, which imports the module `scores`: here that is the function.
 from keras_dlrm.metrics.scores import auc, calibration, grouped_auc, log_loss, normalized_entropy, scores
 from keras_dlrm.metrics.slices import frequency_bands, scores_by_slice
-from keras_dlrm.metrics.streaming import Calibration, NormalizedEntropy
+from keras_dlrm.metrics.streaming import Calibration, LogLoss, NormalizedEntropy
 
 __all__ = [
-    "Calibration", "Difference", "Lift", "NormalizedEntropy", "Reliability", "ScoreDistribution", "auc", "calibration",
+    "Calibration", "Difference", "Lift", "LogLoss", "NormalizedEntropy", "Reliability", "ScoreDistribution", "auc", "calibration",
     "expected_calibration_error", "frequency_bands", "grouped_auc", "lift", "log_loss", "normalized_entropy", "paired_bootstrap",
     "paired_bootstrap_runs", "permutation_importance", "reliability", "score_distribution", "scores", "scores_by_slice",
 ]  # fmt: skip

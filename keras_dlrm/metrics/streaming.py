@@ -1,4 +1,4 @@
-"""Streaming metrics: sums over batches that do not saturate, calibration, normalized entropy, a count."""
+"""Streaming metrics: sums over batches that do not saturate, calibration, log loss, normalized entropy, a count."""
 
 import math
 from typing import Any
@@ -127,6 +127,44 @@ class Calibration(ClickMetric):
 
 
 @keras.saving.register_keras_serializable(package="keras_dlrm")
+class LogLoss(ClickMetric):
+    """Mean negative log likelihood of the labels, in nats, with probabilities clipped as in `NormalizedEntropy` and `scores`.
+
+    Keras's `BinaryCrossentropy` on TensorFlow finds the logits behind the probabilities and does not clip: rows that are certain
+    and wrong then count more than in any other score. The metric sums in float32 pairs (`RunningSum`); without rows it is 0.
+
+    Args:
+        name: Name of the metric.
+
+    Example:
+
+    >>> metric = LogLoss()
+    >>> metric.update_state(np.array([0, 1]), np.array([0.1, 0.6]))
+    >>> round(float(metric.result()), 4)
+    0.3081
+    """
+
+    def __init__(self, name: str = "log_loss") -> None:
+        super().__init__(name)
+        self._loss = RunningSum(self, "loss")
+        self._rows = RunningSum(self, "rows")
+
+    def add(self, labels: Any, probabilities: Any, weights: Any) -> None:
+        self._loss.add(ops.sum(weights * _row_losses(labels, probabilities)))
+        self._rows.add(ops.sum(weights))
+
+    def result(self) -> Any:
+        """The log loss of everything seen since the last reset, a float32 scalar tensor."""
+        return ops.divide_no_nan(self._loss.value(), self._rows.value())
+
+
+def _row_losses(labels: Any, probabilities: Any) -> Any:
+    """Negative log likelihood of each row, float32 (B,), from probabilities clipped to [1e-7, 1 - 1e-7]."""
+    clipped = ops.clip(probabilities, EPSILON, 1.0 - EPSILON)
+    return -(labels * ops.log(clipped) + (1.0 - labels) * ops.log(1.0 - clipped))
+
+
+@keras.saving.register_keras_serializable(package="keras_dlrm")
 class NormalizedEntropy(ClickMetric):
     """Mean log loss divided by the entropy of the mean click rate; below 1 is better than the base rate.
 
@@ -156,9 +194,7 @@ class NormalizedEntropy(ClickMetric):
         self._rows = RunningSum(self, "rows")
 
     def add(self, labels: Any, probabilities: Any, weights: Any) -> None:
-        clipped = ops.clip(probabilities, EPSILON, 1.0 - EPSILON)
-        loss = -(labels * ops.log(clipped) + (1.0 - labels) * ops.log(1.0 - clipped))
-        self._loss.add(ops.sum(weights * loss))
+        self._loss.add(ops.sum(weights * _row_losses(labels, probabilities)))
         self._clicks.add(ops.sum(weights * labels))
         self._rows.add(ops.sum(weights))
 

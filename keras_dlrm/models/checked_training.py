@@ -1,6 +1,7 @@
 """`fit`, `evaluate` and `predict`: what is checked and prepared around Keras's own."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from keras_dlrm.sharding.part import Part
 from keras_dlrm.step import SparseStep
 from keras_dlrm.step.checked import bound_arguments, checked, is_read_by_batch
 
+# Of Keras's methods tools see the parameters, and nothing else.
+_signature_of = functools.partial(functools.wraps, assigned=(), updated=())
+
 
 class CheckedTraining(SparseStep):
     """`fit`, `evaluate`, `predict` and their like of one batch: around Keras's own, named steps in one order.
@@ -29,6 +33,7 @@ class CheckedTraining(SparseStep):
     #: What `predict` gives for a batch without rows; `None` leaves that to Keras.
     prediction_of_no_rows: np.ndarray | None = None
 
+    @_signature_of(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `keras.Model.fit` does.
 
@@ -55,6 +60,7 @@ class CheckedTraining(SparseStep):
         with watched(self, arguments["callbacks"]) as callbacks, _first_error(checks, of_validation), self.running():
             return super().fit(**{**arguments, "callbacks": callbacks})
 
+    @_signature_of(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as `keras.Model.evaluate` does; raises as `fit` does."""
         arguments = bound_arguments(keras.Model.evaluate, self, args, kwargs)
@@ -64,6 +70,7 @@ class CheckedTraining(SparseStep):
         with _first_error(checks), self.running():
             return super().evaluate(**self.prepared("evaluate", arguments))
 
+    @_signature_of(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predict as `keras.Model.predict` does; models of `kd.models` also take a batch without rows.
 
@@ -134,8 +141,11 @@ class CheckedTraining(SparseStep):
         return x if y is None and sample_weight is None else (x, y, sample_weight)
 
     def _check_schema(self, who: str, x: Any) -> None:
-        """`ValueError` where a split's dataset is of a log that the model was not made for."""
+        """`ValueError` where a split's dataset is of a log that the model was not made for, `TypeError` for raw rows."""
         ours, theirs = getattr(self, "schema", None), getattr(x, "schema", None)
+        if isinstance(ours, Schema) and hasattr(x, "__arrow_c_stream__"):
+            fix = "use preprocessor.transform(frame) of the log's preprocessor, or schema.pack(frame) where the columns hold ids"
+            raise TypeError(f"{who}: x is a {type(x).__name__}, rows of named columns; the model takes packed batches: {fix}.")
         if isinstance(ours, Schema) and isinstance(theirs, Schema):
             check_same(who, ours, theirs)
 

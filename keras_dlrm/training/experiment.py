@@ -193,7 +193,7 @@ class Experiment:
             raise ValueError(f"experiment: model {kind}: {error}") from error
         rule = self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer)
         loss = keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
-        scores = [keras.metrics.AUC(name="auc"), keras.metrics.BinaryCrossentropy(name="logloss")]
+        scores = [keras.metrics.AUC(name="auc"), metrics.LogLoss(name="logloss")]
         model.compile(
             optimizer=_optimizer("optimizer", self.optimizer), embedding_optimizer=rule, loss=loss,
             metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,

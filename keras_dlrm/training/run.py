@@ -68,8 +68,8 @@ def train(
             experiment cannot be built; `output` is then as it was.
     """
     output, console = Path(output), console or Console(quiet=True)
-    check_columns(data.schema, slice_by, group_by)
     with one_run(output):
+        check_columns(data.schema, slice_by, group_by)
         fingerprint = _check_parts(data)
         _check_folder(output, resume, overwrite)
         keras.utils.set_random_seed(experiment.seed)

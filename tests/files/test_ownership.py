@@ -50,7 +50,7 @@ def preprocessed(output: Path) -> None:
 
 def trained(output: Path) -> None:
     """What `train` does before it trains."""
-    run._check_folder(Experiment(), {}, output, False, True)
+    run._check_folder(output, False, True)
     run._prepare(Experiment(), {}, output, True)
 
 
@@ -342,7 +342,7 @@ def test_a_run_is_refused_where_no_folder_of_its_own_can_be(make: Any, resume: b
 def test_an_experiment_in_a_folder_that_is_not_ours_is_no_run(tmp_path: Path) -> None:
     Experiment().save(tmp_path / "experiment.yaml")
     with pytest.raises(ValueError, match="is not a run"):
-        run._check_folder(Experiment(), {"sha256": "", "rows": {}}, tmp_path, True, False)
+        run._check_same_run(Experiment(), {"sha256": "", "rows": {}}, tmp_path)
 
 
 def test_a_file_that_was_listed_later_goes_with_its_processed_directory(tmp_path: Path) -> None:

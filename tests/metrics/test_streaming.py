@@ -12,8 +12,9 @@ from keras_dlrm.metrics.streaming import RunningSum
 METRICS = [
     (metrics.NormalizedEntropy, metrics.normalized_entropy),
     (metrics.Calibration, metrics.calibration),
+    (metrics.LogLoss, metrics.log_loss),
 ]
-both = pytest.mark.parametrize(("metric", "exact"), METRICS)
+each = pytest.mark.parametrize(("metric", "exact"), METRICS)
 
 
 def example(n=500, seed=0):
@@ -22,7 +23,7 @@ def example(n=500, seed=0):
     return (rng.random(n) < probabilities).astype("float32"), probabilities
 
 
-@both
+@each
 def test_batches_add_up_to_the_exact_score(metric, exact):
     labels, probabilities = example()
     streaming = metric()
@@ -34,7 +35,7 @@ def test_batches_add_up_to_the_exact_score(metric, exact):
     assert float(streaming.result()) == pytest.approx(exact(labels[:100], probabilities[:100]), rel=1e-5)
 
 
-@both
+@each
 @pytest.mark.parametrize("label_shape", [(-1,), (-1, 1)])
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
 def test_flat_and_column_shapes_mean_the_same(metric, exact, label_shape, shape):
@@ -45,7 +46,7 @@ def test_flat_and_column_shapes_mean_the_same(metric, exact, label_shape, shape)
     assert float(streaming.result()) == pytest.approx(exact(labels, probabilities), rel=1e-5)
 
 
-@both
+@each
 def test_a_whole_weight_equals_repeating_the_row(metric, exact):
     labels, probabilities = example()
     weights = np.random.default_rng(1).integers(0, 4, 500)
@@ -55,7 +56,7 @@ def test_a_whole_weight_equals_repeating_the_row(metric, exact):
     assert float(streaming.result()) == pytest.approx(expected, rel=1e-5)
 
 
-@both
+@each
 def test_a_scalar_weight_changes_nothing(metric, exact):
     labels, probabilities = example()
     streaming = metric()
@@ -63,7 +64,7 @@ def test_a_scalar_weight_changes_nothing(metric, exact):
     assert float(streaming.result()) == pytest.approx(exact(labels, probabilities), rel=1e-5)
 
 
-@both
+@each
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_the_metric_computes_in_float32_whatever_the_predictions_are(metric, exact, dtype):
     if dtype == "float64" and keras.backend.backend() == "jax":
@@ -161,7 +162,7 @@ def test_compensation_survives_compilation(compiled):
     assert model.evaluate(y, y, batch_size=1, verbose=0, return_dict=True)["count"] == 100.0
 
 
-@both
+@each
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_fit_and_evaluate_report_the_metric(metric, exact, run_eagerly):
     labels, probabilities = example()
@@ -186,7 +187,7 @@ def test_weighted_metrics_receive_sample_weights():
     assert result["ne"] == pytest.approx(expected, rel=1e-5)
 
 
-@both
+@each
 def test_the_metric_round_trips_through_its_config_and_a_saved_model(metric, exact, tmp_path):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric(name="mine")))
     assert type(again) is metric
@@ -207,7 +208,7 @@ def test_the_registered_name_is_the_packages():
     assert keras.saving.get_registered_name(metrics.Calibration) == "keras_dlrm>Calibration"
 
 
-@both
+@each
 def test_shapes_that_do_not_agree_are_named(metric, exact):
     with pytest.raises(ValueError, match=r"m: y_true has shape \(3,\) but y_pred has shape \(2, 1\); give one value"):
         metric(name="m").update_state(np.ones(3), np.ones((2, 1)))

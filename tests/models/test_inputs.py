@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from keras import ops
 
@@ -124,3 +128,20 @@ def test_integers_of_every_width_are_ids(make):
     for dtype in ("int64", "uint8", "uint32"):
         got = ops.convert_to_numpy(model(keras.tree.map_structure(ops.convert_to_tensor, {**X, "sparse": ids.astype(dtype)})))
         np.testing.assert_allclose(got, expected, rtol=1e-6, err_msg=dtype)
+
+
+@pytest.mark.parametrize("frame", ["pandas", "polars"])
+def test_rows_of_named_columns_are_refused_with_what_makes_batches_of_them(frame):
+    rows = {"pandas": pd, "polars": pl}[frame].DataFrame({"x": [1.0], "z": [1.0], "a": [3], "b": ["u"]})
+    model = dlrm()
+    model.compile("sgd")
+    for call in (lambda: model.fit(rows, Y[:1]), lambda: model.evaluate(rows, Y[:1]), lambda: model.predict(rows)):
+        with pytest.raises(TypeError, match=r"x is a DataFrame, .* takes packed batches: use preprocessor\.transform\(frame\)"):
+            call()
+
+
+def test_tools_see_the_parameters_of_keras():
+    for name in ("fit", "evaluate", "predict"):
+        ours, its = (inspect.signature(getattr(of, name)) for of in (kd.models.DLRM, keras.Model))
+        assert ours == its and "batch_size" in ours.parameters
+    assert kd.models.DLRM.fit.__doc__.startswith("Train as")

@@ -64,6 +64,25 @@ def test_a_client_says_what_the_server_says(served):
     assert "400: model 'clicks' has no version label 'blue'" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+@pytest.mark.parametrize("case", ["another address", "no file", "a row without an input"])
+def test_a_client_ends_in_one_sentence(protocol, case, served, tmp_path):
+    ports, rows, _ = served
+    short = tmp_path / "short.json"
+    short.write_text('[{"dense": [0.5]}]')
+    nobody = {**ports, protocol: 1}
+    where, file, said = {
+        "another address": (nobody, rows, "server" if protocol == "rest" else "UNAVAILABLE"),
+        "no file": (ports, tmp_path / "no.json", "no.json"),
+        "a row without an input": (ports, short, "'sparse'"),
+    }[case]
+    done = run(protocol, (where, file, None))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert said in line
+
+
 @pytest.mark.parametrize("name", ["client_rest.py", "client_grpc.py"])
 def test_a_client_is_a_page(name):
     assert len((FOLDER / name).read_text().splitlines()) <= 75

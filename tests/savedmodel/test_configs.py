@@ -107,6 +107,11 @@ def test_batching_parameters():
     assert not own.allowed_batch_sizes or own.allowed_batch_sizes[-1] == own.max_batch_size.value
 
 
+def test_the_compose_file_publishes_ports_on_this_machine_alone():
+    service = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["serving"]
+    assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+
+
 def test_the_compose_file_starts_the_stock_image_with_flags_that_it_has():
     service = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["serving"]
     assert re.fullmatch(r"tensorflow/serving:\d+\.\d+\.\d+", service["image"])

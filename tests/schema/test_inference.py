@@ -160,6 +160,16 @@ def test_a_large_table_is_sampled_at_all_of_its_length(tmp_path):
         assert "rows." in schema.inferred.warnings[0]
 
 
+def test_columns_that_folders_name(tmp_path):
+    for day, city in ((1, "Oslo"), (2, "Rome"), (3, "__HIVE_DEFAULT_PARTITION__")):
+        folder = tmp_path / f"day=2024-01-{day:02d}" / f"city={city}"
+        folder.mkdir(parents=True)
+        pl.DataFrame({"click": CLICKS[:200], "price": rng.normal(size=200)}).write_parquet(folder / "part.parquet")
+    schema = kd.Schema.infer(str(tmp_path / "*" / "*" / "*.parquet"), label="click")
+    assert kinds(schema) == {"price": "standardize", "city": "sparse"}
+    assert "33% missing" in schema.inferred.reasons["city"] and schema.inferred.time == "day"
+
+
 def test_labels_and_weights():
     columns = {"city": cities(100)}
     assert kd.Schema.infer({"y": ["True", "false"] * 50, **columns}, label="y").soft_labels is False

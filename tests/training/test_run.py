@@ -133,6 +133,17 @@ def test_a_finished_run_is_reported_not_repeated(log: data.ClickLog, whole: tupl
     assert time.perf_counter() - start < 30
 
 
+def test_log_loss_and_normalized_entropy_of_training_clip_alike(log: data.ClickLog) -> None:
+    model = EXPERIMENT.override(["model.dropout=0", "model.batch_norm=false", "model.top_mlp=[1]"]).build(log.schema)
+    model.top_mlp.set_weights([1e4 * w for w in model.top_mlp.get_weights()])  # logits that are certain, and often wrong
+    batch, labels = log.split("train").take(slice(0, 256))
+    found = model.evaluate(batch, labels, verbose=0, return_dict=True)
+    rate = labels.mean()
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+    assert found["loss"] > 2 * found["logloss"] > 2
+    assert found["ne"] * entropy == pytest.approx(found["logloss"], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_the_experiment_of_a_run_holds_the_values_that_were_used(
     log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import polars as pl
 
@@ -14,7 +13,7 @@ from keras_dlrm.data.preprocessor.raw_columns import is_table
 from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
 from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.data.tables.text import TextFile
-from keras_dlrm.files.paths import matches, regular
+from keras_dlrm.files.paths import folder_values, matches, regular
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # Also frames: of pandas, Polars or Arrow, and mappings of named columns.
@@ -91,23 +90,6 @@ def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
     if all(columns == [] for columns in columns_of_files):
         others = ", and so are all other inputs" if len(files) > 1 else ""
         raise ValueError(f"{files[0].path} cannot be read as a table: it is empty{others}; give a file with rows.")
-
-
-# What Hive and Spark call a folder of rows without a value.
-MISSING = "__HIVE_DEFAULT_PARTITION__"
-
-
-def folder_values(path: Path) -> dict[str, str]:
-    """Column → value, as the folders of a path name them, percent-decoded; empty where missing.
-
-    Example:
-
-    >>> folder_values(Path("log/day=2024-01-01/city=S%C3%A3o%20Paulo/part-0.parquet"))
-    {'day': '2024-01-01', 'city': 'São Paulo'}
-    """
-    pairs = (part.partition("=") for part in path.parent.parts)
-    named = {unquote(key): unquote(value) for key, mark, value in pairs if key and mark}
-    return {key: "" if value == MISSING else value for key, value in named.items()}
 
 
 class PartitionedFile(TableFile):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from keras_dlrm.files.paths import blank, matches, regular
+from keras_dlrm.files.paths import blank, folder_values, matches, regular
 from keras_dlrm.support.values import is_missing
 
 ROWS = 200_000
@@ -145,7 +145,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _of_file(path: Path, csv: Any, rows: int) -> Sample | None:
-    """Rows of a file, or `None`: it is empty."""
+    """Rows of a file, with columns that its folders name, or `None`: it is empty."""
+    found = _of_content(path, csv, rows)
+    if found is None:
+        return None
+    named = {name: value or None for name, value in folder_values(path).items() if name not in found.frame.columns}
+    frame = found.frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in named.items())
+    return Sample(frame, found.total, found.source)
+
+
+def _of_content(path: Path, csv: Any, rows: int) -> Sample | None:
     endings = [ending.lower() for ending in path.suffixes]
     packed = endings[-1:] == [".gz"]
     ending = "".join(endings[-2:-1] if packed else endings[-1:])
