@@ -40,20 +40,22 @@ def command(
     from rich.console import Console
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
+    from keras_dlrm.training.recipe import recipe
 
     if configs and models:
         raise ValueError("--config and --model are mutually exclusive: a configuration names its model.")
     named = {path.stem: Experiment.load(path) for path in configs}
     if len(named) < len(configs):
         raise ValueError(f"--config: two files have the same name among {[str(c) for c in configs]}; rename one.")
-    if not named:
-        base = Experiment() if data is not None else EXPERIMENT
-        for model in models or ("DLRM", "DCN"):
-            named[model] = base if base.model["type"] == model else shared.of_type(base, model)
-    if len(named) < 2:
+    if len(named or models or ("DLRM", "DCN")) < 2:
         raise ValueError("compare: two models are needed; repeat --config or --model.")
     console = Console(stderr=True)
     log = shared.chosen_log(data, console)
+    for model in () if named else map(shared.known_model, models or ("DLRM", "DCN")):
+        if data is not None:
+            named[model] = recipe(log, model)
+        else:
+            named[model] = EXPERIMENT if model == EXPERIMENT.model["type"] else shared.of_type(EXPERIMENT, model)
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
     part = log.split("test")
