@@ -196,6 +196,8 @@ def compact(column: Any) -> dict[str, Any]:
         value = getattr(column, field.name)
         if field.name == "name" or value != field.default:
             out[field.name] = value.item() if isinstance(value, np.generic) else value
+    if isinstance(column, Dense) and column.encoding and column.missing == ENCODED_MISSING:
+        del out["missing"]
     return out
 
 

@@ -101,7 +101,7 @@ class Schema:
         >>> print(Schema.infer(rows, label="click").to_yaml())
         label: click
         dense:
-        - {name: price, transform: standardize}  # numbers with a fraction
+        - {name: price, transform: distinct_quantile, encoding: piecewise_linear}  # numbers with a fraction
         categorical:
         - {name: city}  # texts: 3 values
         <BLANKLINE>

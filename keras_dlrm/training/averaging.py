@@ -68,7 +68,7 @@ class Averaging(keras.callbacks.Callback):
         variables = self.model.trainable_variables
         kept = [ops.copy(variable.value) for variable in variables]
         for variable, average in zip(variables, self._averages, strict=True):
-            variable.assign(ops.cast(average, variable.dtype))
+            variable.assign(ops.cast(ops.copy(average), variable.dtype))  # a step on JAX deletes what it is given
         try:
             yield
         finally:

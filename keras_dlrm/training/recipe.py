@@ -37,15 +37,15 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
     seen = rows * len(schema.categorical) / tables if tables else float("inf")
     batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / _BATCHES)), 256, 4096))
     width = 8 if rows < _SMALL else 16
-    l2 = float(f"{np.clip(1 / seen, 1e-5, 0.1):.1g}")
-    rate = 0.001 if seen < _RARE else 0.003
+    rate, share = (0.001, 1.0) if seen < _RARE else (0.005, 0.4)
+    l2 = float(f"{np.clip(share / seen, 1e-5, 0.1):.1g}")
     dropout = 0.5 if rows < _LARGE else 0.2
     known, reasons = _model(model, schema, width, dropout)
     often = f"a table row is looked up {seen:,.0f} times an epoch on average"
     linear = model == "LogisticRegression"
     reasons |= {
         "optimizer": "Adam, which needs no tuning on most logs" if not linear else "each weight is the only one of its value",
-        "embedding_optimizer": f"{often}: l2 is 1 / that; rows that are seen rarely learn slowly",
+        "embedding_optimizer": f"{often}: l2 is {share:g} / that; rows that are seen rarely learn slowly",
         "batch_size": f"{rows:,} rows: about {_BATCHES} batches an epoch, 256 to 4096 rows each",
         "epochs": "an upper bound; patience ends the run",
         "monitor": "AUC minus normalized entropy: ranks and probabilities together",

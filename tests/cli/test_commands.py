@@ -56,7 +56,7 @@ def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
     pl.DataFrame({"click": rng.integers(0, 2, 400), **columns}).write_csv(tmp_path / "clicks.csv")
     code, text = run("schema", tmp_path / "clicks.csv", "--label", "click")
     assert code == 0
-    assert "- {name: price, transform: standardize}  # numbers with a fraction" in text
+    assert "- {name: price, transform: distinct_quantile, encoding: piecewise_linear}  # numbers with a fraction" in text
     assert "- {name: city}  # texts: 3 values" in text
     assert "# - {name: row_id}: has 400 values in 400 rows: it names rows and says nothing about others" in text
     to = ["--output", tmp_path / "log.yaml"]

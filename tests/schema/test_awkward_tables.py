@@ -152,13 +152,13 @@ TABLES = {
     ),
     "nested": (NESTED, {"city": 1, "record": None, "deep": None, "records": None, "json": None}),
     "binary": (BINARY, {"yes": 1, "text": 1, "bit": 1, "sign": 1, "maybe": 1, "raw": None}),
-    "decimals": (DECIMALS, {"price": "standardize", "balance": "standardize", "item_id": 1}),
+    "decimals": (DECIMALS, {"price": "distinct_quantile", "balance": "distinct_quantile", "item_id": 1}),
     "enumerations": (ENUMERATIONS, {"size": 1, "country": 1, "level": 1}),
-    "negative ids": (NEGATIVE, {"x": "standardize", "user_id": 1, "hash": 1}),
+    "negative ids": (NEGATIVE, {"x": "distinct_quantile", "user_id": 1, "hash": 1}),
     "numbers as people write them": (
         DRESSED,
         {
-            "nan": "standardize",
+            "nan": "distinct_quantile",
             "icd": 1,
             "hexadecimal": 1,
             "zip": 1,
@@ -244,7 +244,7 @@ def test_five_rows_are_taken_with_a_warning():
         "paid": [0, 1, 0, 1, 1],
     }
     schema = kd.Schema.infer(rows, label="click")
-    assert summary(schema) == {"price": "standardize", "user_id": 1, "paid": 1}
+    assert summary(schema) == {"price": "distinct_quantile", "user_id": 1, "paid": 1}
     assert "5 rows say little about columns: check each line." in schema.to_yaml()
 
 

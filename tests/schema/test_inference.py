@@ -42,7 +42,7 @@ def test_an_ordinary_log():
         }
     )
     assert kinds(schema) == {
-        "price": "log1p_standardize", "age": "standardize", "temperature": "standardize",
+        "price": "distinct_quantile", "age": "distinct_quantile", "temperature": "distinct_quantile",
         "user_id": "sparse", "city": "sparse", "premium": "sparse", "tags": "sparse",
     }  # fmt: skip
     tags = next(c for c in schema.categorical if c.name == "tags")
@@ -95,21 +95,21 @@ def test_what_is_left_out_and_why(name, values, words):
         ("cost", 5058 + rng.integers(0, 2, N), "sparse"),
         ("flag", rng.integers(0, 2, N), "sparse"),
         ("C7", rng.integers(0, 3000, N), "sparse"),
-        ("I7", rng.integers(0, 3000, N), "standardize"),
-        ("views", rng.zipf(1.7, N), "log1p_standardize"),
-        ("balance", rng.integers(-500, 5000, N), "standardize"),
-        ("gain", rng.integers(0, 5000, N), "standardize"),
+        ("I7", rng.integers(0, 3000, N), "distinct_quantile"),
+        ("views", rng.zipf(1.7, N), "distinct_quantile"),
+        ("balance", rng.integers(-500, 5000, N), "distinct_quantile"),
+        ("gain", rng.integers(0, 5000, N), "distinct_quantile"),
         ("answer", ["yes", "no"] * (N // 2), "sparse"),
         ("truth", ["True", "false"] * (N // 2), "sparse"),
-        ("amount", [f"{i % 97}.5" for i in range(N)], "standardize"),
+        ("amount", [f"{i % 97}.5" for i in range(N)], "distinct_quantile"),
         ("genres", ["a|b", "b", "a|c|b", "c"] * (N // 4), "sparse"),
-        ("sparse_price", [None, 1.5, 2.5, None, 7.5] * (N // 5), "standardize"),
-        ("count", rng.zipf(1.7, N), "log1p_standardize"),
+        ("sparse_price", [None, 1.5, 2.5, None, 7.5] * (N // 5), "distinct_quantile"),
+        ("count", rng.zipf(1.7, N), "distinct_quantile"),
         ("count", cities(), "sparse"),
         ("version", [f"{i % 4 + 1}.{i % 10}.{i % 7}" for i in range(N)], "sparse"),
         ("ip", [f"10.{i % 3}.{i % 10}.{i % 7}" for i in range(N)], "sparse"),
         ("phone", [f"555-{i % 30:03d}-0000" for i in range(N)], "sparse"),
-        ("spike", [1e9, *rng.normal(0, 1, N - 1)], "quantile"),
+        ("spike", [1e9, *rng.normal(0, 1, N - 1)], "distinct_quantile"),
     ],
 )
 def test_what_a_column_is(name, values, kind):
@@ -119,7 +119,7 @@ def test_what_a_column_is(name, values, kind):
 def test_the_yaml_says_why_and_is_read_again():
     schema = infer({"price": rng.normal(size=N), "city": cities(), "row_id": np.arange(N), "day": ["2024-01-01"] * N})
     text = schema.to_yaml()
-    assert "- {name: price, transform: standardize}  # numbers with a fraction" in text
+    assert "- {name: price, transform: distinct_quantile, encoding: piecewise_linear}  # numbers with a fraction" in text
     assert "# Left out:" in text and "{name: row_id}" in text
     assert kd.Schema.from_yaml(text) == schema
     assert yaml.safe_load(text) == schema.to_dict()
@@ -166,7 +166,7 @@ def test_columns_that_folders_name(tmp_path):
         folder.mkdir(parents=True)
         pl.DataFrame({"click": CLICKS[:200], "price": rng.normal(size=200)}).write_parquet(folder / "part.parquet")
     schema = kd.Schema.infer(str(tmp_path / "*" / "*" / "*.parquet"), label="click")
-    assert kinds(schema) == {"price": "standardize", "city": "sparse"}
+    assert kinds(schema) == {"price": "distinct_quantile", "city": "sparse"}
     assert "33% missing" in schema.inferred.reasons["city"] and schema.inferred.time == "day"
 
 

@@ -11,6 +11,8 @@ from keras_dlrm.schema.inference.times import Times
 
 # A column of which this share of the values are different belongs to single rows.
 _UNIQUE = 0.95
+# Share of values seen once from which on they are not worth a row each.
+_OFTEN_RARE = 0.05
 ENOUGH = 50  # rows to tell anything by
 
 
@@ -65,4 +67,6 @@ class Column:
         """A sparse column, with the number of its values in the reason."""
         once = int((self.values.value_counts()["count"] == 1).sum())
         rare = f", {once:,} of them once" if once else ""
-        return Kind(Categorical(self.name), f"{why}: {self.kinds:,} values{rare}", unsure)
+        # Nothing is learned from one row: such values stand for those that are never seen.
+        least = 2 if once > _OFTEN_RARE * self.kinds else 1
+        return Kind(Categorical(self.name, min_count=least), f"{why}: {self.kinds:,} values{rare}", unsure)

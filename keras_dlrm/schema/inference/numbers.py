@@ -11,8 +11,6 @@ _EXACT = 2**53  # a float cannot hold all whole numbers from here on
 _FEW = 10  # whole numbers of so few kinds are categories
 _LARGE = 10**6  # that repeat are ids
 _OFTEN = 20  # rows of each of few kinds, at least
-_SKEWED = 3.0
-_FAR = 20  # deviations
 
 
 def of_numbers(column: Column) -> Found:
@@ -23,7 +21,7 @@ def of_numbers(column: Column) -> Found:
     if infinite.any():
         return f"holds {numbers[infinite][0]} in {int(infinite.sum()):,} rows; make it a missing value, or a number"
     if (numbers != np.round(numbers)).any():
-        return _dense(column, numbers, "numbers with a fraction")
+        return _dense(column, "numbers with a fraction")
     moments = times.of_numbers(column.name, numbers) if column.kinds > 2 else None
     if moments is not None:
         return moments
@@ -37,7 +35,7 @@ def of_numbers(column: Column) -> Found:
         return column.categorical("two kinds of numbers" if column.kinds == 2 else "few kinds of numbers")
     if kind == "amount":
         return _dense(
-            column, numbers, f"an amount, by {word!r} in its name" if word != column.name else "an amount, by its name"
+            column, f"an amount, by {word!r} in its name" if word != column.name else "an amount, by its name"
         )
     codes = numbers[numbers != PADDING]
     low, high = codes.min(), codes.max()
@@ -46,10 +44,10 @@ def of_numbers(column: Column) -> Found:
     if kind == "code":
         return column.categorical(f"a code, by {word!r} in its name" if word != column.name else "a code, by its name")
     if low < 0:
-        return _dense(column, numbers, "numbers, some of them negative")
+        return _dense(column, "numbers, some of them negative")
     if high > _LARGE and column.kinds < 0.5 * len(numbers) and np.median(numbers) > 0.01 * high:
         return column.categorical(f"whole numbers up to {high:.0f} that repeat, as ids do")
-    return _dense(column, numbers, "whole numbers, perhaps codes", unsure=True)
+    return _dense(column, "whole numbers, perhaps codes", unsure=True)
 
 
 def _few(column: Column) -> bool:
@@ -62,11 +60,6 @@ def _counts_rows(numbers: np.ndarray) -> bool:
     return bool(np.median(steps) == 1 and (steps > 0).mean() > 0.9)
 
 
-def _dense(column: Column, numbers: np.ndarray, why: str, unsure: bool = False) -> Kind:
-    """A dense column, with a transform by the shape of its values."""
-    middle = (numbers - numbers.mean()) / (numbers.std() or 1.0)
-    if numbers.min() >= PADDING and (middle**3).mean() > _SKEWED:
-        return Kind(Dense(column.name, "log1p_standardize"), f"{why}; a few are much larger than the others", unsure)
-    if np.abs(middle).max() > _FAR:
-        return Kind(Dense(column.name, "quantile"), f"{why}; some are far from the others", unsure)
-    return Kind(Dense(column.name, "standardize"), why, unsure)
+def _dense(column: Column, why: str, unsure: bool = False) -> Kind:
+    """A dense column. Quantiles suit any shape of its values, also those with a few far from the others."""
+    return Kind(Dense(column.name, "distinct_quantile", encoding="piecewise_linear"), why, unsure)

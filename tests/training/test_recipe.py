@@ -1,0 +1,118 @@
+"""Defaults that look at the log, and averages of weights."""
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+import keras_dlrm as kd
+from keras_dlrm.data.synthetic import PlantedClickLog
+from keras_dlrm.training.averaging import EVERY, Averaging
+from keras_dlrm.training.experiment import MODELS, Experiment
+from keras_dlrm.training.recipe import recipe
+from keras_dlrm.training.run import train
+
+SCHEMA = kd.Schema(
+    dense=[kd.Dense("x", encoding="piecewise_linear")], categorical=[kd.Categorical("c", 30), kd.Categorical("h", 9, hotness=2)]
+)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    rows = {"train": 900, "valid": 300, "test": 300}
+    return PlantedClickLog(SCHEMA, seed=0).write(tmp_path_factory.mktemp("log") / "log", rows)
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("model", [*MODELS, "my_models:Wide"])
+def test_every_value_follows_from_the_log_and_has_its_reason(log, model, tmp_path):
+    experiment = recipe(log, model)
+    experiment.save(tmp_path / "experiment.yaml")
+    text = (tmp_path / "experiment.yaml").read_text()
+    for reason in experiment.reasons.values():
+        assert f"  # {reason}" in text
+    assert yaml.safe_load(text) == experiment.to_dict()
+    assert Experiment.load(tmp_path / "experiment.yaml") == experiment
+    assert experiment.batch_size == 256 and experiment.monitor == "both"
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(("rows", "batch"), [(100, 256), (200_000, 1024), (800_000, 4096), (10**9, 4096)])
+def test_batches_grow_with_the_log(rows, batch):
+    class Log:
+        schema = SCHEMA
+
+        def split(self, name):
+            return range(rows)
+
+    assert recipe(Log()).batch_size == batch
+
+
+@pytest.mark.neutral
+def test_what_is_changed_has_no_reason(log):
+    changed = recipe(log).override(["batch_size=64", "model={type: DCN}"])
+    assert changed.batch_size == 64 and "patience" in changed.reasons
+    assert not {"batch_size", "model.dropout"} & set(changed.reasons)
+
+
+@pytest.mark.neutral
+def test_a_log_without_tables_or_dense_columns_has_a_recipe(tmp_path):
+    for schema in (kd.Schema(dense=["x"]), kd.Schema(categorical=[kd.Categorical("c", 9)])):
+        folder = tmp_path / str(schema.n_dense)
+        recipe(PlantedClickLog(schema, seed=0).write(folder, {"train": 50})).build(schema)
+
+
+def test_averages_are_those_of_the_weights_along_the_run(log, tmp_path):
+    part = log.split("train")
+    model = recipe(log).build(SCHEMA)
+    averaging, seen = Averaging(0.999, tmp_path / "averages.npz"), []
+
+    class Weights(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if (batch + 1) % EVERY == 0:
+                seen.append([keras.ops.convert_to_numpy(v.value).copy() for v in self.model.trainable_variables])
+
+    model.fit(part.dataset(18), verbose=0, callbacks=[averaging, Weights()])
+    last = model.get_weights()
+    expected = seen[0]
+    for i, values in enumerate(seen[1:], 2):
+        keep = min(0.999**EVERY, (i - 1) / (i + 1))
+        expected = [a * keep + v * (1 - keep) for a, v in zip(expected, values, strict=True)]
+    assert len(seen) == averaging.updates == 3
+    with averaging.in_place():
+        for variable, value in zip(model.trainable_variables, expected, strict=True):
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(variable.value), value, rtol=1e-5, atol=1e-7)
+    for mine, before in zip(model.get_weights(), last, strict=True):
+        np.testing.assert_array_equal(mine, before)
+    again = Averaging(0.999, tmp_path / "averages.npz")
+    again.set_model(model)
+    again.restore(averaging.state())
+    with again.in_place():
+        for variable, value in zip(model.trainable_variables, expected, strict=True):
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(variable.value), value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_with_averages_continues_with_the_same_scores(log, tmp_path):
+    experiment = recipe(log).override(["epochs=3", "checkpoint_steps=2", "batch_size=32", "patience=0"])
+    whole = train(experiment, log, tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    plain, saves = Averaging.state, []
+
+    def stopping(self):
+        saves.append(plain(self))
+        if len(saves) == 20:
+            raise Stopped
+        return saves[-1]
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Averaging, "state", stopping)
+        train(experiment, log, tmp_path / "run")
+    resumed = train(experiment, log, tmp_path / "run", resume=True)
+    for name, values in whole["history"].items():
+        np.testing.assert_allclose(resumed["history"][name], values, rtol=1e-5, err_msg=name)
+    assert resumed["test"] == pytest.approx(whole["test"], rel=1e-5)
+    assert not (tmp_path / "run" / "averages.npz").exists()
