@@ -79,7 +79,8 @@ def affordable_rows(schema: Any, rows: int) -> int:
 
 def _plain(points: Any) -> dict[str, list[float]]:
     """A named tuple of arrays as lists by name."""
-    return {name: np.asarray(values, np.float64).tolist() for name, values in points._asdict().items()}
+    names = type(points).__annotations__
+    return {name: np.asarray(values, np.float64).tolist() for name, values in zip(names, points, strict=True)}
 
 
 def _importance(model: Any, part: Any, batch_size: int, seed: int, most: int) -> dict[str, Any]:

@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-
-from keras_dlrm.files.durable import whole
 
 # Steps between two updates of the average: tables are read as a whole for each.
 EVERY = 16
@@ -23,27 +20,30 @@ class Averaging(keras.callbacks.Callback):
 
     Args:
         decay: Share of the average that a step leaves, in (0, 1).
-        path: File for the averages of a run that was stopped, `.npz`.
     """
 
-    def __init__(self, decay: float, path: str | Path) -> None:
+    def __init__(self, decay: float) -> None:
         super().__init__()
-        self.decay, self.path = decay, Path(path)
+        self.decay = decay
         self.updates, self._waited = 0, 0
         self._averages: list[Any] = []
 
     def state(self) -> dict[str, Any]:
-        """Values that a resumed run needs; `restore` takes them. The averages themselves are written to `path`."""
-        with whole(self.path) as written:
-            arrays = {f"average_{i}": ops.convert_to_numpy(average) for i, average in enumerate(self._averages)}
-            np.savez(written, **arrays)  # type: ignore[arg-type]
+        """Values that a resumed run needs, besides `arrays`; `restore` takes them."""
         return {"updates": self.updates, "waited": self._waited}
 
     def restore(self, memory: dict[str, Any]) -> None:
         """Inverse of `state`."""
         self.updates, self._waited = memory["updates"], memory["waited"]
-        with np.load(self.path, allow_pickle=False) as saved:
-            self._averages = [ops.convert_to_tensor(saved[f"average_{i}"]) for i in range(len(saved.files))]
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The averages, in the order of the model's trainable variables; none before the first update."""
+        return [ops.convert_to_numpy(average) for average in self._averages]
+
+    @arrays.setter
+    def arrays(self, values: list[np.ndarray]) -> None:
+        self._averages = [ops.convert_to_tensor(value) for value in values]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._waited += 1

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,15 +173,20 @@ class Resume(keras.callbacks.Callback):
     and what other callbacks remember. It is replaced when the checkpoint is whole, so a kill leaves the last whole pair.
 
     There are `steps` batches between two saves within an epoch; the end of each epoch is saved, too. `remembering` are callbacks
-    with `state() → dict` and `restore(dict)`. After `restore` training continues at `epoch` and `batch`.
+    with `state() → dict` and `restore(dict)`; so is `averaging`, whose arrays are in that file, too. After `restore` training
+    continues at `epoch` and `batch`.
     """
 
-    def __init__(self, directory: str | Path, steps: int, batches_per_epoch: int, remembering: list[Any]) -> None:
+    def __init__(
+        self, directory: str | Path, steps: int, batches_per_epoch: int, remembering: list[Any],
+        averaging: Averaging | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.averaging = averaging
         self.directory = Path(directory).absolute()
         self.path = self.directory.with_suffix(".npz")
         self.steps, self.batches_per_epoch = steps, batches_per_epoch
-        self.remembering = remembering
+        self.remembering = remembering if averaging is None else [*remembering, averaging]
         self.epoch = self.batch = 0
         self._first = 0  # batch of the present epoch in this run
         self._restored_metrics: list[np.ndarray] | None = None
@@ -195,7 +201,7 @@ class Resume(keras.callbacks.Callback):
         check_archive(self.path, ("place.npy",))
         with np.load(self.path, allow_pickle=False) as saved:
             place = json.loads(str(saved["place"]))
-            metrics = [saved[f"metric_{i}"] for i in range(len(saved.files) - 1)] if "checkpoint" in place else []
+            metrics, averages = ([saved[name] for name in _numbered(saved.files, kind)] for kind in ("metric", "average"))
         if "checkpoint" not in place:
             fix = "train into another folder, or overwrite the run."
             raise ValueError(f"{self.path} was written by an earlier release and is not read by this one; {fix}")
@@ -207,6 +213,8 @@ class Resume(keras.callbacks.Callback):
         self.epoch, self.batch = place["epoch"], place["batch"]
         for callback, memory in zip(self.remembering, place["memories"], strict=True):
             callback.restore(memory)
+        if self.averaging is not None:
+            self.averaging.arrays = averages
         return True
 
     def clear(self) -> None:
@@ -244,6 +252,13 @@ class Resume(keras.callbacks.Callback):
         memories = [callback.state() for callback in self.remembering]
         place = {"checkpoint": step, "epoch": epoch, "batch": batch, "memories": memories}
         metrics = {f"metric_{i}": value_of(variable) for i, variable in enumerate(model.metrics_variables)}
+        arrays = [] if self.averaging is None else self.averaging.arrays
+        averages = {f"average_{i}": average for i, average in enumerate(arrays)}
         with whole(self.path) as written:
-            np.savez(written, place=np.array(json.dumps(place)), **metrics)  # type: ignore[arg-type]
+            np.savez(written, place=np.array(json.dumps(place)), **metrics, **averages)  # type: ignore[arg-type]
         clear(self.directory, step)
+
+
+def _numbered(names: Sequence[str], kind: str) -> list[str]:
+    """`kind_0`, `kind_1` … as far as there are some."""
+    return [f"{kind}_{i}" for i in range(sum(name.startswith(f"{kind}_") for name in names))]

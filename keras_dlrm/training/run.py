@@ -88,10 +88,9 @@ def train(
         _prepare(experiment, fingerprint, output, overwrite)
         batches = -(-len(part) // experiment.batch_size)
         rules = experiment.monitor, experiment.patience, experiment.lr_factor
-        averaging = Averaging(experiment.averaging, output / run_files.AVERAGES) if experiment.averaging else None
+        averaging = Averaging(experiment.averaging) if experiment.averaging else None
         best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules, averaging)
-        remembering = [best] if averaging is None else [best, averaging]
-        state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, remembering)
+        state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best], averaging)
         if resume and state.restore(model, part.take(slice(0, 2))):
             console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
         if state.epoch < experiment.epochs and not best.stopped:
@@ -106,7 +105,6 @@ def train(
         with console.status("scoring the test part and writing the report"):
             result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
         state.clear()
-        (output / run_files.AVERAGES).unlink(missing_ok=True)
         clean(output / run_files.MODEL)
         return result
 

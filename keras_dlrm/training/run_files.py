@@ -17,10 +17,10 @@ MODEL, RESULT, REPORT, EXPERIMENT = "model.keras", "result.json", "report.png", 
 DATA, PREDICTIONS = "data.json", "predictions.npy"
 PAGE, FIGURES = "report.html", "report.json"
 # The checkpoint of a run that has not ended, and the place in the data that it is of.
-STATE, PLACE, AVERAGES = "resume", "resume.npz", "averages.npz"
+STATE, PLACE = "resume", "resume.npz"
 # What a run writes; the rest of its folder is somebody else's.
 FILES = (
-    MODEL, f"{STATE}/**", PLACE, AVERAGES, RESULT, REPORT, PAGE, FIGURES, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, PAGE, FIGURES, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
     "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
 )  # fmt: skip
 

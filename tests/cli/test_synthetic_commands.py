@@ -77,7 +77,7 @@ def test_a_log_becomes_multi_hot_a_trace_and_a_twin(tmp_path) -> None:
         (["synthesize", "planted", "--cold-parts", "test"], "need --cold-share"),
         (["synthesize", "multi-hot", "LOG", "--hotness", "C1=x"], "NAME=SIZE"),
         (["synthesize", "multi-hot", "nowhere", "--hotness", "3"], "no such directory"),
-        (["twin", "measure", "LOG", "--threshold", 5000], "fewer than threshold=5000"),
+        (["twin", "measure", "LOG", "--threshold", 5000], "fewer than --threshold 5000"),
         (["twin", "make", "LOG"], "is a folder"),
         (["twin", "make", "nowhere.json"], "nowhere.json"),
         (["twin", "make", "STATISTICS", "--rows", 5, 0, 0], "at least 20 rows"),
