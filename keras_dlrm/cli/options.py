@@ -84,8 +84,8 @@ seed_option = click.option("--seed", type=click.IntRange(0), default=0)
 
 def _shares(ctx: click.Context, param: click.Parameter, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
     if value is not None and (not all(0 <= share <= 1 for share in value) or not value[0] or abs(sum(value) - 1) > 1e-6):
-        given = " ".join(f"{share:g}" for share in value)
-        raise ValueError(f"--fractions {given}: give three shares between 0 and 1 that add up to 1, such as 0.8 0.1 0.1.")
+        shares = " ".join(f"{share:g}" for share in value)
+        raise ValueError(f"--fractions {shares}: give three shares between 0 and 1 that add up to 1, such as 0.8 0.1 0.1.")
     return value
 
 
@@ -274,12 +274,12 @@ tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write Ten
 
 
 def chosen_experiment(
-    default: Callable[[], Any], config: Path | None, model: str | None, seed: int | None, **options: Any
+    default: Any, config: Path | None, model: str | None, seed: int | None, **options: Any
 ) -> Any:
     """The experiment of the command line: of a file, or the default, with a model's default widths, a seed and options instead."""
     from keras_dlrm.training.experiment import Experiment
 
-    experiment = default() if config is None else Experiment.load(config)
+    experiment = default if config is None else Experiment.load(config)
     if model is not None:
         experiment = of_type(experiment, model)
     experiment = apply_experiment_options(experiment, **options)

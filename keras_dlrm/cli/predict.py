@@ -36,7 +36,7 @@ Examples:
 def command(
     model: Path, inputs: tuple[str, ...], preprocessor: Path | None, plain: bool, data: Path | None, split: str | None,
     id_columns: tuple[str, ...], on_error: str, max_skipped: int | None, workers: int | None, csv: Any, as_json: bool,
-    imports: tuple[str, ...],     **options: Any,
+    imports: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Write click probabilities of whole files, from a saved MODEL (.keras), in bounded memory.
 

@@ -51,10 +51,11 @@ def command(
         require("--tensorboard", "tensorflow")
     # All that can be checked comes before the import of a framework, which takes long.
     console, default = Console(stderr=True), EXPERIMENT
-    if data is not None and options["config"] is None:
-        default = recipe(shared.chosen_log(data, console), shared.known_model(options["model"] or "DLRM"))
+    log = None if data is None else shared.chosen_log(data, console)
+    if log is not None and options["config"] is None:
+        default = recipe(log, shared.known_model(options["model"] or "DLRM"))
         options["model"] = None
-    experiment = shared.chosen_experiment(lambda: default, **options)
+    experiment = shared.chosen_experiment(default, **options)
     if resume and output is None:
         raise ValueError("--resume needs --output: the folder of the run to resume.")
     if output is None:
@@ -62,7 +63,8 @@ def command(
     elif not (resume or overwrite) and output.is_dir() and any(output.iterdir()):
         fix = "resume its run with --resume, delete it with --overwrite, or give another --output."
         raise FileExistsError(f"--output {output} has content; {fix}")
-    log = shared.chosen_log(data, console)
+    if log is None:
+        log = shared.chosen_log(None, console)  # written only where all else is right
     shared.check_slices(log, slice_by, group_by)
     warn_without_valid(log)
     from keras_dlrm.training.run import train

@@ -212,8 +212,10 @@ class EncodedColumns(keras.layers.Layer):
 def encoded_columns(
     schema: Schema, output_dim: int, seed: int, dtype: Any, activation: Any = "relu"
 ) -> EncodedColumns | None:
-    """The layer for the encoded columns of a schema, `None` where there is none; `seed` is the model's."""
+    """The layer for the encoded columns of a schema, built; `None` where there is none. `seed` is the model's."""
     encodings = [column.encoding for column in schema.dense]
     if not any(encodings):
         return None
-    return EncodedColumns(encodings, output_dim, activation, part_seed(seed, 5), dtype=dtype, name="encoded")
+    layer = EncodedColumns(encodings, output_dim, activation, part_seed(seed, 5), dtype=dtype, name="encoded")
+    layer.build((None, schema.n_dense))
+    return layer

@@ -15,7 +15,7 @@ def permutation_importance(
     predict: Callable[[dict[str, np.ndarray]], Any], schema: Schema, batch: Mapping[str, Any], labels: Any, weights: Any = None,
     shuffles: int = 3, seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """How much the AUC drops when the values of one column are shuffled among the rows, the most important column first.
+    """Drop of the AUC when the values of one column are shuffled among the rows, the most important column first.
 
     A column whose information others have as well shows little importance, though the model may use it a lot.
 
@@ -55,7 +55,7 @@ def permutation_importance(
         return scores(labels, predict(rows), weights)
 
     whole = scored()
-    found = []
+    columns = []
     for number, (column, places) in enumerate(_places(schema).items()):
         random = np.random.default_rng((seed, number))
         kept = {key: rows[key][:, place].copy() for key, place in places.items()}
@@ -70,13 +70,13 @@ def permutation_importance(
             rows[key][:, place] = kept[key]
         (drop, rise), spread = np.mean(changes, axis=0), np.std(changes, axis=0, ddof=1) if shuffles > 1 else (None, None)
         auc_spread, loss_spread = (None if value is None else float(value) for value in spread)
-        found.append({"column": column, "auc_drop": float(drop), "auc_spread": auc_spread, "logloss_rise": float(rise),
-                      "logloss_spread": loss_spread})  # fmt: skip
-    return sorted(found, key=lambda entry: -entry["auc_drop"])
+        columns.append({"column": column, "auc_drop": float(drop), "auc_spread": auc_spread, "logloss_rise": float(rise),
+                        "logloss_spread": loss_spread})  # fmt: skip
+    return sorted(columns, key=lambda entry: -entry["auc_drop"])
 
 
 def _places(schema: Schema) -> dict[str, dict[str, slice]]:
-    """Where each column is in a packed batch: places by key."""
+    """Places of each column in a packed batch, by key."""
     places = {name: {"dense": slice(i, i + 1)} for i, name in enumerate(schema.dense_names)}
     for column, start in zip(schema.categorical, schema.offsets, strict=True):
         keys = ("sparse", "weights") if schema.weighted else ("sparse",)

@@ -68,7 +68,7 @@ def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tupl
 
 
 def row_weights(function: str, weights: Any, n: int) -> np.ndarray:
-    """What each of `n` rows counts, float64 (n,), 1 each where `weights` is `None`; a `ValueError` names a bad one."""
+    """Weights of `n` rows, float64 (n,), 1 each where `weights` is `None`; a `ValueError` names a bad one."""
     rows = np.ones(n) if weights is None else flat(function, "weights", weights).astype(np.float64)
     if len(rows) != n:
         raise ValueError(f"{function}: {n} labels but {len(rows)} weights; give one of each per example.")

@@ -223,7 +223,7 @@ class ClickModel(SparseTraining):
 
 
 def _own_arguments(cls: type[ClickModel], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the parameters that a class's own `__init__` adds to those of `ClickModel` have as values, by name."""
+    """Values, by name, of the parameters that a class's own `__init__` adds to those of `ClickModel`."""
     known = {*inspect.signature(ClickModel.__init__).parameters, "name", "dtype", "trainable"}
     try:
         bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)

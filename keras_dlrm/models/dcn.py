@@ -49,7 +49,6 @@ class CrossNetwork(ClickModel):
             self.embeddings.build((None, schema.width))
             n += self.embeddings.compute_output_shape((None, schema.width))[1] or 0
         if self.encoded is not None:
-            self.encoded.build((None, schema.n_dense))
             n += self.encoded.count * width
         for layer in self.crosses:
             layer.build((None, n))

@@ -113,8 +113,6 @@ class DLRM(ClickModel):
             self.embeddings.build((None, schema.width))
         if self.bottom_mlp is not None:
             self.bottom_mlp.build((None, schema.n_dense))
-        if self.encoded is not None:
-            self.encoded.build((None, schema.n_dense))
         n = self._interaction_width((self._vectors, width))
         for layer in self.crosses:
             layer.build((None, n))

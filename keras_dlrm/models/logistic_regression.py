@@ -51,8 +51,6 @@ class LogisticRegression(ClickModel):
         )  # fmt: skip
         self.linear.build((None, max(self.schema.n_dense, 1)))
         self.encoded = encoded_columns(self.schema, 1, self.seed, self.dtype_policy, activation=None)
-        if self.encoded is not None:
-            self.encoded.build((None, self.schema.n_dense))
         self.built = True
         self._config = {"kernel_l2": self.kernel_l2, "embedding_options": tables.embedding_options}
 

@@ -216,14 +216,14 @@ def model_class(kind: str) -> Any:
         return getattr(models, kind)
     module, name = _PATH.fullmatch(kind).groups()  # type: ignore[union-attr]
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        own = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         where = "start in its folder, install it, or put its folder on PYTHONPATH"
         raise ValueError(f"experiment: model type {kind!r}: no module named {error.name!r}; {where}.") from error
-    if not isinstance(found, type) or not issubclass(found, models.ClickModel):
-        fault = "is not a ClickModel" if found is not None else f"is not in {module}"
+    if not isinstance(own, type) or not issubclass(own, models.ClickModel):
+        fault = "is not a ClickModel" if own is not None else f"is not in {module}"
         raise ValueError(f"experiment: model type {kind!r}: {name} {fault}; give a subclass of kd.models.ClickModel.")
-    return found
+    return own
 
 
 def _optimizer(field: str, spec: Any) -> Any:

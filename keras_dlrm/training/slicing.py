@@ -36,17 +36,17 @@ class Slicer:
         schema = self.log.schema
         sparse = {c.name: (c, start) for c, start in zip(schema.categorical, schema.offsets, strict=True) if c.name in names}
         counts = id_counts(self.log.split("train"), sparse) if sparse and "train" in self.log.splits else {}
-        found = []
+        tables = []
         for name in names:
             if name not in sparse:
-                found.append({"column": name, "by": "value", "rows": self._dense(name)})
+                tables.append({"column": name, "by": "value", "rows": self._dense(name)})
                 continue
             column, start = sparse[name]
             ids = np.asarray(self.batch["sparse"][:, start : start + column.hotness])
-            found.append({"column": name, "by": "value", "rows": self._values(column, ids)})
+            tables.append({"column": name, "by": "value", "rows": self._values(column, ids)})
             if name in counts and len(counts[name][0]):
-                found.append({"column": name, "by": "frequency", "rows": self._bands(column, ids, *counts[name])})
-        return found
+                tables.append({"column": name, "by": "frequency", "rows": self._bands(column, ids, *counts[name])})
+        return tables
 
     def _scored(self, slices: np.ndarray) -> list[dict[str, Any]]:
         return scores_by_slice(self.labels, self.probabilities, slices, self.weights)

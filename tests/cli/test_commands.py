@@ -16,19 +16,10 @@ from keras_dlrm.artifacts import verify
 from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
 from keras_dlrm.data.packed.packed import open as load
-from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
 
 TINY = ["--batch-size", "128", "--epochs", "1", "--set", "model.embedding_dim=4", "--set", "patience=0"]
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("planted") / "log"
-    schema = Schema(dense=["x", "z"], categorical=[Categorical("a", 30), Categorical("b", 10, hotness=2)])
-    PlantedClickLog(schema, seed=1).write(folder, rows={"train": 600, "valid": 200, "test": 300})
-    return folder
 
 
 def run(*args: object) -> tuple[int, str]:

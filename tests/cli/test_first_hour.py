@@ -18,8 +18,6 @@ import pytest
 from helpers.children import environment
 
 from keras_dlrm.cli import main
-from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.support.terminal import print_table
 
 pytestmark = pytest.mark.neutral
@@ -32,14 +30,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("planted") / "log"
-    schema = Schema(dense=["x", "z"], categorical=[Categorical("a", 30), Categorical("b", 10, hotness=2)])
-    PlantedClickLog(schema, seed=1).write(folder, rows={"train": 600, "valid": 200, "test": 300})
-    return folder
 
 
 def on_a_terminal(*command: str) -> tuple[int, list[str]]:
@@ -63,9 +53,9 @@ def on_a_terminal(*command: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.slow
-def test_training_on_a_terminal_shows_its_own_words_in_80_columns(log: Path, tmp_path: Path) -> None:
+def test_training_on_a_terminal_shows_its_own_words_in_80_columns(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.embedding_dim=4", "--set", "model.bottom_mlp=[8, 4]", "--batch-size", "4", "--epochs", "1"]
-    command = [sys.executable, "-m", "keras_dlrm.cli", "train", "--data", str(log), "--output", str(tmp_path / "run"), *small]
+    command = [sys.executable, "-m", "keras_dlrm.cli", "train", "--data", str(planted), "--output", str(tmp_path / "run"), *small]
     code, lines = on_a_terminal(*command)
     assert code == 0, lines
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80, lines
@@ -92,11 +82,11 @@ def test_training_on_a_terminal_shows_its_own_words_in_80_columns(log: Path, tmp
     ],
     ids=lambda command: " ".join(command),
 )
-def test_a_typing_error_is_told_before_a_framework_is_imported(command: list[str], log: Path) -> None:
-    with zipfile.ZipFile(log.parent / "model.keras", "w") as archive:  # whole, as far as its checksums go
+def test_a_typing_error_is_told_before_a_framework_is_imported(command: list[str], planted: Path) -> None:
+    with zipfile.ZipFile(planted.parent / "model.keras", "w") as archive:  # whole, as far as its checksums go
         for name in ("config.json", "metadata.json", "model.weights.h5"):
             archive.writestr(name, "{}")
-    arguments = [word.replace("LOG", str(log)).replace("MODEL", str(log.parent / "model.keras")) for word in command]
+    arguments = [word.replace("LOG", str(planted)).replace("MODEL", str(planted.parent / "model.keras")) for word in command]
     program = f"""
 import sys
 from keras_dlrm.cli import main
@@ -119,13 +109,13 @@ except SystemExit as end:
     ],
 )
 def test_errors_name_the_flag(
-    arguments: list[str], said: str, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rows.csv").write_text("click,user\n1,a\n0,b\n")
     (tmp_path / "log.yaml").write_text("label: click\ncategorical: [user]\n")
     files = ["--schema", str(tmp_path / "log.yaml"), "--train", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as end:
-        main(["preprocess", "tables", *files, *(word.replace("LOG", str(log)) for word in arguments)])
+        main(["preprocess", "tables", *files, *(word.replace("LOG", str(planted)) for word in arguments)])
     assert end.value.code == 2
     assert said in capsys.readouterr().err
 

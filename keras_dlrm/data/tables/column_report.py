@@ -60,7 +60,7 @@ def _absent(values: pl.Series) -> pl.Series:
 
 
 def _note(column: Dense, values: pl.Series) -> str:
-    """What becomes of numbers below 0, and of those that are far out."""
+    """Note about numbers below 0 and about those that are far out, for a transform that they do not suit."""
     numbers = values.cast(pl.Float64, strict=False).drop_nulls().drop_nans()
     if not len(numbers):
         return ""

@@ -138,6 +138,6 @@ def _moments(values: Any) -> Any:
     if kind == "M":  # pandas gives those of a time zone as of UTC
         array = values.to_numpy("datetime64[us]") if hasattr(values, "to_numpy") else values.astype("datetime64[us]")
         return pl.Series(array)
-    found = [None if is_missing(value) else value for value in values] if kind == "O" else []
-    dates = [value for value in found if value is not None]
-    return pl.Series(found) if dates and all(isinstance(value, datetime.date) for value in dates) else values
+    moments = [None if is_missing(value) else value for value in values] if kind == "O" else []
+    dates = [value for value in moments if value is not None]
+    return pl.Series(moments) if dates and all(isinstance(value, datetime.date) for value in dates) else values

@@ -120,7 +120,7 @@ class TableJob(Job):
         return layout.array_specs(self._fitted.schema)
 
     def _cut(self) -> Parts:
-        """Which staged rows belong to which part."""
+        """The parts that the staged rows belong to."""
         total = sum(self._rows)
         if self.split is None:
             rows: dict[str, int] = {}

@@ -240,7 +240,7 @@ def _transformed(transform: str, state: Mapping[str, Any], values: Any) -> Any:
 
 
 def _places(quantiles: Sequence[float], values: Any) -> Any:
-    """As `data.dense.apply` has places among different quantiles."""
+    """Places among different quantiles, as `data.dense.apply` has them."""
     if len(quantiles) < 2:
         return tf.zeros_like(values)
     values = tf.clip_by_value(values, quantiles[0], quantiles[-1])

@@ -45,7 +45,7 @@ def words(name: str) -> list[str]:
 
 
 def meaning(name: str) -> tuple[str, str] | None:
-    """What numbers of such a name are, `"code"` or `"amount"`, and the word that says so.
+    """Meaning of numbers by their column's name, `"code"` or `"amount"`, and the word that says so.
 
     The last word before a relation such as "per" names the thing: an item's price is an amount, a price's class is a code.
 

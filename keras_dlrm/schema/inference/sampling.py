@@ -42,12 +42,12 @@ def sample(data: Any, csv: Any = None, rows: int = ROWS) -> Sample:
         ValueError, TypeError: of another format, or without rows, or two columns have one name.
     """
     if isinstance(data, (str, os.PathLike)) or (isinstance(data, (list, tuple)) and data):
-        found = _of_files(_files(data), csv, rows)
+        chosen = _of_files(_files(data), csv, rows)
     else:
-        found = _of_frame(data, rows)
-    if not len(found.frame):
-        raise ValueError(f"infer: {found.source} has no rows; give a table with some.")
-    return found
+        chosen = _of_frame(data, rows)
+    if not len(chosen.frame):
+        raise ValueError(f"infer: {chosen.source} has no rows; give a table with some.")
+    return chosen
 
 
 def _of_files(files: list[Path], csv: Any, rows: int) -> Sample:
@@ -100,10 +100,10 @@ def _files(data: Any) -> list[Path]:
     for entry in [data] if isinstance(data, (str, os.PathLike)) else data:
         if not isinstance(entry, (str, os.PathLike)):
             raise TypeError(f"infer: a list holds a {type(entry).__name__}; give paths, or one frame.")
-        found = matches(entry)
-        if not found:
+        named = matches(entry)
+        if not named:
             raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
-        paths += [regular(path, "give a file, such as clicks.parquet") for path in found]
+        paths += [regular(path, "give a file, such as clicks.parquet") for path in named]
     return paths
 
 
@@ -115,10 +115,9 @@ def _series(name: str, values: Any) -> pl.Series:
     if isinstance(kind, np.dtype) and kind.kind in "biufUM":
         return pl.Series(name, np.asarray(values), nan_to_null=True)
     try:
-        found = (
-            values if isinstance(values, (list, tuple)) else [None if is_missing(value) else value for value in values]
-        )
-        return pl.Series(name, found, strict=False)
+        if not isinstance(values, (list, tuple)):
+            values = [None if is_missing(value) else value for value in values]
+        return pl.Series(name, values, strict=False)
     except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
         raise ValueError(
             f"infer: column {name!r} cannot be read ({_first_line(error)}); make it numbers or texts."
@@ -129,9 +128,14 @@ def _places(total: int, rows: int) -> np.ndarray:
     """Numbers of rows from some places of a table, evenly spaced."""
     if total <= rows:
         return np.arange(total)
-    each = rows // _PLACES
-    starts = np.linspace(0, total - each, _PLACES).astype(np.int64)
+    starts, each = _starts(total, rows)
     return (starts[:, None] + np.arange(each)).ravel()
+
+
+def _starts(total: int, rows: int) -> tuple[np.ndarray, int]:
+    """First rows of the places, and how many rows each gives."""
+    each = rows // _PLACES
+    return np.linspace(0, total - each, _PLACES).astype(np.int64), each
 
 
 def _check_names(names: Sequence[str], source: str) -> None:
@@ -146,12 +150,12 @@ def _first_line(error: Exception) -> str:
 
 def _of_file(path: Path, csv: Any, rows: int) -> Sample | None:
     """Rows of a file, with columns that its folders name, or `None`: it is empty."""
-    found = _of_content(path, csv, rows)
-    if found is None:
+    content = _of_content(path, csv, rows)
+    if content is None:
         return None
-    named = {name: value or None for name, value in folder_values(path).items() if name not in found.frame.columns}
-    frame = found.frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in named.items())
-    return Sample(frame, found.total, found.source)
+    named = {name: value or None for name, value in folder_values(path).items() if name not in content.frame.columns}
+    frame = content.frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in named.items())
+    return Sample(frame, content.total, content.source)
 
 
 def _of_content(path: Path, csv: Any, rows: int) -> Sample | None:
@@ -177,8 +181,7 @@ def _of_parquet(path: Path, rows: int) -> Sample:
     total = table.select(pl.len()).collect().item()
     if total <= rows:
         return Sample(table.collect(), total, str(path))
-    each = rows // _PLACES
-    starts = np.linspace(0, total - each, _PLACES).astype(int)
+    starts, each = _starts(total, rows)
     return Sample(pl.concat([table.slice(int(start), each).collect() for start in starts]), total, str(path))
 
 

@@ -51,7 +51,7 @@ def _rates(codes: np.ndarray, clicks: np.ndarray) -> np.ndarray:
     rates, mean = np.empty(len(codes)), clicks.mean()
     for own in (0, 1):
         others = half != own
-        found = np.bincount(codes[others], clicks[others], minlength=codes.max() + 1)
+        clicked = np.bincount(codes[others], clicks[others], minlength=codes.max() + 1)
         rows = np.bincount(codes[others], minlength=codes.max() + 1)
-        rates[half == own] = ((found + mean) / (rows + 1))[codes[half == own]]
+        rates[half == own] = ((clicked + mean) / (rows + 1))[codes[half == own]]
     return rates

@@ -25,7 +25,7 @@ _GIVEN_AWAY, _STRONG = 0.98, 0.9  # AUC of a single column
 
 @dataclasses.dataclass
 class Inferred:
-    """What a table's columns are.
+    """Columns of a table: dense, sparse and left out.
 
     Args:
         dense: Dense columns.
@@ -60,27 +60,27 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
     labels = label_numbers(frame[label], label, source)
     if len(frame) < 2:
         raise ValueError(f"infer: {source} has one row, which says nothing about its columns; give some hundred.")
-    found = Inferred(soft_labels=bool(((labels > 0) & (labels < 1)).any()))
+    inferred = Inferred(soft_labels=bool(((labels > 0) & (labels < 1)).any()))
     whole = table.total is not None and len(frame) == table.total
     if not whole:
-        found.warnings.append(f"Inferred from {len(frame):,} of {f'{table.total:,}' if table.total else 'more'} rows.")
+        inferred.warnings.append(f"Inferred from {len(frame):,} of {f'{table.total:,}' if table.total else 'more'} rows.")
     if len(frame) < 2 * ENOUGH:
-        found.warnings.append(f"{len(frame)} rows say little about columns: check each line.")
+        inferred.warnings.append(f"{len(frame)} rows say little about columns: check each line.")
     if labels.min() == labels.max():
-        found.warnings.append(f"All labels are {labels[0]:g}: a model has nothing to learn from these rows.")
+        inferred.warnings.append(f"All labels are {labels[0]:g}: a model has nothing to learn from these rows.")
     columns = [name for name in frame.columns if name not in (label, sample_weight)]
     order, compared = _Order(), rows_to_compare(labels)
     for name in columns:
-        _add(found, name, frame[name], labels, whole, order, compared)
-    order.tell(found, frame[label])
-    if not found.dense and not found.categorical:
-        detail = "; ".join(f"{name}: {why}" for name, why in found.left_out.items()) or "the label is the only column"
+        _add(inferred, name, frame[name], labels, whole, order, compared)
+    order.tell(inferred, frame[label])
+    if not inferred.dense and not inferred.categorical:
+        detail = "; ".join(f"{name}: {why}" for name, why in inferred.left_out.items()) or "the label is the only column"
         raise ValueError(f"infer: {source} has no column that a model can use ({detail}); write a schema by hand.")
-    return found
+    return inferred
 
 
 def _add(
-    found: Inferred, name: str, values: pl.Series, labels: np.ndarray, whole: bool, order: _Order, compared: np.ndarray
+    inferred: Inferred, name: str, values: pl.Series, labels: np.ndarray, whole: bool, order: _Order, compared: np.ndarray
 ) -> None:
     """Take a column into account; some rows are `compared` with their labels."""
     values = values.alias("value")  # `count` is the name of a column of counts
@@ -94,39 +94,39 @@ def _add(
     column = Column(name, values.drop_nulls(), len(values), whole)
     kind = of_column(column)
     if isinstance(kind, Times):
-        found.left_out[name] = kind.why
+        inferred.left_out[name] = kind.why
         if where.all() and column.kinds > 1:
             order.times.append((name, kind))
         return
     if isinstance(kind, str):
-        found.left_out[name] = kind
+        inferred.left_out[name] = kind
         return
     sparse = isinstance(kind.column, Categorical)
     auc = auc_alone(values[compared], labels[compared], sparse) if len(compared) else 0.5
     if auc >= _GIVEN_AWAY:
-        found.left_out[name] = (
+        inferred.left_out[name] = (
             f"gives the label away, with AUC {auc:.3f} by itself; add it if it is known before the click"
         )
-        found.warnings.append(f"Column {name!r} was left out: it gives the label away.")
+        inferred.warnings.append(f"Column {name!r} was left out: it gives the label away.")
         return
     if auc >= _STRONG:
-        found.warnings.append(
+        inferred.warnings.append(
             f"Column {name!r} has AUC {auc:.3f} by itself: leave it out unless it is known before the click."
         )
     missing = 1 - len(column) / len(values)
     share = "" if not missing else f"; {missing:.0%} missing" if missing >= 0.005 else "; a few missing"
-    found.reasons[name] = kind.why + share
+    inferred.reasons[name] = kind.why + share
     if kind.unsure:
         order.unsure.append(name)
     if column.values.dtype == pl.String and sparse:
         order.markers |= set(column.values.filter(column.values.str.to_lowercase().str.strip_chars().is_in(_MARKERS)))
     if sparse and not isinstance(values.dtype, (pl.List, pl.Array)):
         order.look(column)
-    (found.categorical if sparse else found.dense).append(kind.column)  # type: ignore[arg-type]
+    (inferred.categorical if sparse else inferred.dense).append(kind.column)  # type: ignore[arg-type]
 
 
 def of_column(column: Column) -> Found:
-    """What a column is."""
+    """Kind of a column by its values, or the reason to leave it out."""
     values = column.values
     if not len(values):
         return f"has no value in {column.rows:,} rows"
@@ -150,7 +150,7 @@ def of_column(column: Column) -> Found:
 
 
 class _Order:
-    """What is to be known of the order of the rows, and asked about some columns."""
+    """Order of the rows, and questions about some columns, as sentences for the reader of a schema."""
 
     def __init__(self) -> None:
         self.times: list[tuple[str, Times]] = []
@@ -164,27 +164,27 @@ class _Order:
         if self._sorted is None and column.kinds > 20 and runs < 1.2 * column.kinds and 2 * column.kinds < len(column):
             self._sorted = column.name
 
-    def tell(self, found: Inferred, labels: pl.Series) -> None:
+    def tell(self, inferred: Inferred, labels: pl.Series) -> None:
         """Add the sentences."""
         if self.unsure:
             listed = ", ".join(map(repr, self.unsure[:8])) + (
                 f" and {len(self.unsure) - 8} more" if self.unsure[8:] else ""
             )
-            found.warnings.append(
+            inferred.warnings.append(
                 f"Whole numbers in {listed} are taken as amounts: make them categorical if they are codes."
             )
         if self.markers:
             shown = " ".join(f"--csv-null {shlex.quote(marker)}" for marker in sorted(self.markers))
-            found.warnings.append(f"Some texts look like missing values: give {shown} if they are.")
+            inferred.warnings.append(f"Some texts look like missing values: give {shown} if they are.")
         sortable = [entry for entry in self.times if entry[1].sorts]
         cut = "cut them with --fractions 0.8 0.1 0.1"
         if sortable:
-            found.time, times = sortable[0]
+            inferred.time, times = sortable[0]
             if times.ascending:
-                found.warnings.append(f"Rows are in the order of {found.time!r}: {cut}, as they are.")
+                inferred.warnings.append(f"Rows are in the order of {inferred.time!r}: {cut}, as they are.")
             else:
-                found.warnings.append(f"Rows have a time: {cut} --split-by {shlex.quote(found.time)}.")
+                inferred.warnings.append(f"Rows have a time: {cut} --split-by {shlex.quote(inferred.time)}.")
         elif self._sorted is not None:
-            found.warnings.append(f"Rows are sorted by {self._sorted!r}: {cut} --split-by random.")
+            inferred.warnings.append(f"Rows are sorted by {self._sorted!r}: {cut} --split-by random.")
         elif len(labels) >= ENOUGH and int((labels != labels.shift()).sum()) < 3:
-            found.warnings.append(f"Rows are sorted by the label: {cut} --split-by random.")
+            inferred.warnings.append(f"Rows are sorted by the label: {cut} --split-by random.")
