@@ -69,7 +69,7 @@ def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, sl
     from keras_dlrm.data import criteo
     from keras_dlrm.training.run import train
 
-    experiment = chosen_experiment(lambda: preset_experiment(preset), **options)
+    experiment = chosen_experiment(preset_experiment(preset), **options)
     settings = {"max_ind_range": max_ind_range, "days": days, "subsample": subsample}
     log = preprocessed_once(
         output, inputs, settings, lambda **where: criteo.preprocess(list(inputs), **settings, **where)

@@ -43,7 +43,7 @@ def main(topics, servers, preprocessor, output, form, columns, partitions, start
     import keras_dlrm as kd
     from keras_dlrm.training.experiment import Experiment
 
-    experiment = chosen_experiment(Experiment, **options)
+    experiment = chosen_experiment(Experiment(), **options)
     asked = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.append(True))

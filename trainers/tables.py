@@ -54,7 +54,7 @@ def main(schema, train_files, valid, test, fractions, output, tensorboard, slice
     from keras_dlrm.training.experiment import Experiment
     from keras_dlrm.training.run import train
 
-    experiment = chosen_experiment(Experiment, **options)
+    experiment = chosen_experiment(Experiment(), **options)
     columns = kd.Schema.load(schema)
     parts = {"train": train_files, "valid": valid, "test": test}
     files = {name: kd.data.tables.input_files(patterns) for name, patterns in parts.items() if patterns}

@@ -23,6 +23,7 @@ from keras_dlrm.support.installs import require
 
 if TYPE_CHECKING:
     from keras_dlrm.data.preprocessor.unseen import Unseen
+    from keras_dlrm.training.experiment import Experiment
 
 PathArgument = click.Path(path_type=Path)
 # So Keras calls a class that nobody has registered.
@@ -274,8 +275,8 @@ tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write Ten
 
 
 def chosen_experiment(
-    default: Any, config: Path | None, model: str | None, seed: int | None, **options: Any
-) -> Any:
+    default: Experiment, config: Path | None, model: str | None, seed: int | None, **options: Any
+) -> Experiment:
     """The experiment of the command line: of a file, or the default, with a model's default widths, a seed and options instead."""
     from keras_dlrm.training.experiment import Experiment
 
