@@ -9,6 +9,7 @@ The data are not ours to ship: point `--source` at your copies.
 
 from __future__ import annotations
 
+import gzip
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from keras_dlrm.data import tables
 from keras_dlrm.support.terminal import print_table
 
 FRAPPE = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
+ADULT = {
+    "age": "number", "workclass": "word", "fnlwgt": "number", "education": "word", "education_num": "number", "marital_status": "word",
+    "occupation": "word", "relationship": "word", "race": "word", "sex": "word", "capital_gain": "number", "capital_loss": "number",
+    "hours_per_week": "number", "native_country": "word", "income": "label",
+}  # fmt: skip
 
 
 def ml_1m(source: Path) -> tuple[Schema, dict[str, pl.DataFrame]]:
@@ -63,15 +69,44 @@ def frappe(source: Path) -> tuple[Schema, dict[str, pl.DataFrame]]:
     return schema, {part: pl.read_csv(source / name) for part, name in files.items()}
 
 
+def criteo_10k(source: Path) -> tuple[Schema, dict[str, pl.DataFrame]]:
+    """The first 10,000 rows of Criteo Kaggle, raw: 7,000 train, 1,000 validate, 2,000 test."""
+    log = pl.read_csv(source / "kaggle_first10k.csv")
+    return _criteo_schema(), {"train": log[:7_000], "valid": log[7_000:8_000], "test": log[8_000:10_000]}
+
+
 def criteo(source: Path) -> tuple[Schema, dict[str, pl.DataFrame]]:
     """20,000 consecutive rows of Criteo Kaggle: the first 14,000 train, 2,000 validate, 4,000 test."""
     log = pl.read_csv(source / "kaggle_rows90k-110k_idx.csv").drop("Id")
+    return _criteo_schema(), {"train": log[:14_000], "valid": log[14_000:16_000], "test": log[16_000:20_000]}
+
+
+def adult(source: Path) -> tuple[Schema, dict[str, pl.DataFrame]]:
+    """UCI Adult, an income above $50,000 as the click: the last tenth of its training file validates, its test file tests."""
     schema = Schema(
+        dense=[Dense(name, transform="quantile") for name, kind in ADULT.items() if kind == "number"],
+        categorical=[Categorical(name, min_count=2) for name, kind in ADULT.items() if kind == "word"],
+        label="income",
+    )
+    train, test = (_adult_rows(source / name) for name in ("adult.data.gz", "adult.test.gz"))
+    cut = len(train) * 9 // 10
+    return schema, {"train": train[:cut], "valid": train[cut:], "test": test}
+
+
+def _adult_rows(path: Path) -> pl.DataFrame:
+    lines = [line.split(",") for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    rows = [[value.strip() for value in line] for line in lines if len(line) == len(ADULT)]
+    text = pl.DataFrame(rows, schema=dict.fromkeys(ADULT, pl.String), orient="row").with_columns(pl.all().replace("?", None))
+    numbers = [name for name, kind in ADULT.items() if kind == "number"]
+    return text.with_columns(pl.col(numbers).cast(pl.Int64), pl.col("income").str.starts_with(">50K").cast(pl.Int8))
+
+
+def _criteo_schema() -> Schema:
+    return Schema(
         dense=[Dense(f"I{i}", transform="quantile") for i in range(1, 14)],
         categorical=[Categorical(f"C{i}", min_count=2) for i in range(1, 27)],
         label="label",
     )
-    return schema, {"train": log[:14_000], "valid": log[14_000:16_000], "test": log[16_000:20_000]}
 
 
 def _colons(path: Path, names: list[str]) -> pl.DataFrame:
@@ -79,14 +114,17 @@ def _colons(path: Path, names: list[str]) -> pl.DataFrame:
     return pl.DataFrame(lines, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
+LOGS = {"ml-1m": ml_1m, "frappe": frappe, "criteo": criteo, "criteo-10k": criteo_10k, "adult": adult}
+
+
 @click.command()
-@click.argument("name", type=click.Choice(["ml-1m", "frappe", "criteo"]))
+@click.argument("name", type=click.Choice(list(LOGS)))
 @click.option("--source", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of the raw files.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Processed directory to write.")
 @click.option("--overwrite", is_flag=True)
 def main(name: str, source: Path, output: Path, overwrite: bool) -> None:
     """Write a processed directory of a public click log."""
-    schema, parts = {"ml-1m": ml_1m, "frappe": frappe, "criteo": criteo}[name](source)
+    schema, parts = LOGS[name](source)
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for part, frame in parts.items():
@@ -94,7 +132,7 @@ def main(name: str, source: Path, output: Path, overwrite: bool) -> None:
             frame.write_parquet(files[part])
         log = tables.preprocess(schema, **files, output=output, overwrite=overwrite)
     print_table(
-        [{"part": part, "rows": len(frame), "clicks": int(frame["label"].sum())} for part, frame in parts.items()], name
+        [{"part": part, "rows": len(frame), "clicks": int(frame[schema.label].sum())} for part, frame in parts.items()], name
     )
     print_table([{"table": table, "rows": rows} for table, rows in log.schema.table_sizes.items()])
 
