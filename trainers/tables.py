@@ -17,6 +17,7 @@ from keras_dlrm.cli.options import (
     fractions_option,
     slice_options,
     tensorboard_option,
+    time_budget_option,
     training_options,
 )
 from keras_dlrm.cli.program import promise, run
@@ -42,6 +43,7 @@ Examples:
 @click.option("--output", required=True, type=PathArgument, help="Folder for the processed data and the run.")
 @training_options
 @slice_options
+@time_budget_option
 @tensorboard_option
 @backend_option
 @promise("The same command resumes where it stopped.")
