@@ -4,8 +4,6 @@ The schema names the columns (see docs/data.md), a configuration the model and i
 that is started again with the same arguments resumes where it stopped.
 """
 
-from pathlib import Path
-
 import click
 
 from keras_dlrm.cli.options import (

@@ -20,7 +20,7 @@ from keras_dlrm.data import ClickLog
 from keras_dlrm.data import open as open_log
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.files import Inputs
-from keras_dlrm.support.terminal import print_table
+from keras_dlrm.support.terminal import cell_text, print_table
 from keras_dlrm.training import run_files
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.run import check_same_log, log_identity
@@ -129,16 +129,17 @@ class Run:
         text = io.StringIO()
         if rows:
             print_table(rows, title, text, width=80)
-        return f"{text.getvalue() or title}\nrun: {self.directory}"
+        return f"{text.getvalue() or title}\nrun: {_shown(self.directory)}"
 
     def _repr_html_(self) -> str:
         title, rows = summary(self.result)
         parts = [f"<p>{escape(title)}</p>", _table(rows)]
         with contextlib.suppress(FileNotFoundError):
             picture = base64.b64encode((self.directory / run_files.REPORT).read_bytes()).decode()
-            parts.append(f'<img src="data:image/png;base64,{picture}" alt="learning curves and reliability" style="max-width:100%">')
-            link = os.path.relpath(self.report())
-            parts.append(f'<p><a href="{escape(link)}">{escape(link)}</a> has more; <code>run.report()</code> shows it.</p>')
+            source = f"data:image/png;base64,{picture}"
+            parts.append(f'<img src="{source}" alt="learning curves and reliability" style="max-width:100%">')
+            link = escape(_shown(self.report().path))
+            parts.append(f'<p><a href="{link}">{link}</a> has more; <code>run.report()</code> shows it.</p>')
         return "".join(parts)
 
 
@@ -152,11 +153,16 @@ class Report(os.PathLike[str]):
         return str(self.path)
 
     def __repr__(self) -> str:
-        return str(self.path)
+        return _shown(self.path)
 
     def _repr_html_(self) -> str:
         page = escape(self.path.read_text(encoding="utf-8"))
         return f'<iframe srcdoc="{page}" style="width:100%;height:40em;border:0"></iframe>'
+
+
+def _shown(path: Path) -> str:
+    """A path as one would write it in the working folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _table(rows: list[Mapping[str, Any]]) -> str:
@@ -164,7 +170,5 @@ def _table(rows: list[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["".join(f"<th>{escape(name)}</th>" for name in columns)]
     for row in rows:
-        values = (row.get(name, "") for name in columns)
-        cells = (f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value for value in values)
-        lines.append("".join(f"<td>{escape(str(cell))}</td>" for cell in cells))
+        lines.append("".join(f"<td>{escape(cell_text(row.get(name)))}</td>" for name in columns))
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>" if rows else ""

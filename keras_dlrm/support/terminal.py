@@ -49,7 +49,7 @@ def print_table(
 def _that_fit(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int) -> list[list[str]]:
     """Columns of each table, which has the first of all and as many others as its width has room for."""
     # A space on either side of a column, and one between two of them.
-    room = {key: 3 + max(cell_len(text) for text in (key, *(_cell(row.get(key)) for row in rows))) for key in columns}
+    room = {key: 3 + max(cell_len(text) for text in (key, *(cell_text(row.get(key)) for row in rows))) for key in columns}
     first, *others = columns
     tables, left = [[first]], width + 1 - room[first]
     for key in others:
@@ -68,7 +68,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
         # A number is never cut; a text that is wider than the terminal is continued below.
         table.add_column(Text(str(key)), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(row.get(key))) for key in columns))
+        table.add_row(*(Text(cell_text(row.get(key))) for key in columns))
     return table
 
 
@@ -76,7 +76,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A value as tables show it: floats with four decimals, nothing for `None`."""
     if value is None:
         return ""
     if not _is_number(value):
