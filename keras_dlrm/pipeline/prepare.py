@@ -38,7 +38,7 @@ def prepare(
     """
     console = console or Console(quiet=True)
     if isinstance(schema, (str, os.PathLike)):
-        schema = Schema.load(schema)
+        schema = Schema.load(Path(schema))
     if schema is None:
         if label is None:
             raise ValueError("train: give label=…, the name of the column of clicks, 0 or 1; or a schema.")
@@ -55,8 +55,10 @@ def prepare(
     new = not output.exists()
     try:
         with row_bar(console, "preprocess") as progress:
-            given = {"split": SPLIT if split is None else split, "split_by": split_by, "csv": csv}
-            log = tables.preprocess(schema, data, output=output / LOG, reuse=True, progress=progress, **given)
+            log = tables.preprocess(
+                schema, data, output=output / LOG, split=SPLIT if split is None else split, split_by=split_by, csv=csv,
+                reuse=True, progress=progress,
+            )  # fmt: skip
     finally:
         if new:  # an empty folder would be all that a refused table leaves
             with contextlib.suppress(OSError):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import functools
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,12 @@ from keras_dlrm.data import ClickLog
 from keras_dlrm.data import open as open_log
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.files import Inputs
+from keras_dlrm.files.checksums import read_json
 from keras_dlrm.support.terminal import cell_text, print_table
 from keras_dlrm.training import run_files
 from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.page import picture
+from keras_dlrm.training.plots import learning_curves, reliability_chart
 from keras_dlrm.training.run import check_same_log, log_identity
 from keras_dlrm.training.summary import summary
 
@@ -134,10 +135,10 @@ class Run:
     def _repr_html_(self) -> str:
         title, rows = summary(self.result)
         parts = [f"<p>{escape(title)}</p>", _table(rows)]
-        with contextlib.suppress(FileNotFoundError):
-            picture = base64.b64encode((self.directory / run_files.REPORT).read_bytes()).decode()
-            source = f"data:image/png;base64,{picture}"
-            parts.append(f'<img src="{source}" alt="learning curves and reliability" style="max-width:100%">')
+        if (self.directory / run_files.FIGURES).is_file():
+            figures = read_json(self.directory / run_files.FIGURES)
+            charts = {**learning_curves(self.result["history"]), "reliability": reliability_chart(figures["reliability"])}
+            parts += [picture(svg, name) for name, svg in charts.items()]
             link = escape(_shown(self.report().path))
             parts.append(f'<p><a href="{link}">{link}</a> has more; <code>run.report()</code> shows it.</p>')
         return "".join(parts)
@@ -165,7 +166,7 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _table(rows: list[Mapping[str, Any]]) -> str:
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Scores as HTML, in the style of whatever shows it."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["".join(f"<th>{escape(name)}</th>" for name in columns)]

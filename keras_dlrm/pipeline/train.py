@@ -18,6 +18,7 @@ from keras_dlrm.pipeline.prepare import prepare
 from keras_dlrm.pipeline.run import Run
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import shown
+from keras_dlrm.support.quiet import quiet_imports
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.run import train as train_experiment
@@ -73,27 +74,26 @@ def train(
     if model is not None and experiment is not None:
         raise ValueError("train: give either model=… or experiment=…, which names its model.")
     if isinstance(experiment, (str, os.PathLike)):
-        experiment = Experiment.load(experiment)
+        experiment = Experiment.load(Path(experiment))
     kind = f"{model.__module__}:{model.__qualname__}" if isinstance(model, type) else model or "DLRM"
     # A wrong argument is told before the data are read.
     changed = (experiment or Experiment({"type": kind})).override(_plain(settings or {}))
     place = stamped(changed.model["type"].rpartition(":")[2].lower()) if output is None else Path(output)
     console = Console(stderr=True, quiet=not verbose, force_jupyter=False)
-    if isinstance(data, ClickLog) or _is_processed(data):
+    if isinstance(data, (str, os.PathLike)) and (Path(data) / MANIFEST).is_file():
+        data = open_log(data)
+    if isinstance(data, ClickLog):
         for name, value in (("label", label), ("schema", schema), ("split", split), ("split_by", split_by), ("csv", csv)):
             if value is not None:
                 raise ValueError(f"train: {name}={shown(value)} is for a table; the log was preprocessed before. Leave it out.")
-        log = data if isinstance(data, ClickLog) else open_log(data)
+        log = data
     else:
         log = prepare(data, place, label, schema, split, split_by, csv, console)
     if experiment is None:
         changed = recipe(log, kind).override(_plain(settings or {}))
-    train_experiment(changed, log, place, resume=True, console=console)
+    with quiet_imports():  # torch imports TensorFlow where it is installed
+        train_experiment(changed, log, place, resume=True, console=console)
     return Run(place)
-
-
-def _is_processed(data: Any) -> bool:
-    return isinstance(data, (str, os.PathLike)) and (Path(data) / MANIFEST).is_file()
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
