@@ -140,7 +140,8 @@ class Run:
             charts = {**learning_curves(self.result["history"]), "reliability": reliability_chart(figures["reliability"])}
             parts += [picture(svg, name) for name, svg in charts.items()]
             link = escape(_shown(self.report().path))
-            parts.append(f'<p><a href="{link}">{link}</a> has more; <code>run.report()</code> shows it.</p>')
+            keys = "Gray: training part, blue: validation part."
+            parts.append(f'<p>{keys} <a href="{link}">{link}</a> has more; <code>run.report()</code> shows it.</p>')
         return "".join(parts)
 
 
