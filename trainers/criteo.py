@@ -15,6 +15,7 @@ from keras_dlrm.cli.options import (
     row_progress,
     slice_options,
     tensorboard_option,
+    time_budget_option,
     training_options,
 )
 from keras_dlrm.cli.program import promise, run
@@ -54,6 +55,7 @@ def preset_experiment(name):
 @click.option("--subsample", type=float, default=0.0, show_default=True, help="Share of label-0 rows to drop.")
 @training_options
 @slice_options
+@time_budget_option
 @tensorboard_option
 @backend_option
 @promise("The same command resumes where it stopped.")

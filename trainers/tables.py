@@ -14,6 +14,7 @@ from keras_dlrm.cli.options import (
     row_progress,
     slice_options,
     tensorboard_option,
+    time_budget_option,
     training_options,
 )
 from keras_dlrm.cli.program import promise, run
@@ -35,6 +36,7 @@ Examples:
 @click.option("--output", required=True, type=PathArgument, help="Folder for the processed data and the run.")
 @training_options
 @slice_options
+@time_budget_option
 @tensorboard_option
 @backend_option
 @promise("The same command resumes where it stopped.")

@@ -23,6 +23,7 @@ Examples:
 @click.option("--config", "configs", type=shared.PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
 @shared.model_option("models", multiple=True, help="May be repeated.")
 @shared.experiment_options
+@shared.time_budget_option
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each, seeds 0, 1, …")
 @click.option("--samples", type=click.IntRange(1), default=500, help="Bootstrap resamples.")
 @click.option("--output", type=shared.PathArgument, help="Folder of the runs; finished ones are not repeated.")

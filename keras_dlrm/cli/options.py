@@ -6,7 +6,6 @@ import functools
 import importlib
 import itertools
 import json
-import math
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keras_dlrm.cli.quantities import DURATION, POSITIVE
 from keras_dlrm.files.checksums import KERAS, check_archive
 from keras_dlrm.support.installs import require
 from keras_dlrm.training.run_files import MODEL
@@ -29,23 +29,6 @@ if TYPE_CHECKING:
 PathArgument = click.Path(path_type=Path)
 # So Keras calls a class that nobody has registered.
 _UNKNOWN = re.compile(r"Could not locate class '([^']*)'")
-
-
-class _Positive(click.ParamType):
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
-            self.fail(f"{value!r} must be a finite number above 0.", param, ctx)
-        return number
-
-
-#: A finite number above 0, such as a learning rate or seconds.
-POSITIVE = _Positive()
 
 
 def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -268,6 +251,8 @@ def check_slices(log: Any, slice_by: Sequence[str], group_by: str | None) -> Non
     check_columns(log.schema, slice_by, group_by, ("--slice-by", "--group-by"))
 
 
+time_budget_option = click.option("--time-budget", type=DURATION,
+                                  help="End a run after this long, such as 10m, with the best so far.")  # fmt: skip
 tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
 
 
@@ -318,6 +303,15 @@ def apply_experiment_options(
     specs = {name: getattr(experiment, name) for name in ("optimizer", "embedding_optimizer")}
     without = [n for n, spec in specs.items() if isinstance(spec, str) or "learning_rate" not in (spec or {"learning_rate"})]
     return experiment.override([f"{name}.learning_rate={learning_rate}" for name in without])
+
+
+def keys_of(
+    settings: Sequence[str], learning_rate: float | None, mixed_precision: bool | None = None, imports: Sequence[str] = (),
+    config: Path | None = None, model: str | None = None, **values: Any,
+) -> list[str]:  # fmt: skip
+    """Keys of the experiment that options of `training_options` set to values of their own."""
+    keys = [setting.partition("=")[0] for setting in settings] + [name for name, value in values.items() if value is not None]
+    return keys if learning_rate is None else [*keys, "optimizer.learning_rate"]
 
 
 def chosen_log(directory: Path | None, console: Any) -> Any:

@@ -21,7 +21,7 @@ Examples:
   keras-dlrm train                                          the built-in planted log
   keras-dlrm train --data my-log --model DCNv2 --epochs 3   a model on your own data
   keras-dlrm train --config run.yaml --data my-log --output runs/a --resume
-  keras-dlrm train --data my-log --slice-by country --group-by user
+  keras-dlrm train --data my-log --slice-by country --group-by user --time-budget 10m
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
 """)
 @click.argument("inputs", nargs=-1)
@@ -33,6 +33,7 @@ Examples:
 @click.option("--resume", is_flag=True, help="Resume an interrupted run in --output.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier run in --output.")
 @shared.slice_options
+@shared.time_budget_option
 @shared.tensorboard_option
 @shared.backend_option
 @shared.json_option

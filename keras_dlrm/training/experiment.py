@@ -47,6 +47,8 @@ class Experiment:
         mixed_precision: Whether to compute in bfloat16 (variables, logits and loss stay float32).
         seed: Of initial weights, dropout and the order of the rows.
         checkpoint_steps: Steps between resumable checkpoints within an epoch; each epoch's end is one, too.
+        time_budget: Seconds of training and scoring after which it stops, also within an epoch, and the best so far is kept;
+            those before a resumed checkpoint count; 0: no end.
         averaging: Decay per step of an exponential moving average of the weights, which is scored and saved in their place;
             0: none.
         reasons: Reason for a value by its key, such as `"model.dropout"`; `save` writes them as comments.
@@ -69,6 +71,7 @@ class Experiment:
     mixed_precision: bool = False
     seed: int = 0
     checkpoint_steps: int = 1000
+    time_budget: float = 0.0
     averaging: float = 0.0
     reasons: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
@@ -83,6 +86,7 @@ class Experiment:
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
             raise ValueError(f"experiment: lr_factor={shown(self.lr_factor)} must be in (0, 1].")
         object.__setattr__(self, "label_smoothing", number("experiment", "label_smoothing", self.label_smoothing, below=1))
+        object.__setattr__(self, "time_budget", number("experiment", "time_budget", self.time_budget))
         object.__setattr__(self, "averaging", number("experiment", "averaging", self.averaging, below=1))
         object.__setattr__(self, "mixed_precision", boolean("experiment", "mixed_precision", self.mixed_precision))
         for field in ("optimizer", "embedding_optimizer"):

@@ -36,12 +36,17 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
         The text of the file.
     """
     sections = [
-        f"<header><h1>{escape(title)}</h1>{_hint(' · '.join(f'<span>{fact}</span>' for fact in _facts(result)))}</header>",
+        f"<header><h1>{escape(title)}</h1>{hint(' · '.join(f'<span>{fact}</span>' for fact in _facts(result)))}</header>",
         "<h2>Result</h2>", _result(result, figures),
         "<h2>Charts</h2>", _charts(result, figures), _lift(figures["lift"]),
         _importance(figures["importance"]), _slices(figures["slices"]),
-        _hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file."),
+        hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file."),
     ]  # fmt: skip
+    return document(title, sections)
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """A whole HTML file of sections, which are HTML."""
     style = _style()
     # Whatever a name holds: nothing is loaded and no program runs.
     policy = "default-src 'none'; style-src 'unsafe-inline'"
@@ -65,7 +70,8 @@ def _style() -> str:
     return resources.files("keras_dlrm.training").joinpath("page.css").read_text(encoding="utf-8")
 
 
-def _hint(html: str) -> str:
+def hint(html: str) -> str:
+    """A paragraph of explanation."""
     return f'<p class="hint">{html}</p>'
 
 
@@ -77,6 +83,8 @@ def _facts(result: Mapping[str, Any]) -> Iterable[str]:
     if "epochs" in result:
         yield f"{result['epochs']} epochs, best: {result['best_epoch']}" if result["epochs"] > 1 else "1 epoch"
         yield f"{result['seconds']:,.1f} s, {result['samples_per_s']:,} rows/s"
+    if result.get("ended_by") == "time budget":
+        yield "ended by its time budget"
     if "finished" in result:
         yield escape(result["finished"].replace("T", " "))
 
@@ -90,7 +98,7 @@ def _result(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     rows += [{"name": baseline["model"], **baseline} for baseline in result.get("baselines", ())]
     if "best" in result:
         rows.append({"name": f"best possible ({part})", **result["best"]})
-    text = _table(rows, _RESULT)
+    text = table(rows, _RESULT)
     if "grouped_auc" in figures:
         grouped = figures["grouped_auc"]
         value = "not defined: no group has both a click and a non-click" if grouped["auc"] is None else f"{grouped['auc']:.4f}"
@@ -101,7 +109,7 @@ def _result(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         "Calibration is predicted clicks over clicks: 1 is right on average. ECE is the mean distance of prediction and click "
         "rate over ten bins."
     )
-    return text + _hint(notes)
+    return text + hint(notes)
 
 
 def _charts(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -124,7 +132,7 @@ def _charts(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 def _lift(lift: Mapping[str, Sequence[float]]) -> str:
     rows = [{"decile": i + 1, **{name: values[i] for name, values in lift.items()}} for i in range(len(lift["reached"]))]
     note = "Rows by descending prediction in ten bins. Lift is the click rate of a bin over that of all rows."
-    return f"<h2>Lift by decile</h2>{_hint(note)}{_table(rows, _LIFT)}"
+    return f"<h2>Lift by decile</h2>{hint(note)}{table(rows, _LIFT)}"
 
 
 def _importance(importance: Mapping[str, Any]) -> str:
@@ -137,7 +145,7 @@ def _importance(importance: Mapping[str, Any]) -> str:
         f"What the model loses when a column is shuffled among {importance['rows']:,} rows: mean and standard deviation of "
         f"{importance['shuffles']} shuffles. Columns that tell the same share their importance."
     )
-    return f"<h2>Importance of columns</h2>{_hint(note)}{_table(rows, _IMPORTANCE)}"
+    return f"<h2>Importance of columns</h2>{hint(note)}{table(rows, _IMPORTANCE)}"
 
 
 def _slices(tables: Sequence[Mapping[str, Any]]) -> str:
@@ -148,14 +156,14 @@ def _slices(tables: Sequence[Mapping[str, Any]]) -> str:
         "torso the next 50%, the tail the rest; unseen ids have none. A row with several values counts in the slice of each. "
         "± is half of the 95% interval of the AUC; slices of few rows differ by chance."
     )
-    parts = [f"<h2>Slices</h2>{_hint(notes)}"]
-    for table in tables:
-        by = "" if table["by"] == "value" else " by frequency"
-        parts.append(f"<h3>{escape(table['column'])}{by}</h3>{_table(table['rows'], _SLICE if not by else _BAND)}")
+    parts = [f"<h2>Slices</h2>{hint(notes)}"]
+    for each in tables:
+        by = "" if each["by"] == "value" else " by frequency"
+        parts.append(f"<h3>{escape(each['column'])}{by}</h3>{table(each['rows'], _SLICE if not by else _BAND)}")
     return "".join(parts)
 
 
-def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """A table of those columns that some row has a value in; the first one names the rows."""
     first, *others = columns
     shown = [name for name in others if any(row.get(name) is not None for row in rows)]

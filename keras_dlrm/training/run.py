@@ -25,7 +25,7 @@ from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
 from keras_dlrm.training.analysis import affordable_rows, analyze
 from keras_dlrm.training.averaging import Averaging
-from keras_dlrm.training.callbacks import BestModel, Resume, TrainingProgress, predictions
+from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
 from keras_dlrm.training.report import learning_curves_png
@@ -58,7 +58,8 @@ def train(
 
     Returns:
         The content of `result.json`: `test` and `valid` scores, `history` by epoch, `parameters`, `seconds`,
-        `samples_per_s`, and for a planted log `best` and `distance` to it.
+        `samples_per_s`, `ended_by` (`"patience"`, `"epochs"` or `"time budget"`), and for a planted log `best` and `distance` to
+        it.
 
     Raises:
         FileExistsError: `output` has content that may not be deleted.
@@ -70,7 +71,7 @@ def train(
     output, console = Path(output), console or Console(quiet=True)
     with one_run(output):
         check_columns(data.schema, slice_by, group_by)
-        fingerprint = _check_parts(data)
+        fingerprint = check_parts(data)
         _check_folder(output, resume, overwrite)
         keras.utils.set_random_seed(experiment.seed)
         part = data.split("train")
@@ -90,20 +91,27 @@ def train(
         rules = experiment.monitor, experiment.patience, experiment.lr_factor
         averaging = Averaging(experiment.averaging) if experiment.averaging else None
         best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules, averaging)
-        state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best], averaging)
+        budget = TimeBudget(experiment.time_budget)
+        state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best, budget], averaging)
         if resume and state.restore(model, part.take(slice(0, 2))):
             console.print(f"resuming at epoch {state.epoch + 1}, batch {state.batch} of {batches}", highlight=False)
-        if state.epoch < experiment.epochs and not best.stopped:
+        # One epoch at least is scored, however little of it there is time for.
+        if state.epoch < experiment.epochs and not best.stopped and not (best.history and budget.used_up):
             bar = TrainingProgress(console, experiment.epochs, batches, experiment.batch_size, state.batch)
             # The order matters: scores first, then what shows them, then what saves them.
-            callbacks: list[Any] = [*([] if averaging is None else [averaging]), best, bar, state]
+            callbacks: list[Any] = [*([] if averaging is None else [averaging]), best, bar, budget, state]
             if tensorboard:
                 callbacks.append(keras.callbacks.TensorBoard(str(output / "tensorboard")))
             place = {"start_epoch": state.epoch, "start_batch": state.batch}
             dataset = part.dataset(experiment.batch_size, shuffle=True, seed=experiment.seed, **place)
             model.fit(dataset, initial_epoch=state.epoch, epochs=experiment.epochs, verbose=0, callbacks=callbacks)
+        trained = min(state.trained * experiment.batch_size, len(part) * len(best.history["loss"]))
+        ended_by = "patience" if best.stopped else "epochs"
+        if budget.used_up and not best.stopped and state.trained < batches * experiment.epochs:
+            ended_by = "time budget"
+            console.print(f"the time budget of {experiment.time_budget:g} s is used up; the best so far is kept", highlight=False)
         with console.status("scoring the test part and writing the report"):
-            result = _finish(experiment, data, output, best, len(part), slice_by, group_by)
+            result = _finish(experiment, data, output, best, trained, ended_by, slice_by, group_by)
         state.clear()
         clean(output / run_files.MODEL)
         return result
@@ -125,7 +133,7 @@ def one_run(output: str | Path) -> Iterator[None]:
         yield
 
 
-def _check_parts(data: Any) -> dict[str, Any]:
+def check_parts(data: Any) -> dict[str, Any]:
     """Fingerprint of a run's data for its folder; an error where a part cannot be scored."""
     digest = hashlib.sha256(data.schema.to_json().encode())
     for name in data.splits:
@@ -200,17 +208,18 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
 def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
     """An error where a run is of another experiment. What does not change what was trained so far may differ."""
     free: dict[str, Any] = {"checkpoint_steps": new.checkpoint_steps}
-    if new.epochs > old.epochs and not (output / run_files.RESULT).exists():
-        free["epochs"] = new.epochs
+    if not (output / run_files.RESULT).exists():
+        free |= {"epochs": max(old.epochs, new.epochs), "time_budget": new.time_budget}
     first = difference(dataclasses.replace(old, **free).to_dict(), new.to_dict())
     if first is None:
         return
     place, saved, own = first
     message = f"{output} is a run of another experiment: {place} is {shown(saved)} there, {shown(own)} now"
-    if place == "epochs" and own > saved:
+    if place == "time_budget" or (place == "epochs" and own > saved):
         gone = "what it would resume from was deleted with its last epoch"
         raise ValueError(f"{message}, and it has ended: {gone}. Give another folder.")
-    raise ValueError(f"{message}. Resume it with its own options (more epochs are allowed), or give another folder.")
+    allowed = "another time budget and more epochs are allowed"
+    raise ValueError(f"{message}. Resume it with its own options ({allowed}), or give another folder.")
 
 
 def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
@@ -227,8 +236,8 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
 
 
 def _finish(
-    experiment: Experiment, data: Any, output: Path, best: BestModel, rows: int, slice_by: Sequence[str] | None,
-    group_by: str | None,
+    experiment: Experiment, data: Any, output: Path, best: BestModel, trained: int, ended_by: str,
+    slice_by: Sequence[str] | None, group_by: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     model = keras.saving.load_model(output / run_files.MODEL)
     tables = sum(t.size for t in model.embedding_tables().values())
@@ -238,7 +247,7 @@ def _finish(
         "parameters": {"tables": int(tables), "dense": int(sum(np.prod(v.shape) for v in model.weights) - tables)},
         "rows": {name: len(data.split(name)) for name in data.splits},
         "epochs": epochs, "best_epoch": best.best_epoch + 1, "seconds": round(best.seconds, 2),
-        "samples_per_s": round(rows * epochs / max(best.seconds, 1e-9)), "history": best.history,
+        "samples_per_s": round(trained / max(best.seconds, 1e-9)), "ended_by": ended_by, "history": best.history,
     }  # fmt: skip
     plotted = None
     for name in ("valid", "test"):
@@ -257,10 +266,11 @@ def _finish(
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     if plotted is not None:
-        title = f"{experiment.model['type']} on {data.directory.name}"
+        own = data.directory == (output / run_files.LOG).resolve()  # all of these are called alike
+        title = f"{experiment.model['type']} on {output.name if own else data.directory.name}"
         part_name, labels, probabilities, weights = plotted
         learning_curves_png(best.history, labels, probabilities, output / run_files.REPORT, title, weights)
-        shuffled = affordable_rows(data.schema, rows * epochs)
+        shuffled = affordable_rows(data.schema, trained)
         figures = analyze(model, data, part_name, probabilities, best.batch_size, slice_by, group_by, experiment.seed, shuffled)
         write(output / run_files.FIGURES, json.dumps(figures, indent=2))
         write(output / run_files.PAGE, page(result, figures, title))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from keras_dlrm.artifacts import verify
 from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
+from keras_dlrm.cli.quantities import DURATION
 from keras_dlrm.data.packed.packed import open as load
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
@@ -66,6 +68,19 @@ def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
         assert (code, last_json(text)["rows"]) == (0, {"train": 320, "valid": 40, "test": 40})
     first, ordered, shuffled = (load(tmp_path / name).split("test").arrays()[0]["dense"] for name in ("log", "row_id", "random"))
     assert (first == ordered).all() and not (first == shuffled).all()
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), (".5h", 1800), (60.0, 60)])
+def test_a_length_of_time_has_a_unit(text: str | float, seconds: float) -> None:
+    assert DURATION.convert(text, None, None) == seconds
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("text", ["0", "-3", "10 minutes", "1d", "m", "nan", "9" * 400])
+def test_a_length_of_time_is_above_zero(text: str) -> None:
+    with pytest.raises(click.UsageError, match="must be seconds, minutes or hours, such as 90s, 10m or 2h"):
+        DURATION.convert(text, None, None)
 
 
 @pytest.mark.slow

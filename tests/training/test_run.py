@@ -287,7 +287,7 @@ def test_other_rows_under_the_same_labels_are_other_data(
     shutil.copytree(log.directory, tmp_path / "log")
     shutil.copytree(interrupted, tmp_path / "run")
     same = stored(tmp_path / "log")
-    write_listing(tmp_path / "run", "data.json", run._check_parts(same), ("experiment.yaml",))
+    write_listing(tmp_path / "run", "data.json", run.check_parts(same), ("experiment.yaml",))
     dense = tmp_path / "log" / "valid" / "dense.npy"
     np.save(dense, np.load(dense)[::-1])
     with pytest.raises(ValueError, match="the valid part has other rows now"):
