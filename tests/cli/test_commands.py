@@ -133,6 +133,30 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     assert last_json(run(*args, "--json")[1]) == found
 
 
+@pytest.mark.slow
+@pytest.mark.neutral
+def test_what_tune_writes_is_trained_and_models_are_tuned_before_they_are_compared(planted: Path, tmp_path: Path) -> None:
+    small = [*TINY, "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
+    args = ["tune", "--data", planted, "--model", "DCN", *small, "--trials", "2", "--output", tmp_path / "t"]
+    code, text = run(*args, "--json")
+    assert code == 0
+    found = last_json(text)
+    assert found["trials"] == 2 and found["best"]["state"] == "complete"
+    assert f"keras-dlrm train --data {planted} --config {tmp_path / 't' / 'best.yaml'}" in text
+    assert max(map(len, text[: text.index("report.html")].splitlines())) <= 80
+    best = Experiment.load(tmp_path / "t" / "best.yaml")
+    # As the options have it.
+    assert (best.batch_size, best.model["deep_mlp"], best.model["cross_layers"], best.epochs) == (128, [8], 1, 1)
+    code, text = run("train", "--data", planted, "--config", tmp_path / "t" / "best.yaml", "--output", tmp_path / "run", "--json")
+    assert last_json(text)["valid"]["auc"] == pytest.approx(found["best"]["auc"], abs=1e-5)
+
+    models = ["--model", "DCN", "--model", "DCNv2", *small, "--tuned", ".001s", "--seeds", "1", "--samples", "20"]
+    code, text = run("compare", "--data", planted, *models, "--output", tmp_path / "c", "--json")
+    assert code == 0 and [row["model"] for row in last_json(text)["models"]] == ["DCN", "DCNv2"]
+    for model in ("DCN", "DCNv2"):
+        assert Experiment.load(tmp_path / "c" / f"{model}-tuned" / "best.yaml").model["type"] == model
+
+
 @pytest.mark.neutral
 def test_preprocess_tables_writes_what_train_reads(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

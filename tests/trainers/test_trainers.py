@@ -12,15 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.children import environment
+from helpers.suite import suite_on
 
 ROOT = Path(__file__).parents[2]
-
-
-def suite_on(backend: str) -> pytest.MarkDecorator:
-    """A test of real processes: the suite runs it on one backend, `make soak` on the others."""
-    return pytest.mark.slow if backend == keras.backend.backend() else pytest.mark.soak
-
-
 SMALL = ["--set", "model.top_mlp=[8,1]", "--set", "model.embedding_dim=4", "--set", "batch_size=64"]
 
 
