@@ -82,6 +82,9 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
 
     parts = [part for part in ("valid", "test") if part in result]
     rows = [{"part": part, "rows": len(log.split(part)), **result[part]} for part in parts]
+    for baseline in result.get("baselines", ()):
+        rows.append({**baseline, "part": baseline["model"]})
+        del rows[-1]["model"]
     if "best" in result:
         rows.append({"part": "best possible", "rows": len(log.split("test")), **result["best"]})
         rows.append({"part": "distance", **result["distance"]})
@@ -93,6 +96,8 @@ def show(result: dict[str, Any], log: Any, output: Path) -> None:
             f"parameters, {result['epochs']} epochs, {result['seconds']:.1f} s, {result['samples_per_s']:,} samples/s"
         )
         print_table(rows, title, file=sys.stdout)
+    if "verdict" in result:
+        click.echo(f"\n{click.wrap_text(result['verdict'], 80)}")
     if "distance" in result:
         gap = result["distance"]["auc"]
         best = f"The best possible AUC on these test rows is {result['best']['auc']:.4f}"
