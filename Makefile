@@ -12,7 +12,7 @@
 .NOTPARALLEL:
 # Some containers set it; then every worker and every program that tests start compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help train test lint types test-neutral test-tensorflow test-jax test-torch test-io no-test-io test-fast soak docs tree clean
+.PHONY: help train test lint types test-tensorflow test-jax test-torch test-io no-test-io test-fast soak docs tree clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,7 +43,7 @@ train: $(STAMP)  ## Train DLRM on the embedded click log and score it
 	$(BIN)/keras-dlrm train $(ARGS)
 
 # Without Python 3.11 or 3.12 the lane of tensorflow-io is left out, with a word; in CI that is an error.
-test: lint types docs test-neutral test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, documents, pytest on all backends, tensorflow-io
+test: lint types docs test-tensorflow test-jax test-torch $(if $(IO_PYTHON),test-io,no-test-io)  ## Run every check: ruff, mypy, documents, pytest on all backends, tensorflow-io
 
 lint: $(STAMP)  ## ruff, and the contract of the layers
 	$(BIN)/ruff check .
@@ -52,11 +52,8 @@ lint: $(STAMP)  ## ruff, and the contract of the layers
 types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
-test-neutral: $(STAMP)  ## pytest of what no backend takes part in
-	KERAS_BACKEND=tensorflow $(PYTEST) -m neutral $(ARGS)
-
-test-tensorflow: $(STAMP)  ## pytest on TensorFlow
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "not neutral" $(ARGS)
+test-tensorflow: $(STAMP)  ## pytest on TensorFlow, and of what no backend takes part in
+	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
 
 test-jax: $(STAMP)  ## pytest on JAX
 	KERAS_BACKEND=jax $(PYTEST) -m "not neutral" $(ARGS)

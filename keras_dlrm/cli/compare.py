@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.program import promise
+from keras_dlrm.support.installs import require
 
 
 @click.command(epilog="""\b
@@ -19,31 +20,37 @@ Examples:
   keras-dlrm compare --data my-log --model DLRM --model DCNv2 --seeds 5
   keras-dlrm compare --data my-log --config dlrm.yaml --config dcn.yaml
   keras-dlrm compare --data my-log --slice-by country       reports of all runs by country
+  keras-dlrm compare --data my-log --model DLRM --model DCNv2 --tuned 10m
 """)
 @click.option("--data", type=shared.PathArgument, help="Processed directory. Default: a planted log.")
 @click.option("--config", "configs", type=shared.PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
 @shared.model_option("models", multiple=True, help="May be repeated.")
 @shared.experiment_options
+@shared.time_budget_option
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each, seeds 0, 1, …")
+@click.option("--tuned", type=shared.DURATION, help="First tune each model for so long, such as 10m, as `tune` does.")
 @click.option("--samples", type=click.IntRange(1), default=500, help="Bootstrap resamples.")
 @click.option("--output", type=shared.PathArgument, help="Folder of the runs; finished ones are not repeated.")
 @shared.slice_options
 @shared.backend_option
 @shared.json_option
 def command(
-    data: Path | None, configs: tuple[Path, ...], models: tuple[str, ...], seeds: int, samples: int, output: Path | None,
-    slice_by: tuple[str, ...], group_by: str | None, as_json: bool, **options: Any,
+    data: Path | None, configs: tuple[Path, ...], models: tuple[str, ...], seeds: int, tuned: float | None, samples: int,
+    output: Path | None, slice_by: tuple[str, ...], group_by: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train models with several seeds and report whether they differ by more than noise.
 
     The first model is compared with each of the others, and each with a logistic regression, on the same test rows: a paired
-    bootstrap over rows and seeds gives the 95% interval of the difference between the mean scores.
+    bootstrap over rows and seeds gives the 95% interval of the difference between the mean scores. With --tuned each model is
+    first tuned for the same time; values that an option sets stay as they are.
     """
     from rich.console import Console
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
     from keras_dlrm.training.recipe import recipe
 
+    if tuned is not None:
+        require("--tuned", "optuna")
     if configs and models:
         raise ValueError("--config and --model are mutually exclusive: a configuration names its model.")
     named = {path.stem: Experiment.load(path) for path in configs}
@@ -72,13 +79,13 @@ def command(
 
     again = f"The same command with --output {shlex.quote(str(output))} continues: finished runs are not repeated."
     with promise(again), one_run(output):
-        result = _compare(named, log, output, seeds, samples, console, options, reported)
+        result = _compare(named, log, output, seeds, tuned, samples, console, options, reported)
     shared.print_json(as_json, result)
 
 
 def _compare(
-    named: dict[str, Any], log: Any, output: Path, seeds: int, samples: int, console: Any, options: dict[str, Any],
-    reported: dict[str, Any],
+    named: dict[str, Any], log: Any, output: Path, seeds: int, tuned: float | None, samples: int, console: Any,
+    options: dict[str, Any], reported: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Train, print both tables, and write `compare.json`; what it holds."""
     from keras_dlrm.files.checksums import read_json
@@ -88,6 +95,7 @@ def _compare(
     from keras_dlrm.training.baselines import LOGISTIC, baseline_predictions, verdict
     from keras_dlrm.training.run import train
     from keras_dlrm.training.run_files import read_predictions
+    from keras_dlrm.training.tuning import tune
 
     path = output / "compare.json"
     if path.exists() and set(read_json(path)) != {"models", "differences"}:
@@ -97,6 +105,10 @@ def _compare(
     trained: dict[str, tuple[Any, Any]] = {}
     for name, experiment in named.items():
         experiment = shared.apply_experiment_options(experiment, **options)
+        if tuned is not None:
+            console.print(f"[bold]{name}[/bold], tuning")
+            folder, fixed = output / f"{name}-tuned", shared.keys_of(**options)
+            experiment = tune(log, output=folder, time_budget=tuned, experiment=experiment, fixed=fixed, console=console).best
         results = []
         for seed in range(seeds):
             console.print(f"[bold]{name}[/bold], seed {seed}")

@@ -58,8 +58,8 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
     read = logistic_regression(log).rows
     if other == LOGISTIC and read < len(log.split("train")):
         text += f" The {LOGISTIC} was trained on {read:,} rows."
-    values = {score: difference._asdict() for score, difference in against.items()}
-    return {"baselines": rows, "against": {"model": other, **values}, "verdict": text}
+    intervals = {score: {"difference": d.difference, "low": d.low, "high": d.high} for score, d in against.items()}
+    return {"baselines": rows, "against": {"model": other, **intervals}, "verdict": text}
 
 
 def verdict(
@@ -106,6 +106,8 @@ def advice(experiment: Experiment, result: Mapping[str, Any]) -> list[str]:
     tips = []
     if not experiment.reasons:
         tips.append("no --config and no options: all values follow from the log then")
+    if best == epochs and result.get("ended_by") == "time budget":
+        tips.append("more time: the last epoch was the best")
     if best == epochs == experiment.epochs and not overfit:
         tips.append(f"--epochs {max(10, 3 * epochs)}: the last epoch was the best")
     rate = _rate(experiment.optimizer)
@@ -123,7 +125,7 @@ def advice(experiment: Experiment, result: Mapping[str, Any]) -> list[str]:
         tips.append("--set monitor=both, so that probabilities count, too")
     if not tips and "embedding_dim" in experiment.model:
         tips.append("--set model.embedding_dim=4, a smaller model")
-    return tips[:3] or ["other columns: these may hardly interact"]
+    return tips[:3] or ["keras-dlrm tune", "other columns: these may hardly interact"]
 
 
 def _overfit(history: Mapping[str, Any], best: int) -> bool:

@@ -29,16 +29,18 @@ class BestModel(keras.callbacks.Callback):
     """Scores the validation part after each epoch, keeps the best model, lowers the rate and stops, as `Experiment` has it.
 
     Exact scores enter the logs as `val_auc`, `val_logloss`, `val_ne`. Without a validation part the last model is the best.
+    Without a path only the scores are kept.
     Where weights are averaged, the model with the averages is scored and kept.
     """
 
     def __init__(
-        self, part: Any, path: str | Path, batch_size: int, monitor: str, patience: int, lr_factor: float,
+        self, part: Any, path: str | Path | None, batch_size: int, monitor: str, patience: int, lr_factor: float,
         averaging: Averaging | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.averaging = averaging
-        self.part, self.path, self.batch_size = part, Path(path).absolute(), batch_size
+        self.part, self.batch_size = part, batch_size
+        self.path = None if path is None else Path(path).absolute()
         self.monitor, self.patience, self.lr_factor = monitor, patience, lr_factor
         self.best: float | None = None
         self.best_epoch, self.waited = 0, 0
@@ -79,7 +81,6 @@ class BestModel(keras.callbacks.Callback):
         if self.stopped:
             self.model.stop_training = True
 
-
     def _keep_better(self, epoch: int, logs: dict[str, Any]) -> bool:
         """Score the model, and save it where it is the best so far."""
         better = True
@@ -93,9 +94,55 @@ class BestModel(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         if better:
             self.best_epoch, self.waited = epoch, 0
-            with whole(self.path) as written:
-                self.model.save(written)
+            if self.path is not None:
+                with whole(self.path) as written:
+                    self.model.save(written)
         return better
+
+
+class TimeBudget(keras.callbacks.Callback):
+    """Ends `fit` when its time is used up, also within an epoch, whose end is scored as any other's.
+
+    Args:
+        budget: Seconds of training and scoring, those before the checkpoint that a run resumed from included; 0: no end.
+    """
+
+    def __init__(self, budget: float) -> None:
+        super().__init__()
+        self.budget = budget
+        self._before, self._since = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that were used so far."""
+        return self._before + (time.perf_counter() - self._since if self._since else 0.0)
+
+    @property
+    def used_up(self) -> bool:
+        """Whether there is a budget and no time left of it."""
+        return 0 < self.budget <= self.seconds
+
+    def state(self) -> dict[str, Any]:
+        """Values that a resumed run needs; `restore` takes them."""
+        return {"seconds": self.seconds}
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self._before = memory["seconds"]
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.used_up:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.used_up:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._before, self._since = self.seconds, 0.0
 
 
 def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:
@@ -174,7 +221,7 @@ class Resume(keras.callbacks.Callback):
 
     There are `steps` batches between two saves within an epoch; the end of each epoch is saved, too. `remembering` are callbacks
     with `state() → dict` and `restore(dict)`; so is `averaging`, whose arrays are in that file, too. After `restore` training
-    continues at `epoch` and `batch`.
+    continues at `epoch` and `batch`. `trained` counts the batches of ended epochs.
     """
 
     def __init__(
@@ -187,7 +234,7 @@ class Resume(keras.callbacks.Callback):
         self.path = self.directory.with_suffix(".npz")
         self.steps, self.batches_per_epoch = steps, batches_per_epoch
         self.remembering = remembering if averaging is None else [*remembering, averaging]
-        self.epoch = self.batch = 0
+        self.epoch = self.batch = self.trained = 0
         self._first = 0  # batch of the present epoch in this run
         self._restored_metrics: list[np.ndarray] | None = None
 
@@ -210,7 +257,7 @@ class Resume(keras.callbacks.Callback):
         if read(state_of(model), self.directory, place["checkpoint"]) is None:
             raise ValueError(f"{self.path} names step {place['checkpoint']}, but {self.directory} has no checkpoint; train again.")
         self._restored_metrics = metrics
-        self.epoch, self.batch = place["epoch"], place["batch"]
+        self.epoch, self.batch, self.trained = place["epoch"], place["batch"], place["trained"]
         for callback, memory in zip(self.remembering, place["memories"], strict=True):
             callback.restore(memory)
         if self.averaging is not None:
@@ -241,6 +288,7 @@ class Resume(keras.callbacks.Callback):
             self._save(self.epoch, self.batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.trained += self.batch
         self.batch = 0
         self._save(epoch + 1, 0)
 
@@ -250,7 +298,7 @@ class Resume(keras.callbacks.Callback):
         step = epoch * self.batches_per_epoch + batch
         write(state_of(model), self.directory, step, {}, keep=None)
         memories = [callback.state() for callback in self.remembering]
-        place = {"checkpoint": step, "epoch": epoch, "batch": batch, "memories": memories}
+        place = {"checkpoint": step, "epoch": epoch, "batch": batch, "trained": self.trained, "memories": memories}
         metrics = {f"metric_{i}": value_of(variable) for i, variable in enumerate(model.metrics_variables)}
         arrays = [] if self.averaging is None else self.averaging.arrays
         averages = {f"average_{i}": average for i, average in enumerate(arrays)}

@@ -47,6 +47,8 @@ class Experiment:
         mixed_precision: Whether to compute in bfloat16 (variables, logits and loss stay float32).
         seed: Of initial weights, dropout and the order of the rows.
         checkpoint_steps: Steps between resumable checkpoints within an epoch; each epoch's end is one, too.
+        time_budget: Seconds of training and scoring after which it stops, also within an epoch, and the best so far is kept;
+            those before a resumed checkpoint count; 0: no end.
         averaging: Decay per step of an exponential moving average of the weights, which is scored and saved in their place;
             0: none.
         reasons: Reason for a value by its key, such as `"model.dropout"`; `save` writes them as comments.
@@ -69,6 +71,7 @@ class Experiment:
     mixed_precision: bool = False
     seed: int = 0
     checkpoint_steps: int = 1000
+    time_budget: float = 0.0
     averaging: float = 0.0
     reasons: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
@@ -83,6 +86,7 @@ class Experiment:
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
             raise ValueError(f"experiment: lr_factor={shown(self.lr_factor)} must be in (0, 1].")
         object.__setattr__(self, "label_smoothing", number("experiment", "label_smoothing", self.label_smoothing, below=1))
+        object.__setattr__(self, "time_budget", number("experiment", "time_budget", self.time_budget))
         object.__setattr__(self, "averaging", number("experiment", "averaging", self.averaging, below=1))
         object.__setattr__(self, "mixed_precision", boolean("experiment", "mixed_precision", self.mixed_precision))
         for field in ("optimizer", "embedding_optimizer"):
@@ -138,13 +142,15 @@ class Experiment:
             lines.append(f"{line}  # {reason}" if reason else line)
         write(path, "\n".join(lines) + "\n")
 
-    def override(self, assignments: Sequence[str]) -> Experiment:
-        """A copy with `key=value` and `outer.inner=value` replaced; values are read as YAML."""
+    def override(self, assignments: Sequence[str] | Mapping[str, Any]) -> Experiment:
+        """A copy with other values of some keys, such as `batch_size` and `model.dropout`.
+
+        Args:
+            assignments: Values by key; or texts `key=value`, whose values are read as YAML.
+        """
         data = self.to_dict()
-        for assignment in assignments:
-            key, equals, value = assignment.partition("=")
-            if not equals or not key:
-                raise ValueError(f"--set {assignment[:200]!r}: expected key=value, such as model.embedding_dim=8.")
+        changes = assignments.items() if isinstance(assignments, Mapping) else [_assigned(text) for text in assignments]
+        for key, value in changes:
             *outer, last = key.split(".")
             target: Any = data
             for part in outer:
@@ -152,13 +158,9 @@ class Experiment:
                     target[part] = {"name": target[part]} if isinstance(target.get(part), str) else {}
                 target = target[part]
                 if not isinstance(target, dict):
-                    raise ValueError(f"--set {assignment[:200]!r}: {part!r} has no parts.")
-            try:
-                target[last] = from_yaml(value)
-            except ValueError as error:
-                raise ValueError(f"--set {assignment[:200]!r}: {error} Mind brackets and quotes.") from None
-        changed = [assignment.partition("=")[0] for assignment in assignments]
-        reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c in changed)}
+                    raise ValueError(f"experiment: {key[:200]!r} cannot be set: {part!r} has no parts.")
+            target[last] = value
+        reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c, _ in changes)}
         return dataclasses.replace(type(self).from_dict(data), reasons=reasons)
 
     def resolved(self, model: Any) -> Experiment:
@@ -199,6 +201,17 @@ class Experiment:
             metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,
         )  # fmt: skip
         return model
+
+
+def _assigned(assignment: str) -> tuple[str, Any]:
+    """Key and value of `key=value`."""
+    key, equals, value = assignment.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {assignment[:200]!r}: expected key=value, such as model.embedding_dim=8.")
+    try:
+        return key, from_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"--set {assignment[:200]!r}: {error} Mind brackets and quotes.") from None
 
 
 def _with_rate(spec: Any, optimizer: Any) -> Any:

@@ -1,5 +1,6 @@
 """The report of a run as one HTML file: it loads nothing, and follows the light or dark scheme of the reader."""
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -35,14 +36,19 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
         The text of the file.
     """
     sections = [
-        f"<header><h1>{escape(title)}</h1>{_hint(' · '.join(f'<span>{fact}</span>' for fact in _facts(result)))}</header>",
+        f"<header><h1>{escape(title)}</h1>{hint(' · '.join(f'<span>{fact}</span>' for fact in _facts(result)))}</header>",
         "<h2>Result</h2>", _result(result, figures),
         "<h2>Charts</h2>", _charts(result, figures), _lift(figures["lift"]),
         _importance(figures["importance"]), _slices(figures["slices"]),
         # Of a run; other pages have no such files.
-        _hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file.") * ("history" in result),
+        hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file.") * ("history" in result),
     ]  # fmt: skip
-    style = resources.files("keras_dlrm.training").joinpath("page.css").read_text(encoding="utf-8")
+    return document(title, sections)
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """A whole HTML file of sections, which are HTML."""
+    style = _style()
     # Whatever a name holds: nothing is loaded and no program runs.
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = (
@@ -53,7 +59,20 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{chr(10).join(filter(None, sections))}</body></html>\n'
 
 
-def _hint(html: str) -> str:
+def picture(svg: str, name: str) -> str:
+    """A chart of `plots` as an image for any page: it brings its style and its ground."""
+    style = f"<style>{_style()} :root {{ background: var(--ground); }}</style>"
+    whole = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1)
+    source = f"data:image/svg+xml;base64,{base64.b64encode(whole.encode()).decode()}"
+    return f'<img alt="{escape(name)}" src="{source}" style="width:18em;max-width:100%;display:inline-block">'
+
+
+def _style() -> str:
+    return resources.files("keras_dlrm.training").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def hint(html: str) -> str:
+    """A paragraph of explanation."""
     return f'<p class="hint">{html}</p>'
 
 
@@ -65,6 +84,8 @@ def _facts(result: Mapping[str, Any]) -> Iterable[str]:
     if "epochs" in result:
         yield f"{result['epochs']} epochs, best: {result['best_epoch']}" if result["epochs"] > 1 else "1 epoch"
         yield f"{result['seconds']:,.1f} s, {result['samples_per_s']:,} rows/s"
+    if result.get("ended_by") == "time budget":
+        yield "ended by its time budget"
     if "finished" in result:
         yield escape(result["finished"].replace("T", " "))
 
@@ -78,7 +99,7 @@ def _result(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     rows += [{"name": baseline["model"], **baseline} for baseline in result.get("baselines", ())]
     if "best" in result:
         rows.append({"name": f"best possible ({part})", **result["best"]})
-    text = _table(rows, _RESULT)
+    text = table(rows, _RESULT)
     if "verdict" in result:
         text += f"<p>{escape(result['verdict'])}</p>"
     if "grouped_auc" in figures:
@@ -91,7 +112,7 @@ def _result(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         "Calibration is predicted clicks over clicks: 1 is right on average. ECE is the mean distance of prediction and click "
         "rate over ten bins."
     )
-    return text + _hint(notes)
+    return text + hint(notes)
 
 
 def _charts(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -114,7 +135,7 @@ def _charts(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 def _lift(lift: Mapping[str, Sequence[float]]) -> str:
     rows = [{"decile": i + 1, **{name: values[i] for name, values in lift.items()}} for i in range(len(lift["reached"]))]
     note = "Rows by descending prediction in ten bins. Lift is the click rate of a bin over that of all rows."
-    return f"<h2>Lift by decile</h2>{_hint(note)}{_table(rows, _LIFT)}"
+    return f"<h2>Lift by decile</h2>{hint(note)}{table(rows, _LIFT)}"
 
 
 def _importance(importance: Mapping[str, Any]) -> str:
@@ -127,7 +148,7 @@ def _importance(importance: Mapping[str, Any]) -> str:
         f"What the model loses when a column is shuffled among {importance['rows']:,} rows: mean and standard deviation of "
         f"{importance['shuffles']} shuffles. Columns that tell the same share their importance."
     )
-    return f"<h2>Importance of columns</h2>{_hint(note)}{_table(rows, _IMPORTANCE)}"
+    return f"<h2>Importance of columns</h2>{hint(note)}{table(rows, _IMPORTANCE)}"
 
 
 def _slices(tables: Sequence[Mapping[str, Any]]) -> str:
@@ -138,14 +159,14 @@ def _slices(tables: Sequence[Mapping[str, Any]]) -> str:
         "torso the next 50%, the tail the rest; unseen ids have none. A row with several values counts in the slice of each. "
         "± is half of the 95% interval of the AUC; slices of few rows differ by chance."
     )
-    parts = [f"<h2>Slices</h2>{_hint(notes)}"]
-    for table in tables:
-        by = "" if table["by"] == "value" else " by frequency"
-        parts.append(f"<h3>{escape(table['column'])}{by}</h3>{_table(table['rows'], _SLICE if not by else _BAND)}")
+    parts = [f"<h2>Slices</h2>{hint(notes)}"]
+    for each in tables:
+        by = "" if each["by"] == "value" else " by frequency"
+        parts.append(f"<h3>{escape(each['column'])}{by}</h3>{table(each['rows'], _SLICE if not by else _BAND)}")
     return "".join(parts)
 
 
-def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """A table of those columns that some row has a value in; the first one names the rows."""
     first, *others = columns
     shown = [name for name in others if any(row.get(name) is not None for row in rows)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from keras_dlrm.artifacts import verify
 from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
+from keras_dlrm.cli.quantities import DURATION
 from keras_dlrm.data.packed.packed import open as load
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
@@ -66,6 +68,19 @@ def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
         assert (code, last_json(text)["rows"]) == (0, {"train": 320, "valid": 40, "test": 40})
     first, ordered, shuffled = (load(tmp_path / name).split("test").arrays()[0]["dense"] for name in ("log", "row_id", "random"))
     assert (first == ordered).all() and not (first == shuffled).all()
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), (".5h", 1800), (60.0, 60)])
+def test_a_length_of_time_has_a_unit(text: str | float, seconds: float) -> None:
+    assert DURATION.convert(text, None, None) == seconds
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("text", ["0", "-3", "10 minutes", "1d", "m", "nan", "9" * 400])
+def test_a_length_of_time_is_above_zero(text: str) -> None:
+    with pytest.raises(click.UsageError, match="must be seconds, minutes or hours, such as 90s, 10m or 2h"):
+        DURATION.convert(text, None, None)
 
 
 @pytest.mark.slow
@@ -123,6 +138,30 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     assert found["differences"][0]["low"] <= gap <= found["differences"][0]["high"]
     # Finished runs are not repeated.
     assert last_json(run(*args, "--json")[1]) == found
+
+
+@pytest.mark.slow
+@pytest.mark.neutral
+def test_what_tune_writes_is_trained_and_models_are_tuned_before_they_are_compared(planted: Path, tmp_path: Path) -> None:
+    small = [*TINY, "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
+    args = ["tune", "--data", planted, "--model", "DCN", *small, "--trials", "2", "--output", tmp_path / "t"]
+    code, text = run(*args, "--json")
+    assert code == 0
+    found = last_json(text)
+    assert found["trials"] == 2 and found["best"]["state"] == "complete"
+    assert f"keras-dlrm train --data {planted} --config {tmp_path / 't' / 'best.yaml'}" in text
+    assert max(map(len, text[: text.index("report.html")].splitlines())) <= 80
+    best = Experiment.load(tmp_path / "t" / "best.yaml")
+    # As the options have it.
+    assert (best.batch_size, best.model["deep_mlp"], best.model["cross_layers"], best.epochs) == (128, [8], 1, 1)
+    code, text = run("train", "--data", planted, "--config", tmp_path / "t" / "best.yaml", "--output", tmp_path / "run", "--json")
+    assert last_json(text)["valid"]["auc"] == pytest.approx(found["best"]["auc"], abs=1e-5)
+
+    models = ["--model", "DCN", "--model", "DCNv2", *small, "--tuned", ".001s", "--seeds", "1", "--samples", "20"]
+    code, text = run("compare", "--data", planted, *models, "--output", tmp_path / "c", "--json")
+    assert code == 0 and [row["model"] for row in last_json(text)["models"]] == ["DCN", "DCNv2"]
+    for model in ("DCN", "DCNv2"):
+        assert Experiment.load(tmp_path / "c" / f"{model}-tuned" / "best.yaml").model["type"] == model
 
 
 @pytest.mark.neutral

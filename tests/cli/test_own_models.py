@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.children import environment
+from helpers.suite import suite_on
 
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
 
-pytestmark = pytest.mark.slow
+pytestmark = suite_on("torch")
 MODULE = '''
 import keras
 import keras_dlrm as kd
@@ -29,56 +30,56 @@ class Wide(kd.models.ClickModel):
     def logits(self, inputs, training=None):
         return self.out(self.hidden(ops.concatenate([self.pooled(inputs, training), inputs["dense"]], axis=1)))
 '''
-# Each command is a program of its own, whose folder is not on Python's path: so the installed `keras-dlrm` starts.
-PROGRAM = """
-import sys
-sys.path = [place for place in sys.path if place]
-from keras_dlrm.cli import main
-main()
-"""
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a module, a log, and a run of the module's model."""
+    """A folder with a module and a log."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_of_tests.py").write_text(MODULE)
     schema = Schema(dense=["x"], categorical=[Categorical("a", 30), Categorical("b", 10, hotness=2)])
     PlantedClickLog(schema, seed=1).write(folder / "log", rows={"train": 600, "valid": 200, "test": 300})
-    own = ["--model", "own_of_tests:Wide", "--set", "model.hidden=3"]
-    code, out, err = command(folder, "train", "--data", "log", *own, "--batch-size", "128", "--epochs", "1", "--output", "run")
-    assert code == 0, err
-    assert "own_of_tests:Wide on" in out
     return folder
 
 
-def command(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], cwd=folder, env=environment(), capture_output=True, text=True
-    )
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture(scope="module")
+def command(programs: Path, folder: Path) -> Command:
+    """The command as it is installed, each time a program of its own, in the folder, which has a run of the module's model."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        program = [programs / "keras-dlrm", *arguments]
+        done = subprocess.run(program, cwd=folder, env=environment(), capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    own = ["--model", "own_of_tests:Wide", "--set", "model.hidden=3"]
+    code, out, err = command("train", "--data", "log", *own, "--batch-size", "128", "--epochs", "1", "--output", "run")
+    assert code == 0, err
+    assert "own_of_tests:Wide on" in out
+    return command
 
 
-def test_evaluate_and_predict_take_the_module(folder: Path) -> None:
+def test_evaluate_and_predict_take_the_module(command: Command, folder: Path) -> None:
     result = json.loads((folder / "run" / "result.json").read_text())
-    code, out, err = command(folder, "evaluate", "run/model.keras", "--data", "log", "--import", "own_of_tests", "--json")
+    code, out, err = command("evaluate", "run/model.keras", "--data", "log", "--import", "own_of_tests", "--json")
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["auc"] == pytest.approx(result["test"]["auc"], abs=1e-9)
     read = ["--import", "own_of_tests", "--output", "p.csv"]
-    code, _, err = command(folder, "predict", "run/model.keras", "--data", "log", *read)
+    code, _, err = command("predict", "run/model.keras", "--data", "log", *read)
     assert code == 0, err
     assert len((folder / "p.csv").read_text().splitlines()) == 301
 
 
-def test_export_has_its_helper_processes_import_the_module(folder: Path) -> None:
-    code, _, err = command(folder, "export", "run/model.keras", "--import", "own_of_tests", "--output", "served")
+def test_export_has_its_helper_processes_import_the_module(command: Command, folder: Path) -> None:
+    code, _, err = command("export", "run/model.keras", "--import", "own_of_tests", "--output", "served")
     assert code == 0, err
     assert (folder / "served" / "1" / "saved_model.pb").is_file()
 
 
-def test_compare_takes_an_own_model_alongside_others(folder: Path) -> None:
+def test_compare_takes_an_own_model_alongside_others(command: Command) -> None:
     both = ["--model", "DCN", "--model", "own_of_tests:Wide", "--seeds", "1", "--epochs", "1", "--samples", "20"]
-    code, out, err = command(folder, "compare", "--data", "log", *both, "--output", "both", "--json")
+    code, out, err = command("compare", "--data", "log", *both, "--output", "both", "--json")
     assert code == 0, err
     assert [row["model"] for row in json.loads(out.splitlines()[-1])["models"]][:2] == ["DCN", "own_of_tests:Wide"]
 
@@ -94,8 +95,8 @@ def test_compare_takes_an_own_model_alongside_others(folder: Path) -> None:
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else None,
 )
-def test_what_is_missing_is_told_in_one_sentence(folder: Path, arguments: list[str], said: str) -> None:
-    code, _, err = command(folder, *arguments)
+def test_what_is_missing_is_told_in_one_sentence(command: Command, arguments: list[str], said: str) -> None:
+    code, _, err = command(*arguments)
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2 and said in line, err
     assert "Traceback" not in err

@@ -59,7 +59,7 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module", params=["jax", "torch"])
+@pytest.fixture(scope="module", params=[pytest.param("jax", marks=pytest.mark.soak), "torch"])
 def trained(request, tmp_path_factory):
     """What the process that trained says, and its folder."""
     if importlib.util.find_spec(request.param) is None:

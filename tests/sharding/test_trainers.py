@@ -12,18 +12,12 @@ from pathlib import Path
 import keras
 import pytest
 from helpers.children import environment, members, runs
+from helpers.suite import suite_on
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = {"tensorflow": "multi_worker", "jax": "jax_hybrid", "torch": "torch_hybrid"}
 BACKEND = keras.backend.backend()
 PLAN = {"tables": {"item": "row_wise", "user": "column-wise", "shop": "table_wise", "country": "replicate"}}
-
-
-def suite_on(backend):
-    """A test of real processes: the suite runs it on one backend, `make soak` on the others."""
-    return pytest.mark.slow if backend == BACKEND else pytest.mark.soak
-
-
 COMMON = ["--global-batch", "31", "--rows", "900", "--json"]
 
 

@@ -143,4 +143,4 @@ def test_advice_follows_from_how_the_run_went():
     rows = dataclasses.replace(chosen, embedding_optimizer="adagrad")
     assert any("embedding_optimizer.l2" in tip for tip in advice(rows, overfit))
     settled = {**overfit, "best_epoch": 2, "epochs": 4, "history": {}}
-    assert advice(chosen, settled) == ["other columns: these may hardly interact"]
+    assert advice(chosen, settled) == ["keras-dlrm tune", "other columns: these may hardly interact"]

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.children import kill
+from helpers.suite import suite_on
 
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -67,11 +68,7 @@ def finish(programs: Path, log: Path, folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "kills",
-    [
-        pytest.param(2, marks=pytest.mark.slow if keras.backend.backend() == "tensorflow" else pytest.mark.soak),
-        pytest.param(20, marks=pytest.mark.soak),
-    ],
+    "kills", [pytest.param(2, marks=suite_on("tensorflow")), pytest.param(20, marks=pytest.mark.soak)]
 )
 def test_an_epoch_killed_at_random_moments_ends_as_an_uninterrupted_one(programs: Path, tmp_path: Path, kills: int) -> None:
     schema = Schema(["x"], [Categorical("c", 30), Categorical("h", 9, hotness=2)])

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
@@ -93,7 +94,7 @@ def test_averages_are_those_of_the_weights_along_the_run(log):
             np.testing.assert_allclose(keras.ops.convert_to_numpy(variable.value), value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_stopped_run_with_averages_continues_with_the_same_scores(log, tmp_path):
     experiment = recipe(log).override(["epochs=3", "checkpoint_steps=10", "batch_size=32", "patience=0"])
     whole = train(experiment, log, tmp_path / "whole")

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 
 from keras_dlrm import data
 from keras_dlrm.data.synthetic import PlantedClickLog
@@ -80,11 +81,8 @@ def test_best_epoch_is_that_with_the_best_validation_score(whole: tuple[dict, Pa
     assert result["valid"]["auc"] == pytest.approx(max(result["history"]["val_auc"]), abs=1e-6)
 
 
-# The suite kills one run on JAX, epochs on TensorFlow (test_killed_epochs.py) and several processes on torch (sharding).
-SUITE = pytest.mark.slow if keras.backend.backend() == "jax" else pytest.mark.soak
-
-
-@pytest.mark.parametrize("after_batches", [pytest.param(3, marks=pytest.mark.soak), pytest.param(13, marks=SUITE)])
+# The suite kills one run on torch, as it does several processes (sharding), and epochs on TensorFlow (test_killed_epochs.py).
+@pytest.mark.parametrize("after_batches", [pytest.param(3, marks=pytest.mark.soak), pytest.param(13, marks=suite_on("torch"))])
 def test_a_killed_run_continues_with_the_same_losses(
     log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path, after_batches: int
 ) -> None:
@@ -287,7 +285,7 @@ def test_other_rows_under_the_same_labels_are_other_data(
     shutil.copytree(log.directory, tmp_path / "log")
     shutil.copytree(interrupted, tmp_path / "run")
     same = stored(tmp_path / "log")
-    write_listing(tmp_path / "run", "data.json", run._check_parts(same), ("experiment.yaml",))
+    write_listing(tmp_path / "run", "data.json", run.check_parts(same), ("experiment.yaml",))
     dense = tmp_path / "log" / "valid" / "dense.npy"
     np.save(dense, np.load(dense)[::-1])
     with pytest.raises(ValueError, match="the valid part has other rows now"):
