@@ -212,7 +212,7 @@ def work(arguments: Sequence[str]) -> None:
 
 def _finish(study: SharedStudy, log: Any, experiment: Experiment, space: Space) -> Tuning:
     """Write the files that hold the result; what they say."""
-    study.fail_lost()
+    study.settle()
     trials = study.trials()
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if not complete:
