@@ -34,12 +34,12 @@ def command(
     model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, imports: tuple[str, ...],
     slice_by: tuple[str, ...], group_by: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score a saved MODEL (.keras) on a part of a click log."""
+    """Score a saved MODEL (.keras, or the folder of a run) on a part of a click log."""
     if prune is not None and not tables:
         raise ValueError("--prune is for --tables; give those, too.")
     from keras_dlrm import data as data_package
 
-    shared.check_model(model)
+    model = shared.model_file(model)
     log = data_package.open(data)
     part = log.split(split)
     shared.check_slices(log, slice_by, group_by)

@@ -1,5 +1,6 @@
 """The report of a run as one HTML file: it loads nothing, and follows the light or dark scheme of the reader."""
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -46,7 +47,7 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
 
 def document(title: str, sections: Iterable[str]) -> str:
     """A whole HTML file of sections, which are HTML."""
-    style = resources.files("keras_dlrm.training").joinpath("page.css").read_text(encoding="utf-8")
+    style = _style()
     # Whatever a name holds: nothing is loaded and no program runs.
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = (
@@ -55,6 +56,18 @@ def document(title: str, sections: Iterable[str]) -> str:
         f"<title>{escape(title)}</title><style>{style}</style>"
     )
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{chr(10).join(filter(None, sections))}</body></html>\n'
+
+
+def picture(svg: str, name: str) -> str:
+    """A chart of `plots` as an image for any page: it brings its style and its ground."""
+    style = f"<style>{_style()} :root {{ background: var(--ground); }}</style>"
+    whole = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1)
+    source = f"data:image/svg+xml;base64,{base64.b64encode(whole.encode()).decode()}"
+    return f'<img alt="{escape(name)}" src="{source}" style="width:18em;max-width:100%;display:inline-block">'
+
+
+def _style() -> str:
+    return resources.files("keras_dlrm.training").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def hint(html: str) -> str:

@@ -127,11 +127,12 @@ def test_bad_value_names_file_row_and_column(tmp_path, column, value, message, m
 
 def test_bad_arguments_are_clear_errors(tmp_path):
     path = save(make_frame(4), tmp_path / "log.csv")
-    output = tmp_path / "out"
+    output, empty = tmp_path / "out", tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(FileNotFoundError, match="no such file"):
         tables.preprocess(SCHEMA, tmp_path / "absent.csv", output=output)
-    with pytest.raises(FileNotFoundError, match="is a folder; give its files"):
-        tables.preprocess(SCHEMA, tmp_path, output=output)
+    with pytest.raises(FileNotFoundError, match="is a folder without tables"):
+        tables.preprocess(SCHEMA, empty, output=output)
     with pytest.raises(FileNotFoundError, match="pattern"):
         tables.preprocess(SCHEMA, str(tmp_path / "*.parquet"), output=output)
     with pytest.raises(ValueError, match="empty list"):

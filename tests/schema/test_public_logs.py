@@ -165,7 +165,8 @@ def test_a_log_as_published(tmp_path, form, log, label, dense, left_out, time):
 
 def test_the_sentences_about_the_rows():
     def warnings(log, label):
-        return " ".join(kd.Schema.infer(log, label=label).inferred.warnings)
+        inferred = kd.Schema.infer(log, label=label).inferred
+        return " ".join([*inferred.warnings, inferred.cut or ""])
 
     assert "Rows are in the order of 'hour': cut them with --fractions 0.8 0.1 0.1, as they are." in warnings(
         AVAZU, "click"

@@ -13,7 +13,8 @@ from keras_dlrm.data.preprocessor.raw_columns import is_table
 from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
 from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.data.tables.text import TextFile
-from keras_dlrm.files.paths import folder_values, matches, regular
+from keras_dlrm.files.paths import folder_values, regular
+from keras_dlrm.files.table_paths import table_paths
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # Also frames: of pandas, Polars or Arrow, and mappings of named columns.
@@ -59,16 +60,13 @@ def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
 
 
 def input_files(inputs: Paths) -> list[Path]:
-    """The files that a path, a pattern or a list of these stands for; an error where one of them is none."""
+    """The files that a path, a pattern, a folder or a list of these stands for; an error where one of them is none."""
     paths: list[Path] = []
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
-        matching = matches(entry)
+        matching = table_paths(entry)
         if not matching:
             raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
-        for path in matching:
-            if path.is_dir():
-                raise FileNotFoundError(f"{path} is a folder; give its files, as the pattern '{path}/*.parquet'.")
-            paths.append(regular(path, f"give a file ({ENDINGS}), a list, or a glob pattern"))
+        paths += [regular(path, f"give a file ({ENDINGS}), a folder, a list, or a glob pattern") for path in matching]
     if not paths:
         raise ValueError("tables: an empty list of input files; give at least one.")
     return paths

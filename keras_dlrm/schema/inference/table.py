@@ -34,7 +34,10 @@ class Inferred:
         left_out: Columns that are none, with the reason.
         warnings: Sentences about the table as a whole.
         time: Column by whose values rows can be put in order.
+        cut: Sentence on how to cut the rows into parts, where their order says so.
         soft_labels: Whether labels are between 0 and 1.
+        rows: Number of rows of the table, where it is known.
+        click_rate: Mean label of the rows that were looked at.
     """
 
     dense: list[Dense] = dataclasses.field(default_factory=list)
@@ -43,7 +46,10 @@ class Inferred:
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
     time: str | None = None
+    cut: str | None = None
     soft_labels: bool = False
+    rows: int | None = None
+    click_rate: float = 0.0
 
 
 def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferred:
@@ -60,7 +66,8 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
     labels = label_numbers(frame[label], label, source)
     if len(frame) < 2:
         raise ValueError(f"infer: {source} has one row, which says nothing about its columns; give some hundred.")
-    inferred = Inferred(soft_labels=bool(((labels > 0) & (labels < 1)).any()))
+    soft = bool(((labels > 0) & (labels < 1)).any())
+    inferred = Inferred(soft_labels=soft, rows=table.total, click_rate=float(labels.mean()))
     whole = table.total is not None and len(frame) == table.total
     if not whole:
         inferred.warnings.append(f"Inferred from {len(frame):,} of {f'{table.total:,}' if table.total else 'more'} rows.")
@@ -181,10 +188,10 @@ class _Order:
         if sortable:
             inferred.time, times = sortable[0]
             if times.ascending:
-                inferred.warnings.append(f"Rows are in the order of {inferred.time!r}: {cut}, as they are.")
+                inferred.cut = f"Rows are in the order of {inferred.time!r}: {cut}, as they are."
             else:
-                inferred.warnings.append(f"Rows have a time: {cut} --split-by {shlex.quote(inferred.time)}.")
+                inferred.cut = f"Rows have a time: {cut} --split-by {shlex.quote(inferred.time)}."
         elif self._sorted is not None:
-            inferred.warnings.append(f"Rows are sorted by {self._sorted!r}: {cut} --split-by random.")
+            inferred.cut = f"Rows are sorted by {self._sorted!r}: {cut} --split-by random."
         elif len(labels) >= ENOUGH and int((labels != labels.shift()).sum()) < 3:
-            inferred.warnings.append(f"Rows are sorted by the label: {cut} --split-by random.")
+            inferred.cut = f"Rows are sorted by the label: {cut} --split-by random."
