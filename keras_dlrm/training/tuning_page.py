@@ -53,8 +53,11 @@ def tuning_page(title: str, trials: Sequence[Row], best: int, values: Sequence[R
 
 def _short(row: Row) -> dict[str, Any]:
     """Numbers as texts with the digits that tell values apart; those of scores stay numbers."""
-    exact = {"score", "auc", "logloss", "ne", "bar", "importance"}
-    return {key: f"{value:.3g}" if isinstance(value, float) and key not in exact else value for key, value in row.items()}
+    exact, digits = {"score", "auc", "logloss", "ne", "bar", "importance"}, {"seconds": ",.0f"}
+    return {
+        key: format(value, digits.get(key, ".3g")) if isinstance(value, float) and key not in exact else value
+        for key, value in row.items()
+    }
 
 
 def _shown(values: Sequence[Row]) -> list[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from keras_dlrm.training.experiment import Experiment
 
-# The first width of a bottom MLP that tuning leaves alone is its last, that of the tables; of a top MLP it is the logit's.
+# Widths at the end of an MLP that follow from others: that of the tables, and the logit's.
 _MLPS = {"bottom_mlp": 1, "top_mlp": 1, "deep_mlp": 0}
 
 

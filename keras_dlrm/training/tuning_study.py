@@ -58,7 +58,7 @@ class SharedStudy:
                 )
             finally:
                 optuna.logging.set_verbosity(verbosity)
-            self.fail_lost()
+            self._fail_lost()
             if all(is_lost(trial) for trial in self.trials() if trial.user_attrs.get("own")):
                 self.study.enqueue_trial(dict(own), user_attrs={"own": True})
 
@@ -83,7 +83,7 @@ class SharedStudy:
             ValueError: nothing but failures so far; it has the error of the last one.
         """
         with self._turn():
-            self.fail_lost()
+            self._fail_lost()
             begun = self.trials()
             counted = [trial for trial in begun if not is_lost(trial) and trial.state.name != "WAITING"]
             failed = [trial for trial in counted if trial.state == self._failed]
@@ -101,8 +101,12 @@ class SharedStudy:
             trial.set_user_attr("process", self._process)
             return trial, left
 
-    def fail_lost(self) -> None:
+    def settle(self) -> None:
         """Count trials whose process has ended as failed."""
+        with self._turn():
+            self._fail_lost()
+
+    def _fail_lost(self) -> None:
         for trial in self.trials():
             if trial.state == self._running and not self._is_working(trial.user_attrs.get("process")):
                 self.study.tell(trial.number, state=self._failed)

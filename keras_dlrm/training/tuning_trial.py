@@ -70,12 +70,12 @@ def _trained(
 
 
 class _Epochs(keras.callbacks.Callback):
-    """Tells a trial the best score after each epoch, and ends the trial where the study says so."""
+    """Tells a trial the best score after each epoch, and ends the trial where the study says so; not that of the experiment."""
 
     def __init__(self, trial: Any, best: BestModel, show: Callable[[str], None]) -> None:
         super().__init__()
         self.trial, self.best, self.show = trial, best, show
-        self.pruned = False
+        self.may_end, self.pruned = not trial.user_attrs.get("own"), False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.show(f"trial {self.trial.number}, epoch {epoch + 1}")
@@ -83,5 +83,5 @@ class _Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.trial.set_user_attr("seconds", (datetime.now() - self.trial.datetime_start).total_seconds())
         self.trial.report(self.best.best, epoch)
-        if not self.model.stop_training and self.trial.should_prune():
+        if self.may_end and not self.model.stop_training and self.trial.should_prune():
             self.pruned = self.model.stop_training = True

@@ -123,7 +123,7 @@ def test_an_interrupted_trial_does_not_count_and_the_best_so_far_is_written(log,
 
 
 @pytest.mark.neutral
-def test_what_cannot_be_tuned_is_refused(log, tmp_path, untrained):
+def test_what_cannot_be_tuned_is_refused(log, tmp_path, untrained, monkeypatch):
     kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=1)
     with pytest.raises(ValueError, match="is a study of something else: experiment.batch_size is 50 there, 64 now"):
         kd.tune(log, experiment=TINY.override(["batch_size=64"]), output=tmp_path / "t", trials=1)
@@ -138,6 +138,9 @@ def test_what_cannot_be_tuned_is_refused(log, tmp_path, untrained):
     alone = PlantedClickLog(SCHEMA, seed=0).write(tmp_path / "alone", {"train": 30})
     with pytest.raises(ValueError, match="tuning needs rows to train on and a validation part"):
         kd.tune(alone, trials=1)
+    monkeypatch.setattr(tuning, "sys", SimpleNamespace(executable="false"))
+    with pytest.raises(RuntimeError, match=r"all 2 processes failed, with exit codes \[1, 1\]"):
+        kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=9, jobs=2)
     (tmp_path / "t" / "study.db").write_bytes(b"not a database" * 100)
     with pytest.raises(OSError, match=r"study.db cannot be used \(.*not a database"):
         kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=1)
@@ -170,7 +173,7 @@ def test_time_in_which_some_trial_ran_is_used():
 def test_trials_are_pruned_and_the_best_trains_to_its_score(log, tmp_path, monkeypatch):
     import optuna
 
-    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: self.number == 1)
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda self: self.number <= 1)
     found = kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=3)
     assert states(found) == ["complete", "pruned", "complete"]
     assert found.trials["epochs"].to_list() == [3, 1, 3]
