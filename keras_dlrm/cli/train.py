@@ -108,6 +108,8 @@ def show(result: dict[str, Any], output: Path) -> None:
     click.echo()
     if rows:
         print_table(rows, title, file=sys.stdout)
+    if "verdict" in result:
+        click.echo(f"\n{click.wrap_text(result['verdict'], 80)}")
     if "distance" in result:
         gap = result["distance"]["auc"]
         best = f"The best possible AUC on these test rows is {result['best']['auc']:.4f}"

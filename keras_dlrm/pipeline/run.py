@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -130,11 +131,12 @@ class Run:
         text = io.StringIO()
         if rows:
             print_table(rows, title, text, width=80)
+            text.write(f"\n{textwrap.fill(self.result.get('verdict', ''), 80)}\n")
         return f"{text.getvalue() or title}\nrun: {_shown(self.directory)}"
 
     def _repr_html_(self) -> str:
         title, rows = summary(self.result)
-        parts = [f"<p>{escape(title)}</p>", _table(rows)]
+        parts = [f"<p>{escape(title)}</p>", _table(rows), f"<p>{escape(self.result.get('verdict', ''))}</p>"]
         if (self.directory / run_files.FIGURES).is_file():
             figures = read_json(self.directory / run_files.FIGURES)
             charts = {**learning_curves(self.result["history"]), "reliability": reliability_chart(figures["reliability"])}

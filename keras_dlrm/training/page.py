@@ -28,7 +28,7 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
 
     Args:
         result: As `result.json` holds it: `history`, scores of the parts, and perhaps `baselines`, a list of rows
-            `{"model": name, "auc": …, "logloss": …, …}`, and what else `train` returns.
+            `{"model": name, "auc": …, "logloss": …, …}`, a `verdict` on them, and what else `train` returns.
         figures: As `analyze` returns them.
         title: Heading of the page.
 
@@ -40,7 +40,8 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
         "<h2>Result</h2>", _result(result, figures),
         "<h2>Charts</h2>", _charts(result, figures), _lift(figures["lift"]),
         _importance(figures["importance"]), _slices(figures["slices"]),
-        hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file."),
+        # Of a run; other pages have no such files.
+        hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file.") * ("history" in result),
     ]  # fmt: skip
     return document(title, sections)
 
@@ -99,6 +100,8 @@ def _result(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     if "best" in result:
         rows.append({"name": f"best possible ({part})", **result["best"]})
     text = table(rows, _RESULT)
+    if "verdict" in result:
+        text += f"<p>{escape(result['verdict'])}</p>"
     if "grouped_auc" in figures:
         grouped = figures["grouped_auc"]
         value = "not defined: no group has both a click and a non-click" if grouped["auc"] is None else f"{grouped['auc']:.4f}"

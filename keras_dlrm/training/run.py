@@ -25,6 +25,7 @@ from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
 from keras_dlrm.training.analysis import affordable_rows, analyze
 from keras_dlrm.training.averaging import Averaging
+from keras_dlrm.training.baselines import beside
 from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
@@ -58,8 +59,8 @@ def train(
 
     Returns:
         The content of `result.json`: `test` and `valid` scores, `history` by epoch, `parameters`, `seconds`,
-        `samples_per_s`, `ended_by` (`"patience"`, `"epochs"` or `"time budget"`), and for a planted log `best` and `distance` to
-        it.
+        `samples_per_s`, `ended_by` (`"patience"`, `"epochs"` or `"time budget"`), what `beside` says of the baselines, and for
+        a planted log `best` and `distance` to it.
 
     Raises:
         FileExistsError: `output` has content that may not be deleted.
@@ -269,6 +270,7 @@ def _finish(
         own = data.directory == (output / run_files.LOG).resolve()  # all of these are called alike
         title = f"{experiment.model['type']} on {output.name if own else data.directory.name}"
         part_name, labels, probabilities, weights = plotted
+        result |= beside(experiment, data, part_name, probabilities, result)
         learning_curves_png(best.history, labels, probabilities, output / run_files.REPORT, title, weights)
         shuffled = affordable_rows(data.schema, trained)
         figures = analyze(model, data, part_name, probabilities, best.batch_size, slice_by, group_by, experiment.seed, shuffled)

@@ -1,4 +1,4 @@
-"""Summary of a run's result for people: a title, a row for each part, and how far the best possible model is."""
+"""Summary of a run's result for people: a title, a row for each part and baseline, and how far the best possible model is."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +14,9 @@ def summary(result: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     for part in ("valid", "test"):
         if part in result:
             rows.append({"part": part, "rows": result.get("rows", {}).get(part), **result[part]})
+    for baseline in result.get("baselines", ()):
+        scores = {name: value for name, value in baseline.items() if name != "model"}
+        rows.append({**scores, "part": baseline["model"]})
     if "best" in result:
         rows.append({"part": "best possible", "rows": result.get("rows", {}).get("test"), **result["best"]})
         rows.append({"part": "distance", **result["distance"]})

@@ -89,21 +89,27 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     sliced = ["--slice-by", "a", "--slice-by", "x", "--group-by", "a"]
     code, text = run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small, *sliced, "--tensorboard", "--json")
     assert code == 0
-    assert "best possible AUC" in text
+    assert "best possible AUC" in text and " the logistic regression" in text
     trained = last_json(text)
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
     assert not [path for path in (tmp_path / "run").iterdir() if path.stem == "resume"]
 
     assert (tmp_path / "run" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert [row["model"] for row in trained["baselines"]] == ["click rate", "logistic regression"]
+    assert trained["verdict"] in text.replace("\n", " ")
     figures = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [(table["column"], table["by"]) for table in figures["slices"]] == [("a", "value"), ("a", "frequency"), ("x", "value")]
     assert {row["column"] for row in figures["importance"]["columns"]} == {"x", "z", "a", "b"}
     assert {"report.html", "report.json"} <= {file.name for file in verify(tmp_path / "run").files}
 
-    code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, *sliced, "--json")
+    report = ["--report", tmp_path / "own.html"]
+    code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, *sliced, *report, "--json")
     assert code == 0
     scored = last_json(text)
+    assert "Importance of columns" in (tmp_path / "own.html").read_text()
+    with pytest.raises(FileExistsError, match=r"own\.html exists; give another name"):
+        run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, *report)
     assert scored["grouped_auc"] == pytest.approx(figures["grouped_auc"], abs=1e-6)
     for one, other in zip(scored["slices"], figures["slices"], strict=True):
         assert [row["slice"] for row in one["rows"]] == [row["slice"] for row in other["rows"]]
@@ -124,8 +130,9 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     code, text = run(*args, "--json")
     assert code == 0
     found = last_json(text)
-    assert [row["model"] for row in found["models"]] == ["DCN", "DCNv2"]
-    assert all(row["seeds"] == 2 and row["± auc"] >= 0 for row in found["models"])
+    assert [row["model"] for row in found["models"]] == ["DCN", "DCNv2", "click rate", "logistic regression"]
+    assert all(row["seeds"] == 2 and row["± auc"] >= 0 for row in found["models"][:2])
+    assert text.count("the logistic regression") >= 2 and found["differences"][-1]["difference"] == "DCNv2 - logistic regression"
     gap = found["models"][0]["auc"] - found["models"][1]["auc"]
     assert found["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
     assert found["differences"][0]["low"] <= gap <= found["differences"][0]["high"]
