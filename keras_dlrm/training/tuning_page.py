@@ -44,7 +44,7 @@ def tuning_page(title: str, trials: Sequence[Row], best: int, values: Sequence[R
     return document(title, [
         f"<header><h1>{escape(title)}</h1>{hint(facts)}</header>", hint(about),
         "<h2>Values</h2>", table(_shown(values), _VALUE),
-        "<h2>Charts</h2>", hint("Blue: complete trials. Gray: pruned ones, by the score that they had. Those far below are at the bottom."),
+        "<h2>Charts</h2>", hint("Blue: complete trials. Gray: pruned ones, by the score that they had. Far below: at the bottom."),
         f'<div class="charts">{"".join(drawn)}</div>',
         "<h2>Trials</h2>", table([{**_short(trial), "main": trial["trial"] == best} for trial in ranked], keys),
         *(["<h2>Failures</h2>", table(errors, {"trial": "trial", "error": "error"})] if errors else []),

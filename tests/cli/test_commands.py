@@ -159,7 +159,7 @@ def test_what_tune_writes_is_trained_and_models_are_tuned_before_they_are_compar
 
     models = ["--model", "DCN", "--model", "DCNv2", *small, "--tuned", ".001s", "--seeds", "1", "--samples", "20"]
     code, text = run("compare", "--data", planted, *models, "--output", tmp_path / "c", "--json")
-    assert code == 0 and [row["model"] for row in last_json(text)["models"]] == ["DCN", "DCNv2"]
+    assert code == 0 and [row["model"] for row in last_json(text)["models"]][:2] == ["DCN", "DCNv2"]
     for model in ("DCN", "DCNv2"):
         assert Experiment.load(tmp_path / "c" / f"{model}-tuned" / "best.yaml").model["type"] == model
 
