@@ -67,11 +67,6 @@ def command(
             named[model] = EXPERIMENT if model == EXPERIMENT.model["type"] else shared.of_type(EXPERIMENT, model)
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
-    part = log.split("test")
-    labels = np.asarray(part.labels)
-    if part.sample_weights(slice(0, 1)) is not None or not np.isin(labels, (0, 1)).all():
-        fix = "which its resampling of rows cannot count; train and evaluate the models one by one."
-        raise ValueError(f"compare: {log.directory} has row weights or labels between 0 and 1, {fix}")
     shared.check_slices(log, slice_by, group_by)
     reported = {"slice_by": slice_by or None, "group_by": group_by}
     output = output or shared.stamped("compare")
@@ -126,14 +121,14 @@ def _compare(
         table.append(row)
         trained[name] = experiment, results[0]
 
-    labels = np.asarray(log.split("test").labels)
+    labels, weights = np.asarray(log.split("test").labels), log.split("test").sample_weights()
     for name, probabilities in baseline_predictions(log, "test").items():
-        found = scores(labels, probabilities)
+        found = scores(labels, probabilities, weights)
         table.append({"model": name, **{score: found[score] for score in ("auc", "logloss", "ne")}})
         runs[name] = [probabilities]
     first, *others = named
     differences = {
-        (a, b): paired_bootstrap_runs(labels, runs[a], runs[b], samples)
+        (a, b): paired_bootstrap_runs(labels, runs[a], runs[b], samples, weights=weights)
         for a, b in [*((first, other) for other in others), *((name, LOGISTIC) for name in named)]
     }
     verdicts = [
@@ -146,7 +141,7 @@ def _compare(
     over = "rows and seeds" if seeds > 1 else "rows"
     print_table(verdicts, f"Paired bootstrap over {over}, 95% interval", file=sys.stdout)
     for name, (experiment, run) in trained.items():
-        said = verdict(name, LOGISTIC, differences[name, LOGISTIC], experiment, run)
+        said = verdict(name, LOGISTIC, differences[name, LOGISTIC], experiment, log, run)
         click.echo(f"\n{click.wrap_text(said, 80)}")
     result = {"models": table, "differences": verdicts}
     write(path, json.dumps(result, indent=2))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.metrics.bootstrap import Difference
-from keras_dlrm.metrics.scores import EPSILON
+from keras_dlrm.metrics.scores import mass_losses
 from keras_dlrm.metrics.validation import masses
 from keras_dlrm.support.auc import tie_starts
 
@@ -67,8 +67,7 @@ def _auc(clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> tuple[fl
 
 def _log_loss(clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean log loss, and how much each row moves it."""
-    clipped, rows = np.clip(values, EPSILON, 1 - EPSILON), clicks + others
-    losses = -(clicks * np.log(clipped) + others * np.log1p(-clipped))
+    rows, losses = clicks + others, mass_losses(clicks, others, values)
     mean = float(losses.sum() / rows.sum())
     return mean, (losses - mean * rows) / rows.sum()
 

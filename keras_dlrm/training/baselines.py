@@ -9,6 +9,7 @@ import numpy as np
 from keras_dlrm.metrics import Difference, paired_difference, scores
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.linear import LinearModel
+from keras_dlrm.training.recipe import recipe
 
 RATE, LOGISTIC = "click rate", "logistic regression"
 # A log is fitted once, however many models are trained on it.
@@ -54,7 +55,7 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
     rows = [{"model": key, "part": name, **scores(labels, values, weights)} for key, values in others.items()]
     other = list(others)[-1]
     against = paired_difference(labels, probabilities, others[other], weights)
-    text = verdict(kind, other, against, experiment, result)
+    text = verdict(kind, other, against, experiment, log, result)
     read = logistic_regression(log).rows
     if other == LOGISTIC and read < len(log.split("train")):
         text += f" The {LOGISTIC} was trained on {read:,} rows."
@@ -63,7 +64,7 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
 
 
 def verdict(
-    model: str, other: str, against: Mapping[str, Difference], experiment: Experiment, result: Mapping[str, Any]
+    model: str, other: str, against: Mapping[str, Difference], experiment: Experiment, log: Any, result: Mapping[str, Any]
 ) -> str:
     """Whether a model is better than a baseline, and if it is worse what to try.
 
@@ -72,12 +73,13 @@ def verdict(
         other: Name of the baseline.
         against: Differences of the model and the baseline, as of `paired_difference`.
         experiment: What the model was trained by.
+        log: What it was trained on, a `ClickLog`.
         result: Of the run: `history`, `epochs`, `best_epoch`.
 
     Example:
 
     >>> against = {"auc": Difference(0.01, 0.004, 0.016, 0.002), "logloss": Difference(-0.01, -0.02, -0.001, 0.03)}
-    >>> verdict("DLRM", LOGISTIC, against, Experiment(), {})
+    >>> verdict("DLRM", LOGISTIC, against, Experiment(), None, {})
     'DLRM beats the logistic regression by more than noise: AUC +0.0100 ± 0.0060, log loss -0.0100 ± 0.0095.'
     """
     auc, loss = against["auc"], against["logloss"]
@@ -91,21 +93,26 @@ def verdict(
         said = f"beats the {other} by more than noise" if better else f"and the {other} do not differ by more than noise"
     figures = (f"{name} {d.difference:+.4f} ± {(d.high - d.low) / 2:.4f}" for name, d in (("AUC", auc), ("log loss", loss)))
     text = f"{model} {said}: {', '.join(figures)}."
-    return f"{text} What to try: {'; '.join(advice(experiment, result))}." if worse else text
+    return f"{text} What to try: {'; '.join(advice(experiment, log, result))}." if worse else text
 
 
-def advice(experiment: Experiment, result: Mapping[str, Any]) -> list[str]:
+def advice(experiment: Experiment, log: Any, result: Mapping[str, Any]) -> list[str]:
     """What to try with a model that loses to its baseline, the most promising first, three things at most.
 
     Args:
         experiment: What the model was trained by.
+        log: What it was trained on, a `ClickLog`.
         result: Of the run: `history`, `epochs`, `best_epoch`.
     """
     history, epochs, best = result["history"], result["epochs"], result["best_epoch"]
     overfit = _overfit(history, best)
     tips = []
+    usual = recipe(log, experiment.model["type"])
+    changed = [key for key in usual.reasons if key not in experiment.reasons and key != "epochs"]
     if not experiment.reasons:
         tips.append("no --config and no options: all values follow from the log then")
+    elif changed:
+        tips.append(f"the usual {', '.join(changed[:3])}, which follows from the log")
     if best == epochs and result.get("ended_by") == "time budget":
         tips.append("more time: the last epoch was the best")
     if best == epochs == experiment.epochs and not overfit:

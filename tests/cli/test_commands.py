@@ -18,8 +18,11 @@ from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
 from keras_dlrm.cli.quantities import DURATION
 from keras_dlrm.data.packed.packed import open as load
+from keras_dlrm.data.packed.writer import PackedWriter
+from keras_dlrm.metrics import scores
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.run_files import read_predictions
 
 TINY = ["--batch-size", "128", "--epochs", "1", "--set", "model.embedding_dim=4", "--set", "patience=0"]
 
@@ -138,6 +141,25 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     assert found["differences"][0]["low"] <= gap <= found["differences"][0]["high"]
     # Finished runs are not repeated.
     assert last_json(run(*args, "--json")[1]) == found
+
+
+@pytest.mark.slow
+@pytest.mark.neutral
+def test_compare_counts_rows_by_their_weights(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    schema = Schema(categorical=[Categorical("c", 9)], sample_weight="w", soft_labels=True)
+    with PackedWriter(tmp_path / "log", schema) as writer:
+        for part in ("train", "test"):
+            weights = rng.integers(0, 3, 300).astype(np.float32)
+            writer.append(part, {"sparse": rng.integers(0, 9, (300, 1))}, rng.random(300).astype(np.float32), weights)
+    models = ["--model", "LogisticRegression", "--model", "DCN", "--epochs", "1", "--seeds", "1", "--samples", "40"]
+    code, text = run("compare", "--data", tmp_path / "log", *models, "--output", tmp_path / "c", "--json")
+    found = last_json(text)
+    labels, weights = (load(tmp_path / "log").split("test").labels, load(tmp_path / "log").split("test").sample_weights())
+    expected = scores(labels, read_predictions(tmp_path / "c" / "DCN-seed0"), weights)
+    assert code == 0 and found["models"][1]["logloss"] == pytest.approx(expected["logloss"], abs=1e-6)
+    gap = found["models"][0]["auc"] - found["models"][1]["auc"]
+    assert found["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ def test_differences_are_those_of_the_scores_and_intervals_those_of_the_bootstra
     found, resampled = metrics.paired_difference(labels, a, b), metrics.paired_bootstrap(labels, a, b, 1500)
     for score in ("auc", "logloss"):
         one, other = found[score], resampled[score]
-        assert one.difference == pytest.approx(other.difference, abs=1e-7)
+        assert one.difference == pytest.approx(other.difference, abs=1e-12)
         assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.1 * (one.high - one.low))
 
 
@@ -48,9 +48,12 @@ def test_weights_count_rows_and_labels_may_lie_between():
     soft = np.where(labels, 0.75, 0.25)
     found = metrics.paired_difference(soft, a, b, weights + 1)
     expected = [metrics.scores(soft, values, weights + 1) for values in (a, b)]
+    resampled = metrics.paired_bootstrap(soft, a, b, 1500, weights=weights + 1)
     for score in ("auc", "logloss"):
         assert found[score].difference == pytest.approx(expected[0][score] - expected[1][score], abs=1e-12)
-        assert found[score].low < found[score].difference < found[score].high
+        assert found[score].difference == pytest.approx(resampled[score].difference, abs=1e-12)
+        ends = found[score].low, found[score].high
+        assert ends == pytest.approx((resampled[score].low, resampled[score].high), abs=0.1 * (ends[1] - ends[0]))
 
 
 def test_equal_models_do_not_differ_and_better_ones_do():

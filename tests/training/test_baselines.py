@@ -1,7 +1,5 @@
 """The baselines of a result: a logistic regression that is one, the verdict in words, and what to try."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from keras_dlrm.training import linear
 from keras_dlrm.training.baselines import LOGISTIC, RATE, advice, baseline_predictions, beside, verdict
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.linear import LinearModel
+from keras_dlrm.training.recipe import recipe
 
 pytestmark = pytest.mark.neutral
 
@@ -125,22 +124,30 @@ def test_a_logistic_regression_is_compared_with_the_click_rate(log):
     (0.01, 0.01, "DLRM ranks better than the logistic regression, and its probabilities are worse: "),
     (-0.01, -0.01, "DLRM ranks worse than the logistic regression, and its probabilities are better: "),
 ])  # fmt: skip
-def test_the_verdict_tells_whether_it_is_noise_and_a_loser_what_to_try(auc, loss, said):
+def test_the_verdict_tells_whether_it_is_noise_and_a_loser_what_to_try(log, auc, loss, said):
     against = {name: Difference(d, d - 0.002, d + 0.002, 0.5) for name, d in (("auc", auc), ("logloss", loss))}
-    text = verdict("DLRM", LOGISTIC, against, Experiment(), RUN)
+    text = verdict("DLRM", LOGISTIC, against, Experiment(), log, RUN)
     assert text.startswith(said)
     assert ("What to try: " in text) == (auc < -0.002 or loss > 0.002)
 
 
-def test_advice_follows_from_how_the_run_went():
-    plain = Experiment(model={"type": "DLRM", "dropout": 0.0}, optimizer={"name": "adam", "learning_rate": 0.01}, epochs=3)
-    chosen = dataclasses.replace(plain, averaging=0.999, monitor="both", reasons={"epochs": "…"})
+def test_advice_follows_from_how_the_run_went(log):
+    usual = recipe(log)
+    short = usual.override(["epochs=3"])
     longer = {"history": {"logloss": [0.5, 0.4, 0.3], "val_logloss": [0.5, 0.4, 0.3]}, "epochs": 3, "best_epoch": 3}
-    assert "no --config" in advice(plain, longer)[0] and "--epochs 10" in advice(plain, longer)[1]
-    assert advice(chosen, longer) == ["--epochs 10: the last epoch was the best"]
+    assert advice(short, log, longer) == ["--epochs 10: the last epoch was the best"]
+    assert advice(usual, log, {**longer, "ended_by": "time budget"}) == ["more time: the last epoch was the best"]
     overfit = {"history": {"logloss": [0.5, 0.3], "val_logloss": [0.5, 0.6]}, "epochs": 2, "best_epoch": 1}
-    assert advice(chosen, overfit) == ["--learning-rate 0.002: the first epoch was the best", "--set model.dropout=0.5"]
-    rows = dataclasses.replace(chosen, embedding_optimizer="adagrad")
-    assert any("embedding_optimizer.l2" in tip for tip in advice(rows, overfit))
-    settled = {**overfit, "best_epoch": 2, "epochs": 4, "history": {}}
-    assert advice(chosen, settled) == ["keras-dlrm tune", "other columns: these may hardly interact"]
+    assert advice(usual, log, overfit) == ["--learning-rate 0.0002: the first epoch was the best"]
+    bare = usual.override(["model.dropout=0", "embedding_optimizer={name: adagrad, learning_rate: 0.01}"])
+    tips = advice(bare, log, {**overfit, "best_epoch": 2, "history": {"logloss": [0.3, 0.2], "val_logloss": [0.5, 0.5]}})
+    assert tips[0] == "the usual model.dropout, embedding_optimizer, which follows from the log"
+    assert tips[1].startswith("--set embedding_optimizer.l2=0.001: ") and tips[2] == "--set model.dropout=0.5"
+    own = Experiment.from_dict({**usual.to_dict(), "averaging": 0.0, "monitor": "auc"})  # as of a file
+    settled = {"history": {}, "epochs": 4, "best_epoch": 2}
+    assert [tip.split(":")[0].split(",")[0] for tip in advice(own, log, settled)] == [
+        "no --config and no options", "--set averaging=0.999", "--set monitor=both",
+    ]  # fmt: skip
+    assert advice(usual, log, settled) == ["--set model.embedding_dim=4, a smaller model"]
+    plain = recipe(log, "LogisticRegression")
+    assert advice(plain, log, settled) == ["keras-dlrm tune", "other columns: these may hardly interact"]
