@@ -54,7 +54,7 @@ class Tuning:
         best: The experiment with the best score, with reasons for the values that tuning changed; it is `best.yaml`, too.
         best_trial: Its number in `trials`.
         trials: A row for each trial: `trial`, `state` (`"complete"`, `"pruned"`, `"failed"`, `"lost"` with its process, or
-            `"running"`), `score`, `auc`, `logloss`, `epochs`, `seconds`, `error`, and its values by key.
+            `"running"`), `score`, `auc`, `logloss`, `ne`, `epochs`, `seconds`, `error`, and its values by key.
         values: A row for each value that was searched: its key as `value`, what it was `before`, what it is in the `best`, what
             was `searched`, and its `importance`, the share in what separates the best trials from the others; `None` for
             fewer than ten complete ones.
@@ -76,7 +76,8 @@ class Tuning:
         ranked = sorted(scored, key=lambda row: -row["score"])[:_MOST]
         title = "trials, by score on the validation part"
         print_table([{key: row[key] for key in _SHOWN} for row in ranked], title, text, width=80)
-        values = [{key: _text(row[key]) for key in ("value", "before", "best", "importance")} for row in self.values]
+        keys = ("value", "before", "best", *(["importance"] if self.values[0]["importance"] is not None else []))
+        values = [{key: _text(row[key]) for key in keys} for row in self.values]
         print_table(values, f"\nvalues of trial {self.best_trial}", text, width=80)
         return f"{text.getvalue()}\nbest.yaml and report.html: {self.output}"
 
@@ -264,9 +265,9 @@ def _finish(study: SharedStudy, log: Any, experiment: Experiment, space: Space) 
     return tuning
 
 
-def _text(value: Any) -> str | None:
+def _text(value: Any) -> str:
     """A value with three digits, for a column of values of all kinds."""
-    return None if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _table(trials: Sequence[Any]) -> pl.DataFrame:
