@@ -103,7 +103,7 @@ def _compare(
         if tuned is not None:
             console.print(f"[bold]{name}[/bold], tuning")
             folder, fixed = output / f"{name}-tuned", shared.keys_of(**options)
-            experiment = tune(log, output=folder, time_budget=tuned, experiment=experiment, fixed=fixed, console=console).best
+            experiment = tune(log, experiment=experiment, fixed=fixed, time_budget=tuned, output=folder).best
         results = []
         for seed in range(seeds):
             console.print(f"[bold]{name}[/bold], seed {seed}")

@@ -20,10 +20,11 @@ from keras_dlrm.data import open as open_log
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.files import Inputs
 from keras_dlrm.files.checksums import read_json
+from keras_dlrm.files.paths import as_typed
 from keras_dlrm.support.terminal import cell_text, print_table
 from keras_dlrm.training import run_files
 from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.page import picture
+from keras_dlrm.training.page import Report, picture
 from keras_dlrm.training.plots import learning_curves, reliability_chart
 from keras_dlrm.training.run import check_same_log, log_identity
 from keras_dlrm.training.summary import summary
@@ -132,7 +133,7 @@ class Run:
         if rows:
             print_table(rows, title, text, width=80)
             text.write(f"\n{textwrap.fill(self.result.get('verdict', ''), 80)}\n")
-        return f"{text.getvalue() or title}\nrun: {_shown(self.directory)}"
+        return f"{text.getvalue() or title}\nrun: {as_typed(self.directory)}"
 
     def _repr_html_(self) -> str:
         title, rows = summary(self.result)
@@ -141,32 +142,10 @@ class Run:
             figures = read_json(self.directory / run_files.FIGURES)
             charts = {**learning_curves(self.result["history"]), "reliability": reliability_chart(figures["reliability"])}
             parts += [picture(svg, name) for name, svg in charts.items()]
-            link = escape(_shown(self.report().path))
+            link = escape(as_typed(self.report().path))
             keys = "Gray: training part, blue: validation part."
             parts.append(f'<p>{keys} <a href="{link}">{link}</a> has more; <code>run.report()</code> shows it.</p>')
         return "".join(parts)
-
-
-class Report(os.PathLike[str]):
-    """Path of a page, which a notebook shows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __repr__(self) -> str:
-        return _shown(self.path)
-
-    def _repr_html_(self) -> str:
-        page = escape(self.path.read_text(encoding="utf-8"))
-        return f'<iframe srcdoc="{page}" style="width:100%;height:40em;border:0"></iframe>'
-
-
-def _shown(path: Path) -> str:
-    """A path as one would write it in the working folder."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -19,7 +19,7 @@ from keras_dlrm.pipeline.run import Run
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import shown
 from keras_dlrm.support.quiet import quiet_imports
-from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.experiment import Experiment, type_name
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.run import train as train_experiment
 from keras_dlrm.training.run_files import stamped
@@ -75,7 +75,7 @@ def train(
         raise ValueError("train: give either model=… or experiment=…, which names its model.")
     if isinstance(experiment, (str, os.PathLike)):
         experiment = Experiment.load(Path(experiment))
-    kind = f"{model.__module__}:{model.__qualname__}" if isinstance(model, type) else model or "DLRM"
+    kind = type_name(model or "DLRM")
     # A wrong argument is told before the data are read.
     changed = (experiment or Experiment({"type": kind})).override(_plain(settings or {}))
     place = stamped(changed.model["type"].rpartition(":")[2].lower()) if output is None else Path(output)

@@ -221,6 +221,11 @@ def _with_rate(spec: Any, optimizer: Any) -> Any:
     return {**({"name": spec} if isinstance(spec, str) else spec), "learning_rate": float(f"{float(optimizer.learning_rate):.7g}")}
 
 
+def type_name(model: str | type) -> str:
+    """The type of a model for an experiment: `DLRM` and the like as they are, `module:Class` of a class."""
+    return f"{model.__module__}:{model.__qualname__}" if isinstance(model, type) else model
+
+
 def model_class(kind: str) -> Any:
     """The class of a model by its type, `DLRM` or `module:Class`; `ValueError` where there is none."""
     from keras_dlrm import models

@@ -1,11 +1,14 @@
 """The report of a run as one HTML file: it loads nothing, and follows the light or dark scheme of the reader."""
 
 import base64
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from keras_dlrm.files.paths import as_typed
 from keras_dlrm.training import plots
 
 _SCORES = {"auc": "AUC", "logloss": "log loss", "ne": "NE", "calibration": "calibration", "ece": "ECE"}
@@ -190,3 +193,20 @@ def _cell(name: str, value: Any) -> str:
         # No minus before what rounds to 0.
         return f"<td>{value:#.3g}</td>" if name in _RATES and 0 < value < 0.01 else f"<td>{round(value, 4) + 0.0:,.4f}</td>"
     return f"<td>{value:,}</td>" if isinstance(value, int) else f"<td>{escape(str(value))}</td>"
+
+
+class Report(os.PathLike[str]):
+    """Path of a page, which a notebook shows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return as_typed(self.path)
+
+    def _repr_html_(self) -> str:
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" style="width:100%;height:40em;border:0"></iframe>'

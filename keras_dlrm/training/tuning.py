@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,10 @@ from keras_dlrm.sharding.processes import PARENT, end_with_launcher
 from keras_dlrm.support.arguments import integer, number, worker_count
 from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.support.installs import require
-from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.support.terminal import print_table
+from keras_dlrm.training import run_files
+from keras_dlrm.training.experiment import Experiment, type_name
+from keras_dlrm.training.page import Report
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.run import check_parts
 from keras_dlrm.training.tuning_page import tuning_page
@@ -38,18 +41,20 @@ if TYPE_CHECKING:
 
 SETTINGS, BEST, TRIALS, PAGE = "tune.json", "best.yaml", "trials.csv", "report.html"
 TEN_MINUTES = 600.0
+_SHOWN = ("trial", "state", "auc", "logloss", "ne", "epochs", "seconds")
+_MOST = 10  # trials in a table
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Tuning:
-    """Trials of an experiment's values, and the best of them.
+    """Trials of an experiment's values, and the best of them. A notebook shows the report, a terminal its tables.
 
     Attributes:
         output: Folder of the study.
         best: The experiment with the best score, with reasons for the values that tuning changed; it is `best.yaml`, too.
         best_trial: Its number in `trials`.
         trials: A row for each trial: `trial`, `state` (`"complete"`, `"pruned"`, `"failed"`, `"lost"` with its process, or
-            `"running"`), `score`, `auc`, `logloss`, `epochs`, `seconds`, `error`, and its values by key.
+            `"running"`), `score`, `auc`, `logloss`, `ne`, `epochs`, `seconds`, `error`, and its values by key.
         values: A row for each value that was searched: its key as `value`, what it was `before`, what it is in the `best`, what
             was `searched`, and its `importance`, the share in what separates the best trials from the others; `None` for
             fewer than ten complete ones.
@@ -61,15 +66,30 @@ class Tuning:
     trials: pl.DataFrame
     values: Sequence[Mapping[str, Any]]
 
-    def report(self) -> Path:
-        """The file `report.html` with the trials, their values and the charts."""
-        return self.output / PAGE
+    def report(self) -> Report:
+        """The path of `report.html`: trials, their values, charts. A notebook shows the page."""
+        return Report(self.output / PAGE)
+
+    def __repr__(self) -> str:
+        text = io.StringIO()
+        scored = [row for row in self.trials.to_dicts() if row["score"] is not None]
+        ranked = sorted(scored, key=lambda row: -row["score"])[:_MOST]
+        title = "trials, by score on the validation part"
+        print_table([{key: row[key] for key in _SHOWN} for row in ranked], title, text, width=80)
+        keys = ("value", "before", "best", *(["importance"] if self.values[0]["importance"] is not None else []))
+        values = [{key: _text(row[key]) for key in keys} for row in self.values]
+        print_table(values, f"\nvalues of trial {self.best_trial}", text, width=80)
+        return f"{text.getvalue()}\nbest.yaml and report.html: {self.output}"
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
 
 
 def tune(
-    data: Any, model: str = "DLRM", output: str | Path | None = None, time_budget: float | None = None,
-    trials: int | None = None, jobs: int = 1, experiment: Experiment | None = None, fixed: Collection[str] = (),
-    imports: Sequence[str] = (), console: Console | None = None,
+    data: Any, model: str | type | None = None, *, experiment: Experiment | str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None, fixed: Collection[str] = (), time_budget: float | None = None,
+    trials: int | None = None, jobs: int = 1, imports: Sequence[str] = (), output: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
 ) -> Tuning:  # fmt: skip
     """Try values around an experiment's, and keep those with the best score on the validation part.
 
@@ -81,16 +101,17 @@ def tune(
     they may run at the same time.
 
     Args:
-        data: A `ClickLog` of `kd.data.open`, or its directory.
-        model: Type of the model whose `recipe` is tuned, as of `Experiment.model`.
-        output: Folder of the study; `runs/tune-<model>-<time>` by default.
+        data: A `ClickLog` of `kd.data.open`, such as `log` of a `kd.Run`, or its directory.
+        model: As of `kd.train`; what follows from the log for it (`recipe`) is tuned.
+        experiment: An `Experiment` or its YAML file to tune, in place of that.
+        settings: Single values of the experiment, as of `kd.train`; they stay as they are.
+        fixed: Other keys that stay as they are, such as `"batch_size"` or `"model"`.
         time_budget: Seconds of tuning; ten minutes if neither this nor `trials` is given.
         trials: Most trials.
         jobs: Processes that try at the same time.
-        experiment: Experiment to tune in place of a recipe.
-        fixed: Keys of the experiment that stay as they are, such as `"batch_size"` or `"model.dropout"`.
         imports: Modules that the processes of `jobs` import, with classes of one's own.
-        console: Where progress is shown; nowhere by default.
+        output: Folder of the study; `runs/tune-<model>-<time>` by default.
+        verbose: Whether to tell on standard error of each trial.
 
     Returns:
         The `Tuning`. The folder has `best.yaml`, which `keras-dlrm train --config` takes, `trials.csv`, `report.html`, and the
@@ -106,12 +127,14 @@ def tune(
 
     ```python
     tuning = kd.tune("my-log", model="DCNv2", time_budget=1800, jobs=2)
-    print(tuning.trials, tuning.best.model)
-    tuning.best.save("dcn.yaml")
+    print(tuning)
+    run = kd.train("my-log", experiment=tuning.best)
     ```
     """
     require("tune", "optuna")
-    console = console or Console(quiet=True)
+    if model is not None and experiment is not None:
+        raise ValueError("tune: give either model=… or experiment=…, which names its model.")
+    console = Console(stderr=True, quiet=not verbose, force_jupyter=False)
     log = data_package.open(data) if isinstance(data, (str, os.PathLike)) else data
     if "valid" not in log.splits or not len(log.split("valid")) or not len(log.split("train")):
         raise ValueError(f"{log.directory}: tuning needs rows to train on and a validation part to score; cut the log again.")
@@ -119,12 +142,16 @@ def tune(
         raise ValueError("tune: time_budget=0 leaves no time; give more seconds, or None.")
     trials = None if trials is None else integer("tune", "trials", trials)
     time_budget = TEN_MINUTES if trials is None and time_budget is None else time_budget
-    experiment = recipe(log, model) if experiment is None else experiment
+    if experiment is None:
+        experiment = recipe(log, type_name(model or "DLRM"))
+    elif not isinstance(experiment, Experiment):
+        experiment = Experiment.load(Path(experiment))
+    experiment, fixed = experiment.override(settings or {}), {*fixed, *(settings or {})}
     space = search_space(experiment, log.schema, fixed)
     if not space:
         raise ValueError(f"tune: the experiment has no value to tune besides {shown(sorted(fixed))}; leave some of them out.")
     kind = experiment.model["type"].rpartition(":")[2].lower()
-    output = Path(output or Path("runs") / f"tune-{kind}-{time.strftime('%Y%m%d-%H%M%S')}")
+    output = run_files.stamped(f"tune-{kind}") if output is None else Path(output)
     _prepare(output, experiment, fixed, check_parts(log))
     with readable_errors(output):
         study = SharedStudy(output, space, values_of(experiment, space), experiment.seed)
@@ -236,6 +263,11 @@ def _finish(study: SharedStudy, log: Any, experiment: Experiment, space: Space) 
     title = f"Tuning of {experiment.model['type']} on {log.directory.name}"
     write(study.folder / PAGE, tuning_page(title, tuning.trials.to_dicts(), best.number, values, space))
     return tuning
+
+
+def _text(value: Any) -> str:
+    """A value with three digits, for a column of values of all kinds."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _table(trials: Sequence[Any]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from keras_dlrm.training.tuning_space import Choice, Range, Space
 
 _TRIAL = {"trial": "trial", "state": "state", "score": "score", "auc": "AUC", "logloss": "log loss", "ne": "NE",
           "epochs": "epochs", "seconds": "seconds"}  # fmt: skip
-_VALUE = {"value": "", "before": "before", "best": "best", "searched": "searched", "bar": "", "importance": "importance"}
+_VALUE = {"value": "", "before": "before", "best": "best", "bar": "", "importance": "importance"}
 
 
 def tuning_page(title: str, trials: Sequence[Row], best: int, values: Sequence[Row], space: Space) -> str:
@@ -44,7 +44,7 @@ def tuning_page(title: str, trials: Sequence[Row], best: int, values: Sequence[R
     return document(title, [
         f"<header><h1>{escape(title)}</h1>{hint(facts)}</header>", hint(about),
         "<h2>Values</h2>", table(_shown(values), _VALUE),
-        "<h2>Charts</h2>", hint("Blue: complete trials. Gray: pruned ones, by the score that they had."),
+        "<h2>Charts</h2>", hint("Blue: complete trials. Gray: pruned ones, by the score that they had. Far below: at the bottom."),
         f'<div class="charts">{"".join(drawn)}</div>',
         "<h2>Trials</h2>", table([{**_short(trial), "main": trial["trial"] == best} for trial in ranked], keys),
         *(["<h2>Failures</h2>", table(errors, {"trial": "trial", "error": "error"})] if errors else []),

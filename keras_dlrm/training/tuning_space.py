@@ -134,9 +134,9 @@ def with_values(experiment: Experiment, space: Space, values: Mapping[str, Any])
         hidden = json.loads(changed[key]) if key in changed else widths[: len(widths) - _MLPS[name]]
         last = [changed.get("model.embedding_dim", widths[-1])] if name == "bottom_mlp" else widths[-1:]
         if (new := [*hidden, *last[: _MLPS[name]]]) != widths:
-            changed[key] = json.dumps(new)
-    changed_experiment = experiment.override([f"{key}={value}" for key, value in changed.items()])
-    return dataclasses.replace(changed_experiment, reasons={**changed_experiment.reasons, **reasons})
+            changed[key] = new
+    tuned = experiment.override(changed)
+    return dataclasses.replace(tuned, reasons={**tuned.reasons, **reasons})
 
 
 def _same(value: Any, own: Any) -> bool:

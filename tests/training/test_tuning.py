@@ -85,7 +85,8 @@ def test_a_study_continues_and_its_best_is_what_is_written(log, tmp_path, untrai
     assert f"monitor: both  # trial {more.best_trial} of 10 has {best['score']:.5f} on the validation part; trial 0" in text
     importance = {row["value"]: row["importance"] for row in more.values}
     assert sum(importance.values()) == pytest.approx(1) and importance["optimizer.learning_rate"] > 0
-    page = more.report().read_text()
+    page = more.report().path.read_text()
+    assert f"values of trial {more.best_trial}" in repr(more) and max(map(len, repr(more).splitlines()[:-1])) <= 80
     assert "10 trials" in page and "Score by model.dropout" in page and "nan" not in page
     # Random numbers follow from the seed and the number: the same again elsewhere, and no trial twice.
     again = kd.tune(log, experiment=TINY, output=tmp_path / "again", trials=3)
@@ -98,7 +99,7 @@ def test_a_trial_that_fails_is_listed_and_tuning_goes_on(log, tmp_path, untraine
     found = kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=4)
     assert states(found) == ["complete", "failed", "failed", "complete"]
     assert found.trials["error"].to_list() == [None, "MemoryError: no room", "ValueError: training diverged", None]
-    assert "MemoryError: no room" in found.report().read_text()
+    assert "MemoryError: no room" in found.report().path.read_text()
 
 
 @pytest.mark.neutral
@@ -135,6 +136,8 @@ def test_what_cannot_be_tuned_is_refused(log, tmp_path, untrained, monkeypatch):
         kd.tune(log, experiment=TINY, trials=1, fixed=["batch_size", "model", "optimizer"])
     with pytest.raises(ValueError, match="time_budget=0 leaves no time"):
         kd.tune(log, time_budget=0)
+    with pytest.raises(ValueError, match="either model=… or experiment=…"):
+        kd.tune(log, "DCN", experiment=TINY)
     alone = PlantedClickLog(SCHEMA, seed=0).write(tmp_path / "alone", {"train": 30})
     with pytest.raises(ValueError, match="tuning needs rows to train on and a validation part"):
         kd.tune(alone, trials=1)
@@ -144,6 +147,19 @@ def test_what_cannot_be_tuned_is_refused(log, tmp_path, untrained, monkeypatch):
     (tmp_path / "t" / "study.db").write_bytes(b"not a database" * 100)
     with pytest.raises(OSError, match=r"study.db cannot be used \(.*not a database"):
         kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=1)
+
+
+@pytest.mark.neutral
+def test_settings_of_an_experiment_stay_as_they_are(log, tmp_path, untrained):
+    TINY.save(tmp_path / "tiny.yaml")
+    settings = {"batch_size": 64, "model.deep_mlp": [8]}
+    found = kd.tune(log, experiment=tmp_path / "tiny.yaml", settings=settings, trials=2, output=tmp_path / "t")
+    assert found.best.batch_size == 64 and found.best.model["deep_mlp"] == [8]
+    assert {row["value"] for row in found.values} == {
+        "optimizer.learning_rate", "model.embedding_dim", "model.dropout", "model.cross_layers",
+    }  # fmt: skip
+    own = kd.tune(log, kd.models.DCN, fixed=["model"], trials=1, output=tmp_path / "own")
+    assert own.best.model["type"] == "keras_dlrm.models.dcn:DCN"
 
 
 @pytest.mark.neutral
