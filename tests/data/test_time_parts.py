@@ -65,6 +65,11 @@ def test_logs_and_predictions_of_files_have_the_parts(tmp_path, ending):
     found = np.concatenate([log.split(part).arrays()[0]["sparse"] for part in ("train", "test")])
     assert found.tolist() == [*EXPECTED[:39], [-1, -1]]
     assert kd.data.open(tmp_path / "log").schema == log.schema and log.preprocessor.schema == log.schema
+    model = kd.models.LogisticRegression(log.schema)
+    model.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in model.get_weights()])
+    kd.scoring.predict_files(model, path, output=tmp_path / "p.parquet", preprocessor=log.preprocessor)
+    expected = np.concatenate([model.predict(log.split(part).dataset(40), verbose=0)[:, 0] for part in ("train", "test")])
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "p.parquet")["probability"], expected, atol=1e-6)
 
 
 def test_a_bad_time_is_named_and_may_be_skipped(tmp_path):
