@@ -79,26 +79,6 @@ def run(path: Path) -> None:
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def page(notebook: dict[str, Any]) -> str:
-    """A notebook as Markdown, for the site."""
-    parts = []
-    for cell in notebook["cells"]:
-        text = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            parts.append(text)
-            continue
-        parts.append(f"```python\n{text}\n```")
-        for output in cell["outputs"]:
-            data = output.get("data", {})
-            if "image/png" in data:
-                parts.append(f'<img alt="plot" src="data:image/png;base64,{data["image/png"]}">')
-            elif "text/html" in data:
-                parts.append("".join(data["text/html"]))
-            else:
-                parts.append(f"```text\n{''.join(output.get('text') or data['text/plain']).rstrip()}\n```")
-    return "\n\n".join(parts) + "\n"
-
-
 def main(paths: list[str]) -> None:
     """Run notebooks, all by default, each in a process of its own."""
     for path in map(Path, paths) if paths else sorted(FOLDER.glob("*.ipynb")):

@@ -65,7 +65,7 @@ def prepare(
                 output.rmdir()
     rows = ", ".join(f"{len(log.split(name)):,} {name}" for name in log.splits)
     how = "at random" if split_by == "random" else f"by {split_by}"
-    console.print(f"rows: {rows}, cut {how}", highlight=False, markup=False)
+    console.print(f"rows: {rows}, cut {how}", highlight=False, markup=False, soft_wrap=True)
     return log
 
 
@@ -91,6 +91,6 @@ def _tell(schema: Schema, console: Console) -> None:
     dense, sparse = ", ".join(schema.dense_names), ", ".join(schema.categorical_names)
     inferred: Inferred = schema.inferred
     lines = [f"dense columns: {dense or 'none'}", f"sparse columns: {sparse or 'none'}"]
-    lines += [f"left out: {name} {why}" for name, why in inferred.left_out.items()]
+    lines += [f"left out {name}: {why}" for name, why in inferred.left_out.items()]
     for line in (*lines, *inferred.warnings):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

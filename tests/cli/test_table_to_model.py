@@ -24,6 +24,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_tables_becomes_a_run_that_scores_files(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

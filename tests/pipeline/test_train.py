@@ -52,6 +52,7 @@ def test_columns_are_inferred_and_the_test_part_is_the_latest(run: kd.Run) -> No
     assert run.experiment.epochs == 2 and run.experiment.reasons == {}
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_command_line_whatever_holds_the_rows(run: kd.Run, tmp_path: Path) -> None:
     rows = clicks(60)
     rows.write_parquet(tmp_path / "rows.parquet")
@@ -110,6 +111,7 @@ def test_the_same_call_opens_the_run_and_another_one_is_refused(run: kd.Run) -> 
         kd.train(clicks(), "click", settings={**SMALL, "seed": 1}, output=run.directory, verbose=False)
 
 
+@pytest.mark.slow
 def test_a_log_that_was_preprocessed_before_the_kill_is_trained_on(tmp_path: Path) -> None:
     log = prepare(clicks(), tmp_path / "run", "click")
     written = (log.directory / "manifest.json").stat().st_mtime_ns
@@ -119,6 +121,7 @@ def test_a_log_that_was_preprocessed_before_the_kill_is_trained_on(tmp_path: Pat
     assert kd.verify(run.directory).kind == "run"
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_is_one_too(run: kd.Run, tmp_path: Path) -> None:
     folder = tmp_path / "log"
     shutil.copytree(run.log.directory, folder)
@@ -139,6 +142,7 @@ def test_a_run_of_the_command_line_is_one_too(run: kd.Run, tmp_path: Path) -> No
         kd.Run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_processed_log_is_trained_on_with_an_experiment_of_a_file(run: kd.Run, tmp_path: Path) -> None:
     Experiment({"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [1]}, batch_size=256).save(tmp_path / "e.yaml")
     again = kd.train(run.log.directory, experiment=tmp_path / "e.yaml", settings={"seed": 3}, output=tmp_path / "b", verbose=False)
@@ -157,6 +161,7 @@ class Mean(keras.layers.Layer):
         return keras.ops.mean(vectors, axis=1)
 
 
+@pytest.mark.slow
 def test_an_interaction_of_ones_own_is_a_setting(run: kd.Run, tmp_path: Path) -> None:
     own = kd.train(run.log, settings={**SMALL, "epochs": 1, "model.interaction": Mean()}, output=tmp_path / "own", verbose=False)
     assert isinstance(own.model.interaction, Mean)
@@ -193,6 +198,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_trained_on_is_told_in_a_sentence_and_leaves_nothing(case: str, tmp_path: Path) -> None:
     data, given, said = REFUSED[case]
@@ -201,6 +207,7 @@ def test_what_cannot_be_trained_on_is_told_in_a_sentence_and_leaves_nothing(case
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.neutral
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="has content that is not a run's"):
@@ -208,10 +215,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.neutral
 def test_what_was_found_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
     prepare(clicks(), tmp_path / "run", "click", console=Console(stderr=True))
     told = capsys.readouterr().err
-    assert "dense columns: price" in told and "left out: row has 900 values in 900 rows" in told
+    assert "dense columns: price" in told and "left out row: has 900 values in 900 rows" in told
     assert "rows: 720 train, 90 valid, 90 test, cut by when" in told
