@@ -22,6 +22,7 @@ from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import sources
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 from keras_dlrm.support.arguments import integer, worker_count
 
@@ -299,7 +300,7 @@ def _file_rows(
     if schema.weighted:
         raise ValueError(f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict.")
     work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labeled=False)
-    files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv)
+    files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv, sources(preprocessor.schema))
     check_columns(files, [*work.names, *ids])
     return FileRows(files, work, ids, bad)
 

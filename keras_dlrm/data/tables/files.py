@@ -1,7 +1,7 @@
 """Input files of a table: names, patterns and folders to files, and the reader for each format."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
 
 
 def table_files(
-    inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None, time: str | None = None
+    inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None, times: Collection[str] = ()
 ) -> list[TableFile]:
     """The tables that a path, a pattern, a frame or a list of these stands for.
 
-    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`; `time` is one that
+    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`; `times` are those that
     may hold dates.
     """
     entries = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
@@ -38,7 +38,7 @@ def table_files(
         else:
             if not is_table(entry):
                 raise TypeError(f"tables: an input is a {type(entry).__name__}; give paths, patterns or frames.")
-            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}", time))
+            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}", times))
     if not tables:
         raise ValueError("tables: an empty list of input files; give at least one.")
     return tables

@@ -18,6 +18,7 @@ from keras_dlrm.data.tables.files import input_files as input_files
 from keras_dlrm.data.tables.job import TableJob
 from keras_dlrm.data.tables.parts import RANDOM
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import raw_names, sources
 from keras_dlrm.support.arguments import integer, worker_count
 
 VOCABULARY = ("frozen", "grown")
@@ -130,13 +131,14 @@ def preprocess(
         check_output(place, overwrite)
     csv = csv if csv is not None or given is None else given.csv
     parts = {"train": train, "valid": valid, "test": test}
-    names = [*schema.column_names, *schema.row_names]
+    names = [*raw_names(schema), *schema.row_names]
     names += [] if time is None or time in names else [time]
+    times = sources(schema) if time is None else [time, *sources(schema)]
     files = [
         (name, file)
         for name, inputs in parts.items()
         if inputs is not None
-        for file in table_files(inputs, names, csv, time)
+        for file in table_files(inputs, names, csv, times)
     ]
     check_columns([file for _, file in files], names)
     job = TableJob(files, schema, given, vocabulary == "grown", csv, split, split_by, seed, bad, progress)
