@@ -71,7 +71,7 @@ def test_predictions_are_those_of_the_command_line_whatever_holds_the_rows(run: 
     with pytest.raises(KeyError, match="column 'price' is missing"):
         run.predict(rows.drop("price"))
     with pytest.raises(ValueError, match="row 1, column price"):
-        run.predict({"price": [1, "dear"], "user": ["u1"] * 2, "device": ["phone"] * 2})
+        run.predict(rows[:2].with_columns(price=pl.Series(["1", "dear"])))
 
 
 class Arrow:
