@@ -205,6 +205,33 @@ def test_a_broken_text_file_is_named_and_nothing_is_written(tmp_path, text, word
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_stands_for_the_tables_below_it(tmp_path):
+    (folder := tmp_path / "log" / "more").mkdir(parents=True)
+    for name in ("_SUCCESS", ".part-0.csv.crc", "notes.txt", "_old.csv"):
+        (tmp_path / "log" / name).write_text("no table")
+    files = [save(make_frame(4, first), folder / f"part-{n}.csv") for n, first in ((2, 0), (10, 4))]
+    log = tables.preprocess(SCHEMA, tmp_path / "log", output=tmp_path / "out")
+    assert log.manifest["tables"]["inputs"] == [["train", str(path)] for path in files]
+    with pytest.raises(FileNotFoundError, match="is a folder that this package wrote"):
+        tables.preprocess(SCHEMA, tmp_path / "out", output=tmp_path / "again")
+
+
+def test_what_the_same_call_wrote_is_opened_where_that_is_asked_for(tmp_path):
+    path, output = save(make_frame(20), tmp_path / "log.parquet"), tmp_path / "out"
+    given = {"output": output, "split": {"train": 0.5, "test": 0.5}, "reuse": True}
+    log = tables.preprocess(SCHEMA, path, **given)
+    written = (output / "manifest.json").stat().st_mtime_ns
+    again = tables.preprocess(SCHEMA, path, **given)
+    assert again.manifest == log.manifest and (output / "manifest.json").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="made from other inputs or with other settings"):
+        tables.preprocess(SCHEMA, path, **{**given, "split": {"train": 1.0}})
+    save(make_frame(21), path)
+    with pytest.raises(ValueError, match="made from other inputs or with other settings"):
+        tables.preprocess(SCHEMA, path, **given)
+    with pytest.raises(ValueError, match="mutually exclusive"):
+        tables.preprocess(SCHEMA, path, **given, overwrite=True)
+
+
 def test_files_of_a_pattern_are_read_in_the_order_of_their_numbers(tmp_path):
     for day in (10, 9, 1):
         save(make_frame(1, first=day), tmp_path / f"day_{day}.csv")
