@@ -16,7 +16,7 @@ from keras_dlrm.training.tuning_space import Choice, Space
 
 DATABASE = "study.db"
 _NAME = "tune"
-_STARTS = 8  # random trials before the sampler looks at scores
+_STARTS = 8  # trials before the sampler looks at scores
 _COMPARED = 4  # trials that the pruner needs
 _HOPELESS = 3  # failures and nothing else
 
@@ -25,7 +25,9 @@ class SharedStudy:
     """A study in a folder, which any number of processes works on.
 
     While a process works, it holds a lock; so a trial that runs without one was lost with its process, and counts as failed.
-    Random numbers follow from the seed and a trial's number, so that processes do not try the same.
+    Random numbers follow from the seed and a trial's number, so that processes do not try the same. The first trials keep about
+    half of the values of the experiment, but not its learning rate: far from a good one most points are worse, and there may be
+    time for few.
 
     Args:
         folder: That exists.
@@ -37,7 +39,7 @@ class SharedStudy:
     def __init__(self, folder: Path, space: Space, own: Mapping[str, Any], seed: int) -> None:
         import optuna
 
-        self.folder, self.seed = folder, seed
+        self.folder, self.own, self.seed = folder, own, seed
         self._process = uuid.uuid4().hex[:12]
         self._sampler = optuna.samplers.TPESampler
         self._failed, self._running = optuna.trial.TrialState.FAIL, optuna.trial.TrialState.RUNNING
@@ -95,8 +97,11 @@ class SharedStudy:
             # One trial at least is scored, however little time there is.
             if left is not None and left <= 0 and len(failed) < len(counted):
                 return None
-            seed = int(np.random.SeedSequence([self.seed, len(begun)]).generate_state(1)[0])
-            self.study.sampler = self._sampler(n_startup_trials=_STARTS, seed=seed)
+            draw = np.random.default_rng([self.seed, len(begun)])
+            if len(begun) < _STARTS and not any(trial.state.name == "WAITING" for trial in begun):
+                others = list(self.own)[1:]  # the first is another in each of them: a learning rate, where one is searched
+                self.study.enqueue_trial({key: self.own[key] for key in others if draw.random() < 0.5})
+            self.study.sampler = self._sampler(n_startup_trials=_STARTS, seed=int(draw.integers(2**32)))
             trial = self.study.ask(self._distributions)
             trial.set_user_attr("process", self._process)
             return trial, left
