@@ -84,7 +84,7 @@ class Schema:
     def infer(cls, data: Any, label: str, sample_weight: str | None = None, csv: Any = None) -> Schema:
         """A schema for a table, from its columns' names, types and values; up to 200,000 rows are looked at.
 
-        Constants, names of single rows, prose, times and what gives the label away are left out. `to_yaml` writes the reasons.
+        Constants, names of rows, prose and what gives the label away are left out; times become hours. `to_yaml` has the reasons.
 
         Args:
             data: A frame (pandas, Polars, Arrow, a mapping of columns), or a path or pattern of Parquet, CSV or TSV files.

@@ -11,6 +11,10 @@ from keras_dlrm.support.arguments import shown
 SPARSE_PARTS = {"hour": 24, "weekday": 7}
 #: Parts of a time that are numbers of a dense column.
 DENSE_PARTS = ("days",)
+#: Times as texts, in ISO 8601: date, hour, minute, second, fraction, and sign, hours and minutes of the zone.
+ISO = (
+    r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,6})\d*)?)?\s?(?:[zZ]|([+-])(\d{2}):?(\d{2}))?)?$"
+)
 
 
 def check_part(who: str, of: Any, part: Any, known: Iterable[str]) -> None:

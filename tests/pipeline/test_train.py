@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> kd.Run:
 
 def test_columns_are_inferred_and_the_test_part_is_the_latest(run: kd.Run) -> None:
     assert run.log.schema.dense_names == ("price",)
-    assert set(run.log.schema.categorical_names) == {"user", "device"}
+    assert set(run.log.schema.categorical_names) == {"user", "device", "when_hour"}
     assert run.log.manifest["tables"]["split_by"] == "when"
     latest = clicks().sort("when")["click"][-ROWS // 10 :].sum()
     assert run.result["rows"] == {"train": 720, "valid": 90, "test": 90}

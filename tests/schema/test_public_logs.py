@@ -157,9 +157,9 @@ def test_a_log_as_published(tmp_path, form, log, label, dense, left_out, time):
         left_out = [name for name in left_out if name != "style"]
     schema = kd.Schema.infer(frame if form == "frame" else tmp_path / "log.csv", label=label)
     sparse = [name for name in log if name not in (*dense, *left_out, label) and (form == "frame" or name != "style")]
-    assert list(schema.dense_names) == dense
+    assert [column.name for column in schema.dense if column.of is None] == dense
     assert list(schema.inferred.left_out) == left_out
-    assert list(schema.categorical_names) == sparse
+    assert [column.name for column in schema.categorical if column.of is None] == sparse
     assert schema.inferred.time == time
 
 

@@ -3,14 +3,13 @@
 import numpy as np
 import polars as pl
 
+from keras_dlrm.schema.time_parts import ISO
+
 TIME = "must be a time, such as 2024-01-31, 2024-01-31T12:30:00Z or a number of seconds"
 REASON = f"{TIME}; rows are put in order by it"
 # Of keys: set in those of dates and texts, not in those of numbers, which cannot be compared with them.
 DATED = np.uint64(1 << 63)
 _MIDDLE = np.uint64(1 << 62)
-ISO = (
-    r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,6})\d*)?)?\s?(?:[zZ]|([+-])(\d{2}):?(\d{2}))?)?$"
-)
 
 
 def keys(values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray]:

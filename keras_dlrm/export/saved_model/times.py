@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_dlrm.data.preprocessor.time_order import ISO
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense
+from keras_dlrm.schema.time_parts import ISO
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
