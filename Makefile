@@ -12,7 +12,7 @@
 .NOTPARALLEL:
 # Some containers set it; then every worker and every program that tests start compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help train test lint types test-tensorflow test-jax test-torch test-io no-test-io test-fast soak docs tree clean
+.PHONY: help train test lint types test-tensorflow test-jax test-torch test-io no-test-io test-fast soak docs notebooks tree clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -81,6 +81,9 @@ soak: $(STAMP)  ## What repeats at length: twenty kills, long fuzzing, every num
 docs: $(DOCS_STAMP)  ## The documentation site, in build/site; a broken link or reference fails
 	$(BIN)/python docs/site.py
 	$(BIN)/zensical build --clean --strict
+
+notebooks: $(STAMP)  ## Run the notebooks of docs/tutorials and store their outputs
+	KERAS_BACKEND=tensorflow $(BIN)/python docs/notebooks.py
 
 tree: $(STAMP)  ## Write the folder trees of docs/ from the docstrings
 	$(BIN)/python docs/tree.py

@@ -25,14 +25,20 @@ if TYPE_CHECKING:
         training,
     )
     from keras_dlrm.artifacts import verify as verify
+    from keras_dlrm.pipeline.run import Run as Run
+    from keras_dlrm.pipeline.train import train as train
     from keras_dlrm.sharding.planner.planner import plan as plan
+    from keras_dlrm.training.tuning import tune as tune
 
 __version__ = "0.1.0"
 __all__ = [
-    "Categorical", "Dense", "Schema", "checkpoint", "convert", "data", "export", "layers", "metrics", "models",
-    "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "training", "verify",
+    "Categorical", "Dense", "Run", "Schema", "checkpoint", "convert", "data", "export", "layers", "metrics", "models",
+    "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "train", "training", "tune", "verify",
 ]  # fmt: skip
-_FUNCTIONS = {"plan": "keras_dlrm.sharding.planner.planner", "verify": "keras_dlrm.artifacts"}
+_FUNCTIONS = {
+    "Run": "keras_dlrm.pipeline.run", "plan": "keras_dlrm.sharding.planner.planner", "train": "keras_dlrm.pipeline.train",
+    "tune": "keras_dlrm.training.tuning", "verify": "keras_dlrm.artifacts",
+}  # fmt: skip
 _MODULES = {name: name for name in __all__ if name not in _FUNCTIONS}
 __getattr__, __dir__ = lazy(__name__, _FUNCTIONS, _MODULES)
 

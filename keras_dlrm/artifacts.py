@@ -143,7 +143,9 @@ def _preprocessor(path: Path, done: Done) -> _Checks:
 
 def _run(path: Path, done: Done) -> _Checks:
     checks = dict.fromkeys(run_files.check_run(path, done).values(), SHA)
-    model, state = path / run_files.MODEL, path / run_files.STATE
+    model, state, log = (path / name for name in (run_files.MODEL, run_files.STATE, run_files.LOG))
+    if log.is_dir():
+        checks |= _log(log, done)
     if model.is_file() and model not in checks:
         checks |= _archive(model, done)
     if any(state.glob("step_*")):

@@ -1,6 +1,7 @@
 """Documents: code blocks run, paths exist, trees and the reference are complete, types resolve for users.
 
-Every Python and shell block of README.md, CONTRIBUTING.md and docs/*.md runs, in order, in an empty folder.
+Every Python and shell block of README.md, CONTRIBUTING.md and docs/*.md runs, in order, in an empty folder; so do the cells
+of the notebooks in docs/tutorials.
 
 A block may opt out with `<!-- not run: reason -->` on the line above its fence, but only where all that it does is make
 an environment, or call make, pip or docker.
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.neutral
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+NOTEBOOKS = sorted(DOCS.glob("tutorials/*.ipynb"))
 LANGUAGES = {"python": "python", "py": "python", "bash": "bash", "sh": "bash", "shell": "bash", "console": "console"}
 NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
 MAY_SKIP = re.compile(
@@ -111,9 +113,13 @@ def variables(tensorflow_programs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *NOTEBOOKS], ids=lambda path: path.name)
 def test_blocks_run(document, tmp_path, variables):
-    run = [(b.language, b.line, b.code) for b in blocks(document.read_text(encoding="utf-8")) if not b.skipped]
+    if document in NOTEBOOKS:
+        notebooks = load(DOCS / "notebooks.py")
+        run = [("python", number, code) for number, code in enumerate(notebooks.sources(notebooks.read(document)), 1)]
+    else:
+        run = [(b.language, b.line, b.code) for b in blocks(document.read_text(encoding="utf-8")) if not b.skipped]
     if not run:
         pytest.skip(f"{document.name} has no block to run")
     workspace = tmp_path / "workspace"
@@ -127,6 +133,28 @@ def test_blocks_run(document, tmp_path, variables):
         ["python", "../driver.py", "../blocks.json"], cwd=workspace, env=variables, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, f"{document.name}:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+
+
+@pytest.mark.parametrize("document", NOTEBOOKS, ids=lambda path: path.name)
+def test_outputs_of_a_notebook_are_those_of_its_code(document):
+    notebooks = load(DOCS / "notebooks.py")
+    notebook = notebooks.read(document)
+    assert notebook["metadata"]["keras_dlrm"]["sources"] == notebooks.digest(notebook), "run `python docs/notebooks.py`"
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    assert outputs and document.stat().st_size < 300_000
+    assert not re.search(r"/tmp/|/home/|/root/|/work/|Traceback", json.dumps(outputs))
+
+
+def test_a_cell_has_what_it_prints_and_shows():
+    notebooks, namespace = load(DOCS / "notebooks.py"), {}
+    shown = "class Shown:\n    _repr_html_ = lambda self: '<b>1</b>'\n    __repr__ = lambda self: 'one'\n"
+    printed, shown = notebooks.outputs(f"{shown}print(2)\nShown()", "cell", namespace)
+    assert printed == {"output_type": "stream", "name": "stdout", "text": ["2\n"]}
+    assert shown["data"] == {"text/plain": ["one"], "text/html": ["<b>1</b>"]}
+    assert notebooks.outputs("x = Shown()", "cell", namespace) == [] and "x" in namespace
+    cells = [{"cell_type": "markdown", "source": ["# T"]}, {"cell_type": "code", "source": ["print(2)"], "outputs": [printed]}]
+    page = load(DOCS / "site.py").page_of({"cells": cells})
+    assert page == "# T\n\n```python\nprint(2)\n```\n\n```text\n2\n```\n"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -204,6 +232,7 @@ def pages(entries):
 def test_the_site_has_every_page_once():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").replace("!!python/name:", "")
     written = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    written += [path.relative_to(DOCS).with_suffix(".md").as_posix() for path in NOTEBOOKS]
     gathered = [page for page in load(DOCS / "site.py").PAGES.values() if page.endswith(".md")]
     assert sorted(pages(yaml.safe_load(text)["nav"])) == sorted(written + gathered)
 

@@ -3,7 +3,6 @@
 A run that is started again with the same arguments resumes where it stopped.
 """
 
-import sys
 from pathlib import Path
 
 import click
@@ -13,16 +12,13 @@ from keras_dlrm.cli.options import (
     backend_option,
     check_slices,
     chosen_experiment,
+    row_progress,
     slice_options,
     tensorboard_option,
     time_budget_option,
     training_options,
 )
 from keras_dlrm.cli.program import promise, run
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`
-
-from trainers.once import preprocessed_once
 
 EPILOG = """\b
 Examples:
@@ -70,16 +66,16 @@ def main(inputs, output, preset, max_ind_range, days, subsample, tensorboard, sl
     from keras_dlrm.cli.train import show
     from keras_dlrm.data import criteo
     from keras_dlrm.training.run import train
+    from keras_dlrm.training.run_files import LOG
 
     experiment = chosen_experiment(preset_experiment(preset), **options)
     settings = {"max_ind_range": max_ind_range, "days": days, "subsample": subsample}
-    log = preprocessed_once(
-        output, inputs, settings, lambda **where: criteo.preprocess(list(inputs), **settings, **where)
-    )
+    with row_progress("preprocess") as progress:
+        log = criteo.preprocess(list(inputs), **settings, output=output / LOG, reuse=True, progress=progress)
     check_slices(log, slice_by, group_by)
     given = {"tensorboard": tensorboard, "slice_by": slice_by or None, "group_by": group_by}
-    result = train(experiment, log, output / "run", resume=True, console=Console(stderr=True), **given)
-    show(result, log, output / "run")
+    result = train(experiment, log, output, resume=True, console=Console(stderr=True), **given)
+    show(result, output)
 
 
 if __name__ == "__main__":

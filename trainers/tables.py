@@ -4,27 +4,20 @@ The schema names the columns (see docs/data.md), a configuration the model and i
 that is started again with the same arguments resumes where it stopped.
 """
 
-import sys
-from pathlib import Path
-
 import click
 
 from keras_dlrm.cli.options import (
     PathArgument,
     backend_option,
     check_slices,
-    chosen_experiment,
     fractions_option,
+    row_progress,
     slice_options,
     tensorboard_option,
     time_budget_option,
     training_options,
 )
 from keras_dlrm.cli.program import promise, run
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that has `trainers`
-
-from trainers.once import preprocessed_once
 
 EPILOG = """\b
 Examples:
@@ -52,30 +45,21 @@ def main(schema, train_files, valid, test, fractions, output, tensorboard, slice
     from rich.console import Console
 
     import keras_dlrm as kd
-    from keras_dlrm.cli.train import show
-    from keras_dlrm.training.experiment import Experiment
+    from keras_dlrm.cli.train import experiment_for, show
     from keras_dlrm.training.run import train
+    from keras_dlrm.training.run_files import LOG
 
-    experiment = chosen_experiment(Experiment(), **options)
-    columns = kd.Schema.load(schema)
-    parts = {"train": train_files, "valid": valid, "test": test}
-    files = {name: kd.data.tables.input_files(patterns) for name, patterns in parts.items() if patterns}
+    experiment_for(None, options)  # a wrong option is told before the files are read
+    parts = {"train": list(train_files), "valid": list(valid) or None, "test": list(test) or None}
     split = dict(zip(parts, fractions, strict=True)) if fractions else None
-    settings = {
-        "schema": columns.to_dict(),
-        "split": split,
-        "parts": {name: [str(path) for path in paths] for name, paths in files.items()},
-    }
-    log = preprocessed_once(
-        output,
-        [path for paths in files.values() for path in paths],
-        settings,
-        lambda **where: kd.data.tables.preprocess(columns, **files, split=split, **where),
-    )
+    with row_progress("preprocess") as progress:
+        given = {"split": split, "output": output / LOG, "reuse": True, "progress": progress}
+        log = kd.data.tables.preprocess(kd.Schema.load(schema), **parts, **given)
+    experiment = experiment_for(log, options)
     check_slices(log, slice_by, group_by)
     given = {"tensorboard": tensorboard, "slice_by": slice_by or None, "group_by": group_by}
-    result = train(experiment, log, output / "run", resume=True, console=Console(stderr=True), **given)
-    show(result, log, output / "run")
+    result = train(experiment, log, output, resume=True, console=Console(stderr=True), **given)
+    show(result, output)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import click
 from keras_dlrm.cli.program import run
 
 COMMANDS = (
-    "schema", "preprocess", "synthesize", "twin", "train", "evaluate", "compare", "predict", "export", "serve", "convert", "plan",
-    "verify",
+    "schema", "preprocess", "synthesize", "twin", "train", "tune", "evaluate", "compare", "predict", "export", "serve", "convert",
+    "plan", "verify",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dlrm.cli import options as shared
 from keras_dlrm.cli.program import promise
+from keras_dlrm.support.installs import require
 
 
 @click.command(epilog="""\b
@@ -18,6 +19,8 @@ Examples:
   keras-dlrm compare --data my-log                                  DLRM alongside DCN, 3 seeds
   keras-dlrm compare --data my-log --model DLRM --model DCNv2 --seeds 5
   keras-dlrm compare --data my-log --config dlrm.yaml --config dcn.yaml
+  keras-dlrm compare --data my-log --slice-by country       reports of all runs by country
+  keras-dlrm compare --data my-log --model DLRM --model DCNv2 --tuned 10m
 """)
 @click.option("--data", type=shared.PathArgument, help="Processed directory. Default: a planted log.")
 @click.option("--config", "configs", type=shared.PathArgument, multiple=True, help="Experiment as YAML; may be repeated.")
@@ -25,24 +28,29 @@ Examples:
 @shared.experiment_options
 @shared.time_budget_option
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each, seeds 0, 1, …")
+@click.option("--tuned", type=shared.DURATION, help="First tune each model for so long, such as 10m, as `tune` does.")
 @click.option("--samples", type=click.IntRange(1), default=500, help="Bootstrap resamples.")
 @click.option("--output", type=shared.PathArgument, help="Folder of the runs; finished ones are not repeated.")
+@shared.slice_options
 @shared.backend_option
 @shared.json_option
 def command(
-    data: Path | None, configs: tuple[Path, ...], models: tuple[str, ...], seeds: int, samples: int, output: Path | None,
-    as_json: bool, **options: Any,
+    data: Path | None, configs: tuple[Path, ...], models: tuple[str, ...], seeds: int, tuned: float | None, samples: int,
+    output: Path | None, slice_by: tuple[str, ...], group_by: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train models with several seeds and report whether they differ by more than noise.
 
-    The first model is compared with each of the others on the same test rows: a paired bootstrap over rows and seeds
-    gives the 95% interval of the difference between the mean scores.
+    The first model is compared with each of the others, and each with a logistic regression, on the same test rows: a paired
+    bootstrap over rows and seeds gives the 95% interval of the difference between the mean scores. With --tuned each model is
+    first tuned for the same time; values that an option sets stay as they are.
     """
     from rich.console import Console
 
     from keras_dlrm.training.experiment import EXPERIMENT, Experiment
     from keras_dlrm.training.recipe import recipe
 
+    if tuned is not None:
+        require("--tuned", "optuna")
     if configs and models:
         raise ValueError("--config and --model are mutually exclusive: a configuration names its model.")
     named = {path.stem: Experiment.load(path) for path in configs}
@@ -59,44 +67,49 @@ def command(
             named[model] = EXPERIMENT if model == EXPERIMENT.model["type"] else shared.of_type(EXPERIMENT, model)
     if "test" not in log.splits or not len(log.split("test")):
         raise ValueError(f"{log.directory} has no test part to compare on.")
-    part = log.split("test")
-    labels = np.asarray(part.labels)
-    if part.sample_weights(slice(0, 1)) is not None or not np.isin(labels, (0, 1)).all():
-        fix = "which its resampling of rows cannot count; train and evaluate the models one by one."
-        raise ValueError(f"compare: {log.directory} has row weights or labels between 0 and 1, {fix}")
+    shared.check_slices(log, slice_by, group_by)
+    reported = {"slice_by": slice_by or None, "group_by": group_by}
     output = output or shared.stamped("compare")
     from keras_dlrm.training.run import one_run
 
     again = f"The same command with --output {shlex.quote(str(output))} continues: finished runs are not repeated."
     with promise(again), one_run(output):
-        result = _compare(named, log, output, seeds, samples, console, options)
+        result = _compare(named, log, output, seeds, tuned, samples, console, options, reported)
     shared.print_json(as_json, result)
 
 
 def _compare(
-    named: dict[str, Any], log: Any, output: Path, seeds: int, samples: int, console: Any, options: dict[str, Any]
-) -> dict[str, Any]:
+    named: dict[str, Any], log: Any, output: Path, seeds: int, tuned: float | None, samples: int, console: Any,
+    options: dict[str, Any], reported: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """Train, print both tables, and write `compare.json`; what it holds."""
     from keras_dlrm.files.checksums import read_json
     from keras_dlrm.files.durable import write
-    from keras_dlrm.metrics import paired_bootstrap_runs
+    from keras_dlrm.metrics import paired_bootstrap_runs, scores
     from keras_dlrm.support.terminal import print_table
+    from keras_dlrm.training.baselines import LOGISTIC, baseline_predictions, verdict
     from keras_dlrm.training.run import train
     from keras_dlrm.training.run_files import read_predictions
+    from keras_dlrm.training.tuning import tune
 
     path = output / "compare.json"
     if path.exists() and set(read_json(path)) != {"models", "differences"}:
         raise FileExistsError(f"{path} was not written by compare; give another --output.")
     table: list[dict[str, Any]] = []
     runs: dict[str, list[Any]] = {}
+    trained: dict[str, tuple[Any, Any]] = {}
     for name, experiment in named.items():
         experiment = shared.apply_experiment_options(experiment, **options)
+        if tuned is not None:
+            console.print(f"[bold]{name}[/bold], tuning")
+            folder, fixed = output / f"{name}-tuned", shared.keys_of(**options)
+            experiment = tune(log, experiment=experiment, fixed=fixed, time_budget=tuned, output=folder).best
         results = []
         for seed in range(seeds):
             console.print(f"[bold]{name}[/bold], seed {seed}")
             folder = output / f"{name}-seed{seed}"
             seeded = experiment.override([f"seed={seed}"])
-            results.append(train(seeded, log, folder, resume=folder.exists(), console=console))
+            results.append(train(seeded, log, folder, resume=folder.exists(), console=console, **reported))
             runs.setdefault(name, []).append(read_predictions(folder))
         row: dict[str, Any] = {"model": name, "seeds": seeds}
         for score in ("auc", "logloss", "ne"):
@@ -106,19 +119,30 @@ def _compare(
         row["parameters"] = results[0]["parameters"]["tables"] + results[0]["parameters"]["dense"]
         row["seconds"] = float(np.mean([r["seconds"] for r in results]))
         table.append(row)
+        trained[name] = experiment, results[0]
 
-    labels = np.asarray(log.split("test").labels)
+    labels, weights = np.asarray(log.split("test").labels), log.split("test").sample_weights()
+    for name, probabilities in baseline_predictions(log, "test").items():
+        found = scores(labels, probabilities, weights)
+        table.append({"model": name, **{score: found[score] for score in ("auc", "logloss", "ne")}})
+        runs[name] = [probabilities]
     first, *others = named
+    differences = {
+        (a, b): paired_bootstrap_runs(labels, runs[a], runs[b], samples, weights=weights)
+        for a, b in [*((first, other) for other in others), *((name, LOGISTIC) for name in named)]
+    }
     verdicts = [
-        {"difference": f"{first} - {other}", "score": score, "mean": mean, "low": low, "high": high, "p": p_value,
+        {"difference": f"{a} - {b}", "score": score, "mean": mean, "low": low, "high": high, "p": p_value,
          "more than noise": "yes" if low > 0 or high < 0 else "no"}
-        for other in others
-        for score, (mean, low, high, p_value) in paired_bootstrap_runs(labels, runs[first], runs[other], samples).items()
+        for (a, b), found in differences.items() for score, (mean, low, high, p_value) in found.items()
     ]  # fmt: skip
     click.echo()
     print_table(table, f"Test part of {log.directory} ({len(labels):,} rows), mean ± sd over seeds", file=sys.stdout)
     over = "rows and seeds" if seeds > 1 else "rows"
     print_table(verdicts, f"Paired bootstrap over {over}, 95% interval", file=sys.stdout)
+    for name, (experiment, run) in trained.items():
+        said = verdict(name, LOGISTIC, differences[name, LOGISTIC], experiment, log, run)
+        click.echo(f"\n{click.wrap_text(said, 80)}")
     result = {"models": table, "differences": verdicts}
     write(path, json.dumps(result, indent=2))
     click.echo(f"runs and compare.json: {output}")

@@ -71,7 +71,7 @@ def command(
         click.echo(f"wrote {output}: {len(tables)} tables, {rows:,} rows, interaction {model.interaction_kind!r}")
         shared.print_json(as_json, {"output": str(output), "tables": tables, "interaction": model.interaction_kind})
         return
-    shared.check_model(source)
+    source = shared.model_file(source)
     loaded = shared.load_model(source, compile=False)
     from keras_dlrm import convert
     from keras_dlrm.export import torch_file

@@ -17,6 +17,7 @@ Examples:
   keras-dlrm evaluate runs/a/model.keras --data my-log
   keras-dlrm evaluate runs/a/model.keras --data my-log --split valid --backend torch --json
   keras-dlrm evaluate runs/a/model.keras --data my-log --slice-by country --group-by user
+  keras-dlrm evaluate runs/a/model.keras --data my-log --report tuesday.html
   keras-dlrm evaluate runs/a/model.keras --data my-log --tables int8 --tables int4
 """)
 @click.argument("model", type=shared.PathArgument)
@@ -27,19 +28,22 @@ Examples:
               help="Also score with tables as an export stores them; may be repeated.")  # fmt: skip
 @click.option("--prune", type=click.Choice(["untrained"]), help="With --tables: also without rows that training never touched.")
 @shared.slice_options
+@click.option("--report", type=shared.PathArgument, metavar="FILE.html", help="Also write a report page.")
 @shared.import_option
 @shared.backend_option
 @shared.json_option
 def command(
     model: Path, data: Path, split: str, batch_size: int, tables: tuple[str, ...], prune: str | None, imports: tuple[str, ...],
-    slice_by: tuple[str, ...], group_by: str | None, as_json: bool,
+    slice_by: tuple[str, ...], group_by: str | None, report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score a saved MODEL (.keras) on a part of a click log."""
+    """Score a saved MODEL (.keras, or the folder of a run) on a part of a click log."""
     if prune is not None and not tables:
         raise ValueError("--prune is for --tables; give those, too.")
+    if report is not None and report.exists():
+        raise FileExistsError(f"--report {report} exists; give another name.")
     from keras_dlrm import data as data_package
 
-    shared.check_model(model)
+    model = shared.model_file(model)
     log = data_package.open(data)
     part = log.split(split)
     shared.check_slices(log, slice_by, group_by)
@@ -69,6 +73,15 @@ def command(
     if group_by is not None:
         result["grouped_auc"] = grouped(part, group_by, probabilities)
         print_table([result["grouped_auc"]], f"AUC within each value of {group_by}")
+    if report is not None:
+        from keras_dlrm.files.durable import write
+        from keras_dlrm.training.analysis import affordable_rows, analyze
+        from keras_dlrm.training.page import page
+
+        shuffled = affordable_rows(log.schema, len(part))
+        figures = analyze(loaded, log, split, probabilities, batch_size, slice_by or None, group_by, importance_rows=shuffled)
+        write(report, page({split: scores}, figures, f"{loaded.name} on {log.directory.name}"))
+        click.echo(f"report: {report}")
     if tables:
         from keras_dlrm.export import compare_tables
 

@@ -19,6 +19,7 @@ TAKEN = {
 
 @click.command(epilog="""\b
 Examples:
+  keras-dlrm export runs/a --output served/clicks
   keras-dlrm export runs/a/model.keras --output served/clicks --data my-log --user-column user --default raw
   keras-dlrm export runs/a/model.keras --format onnx --output clicks.onnx --tables int8
 """)
@@ -35,15 +36,24 @@ Examples:
 @shared.backend_option
 @shared.json_option
 def command(model: Path, output: Path, kind: str, imports: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Write a saved MODEL (.keras) for stock TensorFlow Serving, ONNX Runtime or LiteRT."""
+    """Write a saved MODEL for stock TensorFlow Serving, ONNX Runtime or LiteRT.
+
+    MODEL is a .keras file, or the folder of a run: a SavedModel of that has the run's preprocessor inside and takes raw rows.
+    """
     shared.refuse_unused(options, TAKEN[kind], f"{{}} is not for --format {kind}")
     from keras_dlrm import data as data_package
 
-    shared.check_model(model)
+    run, model = model, shared.model_file(model)
     data = options["data"]
     preprocessor = None if data is None else data_package.open(data).preprocessor
     loaded = shared.load_model(model, compile=False, imports=imports)
     from keras_dlrm import export
+
+    if run.is_dir() and data is None and kind == "savedmodel":
+        from keras_dlrm.pipeline.run import Run
+
+        preprocessor = Run(run).preprocessor
+        options["default"] = options["default"] or "raw"
 
     if kind == "savedmodel":
         from keras_dlrm.training.run_files import RESULT, read_listing

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,8 @@ import click
 from keras_dlrm.cli.quantities import DURATION, POSITIVE
 from keras_dlrm.files.checksums import KERAS, check_archive
 from keras_dlrm.support.installs import require
+from keras_dlrm.training.run_files import MODEL
+from keras_dlrm.training.run_files import stamped as stamped
 
 if TYPE_CHECKING:
     from keras_dlrm.data.preprocessor.unseen import Unseen
@@ -151,17 +152,20 @@ def import_modules(names: Iterable[str]) -> None:
             raise ValueError(f"--import {name}: there is no such module; {fix}.") from error
 
 
-def check_model(path: Path) -> None:
-    """An error where there is no `.keras` file that is as it was written; all of it is read."""
+def model_file(path: Path) -> Path:
+    """The `.keras` file that MODEL is, or that of the run in a folder; an error where it is not as it was written."""
+    if (path / MODEL).is_file():
+        path = path / MODEL
     if not path.exists():
-        raise FileNotFoundError(f"no model at {path}; give a .keras file, such as runs/a/model.keras.")
+        raise FileNotFoundError(f"no model at {path}; give a .keras file, or the folder of a run, such as runs/a.")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the .keras file in it, such as {path / 'model.keras'}.")
+        raise ValueError(f"{path} is a folder without {MODEL}; give a .keras file, or the folder of a run.")
     check_archive(path, KERAS)
+    return path
 
 
 def load_model(path: Path, compile: bool = True, imports: Iterable[str] = ()) -> Any:
-    """The model of a `.keras` file that `check_model` has checked; `ValueError` where one of its classes is not known.
+    """The model of a `.keras` file that `model_file` has checked; `ValueError` where one of its classes is not known.
 
     `imports` are modules with its classes.
     """
@@ -207,16 +211,9 @@ def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]
     """A progress bar fed by `(rows_done, rows_total, stage)`, with rows/s and time left, on standard error."""
     from rich.console import Console
 
-    from keras_dlrm.support.terminal import bar
+    from keras_dlrm.support.terminal import row_bar
 
-    start = time.perf_counter()
-    with bar(Console(stderr=True), "rows") as shown:
-        task = shown.add_task(title, total=None, note="")
-
-        def report(done: int, total: int | None, stage: str) -> None:
-            rate = done / max(time.perf_counter() - start, 1e-9)
-            shown.update(task, completed=done, total=total, description=f"{title}: {stage}", note=f"{rate:,.0f} rows/s")
-
+    with row_bar(Console(stderr=True), title) as report:
         yield report
 
 
@@ -323,8 +320,3 @@ def chosen_log(directory: Path | None, console: Any) -> Any:
     from keras_dlrm.training.experiment import planted_log
 
     return planted_log(Path("runs") / "planted-log", console) if directory is None else data.open(directory)
-
-
-def stamped(name: str) -> Path:
-    """A folder for a run that was given none: `runs/<name>-<time>`."""
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

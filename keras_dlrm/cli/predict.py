@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from keras_dlrm.cli import options as shared
+from keras_dlrm.training.run_files import RESULT
 
 
 @click.command(epilog="""\b
 Examples:
+  keras-dlrm predict runs/a --input today.parquet --output scores.parquet
   keras-dlrm predict runs/a/model.keras --input 'today-*.parquet' --preprocessor my-log --id-column user --output scores.parquet
   keras-dlrm predict runs/a/model.keras --input rows.csv --preprocessor my-log --on-error skip --output scores.csv.gz
   keras-dlrm predict runs/a/model.keras --input ids.parquet --no-preprocessor --output scores.parquet
@@ -38,13 +40,16 @@ def command(
     id_columns: tuple[str, ...], on_error: str, max_skipped: int | None, workers: int | None, csv: Any, as_json: bool,
     imports: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
-    """Write click probabilities of whole files, from a saved MODEL (.keras), in bounded memory.
+    """Write click probabilities of whole files, from a saved MODEL, in bounded memory.
 
+    MODEL is a .keras file, or the folder of a run, whose preprocessor then stands in for --preprocessor.
     Rows keep their order. The output is complete or absent.
     """
     if bool(inputs) == (data is not None):
         raise ValueError("predict: give either --input, for files of raw rows, or --data, for a processed directory.")
-    if inputs and (preprocessor is None) != plain:
+    run = model
+    of_run = bool(inputs) and preprocessor is None and not plain and (run / RESULT).is_file()
+    if inputs and (preprocessor is None) != plain and not of_run:
         plainly = "or --no-preprocessor where the columns hold ids and model inputs already; give one of them."
         raise ValueError(f"predict: --input needs --preprocessor, the processed directory of the model's log, {plainly}")
     if inputs and split is not None:
@@ -58,7 +63,7 @@ def command(
             raise ValueError(f"predict: {name} needs --input; the parts of --data were packed and checked before.")
     from keras_dlrm import data as data_package
 
-    shared.check_model(model)
+    model = shared.model_file(model)
     if data is not None:
         part = data_package.open(data).split(split or "test")
     else:
@@ -66,6 +71,10 @@ def command(
         if preprocessor is not None:
             data_package.open(preprocessor, verify=False)
     loaded = shared.load_model(model, compile=False, imports=imports)
+    if of_run:
+        from keras_dlrm.pipeline.run import Run
+
+        preprocessor = Run(run).log.directory
     from keras_dlrm import scoring
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
 

@@ -12,10 +12,12 @@ from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.signatures import WEIGHTS, Column, model_columns, packed_inputs, raw_columns, signature_names
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.time_parts import sources
 
 Request = dict[str, dict[str, Any]]
 Answer = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
 _NUMBERS = (0.5, float("nan"), 3.0, 41.0, 0.0)
+_TIMES = ("2024-01-31T12:30:00Z", "1706704200", "", "2023-06-05", "2024-02-29 23:59:59+02:00")
 
 
 def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
@@ -103,8 +105,12 @@ def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[An
     schema = preprocessor.schema
     columns: dict[str, list[Any]] = {}
     for i, dense in enumerate(schema.dense):
-        columns[dense.name] = [_NUMBERS[(i + j) % 5] for j in range(rows)]
+        if dense.of is None:
+            columns[dense.name] = [_NUMBERS[(i + j) % 5] for j in range(rows)]
+    columns |= {name: [_TIMES[j % 5] for j in range(rows)] for name in sources(schema)}
     for column in schema.categorical:
+        if column.of is not None:
+            continue
         values = _values(preprocessor, column)
         lists = [[values[(j + k) % len(values)] for k in range(column.hotness)] for j in range(rows)]
         columns[column.name] = lists if column.multi_hot else [each[0] for each in lists]
@@ -130,11 +136,12 @@ def requests(
             batch["weights"] = packed["weights"]
         columns = raw_columns(preprocessor)
         known = _request(columns, {**raw, **weights})
-    names, dtypes = {c.name: c.input for c in columns}, {key: dtype for key, (_, dtype) in packed_inputs(schema).items()}
+    names, of_model = ({c.name: c.input for c in some} for some in (columns, model_columns(schema)))
+    dtypes = {key: dtype for key, (_, dtype) in packed_inputs(schema).items()}
     ranked, together = _rank(schema, known, batch, user_columns)
     by_kind = {
         "packed": ({k: {"dtype": dtypes[k], "values": v.tolist()} for k, v in packed.items()}, packed),
-        "columns": ({names[key]: entry for key, entry in by_column.items()}, packed),
+        "columns": ({of_model[key]: entry for key, entry in by_column.items()}, packed),
         "raw": ({names[key]: entry for key, entry in known.items()}, batch),
         "rank": ({names[key]: entry for key, entry in ranked.items()}, together),
         **dict.fromkeys(("classify", "regress"), (known, batch)),

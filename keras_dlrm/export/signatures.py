@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import sources
 from keras_dlrm.support.arguments import choice
 
 #: Inputs that are not columns of a schema.
@@ -73,12 +74,14 @@ def model_columns(schema: Schema) -> tuple[Column, ...]:
 def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     """Columns as the log has them, before the preprocessor.
 
-    Dense values are float64, NaN where missing. Ids that came as ids are int64; others are strings, empty where missing.
+    Dense values are float64, NaN where missing. Ids that came as ids are int64; others are strings, empty where missing, and so
+    are the times that columns are made of.
     """
-    texts = preprocessor.vocabularies
-    return _columns(
-        preprocessor.schema, "float64", lambda column: "string" if column.hashed or column.table_name in texts else "int64"
-    )
+    texts, schema = preprocessor.vocabularies, preprocessor.schema
+    columns = _columns(schema, "float64", lambda column: "string" if column.hashed or column.table_name in texts else "int64")
+    made = {column.name for column in (*schema.dense, *schema.categorical) if column.of is not None}
+    given = [column for column in columns if column.name not in made]
+    return _named([*given, *(Column(name, "string", None) for name in sources(schema))])
 
 
 def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -> tuple[Column, ...]:
@@ -90,6 +93,11 @@ def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -
         columns.append(Column(column.name, sparse(column), column.hotness if column.multi_hot else None, truncated))
     if schema.weighted:
         columns.append(Column(WEIGHTS, "float32", schema.width))
+    return _named(columns)
+
+
+def _named(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns with the names of their inputs."""
     names = input_names(column.name for column in columns)
     return tuple(dataclasses.replace(column, input=names[column.name]) for column in columns)
 
@@ -111,6 +119,9 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
     for name in user_columns:
         if name not in names:
             raise ValueError(f"savedmodel: user_columns names {name!r}; the schema has {names}.")
+        made = next((c.of for c in (*schema.dense, *schema.categorical) if c.name == name), None)
+        if made is not None:
+            raise ValueError(f"savedmodel: user_columns names {name!r}, which is made of {made!r} of each candidate; leave it out.")
     if user_columns and set(user_columns) == set(names):
         raise ValueError("savedmodel: user_columns names every column; leave those out in which candidates differ.")
     if schema.weighted and WEIGHTS in names:

@@ -157,3 +157,14 @@ def _link(folder: Path) -> Path:
     link = Path(links, "link")
     link.symlink_to(folder)
     return link
+
+
+def as_typed(path: Path) -> str:
+    """A path as one would write it in the working folder.
+
+    Example:
+
+    >>> as_typed(Path.cwd() / "runs" / "a"), as_typed(Path("/data"))
+    ('runs/a', '/data')
+    """
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

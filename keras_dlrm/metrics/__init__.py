@@ -4,6 +4,7 @@ from keras_dlrm.metrics.bootstrap import Difference, paired_bootstrap, paired_bo
 from keras_dlrm.metrics.distribution import ScoreDistribution, score_distribution
 from keras_dlrm.metrics.importance import permutation_importance
 from keras_dlrm.metrics.lift import Lift, lift
+from keras_dlrm.metrics.paired import paired_difference
 from keras_dlrm.metrics.reliability import Reliability, expected_calibration_error, reliability
 
 # After `bootstrap`, which imports the module `scores`: here that is the function.
@@ -14,5 +15,6 @@ from keras_dlrm.metrics.streaming import Calibration, LogLoss, NormalizedEntropy
 __all__ = [
     "Calibration", "Difference", "Lift", "LogLoss", "NormalizedEntropy", "Reliability", "ScoreDistribution", "auc", "calibration",
     "expected_calibration_error", "frequency_bands", "grouped_auc", "lift", "log_loss", "normalized_entropy", "paired_bootstrap",
-    "paired_bootstrap_runs", "permutation_importance", "reliability", "score_distribution", "scores", "scores_by_slice",
+    "paired_bootstrap_runs", "paired_difference", "permutation_importance", "reliability", "score_distribution", "scores",
+    "scores_by_slice",
 ]  # fmt: skip

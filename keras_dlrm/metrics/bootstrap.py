@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dlrm.metrics.scores import row_losses
-from keras_dlrm.metrics.validation import checked
+from keras_dlrm.metrics.scores import mass_losses
+from keras_dlrm.metrics.validation import checked, row_weights
 from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.auc import auc_of_counts, tie_starts
 
@@ -32,7 +32,9 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def paired_bootstrap(labels: Any, probs_a: Any, probs_b: Any, samples: int = 1000, seed: int = 0) -> dict[str, Difference]:
+def paired_bootstrap(
+    labels: Any, probs_a: Any, probs_b: Any, samples: int = 1000, seed: int = 0, weights: Any = None
+) -> dict[str, Difference]:
     """Differences a − b of AUC and of log loss, with percentile intervals from resampling rows.
 
     Both models are scored on the same resampled rows, which removes the luck that they share. The interval covers the
@@ -41,11 +43,12 @@ def paired_bootstrap(labels: Any, probs_a: Any, probs_b: Any, samples: int = 100
     to numerator and denominator, so it is never below 2 / (samples + 1).
 
     Args:
-        labels: 0 or 1, (n,) or (n, 1), both occurring.
+        labels: 0 or 1, or numbers between, (n,) or (n, 1), both occurring.
         probs_a: Probabilities of model a, in [0, 1], (n,) or (n, 1).
         probs_b: Probabilities of model b, likewise.
         samples: Number of resamples, at least 1. Each costs O(n): two presorted passes.
         seed: Seed of the resampling.
+        weights: What each row counts, finite and at least 0, (n,) or (n, 1); 1 each by default.
 
     Returns:
         `{"auc": Difference, "logloss": Difference}`. Better is above zero for AUC and below zero for log loss.
@@ -63,11 +66,11 @@ def paired_bootstrap(labels: Any, probs_a: Any, probs_b: Any, samples: int = 100
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 15.
     """
-    return paired_bootstrap_runs(labels, [probs_a], [probs_b], samples, seed)
+    return paired_bootstrap_runs(labels, [probs_a], [probs_b], samples, seed, weights)
 
 
 def paired_bootstrap_runs(
-    labels: Any, runs_a: Sequence[Any], runs_b: Sequence[Any], samples: int = 1000, seed: int = 0
+    labels: Any, runs_a: Sequence[Any], runs_b: Sequence[Any], samples: int = 1000, seed: int = 0, weights: Any = None
 ) -> dict[str, Difference]:
     """Differences as of `paired_bootstrap`, for the mean scores of several training runs (seeds) of each model.
 
@@ -75,11 +78,12 @@ def paired_bootstrap_runs(
     test rows and that of the seeds.
 
     Args:
-        labels: 0 or 1, (n,) or (n, 1), both occurring.
+        labels: 0 or 1, or numbers between, (n,) or (n, 1), both occurring.
         runs_a: Probabilities of model a, one array per run, each as for `paired_bootstrap`.
         runs_b: Probabilities of model b; as many runs or another number.
         samples: Number of resamples, at least 1. Each costs O(n) per run.
         seed: Seed of the resampling.
+        weights: What each row counts, finite and at least 0, (n,) or (n, 1); 1 each by default.
 
     Returns:
         `{"auc": Difference, "logloss": Difference}` of the means over runs.
@@ -99,23 +103,27 @@ def paired_bootstrap_runs(
         raise ValueError("paired_bootstrap: a model has no run; give at least one array of probabilities for each.")
     models, losses = [], []
     for name, runs in (("probs_a", runs_a), ("probs_b", runs_b)):
-        pairs = [checked("paired_bootstrap", labels, run, name=f"probabilities ({name})") for run in runs]
-        models.append([_Sorted(clicks, values) for clicks, values in pairs])
-        losses.append(np.stack([row_losses(clicks, values) for clicks, values in pairs]))
-    clicks = pairs[0][0]
+        named = f"probabilities ({name})"
+        pairs = [checked("paired_bootstrap", labels, run, name=named, soft=True) for run in runs]
+        truth, rows = pairs[0][0].astype(np.float64), row_weights("paired_bootstrap", weights, len(pairs[0][0]))
+        clicks, others = truth * rows, (1 - truth) * rows
+        models.append([_Sorted(clicks, others, values) for _, values in pairs])
+        losses.append(np.stack([mass_losses(clicks, others, values) for _, values in pairs]))
     n = len(clicks)
+    if not clicks.any() or not others.any():
+        raise ValueError("paired_bootstrap: all rows that count have one label; it is defined only where both 0 and 1 occur.")
     rng = np.random.default_rng(seed)
 
     def difference(times: np.ndarray, drawn: list[np.ndarray]) -> tuple[float, float]:
         aucs = [np.mean([models[m][run].auc(times) for run in drawn[m]]) for m in (0, 1)]
-        means = [losses[m][drawn[m]].mean(axis=0) @ times / n for m in (0, 1)]
+        means = [losses[m][drawn[m]].mean(axis=0) @ times / (rows @ times) for m in (0, 1)]
         return float(aucs[0] - aucs[1]), float(means[0] - means[1])
 
     observed = difference(np.ones(n, dtype=np.int64), [np.arange(len(runs)) for runs in models])
     resampled = np.empty((samples, 2))
     for i in range(samples):
         times = np.bincount(rng.integers(0, n, n), minlength=n)
-        while not 0 < times[clicks].sum() < n:
+        while not clicks @ times or not others @ times:
             times = np.bincount(rng.integers(0, n, n), minlength=n)
         drawn = [rng.integers(0, len(runs), len(runs)) if len(runs) > 1 else np.zeros(1, int) for runs in models]
         resampled[i] = difference(times, drawn)
@@ -129,15 +137,14 @@ def paired_bootstrap_runs(
 class _Sorted:
     """One model's rows in ascending order of score, for AUCs under many row counts."""
 
-    def __init__(self, clicks: np.ndarray, values: np.ndarray) -> None:
+    def __init__(self, clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> None:
         self.order = np.argsort(values)
-        self.clicks = clicks[self.order].astype(np.int64)
+        self.clicks, self.others = clicks[self.order], others[self.order]
         self.starts = tie_starts(values[self.order])
 
     def auc(self, times: np.ndarray) -> float:
         counted = times[self.order]
-        positive = counted * self.clicks
-        negative = counted - positive
+        positive, negative = counted * self.clicks, counted * self.others
         if len(self.starts) < len(counted):
             positive, negative = np.add.reduceat(positive, self.starts), np.add.reduceat(negative, self.starts)
         return auc_of_counts(positive, negative)

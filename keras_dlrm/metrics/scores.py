@@ -169,6 +169,12 @@ def row_losses(clicks: np.ndarray, probabilities: np.ndarray, epsilon: float = E
         return np.maximum(-np.log(chance), 0.0)
 
 
+def mass_losses(clicks: np.ndarray, others: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Negative log likelihood of rows that are so many clicks and so many non-clicks, (n,), clipped as in `row_losses`."""
+    certain = np.ones(len(probabilities), bool)
+    return clicks * row_losses(certain, probabilities) + others * row_losses(~certain, probabilities)
+
+
 def scores(labels: Any, probabilities: Any, weights: Any = None) -> dict[str, float]:
     """The numbers that describe a click model: ranking, likelihood and calibration.
 
@@ -206,8 +212,7 @@ def _weighted_scores(labels: Any, probabilities: Any, weights: Any) -> dict[str,
     rate = clicks.sum() / total
     if not 0 < rate < 1:
         raise ValueError(f"scores: all labels are {int(rate)}; it is defined only where both 0 and 1 occur.")
-    clipped = np.clip(values, EPSILON, 1 - EPSILON)
-    loss = -(clicks * np.log(clipped) + others * np.log1p(-clipped)).sum() / total
+    loss = mass_losses(clicks, others, values).sum() / total
     predicted, observed, count = weighted_points(clicks, others, values, 10)
     return {
         "auc": weighted_auc(values, clicks, others),

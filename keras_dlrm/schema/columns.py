@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.schema.time_parts import DENSE_PARTS, SPARSE_PARTS, check_part, check_sources
 from keras_dlrm.support.arguments import choice, integer, shown
 
 PADDING = -1
@@ -37,6 +38,8 @@ class Dense:
         missing: Value that stands for a missing (null) one *after* the transform; 0 by default, -2 for an encoded column.
         encoding: How a model makes a vector of the column, alongside the bottom MLP's: `"piecewise_linear"` or `"periodic"`
             (see `kd.layers`), for values in [-1, 1], as the quantile transforms give them; `None`: it makes none.
+        of: Column of times in the raw rows that this one is made of; it has no values of its own there.
+        part: `"days"`: days since 1970, of which a quantile transform makes how recent a time is.
         identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data of others.
 
     Example:
@@ -49,6 +52,8 @@ class Dense:
     transform: str = "none"
     missing: float = 0.0
     encoding: str | None = None
+    of: str | None = None
+    part: str | None = None
     identity: str | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +69,7 @@ class Dense:
         choice(f"Dense column {self.name!r}", "transform", self.transform, DENSE_TRANSFORMS)
         if isinstance(self.missing, bool) or not isinstance(self.missing, (int, float, np.number)) or not np.isfinite(self.missing):
             raise ValueError(f"Dense column {self.name!r}: missing={shown(self.missing)} must be a finite number.")
+        check_part(f"Dense column {self.name!r}", self.of, self.part, DENSE_PARTS)
         _check_identity(f"Dense column {self.name!r}", self.identity)
 
 
@@ -89,6 +95,8 @@ class Categorical:
             the graph. Ids that meet in one row share it; none is fitted or unseen. A preprocessor makes ids of texts.
         truncate: What is kept of a list that is longer than `hotness`: its `"first"` or `"last"` values, with their
             weights. Missing values at the end of a list are padding and do not count. `None`: such a row is an error.
+        of: Column of times in the raw rows that this one is made of; it has no values of its own there.
+        part: `"hour"` (0 to 23, UTC) or `"weekday"` (0, a Monday, to 6), which are the ids.
         identity: Checksum of the vocabulary that a preprocessor fitted, which sets it; a model refuses data of others.
 
     Example:
@@ -108,11 +116,15 @@ class Categorical:
     hashed: bool = False
     oov_rows: int = 1
     truncate: str | None = None
+    of: str | None = None
+    part: str | None = None
     identity: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
         who = f"Categorical column {self.name!r}"
+        if self.of is not None or self.part is not None:
+            self._check_part(who)
         for field in ("vocabulary_size", "max_vocabulary"):
             if getattr(self, field) is not None:
                 integer(who, field, getattr(self, field), 1, MAX_VOCABULARY_SIZE)
@@ -132,6 +144,13 @@ class Categorical:
             raise TypeError(f"{who}: hashed={shown(self.hashed)} must be True or False.")
         if self.hashed and self.vocabulary_size is None:
             raise ValueError(f"{who}: hashed=True needs a vocabulary_size, the rows that ids are hashed into.")
+
+    def _check_part(self, who: str) -> None:
+        check_part(who, self.of, self.part, SPARSE_PARTS)
+        size = SPARSE_PARTS[str(self.part)]
+        if self.vocabulary_size not in (None, size) or self.hotness != 1 or self.truncate or self.hashed or self.oov_rows != 1:
+            raise ValueError(f"{who}: part={self.part!r} has {size} ids, one a row; leave out what says otherwise.")
+        object.__setattr__(self, "vocabulary_size", size)
 
     def _check_oov_rows(self, who: str) -> None:
         if self.oov is None or self.hashed:
@@ -154,7 +173,13 @@ class Categorical:
         return self.table or self.name
 
 
-def check_tables(columns: Iterable[Categorical]) -> None:
+def check_set(dense: Iterable[Dense], categorical: Iterable[Categorical], names: Iterable[str]) -> None:
+    """`ValueError` where columns do not go together; `names` are those of all columns, and of the label."""
+    _check_tables(categorical)
+    check_sources((*dense, *categorical), names)
+
+
+def _check_tables(columns: Iterable[Categorical]) -> None:
     """`ValueError` where columns that share a table differ in what it is."""
     first: dict[str, Categorical] = {}
     for column in columns:
@@ -196,6 +221,8 @@ def compact(column: Any) -> dict[str, Any]:
         value = getattr(column, field.name)
         if field.name == "name" or value != field.default:
             out[field.name] = value.item() if isinstance(value, np.generic) else value
+    if isinstance(column, Categorical) and column.part:
+        del out["vocabulary_size"]
     if isinstance(column, Dense) and column.encoding and column.missing == ENCODED_MISSING:
         del out["missing"]
     return out

@@ -13,7 +13,7 @@ import numpy as np
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.schema import packing
-from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, check_tables, compact, from_entry, listed
+from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, check_set, compact, from_entry, listed
 from keras_dlrm.support.arguments import shown
 
 # Further arguments of a schema, with their defaults, which its files leave out.
@@ -78,13 +78,13 @@ class Schema:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"Schema: the name {shown(name)} is given to {names.count(name)} columns; make names unique.")
-        check_tables(self.categorical)
+        check_set(self.dense, self.categorical, names)
 
     @classmethod
     def infer(cls, data: Any, label: str, sample_weight: str | None = None, csv: Any = None) -> Schema:
         """A schema for a table, from its columns' names, types and values; up to 200,000 rows are looked at.
 
-        Constants, names of single rows, prose, times and what gives the label away are left out. `to_yaml` writes the reasons.
+        Constants, names of rows, prose and what gives the label away are left out; times become hours. `to_yaml` has the reasons.
 
         Args:
             data: A frame (pandas, Polars, Arrow, a mapping of columns), or a path or pattern of Parquet, CSV or TSV files.

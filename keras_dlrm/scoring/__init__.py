@@ -1,4 +1,4 @@
-"""Scoring of whole files: rows in, their ids and click probabilities out."""
+"""Scoring of whole files and frames: rows in, their ids and click probabilities out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from keras_dlrm.support.lazy import lazy
 if TYPE_CHECKING:
     from keras_dlrm.scoring.predict import Scored as Scored
     from keras_dlrm.scoring.predict import predict_files as predict_files
+    from keras_dlrm.scoring.predict import predict_rows as predict_rows
     from keras_dlrm.scoring.predict import predict_split as predict_split
 
-_NAMES = {"Scored": "predict", "predict_files": "predict", "predict_split": "predict"}
+_NAMES = dict.fromkeys(("Scored", "predict_files", "predict_rows", "predict_split"), "predict")
 __all__ = sorted(_NAMES)
 
 __getattr__, __dir__ = lazy(__name__, _NAMES)

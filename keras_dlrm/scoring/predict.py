@@ -1,4 +1,4 @@
-"""`predict_files` and `predict_split`: click probabilities of rows of files."""
+"""`predict_files`, `predict_split` and `predict_rows`: click probabilities of rows of files and frames."""
 
 import dataclasses
 import os
@@ -22,6 +22,7 @@ from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import sources
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 from keras_dlrm.support.arguments import integer, worker_count
 
@@ -50,12 +51,13 @@ class FileRows:
     """The rows of files, through a preprocessor whose `columns` know all vocabularies and statistics.
 
     Attributes:
+        files, columns: As given.
         types: Polars types of the ids, which are kept alongside the predictions; `ValueError` where files have different ones.
         seen: Rows read so far, those that were left out included.
     """
 
     def __init__(self, files: Sequence[TableFile], columns: Columns, ids: Sequence[str], bad: BadRows) -> None:
-        self._files, self._columns, self._ids, self._bad = files, columns, list(ids), bad
+        self.files, self.columns, self._ids, self._bad = files, columns, list(ids), bad
         self.names = list(dict.fromkeys([*columns.names, *ids]))
         self.types: dict[str, Any] = {}
         self.seen = 0
@@ -72,20 +74,20 @@ class FileRows:
 
     def parts(self, executor: Executor, progress: Callable[[int, int | None], None]) -> Iterator[Part]:
         """Rows that can be used, in order; `ValueError` for one that cannot. Progress is told the rows so far, of about all."""
-        sizes = [file.size() for file in self._files]
-        for k, file in enumerate(self._files):
+        sizes = [file.size() for file in self.files]
+        for k, file in enumerate(self.files):
             was, rows = file.fingerprint(self.names), 0
             for block in file.blocks(self.names):
                 for name in self._ids:
                     block.check_single(name)
-                packed = self._columns.work(block, executor)
+                packed = self.columns.work(block, executor)
                 good = np.arange(len(block))
                 if block.faults:
                     self._bad.add(*block.faults.first())
                     good = np.flatnonzero(~block.faults.bad)
                 rows += len(block)
                 self.seen += len(block)
-                inputs = {name: getattr(packed, name) for name in self._columns.schema.input_names}
+                inputs = {name: getattr(packed, name) for name in self.columns.schema.input_names}
                 ids = [block.series(name, good).cast(kind).alias(name) for name, kind in self.types.items()]
                 yield Part(inputs, pl.DataFrame(ids))
                 share = (sum(sizes[:k]) + sizes[k] * block.share) / sum(sizes)
@@ -162,7 +164,7 @@ def predict_files(
     (3, ['key', 'probability'])
     """
     who, path = "predict_files", Path(output)
-    schema = _schema(who, model)
+    _schema(who, model)
     size = integer(who, "batch_size", batch_size)
     threads = worker_count(who, workers)
     bad = BadRows(on_error, max_skipped)
@@ -175,27 +177,61 @@ def predict_files(
             raise ValueError(f"{who}: the output would have two columns {name!r}; {fix}")
     output_format(path)
     check_place(path, overwrite)
-    if preprocessor is None:
-        preprocessor = Preprocessor.identity(schema)
-    elif not isinstance(preprocessor, Preprocessor):
-        preprocessor = Preprocessor.load(preprocessor)
-    check_same(who, schema, preprocessor.schema)
-    if schema.weighted:
-        raise ValueError(f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict.")
-    work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labeled=False)
-    files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv)
-    check_columns(files, [*work.names, *ids])
-    for file in files:
-        if file.path.resolve() == path.resolve():
-            raise ValueError(f"{who}: {path} is an input, too; give another output.")
-    rows = FileRows(files, work, ids, bad)
+    rows = _file_rows(who, model, inputs, preprocessor, csv, ids, bad)
+    if any(file.path.resolve() == path.resolve() for file in rows.files):
+        raise ValueError(f"{who}: {path} is an input, too; give another output.")
     report = progress or (lambda done, total, stage: None)
     with ThreadPoolExecutor(threads) as executor, TableOutput(path, {**rows.types, column: pl.Float32}, overwrite) as table:
         parts = one_ahead(rows.parts(executor, lambda done, total: report(done, total, "score")))
         _score(model, parts, size, column, table)
         if table.rows + bad.skipped != rows.seen:
             raise RuntimeError(f"{who}: {rows.seen} rows were read, {table.rows} scored and {bad.skipped} left out.")
-    return Scored(path, table.rows, bad.skipped, tuple(bad.examples), work.unseen.columns())
+    return Scored(path, table.rows, bad.skipped, tuple(bad.examples), rows.columns.unseen.columns())
+
+
+def predict_rows(
+    model: Any, rows: Inputs, *, preprocessor: Preprocessor | str | os.PathLike[str] | None, batch_size: int = 8192,
+    csv: CsvDialect | None = None, workers: int | None = None,
+) -> np.ndarray:  # fmt: skip
+    """p(click) of rows in memory or in files, in their order, as `predict_files` computes them. No label is needed.
+
+    Args:
+        model: A model of `kd.models`.
+        rows: A frame (pandas, Polars, Arrow, or a mapping of named columns), or files as `predict_files` takes them.
+        preprocessor, batch_size, csv, workers: As of `predict_files`.
+
+    Returns:
+        float32 (B,), one probability for each of the B rows.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError, TypeError: as of `predict_files`.
+
+    Example:
+
+    >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10)])
+    >>> model = kd.models.DLRM(schema, embedding_dim=4, top_mlp=[8, 1], interaction="cat")
+    >>> predict_rows(model, {"C1": [3, 0, 9]}, preprocessor=None).shape
+    (3,)
+    """
+    who = "predict_rows"
+    read = _file_rows(who, model, rows, preprocessor, csv, [], BadRows())
+    scored = _InMemory(Path("the rows"))
+    size = integer(who, "batch_size", batch_size)
+    with ThreadPoolExecutor(worker_count(who, workers)) as executor:
+        _score(model, read.parts(executor, lambda done, total: None), size, PROBABILITY, scored)
+    return np.concatenate([np.empty(0, np.float32), *scored.parts])
+
+
+class _InMemory:
+    """Predictions that are kept in place of a file; `path` is for errors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, 0
+        self.parts: list[np.ndarray] = []
+
+    def write(self, frame: pl.DataFrame) -> None:
+        self.parts.append(frame[PROBABILITY].to_numpy())
+        self.rows += len(frame)
 
 
 def predict_split(
@@ -234,8 +270,9 @@ def predict_split(
 
 
 def _score(
-    model: Any, parts: Iterable[Part], size: int, column: str, table: TableOutput, done: Callable[[int], None] = lambda rows: None
-) -> None:
+    model: Any, parts: Iterable[Part], size: int, column: str, table: TableOutput | _InMemory,
+    done: Callable[[int], None] = lambda rows: None,
+) -> None:  # fmt: skip
     for part in refilled(parts, size):
         # One shape: JAX compiles for each that it sees.
         padded_rows = model.predict_on_batch(padded(part.batch, size))
@@ -247,6 +284,25 @@ def _score(
             raise ValueError(f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {probabilities[row]}; {fix}")
         table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, probabilities)]))
         done(table.rows)
+
+
+def _file_rows(
+    who: str, model: Any, inputs: Inputs, preprocessor: Preprocessor | str | os.PathLike[str] | None, csv: CsvDialect | None,
+    ids: Sequence[str], bad: BadRows,
+) -> FileRows:  # fmt: skip
+    """The rows of some inputs for a model; an error where they, or the preprocessor, do not fit it."""
+    schema = _schema(who, model)
+    if preprocessor is None:
+        preprocessor = Preprocessor.identity(schema)
+    elif not isinstance(preprocessor, Preprocessor):
+        preprocessor = Preprocessor.load(preprocessor)
+    check_same(who, schema, preprocessor.schema)
+    if schema.weighted:
+        raise ValueError(f"{who}: a weighted=True schema names no column of weights; score packed batches with model.predict.")
+    work = Columns(preprocessor.schema, preprocessor.dense_state, preprocessor.vocabularies, labeled=False)
+    files = table_files(inputs, [*work.names, *ids], preprocessor.csv if csv is None else csv, sources(preprocessor.schema))
+    check_columns(files, [*work.names, *ids])
+    return FileRows(files, work, ids, bad)
 
 
 def _schema(who: str, model: Any) -> Schema:

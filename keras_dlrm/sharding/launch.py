@@ -126,7 +126,7 @@ def _run(
     with Processes(command) as processes:
         preemption.processes = processes
         for i, environment in enumerate(environments):
-            with _on_cores_of(i, n):
+            with on_cores_of(i, n):
                 processes.start(i, {**threads, **environment}, reports=i == 0)
         if preemption.told:  # before all had started
             preemption.tell()
@@ -170,7 +170,7 @@ def _cores() -> list[int]:
 
 
 @contextlib.contextmanager
-def _on_cores_of(process: int, processes: int) -> Iterator[None]:
+def on_cores_of(process: int, processes: int) -> Iterator[None]:
     """While this context is open, what is started runs on this process's share of the cores that the launcher may use.
 
     Frameworks start a thread for each core that they may use: with all cores each, N processes would have N threads on every core.

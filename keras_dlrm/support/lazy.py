@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from keras_dlrm.support.quiet import quiet_imports
+
 
 def lazy(
     package: str, names: Mapping[str, str], modules: Mapping[str, str] | None = None
@@ -28,7 +30,8 @@ def lazy(
     namespace = vars(sys.modules[package])
 
     def module(path: str) -> Any:
-        return importlib.import_module(path if path.startswith("keras_dlrm.") else f"{package}.{path}")
+        with quiet_imports():
+            return importlib.import_module(path if path.startswith("keras_dlrm.") else f"{package}.{path}")
 
     def get(name: str) -> Any:
         if modules and name in modules:

@@ -43,12 +43,16 @@ class Chart:
     def line(self, xs: Iterable[float], ys: Iterable[float], kind: str, name: Callable[[float, float], str] | None = None) -> None:
         """Join points; `kind` is a class of the style. With `name` each gets a dot whose tooltip that is."""
         points = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
-        places = [self.place(x, y) for x, y in points]
-        self._marks.append(f'<polyline class="line {kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.place(*point) for point in points))
+        self._marks.append(f'<polyline class="line {kind}" points="{places}"/>')
         if name is not None and len(points) <= _SUFFICES:
-            for point, (x, y) in zip(points, places, strict=True):
-                dot = f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.2">'
-                self._marks.append(f"{dot}<title>{escape(name(*point))}</title></circle>")
+            for x, y in points:
+                self.dot(x, y, kind, name(x, y))
+
+    def dot(self, x: float, y: float, kind: str, name: str) -> None:
+        """A point with a tooltip."""
+        x, y = self.place(x, y)
+        self._marks.append(f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.2"><title>{escape(name)}</title></circle>')
 
     def ring(self, x: float, y: float, kind: str) -> None:
         """A circle around a point."""

@@ -142,13 +142,15 @@ class Experiment:
             lines.append(f"{line}  # {reason}" if reason else line)
         write(path, "\n".join(lines) + "\n")
 
-    def override(self, assignments: Sequence[str]) -> Experiment:
-        """A copy with `key=value` and `outer.inner=value` replaced; values are read as YAML."""
+    def override(self, assignments: Sequence[str] | Mapping[str, Any]) -> Experiment:
+        """A copy with other values of some keys, such as `batch_size` and `model.dropout`.
+
+        Args:
+            assignments: Values by key; or texts `key=value`, whose values are read as YAML.
+        """
         data = self.to_dict()
-        for assignment in assignments:
-            key, equals, value = assignment.partition("=")
-            if not equals or not key:
-                raise ValueError(f"--set {assignment[:200]!r}: expected key=value, such as model.embedding_dim=8.")
+        changes = assignments.items() if isinstance(assignments, Mapping) else [_assigned(text) for text in assignments]
+        for key, value in changes:
             *outer, last = key.split(".")
             target: Any = data
             for part in outer:
@@ -156,13 +158,9 @@ class Experiment:
                     target[part] = {"name": target[part]} if isinstance(target.get(part), str) else {}
                 target = target[part]
                 if not isinstance(target, dict):
-                    raise ValueError(f"--set {assignment[:200]!r}: {part!r} has no parts.")
-            try:
-                target[last] = from_yaml(value)
-            except ValueError as error:
-                raise ValueError(f"--set {assignment[:200]!r}: {error} Mind brackets and quotes.") from None
-        changed = [assignment.partition("=")[0] for assignment in assignments]
-        reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c in changed)}
+                    raise ValueError(f"experiment: {key[:200]!r} cannot be set: {part!r} has no parts.")
+            target[last] = value
+        reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c, _ in changes)}
         return dataclasses.replace(type(self).from_dict(data), reasons=reasons)
 
     def resolved(self, model: Any) -> Experiment:
@@ -205,11 +203,27 @@ class Experiment:
         return model
 
 
+def _assigned(assignment: str) -> tuple[str, Any]:
+    """Key and value of `key=value`."""
+    key, equals, value = assignment.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {assignment[:200]!r}: expected key=value, such as model.embedding_dim=8.")
+    try:
+        return key, from_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"--set {assignment[:200]!r}: {error} Mind brackets and quotes.") from None
+
+
 def _with_rate(spec: Any, optimizer: Any) -> Any:
     """An optimizer's specification with the rate that it has by default."""
     if isinstance(spec, Mapping) and "learning_rate" in spec:
         return spec
     return {**({"name": spec} if isinstance(spec, str) else spec), "learning_rate": float(f"{float(optimizer.learning_rate):.7g}")}
+
+
+def type_name(model: str | type) -> str:
+    """The type of a model for an experiment: `DLRM` and the like as they are, `module:Class` of a class."""
+    return f"{model.__module__}:{model.__qualname__}" if isinstance(model, type) else model
 
 
 def model_class(kind: str) -> Any:

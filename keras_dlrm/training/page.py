@@ -1,10 +1,14 @@
 """The report of a run as one HTML file: it loads nothing, and follows the light or dark scheme of the reader."""
 
+import base64
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from keras_dlrm.files.paths import as_typed
 from keras_dlrm.training import plots
 
 _SCORES = {"auc": "AUC", "logloss": "log loss", "ne": "NE", "calibration": "calibration", "ece": "ECE"}
@@ -27,7 +31,7 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
 
     Args:
         result: As `result.json` holds it: `history`, scores of the parts, and perhaps `baselines`, a list of rows
-            `{"model": name, "auc": …, "logloss": …, …}`, and what else `train` returns.
+            `{"model": name, "auc": …, "logloss": …, …}`, a `verdict` on them, and what else `train` returns.
         figures: As `analyze` returns them.
         title: Heading of the page.
 
@@ -39,14 +43,15 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
         "<h2>Result</h2>", _result(result, figures),
         "<h2>Charts</h2>", _charts(result, figures), _lift(figures["lift"]),
         _importance(figures["importance"]), _slices(figures["slices"]),
-        hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file."),
+        # Of a run; other pages have no such files.
+        hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file.") * ("history" in result),
     ]  # fmt: skip
     return document(title, sections)
 
 
 def document(title: str, sections: Iterable[str]) -> str:
     """A whole HTML file of sections, which are HTML."""
-    style = resources.files("keras_dlrm.training").joinpath("page.css").read_text(encoding="utf-8")
+    style = _style()
     # Whatever a name holds: nothing is loaded and no program runs.
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = (
@@ -55,6 +60,18 @@ def document(title: str, sections: Iterable[str]) -> str:
         f"<title>{escape(title)}</title><style>{style}</style>"
     )
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{chr(10).join(filter(None, sections))}</body></html>\n'
+
+
+def picture(svg: str, name: str) -> str:
+    """A chart of `plots` as an image for any page: it brings its style and its ground."""
+    style = f"<style>{_style()} :root {{ background: var(--ground); }}</style>"
+    whole = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1)
+    source = f"data:image/svg+xml;base64,{base64.b64encode(whole.encode()).decode()}"
+    return f'<img alt="{escape(name)}" src="{source}" style="width:18em;max-width:100%;display:inline-block">'
+
+
+def _style() -> str:
+    return resources.files("keras_dlrm.training").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def hint(html: str) -> str:
@@ -86,6 +103,8 @@ def _result(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     if "best" in result:
         rows.append({"name": f"best possible ({part})", **result["best"]})
     text = table(rows, _RESULT)
+    if "verdict" in result:
+        text += f"<p>{escape(result['verdict'])}</p>"
     if "grouped_auc" in figures:
         grouped = figures["grouped_auc"]
         value = "not defined: no group has both a click and a non-click" if grouped["auc"] is None else f"{grouped['auc']:.4f}"
@@ -174,3 +193,20 @@ def _cell(name: str, value: Any) -> str:
         # No minus before what rounds to 0.
         return f"<td>{value:#.3g}</td>" if name in _RATES and 0 < value < 0.01 else f"<td>{round(value, 4) + 0.0:,.4f}</td>"
     return f"<td>{value:,}</td>" if isinstance(value, int) else f"<td>{escape(str(value))}</td>"
+
+
+class Report(os.PathLike[str]):
+    """Path of a page, which a notebook shows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return as_typed(self.path)
+
+    def _repr_html_(self) -> str:
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" style="width:100%;height:40em;border:0"></iframe>'

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
 from keras_dlrm.training.analysis import affordable_rows, analyze
 from keras_dlrm.training.averaging import Averaging
+from keras_dlrm.training.baselines import beside
 from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
@@ -48,7 +49,7 @@ def train(
     Args:
         experiment: What to train.
         data: A `ClickLog` of `kd.data.open`.
-        output: Folder; new or empty unless `resume` or `overwrite`.
+        output: Folder; new or empty unless `resume` or `overwrite`. The data may be in it, in `data`.
         resume: Whether to continue a run that was interrupted; a new run starts where there is none.
         overwrite: Whether to delete an earlier run at `output`, one that nobody has moved or put anything else into.
         tensorboard: Whether to write TensorBoard logs to `output/tensorboard`.
@@ -58,8 +59,8 @@ def train(
 
     Returns:
         The content of `result.json`: `test` and `valid` scores, `history` by epoch, `parameters`, `seconds`,
-        `samples_per_s`, `ended_by` (`"patience"`, `"epochs"` or `"time budget"`), and for a planted log `best` and `distance` to
-        it.
+        `samples_per_s`, `ended_by` (`"patience"`, `"epochs"` or `"time budget"`), what `beside` says of the baselines, and for
+        a planted log `best` and `distance` to it.
 
     Raises:
         FileExistsError: `output` has content that may not be deleted.
@@ -80,7 +81,7 @@ def train(
         valid = data.split("valid") if "valid" in data.splits and len(data.split("valid")) else None
         model = experiment.build(data.schema)
         experiment = experiment.resolved(model)
-        if resume and output.exists() and any(output.iterdir()):
+        if resume and run_files.besides_log(output):
             _check_same_run(experiment, fingerprint, output)
             if (output / run_files.RESULT).exists():
                 return run_files.read_listing(output, run_files.RESULT)
@@ -142,8 +143,25 @@ def check_parts(data: Any) -> dict[str, Any]:
         if name != "train" and len(labels) and len(np.unique(labels)) < 2:
             fault = f"all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC"
             raise ValueError(f"{data.directory}: {fault}; cut the log so that both occur, or leave the part out.")
-    fingerprint = {"directory": str(data.directory), "sha256": digest.hexdigest(), "schema": data.schema.to_dict()}
-    return {**fingerprint, "rows": {name: _rows_digest(data, name) for name in data.splits}}
+    return {**log_identity(data), "sha256": digest.hexdigest()}
+
+
+def log_identity(data: Any) -> dict[str, Any]:
+    """JSON values that tell a log from others: its place, its schema, a digest of the rows of each part."""
+    rows = {name: _rows_digest(data, name) for name in data.splits}
+    return {"directory": str(data.directory), "schema": data.schema.to_dict(), "rows": rows}
+
+
+def check_same_log(who: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """`ValueError`, which begins with `who`, where the log that `data.json` tells of has another schema or other rows now."""
+    if "schema" in saved:
+        check_same(who, Schema.from_dict(saved["schema"]), Schema.from_dict(now["schema"]), scores=True)
+    if "sha256" in now and saved["sha256"] != now["sha256"]:
+        raise ValueError(f"{who}; give another folder.")
+    for name, rows in saved.get("rows", {}).items():
+        if rows != now["rows"].get(name):
+            fix = "give another folder, or the data as they were"
+            raise ValueError(f"{who}: the {name} part has other rows now; {fix}.")
 
 
 def _rows_digest(data: Any, name: str) -> str:
@@ -164,7 +182,7 @@ def _check_folder(output: Path, resume: bool, overwrite: bool) -> None:
     """An error where `output` is not to be written to, whatever run is in it. Changes nothing."""
     if resume and overwrite:
         raise ValueError("train: resume and overwrite are mutually exclusive.")
-    if not output.exists() or not any(output.iterdir()):
+    if not run_files.besides_log(output):
         return
     if overwrite:
         ownership.check(output, ownership.identity("run", output), "a run")
@@ -185,15 +203,7 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
     if (output / run_files.MODEL).is_file() and not (output / run_files.RESULT).exists():
         check_archive(output / run_files.MODEL, KERAS)  # the best so far, which may stay the best
     _check_experiment(Experiment.load(file), experiment, output)
-    if "schema" in data:
-        ours, theirs = (Schema.from_dict(saved["schema"]) for saved in (data, fingerprint))
-        check_same(f"{output} is a run on other data than {fingerprint['directory']}", ours, theirs, scores=True)
-    if data["sha256"] != fingerprint["sha256"]:
-        raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}; give another folder.")
-    for name, rows in data.get("rows", {}).items():
-        if rows != fingerprint["rows"].get(name):
-            fix = f"the {name} part has other rows now; give another folder, or the data as they were."
-            raise ValueError(f"{output} is a run on other data than {fingerprint['directory']}: {fix}")
+    check_same_log(f"{output} is a run on other data than {fingerprint['directory']}", data, fingerprint)
 
 
 def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
@@ -215,11 +225,12 @@ def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
 
 def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, overwrite: bool) -> None:
     owner = ownership.identity("run", output)
-    if overwrite and output.exists() and any(output.iterdir()):
+    if overwrite and run_files.besides_log(output):
         with ownership.hold(output):
-            ownership.remove(output, owner, "a run")
+            ownership.check(output, owner, "a run")
+            ownership.clear(output, owner, "a run", keep=(run_files.LOG,))
     output.mkdir(parents=True, exist_ok=True)
-    if not any(output.iterdir()):
+    if {path.name for path in run_files.besides_log(output)} <= {MARKER}:
         os.close(ownership.mark(output, owner, run_files.FILES))
     experiment.save(output / run_files.EXPERIMENT)
     run_files.write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
@@ -235,6 +246,7 @@ def _finish(
     result: dict[str, Any] = {
         "model": experiment.model["type"], "backend": keras.backend.backend(), "seed": experiment.seed,
         "parameters": {"tables": int(tables), "dense": int(sum(np.prod(v.shape) for v in model.weights) - tables)},
+        "rows": {name: len(data.split(name)) for name in data.splits},
         "epochs": epochs, "best_epoch": best.best_epoch + 1, "seconds": round(best.seconds, 2),
         "samples_per_s": round(trained / max(best.seconds, 1e-9)), "ended_by": ended_by, "history": best.history,
     }  # fmt: skip
@@ -255,8 +267,10 @@ def _finish(
         result["distance"] = {k: result["best"][k] - result["test"][k] for k in ("auc", "logloss")}
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     if plotted is not None:
-        title = f"{experiment.model['type']} on {data.directory.name}"
+        own = data.directory == (output / run_files.LOG).resolve()  # all of these are called alike
+        title = f"{experiment.model['type']} on {output.name if own else data.directory.name}"
         part_name, labels, probabilities, weights = plotted
+        result |= beside(experiment, data, part_name, probabilities, result)
         learning_curves_png(best.history, labels, probabilities, output / run_files.REPORT, title, weights)
         shuffled = affordable_rows(data.schema, trained)
         figures = analyze(model, data, part_name, probabilities, best.batch_size, slice_by, group_by, experiment.seed, shuffled)

@@ -1,16 +1,19 @@
 """Files of a run's folder, with checksums."""
 
+import itertools
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_dlrm.data.jobs.staging import staging_directory
 from keras_dlrm.files.checksums import Done, read_sealed, sealed
 from keras_dlrm.files.durable import sync, write
 from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
-from keras_dlrm.files.marker import check_marker
+from keras_dlrm.files.marker import MARKER, check_marker
 from keras_dlrm.files.ownership import LOCK
 
 MODEL, RESULT, REPORT, EXPERIMENT = "model.keras", "result.json", "report.png", "experiment.yaml"
@@ -18,11 +21,27 @@ DATA, PREDICTIONS = "data.json", "predictions.npy"
 PAGE, FIGURES = "report.html", "report.json"
 # The checkpoint of a run that has not ended, and the place in the data that it is of.
 STATE, PLACE = "resume", "resume.npz"
+# The processed directory of a run that was given a table, and what a stopped job leaves of it.
+LOG = "data"
+_PARTIAL = staging_directory(Path(LOG)).name
 # What a run writes; the rest of its folder is somebody else's.
 FILES = (
-    MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, PAGE, FIGURES, EXPERIMENT, DATA, PREDICTIONS, LOCK, ".writing-*/**",
+    f"{LOG}/**", f"{_PARTIAL}/**", MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, PAGE, FIGURES, EXPERIMENT, DATA, PREDICTIONS, LOCK,
+    ".writing-*/**",
     "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
 )  # fmt: skip
+
+
+def besides_log(folder: Path) -> list[Path]:
+    """What is in a run's folder besides the processed directory that it was given there."""
+    logs = [path for path in (folder / LOG, folder / _PARTIAL) if (path / MARKER).is_file()]
+    return [path for path in folder.iterdir() if path not in logs] if folder.is_dir() else []
+
+
+def stamped(name: str) -> Path:
+    """A new folder for a run that was given none: `runs/<name>-<time>`."""
+    folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return next(path for i in itertools.count(1) if not (path := folder if i == 1 else Path(f"{folder}-{i}")).exists())
 
 
 def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:

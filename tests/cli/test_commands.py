@@ -18,8 +18,11 @@ from keras_dlrm.cli import COMMANDS, group, main
 from keras_dlrm.cli.options import apply_experiment_options
 from keras_dlrm.cli.quantities import DURATION
 from keras_dlrm.data.packed.packed import open as load
+from keras_dlrm.data.packed.writer import PackedWriter
+from keras_dlrm.metrics import scores
 from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.run_files import read_predictions
 
 TINY = ["--batch-size", "128", "--epochs", "1", "--set", "model.embedding_dim=4", "--set", "patience=0"]
 
@@ -89,21 +92,27 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     sliced = ["--slice-by", "a", "--slice-by", "x", "--group-by", "a"]
     code, text = run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small, *sliced, "--tensorboard", "--json")
     assert code == 0
-    assert "best possible AUC" in text
+    assert "best possible AUC" in text and " the logistic regression" in text
     trained = last_json(text)
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
     assert not [path for path in (tmp_path / "run").iterdir() if path.stem == "resume"]
 
     assert (tmp_path / "run" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert [row["model"] for row in trained["baselines"]] == ["click rate", "logistic regression"]
+    assert trained["verdict"] in text.replace("\n", " ")
     figures = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [(table["column"], table["by"]) for table in figures["slices"]] == [("a", "value"), ("a", "frequency"), ("x", "value")]
     assert {row["column"] for row in figures["importance"]["columns"]} == {"x", "z", "a", "b"}
     assert {"report.html", "report.json"} <= {file.name for file in verify(tmp_path / "run").files}
 
-    code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, *sliced, "--json")
+    report = ["--report", tmp_path / "own.html"]
+    code, text = run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, *sliced, *report, "--json")
     assert code == 0
     scored = last_json(text)
+    assert "Importance of columns" in (tmp_path / "own.html").read_text()
+    with pytest.raises(FileExistsError, match=r"own\.html exists; give another name"):
+        run("evaluate", tmp_path / "run" / "model.keras", "--data", planted, *report)
     assert scored["grouped_auc"] == pytest.approx(figures["grouped_auc"], abs=1e-6)
     for one, other in zip(scored["slices"], figures["slices"], strict=True):
         assert [row["slice"] for row in one["rows"]] == [row["slice"] for row in other["rows"]]
@@ -124,13 +133,57 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     code, text = run(*args, "--json")
     assert code == 0
     found = last_json(text)
-    assert [row["model"] for row in found["models"]] == ["DCN", "DCNv2"]
-    assert all(row["seeds"] == 2 and row["± auc"] >= 0 for row in found["models"])
+    assert [row["model"] for row in found["models"]] == ["DCN", "DCNv2", "click rate", "logistic regression"]
+    assert all(row["seeds"] == 2 and row["± auc"] >= 0 for row in found["models"][:2])
+    assert text.count("the logistic regression") >= 2 and found["differences"][-1]["difference"] == "DCNv2 - logistic regression"
     gap = found["models"][0]["auc"] - found["models"][1]["auc"]
     assert found["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
     assert found["differences"][0]["low"] <= gap <= found["differences"][0]["high"]
     # Finished runs are not repeated.
     assert last_json(run(*args, "--json")[1]) == found
+
+
+@pytest.mark.slow
+@pytest.mark.neutral
+def test_compare_counts_rows_by_their_weights(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    schema = Schema(categorical=[Categorical("c", 9)], sample_weight="w", soft_labels=True)
+    with PackedWriter(tmp_path / "log", schema) as writer:
+        for part in ("train", "test"):
+            weights = rng.integers(0, 3, 300).astype(np.float32)
+            writer.append(part, {"sparse": rng.integers(0, 9, (300, 1))}, rng.random(300).astype(np.float32), weights)
+    models = ["--model", "LogisticRegression", "--model", "DCN", "--epochs", "1", "--seeds", "1", "--samples", "40"]
+    code, text = run("compare", "--data", tmp_path / "log", *models, "--output", tmp_path / "c", "--json")
+    found = last_json(text)
+    labels, weights = (load(tmp_path / "log").split("test").labels, load(tmp_path / "log").split("test").sample_weights())
+    expected = scores(labels, read_predictions(tmp_path / "c" / "DCN-seed0"), weights)
+    assert code == 0 and found["models"][1]["logloss"] == pytest.approx(expected["logloss"], abs=1e-6)
+    gap = found["models"][0]["auc"] - found["models"][1]["auc"]
+    assert found["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.neutral
+def test_what_tune_writes_is_trained_and_models_are_tuned_before_they_are_compared(planted: Path, tmp_path: Path) -> None:
+    small = [*TINY, "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
+    args = ["tune", "--data", planted, "--model", "DCN", *small, "--trials", "2", "--output", tmp_path / "t"]
+    code, text = run(*args, "--json")
+    assert code == 0
+    found = last_json(text)
+    assert found["trials"] == 2 and found["best"]["state"] == "complete"
+    assert f"keras-dlrm train --data {planted} --config {tmp_path / 't' / 'best.yaml'}" in text
+    assert max(map(len, text[: text.index("report.html")].splitlines())) <= 80
+    best = Experiment.load(tmp_path / "t" / "best.yaml")
+    # As the options have it.
+    assert (best.batch_size, best.model["deep_mlp"], best.model["cross_layers"], best.epochs) == (128, [8], 1, 1)
+    code, text = run("train", "--data", planted, "--config", tmp_path / "t" / "best.yaml", "--output", tmp_path / "run", "--json")
+    assert last_json(text)["valid"]["auc"] == pytest.approx(found["best"]["auc"], abs=1e-5)
+
+    models = ["--model", "DCN", "--model", "DCNv2", *small, "--tuned", ".001s", "--seeds", "1", "--samples", "20"]
+    code, text = run("compare", "--data", planted, *models, "--output", tmp_path / "c", "--json")
+    assert code == 0 and [row["model"] for row in last_json(text)["models"]][:2] == ["DCN", "DCNv2"]
+    for model in ("DCN", "DCNv2"):
+        assert Experiment.load(tmp_path / "c" / f"{model}-tuned" / "best.yaml").model["type"] == model
 
 
 @pytest.mark.neutral

@@ -81,7 +81,7 @@ def test_compare_takes_an_own_model_alongside_others(command: Command) -> None:
     both = ["--model", "DCN", "--model", "own_of_tests:Wide", "--seeds", "1", "--epochs", "1", "--samples", "20"]
     code, out, err = command("compare", "--data", "log", *both, "--output", "both", "--json")
     assert code == 0, err
-    assert [row["model"] for row in json.loads(out.splitlines()[-1])["models"]] == ["DCN", "own_of_tests:Wide"]
+    assert [row["model"] for row in json.loads(out.splitlines()[-1])["models"]][:2] == ["DCN", "own_of_tests:Wide"]
 
 
 @pytest.mark.parametrize(

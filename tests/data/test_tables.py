@@ -127,11 +127,12 @@ def test_bad_value_names_file_row_and_column(tmp_path, column, value, message, m
 
 def test_bad_arguments_are_clear_errors(tmp_path):
     path = save(make_frame(4), tmp_path / "log.csv")
-    output = tmp_path / "out"
+    output, empty = tmp_path / "out", tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(FileNotFoundError, match="no such file"):
         tables.preprocess(SCHEMA, tmp_path / "absent.csv", output=output)
-    with pytest.raises(FileNotFoundError, match="is a folder; give its files"):
-        tables.preprocess(SCHEMA, tmp_path, output=output)
+    with pytest.raises(FileNotFoundError, match="is a folder without tables"):
+        tables.preprocess(SCHEMA, empty, output=output)
     with pytest.raises(FileNotFoundError, match="pattern"):
         tables.preprocess(SCHEMA, str(tmp_path / "*.parquet"), output=output)
     with pytest.raises(ValueError, match="empty list"):
@@ -202,6 +203,33 @@ def test_a_broken_text_file_is_named_and_nothing_is_written(tmp_path, text, word
     with pytest.raises(ValueError, match="log.csv.*" + word):
         tables.preprocess(SCHEMA, tmp_path / "log.csv", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_stands_for_the_tables_below_it(tmp_path):
+    (folder := tmp_path / "log" / "more").mkdir(parents=True)
+    for name in ("_SUCCESS", ".part-0.csv.crc", "notes.txt", "_old.csv"):
+        (tmp_path / "log" / name).write_text("no table")
+    files = [save(make_frame(4, first), folder / f"part-{n}.csv") for n, first in ((2, 0), (10, 4))]
+    log = tables.preprocess(SCHEMA, tmp_path / "log", output=tmp_path / "out")
+    assert log.manifest["tables"]["inputs"] == [["train", str(path)] for path in files]
+    with pytest.raises(FileNotFoundError, match="is a folder that this package wrote"):
+        tables.preprocess(SCHEMA, tmp_path / "out", output=tmp_path / "again")
+
+
+def test_what_the_same_call_wrote_is_opened_where_that_is_asked_for(tmp_path):
+    path, output = save(make_frame(20), tmp_path / "log.parquet"), tmp_path / "out"
+    given = {"output": output, "split": {"train": 0.5, "test": 0.5}, "reuse": True}
+    log = tables.preprocess(SCHEMA, path, **given)
+    written = (output / "manifest.json").stat().st_mtime_ns
+    again = tables.preprocess(SCHEMA, path, **given)
+    assert again.manifest == log.manifest and (output / "manifest.json").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="made from other inputs or with other settings"):
+        tables.preprocess(SCHEMA, path, **{**given, "split": {"train": 1.0}})
+    save(make_frame(21), path)
+    with pytest.raises(ValueError, match="made from other inputs or with other settings"):
+        tables.preprocess(SCHEMA, path, **given)
+    with pytest.raises(ValueError, match="mutually exclusive"):
+        tables.preprocess(SCHEMA, path, **given, overwrite=True)
 
 
 def test_files_of_a_pattern_are_read_in_the_order_of_their_numbers(tmp_path):

@@ -1,5 +1,7 @@
 """The preprocessor inside a graph gives the ids and values that it gives on the host."""
 
+import datetime as dt
+
 import numpy as np
 import polars as pl
 import pytest
@@ -117,3 +119,33 @@ def test_a_grown_vocabulary_keeps_its_ids(tmp_path):
     asked = ["a", "b", "x", "y", "z", "zz", ""]
     got = in_graph(grown, tmp_path, {"c": np.array([a.encode() for a in asked], object)})
     assert got["sparse"].tolist() == grown.transform({"c": asked})["sparse"].tolist()
+
+
+MOMENTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2100, 1, 1))
+TIMES = st.one_of(
+    MOMENTS.map(dt.datetime.isoformat), MOMENTS.map(str), MOMENTS.map(lambda moment: str(moment.date())),
+    MOMENTS.map(lambda moment: f"{moment:%Y-%m-%dT%H:%M}+05:30"), MOMENTS.map(lambda moment: f"{moment:%Y-%m-%d %H:%M:%S}.25Z"),
+    st.integers(-(10**18), 10**18).map(str), st.floats(-1e18, 1e18).map(str), st.sampled_from(["", "2024-02-29", "1e9", "-0"]),
+)  # fmt: skip
+
+
+@SETTINGS
+@given(st.lists(TIMES, min_size=1, max_size=20))
+def test_parts_of_times_are_those_of_the_host(tmp_path_factory, asked):
+    made = [kd.Categorical("hour", of="at", part="hour"), kd.Categorical("weekday", of="at", part="weekday")]
+    preprocessor = Preprocessor(kd.Schema([kd.Dense("days", "log1p", of="at", part="days")], made))
+    expected = preprocessor.transform({"at": asked})
+    got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"at": np.array([a.encode() for a in asked], object)})
+    assert got["sparse"].tolist() == expected["sparse"].tolist()
+    np.testing.assert_allclose(got["dense"], expected["dense"], rtol=1e-6)
+    assert [column.name for column in raw_columns(preprocessor)] == ["at"]
+
+
+def test_times_that_the_host_refuses_are_missing(tmp_path):
+    preprocessor = Preprocessor(kd.Schema(categorical=[kd.Categorical("hour", of="at", part="hour")]))
+    asked = ["soon", "2024-13-01", "2024-02-30", "2023-02-29", "2024-01-01 24:00", "nan", "2024-01-31T12:30"]
+    for text in asked[:-1]:
+        with pytest.raises(ValueError, match="column 'hour': value .* must be a time, such as 2024-01-31"):
+            preprocessor.transform({"at": [text]})
+    got = in_graph(preprocessor, tmp_path, {"at": np.array([a.encode() for a in asked], object)})
+    assert got["sparse"].ravel().tolist() == [-1] * 6 + [12]

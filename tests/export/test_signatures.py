@@ -265,3 +265,19 @@ def ask_examples(path, examples):
 
     outputs = tf.saved_model.load(str(path)).signatures["regress"](inputs=tf.constant(examples))
     return outputs["outputs"].numpy()
+
+
+@pytest.mark.slow
+def test_parts_of_times_are_made_inside_the_graph(tmp_path):
+    made = [kd.Categorical("hour", of="at", part="hour"), kd.Categorical("weekday", of="at", part="weekday")]
+    schema = kd.Schema([kd.Dense("age", "quantile", of="at", part="days"), "x"], made, label="click")
+    rows = {"at": ["2024-01-31T12:30:00", "1706704200000", "", "2023-06-05 07:00+02:00"], "x": [0.0, 1.0, 2.0, 3.0]}
+    preprocessor = Preprocessor.fit(schema, rows)
+    model = kd.models.DLRM(preprocessor.schema, 8, [16, 8], [16, 1], seed=1)
+    path = kd.export.savedmodel(model, tmp_path / "model", preprocessor, default="raw")
+    expected = model.predict(preprocessor.transform(rows), verbose=0)
+    (answer,) = ask(path, [["serving_default", rows]])
+    np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
+    assert len(np.unique(expected.round(6))) > 2
+    with pytest.raises(ValueError, match="user_columns names 'hour', which is made of 'at' of each candidate"):
+        kd.export.savedmodel(model, tmp_path / "ranked", preprocessor, user_columns=["hour"])

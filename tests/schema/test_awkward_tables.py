@@ -29,7 +29,8 @@ def pick(*values):
 
 def summary(schema):
     """Transform of each dense column, hotness of each sparse one, and `None` for those that were left out."""
-    kinds = {**{c.name: c.transform for c in schema.dense}, **{c.name: c.hotness for c in schema.categorical}}
+    kinds = {c.name: c.transform for c in schema.dense if c.of is None}
+    kinds |= {c.name: c.hotness for c in schema.categorical if c.of is None}
     return {**kinds, **dict.fromkeys(schema.inferred.left_out)}
 
 

@@ -26,7 +26,8 @@ def cities(n=N):
 
 def kinds(schema):
     """What became of each column: a name of a transform, "sparse", or nothing."""
-    return {**{c.name: c.transform for c in schema.dense}, **{c.name: "sparse" for c in schema.categorical}}
+    found = {**{c.name: c.transform for c in schema.dense}, **{c.name: "sparse" for c in schema.categorical}}
+    return {c.name: found[c.name] for c in (*schema.dense, *schema.categorical) if c.of is None}
 
 
 def test_an_ordinary_log():
@@ -81,6 +82,30 @@ def test_what_is_left_out_and_why(name, values, words):
     assert kinds(schema) == {"city": "sparse"}
     assert words in schema.inferred.left_out[name]
     assert f"name: {name}" in schema.to_yaml()
+
+
+def made(schema):
+    """Columns that are made of times: names by source."""
+    columns = [c for c in (*schema.dense, *schema.categorical) if c.of is not None]
+    return {source: [c.name for c in columns if c.of == source] for source in dict.fromkeys(c.of for c in columns)}
+
+
+def test_columns_are_made_of_times():
+    at = [dt.datetime(2024, 1, 1) + dt.timedelta(hours=i) for i in range(N)]
+    joined = [str(dt.date(2020, 1, 1) + dt.timedelta(days=i * 7 % 900)) for i in range(N)]
+    clicked = [moment if click else None for moment, click in zip(at, CLICKS, strict=True)]
+    table = {
+        "at": at, "joined": joined, "updated": [1_600_000_000 + 3600 * (i * 7 % 900) for i in range(N)], "clicked": clicked,
+        "german": [f"{moment:%d.%m.%Y}" for moment in at], "utc": [f"{moment} UTC" for moment in at], "at_hour": cities(),
+    }  # fmt: skip
+    schema = infer(table)
+    assert made(schema) == {
+        "joined": ["joined_days", "joined_weekday"], "updated": ["updated_days", "updated_hour", "updated_weekday"],
+        "at": ["at_weekday"],
+    }  # fmt: skip
+    assert kinds(schema) == {"at_hour": "sparse"} and schema.inferred.time == "at"
+    assert "- {name: updated_hour, of: updated, part: hour}  # hour of updated, UTC" in schema.to_yaml()
+    assert kd.Schema.from_yaml(schema.to_yaml()) == schema
 
 
 @pytest.mark.parametrize(

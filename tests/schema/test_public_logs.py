@@ -157,15 +157,16 @@ def test_a_log_as_published(tmp_path, form, log, label, dense, left_out, time):
         left_out = [name for name in left_out if name != "style"]
     schema = kd.Schema.infer(frame if form == "frame" else tmp_path / "log.csv", label=label)
     sparse = [name for name in log if name not in (*dense, *left_out, label) and (form == "frame" or name != "style")]
-    assert list(schema.dense_names) == dense
+    assert [column.name for column in schema.dense if column.of is None] == dense
     assert list(schema.inferred.left_out) == left_out
-    assert list(schema.categorical_names) == sparse
+    assert [column.name for column in schema.categorical if column.of is None] == sparse
     assert schema.inferred.time == time
 
 
 def test_the_sentences_about_the_rows():
     def warnings(log, label):
-        return " ".join(kd.Schema.infer(log, label=label).inferred.warnings)
+        inferred = kd.Schema.infer(log, label=label).inferred
+        return " ".join([*inferred.warnings, inferred.cut or ""])
 
     assert "Rows are in the order of 'hour': cut them with --fractions 0.8 0.1 0.1, as they are." in warnings(
         AVAZU, "click"

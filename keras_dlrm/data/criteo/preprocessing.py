@@ -39,6 +39,7 @@ def preprocess(
     max_skipped: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    reuse: bool = False,
     progress: Callable[[int, int | None, str], None] | None = None,
 ) -> ClickLog:
     """Preprocess raw Criteo logs as a published DLRM did, so that results compare.
@@ -91,6 +92,8 @@ def preprocess(
         max_skipped: With `"skip"`, an error when there are more; `None` for no limit.
         workers: Threads; as many as there are processors by default. The result is the same for any number.
         overwrite: Whether a processed directory at `output` may be replaced.
+        reuse: Whether one at `output` that the same call wrote is opened instead: a program that is started again goes on
+            from there.
         progress: Called as `progress(rows_done, rows_total, stage)`, with the stages `"read"` and `"write"`. While
             the log is read, the total is an estimate from the bytes.
 
@@ -99,7 +102,7 @@ def preprocess(
 
     Raises:
         FileNotFoundError: an input does not exist.
-        FileExistsError: `output` exists.
+        FileExistsError: `output` exists, and neither `overwrite` nor `reuse` allows it.
         OSError: the disk is full, or an input cannot be read, such as a folder or a named pipe.
         ValueError: an argument out of range, a broken `.gz`, or a bad line, whose file, number and value the message names.
 
@@ -124,7 +127,7 @@ def preprocess(
     }
     bad = BadRows(on_error, max_skipped)
     place, threads = real_output(output), worker_count("criteo", workers)
-    return CriteoJob(paths, rules, arguments, bad, progress).run(place, threads, overwrite)
+    return CriteoJob(paths, rules, arguments, bad, progress).run(place, threads, overwrite, reuse)
 
 
 def encode(inputs: Path_ | Sequence[Path_], max_ind_range: int | None = None) -> dict[str, np.ndarray]:

@@ -112,19 +112,28 @@ class Job(ABC):
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
-    def run(self, output: Path, workers: int, overwrite: bool) -> ClickLog:
+    def run(self, output: Path, workers: int, overwrite: bool, reuse: bool = False) -> ClickLog:
         """Do the work, or the rest of it.
 
         Args:
             output: Directory to write.
             workers: Threads.
             overwrite: Whether a processed directory there may be replaced.
+            reuse: Whether a processed directory there that this job made is opened instead.
         """
+        if reuse and overwrite:
+            raise ValueError(f"{self.program}: reuse and overwrite are mutually exclusive.")
         inputs = self.fingerprints()
         job = {"program": self.program, "version": self.version, **self.identity(inputs)}
         digest = hashlib.sha256(json.dumps(job).encode()).hexdigest()
         stopped = staging_directory(output).exists()
-        if not stopped:
+        if reuse and output.is_dir() and any(output.iterdir()):
+            if not self._made(output, digest):
+                fix = "give another output, or delete it"
+                raise ValueError(f"{output} was made from other inputs or with other settings than now given; {fix}.")
+            if not stopped:
+                return open_log(output)
+        elif not stopped:
             check_output(output, overwrite)
         go_on = f"make room and run again, it resumes where it stopped (or delete {staging_directory(output)} to give it up)"
         with full_disk(output, go_on), Staging(output, job) as self.staging:

@@ -11,12 +11,13 @@ import polars as pl
 from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
 from keras_dlrm.data.preprocessor import dense, time_order
 from keras_dlrm.data.preprocessor import raw_columns as raw
-from keras_dlrm.data.preprocessor.block import Block, Fault, Flat, FrameBlock
+from keras_dlrm.data.preprocessor.block import Block, Fault, Flat, FrameBlock, Numbers
 from keras_dlrm.data.preprocessor.unseen import Tally
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary, counted
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense
 from keras_dlrm.schema.packing import WEIGHTS, Lists, allowed_labels
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import part_of, raw_names, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Columns:
         self.unseen = Tally()
         self._row_names = schema.row_names if labeled else ()
         self.time = time
-        self.names = list(dict.fromkeys([*schema.column_names, *self._row_names, *([] if time is None else [time])]))
+        self.names = list(dict.fromkeys([*raw_names(schema), *self._row_names, *([] if time is None else [time])]))
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
         self.open: dict[str, list[tuple[Categorical, int]]] = {}
@@ -102,9 +103,14 @@ class Columns:
                 return _label(block, schema, label) if column == schema.label else _weight(block, column, weight)
             if isinstance(column, Dense):
                 j = places[column.name]
+                numbers = block.numeric(column.name) if column.of is None else _parts(block, column)
                 if j in self.late:
-                    return _dense(block, column, None, late[:, self.late.index(j)])
-                return _dense(block, column, self._state.get(column.name, {}), out[:, j])
+                    return _dense(numbers, column, None, late[:, self.late.index(j)])
+                return _dense(numbers, column, self._state.get(column.name, {}), out[:, j])
+            if column.of is not None:
+                numbers = _parts(block, column)
+                sparse[:, offsets[column.name]] = np.where(np.isnan(numbers.values), PADDING, numbers.values)
+                return [*numbers.faults, (numbers.lost, numbers.value, time_order.TIME)]
             flat, faults = block.flat(column)
             if flat.lists is not None:
                 lists[column.name] = flat.lists
@@ -116,8 +122,8 @@ class Columns:
             return [*faults, *more]
 
         todo = [*self._row_names, *schema.dense, *schema.categorical]
-        if self.time is not None:
-            block.check_single(self.time)
+        for name in (*sources(schema), *([] if self.time is None else [self.time])):
+            block.check_single(name)
         for column, faults in zip(todo, list(over(one, todo)), strict=True):
             for fault in faults:
                 block.faults.add(column if isinstance(column, str) else column.name, fault)
@@ -187,7 +193,7 @@ class Columns:
 
     def read(self, tables: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`late` and `sparse` of one or many tables, as `raw_columns.frames` takes them; an error where a row cannot be used."""
-        for table, where in raw.frames(tables, self.schema.column_names):
+        for table, where in raw.frames(tables, raw_names(self.schema), sources(self.schema)):
             rows = self.work(FrameBlock.in_memory(table, where))
             yield rows.late, rows.sparse
 
@@ -274,15 +280,21 @@ def _weight(block: Block, name: str, out: np.ndarray) -> Sequence[Fault]:
     return [*weight.faults, (~(np.isfinite(out) & (out >= 0)), weight.value, WEIGHTS)]
 
 
-def _dense(block: Block, column: Dense, state: dict[str, Any] | None, out: np.ndarray) -> Sequence[Fault]:
+def _parts(block: Block, column: Dense | Categorical) -> Numbers:
+    """A column that is made of times, as numbers."""
+    name = str(column.of)
+    seconds, lost = time_order.seconds(block.series(name, np.arange(len(block))), block.where.of(name))
+    return Numbers(part_of(str(column.part), seconds), lost, lambda row: block.value(name, row))
+
+
+def _dense(numbers: Numbers, column: Dense, state: dict[str, Any] | None, out: np.ndarray) -> Sequence[Fault]:
     """A dense column: transformed, or as it is, NaN where missing, where its state is still to be fitted (`None`)."""
-    numbers = block.numeric(column.name)
     infinite = np.isinf(numbers.values)
     wrong = numbers.lost | infinite
     values, faults = numbers.values, list(numbers.faults)
     if wrong.any():
         values = np.where(wrong, np.nan, values)
-        faults.append((numbers.lost, numbers.value, raw.NUMBER))
+        faults.append((numbers.lost, numbers.value, raw.NUMBER if column.of is None else time_order.TIME))
         faults.append((infinite, numbers.value, raw.FINITE))
     out[:] = values if state is None else dense.apply(column, state, values)
     outside = dense.unusable(column, values) if state is None else ~np.isfinite(out)

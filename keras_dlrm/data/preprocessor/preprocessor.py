@@ -17,6 +17,7 @@ from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.vocabulary import Keys, Vocabulary, identified
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import raw_names, sources
 
 # A frame of Polars or pandas, an Arrow table, or a mapping of named columns.
 Table = Any
@@ -88,8 +89,9 @@ class Preprocessor:
         Args:
             schema: Fitted schema, whose dense transforms are taken as done: they are set to `"none"`.
         """
-        plain = [{**entry, "transform": "none"} for entry in schema.to_dict()["dense"]]
-        return cls(Schema.from_dict({**schema.to_dict(), "dense": plain}))
+        made = {"of": None, "part": None}
+        plain = [dataclasses.replace(column, transform="none", **made) for column in schema.dense]
+        return cls(schema.with_columns(plain, [dataclasses.replace(column, **made) for column in schema.categorical]))
 
     @classmethod
     def fit(cls, schema: Schema, frames: Tables, keys: Mapping[str, Keys] | None = None) -> Preprocessor:
@@ -176,7 +178,7 @@ class Preprocessor:
         """
         schema = self.schema
         where = where or raw.Where()
-        table = raw.frame(frame, [*schema.column_names], where)
+        table = raw.frame(frame, raw_names(schema), where, sources(schema))
         columns = Columns(schema, self.dense_state, self.vocabularies, labeled=False)
         rows = columns.work(FrameBlock.in_memory(table, where))
         batch = {name: getattr(rows, name) for name in schema.input_names if name != "weights"}

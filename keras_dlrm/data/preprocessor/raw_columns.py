@@ -1,7 +1,8 @@
 """Raw columns of a Polars frame: dense values, and categorical values as flat lists."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from keras_dlrm.data.kernels.string_hash import buckets
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, fold
 from keras_dlrm.schema.packing import Lists, kept
+from keras_dlrm.support.values import is_missing
 
 SEPARATOR = "|"
 NUMBER = "must be a number, or empty if missing"
@@ -39,8 +41,10 @@ class Where:
         return f"{self.source + ', ' if self.source else ''}column {name!r}"
 
 
-def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
+def frame(data: Any, names: Sequence[str], where: Where, times: Collection[str] = ()) -> pl.DataFrame:
     """The named columns of a table: a frame of Polars (a lazy one, too) or pandas, an Arrow table, or a mapping.
+
+    Those of `times` may hold dates of pandas, NumPy or Python.
 
     `KeyError` where a column is missing, `TypeError` for what is no table or no column, `ValueError` for unequal lengths.
     """
@@ -57,13 +61,26 @@ def frame(data: Any, names: Sequence[str], where: Where) -> pl.DataFrame:
     for name in names:
         if name not in present:
             raise KeyError(f"{source}column {name!r} is missing; there are {[str(n) for n in present]}.")
-    series = {name: normal_form.column(name, data[name]) for name in names}
+    series = {name: normal_form.column(name, _moments(data[name]) if name in times else data[name]) for name in names}
     first = next(iter(series))
     for name, values in series.items():
         if len(values) != len(series[first]):
             other = f"{first!r} has {len(series[first])}"
             raise ValueError(f"{source}column {name!r} has {len(values)} rows but {other}; they must agree.")
     return pl.DataFrame(series)
+
+
+def _moments(values: Any) -> Any:
+    """Dates of pandas, NumPy or Python as a Polars series; other values as they are."""
+    if isinstance(values, pl.Series):
+        return values
+    kind = getattr(getattr(values, "dtype", None), "kind", "O")
+    if kind == "M":  # pandas gives those of a time zone as of UTC
+        array = values.to_numpy("datetime64[us]") if hasattr(values, "to_numpy") else values.astype("datetime64[us]")
+        return pl.Series(array)
+    moments = [None if is_missing(value) else value for value in values] if kind == "O" else []
+    dates = [value for value in moments if value is not None]
+    return pl.Series(moments) if dates and all(isinstance(value, datetime.date) for value in dates) else values
 
 
 def _is_pandas(data: Any) -> bool:
@@ -76,7 +93,7 @@ def is_table(data: Any) -> bool:
     return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
 
 
-def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Where]]:
+def frames(data: Any, names: Sequence[str], times: Collection[str] = ()) -> Iterator[tuple[pl.DataFrame, Where]]:
     """One or many tables, as `frame` takes them, or pairs `(table, Where)` → pairs with the named columns, if any."""
     if not names:
         return
@@ -86,7 +103,7 @@ def frames(data: Any, names: Sequence[str]) -> Iterator[tuple[pl.DataFrame, Wher
     first = 0
     for part in parts:
         part, where = part if isinstance(part, tuple) else (part, Where(first_row=first))
-        table = frame(part, names, where)
+        table = frame(part, names, where, times)
         yield table, where
         first += len(table)
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.preprocessor.raw_columns import SEPARATOR
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import raw_names
 
 FORMATS = ("json", "csv", "example")
 Value = str | list[str | None] | None
@@ -59,8 +60,8 @@ class Decoder:
             raise ValueError(f"format={format!r} is unknown; use one of {FORMATS}.")
         if columns is not None and format != "csv":
             raise ValueError(f"columns={list(columns)} name the fields of CSV records; format={format!r} has names.")
-        self.names = [*schema.column_names, schema.label]
-        self._columns = list(columns or [schema.label, *schema.column_names])
+        self.names = [*raw_names(schema), schema.label]
+        self._columns = list(columns or [schema.label, *raw_names(schema)])
         for name in self.names:
             if self._columns.count(name) != 1:
                 raise ValueError(

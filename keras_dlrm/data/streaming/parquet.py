@@ -13,6 +13,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming.stream import Packed, Piece, Stream, pack, tensorflow_io
 from keras_dlrm.data.tables.files import Inputs, input_files
 from keras_dlrm.data.tables.frames import ParquetFile
+from keras_dlrm.schema.time_parts import raw_names
 
 FETCH = 4096  # rows that one call into TensorFlow brings
 
@@ -64,7 +65,7 @@ class ParquetStream(Stream):
                     f"ParquetStream: column {column.name!r} has hotness={column.hotness}, and tensorflow-io reads no lists; "
                     "use kd.data.tables.preprocess."
                 )
-        self._names = [*schema.column_names, schema.label]
+        self._names = [*raw_names(schema), schema.label]
         self._inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
         # The names stay those of this folder, wherever the program works when it looks for more.
         self._folder = Path.cwd()

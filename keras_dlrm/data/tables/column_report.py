@@ -6,6 +6,7 @@ import polars as pl
 
 from keras_dlrm.schema.inference.sampling import Sample
 from keras_dlrm.schema.schema import Dense, Schema
+from keras_dlrm.schema.time_parts import raw_names
 
 # A value is far out beyond so many times the 99th percentile of the absolute values.
 _FAR = 100
@@ -32,7 +33,7 @@ def column_report(schema: Schema, rows: Sample) -> list[dict[str, Any]]:
         row["missing"] = f"{_missing(values):.1%}"
         row["note"] = _note(column, values) if isinstance(column, Dense) else ""
         report.append(row)
-    used = {*schema.column_names, *schema.row_names}
+    used = {*raw_names(schema), *schema.row_names}
     for name in frame.columns:
         if name not in used:
             report.append({"column": name, "kind": "not used", "missing": f"{_missing(frame[name]):.1%}"})

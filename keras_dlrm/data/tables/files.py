@@ -1,7 +1,7 @@
 """Input files of a table: names, patterns and folders to files, and the reader for each format."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from keras_dlrm.data.preprocessor.raw_columns import is_table
 from keras_dlrm.data.tables.frames import FrameFile, ParquetFile
 from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.data.tables.text import TextFile
-from keras_dlrm.files.paths import folder_values, matches, regular
+from keras_dlrm.files.paths import folder_values, regular
+from keras_dlrm.files.table_paths import table_paths
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # Also frames: of pandas, Polars or Arrow, and mappings of named columns.
@@ -22,11 +23,11 @@ ENDINGS = ".csv, .tsv, .tfrecord (these also .gz) or .parquet"
 
 
 def table_files(
-    inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None, time: str | None = None
+    inputs: Inputs, names: Sequence[str], dialect: CsvDialect | None = None, times: Collection[str] = ()
 ) -> list[TableFile]:
     """The tables that a path, a pattern, a frame or a list of these stands for.
 
-    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`; `time` is one that
+    `names` are columns that may come from the names of folders, as in `day=2024-01-01/part-0.parquet`; `times` are those that
     may hold dates.
     """
     entries = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
@@ -37,7 +38,7 @@ def table_files(
         else:
             if not is_table(entry):
                 raise TypeError(f"tables: an input is a {type(entry).__name__}; give paths, patterns or frames.")
-            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}", time))
+            tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}", times))
     if not tables:
         raise ValueError("tables: an empty list of input files; give at least one.")
     return tables
@@ -59,16 +60,13 @@ def open_table(path: Path, dialect: CsvDialect | None = None) -> TableFile:
 
 
 def input_files(inputs: Paths) -> list[Path]:
-    """The files that a path, a pattern or a list of these stands for; an error where one of them is none."""
+    """The files that a path, a pattern, a folder or a list of these stands for; an error where one of them is none."""
     paths: list[Path] = []
     for entry in [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs):
-        matching = matches(entry)
+        matching = table_paths(entry)
         if not matching:
             raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
-        for path in matching:
-            if path.is_dir():
-                raise FileNotFoundError(f"{path} is a folder; give its files, as the pattern '{path}/*.parquet'.")
-            paths.append(regular(path, f"give a file ({ENDINGS}), a list, or a glob pattern"))
+        paths += [regular(path, f"give a file ({ENDINGS}), a folder, a list, or a glob pattern") for path in matching]
     if not paths:
         raise ValueError("tables: an empty list of input files; give at least one.")
     return paths

@@ -1,10 +1,9 @@
 """Reader of Parquet files and of frames in memory, in blocks of rows."""
 
-import datetime
 import hashlib
 import io
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.block import Block, Faults, FrameBlock
 from keras_dlrm.data.tables.table_file import BLOCK_ROWS, TableFile, readable
 from keras_dlrm.schema.packing import column_names
-from keras_dlrm.support.values import is_missing
 
 # Rows that are decoded at once.
 SLICE_ROWS = 2**18
@@ -93,18 +91,15 @@ class ParquetFile(_Frames):
 class FrameFile(_Frames):
     """A table in memory, read as a file is: DataFrame of pandas or Polars, Arrow table, or mapping of named columns.
 
-    The column `time` may hold dates of pandas, NumPy or Python.
+    The columns `times` may hold dates of pandas, NumPy or Python.
     """
 
-    def __init__(self, data: Any, name: str = "the frame", time: str | None = None) -> None:
+    def __init__(self, data: Any, name: str = "the frame", times: Collection[str] = ()) -> None:
         super().__init__(Path(name))
         if hasattr(data, "collect") and hasattr(data, "collect_schema"):
             data = data.collect()
         self._columns = column_names(data)
-        if time in self._columns and not isinstance(data, pl.DataFrame) and hasattr(data, "__getitem__"):
-            data = {str(name): data[name] for name in self._columns}
-            data[time] = _moments(data[time])
-        self._data = data
+        self._data, self._times = data, times
 
     def columns(self) -> list[str]:
         return [str(name) for name in self._columns]
@@ -124,20 +119,7 @@ class FrameFile(_Frames):
         return {"frame": str(self.path), "rows": self.rows(), "sha256": known.hexdigest()}
 
     def _frame(self, names: Sequence[str]) -> pl.DataFrame:
-        return raw.frame(self._data, list(names), raw.Where(str(self.path)))
+        return raw.frame(self._data, list(names), raw.Where(str(self.path)), self._times)
 
     def scan(self, names: Sequence[str] | None = None) -> pl.LazyFrame:
         return self._frame(self.columns() if names is None else names).lazy()
-
-
-def _moments(values: Any) -> Any:
-    """Dates of pandas, NumPy or Python as a Polars series; other values as they are."""
-    if isinstance(values, pl.Series):
-        return values
-    kind = getattr(getattr(values, "dtype", None), "kind", "O")
-    if kind == "M":  # pandas gives those of a time zone as of UTC
-        array = values.to_numpy("datetime64[us]") if hasattr(values, "to_numpy") else values.astype("datetime64[us]")
-        return pl.Series(array)
-    moments = [None if is_missing(value) else value for value in values] if kind == "O" else []
-    dates = [value for value in moments if value is not None]
-    return pl.Series(moments) if dates and all(isinstance(value, datetime.date) for value in dates) else values

@@ -18,6 +18,7 @@ from keras_dlrm.data.tables.files import input_files as input_files
 from keras_dlrm.data.tables.job import TableJob
 from keras_dlrm.data.tables.parts import RANDOM
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.time_parts import raw_names, sources
 from keras_dlrm.support.arguments import integer, worker_count
 
 VOCABULARY = ("frozen", "grown")
@@ -40,6 +41,7 @@ def preprocess(
     max_skipped: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    reuse: bool = False,
     progress: Progress | None = None,
 ) -> ClickLog:
     """Preprocess tables into a directory for `kd.data.open`.
@@ -61,11 +63,11 @@ def preprocess(
     Args:
         schema: The columns. Sparse columns without a `vocabulary_size` get a fitted vocabulary. `None` with a
             `preprocessor`, which has one.
-        train: Path, glob pattern (of what does not exist literally), or a list of these: `.csv`, `.tsv`, `.tfrecord`, each
-            also `.gz`, or `.parquet`. Several files are read one after the other; those of a glob in the order of their
-            names, numbers in these by their values: `day_2.csv` before `day_10.csv`. Empty ones hold no rows. Frames are
-            taken, too: of pandas, Polars or Arrow, and mappings of named columns, or of these parts: `{"train": frame,
-            "test": frame}`.
+        train: Path, folder, glob pattern (of what does not exist literally), or a list of these: `.csv`, `.tsv`,
+            `.tfrecord`, each also `.gz`, or `.parquet`. Several files are read one after the other; those of a folder or a
+            glob in the order of their names, numbers in these by their values: `day_2.csv` before `day_10.csv`. Empty ones
+            hold no rows. Frames are taken, too: of pandas, Polars or Arrow, and mappings of named columns, or of these
+            parts: `{"train": frame, "test": frame}`.
         valid: The same, for the validation split.
         test: The same, for the test split.
         output: Directory to write: complete or absent.
@@ -85,6 +87,8 @@ def preprocess(
         max_skipped: With `"skip"`, an error when there are more; `None` for no limit.
         workers: Threads; as many as there are processors by default. The result is the same for any number.
         overwrite: Whether a processed directory at `output` may be replaced.
+        reuse: Whether one at `output` that the same call wrote is opened instead: a program that is started again goes on
+            from there.
         progress: Called as `progress(rows_done, rows_total, stage)`, with the stages `"read"` and `"write"`. While
             files are read, the total is an estimate.
 
@@ -93,7 +97,7 @@ def preprocess(
 
     Raises:
         FileNotFoundError: an input does not exist.
-        FileExistsError: `output` exists.
+        FileExistsError: `output` exists, and neither `overwrite` nor `reuse` allows it.
         OSError: the disk is full, or an input cannot be read, such as a named pipe.
         KeyError: a column is missing.
         ValueError, TypeError: a value cannot be used; the message names file, column and row (in CSV and TSV the line,
@@ -123,21 +127,22 @@ def preprocess(
     seed = integer("tables", "seed", seed, 0)
     time = None if split_by in (None, RANDOM) else split_by
     place = real_output(output)
-    if not staging_directory(place).exists():
+    if not reuse and not staging_directory(place).exists():
         check_output(place, overwrite)
     csv = csv if csv is not None or given is None else given.csv
     parts = {"train": train, "valid": valid, "test": test}
-    names = [*schema.column_names, *schema.row_names]
+    names = [*raw_names(schema), *schema.row_names]
     names += [] if time is None or time in names else [time]
+    times = sources(schema) if time is None else [time, *sources(schema)]
     files = [
         (name, file)
         for name, inputs in parts.items()
         if inputs is not None
-        for file in table_files(inputs, names, csv, time)
+        for file in table_files(inputs, names, csv, times)
     ]
     check_columns([file for _, file in files], names)
     job = TableJob(files, schema, given, vocabulary == "grown", csv, split, split_by, seed, bad, progress)
-    return job.run(place, threads, overwrite)
+    return job.run(place, threads, overwrite, reuse)
 
 
 def _rules(

@@ -11,10 +11,12 @@ from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import KEY
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Vocabulary
+from keras_dlrm.export.saved_model import times
 from keras_dlrm.export.signatures import WEIGHTS, Column
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.time_parts import sources
 
 # What int64 has of its last nine digits, and before them.
 _LOW, _HIGHEST, _LAST = 10**9, 9_223_372_036, 854_775_807
@@ -131,6 +133,12 @@ class RawColumns(ModelColumns):
         self.lookups = {}
         for i, (table, vocabulary) in enumerate(preprocessor.vocabularies.items()):
             self.lookups[table] = VocabularyLookup(vocabulary, folder / f"vocabulary_{i:03d}.txt")
+
+    def pack(self, columns: Mapping[str, Any], shared: Sequence[str] = (), rows: Any = None) -> dict[str, Any]:
+        moments = {name: times.seconds(columns[name]) for name in sources(self.schema)}
+        every = (*self.schema.dense, *self.schema.categorical)
+        parts = {column.name: times.part(column, moments[column.of]) for column in every if column.of is not None}
+        return super().pack({**columns, **parts}, shared, rows)
 
     def missing(self, column: Column) -> Any:
         """NaN for a number, which `dense` replaces after the transform."""

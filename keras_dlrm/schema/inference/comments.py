@@ -16,7 +16,7 @@ def commented(description: dict[str, Any], inferred: Inferred) -> str:
     def comment(text: str) -> str:
         return " ".join(text.split())
 
-    lines = [f"# {comment(warning)}" for warning in inferred.warnings]
+    lines = [f"# {comment(sentence)}" for sentence in (*inferred.warnings, inferred.cut) if sentence]
     rest = {key: value for key, value in description.items() if key not in ("dense", "categorical")}
     lines += yaml.safe_dump(rest, sort_keys=False, allow_unicode=True).splitlines()
     for kind in ("dense", "categorical"):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from keras_dlrm.files.paths import blank, folder_values, matches, regular
+from keras_dlrm.files.paths import blank, folder_values, regular
+from keras_dlrm.files.table_paths import table_paths
 from keras_dlrm.support.values import is_missing
 
 ROWS = 200_000
@@ -32,8 +33,8 @@ def sample(data: Any, csv: Any = None, rows: int = ROWS) -> Sample:
     """At most about so many rows, in the order of the table.
 
     Args:
-        data: A frame (pandas, Polars, Arrow, or a mapping of named columns); or a path, a pattern or a list of these of
-            `.parquet`, `.csv` and `.tsv` files (text also `.gz`).
+        data: A frame (pandas, Polars, Arrow, or a mapping of named columns); or a path, a folder, a pattern or a list of
+            these of `.parquet`, `.csv` and `.tsv` files (text also `.gz`).
         csv: `CsvDialect` of text files; files of other endings are text then.
         rows: Most rows.
 
@@ -100,7 +101,7 @@ def _files(data: Any) -> list[Path]:
     for entry in [data] if isinstance(data, (str, os.PathLike)) else data:
         if not isinstance(entry, (str, os.PathLike)):
             raise TypeError(f"infer: a list holds a {type(entry).__name__}; give paths, or one frame.")
-        named = matches(entry)
+        named = table_paths(entry)
         if not named:
             raise FileNotFoundError(f"{entry}: no file has such a name; check the pattern.")
         paths += [regular(path, "give a file, such as clicks.parquet") for path in named]

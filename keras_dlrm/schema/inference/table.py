@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,10 @@ class Inferred:
         left_out: Columns that are none, with the reason.
         warnings: Sentences about the table as a whole.
         time: Column by whose values rows can be put in order.
+        cut: Sentence on how to cut the rows into parts, where their order says so.
         soft_labels: Whether labels are between 0 and 1.
+        rows: Number of rows of the table, where it is known.
+        click_rate: Mean label of the rows that were looked at.
     """
 
     dense: list[Dense] = dataclasses.field(default_factory=list)
@@ -43,7 +47,10 @@ class Inferred:
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
     time: str | None = None
+    cut: str | None = None
     soft_labels: bool = False
+    rows: int | None = None
+    click_rate: float = 0.0
 
 
 def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferred:
@@ -60,7 +67,8 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
     labels = label_numbers(frame[label], label, source)
     if len(frame) < 2:
         raise ValueError(f"infer: {source} has one row, which says nothing about its columns; give some hundred.")
-    inferred = Inferred(soft_labels=bool(((labels > 0) & (labels < 1)).any()))
+    soft = bool(((labels > 0) & (labels < 1)).any())
+    inferred = Inferred(soft_labels=soft, rows=table.total, click_rate=float(labels.mean()))
     whole = table.total is not None and len(frame) == table.total
     if not whole:
         inferred.warnings.append(f"Inferred from {len(frame):,} of {f'{table.total:,}' if table.total else 'more'} rows.")
@@ -73,6 +81,7 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
     for name in columns:
         _add(inferred, name, frame[name], labels, whole, order, compared)
     order.tell(inferred, frame[label])
+    order.make(inferred, frame.columns)
     if not inferred.dense and not inferred.categorical:
         detail = "; ".join(f"{name}: {why}" for name, why in inferred.left_out.items()) or "the label is the only column"
         raise ValueError(f"infer: {source} has no column that a model can use ({detail}); write a schema by hand.")
@@ -95,6 +104,8 @@ def _add(
     kind = of_column(column)
     if isinstance(kind, Times):
         inferred.left_out[name] = kind.why
+        if _auc_of_missing(where, labels, compared) < _STRONG:  # not the time of the click itself
+            order.made.append((name, kind))
         if where.all() and column.kinds > 1:
             order.times.append((name, kind))
         return
@@ -123,6 +134,11 @@ def _add(
     if sparse and not isinstance(values.dtype, (pl.List, pl.Array)):
         order.look(column)
     (inferred.categorical if sparse else inferred.dense).append(kind.column)  # type: ignore[arg-type]
+
+
+def _auc_of_missing(where: np.ndarray, labels: np.ndarray, compared: np.ndarray) -> float:
+    """AUC of whether a column has a value, which some rows are `compared` by."""
+    return auc_alone(pl.Series(where[compared].astype(np.int64)), labels[compared], False) if len(compared) else 0.5
 
 
 def of_column(column: Column) -> Found:
@@ -154,6 +170,7 @@ class _Order:
 
     def __init__(self) -> None:
         self.times: list[tuple[str, Times]] = []
+        self.made: list[tuple[str, Times]] = []
         self.unsure: list[str] = []
         self.markers: set[str] = set()
         self._sorted: str | None = None
@@ -163,6 +180,20 @@ class _Order:
         runs = int((column.values != column.values.shift()).sum()) + 1
         if self._sorted is None and column.kinds > 20 and runs < 1.2 * column.kinds and 2 * column.kinds < len(column):
             self._sorted = column.name
+
+    def make(self, inferred: Inferred, names: Sequence[str]) -> None:
+        """Add columns that are made of times: days of those alone that do not order the rows, whose order says it."""
+        for source, times in self.made:
+            for part in times.parts:
+                name = f"{source}_{part}"
+                if name in names or (part == "days" and source == inferred.time):
+                    continue
+                inferred.reasons[name] = f"{part} of {source}" + (", UTC" if part == "hour" else "")
+                if part == "days":
+                    recent = Dense(name, "distinct_quantile", encoding="piecewise_linear", of=source, part=part)
+                    inferred.dense.append(recent)
+                else:
+                    inferred.categorical.append(Categorical(name, of=source, part=part))
 
     def tell(self, inferred: Inferred, labels: pl.Series) -> None:
         """Add the sentences."""
@@ -181,10 +212,10 @@ class _Order:
         if sortable:
             inferred.time, times = sortable[0]
             if times.ascending:
-                inferred.warnings.append(f"Rows are in the order of {inferred.time!r}: {cut}, as they are.")
+                inferred.cut = f"Rows are in the order of {inferred.time!r}: {cut}, as they are."
             else:
-                inferred.warnings.append(f"Rows have a time: {cut} --split-by {shlex.quote(inferred.time)}.")
+                inferred.cut = f"Rows have a time: {cut} --split-by {shlex.quote(inferred.time)}."
         elif self._sorted is not None:
-            inferred.warnings.append(f"Rows are sorted by {self._sorted!r}: {cut} --split-by random.")
+            inferred.cut = f"Rows are sorted by {self._sorted!r}: {cut} --split-by random."
         elif len(labels) >= ENOUGH and int((labels != labels.shift()).sum()) < 3:
-            inferred.warnings.append(f"Rows are sorted by the label: {cut} --split-by random.")
+            inferred.cut = f"Rows are sorted by the label: {cut} --split-by random."

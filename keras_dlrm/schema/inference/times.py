@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.schema.inference import names
+from keras_dlrm.schema.time_parts import ISO
 
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?$"
 # Texts that can be dates at all, and ways to write one besides ISO 8601.
@@ -23,6 +24,7 @@ _UNITS = (1, 10**3, 10**6, 10**9)
 _CALENDAR = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _SHORT_YEAR = {8: "%y%m%d%H", 10: "%y%m%d%H%M"}
 _YEARS = 20  # of a log, at most
+_FEW, _MANY = 3, 20  # hours, days
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,18 +35,29 @@ class Times:
         why: What they are, in words.
         sorts: Whether `--split-by` can put rows in their order as they are written.
         ascending: Whether rows are in their order already.
+        parts: Parts of them that columns can be made of.
     """
 
     why: str
     sorts: bool = True
     ascending: bool = False
+    parts: tuple[str, ...] = ()
 
 
 def of_moments(times: pl.Series, sorts: bool = True) -> Times:
     """Dates or datetimes."""
     written = "it orders the rows" if sorts else "written as 2024-01-31 it would order the rows"
     first, last = str(times.min()), str(times.max())
-    return Times(f"a time, from {first} to {last}; {written}", sorts, times.is_sorted())
+    return Times(f"a time, from {first} to {last}; {written}", sorts, times.is_sorted(), _parts(times) if sorts else ())
+
+
+def _parts(times: pl.Series) -> tuple[str, ...]:
+    """Parts of times that tell rows apart: hours where there are some, weekdays of two weeks or more, days of many."""
+    days = times.dt.date()
+    hours = times.dtype != pl.Date and times.dt.hour().n_unique() > _FEW
+    weekdays = (days.max() - days.min()).days >= 14 and days.dt.weekday().n_unique() > 1  # type: ignore[operator, union-attr]
+    found = {"hour": hours, "weekday": weekdays, "days": days.n_unique() > _MANY}
+    return tuple(part for part, there in found.items() if there)
 
 
 def of_texts(texts: pl.Series) -> Times | None:
@@ -64,7 +77,8 @@ def of_texts(texts: pl.Series) -> Times | None:
         except pl.exceptions.PolarsError:
             continue
         if moments.null_count() <= 0.001 * len(texts) and (iso or _plausible(moments)):
-            return of_moments(moments, sorts=iso)
+            found = of_moments(moments, sorts=iso)
+            return found if texts.str.contains(ISO).all() else dataclasses.replace(found, parts=())
     return None
 
 
@@ -78,7 +92,7 @@ def of_numbers(name: str, numbers: np.ndarray) -> Times | None:
             if names.time(name) or (ascending and of_a_log and names.meaning(name) is None):
                 return of_moments(pl.Series(numbers / unit * 1e6).cast(pl.Int64).cast(pl.Datetime("us")))
     if (moments := _calendar(name, numbers)) is not None:
-        return of_moments(moments)
+        return dataclasses.replace(of_moments(moments), parts=())  # a preprocessor reads them as seconds
     if names.moment(name) and low < high:
         return Times(f"a time, counted from {low:.0f} to {high:.0f}; it orders the rows", True, ascending)
     return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_dlrm.export.signatures import model_columns
 from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.time_parts import sources
 from keras_dlrm.serving.wire.errors import invalid
 from keras_dlrm.serving.wire.tensors import DTYPES, Signature, Tensor, shape_text
 
@@ -127,6 +128,8 @@ def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any
             missing[tensor.name] = float("nan") if DTYPES[tensor.dtype].numpy == np.float64 else dense[name]
         elif name in schema.categorical_names and kind in ("id", "text"):
             missing[tensor.name] = PADDING if kind == "id" else ""
+        elif tensor.name in sources(schema) and kind == "text":
+            missing[tensor.name] = ""
     return missing
 
 

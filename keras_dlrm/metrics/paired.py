@@ -1,0 +1,80 @@
+"""Paired difference of two models' scores with its interval, in one pass: for every run, where resampling would take long."""
+
+from math import erfc, sqrt
+from typing import Any
+
+import numpy as np
+
+from keras_dlrm.metrics.bootstrap import Difference
+from keras_dlrm.metrics.scores import mass_losses
+from keras_dlrm.metrics.validation import masses
+from keras_dlrm.support.auc import tie_starts
+
+_NORMAL = 1.959964  # standard deviations on either side of the mean that hold 95%
+
+
+def paired_difference(labels: Any, probs_a: Any, probs_b: Any, weights: Any = None) -> dict[str, Difference]:
+    """Differences a − b of AUC and of log loss, with normal intervals from what each row contributes to them.
+
+    What `paired_bootstrap` finds by resampling, in O(n log n), and of weighted rows, too. The interval covers the choice of
+    test rows, not of training seeds.
+
+    Args:
+        labels: 0 or 1, or numbers between, (n,) or (n, 1), both occurring.
+        probs_a: Probabilities of model a, in [0, 1], (n,) or (n, 1).
+        probs_b: Probabilities of model b, likewise.
+        weights: What each row counts, finite and at least 0, (n,) or (n, 1); 1 each by default.
+
+    Returns:
+        `{"auc": Difference, "logloss": Difference}`. Better is above zero for AUC and below zero for log loss.
+
+    Raises:
+        ValueError: bad shapes or values, or labels all equal.
+
+    Example:
+
+    >>> labels = np.arange(200) % 2
+    >>> noise = np.random.default_rng(0).uniform(0, 1, 200)
+    >>> result = paired_difference(labels, 0.3 + 0.4 * labels, noise)
+    >>> result["auc"].low > 0, result["logloss"].high < 0, result["auc"].p_value < 0.05
+    (True, True, True)
+
+    Source: DeLong et al. 1988, "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves".
+    """
+    clicks, others, a = masses("paired_difference", labels, probs_a, weights)
+    _, _, b = masses("paired_difference", labels, probs_b, weights)
+    if not clicks.any() or not others.any():
+        raise ValueError(f"paired_difference: all labels are {int(clicks.any())}; it is defined only where both 0 and 1 occur.")
+    return {
+        "auc": _difference(_auc(clicks, others, a), _auc(clicks, others, b)),
+        "logloss": _difference(_log_loss(clicks, others, a), _log_loss(clicks, others, b)),
+    }
+
+
+def _auc(clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
+    """AUC, and how much each row moves it: whether it stands on the right side of the others more often than the mean."""
+    order = np.argsort(values)
+    starts = tie_starts(values[order])
+    tied_clicks, tied_others = (np.add.reduceat(mass[order], starts) for mass in (clicks, others))
+    sizes = np.diff(np.append(starts, len(values)))
+    # Shares of the non-clicks below and of the clicks above a score, those of the same score by half.
+    below, above = np.empty_like(values), np.empty_like(values)
+    below[order] = np.repeat((np.cumsum(tied_others) - tied_others / 2) / others.sum(), sizes)
+    above[order] = np.repeat(1 - (np.cumsum(tied_clicks) - tied_clicks / 2) / clicks.sum(), sizes)
+    area = float(clicks @ below / clicks.sum())
+    return area, clicks * (below - area) / clicks.sum() + others * (above - area) / others.sum()
+
+
+def _log_loss(clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean log loss, and how much each row moves it."""
+    rows, losses = clicks + others, mass_losses(clicks, others, values)
+    mean = float(losses.sum() / rows.sum())
+    return mean, (losses - mean * rows) / rows.sum()
+
+
+def _difference(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> Difference:
+    mean = a[0] - b[0]
+    moved = a[1] - b[1]
+    error = sqrt(float(moved @ moved))
+    p_value = erfc(abs(mean) / error / sqrt(2)) if error > 0 else float(mean == 0)
+    return Difference(mean, mean - _NORMAL * error, mean + _NORMAL * error, p_value)

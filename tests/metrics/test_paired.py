@@ -1,0 +1,64 @@
+"""The paired difference and its interval, against the sums that define them and against resampling."""
+
+import numpy as np
+import pytest
+
+from keras_dlrm import metrics
+
+pytestmark = pytest.mark.neutral
+
+
+def two_models(n=600, decimals=1):
+    random = np.random.default_rng(0)
+    a, b = random.random(n), np.round(random.random(n), decimals)
+    return random.random(n) < 0.6 * a + 0.4 * b, a, b
+
+
+def test_differences_are_those_of_the_scores_and_intervals_those_of_the_bootstrap():
+    labels, a, b = two_models()
+    found, resampled = metrics.paired_difference(labels, a, b), metrics.paired_bootstrap(labels, a, b, 1500)
+    for score in ("auc", "logloss"):
+        one, other = found[score], resampled[score]
+        assert one.difference == pytest.approx(other.difference, abs=1e-12)
+        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.1 * (one.high - one.low))
+
+
+def test_the_error_of_the_auc_is_that_of_delong_counted_pair_by_pair():
+    labels, a, b = two_models(80)
+    wins = []
+    for values in (a, b):
+        clicks, others = values[labels][:, None], values[~labels][None]
+        wins.append((clicks > others) + 0.5 * (clicks == others))
+    gained = wins[0] - wins[1]
+    error = np.sqrt(gained.mean(1).var() / labels.sum() + gained.mean(0).var() / (~labels).sum())
+    found = metrics.paired_difference(labels, a, b)["auc"]
+    assert found.high - found.difference == pytest.approx(1.959964 * error, rel=1e-6)
+    assert found.difference == pytest.approx(gained.mean(), abs=1e-12)
+
+
+def test_weights_count_rows_and_labels_may_lie_between():
+    labels, a, b = two_models()
+    weights = np.random.default_rng(1).integers(0, 2, len(labels))
+    some = weights > 0
+    for one, other in zip(
+        metrics.paired_difference(labels, a, b, 3.0 * weights).values(),
+        metrics.paired_difference(labels[some], a[some], b[some]).values(), strict=True,
+    ):  # fmt: skip
+        assert one == pytest.approx(other)
+    soft = np.where(labels, 0.75, 0.25)
+    found = metrics.paired_difference(soft, a, b, weights + 1)
+    expected = [metrics.scores(soft, values, weights + 1) for values in (a, b)]
+    resampled = metrics.paired_bootstrap(soft, a, b, 1500, weights=weights + 1)
+    for score in ("auc", "logloss"):
+        assert found[score].difference == pytest.approx(expected[0][score] - expected[1][score], abs=1e-12)
+        assert found[score].difference == pytest.approx(resampled[score].difference, abs=1e-12)
+        ends = found[score].low, found[score].high
+        assert ends == pytest.approx((resampled[score].low, resampled[score].high), abs=0.1 * (ends[1] - ends[0]))
+
+
+def test_equal_models_do_not_differ_and_better_ones_do():
+    labels, a, b = two_models()
+    assert metrics.paired_difference(labels, a, a)["auc"] == (0.0, 0.0, 0.0, 1.0)
+    assert metrics.paired_difference(labels, a, 1 - a)["auc"].p_value < 1e-6
+    with pytest.raises(ValueError, match="all labels are 1"):
+        metrics.paired_difference([1, 1], [0.5, 0.1], [0.5, 0.2])
