@@ -11,11 +11,11 @@ Each log goes through the four commands of the README: `schema`, `preprocess tab
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,12 @@ def prepared(folder: Path, label: str) -> kd.Schema:
     return kd.Schema.load(schema)
 
 
-def trained(folder: Path, model: str, seeds: int, backend: str, extra: tuple[str, ...]) -> dict[str, Any]:
+def trained(folder: Path, model: str, seeds: int, backend: str) -> dict[str, Any]:
     """Mean test scores of a model over seeds."""
     runs = []
     for seed in range(seeds):
         where = ["--output", folder / f"{model}-{seed}", "--overwrite"]
-        line = command("train", "--data", folder / "log", "--model", model, "--seed", seed, *where, "--json", *extra)
+        line = command("train", "--data", folder / "log", "--model", model, "--seed", seed, *where, "--json")
         runs.append(measured(line, KERAS_BACKEND=backend))
     row: dict[str, Any] = {"name": model, "seconds": statistics.mean(run["seconds"] for run in runs)}
     for score in ("auc", "logloss", "calibration"):
@@ -98,51 +98,54 @@ def line(log: str, rows: int, row: dict[str, Any], holds: str) -> dict[str, str]
     }  # fmt: skip
 
 
+def public(source: Path, names: Sequence[str], work: Path) -> dict[str, tuple[Path, str]]:
+    """Public logs as Parquet: name → folder and label."""
+    folders = {}
+    for name in names:
+        where, read = LOGS[name]
+        schema, frames = read(source / where)
+        folders[name] = work / name.replace(" ", "-"), schema.label
+        folders[name][0].mkdir(parents=True, exist_ok=True)
+        for part, frame in frames.items():
+            frame.write_parquet(folders[name][0] / f"{part}.parquet")
+    return folders
+
+
 @click.command()
 @click.option("--source", type=click.Path(path_type=Path, exists=True), help="Folder with the folders of the public logs.")
 @click.option("--only", multiple=True, type=click.Choice(list(LOGS)), help="Only this public log; may be repeated.")
-@click.option("--log", "own", multiple=True, metavar="NAME=FOLDER", help="Folder with train, valid and test.parquet; may be repeated.")
+@click.option("--log", "own", multiple=True, metavar="NAME=FOLDER", help="Folder with train, valid and test.parquet.")
 @click.option("--label", default="label", show_default=True, help="Label of --log.")
 @click.option("--model", "models", multiple=True, default=["DLRM", "DCNv2"], show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--backend", default="torch", show_default=True)
 @click.option("--peers-python", default=sys.executable, help="Interpreter with peers/requirements-baselines.txt.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder to work in; a temporary one by default.")
-@click.option("--set", "settings", multiple=True, help="Passed to `train`, to try another value.")
 @write_option
 def main(
     source: Path | None, only: tuple[str, ...], own: tuple[str, ...], label: str, models: tuple[str, ...], seeds: int, backend: str,
-    peers_python: str, work: Path | None, settings: tuple[str, ...], into_results: bool,
+    peers_python: str, work: Path | None, into_results: bool,
 ) -> None:  # fmt: skip
     """Train with no flags and compare with the baselines."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    has_peers = has_peer(peers_python, "lightgbm", "requirements-baselines.txt")
     table = []
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {}
-        for name in (only or LOGS) if source else ():
-            where, read = LOGS[name]
-            schema, frames = read(source / where)
-            folders[name] = (Path(work or temporary) / name.replace(" ", "-"), schema.label)
-            folders[name][0].mkdir(parents=True, exist_ok=True)
-            for part, frame in frames.items():
-                frame.write_parquet(folders[name][0] / f"{part}.parquet")
+        folders = {} if source is None else public(source, only or tuple(LOGS), work or Path(temporary))
         folders |= {name: (Path(path), label) for name, _, path in (each.partition("=") for each in own)}
         for name, (folder, target) in folders.items():
             schema = prepared(folder, target)
             rows = pl.scan_parquet(folder / "train.parquet").select(pl.len()).collect().item()
-            peers = baselines(peers_python, folder, schema) if has_peer(peers_python, "lightgbm", "requirements-baselines.txt") else []
-            extra = tuple(part for setting in settings for part in ("--set", setting))
-            for row in peers:
-                table.append(line(name, rows, row, ""))
-                print(table[-1], file=sys.stderr)
+            peers = baselines(peers_python, folder, schema) if has_peers else []
+            table += [line(name, rows, row, "") for row in peers]
             for model in models:
-                row = trained(folder, model, seeds, backend, extra)
+                row = trained(folder, model, seeds, backend)
                 table.append(line(name, rows, row, verdict(row, peers) if peers else ""))
-                print(table[-1], file=sys.stderr)
+            print(*table[-len(models) - len(peers) :], sep="\n", file=sys.stderr)
+    command_line = "python benchmarks/defaults.py --source data --peers-python baselines/bin/python"
     note = (
-        f"`python benchmarks/defaults.py --source data --peers-python baselines/bin/python`, {seeds} seeds, {backend}. Schema inferred, "
-        f"no flags. As good: AUC at most {AUC} below the better baseline, log loss at most {LOGLOSS} above, calibration (mean "
-        f"prediction / click rate) within {CALIBRATION:.0%}. {machine()}"
+        f"`{command_line}`, {seeds} seeds, {backend}. The schema is inferred, no flag is given. As good: AUC at most {AUC} below "
+        f"the better baseline, log loss at most {LOGLOSS} above, and calibration (mean prediction by click rate) within "
+        f"{CALIBRATION:.0%}. {machine()}"
     )
     report("No flags, beside a logistic regression and LightGBM", note, markdown_table(table), into_results)
 

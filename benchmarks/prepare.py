@@ -5,6 +5,8 @@ The data are not ours to ship: point `--source` at your copies.
     python benchmarks/prepare.py ml-1m   --source data/ml-1m     --output prepared/ml-1m
     python benchmarks/prepare.py frappe  --source data/frappe_x1 --output prepared/frappe
     python benchmarks/prepare.py criteo  --source data/criteo    --output prepared/criteo
+
+`criteo-10k` and `adult` likewise.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from keras_dlrm.support.terminal import print_table
 
 FRAPPE = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 ADULT = {
-    "age": "number", "workclass": "word", "fnlwgt": "number", "education": "word", "education_num": "number", "marital_status": "word",
-    "occupation": "word", "relationship": "word", "race": "word", "sex": "word", "capital_gain": "number", "capital_loss": "number",
-    "hours_per_week": "number", "native_country": "word", "income": "label",
+    "age": "number", "workclass": "word", "fnlwgt": "number", "education": "word", "education_num": "number",
+    "marital_status": "word", "occupation": "word", "relationship": "word", "race": "word", "sex": "word",
+    "capital_gain": "number", "capital_loss": "number", "hours_per_week": "number", "native_country": "word", "income": "label",
 }  # fmt: skip
 
 

@@ -96,8 +96,9 @@ def main(folder: Path, columns: dict[str, Any]) -> None:
 
     def show(name: str, probabilities: np.ndarray, start: float) -> None:
         y = labels["test"]
-        figures = {"auc": roc_auc_score(y, probabilities), "logloss": log_loss(y, probabilities), "calibration": probabilities.mean() / y.mean()}
-        print(json.dumps({"name": name, **figures, "seconds": time.time() - start}), flush=True)
+        figures = {"auc": roc_auc_score(y, probabilities), "logloss": log_loss(y, probabilities)}
+        figures |= {"calibration": probabilities.mean() / y.mean(), "seconds": time.time() - start}
+        print(json.dumps({"name": name, **figures}), flush=True)
 
     start = time.time()
     tried = [LogisticRegression(C=c, max_iter=300).fit(encoded["train"], labels["train"]) for c in (0.01, 0.03, 0.1, 0.3, 1)]
@@ -106,7 +107,8 @@ def main(folder: Path, columns: dict[str, Any]) -> None:
     start = time.time()
     data = lightgbm.Dataset(tree_values["train"], labels["train"], categorical_feature=ids)
     valid = lightgbm.Dataset(tree_values["valid"], labels["valid"], reference=data)
-    settings = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 63 if len(labels["train"]) > 50_000 else 31, "verbose": -1}
+    leaves = 63 if len(labels["train"]) > 50_000 else 31
+    settings = {"objective": "binary", "learning_rate": 0.05, "num_leaves": leaves, "verbose": -1}
     stop = lightgbm.early_stopping(50, verbose=False)
     trees = lightgbm.train(settings, data, 2000, [valid], callbacks=[stop])
     show("LightGBM", trees.predict(tree_values["test"]), start)

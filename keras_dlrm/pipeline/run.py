@@ -63,7 +63,7 @@ class Run:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory).absolute()
         if not (self.directory / run_files.RESULT).is_file():
-            raise FileNotFoundError(f"{directory} is no run that has ended; {_ERROR}.")
+            raise FileNotFoundError(f"{directory} is not a run that has ended; {_ERROR}.")
         self.result: dict[str, Any] = run_files.read_listing(self.directory, run_files.RESULT, run_files.EXPERIMENT)
         self.experiment = Experiment.load(self.directory / run_files.EXPERIMENT)
 

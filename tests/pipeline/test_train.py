@@ -138,7 +138,7 @@ def test_a_run_of_the_command_line_is_one_too(run: kd.Run, tmp_path: Path) -> No
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match="which is gone"):
         _ = kd.Run(tmp_path / "run").log
-    with pytest.raises(FileNotFoundError, match="is no run that has ended"):
+    with pytest.raises(FileNotFoundError, match="is not a run that has ended"):
         kd.Run(tmp_path)
 
 
