@@ -18,7 +18,7 @@ if os.environ.get("KERAS_DLRM_TEST_GPU", "0") != "1":
     os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")  # one may wait in an operation, such as a request that is held
 os.environ.setdefault("MPLBACKEND", "agg")
 
 # Programs that tests start import nothing optional; nor does the process of the tests, whose programs find that by its path.
