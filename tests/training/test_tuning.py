@@ -11,6 +11,7 @@ import keras
 import pytest
 import yaml
 from helpers.children import environment, kill
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
@@ -25,8 +26,6 @@ TINY = Experiment(
     optimizer={"name": "adam", "learning_rate": 0.01},
     batch_size=50, epochs=3, monitor="both", averaging=0.9, reasons={"batch_size": "small"},
 )  # fmt: skip
-# Killed processes and several at once are tried on the backend that starts soonest.
-SUITE = pytest.mark.slow if keras.backend.backend() == "torch" else pytest.mark.soak
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +189,7 @@ def test_time_in_which_some_trial_ran_is_used():
     assert seconds_used([trial(0, 10, "FAIL", error="no room"), trial(40, 41, "PRUNED")]) == 11
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_trials_are_pruned_and_the_best_trains_to_its_score(log, tmp_path, monkeypatch):
     import optuna
 
@@ -208,7 +207,7 @@ def test_trials_are_pruned_and_the_best_trains_to_its_score(log, tmp_path, monke
     assert best["score"] == pytest.approx(best["auc"] - best["ne"]) and best["score"] >= found.trials["score"][0]
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_one_trial_is_scored_however_little_time_there_is(log, tmp_path):
     found = kd.tune(log, experiment=TINY, output=tmp_path / "t", time_budget=1e-6)
     assert states(found) == ["complete"] and found.trials["epochs"].to_list() == [1]
@@ -233,7 +232,8 @@ kd.tune({log!r}, experiment=Experiment.from_dict({experiment!r}), output={output
 """
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(1, marks=SUITE), pytest.param(2, marks=SUITE)])
+# On the backend that starts soonest.
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=suite_on("torch")), pytest.param(2, marks=suite_on("torch"))])
 def test_a_killed_process_leaves_a_trial_that_counts_as_failed(log, tmp_path, programs, monkeypatch, jobs):
     output, experiment = tmp_path / "t", {**TINY.to_dict(), "epochs": 1}
     program = PROGRAM.format(path=sys.path, log=str(log.directory), experiment=experiment, output=str(output))
