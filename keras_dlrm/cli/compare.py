@@ -123,8 +123,8 @@ def _compare(
 
     labels, weights = np.asarray(log.split("test").labels), log.split("test").sample_weights()
     for name, probabilities in baseline_predictions(log, "test").items():
-        found = scores(labels, probabilities, weights)
-        table.append({"model": name, **{score: found[score] for score in ("auc", "logloss", "ne")}})
+        of_baseline = scores(labels, probabilities, weights)
+        table.append({"model": name, **{score: of_baseline[score] for score in ("auc", "logloss", "ne")}})
         runs[name] = [probabilities]
     first, *others = named
     differences = {
@@ -134,7 +134,7 @@ def _compare(
     verdicts = [
         {"difference": f"{a} - {b}", "score": score, "mean": mean, "low": low, "high": high, "p": p_value,
          "more than noise": "yes" if low > 0 or high < 0 else "no"}
-        for (a, b), found in differences.items() for score, (mean, low, high, p_value) in found.items()
+        for (a, b), by_score in differences.items() for score, (mean, low, high, p_value) in by_score.items()
     ]  # fmt: skip
     click.echo()
     print_table(table, f"Test part of {log.directory} ({len(labels):,} rows), mean ± sd over seeds", file=sys.stdout)

@@ -55,5 +55,5 @@ def command(
     best = shlex.quote(str(output / "best.yaml"))
     click.echo(f"keras-dlrm train --data {shlex.quote(str(data))} --config {best}")
     rows = tuning.trials.to_dicts()
-    found = {key: value for key, value in rows[tuning.best_trial].items() if key != "error"}
-    shared.print_json(as_json, {"best": found, "trials": len(rows), "output": str(output)})
+    best_trial = {key: value for key, value in rows[tuning.best_trial].items() if key != "error"}
+    shared.print_json(as_json, {"best": best_trial, "trials": len(rows), "output": str(output)})

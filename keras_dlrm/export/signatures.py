@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.schema.time_parts import sources
+from keras_dlrm.schema.time_parts import made_columns, sources
 from keras_dlrm.support.arguments import choice
 
 #: Inputs that are not columns of a schema.
@@ -79,9 +79,9 @@ def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     """
     texts, schema = preprocessor.vocabularies, preprocessor.schema
     columns = _columns(schema, "float64", lambda column: "string" if column.hashed or column.table_name in texts else "int64")
-    made = {column.name for column in (*schema.dense, *schema.categorical) if column.of is not None}
-    given = [column for column in columns if column.name not in made]
-    return _named([*given, *(Column(name, "string", None) for name in sources(schema))])
+    made = {column.name for column in made_columns(schema)}
+    own = [column for column in columns if column.name not in made]
+    return _named([*own, *(Column(name, "string", None) for name in sources(schema))])
 
 
 def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -> tuple[Column, ...]:
@@ -116,12 +116,13 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
     if isinstance(user_columns, str) or not all(isinstance(name, str) for name in user_columns):
         raise TypeError(f"savedmodel: user_columns={user_columns!r} must be a list of column names.")
     names = [*schema.dense_names, *schema.categorical_names]
+    made = {column.name: column.of for column in made_columns(schema)}
     for name in user_columns:
         if name not in names:
             raise ValueError(f"savedmodel: user_columns names {name!r}; the schema has {names}.")
-        made = next((c.of for c in (*schema.dense, *schema.categorical) if c.name == name), None)
-        if made is not None:
-            raise ValueError(f"savedmodel: user_columns names {name!r}, which is made of {made!r} of each candidate; leave it out.")
+        if name in made:
+            of = f"which is made of {made[name]!r} of each candidate"
+            raise ValueError(f"savedmodel: user_columns names {name!r}, {of}; leave it out.")
     if user_columns and set(user_columns) == set(names):
         raise ValueError("savedmodel: user_columns names every column; leave those out in which candidates differ.")
     if schema.weighted and WEIGHTS in names:

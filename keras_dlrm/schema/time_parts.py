@@ -46,9 +46,14 @@ def raw_names(schema: Any) -> list[str]:
     return list(dict.fromkeys(column.of or column.name for column in (*schema.dense, *schema.categorical)))
 
 
+def made_columns(schema: Any) -> list[Any]:
+    """Columns that are made of others, which raw rows do not have."""
+    return [column for column in (*schema.dense, *schema.categorical) if column.of is not None]
+
+
 def sources(schema: Any) -> list[str]:
     """Names of the columns of times that others are made of."""
-    return list(dict.fromkeys(column.of for column in (*schema.dense, *schema.categorical) if column.of))
+    return list(dict.fromkeys(column.of for column in made_columns(schema)))
 
 
 def part_of(part: str, seconds: np.ndarray) -> np.ndarray:

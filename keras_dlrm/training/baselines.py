@@ -97,7 +97,7 @@ def verdict(
 
 
 def advice(experiment: Experiment, log: Any, result: Mapping[str, Any]) -> list[str]:
-    """What to try with a model that loses to its baseline, the most promising first, three things at most.
+    """Advice for a model that loses to its baseline, the most promising first, three things at most.
 
     Args:
         experiment: What the model was trained by.

@@ -146,7 +146,7 @@ class LinearModel:
         return np.einsum("bp,bp->b", self._weights[slots], factors)  # type: ignore[no-any-return]
 
     def _inputs(self, batch: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Which weights the rows of a packed batch have, (B, P), and what each is multiplied by."""
+        """Places of the weights that the rows of a packed batch have, and the factor of each: (B, P) both."""
         n = len(next(iter(batch.values())))
         slots, factors = [np.ones((n, 1), np.int64)], [np.ones((n, 1), np.float32)]
         if self._plain:

@@ -33,7 +33,7 @@ FILES = (
 
 
 def besides_log(folder: Path) -> list[Path]:
-    """What is in a run's folder besides the processed directory that it was given there."""
+    """Content of a run's folder besides the processed directory that it was given there."""
     logs = [path for path in (folder / LOG, folder / _PARTIAL) if (path / MARKER).is_file()]
     return [path for path in folder.iterdir() if path not in logs] if folder.is_dir() else []
 

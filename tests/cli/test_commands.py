@@ -132,15 +132,15 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     args = ["compare", "--data", planted, *models, *TINY, "--seeds", "2", "--samples", "40", "--output", tmp_path / "c"]
     code, text = run(*args, "--json")
     assert code == 0
-    found = last_json(text)
-    assert [row["model"] for row in found["models"]] == ["DCN", "DCNv2", "click rate", "logistic regression"]
-    assert all(row["seeds"] == 2 and row["± auc"] >= 0 for row in found["models"][:2])
-    assert text.count("the logistic regression") >= 2 and found["differences"][-1]["difference"] == "DCNv2 - logistic regression"
-    gap = found["models"][0]["auc"] - found["models"][1]["auc"]
-    assert found["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
-    assert found["differences"][0]["low"] <= gap <= found["differences"][0]["high"]
+    compared = last_json(text)
+    assert [row["model"] for row in compared["models"]] == ["DCN", "DCNv2", "click rate", "logistic regression"]
+    assert all(row["seeds"] == 2 and row["± auc"] >= 0 for row in compared["models"][:2])
+    assert text.count("the logistic regression") >= 2 and compared["differences"][-1]["difference"] == "DCNv2 - logistic regression"
+    gap = compared["models"][0]["auc"] - compared["models"][1]["auc"]
+    assert compared["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
+    assert compared["differences"][0]["low"] <= gap <= compared["differences"][0]["high"]
     # Finished runs are not repeated.
-    assert last_json(run(*args, "--json")[1]) == found
+    assert last_json(run(*args, "--json")[1]) == compared
 
 
 @pytest.mark.slow
@@ -154,12 +154,12 @@ def test_compare_counts_rows_by_their_weights(tmp_path: Path) -> None:
             writer.append(part, {"sparse": rng.integers(0, 9, (300, 1))}, rng.random(300).astype(np.float32), weights)
     models = ["--model", "LogisticRegression", "--model", "DCN", "--epochs", "1", "--seeds", "1", "--samples", "40"]
     code, text = run("compare", "--data", tmp_path / "log", *models, "--output", tmp_path / "c", "--json")
-    found = last_json(text)
+    compared = last_json(text)
     labels, weights = (load(tmp_path / "log").split("test").labels, load(tmp_path / "log").split("test").sample_weights())
     expected = scores(labels, read_predictions(tmp_path / "c" / "DCN-seed0"), weights)
-    assert code == 0 and found["models"][1]["logloss"] == pytest.approx(expected["logloss"], abs=1e-6)
-    gap = found["models"][0]["auc"] - found["models"][1]["auc"]
-    assert found["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
+    assert code == 0 and compared["models"][1]["logloss"] == pytest.approx(expected["logloss"], abs=1e-6)
+    gap = compared["models"][0]["auc"] - compared["models"][1]["auc"]
+    assert compared["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -169,15 +169,15 @@ def test_what_tune_writes_is_trained_and_models_are_tuned_before_they_are_compar
     args = ["tune", "--data", planted, "--model", "DCN", *small, "--trials", "2", "--output", tmp_path / "t"]
     code, text = run(*args, "--json")
     assert code == 0
-    found = last_json(text)
-    assert found["trials"] == 2 and found["best"]["state"] == "complete"
+    tuned = last_json(text)
+    assert tuned["trials"] == 2 and tuned["best"]["state"] == "complete"
     assert f"keras-dlrm train --data {planted} --config {tmp_path / 't' / 'best.yaml'}" in text
     assert max(map(len, text[: text.index("report.html")].splitlines())) <= 80
     best = Experiment.load(tmp_path / "t" / "best.yaml")
     # As the options have it.
     assert (best.batch_size, best.model["deep_mlp"], best.model["cross_layers"], best.epochs) == (128, [8], 1, 1)
     code, text = run("train", "--data", planted, "--config", tmp_path / "t" / "best.yaml", "--output", tmp_path / "run", "--json")
-    assert last_json(text)["valid"]["auc"] == pytest.approx(found["best"]["auc"], abs=1e-5)
+    assert last_json(text)["valid"]["auc"] == pytest.approx(tuned["best"]["auc"], abs=1e-5)
 
     models = ["--model", "DCN", "--model", "DCNv2", *small, "--tuned", ".001s", "--seeds", "1", "--samples", "20"]
     code, text = run("compare", "--data", planted, *models, "--output", tmp_path / "c", "--json")

@@ -218,18 +218,18 @@ def test_a_folder_stands_for_the_tables_below_it(tmp_path):
 
 def test_what_the_same_call_wrote_is_opened_where_that_is_asked_for(tmp_path):
     path, output = save(make_frame(20), tmp_path / "log.parquet"), tmp_path / "out"
-    given = {"output": output, "split": {"train": 0.5, "test": 0.5}, "reuse": True}
-    log = tables.preprocess(SCHEMA, path, **given)
+    arguments = {"output": output, "split": {"train": 0.5, "test": 0.5}, "reuse": True}
+    log = tables.preprocess(SCHEMA, path, **arguments)
     written = (output / "manifest.json").stat().st_mtime_ns
-    again = tables.preprocess(SCHEMA, path, **given)
+    again = tables.preprocess(SCHEMA, path, **arguments)
     assert again.manifest == log.manifest and (output / "manifest.json").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match="made from other inputs or with other settings"):
-        tables.preprocess(SCHEMA, path, **{**given, "split": {"train": 1.0}})
+        tables.preprocess(SCHEMA, path, **{**arguments, "split": {"train": 1.0}})
     save(make_frame(21), path)
     with pytest.raises(ValueError, match="made from other inputs or with other settings"):
-        tables.preprocess(SCHEMA, path, **given)
+        tables.preprocess(SCHEMA, path, **arguments)
     with pytest.raises(ValueError, match="mutually exclusive"):
-        tables.preprocess(SCHEMA, path, **given, overwrite=True)
+        tables.preprocess(SCHEMA, path, **arguments, overwrite=True)
 
 
 def test_files_of_a_pattern_are_read_in_the_order_of_their_numbers(tmp_path):

@@ -44,9 +44,9 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_time_has_the_same_parts(form):
     preprocessor = Preprocessor.fit(SCHEMA, {"at": MOMENTS, "x": [0.0] * 40})
-    found = preprocessor.transform({"at": FORMS[form](), "x": [0.0] * 40})
-    assert found["sparse"].tolist() == EXPECTED
-    assert (np.diff(found["dense"][:, 1]) > 0).all()
+    packed = preprocessor.transform({"at": FORMS[form](), "x": [0.0] * 40})
+    assert packed["sparse"].tolist() == EXPECTED
+    assert (np.diff(packed["dense"][:, 1]) > 0).all()
 
 
 def test_pandas_times_have_them_too():
@@ -62,8 +62,8 @@ def test_logs_and_predictions_of_files_have_the_parts(tmp_path, ending):
     if ending != "frame":
         (frame.write_csv if ending == "csv" else frame.write_parquet)(path)
     log = tables.preprocess(SCHEMA, path, output=tmp_path / "log", split={"train": 0.5, "test": 0.5})
-    found = np.concatenate([log.split(part).arrays()[0]["sparse"] for part in ("train", "test")])
-    assert found.tolist() == [*EXPECTED[:39], [-1, -1]]
+    ids = np.concatenate([log.split(part).arrays()[0]["sparse"] for part in ("train", "test")])
+    assert ids.tolist() == [*EXPECTED[:39], [-1, -1]]
     assert kd.data.open(tmp_path / "log").schema == log.schema and log.preprocessor.schema == log.schema
     model = kd.models.LogisticRegression(log.schema)
     model.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in model.get_weights()])

@@ -31,9 +31,9 @@ def test_the_error_of_the_auc_is_that_of_delong_counted_pair_by_pair():
         wins.append((clicks > others) + 0.5 * (clicks == others))
     gained = wins[0] - wins[1]
     error = np.sqrt(gained.mean(1).var() / labels.sum() + gained.mean(0).var() / (~labels).sum())
-    found = metrics.paired_difference(labels, a, b)["auc"]
-    assert found.high - found.difference == pytest.approx(1.959964 * error, rel=1e-6)
-    assert found.difference == pytest.approx(gained.mean(), abs=1e-12)
+    auc = metrics.paired_difference(labels, a, b)["auc"]
+    assert auc.high - auc.difference == pytest.approx(1.959964 * error, rel=1e-6)
+    assert auc.difference == pytest.approx(gained.mean(), abs=1e-12)
 
 
 def test_weights_count_rows_and_labels_may_lie_between():
@@ -46,13 +46,13 @@ def test_weights_count_rows_and_labels_may_lie_between():
     ):  # fmt: skip
         assert one == pytest.approx(other)
     soft = np.where(labels, 0.75, 0.25)
-    found = metrics.paired_difference(soft, a, b, weights + 1)
+    differences = metrics.paired_difference(soft, a, b, weights + 1)
     expected = [metrics.scores(soft, values, weights + 1) for values in (a, b)]
     resampled = metrics.paired_bootstrap(soft, a, b, 1500, weights=weights + 1)
     for score in ("auc", "logloss"):
-        assert found[score].difference == pytest.approx(expected[0][score] - expected[1][score], abs=1e-12)
-        assert found[score].difference == pytest.approx(resampled[score].difference, abs=1e-12)
-        ends = found[score].low, found[score].high
+        assert differences[score].difference == pytest.approx(expected[0][score] - expected[1][score], abs=1e-12)
+        assert differences[score].difference == pytest.approx(resampled[score].difference, abs=1e-12)
+        ends = differences[score].low, differences[score].high
         assert ends == pytest.approx((resampled[score].low, resampled[score].high), abs=0.1 * (ends[1] - ends[0]))
 
 

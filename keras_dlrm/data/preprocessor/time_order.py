@@ -65,8 +65,8 @@ def seconds(values: pl.Series, who: str) -> tuple[np.ndarray, np.ndarray]:
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
     if values.dtype in (pl.Date, pl.Datetime):
-        found = values.dt.timestamp("us") // 10**6
-        return _floats(found), np.zeros(len(values), bool)
+        whole = values.dt.timestamp("us") // 10**6
+        return _floats(whole), np.zeros(len(values), bool)
     if values.dtype == pl.Null:
         return np.full(len(values), np.nan), np.zeros(len(values), bool)
     if values.dtype != pl.String and not values.dtype.is_numeric():

@@ -16,7 +16,7 @@ from keras_dlrm.export.signatures import WEIGHTS, Column
 from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.schema import PADDING, Schema
-from keras_dlrm.schema.time_parts import sources
+from keras_dlrm.schema.time_parts import made_columns, sources
 
 # What int64 has of its last nine digits, and before them.
 _LOW, _HIGHEST, _LAST = 10**9, 9_223_372_036, 854_775_807
@@ -136,8 +136,7 @@ class RawColumns(ModelColumns):
 
     def pack(self, columns: Mapping[str, Any], shared: Sequence[str] = (), rows: Any = None) -> dict[str, Any]:
         moments = {name: times.seconds(columns[name]) for name in sources(self.schema)}
-        every = (*self.schema.dense, *self.schema.categorical)
-        parts = {column.name: times.part(column, moments[column.of]) for column in every if column.of is not None}
+        parts = {column.name: times.part(column, moments[column.of]) for column in made_columns(self.schema)}
         return super().pack({**columns, **parts}, shared, rows)
 
     def missing(self, column: Column) -> Any:

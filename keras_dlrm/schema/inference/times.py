@@ -56,8 +56,8 @@ def _parts(times: pl.Series) -> tuple[str, ...]:
     days = times.dt.date()
     hours = times.dtype != pl.Date and times.dt.hour().n_unique() > _FEW
     weekdays = (days.max() - days.min()).days >= 14 and days.dt.weekday().n_unique() > 1  # type: ignore[operator, union-attr]
-    found = {"hour": hours, "weekday": weekdays, "days": days.n_unique() > _MANY}
-    return tuple(part for part, there in found.items() if there)
+    telling = {"hour": hours, "weekday": weekdays, "days": days.n_unique() > _MANY}
+    return tuple(part for part, tells in telling.items() if tells)
 
 
 def of_texts(texts: pl.Series) -> Times | None:
@@ -77,8 +77,8 @@ def of_texts(texts: pl.Series) -> Times | None:
         except pl.exceptions.PolarsError:
             continue
         if moments.null_count() <= 0.001 * len(texts) and (iso or _plausible(moments)):
-            found = of_moments(moments, sorts=iso)
-            return found if texts.str.contains(ISO).all() else dataclasses.replace(found, parts=())
+            times = of_moments(moments, sorts=iso)
+            return times if texts.str.contains(ISO).all() else dataclasses.replace(times, parts=())
     return None
 
 
