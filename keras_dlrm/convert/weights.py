@@ -86,8 +86,11 @@ def _layers(mlp: Any) -> list[Layer]:
 def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str], compressed: bool) -> None:
     if model.interaction_kind not in interactions:
         raise ValueError(f"{who}: there is no interaction {model.interaction_kind!r}; there are {list(interactions)}.")
-    if model.concat_dense:
-        raise ValueError(f"{who}: concat_dense=True has no counterpart; train with concat_dense=False.")
+    for option in ("concat_dense", "first_order"):
+        if getattr(model, option):
+            raise ValueError(f"{who}: {option}=True has no counterpart; train with {option}=False.")
+    if model.encoded is not None:
+        raise ValueError(f"{who}: encodings of dense columns have no counterpart; train without them.")
     if model.bottom_mlp is None or model.embeddings is None:
         raise ValueError(f"{who}: both dense and sparse columns are needed; this schema is {model.schema!r}.")
     if model.top_mlp.batch_norm:

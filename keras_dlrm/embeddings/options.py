@@ -11,7 +11,7 @@ from keras_dlrm.embeddings.sparse_core.tpu_embedding import TPUEmbedding
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.compression import QuotientRemainder
-from keras_dlrm.support.arguments import integer, number
+from keras_dlrm.support.arguments import boolean, integer, number
 
 EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "tpu")
 
@@ -29,6 +29,7 @@ class EmbeddingOptions:
     embedding_dropout: float = 0.0
     init_scale: float | None = None
     embedding_options: Mapping[str, Any] | None = None
+    first_order: bool = False
     who: dataclasses.InitVar[str] = "EmbeddingOptions"
 
     def __post_init__(self, who: str) -> None:
@@ -43,15 +44,18 @@ class EmbeddingOptions:
             "embedding_dim": dim,
             "embedding_dropout": number(who, "embedding_dropout", self.embedding_dropout, below=1.0),
             "embedding_options": _plain(self.embedding_options),
+            "first_order": boolean(who, "first_order", self.first_order),
         }
+        if self.first_order and not isinstance(dim, int):
+            raise ValueError(f"{who}: first_order=True needs one width of all tables, not embedding_dim={dim!r}; use an integer.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     def widths(self, schema: Schema) -> int | dict[str, int]:
-        """Width of all tables, or of each by name."""
+        """Width of all tables, or of each by name; a first-order weight is one more number."""
         if self.embedding_dim == "paper":
             return {name: max(1, int(6 * rows**0.25)) for name, rows in schema.table_sizes.items()}
-        return self.embedding_dim  # type: ignore[return-value]
+        return self.embedding_dim + self.first_order if self.first_order else self.embedding_dim  # type: ignore
 
     def layer(self, schema: Schema, seed: int, **options: Any) -> EmbeddingCollection | None:
         """The layer of the tables, a `TPUEmbedding` where options of one are given; `None` without sparse columns.

@@ -87,7 +87,7 @@ class PiecewiseLinearEncoding(DenseEncoding):
     """
 
     def __init__(
-        self, output_dim: int, bins: int = 64, activation: Any = "relu", seed: int | None = None, **kwargs: Any
+        self, output_dim: int, bins: int = 256, activation: Any = "relu", seed: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(output_dim, activation, seed, **kwargs)
         self.bins = self.size = integer("PiecewiseLinearEncoding", "bins", bins)

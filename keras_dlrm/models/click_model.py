@@ -16,6 +16,7 @@ from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import new_seed
+from keras_dlrm.layers.first_order import split_first_order
 from keras_dlrm.metrics.streaming import Count
 from keras_dlrm.models.labels import Checks
 from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
@@ -56,6 +57,7 @@ class ClickModel(SparseTraining):
         self.seed = new_seed(seed)
         self.embeddings: EmbeddingCollection | None = None
         self.embedding_dropout: keras.layers.Dropout | None = None
+        self.first_order = False
         self._config: dict[str, Any] = {}
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
@@ -68,6 +70,11 @@ class ClickModel(SparseTraining):
         """Packed batch → what the tables and their dropout give."""
         vectors = self.embeddings(inputs)  # type: ignore[misc]
         return vectors if self.embedding_dropout is None else self.embedding_dropout(vectors, training=training)
+
+    def pooled_vectors(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
+        """Packed batch → vectors (B, F, D) of the tables, and the first-order terms (B, 1) of the logit, or 0."""
+        rows = self.pooled(inputs, training)
+        return split_first_order(rows) if self.first_order else (rows, 0.0)
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
         """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.

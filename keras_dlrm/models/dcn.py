@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_dlrm.embeddings.options import EmbeddingOptions
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
+from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossOptions, crossed
 from keras_dlrm.layers.dense_encoding import encoded_columns
 from keras_dlrm.layers.mlp import MLP, MLPOptions
@@ -32,10 +33,12 @@ class CrossNetwork(ClickModel):
         self.structure = structure
 
         # Layers
-        self.embeddings = tables.layer(schema, self.seed, concatenate=True, dtype=dtype)
+        self.first_order = tables.first_order
+        self.embeddings = tables.layer(schema, self.seed, concatenate=not self.first_order, dtype=dtype)
         self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
         width = tables.embedding_dim if isinstance(tables.embedding_dim, int) else ENCODED_WIDTH
         self.encoded = encoded_columns(schema, width, self.seed, dtype)
+        self.side_by_side = ConcatenationInteraction(dtype=dtype, name="side_by_side")
         self.crosses = cross.layers(self.seed, dtype)
         self.deep_mlp = MLP(**vars(deep), seed=deep_seed, dtype=dtype, name="deep_mlp") if deep.units else None
         self.logit = keras.layers.Dense(
@@ -47,7 +50,8 @@ class CrossNetwork(ClickModel):
         n = schema.n_dense
         if self.embeddings is not None:
             self.embeddings.build((None, schema.width))
-            n += self.embeddings.compute_output_shape((None, schema.width))[1] or 0
+            shape = self.embeddings.compute_output_shape((None, schema.width))
+            n += shape[1] * width if self.first_order else shape[1]  # type: ignore[operator]
         if self.encoded is not None:
             n += self.encoded.count * width
         for layer in self.crosses:
@@ -68,23 +72,26 @@ class CrossNetwork(ClickModel):
         }
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        x0 = self.features(inputs, training)  # (B, n)
+        x0, first_order = self.features(inputs, training)  # (B, n), (B, 1)
         x = crossed(self.crosses, x0)
-        if self.deep_mlp is None:
-            return self.logit(x)
-        if self.structure == "stacked":
-            return self.logit(self.deep_mlp(x, training=training))
-        return self.logit(ops.concatenate([x, self.deep_mlp(x0, training=training)], axis=1))
+        if self.deep_mlp is not None:
+            deep = self.deep_mlp(x if self.structure == "stacked" else x0, training=training)
+            x = deep if self.structure == "stacked" else ops.concatenate([x, deep], axis=1)
+        return self.logit(x) + first_order
 
-    def features(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        """x₀ (B, n): the dense features, vectors of the encoded ones, then each sparse column's pooled vector."""
+    def features(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
+        """x₀ (B, n): the dense features, vectors of the encoded ones, then each sparse column's pooled vector.
+
+        With it the first-order terms of the logit.
+        """
         parts = [ops.cast(inputs["dense"], self.compute_dtype)] if self.schema.dense else []
+        first_order = 0.0
         if self.encoded is not None:
-            vectors = self.encoded(inputs["dense"])
-            parts.append(ops.reshape(vectors, (-1, vectors.shape[1] * vectors.shape[2])))
+            parts.append(self.encoded(inputs["dense"]))
         if self.embeddings is not None:
-            parts.append(self.pooled(inputs, training))
-        return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            pooled, first_order = self.pooled_vectors(inputs, training)
+            parts.append(pooled)
+        return self.side_by_side(parts), first_order
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -104,6 +111,7 @@ class DCN(CrossNetwork):
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
         embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
             of a `TPUEmbedding` in its place.
+        first_order: Whether each table row has one more number, its weight in a sum that adds to the logit.
         seed: Seed of all initial weights and of dropout.
 
     Source: Wang et al. 2017, "Deep & Cross Network for Ad Click Predictions".
@@ -119,9 +127,10 @@ class DCN(CrossNetwork):
         self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 6,
         deep_mlp: Sequence[int] = (1024, 1024), activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False,
         kernel_l2: float = 0.0, embedding_dropout: float = 0.0, init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
+        embedding_options: Mapping[str, Any] | None = None, first_order: bool = False, seed: int | None = None,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
-        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCN")
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, first_order, who="DCN")
         cross = CrossOptions(cross_layers, None, kernel_l2, "vector", who="DCN")
         deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCN", field="deep_mlp")
         super().__init__(schema, tables, cross, deep, "parallel", seed, **kwargs)
@@ -146,6 +155,7 @@ class DCNv2(CrossNetwork):
         init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
         embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
             of a `TPUEmbedding` in its place.
+        first_order: Whether each table row has one more number, its weight in a sum that adds to the logit.
         seed: Seed of all initial weights and of dropout.
 
     Source: Wang et al. 2021, "DCN V2: Improved Deep & Cross Network", figure 1.
@@ -162,9 +172,10 @@ class DCNv2(CrossNetwork):
         deep_mlp: Sequence[int] = (512, 512), structure: str = "stacked", projection_dim: int | None = None,
         activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False, kernel_l2: float = 0.0,
         embedding_dropout: float = 0.0, init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
+        embedding_options: Mapping[str, Any] | None = None, first_order: bool = False, seed: int | None = None,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
-        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DCNv2")
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, first_order, who="DCNv2")
         cross = CrossOptions(cross_layers, projection_dim, kernel_l2, who="DCNv2")
         deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCNv2", field="deep_mlp")
         super().__init__(schema, tables, cross, deep, structure, seed, **kwargs)

@@ -17,7 +17,8 @@ from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import boolean, integer
 
-INTERACTIONS = ("dot", "cat", "cross")
+INTERACTIONS = ("dot", "cat", "cat_dot", "cross")
+DOTS = ("dot", "cat_dot")
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -34,10 +35,10 @@ class DLRM(ClickModel):
         bottom_mlp: Widths of the bottom MLP; the last must be `embedding_dim`. `[512, 256, 64, D]` if omitted.
         top_mlp: Widths of the top MLP; the last must be 1.
         interaction: `"dot"`: the bottom MLP's output, then all pairwise dot products (the paper). `"cat"`: all
-            vectors side by side. `"cross"`: all vectors side by side through low-rank cross layers (MLPerf's
+            vectors side by side. `"cat_dot"`: both. `"cross"`: all vectors side by side through low-rank cross layers (MLPerf's
             DLRM-DCNv2). Or any Keras layer that maps all vectors (B, 1 + F, D) to (B, n); it is saved and loaded with the
             model.
-        self_interaction: For `"dot"`, whether each vector is also multiplied with itself.
+        self_interaction: For `"dot"` and `"cat_dot"`, whether each vector is also multiplied with itself.
         cross_layers: For `"cross"`, how many cross layers.
         projection_dim: For `"cross"`, their rank; `None` for full matrices.
         activation: Activation of the MLPs' hidden layers.
@@ -51,6 +52,7 @@ class DLRM(ClickModel):
         seed: Seed of all initial weights and of dropout.
         concat_dense: For `"cross"` and a layer, whether the top MLP sees the bottom MLP's output alongside the interaction's, as
             TensorFlow Recommenders' `Ranking` has it by default.
+        first_order: Whether each table row has one more number, its weight in a sum that adds to the logit.
 
     Raises:
         ValueError: widths that do not match, unknown interaction, options that do not fit it, a layer that does not map
@@ -74,7 +76,7 @@ class DLRM(ClickModel):
         cross_layers: int = 3, projection_dim: int | None = 512, activation: Any = "relu", dropout: float = 0.0,
         batch_norm: bool = False, kernel_l2: float = 0.0, embedding_dropout: float = 0.0, init_scale: float | None = None,
         embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, concat_dense: bool = False,
-        **kwargs: Any,
+        first_order: bool = False, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(schema, seed, **kwargs)
         schema, dtype, width = self.schema, self.dtype_policy, _vector_width(embedding_dim, bottom_mlp)
@@ -83,7 +85,7 @@ class DLRM(ClickModel):
         mlp: dict[str, Any] = {"activation": activation, "batch_norm": batch_norm, "kernel_l2": kernel_l2, "who": "DLRM"}
         bottom = None if bottom_mlp is None else MLPOptions(bottom_mlp, field="bottom_mlp", **mlp)
         top = MLPOptions(top_mlp, dropout=dropout, field="top_mlp", **mlp)
-        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, who="DLRM")
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, first_order, who="DLRM")
         cross = CrossOptions(cross_layers, projection_dim, kernel_l2, who="DLRM")
         self.self_interaction = boolean("DLRM", "self_interaction", self_interaction)
         self.concat_dense = boolean("DLRM", "concat_dense", concat_dense)
@@ -93,15 +95,17 @@ class DLRM(ClickModel):
         self._check_options(cross, own=isinstance(interaction, keras.layers.Layer))
 
         # Layers
-        self.embeddings = tables.layer(schema, self.seed, output_dim=width, dtype=dtype)
+        self.first_order = tables.first_order
+        self.embeddings = tables.layer(schema, self.seed, output_dim=width + self.first_order, dtype=dtype)
         self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
         self.bottom_mlp = None
         self.encoded = encoded_columns(schema, width, self.seed, dtype)
         if bottom is not None:
             self.bottom_mlp = BottomMLP(**vars(bottom), seed=part_seed(self.seed, 1), dtype=dtype, name="bottom_mlp")
         self.interaction: keras.layers.Layer = interaction
-        if interaction == "dot":
-            self.interaction = DotInteraction(self.self_interaction, dtype=dtype, name="dot_interaction")
+        if interaction in DOTS:
+            with_vectors = interaction == "cat_dot"
+            self.interaction = DotInteraction(self.self_interaction, with_vectors, dtype=dtype, name="dot_interaction")
         elif interaction in INTERACTIONS:
             self.interaction = ConcatenationInteraction(dtype=dtype, name="concatenation")
         self.crosses = cross.layers(self.seed, dtype) if interaction == "cross" else []
@@ -137,16 +141,17 @@ class DLRM(ClickModel):
     # -- the figure --------------------------------------------------------------------------------------------------
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        x, vectors = None, []
+        x, vectors, first_order = None, [], 0.0
         if self.bottom_mlp is not None:
             x = self.bottom_mlp(inputs["dense"], training=training)  # (B, D)
             vectors.append(ops.expand_dims(x, 1))
         if self.encoded is not None:
             vectors.append(self.encoded(inputs["dense"]))  # (B, n, D)
         if self.embeddings is not None:
-            vectors.append(self.pooled(inputs, training))  # (B, F, D)
+            pooled, first_order = self.pooled_vectors(inputs, training)  # (B, F, D), (B, 1)
+            vectors.append(pooled)
         features = ops.concatenate(vectors, axis=1) if len(vectors) > 1 else vectors[0]  # (B, 1 + F, D)
-        return self.top_mlp(self.interact(x, features), training=training)
+        return self.top_mlp(self.interact(x, features), training=training) + first_order
 
     def interact(self, x: Any, features: Any) -> Any:
         """Bottom MLP output x (B, D) or `None`, and all vectors (B, 1 + F, D) → the top MLP's input (B, n)."""
@@ -168,8 +173,8 @@ class DLRM(ClickModel):
 
     def _check_options(self, cross: CrossOptions, own: bool) -> None:
         kind = self.interaction_kind
-        if self.self_interaction and kind != "dot":
-            raise ValueError(f"DLRM: self_interaction=True needs interaction='dot', not {kind!r}.")
+        if self.self_interaction and kind not in DOTS:
+            raise ValueError(f"DLRM: self_interaction=True needs interaction='dot' or 'cat_dot', not {kind!r}.")
         for field, value, default in (("cross_layers", cross.cross_layers, 3), ("projection_dim", cross.projection_dim, 512)):
             if kind != "cross" and value != default:
                 raise ValueError(
@@ -178,8 +183,8 @@ class DLRM(ClickModel):
         if self.concat_dense and (not (own or kind == "cross") or not self.schema.dense):
             lacking = "and dense columns, which the schema does not have" if own or kind == "cross" else f"not {kind!r}"
             raise ValueError(f"DLRM: concat_dense=True needs interaction='cross' or a layer, {lacking}; leave it out.")
-        if kind == "dot" and self._vectors + self.self_interaction < 2:
-            raise ValueError("DLRM: interaction='dot' needs two feature vectors; the schema gives one. Use 'cat'.")
+        if kind in DOTS and self._vectors + self.self_interaction < 2:
+            raise ValueError(f"DLRM: interaction={kind!r} needs two feature vectors; the schema gives one. Use 'cat'.")
 
     def _interaction_width(self, shape: tuple[int, int]) -> int:
         """n of the interaction's output (B, n) for vectors of a shape (1 + F, D); builds a layer of the user's own."""

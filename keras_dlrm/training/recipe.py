@@ -9,8 +9,11 @@ from keras_dlrm.training.experiment import Experiment
 
 _SMALL = 20_000  # rows
 _LARGE = 500_000
+_WIDTH = 16
 _BATCHES = 200  # of an epoch, about
 _RARE = 100  # rows that an embedding row is looked up in, on average
+_ROW_L2 = 0.4  # by the rows that a row is looked up in
+_KERNEL_L2 = 10.0  # by the training rows
 
 
 def recipe(log: Any, model: str = "DLRM") -> Experiment:
@@ -36,16 +39,14 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
     tables = sum(schema.table_sizes.values())
     seen = rows * len(schema.categorical) / tables if tables else float("inf")
     batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / _BATCHES)), 256, 4096))
-    width = 8 if rows < _SMALL else 16
-    rate, share = (0.001, 1.0) if seen < _RARE else (0.005, 0.4)
-    l2 = float(f"{np.clip(share / seen, 1e-5, 0.1):.1g}")
-    dropout = 0.5 if rows < _LARGE else 0.2
-    known, reasons = _model(model, schema, width, dropout)
+    rate = 0.001 if rows < _SMALL or seen < _RARE else 0.005
+    l2 = float(f"{np.clip(_ROW_L2 / seen, 1e-5, 0.1):.1g}")
+    known, reasons = _model(model, schema, rows)
     often = f"a table row is looked up {seen:,.0f} times an epoch on average"
     linear = model == "LogisticRegression"
     reasons |= {
         "optimizer": "Adam, which needs no tuning on most logs" if not linear else "each weight is the only one of its value",
-        "embedding_optimizer": f"{often}: l2 is {share:g} / that; rows that are seen rarely learn slowly",
+        "embedding_optimizer": f"{often}: l2 is {_ROW_L2:g} / that; few or rare rows learn slowly",
         "batch_size": f"{rows:,} rows: about {_BATCHES} batches an epoch, 256 to 4096 rows each",
         "epochs": "an upper bound; patience ends the run",
         "monitor": "AUC minus normalized entropy: ranks and probabilities together",
@@ -61,20 +62,24 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
     return dataclasses.replace(experiment, reasons=reasons)
 
 
-def _model(kind: str, schema: Any, width: int, dropout: float) -> tuple[dict[str, Any], dict[str, str]]:
+def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Arguments of a model, and reasons for them; of a model of one's own there are none."""
     if kind not in ("DLRM", "DCN", "DCNv2"):
         return {}, {}
-    options: dict[str, Any] = {"embedding_dim": width}
-    reasons = {"model.embedding_dim": f"8 below {_SMALL:,} rows, else 16"}
+    options: dict[str, Any] = {"embedding_dim": _WIDTH}
+    reasons = {"model.embedding_dim": "L2 and dropout hold it back where rows are few"}
     if kind == "DLRM":
-        options["bottom_mlp"] = [64, width] if schema.dense else None
-        options |= {"top_mlp": [256, 128, 1], "interaction": "cat"}
-        reasons["model.interaction"] = "vectors side by side beat dot products on small public logs"
+        options["bottom_mlp"] = [64, _WIDTH] if schema.dense else None
+        vectors = len(schema.categorical) + bool(schema.dense) + sum(column.encoding is not None for column in schema.dense)
+        options |= {"top_mlp": [256, 128, 1], "interaction": "cat_dot" if vectors > 1 else "cat"}
+        reasons["model.interaction"] = "the top MLP sees vectors and their products: one or the other is best, by log"
     else:
         options |= {"cross_layers": 2, "deep_mlp": [256, 128]}
         options |= {"structure": "parallel"} if kind == "DCNv2" else {}
-    options |= {"dropout": dropout, "init_scale": 0.01}
+    options |= {"dropout": 0.5 if rows < _LARGE else 0.2, "kernel_l2": float(f"{_KERNEL_L2 / max(rows, 1000):.1g}")}
+    options |= {"init_scale": 0.01, "first_order": bool(schema.categorical)}
+    reasons["model.first_order"] = "what a logistic regression knows of an id is learned at once"
     reasons["model.dropout"] = f"0.5 below {_LARGE:,} rows, else 0.2"
+    reasons["model.kernel_l2"] = f"{_KERNEL_L2:g} / rows"
     reasons["model.init_scale"] = "rows begin near 0: an id that is never seen says nothing"
     return options, reasons

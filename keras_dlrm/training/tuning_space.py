@@ -41,7 +41,7 @@ def search_space(experiment: Experiment, schema: Any, fixed: Collection[str] = (
     Learning rates are searched to a fifth and to the fivefold, `l2` to a thirtieth and the thirtyfold, `init_scale` to a tenth
     and the tenfold, uniform in the logarithm; dropout to .3 below and above; table widths and batches are halved or doubled;
     hidden layers of an MLP are halved or doubled, and there may be one fewer or one more; cross layers one fewer or two more.
-    Interactions are `"cat"` and `"dot"`, structures of DCNv2 both.
+    Interactions are `"cat_dot"`, `"cat"` and `"dot"`, structures of DCNv2 both.
 
     Args:
         experiment: Whose values are in the middle.
@@ -72,8 +72,9 @@ def search_space(experiment: Experiment, schema: Any, fixed: Collection[str] = (
         space["model.dropout"] = Range(round(max(0.0, dropout - 0.3), 6), round(min(0.9, dropout + 0.3), 6), log=False)
     space |= _around("model.init_scale", model.get("init_scale"), 10)
     crosses = {name: model.get(name) for name in ("self_interaction", "concat_dense", "cross_layers", "projection_dim")}
-    if model.get("interaction") in ("cat", "dot") and not any(crosses.values()) and len(schema.categorical) > 1:
-        space["model.interaction"] = _choice("cat", "dot")
+    kinds = ("cat_dot", "cat", "dot")
+    if model.get("interaction") in kinds and not any(crosses.values()) and len(schema.categorical) > 1:
+        space["model.interaction"] = _choice(*kinds)
     elif crosses["cross_layers"] and model.get("interaction") in (None, "cross"):
         space["model.cross_layers"] = _choice(*(crosses["cross_layers"] + more for more in (-1, 0, 1, 2)))
     if "structure" in model:

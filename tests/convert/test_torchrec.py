@@ -279,6 +279,7 @@ X = Categorical("x", 3)
         ([X], {"interaction": "cat"}, "no interaction 'cat'"),
         ([X], {"interaction": "cross", "projection_dim": None}, "low rank.*projection_dim=None"),
         ([X], {"interaction": "cross", "concat_dense": True}, "concat_dense=True"),
+        ([X], {"first_order": True}, "first_order=True"),
         ([X], {"batch_norm": True}, "batch norm"),
         ([X], {"activation": "gelu"}, "activation 'gelu'"),
         ([X], {"top_mlp": [1]}, "two layers or more"),

@@ -82,6 +82,10 @@ class Case(NamedTuple):
 CASES = {
     "dot": Case(lambda **k: DotInteraction(**k), [(F, D)], (6,), dot),
     "dot with self": Case(lambda **k: DotInteraction(self_interaction=True, **k), [(F, D)], (10,), dot),
+    "dot with vectors": Case(
+        lambda **k: DotInteraction(with_vectors=True, **k), [(F, D)], (18,),
+        lambda layer, x: np.hstack([x.reshape(len(x), F * D), dot(layer, x)]),
+    ),  # fmt: skip
     "concatenation": Case(lambda **k: ConcatenationInteraction(**k), [(F, D)], (12,), lambda _, x: x.reshape(len(x), F * D)),
     "cross vector": Case(lambda **k: CrossLayer("vector", seed=1, **k), [(N,), (N,)], (N,), cross),
     "cross matrix": Case(lambda **k: CrossLayer(seed=1, kernel_l2=0.1, **k), [(N,), (N,)], (N,), cross),

@@ -27,8 +27,8 @@ SCHEMA = Schema(dense=["I1", "I2"], categorical=SPARSE)
 WITHOUT_DENSE = Schema(categorical=SPARSE)
 WITHOUT_SPARSE = Schema(dense=["I1", "I2"])
 ENCODED = Schema(dense=[Dense("I1", encoding="piecewise_linear"), Dense("I2", encoding="periodic")], categorical=SPARSE)
-# Encodings of width D: 64 bins, and sines and cosines of 16 frequencies; each with a bias and a vector for missing values.
-ENCODINGS = {d: (64 * d + 2 * d) + (32 * d + 2 * d + 16) for d in (4, 1)}
+# Encodings of width D: 256 bins, and sines and cosines of 16 frequencies; each with a bias and a vector for missing values.
+ENCODINGS = {d: (256 * d + 2 * d) + (32 * d + 2 * d + 16) for d in (4, 1)}
 # Tables of 16 rows of width 4. Bottom MLP 2-6-4, top MLP n-5-1, deep network n-6-5.
 TABLES, BOTTOM = 16 * 4, (2 * 6 + 6) + (6 * 4 + 4)
 
@@ -68,6 +68,9 @@ MODELS = {
     "dlrm dot": (lambda **k: dlrm(**k), TABLES + BOTTOM + top(4 + 6)),
     "dlrm dot with self": (lambda **k: dlrm(self_interaction=True, **k), TABLES + BOTTOM + top(4 + 10)),
     "dlrm cat": (lambda **k: dlrm(interaction="cat", **k), TABLES + BOTTOM + top(16)),
+    "dlrm cat and dot with first order": (
+        lambda **k: dlrm(interaction="cat_dot", first_order=True, **k), 16 * 5 + BOTTOM + top(16 + 6)
+    ),
     "dlrm cross": (
         lambda **k: dlrm(interaction="cross", cross_layers=2, projection_dim=3, **k),
         TABLES + BOTTOM + 2 * (2 * 16 * 3 + 16) + top(16),
@@ -101,6 +104,9 @@ MODELS = {
     "dcnv2 low rank": (
         lambda **k: cross(DCNv2, projection_dim=3, **k),
         TABLES + 2 * (2 * 14 * 3 + 14) + deep(14) + (5 + 1),
+    ),
+    "dcnv2 with first order": (
+        lambda **k: cross(DCNv2, first_order=True, **k), 16 * 5 + 2 * (14 * 14 + 14) + deep(14) + (5 + 1)
     ),
     "dcnv2 cross only": (lambda **k: cross(DCNv2, deep_mlp=[], **k), TABLES + 2 * (14 * 14 + 14) + (14 + 1)),
 }
@@ -138,13 +144,16 @@ def numpy_forward(model, batch):
             x = x0 * inner + weights["bias"] + x if v1 else x0 * (inner + weights["bias"]) + x
         return x
 
-    vectors = []
+    vectors, first_order = [], 0.0
     if model.schema.categorical:
         tables = {k: v.astype("float64") for k, v in model.embedding_tables().items()}
         ids = batch["sparse"]
         bags = [tables["tags"][[i for i in row if i >= 0]] for row in ids[:, 1:4]]
         tags = np.array([bag.mean(0) if len(bag) else np.zeros(tables["tags"].shape[1]) for bag in bags])
         vectors = [tables["C1"][ids[:, 0]], tags, tables["C3"][ids[:, 4]]]
+        if model.first_order:
+            first_order = sum(3 * vector[:, -1:] for vector in vectors)
+            vectors = [vector[:, :-1] for vector in vectors]
     if model.encoded is not None:
         vectors = [*encoded(model.encoded, batch["dense"]).transpose(1, 0, 2), *vectors]
     if isinstance(model, LogisticRegression):
@@ -153,24 +162,24 @@ def numpy_forward(model, batch):
     if isinstance(model, DLRM):
         x = [mlp(model.bottom_mlp, batch["dense"].astype("float64"), True)] if model.schema.dense else []
         vectors = x + vectors
-        if model.interaction_kind == "dot":
+        if model.interaction_kind in ("dot", "cat_dot"):
             extra = 1 if model.interaction.self_interaction else 0
             pairs = [(i, j) for i in range(len(vectors)) for j in range(i + extra)]
             flat = np.stack([(vectors[i] * vectors[j]).sum(1) for i, j in pairs], 1)
-            flat = np.concatenate([*x, flat], 1)
+            flat = np.concatenate([*(x if model.interaction_kind == "dot" else vectors), flat], 1)
         elif model.interaction_kind == "PairSum":
             pairs = sum(a * b for i, a in enumerate(vectors) for b in vectors[:i])
             flat = np.concatenate([*x[: int(model.concat_dense)], pairs @ model.interaction.weight.get_weights()[0]], 1)
         else:
             flat = np.concatenate([*x[: int(model.concat_dense)], crossed(np.concatenate(vectors, 1))], 1)
-        return mlp(model.top_mlp, flat, False)
+        return mlp(model.top_mlp, flat, False) + first_order
     x0 = np.concatenate(([batch["dense"]] if model.schema.dense else []) + vectors, 1)
     last = crossed(x0)
     if model.deep_mlp is not None:
         deep_out = mlp(model.deep_mlp, last if model.structure == "stacked" else x0, True)
         last = deep_out if model.structure == "stacked" else np.concatenate([last, deep_out], 1)
     kernel, bias = model.logit.get_weights()
-    return last @ kernel + bias
+    return last @ kernel + bias + first_order
 
 
 def sigmoid(z):
@@ -698,6 +707,8 @@ def test_summary_counts_the_tables_as_trainable():
         (lambda: dlrm(interaction=keras.layers.Identity(name="id")), ["Identity 'id'", "(B, 4, 4)", "(2, 4, 4)", "(B, n)"]),
         (lambda: dlrm(interaction=keras.layers.Reshape((5,), name="r")), ["Reshape 'r'", "fails for vectors (B, 4, 4)"]),
         (lambda: dlrm(interaction="cat", self_interaction=True), ["self_interaction", "dot"]),
+        (lambda: DLRM(SCHEMA, {"C1": 2, "tags": 4, "C3": 4}, [6, 4], [1], first_order=True), ["first_order=True", "one width"]),
+        (lambda: DCN(SCHEMA, "paper", first_order=True), ["first_order=True", "'paper'"]),
         (lambda: dlrm(interaction="cross", cross_layers=0), ["cross_layers=0"]),
         (lambda: dlrm(concat_dense=True), ["concat_dense=True", "'cross'", "'dot'"]),
         (lambda: dlrm(WITHOUT_DENSE, interaction="cross", concat_dense=True), ["concat_dense=True", "dense columns"]),

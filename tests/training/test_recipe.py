@@ -58,7 +58,7 @@ def test_what_is_changed_has_no_reason(log):
 
 @pytest.mark.neutral
 def test_a_log_without_tables_or_dense_columns_has_a_recipe(tmp_path):
-    for schema in (kd.Schema(dense=["x"]), kd.Schema(categorical=[kd.Categorical("c", 9)])):
+    for schema in (kd.Schema(dense=["x", "y"]), kd.Schema(categorical=[kd.Categorical("c", 9)])):
         folder = tmp_path / str(schema.n_dense)
         recipe(PlantedClickLog(schema, seed=0).write(folder, {"train": 50})).build(schema)
 

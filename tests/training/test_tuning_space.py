@@ -26,11 +26,11 @@ def test_ranges_are_around_the_values_of_the_recipe(log):
     space = search_space(recipe(log), SCHEMA)
     assert space["optimizer.learning_rate"] == Range(0.0002, 0.005, True)
     assert space["batch_size"] == Choice((128, 256, 512))
-    assert space["model.embedding_dim"] == Choice((4, 8, 16))
+    assert space["model.embedding_dim"] == Choice((8, 16, 32))
     assert space["model.bottom_mlp"] == Choice(("[32]", "[64]", "[128]", "[64, 64]"))
     assert space["model.top_mlp"] == Choice(("[128, 64]", "[256, 128]", "[512, 256]", "[128]", "[256, 256, 128]"))
     assert space["model.dropout"] == Range(0.2, 0.8, False)
-    assert space["model.interaction"] == Choice(("cat", "dot"))
+    assert space["model.interaction"] == Choice(("cat_dot", "cat", "dot"))
     own = {"model.cross_layers": Choice((1, 2, 3, 4)), "model.structure": Choice(("stacked", "parallel"))}
     assert own.items() <= search_space(recipe(log, "DCNv2"), SCHEMA).items()
 
@@ -66,14 +66,14 @@ def test_what_is_fixed_or_not_stated_is_not_searched(log):
 def test_values_that_are_others_have_their_reason_in_the_file(log, tmp_path):
     experiment = recipe(log)
     space = search_space(experiment, SCHEMA)
-    values = {**values_of(experiment, space), "optimizer.learning_rate": 0.00123456, "model.embedding_dim": 16}
+    values = {**values_of(experiment, space), "optimizer.learning_rate": 0.00123456, "model.embedding_dim": 32}
     tuned = with_values(experiment, space, {**values, "model.top_mlp": "[128]"})
     assert tuned.optimizer["learning_rate"] == 0.00123
-    assert tuned.model["bottom_mlp"] == [64, 16] and tuned.model["top_mlp"] == [128, 1]
+    assert tuned.model["bottom_mlp"] == [64, 32] and tuned.model["top_mlp"] == [128, 1]
     tuned.save(tmp_path / "best.yaml")
     text = (tmp_path / "best.yaml").read_text()
     assert "learning_rate: 0.00123  # tuned: 0.0002 … 0.005; 0.001 before" in text
-    assert "embedding_dim: 16  # tuned: 4, 8, 16; 8 before" in text
+    assert "embedding_dim: 32  # tuned: 8, 16, 32; 16 before" in text
     assert "patience: 3  # epochs without a better score" in text
     assert Experiment.load(tmp_path / "best.yaml") == dataclasses.replace(tuned, reasons={})
 

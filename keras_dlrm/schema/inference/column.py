@@ -13,6 +13,7 @@ from keras_dlrm.schema.inference.times import Times
 _UNIQUE = 0.95
 # Share of values seen once from which on they are not worth a row each.
 _OFTEN_RARE = 0.05
+_FEW = 10_000  # rows below which what is seen a few times teaches more noise than clicks
 ENOUGH = 50  # rows to tell anything by
 
 
@@ -67,6 +68,6 @@ class Column:
         """A sparse column, with the number of its values in the reason."""
         once = int((self.values.value_counts()["count"] == 1).sum())
         rare = f", {once:,} of them once" if once else ""
-        # Nothing is learned from one row: such values stand for those that are never seen.
-        least = 2 if once > _OFTEN_RARE * self.kinds else 1
+        # Nothing is learned from one row, and little from a few: such values stand for those that are never seen.
+        least = (2 if self.rows >= _FEW else 10) if once > _OFTEN_RARE * self.kinds else 1
         return Kind(Categorical(self.name, min_count=least), f"{why}: {self.kinds:,} values{rare}", unsure)
