@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 
 ROOT = Path(__file__).resolve().parent.parent
 # Adapters of one interface, whose functions are documented once, alongside the choice.
@@ -56,7 +57,12 @@ def has_examples(name):
     return ">>>" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", list(filter(has_examples, module_names())))
+def on_one_backend(name):
+    """A module whose examples are whole runs is marked; see `suite_on`."""
+    return pytest.param(name, marks=suite_on("torch")) if ".pipeline." in name or ".tuning" in name else name
+
+
+@pytest.mark.parametrize("name", list(map(on_one_backend, filter(has_examples, module_names()))))
 def test_examples_run(name, tmp_path, monkeypatch):
     import keras_dlrm as kd
 
