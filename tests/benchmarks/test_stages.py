@@ -90,7 +90,7 @@ def test_gradients_are_for_the_tensors_that_were_marked():
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(SMALL, "float32"), pytest.param(CROSS, "bfloat16", marks=pytest.mark.slow)],
+    [pytest.param(SMALL, "float32", marks=pytest.mark.soak), pytest.param(CROSS, "bfloat16", marks=pytest.mark.slow)],
     ids=["dot", "cross, bfloat16"],
 )
 def test_a_tiny_profile_has_a_time_for_each_stage_and_draws(shape, dtype, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 from keras import ops
 
 import keras_dlrm as kd
@@ -283,8 +284,10 @@ def flip(path):
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("incremental", [False, True], ids=["whole", "incremental"])
+@pytest.mark.parametrize(
+    "incremental",
+    [pytest.param(False, marks=pytest.mark.slow, id="whole"), pytest.param(True, marks=suite_on("torch"), id="incremental")],
+)
 def test_a_damaged_file_is_refused_and_the_model_left_alone(incremental, tmp_path):
     model = build(plan=PLANS["parts"])
     train(model, batches(2))

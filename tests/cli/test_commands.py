@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from helpers.suite import suite_on
 
 from keras_dlrm.artifacts import verify
 from keras_dlrm.cli import COMMANDS, group, main
@@ -86,7 +87,7 @@ def test_a_length_of_time_is_above_zero(text: str) -> None:
         DURATION.convert(text, None, None)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
     sliced = ["--slice-by", "a", "--slice-by", "x", "--group-by", "a"]
@@ -125,8 +126,7 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.neutral
+@suite_on("torch")
 def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path: Path) -> None:
     models = ["--model", "DCN", "--model", "DCNv2", "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
     args = ["compare", "--data", planted, *models, *TINY, "--seeds", "2", "--samples", "40", "--output", tmp_path / "c"]
@@ -143,8 +143,7 @@ def test_compare_reports_every_model_and_the_difference(planted: Path, tmp_path:
     assert last_json(run(*args, "--json")[1]) == compared
 
 
-@pytest.mark.slow
-@pytest.mark.neutral
+@suite_on("torch")
 def test_compare_counts_rows_by_their_weights(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     schema = Schema(categorical=[Categorical("c", 9)], sample_weight="w", soft_labels=True)
@@ -162,8 +161,7 @@ def test_compare_counts_rows_by_their_weights(tmp_path: Path) -> None:
     assert compared["differences"][0]["mean"] == pytest.approx(gap, abs=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.neutral
+@suite_on("torch")
 def test_what_tune_writes_is_trained_and_models_are_tuned_before_they_are_compared(planted: Path, tmp_path: Path) -> None:
     small = [*TINY, "--set", "model.deep_mlp=[8]", "--set", "model.cross_layers=1"]
     args = ["tune", "--data", planted, "--model", "DCN", *small, "--trials", "2", "--output", tmp_path / "t"]
@@ -311,8 +309,7 @@ def test_the_learning_rate_is_that_of_every_optimizer_without_one(
     assert (found.embedding_optimizer or {}).get("learning_rate") == rates[1]
 
 
-@pytest.mark.slow
-@pytest.mark.neutral
+@suite_on("torch")
 def test_a_saved_model_is_evaluated_in_a_new_process(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
     assert run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small)[0] == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.cli import main
@@ -24,7 +25,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_folder_of_tables_becomes_a_run_that_scores_files(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

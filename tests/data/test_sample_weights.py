@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from helpers.suite import suite_on
 from helpers.table_logs import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,6 +129,7 @@ def test_bad_weights_are_named(tmp_path: Path) -> None:
     assert kd.Schema.from_json(schema.to_json()) == schema != kd.Schema(dense=["x"], label="y")
 
 
+@suite_on("torch")
 def test_a_run_scores_rows_by_their_weights(tmp_path: Path) -> None:
     log = packed(tmp_path / "log", 200)
     experiment = Experiment(model={"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [1]}, epochs=1)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.pipeline.prepare import prepare
@@ -41,6 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> kd.Run:
     return kd.train(clicks(), "click", settings=SMALL, output=tmp_path_factory.mktemp("runs") / "first", verbose=False)
 
 
+@suite_on("torch")
 def test_columns_are_inferred_and_the_test_part_is_the_latest(run: kd.Run) -> None:
     assert run.log.schema.dense_names == ("price",)
     assert set(run.log.schema.categorical_names) == {"user", "device", "when_hour"}
@@ -52,7 +54,7 @@ def test_columns_are_inferred_and_the_test_part_is_the_latest(run: kd.Run) -> No
     assert run.experiment.epochs == 2 and run.experiment.reasons == {}
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_predictions_are_those_of_the_command_line_whatever_holds_the_rows(run: kd.Run, tmp_path: Path) -> None:
     rows = clicks(60)
     rows.write_parquet(tmp_path / "rows.parquet")
@@ -101,6 +103,7 @@ def _pandas(rows: pl.DataFrame) -> Any:
     return pd.DataFrame(rows.to_dict(as_series=False))
 
 
+@suite_on("torch")
 def test_the_same_call_opens_the_run_and_another_one_is_refused(run: kd.Run) -> None:
     before = (run.directory / "result.json").stat().st_mtime_ns
     again = kd.train(clicks(), "click", settings=SMALL, output=run.directory, verbose=False)
@@ -111,7 +114,7 @@ def test_the_same_call_opens_the_run_and_another_one_is_refused(run: kd.Run) -> 
         kd.train(clicks(), "click", settings={**SMALL, "seed": 1}, output=run.directory, verbose=False)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_log_that_was_preprocessed_before_the_kill_is_trained_on(tmp_path: Path) -> None:
     log = prepare(clicks(), tmp_path / "run", "click")
     written = (log.directory / "manifest.json").stat().st_mtime_ns
@@ -121,7 +124,7 @@ def test_a_log_that_was_preprocessed_before_the_kill_is_trained_on(tmp_path: Pat
     assert kd.verify(run.directory).kind == "run"
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_run_of_the_command_line_is_one_too(run: kd.Run, tmp_path: Path) -> None:
     folder = tmp_path / "log"
     shutil.copytree(run.log.directory, folder)
@@ -142,7 +145,7 @@ def test_a_run_of_the_command_line_is_one_too(run: kd.Run, tmp_path: Path) -> No
         kd.Run(tmp_path)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_processed_log_is_trained_on_with_an_experiment_of_a_file(run: kd.Run, tmp_path: Path) -> None:
     Experiment({"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [1]}, batch_size=256).save(tmp_path / "e.yaml")
     again = kd.train(run.log.directory, experiment=tmp_path / "e.yaml", settings={"seed": 3}, output=tmp_path / "b", verbose=False)
@@ -161,12 +164,13 @@ class Mean(keras.layers.Layer):
         return keras.ops.mean(vectors, axis=1)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_an_interaction_of_ones_own_is_a_setting(run: kd.Run, tmp_path: Path) -> None:
     own = kd.train(run.log, settings={**SMALL, "epochs": 1, "model.interaction": Mean()}, output=tmp_path / "own", verbose=False)
     assert isinstance(own.model.interaction, Mean)
 
 
+@suite_on("torch")
 def test_a_run_shows_itself_in_80_columns_and_in_a_notebook(run: kd.Run) -> None:
     lines = repr(run).splitlines()
     assert max(len(line) for line in lines[:-1]) <= 80

@@ -15,10 +15,8 @@ SPLIT = {"collisions": 4, "threshold": 10}
 CASES = [
     {"kinds": OTHERS, "rule": "SGD", "weighted": True, "uneven": True},
     {"kinds": MIXED, "rule": "Adam", "uneven": True},
-    {"kinds": "row_wise", "rule": "RowwiseAdagrad"},
-    {"kinds": "row_wise", "rule": "SGD", "weighted": True, "split": {**SPLIT, "operation": "mult"}},
+    {"kinds": "row_wise", "rule": "RowwiseAdagrad", "weighted": True, "split": {**SPLIT, "operation": "mult"}},
     {"kinds": "table_wise", "rule": "Adagrad", "split": {**SPLIT, "operation": "concat"}},
-    {"kinds": MIXED, "rule": "Adagrad", "weighted": True},
     {"kinds": MIXED, "rule": "SGD", "batch_norm": True, "uneven": True},
 ]
 

@@ -18,12 +18,9 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "model.top_mlp=[8,1]", "--set", "model.embedding_dim=4", "--set", "batch_size=64"]
 
 
-def start(program: str, *args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "trainers" / program), *map(str, args)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, timeout=600,
-        env=environment(KERAS_BACKEND=""),
-    )  # fmt: skip
+def start(program: str, *args: object, python: Path | str = sys.executable) -> subprocess.CompletedProcess[str]:
+    command = [python, str(ROOT / "trainers" / program), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, env=environment())
 
 
 def criteo_log(path: Path, rows: int) -> Path:
@@ -38,23 +35,24 @@ def criteo_log(path: Path, rows: int) -> Path:
 
 
 @suite_on("torch")
-def test_criteo_trains_once_goes_on_and_refuses_other_inputs(tmp_path: Path) -> None:
+def test_criteo_trains_once_goes_on_and_refuses_other_inputs(programs: Path, tmp_path: Path) -> None:
     raw, out = criteo_log(tmp_path / "train.txt", 700), tmp_path / "out"
-    args = [raw, "--output", out, "--backend", keras.backend.backend(), *SMALL, "--set", "model.bottom_mlp=[8,4]"]
-    first = start("criteo.py", *args, "--seed", 3, "--tensorboard")
+    args = [raw, "--output", out, *SMALL, "--set", "model.bottom_mlp=[8,4]"]
+    python = programs / "python"
+    first = start("criteo.py", *args, "--seed", 3, "--tensorboard", python=python)
     assert first.returncode == 0, first.stderr
     result = json.loads((out / "result.json").read_text())
     assert result["backend"] == keras.backend.backend() and result["seed"] == 3
     assert any((out / "tensorboard").rglob("events*"))
-    again = start("criteo.py", *args, "--seed", 3)
+    again = start("criteo.py", *args, "--seed", 3, python=python)
     assert again.returncode == 0 and json.loads((out / "result.json").read_text()) == result
     criteo_log(raw, 710)
-    other = start("criteo.py", *args, "--seed", 3)
+    other = start("criteo.py", *args, "--seed", 3, python=python)
     assert other.returncode != 0 and "made from other inputs" in other.stderr
 
 
 @suite_on("torch")
-def test_tables_train_another_model_in_mixed_precision(tmp_path: Path) -> None:
+def test_tables_train_another_model_in_mixed_precision(programs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"click": rng.integers(0, 2, 400), "city": rng.integers(0, 9, 400), "price": rng.random(400)})
     frame.write_parquet(tmp_path / "log.parquet")
@@ -62,11 +60,12 @@ def test_tables_train_another_model_in_mixed_precision(tmp_path: Path) -> None:
     args = ["--schema", tmp_path / "schema.yaml", "--train", tmp_path / "*.parquet", "--fractions", 0.6, 0.2, 0.2]
     done = start(
         "tables.py", *args, "--output", tmp_path / "out", "--model", "DCN", "--set", "model.deep_mlp=[8]",
-        "--batch-size", 64, "--optimizer", "adagrad", "--mixed-precision", "--backend", keras.backend.backend(),
+        "--batch-size", 64, "--optimizer", "adagrad", "--mixed-precision", python=programs / "python",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "DCN" in done.stdout and (tmp_path / "out" / "report.png").exists()
-    other = start("tables.py", *args[:-3], 0.8, 0.1, 0.1, "--output", tmp_path / "out", "--model", "DCN")
+    args[-3:] = [0.8, 0.1, 0.1, "--output", tmp_path / "out", "--model", "DCN"]
+    other = start("tables.py", *args, python=programs / "python")
     assert other.returncode != 0 and "with other settings" in other.stderr
 
 

@@ -7,6 +7,7 @@ import sys
 
 import keras
 import pytest
+from helpers.suite import suite_on
 
 # Each fault fetches a page of 4 KiB; what a step computes in between are 60 MB, which would be 15,000 pages.
 PROGRAM = """
@@ -34,7 +35,7 @@ print(least / 5)
 """
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 @pytest.mark.skipif(
     keras.backend.backend() == "torch" or platform.libc_ver()[0] != "glibc" or os.environ.get("KERAS_DLRM_TEST_GPU") == "1",
     reason="glibc's memory under TensorFlow and XLA, on the processor",

@@ -63,7 +63,7 @@ def whole(log: data.ClickLog, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return train(EXPERIMENT, log, folder), folder
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_result_holds_exact_scores_of_the_saved_model(log: data.ClickLog, whole: tuple[dict, Path]) -> None:
     result, folder = whole
     model = keras.saving.load_model(folder / "model.keras")
@@ -74,7 +74,7 @@ def test_result_holds_exact_scores_of_the_saved_model(log: data.ClickLog, whole:
     assert len(result["history"]["loss"]) == result["epochs"] == 3
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_best_epoch_is_that_with_the_best_validation_score(whole: tuple[dict, Path]) -> None:
     result, _ = whole
     assert result["best_epoch"] == int(np.argmax(result["history"]["val_auc"])) + 1
@@ -124,7 +124,7 @@ train(experiment, data.open({str(log.directory)!r}), {str(tmp_path / "run")!r}, 
     assert resumed["test"] == pytest.approx(whole[0]["test"], rel=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_finished_run_is_reported_not_repeated(log: data.ClickLog, whole: tuple[dict, Path]) -> None:
     start = time.perf_counter()
     assert train(EXPERIMENT, log, whole[1], resume=True) == whole[0]
@@ -142,7 +142,7 @@ def test_log_loss_and_normalized_entropy_of_training_clip_alike(log: data.ClickL
     assert found["ne"] * entropy == pytest.approx(found["logloss"], rel=1e-5)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_the_experiment_of_a_run_holds_the_values_that_were_used(
     log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path
 ) -> None:
@@ -161,7 +161,7 @@ def test_the_experiment_of_a_run_holds_the_values_that_were_used(
         np.testing.assert_array_equal(ours, its)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="has content"):
         train(EXPERIMENT, log, whole[1])
@@ -173,7 +173,7 @@ def test_a_folder_with_another_run_is_refused(log: data.ClickLog, whole: tuple[d
     assert (tmp_path / "precious.txt").read_text() == "keep"
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_run_on_other_data_is_not_resumed(log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path) -> None:
     other = PlantedClickLog(log.schema, seed=2).write(
         tmp_path / "other", rows={"train": 600, "valid": 300, "test": 300}
@@ -229,6 +229,7 @@ def test_a_run_with_bfloat16_tables_goes_on_for_more_epochs(
     assert not [path for path in (tmp_path / "run").iterdir() if "writing" in path.name or path.stem == "resume"]
 
 
+@suite_on("torch")
 @pytest.mark.parametrize("file", ["manifest.json", "dense.npz", "tables/a/*/c/0/0"])
 @pytest.mark.parametrize(
     "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-9] + bytes([b[-9] ^ 4]) + b[-8:], lambda b: b""]
@@ -241,6 +242,7 @@ def test_a_damaged_state_is_named(damage: Any, file: str, log: data.ClickLog, in
         train(HALF, log, tmp_path / "run", resume=True)
 
 
+@suite_on("torch")
 def test_a_damaged_place_and_a_missing_checkpoint_are_named(log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, tmp_path / "run")
     place = tmp_path / "run" / "resume.npz"
@@ -255,6 +257,7 @@ def test_a_damaged_place_and_a_missing_checkpoint_are_named(log: data.ClickLog, 
         train(HALF, log, tmp_path / "run", resume=True)
 
 
+@suite_on("torch")
 def test_the_state_of_an_earlier_release_is_refused(log: data.ClickLog, interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, tmp_path / "run")
     np.savez(tmp_path / "run" / "resume.npz", place=np.array(json.dumps({"epoch": 1, "batch": 0, "paths": [], "memories": []})))
@@ -262,6 +265,7 @@ def test_the_state_of_an_earlier_release_is_refused(log: data.ClickLog, interrup
         train(HALF, log, tmp_path / "run", resume=True)
 
 
+@suite_on("torch")
 def test_a_damaged_best_model_is_named_before_training_goes_on(
     log: data.ClickLog, interrupted: Path, tmp_path: Path
 ) -> None:
@@ -271,6 +275,7 @@ def test_a_damaged_best_model_is_named_before_training_goes_on(
         train(HALF, log, tmp_path / "run", resume=True)
 
 
+@suite_on("torch")
 @pytest.mark.parametrize("checksums", [True, False])
 def test_other_rows_under_the_same_labels_are_other_data(
     checksums: bool, log: data.ClickLog, interrupted: Path, tmp_path: Path
@@ -292,6 +297,7 @@ def test_other_rows_under_the_same_labels_are_other_data(
         train(HALF, stored(tmp_path / "log"), tmp_path / "run", resume=True)
 
 
+@suite_on("torch")
 def test_two_runs_do_not_work_in_one_folder(log: data.ClickLog, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("run")
     for one, other in (("run", "run"), ("run", "link"), ("link", "run")):
@@ -300,12 +306,14 @@ def test_two_runs_do_not_work_in_one_folder(log: data.ClickLog, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
+@suite_on("torch")
 def test_a_folder_that_cannot_be_written_to_is_told_before_training(log: data.ClickLog, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file cannot be written to .*another folder"):
         train(EXPERIMENT, log, tmp_path / "file" / "run")
 
 
+@suite_on("torch")
 def test_a_part_with_one_class_is_refused_before_training(log: data.ClickLog, tmp_path: Path) -> None:
     few = PlantedClickLog(log.schema, seed=1).write(tmp_path / "few", rows={"train": 100, "test": 1})
     with pytest.raises(ValueError, match="test part"):
@@ -313,7 +321,7 @@ def test_a_part_with_one_class_is_refused_before_training(log: data.ClickLog, tm
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_training_stops_when_patience_runs_out(log: data.ClickLog, tmp_path: Path) -> None:
     still = EXPERIMENT.override(["optimizer.learning_rate=0.0", "embedding_optimizer.learning_rate=0.0", "patience=1",
                                  "model.batch_norm=false", "lr_factor=1.0"])  # fmt: skip
@@ -321,6 +329,7 @@ def test_training_stops_when_patience_runs_out(log: data.ClickLog, tmp_path: Pat
     assert (result["epochs"], result["best_epoch"]) == (2, 1)
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -346,6 +355,7 @@ def test_a_bad_experiment_names_the_key_and_the_value(change: dict, words: str) 
         Experiment.from_dict({**EXPERIMENT.to_dict(), **change})
 
 
+@suite_on("torch")
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
@@ -374,11 +384,13 @@ def test_what_cannot_be_built_leaves_the_earlier_run_and_a_fresh_folder_alone(
     assert not (tmp_path / "fresh").exists()
 
 
+@pytest.mark.neutral
 def test_an_experiment_survives_a_file(tmp_path: Path) -> None:
     EXPERIMENT.save(tmp_path / "e.yaml")
     assert Experiment.load(tmp_path / "e.yaml") == EXPERIMENT
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"PAR1\xff\xfe", "not a text file"), (b"model: [", "not valid YAML"), (b"epochs: 0", "epochs=0 must be")],
@@ -389,6 +401,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, words: str) -> None
         Experiment.load(tmp_path / "e.yaml")
 
 
+@pytest.mark.neutral
 def test_numbers_of_numpy_in_an_experiment_are_written_as_plain_ones(tmp_path: Path) -> None:
     experiment = Experiment(model={"type": "DLRM"}, label_smoothing=np.float32(0.25), mixed_precision=np.bool_(True))
     experiment.save(tmp_path / "experiment.yaml")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import keras
 import pytest
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
@@ -45,6 +46,7 @@ def test_seconds_before_and_after_a_checkpoint_count(monkeypatch):
     assert budget.seconds == 10.0
 
 
+@suite_on("torch")
 def test_a_budget_that_ends_in_the_first_batch_leaves_a_scored_model(log, tmp_path):
     result = train(TINY.override(["time_budget=1e-9", "patience=0"]), log, tmp_path / "run")
     assert (result["epochs"], result["best_epoch"], result["ended_by"]) == (1, 1, "time budget")
@@ -54,7 +56,7 @@ def test_a_budget_that_ends_in_the_first_batch_leaves_a_scored_model(log, tmp_pa
     assert "ended by its time budget" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_resumed_run_with_no_time_left_is_scored_and_not_trained(log, tmp_path, monkeypatch):
     save = Resume._save
 

@@ -68,8 +68,7 @@ def raising(error):
     return fail
 
 
-@pytest.mark.slow
-@pytest.mark.neutral
+@suite_on("torch")
 def test_a_study_continues_and_its_best_is_what_is_written(log, tmp_path, untrained):
     first = kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=2)
     assert states(first) == ["complete"] * 2
@@ -97,7 +96,7 @@ def test_a_study_continues_and_its_best_is_what_is_written(log, tmp_path, untrai
     assert all(0 < count < values.width for count in kept[1:8])
 
 
-@pytest.mark.neutral
+@suite_on("torch")
 def test_a_trial_that_fails_is_listed_and_tuning_goes_on(log, tmp_path, untrained):
     untrained.during = {1: raising(MemoryError("no room")), 2: raising(ValueError("training diverged"))}
     found = kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=4)
@@ -106,15 +105,14 @@ def test_a_trial_that_fails_is_listed_and_tuning_goes_on(log, tmp_path, untraine
     assert "MemoryError: no room" in found.report().path.read_text()
 
 
-@pytest.mark.neutral
+@suite_on("torch")
 def test_nothing_but_failures_end_it(log, tmp_path, untrained):
     untrained.during = {number: raising(ValueError("no such argument")) for number in range(9)}
     with pytest.raises(ValueError, match="tune: all of 3 trials failed, the last one with: ValueError: no such argument"):
         kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=9)
 
 
-@pytest.mark.slow
-@pytest.mark.neutral
+@suite_on("torch")
 @pytest.mark.parametrize("number", [0, 1])
 def test_an_interrupted_trial_does_not_count_and_the_best_so_far_is_written(log, tmp_path, untrained, number):
     untrained.during = {number: raising(KeyboardInterrupt())}
@@ -153,7 +151,7 @@ def test_what_cannot_be_tuned_is_refused(log, tmp_path, untrained, monkeypatch):
         kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=1)
 
 
-@pytest.mark.neutral
+@suite_on("torch")
 def test_settings_of_an_experiment_stay_as_they_are(log, tmp_path, untrained):
     TINY.save(tmp_path / "tiny.yaml")
     settings = {"batch_size": 64, "model.deep_mlp": [8]}
