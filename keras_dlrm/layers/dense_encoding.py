@@ -17,7 +17,7 @@ from keras_dlrm.support.arguments import integer, number
 class DenseEncoding(keras.layers.Layer):
     """Base of the encodings: n features (B, n) → T numbers each → vectors (B, n, D), by a matrix for each feature.
 
-    A subclass has `size`, that is T, and `basis`. A missing value, -2, has a vector of its own.
+    A subclass has `size`, that is T, and `basis`. A missing value, -2, has a vector of its own, if it `marks_missing`.
 
     Args:
         output_dim: Width D of the vectors.
@@ -26,6 +26,7 @@ class DenseEncoding(keras.layers.Layer):
     """
 
     size = 0
+    marks_missing = True
 
     def __init__(self, output_dim: int, activation: Any = "relu", seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -40,7 +41,8 @@ class DenseEncoding(keras.layers.Layer):
         shape, matrices = (n, self.size, self.output_dim), ReferenceProjection([self.seed, 0])
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=matrices)
         self.bias = self.add_weight(name="bias", shape=(n, self.output_dim), initializer="zeros")
-        self.missing = self.add_weight(name="missing", shape=(n, self.output_dim), initializer="zeros")
+        if self.marks_missing:
+            self.missing = self.add_weight(name="missing", shape=(n, self.output_dim), initializer="zeros")
         self.built = True
 
     def basis(self, x: Any) -> Any:
@@ -49,11 +51,13 @@ class DenseEncoding(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         x = ops.expand_dims(ops.cast(inputs, "float32"), 2)  # in which a value has its bin, whatever is computed with after it
-        kernel, bias, missing = (ops.cast(each, self.compute_dtype) for each in (self.kernel, self.bias, self.missing))
+        kernel, bias = (ops.cast(each, self.compute_dtype) for each in (self.kernel, self.bias))
         basis = ops.cast(self.basis(x), self.compute_dtype)
         products = ops.matmul(ops.transpose(basis, (1, 0, 2)), kernel)  # (n, B, D)
         vectors = self.activation(ops.transpose(products, (1, 0, 2)) + bias)
-        return ops.where(x < ENCODED_MISSING + 0.5, missing, vectors)
+        if not self.marks_missing:
+            return vectors
+        return ops.where(x < ENCODED_MISSING + 0.5, ops.cast(self.missing, self.compute_dtype), vectors)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return (*input_shape, self.output_dim)
@@ -147,7 +151,35 @@ class PeriodicEncoding(DenseEncoding):
         return {**super().get_config(), "frequencies": self.frequencies, "scale": self.scale}
 
 
-ENCODINGS = {"piecewise_linear": PiecewiseLinearEncoding, "periodic": PeriodicEncoding}
+@keras.saving.register_keras_serializable("keras_dlrm")
+class LinearEncoding(DenseEncoding):
+    """Each feature times a vector plus another one: the vector of a dense column in factorization machines.
+
+    Args:
+        output_dim: Width D of the vectors.
+        activation: Activation of the vectors.
+        seed: Seed of the initial vectors; a fresh one if omitted.
+
+    Input: (B, n).
+    Output: (B, n, D).
+
+    Example:
+
+    >>> tuple(LinearEncoding(4)(np.array([[0.5, -1.0]], "float32")).shape)
+    (1, 2, 4)
+    """
+
+    size = 1
+    marks_missing = False
+
+    def __init__(self, output_dim: int, activation: Any = None, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(output_dim, activation, seed, **kwargs)
+
+    def basis(self, x: Any) -> Any:
+        return x
+
+
+ENCODINGS = {"linear": LinearEncoding, "piecewise_linear": PiecewiseLinearEncoding, "periodic": PeriodicEncoding}
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

@@ -72,9 +72,9 @@ class ClickModel(SparseTraining):
         return vectors if self.embedding_dropout is None else self.embedding_dropout(vectors, training=training)
 
     def pooled_vectors(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
-        """Packed batch → vectors (B, F, D) of the tables, and the first-order terms (B, 1) of the logit, or 0."""
+        """Packed batch → vectors (B, F, D) of the tables, and the first-order terms (B, 1) of the logit, if there are."""
         rows = self.pooled(inputs, training)
-        return split_first_order(rows) if self.first_order else (rows, 0.0)
+        return split_first_order(rows) if self.first_order else (rows, None)
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
         """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.

@@ -77,7 +77,7 @@ class CrossNetwork(ClickModel):
         if self.deep_mlp is not None:
             deep = self.deep_mlp(x if self.structure == "stacked" else x0, training=training)
             x = deep if self.structure == "stacked" else ops.concatenate([x, deep], axis=1)
-        return self.logit(x) + first_order
+        return self.logit(x) if first_order is None else self.logit(x) + first_order
 
     def features(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
         """x₀ (B, n): the dense features, vectors of the encoded ones, then each sparse column's pooled vector.
@@ -85,7 +85,7 @@ class CrossNetwork(ClickModel):
         With it the first-order terms of the logit.
         """
         parts = [ops.cast(inputs["dense"], self.compute_dtype)] if self.schema.dense else []
-        first_order = 0.0
+        first_order = None
         if self.encoded is not None:
             parts.append(self.encoded(inputs["dense"]))
         if self.embeddings is not None:

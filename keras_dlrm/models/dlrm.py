@@ -141,7 +141,7 @@ class DLRM(ClickModel):
     # -- the figure --------------------------------------------------------------------------------------------------
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        x, vectors, first_order = None, [], 0.0
+        x, vectors, first_order = None, [], None
         if self.bottom_mlp is not None:
             x = self.bottom_mlp(inputs["dense"], training=training)  # (B, D)
             vectors.append(ops.expand_dims(x, 1))
@@ -151,7 +151,8 @@ class DLRM(ClickModel):
             pooled, first_order = self.pooled_vectors(inputs, training)  # (B, F, D), (B, 1)
             vectors.append(pooled)
         features = ops.concatenate(vectors, axis=1) if len(vectors) > 1 else vectors[0]  # (B, 1 + F, D)
-        return self.top_mlp(self.interact(x, features), training=training) + first_order
+        logits = self.top_mlp(self.interact(x, features), training=training)
+        return logits if first_order is None else logits + first_order
 
     def interact(self, x: Any, features: Any) -> Any:
         """Bottom MLP output x (B, D) or `None`, and all vectors (B, 1 + F, D) → the top MLP's input (B, n)."""

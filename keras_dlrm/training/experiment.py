@@ -20,7 +20,7 @@ from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.support.arguments import boolean, choice, integer, number, shown
 
-MODELS = ("DLRM", "DCN", "DCNv2", "LogisticRegression")
+MODELS = ("DLRM", "DCN", "DCNv2", "DeepFM", "WideDeep", "FM", "LogisticRegression")
 MONITORS = ("auc", "logloss", "both")
 # A class of one's own: `module:Class`, or `module.Class`.
 _PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")

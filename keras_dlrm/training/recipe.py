@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.experiment import MODELS, Experiment
 
 _SMALL = 20_000  # rows
 _LARGE = 500_000
@@ -64,7 +64,7 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
 
 def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Arguments of a model, and reasons for them; of a model of one's own there are none."""
-    if kind not in ("DLRM", "DCN", "DCNv2"):
+    if kind not in MODELS or kind == "LogisticRegression":
         return {}, {}
     options: dict[str, Any] = {"embedding_dim": _WIDTH}
     reasons = {"model.embedding_dim": "L2 and dropout hold it back where rows are few"}
@@ -73,13 +73,17 @@ def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str,
         vectors = len(schema.categorical) + bool(schema.dense) + sum(column.encoding is not None for column in schema.dense)
         options |= {"top_mlp": [256, 128, 1], "interaction": "cat_dot" if vectors > 1 else "cat"}
         reasons["model.interaction"] = "the top MLP sees vectors and their products: one or the other is best, by log"
-    else:
-        options |= {"cross_layers": 2, "deep_mlp": [256, 128]}
-        options |= {"structure": "parallel"} if kind == "DCNv2" else {}
-    options |= {"dropout": 0.5 if rows < _LARGE else 0.2, "kernel_l2": float(f"{_KERNEL_L2 / max(rows, 1000):.1g}")}
-    options |= {"init_scale": 0.01, "first_order": bool(schema.categorical)}
-    reasons["model.first_order"] = "what a logistic regression knows of an id is learned at once"
-    reasons["model.dropout"] = f"0.5 below {_LARGE:,} rows, else 0.2"
-    reasons["model.kernel_l2"] = f"{_KERNEL_L2:g} / rows"
+    elif kind != "FM":
+        options["deep_mlp"] = [256, 128]
+    if kind in ("DCN", "DCNv2"):
+        options |= {"cross_layers": 2} | ({"structure": "parallel"} if kind == "DCNv2" else {})
+    if kind != "FM":
+        options |= {"dropout": 0.5 if rows < _LARGE else 0.2, "kernel_l2": float(f"{_KERNEL_L2 / max(rows, 1000):.1g}")}
+        reasons["model.dropout"] = f"0.5 below {_LARGE:,} rows, else 0.2"
+        reasons["model.kernel_l2"] = f"{_KERNEL_L2:g} / rows"
+    options["init_scale"] = 0.01
     reasons["model.init_scale"] = "rows begin near 0: an id that is never seen says nothing"
+    if kind in ("DLRM", "DCN", "DCNv2"):  # the others have it anyway
+        options["first_order"] = bool(schema.categorical)
+        reasons["model.first_order"] = "what a logistic regression knows of an id is learned at once"
     return options, reasons

@@ -18,7 +18,7 @@ from keras_dlrm.export.functional import output_names
 from keras_dlrm.export.onnx_graph.files import new_session
 from keras_dlrm.export.requests import expected_probabilities
 from keras_dlrm.export.tables.stored_tables import StoredTables
-from keras_dlrm.models import DCN, DLRM, DCNv2
+from keras_dlrm.models import DCN, DLRM, DCNv2, DeepFM
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Categorical, Schema
 
@@ -166,7 +166,11 @@ def models(draw, schema):
         dim = {name: draw(st.sampled_from([2, 4, 6])) for name in schema.table_sizes}
     common = {"activation": draw(st.sampled_from(["relu", "tanh", "gelu", "silu"])), "batch_norm": draw(st.booleans())}
     common |= {"embedding_dim": dim, "embedding_options": options, "seed": 1}
-    kind = draw(st.sampled_from(["dot", "dot", "cat", "cross", "dcn", "dcnv2", "parallel"]))
+    kind = draw(st.sampled_from(["dot", "dot", "cat", "cat_dot", "cross", "dcn", "dcnv2", "parallel", "deep_fm"]))
+    if kind == "deep_fm":
+        return DeepFM(schema, deep_mlp=[5], **{**common, "embedding_dim": 3})  # with the first-order weight: 4
+    if isinstance(dim, int) and not options.get("quotient_remainder"):
+        common["first_order"] = draw(st.booleans())
     if kind == "dcn":
         return DCN(schema, cross_layers=2, deep_mlp=[5], **common)
     if kind in ("dcnv2", "parallel"):
@@ -178,7 +182,7 @@ def models(draw, schema):
         top["bottom_mlp"] = [5, 4 if isinstance(dim, int) else max(dim.values())]
     if kind == "cross":
         top |= {"cross_layers": 2, "projection_dim": 3}
-    if kind == "dot":
+    if kind in ("dot", "cat_dot"):
         top["self_interaction"] = len(schema.categorical) + bool(schema.dense) < 2 or draw(st.booleans())
     return DLRM(schema, **top, **common)
 

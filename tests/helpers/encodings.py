@@ -10,13 +10,15 @@ def encode(layer, x):
     if "coefficients" in weights:
         angles = 2 * np.pi * x * weights["coefficients"]
         basis = np.concatenate([np.sin(angles), np.cos(angles)], 2)
+    elif layer.size == 1:
+        basis = x
     else:
         starts = np.linspace(-1, 1, layer.bins, endpoint=False)
         basis = np.clip((x - starts) * layer.bins / 2, 0, 1)
     vectors = np.einsum("bnt,ntd->bnd", basis, weights["kernel"]) + weights["bias"]
     if layer.activation.__name__ == "relu":
         vectors = np.maximum(vectors, 0)
-    return np.where(x < -1.5, weights["missing"], vectors)
+    return np.where(x < -1.5, weights["missing"], vectors) if layer.marks_missing else vectors
 
 
 def encoded(layer, x):

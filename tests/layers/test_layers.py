@@ -17,6 +17,8 @@ from keras_dlrm.layers import (
     CrossLayer,
     DotInteraction,
     EmbeddingCollection,
+    FactorizationMachine,
+    LinearEncoding,
     PeriodicEncoding,
     PiecewiseLinearEncoding,
     TopMLP,
@@ -86,6 +88,11 @@ CASES = {
         lambda **k: DotInteraction(with_vectors=True, **k), [(F, D)], (18,),
         lambda layer, x: np.hstack([x.reshape(len(x), F * D), dot(layer, x)]),
     ),  # fmt: skip
+    "factorization machine": Case(
+        lambda **k: FactorizationMachine(**k), [(F, D)], (D,),
+        lambda _, x: sum(x[:, i] * x[:, j] for i in range(F) for j in range(i)),
+    ),  # fmt: skip
+    "linear encoding": Case(lambda **k: LinearEncoding(D, seed=0, **k), [(N,)], (N, D), encode),
     "concatenation": Case(lambda **k: ConcatenationInteraction(**k), [(F, D)], (12,), lambda _, x: x.reshape(len(x), F * D)),
     "cross vector": Case(lambda **k: CrossLayer("vector", seed=1, **k), [(N,), (N,)], (N,), cross),
     "cross matrix": Case(lambda **k: CrossLayer(seed=1, kernel_l2=0.1, **k), [(N,), (N,)], (N,), cross),

@@ -14,7 +14,8 @@ from helpers.encodings import encoded
 from keras_dlrm import optimizers
 from keras_dlrm.export import onnx, savedmodel
 from keras_dlrm.metrics import NormalizedEntropy
-from keras_dlrm.models import DCN, DLRM, DCNv2, LogisticRegression
+from keras_dlrm.models import DCN, DLRM, FM, DCNv2, DeepFM, LogisticRegression, WideDeep
+from keras_dlrm.models.field_model import FieldModel
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 
 pytestmark = pytest.mark.usefixtures("quick_exports")
@@ -29,6 +30,8 @@ WITHOUT_SPARSE = Schema(dense=["I1", "I2"])
 ENCODED = Schema(dense=[Dense("I1", encoding="piecewise_linear"), Dense("I2", encoding="periodic")], categorical=SPARSE)
 # Encodings of width D: 256 bins, and sines and cosines of 16 frequencies; each with a bias and a vector for missing values.
 ENCODINGS = {d: (256 * d + 2 * d) + (32 * d + 2 * d + 16) for d in (4, 1)}
+# Of two dense columns without one: a factor and a bias each.
+LINEAR = 2 * 2 * 4
 # Tables of 16 rows of width 4. Bottom MLP 2-6-4, top MLP n-5-1, deep network n-6-5.
 TABLES, BOTTOM = 16 * 4, (2 * 6 + 6) + (6 * 4 + 4)
 
@@ -94,6 +97,12 @@ MODELS = {
     ),
     "logistic regression": (lambda **k: LogisticRegression(SCHEMA, **{"seed": 1, **k}), 16 + 2 + 1),
     "logistic regression encoded": (lambda **k: LogisticRegression(ENCODED, **{"seed": 1, **k}), 16 + 2 + 1 + ENCODINGS[1]),
+    "fm": (lambda **k: FM(SCHEMA, 4, **{"seed": 1, **k}), 16 * 5 + LINEAR + 3),
+    "fm encoded": (lambda **k: FM(ENCODED, 4, **{"seed": 1, **k}), 16 * 5 + ENCODINGS[4] + 3),
+    "fm without dense": (lambda **k: FM(WITHOUT_DENSE, 4, **{"seed": 1, **k}), 16 * 5 + 2),
+    "fm without sparse": (lambda **k: FM(WITHOUT_SPARSE, 4, **{"seed": 1, **k}), LINEAR + 3),
+    "wide and deep": (lambda **k: WideDeep(SCHEMA, 4, [6, 5], **{"seed": 1, **k}), 16 * 5 + LINEAR + 3 + deep(20) + 6),
+    "deep fm": (lambda **k: DeepFM(SCHEMA, 4, [6, 5], **{"seed": 1, **k}), 16 * 5 + LINEAR + 3 + deep(20) + 6),
     "dcn": (lambda **k: cross(DCN, **k), TABLES + 2 * 2 * 14 + deep(14) + (14 + 5 + 1)),
     "dcn without dense": (lambda **k: cross(DCN, WITHOUT_DENSE, **k), TABLES + 2 * 2 * 12 + deep(12) + (12 + 5 + 1)),
     "dcnv2 stacked": (lambda **k: cross(DCNv2, **k), TABLES + 2 * (14 * 14 + 14) + deep(14) + (5 + 1)),
@@ -159,6 +168,12 @@ def numpy_forward(model, batch):
     if isinstance(model, LogisticRegression):
         kernel, bias = model.linear.get_weights()
         return batch["dense"] @ kernel + bias + sum(vectors)
+    if isinstance(model, FieldModel):
+        kernel, bias = model.linear.get_weights()
+        logits = first_order + bias + (batch["dense"] @ kernel if model.schema.dense else 0)
+        if model.pairs is not None:
+            logits = logits + sum((a * b).sum(1, keepdims=True) for i, a in enumerate(vectors) for b in vectors[:i])
+        return logits if isinstance(model, FM) else logits + mlp(model.deep_mlp, np.concatenate(vectors, 1), False)
     if isinstance(model, DLRM):
         x = [mlp(model.bottom_mlp, batch["dense"].astype("float64"), True)] if model.schema.dense else []
         vectors = x + vectors

@@ -1,0 +1,48 @@
+"""Factorization machine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dlrm.embeddings.options import EmbeddingOptions
+from keras_dlrm.layers.factorization_machine import FactorizationMachine
+from keras_dlrm.models.field_model import FieldModel
+from keras_dlrm.schema.schema import Schema
+
+
+@keras.saving.register_keras_serializable("keras_dlrm")
+class FM(FieldModel):
+    """logit = bias + Σ weights of the row's values + Σ dot products of all pairs of their vectors.
+
+    Args:
+        schema: A fitted `Schema`.
+        embedding_dim: Width D of all vectors.
+        embedding_dropout: Share of the pooled vectors' elements dropped.
+        init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
+        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
+            of a `TPUEmbedding` in its place.
+        seed: Seed of all initial weights and of dropout.
+
+    Source: Rendle 2010, "Factorization Machines", equation 1.
+
+    Example:
+
+    >>> schema = kd.Schema(dense=["I1"], categorical=[kd.Categorical("C1", 10)])
+    >>> FM(schema, embedding_dim=4).count_params()
+    60
+    """
+
+    def __init__(
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, embedding_dropout: float = 0.0,
+        init_scale: float | None = None, embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, True, who="FM")
+        super().__init__(schema, tables, seed, **kwargs)
+        self.pairs = FactorizationMachine(dtype=self.dtype_policy, name="pairs")
+        self.built = True
+
+    def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
+        vectors, first_order = self.terms(inputs, training)
+        return first_order + ops.sum(ops.cast(self.pairs(vectors), "float32"), axis=1, keepdims=True)
