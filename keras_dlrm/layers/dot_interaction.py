@@ -20,10 +20,9 @@ class DotInteraction(keras.layers.Layer):
 
     Args:
         self_interaction: Whether to add the dot product of each feature with itself.
-        with_vectors: Whether the features themselves come first, side by side.
 
     Input: (B, F, D), or a list of (B, D) and (B, F', D) tensors that are stacked in order.
-    Output: (B, F(F-1)/2), or (B, F(F+1)/2) with `self_interaction`; F·D more with `with_vectors`.
+    Output: (B, F(F-1)/2), or (B, F(F+1)/2) with `self_interaction`.
 
     Source: Naumov et al. 2019, section 2.1.3.
 
@@ -33,9 +32,9 @@ class DotInteraction(keras.layers.Layer):
     6
     """
 
-    def __init__(self, self_interaction: bool = False, with_vectors: bool = False, **kwargs: Any) -> None:
+    def __init__(self, self_interaction: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.self_interaction, self.with_vectors = self_interaction, with_vectors
+        self.self_interaction = self_interaction
 
     def build(self, input_shape: Any) -> None:
         self.built = True
@@ -46,22 +45,17 @@ class DotInteraction(keras.layers.Layer):
             features = ops.concatenate([ops.expand_dims(t, 1) if len(t.shape) == 2 else t for t in inputs], axis=1)
         if len(features.shape) != 3:
             raise ValueError(f"DotInteraction: the input has shape {tuple(features.shape)}; it must be (B, F, D).")
-        products = _pairwise(features, 1 if self.self_interaction else 0)
-        if not self.with_vectors:
-            return products
-        return ops.concatenate([ops.reshape(features, (-1, features.shape[1] * features.shape[2])), products], axis=1)
+        return _pairwise(features, 1 if self.self_interaction else 0)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         if isinstance(input_shape[0], (list, tuple)):
             batch, count = input_shape[0][0], sum(1 if len(s) == 2 else s[1] for s in input_shape)
-            width = input_shape[0][-1]
         else:
-            batch, count, width = input_shape
-        products = count * (count + (1 if self.self_interaction else -1)) // 2
-        return (batch, products + (count * width if self.with_vectors else 0))
+            batch, count = input_shape[0], input_shape[1]
+        return (batch, count * (count + (1 if self.self_interaction else -1)) // 2)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "self_interaction": self.self_interaction, "with_vectors": self.with_vectors}
+        return {**super().get_config(), "self_interaction": self.self_interaction}
 
 
 def _pairwise(features: Any, keep: int) -> Any:

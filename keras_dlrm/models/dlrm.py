@@ -104,8 +104,7 @@ class DLRM(ClickModel):
             self.bottom_mlp = BottomMLP(**vars(bottom), seed=part_seed(self.seed, 1), dtype=dtype, name="bottom_mlp")
         self.interaction: keras.layers.Layer = interaction
         if interaction in DOTS:
-            with_vectors = interaction == "cat_dot"
-            self.interaction = DotInteraction(self.self_interaction, with_vectors, dtype=dtype, name="dot_interaction")
+            self.interaction = DotInteraction(self.self_interaction, dtype=dtype, name="dot_interaction")
         elif interaction in INTERACTIONS:
             self.interaction = ConcatenationInteraction(dtype=dtype, name="concatenation")
         self.crosses = cross.layers(self.seed, dtype) if interaction == "cross" else []
@@ -120,7 +119,7 @@ class DLRM(ClickModel):
         n = self._interaction_width((self._vectors, width))
         for layer in self.crosses:
             layer.build((None, n))
-        self.top_mlp.build((None, n + width if self._has_dense_beside else n))
+        self.top_mlp.build((None, n + width * self._vectors_beside))
         self.built = True
 
         # Config
@@ -157,12 +156,16 @@ class DLRM(ClickModel):
     def interact(self, x: Any, features: Any) -> Any:
         """Bottom MLP output x (B, D) or `None`, and all vectors (B, 1 + F, D) → the top MLP's input (B, n)."""
         interacted = crossed(self.crosses, self.interaction(features))
-        return self.beside([x, interacted]) if self._has_dense_beside else interacted
+        if not self._vectors_beside:
+            return interacted
+        return self.beside([features if self.interaction_kind == "cat_dot" else x, interacted])
 
     @property
-    def _has_dense_beside(self) -> bool:
-        """Whether the top MLP sees the bottom MLP's output alongside the interaction's."""
-        return self.bottom_mlp is not None and (self.interaction_kind == "dot" or self.concat_dense)
+    def _vectors_beside(self) -> int:
+        """How many vectors the top MLP sees alongside the interaction's output: all, the bottom MLP's or none."""
+        if self.interaction_kind == "cat_dot":
+            return self._vectors
+        return int(self.bottom_mlp is not None and (self.interaction_kind == "dot" or self.concat_dense))
 
     # -- checks ------------------------------------------------------------------------------------------------------
 

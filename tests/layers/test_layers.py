@@ -84,10 +84,6 @@ class Case(NamedTuple):
 CASES = {
     "dot": Case(lambda **k: DotInteraction(**k), [(F, D)], (6,), dot),
     "dot with self": Case(lambda **k: DotInteraction(self_interaction=True, **k), [(F, D)], (10,), dot),
-    "dot with vectors": Case(
-        lambda **k: DotInteraction(with_vectors=True, **k), [(F, D)], (18,),
-        lambda layer, x: np.hstack([x.reshape(len(x), F * D), dot(layer, x)]),
-    ),  # fmt: skip
     "factorization machine": Case(
         lambda **k: FactorizationMachine(**k), [(F, D)], (D,),
         lambda _, x: sum(x[:, i] * x[:, j] for i in range(F) for j in range(i)),
