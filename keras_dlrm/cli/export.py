@@ -28,7 +28,7 @@ Examples:
 @click.option("--format", "kind", type=click.Choice(list(TAKEN)), default="savedmodel")
 @click.option("--data", type=shared.PathArgument, help="savedmodel: processed directory whose preprocessor is put inside.")
 @click.option("--version", type=int, help="savedmodel: number of the version; the next one by default.")
-@click.option("--default", type=click.Choice(DEFAULTS), help="savedmodel: what serving_default takes; packed by default.")
+@click.option("--default", type=click.Choice(DEFAULTS), help="savedmodel: what serving_default takes; of a run raw, else packed.")
 @click.option("--user-column", multiple=True, help="savedmodel: a column that all candidates of a `rank` request share.")
 @click.option("--tables", type=click.Choice(TABLES), help="How tables are stored; as trained by default.")
 @click.option("--prune", type=click.Choice(["untrained"]), help="Not litert: leave out rows that training never touched.")

@@ -217,7 +217,7 @@ def row_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]
         yield report
 
 
-model_option = functools.partial(click.option, "--model", metavar="[DLRM|DCN|DCNv2|MODULE:CLASS]")
+model_option = functools.partial(click.option, "--model", metavar="[DLRM|DCNv2|DeepFM|…|MODULE:CLASS]")
 #: What is trained: single values on top of an experiment.
 experiment_options = together(
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",

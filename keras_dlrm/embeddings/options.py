@@ -47,7 +47,8 @@ class EmbeddingOptions:
             "first_order": boolean(who, "first_order", self.first_order),
         }
         if self.first_order and not isinstance(dim, int):
-            raise ValueError(f"{who}: first_order=True needs one width of all tables, not embedding_dim={dim!r}; use an integer.")
+            fix = "use an integer, or first_order=False"
+            raise ValueError(f"{who}: first_order=True needs one width of all tables, not embedding_dim={dim!r}; {fix}.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -67,6 +68,8 @@ class EmbeddingOptions:
         further = dict(self.embedding_options or {})
         tpu = further.pop("tpu", None)
         options = {"init_scale": self.init_scale, "seed": part_seed(seed, 0), "name": "embeddings", **further, **options}
+        if self.first_order:
+            options["dtype"] = "float32"  # its weights are a part of the logit
         kind = EmbeddingCollection if tpu is None else TPUEmbedding
         return kind(schema, self.widths(schema), **{**(tpu or {}), **options})
 

@@ -10,7 +10,7 @@ SCALE = 3.0
 
 
 def split_first_order(rows: Any) -> tuple[Any, Any]:
-    """Pooled rows (B, F, D + 1) → vectors (B, F, D), and the logit's first-order terms, float32 (B, 1).
+    """Pooled rows, float32 (B, F, D + 1) → vectors (B, F, D), and the logit's first-order terms, float32 (B, 1).
 
     The last number of each row is its weight: the logistic regression's part of Rendle 2010, "Factorization Machines",
     equation 1. As one more column of the tables it costs no second lookup.
@@ -21,5 +21,4 @@ def split_first_order(rows: Any) -> tuple[Any, Any]:
     >>> tuple(vectors.shape), float(logit[0, 0])
     ((1, 2, 2), 0.75)
     """
-    weights = ops.cast(rows[:, :, -1], "float32")
-    return rows[:, :, :-1], SCALE * ops.sum(weights, axis=1, keepdims=True)
+    return rows[:, :, :-1], SCALE * ops.sum(rows[:, :, -1], axis=1, keepdims=True)

@@ -29,7 +29,7 @@ class MLPOptions:
     def __post_init__(self, who: str, field: str) -> None:
         checked = {
             "units": widths(who, field, self.units),
-            "activation": keras.activations.get(self.activation),
+            "activation": _activation(who, self.activation),
             "dropout": number(who, "dropout", self.dropout, below=1.0),
             "batch_norm": bool(self.batch_norm),
             "kernel_l2": number(who, "kernel_l2", self.kernel_l2),
@@ -40,6 +40,13 @@ class MLPOptions:
     def config(self) -> dict[str, Any]:
         """The options as plain values."""
         return {**vars(self), "activation": keras.activations.serialize(self.activation)}
+
+
+def _activation(who: str, activation: Any) -> Any:
+    try:
+        return keras.activations.get(activation)
+    except ValueError as error:
+        raise ValueError(f"{who}: activation={activation!r} is unknown; use one of keras.activations, such as 'relu'.") from error
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")

@@ -45,9 +45,10 @@ def paired_difference(labels: Any, probs_a: Any, probs_b: Any, weights: Any = No
     _, _, b = masses("paired_difference", labels, probs_b, weights)
     if not clicks.any() or not others.any():
         raise ValueError(f"paired_difference: all labels are {int(clicks.any())}; it is defined only where both 0 and 1 occur.")
+    freedom = min(_effective(clicks), _effective(others)) - 1
     return {
-        "auc": _difference(_auc(clicks, others, a), _auc(clicks, others, b)),
-        "logloss": _difference(_log_loss(clicks, others, a), _log_loss(clicks, others, b)),
+        "auc": _difference(_auc(clicks, others, a), _auc(clicks, others, b), freedom),
+        "logloss": _difference(_log_loss(clicks, others, a), _log_loss(clicks, others, b), freedom),
     }
 
 
@@ -62,19 +63,43 @@ def _auc(clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> tuple[fl
     below[order] = np.repeat((np.cumsum(tied_others) - tied_others / 2) / others.sum(), sizes)
     above[order] = np.repeat(1 - (np.cumsum(tied_clicks) - tied_clicks / 2) / clicks.sum(), sizes)
     area = float(clicks @ below / clicks.sum())
-    return area, clicks * (below - area) / clicks.sum() + others * (above - area) / others.sum()
+    moved = (_unbiased(mass) * mass * (side - area) / mass.sum() for mass, side in ((clicks, below), (others, above)))
+    return area, sum(moved)
 
 
 def _log_loss(clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean log loss, and how much each row moves it."""
     rows, losses = clicks + others, mass_losses(clicks, others, values)
     mean = float(losses.sum() / rows.sum())
-    return mean, (losses - mean * rows) / rows.sum()
+    return mean, _unbiased(rows) * (losses - mean * rows) / rows.sum()
 
 
-def _difference(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> Difference:
+def _effective(mass: np.ndarray) -> float:
+    """How many rows of equal weight tell as much."""
+    return float(mass.sum() ** 2 / (mass @ mass))
+
+
+def _unbiased(mass: np.ndarray) -> float:
+    """n/(n - 1) under the root: deviations from a mean of few rows are too small."""
+    return sqrt(1 + 1 / max(_effective(mass) - 1, 1e-9))
+
+
+def _difference(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray], freedom: float) -> Difference:
+    """The difference and its interval by Student's distribution: a few clicks tell little, one tells nothing."""
     mean = a[0] - b[0]
     moved = a[1] - b[1]
-    error = sqrt(float(moved @ moved))
+    if freedom < 0.5:
+        return Difference(mean, -1.0 - abs(mean), 1.0 + abs(mean), 1.0)
+    error = sqrt(float(moved @ moved)) * _student(freedom) / _NORMAL
     p_value = erfc(abs(mean) / error / sqrt(2)) if error > 0 else float(mean == 0)
     return Difference(mean, mean - _NORMAL * error, mean + _NORMAL * error, p_value)
+
+
+def _student(freedom: float) -> float:
+    """The 97.5% quantile of Student's distribution, to 2% from 2 degrees of freedom on (Abramowitz and Stegun 26.7.5)."""
+    z, n = _NORMAL, freedom
+    terms = (
+        (z**3 + z) / 4 / n, (5 * z**5 + 16 * z**3 + 3 * z) / 96 / n**2, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / n**3,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160 / n**4,
+    )  # fmt: skip
+    return z + sum(terms)

@@ -67,14 +67,18 @@ class ClickModel(SparseTraining):
         raise NotImplementedError
 
     def pooled(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        """Packed batch → what the tables and their dropout give."""
-        vectors = self.embeddings(inputs)  # type: ignore[misc]
-        return vectors if self.embedding_dropout is None else self.embedding_dropout(vectors, training=training)
+        """Packed batch → vectors of the tables, after their dropout."""
+        return self.pooled_vectors(inputs, training)[0]
 
     def pooled_vectors(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
         """Packed batch → vectors (B, F, D) of the tables, and the first-order terms (B, 1) of the logit, if there are."""
-        rows = self.pooled(inputs, training)
-        return split_first_order(rows) if self.first_order else (rows, None)
+        vectors, first_order = self.embeddings(inputs), None  # type: ignore[misc]
+        if self.first_order:
+            vectors, first_order = split_first_order(vectors)
+            vectors = ops.cast(vectors, self.compute_dtype)
+        if self.embedding_dropout is not None:
+            vectors = self.embedding_dropout(vectors, training=training)
+        return vectors, first_order
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
         """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.

@@ -21,6 +21,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.tables.files import Inputs
 from keras_dlrm.files.checksums import read_json
 from keras_dlrm.files.paths import as_typed
+from keras_dlrm.support.quiet import quiet_imports
 from keras_dlrm.support.terminal import cell_text, print_table
 from keras_dlrm.training import run_files
 from keras_dlrm.training.experiment import Experiment
@@ -71,7 +72,8 @@ class Run:
     def model(self) -> Any:
         """The model that is best on the validation part, compiled."""
         run_files.read_listing(self.directory, run_files.RESULT, run_files.MODEL)
-        return keras.saving.load_model(self.directory / run_files.MODEL)
+        with quiet_imports():
+            return keras.saving.load_model(self.directory / run_files.MODEL)
 
     @functools.cached_property
     def log(self) -> ClickLog:
@@ -104,7 +106,8 @@ class Run:
             KeyError: a column is missing.
             ValueError, TypeError: a value cannot be used; the message names row and column.
         """
-        return scoring.predict_rows(self.model, rows, preprocessor=self.preprocessor)
+        with quiet_imports():
+            return scoring.predict_rows(self.model, rows, preprocessor=self.preprocessor)
 
     def report(self) -> Report:
         """The path of `report.html`: curves, reliability, slices, importance of columns. A notebook shows the page."""

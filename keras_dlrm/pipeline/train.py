@@ -71,13 +71,17 @@ def train(
     >>> run.predict({"price": [3.5, None], "user": [7, 99]}).dtype
     dtype('float32')
     """
+    if settings is not None and not isinstance(settings, Mapping):
+        raise TypeError(f'train: settings={shown(settings)} must be a mapping, such as {{"epochs": 3}}.')
+    if schema is not None and not isinstance(schema, (Schema, str, os.PathLike)):
+        raise TypeError(f"train: schema={shown(schema)} must be a Schema or its file; see kd.Schema.from_dict.")
     if model is not None and experiment is not None:
         raise ValueError("train: give either model=… or experiment=…, which names its model.")
     if isinstance(experiment, (str, os.PathLike)):
         experiment = Experiment.load(Path(experiment))
     kind = type_name(model or "DLRM")
     # A wrong argument is told before the data are read.
-    changed = (experiment or Experiment({"type": kind})).override(_plain(settings or {}))
+    changed = (experiment or Experiment({"type": kind}, "adam", "adam")).override(_plain(settings or {}))
     place = stamped(changed.model["type"].rpartition(":")[2].lower()) if output is None else Path(output)
     console = Console(stderr=True, quiet=not verbose, force_jupyter=False)
     if isinstance(data, (str, os.PathLike)) and (Path(data) / MANIFEST).is_file():

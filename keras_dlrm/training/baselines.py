@@ -108,8 +108,8 @@ def advice(experiment: Experiment, log: Any, result: Mapping[str, Any]) -> list[
     overfit = _overfit(history, best)
     tips = []
     usual = recipe(log, experiment.model["type"])
-    changed = [key for key in usual.reasons if key not in experiment.reasons and key != "epochs"]
-    if not experiment.reasons:
+    changed = [key for key in usual.reasons if _value(experiment, key) != _value(usual, key) and key != "epochs"]
+    if len(changed) > len(usual.reasons) // 2:
         tips.append("no --config and no options: all values follow from the log then")
     elif changed:
         tips.append(f"the usual {', '.join(changed[:3])}, which follows from the log")
@@ -133,6 +133,12 @@ def advice(experiment: Experiment, log: Any, result: Mapping[str, Any]) -> list[
     if not tips and "embedding_dim" in experiment.model:
         tips.append("--set model.embedding_dim=4, a smaller model")
     return tips[:3] or ["keras-dlrm tune", "other columns: these may hardly interact"]
+
+
+def _value(experiment: Experiment, key: str) -> Any:
+    outer, _, inner = key.partition(".")
+    value = getattr(experiment, outer)
+    return value.get(inner) if inner else value
 
 
 def _overfit(history: Mapping[str, Any], best: int) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,9 @@ class Experiment:
     def override(self, assignments: Sequence[str] | Mapping[str, Any]) -> Experiment:
         """A copy with other values of some keys, such as `batch_size` and `model.dropout`.
 
+        Of `model.embedding_dim` and the last width of `model.bottom_mlp`, which must be equal, one follows the other; tables of
+        several widths have no terms of first order.
+
         Args:
             assignments: Values by key; or texts `key=value`, whose values are read as YAML.
         """
@@ -160,7 +164,10 @@ class Experiment:
                 if not isinstance(target, dict):
                     raise ValueError(f"experiment: {key[:200]!r} cannot be set: {part!r} has no parts.")
             target[last] = value
-        reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c, _ in changes)}
+        keys = {key for key, _ in changes}
+        if "model" not in keys:
+            _fit_widths(data["model"], keys)
+        reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c in keys)}
         return dataclasses.replace(type(self).from_dict(data), reasons=reasons)
 
     def resolved(self, model: Any) -> Experiment:
@@ -189,6 +196,7 @@ class Experiment:
 
         options = dict(self.model)
         kind, dtype = options.pop("type"), "mixed_bfloat16" if self.mixed_precision else "float32"
+        _check_arguments(kind, options)
         try:
             model = model_class(kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
         except TypeError as error:
@@ -201,6 +209,20 @@ class Experiment:
             metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,
         )  # fmt: skip
         return model
+
+
+def _fit_widths(model: dict[str, Any], keys: Collection[str]) -> None:
+    """Fit arguments of a model that are not among `keys`, which were set, to those that are."""
+    width, bottom = model.get("embedding_dim"), model.get("bottom_mlp")
+    of_dim, of_mlp = (f"model.{name}" in keys for name in ("embedding_dim", "bottom_mlp"))
+    if of_dim and model.get("first_order") and not isinstance(width, int) and "model.first_order" not in keys:
+        model["first_order"] = False
+    if of_dim == of_mlp or not isinstance(bottom, list) or not bottom:
+        return
+    if of_dim:
+        bottom[-1] = max(width.values(), default=bottom[-1]) if isinstance(width, dict) else width
+    elif isinstance(width, int):
+        model["embedding_dim"] = bottom[-1]
 
 
 def _assigned(assignment: str) -> tuple[str, Any]:
@@ -242,6 +264,15 @@ def model_class(kind: str) -> Any:
         fault = "is not a ClickModel" if own is not None else f"is not in {module}"
         raise ValueError(f"experiment: model type {kind!r}: {name} {fault}; give a subclass of kd.models.ClickModel.")
     return own
+
+
+def _check_arguments(kind: str, options: Mapping[str, Any]) -> None:
+    """`ValueError` for an argument that a model of the package does not have."""
+    known = set(inspect.signature(model_class(kind)).parameters) - {"schema", "seed", "kwargs"}
+    for name in options if kind in MODELS else ():
+        if name not in known:
+            fix = f"known are {sorted(known)}. Another model is chosen by --model or model=."
+            raise ValueError(f"experiment: model.{name} is not an argument of {kind}; {fix}")
 
 
 def _optimizer(field: str, spec: Any) -> Any:

@@ -10,6 +10,7 @@ from keras_dlrm.training.experiment import MODELS, Experiment
 _SMALL = 20_000  # rows
 _LARGE = 500_000
 _WIDTH = 16
+_MANY = 64  # vectors
 _BATCHES = 200  # of an epoch, about
 _RARE = 100  # rows that an embedding row is looked up in, on average
 _ROW_L2 = 0.4  # by the rows that a row is looked up in
@@ -46,9 +47,9 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
     linear = model == "LogisticRegression"
     reasons |= {
         "optimizer": "Adam, which needs no tuning on most logs" if not linear else "each weight is the only one of its value",
-        "embedding_optimizer": f"{often}: l2 is {_ROW_L2:g} / that; few or rare rows learn slowly",
+        "embedding_optimizer": f"{often}: l2 is {_ROW_L2:g} / that, from 1e-05 to 0.1; few or rare rows learn slowly",
         "batch_size": f"{rows:,} rows: about {_BATCHES} batches an epoch, 256 to 4096 rows each",
-        "epochs": "an upper bound; patience ends the run",
+        "epochs": "an upper bound; patience ends the run" if "valid" in log.splits else "no validation part ends the run sooner",
         "monitor": "AUC minus normalized entropy: ranks and probabilities together",
         "patience": "epochs without a better score",
         "averaging": "averaged weights predict better than the last ones, and their probabilities fit better",
@@ -66,17 +67,20 @@ def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str,
     """Arguments of a model, and reasons for them; of a model of one's own there are none."""
     if kind not in MODELS or kind == "LogisticRegression":
         return {}, {}
+    vectors = len(schema.categorical) + bool(schema.dense) + sum(column.encoding is not None for column in schema.dense)
     options: dict[str, Any] = {"embedding_dim": _WIDTH}
     reasons = {"model.embedding_dim": "L2 and dropout hold it back where rows are few"}
     if kind == "DLRM":
         options["bottom_mlp"] = [64, _WIDTH] if schema.dense else None
-        vectors = len(schema.categorical) + bool(schema.dense) + sum(column.encoding is not None for column in schema.dense)
-        options |= {"top_mlp": [256, 128, 1], "interaction": "cat_dot" if vectors > 1 else "cat"}
-        reasons["model.interaction"] = "the top MLP sees vectors and their products: one or the other is best, by log"
+        options |= {"top_mlp": [256, 128, 1], "interaction": "cat_dot" if 1 < vectors <= _MANY else "cat"}
+        reasons["model.interaction"] = f"up to {_MANY} vectors: the top MLP sees them and their products, else them alone"
     elif kind != "FM":
         options["deep_mlp"] = [256, 128]
     if kind in ("DCN", "DCNv2"):
         options |= {"cross_layers": 2} | ({"structure": "parallel"} if kind == "DCNv2" else {})
+    if kind == "DCNv2" and vectors > _MANY:
+        options["projection_dim"] = 64
+        reasons["model.projection_dim"] = f"more than {_MANY} columns: full matrices would be large"
     if kind != "FM":
         options |= {"dropout": 0.5 if rows < _LARGE else 0.2, "kernel_l2": float(f"{_KERNEL_L2 / max(rows, 1000):.1g}")}
         reasons["model.dropout"] = f"0.5 below {_LARGE:,} rows, else 0.2"

@@ -142,7 +142,8 @@ def check_parts(data: Any) -> dict[str, Any]:
         digest.update(name.encode() + labels.tobytes())
         if name != "train" and len(labels) and len(np.unique(labels)) < 2:
             fault = f"all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC"
-            raise ValueError(f"{data.directory}: {fault}; cut the log so that both occur, or leave the part out.")
+            how = "split=… of kd.train, --fractions of keras-dlrm preprocess"
+            raise ValueError(f"{data.directory}: {fault}; cut the log so that both occur, or leave the part out ({how}).")
     return {**log_identity(data), "sha256": digest.hexdigest()}
 
 

@@ -73,7 +73,7 @@ def test_training_on_a_terminal_shows_its_own_words_in_80_columns(planted: Path,
     [
         ["train", "--data", "no-such-log"],
         ["train", "--data", "LOG", "--set", "epohcs=3"],
-        ["train", "--data", "LOG", "--model", "FM"],
+        ["train", "--data", "LOG", "--model", "GBDT"],
         ["train", "--data", "LOG", "--config", "nothing.yaml"],
         ["train", "--data", "LOG", "--output", "LOG"],
         ["compare", "--data", "no-such-log"],

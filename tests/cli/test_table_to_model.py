@@ -59,7 +59,7 @@ def test_a_folder_of_tables_becomes_a_run_that_scores_files(
         (["FOLDER", "--label", "clicked"], "has no column 'clicked'"),
         (["FOLDER/day-3.parquet", "--label", "click"], "no such file"),
         (["FOLDER", "--label", "click", "--set", "epohcs=3"], "unknown key 'epohcs'"),
-        (["FOLDER", "--label", "click", "--model", "FM"], "--model 'FM' is unknown"),
+        (["FOLDER", "--label", "click", "--model", "GBDT"], "--model 'GBDT' is unknown"),
     ],
 )
 def test_what_is_wrong_with_a_table_or_an_option_is_told_in_a_sentence(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from keras_dlrm import metrics
 
@@ -30,10 +31,19 @@ def test_the_error_of_the_auc_is_that_of_delong_counted_pair_by_pair():
         clicks, others = values[labels][:, None], values[~labels][None]
         wins.append((clicks > others) + 0.5 * (clicks == others))
     gained = wins[0] - wins[1]
-    error = np.sqrt(gained.mean(1).var() / labels.sum() + gained.mean(0).var() / (~labels).sum())
+    error = np.sqrt(gained.mean(1).var(ddof=1) / labels.sum() + gained.mean(0).var(ddof=1) / (~labels).sum())
     auc = metrics.paired_difference(labels, a, b)["auc"]
-    assert auc.high - auc.difference == pytest.approx(1.959964 * error, rel=1e-6)
+    student = stats.t.ppf(0.975, min(labels.sum(), (~labels).sum()) - 1)
+    assert auc.high - auc.difference == pytest.approx(student * error, rel=1e-4)
     assert auc.difference == pytest.approx(gained.mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("clicks", [1, 2, 3, 5, 20])
+def test_few_clicks_are_rarely_taken_for_a_difference(clicks):
+    random = np.random.default_rng(clicks)
+    labels = np.arange(200) < clicks
+    found = [metrics.paired_difference(labels, random.random(200), random.random(200))["auc"] for _ in range(200)]
+    assert np.mean([one.low > 0 or one.high < 0 for one in found]) <= 0.1
 
 
 def test_weights_count_rows_and_labels_may_lie_between():

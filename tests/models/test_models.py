@@ -247,6 +247,16 @@ def test_seeds_decide_the_initial_weights(name):
         assert id(v) in own or (a == 0).all() or np.abs(a - b).max() > 0
 
 
+def test_first_order_weights_are_neither_rounded_nor_dropped():
+    model = dlrm(first_order=True, embedding_dropout=0.5, dtype="mixed_bfloat16")
+    tables = {name: np.zeros_like(rows) for name, rows in model.embedding_tables().items()}
+    for rows in tables.values():
+        rows[:, -1] = 0.501
+    model.set_embedding_tables(tables)
+    _, first_order = model.pooled_vectors({"sparse": np.array([[1, 2, -1, -1, 3]])}, training=True)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(first_order), [[3 * 3 * 0.501]], rtol=1e-6)
+
+
 RESUMED = {
     "dlrm dot, dropout and batch norm": lambda: dlrm(dropout=0.3, batch_norm=True, embedding_dropout=0.2),
     "dlrm cross": lambda: dlrm(interaction="cross", cross_layers=1, projection_dim=3, kernel_l2=0.01),

@@ -189,15 +189,15 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "equal labels": (clicks().with_columns(click=1), {"label": "click"}, "all labels in 'click' are 1"),
     "no rows": (clicks(0), {"label": "click"}, "has no rows"),
     "missing labels": (clicks().with_columns(click=pl.lit(None, pl.Int8)), {"label": "click"}, "rows have no label; drop"),
-    "texts as labels": (clicks().with_columns(click=pl.Series(["a", "b"] * (ROWS // 2))), {"label": "click"}, "make them 1 and 0"),
-    "five rows": (clicks(5), {"label": "device", "schema": None}, "make them 1 and 0"),
+    "texts as labels": (clicks().with_columns(click=pl.Series(["a", "b"] * (ROWS // 2))), {"label": "click"}, "1 and the other 0"),
+    "five rows": (clicks(5), {"label": "device", "schema": None}, "1 and the other 0"),
     "few rows": (clicks()[:5].with_columns(click=pl.Series([0, 1, 0, 1, 0])), {"label": "click"}, "5 rows are too few"),
     "no column": (clicks().select("row", "click"), {"label": "click"}, "no column that a model can use .row: "),
     "another label": (clicks(), {"label": "device", "schema": kd.Schema(dense=["price"], label="click")}, "is not the schema's"),
     "a column that is not there": (clicks(), {"schema": kd.Schema(dense=["age"], label="click")}, "column 'age' is missing"),
     "no table": (7, {"label": "click"}, "expected a frame or a path, not int"),
     "an unknown setting": (clicks(), {"label": "click", "settings": {"epohcs": 3}}, "unknown key 'epohcs'"),
-    "an unknown model": (clicks(), {"label": "click", "model": "FM"}, "must be a mapping with a type of"),
+    "an unknown model": (clicks(), {"label": "click", "model": "GBDT"}, "must be a mapping with a type of"),
     "too few of a part": (clicks(), {"label": "click", "split": {"train": 0.5}}, "add up to 1"),
 }
 

@@ -209,7 +209,7 @@ def test_labels_and_weights():
         ([1, 2] * 50, r"holds 1 and 2; make them 0 and 1, as by frame\['y'\] == 2"),
         ([-1.0, 1.0] * 50, r"holds -1 and 1; make them 0 and 1, as by frame\['y'\] == 1"),
         ([1, 2, 3, 4, 5] * 20, r"holds numbers from 1 to 5; say which of them are a click, as by frame\['y'\] >= 3"),
-        ([">50K", "<=50K"] * 50, r"holds '<=50K' and '>50K'; make them 1 and 0, as by frame\['y'\] == '>50K'"),
+        ([">50K", "<=50K"] * 50, r"holds '<=50K' and '>50K'; make '>50K' 1 and the other 0, as by frame\['y'\] == '>50K'"),
         (["no", "no", "yes", "yes", "yes"] * 20, r"as by frame\['y'\] == 'yes'"),
         (["a", "b", "c", "d"] * 25, "holds texts such as 'a', 'b', 'c'; say which of them are a click"),
         ([1, None] * 50, "50 of 100 rows have no label"),

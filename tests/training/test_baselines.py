@@ -146,8 +146,10 @@ def test_advice_follows_from_how_the_run_went(log):
     own = Experiment.from_dict({**usual.to_dict(), "averaging": 0.0, "monitor": "auc"})  # as of a file
     settled = {"history": {}, "epochs": 4, "best_epoch": 2}
     assert [tip.split(":")[0].split(",")[0] for tip in advice(own, log, settled)] == [
-        "no --config and no options", "--set averaging=0.999", "--set monitor=both",
+        "the usual monitor", "--set averaging=0.999", "--set monitor=both",
     ]  # fmt: skip
+    assert advice(Experiment.from_dict(usual.to_dict()), log, settled) == advice(usual, log, settled)
+    assert advice(Experiment(), log, settled)[0].startswith("no --config and no options")
     assert advice(usual, log, settled) == ["--set model.embedding_dim=4, a smaller model"]
     plain = recipe(log, "LogisticRegression")
     assert advice(plain, log, settled) == ["keras-dlrm tune", "other columns: these may hardly interact"]

@@ -41,7 +41,7 @@ def test_every_value_follows_from_the_log_and_has_its_reason(log, model, tmp_pat
 @pytest.mark.parametrize(("rows", "batch"), [(100, 256), (200_000, 1024), (800_000, 4096), (10**9, 4096)])
 def test_batches_grow_with_the_log(rows, batch):
     class Log:
-        schema = SCHEMA
+        schema, splits = SCHEMA, ("train",)
 
         def split(self, name):
             return range(rows)
@@ -117,3 +117,33 @@ def test_a_stopped_run_with_averages_continues_with_the_same_scores(log, tmp_pat
     for name, values in whole["history"].items():
         np.testing.assert_allclose(resumed["history"][name], values, rtol=1e-5, err_msg=name)
     assert resumed["test"] == pytest.approx(whole["test"], rel=1e-5)
+
+
+@pytest.mark.neutral
+def test_other_widths_are_followed_by_what_must_fit_them(log):
+    assert recipe(log).override(["model.embedding_dim=4"]).model["bottom_mlp"] == [64, 4]
+    mixed = recipe(log).override(["model.embedding_dim={c: 4}"]).model
+    assert (mixed["bottom_mlp"], mixed["first_order"]) == ([64, 4], False)
+    assert recipe(log).override(["model.bottom_mlp=[8, 4]"]).model["embedding_dim"] == 4
+    own = recipe(log).override(["model.embedding_dim=4", "model.bottom_mlp=[8, 4]"]).model
+    assert own["bottom_mlp"] == [8, 4] and own["first_order"]
+
+
+@pytest.mark.neutral
+def test_what_a_model_does_not_have_is_named(log):
+    for setting in ("model.nothere=1", "model.type=DCN"):
+        with pytest.raises(ValueError, match="is not an argument of .*; known are .*--model"):
+            recipe(log).override([setting]).build(log.schema)
+
+
+@pytest.mark.neutral
+def test_hundreds_of_columns_make_no_huge_model():
+    columns = [kd.Dense(f"x{i}", encoding="piecewise_linear") for i in range(400)]
+
+    class Log:
+        schema, splits = kd.Schema(dense=columns, categorical=[kd.Categorical("c", 9)]), ("train", "valid")
+
+        def split(self, name):
+            return range(600)
+
+    assert recipe(Log()).model["interaction"] == "cat" and recipe(Log(), "DCNv2").model["projection_dim"] == 64

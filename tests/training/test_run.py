@@ -334,7 +334,7 @@ def test_training_stops_when_patience_runs_out(log: data.ClickLog, tmp_path: Pat
     ("change", "words"),
     [
         ({"modle": {}}, "unknown key 'modle'"),
-        ({"model": {"type": "FM"}}, "FM"),
+        ({"model": {"type": "GBDT"}}, "GBDT"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"monitor": "accuracy"}, "monitor='accuracy'"),
         ({"lr_factor": 2}, "lr_factor=2"),

@@ -48,4 +48,4 @@ def _of_texts(texts: pl.Series, name: str) -> str:
     click = next((kind for kind in kinds if kind.lower() in _CLICKS), kinds[-1])
     if len(kinds) > 2:
         return f"holds {shown}; say which of them are a click, as by frame[{name!r}] == {click!r}."
-    return f"holds {shown}; make them 1 and 0, as by frame[{name!r}] == {click!r}."
+    return f"holds {shown}; make {click!r} 1 and the other 0, as by frame[{name!r}] == {click!r}."

@@ -217,5 +217,5 @@ class _Order:
                 inferred.cut = f"Rows have a time: {cut} --split-by {shlex.quote(inferred.time)}."
         elif self._sorted is not None:
             inferred.cut = f"Rows are sorted by {self._sorted!r}: {cut} --split-by random."
-        elif len(labels) >= ENOUGH and int((labels != labels.shift()).sum()) < 3:
+        elif len(labels) >= ENOUGH and int((labels != labels.shift()).sum()) == 1 < min(labels.sum(), (1 - labels).sum()):
             inferred.cut = f"Rows are sorted by the label: {cut} --split-by random."
