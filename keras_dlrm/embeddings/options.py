@@ -47,8 +47,7 @@ class EmbeddingOptions:
             "first_order": boolean(who, "first_order", self.first_order),
         }
         if self.first_order and not isinstance(dim, int):
-            fix = "use an integer, or first_order=False"
-            raise ValueError(f"{who}: first_order=True needs one width of all tables, not embedding_dim={dim!r}; {fix}.")
+            raise ValueError(f"{who}: terms of first order need one width of all tables, not {dim!r}; give an integer embedding_dim.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 

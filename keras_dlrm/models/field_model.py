@@ -22,16 +22,14 @@ class FieldModel(ClickModel):
 
     Args:
         schema: A fitted `Schema`.
-        tables: Options of the tables, of one width.
+        tables: Options of the tables, with terms of first order.
         seed: Seed of all initial weights and of dropout.
     """
 
     def __init__(self, schema: Schema | Mapping[str, Any], tables: EmbeddingOptions, seed: int | None, **kwargs: Any) -> None:
         super().__init__(schema, seed, **kwargs)
         schema, dtype = self.schema, self.dtype_policy
-        if not isinstance(tables.embedding_dim, int):
-            raise ValueError(f"{type(self).__name__}: embedding_dim={tables.embedding_dim!r} must be one width; give an integer.")
-        self.width, self.first_order = tables.embedding_dim, tables.first_order
+        self.width, self.first_order = int(tables.embedding_dim), tables.first_order  # type: ignore[arg-type]
         self.embeddings = tables.layer(schema, self.seed, dtype=dtype)
         self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
         if self.embeddings is not None:
