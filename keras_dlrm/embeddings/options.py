@@ -47,7 +47,7 @@ class EmbeddingOptions:
             "first_order": boolean(who, "first_order", self.first_order),
         }
         if self.first_order and not isinstance(dim, int):
-            raise ValueError(f"{who}: terms of first order need one width of all tables, not {dim!r}; give an integer embedding_dim.")
+            raise ValueError(f"{who}: terms of first order need one width of all tables, not embedding_dim={dim!r}; give a number.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
