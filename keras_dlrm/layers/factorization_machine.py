@@ -18,7 +18,7 @@ class FactorizationMachine(keras.layers.Layer):
 
     Example:
 
-    >>> FactorizationMachine()(np.array([[[1.0, 2.0], [3.0, 4.0]]], "float32")).tolist()
+    >>> keras.ops.convert_to_numpy(FactorizationMachine()(np.array([[[1.0, 2.0], [3.0, 4.0]]], "float32"))).tolist()
     [[3.0, 8.0]]
     """
 
