@@ -72,7 +72,7 @@ def baselines(python: str, folder: Path, schema: kd.Schema) -> list[dict[str, An
     """Test scores of the peers on the columns of a schema."""
     columns = {"dense": schema.dense_names, "categorical": [c.name for c in schema.categorical], "label": schema.label}
     done = subprocess.run([python, PEER, folder, json.dumps(columns)], stdout=subprocess.PIPE, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]  # LightGBM warns on the same stream
 
 
 def verdict(row: dict[str, Any], peers: list[dict[str, Any]]) -> str:
