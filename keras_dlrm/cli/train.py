@@ -1,6 +1,5 @@
 """Command `train`: one run, from processed data to a scored model."""
 
-import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping
@@ -64,7 +63,7 @@ def command(
     if bool(inputs) != bool(label or schema) or (inputs and data):
         raise ValueError("train: give files with --label or --schema, or --data, which was preprocessed before.")
     log = None if data is None else shared.chosen_log(data, console)
-    experiment = experiment_for(log, options, draft=bool(inputs))
+    experiment = experiment_for(log, options)
     if resume and output is None:
         raise ValueError("--resume needs --output: the folder of the run to resume.")
     if output is None:
@@ -89,17 +88,13 @@ def command(
     shared.print_json(as_json, {**result, "output": str(output)})
 
 
-def experiment_for(log: Any, options: Mapping[str, Any], draft: bool = False) -> Any:
-    """The experiment of the options: that of the planted log, or what follows from another one, with single values instead.
-
-    A draft, without a log, is for checking the options.
-    """
+def experiment_for(log: Any, options: Mapping[str, Any]) -> Any:
+    """The experiment of the options: that of the planted log, or what follows from another one, with single values instead."""
     from keras_dlrm.training.experiment import EXPERIMENT
     from keras_dlrm.training.recipe import recipe
 
     if log is None or options["config"] is not None:
-        usual = dataclasses.replace(EXPERIMENT, embedding_optimizer="adam") if draft else EXPERIMENT
-        return shared.chosen_experiment(usual, **options)
+        return shared.chosen_experiment(EXPERIMENT, **options)
     chosen = recipe(log, shared.known_model(options["model"] or "DLRM"))
     return shared.chosen_experiment(chosen, **{**options, "model": None})
 

@@ -75,7 +75,7 @@ def _log_loss(clicks: np.ndarray, others: np.ndarray, values: np.ndarray) -> tup
 
 
 def _effective(mass: np.ndarray) -> float:
-    """How many rows of equal weight tell as much."""
+    """Number of rows of equal weight that would tell as much."""
     return float(mass.sum() ** 2 / (mass @ mass))
 
 

@@ -76,17 +76,7 @@ class DeepFM(WideDeep):
 
     Args:
         schema: A fitted `Schema`.
-        embedding_dim: Width D of all vectors.
-        deep_mlp: Widths of the deep network's hidden layers.
-        activation: Activation of the deep network.
-        dropout: Share of activations dropped after each hidden layer.
-        batch_norm: Whether the deep network normalizes before each activation.
-        kernel_l2: L2 factor of its kernels.
-        embedding_dropout: Share of the pooled vectors' elements dropped.
-        init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
-        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
-            of a `TPUEmbedding` in its place.
-        seed: Seed of all initial weights and of dropout.
+        embedding_dim, deep_mlp, …: As of `WideDeep`.
 
     Source: Guo et al. 2017, "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction".
 

@@ -162,7 +162,7 @@ class DLRM(ClickModel):
 
     @property
     def _vectors_beside(self) -> int:
-        """How many vectors the top MLP sees alongside the interaction's output: all, the bottom MLP's or none."""
+        """Number of vectors that the top MLP sees alongside the interaction's output: all, the bottom MLP's or none."""
         if self.interaction_kind == "cat_dot":
             return self._vectors
         return int(self.bottom_mlp is not None and (self.interaction_kind == "dot" or self.concat_dense))

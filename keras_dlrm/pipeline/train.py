@@ -81,7 +81,7 @@ def train(
         experiment = Experiment.load(Path(experiment))
     kind = type_name(model or "DLRM")
     # A wrong argument is told before the data are read.
-    changed = (experiment or Experiment({"type": kind}, "adam", "adam")).override(_plain(settings or {}))
+    changed = (experiment or Experiment({"type": kind})).override(_plain(settings or {}))
     place = stamped(changed.model["type"].rpartition(":")[2].lower()) if output is None else Path(output)
     console = Console(stderr=True, quiet=not verbose, force_jupyter=False)
     if isinstance(data, (str, os.PathLike)) and (Path(data) / MANIFEST).is_file():

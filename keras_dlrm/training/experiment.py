@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -146,8 +147,7 @@ class Experiment:
     def override(self, assignments: Sequence[str] | Mapping[str, Any]) -> Experiment:
         """A copy with other values of some keys, such as `batch_size` and `model.dropout`.
 
-        Of `model.embedding_dim` and the last width of `model.bottom_mlp`, which must be equal, one follows the other; tables of
-        several widths have no terms of first order.
+        `model.embedding_dim` and the last width of `model.bottom_mlp` follow each other; several widths have no first order.
 
         Args:
             assignments: Values by key; or texts `key=value`, whose values are read as YAML.
@@ -158,6 +158,8 @@ class Experiment:
             *outer, last = key.split(".")
             target: Any = data
             for part in outer:
+                if key.startswith("embedding_optimizer.") and target.get(part) is None and last != "name":
+                    target[part] = copy.deepcopy(data["optimizer"])  # which it follows
                 if target.get(part) is None or isinstance(target[part], str):
                     target[part] = {"name": target[part]} if isinstance(target.get(part), str) else {}
                 target = target[part]
@@ -269,10 +271,9 @@ def model_class(kind: str) -> Any:
 def _check_arguments(kind: str, options: Mapping[str, Any]) -> None:
     """`ValueError` for an argument that a model of the package does not have."""
     known = set(inspect.signature(model_class(kind)).parameters) - {"schema", "seed", "kwargs"}
-    for name in options if kind in MODELS else ():
-        if name not in known:
-            fix = f"known are {sorted(known)}. Another model is chosen by --model or model=."
-            raise ValueError(f"experiment: model.{name} is not an argument of {kind}; {fix}")
+    for name in options.keys() - known if kind in MODELS else ():
+        fix = f"known are {sorted(known)}. Another model is chosen by --model or model=."
+        raise ValueError(f"experiment: model.{name} is not an argument of {kind}; {fix}")
 
 
 def _optimizer(field: str, spec: Any) -> Any:

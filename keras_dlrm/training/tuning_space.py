@@ -128,14 +128,12 @@ def with_values(experiment: Experiment, space: Space, values: Mapping[str, Any])
     own = values_of(experiment, space)
     changed = {key: _rounded(value) for key, value in values.items() if not _same(value, own[key])}
     reasons = {key: f"tuned: {space[key]}; {own[key]} before" for key in changed}
-    for name in _MLPS.keys() & experiment.model.keys():
-        widths, key = experiment.model[name], f"model.{name}"
-        if not isinstance(widths, list):
-            continue
-        hidden = json.loads(changed[key]) if key in changed else widths[: len(widths) - _MLPS[name]]
-        last = [changed.get("model.embedding_dim", widths[-1])] if name == "bottom_mlp" else widths[-1:]
-        if (new := [*hidden, *last[: _MLPS[name]]]) != widths:
-            changed[key] = new
+    for name, count in _MLPS.items():
+        if (key := f"model.{name}") in changed:
+            last = experiment.model[name][len(experiment.model[name]) - count :]
+            if name == "bottom_mlp":
+                last = [changed.get("model.embedding_dim", *last)]
+            changed[key] = [*json.loads(changed[key]), *last]
     tuned = experiment.override(changed)
     return dataclasses.replace(tuned, reasons={**tuned.reasons, **reasons})
 

@@ -34,7 +34,7 @@ def test_the_error_of_the_auc_is_that_of_delong_counted_pair_by_pair():
     error = np.sqrt(gained.mean(1).var(ddof=1) / labels.sum() + gained.mean(0).var(ddof=1) / (~labels).sum())
     auc = metrics.paired_difference(labels, a, b)["auc"]
     student = stats.t.ppf(0.975, min(labels.sum(), (~labels).sum()) - 1)
-    assert auc.high - auc.difference == pytest.approx(student * error, rel=1e-4)
+    assert auc.high - auc.difference == pytest.approx(student * error, rel=1e-6)
     assert auc.difference == pytest.approx(gained.mean(), abs=1e-12)
 
 
@@ -42,8 +42,8 @@ def test_the_error_of_the_auc_is_that_of_delong_counted_pair_by_pair():
 def test_few_clicks_are_rarely_taken_for_a_difference(clicks):
     random = np.random.default_rng(clicks)
     labels = np.arange(200) < clicks
-    found = [metrics.paired_difference(labels, random.random(200), random.random(200))["auc"] for _ in range(200)]
-    assert np.mean([one.low > 0 or one.high < 0 for one in found]) <= 0.1
+    differences = [metrics.paired_difference(labels, random.random(200), random.random(200))["auc"] for _ in range(200)]
+    assert np.mean([difference.low > 0 or difference.high < 0 for difference in differences]) <= 0.1
 
 
 def test_weights_count_rows_and_labels_may_lie_between():

@@ -19,25 +19,35 @@ CASES = [
     {"kinds": "table_wise", "rule": "Adagrad", "split": {**SPLIT, "operation": "concat"}},
     {"kinds": MIXED, "rule": "SGD", "batch_norm": True, "uneven": True},
 ]
+# For `make soak`: JAX compiles each case twice.
+MORE = [
+    {"kinds": "row_wise", "rule": "RowwiseAdagrad"},
+    {"kinds": "row_wise", "rule": "SGD", "weighted": True, "split": {**SPLIT, "operation": "mult"}},
+    {"kinds": MIXED, "rule": "Adagrad", "weighted": True},
+]
 
 
-def run_together(programs, processes, folder):
+def run_alone(cases):
+    """What one process finds in each case."""
+    return [hybrid_program.run({**case, "kinds": None}) for case in cases]
+
+
+def run_together(programs, processes, folder, cases):
     """What the processes find in each case."""
     path = folder / "together.json"
-    command = [programs / "python", hybrid_program.__file__, json.dumps(CASES), str(path)]
+    command = [programs / "python", hybrid_program.__file__, json.dumps(cases), str(path)]
     assert launch(keras.backend.backend(), processes, command=command) == 0
     return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
 def alone():
-    """What one process finds in each case."""
-    return [hybrid_program.run({**case, "kinds": None}) for case in CASES]
+    return run_alone(CASES)
 
 
-def assert_same(together, alone):
+def assert_same(cases, together, alone):
     """Losses, tables, predictions and metrics agree, and what moved is what a plan predicts."""
-    for case, got, expected in zip(CASES, together, alone, strict=True):
+    for case, got, expected in zip(cases, together, alone, strict=True):
         if case.get("batch_norm"):  # each part has its own mean
             continue
         # Adam divides by the root of a gradient's square: where that is nearly 0 the order of a sum shows.
@@ -65,14 +75,16 @@ def assert_moving_means_are_those_of_all_rows(together, alone):
 
 @pytest.mark.slow
 def test_sharded_training_equals_training_in_one_process(programs, alone, tmp_path):
-    two = run_together(programs, 2, tmp_path)
-    assert_same(two, alone)
+    two = run_together(programs, 2, tmp_path, CASES)
+    assert_same(CASES, two, alone)
     assert_moving_means_are_those_of_all_rows(two[-1], alone[-1])
 
 
 @pytest.mark.soak
-def test_four_processes_train_as_one(programs, alone, tmp_path):
-    assert_same(run_together(programs, 4, tmp_path), alone)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_trains_as_one_in_more_cases(programs, processes, tmp_path):
+    cases = CASES + MORE
+    assert_same(cases, run_together(programs, processes, tmp_path, cases), run_alone(cases))
 
 
 START = """
