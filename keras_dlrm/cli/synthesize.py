@@ -61,6 +61,7 @@ Examples:
 @_log_options
 @click.option("--auc", "target_auc", type=float, default=0.8, help="Best possible AUC.")
 @click.option("--zipf", type=float, default=1.05, help="Exponent of the ids' distribution.")
+@click.option("--order", type=click.IntRange(2, 3), default=2, help="Most columns that one product of the logit has.")
 @click.option("--drift-rows", type=int, help="Let the log change over so many rows.")
 @click.option("--drift-effects", type=float, default=0.0, help="1 minus the correlation of effects over that time.")
 @click.option("--drift-popularity", type=float, default=0.0, help="Share of ids from a new order over that time.")

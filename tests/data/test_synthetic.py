@@ -114,6 +114,43 @@ def test_pairs_of_columns_carry_signal_that_no_sum_of_effects_has():
     assert 0.02 < residual.var() / logit.var() < 0.3
 
 
+def weighted_auc(scores, p):
+    """AUC of scores in expectation over labels that are drawn from probabilities p."""
+    return roc_auc_score(np.repeat([1, 0], len(p)), np.tile(scores, 2), sample_weight=np.concatenate([p, 1 - p]))
+
+
+@pytest.mark.parametrize("auc", [0.7, 0.8])
+def test_terms_of_third_order_are_found_by_no_sum_of_functions_of_pairs(auc):
+    sizes = {"a": 9, "b": 8, "c": 10}
+    schema = Schema(dense=["x"], categorical=[Categorical(name, size) for name, size in sizes.items()])
+    log = PlantedClickLog(schema, seed=0, order=3, target_auc=auc)
+    batch, _ = collect(log, 40_000)
+    p = log.probabilities(batch)
+    logit, x, (a, b, c) = np.log(p / (1 - p)), batch["dense"].astype(float), batch["sparse"].T
+    dense = [np.ones_like(x), x, np.tanh(2 * x), np.maximum(np.abs(x) - 1, 0)]
+    second = np.concatenate([*dense, np.eye(72)[a * 8 + b], np.eye(80)[b * 10 + c], np.eye(90)[a * 10 + c]], axis=1)
+    fitted = second @ np.linalg.lstsq(second, logit, rcond=None)[0]
+    share = np.var(logit - fitted) / np.var(logit)
+    assert 0.2 < share < 0.5
+    assert log.best_auc == pytest.approx(auc, abs=0.01)
+    assert weighted_auc(fitted, p) < weighted_auc(logit, p) - 0.02
+    # With one function of all three columns, nothing is left: there are no terms of higher order.
+    third = np.concatenate([*dense, np.eye(720)[a * 80 + b * 10 + c]], axis=1)
+    assert np.abs(logit - third @ np.linalg.lstsq(third, logit, rcond=None)[0]).max() < 1e-6
+
+
+def test_logs_of_third_order_are_reproducible_and_say_so_where_they_are_written(tmp_path):
+    log = PlantedClickLog(SCHEMA, seed=2, order=3)
+    one, two = collect(log, 9000, 9000), collect(PlantedClickLog(SCHEMA, seed=2, order=3), 9000, 700)
+    np.testing.assert_array_equal(one[1], two[1])
+    second = PlantedClickLog(SCHEMA, seed=2)
+    np.testing.assert_array_equal(one[0]["sparse"], collect(second, 9000)[0]["sparse"])  # the same rows, other clicks
+    written = log.write(tmp_path / "log", {"test": 9000})
+    expected = log.best("test", 9000)
+    assert written.manifest["planted"]["order"] == 3 and written.best == pytest.approx(expected)
+    assert "order" not in second.write(tmp_path / "second", {"test": 10}).manifest["planted"]
+
+
 def test_written_directory_holds_the_rows_and_the_best_of_its_test_split(tmp_path):
     log = PlantedClickLog(SCHEMA, seed=4)
     written = log.write(tmp_path / "log", {"train": 1000, "valid": 0, "test": 2000})
@@ -148,11 +185,14 @@ def test_bad_settings_are_clear_errors():
         ({"click_rate": 0.0}, "click_rate=0.0"),
         ({"target_auc": 0.5}, "target_auc=0.5"),
         ({"zipf": -1.0}, "zipf=-1.0"),
+        ({"order": 4}, "order=4"),
     ]:
         with pytest.raises(ValueError, match=message):
             PlantedClickLog(SCHEMA, **arguments)
     with pytest.raises(ValueError, match="no vocabulary_size"):
         PlantedClickLog(Schema(categorical=[Categorical("c")]))
+    with pytest.raises(ValueError, match="order=3 multiplies three sparse columns; the schema has 1"):
+        PlantedClickLog(Schema(categorical=[Categorical("c", 9)]), order=3)
     with pytest.raises(ValueError, match="not both"):
         PlantedClickLog(SCHEMA).batches(4, n_batches=1, rows=4)
 

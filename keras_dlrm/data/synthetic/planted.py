@@ -16,8 +16,9 @@ from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 POPULATION = 64 * BLOCK
-# Shares of the logit's variance: linear dense, nonlinear dense, one effect per id, products of pairs of columns.
-SHARES = {"linear": 0.48, "nonlinear": 0.04, "ids": 0.42, "pairs": 0.06}
+# Shares of the logit's variance, in proportion: linear dense, nonlinear dense, one effect per id, products of pairs of columns.
+# Products of three columns, where there are any, come on top: a third of the variance where the log has all the others, too.
+SHARES = {"linear": 0.48, "nonlinear": 0.04, "ids": 0.42, "pairs": 0.06, "triples": 0.5}
 
 
 class PlantedClickLog(SyntheticClickLog):
@@ -27,6 +28,11 @@ class PlantedClickLog(SyntheticClickLog):
     is a sum of linear and mildly nonlinear functions of the dense values, an effect per id, and low-rank products of
     a few pairs of columns (what dot products and crosses are there to find), scaled so that the best possible AUC and
     the click rate are as asked for. A multi-hot column draws 1 … hotness ids, and its effect is their mean.
+
+    With `order=3` there are products of three columns as well: Σ_k u_k v_k w_k over the rank, of vectors of a column's ids
+    that nothing else uses. Their mean over the ids is 0, so that nothing of them is left in a sum of effects or of pairs: a
+    factorization machine of second order cannot find them. They are about a third of the logit's variance, half where there
+    are no dense columns. The best score without them has an AUC of about 0.75 where the best possible one is 0.80.
 
     With `drift` or `cold` a log changes over time, and the best possible AUC and log loss with it: `best` tells them
     for a part. Row r of a part stands at position `starts[part] + r` in time.
@@ -43,9 +49,10 @@ class PlantedClickLog(SyntheticClickLog):
         cold: Ids that are not there from the beginning; by default all are.
         starts: Position in time of a part's first row, by part; 0 for parts that are not named. It matters with `drift`
             and `cold` only: `{"valid": 500_000, "test": 550_000}` lets the test part follow the others.
+        order: Most columns that one product has: 2, or 3.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or `order=3` with fewer than three sparse columns.
 
     Example:
 
@@ -63,6 +70,7 @@ class PlantedClickLog(SyntheticClickLog):
     def __init__(
         self, schema: Schema, seed: int = 0, click_rate: float = 0.25, target_auc: float = 0.80, zipf: float = 1.05,
         drift: Drift | None = None, cold: ColdItems | None = None, starts: Mapping[str, int] | None = None,
+        order: int = 2,
     ) -> None:  # fmt: skip
         super().__init__(schema, seed)
         for name, value, low, high in (("click_rate", click_rate, 0.0, 1.0), ("target_auc", target_auc, 0.5, 0.99)):
@@ -73,6 +81,12 @@ class PlantedClickLog(SyntheticClickLog):
         for name, change, kind in (("drift", drift, Drift), ("cold", cold, ColdItems)):
             if not isinstance(change, kind | None):
                 raise ValueError(f"PlantedClickLog: {name}={change!r} must be a {kind.__name__}(…) or None.")
+        self.order = integer("PlantedClickLog", "order", order, 2, 3)
+        if self.order == 3 and len(schema.categorical) < 3:
+            raise ValueError(
+                f"PlantedClickLog: order=3 multiplies three sparse columns; the schema has {len(schema.categorical)}. Give "
+                "it more, or leave order out."
+            )
         self.click_rate, self.target_auc, self.zipf, self.drift, self.cold = click_rate, target_auc, zipf, drift, cold
         named = (starts or {}).items()
         self.starts = {part: integer("PlantedClickLog", f"starts[{part!r}]", at, 0) for part, at in named}
@@ -80,7 +94,7 @@ class PlantedClickLog(SyntheticClickLog):
         self._orders: dict[tuple[str, int], np.ndarray] = {}
         self._cold: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._drawn: dict[tuple[str, int], Block] = {}  # the last blocks that `batch` drew
-        self._effects = Effects(schema, self._popularity, drift, self._random)
+        self._effects = Effects(schema, self._popularity, drift, self._random, self.order)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -218,12 +232,14 @@ class PlantedClickLog(SyntheticClickLog):
     def _settings(self) -> dict[str, Any]:
         out: dict[str, Any] = {n: getattr(self, n) for n in ("seed", "click_rate", "target_auc", "zipf")}
         out |= {n: vars(getattr(self, n)) for n in ("drift", "cold") if getattr(self, n) is not None}
+        out |= {"order": self.order} if self.order > 2 else {}
         return out | ({"starts": self.starts} if self.starts else {})
 
 
 RANK = 2
 MAX_PAIRS = 2
-# Pairs are made of the smallest tables with at least this many rows: their products can be learned from few rows.
+MAX_TRIPLES = 2
+# Products are made of the smallest tables with at least this many rows: they can be learned from few rows.
 PAIR_ROWS = 8
 # An id's effect and its factor shrink by n / (1 + n), n its expected count among this many rows: rare ids carry little
 # signal, so that a model comes close to the best with some hundred thousand rows.
@@ -235,8 +251,9 @@ class Effects:
     """Effects drawn for a schema, and what they turn to over time; `source` makes the random generators by name."""
 
     def __init__(
-        self, schema: Schema, popularity: Popularity, drift: Drift | None, source: Callable[[str], np.random.Generator]
-    ) -> None:
+        self, schema: Schema, popularity: Popularity, drift: Drift | None, source: Callable[[str], np.random.Generator],
+        order: int,
+    ) -> None:  # fmt: skip
         self._schema, self._popularity, self._drift = schema, popularity, drift
         random = source("planted effects")
         self._linear = random.standard_normal(schema.n_dense)
@@ -251,6 +268,13 @@ class Effects:
         self._factors = {
             t: random.standard_normal((sizes[t], RANK), dtype=np.float32) * self._shrink(t, sizes[t], FACTOR_ROWS)[:, None]
             for t in sorted({schema.categorical[i].table_name for pair in self._pairs for i in pair})
+        }
+        triples = zip(columns[0::3], columns[1::3], columns[2::3], strict=False) if order == 3 else ()
+        self._triples = list(triples)[:MAX_TRIPLES]
+        random = source("planted triples")
+        self._thirds = {
+            t: self._centered(random, t, sizes[t])
+            for t in sorted({schema.categorical[i].table_name for triple in self._triples for i in triple})
         }
         if drift is not None and drift.effects:
             self._plant_turn(source("turned effects"))
@@ -268,6 +292,12 @@ class Effects:
             weights = self._popularity.by_id(table, size)
             second = random.standard_normal(size) * self._shrink(table, size, EFFECT_ROWS)
             self._means[table], self._turns[table] = turned(self._effects[table].astype(np.float64), second, weights)
+
+    def _centered(self, random: np.random.Generator, table: str, size: int) -> np.ndarray:
+        """Factors (size, RANK) of a table's ids, rare ones small, whose mean over the ids that are drawn is 0."""
+        weights, shrink = self._popularity.by_id(table, size), self._shrink(table, size, FACTOR_ROWS)
+        factors = random.standard_normal((size, RANK))
+        return (factors - (weights * shrink) @ factors / (weights @ shrink)) * shrink[:, None]
 
     def _shrink(self, table: str, size: int, rows: int) -> np.ndarray:
         expected = rows * self._popularity.by_id(table, size)
@@ -289,6 +319,9 @@ class Effects:
         if self._pairs:
             pooled = {i: self._pool(batch, i, self._factors) for pair in self._pairs for i in pair}
             out["pairs"] = np.sum([(pooled[a] * pooled[b]).sum(1) for a, b in self._pairs], 0)
+        if self._triples:
+            pooled = {i: self._pool(batch, i, self._thirds) for triple in self._triples for i in triple}
+            out["triples"] = np.sum([(pooled[a] * pooled[b] * pooled[c]).sum(1) for a, b, c in self._triples], 0)
         return out
 
     def _effect(self, batch: Mapping[str, np.ndarray], index: int, angle: np.ndarray | None) -> np.ndarray:
