@@ -67,11 +67,11 @@ def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tupl
     return truth * rows, (1 - truth) * rows, values
 
 
-def row_weights(function: str, weights: Any, n: int) -> np.ndarray:
+def row_weights(function: str, weights: Any, n: int, rows_are: str = "labels") -> np.ndarray:
     """Weights of `n` rows, float64 (n,), 1 each where `weights` is `None`; a `ValueError` names a bad one."""
     rows = np.ones(n) if weights is None else flat(function, "weights", weights).astype(np.float64)
     if len(rows) != n:
-        raise ValueError(f"{function}: {n} labels but {len(rows)} weights; give one of each per example.")
+        raise ValueError(f"{function}: {n} {rows_are} but {len(rows)} weights; give one of each per example.")
     wrong = ~(np.isfinite(rows) & (rows >= 0))
     if wrong.any():
         row = int(np.argmax(wrong))
