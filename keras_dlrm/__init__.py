@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from keras_dlrm.schema.crosses import Crossed
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 from keras_dlrm.support.lazy import lazy, register_later
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Categorical", "Dense", "Run", "Schema", "checkpoint", "convert", "data", "export", "layers", "metrics", "models",
+    "Categorical", "Crossed", "Dense", "Run", "Schema", "checkpoint", "convert", "data", "export", "layers", "metrics", "models",
     "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "train", "training", "tune", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {

@@ -1,12 +1,13 @@
 """Table rows for the ids of a batch; those of hashed columns by a hash that is the same on every backend."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, MIX
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.stacking import Stack
@@ -35,6 +36,17 @@ def fold(ids: Any) -> Any:
 def bucket(ids: Any, size: Any) -> Any:
     """Ids >= 0 → rows in [0, size), of as many rows as each id's table has."""
     return ops.mod(ops.bitwise_and(mix(fold(ids)), LARGEST), size)
+
+
+def cross(column: Categorical, parents: Sequence[tuple[Categorical, Any]]) -> Any:
+    """Ids int64 (B,) of the columns that a crossed one is made of → its ids, int32 (B,): as `keras_dlrm.schema.crosses.fill`."""
+    mixed, there = 0, ops.ones_like(parents[0][1], dtype="bool")
+    for parent, ids in parents:
+        known = ids >= 0 if parent.hashed else ops.logical_and(ids >= 0, ids < int(parent.vocabulary_size or 0))
+        unknown = ops.where(ops.equal(ids, PADDING), PADDING, PADDING if parent.oov is None else parent.oov)
+        local = ops.where(known, fold(ops.where(known, ids, ops.zeros_like(ids))), unknown)
+        mixed, there = mix(mixed + local), ops.logical_and(there, local >= 0)
+    return ops.where(there, ops.mod(ops.bitwise_and(mixed, LARGEST), int(column.vocabulary_size or 1)), PADDING)
 
 
 def table_rows(stack: Stack, ids: Any) -> Any:

@@ -11,6 +11,7 @@ from keras_dlrm.data.preprocessor.vocabulary import HEX
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.signatures import WEIGHTS, Column, model_columns, packed_inputs, raw_columns, signature_names
 from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.schema.crosses import fill, own
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.schema.time_parts import sources
 
@@ -35,7 +36,7 @@ def example_batch(schema: Schema, rows: int = 5) -> dict[str, np.ndarray]:
     if schema.categorical:
         sizes = [int(c.vocabulary_size or 1) for c in schema.categorical for _ in range(c.hotness)]
         choices = [np.zeros(len(sizes), int), np.array(sizes) - 1, np.full(len(sizes), -1), np.array(sizes)]
-        batch["sparse"] = np.stack([choices[i % 4] for i in range(rows)]).astype(np.int64)
+        batch["sparse"] = fill(schema, np.stack([choices[i % 4] for i in range(rows)]).astype(np.int64))
     if schema.weighted:
         batch["weights"] = np.linspace(0.5, 2, rows * schema.width, dtype=np.float32).reshape(rows, -1)
     return batch
@@ -108,7 +109,7 @@ def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[An
         if dense.of is None:
             columns[dense.name] = [_NUMBERS[(i + j) % 5] for j in range(rows)]
     columns |= {name: [_TIMES[j % 5] for j in range(rows)] for name in sources(schema)}
-    for column in schema.categorical:
+    for column in own(schema.categorical):
         if column.of is not None:
             continue
         values = _values(preprocessor, column)
@@ -164,6 +165,8 @@ def _rank(
         if column.name in user_columns:
             places = slice(start, start + column.hotness)
             batch["sparse"][:, places] = batch["sparse"][0, places]
+    if schema.categorical:
+        fill(schema, batch["sparse"])
     return request, batch
 
 

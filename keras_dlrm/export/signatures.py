@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.schema.crosses import own
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import made_columns, sources
 from keras_dlrm.support.arguments import choice
@@ -87,7 +88,7 @@ def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
 def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -> tuple[Column, ...]:
     """Columns of a schema, with the dtype of the dense and of each sparse one, and the inputs' names."""
     columns = [Column(name, dense, None) for name in schema.dense_names]
-    for column in schema.categorical:
+    for column in own(schema.categorical):
         # Weights come as they are in a packed batch, so that ids cannot be longer.
         truncated = column.truncate is not None and not schema.weighted
         columns.append(Column(column.name, sparse(column), column.hotness if column.multi_hot else None, truncated))
@@ -115,7 +116,7 @@ def check(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) 
         raise ValueError("savedmodel: default='raw' needs the preprocessor that made the training data; give preprocessor=….")
     if isinstance(user_columns, str) or not all(isinstance(name, str) for name in user_columns):
         raise TypeError(f"savedmodel: user_columns={user_columns!r} must be a list of column names.")
-    names = [*schema.dense_names, *schema.categorical_names]
+    names = [*schema.dense_names, *(column.name for column in own(schema.categorical))]
     made = {column.name: column.of for column in made_columns(schema)}
     for name in user_columns:
         if name not in names:

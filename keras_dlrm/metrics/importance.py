@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_dlrm.metrics.scores import scores
 from keras_dlrm.metrics.validation import flat
+from keras_dlrm.schema.crosses import fill
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import integer
 
@@ -17,7 +18,8 @@ def permutation_importance(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Drop of the AUC when the values of one column are shuffled among the rows, the most important column first.
 
-    A column whose information others have as well shows little importance, though the model may use it a lot.
+    A column whose information others have as well shows little importance, though the model may use it a lot. Crossed columns
+    are not shuffled by themselves: they follow the columns that they are made of.
 
     Args:
         predict: Packed batch → p(click), (n,) or (n, 1), such as a model's `predict_on_batch`.
@@ -52,6 +54,8 @@ def permutation_importance(
     n = len(flat("permutation_importance", "labels", labels))
 
     def scored() -> dict[str, float]:
+        if schema.categorical:
+            fill(schema, rows["sparse"])
         return scores(labels, predict(rows), weights)
 
     whole = scored()
@@ -76,9 +80,10 @@ def permutation_importance(
 
 
 def _places(schema: Schema) -> dict[str, dict[str, slice]]:
-    """Places of each column in a packed batch, by key."""
+    """Places of each column in a packed batch, by key, but for crossed ones."""
     places = {name: {"dense": slice(i, i + 1)} for i, name in enumerate(schema.dense_names)}
     for column, start in zip(schema.categorical, schema.offsets, strict=True):
         keys = ("sparse", "weights") if schema.weighted else ("sparse",)
-        places[column.name] = {key: slice(start, start + column.hotness) for key in keys}
+        if not column.crossed:
+            places[column.name] = {key: slice(start, start + column.hotness) for key in keys}
     return places

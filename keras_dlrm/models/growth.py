@@ -80,11 +80,12 @@ def _check(old: Schema, new: Schema) -> None:
         )
     for before, after in zip(old.categorical, new.categorical, strict=True):
         sizes = int(before.vocabulary_size or 0), int(after.vocabulary_size or 0)
-        if sizes[1] < sizes[0] or (before.hashed and sizes[1] != sizes[0]):
-            why = "hashed ids would fall into other rows" if before.hashed else "rows would be lost"
+        fixed = before.hashed or bool(before.crossed)
+        if sizes[1] < sizes[0] or (fixed and sizes[1] != sizes[0]):
+            why = "hashed ids would fall into other rows" if fixed else "rows would be lost"
             raise ValueError(
                 f"grow: column {before.name!r} has vocabulary_size={sizes[0]} and would have {sizes[1]}, where {why}; "
-                f"give {'the same size' if before.hashed else 'at least as many'}."
+                f"give {'the same size' if fixed else 'at least as many'}."
             )
 
 

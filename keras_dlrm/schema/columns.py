@@ -1,7 +1,7 @@
 """Kinds of columns: `Dense`, `Categorical`, checks of their options, and plain values in files."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ class Categorical:
         of: Column of times in the raw rows that this one is made of; it has no values of its own there.
         part: `"hour"` (0 to 23, UTC) or `"weekday"` (0, a Monday, to 6), which are the ids.
         identity: Checksum of the vocabulary that a preprocessor fitted, which sets it; a model refuses data of others.
+        crossed: Names of the columns that this one is made of, as `Crossed` makes it.
 
     Example:
 
@@ -119,10 +120,13 @@ class Categorical:
     of: str | None = None
     part: str | None = None
     identity: str | None = None
+    crossed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
         who = f"Categorical column {self.name!r}"
+        if self.crossed != ():
+            self._check_crossed()
         if self.of is not None or self.part is not None:
             self._check_part(who)
         for field in ("vocabulary_size", "max_vocabulary"):
@@ -144,6 +148,25 @@ class Categorical:
             raise TypeError(f"{who}: hashed={shown(self.hashed)} must be True or False.")
         if self.hashed and self.vocabulary_size is None:
             raise ValueError(f"{who}: hashed=True needs a vocabulary_size, the rows that ids are hashed into.")
+
+    def _check_crossed(self) -> None:
+        who, parents = f"Crossed column {self.name!r}", self.crossed
+        if isinstance(parents, str) or not isinstance(parents, Iterable):
+            raise TypeError(f"{who}: columns={shown(parents)} must be a list of names of sparse columns.")
+        object.__setattr__(self, "crossed", tuple(parents))
+        for name in self.crossed:
+            check_name(name, f"{who}: columns")
+        if len(set(self.crossed)) < max(2, len(self.crossed)):
+            raise ValueError(f"{who}: columns={list(self.crossed)} must be two or more different ones.")
+        if self.name in self.crossed:
+            raise ValueError(f"{who}: columns={list(self.crossed)} has the column itself; give others.")
+        if self.vocabulary_size is None:
+            raise ValueError(f"{who}: it needs a vocabulary_size, the rows that combinations are hashed into.")
+        object.__setattr__(self, "oov", None)
+        # What says how raw values become ids does not apply to it, and neither does sharing the table of others.
+        for field in ("hotness", "table", "min_count", "max_vocabulary", "hashed", "oov_rows", "truncate", "of"):
+            if getattr(self, field) != type(self).__dataclass_fields__[field].default:
+                raise ValueError(f"{who}: {field}={shown(getattr(self, field))} is none of its options; leave it out.")
 
     def _check_part(self, who: str) -> None:
         check_part(who, self.of, self.part, SPARSE_PARTS)
@@ -173,10 +196,28 @@ class Categorical:
         return self.table or self.name
 
 
-def check_set(dense: Iterable[Dense], categorical: Iterable[Categorical], names: Iterable[str]) -> None:
+def check_set(dense: Iterable[Dense], categorical: Sequence[Categorical], names: Sequence[str]) -> None:
     """`ValueError` where columns do not go together; `names` are those of all columns, and of the label."""
     _check_tables(categorical)
     check_sources((*dense, *categorical), names)
+    _check_crosses(categorical, names)
+
+
+def _check_crosses(categorical: Sequence[Categorical], names: Sequence[str]) -> None:
+    """`ValueError` where a crossed column has a parent that is no sparse column of one value a row."""
+    parents = {column.name: column for column in categorical if not column.crossed}
+    crossed = [column for column in categorical if column.crossed]
+    for column in crossed:
+        for name in column.crossed:
+            if name not in parents:
+                is_crossed = name in [other.name for other in crossed]
+                kind = "a crossed column itself" if is_crossed else "no sparse column" if name in names else "unknown"
+                raise ValueError(f"Schema: column {column.name!r} crosses {name!r}, which is {kind}; use some of {list(parents)}.")
+            if parents[name].multi_hot:
+                raise ValueError(
+                    f"Schema: column {column.name!r} crosses {name!r}, which holds lists (hotness={parents[name].hotness}); only "
+                    "columns of one value a row can be crossed."
+                )
 
 
 def _check_tables(columns: Iterable[Categorical]) -> None:
@@ -220,9 +261,11 @@ def compact(column: Any) -> dict[str, Any]:
     for field in dataclasses.fields(column):
         value = getattr(column, field.name)
         if field.name == "name" or value != field.default:
-            out[field.name] = value.item() if isinstance(value, np.generic) else value
+            out[field.name] = value.item() if isinstance(value, np.generic) else list(value) if field.name == "crossed" else value
     if isinstance(column, Categorical) and column.part:
         del out["vocabulary_size"]
+    if isinstance(column, Categorical) and column.crossed:
+        del out["oov"]
     if isinstance(column, Dense) and column.encoding and column.missing == ENCODED_MISSING:
         del out["missing"]
     return out

@@ -1,4 +1,4 @@
-"""Hash of unbounded ids to 31 bits on the host (NumPy); `embeddings.hashing` is its graph version."""
+"""Hash of unbounded ids to 31 bits on the host (NumPy); `embeddings.table_rows` has its graph version."""
 
 from typing import Any
 
@@ -27,7 +27,12 @@ def fold(ids: Any) -> np.ndarray:
     wide = ids > LARGEST
     if not wide.any():
         return ids
-    high = ((ids >> 31) & LARGEST).astype(np.uint32)
-    for shift, factor in MIX:
-        high = (high ^ (high >> np.uint32(shift))) * np.uint32(factor)
+    high = mix(((ids >> 31) & LARGEST).astype(np.uint32))
     return np.where(wide, (ids ^ high.astype(np.int64)) & LARGEST, ids)
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """uint32 → uint32, every bit of the result depending on every bit of `x`."""
+    for shift, factor in MIX:
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x

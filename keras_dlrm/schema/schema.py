@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
-from keras_dlrm.schema import packing
+from keras_dlrm.schema import crosses, packing
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, check_set, compact, from_entry, listed
 from keras_dlrm.support.arguments import shown
 
@@ -35,7 +35,7 @@ class Schema:
         sample_weight: Name of a column of row weights, finite and at least 0: what a row counts in training and scores.
 
     Raises:
-        ValueError: duplicate names, tables shared at different sizes, no column at all.
+        ValueError: duplicate names, tables shared at different sizes, a crossed column of unknown ones, no column at all.
 
     Example:
 
@@ -188,8 +188,8 @@ class Schema:
         """Named columns → packed batch, every value checked.
 
         Args:
-            columns: Mapping or DataFrame (pandas, Polars): one entry per dense and sparse column, each of length B.
-                A multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label and
+            columns: Mapping or DataFrame (pandas, Polars): one entry of length B per dense and sparse column, no crossed ones. A
+                multi-hot column is a (B, k ≤ hotness) array padded with -1, or a list of B lists. The label and
                 the row weights may be present and are left out of the batch; any other column is an error.
             weights: For a weighted schema: per-id factors by sparse column, shaped like the ids; 1 where left out.
 
@@ -198,25 +198,25 @@ class Schema:
             schema is weighted. Keys without columns are absent.
 
         Raises:
-            KeyError: a column is missing or unknown.
-            TypeError: a column has the wrong dtype.
+            KeyError, TypeError: a column is missing, unknown or of the wrong dtype.
             ValueError: NaN or infinity in a dense column; an id out of range, or negative and not -1; more ids than
                 hotness; columns of different lengths.
         """
         self.require_fitted()
-        packing.check_names(columns, self.column_names, self.row_names)
+        own = crosses.own(self.categorical)
+        packing.check_names(columns, [*self.dense_names, *(c.name for c in own)], self.row_names)
         if weights is not None and not self.weighted:
             raise ValueError("pack: weights were given, but the schema has weighted=False; set weighted=True.")
         arrays = {name: packing.dense_values(name, columns[name]) for name in self.dense_names}
         lists: dict[str, packing.Lists] = {}
-        for column in self.categorical:
+        for column in own:
             arrays[column.name], lists[column.name] = packing.id_matrix(column, columns[column.name])
         packing.check_lengths(arrays)
         batch: dict[str, np.ndarray] = {}
         if self.dense:
             batch["dense"] = np.stack([arrays[n] for n in self.dense_names], axis=1)
         if self.categorical:
-            batch["sparse"] = np.concatenate([arrays[n] for n in self.categorical_names], axis=1)
+            batch["sparse"] = crosses.packed(self, arrays)
         if self.weighted:
             batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
         return batch
@@ -230,8 +230,8 @@ class Schema:
             lists: For each sparse column, the lists that its rows were given.
         """
         for name in weights:
-            if name not in self.categorical_names:
-                raise KeyError(f"pack: weights for unknown column {name!r}; the schema has {list(self.categorical_names)}.")
+            if name not in lists:
+                raise KeyError(f"pack: weights for unknown column {name!r}; the schema has {list(lists)}.")
         packed = (sparse != PADDING).astype(np.float32)
         for column, start in zip(self.categorical, self.offsets, strict=True):
             if column.name in weights:

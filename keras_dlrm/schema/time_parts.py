@@ -35,7 +35,7 @@ def check_sources(columns: Iterable[Any], names: Iterable[str]) -> None:
 
 
 def raw_names(schema: Any) -> list[str]:
-    """Names of the columns that raw rows have, without the label: those of times stand for what is made of them.
+    """Names of the columns that raw rows have, without the label: those of times stand for what is made of them, no crossed ones.
 
     Example:
 
@@ -43,7 +43,8 @@ def raw_names(schema: Any) -> list[str]:
     >>> raw_names(kd.Schema(["price"], made))
     ['price', 'at']
     """
-    return list(dict.fromkeys(column.of or column.name for column in (*schema.dense, *schema.categorical)))
+    sparse = [column for column in schema.categorical if not column.crossed]
+    return list(dict.fromkeys(column.of or column.name for column in (*schema.dense, *sparse)))
 
 
 def made_columns(schema: Any) -> list[Any]:

@@ -141,6 +141,39 @@ def test_parts_of_times_are_those_of_the_host(tmp_path_factory, asked):
     assert [column.name for column in raw_columns(preprocessor)] == ["at"]
 
 
+# The host refuses negative ids.
+HASHABLE = st.one_of(st.text("ab7 .é", max_size=6), st.integers(0, 2**70).map(str), st.sampled_from(["", "-1", "3.0", "+3", "03"]))
+
+
+@SETTINGS
+@given(
+    st.lists(TEXTS, max_size=6), st.lists(st.tuples(TEXTS, HASHABLE, st.integers(-1, 8), TIMES), min_size=1, max_size=12),
+    st.sampled_from([None, 0]), st.integers(1, 2**31 - 1),
+)  # fmt: skip
+def test_crosses_are_those_of_the_host(tmp_path_factory, train, asked, oov, buckets):
+    schema = kd.Schema(categorical=[
+        kd.Crossed("all", ["text", "hour", "hash", "id"], buckets), kd.Categorical("text", oov=oov),
+        kd.Categorical("hash", 50, hashed=True), kd.Categorical("id", 9, oov=oov),
+        kd.Categorical("hour", of="at", part="hour"), kd.Crossed("two", ["hash", "id"], 1000),
+    ])  # fmt: skip
+    preprocessor = Preprocessor.fit(schema, pl.DataFrame({"text": train}, schema={"text": pl.String}))
+    columns = dict(zip(("text", "hash", "id", "at"), map(list, zip(*asked, strict=True)), strict=True))
+    expected = preprocessor.transform(columns)["sparse"]
+    request = {n: np.array(v, np.int64) if n == "id" else np.array([a.encode() for a in v], object) for n, v in columns.items()}
+    got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), request)["sparse"]
+    assert got[:, [0, 1, 3, 4, 5]].tolist() == expected[:, [0, 1, 3, 4, 5]].tolist()
+    assert [column.name for column in raw_columns(preprocessor)] == ["text", "hash", "id", "at"]
+
+
+def test_a_cross_of_an_id_out_of_range_is_that_of_the_oov_row(tmp_path):
+    schema = kd.Schema(categorical=[
+        kd.Categorical("a", 9, oov=4), kd.Categorical("b", 9, oov=None), kd.Crossed("c", ["a", "b"], 1000),
+    ])  # fmt: skip
+    asked = {"a": np.array([9, 4, -2, 2**40, 1]), "b": np.array([3, 3, 3, 3, 9])}
+    got = in_graph(Preprocessor.identity(schema), tmp_path, asked)["sparse"][:, 2]
+    assert got.tolist() == [got[1]] * 4 + [-1] and got[1] == schema.pack({"a": [4], "b": [3]})["sparse"][0, 2]
+
+
 def test_times_that_the_host_refuses_are_missing(tmp_path):
     preprocessor = Preprocessor(kd.Schema(categorical=[kd.Categorical("hour", of="at", part="hour")]))
     asked = ["soon", "2024-13-01", "2024-02-30", "2023-02-29", "2024-01-01 24:00", "nan", "2024-01-31T12:30"]

@@ -281,3 +281,22 @@ def test_parts_of_times_are_made_inside_the_graph(tmp_path):
     assert len(np.unique(expected.round(6))) > 2
     with pytest.raises(ValueError, match="user_columns names 'hour', which is made of 'at' of each candidate"):
         kd.export.savedmodel(model, tmp_path / "ranked", preprocessor, user_columns=["hour"])
+
+
+@pytest.mark.slow
+def test_crosses_are_made_inside_the_graph(tmp_path):
+    own = [kd.Categorical("user"), kd.Categorical("ad", 9), kd.Categorical("hour", of="at", part="hour")]
+    crosses = [kd.Crossed("user_hour", ["user", "hour"], 100), kd.Crossed("user_ad", ["user", "ad"], 100)]
+    rows = {"user": ["Ann", "Bob", "", "Ann"], "ad": [0, 1, 2, 3], "at": ["2024-01-31T12:30:00", "1706704200", "", "2023-06-05"]}
+    preprocessor = Preprocessor.fit(kd.Schema(categorical=[*crosses, *own], label="click"), rows)
+    model = kd.models.LogisticRegression(preprocessor.schema)
+    model.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in model.get_weights()])
+    path = kd.export.savedmodel(model, tmp_path / "model", preprocessor, default="raw", user_columns=["user"])
+    batch = preprocessor.transform(rows)
+    candidates = {**rows, "user": ["Bob"]}
+    ids = {name: batch["sparse"][:, 2 + i].tolist() for i, name in enumerate(("user", "ad", "hour"))}
+    answers = ask(path, [["serving_default", rows], ["columns", ids], ["rank", candidates]])
+    for answer, expected in zip(answers, (batch, batch, preprocessor.transform({**rows, "user": ["Bob"] * 4})), strict=True):
+        np.testing.assert_allclose(answer["probability"], model.predict(expected, verbose=0), atol=1e-6)
+    with pytest.raises(ValueError, match="user_columns names 'user_ad'; the schema has"):
+        kd.export.savedmodel(model, tmp_path / "ranked", preprocessor, user_columns=["user_ad"])

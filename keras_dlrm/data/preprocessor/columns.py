@@ -14,6 +14,7 @@ from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.block import Block, Fault, Flat, FrameBlock, Numbers
 from keras_dlrm.data.preprocessor.unseen import Tally
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary, counted
+from keras_dlrm.schema import crosses
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense
 from keras_dlrm.schema.packing import WEIGHTS, Lists, allowed_labels
 from keras_dlrm.schema.schema import Schema
@@ -29,7 +30,8 @@ class Rows:
         sample_weight: float32 (n,), 1 where the schema names none.
         dense: float32 (n, n_dense); columns that wait for their statistics are not filled.
         late: float64 (n, n_late), raw values of these columns, NaN where missing.
-        sparse: int32 (n, W): ids, or numbers of `TextIds` where the vocabulary is still being read; -1 for padding.
+        sparse: int32 (n, W): ids, or numbers of `TextIds` where the vocabulary is still being read, and crossed columns are not
+            filled; -1 for padding.
         lists: The lists of sparse columns of a table in memory.
         when: uint64 (n,), keys of the column of times, 0 where there is none.
     """
@@ -121,7 +123,7 @@ class Columns:
             sparse[flat.rows, offsets[column.name] + flat.places] = ids
             return [*faults, *more]
 
-        todo = [*self._row_names, *schema.dense, *schema.categorical]
+        todo = [*self._row_names, *schema.dense, *crosses.own(schema.categorical)]
         for name in (*sources(schema), *([] if self.time is None else [self.time])):
             block.check_single(name)
         for column, faults in zip(todo, list(over(one, todo)), strict=True):
@@ -150,7 +152,7 @@ class Columns:
         if good is not None:
             label, weight, when = label[good], weight[good], when[good]
             out, late, sparse = out[good], late[good], sparse[good]
-        return Rows(label, weight, out, late, sparse, lists, when)
+        return Rows(label, weight, out, late, sparse if self.open else crosses.fill(schema, sparse), lists, when)
 
     def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
         if again is None:

@@ -15,6 +15,7 @@ from keras_dlrm.data.packed.packed import open as open_log
 from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.probabilities import best, expected_auc, expected_logloss
+from keras_dlrm.schema.crosses import fill
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
@@ -174,7 +175,7 @@ class SyntheticClickLog:
                 ids = np.where(np.arange(column.hotness) < random_lengths(random, rows, column.hotness), ids, PADDING)
             columns.append(ids.astype(np.int32))
         if columns:
-            batch["sparse"] = np.concatenate(columns, axis=1)
+            batch["sparse"] = fill(self.schema, np.concatenate(columns, axis=1))
         return self._with_weights(batch)
 
     def _random(self, name: str, number: int = 0) -> np.random.Generator:

@@ -12,6 +12,7 @@ from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.changes import ColdItems, Drift, turned
 from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog
 from keras_dlrm.data.synthetic.probabilities import best, scale_and_bias, sigmoid
+from keras_dlrm.schema.crosses import fill
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
@@ -171,6 +172,8 @@ class PlantedClickLog(SyntheticClickLog):
                     self._cold[table] = self.cold.plan(self._popularity.order(table, size), source)
                 ids = self.cold.apply(ids, self._cold[table], part, positions)
             view[:] = np.where(valid, ids, PADDING)
+        if self.schema.categorical:
+            fill(self.schema, batch["sparse"])
 
     def _order(self, table: str, size: int, era: int) -> np.ndarray:
         """For each id, the one that takes its place in the order of popularity number `era`."""

@@ -12,6 +12,7 @@ from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticCli
 from keras_dlrm.data.synthetic.probabilities import expected_logloss
 from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.data.synthetic.trace import Trace
+from keras_dlrm.schema.crosses import fill
 from keras_dlrm.schema.schema import PADDING, Categorical, Schema
 from keras_dlrm.support.arguments import choice, number
 
@@ -172,7 +173,7 @@ class TraceClickLog(RandomClickLog):
             drawn = np.full(mask.shape, PADDING, np.int32)
             drawn[mask] = trace.draw(int(mask.sum()))
             sparse[:, columns] = drawn
-        return sparse
+        return fill(self.schema, sparse)
 
     def _settings(self) -> dict[str, Any]:
         profiles = {table: profile.to_dict() for table, profile in self.profiles.items()}

@@ -23,6 +23,7 @@ from keras_dlrm.data.preprocessor.vocabulary import vocabulary_identity
 from keras_dlrm.data.tables.parts import RANDOM, Parts, by_keys, check_kinds, in_file_order, random_keys, targets
 from keras_dlrm.data.tables.table_file import TableFile
 from keras_dlrm.files.read_ahead import one_ahead
+from keras_dlrm.schema import crosses
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Schema
 
@@ -192,6 +193,7 @@ class TableJob(Job):
             for member, offset in members:
                 place = slice(offset, offset + member.hotness)
                 rows["sparse"][:, place] = ids[table][rows["sparse"][:, place]]
+        crosses.fill(self._fitted.schema, rows["sparse"])
         return rows
 
     def preprocessor(self) -> Preprocessor:

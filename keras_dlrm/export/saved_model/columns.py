@@ -11,9 +11,11 @@ from keras_dlrm.data.kernels import normal_form
 from keras_dlrm.data.kernels.string_hash import KEY
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Vocabulary
+from keras_dlrm.embeddings.table_rows import cross
 from keras_dlrm.export.saved_model import times
 from keras_dlrm.export.signatures import WEIGHTS, Column
 from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.schema.crosses import own
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.schema import PADDING, Schema
 from keras_dlrm.schema.time_parts import made_columns, sources
@@ -51,10 +53,15 @@ class ModelColumns(tf.Module):
             dense = [every(n, self.dense(i, columns[n])) for i, n in enumerate(self.schema.dense_names)]
             batch["dense"] = tf.stack(dense, axis=1)
         if self.schema.categorical:
-            long, parts = {c.name for c in self.columns if c.truncated}, []
-            for c in self.schema.categorical:
+            long, ids = {c.name for c in self.columns if c.truncated}, {}
+            for c in own(self.schema.categorical):
                 values = cut(c, columns[c.name]) if c.name in long else columns[c.name]
-                parts.append(tf.reshape(every(c.name, self.ids(c, values)), [-1, c.hotness]))
+                ids[c.name] = tf.reshape(every(c.name, self.ids(c, values)), [-1, c.hotness])
+            by_name = {c.name: c for c in self.schema.categorical}
+            for c in self.schema.categorical:
+                if c.crossed:
+                    ids[c.name] = tf.cast(cross(c, [(by_name[name], ids[name]) for name in c.crossed]), tf.int64)
+            parts = [ids[name] for name in self.schema.categorical_names]
             batch["sparse"] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.schema.weighted:
             batch[WEIGHTS] = columns[WEIGHTS]

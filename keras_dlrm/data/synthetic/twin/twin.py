@@ -15,6 +15,7 @@ from keras_dlrm.data.synthetic.probabilities import normal_share, scale_and_bias
 from keras_dlrm.data.synthetic.trace import Trace
 from keras_dlrm.data.synthetic.twin.measure import log_odds_shifts
 from keras_dlrm.data.synthetic.twin.statistics import Statistics
+from keras_dlrm.schema.crosses import fill
 from keras_dlrm.schema.schema import PADDING, Categorical
 from keras_dlrm.support.arguments import choice
 
@@ -106,6 +107,8 @@ class Twin(SyntheticClickLog):
                 shifts = log_odds_shifts(self.statistics.sparse[column.name].click_rate, self.statistics.click_rate)
                 if len(shifts):
                     score += np.where(present, shifts[bucket], 0.0).sum(1) / np.maximum(present.sum(1), 1)
+            if columns:
+                fill(self.schema, batch["sparse"])
             yield random, (self._with_weights(batch), score)
 
     def _present(self, random: np.random.Generator, column: Categorical) -> np.ndarray:
