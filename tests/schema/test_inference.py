@@ -243,3 +243,33 @@ def test_what_is_no_table(tmp_path):
         kd.Schema.infer(tmp_path / "log.parquet", label="y")
     with pytest.raises(TypeError, match="expected a frame or a path, not int"):
         kd.Schema.infer(3, label="y")
+
+
+def logs_of_two(signal):
+    """A log whose clicks depend on kind and hour together, by so much, and on each by itself."""
+    random = np.random.default_rng(1)
+    times = 1_700_000_000 + np.sort(random.integers(0, 40 * 86400, 8000))
+    kind, hour = random.integers(0, 4, 8000), times // 3600 % 24
+    effects = random.normal(size=(4, 24))
+    effects -= effects.mean(0) + effects.mean(1, keepdims=True)
+    logits = random.normal(size=4)[kind] + random.normal(size=24)[hour] + signal * effects[kind, hour]
+    clicks = (random.random(8000) < 1 / (1 + np.exp(-logits))).astype(int)
+    names = np.array(["food", "news", "game", "film"])[kind]
+    return {"click": clicks, "kind": names, "same": np.char.upper(names), "place": random.choice(["up", "down"], 8000), "at": times}
+
+
+def test_crosses_that_tell_more_than_their_columns_are_proposed_as_comments():
+    schema = kd.Schema.infer(logs_of_two(0.8), label="click")
+    text = schema.to_yaml()
+    assert [list(cross.crossed) for cross, _ in schema.inferred.crosses] == [["kind", "at_hour"], ["same", "at_hour"]]
+    assert "# - {name: kind_at_hour, vocabulary_size: 512, crossed: [kind, at_hour]}: " in text
+    assert kd.Schema.from_yaml(text) == schema and not any(c.crossed for c in schema.categorical)
+    entry = next(line for line in text.splitlines() if "kind_at_hour" in line).removeprefix("# ").partition("}")[0] + "}"
+    taken = kd.Schema.from_yaml(text.replace("categorical:\n", f"categorical:\n{entry}\n"))
+    assert taken.categorical[0] == kd.Crossed("kind_at_hour", ["kind", "at_hour"], 512)
+
+
+@pytest.mark.parametrize("rows", [8000, 150])
+def test_no_crosses_are_proposed_where_nothing_helps(rows):
+    columns = {name: values[:rows] for name, values in logs_of_two(0.0).items()}
+    assert "Crosses" not in kd.Schema.infer(columns, label="click").to_yaml()

@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from keras_dlrm.schema.crosses import own
 from keras_dlrm.schema.inference.sampling import Sample
 from keras_dlrm.schema.schema import Dense, Schema
 from keras_dlrm.schema.time_parts import raw_names
@@ -25,7 +26,7 @@ def column_report(schema: Schema, rows: Sample) -> list[dict[str, Any]]:
     """
     frame = rows.frame
     report = []
-    for column in (*schema.dense, *schema.categorical):
+    for column in (*schema.dense, *own(schema.categorical)):
         if column.name not in frame.columns:
             continue
         values = frame[column.name]

@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from keras_dlrm.schema.columns import compact
 from keras_dlrm.schema.inference.table import Inferred
 
 
@@ -23,6 +24,9 @@ def commented(description: dict[str, Any], inferred: Inferred) -> str:
         lines.append(f"{kind}:" if description[kind] else f"{kind}: []")
         for entry in description[kind]:
             lines.append(f"- {flow(entry)}  # {comment(inferred.reasons[entry['name']])}")
+    if inferred.crosses:
+        lines.append("# Crosses to try: each tells more than its columns do by themselves. Move what is in braces up.")
+        lines += [f"# - {flow(compact(cross))}: {why}" for cross, why in inferred.crosses]
     if inferred.left_out:
         lines.append("# Left out:")
         lines += [f"# - {flow({'name': name})}: {comment(why)}" for name, why in inferred.left_out.items()]

@@ -12,6 +12,7 @@ import polars as pl
 
 from keras_dlrm.schema.columns import Categorical, Dense
 from keras_dlrm.schema.inference.column import ENOUGH, Column, Found, Kind
+from keras_dlrm.schema.inference.crosses import to_try
 from keras_dlrm.schema.inference.labels import label_numbers
 from keras_dlrm.schema.inference.lists import of_lists
 from keras_dlrm.schema.inference.numbers import of_numbers
@@ -19,6 +20,7 @@ from keras_dlrm.schema.inference.sampling import Sample
 from keras_dlrm.schema.inference.single_column import auc_alone, rows_to_compare
 from keras_dlrm.schema.inference.texts import of_texts
 from keras_dlrm.schema.inference.times import Times, of_moments
+from keras_dlrm.schema.time_parts import SPARSE_PARTS, part_of
 
 _MARKERS = ["?", "-", "na", "n/a", "nan", "null", "none", "\\n", "missing", "unknown"]
 _GIVEN_AWAY, _STRONG = 0.98, 0.9  # AUC of a single column
@@ -39,6 +41,7 @@ class Inferred:
         soft_labels: Whether labels are between 0 and 1.
         rows: Number of rows of the table, where it is known.
         click_rate: Mean label of the rows that were looked at.
+        crosses: Crossed columns to try, with the reason.
     """
 
     dense: list[Dense] = dataclasses.field(default_factory=list)
@@ -51,6 +54,7 @@ class Inferred:
     soft_labels: bool = False
     rows: int | None = None
     click_rate: float = 0.0
+    crosses: list[tuple[Categorical, str]] = dataclasses.field(default_factory=list)
 
 
 def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferred:
@@ -82,6 +86,8 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
         _add(inferred, name, frame[name], labels, whole, order, compared)
     order.tell(inferred, frame[label])
     order.make(inferred, frame.columns)
+    values = {c.name: order.values[c.name] for c in inferred.categorical if c.name in order.values}
+    inferred.crosses = to_try(values, labels, frame.columns)
     if not inferred.dense and not inferred.categorical:
         detail = "; ".join(f"{name}: {why}" for name, why in inferred.left_out.items()) or "the label is the only column"
         raise ValueError(f"infer: {source} has no column that a model can use ({detail}); write a schema by hand.")
@@ -106,6 +112,7 @@ def _add(
         inferred.left_out[name] = kind.why
         if _auc_of_missing(where, labels, compared) < _STRONG:  # not the time of the click itself
             order.made.append((name, kind))
+            order.add_parts(name, kind, where)
         if where.all() and column.kinds > 1:
             order.times.append((name, kind))
         return
@@ -131,7 +138,8 @@ def _add(
         order.unsure.append(name)
     if column.values.dtype == pl.String and sparse:
         order.markers |= set(column.values.filter(column.values.str.to_lowercase().str.strip_chars().is_in(_MARKERS)))
-    if sparse and not isinstance(values.dtype, (pl.List, pl.Array)):
+    if sparse and not kind.column.multi_hot:  # type: ignore[union-attr]
+        order.values[name] = values
         order.look(column)
     (inferred.categorical if sparse else inferred.dense).append(kind.column)  # type: ignore[arg-type]
 
@@ -173,6 +181,7 @@ class _Order:
         self.made: list[tuple[str, Times]] = []
         self.unsure: list[str] = []
         self.markers: set[str] = set()
+        self.values: dict[str, pl.Series] = {}  # of sparse columns, one a row
         self._sorted: str | None = None
 
     def look(self, column: Column) -> None:
@@ -180,6 +189,14 @@ class _Order:
         runs = int((column.values != column.values.shift()).sum()) + 1
         if self._sorted is None and column.kinds > 20 and runs < 1.2 * column.kinds and 2 * column.kinds < len(column):
             self._sorted = column.name
+
+    def add_parts(self, source: str, times: Times, where: np.ndarray) -> None:
+        """Values of the sparse columns that are made of times, which are `where` there are some."""
+        if times.seconds is not None and len(times.seconds) == where.sum():
+            for part in set(times.parts) & set(SPARSE_PARTS):
+                values = np.full(len(where), np.nan)
+                values[where] = part_of(part, times.seconds)
+                self.values[f"{source}_{part}"] = pl.Series(values, nan_to_null=True)
 
     def make(self, inferred: Inferred, names: Sequence[str]) -> None:
         """Add columns that are made of times: days of those alone that do not order the rows, whose order says it."""

@@ -36,19 +36,22 @@ class Times:
         sorts: Whether `--split-by` can put rows in their order as they are written.
         ascending: Whether rows are in their order already.
         parts: Parts of them that columns can be made of.
+        seconds: Seconds since 1970 of each, float64, NaN where it is no time, where there are parts.
     """
 
     why: str
     sorts: bool = True
     ascending: bool = False
     parts: tuple[str, ...] = ()
+    seconds: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
 
 def of_moments(times: pl.Series, sorts: bool = True) -> Times:
     """Dates or datetimes."""
     written = "it orders the rows" if sorts else "written as 2024-01-31 it would order the rows"
     first, last = str(times.min()), str(times.max())
-    return Times(f"a time, from {first} to {last}; {written}", sorts, times.is_sorted(), _parts(times) if sorts else ())
+    seconds = times.dt.timestamp("us").cast(pl.Float64).fill_null(float("nan")).to_numpy() // 10**6
+    return Times(f"a time, from {first} to {last}; {written}", sorts, times.is_sorted(), _parts(times) if sorts else (), seconds)
 
 
 def _parts(times: pl.Series) -> tuple[str, ...]:
