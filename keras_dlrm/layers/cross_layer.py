@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_dlrm.initializers import ReferenceKernel, new_seed, part_seed
+from keras_dlrm.layers.gated_cross import GatedCross
 from keras_dlrm.support.arguments import choice, integer, number
 
 
@@ -87,7 +88,7 @@ class CrossLayer(keras.layers.Layer):
 class CrossOptions:
     """Options of a cross network: at least one cross layer, one after another, each of which sees the network's input, too.
 
-    See `CrossLayer` for the others; `who` is the model, for errors.
+    See `CrossLayer` for the others; the kind may also be `"gated"`, for `GatedCross`. `who` is the model, for errors.
     """
 
     cross_layers: int
@@ -98,14 +99,20 @@ class CrossOptions:
 
     def __post_init__(self, who: str) -> None:
         object.__setattr__(self, "cross_layers", integer(who, "cross_layers", self.cross_layers))
+        if self.kind == "gated" and self.projection_dim is not None:
+            raise ValueError(f"{who}: projection_dim={self.projection_dim!r}: gated cross layers have no low rank; leave it out.")
 
-    def layers(self, seed: int, dtype: Any) -> list[CrossLayer]:
+    def layers(self, seed: int, dtype: Any) -> list[CrossLayer | GatedCross]:
         """The layers, for a model of that seed and a dtype policy."""
-        options = (self.kind, self.projection_dim, self.kernel_l2)
-        return [CrossLayer(*options, part_seed(seed, 3, i), dtype=dtype, name=f"cross_layer_{i}") for i in range(self.cross_layers)]
+        return [self._layer(part_seed(seed, 3, i), dtype=dtype, name=f"cross_layer_{i}") for i in range(self.cross_layers)]
+
+    def _layer(self, seed: int, **kwargs: Any) -> CrossLayer | GatedCross:
+        if self.kind == "gated":
+            return GatedCross(self.kernel_l2, seed, **kwargs)
+        return CrossLayer(self.kind, self.projection_dim, self.kernel_l2, seed, **kwargs)
 
 
-def crossed(layers: Sequence[CrossLayer], x0: Any) -> Any:
+def crossed(layers: Sequence[CrossLayer | GatedCross], x0: Any) -> Any:
     """Output (B, n) of a network of cross layers for its input x₀ (B, n)."""
     x = x0
     for layer in layers:

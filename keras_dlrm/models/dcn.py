@@ -21,15 +21,26 @@ ENCODED_WIDTH = 16
 
 
 class CrossNetwork(ClickModel):
-    """Base of `DCN` and `DCNv2`; they say which cross layers and which structure. With no units there is no deep network."""
+    """Base of the Deep & Cross Networks, with the arguments of `DCNv2`. With no units there is no deep network."""
+
+    #: Kind of the cross layers, see `CrossOptions`.
+    cross_kind = "matrix"
 
     def __init__(
-        self, schema: Schema | Mapping[str, Any], tables: EmbeddingOptions, cross: CrossOptions, deep: MLPOptions,
-        structure: str, seed: int | None, **kwargs: Any,
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 3,
+        deep_mlp: Sequence[int] = (512, 512), structure: str = "stacked", projection_dim: int | None = None,
+        activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False, kernel_l2: float = 0.0,
+        embedding_dropout: float = 0.0, init_scale: float | None = None,
+        embedding_options: Mapping[str, Any] | None = None, first_order: bool = False, seed: int | None = None,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
+        who = type(self).__name__
+        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, first_order, who=who)
+        cross = CrossOptions(cross_layers, projection_dim, kernel_l2, self.cross_kind, who=who)
+        deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who=who, field="deep_mlp")
         super().__init__(schema, seed, **kwargs)
         schema, dtype, (deep_seed, logit_seed) = self.schema, self.dtype_policy, (part_seed(self.seed, i) for i in (1, 2))
-        choice(type(self).__name__, "structure", structure, ("stacked", "parallel"))
+        choice(who, "structure", structure, ("stacked", "parallel"))
         self.structure = structure
 
         # Layers
@@ -69,6 +80,8 @@ class CrossNetwork(ClickModel):
             **vars(tables),
             "cross_layers": cross.cross_layers,
             "deep_mlp": deep.units,
+            "structure": structure,
+            "projection_dim": projection_dim,
         }
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
@@ -123,6 +136,8 @@ class DCN(CrossNetwork):
     {'C1': 10}
     """
 
+    cross_kind = "vector"
+
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 6,
         deep_mlp: Sequence[int] = (1024, 1024), activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False,
@@ -130,10 +145,11 @@ class DCN(CrossNetwork):
         embedding_options: Mapping[str, Any] | None = None, first_order: bool = False, seed: int | None = None,
         **kwargs: Any,
     ) -> None:  # fmt: skip
-        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, first_order, who="DCN")
-        cross = CrossOptions(cross_layers, None, kernel_l2, "vector", who="DCN")
-        deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCN", field="deep_mlp")
-        super().__init__(schema, tables, cross, deep, "parallel", seed, **kwargs)
+        super().__init__(
+            schema, embedding_dim, cross_layers, deep_mlp, "parallel", None, activation, dropout, batch_norm, kernel_l2,
+            embedding_dropout, init_scale, embedding_options, first_order, seed, **kwargs,
+        )  # fmt: skip
+        del self._config["structure"], self._config["projection_dim"]
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -166,17 +182,3 @@ class DCNv2(CrossNetwork):
     >>> DCNv2(schema, 4, cross_layers=2, deep_mlp=[8], structure="parallel", projection_dim=2).count_params()
     152
     """
-
-    def __init__(
-        self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 3,
-        deep_mlp: Sequence[int] = (512, 512), structure: str = "stacked", projection_dim: int | None = None,
-        activation: Any = "relu", dropout: float = 0.0, batch_norm: bool = False, kernel_l2: float = 0.0,
-        embedding_dropout: float = 0.0, init_scale: float | None = None,
-        embedding_options: Mapping[str, Any] | None = None, first_order: bool = False, seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:  # fmt: skip
-        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, first_order, who="DCNv2")
-        cross = CrossOptions(cross_layers, projection_dim, kernel_l2, who="DCNv2")
-        deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who="DCNv2", field="deep_mlp")
-        super().__init__(schema, tables, cross, deep, structure, seed, **kwargs)
-        self._config |= {"structure": structure, "projection_dim": projection_dim}

@@ -1,5 +1,6 @@
 """Deep Learning Recommendation Model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,8 +37,8 @@ class DLRM(ClickModel):
         top_mlp: Widths of the top MLP; the last must be 1.
         interaction: `"dot"`: the bottom MLP's output, then all pairwise dot products (the paper). `"cat"`: all
             vectors side by side. `"cat_dot"`: both. `"cross"`: all vectors side by side through low-rank cross layers (MLPerf's
-            DLRM-DCNv2). Or any Keras layer that maps all vectors (B, 1 + F, D) to (B, n); it is saved and loaded with the
-            model.
+            DLRM-DCNv2). Or any Keras layer that maps all vectors (B, 1 + F, D) to (B, n), or to vectors (B, m, k), which are
+            laid side by side; it is saved and loaded with the model.
         self_interaction: For `"dot"` and `"cat_dot"`, whether each vector is also multiplied with itself.
         cross_layers: For `"cross"`, how many cross layers.
         projection_dim: For `"cross"`, their rank; `None` for full matrices.
@@ -56,7 +57,7 @@ class DLRM(ClickModel):
 
     Raises:
         ValueError: widths that do not match, unknown interaction, options that do not fit it, a layer that does not map
-            (B, 1 + F, D) to (B, n).
+            (B, 1 + F, D) to (B, n) or (B, m, k).
 
     Source: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems";
     MLPerf training v3 (DLRM-DCNv2).
@@ -156,9 +157,8 @@ class DLRM(ClickModel):
     def interact(self, x: Any, features: Any) -> Any:
         """Bottom MLP output x (B, D) or `None`, and all vectors (B, 1 + F, D) → the top MLP's input (B, n)."""
         interacted = crossed(self.crosses, self.interaction(features))
-        if not self._vectors_beside:
-            return interacted
-        return self.beside([features if self.interaction_kind == "cat_dot" else x, interacted])
+        parts = [features if self.interaction_kind == "cat_dot" else x] if self._vectors_beside else []
+        return self.beside([*parts, interacted])
 
     @property
     def _vectors_beside(self) -> int:
@@ -200,10 +200,11 @@ class DLRM(ClickModel):
             outputs = self.interaction(ops.zeros((2, *shape), self.compute_dtype), training=False)
         except Exception as error:
             raise ValueError(f"{who} fails for {vectors}: {error}") from error
-        if len(getattr(outputs, "shape", ())) != 2 or outputs.shape[0] != 2:
+        if len(getattr(outputs, "shape", ())) not in (2, 3) or outputs.shape[0] != 2:
             got = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
-            raise ValueError(f"{who} maps two rows of {vectors} to {got}; it must give (B, n), one row for each of the batch.")
-        return int(outputs.shape[1])
+            allowed = "(B, n) or (B, m, k), one row for each of the batch"
+            raise ValueError(f"{who} maps two rows of {vectors} to {got}; it must give {allowed}.")
+        return math.prod(map(int, outputs.shape[1:]))
 
 
 def _known(interaction: Any) -> Any:

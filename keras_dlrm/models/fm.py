@@ -6,7 +6,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlrm.embeddings.options import EmbeddingOptions
 from keras_dlrm.layers.factorization_machine import FactorizationMachine
 from keras_dlrm.models.field_model import FieldModel
 from keras_dlrm.schema.schema import Schema
@@ -19,11 +18,8 @@ class FM(FieldModel):
     Args:
         schema: A fitted `Schema`.
         embedding_dim: Width D of all vectors.
-        embedding_dropout: Share of the pooled vectors' elements dropped.
-        init_scale: Half-width of the tables' initial uniform distribution; √(1/rows) per table if omitted.
-        embedding_options: Further arguments of `EmbeddingCollection`: `quotient_remainder`, `table_dtype`; `tpu`: those
-            of a `TPUEmbedding` in its place.
-        seed: Seed of all initial weights and of dropout.
+        first_order: Whether there are the bias and the weights.
+        **kwargs: Further arguments of `FieldModel`.
 
     Source: Rendle 2010, "Factorization Machines", equation 1.
 
@@ -35,11 +31,9 @@ class FM(FieldModel):
     """
 
     def __init__(
-        self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, embedding_dropout: float = 0.0,
-        init_scale: float | None = None, embedding_options: Mapping[str, Any] | None = None, seed: int | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
-        tables = EmbeddingOptions(embedding_dim, embedding_dropout, init_scale, embedding_options, True, who="FM")
-        super().__init__(schema, tables, seed, **kwargs)
+        self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, first_order: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(schema, embedding_dim, first_order=first_order, **kwargs)
         self.pairs = FactorizationMachine(dtype=self.dtype_policy, name="pairs")
         self.built = True
 

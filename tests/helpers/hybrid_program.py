@@ -1,7 +1,7 @@
 """One process of several: trains, evaluates and predicts with each case's plan, and writes what it found as JSON.
 
-`hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split", "uneven"}`; without kinds
-tables are whole. Process 0 writes the file.
+`hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split", "uneven"}`, or with `"model"`
+and its `"arguments"` of another model than DLRM; without kinds tables are whole. Process 0 writes the file.
 """
 
 import json
@@ -44,8 +44,11 @@ def batches(schema, sizes):
 def model_of(schema, case):
     """A compiled model."""
     options = {"embedding_options": {"quotient_remainder": case["split"]}} if case.get("split") else {}
-    options["batch_norm"] = case.get("batch_norm", False)
-    model = kd.models.DLRM(schema, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3, **options)
+    if "model" in case:
+        model = getattr(kd.models, case["model"])(schema, DIM, seed=3, first_order=True, **case["arguments"])
+    else:
+        options["batch_norm"] = case.get("batch_norm", False)
+        model = kd.models.DLRM(schema, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3, **options)
     rule = getattr(kd.optimizers, case["rule"])(0.05, **case.get("options", {}))
     model.compile(rule, metrics=["auc", kd.metrics.NormalizedEntropy()], count_out_of_range=True)
     return model

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import hybrid_program
+from helpers.suite import suite_on
 
 from keras_dlrm.sharding.launch import launch
 
@@ -25,6 +26,18 @@ MORE = [
     {"kinds": "row_wise", "rule": "SGD", "weighted": True, "split": {**SPLIT, "operation": "mult"}},
     {"kinds": MIXED, "rule": "Adagrad", "weighted": True},
 ]
+DEEP = {"deep_mlp": [16]}
+MODELS = [
+    {"kinds": MIXED, "rule": "SGD", "model": model, "arguments": arguments}
+    for model, arguments in {
+        "DCNv2": {**DEEP, "cross_layers": 1}, "GDCN": {**DEEP, "cross_layers": 1}, "FM": {}, "DeepFM": DEEP,
+        "XDeepFM": {**DEEP, "maps": [3]}, "AutoInt": {**DEEP, "attention_layers": 1, "head_dim": 4},
+        "MaskNet": {**DEEP, "blocks": 1, "block_units": 8}, "FinalMLP": {**DEEP, "gate_mlp": [4]},
+        "DCNv3": {"exponential_layers": 1, "linear_layers": 1},
+        "Wukong": {**DEEP, "wukong_layers": 1, "fm_vectors": 3, "linear_vectors": 2, "rank": 2, "block_mlp": []},
+        "RankMixer": {"tokens": 2, "token_dim": 8, "blocks": 1},
+    }.items()
+]  # fmt: skip
 
 
 def run_alone(cases):
@@ -78,6 +91,11 @@ def test_sharded_training_equals_training_in_one_process(programs, alone, tmp_pa
     two = run_together(programs, 2, tmp_path, CASES)
     assert_same(CASES, two, alone)
     assert_moving_means_are_those_of_all_rows(two[-1], alone[-1])
+
+
+@suite_on("torch")
+def test_every_model_trains_with_sharded_tables_as_in_one_process(programs, tmp_path):
+    assert_same(MODELS, run_together(programs, 2, tmp_path, MODELS), run_alone(MODELS))
 
 
 @pytest.mark.soak

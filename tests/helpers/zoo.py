@@ -1,0 +1,372 @@
+"""Every model by name: how it is made, its parameters counted by hand, its logits in NumPy; a new model is an entry here."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from helpers import numpy_layers as layers
+from helpers.pooling import pooled
+from keras_dlrm.layers import FieldAttention
+from keras_dlrm.models import (
+    DCN,
+    DLRM,
+    FM,
+    GDCN,
+    AutoInt,
+    DCNv2,
+    DCNv3,
+    DeepFM,
+    FinalMLP,
+    LogisticRegression,
+    MaskNet,
+    MatrixFactorization,
+    NeuMF,
+    RankMixer,
+    WideDeep,
+    Wukong,
+    XDeepFM,
+)
+from keras_dlrm.schema.schema import Categorical, Dense, Schema
+
+SPARSE = [Categorical("C1", 7), Categorical("tags", 5, hotness=3, combiner="mean"), Categorical("C3", 4)]
+SCHEMA = Schema(dense=["I1", "I2"], categorical=SPARSE)
+WITHOUT_DENSE = Schema(categorical=SPARSE)
+WITHOUT_SPARSE = Schema(dense=["I1", "I2"])
+ENCODED = Schema(dense=[Dense("I1", encoding="piecewise_linear"), Dense("I2", encoding="periodic")], categorical=SPARSE)
+# Encodings of width D: 256 bins, and sines and cosines of 16 frequencies; each with a bias and a vector for missing values.
+ENCODINGS = {d: (256 * d + 2 * d) + (32 * d + 2 * d + 16) for d in (4, 1)}
+# Of two dense columns without one: a factor and a bias each.
+LINEAR = 2 * 2 * 4
+# Tables of 16 rows of width 4. Bottom MLP 2-6-4, top MLP n-5-1, deep network n-6-5.
+TABLES, BOTTOM = 16 * 4, (2 * 6 + 6) + (6 * 4 + 4)
+
+
+def top(n):
+    return (n * 5 + 5) + (5 + 1)
+
+
+def deep(n):
+    return (n * 6 + 6) + (6 * 5 + 5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class PairSum(keras.layers.Layer):
+    """An interaction of the user's own: the sum of all pairs' products, element by element, weighted by a layer within."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = keras.layers.Dense(3, use_bias=False, kernel_initializer=keras.initializers.RandomNormal(seed=1))
+
+    def call(self, vectors):
+        pairs = keras.ops.square(keras.ops.sum(vectors, axis=1)) - keras.ops.sum(keras.ops.square(vectors), axis=1)
+        return self.weight(0.5 * pairs)
+
+
+def dlrm(schema=SCHEMA, **options):
+    bottom = [6, 4] if schema.dense else None
+    return DLRM(schema, 4, bottom, [5, 1], **{"seed": 1, **options})
+
+
+def cross(kind, schema=SCHEMA, **options):
+    return kind(schema, 4, **{"cross_layers": 2, "deep_mlp": [6, 5], "seed": 1, **options})
+
+
+class Parts:
+    """What models are made of, in NumPy: dense features, vectors (B, F, D) and terms of first order of a batch."""
+
+    def __init__(self, model, batch):
+        self.dense = batch["dense"].astype("float64") if model.schema.dense else None
+        vectors, self.first_order = [], 0.0
+        if model.embeddings is not None:
+            vectors = np.array(pooled(model.embedding_tables(), model.schema, batch["sparse"])).transpose(1, 0, 2)
+            if model.first_order:
+                self.first_order = 3 * vectors[:, :, -1:].sum(0)
+                vectors = vectors[:, :, :-1]
+        if getattr(model, "encoded", None) is not None:
+            vectors = [*layers.encoded(model.encoded, batch["dense"]).transpose(1, 0, 2), *vectors]
+        if model.first_order and not isinstance(model, (DLRM, DCN, DCNv2, GDCN)):
+            kernel, bias = model.linear.get_weights()
+            self.first_order = self.first_order + bias + (0 if self.dense is None else self.dense @ kernel)
+        self.vectors = np.stack(vectors, 1) if len(vectors) else None
+
+    @property
+    def flat(self):
+        return self.vectors.reshape(len(self.vectors), -1)
+
+
+def numpy_linear(model, parts):
+    kernel, bias = model.linear.get_weights()
+    return bias + parts.vectors.sum(1) + (0 if parts.dense is None else parts.dense @ kernel)
+
+
+def numpy_dlrm(model, parts):
+    first = [] if parts.dense is None else [layers.mlp(model.bottom_mlp, parts.dense)]
+    vectors = [] if parts.vectors is None else list(parts.vectors.transpose(1, 0, 2))
+    all_vectors = np.stack([*first, *vectors], 1)
+    flat = all_vectors.reshape(len(all_vectors), -1)
+    kind = model.interaction_kind
+    if kind in ("dot", "cat_dot"):
+        x = [*first] if kind == "dot" else [flat]
+        x.append(layers.dot(model.interaction, all_vectors))
+    elif kind == "PairSum":
+        pairs = layers.factorization_machine(None, all_vectors)
+        x = [*first[: int(model.concat_dense)], pairs @ model.interaction.weight.get_weights()[0]]
+    elif kind == "FieldAttention":
+        x = [layers.attention(model.interaction, all_vectors).reshape(len(flat), -1)]
+    else:
+        x = [*first[: int(model.concat_dense)], layers.crossed(model.crosses, flat)]
+    return layers.mlp(model.top_mlp, np.concatenate(x, 1)) + parts.first_order
+
+
+def numpy_dcn(model, parts):
+    x0 = np.concatenate([*([] if parts.dense is None else [parts.dense]), parts.flat], 1)
+    last = layers.crossed(model.crosses, x0)
+    if model.deep_mlp is not None and model.structure == "stacked":
+        last = layers.mlp(model.deep_mlp, last)
+    elif model.deep_mlp is not None:
+        last = np.concatenate([last, layers.mlp(model.deep_mlp, x0)], 1)
+    return layers.dense(model.logit, last) + parts.first_order
+
+
+def numpy_fm(model, parts):
+    return parts.first_order + layers.factorization_machine(model.pairs, parts.vectors).sum(1, keepdims=True)
+
+
+def numpy_wide_deep(model, parts):
+    return parts.first_order + layers.mlp(model.deep_mlp, parts.flat)
+
+
+def numpy_deep_fm(model, parts):
+    return numpy_fm(model, parts) + layers.mlp(model.deep_mlp, parts.flat)
+
+
+def numpy_x_deep_fm(model, parts):
+    explicit = layers.dense(model.compressed_logit, layers.compressed_interaction(model.compressed, parts.vectors))
+    return numpy_wide_deep(model, parts) + explicit
+
+
+def numpy_auto_int(model, parts):
+    attended = parts.vectors
+    for layer in model.attention:
+        attended = layers.attention(layer, attended)
+    return numpy_wide_deep(model, parts) + layers.dense(model.attention_logit, attended.reshape(len(attended), -1))
+
+
+def numpy_mask_net(model, parts):
+    x = layers.normalized(model.norm, parts.vectors).reshape(parts.flat.shape)
+    if model.structure == "parallel":
+        x = np.concatenate([layers.mask_block(block, parts.flat, x) for block in model.blocks], 1)
+    else:
+        for block in model.blocks:
+            x = layers.mask_block(block, parts.flat, x)
+    return parts.first_order + layers.mlp(model.deep_mlp, x)
+
+
+def numpy_final_mlp(model, parts):
+    streams = []
+    for i, network in enumerate(model.networks):
+        x = parts.flat
+        if model.gates:
+            context = [parts.vectors[:, place] for place in model.places[i]]
+            context = np.concatenate(context, 1) if context else keras.ops.convert_to_numpy(model.learned[i])
+            x = x * 2 * layers.sigmoid(layers.mlp(model.gates[i], context))
+        streams.append(layers.mlp(network, x))
+    return parts.first_order + layers.bilinear_fusion(model.fusion, *streams)
+
+
+def parts_of_dcn_v3(model, parts):
+    logits = []
+    for i, (network, logit) in enumerate(zip(model.networks, model.logit_layers, strict=True)):
+        x = parts.flat
+        for cross in network:
+            x = layers.exponential_cross(cross, x, parts.flat if i else None)
+        logits.append(parts.first_order + layers.dense(logit, x))
+    return logits
+
+
+def numpy_dcn_v3(model, parts):
+    return sum(parts_of_dcn_v3(model, parts)) / 2
+
+
+def numpy_wukong(model, parts):
+    x = parts.vectors
+    for layer in model.stack:
+        x = layers.wukong(layer, x)
+    return parts.first_order + layers.mlp(model.deep_mlp, x.reshape(len(x), -1))
+
+
+def numpy_rank_mixer(model, parts):
+    flat = np.pad(parts.flat, ((0, 0), (0, model.tokens * model.share - parts.flat.shape[1])))
+    kernel, bias = model.to_tokens.get_weights()
+    x = np.einsum("btn,tnd->btd", flat.reshape(len(flat), model.tokens, -1), kernel) + bias
+    for mlp, after_mixing, after_mlp in model.blocks:
+        x = layers.normalized(after_mixing, layers.token_mixing(None, x) + x)
+        x = layers.normalized(after_mlp, layers.per_token_mlp(mlp, x) + x)
+    return parts.first_order + layers.dense(model.logit, x.mean(1))
+
+
+def numpy_factorization(model, parts):
+    user, item, *implicit = (parts.vectors[:, place] for place in model.places)
+    return parts.first_order + ((user + sum(implicit)) * item).sum(1, keepdims=True)
+
+
+def numpy_neu_mf(model, parts):
+    user, item = (parts.vectors[:, place] for place in model.places)
+    cut = model.product_dim
+    deep = layers.mlp(model.deep_mlp, np.concatenate([user[:, cut:], item[:, cut:]], 1))
+    return parts.first_order + layers.dense(model.logit, np.concatenate([user[:, :cut] * item[:, :cut], deep], 1))
+
+
+class Case(NamedTuple):
+    """A model as a function of options that all models have, its parameters counted by hand, and its logits in NumPy."""
+
+    make: Callable[..., Any]
+    count: int
+    numpy: Callable[..., Any]
+    parts: Callable[..., Any] | None = None  # logits of its parts, each of which has a loss of its own
+
+
+def field(kind, of_schema=SCHEMA, **own):
+    return lambda schema=of_schema, **options: kind(schema, 4, **{"seed": 1, **own, **options})
+
+
+# With a bias and weights of both dense columns.
+FIRST_ORDER = 16 + 3
+FLAT = 5 * 4  # five vectors of width 4
+MODELS = {
+    "dlrm dot": Case(lambda **k: dlrm(**k), TABLES + BOTTOM + top(4 + 6), numpy_dlrm),
+    "dlrm dot with self": Case(lambda **k: dlrm(self_interaction=True, **k), TABLES + BOTTOM + top(4 + 10), numpy_dlrm),
+    "dlrm cat": Case(lambda **k: dlrm(interaction="cat", **k), TABLES + BOTTOM + top(16), numpy_dlrm),
+    "dlrm cat and dot with first order": Case(
+        lambda **k: dlrm(interaction="cat_dot", first_order=True, **k), 16 * 5 + BOTTOM + top(16 + 6), numpy_dlrm
+    ),
+    "dlrm cross": Case(
+        lambda **k: dlrm(interaction="cross", cross_layers=2, projection_dim=3, **k),
+        TABLES + BOTTOM + 2 * (2 * 16 * 3 + 16) + top(16), numpy_dlrm,
+    ),
+    "dlrm cross alongside dense": Case(
+        lambda **k: dlrm(interaction="cross", cross_layers=1, projection_dim=None, concat_dense=True, **k),
+        TABLES + BOTTOM + 16 * 16 + 16 + top(4 + 16), numpy_dlrm,
+    ),
+    "dlrm own layer": Case(lambda **k: dlrm(interaction=PairSum(), **k), TABLES + BOTTOM + 4 * 3 + top(3), numpy_dlrm),
+    "dlrm own layer alongside dense": Case(
+        lambda **k: dlrm(interaction=PairSum(), concat_dense=True, **k), TABLES + BOTTOM + 4 * 3 + top(4 + 3), numpy_dlrm
+    ),
+    "dlrm attention": Case(
+        lambda **k: dlrm(interaction=FieldAttention(2, 3, seed=1), **k),
+        TABLES + BOTTOM + 4 * 4 * 6 + top(4 * 6), numpy_dlrm,
+    ),
+    "dlrm dot without dense": Case(lambda **k: dlrm(WITHOUT_DENSE, **k), TABLES + top(3), numpy_dlrm),
+    "dlrm cat without dense": Case(lambda **k: dlrm(WITHOUT_DENSE, interaction="cat", **k), TABLES + top(12), numpy_dlrm),
+    "dlrm cat without sparse": Case(lambda **k: dlrm(WITHOUT_SPARSE, interaction="cat", **k), BOTTOM + top(4), numpy_dlrm),
+    "dlrm encoded": Case(lambda **k: dlrm(ENCODED, **k), TABLES + BOTTOM + ENCODINGS[4] + top(4 + 15), numpy_dlrm),
+    "logistic regression": Case(
+        lambda schema=SCHEMA, **k: LogisticRegression(schema, **{"seed": 1, **k}), 16 + 2 + 1, numpy_linear
+    ),
+    "logistic regression encoded": Case(
+        lambda **k: LogisticRegression(ENCODED, **{"seed": 1, **k}), 16 + 2 + 1 + ENCODINGS[1], numpy_linear
+    ),
+    "fm": Case(field(FM), TABLES + LINEAR + FIRST_ORDER, numpy_fm),
+    "fm encoded": Case(field(FM, ENCODED), TABLES + ENCODINGS[4] + FIRST_ORDER, numpy_fm),
+    "fm without dense": Case(field(FM, WITHOUT_DENSE), TABLES + 16 + 2, numpy_fm),
+    "fm without sparse": Case(field(FM, WITHOUT_SPARSE), LINEAR + 3, numpy_fm),
+    "fm without first order": Case(field(FM, first_order=False), TABLES + LINEAR, numpy_fm),
+    "wide and deep": Case(
+        field(WideDeep, deep_mlp=[6, 5]), TABLES + LINEAR + FIRST_ORDER + deep(FLAT) + 6, numpy_wide_deep
+    ),
+    "deep fm": Case(field(DeepFM, deep_mlp=[6, 5]), TABLES + LINEAR + FIRST_ORDER + deep(FLAT) + 6, numpy_deep_fm),
+    "xdeepfm": Case(
+        field(XDeepFM, maps=[3, 2], deep_mlp=[6, 5]),
+        TABLES + LINEAR + FIRST_ORDER + (5 * 5 * 3 + 3 * 5 * 2) + (5 + 1) + deep(FLAT) + 6, numpy_x_deep_fm,
+    ),
+    "autoint": Case(
+        field(AutoInt, attention_layers=2, heads=2, head_dim=3, deep_mlp=[6, 5]),
+        TABLES + LINEAR + 4 * (4 * 6 + 6 * 6) + (5 * 6 + 1) + deep(FLAT) + 6, numpy_auto_int,
+    ),
+    "masknet parallel": Case(
+        field(MaskNet, blocks=2, block_units=3, mask_units=7, deep_mlp=[6, 5]),
+        TABLES + LINEAR + 8 + 2 * (20 * 7 + 7 + 7 * 20 + 20 + 20 * 3 + 6) + deep(6) + 6, numpy_mask_net,
+    ),
+    "masknet serial": Case(
+        field(MaskNet, structure="serial", blocks=2, block_units=3, mask_units=7, deep_mlp=[6, 5], first_order=True),
+        TABLES + LINEAR + FIRST_ORDER + 8 + (20 * 7 + 7 + 7 * 20 + 20 + 20 * 3 + 6) + (20 * 7 + 7 + 7 * 3 + 3 + 3 * 3 + 6)
+        + deep(3) + 6, numpy_mask_net,
+    ),
+    "finalmlp": Case(
+        field(FinalMLP, deep_mlp=[6, 4], second_mlp=[8], gate_mlp=[3], contexts=[["tags"], []], heads=2),
+        TABLES + LINEAR + 4 + (4 * 3 + 3 + 3 * 20 + 20) + (4 * 3 + 3 + 3 * 20 + 20) + (20 * 6 + 6 + 6 * 4 + 4) + (20 * 8 + 8)
+        + (4 + 8 + 4 * 4 + 1), numpy_final_mlp,
+    ),
+    "finalmlp without gates": Case(
+        field(FinalMLP, WITHOUT_DENSE, deep_mlp=[6], gate_mlp=None), TABLES + 2 * (12 * 6 + 6) + (12 + 36 + 1), numpy_final_mlp
+    ),
+    "gdcn": Case(lambda **k: cross(GDCN, **k), TABLES + 2 * (2 * 14 * 14 + 14) + deep(14) + (5 + 1), numpy_dcn),
+    "gdcn parallel without dense": Case(
+        lambda **k: cross(GDCN, WITHOUT_DENSE, structure="parallel", **k),
+        TABLES + 2 * (2 * 12 * 12 + 12) + deep(12) + (12 + 5 + 1), numpy_dcn,
+    ),
+    "dcnv3": Case(
+        field(DCNv3, exponential_layers=2, linear_layers=1),
+        TABLES + LINEAR + 3 * (20 * 10 + 20 + 20) + 2 * 21, numpy_dcn_v3, parts_of_dcn_v3,
+    ),
+    "wukong": Case(
+        field(Wukong, wukong_layers=2, fm_vectors=2, linear_vectors=1, rank=2, block_mlp=[7], deep_mlp=[6, 5]),
+        TABLES + LINEAR + (5 * 2 + 5 * 1 + 5 * 3 + 20 + (10 * 7 + 7 + 7 * 8 + 8) + 8)
+        + (3 * 2 + 3 * 1 + 12 + (6 * 7 + 7 + 7 * 8 + 8) + 8) + deep(12) + 6, numpy_wukong,
+    ),
+    "rankmixer": Case(
+        field(RankMixer, tokens=3, token_dim=6, blocks=2, ratio=2, first_order=True),
+        TABLES + LINEAR + FIRST_ORDER + 3 * (7 * 6 + 6) + 2 * (3 * (6 * 12 + 12 + 12 * 6 + 6) + 24) + 7, numpy_rank_mixer,
+    ),
+    "matrix factorization": Case(
+        field(MatrixFactorization, Schema(categorical=[SPARSE[0], SPARSE[2]])), 11 * 5 + 2, numpy_factorization
+    ),
+    "svd++": Case(field(MatrixFactorization, WITHOUT_DENSE, implicit="tags"), TABLES + 16 + 2, numpy_factorization),
+    "neumf": Case(
+        field(NeuMF, Schema(categorical=[SPARSE[0], SPARSE[2]]), product_dim=1, deep_mlp=[6, 5]),
+        11 * 4 + deep(6) + (1 + 5 + 1), numpy_neu_mf,
+    ),
+    "dcn": Case(lambda **k: cross(DCN, **k), TABLES + 2 * 2 * 14 + deep(14) + (14 + 5 + 1), numpy_dcn),
+    "dcn without dense": Case(
+        lambda **k: cross(DCN, WITHOUT_DENSE, **k), TABLES + 2 * 2 * 12 + deep(12) + (12 + 5 + 1), numpy_dcn
+    ),
+    "dcnv2 stacked": Case(lambda **k: cross(DCNv2, **k), TABLES + 2 * (14 * 14 + 14) + deep(14) + (5 + 1), numpy_dcn),
+    "dcnv2 parallel": Case(
+        lambda **k: cross(DCNv2, structure="parallel", **k), TABLES + 2 * (14 * 14 + 14) + deep(14) + (14 + 5 + 1), numpy_dcn
+    ),
+    "dcnv2 low rank": Case(
+        lambda **k: cross(DCNv2, projection_dim=3, **k), TABLES + 2 * (2 * 14 * 3 + 14) + deep(14) + (5 + 1), numpy_dcn
+    ),
+    "dcnv2 with first order": Case(
+        lambda **k: cross(DCNv2, first_order=True, **k), 16 * 5 + 2 * (14 * 14 + 14) + deep(14) + (5 + 1), numpy_dcn
+    ),
+    "dcnv2 encoded": Case(
+        lambda **k: cross(DCNv2, ENCODED, **k), TABLES + ENCODINGS[4] + 2 * (22 * 22 + 22) + deep(22) + (5 + 1), numpy_dcn
+    ),
+    "dcnv2 cross only": Case(
+        lambda **k: cross(DCNv2, deep_mlp=[], **k), TABLES + 2 * (14 * 14 + 14) + (14 + 1), numpy_dcn
+    ),
+}  # fmt: skip
+
+#: One entry of each kind of model, by the first word of its name.
+KINDS = list({name.split()[0]: name for name in reversed(MODELS)}.values())[::-1]
+
+
+def numpy_forward(name, model, batch):
+    """Logits in float64 from the weights, by the figures of the papers."""
+    return MODELS[name].numpy(model, Parts(model, batch))
+
+
+def data(schema=SCHEMA, rows=10, seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {}
+    if schema.dense:
+        batch["dense"] = rng.normal(size=(rows, 2)).astype("float32")
+    if schema.categorical:
+        # A row has at least one id of each column, and may have fewer than there is room for.
+        sizes = [(0 if place == 0 else -1, c.vocabulary_size) for c in schema.categorical for place in range(c.hotness)]
+        sparse = np.stack([rng.integers(low, high, rows) for low, high in sizes], 1)
+        batch["sparse"] = sparse
+    return batch, rng.integers(0, 2, rows).astype("float32")
