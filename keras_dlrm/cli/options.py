@@ -276,9 +276,9 @@ def of_type(experiment: Any, model: str) -> Any:
 
 def known_model(model: str) -> str:
     """`--model`; a bare word must be one of the package's."""
-    from keras_dlrm.training.experiment import MODELS
+    from keras_dlrm.training.model_types import MODELS, is_type
 
-    if model not in MODELS and not re.fullmatch(r"[\w.]+[.:]\w+", model):
+    if not is_type(model):
         own = "or a ClickModel of your own as MODULE:CLASS, such as my_models:Wide"
         raise ValueError(f"--model {model!r} is unknown; give one of {', '.join(MODELS)}, {own}.")
     return model

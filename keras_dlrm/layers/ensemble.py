@@ -32,7 +32,7 @@ class Ensemble(keras.layers.Layer):
 
     Example:
 
-    >>> attention, products = FieldAttention(heads=2, head_dim=4), WukongLayer(3, 2)
+    >>> attention, products = kd.layers.FieldAttention(heads=2, head_dim=4), kd.layers.WukongLayer(3, 2)
     >>> tuple(Ensemble([attention, products])(np.ones((2, 5, 8), "float32")).shape)
     (2, 5, 8)
     """

@@ -6,6 +6,7 @@ from keras_dlrm.models.dcn import DCN, DCNv2
 from keras_dlrm.models.dcn_v3 import DCNv3
 from keras_dlrm.models.deep_fm import DeepFM, WideDeep
 from keras_dlrm.models.dlrm import DLRM
+from keras_dlrm.models.field_model import DeepModel, FieldModel
 from keras_dlrm.models.final_mlp import FinalMLP
 from keras_dlrm.models.fm import FM
 from keras_dlrm.models.gdcn import GDCN
@@ -20,7 +21,7 @@ from keras_dlrm.models.wukong import Wukong
 from keras_dlrm.models.x_deep_fm import XDeepFM
 
 __all__ = [
-    "DCN", "DLRM", "FM", "GDCN", "PRESETS", "AutoInt", "ClickModel", "DCNv2", "DCNv3", "DeepFM", "FinalMLP",
-    "LogisticRegression", "MaskNet", "MatrixFactorization", "NeuMF", "Preset", "RankMixer", "SparseModel", "WideDeep",
-    "Wukong", "XDeepFM", "grow",
+    "DCN", "DLRM", "FM", "GDCN", "PRESETS", "AutoInt", "ClickModel", "DCNv2", "DCNv3", "DeepFM", "DeepModel", "FieldModel",
+    "FinalMLP", "LogisticRegression", "MaskNet", "MatrixFactorization", "NeuMF", "Preset", "RankMixer", "SparseModel",
+    "WideDeep", "Wukong", "XDeepFM", "grow",
 ]  # fmt: skip

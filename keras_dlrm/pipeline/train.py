@@ -19,7 +19,8 @@ from keras_dlrm.pipeline.run import Run
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import shown
 from keras_dlrm.support.quiet import quiet_imports
-from keras_dlrm.training.experiment import Experiment, type_name
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.model_types import type_name
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.run import train as train_experiment
 from keras_dlrm.training.run_files import stamped
@@ -40,8 +41,8 @@ def train(
         data: A frame (pandas, Polars, Arrow, or a mapping of named columns); a path, folder or pattern of `.parquet`, `.csv`
             and `.tsv` files; or a processed log: a `ClickLog`, or its directory.
         label: Column of clicks, 0 or 1; not needed with a schema or a processed log.
-        model: `"DLRM"`, `"DCN"`, `"DCNv2"`, `"DeepFM"`, `"WideDeep"`, `"FM"`, `"LogisticRegression"`, or a
-            `ClickModel` of one's own: the class, or `"module:Class"`. `"DLRM"` by default, or the experiment's.
+        model: Name of a model of `kd.models`, such as `"DCNv2"`, or a `ClickModel` of one's own: the class, or
+            `"module:Class"`. `"DLRM"` by default, or the experiment's.
         schema: A `Schema` or its file, in place of `kd.Schema.infer`.
         split: Shares of the rows by part; `{"train": 0.8, "valid": 0.1, "test": 0.1}` by default.
         split_by: Column of times, the earliest rows into the training part, or `"random"`; by default the time that

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import importlib
-import inspect
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,9 @@ from keras_dlrm import data
 from keras_dlrm.files.documents import from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.support.arguments import boolean, choice, integer, number, shown
+from keras_dlrm.training.model_types import MODELS, check_arguments, is_type, model_class
 
-MODELS = ("DLRM", "DCN", "DCNv2", "DeepFM", "WideDeep", "FM", "LogisticRegression")
 MONITORS = ("auc", "logloss", "both")
-# A class of one's own: `module:Class`, or `module.Class`.
-_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Experiment:
     """A model, its optimizers and the rules of training.
 
     Args:
-        model: `{"type": "DLRM" | "DCN" | "DCNv2", …}` with that model's arguments besides schema and seed; a type
+        model: `{"type": "DLRM", …}`, or another type of `kd.models`, with its arguments besides schema and seed; a type
             `"module:Class"` is a `ClickModel` of one's own, which takes schema, seed, dtype and those arguments.
         optimizer: Of the dense parameters: a name or `{"name": …, "learning_rate": …, …}`. `sgd`, `adagrad`,
             `rowwise_adagrad` and `adam` are the rules of `kd.optimizers`; other names are Keras's. A `learning_rate`
@@ -79,7 +74,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         kind = self.model.get("type") if isinstance(self.model, Mapping) else None
-        if not isinstance(kind, str) or (kind not in MODELS and not _PATH.fullmatch(kind)):
+        if not is_type(kind):
             own = "or of module:Class, a ClickModel of one's own"
             raise ValueError(f"experiment: model={shown(self.model)} must be a mapping with a type of {MODELS}, {own}.")
         for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
@@ -198,7 +193,7 @@ class Experiment:
 
         options = dict(self.model)
         kind, dtype = options.pop("type"), "mixed_bfloat16" if self.mixed_precision else "float32"
-        _check_arguments(kind, options)
+        check_arguments(kind, options)
         try:
             model = model_class(kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
         except TypeError as error:
@@ -243,37 +238,6 @@ def _with_rate(spec: Any, optimizer: Any) -> Any:
     if isinstance(spec, Mapping) and "learning_rate" in spec:
         return spec
     return {**({"name": spec} if isinstance(spec, str) else spec), "learning_rate": float(f"{float(optimizer.learning_rate):.7g}")}
-
-
-def type_name(model: str | type) -> str:
-    """The type of a model for an experiment: `DLRM` and the like as they are, `module:Class` of a class."""
-    return f"{model.__module__}:{model.__qualname__}" if isinstance(model, type) else model
-
-
-def model_class(kind: str) -> Any:
-    """The class of a model by its type, `DLRM` or `module:Class`; `ValueError` where there is none."""
-    from keras_dlrm import models
-
-    if kind in MODELS:
-        return getattr(models, kind)
-    module, name = _PATH.fullmatch(kind).groups()  # type: ignore[union-attr]
-    try:
-        own = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        where = "start in its folder, install it, or put its folder on PYTHONPATH"
-        raise ValueError(f"experiment: model type {kind!r}: no module named {error.name!r}; {where}.") from error
-    if not isinstance(own, type) or not issubclass(own, models.ClickModel):
-        fault = "is not a ClickModel" if own is not None else f"is not in {module}"
-        raise ValueError(f"experiment: model type {kind!r}: {name} {fault}; give a subclass of kd.models.ClickModel.")
-    return own
-
-
-def _check_arguments(kind: str, options: Mapping[str, Any]) -> None:
-    """`ValueError` for an argument that a model of the package does not have."""
-    known = set(inspect.signature(model_class(kind)).parameters) - {"schema", "seed", "kwargs"}
-    for name in options.keys() - known if kind in MODELS else ():
-        fix = f"known are {sorted(known)}. Another model is chosen by --model or model=."
-        raise ValueError(f"experiment: model.{name} is not an argument of {kind}; {fix}")
 
 
 def _optimizer(field: str, spec: Any) -> Any:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.training.experiment import MODELS, Experiment
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.model_types import DEEP, MODELS
 
 _SMALL = 20_000  # rows
 _LARGE = 500_000
@@ -74,20 +75,19 @@ def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str,
         options["bottom_mlp"] = [64, _WIDTH] if schema.dense else None
         options |= {"top_mlp": [256, 128, 1], "interaction": "cat_dot" if 1 < vectors <= _MANY else "cat"}
         reasons["model.interaction"] = f"up to {_MANY} vectors: the top MLP sees them and their products, else them alone"
-    elif kind != "FM":
+    elif kind in DEEP:
         options["deep_mlp"] = [256, 128]
-    if kind in ("DCN", "DCNv2"):
-        options |= {"cross_layers": 2} | ({"structure": "parallel"} if kind == "DCNv2" else {})
+    if kind in ("DCN", "DCNv2", "GDCN"):
+        options |= {"cross_layers": 2} | ({"structure": "parallel"} if kind != "DCN" else {})
     if kind == "DCNv2" and vectors > _MANY:
         options["projection_dim"] = 64
         reasons["model.projection_dim"] = f"more than {_MANY} columns: full matrices would be large"
-    if kind != "FM":
+    if kind in (*DEEP, "DLRM", "DCNv3"):
         options |= {"dropout": 0.5 if rows < _LARGE else 0.2, "kernel_l2": float(f"{_KERNEL_L2 / max(rows, 1000):.1g}")}
         reasons["model.dropout"] = f"0.5 below {_LARGE:,} rows, else 0.2"
         reasons["model.kernel_l2"] = f"{_KERNEL_L2:g} / rows"
     options["init_scale"] = 0.01
     reasons["model.init_scale"] = "rows begin near 0: an id that is never seen says nothing"
-    if kind in ("DLRM", "DCN", "DCNv2"):  # the others have it anyway
-        options["first_order"] = bool(schema.categorical)
-        reasons["model.first_order"] = "what a logistic regression knows of an id is learned at once"
+    options["first_order"] = bool(schema.categorical)
+    reasons["model.first_order"] = "what a logistic regression knows of an id is learned at once"
     return options, reasons

@@ -27,7 +27,8 @@ from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.support.installs import require
 from keras_dlrm.support.terminal import print_table
 from keras_dlrm.training import run_files
-from keras_dlrm.training.experiment import Experiment, type_name
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.model_types import type_name
 from keras_dlrm.training.page import Report
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.run import check_parts

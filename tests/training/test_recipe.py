@@ -9,7 +9,8 @@ from helpers.suite import suite_on
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.training.averaging import EVERY, Averaging
-from keras_dlrm.training.experiment import MODELS, Experiment
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.model_types import MODELS
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.run import train
 

@@ -9,7 +9,8 @@ import pytest
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.training.experiment import MODELS, Experiment
+from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.model_types import MODELS
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.tuning_space import Choice, Range, search_space, values_of, with_values
 
@@ -82,6 +83,7 @@ def test_values_that_are_others_have_their_reason_in_the_file(log, tmp_path):
 def test_every_point_of_the_space_can_be_built(log, model):
     experiment, draw = recipe(log, model), np.random.default_rng(0)
     space = search_space(experiment, SCHEMA)
+    schema = kd.Schema(categorical=SCHEMA.categorical) if model in ("MatrixFactorization", "NeuMF") else SCHEMA
     for _ in range(3):
         values = {}
         for key, each in space.items():
@@ -92,7 +94,7 @@ def test_every_point_of_the_space_can_be_built(log, model):
             else:
                 values[key] = draw.uniform(each.low, each.high)
         drawn = with_values(experiment, space, values)
-        built = drawn.build(SCHEMA).get_config()
+        built = drawn.build(schema).get_config()
         for key in space:
             if key.startswith("model."):
                 assert built[key.removeprefix("model.")] == drawn.model[key.removeprefix("model.")]
