@@ -130,13 +130,13 @@ class ClickModel(SparseTraining):
         config = super().get_compile_config()
         return {**config, "count_out_of_range": self._count_out_of_range} if config else config
 
-    def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
+    def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:
         if not gives_logits(type(self).call):
-            return super().loss_and_prediction(x, y, sample_weight, training)
+            return super().loss_and_prediction(x, y, part, training)
         logits = self(x, training=training, return_logits=True)
         y_pred = ops.sigmoid(logits)
         with logits_of(y_pred, logits):
-            return self.loss_of_step(x, y, y_pred, sample_weight, training), y_pred
+            return self.loss_of_step(x, y, y_pred, part.sample_weight, training), y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         if self._out_of_range is not None and self.embeddings is not None:

@@ -11,6 +11,7 @@ from keras_dlrm.layers.exponential_cross import ExponentialCross
 from keras_dlrm.models.field_model import FieldModel
 from keras_dlrm.models.losses import logits_of
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.support.arguments import integer, number
 
 
@@ -71,14 +72,16 @@ class DCNv3(FieldModel):
         self.__dict__["_parts"] = parts  # of this very call, for its loss
         return 0.5 * (parts[0] + parts[1])
 
-    def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
-        loss, y_pred = super().loss_and_prediction(x, y, sample_weight, training)
+    def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:
+        loss, y_pred = super().loss_and_prediction(x, y, part, training)
         if not training:
             return loss, y_pred
         total, penalty = loss, sum(self.losses)  # L2, which each loss has
         for logits in self.__dict__.pop("_parts"):
             prediction = ops.sigmoid(logits)
             with logits_of(prediction, logits):
-                own = self.loss_of_step(x, y, prediction, sample_weight, training)
-            total = total + ops.relu(ops.stop_gradient(own - loss)) * (own - penalty)
+                own = self.loss_of_step(x, y, prediction, part.sample_weight, training)
+            # By the rows of all processes.
+            (above,) = part.sum([ops.stop_gradient(part.share(own) - part.share(loss))])
+            total = total + ops.relu(ops.stop_gradient(above)) * (own - penalty)
         return total, y_pred

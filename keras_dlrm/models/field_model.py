@@ -60,6 +60,8 @@ class FieldModel(ClickModel):
             self.linear = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float32", name="linear")
             self.linear.build((None, max(schema.n_dense, 1)))
         self.side_by_side = ConcatenationInteraction(dtype=dtype, name="side_by_side")
+        # Where a layer is not, because the model does not call it, Keras goes through the model once more in each step.
+        self.side_by_side.build((None, len(self.columns), self.width))
         self._config = dict(vars(tables))
 
     def terms(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:

@@ -210,10 +210,10 @@ class SparseTraining(Saved, CheckedTraining):
         kept = [v for v in self.non_trainable_variables if not is_table(v)]
         return [v for v in kept if keras.backend.is_float_dtype(keras.backend.standardize_dtype(v.dtype))]
 
-    def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
+    def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:
         y_pred = self(x, training=training)
         # Keras's own call of `compute_loss`, which may be overridden without `training`.
-        return self.loss_of_step(x, y, y_pred, sample_weight, training), y_pred
+        return self.loss_of_step(x, y, y_pred, part.sample_weight, training), y_pred
 
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         rows, sample_weight = part.rows, part.sample_weight

@@ -13,6 +13,7 @@ from keras_dlrm.embeddings.rules.hybrid import Hybrid
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.parameter_server.server import Server
 from keras_dlrm.parameter_server.tables import ServerTables, ServerTape
+from keras_dlrm.step.batch import WholeBatch
 
 
 def check(model: Any) -> None:
@@ -90,7 +91,7 @@ class WorkerStep:
 
         with tf.GradientTape() as tape:
             with taped(ServerTape(self.tables, leaf)) as lookups:
-                loss, _ = self.model.loss_and_prediction(x, y, None, training=True)
+                loss, _ = self.model.loss_and_prediction(x, y, WholeBatch(None), training=True)
         rows = [lookup.rows for lookup in lookups.lookups]
         grads, row_grads = tape.gradient(loss, [[v.value for v in self.dense], rows])
         # A lookup that the loss does not use: its rows are touched all the same.

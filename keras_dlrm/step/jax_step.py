@@ -172,7 +172,7 @@ class SparseStep(Step):
             # Keras's loss counts the losses of several outputs itself, in metrics.
             mapping = self._mapping(values, non_trainable, metrics)
             with keras.StatelessScope(mapping, collect_losses=True) as scope, taped(LookupTape(leaf)) as tape:
-                loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+                loss, y_pred = self.loss_and_prediction(x, y, part, training=True)
                 loss = part.share(loss)
             taken[:] = [lookup.table for lookup in tape.lookups]
             updated = [scope.get_current_value(v) for v in self.non_trainable_variables]
@@ -216,7 +216,7 @@ class SparseStep(Step):
         part = self.part_of_step(x, sample_weight)
         mapping = self._mapping(trainable, non_trainable, metrics)
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+            loss, y_pred = self.loss_and_prediction(x, y, part, training=False)
             (loss,) = part.sum([part.share(loss)])
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         metrics = [scope.get_current_value(v) for v in self.metrics_variables]

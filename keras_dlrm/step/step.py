@@ -44,7 +44,7 @@ class Step(OpenModel):
         """Loss and metrics of a batch, without an update."""
         x, y, sample_weight = self.unpacked(data)
         part = self.part_of_step(x, sample_weight)
-        loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=False)
+        loss, y_pred = self.loss_and_prediction(x, y, part, training=False)
         (loss,) = part.sum([part.share(loss)])
         return self.update_metrics(x, y, y_pred, part, loss)
 
@@ -67,7 +67,7 @@ class Step(OpenModel):
         """This process's, or this replica's, part of a step's batch, loss and gradients."""
         raise NotImplementedError
 
-    def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any, training: bool) -> tuple[Any, Any]:
+    def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:
         """One forward pass: the loss, regularization included, and the prediction that metrics see."""
         raise NotImplementedError
 

@@ -100,7 +100,7 @@ class SparseStep(Replicas):
 
         with tf.GradientTape() as gradient_tape:
             with taped(LookupTape(leaf)) as tape:
-                loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+                loss, y_pred = self.loss_and_prediction(x, y, part, training=True)
                 loss = part.share(loss)
         if not self.optimizer.built:  # A subclassed model has its variables only now.
             self.optimizer.build(self.trainable_variables)

@@ -27,7 +27,7 @@ class SparseStep(Step):
         part = self.part_of_step(x, sample_weight)
         kept = [(v, v.value.detach().clone()) for v in self.kept_of_rows]
         with taped(LookupTape(lambda index, rows: rows.requires_grad_())) as tape:
-            loss, y_pred = self.loss_and_prediction(x, y, part.sample_weight, training=True)
+            loss, y_pred = self.loss_and_prediction(x, y, part, training=True)
             loss = part.share(loss)
         self.zero_grad()
         if loss.requires_grad:  # not where all is frozen

@@ -45,7 +45,7 @@ def model_of(schema, case):
     """A compiled model."""
     options = {"embedding_options": {"quotient_remainder": case["split"]}} if case.get("split") else {}
     if "model" in case:
-        model = getattr(kd.models, case["model"])(schema, DIM, seed=3, first_order=True, **case["arguments"])
+        model = getattr(kd.models, case["model"])(schema, DIM, seed=3, **{"first_order": True, **case["arguments"]})
     else:
         options["batch_norm"] = case.get("batch_norm", False)
         model = kd.models.DLRM(schema, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3, **options)
