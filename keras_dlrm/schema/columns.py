@@ -35,7 +35,8 @@ class Dense:
             that a value that many rows have takes no more room than others. `"log_above_minimum"` is `log(x - m + 2)`,
             where m is the smallest value of the training part and smaller ones are taken as m (TorchRec's transform of
             Criteo's counts).
-        missing: Value that stands for a missing (null) one *after* the transform; 0 by default, -2 for an encoded column.
+        missing: Value that stands for a missing one (null, NaN or infinite) *after* the transform; 0 by default, -2 for an
+            encoded column.
         encoding: How a model makes a vector of the column, alongside the bottom MLP's: `"piecewise_linear"` or `"periodic"`
             (see `kd.layers`), for values in [-1, 1], as the quantile transforms give them; `None`: it makes none.
         of: Column of times in the raw rows that this one is made of; it has no values of its own there.

@@ -214,7 +214,6 @@ def test_bad_dense_values_are_named():
     preprocessor = fit_dense("none", [[0.0]])
     for values, message in [
         (["1", "abc"], "row 1, column 'x': value 'abc' must be a number"),
-        ([1.0, np.inf], "row 1, column 'x': value inf must be finite"),
         ([1.0, 1e300], "row 1, column 'x': value 1e.300 is outside the range of float32"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -223,6 +222,17 @@ def test_bad_dense_values_are_named():
         fit_dense("log1p_standardize", [[1.0, 2.0, 1e39]])
     with pytest.raises(TypeError, match="holds numbers"):
         preprocessor.transform({"x": [[1.0], [2.0]]})
+
+
+@pytest.mark.parametrize("transform", ["none", "log1p", "standardize", "log1p_standardize", "quantile", "distinct_quantile"])
+def test_infinite_dense_values_are_missing_ones(transform):
+    schema = Schema(dense=[Dense("x", transform, missing=-3.0)])
+    fitted = Preprocessor.fit(schema, {"x": [1.0, np.inf, 4.0, -np.inf, 2.0]})
+    assert fitted.dense_state == Preprocessor.fit(schema, {"x": [1.0, None, 4.0, None, 2.0]}).dense_state
+    values = [np.inf, 2.0, -np.inf]
+    out = fitted.transform({"x": values})["dense"]
+    assert out.tolist() == fitted.transform({"x": ["inf", "2", "-Infinity"]})["dense"].tolist()
+    assert out.ravel().tolist() == [-3.0, fitted.transform({"x": [2.0]})["dense"][0, 0], -3.0]
 
 
 def test_missing_columns_and_unequal_lengths_are_named():

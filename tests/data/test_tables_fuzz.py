@@ -127,8 +127,9 @@ def oracle(fields: list[bytes]) -> tuple[int, float, float, str | None, int, lis
     dense = []
     for name, field in (("a", a), ("b", b)):
         value = number(field)
-        if value is None or math.isinf(value):
+        if value is None:
             return name
+        value = math.nan if math.isinf(value) else value
         with np.errstate(over="ignore"):
             narrow = np.float32(value if name == "a" else max(value, 0.0))
         if np.isinf(narrow):

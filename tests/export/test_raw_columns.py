@@ -91,7 +91,7 @@ def test_hashed_texts_get_the_ids_of_the_host(asked):
 @given(
     st.sampled_from(["none", "log1p", "standardize", "log1p_standardize", "quantile", "distinct_quantile", "log_above_minimum"]),
     st.lists(st.floats(-1e9, 1e9, width=32), min_size=1, max_size=20),
-    st.lists(st.one_of(st.none(), st.floats(-1e30, 1e30)), min_size=1, max_size=20),
+    st.lists(st.one_of(st.none(), st.just(np.inf), st.just(-np.inf), st.floats(-1e30, 1e30)), min_size=1, max_size=20),
 )
 def test_dense_values_are_those_of_the_host(tmp_path_factory, transform, train, asked):
     schema = kd.Schema(dense=[Dense("d", transform, missing=7.0)])
@@ -108,8 +108,8 @@ def test_dense_values_are_those_of_the_host(tmp_path_factory, transform, train, 
 
 def test_dense_values_that_the_host_refuses_become_nan(tmp_path):
     preprocessor = Preprocessor.identity(kd.Schema(dense=["d"]))
-    got = in_graph(preprocessor, tmp_path, {"d": np.array([np.inf, -np.inf, 1e300, 1.0])})["dense"]
-    assert np.isnan(got.ravel()).tolist() == [True, True, True, False]
+    got = in_graph(preprocessor, tmp_path, {"d": np.array([1e300, -1e300, 1.0])})["dense"]
+    assert np.isnan(got.ravel()).tolist() == [True, True, False]
 
 
 def test_a_grown_vocabulary_keeps_its_ids(tmp_path):

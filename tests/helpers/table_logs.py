@@ -56,7 +56,7 @@ def spoil(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for i, row in enumerate(rows):
         if i % 31 == 5:
             bad = {**row, "city": f"only bad {i}", "tags": [f"only bad {i}"], "last_tag": f"only bad {i}", "age": 9e9}
-            changes = [{"click": 2}, {"price": float("inf")}, {"given": 50}, {"tags": list("abcd")}, {"given": -2}]
+            changes = [{"click": 2}, {"given": 51}, {"given": 50}, {"tags": list("abcd")}, {"given": -2}]
             found.append({**bad, **changes[(i // 31) % 5]})
         found.append(row)
     return found

@@ -72,7 +72,8 @@ def test_an_ordinary_log():
         ("vector", [[0.5, 1.5]] * N, "such as an embedding"),
         ("nested", [[[1], [2]]] * N, "flatten"),
         ("lag", [dt.timedelta(minutes=int(i)) for i in range(N)], "make it a number or a text"),
-        ("broken", [1.0, float("inf")] * (N // 2), "holds inf"),
+        ("broken", [float("nan"), float("inf"), float("-inf"), float("inf")] * (N // 4), "has no finite value"),
+        ("clock", [float("inf"), *range(1_700_000_000, 1_700_000_000 + 60 * (N - 1), 60)], "a time, but infinite in 1 rows"),
         ("mostly", ["1.5"] * (N - 3) + ["2.5", "n/a", "3"], "numbers and 'n/a'"),
         ("converted", CLICKS * 3.5, "gives the label away, with AUC 1.000"),
     ],
@@ -106,6 +107,19 @@ def test_columns_are_made_of_times():
     assert kinds(schema) == {"at_hour": "sparse"} and schema.inferred.time == "at"
     assert "- {name: updated_hour, of: updated, part: hour}  # hour of updated, UTC" in schema.to_yaml()
     assert kd.Schema.from_yaml(schema.to_yaml()) == schema
+
+
+def test_infinite_values_of_a_dense_column_are_missing_ones_and_its_line_says_so():
+    rate = np.where(np.arange(N) % 4 == 0, np.inf, rng.random(N))
+    texts = ["inf" if i % 10 == 0 else f"{i % 97}.5" for i in range(N)]
+    table = {"rate": rate, "text": texts, "code": np.where(np.arange(N) % 2, np.inf, rng.integers(0, 2, N)), "click": CLICKS}
+    schema = kd.Schema.infer(table, label="click")
+    assert kinds(schema) == {"rate": "distinct_quantile", "text": "distinct_quantile", "code": "sparse"}
+    said = f"numbers with a fraction; infinite in {N // 4} rows, which count as missing"
+    assert schema.inferred.reasons["rate"] == said and f"# {said}" in schema.to_yaml()
+    assert schema.inferred.reasons["text"].endswith(f"infinite in {N // 10} rows, which count as missing")
+    assert schema.inferred.reasons["code"].endswith("which are a value of their own")
+    assert np.isfinite(kd.data.Preprocessor.fit(schema, table).transform(table)["dense"]).all()
 
 
 @pytest.mark.parametrize(

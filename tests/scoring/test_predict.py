@@ -133,14 +133,14 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_counted(tmp_path: Path, log: 
     options: dict[str, Any] = {"output": tmp_path / "p.parquet", "preprocessor": log.preprocessor, "id_columns": ["unused"]}
     # The first bad row is bad by its label, which is not read.
     line = "line 39" if "sv" in ending else "row 37"
-    with pytest.raises(ValueError, match=rf"dirty.{ending}, {line}, column price: value '?inf"):
+    with pytest.raises(ValueError, match=rf"dirty.{ending}, {line}, column given: value '?51"):
         predict_files(model, dirty, **options)
     assert [p.name for p in tmp_path.iterdir()] == [dirty.name]
     with pytest.raises(ValueError, match="more than max_skipped=2"):
         predict_files(model, dirty, **options, on_error="skip", max_skipped=2)
     assert [p.name for p in tmp_path.iterdir()] == [dirty.name]
     done = predict_files(model, dirty, **options, on_error="skip")
-    usable = [row for row in spoil(NEW) if row["price"] != float("inf") and row["given"] not in (50, -2)]
+    usable = [row for row in spoil(NEW) if row["given"] not in (50, 51, -2)]
     usable = [row for row in usable if len(row["tags"]) < 4]
     assert done.rows == len(usable) and done.skipped == len(spoil(NEW)) - len(usable) == len(done.examples)
     found = pl.read_parquet(tmp_path / "p.parquet")
@@ -411,7 +411,7 @@ def test_the_command_scores_files_in_a_process_of_its_own(tmp_path: Path, log: A
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["rows"] + said["skipped"] == len(spoil(NEW)) and said["rows_per_s"] > 0
-    assert f"{said['skipped']} rows were skipped" in done.stderr and "column price" in done.stderr
+    assert f"{said['skipped']} rows were skipped" in done.stderr and "column given" in done.stderr
     found = pl.read_parquet(tmp_path / "p.parquet")
     keep = found["unused"].cast(pl.Int64).is_first_distinct() & (found["unused"].cast(pl.Int64) == 1000)
     np.testing.assert_allclose(found["probability"].filter(keep), expected(log, model, NEW[:1]), rtol=1e-5, atol=1e-7)

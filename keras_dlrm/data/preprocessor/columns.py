@@ -291,13 +291,11 @@ def _parts(block: Block, column: Dense | Categorical) -> Numbers:
 
 def _dense(numbers: Numbers, column: Dense, state: dict[str, Any] | None, out: np.ndarray) -> Sequence[Fault]:
     """A dense column: transformed, or as it is, NaN where missing, where its state is still to be fitted (`None`)."""
-    infinite = np.isinf(numbers.values)
-    wrong = numbers.lost | infinite
     values, faults = numbers.values, list(numbers.faults)
-    if wrong.any():
-        values = np.where(wrong, np.nan, values)
+    if numbers.lost.any():
         faults.append((numbers.lost, numbers.value, raw.NUMBER if column.of is None else time_order.TIME))
-        faults.append((infinite, numbers.value, raw.FINITE))
+    # Infinite is what x/0 gives, as 0/0 gives NaN: neither is a value.
+    values = np.where(numbers.lost | np.isinf(values), np.nan, values)
     out[:] = values if state is None else dense.apply(column, state, values)
     outside = dense.unusable(column, values) if state is None else ~np.isfinite(out)
     return [*faults, (outside, numbers.value, dense.OUTSIDE)]

@@ -17,7 +17,6 @@ from keras_dlrm.support.values import is_missing
 
 SEPARATOR = "|"
 NUMBER = "must be a number, or empty if missing"
-FINITE = "must be finite, or empty if missing"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,8 +129,8 @@ def with_equal_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
 class RawColumns(ModelColumns):
     """Columns as the log has them, through a fitted preprocessor.
 
-    A value that the preprocessor refuses on the host cannot fail a request, whose batch may be of many: an infinite dense
-    value, or one beyond float32, becomes NaN, and so does its row's probability; hexadecimal digits that are none are an
+    A value that the preprocessor refuses on the host cannot fail a request, whose batch may be of many: a dense value
+    beyond float32 becomes NaN, and so does its row's probability; hexadecimal digits that are none are an
     unseen value; an id out of range is the model's to map to the OOV row. Vocabularies are files in `folder`.
     """
 
@@ -153,9 +153,9 @@ class RawColumns(ModelColumns):
     def dense(self, index: int, values: Any) -> Any:
         column, state = self.schema.dense[index], self._states[index]
         out = _transformed(column.transform, state, values)
-        # The same where the result is infinite: the host refuses such a value.
-        out = tf.where(tf.math.is_finite(values) & tf.math.is_finite(out), out, float("nan"))
-        return tf.where(tf.math.is_nan(values), tf.constant(column.missing, tf.float32), out)
+        # NaN where the result is infinite: the host refuses such a value.
+        out = tf.where(tf.math.is_finite(out), out, float("nan"))
+        return tf.where(tf.math.is_finite(values), out, tf.constant(column.missing, tf.float32))
 
     def ids(self, column: Categorical, values: Any) -> Any:
         lookup = self.lookups.get(column.table_name)

@@ -1,5 +1,7 @@
 """Columns of numbers: amounts, codes, times, or names of rows."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 
@@ -17,9 +19,9 @@ def of_numbers(column: Column) -> Found:
     """A column of numbers, by its values and its name."""
     values = column.values
     numbers = values.cast(pl.Float64).to_numpy()
-    infinite = ~np.isfinite(numbers)
-    if infinite.any():
-        return f"holds {numbers[infinite][0]} in {int(infinite.sum()):,} rows; make it a missing value, or a number"
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        return _of_the_finite(column, finite)
     if (numbers != np.round(numbers)).any():
         return _dense(column, "numbers with a fraction")
     moments = times.of_numbers(column.name, numbers) if column.kinds > 2 else None
@@ -48,6 +50,18 @@ def of_numbers(column: Column) -> Found:
     if high > _LARGE and column.kinds < 0.5 * len(numbers) and np.median(numbers) > 0.01 * high:
         return column.categorical(f"whole numbers up to {high:.0f} that repeat, as ids do")
     return _dense(column, "whole numbers, perhaps codes", unsure=True)
+
+
+def _of_the_finite(column: Column, finite: np.ndarray) -> Found:
+    """A column of numbers some of which are infinite, by the others. Infinite values of a dense column are missing ones."""
+    infinite = f"infinite in {int((~finite).sum()):,} rows"
+    kind = of_numbers(dataclasses.replace(column, values=column.values.filter(finite))) if finite.any() else "has no finite value"
+    if isinstance(kind, str):
+        return kind
+    if not isinstance(kind, Kind):
+        return f"a time, but {infinite}; make these missing values"
+    stand = "count as missing" if isinstance(kind.column, Dense) else "are a value of their own"
+    return dataclasses.replace(kind, why=f"{kind.why}; {infinite}, which {stand}")
 
 
 def _few(column: Column) -> bool:
