@@ -75,11 +75,11 @@ def command(
         print_table([result["grouped_auc"]], f"AUC within each value of {group_by}")
     if report is not None:
         from keras_dlrm.files.durable import write
-        from keras_dlrm.training.analysis import affordable_rows, analyze
+        from keras_dlrm.training.analysis import affordable, analyze
         from keras_dlrm.training.page import page
 
-        shuffled = affordable_rows(log.schema, len(part))
-        figures = analyze(loaded, log, split, probabilities, batch_size, slice_by or None, group_by, importance_rows=shuffled)
+        shuffled = affordable(log.schema, len(part))
+        figures = analyze(loaded, log, split, probabilities, batch_size, slice_by or None, group_by, predictions=shuffled)
         write(report, page({split: scores}, figures, f"{loaded.name} on {log.directory.name}"))
         click.echo(f"report: {report}")
     if tables:

@@ -1,6 +1,6 @@
 """Permutation importance: what a model loses when a column no longer belongs to its rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,12 @@ from keras_dlrm.metrics.scores import scores
 from keras_dlrm.metrics.validation import flat
 from keras_dlrm.schema.crosses import fill
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.arguments import integer, shown
 
 
 def permutation_importance(
     predict: Callable[[dict[str, np.ndarray]], Any], schema: Schema, batch: Mapping[str, Any], labels: Any, weights: Any = None,
-    shuffles: int = 3, seed: int = 0,
+    shuffles: int = 3, seed: int = 0, columns: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Drop of the AUC when the values of one column are shuffled among the rows, the most important column first.
 
@@ -29,13 +29,15 @@ def permutation_importance(
         weights: What each row counts, finite and at least 0; 1 each by default.
         shuffles: How often each column is shuffled, at least 1.
         seed: Seed of the shuffles; those of a column do not depend on the other columns.
+        columns: Names of the columns to shuffle; all by default. Each costs `shuffles` predictions of all rows.
 
     Returns:
-        For each column `{"column", "auc_drop", "auc_spread", "logloss_rise", "logloss_spread"}`: means over the shuffles,
+        For each of them `{"column", "auc_drop", "auc_spread", "logloss_rise", "logloss_spread"}`: means over the shuffles,
         and their standard deviations, which are `None` with one shuffle.
 
     Raises:
-        KeyError, ValueError: the batch is not of the schema, or labels and predictions are bad, as for `scores`.
+        KeyError, ValueError: the batch is not of the schema, a column is not in it, or labels and predictions are bad, as for
+            `scores`.
 
     Example:
 
@@ -50,6 +52,10 @@ def permutation_importance(
     shuffles = integer("permutation_importance", "shuffles", shuffles)
     seed = integer("permutation_importance", "seed", seed, 0)
     schema.validate(batch)
+    places_by_column = _places(schema)
+    for name in columns or ():
+        if name not in places_by_column:
+            raise ValueError(f"permutation_importance: no column {name!r}; the schema has {shown(list(places_by_column))}.")
     rows = {key: np.array(batch[key]) for key in schema.input_names}
     n = len(flat("permutation_importance", "labels", labels))
 
@@ -59,8 +65,10 @@ def permutation_importance(
         return scores(labels, predict(rows), weights)
 
     whole = scored()
-    columns = []
-    for number, (column, places) in enumerate(_places(schema).items()):
+    changed = []
+    for number, (column, places) in enumerate(places_by_column.items()):
+        if columns is not None and column not in columns:
+            continue
         random = np.random.default_rng((seed, number))
         kept = {key: rows[key][:, place].copy() for key, place in places.items()}
         changes = []
@@ -74,9 +82,9 @@ def permutation_importance(
             rows[key][:, place] = kept[key]
         (drop, rise), spread = np.mean(changes, axis=0), np.std(changes, axis=0, ddof=1) if shuffles > 1 else (None, None)
         auc_spread, loss_spread = (None if value is None else float(value) for value in spread)
-        columns.append({"column": column, "auc_drop": float(drop), "auc_spread": auc_spread, "logloss_rise": float(rise),
+        changed.append({"column": column, "auc_drop": float(drop), "auc_spread": auc_spread, "logloss_rise": float(rise),
                         "logloss_spread": loss_spread})  # fmt: skip
-    return sorted(columns, key=lambda entry: -entry["auc_drop"])
+    return sorted(changed, key=lambda entry: -entry["auc_drop"])
 
 
 def _places(schema: Schema) -> dict[str, dict[str, slice]]:

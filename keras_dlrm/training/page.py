@@ -147,9 +147,11 @@ def _importance(importance: Mapping[str, Any]) -> str:
         return ""
     largest = max(*(entry["auc_drop"] for entry in columns), 1e-12)
     rows = [{**entry, "bar": max(entry["auc_drop"], 0) / largest} for entry in columns]
+    some = len(columns) < importance["of"]
     note = (
         f"What the model loses when a column is shuffled among {importance['rows']:,} rows: mean and standard deviation of "
         f"{importance['shuffles']} shuffles. Columns that tell the same share their importance."
+        + (f" Of {importance['of']:,} columns only the {len(columns)} that tell most by themselves were shuffled." if some else "")
     )
     return f"<h2>Importance of columns</h2>{hint(note)}{table(rows, _IMPORTANCE)}"
 

@@ -23,7 +23,7 @@ from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
 from keras_dlrm.training import run_files
-from keras_dlrm.training.analysis import affordable_rows, analyze
+from keras_dlrm.training.analysis import affordable, analyze
 from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.baselines import beside
 from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions
@@ -273,7 +273,7 @@ def _finish(
         part_name, labels, probabilities, weights = plotted
         result |= beside(experiment, data, part_name, probabilities, result)
         learning_curves_png(best.history, labels, probabilities, output / run_files.REPORT, title, weights)
-        shuffled = affordable_rows(data.schema, trained)
+        shuffled = affordable(data.schema, trained)
         figures = analyze(model, data, part_name, probabilities, best.batch_size, slice_by, group_by, experiment.seed, shuffled)
         write(output / run_files.FIGURES, json.dumps(figures, indent=2))
         write(output / run_files.PAGE, page(result, figures, title))

@@ -65,6 +65,13 @@ def test_the_same_seed_gives_the_same_figures_and_one_shuffle_has_no_spread():
     assert first != metrics.permutation_importance(predict, SCHEMA, batch, labels, None, 1, 4)
 
 
+def test_only_the_named_columns_are_shuffled_and_as_they_are_among_all():
+    batch, labels = rows(200)
+    whole = metrics.permutation_importance(predict, SCHEMA, batch, labels)
+    some = metrics.permutation_importance(predict, SCHEMA, batch, labels, columns=["tags", "noise"])
+    assert some == [row for row in whole if row["column"] in ("tags", "noise")]
+
+
 def test_rows_count_what_their_weights_say():
     batch, labels = rows(300)
     ones = metrics.permutation_importance(predict, SCHEMA, batch, labels, np.full(300, 2.0))
@@ -77,6 +84,7 @@ def test_rows_count_what_their_weights_say():
     [
         ({"shuffles": 0}, "shuffles=0 must be an integer >= 1"),
         ({"seed": -1}, "seed=-1"),
+        ({"columns": ["b"]}, r"no column 'b'; the schema has \['x', 'noise', 'a', 'tags'\]"),
         ({"labels": np.zeros(200)}, "all 200 labels are 0"),
     ],
 )

@@ -10,7 +10,8 @@ from keras_dlrm import data, metrics
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.columns import Dense
 from keras_dlrm.schema.schema import Categorical, Schema
-from keras_dlrm.training.analysis import affordable_rows, analyze
+from keras_dlrm.training.analysis import affordable, analyze
+from keras_dlrm.training.page import page
 from keras_dlrm.training.slicing import Slicer, id_counts
 
 pytestmark = pytest.mark.neutral
@@ -131,25 +132,41 @@ def test_all_figures_are_json_and_the_columns_that_count_come_first(log, probabi
     assert figures["lift"]["gain"] == metrics.lift(labels, probabilities).gain.tolist()
 
 
+class Counted(Model):
+    """Notes the rows of each prediction."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def predict_on_batch(self, batch):
+        self.sizes.append(len(batch["dense"]))
+        return super().predict_on_batch(batch)
+
+
 def test_importance_takes_no_more_rows_than_it_may(log, probabilities):
-    sizes = []
-
-    class Counted(Model):
-        def predict_on_batch(self, batch):
-            sizes.append(len(batch["dense"]))
-            return super().predict_on_batch(batch)
-
-    figures = analyze(Counted(), log, "test", probabilities, 64, slice_by=(), importance_rows=150)
-    # Whole batches, so that none of another shape has to be compiled: two for each of 1 + 5 columns * 3 shuffles.
-    assert sizes == [64] * 2 * 16 and figures["importance"]["rows"] == 128 and figures["slices"] == []
-    sizes.clear()
-    assert analyze(Counted(), log, "test", probabilities, 64, importance_rows=0)["importance"]["columns"] == []
-    assert sizes == []
+    model = Counted()
+    importance = analyze(model, log, "test", probabilities, 64, slice_by=(), predictions=300 * 15)["importance"]
+    # Whole batches, so that none of another shape has to be compiled: four for each of 1 + 5 columns * 3 shuffles.
+    assert model.sizes == [64] * 4 * 16 and (importance["rows"], importance["of"], len(importance["columns"])) == (256, 5, 5)
+    model = Counted()
+    assert analyze(model, log, "test", probabilities, 64, predictions=0)["importance"]["columns"] == []
+    assert model.sizes == []
 
 
-def test_a_long_run_pays_for_more_rows():
-    wide = Schema(dense=[f"x{i}" for i in range(40)])
-    assert [affordable_rows(wide, rows) for rows in (0, 10**6, 10**9)] == [833, 4166, 20_000]
+def test_importance_of_many_columns_is_that_of_those_that_tell_most_by_themselves(log, probabilities):
+    model = Counted()
+    figures = analyze(model, log, "test", probabilities, 500, slice_by=(), predictions=2 * 3 * 250)["importance"]
+    assert model.sizes == [250] * (1 + 2 * 3) and (figures["rows"], figures["of"]) == (250, 5)
+    shuffled = [row["column"] for row in figures["columns"]]
+    assert len(shuffled) == 2 and shuffled[0] == "age"
+    page_of = page({"test": {"auc": 0.7}}, analyze(model, log, "test", probabilities, 500, predictions=1500), "wide")
+    assert "Of 5 columns only the 2 that tell most by themselves were shuffled." in page_of
+
+
+def test_a_long_run_pays_for_more_predictions_and_wide_rows_cost_more():
+    wide, narrow = Schema(dense=[f"x{i}" for i in range(400)]), Schema(dense=["x"])
+    assert [affordable(wide, rows) for rows in (0, 10**6)] == [10_000, 500_000]
+    assert affordable(narrow, 0) == 100_000
 
 
 def test_a_log_without_names_shows_ids(tmp_path):

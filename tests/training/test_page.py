@@ -59,7 +59,7 @@ def figures(labels, probabilities, **changes):
     importance = [{"column": EVIL, "auc_drop": 0.1, "auc_spread": None, "logloss_rise": -0.1, "logloss_spread": 0.01}]
     return {
         "part": "test", "parts": {"test": len(labels)}, **plain,
-        "importance": {"rows": 10, "shuffles": 3, "columns": importance},
+        "importance": {"rows": 10, "of": 1, "shuffles": 3, "columns": importance},
         "slices": [{"column": EVIL, "by": "value", "rows": rows}, {"column": EVIL, "by": "frequency", "rows": rows}],
         "grouped_auc": {"column": EVIL, "groups": 3, "rows": 9, "auc": None}, **changes,
     }  # fmt: skip
@@ -111,7 +111,7 @@ def test_any_history_is_drawn(history):
 
 
 def test_a_run_without_importance_slices_and_groups_has_a_page():
-    plain = figures(*rows(40), slices=[], importance={"rows": 0, "shuffles": 3, "columns": []})
+    plain = figures(*rows(40), slices=[], importance={"rows": 0, "of": 1, "shuffles": 3, "columns": []})
     del plain["grouped_auc"]
     html = page({"test": RESULT["test"]}, plain, "model.keras")
     assert "Slices" not in html and "Importance" not in html
