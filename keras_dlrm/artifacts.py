@@ -1,8 +1,10 @@
 """Checks of everything that this package writes: `kd.verify` and `keras-dlrm verify`."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,9 +57,9 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
     """Read all of something that this package wrote, and compare it with its checksums.
 
     Args:
-        path: A processed directory, a preprocessor's folder, a run's folder, a folder of checkpoints or one of them, a
-            published version or the folder of its versions, a folder of commits of `train_online`; a `.keras`, `.npz`, `.onnx`
-            or `.tflite` file; a schema, plan or experiment (`.json`, `.yaml`).
+        path: A processed directory, a preprocessor's folder, a run's folder, that of a tuning, a folder of checkpoints or one of
+            them, a published version or the folder of its versions, a folder of commits of `train_online`; a `.keras`, `.npz`,
+            `.onnx` or `.tflite` file; a schema, plan or experiment (`.json`, `.yaml`).
         progress: Called as `progress(bytes_done, bytes_total)`, from several threads.
 
     Returns:
@@ -110,7 +112,7 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
     for names, kind, check in _FOLDERS:
         if any(next(path.glob(name), None) is not None for name in names):
             return kind, check
-    fix = "give a processed directory, a preprocessor, a run, checkpoints or a published model."
+    fix = "give a processed directory, a preprocessor, a run, a tuning, checkpoints or a published model."
     raise ValueError(f"{path} is not a folder that this package wrote; {fix}")
 
 
@@ -154,6 +156,20 @@ def _run(path: Path, done: Done) -> _Checks:
         check_archive(path / run_files.PLACE, ("place.npy",), done)
         checks[path / run_files.PLACE] = "CRC-32"
     return {**{path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}, **checks}
+
+
+def _tuning(path: Path, done: Done) -> _Checks:
+    checks = {path / name: UNCHECKED for name in files_below(path) if not name.startswith(".")}
+    database = path / run_files.DATABASE
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as trials:
+            (problem,) = trials.execute("PRAGMA integrity_check").fetchone()
+    except sqlite3.Error as error:
+        problem = str(error)
+    if problem != "ok":
+        raise ValueError(f"{database} is damaged or missing ({problem}); tune again, into another folder.")
+    done(database.stat().st_size)
+    return {**checks, database: PARSED, **dict.fromkeys(run_files.check_run(path, done).values(), SHA)}
 
 
 def _checkpoints(path: Path, done: Done) -> _Checks:
@@ -236,6 +252,7 @@ _FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Checks]], ..
     (("saved_model.pb", "assets.extra/manifest.json"), "published version", _version),
     (("[0-9]*/saved_model.pb", "[0-9]*/assets.extra"), "published model", _versions),
     (("experiment.yaml", "result.json", "data.json"), "run", _run),
+    (("tune.json", run_files.DATABASE, run_files.STUDY), "tuning", _tuning),
     (("schema.json", "train/*.npy", "valid/*.npy", "test/*.npy"), "packed log", _log),
     (("commit-*/state.json",), "commits of a stream", _commits),
     (("step_*/manifest.json", "dense.npz"), "checkpoints", _checkpoints),

@@ -21,6 +21,8 @@ DATA, PREDICTIONS = "data.json", "predictions.npy"
 PAGE, FIGURES = "report.html", "report.json"
 # The checkpoint of a run that has not ended, and the place in the data that it is of.
 STATE, PLACE = "resume", "resume.npz"
+# Checksums of what a tuning wrote; its trials are in a database.
+STUDY, DATABASE = "study.json", "study.db"
 # The processed directory of a run that was given a table, and what a stopped job leaves of it.
 LOG = "data"
 _PARTIAL = staging_directory(Path(LOG)).name
@@ -45,7 +47,10 @@ def stamped(name: str) -> Path:
 
 
 def write_listing(folder: Path, name: str, content: Mapping[str, Any], files: tuple[str, ...]) -> None:
-    """Write `result.json` or `data.json` of a run's folder, with an inventory of those of some files that exist."""
+    """Write `result.json` or `data.json` of a run's folder, or `study.json` of a tuning's, with an inventory of some files.
+
+    Those of them that do not exist are left out.
+    """
     existing = [file for file in files if (folder / file).is_file()]
     for file in existing:
         sync(folder / file)
@@ -72,9 +77,9 @@ def read_predictions(folder: Path) -> np.ndarray:
 
 
 def check_run(folder: Path, done: Done = lambda size: None) -> dict[str, Path]:
-    """Compare all files of a run with their checksums, `done` being told the bytes: the files that were compared, by name."""
+    """Compare all files of a run or tuning with their checksums, `done` being told the bytes: those that were, by name."""
     checked: dict[str, Path] = {}
-    for name in (DATA, RESULT):
+    for name in (DATA, RESULT, STUDY):
         path = folder / name
         if path.is_file():
             content = read_sealed(path, required=False)

@@ -263,6 +263,7 @@ def _finish(study: SharedStudy, log: Any, experiment: Experiment, space: Space) 
     write(study.folder / TRIALS, tuning.trials.write_csv())
     title = f"Tuning of {experiment.model['type']} on {log.directory.name}"
     write(study.folder / PAGE, tuning_page(title, tuning.trials.to_dicts(), best.number, values, space))
+    run_files.write_listing(study.folder, run_files.STUDY, {"best_trial": best.number}, (SETTINGS, BEST, TRIALS, PAGE))
     return tuning
 
 

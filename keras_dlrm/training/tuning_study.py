@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.files.ownership import held
+from keras_dlrm.training.run_files import DATABASE
 from keras_dlrm.training.tuning_space import Choice, Space
 
-DATABASE = "study.db"
 _NAME = "tune"
 _STARTS = 8  # trials before the sampler looks at scores
 _COMPARED = 4  # trials that the pruner needs

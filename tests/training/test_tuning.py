@@ -97,6 +97,26 @@ def test_a_study_continues_and_its_best_is_what_is_written(log, tmp_path, untrai
 
 
 @suite_on("torch")
+def test_what_a_tuning_wrote_can_be_verified(log, tmp_path, untrained):
+    folder = tmp_path / "t"
+    kd.tune(log, experiment=TINY, output=folder, trials=2)
+    verified = kd.verify(folder)
+    assert verified.kind == "tuning"
+    checks = {file.name: file.check for file in verified.files}
+    hashed = ("best.yaml", "report.html", "study.json", "trials.csv", "tune.json")
+    assert checks == {**dict.fromkeys(hashed, "SHA-256"), "study.db": "is well formed"}
+    for name in (*hashed, "study.db"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(bytes([whole[0] ^ 4]) + whole[1:])
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            kd.verify(folder)
+        (folder / name).write_bytes(whole)
+    (folder / "study.db").unlink()
+    with pytest.raises(ValueError, match="study.db is damaged or missing"):
+        kd.verify(folder)
+
+
+@suite_on("torch")
 def test_a_trial_that_fails_is_listed_and_tuning_goes_on(log, tmp_path, untrained):
     untrained.during = {1: raising(MemoryError("no room")), 2: raising(ValueError("training diverged"))}
     found = kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=4)
@@ -196,7 +216,7 @@ def test_trials_are_pruned_and_the_best_trains_to_its_score(log, tmp_path, monke
     assert states(found) == ["complete", "pruned", "complete"]
     assert found.trials["epochs"].to_list() == [3, 1, 3]
     assert sorted(path.name for path in (tmp_path / "t").iterdir() if path.name[0] != ".") == [
-        "best.yaml", "report.html", "study.db", "trials.csv", "tune.json",
+        "best.yaml", "report.html", "study.db", "study.json", "trials.csv", "tune.json",
     ]  # fmt: skip
     best = found.trials.to_dicts()[found.best_trial]
     trained = train(Experiment.load(tmp_path / "t" / "best.yaml"), log, tmp_path / "run")
