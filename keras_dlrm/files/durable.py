@@ -129,7 +129,7 @@ def sync(path: Path) -> None:
 
 def check_file(path: Path, overwrite: bool) -> None:
     """`FileExistsError` where a file may not be put at a place: there is one, or a folder, a link, a device."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
             raise FileExistsError(f"{path} is a folder; give the name of a file.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from keras_dlrm.data import ClickLog, CsvDialect, tables
+from keras_dlrm.data.packed.writer import remove_log
 from keras_dlrm.data.tables.files import Inputs
 from keras_dlrm.files.marker import MARKER
 from keras_dlrm.schema.inference.table import Inferred
@@ -46,19 +47,23 @@ def prepare(
         _tell(schema, console)
     elif label not in (None, schema.label):
         raise ValueError(f"train: label={label!r} is not the schema's, which is {schema.label!r}; leave it out.")
+    blocked = next((place for place in (output, *output.absolute().parents) if place.exists()), output)
+    if not blocked.is_dir():
+        raise FileExistsError(f"train: output={str(output)!r} cannot be a folder, {blocked} is a file; give another output.")
     if besides_log(output) and not (output / MARKER).is_file():
         raise FileExistsError(f"{output} has content that is not a run's; give another output.")
     if (inferred := _inferred(data, schema, csv)) is not None:
         _check(inferred, schema.label)
         split_by = split_by or inferred.time
     split_by = split_by or "random"
-    new = not output.exists()
+    new, made = not output.exists(), not (output / LOG).exists()
     try:
         with row_bar(console, "preprocess") as progress:
             log = tables.preprocess(
                 schema, data, output=output / LOG, split=SPLIT if split is None else split, split_by=split_by, csv=csv,
                 reuse=True, progress=progress,
             )  # fmt: skip
+        _check_parts(log, made)
     finally:
         if new:  # an empty folder would be all that a refused table leaves
             with contextlib.suppress(OSError):
@@ -67,6 +72,18 @@ def prepare(
     how = "at random" if split_by == "random" else f"by {split_by}"
     console.print(f"rows: {rows}, cut {how}", highlight=False, markup=False, soft_wrap=True)
     return log
+
+
+def _check_parts(log: ClickLog, made: bool) -> None:
+    """`ValueError` where a part cannot be scored; a log that was just made for it is gone then, for another split to be tried."""
+    from keras_dlrm.training.run import check_parts  # with Keras
+
+    try:
+        check_parts(log)
+    except ValueError:
+        if made:
+            remove_log(log.directory)
+        raise
 
 
 def _inferred(data: Inputs, schema: Schema, csv: CsvDialect | None) -> Inferred | None:

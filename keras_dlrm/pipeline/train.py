@@ -59,6 +59,7 @@ def train(
 
     Raises:
         FileNotFoundError, KeyError: there is no such file or column.
+        FileExistsError: `output` is a file, or has content that is not a run's.
         TypeError: an argument is of another type.
         ValueError: labels are missing, all equal, or neither 0 nor 1; there are too few rows; no column can be used; `output`
             is of other data or another experiment.
@@ -76,6 +77,8 @@ def train(
         raise TypeError(f'train: settings={shown(settings)} must be a mapping, such as {{"epochs": 3}}.')
     if schema is not None and not isinstance(schema, (Schema, str, os.PathLike)):
         raise TypeError(f"train: schema={shown(schema)} must be a Schema or its file; see kd.Schema.from_dict.")
+    if output is not None and not isinstance(output, (str, os.PathLike)):
+        raise TypeError(f"train: output={shown(output)} must be the path of a folder.")
     if model is not None and experiment is not None:
         raise ValueError("train: give either model=… or experiment=…, which names its model.")
     if isinstance(experiment, (str, os.PathLike)):

@@ -112,6 +112,8 @@ def check_place(path: Path, overwrite: bool) -> None:
     """`OSError` where a file cannot be put there: there is one that may not be replaced, or a folder, or no folder for it."""
     check_file(path, overwrite)
     if not path.parent.is_dir():
+        if path.parent.exists():
+            raise NotADirectoryError(f"{path.parent} is a file, so that there is no place for {path.name}; give another output.")
         raise FileNotFoundError(f"{path.parent} does not exist; make that folder, or give another output.")
 
 

@@ -72,7 +72,7 @@ def test_bad_frames_are_named(tmp_path: Path) -> None:
         tables.preprocess(SCHEMA, pl.DataFrame({"y": [1], "x": [1], "c": ["a"], "tags": ["a"]}), output=output)
     with pytest.raises(ValueError, match="the frame, row 1, column y: value '7' must be 0 or 1"):
         tables.preprocess(SCHEMA, {**COLUMNS, "y": [1, 7, 0, 0, 0]}, output=output)
-    with pytest.raises(TypeError, match="an input is a int"):
+    with pytest.raises(TypeError, match="an input is of the type int; give a path, a pattern, a frame, or a mapping of columns"):
         tables.preprocess(SCHEMA, [7], output=output)
     with pytest.raises(ValueError, match="no rows"):
         tables.preprocess(SCHEMA, {name: [] for name in COLUMNS}, output=output)

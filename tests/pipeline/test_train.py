@@ -76,6 +76,34 @@ def test_predictions_are_those_of_the_command_line_whatever_holds_the_rows(run: 
         run.predict(rows[:2].with_columns(price=pl.Series(["1", "dear"])))
 
 
+@suite_on("torch")
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"price": 3.5, "user": 7}, r"column 'price' is 3.5, a float; give a sequence, one entry a row, such as \[3.5\]"),
+        ({"price": [3.5], "user": None}, "column 'user' is None, a NoneType; give a sequence"),
+        (7, 'of the type int; give a path, a pattern, a frame, or a mapping of columns such as {"price"'),
+        (np.zeros((2, 3)), "of the type ndarray; give a path"),
+        (pl.Series("price", [1.0]), "of the type Series; give a path"),
+    ],
+)
+def test_rows_that_are_none_are_refused_with_what_to_give(run: kd.Run, rows: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        run.predict({**rows, "device": ["desk"], "when": ["2024-01-01"]} if isinstance(rows, dict) else rows)
+
+
+@suite_on("torch")
+def test_a_part_of_one_class_leaves_nothing_that_blocks_another_split(tmp_path: Path) -> None:
+    rows = clicks(200).sort("when").with_columns(click=pl.when(pl.int_range(200) < 150).then("click").otherwise(0))
+    arguments: dict[str, Any] = {"settings": {"epochs": 1}, "output": tmp_path / "run", "verbose": False}
+    with pytest.raises(ValueError, match="all 20 labels of the valid part are 0, so it has no AUC; cut the log so that both"):
+        kd.train(rows, "click", "LogisticRegression", **arguments)
+    assert list(tmp_path.iterdir()) == []
+    again = kd.train(rows, "click", "LogisticRegression", split_by="random", **arguments)
+    assert again.result["rows"] == {"train": 160, "valid": 20, "test": 20}
+    assert (tmp_path / "run" / "data").is_dir()
+
+
 class Arrow:
     """A table of another library, which hands it over as Arrow says."""
 
@@ -217,6 +245,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="has content that is not a run's"):
         kd.train(clicks(), "click", output=tmp_path, verbose=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.neutral
+def test_an_output_that_is_no_folder_is_refused_before_the_table_is_read(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    for output in (tmp_path / "notes", tmp_path / "notes" / "run"):
+        with pytest.raises(FileExistsError, match="cannot be a folder, .*notes is a file; give another output"):
+            kd.train(clicks(), "click", output=output, verbose=False)
+    with pytest.raises(TypeError, match="train: output=5 must be the path of a folder"):
+        kd.train(clicks(), "click", output=5, verbose=False)  # type: ignore[arg-type]
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 @pytest.mark.neutral

@@ -63,6 +63,7 @@ def test_an_error_leaves_nothing_behind_and_an_earlier_file_as_it_was(tmp_path: 
         ("there.csv", COLUMNS, FileExistsError, "there.csv exists.*overwrite"),
         ("folder.csv", COLUMNS, FileExistsError, "folder.csv is a folder"),
         ("none/scores.csv", COLUMNS, FileNotFoundError, "none does not exist"),
+        ("there.csv/scores.csv", COLUMNS, NotADirectoryError, "there.csv is a file, so that there is no place for scores.csv"),
     ],
 )
 def test_a_place_where_no_file_can_be_is_named(tmp_path: Path, name: str, columns: dict, error: type, words: str) -> None:

@@ -138,8 +138,10 @@ def column(name: str, values: Any) -> pl.Series:
     >>> column("u", np.ma.array([3, 4], mask=[True, False])).to_list()
     [None, 4]
     """
-    if isinstance(values, (str, bytes, Mapping, Set)) or getattr(values, "shape", None) == ():
-        raise TypeError(f"column {name!r} is {values!r:.60}, a {type(values).__name__}; give a sequence, one entry a row.")
+    one = isinstance(values, (str, bytes, Mapping, Set)) or getattr(values, "shape", None) == ()
+    if one or not (isinstance(values, Iterable) or hasattr(values, "__array__")):
+        fix = "give a sequence, one entry a row, such as [3.5]"
+        raise TypeError(f"column {name!r} is {values!r:.60}, a {type(values).__name__}; {fix}.")
     if isinstance(values, pl.Series):
         return _of_values(name, values.to_list()) if values.dtype == pl.Object else values.alias(name)
     if hasattr(values, "isna") and hasattr(values, "dtype"):

@@ -17,7 +17,7 @@ from keras_dlrm.files.checksums import CHECKSUM, sealed
 from keras_dlrm.files.durable import full_disk, is_full, recover, replace_folder, workspace
 from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.marker import MARKER, marker_content
-from keras_dlrm.files.ownership import check, identity, mark
+from keras_dlrm.files.ownership import check, hold, identity, mark, remove
 from keras_dlrm.schema.packing import WEIGHTS, allowed_labels, narrow
 from keras_dlrm.schema.schema import Schema
 
@@ -238,6 +238,12 @@ def check_output(output: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{output} exists and is not empty; give another output, or overwrite=True to replace it.")
     check(output, _owner(output), _WHAT)
+
+
+def remove_log(output: Path) -> None:
+    """Remove a processed directory of this package's own; `FileExistsError` where it is something else."""
+    with hold(output):
+        remove(output, _owner(output), _WHAT)
 
 
 def place_log(written: Path, output: Path, overwrite: bool) -> None:

@@ -87,7 +87,9 @@ def _is_pandas(data: Any) -> bool:
 
 
 def is_table(data: Any) -> bool:
-    """True where `frame` accepts the data."""
+    """True where `frame` accepts the data: named columns, not a single one."""
+    if len(getattr(data, "shape", (0, 0))) == 1:  # a series of pandas or Polars
+        return False
     arrow = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
     return arrow or _is_pandas(data) or isinstance(data, (Mapping, pl.LazyFrame))
 

@@ -37,7 +37,8 @@ def table_files(
             tables += [partitioned(open_table(path, dialect), names) for path in input_files(entry)]
         else:
             if not is_table(entry):
-                raise TypeError(f"tables: an input is a {type(entry).__name__}; give paths, patterns or frames.")
+                fix = 'give a path, a pattern, a frame, or a mapping of columns such as {"price": [3.5, 2.0]}'
+                raise TypeError(f"tables: an input is of the type {type(entry).__name__}; {fix}.")
             tables.append(FrameFile(entry, "the frame" if len(entries) == 1 else f"frame {len(tables)}", times))
     if not tables:
         raise ValueError("tables: an empty list of input files; give at least one.")
