@@ -16,8 +16,8 @@ class Difference(NamedTuple):
 
     Args:
         difference: On the rows as they are.
-        low: Lower end of the 95% interval.
-        high: Upper end of the 95% interval.
+        low: Lower end of its interval, of 95% unless another confidence was asked for.
+        high: Upper end of it.
         p_value: Two-sided, for the hypothesis that there is no difference.
 
     Example:

@@ -1,6 +1,7 @@
 """Paired difference of two models' scores with its interval, in one pass: for every run, where resampling would take long."""
 
 from math import erfc, sqrt
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,13 @@ import numpy as np
 from keras_dlrm.metrics.bootstrap import Difference
 from keras_dlrm.metrics.scores import mass_losses
 from keras_dlrm.metrics.validation import masses
+from keras_dlrm.support.arguments import number
 from keras_dlrm.support.auc import tie_starts
 
-_NORMAL = 1.959964  # standard deviations on either side of the mean that hold 95%
 
-
-def paired_difference(labels: Any, probs_a: Any, probs_b: Any, weights: Any = None) -> dict[str, Difference]:
+def paired_difference(
+    labels: Any, probs_a: Any, probs_b: Any, weights: Any = None, confidence: float = 0.95
+) -> dict[str, Difference]:
     """Differences a − b of AUC and of log loss, with normal intervals from what each row contributes to them.
 
     What `paired_bootstrap` finds by resampling, in O(n log n), and of weighted rows, too. The interval covers the choice of
@@ -24,12 +26,14 @@ def paired_difference(labels: Any, probs_a: Any, probs_b: Any, weights: Any = No
         probs_a: Probabilities of model a, in [0, 1], (n,) or (n, 1).
         probs_b: Probabilities of model b, likewise.
         weights: What each row counts, finite and at least 0, (n,) or (n, 1); 1 each by default.
+        confidence: How sure each interval is, in [0, 1). Who looks at both for any difference, and is to be wrong in at most 5% of
+            all cases, takes 0.975 (Bonferroni).
 
     Returns:
         `{"auc": Difference, "logloss": Difference}`. Better is above zero for AUC and below zero for log loss.
 
     Raises:
-        ValueError: bad shapes or values, or labels all equal.
+        ValueError: bad shapes or values, labels all equal, or `confidence` outside [0, 1).
 
     Example:
 
@@ -41,14 +45,15 @@ def paired_difference(labels: Any, probs_a: Any, probs_b: Any, weights: Any = No
 
     Source: DeLong et al. 1988, "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves".
     """
+    confidence = number("paired_difference", "confidence", confidence, 0.0, 1.0)
     clicks, others, a = masses("paired_difference", labels, probs_a, weights)
     _, _, b = masses("paired_difference", labels, probs_b, weights)
     if not clicks.any() or not others.any():
         raise ValueError(f"paired_difference: all labels are {int(clicks.any())}; it is defined only where both 0 and 1 occur.")
     freedom = min(_effective(clicks), _effective(others)) - 1
     return {
-        "auc": _difference(_auc(clicks, others, a), _auc(clicks, others, b), freedom),
-        "logloss": _difference(_log_loss(clicks, others, a), _log_loss(clicks, others, b), freedom),
+        "auc": _difference(_auc(clicks, others, a), _auc(clicks, others, b), freedom, confidence),
+        "logloss": _difference(_log_loss(clicks, others, a), _log_loss(clicks, others, b), freedom, confidence),
     }
 
 
@@ -84,20 +89,29 @@ def _unbiased(mass: np.ndarray) -> float:
     return sqrt(1 + 1 / max(_effective(mass) - 1, 1e-9))
 
 
-def _difference(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray], freedom: float) -> Difference:
+def _difference(
+    a: tuple[float, np.ndarray], b: tuple[float, np.ndarray], freedom: float, confidence: float
+) -> Difference:
     """The difference and its interval by Student's distribution: a few clicks tell little, one tells nothing."""
     mean = a[0] - b[0]
     moved = a[1] - b[1]
     if freedom < 0.5:
         return Difference(mean, -1.0 - abs(mean), 1.0 + abs(mean), 1.0)
-    error = sqrt(float(moved @ moved)) * _student(freedom) / _NORMAL
-    p_value = erfc(abs(mean) / error / sqrt(2)) if error > 0 else float(mean == 0)
-    return Difference(mean, mean - _NORMAL * error, mean + _NORMAL * error, p_value)
+    error = sqrt(float(moved @ moved))
+    half = error * _student(confidence, freedom)
+    wide = error * _student(0.95, freedom) / _normal(0.95)  # of the normal distribution that holds 95% in the same place
+    p_value = erfc(abs(mean) / wide / sqrt(2)) if wide > 0 else float(mean == 0)
+    return Difference(mean, mean - half, mean + half, p_value)
 
 
-def _student(freedom: float) -> float:
-    """The 97.5% quantile of Student's distribution, to 2% from 2 degrees of freedom on (Abramowitz and Stegun 26.7.5)."""
-    z, n = _NORMAL, freedom
+def _normal(confidence: float) -> float:
+    """Standard deviations on either side of the mean that hold a share of the normal distribution."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _student(confidence: float, n: float) -> float:
+    """The same of Student's distribution of n degrees of freedom, to 2% from 2 on (Abramowitz and Stegun 26.7.5)."""
+    z = _normal(confidence)
     terms = (
         (z**3 + z) / 4 / n, (5 * z**5 + 16 * z**3 + 3 * z) / 96 / n**2, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / n**3,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160 / n**4,

@@ -14,6 +14,8 @@ from keras_dlrm.training.recipe import recipe
 RATE, LOGISTIC = "click rate", "logistic regression"
 # A log is fitted once, however many models are trained on it.
 _FITTED: WeakKeyDictionary[Any, LinearModel] = WeakKeyDictionary()
+# The verdict looks at two scores, either of which may differ by chance: together they are to be wrong in 5% of all cases at most.
+_CONFIDENCE = 1 - 0.05 / 2
 _OVERFIT = 1.02  # log loss of validation rows over that of training rows
 
 
@@ -45,7 +47,7 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
 
     Returns:
         JSON values: `baselines`, rows of `{"model", "part", "auc", "logloss", …}`; `against`, the differences of the model and
-        the best of them by score, with their 95% intervals; `verdict`, which says it in words.
+        the best of them by score, with their 97.5% intervals; `verdict`, which says it in words.
     """
     kind = experiment.model["type"]
     part, others = log.split(name), baseline_predictions(log, name)
@@ -54,7 +56,7 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
         del others[LOGISTIC]
     rows = [{"model": key, "part": name, **scores(labels, values, weights)} for key, values in others.items()]
     other = list(others)[-1]
-    against = paired_difference(labels, probabilities, others[other], weights)
+    against = paired_difference(labels, probabilities, others[other], weights, _CONFIDENCE)
     text = verdict(kind, other, against, experiment, log, result)
     read = logistic_regression(log).rows
     if other == LOGISTIC and read < len(log.split("train")):
@@ -66,7 +68,9 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
 def verdict(
     model: str, other: str, against: Mapping[str, Difference], experiment: Experiment, log: Any, result: Mapping[str, Any]
 ) -> str:
-    """Whether a model is better than a baseline, and if it is worse what to try.
+    """Whether a model is better than a baseline in AUC or log loss, and if it is worse what to try.
+
+    With 97.5% intervals, two equal models are told apart in at most 5% of all cases, both scores together (Bonferroni).
 
     Args:
         model: Its name.

@@ -38,6 +38,30 @@ def test_the_error_of_the_auc_is_that_of_delong_counted_pair_by_pair():
     assert auc.difference == pytest.approx(gained.mean(), abs=1e-12)
 
 
+def test_a_surer_interval_is_that_of_students_distribution_and_the_p_value_is_the_same():
+    labels, a, b = two_models(60)
+    plain, sure = metrics.paired_difference(labels, a, b), metrics.paired_difference(labels, a, b, confidence=0.99)
+    freedom = min(labels.sum(), (~labels).sum()) - 1
+    for score in ("auc", "logloss"):
+        wider = (sure[score].high - sure[score].low) / (plain[score].high - plain[score].low)
+        assert wider == pytest.approx(stats.t.ppf(0.995, freedom) / stats.t.ppf(0.975, freedom), rel=1e-4)
+        assert (sure[score].difference, sure[score].p_value) == (plain[score].difference, plain[score].p_value)
+    with pytest.raises(ValueError, match=r"paired_difference: confidence=1 must be a number in \[0, 1\)"):
+        metrics.paired_difference(labels, a, b, confidence=1)
+
+
+def test_either_of_two_scores_at_97_5_percent_tells_equal_models_apart_in_5_percent_of_all_cases():
+    random, apart = np.random.default_rng(0), {0.95: 0, 0.975: 0}
+    for _ in range(600):
+        chance = random.beta(2, 2, 300)
+        labels = random.random(300) < chance
+        a, b = (np.clip(chance + random.normal(0, 0.1, 300), 0.01, 0.99) for _ in range(2))
+        for confidence in apart:
+            both = metrics.paired_difference(labels, a, b, confidence=confidence).values()
+            apart[confidence] += any(difference.low > 0 or difference.high < 0 for difference in both)
+    assert apart[0.975] <= 0.06 * 600 < apart[0.95]
+
+
 @pytest.mark.parametrize("clicks", [1, 2, 3, 5, 20])
 def test_few_clicks_are_rarely_taken_for_a_difference(clicks):
     random = np.random.default_rng(clicks)

@@ -6,7 +6,7 @@ import pytest
 import keras_dlrm as kd
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.metrics import Difference, log_loss, scores
+from keras_dlrm.metrics import Difference, log_loss, paired_difference, scores
 from keras_dlrm.training import linear
 from keras_dlrm.training.baselines import LOGISTIC, RATE, advice, baseline_predictions, beside, verdict
 from keras_dlrm.training.experiment import Experiment
@@ -115,6 +115,11 @@ def test_a_logistic_regression_is_compared_with_the_click_rate(log):
     said = beside(Experiment(model={"type": "LogisticRegression"}), log, "test", probabilities, RUN)
     assert [row["model"] for row in said["baselines"]] == [RATE] and said["against"]["model"] == RATE
     assert said["verdict"].startswith("LogisticRegression beats the click rate by more than noise: AUC +0.")
+    # Two scores are looked at, each with 97.5%.
+    part = log.split("test")
+    sure = paired_difference(part.labels, probabilities, np.full(len(part), log.split("train").labels.mean()), confidence=0.975)
+    for score, difference in sure.items():
+        assert said["against"][score] == pytest.approx(dict(zip(("difference", "low", "high"), difference, strict=False)))
 
 
 @pytest.mark.parametrize(("auc", "loss", "said"), [
