@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from pathlib import Path
 import numpy as np
 import keras
 import keras_dlrm as kd
+
+sys.path.insert(0, sys.argv[2])
+from helpers.zoo import KINDS, MODELS as ZOO, data
 
 schema = kd.Schema(dense=["a", "b"], categorical=[
     kd.Categorical("x", 20), kd.Categorical("y", 50, hotness=3, combiner="mean"), kd.Categorical("z", 4, table="w")])
@@ -56,6 +60,10 @@ if keras.backend.backend() == "jax":
     model.fit(*batch(0), batch_size=16, verbose=0)
     model.save(folder / "jax.keras")
     np.save(folder / "jax.npy", model.predict(batch(1)[0], verbose=0))
+    for kind in KINDS:
+        model = ZOO[kind].make()
+        model.save(folder / f"{kind}.keras")
+        np.save(folder / f"{kind}.npy", model(data(model.schema)[0]))
 print(json.dumps(out))
 """
 )
@@ -66,6 +74,10 @@ LOAD = (
 model = keras.saving.load_model(Path(sys.argv[1]) / "jax.keras")
 p = model.predict(batch(1)[0], verbose=0)
 loss = model.train_on_batch(*batch(2))
+for kind in KINDS:
+    other = keras.saving.load_model(Path(sys.argv[1]) / f"{kind}.keras")
+    got = keras.ops.convert_to_numpy(other(data(other.schema)[0]))
+    np.testing.assert_allclose(got, np.load(Path(sys.argv[1]) / f"{kind}.npy"), atol=1e-6, rtol=0, err_msg=kind)
 print(json.dumps({"p": p.tolist(), "iterations": int(model.optimizer.iterations), "finite": bool(np.isfinite(loss).all())}))
 """
 )
@@ -77,7 +89,7 @@ def test_models_learn_alike_and_a_saved_one_is_loaded_everywhere(tensorflow_prog
 
     def run(code, backend):
         # Where another backend is named it is the plain interpreter.
-        command = [tensorflow_programs / "python", "-c", code, tmp_path]
+        command = [tensorflow_programs / "python", "-c", code, tmp_path, Path(__file__).parents[1]]
         done = subprocess.run(command, env=environment(KERAS_BACKEND=backend), capture_output=True, text=True)
         assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
         return json.loads(done.stdout.splitlines()[-1])
