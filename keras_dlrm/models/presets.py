@@ -87,7 +87,7 @@ _LARGE = {"embedding_dim": 128, "bottom_mlp": [512, 256, 128], "top_mlp": [1024,
 _CROSS = {**_LARGE, "interaction": "cross", "cross_layers": 3, "projection_dim": 512}
 # Of https://github.com/reczoo/BARS/tree/main/docs/CTR/leaderboard, whose tables have other rows.
 _BARS: dict[str, Any] = {"embedding_dim": 10, "deep_mlp": [400, 400, 400], "batch_norm": True, "dropout": 0.1}
-_MASKS: dict[str, Any] = {"structure": "serial", "blocks": 3, "block_units": 400, "mask_units": 78, "batch_norm": False, "dropout": 0.2}
+_MASKS: dict[str, Any] = {"structure": "serial", "blocks": 3, "block_units": 400, "mask_units": 78, "dropout": 0.2}
 _GATES: dict[str, Any] = {"second_mlp": [1000], "gate_mlp": [800], "heads": 200, "dropout": 0.2}
 
 
@@ -117,7 +117,7 @@ _ALL = (
     _small(WideDeep, "bars_wide_deep", "BARS, WideDeep_criteo_x1", **_BARS),
     _small(DeepFM, "bars_deep_fm", "BARS, DeepFM_criteo_x1", **_BARS),
     _small(AutoInt, "bars_auto_int", "BARS, AutoInt+_criteo_x1", **_BARS, attention_layers=3, heads=2, head_dim=128),
-    _small(MaskNet, "bars_mask_net", "BARS, MaskNet_criteo_x1", **{**_BARS, **_MASKS, "deep_mlp": []}),
+    _small(MaskNet, "bars_mask_net", "BARS, MaskNet_criteo_x1", **{**_BARS, **_MASKS, "batch_norm": False, "deep_mlp": []}),
     _small(FinalMLP, "bars_final_mlp", "BARS, FinalMLP_criteo_x1; dropout is .3 in its second MLP", **{**_BARS, **_GATES}),
     _small(
         XDeepFM, "x_deep_fm", "Lian et al. 2018, section 4.1, Criteo", l2=1e-4,
