@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --batch 8192 --dtype bfloat16 --peers-python peers/bin/python --write
+    python benchmarks/train_step.py --model DLRM --model WideDeep --model DeepFM --peer torch
     python benchmarks/train_step.py --backend tensorflow --keras-peers-python keras-peers/bin/python
 
 All contestants run in processes of their own and take turns. The floor is what the matrix products of a step alone take.
@@ -10,6 +11,7 @@ All hold their tables at once: at Kaggle's shape 15 GB with TensorFlow and all p
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -23,15 +25,15 @@ PEERS = Path(__file__).parent / "peers"
 
 
 def contestants(
-    folder: Path, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...],
+    folder: Path, batch: int, dtype: str, rule: str, backends: tuple[str, ...], models: tuple[str, ...], peers: tuple[str, ...],
     torchrec_python: str, keras_python: str,
 ) -> list[Contestant]:  # fmt: skip
     """Ours on each backend, then the peers that are there, then the floor."""
     common = [str(folder), "--batch", str(batch), "--dtype", dtype]
     found = []
-    for backend in backends:
-        command = [sys.executable, str(PEERS / "ours.py"), *common, "--backend", backend, "--rule", rule]
-        found.append(Contestant(f"keras_dlrm, {backend}, {rule}", command))
+    for backend, model in itertools.product(backends, models):
+        command = [sys.executable, str(PEERS / "ours.py"), *common, "--backend", backend, "--rule", rule, "--model", model]
+        found.append(Contestant(f"{'keras_dlrm' if model == 'DLRM' else model}, {backend}, {rule}", command))
     if "torch" in peers:
         found.append(Contestant("PyTorch EmbeddingBag, SGD", [sys.executable, str(PEERS / "torch_reference.py"), *common]))
     if "torchrec" in peers and has_peer(torchrec_python, "torchrec", "requirements-torchrec.txt"):
@@ -52,6 +54,7 @@ def contestants(
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--rule", default="rowwise_adagrad", show_default=True)
 @backends_option
+@click.option("--model", "models", multiple=True, default=["DLRM"], show_default=True, help="With the shape's top MLP.")
 @click.option("--peer", "peers", multiple=True, default=["torch", "torchrec", "tfrs"], show_default=True)
 @click.option("--peers-python", default=sys.executable, help="Interpreter with peers/requirements-torchrec.txt.")
 @click.option("--keras-peers-python", default=sys.executable, help="Interpreter with peers/requirements-keras.txt.")
@@ -60,16 +63,17 @@ def contestants(
 @click.option("--rounds", default=7, show_default=True)
 @write_option
 def main(
-    shape: str, batch: int, dtype: str, rule: str, backends: tuple[str, ...], peers: tuple[str, ...], peers_python: str,
-    keras_peers_python: str, distribution: str, steps: int, rounds: int, into_results: bool,
+    shape: str, batch: int, dtype: str, rule: str, backends: tuple[str, ...], models: tuple[str, ...], peers: tuple[str, ...],
+    peers_python: str, keras_peers_python: str, distribution: str, steps: int, rounds: int, into_results: bool,
 ) -> None:  # fmt: skip
     """Run the contest and print medians and ratios."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, SHAPES[shape], batch * steps, distribution)
-        entrants = contestants(folder, batch, dtype, rule, backends, peers, peers_python, keras_peers_python)
+        entrants = contestants(folder, batch, dtype, rule, backends, models, peers, peers_python, keras_peers_python)
         times = contest(entrants, rounds)
-    title = f"Training step, {shape}, batch {batch}, {dtype}, {distribution} ids"
+    of_models = "" if models == ("DLRM",) else " of models"
+    title = f"Training step{of_models}, {shape}, batch {batch}, {dtype}, {distribution} ids"
     report(title, f"{machine()}, medians of {rounds} rounds of {steps} steps.", table(times, batch), into_results)
 
 

@@ -1,4 +1,4 @@
-"""keras_dlrm itself as a contestant: DLRM through `model.fit` on a processed directory, pipeline included."""
+"""keras_dlrm itself as a contestant, DLRM or another model with its top MLP: `model.fit` on a processed directory, pipeline included."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ parser.add_argument("--backend", default="tensorflow")
 parser.add_argument("--batch", type=int, default=2048)
 parser.add_argument("--dtype", default="float32")
 parser.add_argument("--rule", default="rowwise_adagrad")
+parser.add_argument("--model", default="DLRM")
 options = parser.parse_args()
 os.environ["KERAS_BACKEND"] = options.backend
 
@@ -32,10 +33,9 @@ with PackedWriter(f"{directory.name}/log", schema) as writer:
     writer.begin("train")
     writer.append("train", {"dense": dense[:], "sparse": sparse[:]}, label[:])
 part = kd.data.open(f"{directory.name}/log").split("train")
-model = kd.models.DLRM(
-    schema, shape.dim, shape.bottom, shape.top, seed=0,
-    dtype="float32" if options.dtype == "float32" else "mixed_bfloat16",
-)  # fmt: skip
+mlps = {"bottom_mlp": shape.bottom, "top_mlp": shape.top} if options.model == "DLRM" else {"deep_mlp": shape.top[:-1]}
+dtype = "float32" if options.dtype == "float32" else "mixed_bfloat16"
+model = getattr(kd.models, options.model)(schema, shape.dim, **mlps, seed=0, dtype=dtype)
 rules = {
     "sgd": lambda: kd.optimizers.SGD(0.1),
     "adagrad": lambda: kd.optimizers.Adagrad(0.01),
