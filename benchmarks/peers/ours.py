@@ -1,4 +1,4 @@
-"""keras_dlrm itself as a contestant, DLRM or another model with its top MLP: `model.fit` on a processed directory, pipeline included."""
+"""keras_dlrm itself as a contestant, DLRM or another model with its top MLP: `model.fit` on a processed log, pipeline included."""
 
 from __future__ import annotations
 
