@@ -120,13 +120,6 @@ def weight_rows(column: Categorical, values: Any, ids: np.ndarray, lists: Lists)
 WEIGHTS = "must be a finite number of at least 0"
 
 
-def allowed_labels(labels: np.ndarray, soft: bool) -> tuple[np.ndarray, str]:
-    """A mask of the labels that a log may hold, and a text that says which."""
-    if soft:
-        return (labels >= 0) & (labels <= 1), "must be 0 or 1, or a number between"
-    return (labels == 0) | (labels == 1), "must be 0 or 1"
-
-
 def check_ids(column: Categorical, ids: np.ndarray) -> None:
     """`ValueError` naming the first id that is neither padding nor in the vocabulary, its row and the range."""
     size = int(column.vocabulary_size)  # type: ignore[arg-type]
@@ -315,3 +308,23 @@ def cut(values: np.ndarray, starts: np.ndarray, width: int, fill: Any) -> np.nda
     places = starts[:, None] + np.arange(width)
     padded = np.pad(values, ((0, 0), (0, max(width, 1))), constant_values=fill)
     return np.take_along_axis(padded, places, axis=1)
+
+
+def weight_matrix(schema: Any, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, Lists]) -> np.ndarray:
+    """Per-id factors as `Schema.pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
+
+    Args:
+        schema: The `Schema`.
+        weights: Factors by sparse column name, shaped like the column's ids.
+        sparse: Packed ids (B, W).
+        lists: For each sparse column, the lists that its rows were given.
+    """
+    for name in weights:
+        if name not in lists:
+            raise KeyError(f"pack: weights for unknown column {name!r}; the schema has {list(lists)}.")
+    packed = (sparse != PADDING).astype(np.float32)
+    for column, start in zip(schema.categorical, schema.offsets, strict=True):
+        if column.name in weights:
+            places = slice(start, start + column.hotness)
+            packed[:, places] *= weight_rows(column, weights[column.name], sparse[:, places], lists[column.name])
+    return packed

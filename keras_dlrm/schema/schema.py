@@ -13,7 +13,9 @@ import numpy as np
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.schema import crosses, packing
-from keras_dlrm.schema.columns import PADDING, Categorical, Dense, check_name, check_set, compact, from_entry, listed
+from keras_dlrm.schema.columns import PADDING as PADDING
+from keras_dlrm.schema.columns import Categorical, Dense, check_name, check_set, compact, from_entry, listed
+from keras_dlrm.schema.label import checked_label, names_of
 from keras_dlrm.support.arguments import shown
 
 # Further arguments of a schema, with their defaults, which its files leave out.
@@ -29,7 +31,8 @@ class Schema:
     Args:
         dense: Dense columns: names or `Dense`.
         categorical: Sparse columns: names, for vocabularies that are fitted, or `Categorical`.
-        label: Name of the label column (0 or 1).
+        label: Name of the label column (0 or 1), or a list of several names; then a model gives a probability for each, and a
+            label may be missing in some rows, which count for the others.
         weighted: Whether batches carry per-id `"weights"`.
         soft_labels: Whether labels may also be numbers between 0 and 1, such as chances.
         sample_weight: Name of a column of row weights, finite and at least 0: what a row counts in training and scores.
@@ -49,14 +52,15 @@ class Schema:
         self,
         dense: Iterable[str | Dense] = (),
         categorical: Iterable[str | Categorical] = (),
-        label: str = "label",
+        label: str | Iterable[str] = "label",
         weighted: bool = False,
         sample_weight: str | None = None,
         soft_labels: bool = False,
     ) -> None:
         self.dense = tuple(Dense(d) if isinstance(d, str) else d for d in listed("dense", dense))
         self.categorical = tuple(Categorical(c) if isinstance(c, str) else c for c in listed("categorical", categorical))
-        self.label, self.weighted, self.sample_weight, self.soft_labels = label, weighted, sample_weight, soft_labels
+        self.label = checked_label(label)
+        self.weighted, self.sample_weight, self.soft_labels = weighted, sample_weight, soft_labels
         self.inferred: Any = None
         for name, flag in (("weighted", weighted), ("soft_labels", soft_labels)):
             if not isinstance(flag, bool):
@@ -67,7 +71,6 @@ class Schema:
         for entry in self.categorical:
             if not isinstance(entry, Categorical):
                 raise TypeError(f"Schema: categorical holds {shown(entry)}; give column names or kd.Categorical(name, …).")
-        check_name(label, "Schema: label")
         if not self.dense and not self.categorical:
             raise ValueError("Schema: no columns; give at least one dense or categorical column.")
         if self.weighted and not self.categorical:
@@ -81,14 +84,14 @@ class Schema:
         check_set(self.dense, self.categorical, names)
 
     @classmethod
-    def infer(cls, data: Any, label: str, sample_weight: str | None = None, csv: Any = None) -> Schema:
+    def infer(cls, data: Any, label: str | Iterable[str], sample_weight: str | None = None, csv: Any = None) -> Schema:
         """A schema for a table, from its columns' names, types and values; up to 200,000 rows are looked at.
 
         Constants, names of rows, prose and what gives the label away are left out; times become hours. `to_yaml` has the reasons.
 
         Args:
             data: A frame (pandas, Polars, Arrow, a mapping of columns), or a path or pattern of Parquet, CSV or TSV files.
-            label: Name of the label column.
+            label: Name of the label column, or a list of several.
             sample_weight: Name of a column of row weights, if there is one.
             csv: `kd.data.CsvDialect` of text files that are written in another way.
 
@@ -109,7 +112,7 @@ class Schema:
         from keras_dlrm.schema.inference.sampling import sample  # Polars is slow to import
         from keras_dlrm.schema.inference.table import infer
 
-        inferred = infer(sample(data, csv), label, sample_weight)
+        inferred = infer(sample(data, csv), names_of(checked_label(label)), sample_weight)
         schema = cls(inferred.dense, inferred.categorical, label, False, sample_weight, inferred.soft_labels)
         schema.inferred = inferred
         return schema
@@ -132,9 +135,19 @@ class Schema:
         return (*self.dense_names, *self.categorical_names)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, one or several, in order."""
+        return names_of(self.label)
+
+    def require_one_label(self, who: str) -> None:
+        """Raise `ValueError`, which begins with `who`, where there are several labels."""
+        if len(self.labels) > 1:
+            raise ValueError(f"{who}: the schema has the labels {list(self.labels)}; one is allowed here, as of with_label(name).")
+
+    @property
     def row_names(self) -> tuple[str, ...]:
-        """Names of the columns that are not inputs of a model: the label, and the row weights where there are some."""
-        return (self.label,) if self.sample_weight is None else (self.label, self.sample_weight)
+        """Names of the columns that are not inputs of a model: the labels, and the row weights where there are some."""
+        return self.labels if self.sample_weight is None else (*self.labels, self.sample_weight)
 
     @property
     def n_dense(self) -> int:
@@ -218,27 +231,8 @@ class Schema:
         if self.categorical:
             batch["sparse"] = crosses.packed(self, arrays)
         if self.weighted:
-            batch["weights"] = self.weight_matrix(weights or {}, batch["sparse"], lists)
+            batch["weights"] = packing.weight_matrix(self, weights or {}, batch["sparse"], lists)
         return batch
-
-    def weight_matrix(self, weights: Mapping[str, Any], sparse: np.ndarray, lists: Mapping[str, packing.Lists]) -> np.ndarray:
-        """Per-id factors as `pack` lays them out: float32 (B, W), 1 where none is given and 0 on padding.
-
-        Args:
-            weights: Factors by sparse column name, shaped like the column's ids.
-            sparse: Packed ids (B, W).
-            lists: For each sparse column, the lists that its rows were given.
-        """
-        for name in weights:
-            if name not in lists:
-                raise KeyError(f"pack: weights for unknown column {name!r}; the schema has {list(lists)}.")
-        packed = (sparse != PADDING).astype(np.float32)
-        for column, start in zip(self.categorical, self.offsets, strict=True):
-            if column.name in weights:
-                places = slice(start, start + column.hotness)
-                ids = sparse[:, places]
-                packed[:, places] *= packing.weight_rows(column, weights[column.name], ids, lists[column.name])
-        return packed
 
     def validate(self, batch: Mapping[str, Any]) -> None:
         """Check a packed NumPy batch: keys, shapes, dtypes, ids in range, finite dense values.
@@ -261,7 +255,7 @@ class Schema:
         """Plain dictionaries and lists; fields at their defaults are left out."""
         columns = {"dense": [compact(c) for c in self.dense], "categorical": [compact(c) for c in self.categorical]}
         flags = {name: getattr(self, name) for name, default in _FLAGS.items() if getattr(self, name) != default}
-        return {**columns, "label": self.label, **flags}
+        return {**columns, "label": self.label if isinstance(self.label, str) else list(self.label), **flags}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
@@ -333,6 +327,10 @@ class Schema:
     def with_columns(self, dense: Iterable[str | Dense], categorical: Iterable[Categorical]) -> Schema:
         """A schema of other columns, with the same label and flags."""
         return Schema(dense, categorical, self.label, **{name: getattr(self, name) for name in _FLAGS})
+
+    def with_label(self, label: str) -> Schema:
+        """A schema of the same columns and flags, with one label."""
+        return Schema(self.dense, self.categorical, label, **{name: getattr(self, name) for name in _FLAGS})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_dict() == other.to_dict()

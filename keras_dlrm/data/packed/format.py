@@ -34,8 +34,9 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
     for key in schema.input_names:
         dtype = np.int32 if key == "sparse" else np.float32
         specs[key] = (np.dtype(dtype), schema.n_dense if key == "dense" else schema.width)
-    for key in (LABEL,) if schema.sample_weight is None else (LABEL, SAMPLE_WEIGHT):
-        specs[key] = (np.dtype(np.float32), None)
+    specs[LABEL] = (np.dtype(np.float32), None if isinstance(schema.label, str) else len(schema.labels))
+    if schema.sample_weight is not None:
+        specs[SAMPLE_WEIGHT] = (np.dtype(np.float32), None)
     return specs
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_dlrm.data.packed import format as layout
+from keras_dlrm.data.packed.one_label import LabelLog
 from keras_dlrm.data.packed.split import PackedSplit, Split
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.schema.schema import Schema
@@ -79,6 +80,20 @@ class _Log(ABC):
         if name not in self.splits:
             raise KeyError(f"{self.directory} has no split {name!r}; it has {list(self.splits)}.")
         return self._split(name)
+
+    def of_label(self, label: str) -> LabelLog:
+        """The log as one of a single label, such as for a model of that label alone: rows without it are left out.
+
+        Args:
+            label: Name of one of the schema's labels.
+
+        Returns:
+            A log with `directory`, `schema`, `splits` and `split(name)`.
+
+        Raises:
+            ValueError: there is no such label; told when a split is opened.
+        """
+        return LabelLog(self, label)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{s}: {self._sizes[s]:,}" for s in self.splits)

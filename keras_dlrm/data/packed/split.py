@@ -52,13 +52,14 @@ class Split(ABC):
         """The whole split. Of a processed directory these are read-only memory maps; of other files, copies in memory.
 
         Returns:
-            `({"dense": float32 (N, n_dense), "sparse": int32 (N, W)[, "weights": float32 (N, W)]}, float32 (N,))`.
+            `({"dense": float32 (N, n_dense), "sparse": int32 (N, W)[, "weights": float32 (N, W)]}, float32 (N,))`; of T labels
+            float32 (N, T), NaN where one is missing.
         """
         return self.take(slice(0, len(self)))
 
     @property
     def labels(self) -> np.ndarray:
-        """The labels of the whole split alone, float32 (N,)."""
+        """The labels of the whole split alone, float32 (N,), or (N, T) of T labels."""
         return self.arrays()[1]
 
     def sample_weights(self, rows: Any = slice(None)) -> np.ndarray | None:

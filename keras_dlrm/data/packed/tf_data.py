@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 
 from keras_dlrm.data.packed.format import LABEL, SAMPLE_WEIGHT, array_specs
 from keras_dlrm.files.durable import check_file, whole
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Schema
 
 OpError = tf.errors.OpError
 
@@ -107,10 +108,13 @@ def _messages(schema: Schema, batch: Mapping[str, np.ndarray], label: np.ndarray
     dense = batch["dense"].tolist() if schema.dense else []
     sparse = batch["sparse"].tolist() if schema.categorical else []
     places = list(zip(schema.categorical, schema.offsets, strict=True))
-    for i, click in enumerate(label.tolist()):
+    labels = label.reshape(len(label), -1).tolist()
+    for i, clicks in enumerate(labels):
         example = tf.train.Example()
         feature = example.features.feature
-        feature[schema.label].float_list.value.append(click)
+        for name, click in zip(schema.labels, clicks, strict=True):
+            if click == click:  # absent where it is missing
+                feature[name].float_list.value.append(click)
         if schema.sample_weight is not None and weight is not None:
             feature[schema.sample_weight].float_list.value.append(float(weight[i]))
         for j, name in enumerate(schema.dense_names):

@@ -18,7 +18,8 @@ from keras_dlrm.files.durable import full_disk, is_full, recover, replace_folder
 from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.marker import MARKER, marker_content
 from keras_dlrm.files.ownership import check, hold, identity, mark, remove
-from keras_dlrm.schema.packing import WEIGHTS, allowed_labels, narrow
+from keras_dlrm.schema.label import allowed_labels
+from keras_dlrm.schema.packing import WEIGHTS, narrow
 from keras_dlrm.schema.schema import Schema
 
 _WHAT = "a processed directory"
@@ -89,14 +90,15 @@ class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
         Args:
             split: `"train"`, `"valid"` or `"test"`.
             batch: Packed batch of B rows, as `Schema.pack` makes it.
-            label: (B,) or (B, 1) of 0 and 1; numbers between where the schema has soft labels.
+            label: (B,) or (B, 1) of 0 and 1; numbers between where the schema has soft labels. Of T labels (B, T), NaN where one
+                is missing.
             sample_weight: (B,) or (B, 1), row weights, where the schema names a column of them.
 
         Raises:
             KeyError, TypeError, ValueError: the batch, a label or a row weight is not what the schema allows.
         """
         self.begin(split)
-        labels = _flat("label", label)
+        labels = self._labels(label)
         if (sample_weight is None) != (self.schema.sample_weight is None):
             came = "none was" if sample_weight is None else "one was"
             named = f"the schema has sample_weight={self.schema.sample_weight!r}"
@@ -106,7 +108,10 @@ class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
         for name, array in arrays.items():
             if len(array) != len(labels):
                 raise ValueError(f"PackedWriter: {name!r} has {len(array)} rows and the label {len(labels)}; they must agree.")
-        self._check(split, "label", self.schema.label, labels, *allowed_labels(labels, self.schema.soft_labels))
+        columns = labels[:, None] if isinstance(self.schema.label, str) else labels
+        for i, name in enumerate(self.schema.labels):
+            allowed = allowed_labels(columns[:, i], self.schema.soft_labels, missing=columns.shape[1] > 1)
+            self._check(split, "label", name, columns[:, i], *allowed)
         if "sparse" in arrays:
             arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
@@ -121,6 +126,15 @@ class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
             dtype = self._specs[name][0]
             self._files[split, name].write(np.ascontiguousarray(array, dtype=dtype).tobytes())
         self.rows[split] += len(labels)
+
+    def _labels(self, label: Any) -> np.ndarray:
+        """Labels (B,), or of several (B, T)."""
+        if isinstance(self.schema.label, str):
+            return _flat("label", label)
+        labels, names = np.asarray(label), self.schema.labels
+        if labels.ndim != 2 or labels.shape[1] != len(names):
+            raise ValueError(f"PackedWriter: label has shape {labels.shape}; it must be (B, {len(names)}), for {list(names)}.")
+        return labels
 
     def _check(self, split: str, what: str, name: str, values: np.ndarray, good: np.ndarray, allowed: str) -> None:
         if not good.all():

@@ -16,7 +16,8 @@ from keras_dlrm.data.preprocessor.unseen import Tally
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary, counted
 from keras_dlrm.schema import crosses
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense
-from keras_dlrm.schema.packing import WEIGHTS, Lists, allowed_labels
+from keras_dlrm.schema.label import allowed_labels
+from keras_dlrm.schema.packing import WEIGHTS, Lists
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import part_of, raw_names, sources
 
@@ -26,7 +27,7 @@ class Rows:
     """n good rows of a block.
 
     Args:
-        label: float32 (n,), in [0, 1], or NaN where there is none.
+        label: float32 (n,), in [0, 1], or NaN where there is none; of T labels (n, T).
         sample_weight: float32 (n,), 1 where the schema names none.
         dense: float32 (n, n_dense); columns that wait for their statistics are not filled.
         late: float64 (n, n_late), raw values of these columns, NaN where missing.
@@ -94,7 +95,8 @@ class Columns:
         out = np.empty((n, schema.n_dense), np.float32)
         late = np.empty((n, len(self.late)))
         sparse = np.full((n, schema.width), PADDING, np.int32)
-        label, weight, when = np.full(n, np.nan, np.float32), np.ones(n, np.float32), np.zeros(n, np.uint64)
+        label = np.full((n, len(schema.labels)), np.nan, np.float32)
+        weight, when = np.ones(n, np.float32), np.zeros(n, np.uint64)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))
         places = {name: j for j, name in enumerate(schema.dense_names)}
         flats: dict[str, Flat] = {}
@@ -102,7 +104,9 @@ class Columns:
 
         def one(column: Dense | Categorical | str) -> Sequence[Fault]:
             if isinstance(column, str):
-                return _label(block, schema, label) if column == schema.label else _weight(block, column, weight)
+                if column not in schema.labels:
+                    return _weight(block, column, weight)
+                return _label(block, schema, column, label[:, schema.labels.index(column)])
             if isinstance(column, Dense):
                 j = places[column.name]
                 numbers = block.numeric(column.name) if column.of is None else _parts(block, column)
@@ -152,6 +156,7 @@ class Columns:
         if good is not None:
             label, weight, when = label[good], weight[good], when[good]
             out, late, sparse = out[good], late[good], sparse[good]
+        label = label[:, 0] if isinstance(schema.label, str) else label
         return Rows(label, weight, out, late, sparse if self.open else crosses.fill(schema, sparse), lists, when)
 
     def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
@@ -261,9 +266,9 @@ def _number(ids: TextIds, parts: list[tuple[Texts, np.ndarray, np.ndarray]], spa
     sparse[rows[order], places[order]] = ids.encode(Texts(data, starts[order], ends[order]))
 
 
-def _label(block: Block, schema: Schema, out: np.ndarray) -> Sequence[Fault]:
-    label = block.numeric(schema.label)
-    good, allowed = allowed_labels(label.values, schema.soft_labels)
+def _label(block: Block, schema: Schema, name: str, out: np.ndarray) -> Sequence[Fault]:
+    label = block.numeric(name)
+    good, allowed = allowed_labels(label.values, schema.soft_labels, missing=len(schema.labels) > 1)
     bad = label.lost | ~good
     out[:] = np.where(bad, 0.0, label.values)
     return [*label.faults, (bad, label.value, allowed)]

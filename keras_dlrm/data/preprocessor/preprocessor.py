@@ -16,6 +16,7 @@ from keras_dlrm.data.preprocessor.block import FrameBlock
 from keras_dlrm.data.preprocessor.columns import Columns
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.vocabulary import Keys, Vocabulary, identified
+from keras_dlrm.schema.packing import weight_matrix
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import raw_names, sources
 
@@ -183,7 +184,7 @@ class Preprocessor:
         rows = columns.work(FrameBlock.in_memory(table, where))
         batch = {name: getattr(rows, name) for name in schema.input_names if name != "weights"}
         if schema.weighted:
-            batch["weights"] = schema.weight_matrix(weights or {}, rows.sparse, rows.lists)
+            batch["weights"] = weight_matrix(schema, weights or {}, rows.sparse, rows.lists)
         elif weights is not None:
             raise ValueError("transform: weights were given, but the schema has weighted=False; set weighted=True.")
         return batch

@@ -39,7 +39,7 @@ class Decoder:
         format: `"json"`: an object; multi-hot columns are lists, or strings whose values are separated by `|`. `"csv"`:
             one record. `"example"`: a serialized `tf.train.Example`.
         columns: Names of the fields of a CSV record, in order; others than the schema's are ignored. By default the
-            label, the dense and the sparse columns, in the schema's order.
+            labels, the dense and the sparse columns, in the schema's order.
 
     Attributes:
         names: Names of the columns in a row: dense, sparse, label.
@@ -60,8 +60,8 @@ class Decoder:
             raise ValueError(f"format={format!r} is unknown; use one of {FORMATS}.")
         if columns is not None and format != "csv":
             raise ValueError(f"columns={list(columns)} name the fields of CSV records; format={format!r} has names.")
-        self.names = [*raw_names(schema), schema.label]
-        self._columns = list(columns or [schema.label, *raw_names(schema)])
+        self.names = [*raw_names(schema), *schema.labels]
+        self._columns = list(columns or [*schema.labels, *raw_names(schema)])
         for name in self.names:
             if self._columns.count(name) != 1:
                 raise ValueError(
@@ -69,7 +69,7 @@ class Decoder:
                     "schema once."
                 )
         many = {c.name for c in schema.categorical if c.multi_hot}
-        numbers = {*schema.dense_names, schema.label}
+        numbers = {*schema.dense_names, *schema.labels}
         self._text: list[Callable[[str, Any], Value]] = [
             _list if name in many else _number if name in numbers else _category for name in self.names
         ]

@@ -65,7 +65,7 @@ class ParquetStream(Stream):
                     f"ParquetStream: column {column.name!r} has hotness={column.hotness}, and tensorflow-io reads no lists; "
                     "use kd.data.tables.preprocess."
                 )
-        self._names = [*raw_names(schema), schema.label]
+        self._names = [*raw_names(schema), *schema.labels]
         self._inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
         # The names stay those of this folder, wherever the program works when it looks for more.
         self._folder = Path.cwd()

@@ -50,6 +50,7 @@ class SyntheticClickLog:
 
     def __init__(self, schema: Schema, seed: int = 0) -> None:
         schema.require_fitted()
+        schema.require_one_label(type(self).__name__)
         self.schema = schema
         self.seed = integer(type(self).__name__, "seed", seed, 0)
 

@@ -6,8 +6,8 @@ import polars as pl
 _CLICKS = frozenset("yes y t click clicked positive pos good true won 1".split())
 
 
-def label_numbers(values: pl.Series, name: str, source: str) -> np.ndarray:
-    """Labels as numbers from 0 to 1.
+def label_numbers(values: pl.Series, name: str, source: str, may_miss: bool = False) -> np.ndarray:
+    """Labels as numbers from 0 to 1, NaN where one is missing and `may_miss` allows it.
 
     Raises:
         ValueError: a label is missing, or something else; the message has the expression that makes 0 and 1 of it.
@@ -29,7 +29,7 @@ def label_numbers(values: pl.Series, name: str, source: str) -> np.ndarray:
         raise ValueError(f"{who} holds {values.dtype}; make it 0 and 1.")
     numbers = flags.fill_null(float("nan")).to_numpy()
     missing = int(np.isnan(numbers).sum())
-    if missing:
+    if missing and (not may_miss or missing == len(numbers)):
         raise ValueError(f"{who}: {missing:,} of {len(numbers):,} rows have no label; drop these rows.")
     if ((numbers < 0) | (numbers > 1)).any():
         kinds, middle = np.unique(numbers), np.sort(numbers)[len(numbers) // 2]

@@ -12,7 +12,7 @@ ENOUGH = 10  # of each to tell anything by
 def rows_to_compare(labels: np.ndarray) -> np.ndarray:
     """Numbers of some rows of each kind of label, from all of the table; none where there are too few."""
     clicks = labels > 0.5
-    kinds = [np.flatnonzero(clicks), np.flatnonzero(~clicks)]
+    kinds = [np.flatnonzero(clicks), np.flatnonzero(labels <= 0.5)]
     if min(map(len, kinds)) < ENOUGH:
         return np.empty(0, np.int64)
     return np.sort(np.concatenate([rows[:: -(-len(rows) // _ROWS)] for rows in kinds]))

@@ -40,7 +40,7 @@ class Inferred:
         cut: Sentence on how to cut the rows into parts, where their order says so.
         soft_labels: Whether labels are between 0 and 1.
         rows: Number of rows of the table, where it is known.
-        click_rate: Mean label of the rows that were looked at.
+        click_rates: Mean of each label in the rows that were looked at.
         crosses: Crossed columns to try, with the reason.
     """
 
@@ -53,38 +53,45 @@ class Inferred:
     cut: str | None = None
     soft_labels: bool = False
     rows: int | None = None
-    click_rate: float = 0.0
+    click_rates: list[float] = dataclasses.field(default_factory=list)
     crosses: list[tuple[Categorical, str]] = dataclasses.field(default_factory=list)
 
 
-def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferred:
-    """The columns of a table besides its label.
+# Values of one label, float (n,), and numbers of rows by which columns are compared with it.
+_Label = tuple[np.ndarray, np.ndarray]
+
+
+def infer(table: Sample, names: Sequence[str], sample_weight: str | None = None) -> Inferred:
+    """The columns of a table besides its labels, called by their names. Crosses are looked for by the first one.
 
     Raises:
         KeyError: there is no such label or weight.
         ValueError: labels that are neither 0 and 1, true and false, nor numbers between; no column that can be used.
     """
     frame, source = table.frame, table.source
-    for name in filter(None, (label, sample_weight)):
+    for name in filter(None, (*names, sample_weight)):
         if name not in frame.columns:
             raise KeyError(f"infer: {source} has no column {name!r}; there are {frame.columns}.")
-    labels = label_numbers(frame[label], label, source)
+    every = [label_numbers(frame[name], name, source, may_miss=len(names) > 1) for name in names]
+    labels = np.nan_to_num(every[0])
     if len(frame) < 2:
         raise ValueError(f"infer: {source} has one row, which says nothing about its columns; give some hundred.")
-    soft = bool(((labels > 0) & (labels < 1)).any())
-    inferred = Inferred(soft_labels=soft, rows=table.total, click_rate=float(labels.mean()))
+    soft = any(bool(((values > 0) & (values < 1)).any()) for values in every)
+    inferred = Inferred(soft_labels=soft, rows=table.total, click_rates=[float(np.nanmean(values)) for values in every])
     whole = table.total is not None and len(frame) == table.total
     if not whole:
         inferred.warnings.append(f"Inferred from {len(frame):,} of {f'{table.total:,}' if table.total else 'more'} rows.")
     if len(frame) < 2 * ENOUGH:
         inferred.warnings.append(f"{len(frame)} rows say little about columns: check each line.")
-    if labels.min() == labels.max():
-        inferred.warnings.append(f"All labels are {labels[0]:g}: a model has nothing to learn from these rows.")
-    columns = [name for name in frame.columns if name not in (label, sample_weight)]
-    order, compared = _Order(), rows_to_compare(labels)
+    for name, numbers in zip(names, every, strict=True):
+        if np.nanmin(numbers) == np.nanmax(numbers):
+            which = "labels" if len(names) == 1 else f"labels {name!r}"
+            inferred.warnings.append(f"All {which} are {np.nanmax(numbers):g}: a model has nothing to learn from these rows.")
+    columns = [name for name in frame.columns if name not in (*names, sample_weight)]
+    order, targets = _Order(), [(values, rows_to_compare(values)) for values in every]
     for name in columns:
-        _add(inferred, name, frame[name], labels, whole, order, compared)
-    order.tell(inferred, frame[label])
+        _add(inferred, name, frame[name], targets, whole, order)
+    order.tell(inferred, frame[names[0]])
     order.make(inferred, frame.columns)
     values = {c.name: order.values[c.name] for c in inferred.categorical if c.name in order.values}
     inferred.crosses = to_try(values, labels, frame.columns)
@@ -95,9 +102,9 @@ def infer(table: Sample, label: str, sample_weight: str | None = None) -> Inferr
 
 
 def _add(
-    inferred: Inferred, name: str, values: pl.Series, labels: np.ndarray, whole: bool, order: _Order, compared: np.ndarray
+    inferred: Inferred, name: str, values: pl.Series, labels: Sequence[_Label], whole: bool, order: _Order
 ) -> None:
-    """Take a column into account; some rows are `compared` with their labels."""
+    """Take a column into account."""
     values = values.alias("value")  # `count` is the name of a column of counts
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
@@ -110,7 +117,7 @@ def _add(
     kind = of_column(column)
     if isinstance(kind, Times):
         inferred.left_out[name] = kind.why
-        if _auc_of_missing(where, labels, compared) < _STRONG:  # not the time of the click itself
+        if _auc_alone(pl.Series(where.astype(np.int64)), labels, False) < _STRONG:  # not the time of the click itself
             order.made.append((name, kind))
             order.add_parts(name, kind, where)
         if where.all() and column.kinds > 1:
@@ -120,7 +127,7 @@ def _add(
         inferred.left_out[name] = kind
         return
     sparse = isinstance(kind.column, Categorical)
-    auc = auc_alone(values[compared], labels[compared], sparse) if len(compared) else 0.5
+    auc = _auc_alone(values, labels, sparse)
     if auc >= _GIVEN_AWAY:
         inferred.left_out[name] = (
             f"gives the label away, with AUC {auc:.3f} by itself; add it if it is known before the click"
@@ -144,9 +151,9 @@ def _add(
     (inferred.categorical if sparse else inferred.dense).append(kind.column)  # type: ignore[arg-type]
 
 
-def _auc_of_missing(where: np.ndarray, labels: np.ndarray, compared: np.ndarray) -> float:
-    """AUC of whether a column has a value, which some rows are `compared` by."""
-    return auc_alone(pl.Series(where[compared].astype(np.int64)), labels[compared], False) if len(compared) else 0.5
+def _auc_alone(values: pl.Series, labels: Sequence[_Label], sparse: bool) -> float:
+    """AUC of a column by itself, of the label that it tells the most of."""
+    return max(auc_alone(values[rows], label[rows], sparse) if len(rows) else 0.5 for label, rows in labels)
 
 
 def of_column(column: Column) -> Found:

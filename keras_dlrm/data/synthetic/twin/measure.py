@@ -63,6 +63,7 @@ def measure(
     """
     threshold = integer("measure", "threshold", threshold)
     schema = source.schema
+    schema.require_one_label("measure")
     if isinstance(source, SyntheticClickLog):
         if rows is None:
             raise ValueError("measure: a synthetic log has no end; give rows.")
