@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         data,
         export,
         layers,
+        losses,
         metrics,
         models,
         optimizers,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         scoring,
         serving,
         sharding,
+        tasks,
         training,
     )
     from keras_dlrm.artifacts import verify as verify
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Categorical", "Crossed", "Dense", "Run", "Schema", "checkpoint", "convert", "data", "export", "layers", "metrics", "models",
-    "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "train", "training", "tune", "verify",
+    "Categorical", "Crossed", "Dense", "Run", "Schema", "checkpoint", "convert", "data", "export", "layers", "losses", "metrics",
+    "models", "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "tasks", "train", "training", "tune", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {
     "Run": "keras_dlrm.pipeline.run", "plan": "keras_dlrm.sharding.planner.planner", "train": "keras_dlrm.pipeline.train",
@@ -46,7 +48,7 @@ __getattr__, __dir__ = lazy(__name__, _FUNCTIONS, _MODULES)
 
 def register() -> None:
     """Import the modules whose classes Keras has to know to load a saved model."""
-    for name in ("models", "schedules", "metrics"):
+    for name in ("models", "schedules", "metrics", "losses"):
         importlib.import_module(f"keras_dlrm.{name}")
 
 

@@ -52,10 +52,13 @@ class EmbeddingOptions:
             object.__setattr__(self, name, value)
 
     def widths(self, schema: Schema) -> int | dict[str, int]:
-        """Width of all tables, or of each by name; a first-order weight is one more number."""
+        """Width of all tables, or of each by name; a first-order weight is one more number for each label.
+
+        An id says something else of each label, so that one weight for all would only tell what they share.
+        """
         if self.embedding_dim == "paper":
             return {name: max(1, int(6 * rows**0.25)) for name, rows in schema.table_sizes.items()}
-        return self.embedding_dim + self.first_order if self.first_order else self.embedding_dim  # type: ignore
+        return self.embedding_dim + len(schema.labels) if self.first_order else self.embedding_dim  # type: ignore
 
     def layer(self, schema: Schema, seed: int, **options: Any) -> EmbeddingCollection | None:
         """The layer of the tables, a `TPUEmbedding` where options of one are given; `None` without sparse columns.

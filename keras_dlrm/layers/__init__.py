@@ -15,6 +15,9 @@ from keras_dlrm.layers.field_attention import FieldAttention
 from keras_dlrm.layers.gated_cross import GatedCross
 from keras_dlrm.layers.mask_block import MaskBlock
 from keras_dlrm.layers.mlp import BottomMLP, TopMLP
+from keras_dlrm.layers.mmoe import MMoEHead
+from keras_dlrm.layers.ple import PLEHead
+from keras_dlrm.layers.task_head import SharedBottomHead
 from keras_dlrm.layers.token_mixing import PerTokenMLP, TokenMixing
 from keras_dlrm.layers.wukong_layer import WukongLayer
 from keras_dlrm.sharding.compression import QuotientRemainder, mixed_dimensions
@@ -22,6 +25,6 @@ from keras_dlrm.sharding.compression import QuotientRemainder, mixed_dimensions
 __all__ = [
     "BilinearFusion", "BottomMLP", "CompressedInteraction", "ConcatenationInteraction", "CrossLayer", "DotInteraction",
     "EmbeddingCollection", "Ensemble", "ExponentialCross", "FactorizationMachine", "FieldAttention", "GatedCross",
-    "LinearEncoding", "MaskBlock", "PerTokenMLP", "PeriodicEncoding", "PiecewiseLinearEncoding", "QuotientRemainder",
-    "TPUEmbedding", "TokenMixing", "TopMLP", "WukongLayer", "mixed_dimensions",
+    "LinearEncoding", "MMoEHead", "MaskBlock", "PLEHead", "PerTokenMLP", "PeriodicEncoding", "PiecewiseLinearEncoding",
+    "QuotientRemainder", "SharedBottomHead", "TPUEmbedding", "TokenMixing", "TopMLP", "WukongLayer", "mixed_dimensions",
 ]  # fmt: skip

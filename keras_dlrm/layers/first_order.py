@@ -9,11 +9,11 @@ from keras import ops
 SCALE = 3.0
 
 
-def split_first_order(rows: Any) -> tuple[Any, Any]:
-    """Pooled rows, float32 (B, F, D + 1) → vectors (B, F, D), and the logit's first-order terms, float32 (B, 1).
+def split_first_order(rows: Any, labels: int = 1) -> tuple[Any, Any]:
+    """Pooled rows, float32 (B, F, D + T) → vectors (B, F, D), and the logits' first-order terms, float32 (B, T), of T labels.
 
-    The last number of each row is its weight: the logistic regression's part of Rendle 2010, "Factorization Machines",
-    equation 1. As one more column of the tables it costs no second lookup.
+    The last number of each row, or one of the last for each label, is its weight: the logistic regression's part of Rendle 2010,
+    "Factorization Machines", equation 1. As one more column of the tables it costs no second lookup.
 
     Example:
 
@@ -21,4 +21,4 @@ def split_first_order(rows: Any) -> tuple[Any, Any]:
     >>> tuple(vectors.shape), float(logit[0, 0])
     ((1, 2, 2), 0.75)
     """
-    return rows[:, :, :-1], SCALE * ops.sum(rows[:, :, -1], axis=1, keepdims=True)
+    return rows[:, :, :-labels], SCALE * ops.sum(rows[:, :, -labels:], axis=1)

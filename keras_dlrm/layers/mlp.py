@@ -123,6 +123,30 @@ class MLP(keras.layers.Layer):
         return {**super().get_config(), **self.options.config(), "seed": self.seed}
 
 
+class HeadedMLP(MLP):
+    """Hidden layers, and a head in place of a last one: (B, n) → what the head makes of (B, units[-1]).
+
+    Args:
+        head: A layer, built here.
+        units, …: Arguments of `MLP`.
+    """
+
+    def __init__(self, head: keras.layers.Layer, units: Sequence[int], *args: Any, **kwargs: Any) -> None:
+        super().__init__(units, *args, **kwargs)
+        self.head = head
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        super().build(input_shape)
+        self.head.build((None, self.units[-1]))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.head(super().call(inputs, training), training=training)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        shape: tuple[int | None, ...] = self.head.compute_output_shape((*input_shape[:-1], self.units[-1]))
+        return shape
+
+
 @keras.saving.register_keras_serializable("keras_dlrm")
 class BottomMLP(MLP):
     """Dense features (B, n_dense) → one feature vector (B, D). Every layer is activated, also the last.

@@ -15,19 +15,19 @@ from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.inputs import of_width
 from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
-from keras_dlrm.initializers import new_seed
+from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
 from keras_dlrm.layers.first_order import split_first_order
+from keras_dlrm.layers.mlp import HeadedMLP, MLPOptions, TopMLP
+from keras_dlrm.layers.task_head import TaskOptions, tasks_of
 from keras_dlrm.metrics.streaming import Count
-from keras_dlrm.models.labels import Checks
-from keras_dlrm.models.losses import from_logits, gives_logits, logits_of
+from keras_dlrm.models.labeled_model import LabeledModel
 from keras_dlrm.models.saved import freeze, refuse_hdf5_in_writing, with_frozen
-from keras_dlrm.models.sparse_model import SparseTraining
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.step.batch import WholeBatch
 
 
-class ClickModel(SparseTraining):
-    """Base of the models: a packed batch (see `Schema`) → p(click), float32 (B, 1).
+class ClickModel(LabeledModel):
+    """Base of the models: a packed batch (see `Schema`) → p(click), float32 (B, 1); of T labels (B, T), in the schema's order.
 
     `predict` gives probabilities; losses on probabilities (`"binary_crossentropy"`) are computed from the logits in
     float32, also under mixed precision. A subclass makes its layers in `__init__` and defines `logits`; see docs/own-models.md.
@@ -37,11 +37,19 @@ class ClickModel(SparseTraining):
     Args:
         schema: A fitted `Schema`.
         seed: Seed of all initial weights and of dropout; the same seed gives the same weights on every backend.
+        tasks: Where the schema has several labels, what takes the place of the last layer, such as `kd.tasks.MMoE()`; by default
+            one unit for each label.
+
+    Raises:
+        ValueError: `tasks` without several labels, or in a model without a last layer that it could replace.
     """
 
+    #: Whether there can be several labels.
+    several_labels = True
+    #: Whether `tasks` can take the place of the last layer, which the model makes by `last_layer` or `last_network`.
+    takes_tasks = False
+
     exported_by_us = True
-    default_loss = "binary_crossentropy"
-    prediction_of_no_rows = np.zeros((0, 1), np.float32)
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> ClickModel:
@@ -50,10 +58,16 @@ class ClickModel(SparseTraining):
         vars(model)["_arguments"] = _own_arguments(cls, args, kwargs)
         return cast(ClickModel, model)
 
-    def __init__(self, schema: Schema | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, schema: Schema | Mapping[str, Any], seed: int | None = None, tasks: TaskOptions | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.schema.require_fitted()
+        self.tasks = None if tasks is None else tasks_of(tasks)
+        self._check_tasks()
+        self.prediction_of_no_rows = np.zeros((0, self.n_labels), np.float32)
         self.seed = new_seed(seed)
         self.embeddings: EmbeddingCollection | None = None
         self.embedding_dropout: keras.layers.Dropout | None = None
@@ -62,31 +76,77 @@ class ClickModel(SparseTraining):
         self._out_of_range: keras.metrics.Metric | None = None
         self._count_out_of_range = False
 
+    def _check_tasks(self) -> None:
+        who, labels = type(self).__name__, list(self.schema.labels)
+        if self.n_labels > 1 and not self.several_labels:
+            fix = "take a model that has one, such as DeepFM or DCNv2, or one label (schema.with_label)"
+            raise ValueError(f"{who}: the schema has the labels {labels}, and no last layer gives a logit for each; {fix}.")
+        if self.tasks is not None and self.n_labels == 1:
+            raise ValueError(f"{who}: tasks={self.tasks} needs several labels, and the schema has {labels[0]!r} alone.")
+        if self.tasks is not None and not self.takes_tasks:
+            raise ValueError(f"{who}: tasks={self.tasks} would replace a last layer, which this model does not have; leave it out.")
+
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        """Packed batch → logits (B, 1)."""
+        """Packed batch → logits (B, T)."""
         raise NotImplementedError
+
+    def logit_layer(self, n: int, part: int, name: str) -> keras.layers.Dense:
+        """A linear layer (B, n) → float32 (B, T), built; `part` numbers the layers of the model, for their seeds."""
+        seed = part_seed(self.seed, part)
+        kernel, bias = ReferenceKernel([seed, 0]), ReferenceBias([seed, 1])
+        options = {"kernel_initializer": kernel, "bias_initializer": bias, "dtype": "float32", "name": name}
+        layer = keras.layers.Dense(self.n_labels, **options)
+        layer.build((None, n))
+        return layer
+
+    def last_layer(self, n: int, part: int, name: str, mlp: MLPOptions | None = None) -> Any:
+        """The last layer, (B, n) → logits, float32 (B, T), built: linear, or a head of `tasks` with networks as `mlp` says."""
+        if self.tasks is None:
+            return self.logit_layer(n, part, name)
+        layer = self._head(part, name, mlp or MLPOptions(()))
+        layer.build((None, n))
+        return layer
+
+    def last_network(self, n: int, mlp: MLPOptions, part: int, name: str) -> Any:
+        """Hidden layers as `mlp` says and the last layer behind them, (B, n) → logits, float32 (B, T), built."""
+        options = {**vars(mlp), "seed": part_seed(self.seed, part), "dtype": self.dtype_policy, "name": name}
+        layer: Any
+        if self.tasks is None:
+            layer = TopMLP(**{**options, "units": [*mlp.units, self.n_labels]})
+        else:
+            layer = self._head(part, "head" if mlp.units else name, mlp)
+            layer = HeadedMLP(layer, **options) if mlp.units else layer
+        layer.build((None, n))
+        return layer
+
+    def _head(self, part: int, name: str, mlp: MLPOptions) -> Any:
+        seed = part_seed(self.seed, part, 1)
+        return self.tasks.layer(self.n_labels, mlp, seed=seed, dtype=self.dtype_policy, name=name)  # type: ignore[union-attr]
 
     def pooled(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Packed batch → vectors of the tables, after their dropout."""
         return self.pooled_vectors(inputs, training)[0]
 
     def pooled_vectors(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
-        """Packed batch → vectors (B, F, D) of the tables, and the first-order terms (B, 1) of the logit, if there are."""
+        """Packed batch → vectors (B, F, D) of the tables, and the first-order terms (B, T) of the logits, if there are."""
         vectors, first_order = self.embeddings(inputs), None  # type: ignore[misc]
         if self.first_order:
-            vectors, first_order = split_first_order(vectors)
+            vectors, first_order = split_first_order(vectors, self.n_labels)
             vectors = ops.cast(vectors, self.compute_dtype)
         if self.embedding_dropout is not None:
             vectors = self.embedding_dropout(vectors, training=training)
         return vectors, first_order
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None, return_logits: bool = False) -> Any:
-        """Packed batch → p(click), float32 (B, 1), or its logits with `return_logits`.
+        """Packed batch → p(click), float32 (B, T) of T labels, or its logits with `return_logits`.
 
         A row with a dense feature of NaN or infinity gets NaN, and so does one whose ids have such a weight.
         """
         inputs = self._checked_inputs(inputs)
         logits = ops.cast(self.logits(inputs, training=training), "float32")
+        if logits.shape[-1] != self.n_labels:
+            wanted = f"(B, {self.n_labels}), one for each of {list(self.schema.labels)}"
+            raise ValueError(f"{self.name}: logits have shape {tuple(logits.shape)}; they must be {wanted}.")
         if self.schema.dense:
             # A ReLU makes 0 of minus infinity, and so a plausible probability of a row that has none. Not a product of the
             # features with 0: that is optimized away.
@@ -115,11 +175,6 @@ class ClickModel(SparseTraining):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def loss_to_compute(self, loss: Any) -> tuple[Any, Any]:
-        if isinstance(loss, (list, tuple)) and len(loss) == 1:
-            loss = loss[0]
-        return loss, from_logits(loss)
-
     def count_ids(self, count_out_of_range: bool) -> None:
         if self._out_of_range is not None:
             forget(self, self._out_of_range)  # else an earlier compile's counter would stay in the logs
@@ -130,59 +185,10 @@ class ClickModel(SparseTraining):
         config = super().get_compile_config()
         return {**config, "count_out_of_range": self._count_out_of_range} if config else config
 
-    def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:
-        if not gives_logits(type(self).call):
-            return super().loss_and_prediction(x, y, part, training)
-        logits = self(x, training=training, return_logits=True)
-        y_pred = ops.sigmoid(logits)
-        with logits_of(y_pred, logits):
-            return self.loss_of_step(x, y, y_pred, part.sample_weight, training), y_pred
-
     def update_metrics(self, x: Any, y: Any, y_pred: Any, part: WholeBatch, loss: Any) -> dict[str, Any]:
         if self._out_of_range is not None and self.embeddings is not None:
             self._out_of_range.update_state(part.sum([self.embeddings.count_out_of_range(x)])[0])
         return super().update_metrics(x, y, y_pred, part, loss)
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """The loss, regularization included.
-
-        Raises:
-            ValueError: no labels, or more than one per row.
-        """
-        self._check_labels(y)
-        return super().compute_loss(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,)), training)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        self._check_labels(y)  # JAX and torch build the metrics before they compute a loss.
-        return dict(super().compute_metrics(x, _shaped(y, (-1, 1)), y_pred, _shaped(sample_weight, (-1,))))
-
-    def _checked(self, arguments: dict[str, Any], checks: Checks) -> dict[str, Any]:
-        arguments = super()._checked(arguments, checks)
-        self._check_outputs(arguments["y"], arguments["sample_weight"])
-        return arguments
-
-    def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-        x, y, sample_weight = super()._checked_batch(who, x, y, sample_weight)
-        self._check_outputs(y, sample_weight)
-        return x, y, sample_weight
-
-    def _check_outputs(self, y: Any, sample_weight: Any) -> None:
-        """Before a step is compiled: TensorFlow's does not know the shape, and Keras says nothing of dicts."""
-        for what, values in (("labels", y), ("sample weights", sample_weight)):
-            if isinstance(values, Mapping):
-                raise TypeError(f"{self.name}: the {what} are a dict with {list(values)}; give the array, as there is one output.")
-        if y is not None:
-            self._check_labels(y)
-
-    def _check_labels(self, y: Any) -> None:
-        if y is None:
-            raise ValueError(f"{self.name}: there are no labels; give fit and evaluate (batch, labels) or x=… and y=….")
-        shape: Any = getattr(y, "shape", ())
-        # TensorFlow does not know the rank where a model has seen labels of both forms.
-        if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):
-            raise ValueError(f"{self.name}: the labels have shape {tuple(shape)}; they must be (B,) or (B, 1).")
 
     # -- tables ------------------------------------------------------------------------------------------------------
 
@@ -215,6 +221,7 @@ class ClickModel(SparseTraining):
     def get_config(self) -> dict[str, Any]:
         refuse_hdf5_in_writing()
         config = {"name": self.name, "schema": self.schema.to_dict(), "seed": self.seed}
+        config |= {} if self.tasks is None else {"tasks": self.tasks.config()}
         config["dtype"] = keras.dtype_policies.serialize(self.dtype_policy)
         return with_frozen({**config, **self._arguments, **self._config}, self)
 
@@ -243,11 +250,3 @@ def _own_arguments(cls: type[ClickModel], args: tuple[Any, ...], kwargs: Mapping
     bound.apply_defaults()
     named = (p.name for p in bound.signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return {name: bound.arguments[name] for name in named if name not in known}
-
-
-def _shaped(values: Any, shape: tuple[int, ...]) -> Any:
-    """Labels → (B, 1), sample weights → (B,): not every Keras metric takes either form of both.
-
-    Without a look at their rank: TensorFlow does not know it where a model has seen both forms.
-    """
-    return None if values is None else ops.reshape(values, shape)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_dlrm.embeddings.options import EmbeddingOptions
-from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
+from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossOptions, crossed
 from keras_dlrm.layers.dense_encoding import encoded_columns
@@ -25,6 +25,7 @@ class CrossNetwork(ClickModel):
 
     #: Kind of the cross layers, see `CrossOptions`.
     cross_kind = "matrix"
+    takes_tasks = True
 
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int | str | Mapping[str, int] = 16, cross_layers: int = 3,
@@ -39,7 +40,7 @@ class CrossNetwork(ClickModel):
         cross = CrossOptions(cross_layers, projection_dim, kernel_l2, self.cross_kind, who=who)
         deep = MLPOptions(deep_mlp, activation, dropout, batch_norm, kernel_l2, who=who, field="deep_mlp")
         super().__init__(schema, seed, **kwargs)
-        schema, dtype, (deep_seed, logit_seed) = self.schema, self.dtype_policy, (part_seed(self.seed, i) for i in (1, 2))
+        schema, dtype, deep_seed = self.schema, self.dtype_policy, part_seed(self.seed, 1)
         choice(who, "structure", structure, ("stacked", "parallel"))
         self.structure = structure
 
@@ -52,10 +53,6 @@ class CrossNetwork(ClickModel):
         self.side_by_side = ConcatenationInteraction(dtype=dtype, name="side_by_side")
         self.crosses = cross.layers(self.seed, dtype)
         self.deep_mlp = MLP(**vars(deep), seed=deep_seed, dtype=dtype, name="deep_mlp") if deep.units else None
-        self.logit = keras.layers.Dense(
-            1, kernel_initializer=ReferenceKernel([logit_seed, 0]), bias_initializer=ReferenceBias([logit_seed, 1]),
-            dtype="float32", name="logit",
-        )  # fmt: skip
 
         # Shapes: x₀ is (B, n).
         n = schema.n_dense
@@ -71,7 +68,7 @@ class CrossNetwork(ClickModel):
         if self.deep_mlp is not None:
             self.deep_mlp.build((None, n))
             last = self.deep_mlp.units[-1] + (n if structure == "parallel" else 0)
-        self.logit.build((None, last))
+        self.logit = self.last_layer(last, 2, "logit", deep)
         self.built = True
 
         # Config
@@ -85,7 +82,7 @@ class CrossNetwork(ClickModel):
         }
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        x0, first_order = self.features(inputs, training)  # (B, n), (B, 1)
+        x0, first_order = self.features(inputs, training)  # (B, n), (B, T)
         x = crossed(self.crosses, x0)
         if self.deep_mlp is not None:
             deep = self.deep_mlp(x if self.structure == "stacked" else x0, training=training)

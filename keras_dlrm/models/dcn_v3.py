@@ -9,7 +9,6 @@ from keras import ops
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.exponential_cross import ExponentialCross
 from keras_dlrm.models.field_model import FieldModel
-from keras_dlrm.models.losses import logits_of
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.support.arguments import integer, number
@@ -41,6 +40,8 @@ class DCNv3(FieldModel):
     162
     """
 
+    takes_tasks = True
+
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, exponential_layers: int = 3,
         linear_layers: int = 3, dropout: float = 0.0, kernel_l2: float = 0.0, **kwargs: Any,
@@ -57,7 +58,7 @@ class DCNv3(FieldModel):
                 cross.build((None, n))
                 network.append(cross)
             self.networks.append(network)
-            self.logit_layers.append(self.logit_layer(n, 1 + part, f"{kind}_logit"))
+            self.logit_layers.append(self.last_layer(n, 1 + part, f"{kind}_logit"))
         self.dropout = keras.layers.Dropout(dropout, seed=part_seed(self.seed, 6), dtype=dtype, name="dropout")
         self.built = True
 
@@ -79,8 +80,7 @@ class DCNv3(FieldModel):
         total, penalty = loss, sum(self.losses)  # L2, which each loss has
         for logits in self.__dict__.pop("_parts"):
             prediction = ops.sigmoid(logits)
-            with logits_of(prediction, logits):
-                own = self.loss_of_step(x, y, prediction, part.sample_weight, training)
+            own = self.loss_of_logits(x, y, prediction, logits, part, training)
             # By the rows of all processes.
             (above,) = part.sum([ops.stop_gradient(part.share(own) - part.share(loss))])
             total = total + ops.relu(ops.stop_gradient(above)) * (own - penalty)

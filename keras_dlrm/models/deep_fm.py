@@ -46,6 +46,8 @@ class WideDeep(DeepModel):
 class DeepFM(DeepModel):
     """logit = factorization machine + deep network, on the same vectors.
 
+    Where there are several labels, the products of pairs are the same in the logit of each.
+
     Args:
         schema: A fitted `Schema`.
         embedding_dim: Width D of all vectors.

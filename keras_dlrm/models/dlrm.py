@@ -1,5 +1,6 @@
 """Deep Learning Recommendation Model."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.cross_layer import CrossOptions, crossed
 from keras_dlrm.layers.dense_encoding import encoded_columns
 from keras_dlrm.layers.dot_interaction import DotInteraction
-from keras_dlrm.layers.mlp import BottomMLP, MLPOptions, TopMLP
+from keras_dlrm.layers.mlp import BottomMLP, MLPOptions
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import boolean, integer
@@ -34,7 +35,7 @@ class DLRM(ClickModel):
         embedding_dim: Width D of all tables, or a mapping table name → width: narrower tables are projected to D, the
             bottom MLP's last width or else the largest one (see `mixed_dimensions`).
         bottom_mlp: Widths of the bottom MLP; the last must be `embedding_dim`. `[512, 256, 64, D]` if omitted.
-        top_mlp: Widths of the top MLP; the last must be 1.
+        top_mlp: Widths of the top MLP; the last must be 1, the logit, of which there is one for each label.
         interaction: `"dot"`: the bottom MLP's output, then all pairwise dot products (the paper). `"cat"`: all
             vectors side by side. `"cat_dot"`: both. `"cross"`: all vectors side by side through low-rank cross layers (MLPerf's
             DLRM-DCNv2). Or any Keras layer that maps all vectors (B, 1 + F, D) to (B, n), or to vectors (B, m, k), which are
@@ -70,6 +71,8 @@ class DLRM(ClickModel):
     (1, 1)
     """
 
+    takes_tasks = True
+
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int | Mapping[str, int] = 16,
         bottom_mlp: Sequence[int] | None = None, top_mlp: Sequence[int] = (512, 256, 1),
@@ -97,7 +100,7 @@ class DLRM(ClickModel):
 
         # Layers
         self.first_order = tables.first_order
-        self.embeddings = tables.layer(schema, self.seed, output_dim=width + self.first_order, dtype=dtype)
+        self.embeddings = tables.layer(schema, self.seed, output_dim=width + self.first_order * self.n_labels, dtype=dtype)
         self.embedding_dropout = tables.dropout_layer(self.seed, dtype)
         self.bottom_mlp = None
         self.encoded = encoded_columns(schema, width, self.seed, dtype)
@@ -110,7 +113,6 @@ class DLRM(ClickModel):
             self.interaction = ConcatenationInteraction(dtype=dtype, name="concatenation")
         self.crosses = cross.layers(self.seed, dtype) if interaction == "cross" else []
         self.beside = ConcatenationInteraction(dtype=dtype, name="beside")
-        self.top_mlp = TopMLP(**vars(top), seed=part_seed(self.seed, 2), dtype=dtype, name="top_mlp")
 
         # Shapes: (B, F, D) from the tables, (B, D) from the bottom MLP, (B, n) into the top MLP.
         if self.embeddings is not None:
@@ -120,7 +122,8 @@ class DLRM(ClickModel):
         n = self._interaction_width((self._vectors, width))
         for layer in self.crosses:
             layer.build((None, n))
-        self.top_mlp.build((None, n + width * self._vectors_beside))
+        hidden = dataclasses.replace(top, units=top.units[:-1], who="DLRM", field="top_mlp")
+        self.top_mlp = self.last_network(n + width * self._vectors_beside, hidden, 2, "top_mlp")
         self.built = True
 
         # Config
@@ -148,7 +151,7 @@ class DLRM(ClickModel):
         if self.encoded is not None:
             vectors.append(self.encoded(inputs["dense"]))  # (B, n, D)
         if self.embeddings is not None:
-            pooled, first_order = self.pooled_vectors(inputs, training)  # (B, F, D), (B, 1)
+            pooled, first_order = self.pooled_vectors(inputs, training)  # (B, F, D), (B, T)
             vectors.append(pooled)
         features = ops.concatenate(vectors, axis=1) if len(vectors) > 1 else vectors[0]  # (B, 1 + F, D)
         logits = self.top_mlp(self.interact(x, features), training=training)

@@ -7,10 +7,10 @@ import keras
 from keras import ops
 
 from keras_dlrm.embeddings.options import EmbeddingOptions
-from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, part_seed
+from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.concatenation import ConcatenationInteraction
 from keras_dlrm.layers.dense_encoding import EncodedColumns
-from keras_dlrm.layers.mlp import MLP, MLPOptions, TopMLP
+from keras_dlrm.layers.mlp import MLP, MLPOptions
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 
@@ -57,7 +57,7 @@ class FieldModel(ClickModel):
         self.linear: keras.layers.Dense | None = None
         if self.first_order:
             # Of a zero where there is no dense column: then it is the bias alone.
-            self.linear = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float32", name="linear")
+            self.linear = keras.layers.Dense(self.n_labels, kernel_initializer="zeros", dtype="float32", name="linear")
             self.linear.build((None, max(schema.n_dense, 1)))
         self.side_by_side = ConcatenationInteraction(dtype=dtype, name="side_by_side")
         # Where a layer is not, because the model does not call it, Keras goes through the model once more in each step.
@@ -65,7 +65,7 @@ class FieldModel(ClickModel):
         self._config = dict(vars(tables))
 
     def terms(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
-        """Packed batch → all vectors (B, F, D), dense columns first, and the sum of the terms of first order, float32 (B, 1).
+        """Packed batch → all vectors (B, F, D), dense columns first, and the sum of the terms of first order, float32 (B, T).
 
         Without such terms the sum is 0.
         """
@@ -82,17 +82,9 @@ class FieldModel(ClickModel):
         linear = self.linear(linear)
         return vectors, linear if first_order is None else linear + first_order
 
-    def logit_layer(self, n: int, part: int, name: str) -> keras.layers.Dense:
-        """The last layer, (B, n) → float32 (B, 1), built; `part` numbers the layers of the model, for their seeds."""
-        seed = part_seed(self.seed, part)
-        kernel, bias = ReferenceKernel([seed, 0]), ReferenceBias([seed, 1])
-        layer = keras.layers.Dense(1, kernel_initializer=kernel, bias_initializer=bias, dtype="float32", name=name)
-        layer.build((None, n))
-        return layer
-
 
 class DeepModel(FieldModel):
-    """Base of the field models that have a deep network.
+    """Base of the field models that have a deep network, of which `tasks` can replace the last layer.
 
     Args:
         schema, embedding_dim, …: Arguments of `FieldModel`.
@@ -102,6 +94,8 @@ class DeepModel(FieldModel):
         batch_norm: Whether the deep network normalizes before each activation.
         kernel_l2: L2 factor of its kernels.
     """
+
+    takes_tasks = True
 
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, deep_mlp: Sequence[int] = (400, 400, 400),
@@ -121,6 +115,6 @@ class DeepModel(FieldModel):
         layer.build((None, n))
         return layer
 
-    def deep_network(self, n: int) -> MLP:
-        """The deep network (B, n) → logits (B, 1): `deep_mlp`, then one unit."""
-        return self.network(TopMLP, n, [*self.deep_options.units, 1])
+    def deep_network(self, n: int) -> Any:
+        """The deep network (B, n) → logits (B, T): `deep_mlp`, then one unit for each label, or a head of `tasks`."""
+        return self.last_network(n, self.deep_options, 1, "deep_mlp")

@@ -40,6 +40,8 @@ class FinalMLP(DeepModel):
     303
     """
 
+    several_labels = False
+
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, second_mlp: Sequence[int] | None = None,
         gate_mlp: Sequence[int] | None = (64,), contexts: Sequence[Sequence[str]] = ((), ()), heads: int = 1, **kwargs: Any,

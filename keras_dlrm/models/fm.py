@@ -30,6 +30,8 @@ class FM(FieldModel):
     60
     """
 
+    several_labels = False
+
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, first_order: bool = True, **kwargs: Any
     ) -> None:

@@ -17,12 +17,13 @@ from keras_dlrm.sharding.part import FILLER
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers that are allowed, ends but for infinity included, words for others, and whether `FILLER` is allowed, too."""
+    """Numbers that are allowed, ends but for infinity included, words for others, and whether `FILLER` or NaN are, too."""
 
     low: float
     high: float
     words: str
     filler: bool = False
+    missing: bool = False
 
     def allows(self, values: np.ndarray) -> bool:
         """Whether all are allowed. NaN is not."""
@@ -30,6 +31,10 @@ class Range:
             return True
         if self.filler:
             values = np.where(values == FILLER, 0, values)
+        if self.missing:
+            values = values[~np.isnan(values.astype(np.float64))]
+            if not values.size:
+                return True
         low, high = float(values.min()), float(values.max())
         return low >= self.low and high <= self.high and high < np.inf
 
@@ -37,6 +42,8 @@ class Range:
         """A mask of those that are not."""
         values = values.astype(np.float64)
         allowed: np.ndarray = (values >= self.low) & (values <= self.high) & (np.abs(values) < np.inf)
+        if self.missing:
+            allowed |= np.isnan(values)
         return ~(allowed | (values == FILLER)) if self.filler else ~allowed
 
 
@@ -51,15 +58,17 @@ class Checks:
     """Checks of the labels and sample weights of one call, such as `fit`.
 
     Labels of Keras's own binary cross-entropies must be in [0, 1], of its other losses finite; a loss of the user's own may
-    give any number a meaning. They must be numbers in any case. With `filler` rows may have the sample weight `FILLER`.
+    give any number a meaning. They must be numbers in any case. With `filler` rows may have the sample weight `FILLER`,
+    with `missing` labels may be NaN.
 
     Attributes:
         error: The error that a batch raised as it was read, if any. TensorFlow makes an error of its own of it.
     """
 
-    def __init__(self, who: str, loss: Any, filler: bool = False) -> None:
+    def __init__(self, who: str, loss: Any, filler: bool = False, missing: bool = False) -> None:
         self.who = who
         self._loss = loss
+        self._missing = missing
         self._weight = dataclasses.replace(_WEIGHT, filler=filler)
         self.error: Exception | None = None
 
@@ -108,7 +117,8 @@ class Checks:
         functions = [function_of(loss) for loss in losses]
         if not functions or None in functions:
             return None
-        return _PROBABILITY if all(function in CROSS_ENTROPIES for function in functions) else _FINITE
+        allowed = _PROBABILITY if all(function in CROSS_ENTROPIES for function in functions) else _FINITE
+        return dataclasses.replace(allowed, missing=self._missing)
 
     def _both(self, y: Any, sample_weight: Any, do: Any) -> tuple[Any, Any]:
         """Results of a function of each output's labels and sample weights, their name, and the numbers that they may be."""

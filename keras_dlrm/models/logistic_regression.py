@@ -22,7 +22,7 @@ class LogisticRegression(ClickModel):
     Args:
         schema: A fitted `Schema`.
         kernel_l2: L2 factor of the dense features' weights; rows have that of their optimizer.
-        embedding_options: Further arguments of `EmbeddingCollection`, whose tables have width 1.
+        embedding_options: Further arguments of `EmbeddingCollection`, whose tables have width 1, or a number for each label.
         seed: Seed of the initial weights of encodings; all others begin at 0.
 
     Source: McMahan et al. 2013, "Ad Click Prediction: a View from the Trenches".
@@ -40,25 +40,25 @@ class LogisticRegression(ClickModel):
     ) -> None:  # fmt: skip
         super().__init__(schema, seed, **kwargs)
         self.kernel_l2 = number("LogisticRegression", "kernel_l2", kernel_l2)
-        tables = EmbeddingOptions(1, 0.0, 0.0, embedding_options, who="LogisticRegression")
-        self.embeddings = tables.layer(self.schema, self.seed, concatenate=True, dtype=self.dtype_policy)
+        tables = EmbeddingOptions(self.n_labels, 0.0, 0.0, embedding_options, who="LogisticRegression")
+        self.embeddings = tables.layer(self.schema, self.seed, dtype=self.dtype_policy)
         if self.embeddings is not None:
             self.embeddings.build((None, self.schema.width))
         # Of a zero where there is no dense column: then it is the bias alone.
         self.linear = keras.layers.Dense(
-            1, kernel_initializer="zeros", dtype="float32", name="linear",
+            self.n_labels, kernel_initializer="zeros", dtype="float32", name="linear",
             kernel_regularizer=keras.regularizers.L2(self.kernel_l2) if self.kernel_l2 else None,
         )  # fmt: skip
         self.linear.build((None, max(self.schema.n_dense, 1)))
-        self.encoded = encoded_columns(self.schema, 1, self.seed, self.dtype_policy, activation=None)
+        self.encoded = encoded_columns(self.schema, self.n_labels, self.seed, self.dtype_policy, activation=None)
         self.built = True
         self._config = {"kernel_l2": self.kernel_l2, "embedding_options": tables.embedding_options}
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         parts = []
         if self.embeddings is not None:
-            parts.append(ops.sum(ops.cast(self.pooled(inputs, training), "float32"), axis=1, keepdims=True))
+            parts.append(ops.sum(ops.cast(self.pooled(inputs, training), "float32"), axis=1))
         if self.encoded is not None:
             parts.append(ops.sum(ops.cast(self.encoded(inputs["dense"]), "float32"), axis=1))
-        parts.append(self.linear(inputs["dense"] if self.schema.dense else ops.zeros_like(parts[0])))
+        parts.append(self.linear(inputs["dense"] if self.schema.dense else ops.zeros_like(parts[0][:, :1])))
         return sum(parts)

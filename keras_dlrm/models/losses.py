@@ -15,12 +15,21 @@ CROSS_ENTROPIES = {
     keras.losses.binary_focal_crossentropy: keras.losses.BinaryFocalCrossentropy,
 }
 
-_known = Scoped((None, None))
+_known = Scoped((None, None, None))
 
 
-def logits_of(y_pred: Any, logits: Any) -> contextlib.AbstractContextManager[Any]:
-    """While this context is open, `FromLogits` on this thread knows the logits of this very prediction."""
-    return _known.using((y_pred, logits))
+def logits_of(y_pred: Any, logits: Any, factors: Any = None) -> contextlib.AbstractContextManager[Any]:
+    """While this context is open, losses on this thread know the logits of this very prediction.
+
+    Of several labels they know the factors of each, too; see `LabelLosses.factors`.
+    """
+    return _known.using((y_pred, logits, factors))
+
+
+def known_logits(y_pred: Any) -> tuple[Any, Any]:
+    """Logits of a prediction and factors of its labels, as `logits_of` knows them; `None` where it does not."""
+    known, logits, factors = _known.value
+    return (logits, factors) if y_pred is known else (None, None)
 
 
 class FromLogits(keras.losses.Loss):
@@ -42,12 +51,12 @@ class FromLogits(keras.losses.Loss):
     def __init__(self, original: keras.losses.Loss) -> None:
         super().__init__(original.name, original.reduction, original.dtype)
         self.original = original
-        self._of_logits = type(original)(**{**original.get_config(), "from_logits": True, "dtype": original.dtype})
+        self.of_logits = type(original)(**{**original.get_config(), "from_logits": True, "dtype": original.dtype})
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        known, logits = _known.value
-        if y_pred is known:
-            return self._of_logits(y_true, logits, sample_weight)
+        logits, _ = known_logits(y_pred)
+        if logits is not None:
+            return self.of_logits(y_true, logits, sample_weight)
         return self.original(y_true, y_pred, sample_weight)
 
 

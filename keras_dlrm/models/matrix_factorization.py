@@ -41,6 +41,8 @@ class MatrixFactorization(FieldModel):
     152
     """
 
+    several_labels = False
+
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, user: str | None = None, item: str | None = None,
         implicit: str | None = None, first_order: bool = True, **kwargs: Any,
@@ -90,7 +92,7 @@ class NeuMF(DeepModel):
         self.product_dim = integer("NeuMF", "product_dim", product, high=self.width - 1)
         units = self.deep_options.units
         self.deep_mlp = self.network(MLP, 2 * (self.width - self.product_dim), units)
-        self.logit = self.logit_layer(self.product_dim + units[-1], 2, "logit")
+        self.logit = self.last_layer(self.product_dim + units[-1], 2, "logit", self.deep_options)
         self.built = True
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:

@@ -40,6 +40,8 @@ class RankMixer(FieldModel):
     261
     """
 
+    takes_tasks = True
+
     def __init__(
         self, schema: Schema | Mapping[str, Any], embedding_dim: int = 16, tokens: int = 8, token_dim: int = 64,
         blocks: int = 2, ratio: int = 4, **kwargs: Any,
@@ -63,7 +65,7 @@ class RankMixer(FieldModel):
             for layer in (mlp, *norms):
                 layer.build(shape)
             self.blocks.append((mlp, *norms))
-        self.logit = self.logit_layer(token_dim, 2, "logit")
+        self.logit = self.last_layer(token_dim, 2, "logit")
         self.built = True
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:

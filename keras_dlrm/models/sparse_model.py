@@ -77,6 +77,7 @@ class SparseTraining(Saved, CheckedTraining):
                 f"compile: {self.name} computes in float16, which needs loss scaling, and that is not defined on embedding "
                 "rows; use mixed_bfloat16."
             )
+        loss, metrics, kwargs = self.of_outputs(self.default_loss if loss is OMITTED else loss, metrics, kwargs)
         self._jit_compile_asked = kwargs.get("jit_compile", "auto")
         if self.sharded and metrics is not None:
             from keras_dlrm.sharding import collectives  # not loaded by programs of one process
@@ -84,7 +85,7 @@ class SparseTraining(Saved, CheckedTraining):
             if not collectives.CUTS_ROWS:  # rows that fill up a part of a batch have weight 0, which plain metrics would not see
                 kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
                 metrics = None
-        loss, computed = self.loss_to_compute(self.default_loss if loss is OMITTED else loss)
+        loss, computed = self.loss_to_compute(loss)
         if inspect.isclass(computed):  # Keras takes it, but could not save it
             loss = computed = computed()
         self.count_ids(count_out_of_range)
@@ -100,6 +101,10 @@ class SparseTraining(Saved, CheckedTraining):
             everyone.require_alike(self.name, of_training(self))
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def of_outputs(self, loss: Any, metrics: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        """Loss, metrics and further arguments of `compile` as they are for what the model predicts."""
+        return loss, metrics, options
 
     def loss_to_compute(self, loss: Any) -> tuple[Any, Any]:
         """A loss as it is kept and saved, and the one that is computed of it."""

@@ -16,6 +16,8 @@ class WholeBatch:
 
     def __init__(self, sample_weight: Any) -> None:
         self.sample_weight = sample_weight
+        #: 1 of rows of the batch, 0 of those that fill up a part, float32 (B,); `None`: all are of the batch.
+        self.real: Any = None
         self._of_rows: Any = 1.0  # this process's share of the real rows
 
     def share(self, loss: Any) -> Any:
@@ -63,7 +65,8 @@ class PartOfBatch(WholeBatch):
         else:
             self._marked = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
             self.sample_weight = _without_filler(self._marked)
-            real = part = ops.sum(ops.cast(ops.not_equal(self._marked, FILLER), "float32"))
+            self.real = ops.cast(ops.not_equal(self._marked, FILLER), "float32")
+            real = part = ops.sum(self.real)
             if reduction == "mean_with_sample_weight":
                 here = part = ops.sum(self.sample_weight)
             whole, self._rows = backend.all_sum([part, real])

@@ -1,7 +1,8 @@
 """One process of several: trains, evaluates and predicts with each case's plan, and writes what it found as JSON.
 
 `hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split", "uneven"}`, or with `"model"`
-and its `"arguments"` of another model than DLRM; without kinds tables are whole. Process 0 writes the file.
+and its `"arguments"` of another model than DLRM, and with `"labels"` of several, some of which are missing; without kinds tables
+are whole. Process 0 writes the file.
 """
 
 import json
@@ -17,7 +18,7 @@ DIM = 8
 EVEN, UNEVEN = 24, 5
 
 
-def schema_of(weighted):
+def schema_of(weighted, label="label"):
     """Uneven vocabularies, one-hot and multi-hot columns of each combiner, two that share a table."""
     columns = [
         kd.Categorical("a", 50),
@@ -26,7 +27,7 @@ def schema_of(weighted):
         kd.Categorical("d", 31, hotness=2, table="c", combiner="sqrtn"),
         kd.Categorical("e", 5),
     ]
-    return kd.Schema(dense=["x", "y"], categorical=columns, label="label", weighted=weighted)
+    return kd.Schema(dense=["x", "y"], categorical=columns, label=label, weighted=weighted)
 
 
 def batches(schema, sizes):
@@ -38,7 +39,9 @@ def batches(schema, sizes):
         batch = {"dense": rng.normal(size=(rows, 2)).astype("float32"), "sparse": ids}
         if schema.weighted:
             batch["weights"] = rng.random(ids.shape).astype("float32")
-        yield batch, rng.integers(0, 2, rows).astype("float32")
+        labels = rng.integers(0, 2, (rows, len(schema.labels))).astype("float32")
+        labels[::3, 1:] = np.nan
+        yield batch, labels[:, 0] if labels.shape[1] == 1 else labels
 
 
 def model_of(schema, case):
@@ -61,7 +64,7 @@ def run(case):
     from keras_dlrm.sharding.meter import meter
     from keras_dlrm.sharding.plan import place
 
-    schema = schema_of(case.get("weighted", False))
+    schema = schema_of(case.get("weighted", False), case.get("labels", "label"))
     if case.get("kinds") is None:
         model, part, layout = model_of(schema, case), lambda batch: batch, None
     else:
@@ -91,7 +94,7 @@ def run(case):
     if case.get("uneven"):
         found["evaluation"] = {k: float(v) for k, v in model.test_on_batch(*part(uneven), return_dict=True).items()}
     # Each process predicts its rows; those that fill it up are cut off.
-    rows = everyone.arrays(model.predict_on_batch(part(uneven)[0])).reshape(-1)
+    rows = everyone.arrays(model.predict_on_batch(part(uneven)[0])).reshape(-1, model.n_labels)
     found["prediction"] = rows[:UNEVEN].tolist()
     found["tables"] = {name: table.tolist() for name, table in model.embedding_tables().items()}
     if layout is not None:

@@ -5,7 +5,8 @@ from math import erf
 import numpy as np
 
 from helpers.encodings import encode, encoded
-from keras_dlrm.layers import BottomMLP, CrossLayer
+from keras_dlrm.layers import BottomMLP, CrossLayer, MMoEHead, PLEHead
+from keras_dlrm.layers.task_head import TaskHead
 
 __all__ = ["encode", "encoded"]
 
@@ -31,6 +32,9 @@ def normalized(layer, x):
 
 
 def dense(layer, x):
+    """A last layer: linear, or a head for several labels."""
+    if isinstance(layer, TaskHead):
+        return task_head(layer, x)
     kernel, bias = layer.get_weights()
     return x @ kernel.astype("float64") + bias
 
@@ -89,7 +93,35 @@ def mlp(layer, x):
                 gamma, beta, mean, variance = layer.norms[i].get_weights()
                 x = (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
             x = np.tanh(x) if layer.activation.__name__ == "tanh" else relu(x)
-    return x
+    return task_head(layer.head, x) if hasattr(layer, "head") else x
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def task_head(layer, x):
+    """Logits (B, T), label by label."""
+    if isinstance(layer, MMoEHead):
+        (gates,), experts = layer.gates.get_weights(), [mlp(expert, x) for expert in layer.experts]
+        count, towers = len(experts), []
+        for t in range(layer.labels):
+            weights = softmax(x @ gates[:, t * count : (t + 1) * count].astype("float64"))
+            towers.append(sum(weights[:, [i]] * expert for i, expert in enumerate(experts)))
+    elif isinstance(layer, PLEHead):
+        towers = [x] * (layer.labels + 1)
+        for groups, gates in zip(layer.experts, layer.gates, strict=True):
+            outputs = [[mlp(expert, own) for expert in group] for group, own in zip(groups, towers, strict=True)]
+            mixtures = []
+            for t, gate in enumerate(gates):
+                weighed = outputs[t] + outputs[-1] if t < layer.labels else [expert for group in outputs for expert in group]
+                weights = softmax(towers[t] @ gate.get_weights()[0].astype("float64"))
+                mixtures.append(sum(weights[:, [i]] * expert for i, expert in enumerate(weighed)))
+            towers = mixtures
+    else:
+        towers = [x] * layer.labels
+    return np.concatenate([mlp(tower, own) for tower, own in zip(layer.towers, towers, strict=True)], 1)
 
 
 def attention(layer, x):

@@ -29,6 +29,7 @@ from keras_dlrm.models import (
     XDeepFM,
 )
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
+from keras_dlrm.tasks import PLE, MMoE, SharedBottom
 
 SPARSE = [Categorical("C1", 7), Categorical("tags", 5, hotness=3, combiner="mean"), Categorical("C3", 4)]
 SCHEMA = Schema(dense=["I1", "I2"], categorical=SPARSE)
@@ -82,8 +83,8 @@ class Parts:
         if model.embeddings is not None:
             vectors = np.array(pooled(model.embedding_tables(), model.schema, batch["sparse"])).transpose(1, 0, 2)
             if model.first_order:
-                self.first_order = 3 * vectors[:, :, -1:].sum(0)
-                vectors = vectors[:, :, :-1]
+                self.first_order = 3 * vectors[:, :, -model.n_labels :].sum(0)
+                vectors = vectors[:, :, : -model.n_labels]
         if getattr(model, "encoded", None) is not None:
             vectors = [*layers.encoded(model.encoded, batch["dense"]).transpose(1, 0, 2), *vectors]
         if model.first_order and not isinstance(model, (DLRM, DCN, DCNv2, GDCN)):
@@ -232,6 +233,11 @@ def field(kind, of_schema=SCHEMA, **own):
     return lambda schema=of_schema, **options: kind(schema, 4, **{"seed": 1, **own, **options})
 
 
+def labeled(make):
+    """Of two labels."""
+    return lambda schema=SCHEMA, **options: make(Schema(schema.dense, schema.categorical, ["click", "like"]), **options)
+
+
 # With a bias and weights of both dense columns.
 FIRST_ORDER = 16 + 3
 FLAT = 5 * 4  # five vectors of width 4
@@ -328,6 +334,30 @@ MODELS = {
         field(NeuMF, Schema(categorical=[SPARSE[0], SPARSE[2]]), product_dim=1, deep_mlp=[6, 5]),
         11 * 4 + deep(6) + (1 + 5 + 1), numpy_neu_mf,
     ),
+    "mmoe in dlrm": Case(
+        labeled(lambda s, **k: dlrm(s, first_order=True, tasks=MMoE([2], 2, [3]), **k)),
+        16 * 6 + BOTTOM + (10 * 5 + 5) + 2 * (5 * 3 + 3) + 5 * 2 * 2 + 2 * (3 * 2 + 2 + 2 + 1), numpy_dlrm,
+    ),
+    "ple in dcnv2": Case(
+        labeled(lambda s, **k: cross(DCNv2, s, structure="parallel", tasks=PLE([], 1, 1, [3], 2), **k)),
+        TABLES + 2 * (14 * 14 + 14) + deep(14) + 3 * (19 * 3 + 3) + 19 * (2 + 2 + 3) + 3 * (3 * 3 + 3) + 3 * (2 + 2) + 2 * 4,
+        numpy_dcn,
+    ),
+    "towers in deep fm": Case(
+        labeled(lambda s, **k: DeepFM(s, 4, deep_mlp=[6, 5], tasks=SharedBottom([2]), **{"seed": 1, **k})),
+        TABLES + LINEAR + 2 * FIRST_ORDER + deep(FLAT) + 2 * (5 * 2 + 2 + 3), numpy_deep_fm,
+    ),
+    "labels of autoint": Case(
+        labeled(lambda s, **k: AutoInt(s, 4, attention_layers=1, heads=2, head_dim=3, deep_mlp=[6, 5], **{"seed": 1, **k})),
+        TABLES + LINEAR + 4 * 4 * 6 + 2 * (5 * 6 + 1) + deep(FLAT) + 2 * 6, numpy_auto_int,
+    ),
+    "several labels of dcnv3": Case(
+        labeled(lambda s, **k: DCNv3(s, 4, exponential_layers=1, linear_layers=1, **{"seed": 1, **k})),
+        TABLES + LINEAR + 2 * (20 * 10 + 20 + 20) + 2 * 2 * 21, numpy_dcn_v3, parts_of_dcn_v3,
+    ),
+    "two labels of logistic regression": Case(
+        labeled(lambda s, **k: LogisticRegression(s, **{"seed": 1, **k})), 2 * (16 + 2 + 1), numpy_linear
+    ),
     "dcn": Case(lambda **k: cross(DCN, **k), TABLES + 2 * 2 * 14 + deep(14) + (14 + 5 + 1), numpy_dcn),
     "dcn without dense": Case(
         lambda **k: cross(DCN, WITHOUT_DENSE, **k), TABLES + 2 * 2 * 12 + deep(12) + (12 + 5 + 1), numpy_dcn
@@ -369,4 +399,8 @@ def data(schema=SCHEMA, rows=10, seed=0):
         sizes = [(0 if place == 0 else -1, c.vocabulary_size) for c in schema.categorical for place in range(c.hotness)]
         sparse = np.stack([rng.integers(low, high, rows) for low, high in sizes], 1)
         batch["sparse"] = sparse
-    return batch, rng.integers(0, 2, rows).astype("float32")
+    labels = rng.integers(0, 2, (rows, len(schema.labels))).astype("float32")
+    if labels.shape[1] == 1:
+        return batch, labels[:, 0]
+    labels[::3, 1] = np.nan
+    return batch, labels

@@ -27,9 +27,12 @@ from keras_dlrm.layers import (
     GatedCross,
     LinearEncoding,
     MaskBlock,
+    MMoEHead,
     PeriodicEncoding,
     PerTokenMLP,
     PiecewiseLinearEncoding,
+    PLEHead,
+    SharedBottomHead,
     TokenMixing,
     TopMLP,
     TPUEmbedding,
@@ -37,6 +40,7 @@ from keras_dlrm.layers import (
 )
 from keras_dlrm.layers.dense_encoding import EncodedColumns
 from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.tasks import PLE, MMoE, SharedBottom
 
 F, D, N = 4, 3, 6
 SCHEMA = Schema(
@@ -112,6 +116,16 @@ CASES = {
     "encoded columns": Case(
         lambda **k: EncodedColumns(["periodic", None, *["piecewise_linear"] * 2, None, "periodic"], D, seed=0, **k),
         [(N,)], (4, D), encoded,
+    ),
+    "shared bottom": Case(
+        lambda **k: SharedBottomHead(SharedBottom([3]), 2, seed=1, **k), [(N,)], (2,), numpy_layers.task_head, "float32"
+    ),
+    "mixture of experts": Case(
+        lambda **k: MMoEHead(MMoE([3], 4, [5, 2]), 3, (), "tanh", 0.5, True, 0.1, seed=1, **k), [(N,)], (3,),
+        numpy_layers.task_head, "float32",
+    ),
+    "progressive layered extraction": Case(
+        lambda **k: PLEHead(PLE([], 2, 1, [4], 2), 2, seed=1, **k), [(N,)], (2,), numpy_layers.task_head, "float32"
     ),
     "embeddings": Case(lambda **k: EmbeddingCollection(SCHEMA, 2, seed=0, **k), [IDS], (3, 2), embedded),
     "embeddings side by side": Case(

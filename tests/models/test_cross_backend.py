@@ -31,12 +31,23 @@ def batch(seed, rows=32):
     y = (dense[:, 0] + (sparse[:, 0] % 2) + rng.normal(size=rows) > 0.5).astype("float32")
     return {"dense": dense, "sparse": sparse}, y
 
+several = kd.Schema(schema.dense, schema.categorical, label=["click", "buy"])
+
+def labels_of(model, x, y):
+    # One label; or a second one that follows it, and is missing in some rows.
+    if len(model.schema.labels) == 1:
+        return x, y
+    buy = np.where(x["dense"][:, 1] > 0.5, y, 0)
+    return x, np.stack([y, np.where(x["dense"][:, 1] > 1, np.nan, buy)], 1).astype("float32")
+
 def dlrm():
     return kd.models.DLRM(schema, 8, [16, 8], [16, 1], seed=5)
 
 MODELS = {
     "dlrm, adagrad": (dlrm, kd.optimizers.Adagrad(0.05)),
     "dlrm, rowwise adagrad": (dlrm, kd.optimizers.RowwiseAdagrad(0.05)),
+    "mmoe, adam": (lambda: kd.models.DLRM(several, 8, [16, 8], [16, 1], seed=5, tasks=kd.tasks.MMoE([4], 2, [8])), "adam"),
+    "ple, esmm": (lambda: kd.models.DCNv2(several, 8, 2, [16], seed=5, tasks=kd.tasks.PLE(expert_mlp=[8])), "adam"),
     "dcnv2, adam": (lambda: kd.models.DCNv2(schema, 8, 2, [16], "parallel", seed=5), "adam"),
 }
 """
@@ -47,11 +58,11 @@ TRAIN = (
 out = {}
 for name, (make, optimizer) in MODELS.items():
     model = make()
-    model.compile(optimizer=optimizer)
+    model.compile(optimizer=optimizer, **({"loss": kd.losses.ESMM()} if "esmm" in name else {}))
     out[name] = []
     for step in range(50):
         model.reset_metrics()
-        out[name].append(float(model.train_on_batch(*batch(step))))
+        out[name].append(float(model.train_on_batch(*labels_of(model, *batch(step)))))
 folder = Path(sys.argv[1])
 if keras.backend.backend() == "jax":
     # Compiled, with dropout, trained: what a user saves.
@@ -95,7 +106,7 @@ def test_models_learn_alike_and_a_saved_one_is_loaded_everywhere(tensorflow_prog
         return json.loads(done.stdout.splitlines()[-1])
 
     tensorflow, *others = [run(TRAIN, backend) for backend in ("tensorflow", "jax", "torch")]
-    assert len(tensorflow) == 3
+    assert len(tensorflow) == 5
     for model, losses in tensorflow.items():
         assert np.mean(losses[-10:]) < np.mean(losses[:5]), f"{model} does not learn"
         for backend, other in zip(("jax", "torch"), others, strict=True):

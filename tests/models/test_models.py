@@ -45,6 +45,11 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
+def mean(losses):
+    """Of each label over the rows that have it."""
+    return np.nanmean(losses, axis=0).sum()
+
+
 def bce(z, y):
     """Per example, from logits."""
     return np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
@@ -69,7 +74,7 @@ def test_predictions_equal_numpy_also_in_the_last_partial_batch(name):
     model = MODELS[name].make()
     batch, _ = data(model.schema, 10)
     got = model.predict(batch, batch_size=4, verbose=0)
-    assert got.shape == (10, 1) and got.dtype == np.float32
+    assert got.shape == (10, model.n_labels) and got.dtype == np.float32
     np.testing.assert_allclose(got, sigmoid(numpy_forward(name, model, batch)), rtol=1e-5, atol=1e-6)
 
 
@@ -86,14 +91,14 @@ def test_a_step_goes_down_the_slope_of_the_loss_in_numpy(name):
     """Along a random direction of all weights at once."""
     model, case = MODELS[name].make(), MODELS[name]
     batch, y = data(model.schema, 6)
-    y = y[:, None]
+    y = y.reshape(6, -1)
     rng = np.random.default_rng(1)
     model.set_weights([w + rng.normal(0, 0.3, w.shape) for w in model.get_weights()])
 
     def loss(weights=None):
         """That of the model, and of its parts where these are above it."""
-        whole = bce(case.numpy(model, Parts(model, batch)), y).mean()
-        parts = [bce(logits, y).mean() for logits in case.parts(model, Parts(model, batch))] if case.parts else []
+        whole = mean(bce(case.numpy(model, Parts(model, batch)), y))
+        parts = [mean(bce(logits, y)) for logits in case.parts(model, Parts(model, batch))] if case.parts else []
         weights = [max(0, part - whole) for part in parts] if weights is None else weights
         return whole + np.dot(weights, parts), weights
 

@@ -37,6 +37,9 @@ MODELS = [
         "Wukong": {**DEEP, "wukong_layers": 1, "fm_vectors": 3, "linear_vectors": 2, "rank": 2, "block_mlp": []},
         "RankMixer": {"tokens": 2, "token_dim": 8, "blocks": 1},
     }.items()
+] + [
+    {"kinds": MIXED, "rule": "SGD", "uneven": True, "labels": ["a click", "like"], "model": "DCNv2",
+     "arguments": {**DEEP, "cross_layers": 1, "tasks": {"type": "MMoE", "experts": 2, "expert_mlp": [4]}}},
 ]  # fmt: skip
 
 
