@@ -84,6 +84,7 @@ def _layers(mlp: Any) -> list[Layer]:
 
 
 def _check_counterpart(who: str, model: DLRM, interactions: Sequence[str], compressed: bool) -> None:
+    model.schema.require_one_label(who)
     if model.interaction_kind not in interactions:
         raise ValueError(f"{who}: there is no interaction {model.interaction_kind!r}; there are {list(interactions)}.")
     for option in ("concat_dense", "first_order"):

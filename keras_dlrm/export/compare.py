@@ -44,6 +44,7 @@ def compare_tables(
     """
     if not isinstance(model, ClickModel):
         raise TypeError(f"compare_tables: expected a model of kd.models, not {type(model).__name__}.")
+    model.schema.require_one_label("compare_tables")
     for kind in kinds:
         choice("compare_tables", "kinds", kind, KINDS)
     if isinstance(getattr(part, "schema", None), Schema):

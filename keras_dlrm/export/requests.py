@@ -66,7 +66,7 @@ def check_batch(schema: Any, rows: int = 16) -> dict[str, np.ndarray]:
 
 
 def expected_probabilities(model: Any, batch: Mapping[str, np.ndarray], stored: Any = None) -> np.ndarray:
-    """p(click) that an exported model should give, (B, 1): the live model's, with `StoredTables` instead of its own if given."""
+    """p(click) that an exported model should give, (B, T): the live model's, with `StoredTables` instead of its own if given."""
     if stored is None:
         return np.asarray(model.predict(batch, verbose=0))
     with taped(stored):
@@ -147,7 +147,8 @@ def requests(
         "rank": ({names[key]: entry for key, entry in ranked.items()}, together),
         **dict.fromkeys(("classify", "regress"), (known, batch)),
     }
-    return {name: by_kind[kind] for name, kind in signature_names(preprocessor is not None, user_columns, default).items()}
+    names = signature_names(schema, preprocessor is not None, user_columns, default)
+    return {name: by_kind[kind] for name, kind in names.items()}
 
 
 def _rank(

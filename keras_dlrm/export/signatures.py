@@ -4,6 +4,7 @@ import dataclasses
 import keyword
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.schema.columns import Categorical
@@ -103,9 +104,32 @@ def _named(columns: Sequence[Column]) -> tuple[Column, ...]:
     return tuple(dataclasses.replace(column, input=names[column.name]) for column in columns)
 
 
-def signature_names(raw: bool, user_columns: Sequence[str], default: str) -> dict[str, str]:
-    """Signature name → what it takes: `packed`, `columns`, `raw` (with a preprocessor), `rank`, `classify` or `regress`."""
-    kinds = ["packed", "columns", *(["raw"] if raw else []), *(["rank"] if user_columns else []), "classify", "regress"]
+def label_outputs(schema: Schema) -> dict[str, str]:
+    """Names of the outputs of single labels, `probability_click` and the like, by label; none where there is one label.
+
+    Example:
+
+    >>> label_outputs(Schema(dense=["x"], label=["click", "add to cart"]))
+    {'click': 'probability_click', 'add to cart': 'probability_add_to_cart'}
+    """
+    if len(schema.labels) == 1:
+        return {}
+    return {label: f"probability_{name}" for label, name in input_names(schema.labels).items()}
+
+
+def named_probabilities(schema: Schema, probability: Any) -> dict[str, Any]:
+    """Outputs of a signature: `probability` (B, T), and of several labels each one's column (B, 1) by the name of its output."""
+    outputs = {name: probability[:, i : i + 1] for i, name in enumerate(label_outputs(schema).values())}
+    return {"probability": probability, **outputs}
+
+
+def signature_names(schema: Schema, raw: bool, user_columns: Sequence[str], default: str) -> dict[str, str]:
+    """Signature name → what it takes: `packed`, `columns`, `raw` (with a preprocessor), `rank`, `classify` or `regress`.
+
+    The last two give one number, and are left out where there are several labels.
+    """
+    kinds = ["packed", "columns", *(["raw"] if raw else []), *(["rank"] if user_columns else [])]
+    kinds += ["classify", "regress"] if len(schema.labels) == 1 else []
     return {"serving_default": default, **{kind: kind for kind in kinds}}
 
 

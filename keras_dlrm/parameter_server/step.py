@@ -20,6 +20,7 @@ def check(model: Any) -> None:
     """Refuse what cannot be trained on parameter servers: `TypeError` for another model, `ValueError` for an option."""
     if not isinstance(model, ClickModel):
         raise TypeError(f"build: expected a model of kd.models, not {type(model).__name__}.")
+    model.schema.require_one_label("build")
     if model.embeddings is None:
         raise ValueError("build: the model has no embedding tables; train it with fit.")
     if not model.compiled or not isinstance(model.optimizer, Hybrid):

@@ -18,6 +18,8 @@ MAX_FEATURES = 100
 # A run is of so many rows and bytes, and a row, which is repeated for each pair, of so many bytes.
 _ROWS_PER_RUN, _BYTES_PER_RUN, _BYTES_OF_A_ROW = 2048, 16 * 2**20, 64 * 2**10
 _LOGITS = ("logit", "logits")
+# Of several labels, one output each.
+_OF_LABEL = "probability_"
 _SCORES = ("probability", "probabilities", "predictions", "prediction", "outputs", "output", "scores")
 
 
@@ -36,7 +38,8 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     log(p / (1 - p)) of the float32 probability, unless the signature has an output `logit`; near 0 and 1 that is coarse, and
     `resolution` says how coarse: a smaller change is rounding.
 
-    The document is as for `:predict`, with one row, and perhaps `top`, how many pairs to give (20 by default). The answer has
+    The document is as for `:predict`, with one row, and perhaps `top`, how many pairs to give (20 by default), and `output`, which
+    of several labels to explain, such as `probability_like` (the first one by default). The answer has
     `value` and `logit` of the row, `features` and `pairs` with their changes, the strongest first, of a feature also how many of
     its values are `unseen`, and `resolution`. `ServingError` for other than one row of at most 64 KiB, or without a score.
     """
@@ -44,6 +47,9 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
     top = document.pop("top", 20)
     if type(top) is not int or not 0 <= top <= 5000:
         raise invalid(f"'top' must be an integer from 0 to 5000, not {shown(top)}.")
+    asked = document.pop("output", None)
+    if asked is not None and asked not in signature.outputs:
+        raise invalid(f"'output' is {shown(asked)}; signature {signature.name!r} has {', '.join(map(repr, signature.outputs))}.")
     features = [f for f in features_of(signature, version.schema) if not f.weight]
     arrays, _ = inputs_from_json(document, signature, max_bytes)
     for name, array in arrays.items():
@@ -55,13 +61,13 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
         raise ServingError("INVALID_ARGUMENT", text, 413)
     # Float ids and the like are written over: the arrays must be ours.
     row = {name: np.array(array) for name, array in arrays.items()}
-    missing = _missing_values(version, signature, features, row)
-    output, value, base = _logits(version, signature, row)
-    singles = _ablated(version, signature, row, features, missing, [(i,) for i in range(len(features))])
+    missing = _missing_values(version, signature, features, row, asked)
+    output, value, base = _logits(version, signature, row, asked)
+    singles = _ablated(version, signature, row, features, missing, [(i,) for i in range(len(features))], asked)
     change = base[0] - singles
     order = np.argsort(-np.abs(change), kind="stable")
     pairs = list(itertools.combinations(sorted(order[:MAX_FEATURES].tolist()), 2))
-    both = _ablated(version, signature, row, features, missing, pairs)
+    both = _ablated(version, signature, row, features, missing, pairs, asked)
     first, second = (np.array(side, int) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
     together = base[0] - singles[first] - singles[second] + both
     strongest = np.argsort(-np.abs(together), kind="stable")[:top]
@@ -90,7 +96,7 @@ def explain(version: Version, signature: Signature, document: Mapping[str, Any],
 
 def _ablated(
     version: Version, signature: Signature, row: Mapping[str, np.ndarray], features: Sequence[Feature],
-    missing: Sequence[Any], subsets: Sequence[tuple[int, ...]],
+    missing: Sequence[Any], subsets: Sequence[tuple[int, ...]], asked: str | None,
 ) -> np.ndarray:  # fmt: skip
     """The logit of the row without each subset of the features."""
     logits = []
@@ -101,12 +107,12 @@ def _ablated(
         for i, subset in enumerate(part):
             for j in subset:
                 features[j].take_away(arrays[features[j].input], i, missing[j])
-        logits.append(_logits(version, signature, arrays)[2])
+        logits.append(_logits(version, signature, arrays, asked)[2])
     return np.concatenate(logits) if logits else np.zeros(0)
 
 
 def _missing_values(
-    version: Version, signature: Signature, features: Sequence[Feature], row: Mapping[str, np.ndarray]
+    version: Version, signature: Signature, features: Sequence[Feature], row: Mapping[str, np.ndarray], asked: str | None
 ) -> list[Any]:
     """Missing value of each feature: its first choice where the model gives a number for it."""
     chosen = [feature.missing[0] for feature in features]
@@ -115,20 +121,23 @@ def _missing_values(
         of_kind = [i for i, other in choices if other == kind]
         try:
             for i in of_kind:
-                _ablated(version, signature, row, features, chosen, [(i,)])
+                _ablated(version, signature, row, features, chosen, [(i,)], asked)
         except ServingError:
             for i in of_kind:
                 chosen[i] = features[i].missing[1]
     return chosen
 
 
-def _logits(version: Version, signature: Signature, arrays: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray]:
-    """Name of the output that is explained, its values (R,) and their logits (R,)."""
+def _logits(
+    version: Version, signature: Signature, arrays: Mapping[str, np.ndarray], asked: str | None
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """Name of the output that is explained, the one that is asked for if any, its values (R,) and their logits (R,)."""
     outputs = operations.run(version.model, signature, arrays)
     rows = len(next(iter(arrays.values())))
     fitting = [n for n, a in outputs.items() if a.dtype.kind == "f" and a.shape in ((rows,), (rows, 1))]
-    known = [name for name in (*_LOGITS, *_SCORES) if name in fitting]
-    if not known and len(fitting) != 1:
+    known = [name for name in (*_LOGITS, *_SCORES) if name in fitting] or [n for n in fitting if n.startswith(_OF_LABEL)]
+    known = [name for name in fitting if name == asked] if asked is not None else known
+    if not known and (asked is not None or len(fitting) != 1):
         raise invalid(f"signature {signature.name!r} has no output that is one number per row to explain.")
     name = (known or fitting)[0]
     values = outputs[name].ravel().astype(np.float64)

@@ -16,7 +16,7 @@ from keras_dlrm.export.onnx_graph import files
 from keras_dlrm.export.onnx_graph.graph import Graph, Value, large_tensor
 from keras_dlrm.export.onnx_graph.layers import Converter
 from keras_dlrm.export.requests import check_answers, check_batch, expected_probabilities
-from keras_dlrm.export.signatures import packed_inputs
+from keras_dlrm.export.signatures import label_outputs, named_probabilities, packed_inputs
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.files.checksums import seal
 from keras_dlrm.files.durable import check_replaced, publish, workspace
@@ -33,7 +33,8 @@ def onnx(
     """Write a model as ONNX, of standard operations alone.
 
     Inputs are a packed batch, `dense` float32 (B, n_dense), `sparse` int64 (B, W) and, for a weighted schema, `weights`
-    float32 (B, W); the output is `probability` float32 (B, 1), for any B. Ids out of range get their column's OOV row, a
+    float32 (B, W); the output is `probability` float32 (B, 1), or (B, T) of T labels with one
+    `probability_click` and the like (B, 1) for each, for any B. Ids out of range get their column's OOV row, a
     dense feature of NaN or infinity gives NaN. All columns of equal width are looked up by one Gather.
 
     The graph is made from what Keras records of the model's layers; tables go to the file a part at a time. Its answers in
@@ -88,7 +89,7 @@ def onnx(
             expected = own.answers(model, batch, seen)
         else:
             batch = check_batch(model.schema)
-            expected = {"probability": expected_probabilities(model, batch, seen)}
+            expected = named_probabilities(model.schema, expected_probabilities(model, batch, seen))
         session = files.new_session(aside / path.name, verify=False)
 
         def answer(fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -147,9 +148,13 @@ def _click(graph: Graph, stored: StoredTables, model: Any, inputs: dict[str, Val
         # Added last, because a runtime's ReLU and sigmoid may make numbers of NaN: 0 times the features, which is NaN where
         # one of them is NaN or infinite. As one product it takes 1.3 µs less than a sum, a comparison and a choice.
         last = i == len(graph.must_be_finite) - 1
-        zeros = np.zeros((width, 1), np.float32)
+        zeros = np.zeros((width, model.n_labels), np.float32)
         probability = graph.op("Gemm", name, zeros, probability, output="probability" if last else None)
-    return [Value("probability", (None, 1), "float32")]
+    outputs = [Value("probability", (None, model.n_labels), "float32")]
+    for i, name in enumerate(label_outputs(model.schema).values()):
+        graph.op("Gather", "probability", np.array([i], np.int64), axis=1, output=name)
+        outputs.append(Value(name, (None, 1), "float32"))
+    return outputs
 
 
 def _bytes(stored: StoredTables, name: str) -> bytes:

@@ -50,8 +50,9 @@ def savedmodel(
     - `classify`, `regress`: serialized `tf.train.Example`s, with the columns of `raw`, or of `columns` without a preprocessor.
     - `serving_default`: what `default` says.
 
-    They give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). It loads without Keras
-    and without this package. An id out of range is looked up as its column's OOV row, an unseen value likewise.
+    They give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). Of T labels that is
+    (B, T), with an output (B, 1) for each besides, such as `probability_click`, and there is no `classify` and no `regress`. It
+    loads without Keras and without this package. An id out of range is looked up as its column's OOV row, an unseen value likewise.
 
     A model of any backend is rebuilt under TensorFlow in another process, to which its tables are passed part by part. The
     version is compared with `model.predict` through every signature before it is renamed: it is complete or absent.
@@ -217,17 +218,24 @@ def _rebuild(
 def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
     """Requests to the written model, with the answers that it should give; see `check.check`."""
     columns = signatures.model_columns(model.schema)
-    kinds = signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"])
+    kinds = signatures.signature_names(model.schema, job["preprocessor"], job["user_columns"], job["default"])
     return {
         name: {
             "inputs": inputs,
             "batch": {key: values.tolist() for key, values in batch.items()},
-            "expected": expected_probabilities(model, batch, stored if job["stored"] else None).tolist(),
+            "expected": _expected(model, batch, stored if job["stored"] else None),
             "examples": kinds[name] in ("classify", "regress"),
             "user_inputs": [c.input for c in columns if kinds[name] == "rank" and c.name in job["user_columns"]],
         }
         for name, (inputs, batch) in requests(model.schema, preprocessor, job["user_columns"], job["default"]).items()
     }
+
+
+def _expected(model: Any, batch: Mapping[str, np.ndarray], stored: StoredTables | None) -> Any:
+    """Probabilities that a request should be answered with, or of several labels all outputs by name."""
+    expected = expected_probabilities(model, batch, stored)
+    outputs = signatures.named_probabilities(model.schema, expected)
+    return expected.tolist() if len(outputs) == 1 else {name: values.tolist() for name, values in outputs.items()}
 
 
 def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,8 +245,9 @@ def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict
         **own.named(model),
         "tables": {n: {"rows": rows, "width": width, "stored_as": kinds[n]} for n, (rows, width) in shapes.items()},
         "pruned_rows": stored.pruned_rows,
-        "signatures": signatures.signature_names(job["preprocessor"], job["user_columns"], job["default"]),
+        "signatures": signatures.signature_names(model.schema, job["preprocessor"], job["user_columns"], job["default"]),
         "user_columns": job["user_columns"],
+        **({"outputs": outputs} if (outputs := signatures.label_outputs(model.schema)) else {}),
         "inputs": {c.name: c.input for c in signatures.model_columns(model.schema)},
         "warm_up": job["warm_up"],
     }

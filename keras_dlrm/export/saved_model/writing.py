@@ -19,7 +19,14 @@ from keras_dlrm.export.elsewhere import arguments, import_modules
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.saved_model.check import examples, feed
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
-from keras_dlrm.export.signatures import EXAMPLES, model_columns, packed_inputs, raw_columns, signature_names
+from keras_dlrm.export.signatures import (
+    EXAMPLES,
+    model_columns,
+    named_probabilities,
+    packed_inputs,
+    raw_columns,
+    signature_names,
+)
 from keras_dlrm.export.tables.taped_tables import ServedTables, replace_rows
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
@@ -53,24 +60,28 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     module = _module(weights)
     module.tables = list(served.arrays.values())
 
-    def serve(batch: Mapping[str, Any]) -> Any:
+    schema = model.schema
+
+    def probabilities(batch: Mapping[str, Any]) -> Any:
         with taped(served):
             return model(batch, training=False)
 
-    schema = model.schema
+    def serve(batch: Mapping[str, Any]) -> dict[str, Any]:
+        return named_probabilities(schema, probabilities(batch))
+
     known = module.columns = ModelColumns(schema, model_columns(schema))
     if job["preprocessor"]:
         preprocessor = Preprocessor.load(folder / "preprocessor")
         known = module.raw = RawColumns(preprocessor, raw_columns(preprocessor), folder)
     functions = {
-        "packed": _function(lambda inputs: {"probability": serve(with_equal_rows(inputs))}, _specs(packed_inputs(schema))),
+        "packed": _function(lambda inputs: serve(with_equal_rows(inputs)), _specs(packed_inputs(schema))),
         "columns": _columns(module.columns, serve),
         "rank": _rank(known, serve, job["user_columns"]) if job["user_columns"] else None,
         "raw": _columns(known, serve),
-        "classify": _examples(known, serve, _classes),
-        "regress": _examples(known, serve, lambda p: {"outputs": p}),
+        "classify": _examples(known, probabilities, _classes) if len(schema.labels) == 1 else None,
+        "regress": _examples(known, probabilities, lambda p: {"outputs": p}) if len(schema.labels) == 1 else None,
     }
-    names = signature_names(job["preprocessor"], job["user_columns"], job["default"])
+    names = signature_names(schema, job["preprocessor"], job["user_columns"], job["default"])
     tf.saved_model.save(module, str(path), signatures={name: functions[kind] for name, kind in names.items()})
     # TensorFlow Serving's Classify and Regress require names of their own; `tf.saved_model.save` calls all of them Predict.
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
@@ -165,7 +176,7 @@ def _parts(rows: IO[bytes], tables: Sequence[Sequence[Any]]) -> Iterator[tuple[i
 
 
 def _columns(columns: ModelColumns, serve: Serve) -> Any:
-    return _function(lambda inputs: {"probability": serve(columns.pack(columns.named(inputs)))}, columns.specs())
+    return _function(lambda inputs: serve(columns.pack(columns.named(inputs))), columns.specs())
 
 
 def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
@@ -175,7 +186,8 @@ def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
 
     def rank(inputs: Mapping[str, Any]) -> dict[str, Any]:
         by_name = columns.named(inputs)
-        return {"probability": serve(columns.pack(by_name, user, tf.shape(by_name[candidates])[0]))}
+        answer: dict[str, Any] = serve(columns.pack(by_name, user, tf.shape(by_name[candidates])[0]))
+        return answer
 
     return _function(rank, specs)
 
