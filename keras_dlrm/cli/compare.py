@@ -88,6 +88,7 @@ def _compare(
     from keras_dlrm.metrics import paired_bootstrap_runs, scores
     from keras_dlrm.support.terminal import print_table
     from keras_dlrm.training.baselines import LOGISTIC, baseline_predictions, verdict
+    from keras_dlrm.training.by_label import logs_by_label
     from keras_dlrm.training.run import train
     from keras_dlrm.training.run_files import read_predictions
     from keras_dlrm.training.tuning import tune
@@ -121,28 +122,31 @@ def _compare(
         table.append(row)
         trained[name] = experiment, results[0]
 
-    labels, weights = np.asarray(log.split("test").labels), log.split("test").sample_weights()
-    for name, probabilities in baseline_predictions(log, "test").items():
-        of_baseline = scores(labels, probabilities, weights)
-        table.append({"model": name, **{score: of_baseline[score] for score in ("auc", "logloss", "ne")}})
-        runs[name] = [probabilities]
     first, *others = named
-    differences = {
-        (a, b): paired_bootstrap_runs(labels, runs[a], runs[b], samples, weights=weights)
-        for a, b in [*((first, other) for other in others), *((name, LOGISTIC) for name in named)]
-    }
+    differences: dict[tuple[str, str, str], Any] = {}
+    for label, own, rows in logs_by_label(log, "test"):
+        labels, weights = np.asarray(own.split("test").labels), own.split("test").sample_weights()
+        of_label = {name: [probabilities[rows] for probabilities in each] for name, each in runs.items()}
+        for name, probabilities in baseline_predictions(own, "test").items():
+            of_baseline = scores(labels, probabilities, weights)
+            shown = {score: of_baseline[score] for score in ("auc", "logloss", "ne")}
+            table.append({"model": f"{name}, {label}" if label else name, **shown})
+            of_label[name] = [probabilities]
+        for a, b in [*((first, other) for other in others), *((name, LOGISTIC) for name in named)]:
+            differences[a, b, label] = paired_bootstrap_runs(labels, of_label[a], of_label[b], samples, weights=weights)
     verdicts = [
-        {"difference": f"{a} - {b}", "score": score, "mean": mean, "low": low, "high": high, "p": p_value,
-         "more than noise": "yes" if low > 0 or high < 0 else "no"}
-        for (a, b), by_score in differences.items() for score, (mean, low, high, p_value) in by_score.items()
+        {"difference": f"{a} - {b}", **({"label": label} if label else {}), "score": score, "mean": mean, "low": low, "high": high,
+         "p": p_value, "more than noise": "yes" if low > 0 or high < 0 else "no"}
+        for (a, b, label), by_score in differences.items() for score, (mean, low, high, p_value) in by_score.items()
     ]  # fmt: skip
     click.echo()
-    print_table(table, f"Test part of {log.directory} ({len(labels):,} rows), mean ± sd over seeds", file=sys.stdout)
+    print_table(table, f"Test part of {log.directory} ({len(log.split('test')):,} rows), mean ± sd over seeds", file=sys.stdout)
     over = "rows and seeds" if seeds > 1 else "rows"
     print_table(verdicts, f"Paired bootstrap over {over}, 95% interval", file=sys.stdout)
     for name, (experiment, run) in trained.items():
-        said = verdict(name, LOGISTIC, differences[name, LOGISTIC], experiment, log, run)
-        click.echo(f"\n{click.wrap_text(said, 80)}")
+        for label in ("",) if len(log.schema.labels) == 1 else log.schema.labels:
+            said = verdict(name, LOGISTIC, differences[name, LOGISTIC, label], experiment, log, run)
+            click.echo(f"\n{click.wrap_text(f'{label}: {said}' if label else said, 80)}")
     result = {"models": table, "differences": verdicts}
     write(path, json.dumps(result, indent=2))
     click.echo(f"runs and compare.json: {output}")

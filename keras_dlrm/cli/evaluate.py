@@ -48,39 +48,49 @@ def command(
     part = log.split(split)
     shared.check_slices(log, slice_by, group_by)
     loaded = shared.load_model(model, imports=imports)
-    from keras_dlrm import metrics
     from keras_dlrm.data.preprocessor.unseen import Tally
     from keras_dlrm.data.preprocessor.unseen import as_json as unseen_as_json
+    from keras_dlrm.files.durable import write
     from keras_dlrm.schema.same_schema import check_same
     from keras_dlrm.support.terminal import print_table
-    from keras_dlrm.training.analysis import grouped
+    from keras_dlrm.training.analysis import affordable, analyze, grouped
+    from keras_dlrm.training.by_label import OneLabel, logs_by_label, part_scores
     from keras_dlrm.training.callbacks import predictions
+    from keras_dlrm.training.page import page
     from keras_dlrm.training.slicing import Slicer
+    from keras_dlrm.training.summary import part_rows
 
     check_same(f"{model} does not fit {data}", loaded.schema, log.schema, scores=True)
     probabilities = predictions(loaded, part, batch_size)
-    scores = metrics.scores(part.labels, probabilities, part.sample_weights())
+    scores = part_scores(part, probabilities)
     unseen = Tally()
     for batch, *_ in part.batches(65_536):
         unseen.add_packed(part.schema, batch.get("sparse"))
-    print_table([{"part": split, "rows": len(part), **scores}], f"{loaded.name} ({model})")
-    shared.print_unseen(unseen.columns())
     result: dict[str, Any] = {"split": split, "rows": len(part), **scores, "unseen": unseen_as_json(unseen.columns())}
-    if slice_by:
-        result["slices"] = Slicer(log, split, probabilities).tables(slice_by)
-    for table in result.get("slices", ()):
-        print_table([{key: row[key] for key in _SHOWN} for row in table["rows"]], f"{table['column']} by {table['by']}")
-    if group_by is not None:
-        result["grouped_auc"] = grouped(part, group_by, probabilities)
-        print_table([result["grouped_auc"]], f"AUC within each value of {group_by}")
+    if len(log.schema.labels) > 1:
+        result["labels"] = {label: {} for label in log.schema.labels}
+    of_labels = {"labels": result["labels"]} if "labels" in result else {}
+    print_table(part_rows({split: scores, "rows": {split: len(part)}, **of_labels}, (split,)), f"{loaded.name} ({model})")
+    shared.print_unseen(unseen.columns())
+    figures = {}
+    for label, own, rows in logs_by_label(log, split):
+        of, of_label = result["labels"][label] if label else result, f"{label}: " if label else ""
+        if slice_by:
+            of["slices"] = Slicer(own, split, probabilities[rows]).tables(slice_by)
+        for table in of.get("slices", ()):
+            title = f"{of_label}{table['column']} by {table['by']}"
+            print_table([{key: row[key] for key in _SHOWN} for row in table["rows"]], title)
+        if group_by is not None:
+            of["grouped_auc"] = grouped(own.split(split), group_by, probabilities[rows])
+            print_table([of["grouped_auc"]], f"{of_label}AUC within each value of {group_by}")
+        if report is not None:
+            shuffled = affordable(log.schema, len(part))
+            one = OneLabel(loaded, label) if label else loaded
+            more = batch_size, slice_by or None, group_by
+            figures[label] = analyze(one, own, split, probabilities[rows], *more, predictions=shuffled)
     if report is not None:
-        from keras_dlrm.files.durable import write
-        from keras_dlrm.training.analysis import affordable, analyze
-        from keras_dlrm.training.page import page
-
-        shuffled = affordable(log.schema, len(part))
-        figures = analyze(loaded, log, split, probabilities, batch_size, slice_by or None, group_by, predictions=shuffled)
-        write(report, page({split: scores}, figures, f"{loaded.name} on {log.directory.name}"))
+        content = figures[""] if "" in figures else {"labels": figures}
+        write(report, page({split: scores, **of_labels}, content, f"{loaded.name} on {log.directory.name}"))
         click.echo(f"report: {report}")
     if tables:
         from keras_dlrm.export import compare_tables

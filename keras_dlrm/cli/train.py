@@ -25,7 +25,7 @@ Examples:
   keras-dlrm train --data my-log --backend jax --optimizer adagrad --learning-rate 0.02
 """)
 @click.argument("inputs", nargs=-1)
-@click.option("--label", help="Of INPUTS: column of clicks, 0 or 1.")
+@click.option("--label", "labels", multiple=True, help="Of INPUTS: column of clicks, 0 or 1; may be given for several.")
 @click.option("--schema", type=shared.PathArgument, help="Of INPUTS: schema file, instead of one that is inferred.")
 @click.option("--data", type=shared.PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
 @shared.training_options
@@ -38,7 +38,7 @@ Examples:
 @shared.backend_option
 @shared.json_option
 def command(
-    inputs: tuple[str, ...], label: str | None, schema: Path | None, data: Path | None, output: Path | None, resume: bool,
+    inputs: tuple[str, ...], labels: tuple[str, ...], schema: Path | None, data: Path | None, output: Path | None, resume: bool,
     overwrite: bool, slice_by: tuple[str, ...], group_by: str | None, tensorboard: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Train a model, keep the best one on the validation part, score the test part once.
@@ -60,7 +60,7 @@ def command(
         require("--tensorboard", "tensorflow")
     # All that can be checked comes before the import of a framework, which takes long.
     console = Console(stderr=True)
-    if bool(inputs) != bool(label or schema) or (inputs and data):
+    if bool(inputs) != bool(labels or schema) or (inputs and data):
         raise ValueError("train: give files with --label or --schema, or --data, which was preprocessed before.")
     log = None if data is None else shared.chosen_log(data, console)
     experiment = experiment_for(log, options)
@@ -73,6 +73,7 @@ def command(
         raise FileExistsError(f"--output {output} has content; {fix}")
     if inputs:  # read, or a planted log written, only where all else is right
         with promise(f"Preprocessing continues where it stopped with --output {shlex.quote(str(output))}."):
+            label = labels[0] if len(labels) == 1 else labels or None
             log = prepare(list(inputs), output, label, schema, console=console)
         experiment = experiment_for(log, options)
     elif log is None:

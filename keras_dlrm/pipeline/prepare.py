@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +23,7 @@ _FEWEST = 50  # rows
 
 
 def prepare(
-    data: Inputs, output: Path, label: str | None = None, schema: Schema | str | os.PathLike[str] | None = None,
+    data: Inputs, output: Path, label: str | Sequence[str] | None = None, schema: Schema | str | os.PathLike[str] | None = None,
     split: Mapping[str, float] | None = None, split_by: str | None = None, csv: CsvDialect | None = None,
     console: Console | None = None,
 ) -> ClickLog:  # fmt: skip
@@ -45,7 +45,7 @@ def prepare(
             raise ValueError("train: give label=…, the name of the column of clicks, 0 or 1; or a schema.")
         schema = Schema.infer(data, label, csv=csv)
         _tell(schema, console)
-    elif label not in (None, schema.label):
+    elif label is not None and (label if isinstance(label, str) else tuple(label)) != schema.label:
         raise ValueError(f"train: label={label!r} is not the schema's, which is {schema.label!r}; leave it out.")
     blocked = next((place for place in (output, *output.absolute().parents) if place.exists()), output)
     if not blocked.is_dir():
@@ -53,7 +53,7 @@ def prepare(
     if besides_log(output) and not (output / MARKER).is_file():
         raise FileExistsError(f"{output} has content that is not a run's; give another output.")
     if (inferred := _inferred(data, schema, csv)) is not None:
-        _check(inferred, schema.label)
+        _check(inferred, schema.labels)
         split_by = split_by or inferred.time
     split_by = split_by or "random"
     new, made = not output.exists(), not (output / LOG).exists()
@@ -95,10 +95,11 @@ def _inferred(data: Inputs, schema: Schema, csv: CsvDialect | None) -> Inferred 
     return None
 
 
-def _check(inferred: Inferred, label: str) -> None:
+def _check(inferred: Inferred, labels: Sequence[str]) -> None:
     """`ValueError` where rows are too few or too much alike to train and score on."""
-    if inferred.click_rate in (0, 1):
-        raise ValueError(f"train: all labels in {label!r} are {inferred.click_rate:.0f}; give rows with and without a click.")
+    for label, rate in zip(labels, inferred.click_rates, strict=True):
+        if rate in (0, 1):
+            raise ValueError(f"train: all labels in {label!r} are {rate:.0f}; give rows with and without a click.")
     if inferred.rows is not None and inferred.rows < _FEWEST:
         raise ValueError(f"train: {inferred.rows} rows are too few to train, validate and test on; give some hundred.")
 

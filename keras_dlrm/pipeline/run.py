@@ -99,7 +99,7 @@ class Run:
             rows: A frame (pandas, Polars, Arrow, or a mapping of named columns), or a path, folder or pattern of files.
 
         Returns:
-            float32 (B,), one probability for each of the B rows, in their order.
+            float32 (B,), one probability for each of the B rows, in their order; of T labels (B, T).
 
         Raises:
             FileNotFoundError: there are no such files.
@@ -143,7 +143,9 @@ class Run:
         parts = [f"<p>{escape(title)}</p>", _table(rows), f"<p>{escape(self.result.get('verdict', ''))}</p>"]
         if (self.directory / run_files.FIGURES).is_file():
             figures = read_json(self.directory / run_files.FIGURES)
-            charts = {**learning_curves(self.result["history"]), "reliability": reliability_chart(figures["reliability"])}
+            of_labels = figures.get("labels", {"": figures})
+            named = {f"reliability {label}".strip(): reliability_chart(own["reliability"]) for label, own in of_labels.items()}
+            charts = {**learning_curves(self.result["history"]), **named}
             parts += [picture(svg, name) for name, svg in charts.items()]
             link = escape(as_typed(self.report().path))
             keys = "Gray: training part, blue: validation part."

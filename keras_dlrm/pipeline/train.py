@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from keras_dlrm.data import ClickLog, CsvDialect
 from keras_dlrm.data import open as open_log
 from keras_dlrm.data.packed.format import MANIFEST
 from keras_dlrm.data.tables.files import Inputs
+from keras_dlrm.layers.task_head import TaskOptions
 from keras_dlrm.pipeline.prepare import prepare
 from keras_dlrm.pipeline.run import Run
 from keras_dlrm.schema.schema import Schema
@@ -27,7 +28,7 @@ from keras_dlrm.training.run_files import stamped
 
 
 def train(
-    data: Inputs | ClickLog, label: str | None = None, model: str | type | None = None, *,
+    data: Inputs | ClickLog, label: str | Sequence[str] | None = None, model: str | type | None = None, *,
     schema: Schema | str | os.PathLike[str] | None = None, split: Mapping[str, float] | None = None,
     split_by: str | None = None, csv: CsvDialect | None = None,
     experiment: Experiment | str | os.PathLike[str] | None = None, settings: Mapping[str, Any] | None = None,
@@ -40,7 +41,7 @@ def train(
     Args:
         data: A frame (pandas, Polars, Arrow, or a mapping of named columns); a path, folder or pattern of `.parquet`, `.csv`
             and `.tsv` files; or a processed log: a `ClickLog`, or its directory.
-        label: Column of clicks, 0 or 1; not needed with a schema or a processed log.
+        label: Column of clicks, 0 or 1, or a list of several such columns; not needed with a schema or a processed log.
         model: Name of a model of `kd.models`, such as `"DCNv2"`, or a `ClickModel` of one's own: the class, or
             `"module:Class"`. `"DLRM"` by default, or the experiment's.
         schema: A `Schema` or its file, in place of `kd.Schema.infer`.
@@ -50,7 +51,7 @@ def train(
         csv: Form of text files that are not as usual.
         experiment: An `Experiment` or its YAML file, in place of the one that follows from the log (`recipe`).
         settings: Single values of the experiment, such as `{"seed": 1, "epochs": 3, "model.dropout": 0.1}`. A value may be a
-            Keras layer, such as `"model.interaction"`.
+            Keras layer, such as `"model.interaction"`, or a head of `kd.tasks`, such as `"model.tasks"`.
         output: Folder of the run, with the processed log in `data`; `runs/<model>-<time>` by default.
         verbose: Whether to tell on standard error what was found in the table, and the scores of each epoch.
 
@@ -105,8 +106,9 @@ def train(
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with Keras layers as YAML can hold them."""
+    """Settings with Keras layers and heads as YAML can hold them."""
     return {
-        key: keras.saving.serialize_keras_object(value) if isinstance(value, keras.layers.Layer) else value
+        key: keras.saving.serialize_keras_object(value) if isinstance(value, keras.layers.Layer)
+        else value.config() if isinstance(value, TaskOptions) else value
         for key, value in settings.items()
-    }
+    }  # fmt: skip

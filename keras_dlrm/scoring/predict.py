@@ -43,7 +43,8 @@ def split_rows(split: Split, size: int, unseen: Tally) -> Iterator[Part]:
     for batch, label, *_ in split.batches(size):
         unseen.add_packed(split.schema, batch.get("sparse"))
         numbers = pl.Series("row", np.arange(first, first + len(label), dtype=np.int64))
-        yield Part(batch, pl.DataFrame([numbers, pl.Series(split.schema.label, label)]))
+        columns = label.reshape(len(label), -1).T
+        yield Part(batch, pl.DataFrame([numbers, *map(pl.Series, split.schema.labels, columns)]))
         first += len(label)
 
 
@@ -134,7 +135,7 @@ def predict_files(
         output: File to write: `.parquet`, `.csv` or `.tsv`, the last two also `.gz`.
         preprocessor: That of the model's log (`kd.data.open(directory).preprocessor`), or its directory; `None` for ids.
         id_columns: Columns of the input that are kept alongside the predictions, in their types; from CSV as text.
-        column: Name of the column of probabilities, float32.
+        column: Name of the column of probabilities, float32; of several labels one for each, such as `probability_click`.
         batch_size: Rows that the model gets at once.
         csv: How text files are written; as those that the preprocessor was fitted on by default.
         on_error: `"raise"`: an error at the first row that cannot be used. `"skip"`: such rows are left out and counted.
@@ -171,8 +172,9 @@ def predict_files(
     if isinstance(id_columns, str):
         raise TypeError(f"{who}: id_columns={id_columns!r} is a string; give a list of names.")
     ids = list(id_columns)
+    columns = probability_columns(model, column)
     for name in ids:
-        if name == column or ids.count(name) > 1:
+        if name in columns or ids.count(name) > 1:
             fix = "name each id column once, and give column=… another name."
             raise ValueError(f"{who}: the output would have two columns {name!r}; {fix}")
     output_format(path)
@@ -181,9 +183,10 @@ def predict_files(
     if any(file.path.resolve() == path.resolve() for file in rows.files):
         raise ValueError(f"{who}: {path} is an input, too; give another output.")
     report = progress or (lambda done, total, stage: None)
-    with ThreadPoolExecutor(threads) as executor, TableOutput(path, {**rows.types, column: pl.Float32}, overwrite) as table:
+    types = {**rows.types, **dict.fromkeys(columns, pl.Float32)}
+    with ThreadPoolExecutor(threads) as executor, TableOutput(path, types, overwrite) as table:
         parts = one_ahead(rows.parts(executor, lambda done, total: report(done, total, "score")))
-        _score(model, parts, size, column, table)
+        _score(model, parts, size, columns, table)
         if table.rows + bad.skipped != rows.seen:
             raise RuntimeError(f"{who}: {rows.seen} rows were read, {table.rows} scored and {bad.skipped} left out.")
     return Scored(path, table.rows, bad.skipped, tuple(bad.examples), rows.columns.unseen.columns())
@@ -201,7 +204,7 @@ def predict_rows(
         preprocessor, batch_size, csv, workers: As of `predict_files`.
 
     Returns:
-        float32 (B,), one probability for each of the B rows.
+        float32 (B,), one probability for each of the B rows; of T labels (B, T).
 
     Raises:
         FileNotFoundError, KeyError, ValueError, TypeError: as of `predict_files`.
@@ -215,11 +218,12 @@ def predict_rows(
     """
     who = "predict_rows"
     read = _file_rows(who, model, rows, preprocessor, csv, [], BadRows())
-    scored = _InMemory(Path("the rows"))
+    scored, columns = _InMemory(Path("the rows")), probability_columns(model)
     size = integer(who, "batch_size", batch_size)
     with ThreadPoolExecutor(worker_count(who, workers)) as executor:
-        _score(model, read.parts(executor, lambda done, total: None), size, PROBABILITY, scored)
-    return np.concatenate([np.empty(0, np.float32), *scored.parts])
+        _score(model, read.parts(executor, lambda done, total: None), size, columns, scored)
+    every = np.concatenate([np.empty((0, len(columns)), np.float32), *scored.parts])
+    return every[:, 0] if len(columns) == 1 else every
 
 
 class _InMemory:
@@ -230,7 +234,7 @@ class _InMemory:
         self.parts: list[np.ndarray] = []
 
     def write(self, frame: pl.DataFrame) -> None:
-        self.parts.append(frame[PROBABILITY].to_numpy())
+        self.parts.append(frame.to_numpy())
         self.rows += len(frame)
 
 
@@ -246,7 +250,7 @@ def predict_split(
         output, column, batch_size, overwrite, progress: As of `predict_files`.
 
     Returns:
-        What was written: columns `row` (int64, from 0), the label's name (float32) and `column` (float32).
+        What was written: columns `row` (int64, from 0), the labels' names (float32) and `column`, or one for each label (float32).
 
     Raises:
         FileExistsError: `output` exists.
@@ -256,34 +260,43 @@ def predict_split(
     who, path = "predict_split", Path(output)
     check_same(who, _schema(who, model), split.schema)
     size = integer(who, "batch_size", batch_size)
-    label = split.schema.label
-    if len({"row", label, column}) < 3:
-        raise ValueError(f"{who}: the output has the columns 'row', {label!r} and {column!r}; give column=… another name.")
+    columns, labels = probability_columns(model, column), split.schema.labels
+    names = ["row", *labels, *columns]
+    if len(set(names)) < len(names):
+        listed = f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
+        raise ValueError(f"{who}: the output has the columns {listed}; give column=… another name.")
     unseen = Tally()
     report, total = progress or (lambda done, total, stage: None), len(split)
-    types: dict[str, Any] = {"row": pl.Int64, label: pl.Float32, column: pl.Float32}
+    types: dict[str, Any] = {"row": pl.Int64, **dict.fromkeys([*labels, *columns], pl.Float32)}
     with TableOutput(path, types, overwrite) as table:
-        _score(model, split_rows(split, size, unseen), size, column, table, lambda done: report(done, total, "score"))
+        _score(model, split_rows(split, size, unseen), size, columns, table, lambda done: report(done, total, "score"))
         if table.rows != total:
             raise RuntimeError(f"{who}: {table.rows} of {total} rows were scored.")
     return Scored(path, table.rows, unseen=unseen.columns())
 
 
 def _score(
-    model: Any, parts: Iterable[Part], size: int, column: str, table: TableOutput | _InMemory,
+    model: Any, parts: Iterable[Part], size: int, columns: Sequence[str], table: TableOutput | _InMemory,
     done: Callable[[int], None] = lambda rows: None,
 ) -> None:  # fmt: skip
     for part in refilled(parts, size):
         # One shape: JAX compiles for each that it sees.
         padded_rows = model.predict_on_batch(padded(part.batch, size))
-        probabilities = np.asarray(padded_rows, np.float32).reshape(-1)[: row_count(part.batch)]
+        probabilities = np.asarray(padded_rows, np.float32).reshape(-1, len(columns))[: row_count(part.batch)]
         if not np.isfinite(probabilities).all():
-            row = int(np.argmax(~np.isfinite(probabilities)))
+            row = int(np.argmax(~np.isfinite(probabilities).all(axis=1)))
             kept = part.beside.row(row, named=True) if part.beside.width else {}
             fix = "the model's weights are not finite, or its inputs too large."
-            raise ValueError(f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {probabilities[row]}; {fix}")
-        table.write(pl.DataFrame([*part.beside.get_columns(), pl.Series(column, probabilities)]))
+            shown = ", ".join(map(str, probabilities[row]))
+            raise ValueError(f"{table.path}: the prediction of row {table.rows + row} {kept or ''} is {shown}; {fix}")
+        table.write(pl.DataFrame([*part.beside.get_columns(), *map(pl.Series, columns, probabilities.T)]))
         done(table.rows)
+
+
+def probability_columns(model: Any, column: str = PROBABILITY) -> list[str]:
+    """Names of a model's predictions as columns: `column`, or of several labels one with the name of each."""
+    labels = model.schema.labels
+    return [column] if len(labels) == 1 else [f"{column}_{label}" for label in labels]
 
 
 def _file_rows(

@@ -17,10 +17,10 @@ from keras_dlrm.checkpoint.state import state_of, value_of
 from keras_dlrm.checkpoint.writing import clear, write
 from keras_dlrm.files.checksums import check_archive
 from keras_dlrm.files.durable import whole
-from keras_dlrm.metrics import scores
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.support.terminal import bar
 from keras_dlrm.training.averaging import Averaging
+from keras_dlrm.training.by_label import part_scores, with_means
 
 SHOWN = (("logloss", "loss"), ("auc", "AUC"))
 
@@ -28,7 +28,8 @@ SHOWN = (("logloss", "loss"), ("auc", "AUC"))
 class BestModel(keras.callbacks.Callback):
     """Scores the validation part after each epoch, keeps the best model, lowers the rate and stops, as `Experiment` has it.
 
-    Exact scores enter the logs as `val_auc`, `val_logloss`, `val_ne`. Without a validation part the last model is the best.
+    Exact scores enter the logs as `val_auc`, `val_logloss`, `val_ne`; of several labels their means, which decide, and those of
+    each. Without a validation part the last model is the best.
     Without a path only the scores are kept.
     Where weights are averaged, the model with the averages is scored and kept.
     """
@@ -69,6 +70,7 @@ class BestModel(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = {} if logs is None else logs
+        logs.update(with_means(logs, self.model.schema.labels))
         self.seconds += time.perf_counter() - self._since
         self._since = 0.0
         with self.averaging.in_place() if self.averaging is not None else contextlib.nullcontext():
@@ -86,7 +88,8 @@ class BestModel(keras.callbacks.Callback):
         better = True
         if self.part is not None:
             valid = validation_scores(self.model, self.part, self.batch_size)
-            logs.update({f"val_{name}": valid[name] for name in ("auc", "logloss", "ne")})
+            shown = ("auc", "logloss", "ne")
+            logs.update({f"val_{name}": value for name, value in valid.items() if name.partition("_")[0] in shown})
             score = {"auc": valid["auc"], "logloss": -valid["logloss"], "both": valid["auc"] - valid["ne"]}[self.monitor]
             better = self.best is None or score > self.best
             self.best = score if better else self.best
@@ -146,8 +149,9 @@ class TimeBudget(keras.callbacks.Callback):
 
 
 def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:
-    """p(click) of a split in file order: float64 (N,); `ValueError` where one is not finite."""
-    probabilities = np.asarray(model.predict(part.dataset(batch_size), verbose=0), dtype=np.float64).reshape(-1)
+    """p(click) of a split in file order: float64 (N,), or (N, T) of T labels; `ValueError` where one is not finite."""
+    probabilities = np.asarray(model.predict(part.dataset(batch_size), verbose=0), dtype=np.float64)
+    probabilities = probabilities[:, 0] if probabilities.shape[1] == 1 else probabilities
     bad = np.count_nonzero(~np.isfinite(probabilities))
     if bad:
         detail = f"{bad} of {len(probabilities)} predictions for the {part.name} part are not finite; lower the learning rate."
@@ -156,8 +160,8 @@ def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:
 
 
 def validation_scores(model: Any, part: Any, batch_size: int) -> dict[str, float]:
-    """Exact scores of a split; see `kd.metrics.scores`."""
-    return scores(part.labels, predictions(model, part, batch_size), part.sample_weights())
+    """Exact scores of a split; see `part_scores`."""
+    return part_scores(part, predictions(model, part, batch_size))
 
 
 class TrainingProgress(keras.callbacks.Callback):

@@ -21,6 +21,7 @@ from keras_dlrm.support.arguments import boolean, choice, integer, number, shown
 from keras_dlrm.training.model_types import MODELS, check_arguments, is_type, model_class
 
 MONITORS = ("auc", "logloss", "both")
+LOSSES = ("binary_crossentropy", "esmm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Experiment:
         patience: Epochs without a better score before training stops; 0: never.
         lr_factor: Factor on the learning rates after each epoch without a better score; 1: none, as schedules need it.
         label_smoothing: Of the binary cross-entropy, in [0, 1).
+        loss: `"binary_crossentropy"`; or `"esmm"` of two labels, the second of which follows the first.
+        loss_weights: Weights of labels in the loss by name, where there are several; 1 for others.
         mixed_precision: Whether to compute in bfloat16 (variables, logits and loss stay float32).
         seed: Of initial weights, dropout and the order of the rows.
         checkpoint_steps: Steps between resumable checkpoints within an epoch; each epoch's end is one, too.
@@ -65,6 +68,8 @@ class Experiment:
     patience: int = 2
     lr_factor: float = 1.0
     label_smoothing: float = 0.0
+    loss: str = "binary_crossentropy"
+    loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     mixed_precision: bool = False
     seed: int = 0
     checkpoint_steps: int = 1000
@@ -80,6 +85,12 @@ class Experiment:
         for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
             object.__setattr__(self, field, integer("experiment", field, getattr(self, field), low))
         choice("experiment", "monitor", self.monitor, MONITORS)
+        choice("experiment", "loss", self.loss, LOSSES)
+        if not isinstance(self.loss_weights, Mapping):
+            fix = "must be a mapping by label, such as {like: 0.5}"
+            raise ValueError(f"experiment: loss_weights={shown(self.loss_weights)} {fix}.")
+        if self.loss == "esmm" and self.label_smoothing:
+            raise ValueError(f"experiment: label_smoothing={self.label_smoothing} is not of loss='esmm'; leave it out.")
         if not isinstance(self.lr_factor, (int, float)) or not 0 < self.lr_factor <= 1:
             raise ValueError(f"experiment: lr_factor={shown(self.lr_factor)} must be in (0, 1].")
         object.__setattr__(self, "label_smoothing", number("experiment", "label_smoothing", self.label_smoothing, below=1))
@@ -189,7 +200,7 @@ class Experiment:
         """
         import keras
 
-        from keras_dlrm import metrics
+        from keras_dlrm import losses, metrics
 
         options = dict(self.model)
         kind, dtype = options.pop("type"), "mixed_bfloat16" if self.mixed_precision else "float32"
@@ -199,11 +210,12 @@ class Experiment:
         except TypeError as error:
             raise ValueError(f"experiment: model {kind}: {error}") from error
         rule = self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer)
-        loss = keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
+        loss = losses.ESMM() if self.loss == "esmm" else keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
         scores = [keras.metrics.AUC(name="auc"), metrics.LogLoss(name="logloss")]
         model.compile(
             optimizer=_optimizer("optimizer", self.optimizer), embedding_optimizer=rule, loss=loss,
             metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,
+            **({"loss_weights": self.loss_weights} if self.loss_weights else {}),
         )  # fmt: skip
         return model
 

@@ -55,10 +55,10 @@ def check_arguments(kind: str, options: Mapping[str, Any]) -> None:
         return
     known: set[str] = set()
     for base in model_class(kind).__mro__:  # a model passes further arguments to its bases
-        known |= inspect.signature(base).parameters.keys()
+        known |= inspect.signature(base.__init__).parameters.keys()
         if base.__module__ == "keras_dlrm.models.click_model":
             break
-    known -= {"schema", "seed", "kwargs"}
+    known -= {"self", "schema", "seed", "kwargs"}
     for name in options.keys() - known:
         fix = f"known are {sorted(known)}. Another model is chosen by --model or model=."
         raise ValueError(f"experiment: model.{name} is not an argument of {kind}; {fix}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_dlrm.files.paths import as_typed
 from keras_dlrm.training import plots
+from keras_dlrm.training.by_label import of_label
 
 _SCORES = {"auc": "AUC", "logloss": "log loss", "ne": "NE", "calibration": "calibration", "ece": "ECE"}
 _RESULT = {"name": "", "rows": "rows", **_SCORES}
@@ -32,21 +33,30 @@ def page(result: Mapping[str, Any], figures: Mapping[str, Any], title: str) -> s
     Args:
         result: As `result.json` holds it: `history`, scores of the parts, and perhaps `baselines`, a list of rows
             `{"model": name, "auc": …, "logloss": …, …}`, a `verdict` on them, and what else `train` returns.
-        figures: As `analyze` returns them.
+        figures: As `analyze` returns them; of several labels `{"labels": {name: figures}}`, and the result has `labels`, too.
         title: Heading of the page.
 
     Returns:
         The text of the file.
     """
-    sections = [
-        f"<header><h1>{escape(title)}</h1>{hint(' · '.join(f'<span>{fact}</span>' for fact in _facts(result)))}</header>",
+    facts = hint(" · ".join(f"<span>{fact}</span>" for fact in _facts(result)))
+    sections = [f"<header><h1>{escape(title)}</h1>{facts}</header>"]
+    labels = figures.get("labels", {})
+    for label, own in labels.items():
+        sections += [f"<h1>{escape(label)}</h1>", *_sections(of_label(result, label), own)]
+    sections += [] if labels else _sections(result, figures)
+    # Of a run; other pages have no such files.
+    sections.append(hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file."))
+    return document(title, sections if "history" in result else sections[:-1])
+
+
+def _sections(result: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
+    """All of a page, or what it has of one of several labels."""
+    return [
         "<h2>Result</h2>", _result(result, figures),
         "<h2>Charts</h2>", _charts(result, figures), _lift(figures["lift"]),
         _importance(figures["importance"]), _slices(figures["slices"]),
-        # Of a run; other pages have no such files.
-        hint("All figures are in <code>report.json</code> and <code>result.json</code> beside this file.") * ("history" in result),
     ]  # fmt: skip
-    return document(title, sections)
 
 
 def document(title: str, sections: Iterable[str]) -> str:

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from keras_dlrm.data.packed.one_label import LabelSplit
 from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import KERAS, check_archive, content_digest
 from keras_dlrm.files.durable import check_writable, clean, whole, write
 from keras_dlrm.files.marker import MARKER
-from keras_dlrm.metrics import scores
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.differences import difference, shown
@@ -26,6 +27,7 @@ from keras_dlrm.training import run_files
 from keras_dlrm.training.analysis import affordable, analyze
 from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.baselines import beside
+from keras_dlrm.training.by_label import OneLabel, logs_by_label, part_scores
 from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
@@ -138,10 +140,15 @@ def check_parts(data: Any) -> dict[str, Any]:
     """Fingerprint of a run's data for its folder; an error where a part cannot be scored."""
     digest = hashlib.sha256(data.schema.to_json().encode())
     for name in data.splits:
-        labels = np.asarray(data.split(name).labels)
-        digest.update(name.encode() + labels.tobytes())
-        if name != "train" and len(labels) and len(np.unique(labels)) < 2:
-            fault = f"all {len(labels)} labels of the {name} part are {labels[0]:.0f}, so it has no AUC"
+        part = data.split(name)
+        digest.update(name.encode() + np.asarray(part.labels).tobytes())
+        for label in data.schema.labels if name != "train" and len(part) else ():
+            labels = LabelSplit(part, label).labels
+            if len(np.unique(labels)) > 1:
+                continue
+            which = "labels" if len(data.schema.labels) == 1 else f"labels {label!r}"
+            fault = f"all {len(labels)} {which} of the {name} part are {labels[0]:.0f}, so it has no AUC"
+            fault = fault if len(labels) else f"no row of the {name} part has a label {label!r}"
             how = "split=… of kd.train, --fractions of keras-dlrm preprocess"
             raise ValueError(f"{data.directory}: {fault}; cut the log so that both occur, or leave the part out ({how}).")
     return {**log_identity(data), "sha256": digest.hexdigest()}
@@ -237,6 +244,32 @@ def _prepare(experiment: Experiment, fingerprint: dict[str, Any], output: Path, 
     run_files.write_listing(output, run_files.DATA, fingerprint, (run_files.EXPERIMENT,))
 
 
+def _reported(
+    experiment: Experiment, data: Any, model: Any, name: str, probabilities: np.ndarray, result: dict[str, Any],
+    more: tuple[Any, ...], drawn: Callable[..., None], title: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """The result with what stands beside it, and figures of a report; of several labels both by label, and a picture of the first.
+
+    Args:
+        name, probabilities: The part, and the predictions for it.
+        more: Further arguments of `analyze`.
+        drawn: Draws the picture.
+    """
+    results: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    for label, log, rows in logs_by_label(data, name):
+        part, own = log.split(name), probabilities[rows]
+        if not results:
+            named = f"{title}: {label}" if label else title
+            drawn(np.asarray(part.labels), own, title=named, weights=part.sample_weights())
+        results[label] = beside(experiment, log, name, own, result)
+        figures[label] = analyze(OneLabel(model, label) if label else model, log, name, own, *more)
+    if "" in results:
+        return {**result, **results[""]}, figures[""]
+    said = " ".join(f"{label}: {own['verdict']}" for label, own in results.items())
+    return {**result, "labels": results, "verdict": said}, {"labels": figures}
+
+
 def _finish(
     experiment: Experiment, data: Any, output: Path, best: BestModel, trained: int, ended_by: str,
     slice_by: Sequence[str] | None, group_by: str | None,
@@ -251,14 +284,13 @@ def _finish(
         "epochs": epochs, "best_epoch": best.best_epoch + 1, "seconds": round(best.seconds, 2),
         "samples_per_s": round(trained / max(best.seconds, 1e-9)), "ended_by": ended_by, "history": best.history,
     }  # fmt: skip
-    plotted = None
+    plotted: tuple[str, np.ndarray] | None = None
     for name in ("valid", "test"):
         if name in data.splits and len(data.split(name)):
             part = data.split(name)
-            labels, weights = np.asarray(part.labels), part.sample_weights()
             probabilities = predictions(model, part, best.batch_size)
-            result[name] = {k: float(v) for k, v in scores(labels, probabilities, weights).items()}
-            plotted = name, labels, probabilities, weights
+            result[name] = {k: float(v) for k, v in part_scores(part, probabilities).items()}
+            plotted = name, probabilities
             if name == "test":
                 with whole(output / run_files.PREDICTIONS) as written:
                     np.save(written, probabilities.astype(np.float32))
@@ -270,11 +302,10 @@ def _finish(
     if plotted is not None:
         own = data.directory == (output / run_files.LOG).resolve()  # all of these are called alike
         title = f"{experiment.model['type']} on {output.name if own else data.directory.name}"
-        part_name, labels, probabilities, weights = plotted
-        result |= beside(experiment, data, part_name, probabilities, result)
-        learning_curves_png(best.history, labels, probabilities, output / run_files.REPORT, title, weights)
         shuffled = affordable(data.schema, trained)
-        figures = analyze(model, data, part_name, probabilities, best.batch_size, slice_by, group_by, experiment.seed, shuffled)
+        drawn = functools.partial(learning_curves_png, best.history, path=output / run_files.REPORT)
+        more = best.batch_size, slice_by, group_by, experiment.seed, shuffled
+        result, figures = _reported(experiment, data, model, *plotted, result, more, drawn, title)
         write(output / run_files.FIGURES, json.dumps(figures, indent=2))
         write(output / run_files.PAGE, page(result, figures, title))
     listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.PAGE, run_files.FIGURES)
