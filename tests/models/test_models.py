@@ -70,7 +70,15 @@ def test_parameters_are_as_many_as_counted_by_hand(name):
 
 
 @every_model
-def test_predictions_equal_numpy_also_in_the_last_partial_batch(name):
+def test_predictions_equal_numpy(name):
+    model = MODELS[name].make()
+    batch, _ = data(model.schema, 6)
+    got = keras.ops.convert_to_numpy(model(batch))
+    np.testing.assert_allclose(got, sigmoid(numpy_forward(name, model, batch)), rtol=1e-5, atol=1e-6)
+
+
+@every_kind
+def test_predict_equals_numpy_also_in_the_last_partial_batch(name):
     model = MODELS[name].make()
     batch, _ = data(model.schema, 10)
     got = model.predict(batch, batch_size=4, verbose=0)
