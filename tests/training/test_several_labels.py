@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.cli import group
 from keras_dlrm.training.experiment import Experiment
 
-pytestmark = pytest.mark.usefixtures("quick_exports")
+pytestmark = [pytest.mark.usefixtures("quick_exports"), suite_on("torch")]
 
 
 def frame() -> dict[str, Any]:
@@ -84,7 +85,6 @@ def test_the_command_line_scores_each_label(run: kd.Run, tmp_path: Path) -> None
     assert "<h1>like</h1>" in (tmp_path / "r.html").read_text()
 
 
-@pytest.mark.slow
 def test_models_are_compared_by_label(run: kd.Run, tmp_path: Path) -> None:
     options = ["--data", str(run.directory / "data"), "--seeds", "1", "--epochs", "1", "--samples", "20", "--json"]
     models = ["--model", "DCNv2", "--model", "LogisticRegression"]
