@@ -75,8 +75,8 @@ def ranked(kind: str, options: dict[str, Any], negatives: int, epochs: int, rate
         model.fit({"sparse": pairs}, labels, batch_size=BATCH, verbose=0)  # shuffles
     asked = np.column_stack([np.repeat(np.arange(len(lists)), lists.shape[1]), lists.reshape(-1)]).astype(np.int32)
     scores = model.predict({"sparse": asked}, batch_size=65536, verbose=0).reshape(lists.shape)
-    found = ranking_scores(np.arange(lists.shape[1])[None] == np.zeros((len(lists), 1)), scores, k=10)
-    return {"HR@10": found["recall"], "NDCG@10": found["ndcg"]}
+    scores_at_10 = ranking_scores(np.arange(lists.shape[1])[None] == np.zeros((len(lists), 1)), scores, k=10)
+    return {"HR@10": scores_at_10["recall"], "NDCG@10": scores_at_10["ndcg"]}
 
 
 def rated(implicit: bool, dim: int, epochs: int, rate: float, l2: float, seed: int,

@@ -114,7 +114,7 @@ def retrieval_scores(retrieved: Any, relevant: Sequence[Collection[int]], k: int
 
 
 def _discounts(k: int) -> np.ndarray:
-    """What a relevant item counts in each of the first k places, float64 (k,)."""
+    """Discounts of the first k places, float64 (k,): what a relevant item counts there."""
     return 1 / np.log2(np.arange(2, k + 2))  # type: ignore[no-any-return]
 
 
