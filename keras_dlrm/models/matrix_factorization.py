@@ -48,7 +48,7 @@ class MatrixFactorization(FieldModel):
         implicit: str | None = None, first_order: bool = True, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(schema, embedding_dim, first_order=first_order, **kwargs)
-        self.places = _places("MatrixFactorization", self.columns, {"user": user, "item": item, "implicit": implicit})
+        self.places = _places("MatrixFactorization", self.schema, {"user": user, "item": item, "implicit": implicit})
         self.built = True
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
@@ -87,7 +87,7 @@ class NeuMF(DeepModel):
         user: str | None = None, item: str | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(schema, embedding_dim, **kwargs)
-        self.places = _places("NeuMF", self.columns, {"user": user, "item": item})
+        self.places = _places("NeuMF", self.schema, {"user": user, "item": item})
         product = self.width // 2 if product_dim is None else product_dim
         self.product_dim = integer("NeuMF", "product_dim", product, high=self.width - 1)
         units = self.deep_options.units
@@ -103,19 +103,20 @@ class NeuMF(DeepModel):
         return first_order + self.logit(ops.concatenate([user[:, :cut] * item[:, :cut], deep], axis=1))
 
 
-def _places(who: str, columns: list[str], names: Mapping[str, str | None]) -> list[int]:
+def _places(who: str, schema: Schema, names: Mapping[str, str | None]) -> list[int]:
     """Places of the named columns among all; user and item are the first ones that no other name takes, if omitted."""
-    free = [column for column in columns if column not in names.values()]
-    chosen = []
+    columns = list(schema.categorical_names)
+    free, chosen = [column for column in columns if column not in names.values()], []
     for argument, name in names.items():
-        if name is None and argument != "implicit":
-            name = free.pop(0) if free else None
         if name is None and argument == "implicit":
             continue
+        if name is None:
+            name = free.pop(0) if free else None
         if name not in columns:
-            raise ValueError(f"{who}: {argument}={name!r} must be a column; known are {columns}.")
+            raise ValueError(f"{who}: {argument}={name!r} must be a sparse column; known are {columns}.")
         chosen.append(name)
-    if free or len(set(chosen)) < len(chosen):
+    others = [column for column in (*schema.dense_names, *columns) if column not in chosen]
+    if others or len(set(chosen)) < len(chosen):
         fix = "leave the others out of the schema, or use a model that sees all, such as FM."
-        raise ValueError(f"{who}: it looks at {chosen}, one column each, but the schema has {columns}; {fix}")
+        raise ValueError(f"{who}: it looks at {chosen}, one column each, and the schema has {others} besides; {fix}")
     return [columns.index(name) for name in chosen]

@@ -248,6 +248,13 @@ REFUSED = [
     (lambda: PiecewiseLinearEncoding(2).build((None, None)), ["PiecewiseLinearEncoding", "last dimension"]),
     (lambda: PiecewiseLinearEncoding(2, bins=0), ["bins=0", ">= 1"]),
     (lambda: PeriodicEncoding(2, frequencies=0), ["frequencies=0", ">= 1"]),
+    (lambda: CompressedInteraction([]), ["maps=[]", "at least one"]),
+    (lambda: Ensemble([]), ["interactions=[]", "at least one"]),
+    (lambda: Ensemble([FieldAttention()], "mean"), ["combine='mean'", "concat"]),
+    (lambda: Ensemble([FieldAttention(1, 2)])(np.ones((2, 4, 3), "float32")), ["FieldAttention", "(2, 4, 2)", "(B, 4, 3)"]),
+    (lambda: TokenMixing()(np.ones((2, 4, 3), "float32")), ["4 tokens of width 3", "multiple of 4"]),
+    (lambda: BilinearFusion(2)(np.ones((2, 3), "float32"), np.ones((2, 2), "float32")), ["x has 3", "heads=2"]),
+    (lambda: ExponentialCross()(np.ones((2, 3), "float32")), ["3 numbers a row", "even"]),
     *(
         (lambda kind=kind, options=options: kind(**options), [kind.__name__, *words])
         for kind in (BottomMLP, TopMLP)

@@ -29,7 +29,19 @@ from helpers.zoo import (
 from keras_dlrm import optimizers
 from keras_dlrm.export import onnx, savedmodel
 from keras_dlrm.metrics import NormalizedEntropy
-from keras_dlrm.models import DCN, DLRM, FM, DCNv2
+from keras_dlrm.models import (
+    DCN,
+    DLRM,
+    FM,
+    GDCN,
+    DCNv2,
+    DCNv3,
+    FinalMLP,
+    MaskNet,
+    MatrixFactorization,
+    NeuMF,
+    RankMixer,
+)
 from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.usefixtures("quick_exports")
@@ -661,6 +673,17 @@ def test_summary_counts_the_tables_as_trainable():
         (lambda: dlrm(interaction="cat", self_interaction=True), ["self_interaction", "dot"]),
         (lambda: DLRM(SCHEMA, {"C1": 2, "tags": 4, "C3": 4}, [6, 4], [1], first_order=True), ["first order", "one width"]),
         (lambda: FM(SCHEMA, {"C1": 2, "tags": 4, "C3": 4}), ["FM", "one width"]),
+        (lambda: NeuMF(SCHEMA, 4), ["NeuMF: it looks at ['C1', 'tags']", "['I1', 'I2', 'C3'] besides"]),
+        (lambda: MatrixFactorization(SCHEMA, 4, user="I1"), ["user='I1'", "sparse column", "['C1', 'tags', 'C3']"]),
+        (lambda: MatrixFactorization(WITHOUT_DENSE, 4, user="C1", item="C1"), ["['C1', 'C1']", "one column each"]),
+        (lambda: FinalMLP(SCHEMA, 4, contexts=[["C9"], []]), ["'C9'", "not a column"]),
+        (lambda: FinalMLP(SCHEMA, 4, contexts=[["C1"]]), ["contexts=", "two lists"]),
+        (lambda: FinalMLP(SCHEMA, 4, deep_mlp=[5], heads=2), ["5 numbers a row", "heads=2"]),
+        (lambda: RankMixer(SCHEMA, 4, tokens=3, token_dim=7), ["token_dim=7", "multiple of tokens=3"]),
+        (lambda: RankMixer(SCHEMA, 4, tokens=21), ["tokens=21", "20"]),
+        (lambda: DCNv3(Schema(dense=["a"]), 1), ["ExponentialCross", "even number"]),
+        (lambda: GDCN(SCHEMA, 4, projection_dim=2), ["GDCN", "projection_dim=2", "no low rank"]),
+        (lambda: MaskNet(SCHEMA, 4, structure="both"), ["MaskNet", "'both'", "parallel"]),
         (lambda: DCN(SCHEMA, "paper", first_order=True), ["first order", "'paper'"]),
         (lambda: dlrm(interaction="cross", cross_layers=0), ["cross_layers=0"]),
         (lambda: dlrm(concat_dense=True), ["concat_dense=True", "'cross'", "'dot'"]),
