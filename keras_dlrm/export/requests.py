@@ -10,9 +10,9 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX
 from keras_dlrm.embeddings.lookup import taped
 from keras_dlrm.export.signatures import WEIGHTS, Column, model_columns, packed_inputs, raw_columns, signature_names
-from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.crosses import fill, own
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import sources
 
 Request = dict[str, dict[str, Any]]

@@ -18,8 +18,11 @@ class RankingMetric(keras.metrics.Metric):
     without a relevant item are left out; without any list the result is 0. A score of NaN makes it NaN.
     """
 
-    def __init__(self, k: int, name: str) -> None:
-        super().__init__(name=name, dtype="float32")
+    #: What the default name begins with.
+    short_name = ""
+
+    def __init__(self, k: int, name: str | None = None) -> None:
+        super().__init__(name=name or f"{self.short_name}_at_{k}", dtype="float32")
         self.k = integer(type(self).__name__, "k", k)
         self._total = RunningSum(self, "total")
         self._lists = RunningSum(self, "lists")
@@ -98,8 +101,7 @@ class RecallAtK(RankingMetric):
     0.75
     """
 
-    def __init__(self, k: int, name: str | None = None) -> None:
-        super().__init__(k, name or f"recall_at_{k}")
+    short_name = "recall"
 
     def scores(self, top: Any, gains: Any) -> Any:
         count = ops.sum(ops.cast(gains > 0.0, "float32"), axis=1)
@@ -126,8 +128,7 @@ class NDCG(RankingMetric):
     Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20, 2002.
     """
 
-    def __init__(self, k: int, name: str | None = None) -> None:
-        super().__init__(k, name or f"ndcg_at_{k}")
+    short_name = "ndcg"
 
     def scores(self, top: Any, gains: Any) -> Any:
         ideal = -ops.sort(-gains, axis=1)[:, : self.k]
@@ -152,8 +153,7 @@ class MeanReciprocalRank(RankingMetric):
     Source: Voorhees, The TREC-8 Question Answering Track Report, 1999.
     """
 
-    def __init__(self, k: int, name: str | None = None) -> None:
-        super().__init__(k, name or f"mrr_at_{k}")
+    short_name = "mrr"
 
     def scores(self, top: Any, gains: Any) -> Any:
         return ops.max(ops.cast(top > 0.0, "float32") / _places(top), axis=1)

@@ -70,7 +70,8 @@ class DCNv3(FieldModel):
             for cross in network:
                 x = self.dropout(cross(x) if kind == "exponential" else cross(x, x0), training=training)
             parts.append(first_order + logit(x))
-        self.__dict__["_parts"] = parts  # of this very call, for its loss
+        if training:
+            self.__dict__["_parts"] = parts  # for the loss of this very call, which takes them out
         return 0.5 * (parts[0] + parts[1])
 
     def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:

@@ -91,7 +91,7 @@ _MASKS: dict[str, Any] = {"structure": "serial", "blocks": 3, "block_units": 400
 _GATES: dict[str, Any] = {"second_mlp": [1000], "gate_mlp": [800], "heads": 200, "dropout": 0.2}
 
 
-def _small(kind: type[ClickModel], name: str, source: str, batch_size: int = 4096, l2: float = 1e-5, **model: Any) -> Preset:
+def _with_adam(kind: type[ClickModel], name: str, source: str, batch_size: int = 4096, l2: float = 1e-5, **model: Any) -> Preset:
     """A model on tables of Criteo Kaggle's rows, trained with Adam at a rate of .001."""
     rows, options = criteo.CRITEO_KAGGLE_ROWS, {"learning_rate": 0.001}
     return Preset(name, source, rows, model, "adam", options, batch_size, kind=kind, embedding_l2=l2)
@@ -114,20 +114,20 @@ _ALL = (
         "mlperf_dcnv2", "MLPerf training v3.0, DLRM-DCNv2", criteo.MLPERF_V2_ROWS, _CROSS,
         "adagrad", {"learning_rate": 0.005, "epsilon": 1e-8}, batch_size=65536, hotness=criteo.MLPERF_V2_HOTNESS,
     ),
-    _small(WideDeep, "bars_wide_deep", "BARS, WideDeep_criteo_x1", **_BARS),
-    _small(DeepFM, "bars_deep_fm", "BARS, DeepFM_criteo_x1", **_BARS),
-    _small(AutoInt, "bars_auto_int", "BARS, AutoInt+_criteo_x1", **_BARS, attention_layers=3, heads=2, head_dim=128),
-    _small(MaskNet, "bars_mask_net", "BARS, MaskNet_criteo_x1", **{**_BARS, **_MASKS, "batch_norm": False, "deep_mlp": []}),
-    _small(FinalMLP, "bars_final_mlp", "BARS, FinalMLP_criteo_x1; dropout is .3 in its second MLP", **{**_BARS, **_GATES}),
-    _small(
+    _with_adam(WideDeep, "bars_wide_deep", "BARS, WideDeep_criteo_x1", **_BARS),
+    _with_adam(DeepFM, "bars_deep_fm", "BARS, DeepFM_criteo_x1", **_BARS),
+    _with_adam(AutoInt, "bars_auto_int", "BARS, AutoInt+_criteo_x1", **_BARS, attention_layers=3, heads=2, head_dim=128),
+    _with_adam(MaskNet, "bars_mask_net", "BARS, MaskNet_criteo_x1", **{**_BARS, **_MASKS, "batch_norm": False, "deep_mlp": []}),
+    _with_adam(FinalMLP, "bars_final_mlp", "BARS, FinalMLP_criteo_x1; dropout is .3 in its second MLP", **{**_BARS, **_GATES}),
+    _with_adam(
         XDeepFM, "x_deep_fm", "Lian et al. 2018, section 4.1, Criteo", l2=1e-4,
         embedding_dim=10, maps=[200, 200, 200], deep_mlp=[400, 400], dropout=0.5,
     ),
-    _small(
+    _with_adam(
         Wukong, "fuxictr_wukong", "FuxiCTR, WuKong_default", 10_000, 0.0, embedding_dim=64, wukong_layers=8, fm_vectors=40,
         linear_vectors=40, rank=8, block_mlp=[200, 200], deep_mlp=[32, 32], dropout=0.2,
     ),
-    _small(
+    _with_adam(
         RankMixer, "rank_mixer_100m", "Zhu et al. 2025, RankMixer-100M; the optimizer is assumed", 4096, 0.0,
         embedding_dim=16, tokens=16, token_dim=768, blocks=2,
     ),

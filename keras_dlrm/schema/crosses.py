@@ -82,9 +82,9 @@ def fill(schema: Any, sparse: np.ndarray) -> np.ndarray:
     """
     for number, parents in pairs(schema.categorical):
         known = [_known(schema.categorical[i], sparse[:, schema.offsets[i]]) for i in parents]
-        there = np.all([ids != PADDING for ids in known], axis=0)
-        crossed = bucket([np.where(there, ids, 0) for ids in known], int(schema.categorical[number].vocabulary_size or 1))
-        sparse[:, schema.offsets[number]] = np.where(there, crossed, PADDING)
+        complete = np.all([ids != PADDING for ids in known], axis=0)
+        crossed = bucket([np.where(complete, ids, 0) for ids in known], int(schema.categorical[number].vocabulary_size or 1))
+        sparse[:, schema.offsets[number]] = np.where(complete, crossed, PADDING)
     return sparse
 
 

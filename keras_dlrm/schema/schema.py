@@ -13,7 +13,6 @@ import numpy as np
 from keras_dlrm.files.documents import from_json, from_yaml, read
 from keras_dlrm.files.durable import write
 from keras_dlrm.schema import crosses, packing
-from keras_dlrm.schema.columns import PADDING as PADDING
 from keras_dlrm.schema.columns import Categorical, Dense, check_name, check_set, compact, from_entry, listed
 from keras_dlrm.schema.label import checked_label, names_of
 from keras_dlrm.support.arguments import shown

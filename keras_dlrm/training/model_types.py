@@ -51,12 +51,14 @@ def model_class(kind: str) -> Any:
 
 def check_arguments(kind: str, options: Mapping[str, Any]) -> None:
     """`ValueError` for an argument that a model of the package does not have."""
+    from keras_dlrm import models
+
     if kind not in MODELS:
         return
     known: set[str] = set()
     for base in model_class(kind).__mro__:  # a model passes further arguments to its bases
         known |= inspect.signature(base.__init__).parameters.keys()
-        if base.__module__ == "keras_dlrm.models.click_model":
+        if base is models.ClickModel:
             break
     known -= {"self", "schema", "seed", "kwargs"}
     for name in options.keys() - known:

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_dlrm.data.packed.one_label import LabelSplit
 from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import KERAS, check_archive, content_digest
 from keras_dlrm.files.durable import check_writable, clean, whole, write
@@ -140,15 +139,17 @@ def check_parts(data: Any) -> dict[str, Any]:
     """Fingerprint of a run's data for its folder; an error where a part cannot be scored."""
     digest = hashlib.sha256(data.schema.to_json().encode())
     for name in data.splits:
-        part = data.split(name)
-        digest.update(name.encode() + np.asarray(part.labels).tobytes())
-        for label in data.schema.labels if name != "train" and len(part) else ():
-            labels = LabelSplit(part, label).labels
+        every = np.asarray(data.split(name).labels)
+        digest.update(name.encode() + every.tobytes())
+        columns = every.reshape(len(every), -1).T
+        for label, column in zip(data.schema.labels, columns, strict=True) if name != "train" and len(every) else ():
+            labels = column[~np.isnan(column)]
             if len(np.unique(labels)) > 1:
                 continue
-            which = "labels" if len(data.schema.labels) == 1 else f"labels {label!r}"
-            fault = f"all {len(labels)} {which} of the {name} part are {labels[0]:.0f}, so it has no AUC"
-            fault = fault if len(labels) else f"no row of the {name} part has a label {label!r}"
+            which = "labels" if len(columns) == 1 else f"labels {label!r}"
+            fault = f"no row of the {name} part has a label {label!r}"
+            if len(labels):
+                fault = f"all {len(labels)} {which} of the {name} part are {labels[0]:.0f}, so it has no AUC"
             how = "split=… of kd.train, --fractions of keras-dlrm preprocess"
             raise ValueError(f"{data.directory}: {fault}; cut the log so that both occur, or leave the part out ({how}).")
     return {**log_identity(data), "sha256": digest.hexdigest()}

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 import keras_dlrm.data as data
 from keras_dlrm.data.synthetic import MLPERF_V2_HOTNESS, MultiHot, RandomClickLog, mlperf_v2_shape
 from keras_dlrm.data.synthetic.mixing import permuted
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from keras_dlrm.data.synthetic import ColdItems, Drift, PlantedClickLog
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from keras_dlrm.data.synthetic import StackProfile, Trace, TraceClickLog, stack_distances
 from keras_dlrm.data.synthetic.trace import origins
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.neutral
 

@@ -19,7 +19,8 @@ from keras_dlrm.data.synthetic import (
     differences,
     measure,
 )
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Categorical, Schema
 
 pytestmark = pytest.mark.neutral
 

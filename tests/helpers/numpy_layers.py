@@ -13,7 +13,7 @@ __all__ = ["encode", "encoded"]
 
 def weights_of(layer):
     """Own weights by name, float64."""
-    return {v.name: np.asarray(v.value.detach() if hasattr(v.value, "detach") else v.value, "float64") for v in layer.weights}
+    return {v.name: w.astype("float64") for v, w in zip(layer.weights, layer.get_weights(), strict=True)}
 
 
 def relu(x):

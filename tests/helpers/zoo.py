@@ -87,7 +87,7 @@ class Parts:
                 vectors = vectors[:, :, : -model.n_labels]
         if getattr(model, "encoded", None) is not None:
             vectors = [*layers.encoded(model.encoded, batch["dense"]).transpose(1, 0, 2), *vectors]
-        if model.first_order and not isinstance(model, (DLRM, DCN, DCNv2, GDCN)):
+        if model.first_order and hasattr(model, "linear"):
             kernel, bias = model.linear.get_weights()
             self.first_order = self.first_order + bias + (0 if self.dense is None else self.dense @ kernel)
         self.vectors = np.stack(vectors, 1) if len(vectors) else None

@@ -13,6 +13,7 @@ from helpers.suite import suite_on
 import keras_dlrm as kd
 from keras_dlrm.cli import group
 from keras_dlrm.training.experiment import Experiment
+from keras_dlrm.training.run import check_parts
 
 pytestmark = [pytest.mark.usefixtures("quick_exports"), suite_on("torch")]
 
@@ -111,3 +112,12 @@ def test_experiments_name_losses_and_refuse_what_does_not_fit(run: kd.Run) -> No
     with pytest.raises(ValueError, match="all labels in 'like' are 1"):
         kd.train(rows, label=["click", "like"], output="runs/never", verbose=False)
     assert keras.backend.backend() in run.result["backend"]
+
+
+def test_a_part_without_a_label_is_named(tmp_path: Path) -> None:
+    rows = frame()
+    schema = kd.Schema(dense=["price"], categorical=[kd.Categorical("user")], label=["click", "like"])
+    valid = {**rows, "like": np.full(1200, np.nan)}
+    log = kd.data.tables.preprocess(schema, train=rows, valid=valid, output=tmp_path / "log")
+    with pytest.raises(ValueError, match="no row of the valid part has a label 'like'"):
+        check_parts(log)

@@ -59,7 +59,7 @@ class LabelLog:
 
     @property
     def preprocessor(self) -> Any:
-        """That of the whole log."""
+        """The preprocessor of the whole log."""
         return self._log.preprocessor
 
     def split(self, name: str) -> LabelSplit:

@@ -15,8 +15,9 @@ from keras_dlrm.data.packed.packed import open as open_log
 from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.probabilities import best, expected_auc, expected_logloss
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import fill
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 # Rows are drawn in blocks of this size, whatever the batch size.

@@ -13,7 +13,8 @@ from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.packed.writer import PackedWriter
 from keras_dlrm.data.synthetic.log import BLOCK, Progress
 from keras_dlrm.data.synthetic.mixing import mixed
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import choice, integer, number
 
 

@@ -12,8 +12,9 @@ from keras_dlrm.data.packed.split import Batch
 from keras_dlrm.data.synthetic.changes import ColdItems, Drift, turned
 from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog
 from keras_dlrm.data.synthetic.probabilities import best, scale_and_bias, sigmoid
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import fill
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 POPULATION = 64 * BLOCK

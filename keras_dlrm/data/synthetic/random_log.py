@@ -12,8 +12,9 @@ from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticCli
 from keras_dlrm.data.synthetic.probabilities import expected_logloss
 from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.data.synthetic.trace import Trace
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import fill
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.support.arguments import choice, number
 
 

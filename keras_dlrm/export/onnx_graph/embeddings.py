@@ -8,8 +8,8 @@ from keras import ops
 from keras_dlrm.export.onnx_graph.graph import Graph, element_type
 from keras_dlrm.export.onnx_graph.ops import scalar
 from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.hashing import LARGEST, MIX
-from keras_dlrm.schema.schema import PADDING
 from keras_dlrm.sharding.stacking import Block
 
 

@@ -14,10 +14,10 @@ from keras_dlrm.data.preprocessor.vocabulary import HEX, Vocabulary
 from keras_dlrm.embeddings.table_rows import cross
 from keras_dlrm.export.saved_model import times
 from keras_dlrm.export.signatures import WEIGHTS, Column
-from keras_dlrm.schema.columns import Categorical
+from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.crosses import own
 from keras_dlrm.schema.hashing import LARGEST
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import made_columns, sources
 
 # What int64 has of its last nine digits, and before them.

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.export.signatures import model_columns
-from keras_dlrm.schema.schema import PADDING, Schema
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import sources
 from keras_dlrm.serving.wire.errors import invalid
 from keras_dlrm.serving.wire.tensors import DTYPES, Signature, Tensor, shape_text

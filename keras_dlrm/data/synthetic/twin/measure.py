@@ -10,8 +10,9 @@ from keras_dlrm.data.synthetic.log import Progress, SyntheticClickLog
 from keras_dlrm.data.synthetic.probabilities import drawn_auc, normal_score
 from keras_dlrm.data.synthetic.stack_profile import StackProfile
 from keras_dlrm.data.synthetic.twin.statistics import DenseStatistics, SparseStatistics, Statistics
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.hashing import fold
-from keras_dlrm.schema.schema import PADDING, Categorical, Schema
+from keras_dlrm.schema.schema import Categorical, Schema
 from keras_dlrm.support.arguments import integer
 
 ROWS = 65536

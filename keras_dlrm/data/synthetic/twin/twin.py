@@ -15,8 +15,9 @@ from keras_dlrm.data.synthetic.probabilities import normal_share, scale_and_bias
 from keras_dlrm.data.synthetic.trace import Trace
 from keras_dlrm.data.synthetic.twin.measure import log_odds_shifts
 from keras_dlrm.data.synthetic.twin.statistics import Statistics
+from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import fill
-from keras_dlrm.schema.schema import PADDING, Categorical
+from keras_dlrm.schema.schema import Categorical
 from keras_dlrm.support.arguments import choice
 
 SAMPLE = 8
