@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import errno
 import json
 import logging
 import socket
+import struct
+import sys
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -20,7 +24,25 @@ from keras_dlrm.serving.limits import Limits
 _LAST_REQUEST_SECONDS, _LAST_WORD_SECONDS = 0.5, 1.0
 log = logging.getLogger("keras_dlrm.serving")
 _ACCEPTED_AT_ONCE, _RETRY_SECONDS = 16, 0.05
+_HANDSHAKE_SECONDS = 0.1
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def stop_handshakes(listening: socket.socket) -> None:
+    """Let no connection begin any more, so that those that have begun can be accepted before the socket is closed.
+
+    Linux resets what waits to be accepted when a listening socket closes, and between the last look and the close
+    one more may come. So the kernel is told to drop SYN packets (a socket filter, see bpf(4)): the client tries again
+    after a second and is refused, or comes to another server. Elsewhere than on Linux nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    # Load the byte of TCP's flags; return 0 (drop) if of SYN and ACK only SYN is set, else all of the packet.
+    steps = [(0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    with contextlib.suppress(OSError):  # a kernel without filters
+        attach_filter = 26  # SO_ATTACH_FILTER, which the socket module does not know
+        listening.setsockopt(socket.SOL_SOCKET, attach_filter, struct.pack("HL", len(steps), ctypes.addressof(program)))
 
 
 class Connections:
@@ -247,6 +269,8 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take the connections that wait to be accepted, no more of them, and answer what runs."""
+        stop_handshakes(self._listening)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)  # for those under way
         asyncio.get_running_loop().remove_reader(self._listening)
         self._table.stopping = True
         while self._accept():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import resource
 import socket
+import sys
 import threading
 import time
 
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, input_pb2, model_service_pb2_grpc
 
+from keras_dlrm.serving.http_server import stop_handshakes
 from keras_dlrm.serving.limits import Limits, connections_that_fit
 from keras_dlrm.serving.log_lines import OneLine, Repeats
 from keras_dlrm.serving.versions.operations import serialized
@@ -186,6 +188,38 @@ def test_log_lines_are_single_short_and_few():
     next(iter(repeats._kinds.values()))[0] -= 60
     last = logging.makeLogRecord({"msg": "no model %s", "args": ("100%",)})
     assert repeats.filter(last) and last.getMessage() == "no model 100% (80 more like it were left out)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
+def test_no_connection_is_reset_when_the_listening_socket_closes():
+    def connect(address, found):
+        while True:
+            try:
+                with socket.create_connection(address, timeout=0.2) as connection:
+                    connection.sendall(b"x")
+                    found.append(connection.recv(1))
+            except (ConnectionRefusedError, TimeoutError):
+                return
+            except OSError as error:
+                found.append(error)
+
+    for _ in range(10):  # without the filter, half of these end in a reset
+        found, end = [], time.monotonic() + 0.05
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+            threads = [threading.Thread(target=connect, args=(listening.getsockname(), found)) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    if time.monotonic() > end and listening.getblocking():
+                        stop_handshakes(listening)
+                        listening.setblocking(False)
+                    with listening.accept()[0] as accepted:
+                        accepted.setblocking(True)
+                        accepted.sendall(b"y" if accepted.recv(1) else b"")
+        for thread in threads:
+            thread.join()
+        assert set(found) == {b"y"}
 
 
 def test_requests_are_answered_before_it_stops(tmp_path, serve, publish):
