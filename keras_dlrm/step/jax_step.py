@@ -19,27 +19,51 @@ from keras_dlrm.step.freed_memory import keep_freed_memory
 from keras_dlrm.step.step import Step
 
 
-@contextlib.contextmanager
-def whole_step() -> Iterator[None]:
-    """While this context is open, the first SIGINT waits for its end; a second one does not."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    waiting: list[tuple[int, Any]] = []
+class WholeSteps:
+    """A context around each step: the first SIGINT waits for its end; a second one does not.
 
-    def wait(number: int, frame: Any) -> None:
-        if waiting:
+    The handler is set once for a loop (`watching`), since setting one costs more than all else that Python does in a step.
+    """
+
+    def __init__(self) -> None:
+        self._running = False
+        self._waiting: list[tuple[Callable[..., Any], int, Any]] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hold SIGINT back while this context is open and a step runs. Python handles signals in its main thread alone."""
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+            yield
+            return
+
+        def wait(number: int, frame: Any) -> None:
+            if self._running and not self._waiting:
+                self._waiting.append((handler, number, frame))
+            else:
+                handler(number, frame)
+
+        signal.signal(signal.SIGINT, wait)
+        try:
+            yield
+        finally:
+            if signal.getsignal(signal.SIGINT) is wait:  # not a callback's
+                signal.signal(signal.SIGINT, handler)
+
+    def __enter__(self) -> None:
+        self._running = self._running or threading.get_ident() == _MAIN_THREAD
+
+    def __exit__(self, *_: object) -> None:
+        if threading.get_ident() != _MAIN_THREAD:
+            return
+        self._running = False
+        if self._waiting:
+            handler, number, frame = self._waiting.pop()
             handler(number, frame)
-        waiting.append((number, frame))
 
-    signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if waiting:
-            handler(*waiting[0])
+
+_MAIN_THREAD = threading.main_thread().ident
+whole_steps = WholeSteps()
 
 
 def _collectives() -> Any:
@@ -96,7 +120,8 @@ class SparseStep(Step):
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         try:
-            yield
+            with whole_steps.watching():
+                yield
         except BaseException:
             self.jax_state_sync()
             hold_values(self, None)
@@ -117,7 +142,7 @@ class SparseStep(Step):
 
         def kept(state: Any, data: Any) -> Any:
             data = narrowing.batch(data)
-            with whole_step():
+            with whole_steps:
                 logs, state = step(state, data)
                 self._keep_state(state)
             return logs, state
