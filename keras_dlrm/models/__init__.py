@@ -17,11 +17,12 @@ from keras_dlrm.models.matrix_factorization import MatrixFactorization, NeuMF
 from keras_dlrm.models.presets import PRESETS, Preset
 from keras_dlrm.models.rank_mixer import RankMixer
 from keras_dlrm.models.sparse_model import SparseModel
+from keras_dlrm.models.two_tower import TwoTower
 from keras_dlrm.models.wukong import Wukong
 from keras_dlrm.models.x_deep_fm import XDeepFM
 
 __all__ = [
     "DCN", "DLRM", "FM", "GDCN", "PRESETS", "AutoInt", "ClickModel", "DCNv2", "DCNv3", "DeepFM", "DeepModel", "FieldModel",
     "FinalMLP", "LogisticRegression", "MaskNet", "MatrixFactorization", "NeuMF", "Preset", "RankMixer", "SparseModel",
-    "WideDeep", "Wukong", "XDeepFM", "grow",
+    "TwoTower", "WideDeep", "Wukong", "XDeepFM", "grow",
 ]  # fmt: skip

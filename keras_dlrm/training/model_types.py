@@ -11,7 +11,7 @@ from typing import Any
 #: All models of `kd.models`, without which an experiment is read and checked.
 MODELS = (
     "DLRM", "DCN", "DCNv2", "DCNv3", "GDCN", "WideDeep", "FM", "DeepFM", "XDeepFM", "AutoInt", "MaskNet", "FinalMLP", "Wukong",
-    "RankMixer", "MatrixFactorization", "NeuMF", "LogisticRegression",
+    "RankMixer", "MatrixFactorization", "NeuMF", "TwoTower", "LogisticRegression",
 )  # fmt: skip
 #: Those that have a deep network, `deep_mlp`.
 DEEP = {

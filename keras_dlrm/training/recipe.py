@@ -88,6 +88,7 @@ def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str,
         reasons["model.kernel_l2"] = f"{_KERNEL_L2:g} / rows"
     options["init_scale"] = 0.01
     reasons["model.init_scale"] = "rows begin near 0: an id that is never seen says nothing"
-    options["first_order"] = bool(schema.categorical)
-    reasons["model.first_order"] = "what a logistic regression knows of an id is learned at once"
+    if kind != "TwoTower":  # a score of two vectors has no such terms
+        options["first_order"] = bool(schema.categorical)
+        reasons["model.first_order"] = "what a logistic regression knows of an id is learned at once"
     return options, reasons

@@ -24,6 +24,7 @@ from keras_dlrm.models import (
     MatrixFactorization,
     NeuMF,
     RankMixer,
+    TwoTower,
     WideDeep,
     Wukong,
     XDeepFM,
@@ -220,6 +221,15 @@ def numpy_neu_mf(model, parts):
     return parts.first_order + layers.dense(model.logit, np.concatenate([user[:, :cut] * item[:, :cut], deep], 1))
 
 
+def numpy_two_tower(model, parts):
+    sides = []
+    for columns, tower in ((model.user_columns, model.user_tower), (model.item_columns, model.item_tower)):
+        own = parts.vectors[:, [model.columns.index(name) for name in columns]]
+        vectors = own.sum(1) if tower is None else layers.mlp(tower, own.reshape(len(own), -1))
+        sides.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if model.normalize else vectors)
+    return (sides[0] * sides[1]).sum(1, keepdims=True) / model.temperature
+
+
 class Case(NamedTuple):
     """A model as a function of options that all models have, its parameters counted by hand, and its logits in NumPy."""
 
@@ -231,6 +241,14 @@ class Case(NamedTuple):
 
 def field(kind, of_schema=SCHEMA, **own):
     return lambda schema=of_schema, **options: kind(schema, 4, **{"seed": 1, **own, **options})
+
+
+def two_tower(schema=SCHEMA, **options):
+    columns = [*schema.dense_names, *schema.categorical_names]
+    user = [name for name in ("I1", "C1", "tags") if name in columns]
+    item = [name for name in columns if name not in user]
+    own = {"output_dim": 3, "user_mlp": [6], "item_mlp": [], "temperature": 0.5, "seed": 1}
+    return TwoTower(schema, user, item, 4, **{**own, **options})
 
 
 def labeled(make):
@@ -333,6 +351,10 @@ MODELS = {
     "neumf": Case(
         field(NeuMF, Schema(categorical=[SPARSE[0], SPARSE[2]]), product_dim=1, deep_mlp=[6, 5]),
         11 * 4 + deep(6) + (1 + 5 + 1), numpy_neu_mf,
+    ),
+    "twotower": Case(two_tower, TABLES + LINEAR + (12 * 6 + 6 + 6 * 3 + 3) + (8 * 3 + 3), numpy_two_tower),
+    "twotower of sums": Case(
+        lambda **k: two_tower(output_dim=None, user_mlp=[], normalize=False, **k), TABLES + LINEAR, numpy_two_tower
     ),
     "mmoe in dlrm": Case(
         labeled(lambda s, **k: dlrm(s, first_order=True, tasks=MMoE([2], 2, [3]), **k)),
