@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         metrics,
         models,
         optimizers,
+        retrieval,
         schedules,
         scoring,
         serving,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Categorical", "Crossed", "Dense", "Run", "Schema", "checkpoint", "convert", "data", "export", "layers", "losses", "metrics",
-    "models", "optimizers", "plan", "schedules", "scoring", "serving", "sharding", "tasks", "train", "training", "tune", "verify",
+    "models", "optimizers", "plan", "retrieval", "schedules", "scoring", "serving", "sharding", "tasks", "train", "training",
+    "tune", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {
     "Run": "keras_dlrm.pipeline.run", "plan": "keras_dlrm.sharding.planner.planner", "train": "keras_dlrm.pipeline.train",

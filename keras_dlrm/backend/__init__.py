@@ -25,6 +25,8 @@ Each adapter has the same functions, but for those that are plain where its fram
   an error when it is there.
 - `precise_sum(high, low)` → the sum of two float32 scalars in float64; on JAX while Keras traces, in float32.
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
+- `top_k(scores, k)` → the k largest of each row (B, n) in falling order, k ≤ n, and their places. Of equal ones
+  the first come first, but for -infinity.
 - `on_tpu()` → whether layers that are made now run on a TPU.
 
 and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;
@@ -37,9 +39,18 @@ from types import ModuleType
 from typing import Any
 
 BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def _top_k(scores: Any, k: int) -> Any:
+    from keras import ops
+
+    return ops.top_k(scores, k)
+
+
 _PLAIN: dict[str, Any] = {
     "UNDER_XLA": True, "REPEATS_ARE_WRONG": False, "replicas": lambda: None, "on_tpu": lambda: False,
     "unfused": lambda tensor: tensor, "densify": lambda gradient: gradient, "with_width": lambda tensor, width: tensor,
+    "top_k": _top_k,
 }  # fmt: skip
 
 

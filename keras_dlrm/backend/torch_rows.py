@@ -51,6 +51,20 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return matrix.index_select(1, index)
 
 
+def top_k(scores: Any, k: int) -> tuple[Any, Any]:
+    """torch.topk takes any of several equal numbers, in any order (pytorch #27542)."""
+    n = scores.shape[1]
+    values, places = torch.topk(scores, min(k + 1, n))
+    # Where the last one is as large as the one behind it, others may have to take its place.
+    unclear = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf) if k < n else None
+    places, order = torch.sort(places[:, :k])
+    values, order = torch.sort(values[:, :k].gather(1, order), descending=True, stable=True)
+    places = places.gather(1, order)
+    if unclear is not None and unclear.any():
+        places[unclear] = torch.sort(scores[unclear], descending=True, stable=True).indices[:, :k]
+    return values, places
+
+
 def memory(variable: Any) -> tuple[int, int] | None:
     value = variable.value
     return (value.data_ptr(), value.nbytes) if value.device.type == "cpu" else None

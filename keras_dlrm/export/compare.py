@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.embeddings.quantized import KINDS
 from keras_dlrm.export.requests import expected_probabilities
-from keras_dlrm.export.tables.quantized import KINDS
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.metrics import scores
 from keras_dlrm.models.click_model import ClickModel

@@ -72,6 +72,17 @@ def test_a_constant_has_no_gradient():
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("k", [1, 3, 7, 8])
+def test_of_equal_scores_the_first_ones_are_the_largest(k):
+    scores = np.random.default_rng(0).integers(0, 3, (50, 8)).astype(np.float32)
+    scores[7] = -np.inf
+    values, places = (numpy(t) for t in backend.top_k(ops.convert_to_tensor(scores), k))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, order, 1))
+    some = np.arange(50) != 7  # those of -infinity may come in any order
+    np.testing.assert_array_equal(places[some], order[some])
+
+
 @pytest.mark.parametrize("ids", [[-1], [-1, 5, 2, 5, -1, 0, 2], [-1, 6, 5, 4, 3], [-1, -1, -1]], ids=str)
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 def test_unique_ids_are_each_there_once_and_give_the_ids_back(ids, dtype):

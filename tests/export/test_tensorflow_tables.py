@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_dlrm.embeddings.lookup import taped
+from keras_dlrm.embeddings.quantized import KINDS
 from keras_dlrm.export.requests import check_batch, expected_probabilities
-from keras_dlrm.export.tables.quantized import KINDS
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.models import DLRM
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -48,7 +48,6 @@ def save(model, tables, path):
     return tf.saved_model.load(str(path))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "prune", "bits"),
     [(None, False, False), *((kind, i % 2 > 0, i % 2 > 0) for i, kind in enumerate(KINDS)), ("int4", True, True)],

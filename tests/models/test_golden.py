@@ -160,7 +160,6 @@ CASES = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "interaction, self_interaction, bag_sizes, widths, rule",
     CASES,

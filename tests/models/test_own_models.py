@@ -44,7 +44,6 @@ class Scaled(DLRM):
         return self.scale * super().logits(inputs, training)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

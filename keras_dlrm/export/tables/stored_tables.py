@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.embeddings.lookup import gather_rows
-from keras_dlrm.export.tables.quantized import KINDS, dequantize, layout, quantize, row_bytes
+from keras_dlrm.embeddings.quantized import KINDS, dequantize, layout, quantize, row_bytes
 from keras_dlrm.sharding.stacking import Stack
 from keras_dlrm.support.arguments import choice
 

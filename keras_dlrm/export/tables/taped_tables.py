@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dlrm.export.tables.quantized import layout, quantize
+from keras_dlrm.embeddings.quantized import layout, quantize
 from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
 
 _DATA = "variables"

@@ -139,4 +139,5 @@ def _up(values: np.ndarray) -> np.ndarray:
 def _steps(rows: np.ndarray, scale: np.ndarray) -> np.ndarray:
     steps = scale.astype(np.float32)
     # A row without a scale is constant.
-    return np.divide(rows, steps, out=np.zeros_like(rows), where=steps > 0)
+    counted: np.ndarray = np.divide(rows, steps, out=np.zeros_like(rows), where=steps > 0)
+    return counted

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 import keras_dlrm as kd
 from keras_dlrm.embeddings.lookup import taped
+from keras_dlrm.embeddings.quantized import KINDS, dequantize, layout, quantize, row_bytes
 from keras_dlrm.export.compare import compare_tables
-from keras_dlrm.export.tables.quantized import KINDS, dequantize, layout, quantize, row_bytes
 from keras_dlrm.export.tables.stored_tables import StoredTables, untrained_rows
 from keras_dlrm.models import DLRM
 from keras_dlrm.schema.schema import Categorical, Schema
@@ -172,7 +172,6 @@ def test_frozen_tables_are_stored_too():
     assert np.abs(coarse - keras_numpy(model.embeddings(batch))).max() > 0
 
 
-@pytest.mark.slow
 def test_tables_are_compared_by_auc_and_entropy():
     schema = Schema(categorical=[Categorical("a", 50), Categorical("b", 50)])
     batches = list(kd.data.synthetic.PlantedClickLog(schema, seed=0).batches(2000, n_batches=4))
