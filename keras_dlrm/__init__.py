@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keras_dlrm.schema.crosses import Crossed
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.vectors import ContentVector, SemanticIds
 from keras_dlrm.support.lazy import lazy, register_later
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Categorical", "Crossed", "Dense", "Run", "Schema", "checkpoint", "convert", "data", "export", "layers", "losses", "metrics",
-    "models", "optimizers", "plan", "retrieval", "schedules", "scoring", "serving", "sharding", "tasks", "train", "training",
-    "tune", "verify",
+    "Categorical", "ContentVector", "Crossed", "Dense", "Run", "Schema", "SemanticIds", "checkpoint", "convert", "data", "export",
+    "layers", "losses", "metrics", "models", "optimizers", "plan", "retrieval", "schedules", "scoring", "serving", "sharding", "tasks",
+    "train", "training", "tune", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {
     "Run": "keras_dlrm.pipeline.run", "plan": "keras_dlrm.sharding.planner.planner", "train": "keras_dlrm.pipeline.train",

@@ -116,6 +116,18 @@ def warn_without_valid(log: Any) -> None:
         click.echo(f"warning: {log.directory} {what}; preprocess with --fractions 0.8 0.1 0.1, or give --valid files.", err=True)
 
 
+def _show_codebooks(codebooks: Mapping[str, Mapping[str, Any]]) -> None:
+    """How well the codes of each column of Semantic IDs tell content vectors apart."""
+    from keras_dlrm.support.terminal import print_table
+
+    for name, known in codebooks.items():
+        levels = zip(known["used"], known["perplexity"], strict=True)
+        rows = [{"level": i + 1, "codes used": used, "perplexity": perplexity} for i, (used, perplexity) in enumerate(levels)]
+        vectors = f"{known['vectors']:,} {'sampled ' if known['sampled'] else ''}vectors, {known['unique']:.1%} with a unique code"
+        click.echo()
+        print_table(rows, f"Codes of {name}: {vectors}; {known['error']:.1%} of the variance is left")
+
+
 def _show(log: Any, as_json: bool, columns: Sequence[Mapping[str, Any]] = (), warned: bool = True) -> None:
     from keras_dlrm.data.preprocessor.bad_rows import BadRow
     from keras_dlrm.support.terminal import print_table
@@ -132,9 +144,12 @@ def _show(log: Any, as_json: bool, columns: Sequence[Mapping[str, Any]] = (), wa
         click.echo()
     if largest:
         print_table([{"table": name, "rows": size} for name, size in largest], "Largest tables")
+    codebooks = log.preprocessor.codebooks
+    _show_codebooks(codebooks)
     if warned:
         warn_without_valid(log)
     result = {"directory": str(log.directory), "rows": rows, "tables": log.schema.table_sizes, "columns": list(columns)}
+    result |= {"codebooks": codebooks} if codebooks else {}
     bad = log.manifest.get("bad_rows")
     if bad is not None:
         result["skipped"] = bad["skipped"]

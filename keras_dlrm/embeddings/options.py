@@ -70,6 +70,9 @@ class EmbeddingOptions:
         further = dict(self.embedding_options or {})
         tpu = further.pop("tpu", None)
         options = {"init_scale": self.init_scale, "seed": part_seed(seed, 0), "name": "embeddings", **further, **options}
+        if tpu is not None and any(column.id_dropout for column in schema.categorical):
+            # Ids are prepared for SparseCores before the model sees them.
+            raise ValueError("embedding_options: 'tpu' does not work with id_dropout of a column; leave one of them out.")
         if self.first_order:
             options["dtype"] = "float32"  # its weights are a part of the logit
         kind = EmbeddingCollection if tpu is None else TPUEmbedding

@@ -14,6 +14,7 @@ from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.crosses import fill, own
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import sources
+from keras_dlrm.schema.vectors import vectors
 
 Request = dict[str, dict[str, Any]]
 Answer = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -109,6 +110,8 @@ def example_rows(preprocessor: Preprocessor, rows: int = 5) -> dict[str, list[An
         if dense.of is None:
             columns[dense.name] = [_NUMBERS[(i + j) % 5] for j in range(rows)]
     columns |= {name: [_TIMES[j % 5] for j in range(rows)] for name in sources(schema)}
+    for name, width in vectors(schema).items():
+        columns[name] = [[_NUMBERS[1] if j % 5 == 1 else _NUMBERS[2 + (j + k) % 3] for k in range(width)] for j in range(rows)]
     for column in own(schema.categorical):
         if column.of is not None:
             continue

@@ -11,6 +11,7 @@ from keras_dlrm.schema.columns import Categorical
 from keras_dlrm.schema.crosses import own
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import made_columns, sources
+from keras_dlrm.schema.vectors import vectors
 from keras_dlrm.support.arguments import choice
 
 #: Inputs that are not columns of a schema.
@@ -77,13 +78,14 @@ def raw_columns(preprocessor: Preprocessor) -> tuple[Column, ...]:
     """Columns as the log has them, before the preprocessor.
 
     Dense values are float64, NaN where missing. Ids that came as ids are int64; others are strings, empty where missing, and so
-    are the times that columns are made of.
+    are the times that columns are made of. Content vectors are float64 (B, width).
     """
     texts, schema = preprocessor.vocabularies, preprocessor.schema
     columns = _columns(schema, "float64", lambda column: "string" if column.hashed or column.table_name in texts else "int64")
     made = {column.name for column in made_columns(schema)}
     own = [column for column in columns if column.name not in made]
-    return _named([*own, *(Column(name, "string", None) for name in sources(schema))])
+    content = [Column(name, "float64", width) for name, width in vectors(schema).items()]
+    return _named([*own, *(Column(name, "string", None) for name in sources(schema)), *content])
 
 
 def _columns(schema: Schema, dense: str, sparse: Callable[[Categorical], str]) -> tuple[Column, ...]:

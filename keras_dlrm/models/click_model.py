@@ -17,6 +17,7 @@ from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
 from keras_dlrm.layers.first_order import split_first_order
+from keras_dlrm.layers.id_dropout import IdDropout
 from keras_dlrm.layers.mlp import HeadedMLP, MLPOptions, TopMLP
 from keras_dlrm.layers.task_head import TaskOptions, tasks_of
 from keras_dlrm.metrics.streaming import Count
@@ -71,6 +72,9 @@ class ClickModel(LabeledModel):
         self.seed = new_seed(seed)
         self.embeddings: EmbeddingCollection | None = None
         self.embedding_dropout: keras.layers.Dropout | None = None
+        self.id_dropout: IdDropout | None = None
+        if any(column.id_dropout for column in self.schema.categorical):
+            self.id_dropout = IdDropout(self.schema, part_seed(self.seed, 7), name="id_dropout")
         self.first_order = False
         self._config: dict[str, Any] = {}
         self._out_of_range: keras.metrics.Metric | None = None
@@ -129,6 +133,8 @@ class ClickModel(LabeledModel):
 
     def pooled_vectors(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
         """Packed batch → vectors (B, F, D) of the tables, and the first-order terms (B, T) of the logits, if there are."""
+        if self.id_dropout is not None and training:
+            inputs = self.id_dropout(inputs, training=True)
         vectors, first_order = self.embeddings(inputs), None  # type: ignore[misc]
         if self.first_order:
             vectors, first_order = split_first_order(vectors, self.n_labels)

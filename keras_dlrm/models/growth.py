@@ -80,7 +80,7 @@ def _check(old: Schema, new: Schema) -> None:
         )
     for before, after in zip(old.categorical, new.categorical, strict=True):
         sizes = int(before.vocabulary_size or 0), int(after.vocabulary_size or 0)
-        fixed = before.hashed or bool(before.crossed)
+        fixed = before.hashed or bool(before.crossed) or before.codes is not None
         if sizes[1] < sizes[0] or (fixed and sizes[1] != sizes[0]):
             why = "hashed ids would fall into other rows" if fixed else "rows would be lost"
             raise ValueError(

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.schema.time_parts import DENSE_PARTS, SPARSE_PARTS, check_part, check_sources
-from keras_dlrm.support.arguments import choice, integer, shown
+from keras_dlrm.schema.time_parts import CODE_PARTS, DENSE_PARTS, SPARSE_PARTS, check_part, check_sources
+from keras_dlrm.support.arguments import choice, integer, number, shown
 
 PADDING = -1
 TRUNCATE = ("first", "last")
@@ -39,9 +39,10 @@ class Dense:
             encoded column.
         encoding: How a model makes a vector of the column, alongside the bottom MLP's: `"piecewise_linear"` or `"periodic"`
             (see `kd.layers`), for values in [-1, 1], as the quantile transforms give them; `None`: it makes none.
-        of: Column of times in the raw rows that this one is made of; it has no values of its own there.
+        of: Column of times, or of content vectors, in the raw rows that this one is made of; it has no values of its own there.
         part: `"days"`: days since 1970, of which a quantile transform makes how recent a time is.
         identity: Checksum of the statistics that a preprocessor fitted, which sets it; a model refuses data of others.
+        element, width: Of a content vector, the number of the element and how many there are, as `ContentVector` gives them.
 
     Example:
 
@@ -56,6 +57,8 @@ class Dense:
     of: str | None = None
     part: str | None = None
     identity: str | None = None
+    element: int | None = None
+    width: int | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "Dense")
@@ -70,8 +73,13 @@ class Dense:
         choice(f"Dense column {self.name!r}", "transform", self.transform, DENSE_TRANSFORMS)
         if isinstance(self.missing, bool) or not isinstance(self.missing, (int, float, np.number)) or not np.isfinite(self.missing):
             raise ValueError(f"Dense column {self.name!r}: missing={shown(self.missing)} must be a finite number.")
-        check_part(f"Dense column {self.name!r}", self.of, self.part, DENSE_PARTS)
-        _check_identity(f"Dense column {self.name!r}", self.identity)
+        who = f"Dense column {self.name!r}"
+        if self.width is None and self.element is None:
+            check_part(who, self.of, self.part, DENSE_PARTS)
+        else:
+            integer(who, "element", self.element, 0, integer(who, "width", self.width) - 1)
+            check_name(self.of, f"{who}: of")
+        _check_identity(who, self.identity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +104,14 @@ class Categorical:
             the graph. Ids that meet in one row share it; none is fitted or unseen. A preprocessor makes ids of texts.
         truncate: What is kept of a list that is longer than `hotness`: its `"first"` or `"last"` values, with their
             weights. Missing values at the end of a list are padding and do not count. `None`: such a row is an error.
-        of: Column of times in the raw rows that this one is made of; it has no values of its own there.
-        part: `"hour"` (0 to 23, UTC) or `"weekday"` (0, a Monday, to 6), which are the ids.
+        of: Column of times, or of content vectors, in the raw rows that this one is made of; it has no values of its own there.
+        part: `"hour"` (0 to 23, UTC) or `"weekday"` (0, a Monday, to 6), which are the ids; of a content vector `"prefixes"` or
+            `"codes"`.
         identity: Checksum of the vocabulary that a preprocessor fitted, which sets it; a model refuses data of others.
         crossed: Names of the columns that this one is made of, as `Crossed` makes it.
+        width, codes: Numbers of a content vector, and codes of a level, as `SemanticIds` makes it.
+        id_dropout: Share of the rows whose ids of this column become unseen ones in training (the OOV row, or none where there
+            is no such row), so that other columns learn to tell of an item that is new, and the OOV row is trained.
 
     Example:
 
@@ -122,13 +134,18 @@ class Categorical:
     part: str | None = None
     identity: str | None = None
     crossed: tuple[str, ...] = ()
+    width: int | None = None
+    codes: int | None = None
+    id_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
         who = f"Categorical column {self.name!r}"
         if self.crossed != ():
             self._check_crossed()
-        if self.of is not None or self.part is not None:
+        if self.codes is not None:
+            self._check_codes(who)
+        elif self.of is not None or self.part is not None:
             self._check_part(who)
         for field in ("vocabulary_size", "max_vocabulary"):
             if getattr(self, field) is not None:
@@ -145,6 +162,7 @@ class Categorical:
         if self.table is not None:
             check_name(self.table, f"{who}: table")
         _check_identity(who, self.identity)
+        number(who, "id_dropout", self.id_dropout, below=1.0)
         if not isinstance(self.hashed, bool):
             raise TypeError(f"{who}: hashed={shown(self.hashed)} must be True or False.")
         if self.hashed and self.vocabulary_size is None:
@@ -165,7 +183,7 @@ class Categorical:
             raise ValueError(f"{who}: it needs a vocabulary_size, the rows that combinations are hashed into.")
         object.__setattr__(self, "oov", None)
         # What says how raw values become ids does not apply to it, and neither does sharing the table of others.
-        for field in ("hotness", "table", "min_count", "max_vocabulary", "hashed", "oov_rows", "truncate", "of"):
+        for field in ("hotness", "table", "min_count", "max_vocabulary", "hashed", "oov_rows", "truncate", "of", "id_dropout"):
             if getattr(self, field) != type(self).__dataclass_fields__[field].default:
                 raise ValueError(f"{who}: {field}={shown(getattr(self, field))} is none of its options; leave it out.")
 
@@ -175,6 +193,16 @@ class Categorical:
         if self.vocabulary_size not in (None, size) or self.hotness != 1 or self.truncate or self.hashed or self.oov_rows != 1:
             raise ValueError(f"{who}: part={self.part!r} has {size} ids, one a row; leave out what says otherwise.")
         object.__setattr__(self, "vocabulary_size", size)
+
+    def _check_codes(self, who: str) -> None:
+        check_part(who, self.of, self.part, CODE_PARTS)
+        integer(who, "width", self.width)
+        integer(who, "codes", self.codes)
+        integer(who, "vocabulary_size", self.vocabulary_size, self.hotness * int(self.codes or 1) if self.part == "codes" else 1)
+        object.__setattr__(self, "oov", None)
+        for field in ("table", "min_count", "max_vocabulary", "hashed", "oov_rows", "truncate"):
+            if getattr(self, field) != type(self).__dataclass_fields__[field].default:
+                raise ValueError(f"{who}: {field}={shown(getattr(self, field))} is none of its options; leave it out.")
 
     def _check_oov_rows(self, who: str) -> None:
         if self.oov is None or self.hashed:
@@ -263,9 +291,9 @@ def compact(column: Any) -> dict[str, Any]:
         value = getattr(column, field.name)
         if field.name == "name" or value != field.default:
             out[field.name] = value.item() if isinstance(value, np.generic) else list(value) if field.name == "crossed" else value
-    if isinstance(column, Categorical) and column.part:
+    if isinstance(column, Categorical) and column.part in SPARSE_PARTS:
         del out["vocabulary_size"]
-    if isinstance(column, Categorical) and column.crossed:
+    if isinstance(column, Categorical) and (column.crossed or column.codes):
         del out["oov"]
     if isinstance(column, Dense) and column.encoding and column.missing == ENCODED_MISSING:
         del out["missing"]

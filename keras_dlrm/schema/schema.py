@@ -15,6 +15,7 @@ from keras_dlrm.files.durable import write
 from keras_dlrm.schema import crosses, packing
 from keras_dlrm.schema.columns import Categorical, Dense, check_name, check_set, compact, from_entry, listed
 from keras_dlrm.schema.label import checked_label, names_of
+from keras_dlrm.schema.vectors import dense_entries
 from keras_dlrm.support.arguments import shown
 
 # Further arguments of a schema, with their defaults, which its files leave out.
@@ -266,7 +267,7 @@ class Schema:
         if unknown:
             raise ValueError(f"Schema: unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
         return cls(
-            [from_entry(Dense, d) for d in listed("dense", data.get("dense"))],
+            dense_entries(data.get("dense")),
             [from_entry(Categorical, c) for c in listed("categorical", data.get("categorical"))],
             data.get("label", "label"),
             **{name: data.get(name, default) for name, default in _FLAGS.items()},

@@ -1,4 +1,4 @@
-"""Columns that are made of another column's times: parts of a time, their checks, and the names that raw rows have."""
+"""Columns that are made of another column: parts of a time, checks of these and of what content vectors give, raw names."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +11,8 @@ from keras_dlrm.support.arguments import shown
 SPARSE_PARTS = {"hour": 24, "weekday": 7}
 #: Parts of a time that are numbers of a dense column.
 DENSE_PARTS = ("days",)
+#: What a sparse column has of a content vector's codes.
+CODE_PARTS = ("prefixes", "codes")
 #: Times as texts, in ISO 8601: date, hour, minute, second, fraction, and sign, hours and minutes of the zone.
 ISO = (
     r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,6})\d*)?)?\s?(?:[zZ]|([+-])(\d{2}):?(\d{2}))?)?$"
@@ -27,15 +29,18 @@ def check_part(who: str, of: Any, part: Any, known: Iterable[str]) -> None:
 
 def check_sources(columns: Iterable[Any], names: Iterable[str]) -> None:
     """`ValueError` where a column is made of one that is an input of the model, or the label, itself."""
-    taken = set(names)
+    taken, widths = set(names), dict[Any, Any]()
     for column in columns:
+        if column.of is not None and widths.setdefault(column.of, column.width) != column.width:
+            kinds = " and ".join(f"a vector of {w} numbers" if w else "a time" for w in (widths[column.of], column.width))
+            raise ValueError(f"Schema: column {column.name!r} is made of {column.of!r}, which is {kinds}; give it one width.")
         if column.of in taken:
             fix = "give it another name in the data, or leave out the column that has it."
             raise ValueError(f"Schema: column {column.name!r} is made of {column.of!r}, which is a column of its own; {fix}")
 
 
 def raw_names(schema: Any) -> list[str]:
-    """Names of the columns that raw rows have, without the label: those of times stand for what is made of them, no crossed ones.
+    """Names of the columns that raw rows have, without the label: those of times and vectors stand for what is made of them.
 
     Example:
 
@@ -54,7 +59,7 @@ def made_columns(schema: Any) -> list[Any]:
 
 def sources(schema: Any) -> list[str]:
     """Names of the columns of times that others are made of."""
-    return list(dict.fromkeys(column.of for column in made_columns(schema)))
+    return list(dict.fromkeys(column.of for column in made_columns(schema) if column.width is None))
 
 
 def part_of(part: str, seconds: np.ndarray) -> np.ndarray:

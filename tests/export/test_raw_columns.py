@@ -165,6 +165,22 @@ def test_crosses_are_those_of_the_host(tmp_path_factory, train, asked, oov, buck
     assert [column.name for column in raw_columns(preprocessor)] == ["text", "hash", "id", "at"]
 
 
+@SETTINGS
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 9), st.booleans(), st.integers(0, 9))
+def test_elements_and_codes_of_content_vectors_are_those_of_the_host(tmp_path_factory, width, levels, codes, prefix, seed):
+    column = kd.SemanticIds("codes", of="v", width=width, levels=levels, codes=codes, prefix=prefix, rows=max(40, levels * codes))
+    random = np.random.default_rng(seed)
+    preprocessor = Preprocessor.fit(kd.Schema(kd.ContentVector("v", width), [column]), {"v": random.normal(size=(30, width))})
+    asked = random.normal(size=(20, width)) * 10.0 ** random.integers(-3, 4, (20, 1))
+    asked[:2] = np.nan
+    asked[2, 0] = np.nan
+    expected = preprocessor.transform({"v": asked})
+    got = in_graph(preprocessor, tmp_path_factory.mktemp("v"), {"v": asked})
+    assert got["sparse"].tolist() == expected["sparse"].tolist()
+    np.testing.assert_allclose(got["dense"], expected["dense"], rtol=1e-6)
+    assert [(column.name, column.dtype, column.width) for column in raw_columns(preprocessor)] == [("v", "float64", width)]
+
+
 def test_a_cross_of_an_id_out_of_range_is_that_of_the_oov_row(tmp_path):
     schema = kd.Schema(categorical=[
         kd.Categorical("a", 9, oov=4), kd.Categorical("b", 9, oov=None), kd.Crossed("c", ["a", "b"], 1000),

@@ -159,6 +159,17 @@ class Block(ABC):
     def add_constant(self, name: str, value: str) -> None:
         """One more column, of one text in all rows; missing where that is empty."""
 
+    def vectors(self, name: str, width: int) -> tuple[np.ndarray, Sequence[Fault]]:
+        """Content vectors, float64 (n, width), NaN where missing; rows of other lengths, or of no numbers, are faults."""
+        flat, rows, places, lengths = self.lists(Categorical(name, hotness=width + 1))  # above 1: texts have several numbers
+        bad = (lengths != width) & np.isin(np.arange(len(self)), rows[flat.is_not_null().to_numpy()])
+        numbers, lost = raw.numeric(flat, name, self.where)
+        inside = ~bad[rows]
+        values = np.full((len(self), width), np.nan)
+        values[rows[inside], places[inside]] = numbers[inside]
+        bad[rows[lost]] = True
+        return values, [(bad, lambda row: self.value(name, row), f"must be a list of {width} numbers, or empty if missing")]
+
     def check_single(self, name: str) -> None:  # noqa: B027
         """Take rows as bad that have several values in a column of single ones."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.kernels.first_appearance import TextIds, Texts
-from keras_dlrm.data.preprocessor import dense, time_order
+from keras_dlrm.data.preprocessor import codebooks, dense, time_order
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.block import Block, Fault, Flat, FrameBlock, Numbers
 from keras_dlrm.data.preprocessor.unseen import Tally
@@ -20,6 +20,7 @@ from keras_dlrm.schema.label import allowed_labels
 from keras_dlrm.schema.packing import WEIGHTS, Lists
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import part_of, raw_names, sources
+from keras_dlrm.schema.vectors import code_ids, semantic, vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Rows:
         label: float32 (n,), in [0, 1], or NaN where there is none; of T labels (n, T).
         sample_weight: float32 (n,), 1 where the schema names none.
         dense: float32 (n, n_dense); columns that wait for their statistics are not filled.
-        late: float64 (n, n_late), raw values of these columns, NaN where missing.
+        late: float64 (n, n_late), raw values of these columns, NaN where missing, and the content vectors whose codebooks are still
+            to be fitted.
         sparse: int32 (n, W): ids, or numbers of `TextIds` where the vocabulary is still being read, and crossed columns are not
             filled; -1 for padding.
         lists: The lists of sparse columns of a table in memory.
@@ -81,6 +83,11 @@ class Columns:
         self.names = list(dict.fromkeys([*raw_names(schema), *self._row_names, *([] if time is None else [time])]))
         self._state = state or {}
         self.late = [j for j, c in enumerate(schema.dense) if state is None and dense.needs_fit(c)]
+        self.late_vectors: dict[str, slice] = {}  # places in `Rows.late` of the vectors that wait for a codebook
+        self.late_width = len(self.late)
+        for name in dict.fromkeys(str(c.of) for c in semantic(schema.categorical) if state is None):
+            self.late_vectors[name] = slice(self.late_width, self.late_width + vectors(schema)[name])
+            self.late_width = self.late_vectors[name].stop
         self.open: dict[str, list[tuple[Categorical, int]]] = {}
         for column, offset in zip(schema.categorical, schema.offsets, strict=True):
             if column.vocabulary_size is None and column.table_name not in vocabularies:
@@ -93,7 +100,7 @@ class Columns:
         schema, n = self.schema, len(block)
         over: Any = map if executor is None else executor.map
         out = np.empty((n, schema.n_dense), np.float32)
-        late = np.empty((n, len(self.late)))
+        late = np.empty((n, self.late_width))
         sparse = np.full((n, schema.width), PADDING, np.int32)
         label = np.full((n, len(schema.labels)), np.nan, np.float32)
         weight, when = np.ones(n, np.float32), np.zeros(n, np.uint64)
@@ -101,6 +108,13 @@ class Columns:
         places = {name: j for j, name in enumerate(schema.dense_names)}
         flats: dict[str, Flat] = {}
         lists: dict[str, Lists] = {}
+        content: dict[str, np.ndarray] = {}
+        for name, width in vectors(schema).items():
+            content[name], wrong = block.vectors(name, width)
+            for fault in wrong:
+                block.faults.add(name, fault)
+            if name in self.late_vectors:
+                late[:, self.late_vectors[name]] = content[name]
 
         def one(column: Dense | Categorical | str) -> Sequence[Fault]:
             if isinstance(column, str):
@@ -109,10 +123,17 @@ class Columns:
                 return _label(block, schema, column, label[:, schema.labels.index(column)])
             if isinstance(column, Dense):
                 j = places[column.name]
-                numbers = block.numeric(column.name) if column.of is None else _parts(block, column)
+                if column.element is not None:
+                    numbers = _element(content[str(column.of)], column)
+                else:
+                    numbers = block.numeric(column.name) if column.of is None else _parts(block, column)
                 if j in self.late:
                     return _dense(numbers, column, None, late[:, self.late.index(j)])
                 return _dense(numbers, column, self._state.get(column.name, {}), out[:, j])
+            if column.codes is not None:
+                if column.of not in self.late_vectors:
+                    self.encode(column, content[str(column.of)], self._state, sparse)
+                return ()
             if column.of is not None:
                 numbers = _parts(block, column)
                 sparse[:, offsets[column.name]] = np.where(np.isnan(numbers.values), PADDING, numbers.values)
@@ -158,6 +179,11 @@ class Columns:
             out, late, sparse = out[good], late[good], sparse[good]
         label = label[:, 0] if isinstance(schema.label, str) else label
         return Rows(label, weight, out, late, sparse if self.open else crosses.fill(schema, sparse), lists, when)
+
+    def encode(self, column: Categorical, content: np.ndarray, state: Mapping[str, Any], sparse: np.ndarray) -> None:
+        """Write the ids of a column of codes into packed ids (n, W), from its content vectors (n, width)."""
+        start = self.schema.offsets[self.schema.categorical_names.index(column.name)]
+        sparse[:, start : start + column.hotness] = code_ids(column, codebooks.encode(state[column.name], content))
 
     def _count(self, column: Categorical, there: np.ndarray, unseen: np.ndarray, again: np.ndarray | None) -> None:
         if again is None:
@@ -212,11 +238,14 @@ class Columns:
         Keys stand in the order of their first appearance in these rows.
         """
         fits = [dense.DenseFit(self.schema.dense[j]) for j in self.late]
+        books = [codebooks.CodebookFit(c) for c in semantic(self.schema.categorical) if c.of in self.late_vectors]
         counts = {table: np.zeros(len(ids), np.int64) for table, ids in self.texts.items()}
         order: dict[str, list[np.ndarray]] = {table: [] for table in self.texts}
         for late, sparse in parts:
             for k, fit in enumerate(fits):
                 fit.update(late[:, k])
+            for book in books:
+                book.update(late[:, self.late_vectors[str(book.column.of)]])
             for table, members in self.open.items():
                 size, known = len(self.texts[table]), len(counts[table])
                 if size > known:  # room for as many again: each part that has new texts would copy all counts
@@ -234,7 +263,7 @@ class Columns:
             seen = np.concatenate([np.empty(0, np.int64), *order[table]])
             texts = self.texts[table].since(0).take(seen).series()
             tables[table] = counted(texts, count[seen], self.keys[table], f"table {table!r}")
-        return tables, {fit.column.name: fit.state() for fit in fits}
+        return tables, {fit.column.name: fit.state() for fit in fits} | {book.column.name: book.state() for book in books}
 
 
 def _of_values(flat: Flat, bad: np.ndarray, n: int, value: Callable[[int], object], reason: str) -> Sequence[Fault]:
@@ -292,6 +321,12 @@ def _parts(block: Block, column: Dense | Categorical) -> Numbers:
     name = str(column.of)
     seconds, lost = time_order.seconds(block.series(name, np.arange(len(block))), block.where.of(name))
     return Numbers(part_of(str(column.part), seconds), lost, lambda row: block.value(name, row))
+
+
+def _element(content: np.ndarray, column: Dense) -> Numbers:
+    """An element of content vectors (n, width), as numbers."""
+    values = content[:, column.element]
+    return Numbers(values, np.zeros(len(values), bool), values.item)
 
 
 def _dense(numbers: Numbers, column: Dense, state: dict[str, Any] | None, out: np.ndarray) -> Sequence[Fault]:

@@ -19,6 +19,7 @@ from keras_dlrm.data.preprocessor.vocabulary import Keys, Vocabulary, identified
 from keras_dlrm.schema.packing import weight_matrix
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import raw_names, sources
+from keras_dlrm.schema.vectors import semantic
 
 # A frame of Polars or pandas, an Arrow table, or a mapping of named columns.
 Table = Any
@@ -36,6 +37,7 @@ class Preprocessor:
       are one value, and so are True, true and "TRUE".
     - A categorical column that came with a `vocabulary_size` holds integer ids already; they are checked.
     - A hashed column holds ids, or any other values, which are hashed as texts to ids.
+    - A content vector is a list of numbers, of which dense values are made, or ids of its codes. An empty list is missing.
     - Dates, times, differences of times and complex numbers are no values; they are refused.
     - A column with `hotness` above 1, or with `truncate`, holds lists, (B, k) arrays, or strings whose values are separated by `|`.
 
@@ -43,7 +45,7 @@ class Preprocessor:
 
     Args:
         schema: Fitted schema.
-        dense_state: Fitted parameters by dense column.
+        dense_state: Fitted parameters by dense column, and codebooks by column of codes.
         vocabularies: `Vocabulary` by table name, for the tables whose vocabulary was fitted.
         csv: How the text files of the log are written, for further ones.
 
@@ -77,6 +79,9 @@ class Preprocessor:
                     f"Preprocessor: dense column {column.name!r} with transform={column.transform!r} is not fitted; "
                     "use Preprocessor.fit(schema, rows)."
                 )
+        for codes in semantic(schema.categorical):
+            if codes.name not in self.dense_state:
+                raise ValueError(f"Preprocessor: column {codes.name!r} has no codebooks; use Preprocessor.fit(schema, rows).")
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{name}: {rows:,} rows" for name, rows in self.schema.table_sizes.items())
@@ -90,9 +95,10 @@ class Preprocessor:
         Args:
             schema: Fitted schema, whose dense transforms are taken as done: they are set to `"none"`.
         """
-        made = {"of": None, "part": None}
-        plain = [dataclasses.replace(column, transform="none", **made) for column in schema.dense]
-        return cls(schema.with_columns(plain, [dataclasses.replace(column, **made) for column in schema.categorical]))
+        made: dict[str, Any] = {"of": None, "part": None, "width": None}
+        plain = [dataclasses.replace(column, transform="none", element=None, **made) for column in schema.dense]
+        ids = [dataclasses.replace(column, codes=None, **made) for column in schema.categorical]
+        return cls(schema.with_columns(plain, ids))
 
     @classmethod
     def fit(cls, schema: Schema, frames: Tables, keys: Mapping[str, Keys] | None = None) -> Preprocessor:
@@ -114,6 +120,7 @@ class Preprocessor:
         """
         fits = [c for c in schema.dense if dense.needs_fit(c)]
         open_columns = [c for c in schema.categorical if c.vocabulary_size is None]
+        open_columns += semantic(schema.categorical)
         if not fits and not open_columns:
             return cls(schema)
         columns = Columns(Schema(fits, open_columns, schema.label), None, {}, labeled=False, keys=keys)
@@ -154,6 +161,22 @@ class Preprocessor:
         keys = {table: vocabulary.keys for table, vocabulary in self.vocabularies.items()}
         columns = Columns(Schema((), open_columns, self.schema.label), {}, {}, labeled=False, keys=keys)
         return grown(self, columns, columns.read(frames))
+
+    @property
+    def codebooks(self) -> dict[str, dict[str, Any]]:
+        """Statistics of the codebooks of each column of `SemanticIds`, of the different vectors of the training part.
+
+        `vectors` is how many these are (a sample of 65,536 where `sampled`), `unique` the share of them with a code that no
+        other one has, `error` the share of their variance that the codes do not tell; by level, `used` is how many codes have a
+        vector and `perplexity` how many there would be if all were used equally.
+
+        Example:
+
+        >>> schema = kd.Schema(categorical=[kd.SemanticIds("codes", of="v", width=1, levels=1, codes=2)])
+        >>> Preprocessor.fit(schema, {"v": [[0.0], [1.0], [9.0]]}).codebooks["codes"]["used"]
+        [2]
+        """
+        return {c.name: self.dense_state[c.name]["statistics"] for c in semantic(self.schema.categorical)}
 
     def reading(self, csv: CsvDialect | None) -> Preprocessor:
         """A copy of the preprocessor for text files of another dialect."""

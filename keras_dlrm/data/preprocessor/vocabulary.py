@@ -17,6 +17,7 @@ from keras_dlrm.data.kernels.string_hash import buckets
 from keras_dlrm.files.checksums import content_digest
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.vectors import semantic
 
 TEXT = "text"
 HEX = "hex"
@@ -181,9 +182,10 @@ def identified(schema: Schema, dense_state: Mapping[str, Any], vocabularies: Map
         dataclasses.replace(c, identity=statistics_identity(c.transform, dense_state[c.name])) if c.name in dense_state else c
         for c in schema.dense
     ]
-    categorical = [
-        dataclasses.replace(c, identity=tables[c.table_name]) if c.table_name in tables else c for c in schema.categorical
-    ]
+    coded = [c.name for c in semantic(schema.categorical) if c.name in dense_state]
+    books = {name: content_digest(dense_state[name]["centers"])[:_DIGITS] for name in coded}
+    known = [books[c.name] if c.name in books else tables.get(c.table_name, c.identity) for c in schema.categorical]
+    categorical = [dataclasses.replace(c, identity=identity) for c, identity in zip(schema.categorical, known, strict=True)]
     return schema.with_columns(dense, categorical)
 
 

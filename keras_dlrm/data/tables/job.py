@@ -26,6 +26,7 @@ from keras_dlrm.files.read_ahead import one_ahead
 from keras_dlrm.schema import crosses
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.schema.vectors import semantic
 
 
 class TableJob(Job):
@@ -87,7 +88,7 @@ class TableJob(Job):
 
     def open_stage(self, executor: ThreadPoolExecutor, workers: int) -> TableStage:
         columns = self.columns
-        return TableStage(self.staging, columns.schema, len(columns.late), columns.time is not None, columns.texts)
+        return TableStage(self.staging, columns.schema, columns.late_width, columns.time is not None, columns.texts)
 
     def position(self) -> dict[str, Any]:
         return {"rows": list(self._rows), "current": self._current, "position": self._resume_at, "seen": self._seen}
@@ -140,7 +141,7 @@ class TableJob(Job):
         """The preprocessor, of the staged training rows."""
         if self.given is not None and not self.grow:
             return self.given
-        unfitted = bool(self.columns.open or self.columns.late)
+        unfitted = bool(self.columns.open or self.columns.late_width)
         if self.given is None and unfitted and not self._parts.rows["train"]:
             raise ValueError(f"{self.files[0].path}: the training part has no rows, so no vocabulary can be fitted.")
         parts = self._training_rows() if unfitted else iter(())
@@ -193,6 +194,10 @@ class TableJob(Job):
             for member, offset in members:
                 place = slice(offset, offset + member.hotness)
                 rows["sparse"][:, place] = ids[table][rows["sparse"][:, place]]
+        for codes in semantic(self._fitted.schema.categorical):
+            if codes.of in self.columns.late_vectors:
+                content = late[:, self.columns.late_vectors[str(codes.of)]]
+                self.columns.encode(codes, content, self._fitted.dense_state, rows["sparse"])
         crosses.fill(self._fitted.schema, rows["sparse"])
         return rows
 
@@ -208,7 +213,7 @@ class TableJob(Job):
 class TableStage(Stage):
     """Staged rows, and the numbered texts by table, which get the committed ones.
 
-    `late` dense columns wait for statistics; `timed` rows have keys that put them in order.
+    `late` numbers of a row wait for statistics; `timed` rows have keys that put them in order.
     """
 
     def __init__(self, staging: Staging, schema: Schema, late: int, timed: bool, texts: Mapping[str, TextIds]) -> None:

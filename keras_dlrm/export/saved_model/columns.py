@@ -13,6 +13,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Vocabulary
 from keras_dlrm.embeddings.table_rows import cross
 from keras_dlrm.export.saved_model import times
+from keras_dlrm.export.saved_model.vectors import ContentVectors
 from keras_dlrm.export.signatures import WEIGHTS, Column
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.crosses import own
@@ -82,13 +83,13 @@ class ModelColumns(tf.Module):
         """
         features: dict[str, Any] = {}
         for c in self.columns:
+            dtype = tf.float32 if c.dtype.startswith("float") else tf.as_dtype(c.dtype)
             if c.name == WEIGHTS and self.schema.weighted:
                 features[c.name] = tf.io.FixedLenFeature([c.width], tf.float32)
             elif c.width is None:
-                dtype = tf.float32 if c.dtype.startswith("float") else tf.as_dtype(c.dtype)
                 features[c.name] = tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True, default_value=self.missing(c))
             else:
-                features[c.name] = tf.io.RaggedFeature(tf.as_dtype(c.dtype), row_splits_dtype=tf.int64)
+                features[c.name] = tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
         parsed = tf.io.parse_example(examples, features)
         return {c.name: tf.cast(self._rectangular(c, parsed[c.name]), c.dtype) for c in self.columns}
 
@@ -110,8 +111,7 @@ class ModelColumns(tf.Module):
             with tf.control_dependencies([_at_most(column, values.row_lengths(), column.width)]):
                 return values.to_tensor(missing, shape=[None, column.width])
         with tf.control_dependencies([_at_most(column, tf.shape(values, tf.int64)[1], 1)]):
-            # (B, 0) where no row has a value.
-            return tf.pad(values, [[0, 0], [0, 1]], constant_values=tf.constant(missing, values.dtype))[:, 0]
+            return tf.pad(values, [[0, 0], [0, 1]], constant_values=tf.constant(missing, values.dtype))[:, 0]  # (B, 0)
 
 
 def with_equal_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,14 +137,15 @@ class RawColumns(ModelColumns):
     def __init__(self, preprocessor: Preprocessor, columns: Sequence[Column], folder: Path) -> None:
         super().__init__(preprocessor.schema, columns)
         self._states = [preprocessor.dense_state.get(name, {}) for name in self.schema.dense_names]
+        self._content = ContentVectors(preprocessor)
         self.lookups = {}
         for i, (table, vocabulary) in enumerate(preprocessor.vocabularies.items()):
             self.lookups[table] = VocabularyLookup(vocabulary, folder / f"vocabulary_{i:03d}.txt")
 
     def pack(self, columns: Mapping[str, Any], shared: Sequence[str] = (), rows: Any = None) -> dict[str, Any]:
         moments = {name: times.seconds(columns[name]) for name in sources(self.schema)}
-        parts = {column.name: times.part(column, moments[column.of]) for column in made_columns(self.schema)}
-        return super().pack({**columns, **parts}, shared, rows)
+        parts = {c.name: times.part(c, moments[c.of]) for c in made_columns(self.schema) if c.of in moments}
+        return super().pack({**columns, **parts, **self._content(columns)}, shared, rows)
 
     def missing(self, column: Column) -> Any:
         """NaN for a number, which `dense` replaces after the transform."""

@@ -12,6 +12,7 @@ from keras_dlrm.export.signatures import model_columns
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import sources
+from keras_dlrm.schema.vectors import vectors
 from keras_dlrm.serving.wire.errors import invalid
 from keras_dlrm.serving.wire.tensors import DTYPES, Signature, Tensor, shape_text
 
@@ -131,6 +132,8 @@ def missing_values(signature: Signature, schema: Schema | None) -> dict[str, Any
             missing[tensor.name] = PADDING if kind == "id" else ""
         elif tensor.name in sources(schema) and kind == "text":
             missing[tensor.name] = ""
+        elif tensor.name in vectors(schema) and kind == "number":
+            missing[tensor.name] = float("nan")
     return missing
 
 
