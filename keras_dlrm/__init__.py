@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Categorical", "ContentVector", "Crossed", "Dense", "Run", "Schema", "SemanticIds", "checkpoint", "convert", "data", "export",
-    "layers", "losses", "metrics", "models", "optimizers", "plan", "retrieval", "schedules", "scoring", "serving", "sharding", "tasks",
-    "train", "training", "tune", "verify",
+    "layers", "losses", "metrics", "models", "optimizers", "plan", "retrieval", "schedules", "scoring", "serving", "sharding",
+    "tasks", "train", "training", "tune", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {
     "Run": "keras_dlrm.pipeline.run", "plan": "keras_dlrm.sharding.planner.planner", "train": "keras_dlrm.pipeline.train",

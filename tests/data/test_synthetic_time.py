@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from keras_dlrm.data.synthetic import ColdItems, Drift, PlantedClickLog
+from keras_dlrm.data.synthetic import ColdItems, Drift, ItemContent, PlantedClickLog
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.schema import Categorical, Schema
 
@@ -146,3 +146,37 @@ def test_bad_settings_of_time_are_clear_errors(make, message):
 def test_parts_of_cold_items_must_be_a_list():
     with pytest.raises(TypeError, match="list of names"):
         ColdItems(0.1, parts="test")
+
+
+def test_content_tells_its_share_of_the_effects_of_items_also_of_new_ones():
+    columns = Schema(categorical=[Categorical("user", 50), Categorical("item", 400)])
+    cold = ColdItems(0.25, parts=["test"], tables=["item"])
+    log = PlantedClickLog(columns, seed=1, zipf=0.5, target_auc=0.9, cold=cold, content=ItemContent("item", width=6, share=0.75))
+    assert log.content.shape == (400, 6) and log.content.dtype == np.float32
+    train, test = (next(log.batches(20_000, n_batches=1, part=part))[0]["sparse"] for part in ("train", "test"))
+    new = ~np.isin(test[:, 1], train[:, 1])
+    assert abs(new.mean() - 0.25) < 0.05 and np.isin(test[:, 0], train[:, 0]).all()  # users are not cold
+    # The logit of each item with one user is its effect, and a quadratic function of the four hidden dimensions tells most of it.
+    rows = np.stack([np.zeros(400, np.int32), np.arange(400, dtype=np.int32)], axis=1)
+    truth = log.probabilities({"sparse": rows})
+    effect, popularity = np.log(truth / (1 - truth)), log._popularity.by_id("item", 400)
+    hidden = np.linalg.svd(log.content - log.content.mean(0), full_matrices=False)[0][:, :4]
+    terms = np.column_stack([np.ones(400), hidden, *[hidden[:, [i]] * hidden[:, i:] for i in range(4)]])
+    root = np.sqrt(popularity)
+    told = terms @ np.linalg.lstsq(terms * root[:, None], effect * root, rcond=None)[0]
+    mean = popularity @ effect
+    explained = 1 - popularity @ (effect - told) ** 2 / (popularity @ (effect - mean) ** 2)
+    assert 0.65 < explained < 0.85
+    again = PlantedClickLog(columns, seed=1, zipf=0.5, target_auc=0.9, content=ItemContent("item", width=6, share=0.75))
+    assert (again.content == log.content).all() and PlantedClickLog(columns).content is None
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: ItemContent("item", share=1.5), "share=1.5 must lie between 0 and 1"),
+    (lambda: ItemContent("item", width=0), "width=0 must be an integer >= 1"),
+    (lambda: PlantedClickLog(SCHEMA, content=ItemContent("film")), "column='film' is no sparse column; use one of"),
+    (lambda: PlantedClickLog(SCHEMA, content="item"), r"content='item' must be a ItemContent\(…\) or None"),
+])  # fmt: skip
+def test_content_that_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

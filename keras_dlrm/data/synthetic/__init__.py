@@ -2,6 +2,7 @@
 
 from keras_dlrm.data.synthetic.changes import ColdItems as ColdItems
 from keras_dlrm.data.synthetic.changes import Drift as Drift
+from keras_dlrm.data.synthetic.content import ItemContent as ItemContent
 from keras_dlrm.data.synthetic.log import SyntheticClickLog as SyntheticClickLog
 from keras_dlrm.data.synthetic.multi_hot import MultiHot as MultiHot
 from keras_dlrm.data.synthetic.planted import PlantedClickLog as PlantedClickLog

@@ -84,6 +84,7 @@ class ColdItems:
         arrive: `(first, last)`: each cold id appears from a position of its own on, drawn evenly between them. By
             default they are there from the beginning of the parts that have them.
         parts: The parts that have them, such as `("test",)`; all by default.
+        tables: Names of the tables that have them; all by default.
 
     Raises:
         ValueError, TypeError: a value is out of range, or the items would not be cold anywhere.
@@ -97,6 +98,7 @@ class ColdItems:
     share: float
     arrive: tuple[int, int] | None = None
     parts: tuple[str, ...] | None = None
+    tables: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         share = self.share
@@ -111,10 +113,12 @@ class ColdItems:
             if low > high:
                 raise ValueError(f"ColdItems: arrive={self.arrive!r} must be in order: first, then last.")
             object.__setattr__(self, "arrive", (low, high))
-        if self.parts is not None:
-            if isinstance(self.parts, str) or not all(isinstance(p, str) for p in self.parts):
-                raise TypeError(f"ColdItems: parts={self.parts!r} must be a list of names, such as ('test',).")
-            object.__setattr__(self, "parts", tuple(self.parts))
+        for field in ("parts", "tables"):
+            names = getattr(self, field)
+            if names is not None:
+                if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                    raise TypeError(f"ColdItems: {field}={names!r} must be a list of names, such as ('test',).")
+                object.__setattr__(self, field, tuple(names))
 
     def plan(self, order: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A choice of the cold ids of a table, whose ids come by popularity (n,).

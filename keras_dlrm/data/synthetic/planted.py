@@ -1,6 +1,6 @@
-"""`PlantedClickLog`: clicks drawn from known probabilities, and the effects that they come from."""
+"""`PlantedClickLog`: clicks drawn from known probabilities."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -9,7 +9,9 @@ import numpy as np
 
 from keras_dlrm.data.packed.filling import cut, joined
 from keras_dlrm.data.packed.split import Batch
-from keras_dlrm.data.synthetic.changes import ColdItems, Drift, turned
+from keras_dlrm.data.synthetic.changes import ColdItems, Drift
+from keras_dlrm.data.synthetic.content import ItemContent
+from keras_dlrm.data.synthetic.effects import Effects
 from keras_dlrm.data.synthetic.log import BLOCK, Block, Popularity, SyntheticClickLog
 from keras_dlrm.data.synthetic.probabilities import best, scale_and_bias, sigmoid
 from keras_dlrm.schema.columns import PADDING
@@ -36,6 +38,9 @@ class PlantedClickLog(SyntheticClickLog):
     factorization machine of second order cannot find them. They are about a third of the logit's variance, half where there
     are no dense columns. The best score without them has an AUC of about 0.75 where the best possible one is 0.80.
 
+    With `content`, the items of a column have content vectors, the rows of `log.content`. They are not a part of the batches: as
+    in a real log, it is the raw rows that get them, for a preprocessor to make dense values or Semantic IDs of them.
+
     With `drift` or `cold` a log changes over time, and the best possible AUC and log loss with it: `best` tells them
     for a part. Row r of a part stands at position `starts[part] + r` in time.
 
@@ -52,9 +57,11 @@ class PlantedClickLog(SyntheticClickLog):
         starts: Position in time of a part's first row, by part; 0 for parts that are not named. It matters with `drift`
             and `cold` only: `{"valid": 500_000, "test": 550_000}` lets the test part follow the others.
         order: Most columns that one product has: 2, or 3.
+        content: The content of a column's items, on which most of their effects depend; by default these have none.
 
     Raises:
-        ValueError: an argument is out of range, or `order=3` with fewer than three sparse columns.
+        ValueError: an argument is out of range, `order=3` with fewer than three sparse columns, or `content` of a column that
+            there is not.
 
     Example:
 
@@ -72,7 +79,7 @@ class PlantedClickLog(SyntheticClickLog):
     def __init__(
         self, schema: Schema, seed: int = 0, click_rate: float = 0.25, target_auc: float = 0.80, zipf: float = 1.05,
         drift: Drift | None = None, cold: ColdItems | None = None, starts: Mapping[str, int] | None = None,
-        order: int = 2,
+        order: int = 2, content: ItemContent | None = None,
     ) -> None:  # fmt: skip
         super().__init__(schema, seed)
         for name, value, low, high in (("click_rate", click_rate, 0.0, 1.0), ("target_auc", target_auc, 0.5, 0.99)):
@@ -80,7 +87,7 @@ class PlantedClickLog(SyntheticClickLog):
                 raise ValueError(f"PlantedClickLog: {name}={value} must lie between {low} and {high}.")
         if not 0.0 <= zipf < np.inf:
             raise ValueError(f"PlantedClickLog: zipf={zipf} must be 0 or more.")
-        for name, change, kind in (("drift", drift, Drift), ("cold", cold, ColdItems)):
+        for name, change, kind in (("drift", drift, Drift), ("cold", cold, ColdItems), ("content", content, ItemContent)):
             if not isinstance(change, kind | None):
                 raise ValueError(f"PlantedClickLog: {name}={change!r} must be a {kind.__name__}(…) or None.")
         self.order = integer("PlantedClickLog", "order", order, 2, 3)
@@ -90,13 +97,19 @@ class PlantedClickLog(SyntheticClickLog):
                 "it more, or leave order out."
             )
         self.click_rate, self.target_auc, self.zipf, self.drift, self.cold = click_rate, target_auc, zipf, drift, cold
+        self.item_content = content
         named = (starts or {}).items()
         self.starts = {part: integer("PlantedClickLog", f"starts[{part!r}]", at, 0) for part, at in named}
         self._popularity = Popularity(zipf, self._random)
         self._orders: dict[tuple[str, int], np.ndarray] = {}
         self._cold: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._drawn: dict[tuple[str, int], Block] = {}  # the last blocks that `batch` drew
-        self._effects = Effects(schema, self._popularity, drift, self._random, self.order)
+        self._effects = Effects(schema, self._popularity, drift, self._random, self.order, content)
+
+    @property
+    def content(self) -> np.ndarray | None:
+        """Content vectors of the items by id, float32 (rows of the table, width); `None` where they have none."""
+        return self._effects.vectors
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -167,7 +180,7 @@ class PlantedClickLog(SyntheticClickLog):
                 for wanted in np.unique(era):
                     if wanted:
                         ids = np.where(era == wanted, self._order(table, size, int(wanted))[ids], ids)
-            if self.cold is not None:
+            if self.cold is not None and table in (self.cold.tables or (table,)):
                 if table not in self._cold:
                     source = self._random(f"cold items of {table}")
                     self._cold[table] = self.cold.plan(self._popularity.order(table, size), source)
@@ -236,114 +249,6 @@ class PlantedClickLog(SyntheticClickLog):
     def _settings(self) -> dict[str, Any]:
         out: dict[str, Any] = {n: getattr(self, n) for n in ("seed", "click_rate", "target_auc", "zipf")}
         out |= {n: vars(getattr(self, n)) for n in ("drift", "cold") if getattr(self, n) is not None}
+        out |= {} if self.item_content is None else {"content": vars(self.item_content)}
         out |= {"order": self.order} if self.order > 2 else {}
         return out | ({"starts": self.starts} if self.starts else {})
-
-
-RANK = 2
-MAX_PAIRS = 2
-MAX_TRIPLES = 2
-# Products are made of the smallest tables with at least this many rows: they can be learned from few rows.
-PAIR_ROWS = 8
-# An id's effect and its factor shrink by n / (1 + n), n its expected count among this many rows: rare ids carry little
-# signal, so that a model comes close to the best with some hundred thousand rows.
-EFFECT_ROWS = 1_000
-FACTOR_ROWS = 200
-
-
-class Effects:
-    """Effects drawn for a schema, and what they turn to over time; `source` makes the random generators by name."""
-
-    def __init__(
-        self, schema: Schema, popularity: Popularity, drift: Drift | None, source: Callable[[str], np.random.Generator],
-        order: int,
-    ) -> None:  # fmt: skip
-        self._schema, self._popularity, self._drift = schema, popularity, drift
-        random = source("planted effects")
-        self._linear = random.standard_normal(schema.n_dense)
-        self._bends = random.standard_normal((2, schema.n_dense))
-        sizes = schema.table_sizes
-        self._effects = {
-            t: random.standard_normal(n, dtype=np.float32) * self._shrink(t, n, EFFECT_ROWS) for t, n in sizes.items()
-        }
-        rows = [sizes[c.table_name] for c in schema.categorical]
-        columns = sorted(range(len(rows)), key=lambda i: (rows[i] < PAIR_ROWS, rows[i]))
-        self._pairs = list(zip(columns[0::2], columns[1::2], strict=False))[:MAX_PAIRS]
-        self._factors = {
-            t: random.standard_normal((sizes[t], RANK), dtype=np.float32) * self._shrink(t, sizes[t], FACTOR_ROWS)[:, None]
-            for t in sorted({schema.categorical[i].table_name for pair in self._pairs for i in pair})
-        }
-        triples = zip(columns[0::3], columns[1::3], columns[2::3], strict=False) if order == 3 else ()
-        self._triples = list(triples)[:MAX_TRIPLES]
-        random = source("planted triples")
-        self._thirds = {
-            t: self._centered(random, t, sizes[t])
-            for t in sorted({schema.categorical[i].table_name for triple in self._triples for i in triple})
-        }
-        if drift is not None and drift.effects:
-            self._plant_turn(source("turned effects"))
-
-    def _plant_turn(self, random: np.random.Generator) -> None:
-        """Draw the effects that the first ones turn to over time."""
-        n = self._schema.n_dense
-        if n > 1:
-            # Dense values are independent, so that what turns is the vector of weights, without a mean.
-            other = random.standard_normal(n)
-            other -= self._linear * (self._linear @ other) / (self._linear @ self._linear)
-            self._linear_turn = other * np.linalg.norm(self._linear) / np.linalg.norm(other)
-        self._means, self._turns = {}, {}
-        for table, size in self._schema.table_sizes.items():
-            weights = self._popularity.by_id(table, size)
-            second = random.standard_normal(size) * self._shrink(table, size, EFFECT_ROWS)
-            self._means[table], self._turns[table] = turned(self._effects[table].astype(np.float64), second, weights)
-
-    def _centered(self, random: np.random.Generator, table: str, size: int) -> np.ndarray:
-        """Factors (size, RANK) of a table's ids, rare ones small, whose mean over the ids that are drawn is 0."""
-        weights, shrink = self._popularity.by_id(table, size), self._shrink(table, size, FACTOR_ROWS)
-        factors = random.standard_normal((size, RANK))
-        return (factors - (weights * shrink) @ factors / (weights @ shrink)) * shrink[:, None]
-
-    def _shrink(self, table: str, size: int, rows: int) -> np.ndarray:
-        expected = rows * self._popularity.by_id(table, size)
-        return (expected / (1.0 + expected)).astype(np.float32)
-
-    def components(self, batch: Mapping[str, np.ndarray], positions: Any = 0) -> dict[str, np.ndarray]:
-        """Parts of the logit, `SHARES`' names: float64 (B,) each, of packed rows at positions in time."""
-        angle = self._drift.angle(positions) if self._drift is not None and self._drift.effects else None
-        out: dict[str, np.ndarray] = {}
-        if self._schema.dense:
-            x = np.asarray(batch["dense"], np.float64)
-            out["linear"] = x @ self._linear
-            if angle is not None and self._schema.n_dense > 1:
-                out["linear"] = np.cos(angle) * out["linear"] + np.sin(angle) * (x @ self._linear_turn)
-            out["nonlinear"] = np.tanh(2.0 * x) @ self._bends[0] + np.maximum(np.abs(x) - 1.0, 0.0) @ self._bends[1]
-        if self._schema.categorical:
-            columns = range(len(self._schema.categorical))
-            out["ids"] = np.sum([self._effect(batch, i, angle) for i in columns], axis=0)
-        if self._pairs:
-            pooled = {i: self._pool(batch, i, self._factors) for pair in self._pairs for i in pair}
-            out["pairs"] = np.sum([(pooled[a] * pooled[b]).sum(1) for a, b in self._pairs], 0)
-        if self._triples:
-            pooled = {i: self._pool(batch, i, self._thirds) for triple in self._triples for i in triple}
-            out["triples"] = np.sum([(pooled[a] * pooled[b] * pooled[c]).sum(1) for a, b, c in self._triples], 0)
-        return out
-
-    def _effect(self, batch: Mapping[str, np.ndarray], index: int, angle: np.ndarray | None) -> np.ndarray:
-        first = self._pool(batch, index, self._effects)[:, 0]
-        table = self._schema.categorical[index].table_name
-        if angle is None or not self._turns[table].any():
-            return first
-        column, offset = self._schema.categorical[index], self._schema.offsets[index]
-        present = (np.asarray(batch["sparse"])[:, offset : offset + column.hotness] != PADDING).any(axis=1)
-        mean = self._means[table] * present
-        return mean + np.cos(angle) * (first - mean) + np.sin(angle) * self._pool(batch, index, self._turns)[:, 0]
-
-    def _pool(self, batch: Mapping[str, np.ndarray], index: int, latents: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Mean of the latents of a column's ids: float64 (B, k), 0 where all is padding."""
-        column, offset = self._schema.categorical[index], self._schema.offsets[index]
-        ids = np.asarray(batch["sparse"])[:, offset : offset + column.hotness]
-        table = latents[column.table_name]
-        table = table[:, None] if table.ndim == 1 else table
-        valid = ids != PADDING
-        values = table[np.where(valid, ids, 0)].astype(np.float64) * valid[:, :, None]
-        return values.sum(1) / np.maximum(valid.sum(1), 1)[:, None]
