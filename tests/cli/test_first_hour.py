@@ -68,6 +68,7 @@ def test_training_on_a_terminal_shows_its_own_words_in_80_columns(planted: Path,
     assert [line for line in lines if not re.search(own, line) and line.strip() not in verdict] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -62,6 +62,7 @@ def test_an_error_that_comes_of_being_stopped_is_not_told(capsys: pytest.Capture
     assert ends(work, capsys) == (143, "stopped by SIGTERM. Only what was complete stays.\n")
 
 
+@pytest.mark.slow
 def test_a_signal_that_comes_in_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
     class Finalized:
         def __del__(self) -> None:

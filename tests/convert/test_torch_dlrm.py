@@ -88,6 +88,7 @@ def test_round_trip_gives_the_same_weights_back(interaction, self_interaction):
         np.testing.assert_array_equal(back[key], value.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -85,6 +85,7 @@ def test_files_equal_a_plain_rendering(tmp_path, min_count, table_sizes):
     check(log, plain(files, min_count, sizes), orders)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.integers(1, 4), st.integers(0, 99))
 def test_any_days_equal_a_plain_rendering(sizes, min_count, seed):

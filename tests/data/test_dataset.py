@@ -113,6 +113,7 @@ def test_fit_sees_each_epochs_own_order(part, unbuilt):
     assert trace == expected_trace(epochs_of(part, 0, 1, 2, seed=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_batch", [1, 4, 5])
 @pytest.mark.parametrize("unbuilt", [False, True])
 def test_fit_resumes_in_the_middle_of_an_epoch_and_later_epochs_are_whole(part, unbuilt, start_batch):
@@ -206,6 +207,7 @@ def click_model(schema, loss=None):
     return model
 
 
+@pytest.mark.slow
 def test_padded_rows_change_neither_training_nor_scores(click_log):
     """The mean over the rows that count, by batch and by epoch, is what shorter batches give."""
     train, valid = click_log.split("train"), click_log.split("valid")

@@ -243,6 +243,7 @@ class Arrow:
         return self._frame.__arrow_c_stream__(requested_schema)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_a_value_has_one_id_over_all_ways_in(graph, tmp_path_factory, data):

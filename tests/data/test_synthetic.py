@@ -119,6 +119,7 @@ def weighted_auc(scores, p):
     return roc_auc_score(np.repeat([1, 0], len(p)), np.tile(scores, 2), sample_weight=np.concatenate([p, 1 - p]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auc", [0.7, 0.8])
 def test_terms_of_third_order_are_found_by_no_sum_of_functions_of_pairs(auc):
     sizes = {"a": 9, "b": 8, "c": 10}

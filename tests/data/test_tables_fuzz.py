@@ -234,6 +234,7 @@ def run(inputs: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return done
 
 
+@pytest.mark.slow
 def test_mutated_lines_are_taken_or_refused_as_by_a_plain_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(4000, 0, monkeypatch) >= 4000
 
@@ -243,6 +244,7 @@ def test_very_many_mutated_lines_are_taken_or_refused_as_by_a_plain_reader(monke
     assert run(100_000, 1, monkeypatch) >= 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separator", [b",", b"\t"])
 def test_odd_fields_in_every_column(separator: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = [b"1.5", b"1", b"a", b"z", b"3", b"2", b"p|q", b"b"]
@@ -268,6 +270,7 @@ CELLS = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cells=st.lists(st.tuples(CELLS, CELLS, st.lists(st.text(max_size=3), max_size=3)), min_size=1, max_size=20))
 def test_typed_cells_are_taken_or_refused_as_by_the_preprocessor_one_by_one(tmp_path: Path, cells: list) -> None:

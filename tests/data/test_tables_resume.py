@@ -74,6 +74,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs_job, "COMMIT_BYTES", 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", FORMATS)
 def test_stopped_after_every_commit_it_goes_on_to_the_same_output(
     small_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
@@ -87,6 +88,7 @@ def test_stopped_after_every_commit_it_goes_on_to_the_same_output(
     stop_after_commits(job, tmp_path, monkeypatch, more=0)
 
 
+@pytest.mark.slow
 def test_every_format_number_of_workers_and_size_of_blocks_gives_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def small(module: Any) -> None:
     module(table_parts, "_ROWS", 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "split_by"), [("csv", "when"), ("parquet", "when"), ("tfrecord", "when"), ("parquet", "random")]
 )

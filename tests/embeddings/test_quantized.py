@@ -172,6 +172,7 @@ def test_frozen_tables_are_stored_too():
     assert np.abs(coarse - keras_numpy(model.embeddings(batch))).max() > 0
 
 
+@pytest.mark.slow
 def test_tables_are_compared_by_auc_and_entropy():
     schema = Schema(categorical=[Categorical("a", 50), Categorical("b", 50)])
     batches = list(kd.data.synthetic.PlantedClickLog(schema, seed=0).batches(2000, n_batches=4))

@@ -26,6 +26,7 @@ def answers(path, batch):
     return answers(path, batch)
 
 
+@pytest.mark.slow
 def test_a_model_of_any_backend_equals_predict(tmp_path):
     model = DLRM(SCHEMA, 4, [4], [3, 1], dropout=0.2, batch_norm=True, seed=0)
     path = litert(model, tmp_path / "new" / "m.tflite", "float32")

@@ -25,6 +25,7 @@ def exported(tmp_path_factory):
     return kd.export.savedmodel(model, tmp_path_factory.mktemp("export")), batch, model.predict(batch, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_c_program_loads_it_and_gives_the_same_probabilities(exported):
     path, batch, expected = exported
     np.testing.assert_allclose(c_program(path, batch), expected.ravel(), atol=1e-6)

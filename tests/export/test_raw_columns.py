@@ -145,6 +145,7 @@ def test_parts_of_times_are_those_of_the_host(tmp_path_factory, asked):
 HASHABLE = st.one_of(st.text("ab7 .é", max_size=6), st.integers(0, 2**70).map(str), st.sampled_from(["", "-1", "3.0", "+3", "03"]))
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(
     st.lists(TEXTS, max_size=6), st.lists(st.tuples(TEXTS, HASHABLE, st.integers(-1, 8), TIMES), min_size=1, max_size=12),

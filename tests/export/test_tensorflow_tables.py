@@ -48,6 +48,7 @@ def save(model, tables, path):
     return tf.saved_model.load(str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "prune", "bits"),
     [(None, False, False), *((kind, i % 2 > 0, i % 2 > 0) for i, kind in enumerate(KINDS)), ("int4", True, True)],

@@ -221,6 +221,7 @@ def dlrm_through_keras_rs():
         return dlrm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_without_a_tpu_a_model_trains_as_with_an_embedding_collection(name):
     model = dlrm(RULES[name])

@@ -149,6 +149,7 @@ def test_streaming_batches_add_up_to_the_exact_score(name, metric, k):
     assert float(streaming.result()) == pytest.approx(metrics.ranking_scores(relevance, scores, k)[name], rel=1e-5)
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("compiled", [False, True])
 def test_evaluate_reports_the_metric(name, metric, compiled):

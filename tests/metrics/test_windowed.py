@@ -55,6 +55,7 @@ def test_rows_without_weight_fill_no_window():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_evaluate_reports_the_window_beside_the_metric(compiled):
     if compiled and keras.backend.backend() == "torch":

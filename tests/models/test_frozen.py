@@ -89,6 +89,7 @@ def assert_same(a, b):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FREEZE)
 def test_frozen_parts_and_the_optimizers_state_survive(name, tmp_path):
     make, freeze = FREEZE[name]

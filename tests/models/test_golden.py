@@ -160,6 +160,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "interaction, self_interaction, bag_sizes, widths, rule",
     CASES,

@@ -28,6 +28,7 @@ def fit(model, batches=2):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.2, "batch_norm": True}, {"embedding_options": {"table_dtype": "bfloat16"}}])
 def test_known_ids_predict_as_before_and_new_rows_are_those_of_a_fresh_model(options):
     model = fit(make(**options))

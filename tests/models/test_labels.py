@@ -82,6 +82,7 @@ def test_wrong_labels_and_weights_in_memory_are_refused_before_a_step_and_the_ro
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_right_labels_and_weights_train_alike_in_every_form(model, form):
     expected = model.evaluate(X, Y, sample_weight=Y + 0.5, verbose=0)
@@ -204,6 +205,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_wrong_labels_and_weights_of_a_batch_stop_before_its_step_and_the_batch_is_named(model, source):
     make, ones = SOURCES[source], np.ones(8, "float32")

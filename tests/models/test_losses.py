@@ -69,6 +69,7 @@ def squares(p):
     return (Y - p) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "expected", "loads"),
     [
@@ -174,6 +175,7 @@ class Unbuilt(kd.models.SparseModel):
         return self.top(self.tables(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["fit", "train_on_batch", "evaluate"])
 def test_a_subclass_without_build_trains_from_its_first_call_on(first):
     ends = []

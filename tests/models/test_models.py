@@ -9,7 +9,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers.suite import suite_on
+from helpers.suite import in_suite, suite_on
 from helpers.zoo import (
     KINDS,
     MODELS,
@@ -89,6 +89,7 @@ def test_predictions_equal_numpy(name):
     np.testing.assert_allclose(got, sigmoid(numpy_forward(name, model, batch)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_kind
 def test_predict_equals_numpy_also_in_the_last_partial_batch(name):
     model = MODELS[name].make()
@@ -146,6 +147,7 @@ def test_bfloat16_predicts_near_numpy(name):
     np.testing.assert_allclose(got, sigmoid(numpy_forward(name, model, batch)), atol=0.02)
 
 
+@pytest.mark.slow
 @every_kind
 def test_it_needs_no_dense_columns_and_is_exported_to_onnx(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
@@ -157,7 +159,7 @@ def test_it_needs_no_dense_columns_and_is_exported_to_onnx(name, tmp_path):
     np.testing.assert_allclose(got, sigmoid(numpy_forward(name, model, batch)), rtol=1e-5, atol=1e-6)
 
 
-@every_kind
+@pytest.mark.parametrize("name", in_suite(KINDS, "dlrm dot", "deep fm", "wukong", "svd++", "dcn", "mmoe in dlrm"))
 @suite_on("tensorflow")
 def test_it_is_saved_and_served(name, tmp_path):
     """The export compares the answers itself."""
@@ -271,6 +273,7 @@ class Batches(keras.utils.PyDataset):
         return {name: a[part] for name, a in X.items()}, Y[part]
 
 
+@pytest.mark.slow
 def test_fit_takes_a_pydataset(trained, expected):
     np.testing.assert_allclose(losses(trained, Batches()), expected, rtol=1e-6)
 

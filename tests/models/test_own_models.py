@@ -44,6 +44,7 @@ class Scaled(DLRM):
         return self.scale * super().logits(inputs, training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -88,6 +88,7 @@ def test_kaggle_has_540_million_table_parameters():
     assert sum(preset.rows) * preset.model["embedding_dim"] == 540_201_232
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_scaled_model_has_all_dense_parameters_and_fewer_rows(name):
     preset = PRESETS[name]

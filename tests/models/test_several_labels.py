@@ -42,6 +42,7 @@ def trained():
     return model, batch, y
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum_of_means_over_the_rows_that_have_a_label(trained):
     model, batch, y = trained
     p = sigmoid(numpy_forward(NAME, model, batch))
@@ -82,6 +83,7 @@ def test_a_label_that_nobody_has_changes_nothing():
     np.testing.assert_array_equal(model.predict(batch, **QUIET)[:, 1], 0.5)
 
 
+@pytest.mark.slow
 def test_it_is_saved_with_losses_and_metrics_and_trains_on(trained, tmp_path):
     model, batch, y = trained
     model.save(tmp_path / "m.keras")

@@ -7,6 +7,7 @@ import pytest
 import keras_dlrm as kd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [None, 2])
 def test_averaged_parameters_train_on_after_a_fit_and_after_a_reload(tmp_path, steps):
     schema = kd.Schema(["I1"], [kd.Categorical("C1", 5)])

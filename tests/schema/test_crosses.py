@@ -96,6 +96,7 @@ class ArrowTable:
         return ROWS.__arrow_c_stream__(requested_schema)
 
 
+@pytest.mark.slow
 @neutral
 @pytest.mark.parametrize("way", ["csv", "parquet", "Polars", "pandas", "Arrow"])
 def test_every_way_of_the_rows_gives_the_same_ids(tmp_path, way):

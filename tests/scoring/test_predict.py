@@ -49,6 +49,7 @@ def expected(log: Any, model: Any, rows: list[dict[str, Any]]) -> np.ndarray:
     return model.predict(log.preprocessor.transform(columns), verbose=0).ravel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", FORMATS)
 def test_predictions_are_those_of_predict_in_the_order_of_the_rows(
     tmp_path: Path, log: Any, model: Any, ending: str

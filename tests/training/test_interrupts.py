@@ -68,6 +68,7 @@ def assert_whole(model, before=None):
     assert np.isfinite(model.train_on_batch(X, Y)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("way", ["train", "test", "predict", "validation"])
 @pytest.mark.parametrize("at", ["begin", "end"])
