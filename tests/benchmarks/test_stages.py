@@ -107,6 +107,7 @@ def test_a_tiny_profile_has_a_time_for_each_stage_and_draws(shape, dtype, monkey
     assert (tmp_path / "stages.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_row_update_changes_the_rows_that_were_looked_up_and_no_others():
     schema = Schema(dense=["a", "b", "c"], categorical=[Categorical("d", 10), Categorical("e", 4)])
     model = DLRM(schema, 2, SMALL.bottom, SMALL.top, seed=0)

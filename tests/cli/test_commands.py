@@ -278,6 +278,7 @@ def test_preprocessing_text_starts_no_framework(tmp_path: Path) -> None:
     assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib"}
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_single_values_count_over_named_options(planted: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]", "--set", "optimizer.l2=1e-6"]

@@ -257,6 +257,7 @@ def test_shards_resume_together(part, start_batch):
     assert found == [sorted(order[i : i + 9]) for i in range(0, ROWS, 9)][start_batch:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefetch", [0, 1, 5])
 def test_reading_ahead_changes_nothing(part, prefetch):
     trace = fit_trace(part.dataset(BATCH, shuffle=True, seed=5, prefetch=prefetch), epochs=2)

@@ -70,6 +70,7 @@ def packed(folder: Path, number: int = 64) -> Any:
     return log
 
 
+@pytest.mark.slow
 def test_fit_counts_rows_by_their_weights(tmp_path: Path) -> None:
     part = packed(tmp_path / "log").split("train")
     batch, label = part.arrays()

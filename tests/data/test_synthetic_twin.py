@@ -111,6 +111,7 @@ def test_stack_distances_are_kept_where_asked_for():
     assert differences(found, by_frequency)["frequency"]["a"] < 0.015
 
 
+@pytest.mark.slow
 def test_rows_of_a_twin_do_not_depend_on_the_batch_size_and_are_written(planted, tmp_path):
     def rows(size):
         parts = list(Twin(planted, 3).batches(size, rows=9000, part="valid"))

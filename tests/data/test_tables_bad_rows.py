@@ -19,6 +19,7 @@ pytestmark = pytest.mark.neutral
 SIMPLE = Schema(dense=["x"], categorical=[Categorical("c")], label="y")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("split", [None, {"train": 0.6, "valid": 0.4}])
 def test_skipped_rows_leave_the_output_of_the_files_without_them(

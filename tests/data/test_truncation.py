@@ -43,6 +43,7 @@ def example(names: list[str], row: list[int]) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=dict.fromkeys(names, feature))).SerializeToString()
 
 
+@pytest.mark.slow
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(lists=LISTS, hotness=st.integers(1, 4), truncate=st.sampled_from(["first", "last"]))
 def test_the_same_values_of_a_long_list_are_kept_in_every_way_in(

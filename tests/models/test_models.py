@@ -107,6 +107,7 @@ def one_step(model, batch, y):
     return before, [after - start for start, after in zip(before, model.get_weights(), strict=True)], loss
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_step_goes_down_the_slope_of_the_loss_in_numpy(name):
     """Along a random direction of all weights at once."""
@@ -522,6 +523,7 @@ def test_other_losses_see_probabilities():
 # -- options --
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_near_float32_and_predicts_float32():
     ends = []
     for dtype in ("float32", "mixed_bfloat16"):

@@ -185,6 +185,7 @@ ACCUMULATED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACCUMULATED)
 def test_batches_accumulated_are_one_batch(name):
     """Three batches of 8 rows to an update make the updates of batches of 24, whose loss is the mean of theirs."""

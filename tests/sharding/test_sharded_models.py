@@ -120,6 +120,7 @@ def test_weights_of_classes_hold_where_a_part_is_filled_up():
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["numbers", "one-hot"])
 def test_metrics_see_whole_rows_where_a_model_has_several_outputs_a_row(labels):
     def model():

@@ -64,6 +64,7 @@ def test_a_log_without_tables_or_dense_columns_has_a_recipe(tmp_path):
         recipe(PlantedClickLog(schema, seed=0).write(folder, {"train": 50})).build(schema)
 
 
+@pytest.mark.slow
 def test_averages_are_those_of_the_weights_along_the_run(log):
     part = log.split("train")
     model = recipe(log).build(SCHEMA)

@@ -33,6 +33,7 @@ def png_size(path):
     return struct.unpack(">II", head[16:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "history",
     [

@@ -145,6 +145,7 @@ def test_an_interrupted_trial_does_not_count_and_the_best_so_far_is_written(log,
     assert 0.01 in found.trials.filter(found.trials["state"] == "complete")["optimizer.learning_rate"].to_list()
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_what_cannot_be_tuned_is_refused(log, tmp_path, untrained, monkeypatch):
     kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=1)

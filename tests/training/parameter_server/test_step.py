@@ -144,6 +144,7 @@ class CountTouches(kd.optimizers.RowRule):
         return rows + 1.0, slots
 
 
+@pytest.mark.slow
 def test_no_update_is_lost_where_workers_write_the_same_rows_at_a_time():
     data, local = batches(size=256), Local(builder(lambda: kd.optimizers.SGD(0.1), CountTouches))
     before = local.table("a")
