@@ -102,7 +102,7 @@ def test_three_replicas_train_as_one_device(programs, tmp_path):
     check(cases, run_program(programs, cases, tmp_path))
 
 
-WORKERS = [{"rule": "RowwiseAdagrad", "kinds": MIXED, "weighted": True, "on_batch": True}]
+WORKERS = [{"rule": "Adagrad", "kinds": MIXED, "weighted": True, "on_batch": True}]
 MORE = [
     {"rule": "SGD", "kinds": MIXED, "weighted": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True, "class_weight": True},
