@@ -27,6 +27,7 @@ Each adapter has the same functions, but for those that are plain where its fram
 - `densify(gradient)` → a plain tensor, with repeated rows summed.
 - `top_k(scores, k)` → the k largest of each row (B, n) in falling order, k ≤ n, and their places. Of equal ones
   the first come first, but for -infinity.
+- `products(a, b)` → the products (n, m) of all rows of matrices (n, D) and (m, D), without a copy of either.
 - `on_tpu()` → whether layers that are made now run on a TPU.
 
 and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;
@@ -47,10 +48,16 @@ def _top_k(scores: Any, k: int) -> Any:
     return ops.top_k(scores, k)
 
 
+def _products(a: Any, b: Any) -> Any:
+    from keras import ops
+
+    return ops.einsum("nd,md->nm", a, b)
+
+
 _PLAIN: dict[str, Any] = {
     "UNDER_XLA": True, "REPEATS_ARE_WRONG": False, "replicas": lambda: None, "on_tpu": lambda: False,
     "unfused": lambda tensor: tensor, "densify": lambda gradient: gradient, "with_width": lambda tensor, width: tensor,
-    "top_k": _top_k,
+    "top_k": _top_k, "products": _products,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""Retrieval: indexes of items by their vectors, and the search in them."""
+"""Retrieval: indexes of items by their vectors, the search in them, and recommendation in two stages."""
 
 from keras_dlrm.retrieval.index import Index
+from keras_dlrm.retrieval.two_stage import recommend
 
-__all__ = ["Index"]
+__all__ = ["Index", "recommend"]

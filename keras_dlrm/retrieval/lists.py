@@ -54,7 +54,8 @@ def make_lists(vectors: Vectors, rows: int, count: int, seed: int = 0) -> Lists:
         sizes = np.bincount(nearest, minlength=count)
         sums = np.zeros_like(centers)
         np.add.at(sums, nearest, sample)
-        centers = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centers)
+        means = sums / np.maximum(sizes, 1)[:, None].astype(np.float32)
+        centers = np.where(sizes[:, None] > 0, means, centers)
         # An empty group takes an item of the largest one.
         for empty in np.flatnonzero(sizes == 0):
             centers[empty] = sample[draw.choice(np.flatnonzero(nearest == np.argmax(sizes)))]

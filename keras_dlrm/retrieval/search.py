@@ -67,7 +67,7 @@ def better(best: Best, queries: Any, arrays: Mapping[str, Any], first: Any, hidd
         first: The first row.
         hidden: Rows that a query must not get, int32 (B, h), -1 for none; or `None`.
     """
-    scores = ops.einsum("bd,nd->bn", queries, ops.cast(arrays["codes"], "float32"))
+    scores = backend.products(queries, ops.cast(arrays["codes"], "float32"))
     if "scale" in arrays:
         # n multiplications, not n · D.
         scores = scores * ops.reshape(ops.cast(arrays["scale"], "float32"), (1, -1))
@@ -113,7 +113,7 @@ def probed(best: Best, queries: Any, index: Mapping[str, Any], probes: int, hidd
         index: `"centers"` and `"members"` as of `Lists`, and all stored vectors.
         probes: Number of groups.
     """
-    _, groups = backend.top_k(ops.matmul(queries, ops.transpose(index["centers"])), probes)
+    _, groups = backend.top_k(backend.products(queries, index["centers"]), probes)
     rows = ops.reshape(ops.take(index["members"], groups, axis=0), (-1, probes * index["members"].shape[1]))
     places = ops.maximum(rows, 0)
     vectors = {name: ops.take(index[name], places, axis=0) for name in VECTORS if name in index}

@@ -42,6 +42,7 @@ FUNCTIONS = {
     "take_columns": (lambda x: backend.take_columns(x, COLUMNS), VALUES[:, COLUMNS]),
     "unfused": (lambda x: backend.unfused(x), VALUES),
     "with_width": (lambda x: backend.with_width(x, D), VALUES),
+    "products": (lambda x: backend.products(x, ops.convert_to_tensor(VALUES[:3])), VALUES @ VALUES[:3].T),
     "densify": (lambda x: backend.densify(x), VALUES),
 }
 

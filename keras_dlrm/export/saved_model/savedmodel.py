@@ -19,8 +19,10 @@ from keras_dlrm.export.elsewhere import modules_of, run
 from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
 from keras_dlrm.export.saved_model import manifest
 from keras_dlrm.export.tables.stored_tables import StoredTables
+from keras_dlrm.export.two_stage import TwoStages
 from keras_dlrm.files.durable import sync, workspace
 from keras_dlrm.models.not_finite import require_finite
+from keras_dlrm.retrieval.index import Index
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.support.arguments import integer
 from keras_dlrm.support.installs import require
@@ -38,6 +40,7 @@ def savedmodel(
     model: Any, directory: str | Path, preprocessor: Any = None, version: int | None = None, *,
     user_columns: Sequence[str] = (), default: str = "packed", metrics: Mapping[str, float] | None = None,
     warm_up: bool | None = None, tables: str | None = None, prune: str | Mapping[str, Any] | None = None,
+    index: Index | None = None, ranker: Any = None, k: int = 10, candidates: int = 500,
 ) -> Path:  # fmt: skip
     """Write `directory/<version>/`, a SavedModel of stock TensorFlow operations.
 
@@ -49,8 +52,12 @@ def savedmodel(
     - `rank`: one row of the user's columns alongside B candidates.
     - `classify`, `regress`: serialized `tf.train.Example`s, with the columns of `raw`, or of `columns` without a preprocessor.
     - `serving_default`: what `default` says.
+    - `retrieve`, with an `index`: the user's columns, raw where there is a preprocessor, and `exclude` (B, n), ids that a user
+      must not get, -1 or "" for none, n ≥ 0. It gives `ids` (B, k), int64 or string, and `scores` float32 (B, k).
+    - `recommend`, with a `ranker`, too: the same inputs. The ranker scores the index's best `candidates`, whose columns are in an
+      item table. It gives `ids` (B, k) and `probabilities` float32 (B, k).
 
-    They give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). Of T labels that is
+    The others give `probability` float32 (B, 1) (`regress`: `outputs`; `classify`: `classes` and `scores`). Of T labels that is
     (B, T), with an output (B, 1) for each besides, such as `probability_click`, and there is no `classify` and no `regress`. It
     loads without Keras and without this package. An id out of range is looked up as its column's OOV row, an unseen value likewise.
 
@@ -72,6 +79,10 @@ def savedmodel(
         tables: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` or `"int4"`, see docs/onnx.md; their own dtype by default.
         prune: `"untrained"` leaves out rows that no training example had; or a mapping table name → bool (rows,), true for
             rows to leave out. Their ids are answered as unseen ones are.
+        index: A `kd.retrieval.Index` that was built with this `TwoTower`; one of other weights is refused.
+        ranker: A model whose columns are some of the `TwoTower`'s, and crosses of these, such as a `DLRM`.
+        k: Items of an answer of `retrieve` and `recommend`.
+        candidates: Items that the ranker scores for an answer.
 
     Returns:
         The path of the version. `assets.extra/manifest.json` says what it is; `verify` checks it.
@@ -95,7 +106,7 @@ def savedmodel(
     if functional:
         packed = default if default != "packed" else None
         options = {"preprocessor": preprocessor, "user_columns": user_columns, "default": packed, "tables": tables, "prune": prune}
-        for name, value in {"warm_up": warm_up, **options}.items():
+        for name, value in {"warm_up": warm_up, "index": index, "ranker": ranker, **options}.items():
             if value:
                 raise ValueError(f"savedmodel: {name}={value!r} is for the models of kd.models that have a schema; leave it out.")
     else:
@@ -105,7 +116,14 @@ def savedmodel(
             check_same("savedmodel", model.schema, preprocessor.schema)
         if warm_up and not can_warm_up:
             raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
-        stored = StoredTables(model, tables, prune)
+        stored = [StoredTables(each, tables, prune) for each in (model, ranker) if each is not None]
+        if ranker is not None and index is None:
+            raise ValueError("savedmodel: ranker=… scores the candidates of an index; give index=…, too.")
+        stages = None if index is None else TwoStages(index, ranker, k, candidates)
+        if stages is not None:
+            stages.check(model)
+        if ranker is not None:
+            require_finite("savedmodel", ranker)
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
@@ -125,9 +143,10 @@ def savedmodel(
                 "default": default,
                 "warm_up": can_warm_up if warm_up is None else bool(warm_up),
                 "stored": tables is not None or prune is not None,
+                "retrieval": None if stages is None else {"k": k, "candidates": candidates, "signatures": stages.signatures},
             }
-            _write(model, preprocessor, stored, aside / "model", job)
-            content = _described(model, stored, job)
+            _write(model, preprocessor, stored, stages, aside / "model", job)
+            content = _described(model, stored, stages, job)
         manifest.write(aside / "model", {**content, "metrics": scores})
         # A version that is visible is also whole after a power failure.
         for place in (*(aside / "model").rglob("*"), aside / "model"):
@@ -150,31 +169,40 @@ def _scores(metrics: Mapping[str, float] | None) -> dict[str, float]:
     return scores
 
 
-def _write(model: Any, preprocessor: Any, stored: StoredTables, path: Path, job: Mapping[str, Any]) -> None:
+def _write(
+    model: Any, preprocessor: Any, stored: list[StoredTables], stages: TwoStages | None, path: Path, job: Mapping[str, Any]
+) -> None:
     """Write and check the SavedModel, with all that belongs to it but the manifest."""
+    models = [model] if stages is None or stages.ranker is None else [model, stages.ranker]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights: dict[str, Any] = {
-            f"w{i}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(v for v in model.weights if not is_table(v))
+            f"w{i}": keras.ops.convert_to_numpy(v.value)
+            for i, v in enumerate(v for each in models for v in each.weights if not is_table(v))
         }
         np.savez(folder / "weights.npz", **weights)
         if preprocessor is not None:
             preprocessor.save(folder / "preprocessor")
-        tables = []
-        for i, stack in enumerate(stored.stacks):
+        if stages is not None:
+            stages.index.save(folder / "index")
+        tables, stacks = [], [stack for each in stored for stack in each.stacks]
+        for i, stack in enumerate(stacks):
             if stack.pruned is not None:
                 np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
             part = max(_PART // (4 * stack.stack.width), -(-stack.kept // _PARTS), 1)
             tables.append([stack.kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
-        rows = (part for stack in stored.stacks for part in stack.kept_rows())
-        job = {**job, "model": keras.saving.serialize_keras_object(model), "tables": tables}
-        _rebuild(model, path, folder, job, _requests(model, preprocessor, stored, job), _LOADED, rows)
+        rows = (part for stack in stacks for part in stack.kept_rows())
+        job = {**job, "models": [keras.saving.serialize_keras_object(each) for each in models], "tables": tables}
+        _rebuild(models, path, folder, job, _requests(model, preprocessor, stored, stages, job), _LOADED, rows)
+        index = sum(file.stat().st_size for file in (folder / "index").rglob("*")) if stages is not None else 0
     extra = path / "assets.extra"
     model.schema.save(extra / "schema.json")
     if preprocessor is not None:
         preprocessor.save(extra / "preprocessor")
     written = sum(file.stat().st_size for file in (path / "variables").iterdir())
-    needed = stored.nbytes + sum(values.nbytes for values in weights.values())
+    # Parquet's ids may be compressed, and the graph has a number for each besides.
+    items = 0 if stages is None else 2 * index + 12 * len(stages.index)
+    needed = sum(each.nbytes for each in stored) + sum(values.nbytes for values in weights.values()) + items
     if written > _SHARE * needed + _ROOM:
         raise RuntimeError(f"savedmodel: the variables take {written:,} bytes for weights of {needed:,}; that is a defect here.")
 
@@ -192,16 +220,17 @@ def _write_functional(model: Any, path: Path) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.keras")
-        _rebuild(model, path, Path(folder), {}, {"serving_default": request}, sys.maxsize)
+        _rebuild([model], path, Path(folder), {}, {"serving_default": request}, sys.maxsize)
 
 
 def _rebuild(
-    model: Any, path: Path, folder: Path, job: Mapping[str, Any], asked: Mapping[str, Any], loaded: int,
+    models: list[Any], path: Path, folder: Path, job: Mapping[str, Any], asked: Mapping[str, Any], loaded: int,
     rows: Iterable[np.ndarray] = (),
 ) -> None:  # fmt: skip
     """Do a job in a process where Keras runs on TensorFlow, and check what it wrote in another."""
-    (folder / "job.json").write_text(json.dumps({**job, "modules": modules_of("savedmodel", model)}), encoding="utf-8")
-    checks = {"requests": asked, "allowed": allowed_difference(model), "loaded": loaded}
+    modules = sorted({name for model in models for name in modules_of("savedmodel", model)})
+    (folder / "job.json").write_text(json.dumps({**job, "modules": modules}), encoding="utf-8")
+    checks = {"requests": asked, "allowed": max(map(allowed_difference, models)), "loaded": loaded}
     (folder / "requests.json").write_text(json.dumps(checks), encoding="utf-8")
     failed = run(["-m", "keras_dlrm.export.saved_model.writing", str(folder), str(path)], rows)[-4000:]
     if failed:
@@ -215,20 +244,27 @@ def _rebuild(
         raise RuntimeError(failed)
 
 
-def _requests(model: Any, preprocessor: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
+def _requests(
+    model: Any, preprocessor: Any, stored: list[StoredTables], stages: TwoStages | None, job: Mapping[str, Any]
+) -> dict[str, Any]:
     """Requests to the written model, with the answers that it should give; see `check.check`."""
     columns = signatures.model_columns(model.schema)
     kinds = signatures.signature_names(model.schema, job["preprocessor"], job["user_columns"], job["default"])
-    return {
+    own_requests = requests(model.schema, preprocessor, job["user_columns"], job["default"])
+    asked = {
         name: {
             "inputs": inputs,
-            "batch": {key: values.tolist() for key, values in batch.items()},
-            "expected": _expected(model, batch, stored if job["stored"] else None),
+            "batches": [{key: values.tolist() for key, values in batch.items()}],
+            "expected": _expected(model, batch, stored[0] if job["stored"] else None),
             "examples": kinds[name] in ("classify", "regress"),
             "user_inputs": [c.input for c in columns if kinds[name] == "rank" and c.name in job["user_columns"]],
         }
-        for name, (inputs, batch) in requests(model.schema, preprocessor, job["user_columns"], job["default"]).items()
+        for name, (inputs, batch) in own_requests.items()
     }
+    if stages is not None:
+        by_column = own_requests["columns" if preprocessor is None else "raw"]
+        asked |= stages.requests(model, preprocessor, *by_column, stored if job["stored"] else None)
+    return asked
 
 
 def _expected(model: Any, batch: Mapping[str, np.ndarray], stored: StoredTables | None) -> Any:
@@ -238,16 +274,18 @@ def _expected(model: Any, batch: Mapping[str, np.ndarray], stored: StoredTables 
     return expected.tolist() if len(outputs) == 1 else {name: values.tolist() for name, values in outputs.items()}
 
 
-def _described(model: Any, stored: StoredTables, job: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = {table.name: stack.kind for stack in stored.stacks for table in stack.stack.tables}
+def _described(model: Any, stored: list[StoredTables], stages: TwoStages | None, job: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {table.name: stack.kind for stack in stored[0].stacks for table in stack.stack.tables}
     shapes = {} if model.embeddings is None else model.embeddings.table_shapes
+    names = signatures.signature_names(model.schema, job["preprocessor"], job["user_columns"], job["default"])
     return {
         **own.named(model),
         "tables": {n: {"rows": rows, "width": width, "stored_as": kinds[n]} for n, (rows, width) in shapes.items()},
-        "pruned_rows": stored.pruned_rows,
-        "signatures": signatures.signature_names(model.schema, job["preprocessor"], job["user_columns"], job["default"]),
+        "pruned_rows": sum(each.pruned_rows for each in stored),
+        "signatures": names if stages is None else {**names, **{name: name for name in stages.signatures}},
         "user_columns": job["user_columns"],
         **({"outputs": outputs} if (outputs := signatures.label_outputs(model.schema)) else {}),
+        **({"retrieval": stages.described()} if stages is not None else {}),
         "inputs": {c.name: c.input for c in signatures.model_columns(model.schema)},
         "warm_up": job["warm_up"],
     }

@@ -19,6 +19,7 @@ from keras_dlrm.export.elsewhere import arguments, import_modules
 from keras_dlrm.export.requests import example_batch
 from keras_dlrm.export.saved_model.check import examples, feed
 from keras_dlrm.export.saved_model.columns import ModelColumns, RawColumns, with_equal_rows
+from keras_dlrm.export.saved_model.retrieving import IndexInGraph, of_one_side
 from keras_dlrm.export.signatures import (
     EXAMPLES,
     model_columns,
@@ -28,6 +29,8 @@ from keras_dlrm.export.signatures import (
     signature_names,
 )
 from keras_dlrm.export.tables.taped_tables import ServedTables, replace_rows
+from keras_dlrm.export.two_stage import EXCLUDE, user_inputs
+from keras_dlrm.retrieval.content import load
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # So TensorFlow calls a file that is too large, a disk that is full, and a folder that is not ours.
@@ -38,20 +41,23 @@ Serve = Callable[[Mapping[str, Any]], Any]
 def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> None:
     """Write the SavedModel that a job describes to `path`, which must not exist.
 
-    The job has `model` (its configuration), `modules` (that define its classes), `preprocessor` (whether `folder` has one),
-    `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a part, the kind, and whether it has a map),
-    and whether to `warm_up`. The folder has `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe
-    `preprocessor/`; `rows` are the float32 rows of the tables, in order.
+    The job has `models` (configurations of the model and perhaps of a ranker), `modules` (that define their classes),
+    `preprocessor` (whether `folder` has one), `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a
+    part, the kind, and whether it has a map), `retrieval` (numbers of `retrieve` and `recommend`, or `None`), and whether to
+    `warm_up`. The folder has `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`
+    and `index/`; `rows` are the float32 rows of the tables, in order.
     """
     maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
     with stand_in_tables():
-        model = keras.saving.deserialize_keras_object(job["model"])
-        stand_ins = [] if model.embeddings is None else model.embeddings.tables
+        models = [keras.saving.deserialize_keras_object(config) for config in job["models"]]
+        stand_ins = [table for each in models if each.embeddings is not None for table in each.embeddings.tables]
         served = ServedTables(stand_ins, [kind for *_, kind, _ in job["tables"]], maps)
         with taped(_Recorder(stand_ins)):
-            model(example_batch(model.schema))  # makes its variables
+            for each in models:
+                each(example_batch(each.schema))  # makes its variables
+    model = models[0]
     tables = {id(table) for table in stand_ins}
-    weights = [v for v in model.weights if id(v) not in tables]
+    weights = [v for each in models for v in each.weights if id(v) not in tables]
     with np.load(folder / "weights.npz") as saved:
         if len(saved.files) != len(weights):
             raise RuntimeError(f"savedmodel: the model has {len(saved.files)} dense weights, rebuilt {len(weights)}.")
@@ -82,6 +88,10 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         "regress": _examples(known, probabilities, lambda p: {"outputs": p}) if len(schema.labels) == 1 else None,
     }
     names = signature_names(schema, job["preprocessor"], job["user_columns"], job["default"])
+    if job["retrieval"]:
+        module.retrieval = IndexInGraph(load(folder / "index"))
+        functions |= _retrieval(module.retrieval, models, known, served, job["retrieval"])
+        names |= {name: name for name in job["retrieval"]["signatures"]}
     tf.saved_model.save(module, str(path), signatures={name: functions[kind] for name, kind in names.items()})
     # TensorFlow Serving's Classify and Regress require names of their own; `tf.saved_model.save` calls all of them Predict.
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(path))
@@ -92,7 +102,7 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     replace_rows(path, _parts(rows, job["tables"]))
     asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
     for entry in asked["requests"].values():
-        entry["rows"] = _looked_up(model, entry["batch"], maps)
+        entry["rows"] = _looked_up(models, stand_ins, entry["batches"], maps)
     (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
     (path / "assets.extra").mkdir()
     if job["warm_up"]:
@@ -155,12 +165,15 @@ class _Recorder:
         return tf.zeros([*ids.shape, table.shape[1]])
 
 
-def _looked_up(model: Any, batch: Mapping[str, Any], maps: Sequence[np.ndarray | None]) -> list[list[int]]:
-    """Kept rows of each table that a packed batch looks up."""
-    recorder = _Recorder([] if model.embeddings is None else model.embeddings.tables)
-    dtypes = packed_inputs(model.schema)
+def _looked_up(
+    models: Sequence[Any], tables: Sequence[Any], batches: Sequence[Mapping[str, Any]], maps: Sequence[np.ndarray | None]
+) -> list[list[int]]:
+    """Kept rows of each table that packed batches look up, one for each model or for the first ones."""
+    recorder = _Recorder(tables)
     with taped(recorder):
-        model({key: np.array(values, dtypes[key][1]) for key, values in batch.items()}, training=False)
+        for model, batch in zip(models, batches, strict=False):
+            dtypes = packed_inputs(model.schema)
+            model({key: np.array(values, dtypes[key][1]) for key, values in batch.items()}, training=False)
     kept = [rows if m is None else {int(m[row]) for row in rows} - {-1} for rows, m in zip(recorder.rows, maps, strict=True)]
     return [sorted(rows) for rows in kept]
 
@@ -192,6 +205,35 @@ def _rank(columns: ModelColumns, serve: Serve, user: Sequence[str]) -> Any:
     return _function(rank, specs)
 
 
+def _retrieval(
+    index: IndexInGraph, models: Sequence[Any], columns: ModelColumns, served: ServedTables, job: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`retrieve` and, with a second model, `recommend`, of the user's columns and the ids to leave out."""
+    model, *ranker = models
+    names = user_inputs(model.schema, model.user_columns)
+    inputs = {c.input for c in columns.columns if c.name in names}
+    specs = {name: spec for name, spec in columns.specs().items() if name in inputs}
+    specs[EXCLUDE] = tf.TensorSpec([None, None], index.id_type, EXCLUDE)
+
+    def users(inputs: Mapping[str, Any]) -> tuple[Any, Any]:
+        batch = columns.pack(of_one_side(columns, names, inputs))
+        with taped(served):
+            return batch, model.user_vectors(batch)
+
+    def probabilities(batch: Mapping[str, Any]) -> Any:
+        with taped(served):
+            return ranker[0](batch, training=False)
+
+    def retrieve(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return index.retrieve(users(inputs)[1], inputs[EXCLUDE], job["k"])
+
+    def recommend(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return index.recommend(*users(inputs), inputs[EXCLUDE], job["k"], job["candidates"], probabilities, ranker[0].schema)
+
+    functions = {"retrieve": retrieve, "recommend": recommend}
+    return {name: _function(functions[name], specs) for name in job["signatures"]}
+
+
 def _examples(columns: ModelColumns, serve: Serve, outputs: Callable[[Any], dict[str, Any]]) -> Any:
     specs = {EXAMPLES: tf.TensorSpec([None], tf.string, name=EXAMPLES)}
     return _function(lambda inputs: outputs(serve(columns.pack(columns.parse(inputs[EXAMPLES])))), specs)
@@ -218,7 +260,7 @@ def main(folder: str, path: str) -> None:
     place = Path(Path(path).name)
     import_modules(job["modules"])
     try:
-        if "model" in job:
+        if "models" in job:
             write(job, work, place, sys.stdin.buffer)
         else:
             write_functional(work, place)

@@ -1,0 +1,142 @@
+"""Retrieval and recommendation in SavedModels, against the live index and models."""
+
+from importlib.util import find_spec
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+
+import keras_dlrm as kd
+from keras_dlrm.export import savedmodel, verify
+from keras_dlrm.retrieval import Index, recommend
+from keras_dlrm.serving.versions.saved_model import SavedModel, warmup_records
+
+tf = pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.usefixtures("quick_exports")
+
+DRAW = np.random.default_rng(0)
+ROWS = pl.DataFrame({
+    "user": [f"u{i % 7}" for i in range(60)], "item": [f"item {i % 23}" for i in range(60)],
+    "age": DRAW.uniform(18, 80, 60).round(),
+    "price": DRAW.lognormal(size=60), "genre": [f"g{i % 5}|g{i % 3}" for i in range(60)], "label": DRAW.integers(0, 2, 60),
+})  # fmt: skip
+PREPROCESSOR = kd.data.Preprocessor.fit(
+    kd.Schema(
+        dense=[kd.Dense("age", transform="standardize"), kd.Dense("price", transform="log1p")],
+        categorical=["user", "item", kd.Categorical("genre", hotness=2)],
+    ),
+    ROWS,
+)
+SCHEMA = PREPROCESSOR.schema
+# The ranker sees fewer columns, in another order, and a cross of both sides.
+COLUMNS = {column.name: column for column in SCHEMA.categorical}
+RANKED = SCHEMA.with_columns(
+    [SCHEMA.dense[1]], [COLUMNS["item"], COLUMNS["user"], COLUMNS["genre"], kd.Crossed("both", ["user", "item"], 100)]
+)
+
+
+def models():
+    tower = kd.models.TwoTower(
+        SCHEMA, user=["user", "age"], item=["genre", "item", "price"], item_id="item", embedding_dim=4, output_dim=8, seed=0
+    )
+    return tower, kd.models.DLRM(RANKED, 4, [4], [4, 1], seed=1)
+
+
+def asked(rows, exclude):
+    """Raw columns of users as inputs."""
+    users = ROWS[rows]
+    return {
+        "user": np.array([text.encode() for text in users["user"]], object), "age": users["age"].to_numpy(),
+        "exclude": np.array(exclude, object).reshape(len(users), len(exclude[0]) if exclude else 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "int8"},
+        pytest.param({"dtype": "int8", "lists": 4, "probes": 2}, marks=pytest.mark.slow),
+        *(pytest.param({"dtype": dtype}, marks=pytest.mark.soak) for dtype in ("float32", "bfloat16")),
+    ],
+    ids=str,
+)
+def test_retrieve_and_recommend_give_what_the_live_index_and_models_give(options, tmp_path):
+    tower, ranker = models()
+    index = Index.build(tower, ROWS, preprocessor=PREPROCESSOR, **options)
+    path = savedmodel(tower, tmp_path, PREPROCESSOR, index=index, ranker=ranker, k=6, candidates=9)
+    assert verify(path)["retrieval"]["items"] == 23 and verify(path)["retrieval"]["ranker"]["class"] == "DLRM"
+    if find_spec("tensorflow_serving") is not None:
+        warmed = b"".join(warmup_records(path))
+        assert b"retrieve" in warmed and b"recommend" in warmed
+    served = SavedModel(path)
+    assert sorted(served.signatures["recommend"].inputs) == ["age", "exclude", "user"]
+    users = PREPROCESSOR.transform(ROWS[:5])
+    exclude = [[f"item {i}", "item 3", "no such item", ""] for i in range(5)]
+    answers = {
+        "retrieve": ("scores", index.query(users, 6, exclude=exclude)),
+        "recommend": ("probabilities", recommend(index, ranker, users, 6, candidates=9, exclude=exclude)),
+    }
+    inputs = asked(slice(0, 5), [[text.encode() for text in ids] for ids in exclude])
+    for name, (output, (ids, numbers)) in answers.items():
+        answer = served.run(name, inputs)
+        np.testing.assert_allclose(answer[output], numbers, rtol=1e-4)
+        assert [[value.decode() for value in row] for row in answer["ids"]] == ids.tolist()
+        nothing = served.run(name, asked(slice(0, 0), []))
+        assert nothing["ids"].shape == nothing[output].shape == (0, 6)
+        alone = served.run(name, asked(slice(1, 2), []))
+        assert alone["ids"].shape == (1, 6)
+    served.close()
+
+
+def test_small_catalogs_and_ids_that_are_numbers(tmp_path):
+    schema = kd.Schema(categorical=[kd.Categorical("user", 10), kd.Categorical("item", 20)])
+    tower = kd.models.TwoTower(schema, user=["user"], item=["item"], embedding_dim=4, output_dim=4, seed=0)
+    index = Index.build(tower, {"item": [7, 3, 9]})
+    path = savedmodel(tower, tmp_path, index=index, ranker=kd.models.FM(schema, 4, seed=1), k=4, candidates=5, tables="int8")
+    served = SavedModel(path)
+    inputs = {"user": np.array([1, 2]), "exclude": np.array([[7, -1], [7, 3]])}
+    retrieved, recommended = (served.run(name, inputs) for name in ("retrieve", "recommend"))
+    lowest = np.finfo(np.float32).min
+    for answer, nothing, numbers in ((retrieved, lowest, "scores"), (recommended, 0, "probabilities")):
+        assert answer["ids"].dtype == np.int64 and sorted(answer["ids"][0].tolist()) == [-1, -1, 3, 9]
+        assert answer["ids"][1].tolist() == [9, -1, -1, -1] and (answer[numbers][1, 1:] == nothing).all()
+    served.close()
+
+
+def test_parts_of_a_large_index_change_nothing(monkeypatch):
+    from keras_dlrm.export.saved_model import retrieving
+
+    tower, _ = models()
+    index = Index.build(tower, ROWS, preprocessor=PREPROCESSOR, dtype="int8")
+    queries, hidden = DRAW.normal(size=(7, 8)).astype(np.float32), DRAW.integers(-1, 23, (7, 4)).astype(np.int32)
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the graph is written where Keras runs on TensorFlow")
+    monkeypatch.setattr(retrieving, "_SCORES", 0)
+    graph = retrieving.IndexInGraph(index.content)
+    rows, scores = index.search(queries, 5, exclude=index.ids.at(hidden))
+    best = graph.best(tf.constant(queries), tf.constant(hidden), 5)
+    np.testing.assert_array_equal(best.rows, rows)
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path):
+    tower, ranker = models()
+    index = Index.build(tower, ROWS, preprocessor=PREPROCESSOR)
+    other = models()[0]
+    other.set_embedding_tables({"user": np.zeros((SCHEMA.table_sizes["user"], 4), np.float32)})
+    many = kd.models.DLRM(kd.Schema(SCHEMA.dense, SCHEMA.categorical, label=["click", "like"]), 4, [4], [1])
+    strange = kd.models.FM(kd.Schema(categorical=[kd.Categorical("user", 4), kd.Categorical("hour", 24)]), 4)
+    cases = [
+        ((other, {"index": index}), r"made by another model, or before this one was trained further"),
+        ((tower, {"ranker": ranker}), "ranker=… scores the candidates of an index"),
+        ((tower, {"index": index, "ranker": many}), r"the ranker has the labels \['click', 'like'\]"),
+        ((tower, {"index": index, "ranker": strange}), "ranker: the data has no column 'hour'"),
+        ((tower, {"index": index, "ranker": ranker, "k": 20, "candidates": 10}), "candidates=10 are fewer than k=20"),
+        ((tower, {"index": index, "k": 0}), "k=0 must be an integer >= 1"),
+    ]
+    for (model, options), message in cases:
+        with pytest.raises(ValueError, match=message):
+            savedmodel(model, tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="loaded without its model"):
+        recommend(Index(index.content), ranker, {}, 1)
