@@ -171,12 +171,13 @@ def _slices(tables: Sequence[Mapping[str, Any]]) -> str:
         return ""
     notes = (
         "Frequency: ids in the order of their exposures in the training part; the head has the first 25% of all exposures, the "
-        "torso the next 50%, the tail the rest; unseen ids have none. A row with several values counts in the slice of each. "
+        "torso the next 50%, the tail the rest; unseen ids have none. Exposures: how often an id occurs in the training part; age: "
+        "in which quarter of its rows it came first. A row with several values counts in the slice of each. "
         "± is half of the 95% interval of the AUC; slices of few rows differ by chance."
     )
     parts = [f"<h2>Slices</h2>{hint(notes)}"]
     for each in tables:
-        by = "" if each["by"] == "value" else " by frequency"
+        by = "" if each["by"] == "value" else f" by {each['by']}"
         parts.append(f"<h3>{escape(each['column'])}{by}</h3>{table(each['rows'], _SLICE if not by else _BAND)}")
     return "".join(parts)
 

@@ -1,4 +1,4 @@
-"""Scores by value of a column and by how frequent its ids were in training, with the names of the values."""
+"""Scores by value of a column, and by how frequent and how old its ids were in training, with the names of the values."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from keras_dlrm.schema.columns import PADDING, Categorical
 
 _BLOCK = 2**18  # rows
 MISSING, UNSEEN = "(missing)", "(unseen)"
+#: Bands of ids, the last one of those that training did not see: by exposures, and by the quarter in which an id came first.
+_EXPOSURES = ("100 or more", "10 … 99", "1 … 9", "unseen")
+_AGES = ("first quarter", "second quarter", "third quarter", "last quarter", "unseen")
 
 
 class Slicer:
@@ -31,7 +34,9 @@ class Slicer:
         self.probabilities, self.weights = probabilities, part.sample_weights()
 
     def tables(self, columns: Iterable[str]) -> list[dict[str, Any]]:
-        """For each column `{"column", "by", "rows"}`, `by` being `"value"`, then `"frequency"` of a categorical column."""
+        """For each column `{"column", "by", "rows"}`, `by` being `"value"`, then of a categorical column with a training part
+        `"frequency"`, `"exposures"` (how often its ids occur there) and `"age"` (in which quarter of its rows they came first).
+        """
         names = list(dict.fromkeys(columns))
         schema = self.log.schema
         sparse = {c.name: (c, start) for c, start in zip(schema.categorical, schema.offsets, strict=True) if c.name in names}
@@ -45,7 +50,15 @@ class Slicer:
             ids = np.asarray(self.batch["sparse"][:, start : start + column.hotness])
             tables.append({"column": name, "by": "value", "rows": self._values(column, ids)})
             if name in counts and len(counts[name][0]):
-                tables.append({"column": name, "by": "frequency", "rows": self._bands(column, ids, *counts[name])})
+                known, seen, first = counts[name]
+                seen = seen * known_id(column, known)  # unseen values have rows of their own, which training may have used
+                quarter = np.minimum(4 * first // len(self.log.split("train")), 3)
+                for by, names_of_bands, bands in (
+                    ("frequency", BANDS, frequency_bands(seen)),
+                    ("exposures", _EXPOSURES, np.select([seen >= 100, seen >= 10, seen >= 1], [0, 1, 2], 3)),
+                    ("age", _AGES, np.where(seen == 0, 4, quarter)),
+                ):
+                    tables.append({"column": name, "by": by, "rows": self._bands(ids, known, seen, bands, names_of_bands)})
         return tables
 
     def _scored(self, slices: np.ndarray) -> list[dict[str, Any]]:
@@ -82,19 +95,19 @@ class Slicer:
         state = {} if preprocessor is None else preprocessor.dense_state.get(column.name, {})
         return inputs if preprocessor is None or (needs_fit(column) and not state) else undo(column, state, inputs)
 
-    def _bands(self, column: Categorical, ids: np.ndarray, known: np.ndarray, counts: np.ndarray) -> list[dict[str, Any]]:
-        """Scores by band of the ids' exposures in the training part, and how many ids of it each band has."""
-        seen = counts * known_id(column, known)  # unseen values have rows of their own, which training may have used
-        bands = frequency_bands(seen)
+    def _bands(
+        self, ids: np.ndarray, known: np.ndarray, seen: np.ndarray, bands: np.ndarray, names: tuple[str, ...]
+    ) -> list[dict[str, Any]]:
+        """Scores by band of the ids, and how many ids and exposures of the training part it has; the last one is of all others."""
         place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        of_ids = np.where(known[place] == ids, bands[place], len(BANDS) - 1)
+        of_ids = np.where(known[place] == ids, bands[place], len(names) - 1)
         rows = []
         for entry in self._scored(np.where(ids == PADDING, PADDING, of_ids)):
             band = entry.pop("value")
             inside = seen[bands == band]
-            known_band = 0 <= band < BANDS.index("unseen")
+            known_band = 0 <= band < len(names) - 1
             counted = {"values": len(inside) if known_band else None, "exposures": int(inside.sum()) if known_band else None}
-            rows.append((band % (len(BANDS) + 1), {"slice": MISSING if band == PADDING else BANDS[band], **entry, **counted}))
+            rows.append((band % (len(names) + 1), {"slice": MISSING if band == PADDING else names[band], **entry, **counted}))
         return [row for _, row in sorted(rows, key=lambda numbered: numbered[0])]
 
 
@@ -145,31 +158,36 @@ def value_names(log: Any, column: Categorical, ids: list[int]) -> dict[int, str]
     return names if column.oov is None else names | {column.oov: UNSEEN}
 
 
-def id_counts(
-    part: Any, columns: Mapping[str, tuple[Categorical, int]]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Different ids of some columns in a part of a log, ascending and without padding, and how often each occurs.
+Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def id_counts(part: Any, columns: Mapping[str, tuple[Categorical, int]]) -> dict[str, Counts]:
+    """Different ids of some columns in a part of a log, ascending and without padding, how often each occurs, and its first row.
 
     Args:
         part: A `Split`.
         columns: Column and its first place in the packed ids, by name.
     """
-    pieces: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in columns}
+    pieces: dict[str, list[Counts]] = {name: [] for name in columns}
+    row = 0
     for batch, *_ in part.batches(_BLOCK):
         for name, (column, start) in columns.items():
-            ids, counts = np.unique(batch["sparse"][:, start : start + column.hotness], return_counts=True)
+            packed = batch["sparse"][:, start : start + column.hotness]
+            ids, first, counts = np.unique(packed, return_index=True, return_counts=True)
             kept = ids != PADDING
-            pieces[name].append((ids[kept], counts[kept]))
+            pieces[name].append((ids[kept], counts[kept], row + first[kept] // column.hotness))
             if len(pieces[name]) > 16:
                 pieces[name] = [_merged(pieces[name])]
-    return {name: _merged(found) for name, found in pieces.items()}
+        row += len(batch["sparse"])
+    return {name: _merged(each) for name, each in pieces.items()}
 
 
-def _merged(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of several counts."""
+def _merged(pieces: list[Counts]) -> Counts:
+    """The sum of several counts, in the order of the rows."""
     if not pieces:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    ids, member = np.unique(np.concatenate([ids for ids, _ in pieces]), return_inverse=True)
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+    every, numbers, rows = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    ids, first, member = np.unique(every, return_index=True, return_inverse=True)
     counts = np.zeros(len(ids), np.int64)
-    np.add.at(counts, member, np.concatenate([counts for _, counts in pieces]))
-    return ids, counts
+    np.add.at(counts, member, numbers)
+    return ids, counts, rows[first]

@@ -87,6 +87,19 @@ def test_slices_by_frequency_follow_the_exposures_in_the_training_part(log, raw,
     assert [row["slice"] for row in table["rows"]] == list(shown)
 
 
+def test_slices_by_exposures_and_age_follow_the_rows_of_the_training_part(tmp_path):
+    # Of 400 rows: a in 100 rows from the first on, b in 50 from row 100 on, c in 5 at the end; the others are missing.
+    train = pl.DataFrame({"item": ["a"] * 100 + ["b"] * 50 + [None] * 245 + ["c"] * 5, "click": [0, 1] * 200})
+    test = pl.DataFrame({"item": ["a", "b", "b", "c", "d", "d", "d", None], "click": [0, 1] * 4})
+    data.tables.preprocess(Schema(categorical=["item"], label="click"), train=train, test=test, output=tmp_path / "log")
+    tables = Slicer(data.open(tmp_path / "log"), "test", np.full(8, 0.5)).tables(["item"])
+    names = ("slice", "values", "exposures", "rows")
+    shown = {table["by"]: [tuple(row[name] for name in names) for row in table["rows"]] for table in tables[1:]}
+    others = [("unseen", None, None, 3), ("(missing)", None, None, 1)]
+    assert shown["exposures"] == [("100 or more", 1, 100, 1), ("10 … 99", 1, 50, 2), ("1 … 9", 1, 5, 1), *others]
+    assert shown["age"] == [("first quarter", 1, 100, 1), ("second quarter", 1, 50, 2), ("last quarter", 1, 5, 1), *others]
+
+
 def test_rows_count_in_the_slice_of_each_value_of_their_list(log, raw, probabilities):
     table = Slicer(log, "test", probabilities).tables(["tags"])[0]
     expected = {tag: raw[1]["tags"].list.contains(tag).to_numpy() for tag in "abc"}
@@ -177,12 +190,13 @@ def test_a_log_without_names_shows_ids(tmp_path):
     rows = tables[0]["rows"]
     assert len(rows) == 21 and rows[-1]["slice"] == f"(others: {len(np.unique(ids)) - 20} values)"
     assert all(row["rows"] == (ids == int(row["slice"])).sum() for row in rows[:-1])
-    assert [table["by"] for table in tables] == ["value", "frequency", "value", "frequency", "value"]
+    bands = ["frequency", "exposures", "age"]
+    assert [table["by"] for table in tables] == ["value", *bands, "value", *bands, "value"]
     train = log.split("train").arrays()[0]["sparse"]
     columns = {column.name: (column, i) for i, column in enumerate(schema.categorical)}
-    for i, (known, counts) in enumerate(id_counts(log.split("train"), columns).values()):
-        values, expected = np.unique(train[:, i], return_counts=True)
-        assert (known.tolist(), counts.tolist()) == (values.tolist(), expected.tolist())
+    for i, (known, counts, rows) in enumerate(id_counts(log.split("train"), columns).values()):
+        values, first, expected = np.unique(train[:, i], return_index=True, return_counts=True)
+        assert (known.tolist(), counts.tolist(), rows.tolist()) == (values.tolist(), expected.tolist(), first.tolist())
 
 
 @pytest.mark.parametrize(
