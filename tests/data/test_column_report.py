@@ -13,6 +13,7 @@ from keras_dlrm.cli import main
 from keras_dlrm.data.tables.column_report import column_report
 from keras_dlrm.schema.inference.sampling import sample
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
+from keras_dlrm.schema.vectors import SemanticIds
 
 pytestmark = pytest.mark.neutral
 SCHEMA = Schema(
@@ -67,3 +68,18 @@ def test_preprocess_ends_with_it_and_asks_for_a_validation_part(tmp_path: Path, 
     new = ["preprocess", "tables", "--preprocessor", str(tmp_path / "log"), "--train", str(tmp_path / "log.parquet")]
     main([*new, "--output", str(tmp_path / "new")])
     assert capsys.readouterr().err == ""
+
+
+def test_preprocess_tells_how_well_codes_tell_content_vectors_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Two vectors have a code of their own; two others, nearly equal ones, share the third code.
+    vectors = [[0.0, 0.0], [0.0, 8.0], [8.0, 0.0], [8.0, 0.1], None]
+    log = pl.DataFrame({"v": [vectors[i % 5] for i in range(50)], "click": [i % 2 for i in range(50)]})
+    log.write_parquet(tmp_path / "log.parquet")
+    Schema((), [SemanticIds("codes", of="v", width=2, levels=1, codes=3)], "click").save(tmp_path / "log.yaml")
+    command = ["preprocess", "tables", "--schema", str(tmp_path / "log.yaml"), "--train", str(tmp_path / "log.parquet"), "--json"]
+    main([*command, "--output", str(tmp_path / "log")])
+    said = capsys.readouterr().out
+    assert "Codes of codes: 4 vectors, 50.0% with a unique code; 0.0% of the variance is left" in said
+    answer = json.loads(said.splitlines()[-1])
+    assert answer["codebooks"]["codes"]["used"] == [3] and answer["codebooks"]["codes"]["perplexity"] == [2.83]
+    assert answer["columns"] == [{"column": "v", "kind": "vector", "missing": "20.0%", "note": ""}]

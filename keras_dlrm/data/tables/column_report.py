@@ -8,6 +8,7 @@ from keras_dlrm.schema.crosses import own
 from keras_dlrm.schema.inference.sampling import Sample
 from keras_dlrm.schema.schema import Dense, Schema
 from keras_dlrm.schema.time_parts import raw_names
+from keras_dlrm.schema.vectors import vectors
 
 # A value is far out beyond so many times the 99th percentile of the absolute values.
 _FAR = 100
@@ -34,6 +35,9 @@ def column_report(schema: Schema, rows: Sample) -> list[dict[str, Any]]:
         row["missing"] = f"{_missing(values):.1%}"
         row["note"] = _note(column, values) if isinstance(column, Dense) else ""
         report.append(row)
+    for name in vectors(schema):
+        if name in frame.columns:
+            report.append({"column": name, "kind": "vector", "missing": f"{_missing(frame[name]):.1%}", "note": ""})
     used = {*raw_names(schema), *schema.row_names}
     for name in frame.columns:
         if name not in used:
