@@ -10,6 +10,7 @@ tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.usefixtures("quick_exports")
 
 
+@pytest.mark.slow
 def test_a_new_item_scored_by_the_served_model_is_scored_as_by_the_live_one(tmp_path):
     random = np.random.default_rng(0)
     vectors, item = random.normal(size=(40, 6)).astype(np.float32), np.arange(400) * 7 % 40
@@ -38,3 +39,22 @@ def test_a_new_item_scored_by_the_served_model_is_scored_as_by_the_live_one(tmp_
     scores = served.signatures["classify"](tf.constant(examples))["scores"].numpy()[:, 1]
     narrow = kd.scoring.predict_rows(model, {**new, "v": new["v"].astype(np.float32)}, preprocessor=preprocessor)
     np.testing.assert_allclose(scores, narrow, atol=1e-6)
+
+    requests = pytest.importorskip("requests")
+    pytest.importorskip("starlette")
+    from keras_dlrm.serving import ModelConfig, Server
+
+    known = kd.scoring.predict_rows(model, {"item": ["item 3"], "v": [None]}, preprocessor=preprocessor)
+    with Server([ModelConfig("m", path.parent)], port=0, grpc_port=0) as server:
+
+        def post(method, instances):
+            url = f"http://127.0.0.1:{server.port}/v1/models/m:{method}"
+            answer = requests.post(url, json={"instances": instances}, timeout=60)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        sent = [{"item": new["item"][0], "v": new["v"][0].tolist()}, {"item": "item 3", "v": None}, {"item": "item 3", "v": []}]
+        probabilities = np.array(post("predict", [*sent, {"item": "item 3"}])["predictions"])[:, 0]
+        np.testing.assert_allclose(probabilities, [live[0], *[known[0]] * 3], atol=1e-6)
+        features = {feature["name"] for feature in post("explain", sent[:1])["features"]}
+        assert features == {"item", *(f"v[{i}]" for i in range(6))}
