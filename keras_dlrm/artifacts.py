@@ -57,9 +57,9 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
     """Read all of something that this package wrote, and compare it with its checksums.
 
     Args:
-        path: A processed directory, a preprocessor's folder, a run's folder, that of a tuning, a folder of checkpoints or one of
-            them, a published version or the folder of its versions, a folder of commits of `train_online`; a `.keras`, `.npz`,
-            `.onnx` or `.tflite` file; a schema, plan or experiment (`.json`, `.yaml`).
+        path: A processed directory, a preprocessor's folder, an index, a run's folder, that of a tuning, a folder of checkpoints
+            or one of them, a published version or the folder of its versions, a folder of commits of `train_online`; a `.keras`,
+            `.npz`, `.onnx` or `.tflite` file; a schema, plan or experiment (`.json`, `.yaml`).
         progress: Called as `progress(bytes_done, bytes_total)`, from several threads.
 
     Returns:
@@ -112,7 +112,7 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Done], _Checks]]:
     for names, kind, check in _FOLDERS:
         if any(next(path.glob(name), None) is not None for name in names):
             return kind, check
-    fix = "give a processed directory, a preprocessor, a run, a tuning, checkpoints or a published model."
+    fix = "give a processed directory, a preprocessor, an index, a run, a tuning, checkpoints or a published model."
     raise ValueError(f"{path} is not a folder that this package wrote; {fix}")
 
 
@@ -128,6 +128,13 @@ def _log(path: Path, done: Done) -> _Checks:
     if places:
         return {**dict.fromkeys(places.values(), SHA), path / layout.MANIFEST: SHA}
     return {path / name: UNCHECKED for name in files_below(path)}
+
+
+def _index(path: Path, done: Done) -> _Checks:
+    from keras_dlrm.retrieval.content import FILE, check
+
+    _, places = check(path, done)
+    return dict.fromkeys([*places.values(), path / FILE], SHA)
 
 
 def _preprocessor(path: Path, done: Done) -> _Checks:
@@ -257,6 +264,7 @@ _FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Checks]], ..
     (("commit-*/state.json",), "commits of a stream", _commits),
     (("step_*/manifest.json", "dense.npz"), "checkpoints", _checkpoints),
     (("preprocessor.json", "vocabulary_*.parquet"), "preprocessor", _preprocessor),
+    (("index.json", "codes.*.npy"), "index", _index),
 )
 _FILES: dict[str, tuple[str, Callable[[Path, Done], _Checks]]] = {
     ".keras": ("model", _archive),

@@ -8,7 +8,7 @@ from keras_dlrm.cli.program import run
 
 COMMANDS = (
     "schema", "preprocess", "synthesize", "twin", "train", "tune", "evaluate", "compare", "predict", "export", "serve", "convert",
-    "plan", "verify",
+    "plan", "verify", "index", "retrieve", "recommend",
 )  # fmt: skip
 
 

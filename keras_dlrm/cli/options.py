@@ -181,6 +181,20 @@ def load_model(path: Path, compile: bool = True, imports: Iterable[str] = ()) ->
         raise ValueError(f"{path}: the class {unknown[1]!r} is not known; {fix}.") from error
 
 
+def model_and_preprocessor(path: Path, log: Path | None, imports: Iterable[str]) -> tuple[Any, Any]:
+    """A model, and the preprocessor of a processed directory; where none is given that of the model's run, or `None`."""
+    from keras_dlrm import data
+
+    if log is not None:
+        return load_model(model_file(path), compile=False, imports=imports), data.open(log).preprocessor
+    model = load_model(model_file(path), compile=False, imports=imports)
+    if not path.is_dir():
+        return model, None
+    from keras_dlrm.pipeline.run import Run
+
+    return model, Run(path).preprocessor
+
+
 def print_json(as_json: bool, value: Mapping[str, Any]) -> None:
     """The last line, where it was asked for."""
     if as_json:

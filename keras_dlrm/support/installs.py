@@ -7,7 +7,7 @@ _EXTRAS = {
     "onnx": "onnx", "onnxruntime": "onnx", "tf2onnx": "onnx",
     "grpc": "serving", "tensorflow_serving": "serving", "starlette": "serving", "uvicorn": "serving", "httptools": "serving",
     "orjson": "serving", "prometheus_client": "serving",
-    "optuna": "tune", "keras_rs": "tpu", "tensorflow_recommenders": "tfrs", "tf_keras": "tfrs",
+    "optuna": "tune", "faiss": "ann", "usearch": "ann", "keras_rs": "tpu", "tensorflow_recommenders": "tfrs", "tf_keras": "tfrs",
 }  # fmt: skip
 # In the default install, but an environment can lack it, as JAX and torch train without it.
 _PLAIN = ("tensorflow", "tensorboard", "pandas")
