@@ -198,7 +198,7 @@ def test_an_awkward_table(tmp_path, name):
         (LEAKS, "amount", "gives the label away, with AUC 1.000 by itself; add it if it is known before the click"),
         (LISTS, "commas", "separated by ','; separate them by '|', or make it a column of lists"),
         (LISTS, "json", "holds lists such as"),
-        (LISTS, "vector", "such as an embedding; make each number a column"),
+        (LISTS, "vector", "such as an embedding; "),
         (NESTED, "json", "holds records such as"),
         (BINARY, "raw", "holds Binary; make it a number or a text"),
         (DRESSED, "price", "holds numbers such as '$0.5'; write them as 1234.5, without spaces, signs or marks"),

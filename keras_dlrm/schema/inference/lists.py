@@ -19,7 +19,9 @@ def of_lists(column: Column) -> Found:
     if isinstance(inner, (pl.List, pl.Array, pl.Struct)):
         return "holds lists of lists or records; flatten them"
     if not (inner in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null) or inner.is_integer()):
-        return f"holds lists of {inner}, such as an embedding; make each number a column"
+        width, same = values.list.len().max(), values.list.len().n_unique() == 1
+        fix = f"add SemanticIds(…, of={column.name!r}, width={width}), or a ContentVector" if same else "make them of one length"
+        return f"holds lists of {inner}, such as an embedding; {fix}"
     lengths = values.list.len()
     if not lengths.max():
         return "holds nothing but empty lists"
