@@ -154,7 +154,10 @@ def _described_models(service: Service) -> bytes:
                             {**feature.described(example.get(feature.input)), "nullable": feature.input in signature.missing}
                             for feature in features_of(signature, version.schema)
                         ]
-                        signatures.append({"name": signature.name, "features": described})
+                        # Of items: the page asks for their list.
+                        numbers = [name for name in signature.outputs if name != "ids"]
+                        items = numbers[0] if "ids" in signature.outputs and numbers else None
+                        signatures.append({"name": signature.name, "features": described, "items": items})
             versions.append({"number": number, "signatures": signatures})
         states = [
             {"number": v.number, "state": v.state, "error": "" if v.error is None else v.error.message} for v in model.versions

@@ -89,6 +89,32 @@ def test_retrieve_and_recommend_give_what_the_live_index_and_models_give(options
     served.close()
 
 
+@pytest.mark.slow
+def test_the_server_answers_and_its_page_knows_that_the_answer_is_a_list(tmp_path):
+    pytest.importorskip("tensorflow_serving")
+    from helpers.saved_models import Running
+
+    from keras_dlrm.serving import ModelConfig, Server
+
+    tower, ranker = models()
+    index = Index.build(tower, ROWS, preprocessor=PREPROCESSOR)
+    savedmodel(tower, tmp_path / "shop", PREPROCESSOR, index=index, ranker=ranker, k=3, candidates=5)
+    users = PREPROCESSOR.transform(ROWS[:2])
+    with Server([ModelConfig("shop", tmp_path / "shop")], port=0, grpc_port=0) as server:
+        running = Running(f"127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}", str)
+        for exclude in ([["item 3"], [""]], [[], []]):
+            inputs = {"user": ROWS["user"][:2].to_list(), "age": ROWS["age"][:2].to_list(), "exclude": exclude}
+            status, answer = running.ask("/v1/models/shop:predict", {"signature_name": "recommend", "inputs": inputs})
+            ids, numbers = recommend(index, ranker, users, 3, candidates=5, exclude=exclude)
+            assert status == 200 and answer["outputs"]["ids"] == ids.tolist()
+            np.testing.assert_allclose(answer["outputs"]["probabilities"], numbers, rtol=1e-4)
+        signatures = running.ask("/page/models")[1]["models"][0]["versions"][0]["signatures"]
+    items = {signature["name"]: signature["items"] for signature in signatures}
+    assert (items["raw"], items["retrieve"], items["recommend"]) == (None, "scores", "probabilities")
+    fields = next(signature["features"] for signature in signatures if signature["name"] == "recommend")
+    assert {field["name"] for field in fields} == {"user", "age", "exclude"}
+
+
 def test_small_catalogs_and_ids_that_are_numbers(tmp_path):
     schema = kd.Schema(categorical=[kd.Categorical("user", 10), kd.Categorical("item", 20)])
     tower = kd.models.TwoTower(schema, user=["user"], item=["item"], embedding_dim=4, output_dim=4, seed=0)

@@ -131,8 +131,9 @@ async function predict(event) {
   try {
     const { model, version } = chosen();
     const address = `/v1/models/${encodeURIComponent(model.name)}/versions/${version.number}`;
-    const answer = await ask(`${address}:explain`, { method: "POST", body: requestBody('"top": 15, ') });
-    show(answer);
+    const items = chosen().signature.items;
+    if (items) showItems((await ask(`${address}:predict`, { method: "POST", body: requestBody("") })).outputs, items);
+    else show(await ask(`${address}:explain`, { method: "POST", body: requestBody('"top": 15, ') }));
     const quoted = requestBody("").replaceAll("'", "'\\''");
     byId("curl").textContent = `curl ${location.origin}${address}:predict -d '${quoted}'`;
   } catch (error) {
@@ -158,6 +159,25 @@ function show(answer) {
   fill(byId("singles"), answer.features.map((f) => [`${f.name} = ${shown(f)}${unseen(f)}`, f.change]));
   byId("resolution").textContent = answer.resolution > 0.001
     ? `Changes below ${answer.resolution.toPrecision(1)} are rounding: the probability is too near 0 or 1.` : "";
+  byId("list").hidden = true;
+  byId("one").hidden = false;
+  byId("result").hidden = false;
+}
+
+// Ids and their numbers, of one user; the last ones may be no items.
+function showItems(outputs, name) {
+  const none = (id) => id === -1 || id === "";
+  const rows = outputs.ids[0].map((id, i) => [id, outputs[name][0][i]]).filter(([id]) => !none(id));
+  byId("items").tBodies[0].replaceChildren(...rows.map(([id, number], i) => {
+    const row = element("tr");
+    const value = element("td", number.toFixed(4));
+    value.className = "number";
+    row.append(element("td", `${i + 1}. ${id}`), value);
+    return row;
+  }));
+  byId("number").textContent = name;
+  byId("list").hidden = false;
+  byId("one").hidden = true;
   byId("result").hidden = false;
 }
 
