@@ -19,8 +19,9 @@ def of_lists(column: Column) -> Found:
     if isinstance(inner, (pl.List, pl.Array, pl.Struct)):
         return "holds lists of lists or records; flatten them"
     if not (inner in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null) or inner.is_integer()):
-        width, same = values.list.len().max(), values.list.len().n_unique() == 1
-        fix = f"add SemanticIds(…, of={column.name!r}, width={width}), or a ContentVector" if same else "make them of one length"
+        widths = values.list.len().unique().to_list()
+        fix = f"add SemanticIds(…, of={column.name!r}, width={widths[0]}), or a ContentVector"
+        fix = fix if len(widths) == 1 else "make them of one length"
         return f"holds lists of {inner}, such as an embedding; {fix}"
     lengths = values.list.len()
     if not lengths.max():
