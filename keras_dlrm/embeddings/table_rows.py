@@ -1,6 +1,6 @@
 """Table rows for the ids of a batch; those of hashed columns by a hash that is the same on every backend."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -51,20 +51,27 @@ def cross(column: Categorical, parents: Sequence[tuple[Categorical, Any]]) -> An
 
 def table_rows(stack: Stack, ids: Any) -> Any:
     """int32 rows of the tables; -1 where an id contributes nothing."""
-    local = _local_ids(stack, ids)
+    local = _local_ids(stack.per_position, ids)
     if all(block.second is None for block in stack.blocks):
         return local
     divisor, modulus = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("divisor", "modulus"))
     return ops.where(local >= 0, ops.mod(ops.floor_divide(local, divisor), modulus), PADDING)
 
 
-def _local_ids(stack: Stack, ids: Any) -> Any:
+def column_rows(column: Categorical, ids: Any) -> Any:
+    """Ids of one column → int32 rows of its logical table; -1 where an id contributes nothing."""
+    oov = PADDING if column.oov is None else column.oov
+    per_position = {"size": np.array(column.vocabulary_size), "oov": np.array(oov), "hashed": np.array(column.hashed)}
+    return _local_ids(per_position, ids)
+
+
+def _local_ids(per_position: Mapping[str, np.ndarray], ids: Any) -> Any:
     """int32 ids inside each column's vocabulary; -1 where an id contributes nothing."""
-    size, oov = (ops.convert_to_tensor(stack.per_position[name], "int32") for name in ("size", "oov"))
+    size, oov = (ops.convert_to_tensor(per_position[name], "int32") for name in ("size", "oov"))
     known = ops.logical_and(ids >= 0, ids < ops.cast(size, ids.dtype))
-    hashed = stack.per_position["hashed"].any()
+    hashed = per_position["hashed"].any()
     if hashed:
-        unbounded = ops.convert_to_tensor(stack.per_position["hashed"])
+        unbounded = ops.convert_to_tensor(per_position["hashed"])
         known = ops.logical_or(known, ops.logical_and(ids >= 0, unbounded))
     # Out-of-range ids are replaced before the cast, so that none is truncated into range.
     inside = ops.where(known, ids, ops.zeros_like(ids))

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_dlrm.losses import ESMM
 from keras_dlrm.models.losses import config_of, from_logits, known_logits, resolved
+from keras_dlrm.models.row_losses import rows_by_counted
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.support.arguments import number, shown
 
@@ -56,17 +57,8 @@ class LabelLosses(keras.losses.Loss):
         return self.loss.targets(y_true) if isinstance(self.loss, ESMM) else y_true
 
     def factors(self, y_true: Any, part: WholeBatch) -> Any:
-        """Rows of the whole batch by those that have each label, float32 (T,), by which a mean over all becomes one over these.
-
-        Rows are counted as the loss's mean does: by number, or by weight. A sum needs none.
-        """
-        if self.reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
-            return ops.ones((len(self.labels),), "float32")
-        present = ops.cast(ops.logical_not(ops.isnan(self.targets(y_true))), "float32")
-        counts = part.sample_weight if self.reduction == "mean_with_sample_weight" else part.real
-        counts = ops.ones_like(present[:, 0]) if counts is None else ops.cast(ops.reshape(counts, (-1,)), "float32")
-        rows, have = part.sum([ops.sum(counts), ops.sum(present * counts[:, None], axis=0)])
-        return ops.where(have > 0, rows / ops.where(have > 0, have, 1.0), 0.0)
+        """Rows of the whole batch by those that have each label, float32 (T,); see `rows_by_counted`."""
+        return rows_by_counted(self.reduction, ops.logical_not(ops.isnan(self.targets(y_true))), part)
 
     def _losses(self, targets: Any, y_pred: Any, logits: Any) -> Any:
         """Loss of each row and label, (B, T)."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_dlrm.losses import ESMM
+from keras_dlrm.losses import ESMM, InBatchSoftmax
 from keras_dlrm.metrics.by_label import by_label
 from keras_dlrm.models.label_losses import LabelLosses
 from keras_dlrm.models.labels import Checks
@@ -44,6 +44,9 @@ class LabeledModel(SparseTraining):
         return loss, None if metrics is None else by_label(metrics, labels), options
 
     def loss_to_compute(self, loss: Any) -> tuple[Any, Any]:
+        if isinstance(loss, InBatchSoftmax):
+            who = type(self).__name__
+            raise ValueError(f"compile: InBatchSoftmax needs vectors of users and items, and {who} has none; use TwoTower.")
         return loss, from_logits(loss)
 
     def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:

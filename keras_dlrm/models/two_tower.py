@@ -4,15 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_dlrm.backend.private_keras import forget
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.layers.mlp import MLPOptions, TopMLP
+from keras_dlrm.losses.in_batch_softmax import Candidates, InBatchSoftmax
 from keras_dlrm.models.field_model import FieldModel
+from keras_dlrm.models.losses import logits_of
+from keras_dlrm.models.negatives import Negatives
+from keras_dlrm.models.row_losses import RowLosses, rows_by_counted
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.support.arguments import boolean, integer, number, shown
+from keras_dlrm.support.scoped import Scoped
 
 _LEAST = 1e-12  # squared length that a vector is divided by at least
+
+_vectors = Scoped(None)  # a list that takes the vectors of a forward pass, for the loss of this very pass
 
 
 @keras.saving.register_keras_serializable("keras_dlrm")
@@ -73,6 +83,7 @@ class TwoTower(FieldModel):
         self.output_dim = self.width if output_dim is None else integer("TwoTower", "output_dim", output_dim)
         self.user_tower = self._tower(output_dim, user_mlp, self.user_columns, "user", 1)
         self.item_tower = self._tower(output_dim, item_mlp, self.item_columns, "item", 2)
+        self.negatives: Negatives | None = None
         self.built = True
 
     def _tower(self, output_dim: int | None, units: Sequence[int], columns: Sequence[str], side: str, part: int) -> Any:
@@ -87,13 +98,11 @@ class TwoTower(FieldModel):
         return layer
 
     def logits(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
-        user, item = self.vectors(inputs, training)
-        return ops.sum(user * item, axis=1, keepdims=True) / self.temperature
-
-    def vectors(self, inputs: Mapping[str, Any], training: bool | None = None) -> tuple[Any, Any]:
-        """Packed batch → vectors of its users and of its items, float32 (B, output_dim) both."""
         columns, _ = self.terms(inputs, training)
-        return self._user(columns, training), self._item(columns, training)
+        user, item = self._user(columns, training), self._item(columns, training)
+        if _vectors.value is not None:
+            _vectors.value.append((user, item))
+        return ops.sum(user * item, axis=1, keepdims=True) / self.temperature
 
     def user_vectors(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Packed batch → vectors of its users, float32 (B, output_dim), of length 1 if `normalize`.
@@ -122,6 +131,63 @@ class TwoTower(FieldModel):
         (2, 8)
         """
         return self._item(self.terms(self._checked_inputs(inputs), training)[0], training)
+
+    # -- training within the batch -----------------------------------------------------------------------------------
+
+    def of_outputs(self, loss: Any, metrics: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        if isinstance(loss, type) and issubclass(loss, InBatchSoftmax):
+            loss = loss()
+        config = loss.get_config() if isinstance(loss, InBatchSoftmax) else None
+        if self.negatives is not None:
+            forget(self, self.negatives)
+            self.negatives = None
+        if config is not None:
+            self.negatives = Negatives(loss, self.schema, self.item_id, part_seed(self.seed, 7))
+        return super().of_outputs(loss, metrics, options)
+
+    def loss_to_compute(self, loss: Any) -> tuple[Any, Any]:
+        return (loss, RowLosses(loss)) if isinstance(loss, InBatchSoftmax) else super().loss_to_compute(loss)
+
+    def loss_and_prediction(self, x: Any, y: Any, part: WholeBatch, training: bool) -> tuple[Any, Any]:
+        if self.negatives is None:
+            return super().loss_and_prediction(x, y, part, training)
+        with _vectors.using([]) as vectors:
+            logits = self(x, training=training, return_logits=True)
+        y_pred, (pair,) = ops.sigmoid(logits), vectors
+        losses = self._losses_in_batch(self.negatives, x, y, logits[:, 0], pair, part, training)
+        with logits_of(y_pred, losses):
+            return self.loss_of_step(x, y, y_pred, part.sample_weight, training), y_pred
+
+    def _losses_in_batch(
+        self, negatives: Negatives, x: Any, y: Any, positive: Any, pair: tuple[Any, Any], part: WholeBatch, training: bool
+    ) -> Any:
+        """Loss of each row among the items of the whole batch, (B,); 0 of rows that are no query."""
+        loss, (user, item) = self.loss, pair
+        negatives.begin(training)
+        ids, weight = negatives.ids(self._checked_inputs(x)), part.sample_weight
+        real = ops.ones_like(positive, "bool") if weight is None else ops.reshape(weight, (-1,)) > 0
+        query = ops.logical_and(real, ops.reshape(y, (-1,)) > 0)
+        items, every_id, every_real = part.every(item), part.every(ids), part.every(real)
+        own_place = part.place * ops.shape(ids)[0] + ops.arange(ops.shape(ids)[0], dtype="int32")
+        own = ops.equal(own_place[:, None], ops.arange(ops.shape(every_id)[0], dtype="int32")[None])
+        if loss.accidental_hits:
+            own = ops.logical_or(own, ops.equal(ids[:, None], every_id[None]))
+        log_q = None if loss.log_q is None else negatives.log_q(every_id, every_real, training)
+        own_log_q = None if log_q is None else ops.take(log_q, own_place, axis=0)
+        in_batch = Candidates(self._scores(user, items), ops.logical_and(every_real[None], ops.logical_not(own)), log_q)
+        draws, uniform = ops.sum(ops.cast(every_real, "float32")) - 1.0 + loss.uniform_negatives, None
+        if loss.uniform_negatives:
+            drawn = negatives.draw(loss.uniform_negatives)
+            kept = ops.not_equal(ids[:, None], negatives.ids(drawn)[None])
+            kept = kept if loss.accidental_hits else ops.ones_like(kept)
+            uniform = Candidates(self._scores(user, self.item_vectors(drawn, training)), kept, -np.log(negatives.catalog_rows))
+        losses = loss.of_scores(positive, own_log_q, draws, in_batch, uniform)
+        return ops.where(query, losses, 0.0) * rows_by_counted(loss.reduction, query, part)
+
+    def _scores(self, user: Any, item: Any) -> Any:
+        return ops.matmul(user, ops.transpose(item)) / self.temperature
+
+    # -- towers ------------------------------------------------------------------------------------------------------
 
     def _user(self, columns: Any, training: bool | None) -> Any:
         return self._side(columns, self.user_columns, self.user_tower, training)

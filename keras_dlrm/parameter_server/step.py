@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_dlrm.backend.private_keras import batches_of, rate_of
 from keras_dlrm.embeddings.lookup import is_table, taped
 from keras_dlrm.embeddings.rules.hybrid import Hybrid
+from keras_dlrm.losses import InBatchSoftmax
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.parameter_server.server import Server
 from keras_dlrm.parameter_server.tables import ServerTables, ServerTape
@@ -28,6 +29,11 @@ def check(model: Any) -> None:
     for option in ("gradient_accumulation_steps", "use_ema"):
         if getattr(model.optimizer.dense, option):
             raise ValueError(f"build: the optimizer's {option} is not defined where workers train at the same time; leave it out.")
+    if isinstance(model.loss, InBatchSoftmax):
+        raise ValueError(
+            "build: negatives of InBatchSoftmax would be those of one worker alone; take a binary cross-entropy, or sharded tables "
+            "(kd.sharding), where they are those of all processes."
+        )
 
 
 def check_is_on(model: Any, device: str) -> None:

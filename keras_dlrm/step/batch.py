@@ -41,6 +41,15 @@ class WholeBatch:
         """Labels, predictions and sample weights of all processes' rows."""
         return y, y_pred, self.sample_weight
 
+    def every(self, x: Any) -> Any:
+        """All processes' rows of a tensor (B, …), one below the other; the gradient of a row is the sum of what all make of it."""
+        return x
+
+    @property
+    def place(self) -> Any:
+        """This process's place among all: of their rows, place · B is its first."""
+        return 0
+
     @property
     def rows(self) -> Any:
         """Rows of the whole batch; `None`: as many as there are."""
@@ -101,6 +110,18 @@ class PartOfBatch(WholeBatch):
         )
         y, y_pred, marked = keras.tree.map_structure(lambda t: None if t is None else next(gathered), whole)
         return y, y_pred, None if marked is None else _without_filler(marked)
+
+    def every(self, x: Any) -> Any:
+        x = ops.convert_to_tensor(x)
+        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
+            return self._backend.gather(x)
+        # The same to everyone, by an exchange: its gradient brings back what each has made of it.
+        copies = ops.repeat(ops.expand_dims(x, 0), self._backend.world_size(), axis=0)
+        return ops.reshape(self._backend.exchange(copies), (-1, *x.shape[1:]))
+
+    @property
+    def place(self) -> Any:
+        return self._backend.rank()
 
     @property
     def rows(self) -> Any:

@@ -1,8 +1,8 @@
 """One process of several: trains, evaluates and predicts with each case's plan, and writes what it found as JSON.
 
 `hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split", "uneven"}`, or with `"model"`
-and its `"arguments"` of another model than DLRM, and with `"labels"` of several, some of which are missing; without kinds tables
-are whole. Process 0 writes the file.
+and its `"arguments"` of another model than DLRM, with `"labels"` of several, some of which are missing, and with `"in_batch"`
+of a loss within the batch; without kinds tables are whole. Process 0 writes the file.
 """
 
 import json
@@ -48,13 +48,24 @@ def model_of(schema, case):
     """A compiled model."""
     options = {"embedding_options": {"quotient_remainder": case["split"]}} if case.get("split") else {}
     if "model" in case:
-        model = getattr(kd.models, case["model"])(schema, DIM, seed=3, **{"first_order": True, **case["arguments"]})
+        more = {} if case["model"] == "TwoTower" else {"first_order": True}
+        model = getattr(kd.models, case["model"])(schema, embedding_dim=DIM, seed=3, **{**more, **case["arguments"]})
     else:
         options["batch_norm"] = case.get("batch_norm", False)
         model = kd.models.DLRM(schema, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3, **options)
     rule = getattr(kd.optimizers, case["rule"])(0.05, **case.get("options", {}))
-    model.compile(rule, metrics=["auc", kd.metrics.NormalizedEntropy()], count_out_of_range=True)
+    loss = {"loss": in_batch(schema, case["in_batch"])} if "in_batch" in case else {}
+    model.compile(rule, metrics=["auc", kd.metrics.NormalizedEntropy()], count_out_of_range=True, **loss)
     return model
+
+
+def in_batch(schema, options):
+    """A loss within the batch, whose catalog has all rows of column `"a"`."""
+    if options.get("uniform_negatives"):
+        ids = np.full((50, schema.width), -1)
+        ids[:, 0] = np.arange(50)
+        options = {**options, "catalog": {"dense": np.zeros((50, 2), "float32"), "sparse": ids}}
+    return kd.losses.InBatchSoftmax(**options)
 
 
 def run(case):

@@ -83,6 +83,9 @@ def test_values_that_are_others_have_their_reason_in_the_file(log, tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 def test_every_point_of_the_space_can_be_built(log, model):
     experiment, draw = recipe(log, model), np.random.default_rng(0)
+    if model == "TwoTower":
+        names = [*SCHEMA.dense_names, *SCHEMA.categorical_names]
+        experiment = experiment.override({"model.user": names[:1], "model.item": names[1:]})
     space = search_space(experiment, SCHEMA)
     schema = kd.Schema(categorical=SCHEMA.categorical) if model in ("MatrixFactorization", "NeuMF") else SCHEMA
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Losses of several labels: `kd.losses`."""
+"""`ESMM`, a loss of two labels, the second of which follows the first."""
 
 from typing import Any
 

@@ -1,0 +1,157 @@
+"""Evaluation of retrieval among all items: recall, NDCG, reciprocal rank, coverage, popularity (NumPy)."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_dlrm.metrics.ranking import retrieval_scores
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.support.arguments import integer
+
+# At most so many scores in memory, 64 MiB.
+_USERS, _ITEMS = 256, 65536
+
+
+def evaluate(
+    users: Any, items: Any, relevant: Sequence[Collection[int]], k: int = 20, seen: Sequence[Collection[int]] | None = None,
+    popularity: Any = None,
+) -> dict[str, float]:  # fmt: skip
+    """Scores of the k best items of each user, out of all.
+
+    Exact, part by part: besides the vectors and the k best rows of each user there are at most 64 MiB of scores in memory. Of items
+    of equal score the one with the lowest row is the better one.
+
+    Args:
+        users: Vectors of users, (B, D), such as `TwoTower.user_vectors` gives.
+        items: Vectors of all items, (N, D).
+        relevant: Rows of the items that are relevant for each user, B collections. Users without any count in nothing.
+        k: Number of items that a user gets.
+        seen: Rows of items that a user does not get, such as those of the training part, B collections.
+        popularity: Number of times that each item is in the training part, (N,).
+
+    Returns:
+        `recall`, `ndcg`, `mrr` and `lists` as of `kd.metrics.retrieval_scores`, and
+
+        - `coverage`: share of the items that some user gets.
+        - `gini`: Gini coefficient of how many users get each item, from 0, all items alike, to 1 - 1/N, one item for all.
+        - `popularity`, where it is given: mean popularity of a user's items, mean over users (ARP).
+
+    Raises:
+        ValueError: bad shapes, a row that is no item's, a vector that is not finite, no relevant item.
+
+    Source: Yin et al. 2012, "Challenging the Long Tail Recommendation", section 4.2 (popularity); Ge et al. 2010, "Beyond Accuracy:
+    Evaluating Recommender Systems by Coverage and Serendipity", section 3 (coverage).
+
+    Example:
+
+    >>> users, items = np.eye(2, dtype="float32"), np.array([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]])
+    >>> scores = evaluate(users, items, relevant=[[1], [2]], k=1, seen=[[0], []], popularity=[5, 2, 1])
+    >>> {name: round(value, 3) for name, value in scores.items()}
+    {'recall': 1.0, 'ndcg': 1.0, 'mrr': 1.0, 'lists': 2, 'coverage': 0.667, 'gini': 0.333, 'popularity': 1.5}
+    """
+    count = len(relevant)
+    if np.ndim(users) != 2 or len(users) != count:
+        raise ValueError(f"evaluate: users has shape {np.shape(users)}, relevant has {count} entries; give a vector for each.")
+    asked = np.array([len(rows) > 0 for rows in relevant], bool)
+    if not asked.any():
+        raise ValueError(f"evaluate: none of the {count} users has a relevant item; give at least one.")
+    places = [int(place) for place in np.flatnonzero(asked)]
+    relevant = [relevant[place] for place in places]
+    _csr("evaluate", "relevant", relevant, len(items))
+    rows, _ = best_items(_vectors("users", users)[places], items, k, None if seen is None else [seen[place] for place in places])
+    scores = retrieval_scores(rows, relevant, k)
+    real = rows >= 0
+    times = np.bincount(rows[real], minlength=len(items))
+    n = len(times)
+    gini = float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(times) / max(n * times.sum(), 1))
+    scores |= {"coverage": float((times > 0).mean()), "gini": gini}
+    if popularity is not None:
+        each = np.asarray(popularity, np.float64)
+        if each.shape != (n,) or not np.isfinite(each).all():
+            raise ValueError(f"evaluate: popularity has shape {each.shape}; give a finite number for each of the {n} items.")
+        some = real.any(axis=1)
+        sums = np.where(real, each[np.maximum(rows, 0)], 0.0).sum(axis=1)[some]
+        scores["popularity"] = float((sums / real.sum(axis=1)[some]).mean())
+    return scores
+
+
+def best_items(users: Any, items: Any, k: int, seen: Sequence[Collection[int]] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The k items with the largest products of each user, out of all.
+
+    Args:
+        users, items, k, seen: As of `evaluate`.
+
+    Returns:
+        Rows int64 (B, k), the best first and -1 where there are no more items, and their scores, float32 (B, k), -inf there.
+
+    Raises:
+        ValueError: as of `evaluate`.
+
+    Example:
+
+    >>> best_items(np.eye(2), np.array([[1.0, 0.0], [0.5, 0.5], [1.0, 1.0]]), k=2)[0].tolist()
+    [[0, 2], [2, 1]]
+    """
+    k = integer("best_items", "k", k)
+    users, items = (_vectors(name, values) for name, values in (("users", users), ("items", items)))
+    if users.shape[1] != items.shape[1]:
+        raise ValueError(f"best_items: users has width {users.shape[1]}, items has {items.shape[1]}; give vectors of one width.")
+    if seen is not None and len(seen) != len(users):
+        raise ValueError(f"best_items: seen has {len(seen)} entries for {len(users)} users; give one for each.")
+    hidden, starts = _csr("best_items", "seen", seen or [[]] * len(users), len(items))
+    rows, scores = np.full((len(users), k), PADDING, np.int64), np.full((len(users), k), -np.inf, np.float32)
+    for first in range(0, len(users), _USERS):
+        part = slice(first, min(first + _USERS, len(users)))
+        user = np.repeat(np.arange(part.stop - first), np.diff(starts[first : part.stop + 1]))
+        row = hidden[starts[first] : starts[part.stop]]
+        for start in range(0, len(items), _ITEMS):
+            some = users[part] @ items[start : start + _ITEMS].T
+            here = (row >= start) & (row < start + some.shape[1])
+            some[user[here], row[here] - start] = -np.inf
+            places, values = _best(some, k)
+            # Lower rows stand before, so that they come first among equals.
+            both = np.concatenate([rows[part], np.where(values > -np.inf, places + start, PADDING)], axis=1)
+            values = np.concatenate([scores[part], values], axis=1)
+            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+            rows[part], scores[part] = (np.take_along_axis(each, order, axis=1) for each in (both, values))
+    return rows, scores
+
+
+def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and values of the k largest of each row, of equal ones the first, the best first."""
+    k = min(k, scores.shape[1])
+    least = np.partition(scores, -k, axis=1)[:, -k:].min(axis=1, keepdims=True)
+    # Those above the k-th, then as many of its equals as there is room for, from the front.
+    above, equal = scores > least, scores == least
+    room = k - above.sum(axis=1, keepdims=True)
+    tied = equal.sum(axis=1, keepdims=True) > room
+    if tied.any():
+        equal[tied[:, 0]] &= np.cumsum(equal[tied[:, 0]], axis=1) <= room[tied[:, 0]]
+    places = np.nonzero(above | equal)[1].reshape(len(scores), k)
+    values = np.take_along_axis(scores, places, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def _vectors(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(ops.convert_to_numpy(values), np.float32)
+    if array.ndim != 2:
+        raise ValueError(f"best_items: {name} has shape {array.shape}; give vectors, (B, D).")
+    if not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array).all(axis=1)))
+        raise ValueError(f"best_items: {name}[{row}] is not finite; a vector of NaN or infinity has no order.")
+    return array
+
+
+def _csr(who: str, name: str, lists: Sequence[Collection[int]], items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of all lists one after the other, and where each begins."""
+    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in lists], dtype=np.int64)])
+    every = np.fromiter((row for rows in lists for row in rows), np.int64, int(starts[-1]))
+    wrong = (every < PADDING) | (every >= items)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        user = int(np.searchsorted(starts, place, side="right")) - 1
+        raise ValueError(f"{who}: {name}[{user}] has the row {every[place]}; there are {items} items, and -1 stands for none.")
+    return every, starts
