@@ -34,9 +34,9 @@ for i in range(requests + 50):
         "user": tf.constant(draw.integers(0, 100_000, 1)), "hour": tf.constant(draw.integers(0, 24, 1)),
         "history": tf.constant(draw.integers(0, rows, (1, 20))), "exclude": tf.constant(draw.integers(0, rows, (1, SEEN))),
     }
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     answer = {name: value.numpy() for name, value in serve(**inputs).items()}
-    times.append(1000 * (time.perf_counter() - start))
+    times.append([1000 * (time.perf_counter() - start), 1000 * (time.process_time() - worked)])
 assert (answer["ids"] >= 0).all()
 print(json.dumps(times[50:]))
 """.replace("SEEN", str(SEEN))
@@ -82,9 +82,11 @@ def main(items: int, candidates: int, requests: int, dtypes: tuple[str, ...], in
             for signature in ("retrieve", "recommend"):
                 command = [sys.executable, "-c", _CALLER, str(Path(name) / dtype / "1"), signature, str(items), str(requests)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                times = np.array(json.loads(done.stdout.splitlines()[-1]))
+                times, worked = np.array(json.loads(done.stdout.splitlines()[-1])).T
                 figures = {f"p{q}, ms": f"{np.percentile(times, q):.1f}" for q in (50, 95, 99)}
-                rows.append({"signature": signature, "index": dtype, **figures, "at most 20 ms": f"{np.mean(times <= 20):.1%}"})
+                # On a machine that does other work, too, a request waits for the core; what it takes of it is the same.
+                of_core = {f"of the core, p{q}, ms": f"{np.percentile(worked, q):.1f}" for q in (50, 99)}
+                rows.append({"signature": signature, "index": dtype, **figures, **of_core})
     note = f"{items:,} items × 64, {candidates} candidates, batch 1, {SEEN} seen items left out, {requests:,} requests, one core. "
     report("Recommendation in two stages", note + machine(), markdown_table(rows), into_results)
 

@@ -107,6 +107,18 @@ def test_stored_vectors_are_as_near_as_their_dtype_says(dtype):
     assert recall >= {"float32": 1, "bfloat16": 0.97, "int8": 0.99}[dtype]
 
 
+@pytest.mark.soak
+def test_a_million_items_are_searched_as_numpy_does():
+    draw = np.random.default_rng(0)
+    items, queries = draw.integers(-2, 3, (1_000_000, 64)).astype(np.float32), draw.integers(-2, 3, (8, 64)).astype(np.float32)
+    rows, _ = of_vectors(items).search(queries, 100)
+    np.testing.assert_array_equal(rows, best_by_numpy(queries @ items.T, 100))  # of whole numbers, so that many are equal
+    items, queries = draw.normal(size=items.shape).astype(np.float32), draw.normal(size=queries.shape).astype(np.float32)
+    rows, _ = of_vectors(items, "int8").search(queries, 100)
+    exact = best_by_numpy(queries @ items.T, 100)
+    assert np.mean([len(set(ours) & set(best)) / 100 for ours, best in zip(rows, exact, strict=True)]) >= 0.99
+
+
 def test_groups_of_near_items_are_balanced_and_find_what_is_near():
     draw = np.random.default_rng(0)
     centers = draw.normal(size=(20, 8))
