@@ -5,7 +5,7 @@
 
 `ranks` is the protocol of He et al. 2017: each user's last film among the 99 others that were published with it; training rows
 are all other ratings, and negatives drawn anew for each epoch. `ratings` predicts a random tenth of the ratings; the implicit
-column of SVD++ holds up to 100 films that the user has rated among the training rows.
+column of SVD++ holds up to 50 films that the user has rated among the training rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import keras_dlrm as kd  # noqa: E402
 from keras_dlrm.metrics import ranking_scores  # noqa: E402
 
 BATCH = 8192
-HISTORY = 100
+HISTORY = 50
 # Model, arguments, negatives for each positive, epochs, rate.
 RANKED: tuple[tuple[str, dict[str, Any], int, int, float], ...] = (
     ("MatrixFactorization", {"embedding_dim": 64, "init_scale": 0.1}, 8, 20, 0.002),
@@ -147,7 +147,7 @@ def ranks(source: Path, test: Path, models: tuple[str, ...], l2: float, seeds: i
 @click.option("--dim", default=32, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--rate", default=0.003, show_default=True)
-@click.option("--l2", default=1e-3, show_default=True, help="Of the rows.")
+@click.option("--l2", default=1e-6, show_default=True, help="Of the rows.")
 @click.option("--seeds", default=3, show_default=True)
 @write_option
 def ratings(source: Path, dim: int, epochs: int, rate: float, l2: float, seeds: int, into_results: bool) -> None:

@@ -21,10 +21,24 @@ options = parser.parse_args()
 os.environ["KERAS_BACKEND"] = options.backend
 
 from contest import serve  # noqa: E402
+from keras import ops  # noqa: E402
 from workload import read  # noqa: E402
 
 import keras_dlrm as kd  # noqa: E402
 from keras_dlrm.data.packed.writer import PackedWriter  # noqa: E402
+
+
+class WideDeepInTwoPasses(kd.models.WideDeep):
+    """Wide & Deep with its weights of first order in tables of their own, which are looked up and trained in a second pass."""
+
+    def __init__(self, schema, embedding_dim, **others):  # type: ignore[no-untyped-def]
+        super().__init__(schema, embedding_dim, first_order=False, **others)
+        self.wide = kd.layers.EmbeddingCollection(schema, 1, name="wide")
+        self.wide.build((None, schema.width))
+
+    def logits(self, inputs, training=None):  # type: ignore[no-untyped-def]
+        return super().logits(inputs, training) + ops.sum(self.wide(inputs), axis=1)
+
 
 shape, dense, sparse, label = read(options.folder)
 schema = shape.schema()
@@ -35,7 +49,8 @@ with PackedWriter(f"{directory.name}/log", schema) as writer:
 part = kd.data.open(f"{directory.name}/log").split("train")
 mlps = {"bottom_mlp": shape.bottom, "top_mlp": shape.top} if options.model == "DLRM" else {"deep_mlp": shape.top[:-1]}
 dtype = "float32" if options.dtype == "float32" else "mixed_bfloat16"
-model = getattr(kd.models, options.model)(schema, shape.dim, **mlps, seed=0, dtype=dtype)
+kind = WideDeepInTwoPasses if options.model == "WideDeepInTwoPasses" else getattr(kd.models, options.model)
+model = kind(schema, shape.dim, **mlps, seed=0, dtype=dtype)
 rules = {
     "sgd": lambda: kd.optimizers.SGD(0.1),
     "adagrad": lambda: kd.optimizers.Adagrad(0.01),
