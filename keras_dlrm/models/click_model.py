@@ -214,12 +214,14 @@ class ClickModel(LabeledModel):
         return [v for v in self.non_trainable_variables if id(v) not in weights]
 
     def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)  # weights of the model itself, by number
         # Keras does not save the state of dropout's generators, without which a run does not resume exactly.
         for i, state in enumerate(self.seed_states()):
             store[f"seed_{i}"] = ops.convert_to_numpy(state.value)
 
     def load_own_variables(self, store: Any) -> None:
         saved = set(store.keys())
+        super().load_own_variables({name: store[name] for name in saved if not name.startswith("seed_")})
         for i, state in enumerate(self.seed_states()):
             if f"seed_{i}" in saved:  # absent where a model without dropout was saved
                 state.assign(store[f"seed_{i}"])
