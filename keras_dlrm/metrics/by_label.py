@@ -82,11 +82,12 @@ def _of(metrics: Any, labels: list[str], names: Sequence[str]) -> list[LabelMetr
             every.append(one)
             continue
         metric: Any = _BINARY[one]() if isinstance(one, str) and one in _BINARY else keras.metrics.get(one)
-        if not isinstance(metric, keras.metrics.Metric):
-            metric = keras.metrics.MeanMetricWrapper(metric, metric.__name__)
         for name in names:
-            own = type(metric).from_config(metric.get_config())
+            if isinstance(metric, keras.metrics.Metric):
+                own = type(metric).from_config(metric.get_config())
+            else:  # a function, which may be none that a configuration can hold
+                own = keras.metrics.MeanMetricWrapper(metric, metric.__name__)
             # Keras numbers metrics that have the name of their class.
-            called = one if isinstance(one, str) else metric.name
+            called = one if isinstance(one, str) else getattr(metric, "name", own.name)
             every.append(LabelMetric(own, labels.index(name), f"{called}_{name}"))
     return every

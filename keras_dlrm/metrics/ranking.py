@@ -101,7 +101,12 @@ def retrieval_scores(retrieved: Any, relevant: Sequence[Collection[int]], k: int
     if (twice := (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PADDING)).any():
         row = int(np.argmax(twice.any(axis=1)))
         raise ValueError(f"retrieval_scores: retrieved[{row}] has an id twice: {ids[row].tolist()}; each item has one place.")
-    lists = [np.asarray(list(some), np.int64) for some in relevant]
+    lists = [np.asarray(list(some)) for some in relevant]
+    for row, some in enumerate(lists):
+        if some.size and (some.ndim != 1 or some.dtype.kind not in "iu"):
+            raise ValueError(f"retrieval_scores: relevant[{row}] is {some.dtype} of shape {some.shape}; give integers, the ids.")
+    # Of one type: int64 and uint64 would become floats, which do not tell large ids apart.
+    ids, lists = ids.astype(np.int64), [some.astype(np.int64) for some in lists]
     query = np.repeat(np.arange(len(ids)), [len(some) for some in lists])
     # Ids become their places among all ids, so that a query and an id make one number.
     distinct, place = np.unique(np.concatenate([ids.reshape(-1), *lists]), return_inverse=True)

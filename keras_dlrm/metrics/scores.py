@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.metrics.reliability import expected_calibration_error, weighted_points
-from keras_dlrm.metrics.validation import checked, masses, row_weights
+from keras_dlrm.metrics.validation import checked, distinct, masses, row_weights
 from keras_dlrm.support.auc import tie_starts, weighted_auc
 
 # Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as Keras' losses do: float32 predictions of
@@ -68,7 +68,7 @@ def grouped_auc(labels: Any, probabilities: Any, groups: Any, weights: Any = Non
     group = np.asarray(groups)
     if group.shape != clicks.shape:
         raise ValueError(f"grouped_auc: groups has shape {group.shape}; give one group per row, {clicks.shape}.")
-    _, member = np.unique(group, return_inverse=True)
+    _, member, _ = distinct("grouped_auc", "groups", group)
     order = np.lexsort((values, member))
     member, rows = member[order], rows[order]
     positive = clicks[order] * rows

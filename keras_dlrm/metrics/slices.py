@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.metrics.scores import EPSILON, scores
-from keras_dlrm.metrics.validation import masses, row_weights
+from keras_dlrm.metrics.validation import distinct, masses, row_weights
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.support.arguments import integer
 
@@ -48,11 +48,11 @@ def scores_by_slice(labels: Any, probabilities: Any, slices: Any, weights: Any =
     counts = row_weights("scores_by_slice", weights, len(truth))
     counted = counts[rows] > 0
     rows, values = rows[counted], values[counted]
-    distinct, member, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    different, member, sizes = distinct("scores_by_slice", "slices", values)
     order = np.argsort(-sizes, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.minimum(np.arange(len(order)), most)
-    ranks, names, found = rank[member], distinct[order[:most]].tolist(), []
+    ranks, names, found = rank[member], different[order[:most]].tolist(), []
     for place in range(min(len(order), most + 1)):
         chosen = rows[ranks == place]
         if place == most:  # lists may have several of the others

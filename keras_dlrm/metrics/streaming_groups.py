@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dlrm.metrics.streaming import flat_inputs
@@ -140,14 +141,23 @@ class Sliced(keras.metrics.Metric):
 def flat_groups(metric: str, groups: Any, values: Any, exact: str, argument: str = "groups") -> Any:
     """The group of each of the predictions `values` (B,), int32 (B,).
 
-    Without them, or of another number, a `ValueError` in the name of `metric`, with `exact` as the function to use instead.
+    Those beyond int32 become -1. Without them, of another number or no integers, a `ValueError` in the name of `metric`, with
+    `exact` as the function to use instead.
     """
     if groups is None:
         raise ValueError(
             f"{metric}: update_state needs {argument}=…, one integer a row, which fit and evaluate do not give; call it in a loop "
             f"of your own, or use {exact} on all predictions."
         )
-    group = ops.convert_to_tensor(groups)
+    group = groups if ops.is_tensor(groups) else np.asarray(groups)
+    kind = keras.backend.standardize_dtype(group.dtype)
+    if "int" not in kind:
+        raise ValueError(f"{metric}: {argument} has dtype {kind}; give one integer a row.")
+    if "64" in kind:  # such as hashes of ids, of which int32 would make others
+        group = ops.cast(group, "int64") if ops.is_tensor(group) else group.astype(np.int64)
+        where = ops.where if ops.is_tensor(group) else np.where
+        group = where(group > 2**31 - 1, -1, where(group < 0, -1, group))
+    group = ops.cast(group, "int32")
     if None not in group.shape and None not in values.shape and group.shape not in (values.shape, (*values.shape, 1)):
         raise ValueError(f"{metric}: {argument} has shape {tuple(group.shape)}; give one integer a row, {tuple(values.shape)}.")
-    return ops.cast(ops.reshape(group, (-1,)), "int32")
+    return ops.reshape(group, (-1,))

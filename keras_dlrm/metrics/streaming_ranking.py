@@ -15,7 +15,7 @@ class RankingMetric(keras.metrics.Metric):
 
     Labels are relevance (B, n): 0 or 1, or grades above; -1 marks places without an item. Predictions are scores (B, n); weights
     are of lists, (B,) or (B, 1). As in `ranking_scores`, the less relevant ones come first among items of equal score, and lists
-    without a relevant item are left out; without any list the result is 0. A score of NaN makes it NaN.
+    without a relevant item are left out; without any list the result is 0. A score or a relevance of NaN makes it NaN.
     """
 
     #: What the default name begins with.
@@ -45,8 +45,10 @@ class RankingMetric(keras.metrics.Metric):
         order = ops.take_along_axis(order, ops.argsort(falling, axis=1), axis=1)
         ranked = ops.take_along_axis(gains, order, axis=1)
         scores = self.scores(ranked[:, : self.k], gains)
-        scores = ops.where(ops.any(ops.logical_and(item, ops.isnan(values)), axis=1), float("nan"), scores)
-        some = ops.any(gains > 0.0, axis=1)
+        no_relevance = ops.any(ops.isnan(relevance), axis=1)
+        unknown = ops.logical_or(no_relevance, ops.any(ops.logical_and(item, ops.isnan(values)), axis=1))
+        scores = ops.where(unknown, float("nan"), scores)
+        some = ops.logical_or(no_relevance, ops.any(gains > 0.0, axis=1))
         weights = ops.where(some, weights, 0.0)
         self._total.add(ops.sum(ops.where(weights > 0.0, weights * scores, 0.0)))
         self._lists.add(ops.sum(weights))

@@ -67,6 +67,20 @@ def masses(function: str, labels: Any, probabilities: Any, weights: Any) -> tupl
     return truth * rows, (1 - truth) * rows, values
 
 
+def distinct(function: str, name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Different values in ascending order, the place of each value among them, and how often each occurs.
+
+    `ValueError` where values have no order.
+    """
+    try:
+        return np.unique(values, return_inverse=True, return_counts=True)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in values.tolist()})
+        raise ValueError(
+            f"{function}: {name} holds values of the types {kinds}, which have no order; fill in missing ones."
+        ) from None
+
+
 def row_weights(function: str, weights: Any, n: int, rows_are: str = "labels") -> np.ndarray:
     """Weights of `n` rows, float64 (n,), 1 each where `weights` is `None`; a `ValueError` names a bad one."""
     rows = np.ones(n) if weights is None else flat(function, "weights", weights).astype(np.float64)

@@ -23,7 +23,7 @@ class LabelLosses(keras.losses.Loss):
         weights: Weights of labels by name; 1 for others.
 
     Raises:
-        ValueError: an unknown label, a weight that is negative, `ESMM` of another number of labels.
+        ValueError: an unknown loss or label, a weight that is negative, `ESMM` of another number of labels.
     """
 
     def __init__(
@@ -31,6 +31,9 @@ class LabelLosses(keras.losses.Loss):
     ) -> None:
         loss = resolved(loss)
         super().__init__(name or getattr(loss, "name", None), getattr(loss, "reduction", "sum_over_batch_size"))
+        if not callable(loss):
+            fix = "give one loss for all labels, such as 'binary_crossentropy' or kd.losses.ESMM(), and loss_weights by name"
+            raise ValueError(f"compile: loss={shown(loss)} is no loss of the labels {list(labels)}; {fix}.")
         self.loss, self.labels = loss, list(labels)
         self.weights = checked_weights(self.labels, weights)
         if isinstance(loss, ESMM) and len(self.labels) != 2:

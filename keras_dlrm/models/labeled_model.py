@@ -71,6 +71,7 @@ class LabeledModel(SparseTraining):
             ValueError: no labels, or another number of them per row.
         """
         self._check_labels(y)
+        self._check_weights(sample_weight)
         return super().compute_loss(x, _shaped(y, (-1, self.n_labels)), y_pred, _shaped(sample_weight, (-1,)), training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
@@ -89,11 +90,13 @@ class LabeledModel(SparseTraining):
 
     def _checked(self, arguments: dict[str, Any], checks: Checks) -> dict[str, Any]:
         self._check_class_weight(arguments.get("class_weight"))
+        self._check_order(arguments["y"])
         arguments = super()._checked(arguments, checks)
         self._check_outputs(arguments["y"], arguments["sample_weight"])
         return arguments
 
     def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        self._check_order(y)
         x, y, sample_weight = super()._checked_batch(who, x, y, sample_weight)
         self._check_outputs(y, sample_weight)
         return x, y, sample_weight
@@ -110,6 +113,19 @@ class LabeledModel(SparseTraining):
                 raise TypeError(f"{self.name}: the {what} are a dict with {list(values)}; give the array, as there is one output.")
         if y is not None:
             self._check_labels(y)
+        self._check_weights(sample_weight)
+
+    def _check_order(self, y: Any) -> None:
+        """Columns of a frame are taken by place."""
+        names, labels = list(getattr(y, "columns", ())), list(self.schema.labels)
+        if self.n_labels > 1 and names != labels and set(names) & set(labels):
+            raise ValueError(f"{self.name}: the labels have the columns {names}; give those of the schema in its order, {labels}.")
+
+    def _check_weights(self, sample_weight: Any) -> None:
+        shape: Any = getattr(sample_weight, "shape", ())
+        if getattr(shape, "rank", 0) is not None and (len(shape) > 2 or tuple(shape[1:]) not in ((), (1,), (None,))):
+            fix = "" if self.n_labels == 1 else "; labels are weighed by loss_weights"
+            raise ValueError(f"{self.name}: the sample weights have shape {tuple(shape)}; they must be (B,) or (B, 1){fix}.")
 
     def _check_labels(self, y: Any) -> None:
         if y is None:

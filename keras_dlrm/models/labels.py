@@ -142,7 +142,7 @@ class Checks:
         if isinstance(array, np.ma.MaskedArray):
             if np.ma.getmaskarray(array).any():
                 row = np.argwhere(np.ma.getmaskarray(array))[0][0]
-                raise ValueError(f"{self.who}: {what} in row {row}{place} is masked; drop rows without one.")
+                raise ValueError(f"{self.who}: {what} in row {row}{place} is masked; {self._fix(what)}")
             array = array.data
         if array.dtype.kind == "O" and array.ndim:
             array = self._of_objects(what, array, place)
@@ -170,9 +170,13 @@ class Checks:
                 text = isinstance(value, (str, bytes))
                 raise (TypeError if text else ValueError)(
                     f"{self.who}: {what} {value!r} in row {where[0]}{place} is not a number; "
-                    + ("make numbers of the texts." if text else "drop rows without one.")
+                    + ("make numbers of the texts." if text else self._fix(what))
                 )
         return array.astype(np.float64)
+
+    def _fix(self, what: str) -> str:
+        """What to do where there is no number."""
+        return "give NaN where a label is missing." if self._missing and what.startswith("label") else "drop rows without one."
 
 
 def _each(values: Any, do: Any) -> Any:

@@ -120,12 +120,20 @@ def test_places_without_a_retrieved_item_are_misses():
         (lambda: metrics.retrieval_scores([[1.5]], [[1]], 1), r"retrieved is float64 of shape \(1, 1\)"),
         (lambda: metrics.retrieval_scores([[1, 2]], [], 1), "relevant has 0 entries"),
         (lambda: metrics.retrieval_scores([[1, 2]], [[1]], 3), "k=3 is more than the 2 retrieved ids of a query; retrieve k"),
+        (lambda: metrics.retrieval_scores([[1, 2]], [[1.5]], 1), r"relevant\[0\] is float64 of shape \(1,\); give integers"),
+        (lambda: metrics.retrieval_scores([[1, 2]], [["1"]], 1), r"relevant\[0\] is <U1"),
         (lambda: metrics.retrieval_scores([[1, 2], [3, 3]], [[1], [1]], 2), r"retrieved\[1\] has an id twice: \[3, 3\]"),
     ],
 )
 def test_bad_lists_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.neutral
+def test_large_ids_of_any_integer_type_are_told_apart():
+    ids = np.uint64(2**63) + np.arange(3, dtype=np.uint64)
+    assert metrics.retrieval_scores(ids[None, :2], [ids[1:].tolist()], 2)["recall"] == 0.5
 
 
 def example(b=60, n=7):
@@ -169,6 +177,9 @@ def test_nan_stays_nan_unless_its_place_has_no_item(name, metric):
     streaming.update_state(np.array([[0, 1, -1]]), np.array([[0.1, 0.3, np.nan]]))
     assert float(streaming.result()) == 1.0
     streaming.update_state(np.array([[0, 1, 0]]), np.array([[0.1, 0.3, np.nan]]))
+    assert np.isnan(float(streaming.result()))
+    streaming.reset_state()
+    streaming.update_state(np.array([[np.nan, 0.0, -1.0]]), np.array([[0.1, 0.3, 0.2]]))
     assert np.isnan(float(streaming.result()))
 
 

@@ -150,6 +150,7 @@ def test_grouped_auc_takes_strings_and_equals_auc_for_one_group():
         (lambda: metrics.reliability([0, 1], [0.5, 0.1], bins=0), r"bins=0 must be an integer >= 1"),
         (lambda: metrics.expected_calibration_error([0, 1], [0.5, 0.1], bins=2.5), r"bins=2.5 must be an integer"),
         (lambda: metrics.grouped_auc([0, 1], [0.5, 0.1], ["u"]), r"groups has shape \(1,\); give one group per row"),
+        (lambda: metrics.grouped_auc([0, 1], [0.5, 0.1], ["u", None]), "groups holds values of the types .* which have no order"),
         (lambda: metrics.grouped_auc([0, 1], [0.5, 0.1], ["u", "v"]), r"none of the 2 groups has both"),
         (lambda: metrics.paired_bootstrap([0, 1], [0.5, 0.1], [0.5, 7]), r"probabilities \(probs_b\)\[1\] is 7.0"),
         (lambda: metrics.paired_bootstrap([0, 1], [0.5], [0.5, 0.1]), r"2 labels but 1 probabilities \(probs_a\)"),

@@ -112,6 +112,7 @@ def test_an_auc_of_one_in_few_rows_is_not_certain():
     [
         ({"slices": [1]}, r"slices is int64 of shape \(1,\); give one value per row, \(2,\)"),
         ({"slices": [["a"], ["b"]]}, r"or lists of ids, integers \(2, k\)"),
+        ({"slices": ["a", None]}, r"slices holds values of the types \['NoneType', 'str'\], which have no order; fill in"),
         ({"most": 0}, "most=0 must be an integer >= 1"),
         ({"probabilities": [0.1, 2]}, r"probabilities\[1\] is 2.0"),
         ({"weights": [1, -1]}, r"weights\[1\] is -1.0"),

@@ -46,6 +46,14 @@ def test_rows_beyond_the_groups_are_left_out():
     assert float(metric.result()) == pytest.approx(float(other.result()), abs=1e-6)
 
 
+@pytest.mark.parametrize("far", [2**31, 2**32, 2**63 + 1, -(2**32)])
+def test_hashes_beyond_int32_are_no_other_group(far):
+    metric = metrics.GroupedAUC(1)
+    groups = np.array([0, 0, far], np.uint64 if far > 2**63 else np.int64)
+    metric.update_state(np.array([0, 1, 1]), np.array([0.1, 0.3, 0.0]), groups)
+    assert float(metric.result()) == 1.0
+
+
 def test_groups_of_one_class_have_no_auc_and_nan_stays_nan():
     metric = metrics.GroupedAUC(3)
     metric.update_state(np.array([1, 1, 0]), np.array([0.0, 1.0, 0.3]), np.array([0, 0, 1]))
@@ -115,7 +123,9 @@ def test_who_gives_no_groups_is_told_where_they_can_be_given():
         with pytest.raises(ValueError, match=words):
             metric.update_state(np.ones(2), np.ones(2))
         with pytest.raises(ValueError, match=r"m: .* has shape \(3,\); give one integer a row, \(2,\)"):
-            metric.update_state(np.ones(2), np.ones(2), np.ones(3))
+            metric.update_state(np.ones(2), np.ones(2), np.ones(3, "int32"))
+        with pytest.raises(ValueError, match="has dtype float32; give one integer a row"):
+            metric.update_state(np.ones(2), np.ones(2), np.ones(2, "float32"))
 
 
 @pytest.mark.parametrize(
