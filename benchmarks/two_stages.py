@@ -1,0 +1,168 @@
+"""Two stages on ML-1M: films by a two-tower model, the best 200 of them ordered by a DLRM, beside the first stage and popularity.
+
+    KERAS_BACKEND=jax python benchmarks/two_stages.py --source data/ml-1m --write
+
+A row is a film that a user rated next, with the films before it. Each user's last film is held out; it is ranked among all films
+that the user has not rated before. The DLRM learns each row beside films that the first stage would propose to that user, which
+are the ones that it has to tell apart.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import click  # noqa: E402
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import polars as pl  # noqa: E402
+from results import machine, markdown_table, report, write_option  # noqa: E402
+
+import keras_dlrm as kd  # noqa: E402
+
+LAST, BEFORE, BATCH, CANDIDATES, NEGATIVES = 3, 20, 2048, 200, 4
+
+
+class Log:
+    """Films of each user in order, and what is known of films and users."""
+
+    def __init__(self, source: Path) -> None:
+        ratings = pl.read_parquet(source / "ratings.parquet").sort("user_id", "chrono_rank")
+        lines = (source / "movies.dat").read_text(encoding="latin1").splitlines()
+        films = {int(line.split("::")[0]): line.split("::") for line in lines}
+        ids, self.film = np.unique(ratings["item_id"].to_numpy(), return_inverse=True)
+        users, self.user = np.unique(ratings["user_id"].to_numpy(), return_inverse=True)
+        self.films, self.users = len(ids), len(users)
+        self.starts = np.searchsorted(self.user, np.arange(self.users + 1))
+        self.place = np.arange(len(self.film)) - self.starts[self.user]
+        self.test = self.starts[1:] - 1
+        self.train = np.setdiff1d(np.flatnonzero(self.place > 0), self.test)
+        genres = sorted({genre for film in films.values() for genre in film[2].split("|")})
+        self.genres = np.full((self.films, 6), -1)
+        self.year = np.zeros(self.films, np.int64)
+        for row, film in enumerate(ids):
+            _, title, kinds = films.get(int(film), ("", "(1995)", ""))
+            self.year[row] = int(re.findall(r"\((\d{4})\)", title)[-1]) - 1918
+            known = [genres.index(kind) for kind in kinds.split("|") if kind]
+            self.genres[row, : len(known)] = known
+        people = np.array([line.split("::") for line in (source / "users.dat").read_text().splitlines()])
+        self.person = np.column_stack([np.unique(people[:, column], return_inverse=True)[1] for column in (1, 2, 3)])
+        self.popularity = np.bincount(self.film[self.train], minlength=self.films)
+
+    def schema(self) -> kd.Schema:
+        sizes = {"user": self.users, "gender": 2, "age": 7, "occupation": 21}
+        columns = [kd.Categorical(name, size) for name, size in sizes.items()]
+        columns += [kd.Categorical(f"last_{i}", self.films, table="last") for i in range(LAST)]
+        columns += [kd.Categorical("before", self.films, hotness=BEFORE, combiner="mean", table="film")]
+        columns += [kd.Categorical("film", self.films), kd.Categorical("year", 83)]
+        return kd.Schema(categorical=[*columns, kd.Categorical("genres", 18, hotness=6, combiner="mean")], label="next")
+
+    def packed(self, rows: np.ndarray, films: np.ndarray) -> dict[str, np.ndarray]:
+        """The users as they were before the ratings of `rows`, each with a film."""
+        place = self.place[rows][:, None]
+        back = np.arange(1, BEFORE + 1)
+        before = np.where(back <= place, self.film[np.maximum(rows[:, None] - back, 0)], -1)
+        user = self.user[rows]
+        of_film = [films[:, None], self.year[films][:, None], self.genres[films]]
+        parts = [user[:, None], self.person[user], before[:, :LAST], before, *of_film]
+        return {"sparse": np.concatenate(parts, axis=1).astype(np.int32)}
+
+
+class Pairs(keras.utils.PyDataset):
+    """Shuffled training rows; with candidates by user, each beside as many negatives drawn of these."""
+
+    def __init__(self, log: Log, seed: int, candidates: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.log, self.candidates, self.draw = log, candidates, np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        self.order = self.draw.permutation(self.log.train)
+
+    def __len__(self) -> int:
+        return len(self.order) // BATCH
+
+    def __getitem__(self, i: int) -> Any:
+        rows = self.order[i * BATCH : (i + 1) * BATCH]
+        films = self.log.film[rows]
+        if self.candidates is None:
+            return self.log.packed(rows, films), np.ones(BATCH, np.float32)
+        of_user = self.candidates[self.log.user[rows]]
+        drawn = np.take_along_axis(of_user, self.draw.integers(0, of_user.shape[1], (BATCH, NEGATIVES)), axis=1)
+        rows, films = np.repeat(rows, 1 + NEGATIVES), np.column_stack([films, drawn]).reshape(-1)
+        return self.log.packed(rows, films), np.tile(np.eye(1, 1 + NEGATIVES, dtype=np.float32)[0], BATCH)
+
+
+def compiled(model: Any, steps: int, **loss: Any) -> Any:
+    """The model with Adam, whose rate falls to nothing over the steps."""
+    rate = keras.optimizers.schedules.CosineDecay(0.003, steps)
+    model.compile(keras.optimizers.Adam(rate), **loss, embedding_optimizer=kd.optimizers.Adam(rate, l2=1e-7))
+    return model
+
+
+def gains(ranks: np.ndarray, films: np.ndarray) -> np.ndarray:
+    """NDCG@10 of each list, (B, k) films, with one relevant film each."""
+    hit = ranks[:, :10] == films[:, None]
+    return (hit / np.log2(np.arange(2, 12))[: hit.shape[1]]).sum(axis=1)
+
+
+def one(log: Log, seed: int, epochs: tuple[int, int]) -> dict[str, np.ndarray]:
+    """NDCG@10 of each user's held-out film by each way."""
+    schema = log.schema()
+    item = ["film", "year", "genres"]
+    user = [name for name in schema.categorical_names if name not in item]
+    tower = kd.models.TwoTower(
+        schema, user, item, 32, 64, [128], [128], item_id="film", temperature=0.07, init_scale=0.1, seed=seed)  # fmt: skip
+    data = Pairs(log, seed)
+    compiled(tower, epochs[0] * len(data), loss=kd.losses.InBatchSoftmax(log_q=log.popularity + 1))
+    tower.fit(data, epochs=epochs[0], verbose=0)
+    catalog = log.packed(np.zeros(log.films, int), np.arange(log.films))
+    index = kd.retrieval.Index.build(tower, catalog)
+    seen = [log.film[log.starts[u] : log.starts[u + 1]] for u in range(log.users)]
+    asked = log.packed(log.test, log.film[log.test])
+    # Negatives: of the films that the first stage has for the user, without those of the training part and the held-out one.
+    negatives, _ = index.query(asked, k=CANDIDATES, exclude=seen)
+    ranker = kd.models.DLRM(schema, 32, top_mlp=[256, 128, 1], interaction="cat_dot", first_order=True, init_scale=0.05, seed=seed)
+    data = Pairs(log, seed, negatives.astype(np.int64))
+    compiled(ranker, epochs[1] * len(data), loss="binary_crossentropy")
+    ranker.fit(data, epochs=epochs[1], verbose=0)
+    before = [of_user[:-1] for of_user in seen]
+    films = log.film[log.test]
+    first, _ = index.query(asked, k=CANDIDATES, exclude=before)
+    both, _ = kd.retrieval.recommend(index, ranker, asked, k=10, candidates=CANDIDATES, exclude=before)
+    popular = np.tile(log.popularity, (log.users, 1))
+    for row, of_user in zip(popular, before, strict=True):
+        row[of_user] = -1
+    by_popularity = np.argsort(-popular, axis=1, kind="stable")[:, :10]
+    click.echo(f"seed {seed}: of the {CANDIDATES} candidates have the film {np.mean((first == films[:, None]).any(axis=1)):.3f}")
+    ranked = {"popularity": by_popularity, "two-tower alone": first, "two-tower, then DLRM": both}
+    return {name: gains(ranks, films) for name, ranks in ranked.items()}
+
+
+@click.command()
+@click.option("--source", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of ML-1M.")
+@click.option("--epochs", nargs=2, type=int, default=(8, 2), show_default=True, help="Of the first and of the second stage.")
+@click.option("--seeds", default=1, show_default=True)
+@write_option
+def main(source: Path, epochs: tuple[int, int], seeds: int, into_results: bool) -> None:
+    """NDCG@10 among all films."""
+    log = Log(source)
+    runs = [one(log, seed, epochs) for seed in range(seeds)]
+    mean = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
+    draw = np.random.default_rng(0)
+    samples = draw.integers(0, log.users, (1000, log.users))
+    best = mean["two-tower, then DLRM"]
+    table = []
+    for name, gain in mean.items():
+        low, high = np.percentile((best - gain)[samples].mean(axis=1), [2.5, 97.5])
+        table.append({"ranked by": name, "NDCG@10": f"{gain.mean():.4f}", "both stages above it": f"{low:+.4f} to {high:+.4f}"})
+    note = f"{machine()}, {seeds} seeds, {log.users:,} users, 95% intervals of a paired bootstrap over users."
+    report("Two stages, ML-1M", note, markdown_table(table), into_results)
+
+
+if __name__ == "__main__":
+    main()
