@@ -72,6 +72,9 @@ def command(
         fix = "resume its run with --resume, delete it with --overwrite, or give another --output."
         raise FileExistsError(f"--output {output} has content; {fix}")
     if inputs:  # read, or a planted log written, only where all else is right
+        from keras_dlrm.training.model_types import check_arguments
+
+        check_arguments(experiment.model)
         with promise(f"Preprocessing continues where it stopped with --output {shlex.quote(str(output))}."):
             label = labels[0] if len(labels) == 1 else labels or None
             log = prepare(list(inputs), output, label, schema, console=console)

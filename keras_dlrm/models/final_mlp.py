@@ -47,9 +47,9 @@ class FinalMLP(DeepModel):
         gate_mlp: Sequence[int] | None = (64,), contexts: Sequence[Sequence[str]] = ((), ()), heads: int = 1, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(schema, embedding_dim, **kwargs)
-        self.places = [[self._place(name) for name in names] for names in contexts]
-        if len(self.places) != 2:
+        if len(contexts) != 2 or any(isinstance(names, str) for names in contexts):
             raise ValueError(f"FinalMLP: contexts={contexts!r} must be two lists of columns, one for each gate.")
+        self.places = [[self._place(name) for name in names] for names in contexts]
         n = len(self.columns) * self.width
         units = [self.deep_options.units, self.deep_options.units if second_mlp is None else list(second_mlp)]
         self.gates, self.learned, self.networks = [], [], []

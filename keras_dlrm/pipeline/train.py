@@ -21,7 +21,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import shown
 from keras_dlrm.support.quiet import quiet_imports
 from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.model_types import type_name
+from keras_dlrm.training.model_types import check_arguments, type_name
 from keras_dlrm.training.recipe import recipe
 from keras_dlrm.training.run import train as train_experiment
 from keras_dlrm.training.run_files import stamped
@@ -87,6 +87,7 @@ def train(
     kind = type_name(model or "DLRM")
     # A wrong argument is told before the data are read.
     changed = (experiment or Experiment({"type": kind})).override(_plain(settings or {}))
+    check_arguments(changed.model)
     place = stamped(changed.model["type"].rpartition(":")[2].lower()) if output is None else Path(output)
     console = Console(stderr=True, quiet=not verbose, force_jupyter=False)
     if isinstance(data, (str, os.PathLike)) and (Path(data) / MANIFEST).is_file():

@@ -83,7 +83,8 @@ class _Quietly(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if name != "tensorflow":
             return None
-        others = (finder for finder in sys.meta_path if finder is not self)
+        # Contexts within one another have one of these each, which would ask each other without end.
+        others = (finder for finder in sys.meta_path if not isinstance(finder, _Quietly))
         spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module

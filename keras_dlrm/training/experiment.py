@@ -204,7 +204,7 @@ class Experiment:
 
         options = dict(self.model)
         kind, dtype = options.pop("type"), "mixed_bfloat16" if self.mixed_precision else "float32"
-        check_arguments(kind, options)
+        check_arguments(self.model)
         try:
             model = model_class(kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
         except TypeError as error:

@@ -49,18 +49,19 @@ def model_class(kind: str) -> Any:
     return own
 
 
-def check_arguments(kind: str, options: Mapping[str, Any]) -> None:
-    """`ValueError` for an argument that a model of the package does not have."""
+def check_arguments(model: Mapping[str, Any]) -> None:
+    """`ValueError` for an argument of an experiment's model that is one of the package and does not have it."""
+    kind = model["type"]
+    if kind not in MODELS or len(model) == 1:
+        return
     from keras_dlrm import models
 
-    if kind not in MODELS:
-        return
     known: set[str] = set()
     for base in model_class(kind).__mro__:  # a model passes further arguments to its bases
         known |= inspect.signature(base.__init__).parameters.keys()
         if base is models.ClickModel:
             break
     known -= {"self", "schema", "seed", "kwargs"}
-    for name in options.keys() - known:
-        fix = f"known are {sorted(known)}. Another model is chosen by --model or model=."
+    for name in model.keys() - known - {"type"}:
+        fix = f"known are {sorted(known)}. Another model is chosen by the option --model, or the argument model."
         raise ValueError(f"experiment: model.{name} is not an argument of {kind}; {fix}")

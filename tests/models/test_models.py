@@ -702,6 +702,7 @@ def test_summary_counts_the_tables_as_trainable():
         (lambda: dlrm(self_interaction="yes"), ["self_interaction='yes'", "True or False"]),
         (lambda: dlrm(WITHOUT_SPARSE), ["two feature vectors", "cat"]),
         (lambda: DLRM(Schema(categorical=[Categorical("a")]), 4), ["'a'", "vocabulary_size"]),
+        (lambda: FinalMLP(SCHEMA, contexts=["I1", "C1"]), ["contexts=['I1', 'C1']", "two lists of columns"]),
         (lambda: cross(DCN, cross_layers=0), ["DCN", "cross_layers=0"]),
         (lambda: cross(DCNv2, structure="both"), ["DCNv2", "'both'", "parallel"]),
         (lambda: DCN(SCHEMA, "wide"), ["'wide'", "paper"]),

@@ -93,6 +93,12 @@ def test_rows_that_are_none_are_refused_with_what_to_give(run: kd.Run, rows: Any
 
 
 @suite_on("torch")
+def test_an_argument_that_the_model_lacks_is_told_before_rows_are_read() -> None:
+    with pytest.raises(ValueError, match=r"model\.layers is not an argument of Wukong; known are"):
+        kd.train("nowhere.parquet", "click", "Wukong", settings={"model.layers": 2})
+
+
+@suite_on("torch")
 def test_a_part_of_one_class_leaves_nothing_that_blocks_another_split(tmp_path: Path) -> None:
     rows = clicks(200).sort("when").with_columns(click=pl.when(pl.int_range(200) < 150).then("click").otherwise(0))
     arguments: dict[str, Any] = {"settings": {"epochs": 1}, "output": tmp_path / "run", "verbose": False}

@@ -28,7 +28,7 @@ config = types.SimpleNamespace(list_physical_devices=lambda: os.write(2, b"E0000
 PROGRAM = """
 import importlib.util, os, sys
 from keras_dlrm.support.quiet import quiet_imports
-with quiet_imports():
+with quiet_imports(), quiet_imports():  # as a command and what it calls have it
     importlib.util.find_spec("tensorflow")
     import tensorflow
 os.write(2, b"E0000 00:00:1.2 3 x.cc:1] at run time\\n")
