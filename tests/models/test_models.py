@@ -647,6 +647,16 @@ def test_tables_can_be_replaced_by_name():
         dlrm(WITHOUT_SPARSE, interaction="cat").set_embedding_tables({})
 
 
+def test_weights_of_the_model_itself_are_saved(tmp_path):
+    model = FinalMLP(SCHEMA, embedding_dim=4, deep_mlp=[4], gate_mlp=[3], seed=1)
+    for context in model.learned:
+        context.assign(keras.ops.ones((1, 4)))  # which no seed gives
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    for context in loaded.learned:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(context), 1)
+
+
 def test_weights_of_a_model_without_dropout_load_into_one_with_it(tmp_path):
     model = dlrm()
     model.save_weights(tmp_path / "w.weights.h5")
