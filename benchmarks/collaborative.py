@@ -5,7 +5,7 @@
 
 `ranks` is the protocol of He et al. 2017: each user's last film among the 99 others that were published with it; training rows
 are all other ratings, and negatives drawn anew for each epoch. `ratings` predicts a random tenth of the ratings; the implicit
-column of SVD++ holds up to 50 films that the user has rated among the training rows.
+column of SVD++ holds up to 30 films that the user has rated among the training rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import keras_dlrm as kd  # noqa: E402
 from keras_dlrm.metrics import ranking_scores  # noqa: E402
 
 BATCH = 8192
-HISTORY = 50
+HISTORY = 30
 # Model, arguments, negatives for each positive, epochs, rate.
 RANKED: tuple[tuple[str, dict[str, Any], int, int, float], ...] = (
     ("MatrixFactorization", {"embedding_dim": 64, "init_scale": 0.1}, 8, 20, 0.002),
@@ -93,7 +93,9 @@ def rated(implicit: bool, dim: int, epochs: int, rate: float, l2: float, seed: i
         for user, rows in pl.DataFrame({"user": users[train], "item": items[train]}).group_by("user"):
             seen = rng.permutation(rows["item"].to_numpy())[:HISTORY]
             history[user[0], : len(seen)] = seen
-        sparse = np.concatenate([sparse, history[users]], axis=1)
+        # Without the row's own film, which is not there when a rating is predicted.
+        others = np.where(history[users] == items[:, None], -1, history[users])
+        sparse = np.concatenate([sparse, others], axis=1)
     options = {"implicit": "rated" if implicit else None, "init_scale": 0.01, "seed": seed}
     model = kd.models.MatrixFactorization(kd.Schema(categorical=columns, label="rating"), dim, **options)
     compiled(model, rate, epochs * -(-len(train) // BATCH), l2, "mse")
