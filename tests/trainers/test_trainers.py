@@ -71,9 +71,40 @@ def test_tables_train_another_model_in_mixed_precision(programs: Path, tmp_path:
     assert other.returncode != 0 and "with other settings" in other.stderr
 
 
+@suite_on("torch")
+def test_two_stage_from_a_log_to_a_saved_model_that_recommends(programs: Path, tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(0)
+    films = [f"film {i}" for i in range(20)]
+    log = {"user": [f"u{i}" for i in rng.integers(0, 9, 600)], "film": rng.choice(films, 600), "price": rng.random(600)}
+    pl.DataFrame({**log, "other": rng.random(600), "click": rng.integers(0, 2, 600)}).write_parquet(tmp_path / "log.parquet")
+    pl.DataFrame({"film": films[:8], "price": rng.random(8)}).write_parquet(tmp_path / "films.parquet")
+    args = [
+        "--label", "click", "--train", tmp_path / "log.parquet", "--user", "user", "--item", "film", "--item", "price",
+        "--catalog", tmp_path / "films.parquet", "--output", tmp_path / "out", "--k", 4, "--epochs", 1, *SMALL,
+    ]  # fmt: skip
+    done = start("two_stage.py", *args, python=programs / "python")
+    assert done.returncode == 0, done.stderr
+    served = tmp_path / "out" / "recommender"
+    assert f"keras-dlrm serve {served}" in done.stdout
+    request = json.loads(done.stdout.rpartition(" -d ")[2].strip()[1:-1])["inputs"]
+    assert set(request) == {"user", "exclude"} and request["user"][0] in log["user"]
+    recommend = tf.saved_model.load(served / "1").signatures["recommend"]
+    answer = recommend(user=tf.constant(request["user"]), exclude=tf.constant([films[:2]]))
+    ids = [value.decode() for value in answer["ids"].numpy()[0]]
+    assert len(set(ids)) == 4 and set(ids) <= set(films[2:8])
+    trained = [(tmp_path / "out" / name).stat().st_mtime_ns for name in ("tower.keras", "ranker/model.keras")]
+    assert start("two_stage.py", *args, python=programs / "python").returncode == 0 and (served / "2").is_dir()
+    assert trained == [(tmp_path / "out" / name).stat().st_mtime_ns for name in ("tower.keras", "ranker/model.keras")]
+    other = start("two_stage.py", *args, "--seed", 7, python=programs / "python")
+    assert other.returncode == 2 and "is a two-tower model of other options" in other.stderr
+    wrong = start("two_stage.py", *args, "--user", "nobody", python=programs / "python")
+    assert wrong.returncode == 2 and "--user, --item: ['nobody'] are no columns of the schema" in wrong.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.neutral
-@pytest.mark.parametrize("program", ["criteo.py", "tables.py"])
+@pytest.mark.parametrize("program", ["criteo.py", "tables.py", "two_stage.py"])
 def test_help_has_examples(program: str) -> None:
     shown = start(program, "--help")
     assert shown.returncode == 0 and f"python trainers/{program}" in shown.stdout
