@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python benchmarks/two_stages.py --source data/ml-1m --write
 
 A row is a film that a user rated next, with the films before it. Each user's last film is held out; it is ranked among all films
-that the user has not rated before. The DLRM learns each row beside films that the first stage would propose to that user, which
-are the ones that it has to tell apart.
+that the user has not rated before. The DLRM learns each row beside films that the first stage would have proposed at that time,
+which are the ones that it has to tell apart.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class Log:
 
 
 class Pairs(keras.utils.PyDataset):
-    """Shuffled training rows; with candidates by user, each beside as many negatives drawn of these."""
+    """Shuffled training rows; with vectors of all rows' users and of all films, each beside some of the row's best candidates."""
 
-    def __init__(self, log: Log, seed: int, candidates: np.ndarray | None = None) -> None:
+    def __init__(self, log: Log, seed: int, vectors: tuple[np.ndarray, np.ndarray] | None = None) -> None:
         super().__init__()
-        self.log, self.candidates, self.draw = log, candidates, np.random.default_rng(seed)
+        self.log, self.vectors, self.draw = log, vectors, np.random.default_rng(seed)
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
@@ -89,10 +89,12 @@ class Pairs(keras.utils.PyDataset):
     def __getitem__(self, i: int) -> Any:
         rows = self.order[i * BATCH : (i + 1) * BATCH]
         films = self.log.film[rows]
-        if self.candidates is None:
+        if self.vectors is None:
             return self.log.packed(rows, films), np.ones(BATCH, np.float32)
-        of_user = self.candidates[self.log.user[rows]]
-        drawn = np.take_along_axis(of_user, self.draw.integers(0, of_user.shape[1], (BATCH, NEGATIVES)), axis=1)
+        scores = self.vectors[0][rows] @ self.vectors[1].T
+        scores[np.arange(BATCH), films] = -np.inf
+        best = np.argpartition(-scores, CANDIDATES, axis=1)[:, :CANDIDATES]
+        drawn = np.take_along_axis(best, self.draw.integers(0, CANDIDATES, (BATCH, NEGATIVES)), axis=1)
         rows, films = np.repeat(rows, 1 + NEGATIVES), np.column_stack([films, drawn]).reshape(-1)
         return self.log.packed(rows, films), np.tile(np.eye(1, 1 + NEGATIVES, dtype=np.float32)[0], BATCH)
 
@@ -122,15 +124,17 @@ def one(log: Log, seed: int, epochs: tuple[int, int]) -> dict[str, np.ndarray]:
     tower.fit(data, epochs=epochs[0], verbose=0)
     catalog = log.packed(np.zeros(log.films, int), np.arange(log.films))
     index = kd.retrieval.Index.build(tower, catalog)
-    seen = [log.film[log.starts[u] : log.starts[u + 1]] for u in range(log.users)]
-    asked = log.packed(log.test, log.film[log.test])
-    # Negatives: of the films that the first stage has for the user, without those of the training part and the held-out one.
-    negatives, _ = index.query(asked, k=CANDIDATES, exclude=seen)
+    users = np.zeros((len(log.film), 64), np.float32)
+    for first in range(0, len(users), 2**15):
+        rows = np.arange(first, min(first + 2**15, len(users)))
+        users[rows] = keras.ops.convert_to_numpy(tower.user_vectors(log.packed(rows, log.film[rows])))
+    films_of_tower = keras.ops.convert_to_numpy(tower.item_vectors(catalog))
     ranker = kd.models.DLRM(schema, 32, top_mlp=[256, 128, 1], interaction="cat_dot", first_order=True, init_scale=0.05, seed=seed)
-    data = Pairs(log, seed, negatives.astype(np.int64))
+    data = Pairs(log, seed, (users, films_of_tower))
     compiled(ranker, epochs[1] * len(data), loss="binary_crossentropy")
     ranker.fit(data, epochs=epochs[1], verbose=0)
-    before = [of_user[:-1] for of_user in seen]
+    asked = log.packed(log.test, log.film[log.test])
+    before = [log.film[log.starts[u] : log.test[u]] for u in range(log.users)]
     films = log.film[log.test]
     first, _ = index.query(asked, k=CANDIDATES, exclude=before)
     both, _ = kd.retrieval.recommend(index, ranker, asked, k=10, candidates=CANDIDATES, exclude=before)

@@ -145,7 +145,7 @@ def quick(monkeypatch):
 
     module = sys.modules["keras_dlrm.export.saved_model.savedmodel"]
     monkeypatch.setattr(
-        module, "_write", lambda model, preprocessor, stored, path, job: (path / "assets.extra").mkdir(parents=True)
+        module, "_write", lambda model, preprocessor, stored, stages, path, job: (path / "assets.extra").mkdir(parents=True)
     )
     return module
 
@@ -168,7 +168,7 @@ def test_an_existing_version_is_refused(tmp_path, quick):
 
 @pytest.mark.neutral
 def test_a_number_that_another_export_took_meanwhile_gives_the_next_one_or_an_error(tmp_path, quick, monkeypatch):
-    def slow(model, preprocessor, stored, path, job):
+    def slow(model, preprocessor, stored, stages, path, job):
         (path / "assets.extra").mkdir(parents=True)
         (tmp_path / "1" / "assets").mkdir(parents=True)
 
@@ -277,7 +277,7 @@ def test_a_bad_version_is_refused_and_makes_nothing(tmp_path, version):
 
 @pytest.mark.neutral
 def test_a_failure_leaves_nothing_behind(tmp_path, quick, monkeypatch):
-    def fail(model, preprocessor, stored, path, job):
+    def fail(model, preprocessor, stored, stages, path, job):
         path.mkdir()
         (path / "half").write_text("written")
         raise RuntimeError("disk full")

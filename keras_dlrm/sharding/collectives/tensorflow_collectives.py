@@ -133,6 +133,8 @@ def gather(x: Any) -> Any:
     n = world_size()
     if n == 1:
         return x
+    if x.dtype == tf.bool:  # which the exchange does not take
+        return tf.cast(gather(tf.cast(x, tf.int32)), tf.bool)
     # To everyone the same.
     every = tf.repeat(x[None], n, axis=0)
     if _is_real():
