@@ -117,7 +117,7 @@ def warn_without_valid(log: Any) -> None:
 
 
 def _show_codebooks(codebooks: Mapping[str, Mapping[str, Any]]) -> None:
-    """How well the codes of each column of Semantic IDs tell content vectors apart."""
+    """Show how well the codes of each column of Semantic IDs tell content vectors apart."""
     from keras_dlrm.support.terminal import print_table
 
     for name, known in codebooks.items():

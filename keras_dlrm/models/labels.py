@@ -175,7 +175,7 @@ class Checks:
         return array.astype(np.float64)
 
     def _fix(self, what: str) -> str:
-        """What to do where there is no number."""
+        """The advice where there is no number."""
         return "give NaN where a label is missing." if self._missing and what.startswith("label") else "drop rows without one."
 
 

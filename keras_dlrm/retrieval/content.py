@@ -27,7 +27,7 @@ _OURS = r"(codes|scale|residual|columns_dense|columns_sparse|centers|members|ids
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Content:
-    """What an index holds of N items, as it is saved.
+    """N items of an index, as they are saved.
 
     Args:
         ids: Int64 or String (N,), all different.

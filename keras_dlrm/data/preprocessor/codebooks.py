@@ -31,8 +31,8 @@ class CodebookFit:
 
     def update(self, vectors: np.ndarray) -> None:
         """Take vectors (n, width), with NaN where missing, into account."""
-        vectors, there = _float32(vectors)
-        kept = vectors[there] + np.float32(0)  # no negative zero, whose bits are others
+        vectors, finite = _float32(vectors)
+        kept = vectors[finite] + np.float32(0)  # no negative zero, whose bits are others
         low, high = np.zeros((2, len(kept)), np.uint32)
         for bits in kept.T.copy().view(np.uint32):
             low, high = mix(low + bits), mix((high ^ bits) + np.uint32(0x9E3779B9))
@@ -115,13 +115,13 @@ def encode(state: Mapping[str, Any], vectors: np.ndarray) -> np.ndarray:
     >>> encode(fit.state(), np.array([[8.9], [0.1], [np.nan]])).tolist()
     [[1, 1], [0, 0], [-1, -1]]
     """
-    vectors, there = _float32(vectors)
-    residual = np.where(there[:, None], vectors, np.float32(0)).astype(np.float64)
+    vectors, finite = _float32(vectors)
+    residual = np.where(finite[:, None], vectors, np.float32(0)).astype(np.float64)
     codes = []
     for centers in codebooks(state, vectors.shape[1]):
         codes.append(nearest(residual, centers))
         residual = residual - centers[codes[-1]]
-    return np.where(there[:, None], np.stack(codes, axis=1), PADDING)
+    return np.where(finite[:, None], np.stack(codes, axis=1), PADDING)
 
 
 def _float32(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,9 +33,9 @@ class ContentVectors:
 def code_ids(column: Categorical, codebooks: Sequence[np.ndarray], vectors: Any) -> Any:
     """Content vectors, float64 (B, width), NaN where missing → ids of a column of codes, int64 (B, L)."""
     narrow = tf.cast(vectors, tf.float32)
-    there = tf.reduce_all(tf.math.is_finite(narrow), axis=1, keepdims=True)
+    finite = tf.reduce_all(tf.math.is_finite(narrow), axis=1, keepdims=True)
     # In float64, as on the host: in float32 two nearly equal distances could be told apart in another way there.
-    residual = tf.cast(tf.where(there, narrow, 0.0), tf.float64)
+    residual = tf.cast(tf.where(finite, narrow, 0.0), tf.float64)
     start, ids = 0, []
     number, mixed = tf.zeros(tf.shape(residual)[:1], tf.int64), tf.zeros(tf.shape(residual)[:1], tf.int32)
     for level, (book, size) in enumerate(zip(codebooks, level_rows(column), strict=True)):
@@ -50,4 +50,4 @@ def code_ids(column: Categorical, codebooks: Sequence[np.ndarray], vectors: Any)
         hashed = tf.cast(tf.bitwise.bitwise_and(mixed, LARGEST) % size, tf.int64)
         ids.append(start + (number if exact(column, level, size) else hashed))
         start += size
-    return tf.where(there, tf.stack(ids, axis=1), tf.constant(PADDING, tf.int64))
+    return tf.where(finite, tf.stack(ids, axis=1), tf.constant(PADDING, tf.int64))
