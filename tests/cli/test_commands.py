@@ -103,8 +103,8 @@ def test_train_evaluate_and_export_follow_each_other(planted: Path, tmp_path: Pa
     assert [row["model"] for row in trained["baselines"]] == ["click rate", "logistic regression"]
     assert trained["verdict"] in text.replace("\n", " ")
     figures = json.loads((tmp_path / "run" / "report.json").read_text())
-    sliced = [("a", "value"), ("a", "frequency"), ("a", "exposures"), ("a", "age"), ("x", "value")]
-    assert [(table["column"], table["by"]) for table in figures["slices"]] == sliced
+    tables = [("a", "value"), ("a", "frequency"), ("a", "exposures"), ("a", "age"), ("x", "value")]
+    assert [(table["column"], table["by"]) for table in figures["slices"]] == tables
     assert {row["column"] for row in figures["importance"]["columns"]} == {"x", "z", "a", "b"}
     assert {"report.html", "report.json"} <= {file.name for file in verify(tmp_path / "run").files}
 
