@@ -183,11 +183,11 @@ def load_model(path: Path, compile: bool = True, imports: Iterable[str] = ()) ->
 
 def model_and_preprocessor(path: Path, log: Path | None, imports: Iterable[str]) -> tuple[Any, Any]:
     """A model, and the preprocessor of a processed directory; where none is given that of the model's run, or `None`."""
-    from keras_dlrm import data
-
-    if log is not None:
-        return load_model(model_file(path), compile=False, imports=imports), data.open(log).preprocessor
     model = load_model(model_file(path), compile=False, imports=imports)
+    if log is not None:
+        from keras_dlrm import data
+
+        return model, data.open(log).preprocessor
     if not path.is_dir():
         return model, None
     from keras_dlrm.pipeline.run import Run

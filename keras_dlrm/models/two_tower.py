@@ -137,11 +137,10 @@ class TwoTower(FieldModel):
     def of_outputs(self, loss: Any, metrics: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         if isinstance(loss, type) and issubclass(loss, InBatchSoftmax):
             loss = loss()
-        config = loss.get_config() if isinstance(loss, InBatchSoftmax) else None
         if self.negatives is not None:
             forget(self, self.negatives)
             self.negatives = None
-        if config is not None:
+        if isinstance(loss, InBatchSoftmax):
             self.negatives = Negatives(loss, self.schema, self.item_id, part_seed(self.seed, 7))
         return super().of_outputs(loss, metrics, options)
 

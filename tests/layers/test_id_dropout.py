@@ -32,8 +32,8 @@ def dropped(layer, ids):
 def test_a_share_of_the_rows_has_unseen_ids_in_training():
     before, after = packed(), dropped(IdDropout(SCHEMA, seed=1), packed())
     item, tags, hashed = before[:, 0] != after[:, 0], (before[:, 1:4] != after[:, 1:4]).any(1), before[:, 4] != after[:, 4]
-    there = (before[:, 1:4] >= 0).any(1)
-    for changed, share in ((item, 0.3), (tags[there], 0.5), (hashed, 0.1)):
+    tagged = (before[:, 1:4] >= 0).any(1)
+    for changed, share in ((item, 0.3), (tags[tagged], 0.5), (hashed, 0.1)):
         assert abs(changed.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(changed))
     assert abs((item & hashed).mean() - 0.03) < 0.012  # columns by themselves
     assert (after[item, 0] == 2 + before[item, 0] % 3).all()  # one of the OOV rows

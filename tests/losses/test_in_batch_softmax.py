@@ -189,14 +189,14 @@ def test_the_gradient_is_the_one_of_the_whole_softmax_in_expectation_and_not_wit
     p = np.exp(user @ item.T / 0.5)
     p /= p.sum(1, keepdims=True)
     exact = (joint.sum(0)[:, None] * p - joint.T).T @ user / 0.5  # (items, D)
-    found = []
+    gradients = []
     for _ in range(steps):
         pairs = rng.choice(ITEMS * 6, rows, p=joint.reshape(-1))
         model.set_embedding_tables(before)
         model.train_on_batch({"sparse": every["sparse"][pairs].astype("int32")}, np.ones(rows, "float32"))
-        found.append(before["item"] - model.embedding_tables()["item"])
-    found = np.array(found) - exact
-    errors = np.abs(found.mean(0)) / (found.std(0, ddof=1) / np.sqrt(steps))
+        gradients.append(before["item"] - model.embedding_tables()["item"])
+    excess = np.array(gradients) - exact
+    errors = np.abs(excess.mean(0)) / (excess.std(0, ddof=1) / np.sqrt(steps))
     assert (errors.max() < 3) == same, errors
 
 
