@@ -1,4 +1,4 @@
-"""Evaluation of retrieval among all items: recall, NDCG, reciprocal rank, coverage, popularity (NumPy)."""
+"""Evaluation of retrieval among all items: recall, NDCG, reciprocal rank, coverage, popularity."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -7,11 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm.metrics.ranking import retrieval_scores
+from keras_dlrm.retrieval import search
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.support.arguments import integer
 
-# At most so many scores in memory, 64 MiB.
-_USERS, _ITEMS = 256, 65536
+# At most so many scores in memory; a search has four arrays of their size, 64 MiB.
+_USERS, _ITEMS = 128, 32768
 
 
 def evaluate(
@@ -100,39 +101,20 @@ def best_items(users: Any, items: Any, k: int, seen: Sequence[Collection[int]] |
         raise ValueError(f"best_items: users has width {users.shape[1]}, items has {items.shape[1]}; give vectors of one width.")
     if seen is not None and len(seen) != len(users):
         raise ValueError(f"best_items: seen has {len(seen)} entries for {len(users)} users; give one for each.")
-    hidden, starts = _csr("best_items", "seen", seen or [[]] * len(users), len(items))
-    rows, scores = np.full((len(users), k), PADDING, np.int64), np.full((len(users), k), -np.inf, np.float32)
+    every, starts = _csr("best_items", "seen", seen or [[]] * len(users), len(items))
+    rows, scores = np.empty((len(users), k), np.int64), np.empty((len(users), k), np.float32)
     for first in range(0, len(users), _USERS):
         part = slice(first, min(first + _USERS, len(users)))
-        user = np.repeat(np.arange(part.stop - first), np.diff(starts[first : part.stop + 1]))
-        row = hidden[starts[first] : starts[part.stop]]
+        sizes = np.diff(starts[first : part.stop + 1])
+        hidden = np.full((len(sizes), max(1, sizes.max())), PADDING, np.int32)
+        hidden[np.arange(hidden.shape[1]) < sizes[:, None]] = every[starts[first] : starts[part.stop]]
+        asked, without = ops.convert_to_tensor(users[part]), ops.convert_to_tensor(hidden) if sizes.any() else None
+        best = search.nothing(asked, k)
         for start in range(0, len(items), _ITEMS):
-            some = users[part] @ items[start : start + _ITEMS].T
-            here = (row >= start) & (row < start + some.shape[1])
-            some[user[here], row[here] - start] = -np.inf
-            places, values = _best(some, k)
-            # Lower rows stand before, so that they come first among equals.
-            both = np.concatenate([rows[part], np.where(values > -np.inf, places + start, PADDING)], axis=1)
-            values = np.concatenate([scores[part], values], axis=1)
-            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-            rows[part], scores[part] = (np.take_along_axis(each, order, axis=1) for each in (both, values))
+            best = search.better(best, asked, {"codes": items[start : start + _ITEMS]}, start, without)
+        best = search.finished(best, asked)
+        rows[part], scores[part] = ops.convert_to_numpy(best.rows), ops.convert_to_numpy(best.scores)
     return rows, scores
-
-
-def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and values of the k largest of each row, of equal ones the first, the best first."""
-    k = min(k, scores.shape[1])
-    least = np.partition(scores, -k, axis=1)[:, -k:].min(axis=1, keepdims=True)
-    # Those above the k-th, then as many of its equals as there is room for, from the front.
-    above, equal = scores > least, scores == least
-    room = k - above.sum(axis=1, keepdims=True)
-    tied = equal.sum(axis=1, keepdims=True) > room
-    if tied.any():
-        equal[tied[:, 0]] &= np.cumsum(equal[tied[:, 0]], axis=1) <= room[tied[:, 0]]
-    places = np.nonzero(above | equal)[1].reshape(len(scores), k)
-    values = np.take_along_axis(scores, places, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(places, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
 def _vectors(name: str, values: Any) -> np.ndarray:
