@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keras_dlrm.data.packed.writer import PackedWriter as PackedWriter
     from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect as CsvDialect
     from keras_dlrm.data.preprocessor.preprocessor import Preprocessor as Preprocessor
+    from keras_dlrm.data.slot_map import SlotMap as SlotMap
 
 _MODULES = {
     **{name: name for name in ("criteo", "streaming", "synthetic", "tables")},
@@ -34,7 +35,7 @@ _MODULES = {
 _NAMES = {
     **dict.fromkeys(("ClickLog", "FileLog", "open"), "packed.packed"),
     **{"PackedWriter": "packed.writer", "Split": "packed.split"},
-    **{"CsvDialect": "preprocessor.csv_dialect", "Preprocessor": "preprocessor.preprocessor"},
+    **{"CsvDialect": "preprocessor.csv_dialect", "Preprocessor": "preprocessor.preprocessor", "SlotMap": "slot_map"},
 }
 __all__ = ["open", *sorted(_MODULES), *(name for name in sorted(_NAMES) if name != "open")]
 
