@@ -66,6 +66,36 @@ def read(variable: Any, start: int, stop: int) -> np.ndarray:
     return np.array(rows, dtype=np.float32)
 
 
+def _padded(ids: np.ndarray, beyond: int) -> np.ndarray:
+    """Row numbers, filled up with one beyond the table to one of a few lengths, for each of which XLA compiles a program."""
+    room = 8
+    while room < len(ids):
+        room *= 8
+    padded = np.full(room, beyond, np.int32)
+    padded[: len(ids)] = ids
+    return padded
+
+
+_rows_of = jax.jit(functools.partial(jnp.take, axis=0, mode="clip"))
+
+
+def read_rows(variable: Any, ids: np.ndarray) -> np.ndarray:
+    return np.array(_rows_of(variable.value, _padded(ids, variable.shape[0])), dtype=np.float32)[: len(ids)]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _scattered(table: Any, ids: Any, rows: Any) -> Any:
+    return table.at[ids].set(rows.astype(table.dtype), mode="drop")
+
+
+def write_rows(variable: Any, ids: np.ndarray, rows: np.ndarray) -> None:
+    padded = _padded(ids, variable.shape[0])
+    filled = np.zeros((len(padded), *rows.shape[1:]), np.float32)
+    filled[: len(rows)] = rows
+    # Donated, so that it is written in place.
+    variable.assign(_scattered(variable.value, padded, filled))
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def _written(table: Any, rows: Any, start: Any) -> Any:
     return jax.lax.dynamic_update_slice_in_dim(table, rows, start, 0)

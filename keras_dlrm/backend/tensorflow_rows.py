@@ -127,6 +127,14 @@ def read(variable: Any, start: int, stop: int, copy: int = 0) -> np.ndarray:
     return tf.cast(tf.gather(value, tf.range(start, stop)), tf.float32).numpy()
 
 
+def read_rows(variable: Any, ids: np.ndarray) -> np.ndarray:
+    return tf.cast(gather(variable, ids), tf.float32).numpy()
+
+
+def write_rows(variable: Any, ids: np.ndarray, rows: np.ndarray) -> None:
+    scatter(variable, ids, tf.cast(rows, variable.dtype))
+
+
 def can_write() -> bool:
     return not in_stateless_scope() and tf.executing_eagerly()
 

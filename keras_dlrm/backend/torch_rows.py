@@ -78,6 +78,15 @@ def read(variable: Any, start: int, stop: int) -> np.ndarray:
     return variable.value[start:stop].detach().float().cpu().numpy().copy()
 
 
+def read_rows(variable: Any, ids: np.ndarray) -> np.ndarray:
+    return gather(variable, torch.as_tensor(ids, device=variable.value.device)).float().cpu().numpy()
+
+
+def write_rows(variable: Any, ids: np.ndarray, rows: np.ndarray) -> None:
+    device = variable.value.device
+    scatter(variable, torch.as_tensor(ids, device=device), torch.as_tensor(rows, device=device))
+
+
 def can_write() -> bool:
     return not in_stateless_scope()
 

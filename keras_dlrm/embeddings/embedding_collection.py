@@ -13,6 +13,7 @@ from keras_dlrm.embeddings.inputs import ids_and_weights
 from keras_dlrm.embeddings.lookup import TableVariable
 from keras_dlrm.embeddings.not_finite import check_rows, is_finite
 from keras_dlrm.embeddings.pooling import arrange, pool, project, weights_of_rows
+from keras_dlrm.embeddings.row_access import BeforeStep, RowAccess, coded_rows
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
 from keras_dlrm.embeddings.table_rows import count_out_of_range, table_rows
 from keras_dlrm.embeddings.whole_tables import WholeTables
@@ -111,6 +112,7 @@ class EmbeddingCollection(keras.layers.Layer):
         # Keras takes the variables of a list among a layer's weights.
         self.table_variables: list[TableVariable] = []
         self.store: Any = self.make_store()
+        self.before_steps: list[BeforeStep] = []
         self.projections: dict[str, Any] = {}
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
         self.supports_jit = backend.UNDER_XLA
@@ -185,6 +187,8 @@ class EmbeddingCollection(keras.layers.Layer):
                 ids = ops.take(sparse, stack.take, axis=1)
                 factor = None if weights is None else ops.take(weights, stack.take, axis=1)
             rows = table_rows(stack, ids)
+            if self.before_steps:
+                rows = coded_rows(ids, rows, stack.per_position["size"])
             real = rows >= 0
             if factor is not None:
                 # Not a product: a weight of NaN or infinity on padding must not reach the sum. Elsewhere both make NaN of it,
@@ -198,6 +202,20 @@ class EmbeddingCollection(keras.layers.Layer):
             factors.append(factor)
             sent.append(None if weights is None else weights_of_rows(stack, self.operation, factor))
         return asked, factors, sent
+
+    def ready(self, inputs: Any, rows: RowAccess, training: bool) -> Any:
+        """Inputs of a step, on the host, with their ids as `before_steps` make them; see `BeforeStep`."""
+
+        def of_leaf(leaf: Any) -> Any:
+            shape: Any = getattr(leaf, "shape", ())
+            if len(shape) != 2 or shape[1] != self.schema.width or "int" not in str(leaf.dtype):
+                return leaf
+            ids = ops.convert_to_numpy(leaf)
+            for step in self.before_steps:
+                ids = step(ids, rows, training)
+            return ids
+
+        return keras.tree.map_structure(of_leaf, inputs)
 
     def pooled(self, inputs: Any, asked: list[Any], sent: list[Any], training: bool | None) -> list[list[Any]]:
         """For each stack and block the sums of its rows, (B, columns, width), and after them those of its remainders."""

@@ -191,6 +191,10 @@ class SparseTraining(Saved, CheckedTraining):
         return Narrowing([layer.schema for layer in layers_in(self) if isinstance(layer, EmbeddingCollection)])
 
     @property
+    def collections_before_steps(self) -> list[Any]:
+        return [layer for layer in layers_in(self) if isinstance(layer, EmbeddingCollection) and layer.before_steps]
+
+    @property
     def sharded(self) -> bool:
         return any(isinstance(layer, EmbeddingCollection) and layer.sharded for layer in layers_in(self))
 

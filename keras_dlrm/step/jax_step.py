@@ -140,9 +140,13 @@ class SparseStep(Step):
     def looped(self, step: Any, concatenate_outputs: bool = False) -> Any:
         narrowing = self.narrowing
 
+        moving = bool(self.collections_before_steps)
+
         def kept(state: Any, data: Any) -> Any:
-            data = narrowing.batch(data)
             with whole_steps:
+                if moving:
+                    state, data = self._ready(state, data)
+                data = narrowing.batch(data)
                 logs, state = step(state, data)
                 self._keep_state(state)
             return logs, state
@@ -157,6 +161,26 @@ class SparseStep(Step):
 
         return predict_here
 
+    def _ready(self, state: Any, data: Any) -> tuple[Any, Any]:
+        """The state with rows that have changed, and the batch that is ready for it."""
+        variables = [self._variables_of(kind) for kind in _STATES[len(state)]]
+        tables = {id(v) for collection in self.collections_before_steps for v in collection.tables}
+        if len(state) == 4:
+            tables |= {id(slot) for slots in self.optimizer.rows.held_slots for slot in slots.values()}
+        places = [(v, k, i) for k, part in enumerate(variables) for i, v in enumerate(part) if id(v) in tables]
+        state = tuple(list(part) for part in state)
+        with keras.StatelessScope([(v, state[k][i]) for v, k, i in places]) as scope:
+            try:
+                data = self.before_step(data, training=len(state) == 4)
+            finally:  # the arrays of before may have been written over
+                for v, k, i in places:
+                    state[k][i] = scope.get_current_value(v)
+                self._keep_state(state)
+        return state, data
+
+    def _variables_of(self, kind: str) -> Any:
+        return self.optimizer.variables if kind == "optimizer_variables" else getattr(self, kind)
+
     def train_step(self, state: Any, data: Any) -> Any:
         return self._on_each_device(self._train_step, state, data)
 
@@ -167,9 +191,7 @@ class SparseStep(Step):
         """A step, by all devices where a plan shards the tables."""
         if not self.sharded:
             return step(state, data)
-        variables = [
-            self.optimizer.variables if kind == "optimizer_variables" else getattr(self, kind) for kind in _STATES[len(state)]
-        ]
+        variables = [self._variables_of(kind) for kind in _STATES[len(state)]]
         return _collectives().on_each_device(step, variables, rows=rows)(state, data)
 
     def predict_step(self, state: Any, data: Any) -> Any:

@@ -7,6 +7,7 @@ import keras
 
 from keras_dlrm.backend.private_keras import OpenModel
 from keras_dlrm.embeddings.inputs import Narrowing
+from keras_dlrm.embeddings.row_access import RowAccess
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.checked import CheckedPyDataset
 
@@ -28,6 +29,20 @@ class Step(OpenModel):
     def prepared_batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Any, Any, Any, Any]:
         """Arguments of `train_on_batch` and `test_on_batch`, as the backend's steps take them."""
         return x, y, sample_weight, class_weight
+
+    def before_step(self, data: Any, training: bool) -> Any:
+        """A batch right before its step, with the rows that its collections have made ready for it; see `BeforeStep`."""
+        for collection in self.collections_before_steps:
+            x, *rest = data if isinstance(data, (tuple, list)) else (data,)
+            access = RowAccess(collection, self.optimizer if self.compiled else None)
+            x = collection.ready(x, access, training)
+            data = (x, *rest) if isinstance(data, (tuple, list)) else x
+        return data
+
+    @property
+    def collections_before_steps(self) -> list[Any]:
+        """The collections whose rows may change before a step."""
+        raise NotImplementedError
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Open while one of Keras's loops or steps runs."""

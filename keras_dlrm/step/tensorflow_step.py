@@ -1,6 +1,7 @@
 """The sparse train step for TensorFlow."""
 
 import functools
+import itertools
 from typing import Any
 
 import keras
@@ -88,6 +89,30 @@ class SparseStep(Replicas):
     def make_train_function(self, force: bool = False) -> Any:
         _keep_freed_memory()
         return super().make_train_function(force)
+
+    def looped(self, step_function: Any) -> Any:
+        loop = super().looped(step_function)
+        if not self.collections_before_steps:
+            return loop
+        training = step_function == self.train_step
+
+        def ready(iterator: Any) -> Any:
+            # Keras draws batches from tf.data inside its graph; of any other iterator it takes them one by one.
+            for first in iterator:
+                rest = itertools.islice(iterator, self.steps_per_execution - 1)
+                return loop(self.before_step(data, training) for data in itertools.chain([first], rest))
+            raise StopIteration
+
+        return ready
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        if self.predict_function is not None and not force:
+            return self.predict_function
+        super().make_predict_function(force)
+        if self.collections_before_steps:
+            function = self.predict_function
+            self.predict_function = lambda batches: function(tuple(self.before_step(data, False) for data in batches))
+        return self.predict_function
 
     def train_step(self, data: Any) -> Any:
         x, y, sample_weight = self.unpacked(data)

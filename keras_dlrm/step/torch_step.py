@@ -12,6 +12,27 @@ from keras_dlrm.step.step import Step
 class SparseStep(Step):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
 
+    def make_train_function(self, force: bool = False) -> None:
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._after_hooks(self.train_function, True)
+
+    def make_test_function(self, force: bool = False) -> None:
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._after_hooks(self.test_function, False)
+
+    def make_predict_function(self, force: bool = False) -> None:
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            self.predict_function = self._after_hooks(self.predict_function, False)
+
+    def _after_hooks(self, function: Any, training: bool) -> Any:
+        """Keras's function of a list of batches, which are made ready for it first."""
+        if not self.collections_before_steps:
+            return function
+        return lambda batches: function([self.before_step(data, training) for data in batches])
+
     def loss_of_step(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().loss_of_step(x, y, y_pred, *args, **kwargs)

@@ -1,0 +1,119 @@
+"""`RowAccess`: rows of logical tables, and of their optimizer slots, between two steps."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from keras import ops
+
+from keras_dlrm import backend
+from keras_dlrm.backend.private_keras import index_of
+from keras_dlrm.schema.hashing import LARGEST
+
+#: The rows themselves, among the values by slot name.
+ROWS = ""
+
+
+class RowAccess:
+    """Rows of an `EmbeddingCollection`'s logical tables, and of their optimizer slots, by table and number.
+
+    Only the rows that are asked for are read or written. Where a plan shards the tables, each process reads and writes those of
+    its parts.
+
+    Args:
+        collection: An `EmbeddingCollection`.
+        optimizer: The model's `Hybrid` optimizer, or `None` before `compile`: then there are no slots.
+    """
+
+    def __init__(self, collection: Any, optimizer: Any = None) -> None:
+        self.collection = collection
+        self._rule: Any = getattr(optimizer, "rows", None)
+
+    def slots(self, table: str) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Slots of a table by name: shape of a row's, `(D,)` or `()`, and initial value. None of a table that does not train."""
+        for shard, variable, _ in self.collection.store.parts(table):
+            if self._held(variable):
+                specs = self._rule.slots((shard.rows, shard.width), True)
+                return {name: (tuple(shape[1:]), float(initial)) for name, (shape, initial) in specs.items()}
+        return {}
+
+    def read(self, table: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of rows of a table: `{ROWS: float32 (n, D), slot name: float32 (n, D) or (n,)}`.
+
+        Args:
+            table: Name of a logical table.
+            rows: int32 (n,), numbers of its rows. Those that another process has are 0.
+        """
+        width = self.collection.table_shapes[table][1]
+        shapes = {ROWS: (width,), **{name: shape for name, (shape, _) in self.slots(table).items()}}
+        values = {name: np.zeros((len(rows), *shape), np.float32) for name, shape in shapes.items()}
+        for shard, variable, first in self.collection.store.parts(table):
+            here = (rows >= shard.start) & (rows < shard.stop)
+            for name, held in {ROWS: variable, **self._held(variable)}.items():
+                part = backend.read_rows(held, rows[here] - shard.start + first)
+                if part.ndim > 1:
+                    values[name][here, shard.first : shard.last] = part
+                else:
+                    values[name][here] = part
+        return values
+
+    def write(self, table: str, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Replace rows of a table and of its slots.
+
+        Args:
+            table: Name of a logical table.
+            rows: int32 (n,), numbers of its rows, all different.
+            values: What `read` gives, or some of it.
+        """
+        for shard, variable, first in self.collection.store.parts(table):
+            here = (rows >= shard.start) & (rows < shard.stop)
+            for name, held in {ROWS: variable, **self._held(variable)}.items():
+                if name in values and here.any():
+                    part = np.asarray(values[name], np.float32)[here]
+                    part = part[:, shard.first : shard.last] if part.ndim > 1 else part
+                    backend.write_rows(held, rows[here] - shard.start + first, part)
+
+    def _held(self, variable: Any) -> dict[str, Any]:
+        """Slots of a table's variable, by name."""
+        if self._rule is None or not self._rule.built or not variable.trainable:
+            return {}
+        return dict(self._rule.held_slots[index_of(self._rule, variable)])
+
+
+class BeforeStep(Protocol):
+    """What a collection does with a batch right before a step, in `EmbeddingCollection.before_steps`.
+
+    It runs in the thread that consumes the batches, once for each, in their order, also before steps that only evaluate or
+    predict; Keras's look at a batch to build a model is no step.
+    """
+
+    def __call__(self, ids: np.ndarray, rows: RowAccess, training: bool) -> np.ndarray:
+        """Ids (B, W) of a packed batch as the tables of this moment have them.
+
+        Args:
+            ids: Integer (B, W), as the batch came.
+            rows: Access to the rows.
+            training: Whether the step trains.
+
+        Returns:
+            Integer (B, W): `row_code(row)` where an id was given a row, and the other ids as they were.
+        """
+
+
+def row_code(rows: np.ndarray) -> np.ndarray:
+    """Rows of a table as negative ids -3 - row, which a collection takes for these rows; int32, as the rows are.
+
+    -1 is padding, and -2 an id that is out of range.
+
+    Example:
+
+    >>> row_code(np.array([0, 7], np.int32)).tolist()
+    [-3, -10]
+    """
+    return -3 - rows
+
+
+def coded_rows(ids: Any, rows: Any, size: Any) -> Any:
+    """Rows of a table where ids are `row_code`s, and elsewhere the `rows` (B, W) of the ids, with the tables' sizes (W,)."""
+    row = ops.minimum(ops.cast(ops.minimum(-3 - ids, int(LARGEST)), "int32"), ops.convert_to_tensor(size - 1, "int32"))
+    return ops.where(ids < -2, row, rows)
