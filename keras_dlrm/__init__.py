@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         training,
     )
     from keras_dlrm.artifacts import verify as verify
+    from keras_dlrm.embeddings.host.host_tables import HostTables as HostTables
     from keras_dlrm.pipeline.run import Run as Run
     from keras_dlrm.pipeline.train import train as train
     from keras_dlrm.sharding.planner.planner import plan as plan
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Categorical", "ContentVector", "Crossed", "Dense", "Run", "Schema", "SemanticIds", "checkpoint", "convert", "data", "export",
-    "layers", "losses", "metrics", "models", "optimizers", "plan", "retrieval", "schedules", "scoring", "serving", "sharding",
-    "tasks", "train", "training", "tune", "verify",
+    "Categorical", "ContentVector", "Crossed", "Dense", "HostTables", "Run", "Schema", "SemanticIds", "checkpoint", "convert",
+    "data", "export", "layers", "losses", "metrics", "models", "optimizers", "plan", "retrieval", "schedules", "scoring",
+    "serving", "sharding", "tasks", "train", "training", "tune", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {
-    "Run": "keras_dlrm.pipeline.run", "plan": "keras_dlrm.sharding.planner.planner", "train": "keras_dlrm.pipeline.train",
-    "tune": "keras_dlrm.training.tuning", "verify": "keras_dlrm.artifacts",
+    "HostTables": "keras_dlrm.embeddings.host.host_tables", "Run": "keras_dlrm.pipeline.run",
+    "plan": "keras_dlrm.sharding.planner.planner", "train": "keras_dlrm.pipeline.train", "tune": "keras_dlrm.training.tuning",
+    "verify": "keras_dlrm.artifacts",
 }  # fmt: skip
 _MODULES = {name: name for name in __all__ if name not in _FUNCTIONS}
 __getattr__, __dir__ = lazy(__name__, _FUNCTIONS, _MODULES)

@@ -16,7 +16,7 @@ from keras_dlrm.sharding.plan import Shard
 
 # What does not change what a model's weights mean: where values come from, what they are stored as, what bounds their training.
 _NO_MEANING = {
-    "name", "trainable", "frozen", "dtype", "table_dtype", "seed", "init_scale", "dropout", "embedding_dropout", "rate",
+    "name", "trainable", "frozen", "dtype", "table_dtype", "host", "seed", "init_scale", "dropout", "embedding_dropout", "rate",
     "kernel_l2", "tpu", "embedding_optimizer", "batch_size", "max_ids_per_partition", "max_unique_ids_per_partition",
     "module", "registered_name", "build_config", "compile_config", "shared_object_id",
 }  # fmt: skip

@@ -9,14 +9,16 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.embeddings.inputs import ids_and_weights
+from keras_dlrm.embeddings.host.cached_tables import CachedTables
+from keras_dlrm.embeddings.host.host_tables import HostTables
+from keras_dlrm.embeddings.inputs import ids_and_weights, map_ids
 from keras_dlrm.embeddings.lookup import TableVariable
 from keras_dlrm.embeddings.not_finite import check_rows, is_finite
 from keras_dlrm.embeddings.pooling import arrange, pool, project, weights_of_rows
 from keras_dlrm.embeddings.row_access import BeforeStep, RowAccess, coded_rows
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
 from keras_dlrm.embeddings.table_rows import count_out_of_range, table_rows
-from keras_dlrm.embeddings.whole_tables import WholeTables
+from keras_dlrm.embeddings.whole_tables import WholeTables, stands_in
 from keras_dlrm.initializers import ReferenceProjection, StackedTables, new_seed
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.schema import Schema
@@ -53,6 +55,7 @@ class EmbeddingCollection(keras.layers.Layer):
         table_dtype: `"float32"`, or `"bfloat16"`: half the memory. Row rules compute in float32 and round new rows
             stochastically: up or down with the probabilities that keep their expectation, so that small updates are not
             lost.
+        host: `HostTables`, or a mapping of its arguments: tables in a file, with a cache of their rows on the device.
 
     Call arguments:
         inputs: A packed batch: `{"sparse": int (B, W)}`, optionally with `"weights"` (B, W); or the ids alone.
@@ -74,7 +77,7 @@ class EmbeddingCollection(keras.layers.Layer):
         self, schema: Schema | Mapping[str, Any], embedding_dim: int | Mapping[str, int] = 16, concatenate: bool = False,
         init_scale: float | None = None, seed: int | None = None, output_dim: int | None = None,
         quotient_remainder: QuotientRemainder | Mapping[str, Any] | None = None, table_dtype: str = "float32",
-        **kwargs: Any,
+        host: HostTables | Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
@@ -89,6 +92,7 @@ class EmbeddingCollection(keras.layers.Layer):
         self.quotient_remainder = None if quotient_remainder is None else QuotientRemainder.of(quotient_remainder)
         choice("EmbeddingCollection", "table_dtype", table_dtype, ("float32", "bfloat16"))
         self.table_dtype = table_dtype
+        self.host = None if host is None else HostTables.of(host)
         parts = split_tables(self.schema, self.widths, self.quotient_remainder, self.init_scale)
         self.stacks = stack_tables(self.schema, parts, self.quotient_remainder)
         # One projection for all tables of a width.
@@ -112,7 +116,7 @@ class EmbeddingCollection(keras.layers.Layer):
         # Keras takes the variables of a list among a layer's weights.
         self.table_variables: list[TableVariable] = []
         self.store: Any = self.make_store()
-        self.before_steps: list[BeforeStep] = []
+        self.before_steps: list[BeforeStep] = [self.store] if isinstance(self.store, CachedTables) else []
         self.projections: dict[str, Any] = {}
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
         self.supports_jit = backend.UNDER_XLA
@@ -121,7 +125,11 @@ class EmbeddingCollection(keras.layers.Layer):
 
     def make_store(self) -> Any:
         """Holder of the tables, which looks their rows up: whole ones, or this process's parts under a plan."""
-        if (plan := current()) is None:
+        plan = current()
+        if self.host is not None and not stands_in():
+            self.host.check(self.schema, plan is not None, self.quotient_remainder is not None, self.table_dtype)
+            return CachedTables(self.schema, self.stacks, self.operation, self.host)
+        if plan is None:
             return WholeTables(self.stacks, self.operation)
         return ShardedTables(self.stacks, self.operation, plan)
 
@@ -186,9 +194,12 @@ class EmbeddingCollection(keras.layers.Layer):
             if stack.take is not None:
                 ids = ops.take(sparse, stack.take, axis=1)
                 factor = None if weights is None else ops.take(weights, stack.take, axis=1)
-            rows = table_rows(stack, ids)
-            if self.before_steps:
-                rows = coded_rows(ids, rows, stack.per_position["size"])
+            if isinstance(self.store, CachedTables):
+                rows = self.store.rows_of(stack, ids)
+            else:
+                rows = table_rows(stack, ids)
+                if self.before_steps:
+                    rows = coded_rows(ids, rows, stack.per_position["size"])
             real = rows >= 0
             if factor is not None:
                 # Not a product: a weight of NaN or infinity on padding must not reach the sum. Elsewhere both make NaN of it,
@@ -206,16 +217,12 @@ class EmbeddingCollection(keras.layers.Layer):
     def ready(self, inputs: Any, rows: RowAccess, training: bool) -> Any:
         """Inputs of a step, on the host, with their ids as `before_steps` make them; see `BeforeStep`."""
 
-        def of_leaf(leaf: Any) -> Any:
-            shape: Any = getattr(leaf, "shape", ())
-            if len(shape) != 2 or shape[1] != self.schema.width or "int" not in str(leaf.dtype):
-                return leaf
-            ids = ops.convert_to_numpy(leaf)
+        def of_step(ids: np.ndarray) -> np.ndarray:
             for step in self.before_steps:
                 ids = step(ids, rows, training)
             return ids
 
-        return keras.tree.map_structure(of_leaf, inputs)
+        return map_ids(of_step, inputs, self.schema)
 
     def pooled(self, inputs: Any, asked: list[Any], sent: list[Any], training: bool | None) -> list[list[Any]]:
         """For each stack and block the sums of its rows, (B, columns, width), and after them those of its remainders."""
@@ -316,6 +323,7 @@ class EmbeddingCollection(keras.layers.Layer):
             "schema": self.schema.to_dict(),
             **{name: getattr(self, name) for name in plain},
             "quotient_remainder": self.quotient_remainder and dataclasses.asdict(self.quotient_remainder),
+            "host": self.host and dataclasses.asdict(self.host),
         }
 
 

@@ -1,6 +1,6 @@
 """Tensors of a packed batch as layers and models read them: dense, ids as integers that fit, known width."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -85,6 +85,18 @@ def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
         check_dense("batch['weights']", weights)
         weights = of_width("", "weights", ops.convert_to_tensor(weights), schema.width)
     return sparse, weights
+
+
+def map_ids(function: Callable[[np.ndarray], np.ndarray], inputs: Any, schema: Schema) -> Any:
+    """Inputs in any structure, on the host, with what a function makes of their ids, integer (B, W)."""
+
+    def of_leaf(leaf: Any) -> Any:
+        shape: Any = getattr(leaf, "shape", ())
+        if len(shape) != 2 or shape[1] != schema.width or "int" not in str(leaf.dtype):
+            return leaf
+        return function(ops.convert_to_numpy(leaf))
+
+    return keras.tree.map_structure(of_leaf, inputs)
 
 
 _WIDE = ("int64", "uint32", "uint64")

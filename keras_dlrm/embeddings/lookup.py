@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
@@ -66,12 +67,14 @@ class TableVariable(keras.Variable):
     Attributes:
         sharded: Whether other processes have other rows in it.
         columns_apart: Whether it has only some columns of a table.
+        host: Where it has only cached rows of host tables, their `HostStack`; else `None`.
         sum_copies: Where each process has a copy: `(table, ids, gradient, most) → (ids, gradient)` of all processes, from
             up to `most` rows of each; else `None`.
     """
 
     sharded = False
     columns_apart = False
+    host: Any = None
     sum_copies: Any = None
 
     @property
@@ -88,6 +91,31 @@ class TableVariable(keras.Variable):
 def is_table(variable: Any) -> bool:
     """Whether a variable is a stack of embedding tables, updated row by row, rather than a dense parameter."""
     return isinstance(variable, TableVariable)
+
+
+def rows_between(variable: Any, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a stack of tables, or of a slot of it, wherever they are: a float32 copy."""
+    host = getattr(variable, "host", None)
+    rows: np.ndarray = backend.read(variable, start, stop) if host is None else host.read(variable, start, stop)
+    return rows
+
+
+def replace_rows(variable: Any, start: int, rows: np.ndarray) -> None:
+    """Replace rows of a stack of tables, or of a slot of it, from `start` on."""
+    host = getattr(variable, "host", None)
+    if host is None:
+        backend.write(variable, start, rows)
+    else:
+        host.write(variable, start, rows)
+
+
+def rows_at(variable: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows of a stack of tables by their numbers, int64 (n,), wherever they are: float32 (n, D)."""
+    host = getattr(variable, "host", None)
+    if host is not None:
+        return host.read_at(variable, rows)  # type: ignore[no-any-return]
+    values = gather_rows(variable, ops.convert_to_tensor(rows.astype(np.int32)))
+    return np.asarray(ops.convert_to_numpy(ops.cast(values, "float32")))
 
 
 def gather_rows(table: Any, ids: Any) -> Any:
@@ -108,11 +136,16 @@ class CountingTape:
         return ops.zeros((*ids.shape, table.shape[1]), "float32")
 
 
+def goes_to_tape(table: Any) -> bool:
+    """Whether a tape takes the lookups of a table on this thread."""
+    tape = _tape.value
+    return tape is not None and (table.trainable or getattr(tape, "every_table", False))
+
+
 def lookup(table: Any, ids: Any, training: bool | None = None) -> Any:
     """Rows (*ids.shape, D) of a stacked table, zeros for padding (-1); in training a gradient may be taken for the table."""
-    tape = _tape.value
-    if tape is not None and (table.trainable or getattr(tape, "every_table", False)):
-        return tape.lookup(table, ids)
+    if goes_to_tape(table):
+        return _tape.value.lookup(table, ids)
     real = ops.expand_dims(ids >= 0, -1)
     ids = ops.maximum(ids, 0)
     if training and backend.REPEATS_ARE_WRONG:

@@ -7,13 +7,14 @@ from typing import Any
 import keras
 
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.host.host_tables import HostTables
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import TPUEmbedding
 from keras_dlrm.initializers import part_seed
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.compression import QuotientRemainder
 from keras_dlrm.support.arguments import boolean, integer, number
 
-EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "tpu")
+EMBEDDING_OPTIONS = ("quotient_remainder", "table_dtype", "host", "tpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,8 @@ class EmbeddingOptions:
         if tpu is not None and any(column.id_dropout for column in schema.categorical):
             # Ids are prepared for SparseCores before the model sees them.
             raise ValueError("embedding_options: 'tpu' does not work with id_dropout of a column; leave one of them out.")
+        if tpu is not None and options.get("host") is not None:
+            raise ValueError("embedding_options: 'tpu' does not work with 'host', whose rows no SparseCore reads; leave one out.")
         if self.first_order:
             options["dtype"] = "float32"  # its weights are a part of the logit
         kind = EmbeddingCollection if tpu is None else TPUEmbedding
@@ -97,6 +100,8 @@ def _plain(embedding_options: Any) -> dict[str, Any]:
     plain = dict(embedding_options)
     if plain.get("quotient_remainder") is not None:
         plain["quotient_remainder"] = dataclasses.asdict(QuotientRemainder.of(plain["quotient_remainder"]))
+    if plain.get("host") is not None:
+        plain["host"] = dataclasses.asdict(HostTables.of(plain["host"]))
     if plain.get("tpu") is not None:
         plain["tpu"] = dict(plain["tpu"])
         if isinstance(plain["tpu"].get("embedding_optimizer"), keras.optimizers.Optimizer):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import lookup, sum_copies
+from keras_dlrm.embeddings.lookup import lookup, replace_rows, rows_between, sum_copies
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.sharding.plan import Shard
 from keras_dlrm.sharding.stacking import Stack, pooled_before
@@ -25,6 +25,11 @@ def stand_in_tables() -> contextlib.AbstractContextManager[Any]:
     gives the real rows.
     """
     return _stands_in.using(True)
+
+
+def stands_in() -> bool:
+    """Whether collections that are built on this thread make such tables."""
+    return bool(_stands_in.value)
 
 
 class WholeTables:
@@ -61,13 +66,11 @@ class WholeTables:
             training: Whether a gradient may be taken for the tables.
         """
         pooled: list[list[Any]] = []
-        for stack, table, rows, factor in zip(self.stacks, self.variables, asked, factors, strict=True):
+        for number, (stack, rows, factor) in enumerate(zip(self.stacks, asked, factors, strict=True)):
             if not stack.blocks:
                 pooled.append([])
                 continue
-            start = ops.convert_to_tensor(stack.per_position["start"], "int32")
-            vectors = lookup(table, ops.where(rows >= 0, rows + start, PADDING), training)
-            vectors = ops.cast(vectors, "float32")
+            vectors = ops.cast(self.vectors(number, rows, training), "float32")
             sums = []
             for block in stack.blocks:
                 n, h = len(block.columns), block.hotness
@@ -86,6 +89,15 @@ class WholeTables:
             pooled.append(sums)
         return pooled
 
+    def vectors(self, number: int, rows: Any, training: bool | None) -> Any:
+        """Rows (B, positions, width) of a stack by its number, for rows of its tables, or -1."""
+        start = ops.convert_to_tensor(self.stacks[number].per_position["start"], "int32")
+        return self.looked_up(number, ops.where(rows >= 0, rows + start, PADDING), training)
+
+    def looked_up(self, number: int, ids: Any, training: bool | None) -> Any:
+        """Rows of the variable of a stack."""
+        return lookup(self.variables[number], ids, training)
+
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """A table as the one part that it is, with its variable and first row there."""
         i, stack = next((i, stack) for i, stack in enumerate(self.stacks) if name in stack.starts)
@@ -98,12 +110,11 @@ class WholeTables:
 
     def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
         """Rows of a variable, or of one that has as many: float32."""
-        rows: np.ndarray = backend.read(variable, start, stop)
-        return rows
+        return rows_between(variable, start, stop)
 
     def write_rows(self, variable: Any, owner: int | None, start: int, rows: np.ndarray) -> None:
         """Replace them, from `start` on."""
-        backend.write(variable, start, rows)
+        replace_rows(variable, start, rows)
 
     def read(self, name: str) -> np.ndarray:
         """A table, float32 (rows, width), copied."""
@@ -113,4 +124,4 @@ class WholeTables:
     def write(self, name: str, rows: Any) -> None:
         """Replace the rows of a table."""
         ((_, variable, start),) = self.parts(name)
-        backend.write(variable, start, np.ascontiguousarray(rows, dtype=np.float32))
+        replace_rows(variable, start, np.ascontiguousarray(rows, dtype=np.float32))

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlrm import backend
 from keras_dlrm.backend.private_keras import batches_of, rate_of, variables_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
+from keras_dlrm.embeddings.lookup import replace_rows, rows_between
 from keras_dlrm.models.click_model import ClickModel
 from keras_dlrm.schema.schema import Schema
 
@@ -130,4 +130,4 @@ def _copy(before: Any, after: Any, moves: list[tuple[int, int, int]] | None) -> 
     for source, target, count in moves:
         for done in range(0, count, CHUNK):
             stop = min(done + CHUNK, count)
-            backend.write(after, target + done, backend.read(before, source + done, source + stop))
+            replace_rows(after, target + done, rows_between(before, source + done, source + stop))

@@ -22,6 +22,7 @@ from keras_dlrm.embeddings.inputs import Narrowing, check_dense, is_dense
 from keras_dlrm.embeddings.lookup import CountingTape, is_table, taped
 from keras_dlrm.embeddings.rules.hybrid import Hybrid, own
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import rule_of
+from keras_dlrm.losses.in_batch_softmax import InBatchSoftmax
 from keras_dlrm.models.checked_training import CheckedTraining
 from keras_dlrm.models.saved import Saved
 from keras_dlrm.sharding.part import Part
@@ -85,6 +86,8 @@ class SparseTraining(Saved, CheckedTraining):
             if not collectives.CUTS_ROWS:  # rows that fill up a part of a batch have weight 0, which plain metrics would not see
                 kwargs["weighted_metrics"] = [*_listed(metrics), *_listed(kwargs.get("weighted_metrics"))]
                 metrics = None
+        if self.host_tables:
+            self._check_host_tables(optimizer, loss, count_out_of_range)
         loss, computed = self.loss_to_compute(loss)
         if inspect.isclass(computed):  # Keras takes it, but could not save it
             loss = computed = computed()
@@ -101,6 +104,16 @@ class SparseTraining(Saved, CheckedTraining):
             everyone.require_alike(self.name, of_training(self))
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def _check_host_tables(self, optimizer: Hybrid, loss: Any, count_out_of_range: bool) -> None:
+        reasons = {
+            "count_out_of_range=True: a step sees places of rows, not ids": count_out_of_range,
+            "gradient_accumulation_steps: rows move between batches": optimizer.dense.gradient_accumulation_steps,
+            "loss=InBatchSoftmax, which looks up items that are not in the batch": isinstance(loss, InBatchSoftmax),
+        }
+        for reason, here in reasons.items():
+            if here:
+                raise ValueError(f"compile: {self.name} has host tables, which do not work with {reason}; leave it out.")
 
     def of_outputs(self, loss: Any, metrics: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Loss, metrics and further arguments of `compile` as they are for what the model predicts."""

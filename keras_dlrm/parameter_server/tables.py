@@ -45,6 +45,8 @@ class ServerTables:
     """The tables of a collection that was built with `stand_in_tables`; a plan of `for_servers` says who has which rows."""
 
     def __init__(self, collection: EmbeddingCollection, rule: RowRule, plan: ShardingPlan, devices: Sequence[str]) -> None:
+        if collection.host is not None:
+            raise ValueError("embedding_options: host does not work with parameter servers, which have the tables; leave it out.")
         self.collection, self.plan, self.devices = collection, plan, list(devices)
         self.pieces: list[Pieces] = split(collection.stacks, plan)
         self._stack_of = {id(table): i for i, table in enumerate(collection.tables)}

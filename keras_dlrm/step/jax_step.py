@@ -12,8 +12,10 @@ import keras
 import numpy as np
 
 from keras_dlrm.backend.private_keras import distribute_rows, hold_values, purge_variables
+from keras_dlrm.embeddings.host.cached_tables import in_step
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 from keras_dlrm.sharding.meter import meter
+from keras_dlrm.step.ahead import LookAhead
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.freed_memory import keep_freed_memory
 from keras_dlrm.step.step import Step
@@ -147,11 +149,15 @@ class SparseStep(Step):
                 if moving:
                     state, data = self._ready(state, data)
                 data = narrowing.batch(data)
-                logs, state = step(state, data)
+                with in_step() if moving else contextlib.nullcontext():
+                    logs, state = step(state, data)
                 self._keep_state(state)
             return logs, state
 
         loop = super().looped(kept, concatenate_outputs)
+        if self.host_tables and not concatenate_outputs:
+            ahead = LookAhead(self.expect)
+            return lambda state, iterator: loop(state, ahead(iterator) if len(state) == 4 else iterator)
         if not (concatenate_outputs and self.sharded):
             return loop
 
@@ -164,18 +170,23 @@ class SparseStep(Step):
     def _ready(self, state: Any, data: Any) -> tuple[Any, Any]:
         """The state with rows that have changed, and the batch that is ready for it."""
         variables = [self._variables_of(kind) for kind in _STATES[len(state)]]
-        tables = {id(v) for collection in self.collections_before_steps for v in collection.tables}
-        if len(state) == 4:
-            tables |= {id(slot) for slots in self.optimizer.rows.held_slots for slot in slots.values()}
-        places = [(v, k, i) for k, part in enumerate(variables) for i, v in enumerate(part) if id(v) in tables]
+        moved = {id(v): v for collection in self.collections_before_steps for v in collection.tables}
+        if self.compiled:
+            moved |= {id(slot): slot for slots in self.optimizer.rows.held_slots for slot in slots.values()}
+        places = [(v, k, i) for k, part in enumerate(variables) for i, v in enumerate(part) if moved.pop(id(v), None) is not None]
+        # Slots are no part of a state that predicts or tests.
+        others = list(moved.values())
         state = tuple(list(part) for part in state)
-        with keras.StatelessScope([(v, state[k][i]) for v, k, i in places]) as scope:
-            try:
+        values = [*((v, state[k][i]) for v, k, i in places), *((v, v.value) for v in others)]
+        try:
+            with keras.StatelessScope(values) as scope:
                 data = self.before_step(data, training=len(state) == 4)
-            finally:  # the arrays of before may have been written over
-                for v, k, i in places:
-                    state[k][i] = scope.get_current_value(v)
-                self._keep_state(state)
+        finally:  # the arrays of before may have been written over
+            for v, k, i in places:
+                state[k][i] = scope.get_current_value(v)
+            for v in others:
+                v.assign(scope.get_current_value(v))
+            self._keep_state(state)
         return state, data
 
     def _variables_of(self, kind: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_dlrm.backend.private_keras import OpenModel
+from keras_dlrm.embeddings.host.cached_tables import CachedTables
 from keras_dlrm.embeddings.inputs import Narrowing
 from keras_dlrm.embeddings.row_access import RowAccess
 from keras_dlrm.step.batch import WholeBatch
@@ -38,6 +39,16 @@ class Step(OpenModel):
             x = collection.ready(x, access, training)
             data = (x, *rest) if isinstance(data, (tuple, list)) else x
         return data
+
+    def expect(self, data: Any) -> None:
+        """Have host tables take note of a batch of a later step."""
+        for store in self.host_tables:
+            store.expect(keras.utils.unpack_x_y_sample_weight(data)[0])
+
+    @property
+    def host_tables(self) -> list[CachedTables]:
+        """The stores of its collections that know what to do with batches of later steps."""
+        return [c.store for c in self.collections_before_steps if isinstance(c.store, CachedTables)]
 
     @property
     def collections_before_steps(self) -> list[Any]:

@@ -8,7 +8,9 @@ import keras
 import tensorflow as tf
 
 from keras_dlrm.backend.private_keras import ArrayDataAdapter, DataAdapter, can_convert_arrays
+from keras_dlrm.embeddings.host.cached_tables import in_step
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.step.ahead import LookAhead
 from keras_dlrm.step.checked import CheckedPyDataset
 from keras_dlrm.step.freed_memory import keep_freed_memory
 from keras_dlrm.step.replicas import Replicas
@@ -95,12 +97,15 @@ class SparseStep(Replicas):
         if not self.collections_before_steps:
             return loop
         training = step_function == self.train_step
+        ahead = LookAhead(self.expect) if training and self.host_tables else iter
 
         def ready(iterator: Any) -> Any:
+            iterator = ahead(iterator)
             # Keras draws batches from tf.data inside its graph; of any other iterator it takes them one by one.
             for first in iterator:
                 rest = itertools.islice(iterator, self.steps_per_execution - 1)
-                return loop(self.before_step(data, training) for data in itertools.chain([first], rest))
+                with in_step():
+                    return loop(self.before_step(data, training) for data in itertools.chain([first], rest))
             raise StopIteration
 
         return ready
@@ -111,7 +116,13 @@ class SparseStep(Replicas):
         super().make_predict_function(force)
         if self.collections_before_steps:
             function = self.predict_function
-            self.predict_function = lambda batches: function(tuple(self.before_step(data, False) for data in batches))
+
+            def ready(batches: Any) -> Any:
+                batches = tuple(self.before_step(data, False) for data in batches)
+                with in_step():
+                    return function(batches)
+
+            self.predict_function = ready
         return self.predict_function
 
     def train_step(self, data: Any) -> Any:

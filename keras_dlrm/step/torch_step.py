@@ -5,12 +5,22 @@ from typing import Any
 import keras
 import torch
 
+from keras_dlrm.backend.private_keras import get_data_adapter
+from keras_dlrm.embeddings.host.cached_tables import in_step
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.step.ahead import AdapterAhead
 from keras_dlrm.step.step import Step
 
 
 class SparseStep(Step):
     """`train_step` and `test_step` of a `SparseTraining` model: gradients of looked-up rows instead of whole tables."""
+
+    def prepared(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if call != "fit" or not self.host_tables or arguments["validation_split"]:
+            return arguments
+        named = ("x", "y", "sample_weight", "batch_size", "steps_per_epoch", "shuffle", "class_weight")
+        adapter = get_data_adapter(**{name: arguments[name] for name in named if name in arguments})
+        return {**arguments, "x": AdapterAhead(adapter, self.expect), **dict.fromkeys(("y", "sample_weight", "class_weight"))}
 
     def make_train_function(self, force: bool = False) -> None:
         if self.train_function is None or force:
@@ -31,7 +41,13 @@ class SparseStep(Step):
         """Keras's function of a list of batches, which are made ready for it first."""
         if not self.collections_before_steps:
             return function
-        return lambda batches: function([self.before_step(data, training) for data in batches])
+
+        def ready(batches: Any) -> Any:
+            batches = [self.before_step(data, training) for data in batches]
+            with in_step():
+                return function(batches)
+
+        return ready
 
     def loss_of_step(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -92,7 +92,7 @@ class Hybrid(keras.optimizers.Optimizer):
     def _refuse_to_drop(self) -> None:
         """Make loading fail where Keras would warn that it drops a saved state."""
         for part in (self.dense, self.rows):
-            part.load_own_variables = functools.partial(_load_all, part)
+            part.load_own_variables = functools.partial(_load_all, part)  # type: ignore[method-assign]
 
     def make_room(self, lookups: Sequence[int]) -> None:
         """Make the variables that accumulate gradients of rows, if that was asked for and they are not there.

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
 from keras_dlrm.backend.private_keras import batches_of, check_known, index_of, layout_of
 from keras_dlrm.embeddings.huge_pages import use_huge_pages
-from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.embeddings.lookup import is_table, replace_rows, rows_between
 from keras_dlrm.embeddings.rules.rounding import round_stochastically
 from keras_dlrm.support.arguments import number
 
@@ -87,6 +88,9 @@ class RowRule(keras.optimizers.Optimizer):
                 if table and backend.can_write():
                     use_huge_pages(slot)
                 slots[name] = slot
+            if table and variable.host is not None:
+                specs = self.slots(tuple(variable.shape), table)
+                variable.host.keep({name: (slot, specs[name][1]) for name, slot in slots.items()})
             self.held_slots.append(slots)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -143,7 +147,22 @@ class RowRule(keras.optimizers.Optimizer):
                 f"{type(self).__name__}: a plan shards its slots, of which only a part would be saved; save a checkpoint "
                 "(kd.checkpoint.save), and restore it into a model that was built without a plan."
             )
-        super().save_own_variables(store)
+        if not any(_hosted(v) for v in self.variables):
+            super().save_own_variables(store)
+            return
+        for i, variable in enumerate(self.variables):
+            hosted = _hosted(variable)
+            store[str(i)] = rows_between(variable, 0, variable.host.rows) if hosted else ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        if not any(_hosted(v) for v in self.variables):
+            super().load_own_variables(store)
+            return
+        for i, variable in enumerate(self.variables):
+            if _hosted(variable):
+                replace_rows(variable, 0, np.asarray(store[str(i)]))
+            else:
+                variable.assign(store[str(i)])
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -156,6 +175,11 @@ class RowRule(keras.optimizers.Optimizer):
         if isinstance(config["learning_rate"], dict):  # also in Keras's short form, without a module
             config["learning_rate"] = keras.optimizers.schedules.deserialize(config["learning_rate"], custom_objects)
         return cls(**config)
+
+
+def _hosted(variable: Any) -> bool:
+    """Whether a slot has only the cached rows of host tables."""
+    return getattr(variable, "host", None) is not None
 
 
 def _stored(dtype: Any, ids: Any, rows: Any, step: Any) -> Any:

@@ -10,8 +10,7 @@ import ml_dtypes
 import numpy as np
 from keras import ops
 
-from keras_dlrm import backend
-from keras_dlrm.embeddings.lookup import gather_rows
+from keras_dlrm.embeddings.lookup import rows_at, rows_between
 from keras_dlrm.embeddings.quantized import KINDS, dequantize, layout, quantize, row_bytes
 from keras_dlrm.sharding.stacking import Stack
 from keras_dlrm.support.arguments import choice
@@ -82,7 +81,7 @@ class StoredStack:
         last = self.stack.rows if stop is None else stop
         for first in range(start, last, CHUNK):
             end = min(first + CHUNK, last)
-            rows = backend.read(self.variable, first, end)
+            rows = rows_between(self.variable, first, end)
             yield rows if self.pruned is None else rows[~self.pruned[first:end]]
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
@@ -99,7 +98,7 @@ class StoredStack:
         for table in self.stack.tables:
             start = self.stack.starts[table.name]
             row = start + (self.oov.get(table.name) or 0)
-            unseen = none if self.oov.get(table.name) is None else backend.read(self.variable, row, row + 1)
+            unseen = none if self.oov.get(table.name) is None else rows_between(self.variable, row, row + 1)
             yield np.concatenate([unseen, none])
             yield from self.kept_rows(start, start + table.rows)
             yield unseen
@@ -133,8 +132,7 @@ class StoredStack:
         if self.pruned is not None:
             kept = np.append(np.flatnonzero(~self.pruned), -1)
             ids = np.where(ids >= 0, kept[self.row_map()[np.maximum(ids, 0)]], ids)
-        rows = gather_rows(self.variable, ops.convert_to_tensor(np.maximum(ids, 0).astype(np.int32)))
-        values = dequantize(quantize(ops.convert_to_numpy(ops.cast(rows, "float32")), self.kind))
+        values = dequantize(quantize(rows_at(self.variable, np.maximum(ids, 0)), self.kind))
         return np.where(ids[:, None] >= 0, values, np.float32(0))
 
 
@@ -214,7 +212,7 @@ def untrained_rows(collection: Any) -> dict[str, np.ndarray]:
     for stack, variable in zip(collection.stacks, collection.tables, strict=True):
         same = np.zeros(stack.rows, bool)
         for start, drawn in collection.initial_rows(stack).parts(stack.width):
-            rows = backend.read(variable, start, start + len(drawn))
+            rows = rows_between(variable, start, start + len(drawn))
             if collection.table_dtype != "float32":
                 drawn = drawn.astype(getattr(ml_dtypes, collection.table_dtype)).astype(np.float32)
             same[start : start + len(drawn)] = (rows == drawn).all(axis=1)

@@ -82,7 +82,8 @@ def _in_bits(array: np.ndarray, bits: bool) -> np.ndarray:
 def _arrays(stack: StoredStack, bits: bool) -> dict[str, Any]:
     """The variables that hold a stack's kept rows, filled part by part."""
     variable = stack.variable.value
-    if stack.pruned is None and variable.dtype.name == stack.kind and not (bits and stack.kind == "bfloat16"):
+    here = getattr(stack.variable, "host", None) is None
+    if here and stack.pruned is None and variable.dtype.name == stack.kind and not (bits and stack.kind == "bfloat16"):
         return {"codes": variable}
     variables = {}
     for name, (dtype, columns) in stack.layout.items():
