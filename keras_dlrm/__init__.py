@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from keras_dlrm.schema.crosses import Crossed
+from keras_dlrm.schema.open_vocabulary import Open
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 from keras_dlrm.schema.vectors import ContentVector, SemanticIds
 from keras_dlrm.support.lazy import lazy, register_later
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Categorical", "ContentVector", "Crossed", "Dense", "HostTables", "Run", "Schema", "SemanticIds", "checkpoint", "convert",
-    "data", "export", "layers", "losses", "metrics", "models", "optimizers", "plan", "retrieval", "schedules", "scoring",
+    "Categorical", "ContentVector", "Crossed", "Dense", "HostTables", "Open", "Run", "Schema", "SemanticIds", "checkpoint",
+    "convert", "data", "export", "layers", "losses", "metrics", "models", "optimizers", "plan", "retrieval", "schedules", "scoring",
     "serving", "sharding", "tasks", "train", "training", "tune", "verify",
 ]  # fmt: skip
 _FUNCTIONS = {

@@ -13,6 +13,7 @@ Each adapter has the same functions, but for those that are plain where its fram
 - `read_rows(variable, ids)` → a float32 NumPy copy of rows (n, …), for NumPy int32 ids (n,); `write_rows(variable, ids, rows)`
   replaces them by float32 NumPy ones, in place. Between steps, not in them.
 - `replicas()` → the tf.distribute strategy in whose scope this is, if it has replicas that each call the model; else `None`.
+- `is_concrete(x)` → whether an array or tensor has values now: not in a graph, nor where Keras asks for shapes.
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.
 - `memory(variable)` → (address, bytes) of the memory that a variable's value is in, or `None` where that is not one place in
   this machine's memory. To be asked before the variable's first gather or scatter.

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 
 from keras_dlrm.backend.private_keras import in_stateless_scope
@@ -99,6 +100,10 @@ def write_rows(variable: Any, ids: np.ndarray, rows: np.ndarray) -> None:
 @functools.partial(jax.jit, donate_argnums=0)
 def _written(table: Any, rows: Any, start: Any) -> Any:
     return jax.lax.dynamic_update_slice_in_dim(table, rows, start, 0)
+
+
+def is_concrete(x: Any) -> bool:
+    return not isinstance(x, (jax.core.Tracer, keras.KerasTensor, jax.ShapeDtypeStruct))
 
 
 def can_write() -> bool:

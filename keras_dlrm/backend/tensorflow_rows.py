@@ -135,6 +135,10 @@ def write_rows(variable: Any, ids: np.ndarray, rows: np.ndarray) -> None:
     scatter(variable, ids, tf.cast(rows, variable.dtype))
 
 
+def is_concrete(x: Any) -> bool:
+    return not isinstance(x, keras.KerasTensor) and not tf.is_symbolic_tensor(x)
+
+
 def can_write() -> bool:
     return not in_stateless_scope() and tf.executing_eagerly()
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import torch
 
@@ -85,6 +86,10 @@ def read_rows(variable: Any, ids: np.ndarray) -> np.ndarray:
 def write_rows(variable: Any, ids: np.ndarray, rows: np.ndarray) -> None:
     device = variable.value.device
     scatter(variable, torch.as_tensor(ids, device=device), torch.as_tensor(rows, device=device))
+
+
+def is_concrete(x: Any) -> bool:
+    return not isinstance(x, keras.KerasTensor) and getattr(getattr(x, "device", None), "type", "") != "meta"
 
 
 def can_write() -> bool:

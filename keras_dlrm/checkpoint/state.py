@@ -12,6 +12,7 @@ from keras import ops
 from keras_dlrm.backend.private_keras import index_of, layers_in, rate_of, variables_of
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
 from keras_dlrm.embeddings.lookup import is_table
+from keras_dlrm.embeddings.row_access import HostArray
 from keras_dlrm.sharding.plan import Shard
 
 # What does not change what a model's weights mean: where values come from, what they are stored as, what bounds their training.
@@ -110,6 +111,8 @@ def dense_variables(model: Any) -> dict[str, Any]:
     weights = {id(v) for v in model.weights}
     states = [v for v in model.non_trainable_variables if id(v) not in weights]
     variables |= {f"generator_{i}": v for i, v in enumerate(states)}
+    for maps in [collection.open for collection in collections_of(model) if collection.open is not None]:
+        variables |= {f"open_{name}": HostArray(maps, name) for name in maps.state()}
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return variables
@@ -122,6 +125,8 @@ def dense_variables(model: Any) -> dict[str, Any]:
 def value_of(variable: Any) -> np.ndarray:
     """A variable's value, on any backend; of one that is on many devices, this process's copy."""
     value = variable.value
+    if isinstance(value, np.ndarray):  # of the host, which has 64 bits
+        return value
     if hasattr(value, "addressable_data"):
         value = value.addressable_data(0)
     # By way of a tensor: of copies that a strategy of TensorFlow keeps, one.

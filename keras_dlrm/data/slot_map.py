@@ -111,6 +111,11 @@ class SlotMap:
         return int(self._totals[slot_search.COLLISIONS])
 
     @property
+    def steps(self) -> int:
+        """Batches so far that ids were assigned in, since the map was made or restored."""
+        return self._batch
+
+    @property
     def now(self) -> int:
         """Time of the last batch."""
         return self._now

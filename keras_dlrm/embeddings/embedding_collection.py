@@ -14,8 +14,9 @@ from keras_dlrm.embeddings.host.host_tables import HostTables
 from keras_dlrm.embeddings.inputs import ids_and_weights, map_ids
 from keras_dlrm.embeddings.lookup import TableVariable
 from keras_dlrm.embeddings.not_finite import check_rows, is_finite
+from keras_dlrm.embeddings.open_tables import OpenTables
 from keras_dlrm.embeddings.pooling import arrange, pool, project, weights_of_rows
-from keras_dlrm.embeddings.row_access import BeforeStep, RowAccess, coded_rows
+from keras_dlrm.embeddings.row_access import BeforeStep, RowAccess, coded_rows, prepared
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
 from keras_dlrm.embeddings.table_rows import count_out_of_range, table_rows
 from keras_dlrm.embeddings.whole_tables import WholeTables, stands_in
@@ -117,6 +118,10 @@ class EmbeddingCollection(keras.layers.Layer):
         self.table_variables: list[TableVariable] = []
         self.store: Any = self.make_store()
         self.before_steps: list[BeforeStep] = [self.store] if isinstance(self.store, CachedTables) else []
+        self.open: OpenTables | None = None
+        if any(column.open is not None for column in self.schema.categorical):
+            self.open = OpenTables(self.schema, self.stacks, self.seed)
+            self.before_steps.append(self.open)
         self.projections: dict[str, Any] = {}
         # Keras then leaves a model with this layer uncompiled, on GPUs too, where it compiles by default.
         self.supports_jit = backend.UNDER_XLA
@@ -198,8 +203,10 @@ class EmbeddingCollection(keras.layers.Layer):
                 rows = self.store.rows_of(stack, ids)
             else:
                 rows = table_rows(stack, ids)
-                if self.before_steps:
-                    rows = coded_rows(ids, rows, stack.per_position["size"])
+                if self.before_steps and prepared.value:
+                    rows = coded_rows(ids, rows, stack.per_position["rows"])
+                elif self.open is not None:
+                    rows = self.open.rows_in_graph(stack, ids, rows)
             real = rows >= 0
             if factor is not None:
                 # Not a product: a weight of NaN or infinity on padding must not reach the sum. Elsewhere both make NaN of it,
@@ -293,20 +300,24 @@ class EmbeddingCollection(keras.layers.Layer):
             store[_store_key(name)] = rows
         for width, kernel in self.projections.items():
             store[_PROJECTION + width] = ops.convert_to_numpy(kernel)
+        for name, array in ({} if self.open is None else self.open.state()).items():
+            store[_OPEN + _store_key(name)] = array
 
     def load_own_variables(self, store: Any) -> None:
         names = {_store_key(name): name for name in self.table_shapes}
         kernels = {_PROJECTION + width: kernel for width, kernel in self.projections.items()}
-        if set(store.keys()) != set(names) | set(kernels):
-            raise ValueError(
-                f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer {sorted([*names, *kernels])}."
-            )
+        open_names = {} if self.open is None else {_OPEN + _store_key(name): name for name in self.open.state()}
+        if set(store.keys()) != {*names, *kernels, *open_names}:
+            own = sorted([*names, *kernels, *open_names])
+            raise ValueError(f"EmbeddingCollection: the file has the tables {sorted(store.keys())}, the layer {own}.")
         tables = {name: np.asarray(store[key]) for key, name in names.items()}
         for name, shape in self.table_shapes.items():
             if tables[name].shape != shape:
                 raise ValueError(
                     f"EmbeddingCollection: table {name!r} of the file has shape {tables[name].shape}; it must be {shape}."
                 )
+        if self.open is not None:
+            self.open.restore({name: np.asarray(store[key]) for key, name in open_names.items()})
         self._write(tables)  # NaN and all: what was saved can be looked at
         for key, kernel in kernels.items():
             kernel.assign(np.asarray(store[key]))
@@ -328,7 +339,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
 
 # No name of a table: in those every "%" is followed by a number.
-_PROJECTION = "%projections_"
+_PROJECTION, _OPEN = "%projections_", "%open_"
 
 
 def _store_key(name: str) -> str:

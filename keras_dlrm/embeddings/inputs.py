@@ -11,7 +11,7 @@ from keras_dlrm import backend
 from keras_dlrm.embeddings.table_rows import fold
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.hashing import LARGEST
-from keras_dlrm.schema.packing import narrow
+from keras_dlrm.schema.packing import ids_dtype, narrow
 from keras_dlrm.schema.schema import Schema
 
 # Tensors of TensorFlow and JAX that are not dense, by name: their frameworks may not be there.
@@ -94,7 +94,7 @@ def map_ids(function: Callable[[np.ndarray], np.ndarray], inputs: Any, schema: S
         shape: Any = getattr(leaf, "shape", ())
         if len(shape) != 2 or shape[1] != schema.width or "int" not in str(leaf.dtype):
             return leaf
-        return function(ops.convert_to_numpy(leaf))
+        return function(np.asarray(leaf) if hasattr(leaf, "tree_flatten") else ops.convert_to_numpy(leaf))
 
     return keras.tree.map_structure(of_leaf, inputs)
 
@@ -147,5 +147,6 @@ class Narrowing:
         if dtype is None or len(shape) != 2:
             return None
         name = str(dtype) if isinstance(ids, np.ndarray) else keras.backend.standardize_dtype(dtype)
-        fitting = [schema for schema in self.schemas if schema.width == shape[1]]
+        # Those of an open vocabulary are looked up on the host, before a step.
+        fitting = [schema for schema in self.schemas if schema.width == shape[1] and ids_dtype(schema.categorical) == np.int32]
         return fitting[0] if name in _WIDE and fitting else None

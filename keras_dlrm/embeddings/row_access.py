@@ -9,9 +9,14 @@ from keras import ops
 from keras_dlrm import backend
 from keras_dlrm.backend.private_keras import index_of
 from keras_dlrm.schema.hashing import LARGEST
+from keras_dlrm.support.scoped import Scoped
 
 #: The rows themselves, among the values by slot name.
 ROWS = ""
+
+
+#: Whether ids are those that a `BeforeStep` has made: in a step, where there are some.
+prepared = Scoped(False)
 
 
 class RowAccess:
@@ -117,3 +122,29 @@ def coded_rows(ids: Any, rows: Any, size: Any) -> Any:
     """Rows of a table where ids are `row_code`s, and elsewhere the `rows` (B, W) of the ids, with the tables' sizes (W,)."""
     row = ops.minimum(ops.cast(ops.minimum(-3 - ids, int(LARGEST)), "int32"), ops.convert_to_tensor(size - 1, "int32"))
     return ops.where(ids < -2, row, rows)
+
+
+class HostArray:
+    """One array of what a `BeforeStep` knows, with a variable's face, as checkpoints take it.
+
+    Args:
+        owner: Has `state`, arrays by name, and `restore`, which takes them.
+        name: Which one.
+    """
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name, self.path = owner, name, name
+
+    @property
+    def value(self) -> np.ndarray:
+        """The array, a copy."""
+        return self.owner.state()[self.name]  # type: ignore[no-any-return]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, the same at any time."""
+        return self.value.shape
+
+    def assign(self, value: Any) -> None:
+        """Replace it."""
+        self.owner.restore({**self.owner.state(), self.name: value})

@@ -61,6 +61,8 @@ def table_rows(stack: Stack, ids: Any) -> Any:
 def column_rows(column: Categorical, ids: Any) -> Any:
     """Ids of one column → int32 rows of its logical table; -1 where an id contributes nothing."""
     oov = PADDING if column.oov is None else column.oov
+    if column.open is not None:  # in a step, the codes of its rows
+        return ops.where(ids < -2, ops.cast(-3 - ids, "int32"), ops.where(ops.equal(ids, PADDING), PADDING, oov))
     per_position = {"size": np.array(column.vocabulary_size), "oov": np.array(oov), "hashed": np.array(column.hashed)}
     return _local_ids(per_position, ids)
 
@@ -85,6 +87,10 @@ def count_out_of_range(ids: Any, schema: Schema) -> Any:
     """Count of the ids (B, W) that are neither padding nor inside their column's vocabulary: int32 scalar."""
     wide = np.iinfo(keras.backend.standardize_dtype(ids.dtype)).max
     last = [wide if c.hashed else int(c.vocabulary_size or 0) - 1 for c in schema.categorical]
-    most = np.repeat(last, [c.hotness for c in schema.categorical])
-    wrong = ops.logical_or(ids < PADDING, ids > ops.convert_to_tensor(most, ids.dtype))
+    hotness = [c.hotness for c in schema.categorical]
+    most = np.repeat(last, hotness)
+    opened = ops.convert_to_tensor(np.repeat([c.open is not None for c in schema.categorical], hotness))
+    # Less than -2 are rows of open vocabularies.
+    low = ops.logical_and(ids < PADDING, ops.logical_or(ops.logical_not(opened), ids == PADDING - 1))
+    wrong = ops.logical_or(low, ids > ops.convert_to_tensor(most, ids.dtype))
     return ops.sum(ops.cast(wrong, "int32"))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.embeddings.row_access import row_code
 from keras_dlrm.embeddings.table_rows import cross
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import pairs
@@ -48,6 +49,8 @@ class IdDropout(keras.layers.Layer):
         self._shares = np.array([column.id_dropout for column in columns], np.float32)
         self._column = np.repeat(np.arange(len(columns)), [column.hotness for column in columns])
         unseen = [(PADDING, 1) if c.oov is None or c.hashed else (c.oov, c.oov_rows) for c in columns]
+        # In a step an open vocabulary's ids are codes of rows, and so is its OOV row, 0.
+        unseen = [(int(row_code(np.zeros(1, np.int32))[0]), 1) if c.open else each for c, each in zip(columns, unseen, strict=True)]
         self._first, self._rows = (np.array(values, np.int32)[self._column] for values in zip(*unseen, strict=True))
         self.built = True
 

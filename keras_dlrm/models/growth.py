@@ -52,6 +52,9 @@ def grow(model: ClickModel, schema: Schema) -> ClickModel:
     new = type(model).from_config({**model.get_config(), "schema": schema.to_dict()})
     moves = _moves(model.embeddings, new.embeddings)
     pairs = [(model.weights, new.weights), (model.seed_states(), new.seed_states())]
+    maps = None if model.embeddings is None else model.embeddings.open
+    if maps is not None:
+        new.embeddings.open.restore(maps.state())  # type: ignore[union-attr]
     if model.compiled:
         _check_accumulation(model.optimizer)
         new.compile_from_config(model.get_compile_config() or {})

@@ -184,6 +184,11 @@ class SparseTraining(Saved, CheckedTraining):
         """
         if self.optimizer is None or not self.optimizer.dense.gradient_accumulation_steps:
             return
+        if self.collections_before_steps:
+            raise ValueError(
+                f"{self.name}: gradient_accumulation_steps would add gradients to rows that have another id by then, as open "
+                "vocabularies and tables on the host give them; leave it out, or take larger batches."
+            )
         batch = _first_batch(x, batch_size)
         if not self.built:
             raise ValueError(

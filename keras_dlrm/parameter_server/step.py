@@ -24,6 +24,11 @@ def check(model: Any) -> None:
     model.schema.require_one_label("build")
     if model.embeddings is None:
         raise ValueError("build: the model has no embedding tables; train it with fit.")
+    if model.embeddings.open is not None:
+        raise ValueError(
+            "build: an open vocabulary gives rows to ids in the order of the batches, and workers train at the same time in none; "
+            "train in one process or with sharded tables (kd.sharding), or hash the column (hashed=True)."
+        )
     if not model.compiled or not isinstance(model.optimizer, Hybrid):
         raise ValueError("build: the model is not compiled; build has to return a compiled one.")
     for option in ("gradient_accumulation_steps", "use_ema"):

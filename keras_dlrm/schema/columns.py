@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlrm.schema.open_vocabulary import Open
 from keras_dlrm.schema.time_parts import CODE_PARTS, DENSE_PARTS, SPARSE_PARTS, check_part, check_sources
 from keras_dlrm.support.arguments import choice, integer, number, shown
 
@@ -112,6 +113,7 @@ class Categorical:
         width, codes: Numbers of a content vector, and codes of a level, as `SemanticIds` makes it.
         id_dropout: Share of the rows whose ids of this column become unseen ones in training (the OOV row, or none where there
             is no such row), so that other columns learn to tell of an item that is new, and the OOV row is trained.
+        open: `Open`, an open vocabulary; it sets `vocabulary_size`, and `hashed`, as ids are unbounded.
 
     Example:
 
@@ -137,10 +139,13 @@ class Categorical:
     width: int | None = None
     codes: int | None = None
     id_dropout: float = 0.0
+    open: Open | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "Categorical")
         who = f"Categorical column {self.name!r}"
+        if self.open is not None:
+            self._check_open(who)
         if self.crossed != ():
             self._check_crossed()
         if self.codes is not None:
@@ -168,6 +173,21 @@ class Categorical:
         if self.hashed and self.vocabulary_size is None:
             raise ValueError(f"{who}: hashed=True needs a vocabulary_size, the rows that ids are hashed into.")
 
+    def _check_open(self, who: str) -> None:
+        if isinstance(self.open, Mapping):
+            object.__setattr__(self, "open", Open(**self.open))
+        if not isinstance(self.open, Open):
+            raise TypeError(f"{who}: open={shown(self.open)} must be kd.Open(rows=…).")
+        rows = self.open.table_rows
+        if self.vocabulary_size not in (None, rows):
+            size = shown(self.vocabulary_size)
+            raise ValueError(f"{who}: vocabulary_size={size} does not go with open=…, which has {rows} rows; leave it out.")
+        object.__setattr__(self, "vocabulary_size", rows)
+        object.__setattr__(self, "hashed", True)
+        for field in ("oov", "oov_rows", "min_count", "max_vocabulary", "of", "part", "identity", "crossed", "codes"):
+            if getattr(self, field) != type(self).__dataclass_fields__[field].default:
+                raise ValueError(f"{who}: {field}={shown(getattr(self, field))} does not go with open=…; leave it out.")
+
     def _check_crossed(self) -> None:
         who, parents = f"Crossed column {self.name!r}", self.crossed
         if isinstance(parents, str) or not isinstance(parents, Iterable):
@@ -183,7 +203,8 @@ class Categorical:
             raise ValueError(f"{who}: it needs a vocabulary_size, the rows that combinations are hashed into.")
         object.__setattr__(self, "oov", None)
         # What says how raw values become ids does not apply to it, and neither does sharing the table of others.
-        for field in ("hotness", "table", "min_count", "max_vocabulary", "hashed", "oov_rows", "truncate", "of", "id_dropout"):
+        others = ("hotness", "table", "min_count", "max_vocabulary", "hashed", "oov_rows", "truncate", "of", "id_dropout", "open")
+        for field in others:
             if getattr(self, field) != type(self).__dataclass_fields__[field].default:
                 raise ValueError(f"{who}: {field}={shown(getattr(self, field))} is none of its options; leave it out.")
 
@@ -254,7 +275,7 @@ def _check_tables(columns: Iterable[Categorical]) -> None:
     first: dict[str, Categorical] = {}
     for column in columns:
         known = first.setdefault(column.table_name, column)
-        for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity"):
+        for field in ("vocabulary_size", "oov", "oov_rows", "min_count", "max_vocabulary", "hashed", "identity", "open"):
             if getattr(known, field) != getattr(column, field):
                 raise ValueError(
                     f"Schema: columns {known.name!r} and {column.name!r} share table {column.table_name!r} but give "
@@ -293,6 +314,9 @@ def compact(column: Any) -> dict[str, Any]:
             out[field.name] = value.item() if isinstance(value, np.generic) else list(value) if field.name == "crossed" else value
     if isinstance(column, Categorical) and column.part in SPARSE_PARTS:
         del out["vocabulary_size"]
+    if isinstance(column, Categorical) and column.open is not None:
+        del out["vocabulary_size"], out["hashed"]
+        out["open"] = column.open.to_dict()
     if isinstance(column, Categorical) and (column.crossed or column.codes):
         del out["oov"]
     if isinstance(column, Dense) and column.encoding and column.missing == ENCODED_MISSING:

@@ -79,7 +79,8 @@ def check_finite(who: str, values: np.ndarray, given: np.ndarray | None = None) 
 def id_matrix(column: Categorical, values: Any) -> tuple[np.ndarray, Lists]:
     """A sparse column (B,), (B, k) or B lists → int64 (B, hotness), padded with -1, every id in range.
 
-    Unbounded ids of a hashed column are folded to 31 bits. Also gives the lists that the rows came with.
+    Unbounded ids of a hashed column are folded to 31 bits, but not those of an open vocabulary. Also gives the lists that the
+    rows came with.
     """
     most = None if column.truncate else column.hotness
     ids, lengths = ragged(column.name, values, most, PADDING, np.int64)
@@ -88,7 +89,7 @@ def id_matrix(column: Categorical, values: Any) -> tuple[np.ndarray, Lists]:
         starts = kept(column, used_lengths(ids == PADDING))
         ids = cut(ids, starts, column.hotness, PADDING)
     check_ids(column, ids)
-    return fold(ids) if column.hashed else ids, Lists(lengths, starts)
+    return fold(ids) if column.hashed and column.open is None else ids, Lists(lengths, starts)
 
 
 def weight_rows(column: Categorical, values: Any, ids: np.ndarray, lists: Lists) -> np.ndarray:
@@ -134,6 +135,24 @@ def check_ids(column: Categorical, ids: np.ndarray) -> None:
         )
 
 
+def stored(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
+    """Ids of a packed batch (B, W) as files have them: int32, or int64 where a vocabulary is open; the others are narrowed."""
+    if ids_dtype(columns) == np.int32:
+        return narrow(columns, ids)
+    whole = np.repeat([c.open is not None for c in columns], [c.hotness for c in columns])
+    return np.where(whole, signed(ids), narrow(columns, ids))
+
+
+def signed(ids: np.ndarray) -> np.ndarray:
+    """Integers as int64; unsigned ones beyond it as the largest."""
+    return np.minimum(ids, np.uint64(np.iinfo(np.int64).max)).astype(np.int64) if ids.dtype == np.uint64 else ids.astype(np.int64)
+
+
+def ids_dtype(columns: Sequence[Categorical]) -> np.dtype[Any]:
+    """int64 where a column has an open vocabulary, whose ids take 63 bits, else int32."""
+    return np.dtype(np.int64 if any(c.open is not None for c in columns) else np.int32)
+
+
 def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
     """Ids of a packed batch (B, W) as int32. One that does not fit becomes its fold where hashed, else -2: out of range."""
     if ids.dtype == np.int32:
@@ -141,8 +160,8 @@ def narrow(columns: Sequence[Categorical], ids: np.ndarray) -> np.ndarray:
     fits = ids <= LARGEST if ids.dtype.kind == "u" else (ids <= LARGEST) & (ids >= -LARGEST)
     if fits.all():
         return ids.astype(np.int32)
-    hashed = np.repeat([c.hashed for c in columns], [c.hotness for c in columns])
-    folded = fold(np.minimum(ids, np.iinfo(np.int64).max))
+    hashed = np.repeat([c.hashed and c.open is None for c in columns], [c.hotness for c in columns])
+    folded = fold(signed(ids))
     return np.where(fits | (hashed & (ids > 0)), folded, PADDING - 1).astype(np.int32)
 
 

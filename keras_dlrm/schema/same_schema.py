@@ -3,7 +3,7 @@
 from keras_dlrm.schema.columns import Categorical, Dense
 from keras_dlrm.schema.schema import Schema
 
-SIZES = ("vocabulary_size", "hotness", "hashed", "oov", "oov_rows", "crossed")
+SIZES = ("vocabulary_size", "hotness", "hashed", "oov", "oov_rows", "crossed", "open")
 
 
 def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False) -> None:

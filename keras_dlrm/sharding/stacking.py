@@ -41,7 +41,8 @@ class Stack:
     """Tables of one width in one variable.
 
     Arrays by name have an entry for each position of a lookup: `size`: the column's vocabulary size, `oov`: its OOV id (-1:
-    contributes nothing), `hashed`, `divisor`, `modulus` and `start`, the table's first row.
+    contributes nothing), `hashed`, `divisor`, `modulus`, `start`, the table's first row, `rows`, how many it has, and `open`:
+    whether its vocabulary is, of which no id is a row by itself: its `size` is 1, the OOV row.
     """
 
     width: int
@@ -151,9 +152,13 @@ def _stack(schema: Schema, tables: Mapping[str, tuple[Table, ...]], width: int, 
         first += c.hotness
         second += c.hotness if halved else 0
     values = [
-        (c.vocabulary_size, -1 if c.oov is None else c.oov, c.hashed, t.divisor, t.modulus, starts[t.name]) for _, c, t in lookups
-    ]
-    names = ("size", "oov", "hashed", "divisor", "modulus", "start")
+        (
+            1 if c.open else c.vocabulary_size, -1 if c.oov is None else c.oov, c.hashed and c.open is None,
+            t.divisor, t.modulus, starts[t.name], t.rows, c.open is not None,
+        )
+        for _, c, t in lookups
+    ]  # fmt: skip
+    names = ("size", "oov", "hashed", "divisor", "modulus", "start", "rows", "open")
     hotness = [c.hotness for _, c, _ in lookups]
     per_position = {name: np.repeat(each, hotness) for name, each in zip(names, zip(*values, strict=True), strict=True)}
     same = np.array_equal(take, np.arange(schema.width))

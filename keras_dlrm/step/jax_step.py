@@ -11,13 +11,21 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_dlrm.backend.private_keras import distribute_rows, hold_values, purge_variables
-from keras_dlrm.embeddings.host.cached_tables import in_step
+from keras_dlrm.backend.private_keras import (
+    DataAdapter,
+    distribute_rows,
+    get_data_adapter,
+    hold_values,
+    purge_variables,
+    train_validation_split,
+)
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
+from keras_dlrm.embeddings.row_access import prepared
 from keras_dlrm.sharding.meter import meter
 from keras_dlrm.step.ahead import LookAhead
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.freed_memory import keep_freed_memory
+from keras_dlrm.step.jax_wide_ids import WideBatches, wide
 from keras_dlrm.step.step import Step
 
 
@@ -100,13 +108,40 @@ class SparseStep(Step):
         super().make_train_function(force)
 
     def prepared(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self.open_collections:
+            return self._wide(call, arguments)
         validation = arguments.get("validation_data")
         if isinstance(validation, tuple):
             arguments = {**arguments, "validation_data": (self.narrowing.arrays(validation[0]), *validation[1:])}
         return {**arguments, "x": self.narrowing.arrays(arguments["x"])}
 
+    def _wide(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments with adapters in the place of data, which keep ids whole until the hooks before a step have seen them."""
+
+        def adapter(data: tuple[Any, ...], batch_size: Any, steps: Any, **options: Any) -> Any:
+            x, y, sample_weight = data
+            if x is None or isinstance(x, WideBatches):  # of an evaluation within `fit`
+                return x
+            if not isinstance(x, DataAdapter):
+                x = get_data_adapter(x, y, sample_weight=sample_weight, batch_size=batch_size, steps_per_epoch=steps, **options)
+            return WideBatches(x)
+
+        data = tuple(arguments.get(name) for name in ("x", "y", "sample_weight"))
+        rest = {name: value for name, value in arguments.items() if name not in ("y", "sample_weight", "class_weight")}
+        if arguments.get("validation_split") and arguments.get("validation_data") is None:
+            data, rest["validation_data"] = train_validation_split(data, validation_split=arguments["validation_split"])
+        options = {"shuffle": arguments.get("shuffle", False), "class_weight": arguments.get("class_weight")}
+        steps = arguments.get("steps_per_epoch" if call == "fit" else "steps")
+        rest["x"] = adapter(data, arguments.get("batch_size"), steps, **options)
+        if rest.get("validation_data") is not None:
+            valid = keras.utils.unpack_x_y_sample_weight(rest["validation_data"])
+            size = arguments["validation_batch_size"] or arguments["batch_size"]
+            rest["validation_data"] = (adapter(valid, size, arguments["validation_steps"]),)
+        return rest
+
     def prepared_batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Any, Any, Any, Any]:
-        return self.narrowing.arrays(x), y, sample_weight, class_weight
+        x = wide(x) if self.open_collections else self.narrowing.arrays(x)
+        return x, y, sample_weight, class_weight
 
     def predict_on_batch(self, x: Any) -> Any:
         x = self.narrowing.arrays(x)
@@ -142,14 +177,14 @@ class SparseStep(Step):
     def looped(self, step: Any, concatenate_outputs: bool = False) -> Any:
         narrowing = self.narrowing
 
-        moving = bool(self.collections_before_steps)
+        collections = self.collections_before_steps
 
         def kept(state: Any, data: Any) -> Any:
             with whole_steps:
-                if moving:
+                if collections:
                     state, data = self._ready(state, data)
                 data = narrowing.batch(data)
-                with in_step() if moving else contextlib.nullcontext():
+                with prepared.using(bool(collections)):
                     logs, state = step(state, data)
                 self._keep_state(state)
             return logs, state

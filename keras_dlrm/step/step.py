@@ -1,14 +1,16 @@
 """Hooks of a train step that the calls of a model go through, the same for every backend."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from keras_dlrm import backend
 from keras_dlrm.backend.private_keras import OpenModel
 from keras_dlrm.embeddings.host.cached_tables import CachedTables
 from keras_dlrm.embeddings.inputs import Narrowing
-from keras_dlrm.embeddings.row_access import RowAccess
+from keras_dlrm.embeddings.row_access import RowAccess, prepared
 from keras_dlrm.step.batch import WholeBatch
 from keras_dlrm.step.checked import CheckedPyDataset
 
@@ -33,12 +35,14 @@ class Step(OpenModel):
 
     def before_step(self, data: Any, training: bool) -> Any:
         """A batch right before its step, with the rows that its collections have made ready for it; see `BeforeStep`."""
-        for collection in self.collections_before_steps:
-            x, *rest = data if isinstance(data, (tuple, list)) else (data,)
-            access = RowAccess(collection, self.optimizer if self.compiled else None)
-            x = collection.ready(x, access, training)
-            data = (x, *rest) if isinstance(data, (tuple, list)) else x
-        return data
+        x, *rest = data if isinstance(data, (tuple, list)) else (data,)
+        x = self._ready_inputs(self.collections_before_steps, x, training)
+        return (x, *rest) if isinstance(data, (tuple, list)) else x
+
+    def _ready_inputs(self, collections: Sequence[Any], x: Any, training: bool) -> Any:
+        for collection in collections:
+            x = collection.ready(x, RowAccess(collection, self.optimizer if self.compiled else None), training)
+        return x
 
     def expect(self, data: Any) -> None:
         """Have host tables take note of a batch of a later step."""
@@ -51,13 +55,30 @@ class Step(OpenModel):
         return [c.store for c in self.collections_before_steps if isinstance(c.store, CachedTables)]
 
     @property
+    def open_collections(self) -> list[Any]:
+        """The collections with open vocabularies."""
+        return [collection for collection in self.collections_before_steps if collection.open is not None]
+
+    @property
     def collections_before_steps(self) -> list[Any]:
         """The collections whose rows may change before a step."""
         raise NotImplementedError
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # As a function a model looks up what is there: on the host, where ids have 64 bits on every backend.
+        collections = [] if prepared.value else self.open_collections
+        if not collections or not all(map(backend.is_concrete, keras.tree.flatten(inputs))):
+            return super().__call__(inputs, *args, **kwargs)
+        with prepared.using(True):
+            return super().__call__(self._ready_inputs(collections, inputs, False), *args, **kwargs)
+
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Open while one of Keras's loops or steps runs."""
         return contextlib.nullcontext()
+
+    def logs_of_epoch(self, logs: Any) -> Any:
+        counts = [collection.open.logs() for collection in self.open_collections]
+        return {**super().logs_of_epoch(logs), **{name: n for each in counts for name, n in each.items()}}
 
     def check_compiled(self, metrics: list[Any]) -> None:
         """Raise where the model cannot be trained as it was compiled with these metrics."""

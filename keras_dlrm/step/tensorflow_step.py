@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from keras_dlrm.backend.private_keras import ArrayDataAdapter, DataAdapter, can_convert_arrays
-from keras_dlrm.embeddings.host.cached_tables import in_step
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.embeddings.row_access import prepared
 from keras_dlrm.step.ahead import LookAhead
 from keras_dlrm.step.checked import CheckedPyDataset
 from keras_dlrm.step.freed_memory import keep_freed_memory
@@ -94,7 +94,8 @@ class SparseStep(Replicas):
 
     def looped(self, step_function: Any) -> Any:
         loop = super().looped(step_function)
-        if not self.collections_before_steps:
+        collections = self.collections_before_steps
+        if not collections:
             return loop
         training = step_function == self.train_step
         ahead = LookAhead(self.expect) if training and self.host_tables else iter
@@ -104,7 +105,7 @@ class SparseStep(Replicas):
             # Keras draws batches from tf.data inside its graph; of any other iterator it takes them one by one.
             for first in iterator:
                 rest = itertools.islice(iterator, self.steps_per_execution - 1)
-                with in_step():
+                with prepared.using(True):
                     return loop(self.before_step(data, training) for data in itertools.chain([first], rest))
             raise StopIteration
 
@@ -114,14 +115,14 @@ class SparseStep(Replicas):
         if self.predict_function is not None and not force:
             return self.predict_function
         super().make_predict_function(force)
-        if self.collections_before_steps:
-            function = self.predict_function
+        collections, function = self.collections_before_steps, self.predict_function
 
-            def ready(batches: Any) -> Any:
-                batches = tuple(self.before_step(data, False) for data in batches)
-                with in_step():
-                    return function(batches)
+        def ready(batches: Any) -> Any:
+            batches = tuple(self.before_step(data, False) for data in batches)
+            with prepared.using(True):
+                return function(batches)
 
+        if collections:
             self.predict_function = ready
         return self.predict_function
 

@@ -6,8 +6,8 @@ import keras
 import torch
 
 from keras_dlrm.backend.private_keras import get_data_adapter
-from keras_dlrm.embeddings.host.cached_tables import in_step
 from keras_dlrm.embeddings.lookup import LookupTape, is_table, taped
+from keras_dlrm.embeddings.row_access import prepared
 from keras_dlrm.step.ahead import AdapterAhead
 from keras_dlrm.step.step import Step
 
@@ -39,12 +39,13 @@ class SparseStep(Step):
 
     def _after_hooks(self, function: Any, training: bool) -> Any:
         """Keras's function of a list of batches, which are made ready for it first."""
-        if not self.collections_before_steps:
+        collections = self.collections_before_steps
+        if not collections:
             return function
 
         def ready(batches: Any) -> Any:
             batches = [self.before_step(data, training) for data in batches]
-            with in_step():
+            with prepared.using(True):
                 return function(batches)
 
         return ready

@@ -7,6 +7,8 @@ from keras_dlrm.data.kernels.compiled import compiled
 
 #: The key of the published test vectors: bytes 0, 1, … 15. Ids of saved models depend on it.
 KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
+#: Ids of an open vocabulary's texts are below it.
+LONGEST = 2**63 - 1
 _CHUNK = 1 << 16  # texts at a time: joined, all of a column could be more than Polars takes
 _INITIAL = np.array([0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573], np.uint64)
 

@@ -9,6 +9,7 @@ import numpy as np
 from keras_dlrm.files.checksums import CHECKSUM, Done, read_json, unsealed
 from keras_dlrm.files.inventory import check_contents, check_sizes
 from keras_dlrm.files.marker import check_marker
+from keras_dlrm.schema.packing import ids_dtype
 from keras_dlrm.schema.schema import Schema
 
 FORMAT = "keras_dlrm packed click log"
@@ -32,7 +33,7 @@ def array_specs(schema: Schema) -> dict[str, tuple[np.dtype[Any], int | None]]:
     """
     specs: dict[str, tuple[np.dtype[Any], int | None]] = {}
     for key in schema.input_names:
-        dtype = np.int32 if key == "sparse" else np.float32
+        dtype = ids_dtype(schema.categorical) if key == "sparse" else np.float32
         specs[key] = (np.dtype(dtype), schema.n_dense if key == "dense" else schema.width)
     specs[LABEL] = (np.dtype(np.float32), None if isinstance(schema.label, str) else len(schema.labels))
     if schema.sample_weight is not None:

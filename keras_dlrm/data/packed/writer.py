@@ -19,7 +19,7 @@ from keras_dlrm.files.inventory import files_below, inventory
 from keras_dlrm.files.marker import MARKER, marker_content
 from keras_dlrm.files.ownership import check, hold, identity, mark, remove
 from keras_dlrm.schema.label import allowed_labels
-from keras_dlrm.schema.packing import WEIGHTS, narrow
+from keras_dlrm.schema.packing import WEIGHTS, stored
 from keras_dlrm.schema.schema import Schema
 
 _WHAT = "a processed directory"
@@ -113,7 +113,7 @@ class PackedWriter(contextlib.AbstractContextManager["PackedWriter"]):
             allowed = allowed_labels(columns[:, i], self.schema.soft_labels, missing=columns.shape[1] > 1)
             self._check(split, "label", name, columns[:, i], *allowed)
         if "sparse" in arrays:
-            arrays["sparse"] = narrow(self.schema.categorical, arrays["sparse"])
+            arrays["sparse"] = stored(self.schema.categorical, arrays["sparse"])
         arrays[layout.LABEL] = labels
         if sample_weight is not None:
             weights = _flat("sample_weight", sample_weight).astype(np.float32)

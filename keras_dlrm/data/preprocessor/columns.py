@@ -17,7 +17,7 @@ from keras_dlrm.data.preprocessor.vocabulary import HEX, Keys, Vocabulary, count
 from keras_dlrm.schema import crosses
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense
 from keras_dlrm.schema.label import allowed_labels
-from keras_dlrm.schema.packing import WEIGHTS, Lists
+from keras_dlrm.schema.packing import WEIGHTS, Lists, ids_dtype
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.schema.time_parts import part_of, raw_names, sources
 from keras_dlrm.schema.vectors import code_ids, semantic, vectors
@@ -101,7 +101,7 @@ class Columns:
         over: Any = map if executor is None else executor.map
         out = np.empty((n, schema.n_dense), np.float32)
         late = np.empty((n, self.late_width))
-        sparse = np.full((n, schema.width), PADDING, np.int32)
+        sparse = np.full((n, schema.width), PADDING, ids_dtype(schema.categorical))
         label = np.full((n, len(schema.labels)), np.nan, np.float32)
         weight, when = np.ones(n, np.float32), np.zeros(n, np.uint64)
         offsets = dict(zip(schema.categorical_names, schema.offsets, strict=True))

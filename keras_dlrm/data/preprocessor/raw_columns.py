@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from keras_dlrm.data.kernels import normal_form
-from keras_dlrm.data.kernels.string_hash import buckets
+from keras_dlrm.data.kernels.string_hash import LONGEST, buckets
 from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST, fold
 from keras_dlrm.schema.packing import Lists, kept
@@ -167,7 +167,8 @@ def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tup
     """Values of a column that came with its vocabulary size → int64 ids, -1 where missing.
 
     Unbounded ids of a hashed column are folded to 31 bits. Other values are hashed as texts to such ids, which
-    `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph. Also gives a mask of the
+    `tf.strings.to_hash_bucket_strong(texts, 2**31, key=string_hash.KEY)` gives inside a graph. Ids of an open vocabulary keep 63
+    bits, and texts become numbers below `string_hash.LONGEST`. Also gives a mask of the
     values that cannot be used, bool (n,), whose ids are -1, too, and what is allowed.
     """
     size = int(column.vocabulary_size or 0)
@@ -189,11 +190,12 @@ def checked_ids(values: pl.Series, column: Categorical, source: str = "") -> tup
         raise TypeError(f"{where} has dtype {values.dtype}; ids must be integers.")
     lost = ids.is_null() & values.is_not_null()
     if column.hashed and lost.any():
-        ids = ids.scatter(lost.arg_true(), buckets(values.filter(lost).cast(pl.String), LARGEST + 1))
+        count = LARGEST + 1 if column.open is None else LONGEST
+        ids = ids.scatter(lost.arg_true(), buckets(values.filter(lost).cast(pl.String), count))
         lost = ids.is_null() & values.is_not_null()
     beyond = ids < PADDING if column.hashed else (ids >= size) | (ids < PADDING)
     bad = (lost | beyond.fill_null(False)).to_numpy()
     numbers = ids.fill_null(PADDING).to_numpy()
     if bad.any():
         numbers = np.where(bad, PADDING, numbers)
-    return (fold(numbers) if column.hashed else numbers), bad, reason
+    return (fold(numbers) if column.hashed and column.open is None else numbers), bad, reason

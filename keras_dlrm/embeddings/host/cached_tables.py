@@ -1,6 +1,5 @@
 """`CachedTables`: the store of an `EmbeddingCollection` whose tables are host tables."""
 
-import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Sequence
@@ -15,21 +14,13 @@ from keras_dlrm.embeddings.host.host_stack import HostStack, parts_of
 from keras_dlrm.embeddings.host.host_tables import HostTables
 from keras_dlrm.embeddings.inputs import map_ids
 from keras_dlrm.embeddings.lookup import goes_to_tape
-from keras_dlrm.embeddings.row_access import RowAccess, row_code
+from keras_dlrm.embeddings.row_access import RowAccess, prepared, row_code
 from keras_dlrm.embeddings.table_rows import table_rows
 from keras_dlrm.embeddings.whole_tables import WholeTables
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.hashing import LARGEST, fold, mix
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.stacking import Stack
-from keras_dlrm.support.scoped import Scoped
-
-_in_step = Scoped(False)
-
-
-def in_step() -> contextlib.AbstractContextManager[Any]:
-    """While this context is open, ids of batches are those that `CachedTables` has made of them."""
-    return _in_step.using(True)
 
 
 @dataclasses.dataclass
@@ -145,7 +136,7 @@ class CachedTables(WholeTables):
 
     def _of_slots(self) -> bool:
         """Whether ids are slots; else they are read as they are, which takes values that are there."""
-        if _in_step.value or in_symbolic_scope():
+        if prepared.value or in_symbolic_scope():
             return True
         if backend.can_write():
             return False

@@ -74,6 +74,9 @@ class HostTables:
             "the replicas of a strategy; train in one process": backend.replicas() is not None,
             "quotient_remainder, which stores tables in another way; leave one of them out": split,
             f"table_dtype={table_dtype!r}, whose rounding depends on a row's place; use 'float32'": table_dtype != "float32",
+            "an open vocabulary, whose rows start anew; give its table the rows that the device has room for": any(
+                c.open is not None for c in schema.categorical
+            ),
             "id_dropout of a column, which changes ids in a step; leave it out": any(c.id_dropout for c in schema.categorical),
         }
         for reason, here in reasons.items():

@@ -38,7 +38,7 @@ def pooled(graph: Graph, collection: Any, tables: StoredTables, sparse: str, wei
 def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights: str | None) -> list[tuple[Block, str]]:
     stack = stored.stack
     needs_factors = weights is not None or any(b.combiner != "sum" and b.hotness > 1 for b in stack.blocks)
-    places, real = _places(graph, stored, ids, needs_factors)
+    places, real = _places(graph, collection, stored, ids, needs_factors)
     vectors = _gather(graph, stored, places)
     factors = None
     if needs_factors:
@@ -72,13 +72,14 @@ def _pool(graph: Graph, collection: Any, stored: StoredStack, ids: str, weights:
     return pooled_blocks
 
 
-def _places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
+def _places(graph: Graph, collection: Any, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
     """Places (B, P) that ids ask for, see `StoredStack`; and, if needed, which of them are rows."""
     stack = stored.stack
     sizes = stack.per_position["size"].astype(np.int64)
     contributes = stack.per_position["oov"] >= 0
-    if stack.per_position["hashed"].any() or any(block.second is not None for block in stack.blocks):
-        return _computed_places(graph, stored, ids, needs_real)
+    computed = stack.per_position["hashed"] | stack.per_position["open"]
+    if computed.any() or any(block.second is not None for block in stack.blocks):
+        return _computed_places(graph, collection, stored, ids, needs_real)
     clipped = graph.op("Min", graph.op("Max", ids, np.array([PADDING - 1])), sizes)
     real = None
     if needs_real and contributes.all():
@@ -90,8 +91,10 @@ def _places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tu
     return graph.op("Add", clipped, stored.first_places), real
 
 
-def _computed_places(graph: Graph, stored: StoredStack, ids: str, needs_real: bool) -> tuple[str, str | None]:
-    """Places where ids are hashed, or split into a quotient and a remainder; otherwise like `_places`."""
+def _computed_places(
+    graph: Graph, collection: Any, stored: StoredStack, ids: str, needs_real: bool
+) -> tuple[str, str | None]:
+    """Places where ids are hashed, have rows in a map, or split into a quotient and a remainder; otherwise like `_places`."""
     stack = stored.stack
     sizes, oov, hashed, divisor, modulus = (
         stack.per_position[name] for name in ("size", "oov", "hashed", "divisor", "modulus")
@@ -107,11 +110,31 @@ def _computed_places(graph: Graph, stored: StoredStack, ids: str, needs_real: bo
     if (oov != PADDING).any():
         unknown = graph.op("Where", graph.op("Equal", ids, _ints(PADDING)), _ints(PADDING), unknown)  # type: ignore[assignment]
     local = graph.op("Where", known, local, unknown)
+    if stack.per_position["open"].any():
+        local = _with_slots(graph, collection.open, stack, ids, local)
     real = graph.op("GreaterOrEqual", local, _ints(0))
     if any(block.second is not None for block in stack.blocks):
         quotient = graph.op("Div", local, divisor.astype(np.int64))
         local = graph.op("Where", real, graph.op("Mod", quotient, modulus.astype(np.int64)), _ints(PADDING))
     return graph.op("Add", local, stored.first_places), real if needs_real else None
+
+
+def _with_slots(graph: Graph, maps: Any, stack: Any, ids: str, local: str) -> str:
+    """Local rows, where ids of open vocabularies are looked up in their maps; as `OpenTables.rows_in_graph`."""
+    for places, each in maps.of_stack(stack):
+        order = np.arange(stack.positions)
+        order[places] = stack.positions + np.arange(len(places))
+        own = graph.op("Max", graph.op("Gather", ids, places, axis=1), _ints(0))
+        buckets = _bucket(graph, own, np.array(each.slots.buckets))
+        known = graph.op("Gather", each.slots.identities, buckets, axis=0)
+        same = graph.op("Cast", graph.op("Equal", known, graph.op("Unsqueeze", own, _ints(-1))), to=element_type("int32"))
+        way = graph.op("ArgMax", same, axis=-1, keepdims=0)
+        there = graph.op("Cast", graph.op("ReduceMax", same, _ints(-1), keepdims=0), to=element_type("bool"))
+        slot = graph.op("Add", graph.op("Add", graph.op("Mul", buckets, _ints(each.slots.ways)), way), _ints(1))
+        found = graph.op("Where", there, slot, _ints(0))
+        every = graph.op("Gather", graph.op("Concat", local, found, axis=1), order, axis=1)
+        local = graph.op("Where", graph.op("GreaterOrEqual", ids, _ints(0)), every, local)
+    return local
 
 
 def _bucket(graph: Graph, ids: str, sizes: np.ndarray) -> str:

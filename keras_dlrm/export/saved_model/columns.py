@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dlrm.data.kernels import normal_form
-from keras_dlrm.data.kernels.string_hash import KEY
+from keras_dlrm.data.kernels.string_hash import KEY, LONGEST
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.preprocessor.vocabulary import HEX, Vocabulary
 from keras_dlrm.embeddings.table_rows import cross
@@ -162,7 +162,7 @@ class RawColumns(ModelColumns):
         lookup = self.lookups.get(column.table_name)
         if lookup is not None:
             return lookup(values)
-        return hashed_ids(values) if column.hashed else values
+        return hashed_ids(values, LARGEST + 1 if column.open is None else LONGEST) if column.hashed else values
 
 
 class VocabularyLookup(tf.Module):
@@ -216,8 +216,8 @@ class VocabularyLookup(tf.Module):
         return tf.where(missing, tf.constant(PADDING, tf.int64), looked_up)
 
 
-def hashed_ids(texts: Any) -> Any:
-    """Texts of a hashed column → ids: whole numbers are ids, other texts are hashed; -1 where empty."""
+def hashed_ids(texts: Any, count: int = LARGEST + 1) -> Any:
+    """Texts of a hashed column → ids: whole numbers are ids, others are hashed to numbers below `count`; -1 where empty."""
     texts = _normal_form(texts)
     number = tf.strings.regex_full_match(texts, "[+-]?[0-9]+")
     sign = tf.where(tf.strings.substr(texts, 0, 1) == "-", tf.constant(-1, tf.int64), tf.constant(1, tf.int64))
@@ -230,7 +230,7 @@ def hashed_ids(texts: Any) -> Any:
     )
     least = tf.where(sign < 0, tf.constant(_LAST + 1, tf.int64), tf.constant(_LAST, tf.int64))
     number &= (high < _HIGHEST) | ((high == _HIGHEST) & (low <= least))
-    hashed = tf.strings.to_hash_bucket_strong(texts, LARGEST + 1, key=list(KEY))
+    hashed = tf.strings.to_hash_bucket_strong(texts, count, key=list(KEY))
     ids = tf.where(number, sign * (high * _LOW + low), hashed)
     return tf.where(texts == "", tf.constant(PADDING, tf.int64), ids)
 

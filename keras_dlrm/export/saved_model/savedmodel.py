@@ -181,6 +181,9 @@ def _write(
             for i, v in enumerate(v for each in models for v in each.weights if not is_table(v))
         }
         np.savez(folder / "weights.npz", **weights)
+        maps = [each.embeddings.open for each in models if each.embeddings is not None and each.embeddings.open is not None]
+        for i, each in enumerate(maps):
+            np.savez(folder / f"open_{i}.npz", **each.state())
         if preprocessor is not None:
             preprocessor.save(folder / "preprocessor")
         if stages is not None:
@@ -202,7 +205,8 @@ def _write(
     written = sum(file.stat().st_size for file in (path / "variables").iterdir())
     # Parquet's ids may be compressed, and the graph has a number for each besides.
     items = 0 if stages is None else 2 * index + 12 * len(stages.index)
-    needed = sum(each.nbytes for each in stored) + sum(values.nbytes for values in weights.values()) + items
+    slots = sum(t.slots.rows for each in maps for t in each.tables.values())
+    needed = sum(each.nbytes for each in stored) + 8 * slots + sum(values.nbytes for values in weights.values()) + items
     if written > _SHARE * needed + _ROOM:
         raise RuntimeError(f"savedmodel: the variables take {written:,} bytes for weights of {needed:,}; that is a defect here.")
 

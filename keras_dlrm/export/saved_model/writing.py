@@ -45,16 +45,22 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     `preprocessor` (whether `folder` has one), `user_columns`, `default`, `tables` (of each the kept rows, the width, the rows of a
     part, the kind, and whether it has a map), `retrieval` (numbers of `retrieve` and `recommend`, or `None`), and whether to
     `warm_up`. The folder has `weights.npz`, all but the tables, `map_….npy` of the tables that have one, and maybe `preprocessor/`
-    and `index/`; `rows` are the float32 rows of the tables, in order.
+    and `index/`, and `open_….npz`, the maps of open vocabularies; `rows` are the float32 rows of the tables, in order.
     """
-    maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
+    row_maps = [np.load(folder / f"map_{i}.npy") if mapped else None for i, (*_, mapped) in enumerate(job["tables"])]
     with stand_in_tables():
         models = [keras.saving.deserialize_keras_object(config) for config in job["models"]]
         stand_ins = [table for each in models if each.embeddings is not None for table in each.embeddings.tables]
-        served = ServedTables(stand_ins, [kind for *_, kind, _ in job["tables"]], maps)
+        served = ServedTables(stand_ins, [kind for *_, kind, _ in job["tables"]], row_maps)
         with taped(_Recorder(stand_ins)):
             for each in models:
                 each(example_batch(each.schema))  # makes its variables
+    maps = [each.embeddings.open for each in models if each.embeddings is not None and each.embeddings.open is not None]
+    for i, each in enumerate(maps):
+        with np.load(folder / f"open_{i}.npz") as state:
+            each.restore(state)
+        for table in each.tables.values():  # in variables, as each signature would hold constants of its own
+            table.constants = [tf.Variable(half, trainable=False, name="ids") for half in each.identities(table)]
     model = models[0]
     tables = {id(table) for table in stand_ins}
     weights = [v for each in models for v in each.weights if id(v) not in tables]
@@ -65,6 +71,7 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
             weight.assign(saved[f"w{i}"])
     module = _module(weights)
     module.tables = list(served.arrays.values())
+    module.open = [table.constants for each in maps for table in each.tables.values()]
 
     schema = model.schema
 
@@ -102,7 +109,7 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
     replace_rows(path, _parts(rows, job["tables"]))
     asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
     for entry in asked["requests"].values():
-        entry["rows"] = _looked_up(models, stand_ins, entry["batches"], maps)
+        entry["rows"] = _looked_up(models, stand_ins, entry["batches"], row_maps)
     (folder / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
     (path / "assets.extra").mkdir()
     if job["warm_up"]:

@@ -165,7 +165,7 @@ class StoredTables:
         collection.require_whole("export")
         masks = {} if prune is None else rows_to_prune(collection, prune)
         # No id of a hashed column is unseen: of its tables, and of the two that stand for a split one, no row is like it.
-        oov = {c.table_name: None if c.hashed else c.oov for c in collection.schema.categorical}
+        oov = {c.table_name: c.oov if c.open or not c.hashed else None for c in collection.schema.categorical}
         for stack, variable in zip(collection.stacks, collection.tables, strict=True):
             own = kind or keras.backend.standardize_dtype(variable.dtype)
             mask = np.zeros(stack.rows, bool)
@@ -257,6 +257,6 @@ def rows_to_prune(collection: Any, prune: str | Mapping[str, Any]) -> dict[str, 
             masks[name] = mask
     for name, mask in masks.items():
         column = columns[name]
-        if column.oov is not None and not column.hashed:
+        if column.oov is not None and (column.open or not column.hashed):
             mask[column.oov : column.oov + column.oov_rows] = False
     return masks

@@ -1,0 +1,86 @@
+"""Ids of 64 bits on JAX, on their way from data to the hooks before a step."""
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+from keras_dlrm.backend.private_keras import DataAdapter
+
+
+@jax.tree_util.register_pytree_node_class
+class WideIds:
+    """int64 ids in two halves: JAX, which may move a batch before the hooks see it, would cut each id in half.
+
+    Args:
+        halves: int32, last axis 2 times as long as that of the ids.
+    """
+
+    def __init__(self, halves: Any) -> None:
+        self._halves = halves
+
+    @classmethod
+    def of(cls, array: Any) -> Any:
+        """Wide NumPy ids (B, W) in this form; anything else as it is."""
+        if not isinstance(array, np.ndarray) or array.dtype not in (np.int64, np.uint64) or array.ndim != 2:
+            return array
+        return cls(np.ascontiguousarray(array).view(np.int32))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the ids."""
+        return (*self._halves.shape[:-1], self._halves.shape[-1] // 2)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """dtype of what the step gets for them."""
+        return np.dtype(np.int32)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.ascontiguousarray(self._halves).view(np.int64).astype(dtype or np.int64)
+
+    def tree_flatten(self) -> tuple[Any, None]:
+        """As JAX asks for."""
+        return (self._halves,), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> Any:
+        """As JAX asks for."""
+        return cls(*children)
+
+
+def wide(x: Any) -> Any:
+    """Inputs with their wide ids in halves."""
+    return keras.tree.map_structure(WideIds.of, x)
+
+
+class WideBatches(DataAdapter):
+    """Keras's adapter of some data, with wide ids in halves.
+
+    Args:
+        adapter: The adapter.
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        self.adapter = adapter
+
+    def get_jax_iterator(self) -> Iterator[Any]:
+        for batch in self.adapter.get_jax_iterator():
+            yield (wide(batch[0]), *batch[1:]) if isinstance(batch, tuple) else wide(batch)
+
+    def get_numpy_iterator(self) -> Iterator[Any]:
+        return self.adapter.get_numpy_iterator()  # type: ignore[no-any-return]
+
+    num_batches = property(operator.attrgetter("adapter.num_batches"))
+    batch_size = property(operator.attrgetter("adapter.batch_size"))
+    has_partial_batch = property(operator.attrgetter("adapter.has_partial_batch"))
+    partial_batch_size = property(operator.attrgetter("adapter.partial_batch_size"))
+
+    def on_epoch_begin(self) -> None:
+        self.adapter.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.adapter.on_epoch_end()
