@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers.gradients import gradients
+from helpers.calls import gradients
 from keras import ops
 
 from keras_dlrm import backend

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import numpy_layers
-from helpers.gradients import gradients
+from helpers.calls import called, gradients
 from helpers.numpy_layers import encode, encoded
 from helpers.pooling import pooled
 from keras import ops
@@ -145,10 +145,14 @@ def inputs(shapes, batch, seed=0):
     ]  # fmt: skip
 
 
+def symbols(shapes):
+    return [keras.Input(s[:1], dtype="int32") if s[-1] == "int32" else keras.Input(s) for s in shapes]
+
+
 def made(name, **options):
     case = CASES[name]
     layer = case.make(**options)
-    layer(*inputs(case.inputs, 2))
+    layer(*symbols(case.inputs))
     rng = np.random.default_rng(7)
     for weight in layer.weights:  # a bias of zeros would hide a missing one
         if "float" in weight.dtype:
@@ -157,7 +161,7 @@ def made(name, **options):
 
 
 def numpy(tensor):
-    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
+    return ops.convert_to_numpy(tensor).astype("float32")
 
 
 @every_layer
@@ -165,7 +169,7 @@ def numpy(tensor):
 def test_values_equal_numpy_at_any_batch_size(name, batch):
     layer, case = made(name)
     x = inputs(case.inputs, batch)
-    got = layer(*x)
+    got = called(layer, *x)
     assert keras.backend.standardize_dtype(got.dtype) == "float32" and tuple(got.shape) == (batch, *case.output)
     assert tuple(layer.compute_output_shape(*[each.shape for each in x])) == (batch, *case.output)
     np.testing.assert_allclose(numpy(got), case.numpy(layer, *x), rtol=1e-5, atol=1e-5)
@@ -174,17 +178,17 @@ def test_values_equal_numpy_at_any_batch_size(name, batch):
 @every_layer
 def test_a_model_computes_and_saves_it_as_it_is(name, tmp_path):
     layer, case = made(name)
-    symbols = [keras.Input(s[:1], dtype="int32") if s[-1] == "int32" else keras.Input(s) for s in case.inputs]
-    model = keras.Model(symbols, layer(*symbols))
+    tensors = symbols(case.inputs)
+    model = keras.Model(tensors, layer(*tensors))
     assert model.output.shape == (None, *case.output)
     x = inputs(case.inputs, 3)
-    expected = numpy(layer(*x))
-    np.testing.assert_allclose(numpy(model(x)), expected, rtol=1e-6, atol=1e-6)
+    of_model = numpy(called(model, x))
+    np.testing.assert_allclose(of_model, numpy(called(layer, *x)), rtol=1e-6, atol=1e-6)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     (again,) = (each for each in loaded.layers if type(each) is type(layer))
     assert again.get_config() == layer.get_config()
-    np.testing.assert_array_equal(numpy(loaded(x)), numpy(model(x)))
+    np.testing.assert_array_equal(numpy(called(loaded, x)), of_model)
 
 
 @every_layer
@@ -193,14 +197,16 @@ def test_config_round_trip_keeps_the_layer_and_its_initial_weights(name):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer) and again.get_config() == layer.get_config()
     x = inputs(CASES[name].inputs, 3)
-    np.testing.assert_array_equal(numpy(again(*x)), numpy(layer(*x)))
+    for each in (layer, again):
+        each(*symbols(CASES[name].inputs))
+    np.testing.assert_array_equal(numpy(called(again, *x)), numpy(called(layer, *x)))
 
 
 @every_layer
 def test_mixed_precision_computes_on_float32_weights(name):
     layer, case = made(name, dtype="mixed_bfloat16")
     x = inputs(case.inputs, 5)
-    got = layer(*x)
+    got = called(layer, *x)
     assert keras.backend.standardize_dtype(got.dtype) == case.dtype
     assert {w.dtype for w in layer.weights if "float" in w.dtype} <= {"float32"}
     np.testing.assert_allclose(numpy(got), case.numpy(layer, *x), rtol=0.1, atol=0.15)

@@ -9,6 +9,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from helpers.calls import called
 from helpers.suite import in_suite, suite_on
 from helpers.zoo import (
     KINDS,
@@ -85,7 +86,7 @@ def test_parameters_are_as_many_as_counted_by_hand(name):
 def test_predictions_equal_numpy(name):
     model = MODELS[name].make()
     batch, _ = data(model.schema, 6)
-    got = keras.ops.convert_to_numpy(model(batch))
+    got = keras.ops.convert_to_numpy(called(model, batch))
     np.testing.assert_allclose(got, sigmoid(numpy_forward(name, model, batch)), rtol=1e-5, atol=1e-6)
 
 
@@ -143,7 +144,7 @@ def test_a_step_goes_down_the_slope_of_the_loss_in_numpy(name):
 def test_bfloat16_predicts_near_numpy(name):
     model = MODELS[name].make(dtype="mixed_bfloat16")
     batch, _ = data(model.schema, 5)
-    got = keras.ops.convert_to_numpy(model(batch))
+    got = keras.ops.convert_to_numpy(called(model, batch))
     assert got.dtype == np.float32 and {w.dtype for w in model.trainable_variables} == {"float32"}
     np.testing.assert_allclose(got, sigmoid(numpy_forward(name, model, batch)), atol=0.02)
 
@@ -394,7 +395,7 @@ def test_nan_among_the_dense_features_is_nan_in_the_prediction_and_in_the_loss(n
     batch = {**batch, "dense": batch["dense"].copy()}
     batch["dense"][3, 1] = np.nan
     whole = np.arange(10) != 3
-    for got in (model.predict(batch, verbose=0), keras.ops.convert_to_numpy(model(batch))):
+    for got in (model.predict(batch, verbose=0), keras.ops.convert_to_numpy(called(model, batch))):
         np.testing.assert_array_equal(np.isfinite(got[:, 0]), whole)
     model.stops_when_not_finite = False
     history = model.fit(batch, y, batch_size=10, verbose=0).history

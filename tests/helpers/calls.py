@@ -1,4 +1,4 @@
-"""Gradients on the backend that runs."""
+"""Calls of layers and models, and gradients, on the backend that runs: on JAX compiled as a whole, not operation by operation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ import keras
 import numpy as np
 
 
+def called(layer: Callable[..., Any], *inputs: Any) -> Any:
+    """Output of a layer or a model, without training."""
+    if keras.backend.backend() != "jax":
+        return layer(*inputs)
+    import jax
+
+    return jax.jit(lambda *values: layer(*values))(*inputs)
+
+
 def gradients(function: Callable[..., Any], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Gradients of a scalar function of tensors, for each of its float32 arguments; zeros where it does not depend on one."""
     if keras.backend.backend() == "jax":
         import jax
 
-        return [np.asarray(g) for g in jax.grad(function, tuple(range(len(arrays))))(*map(jax.numpy.asarray, arrays))]
+        return [np.asarray(g) for g in jax.jit(jax.grad(function, tuple(range(len(arrays)))))(*arrays)]
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
