@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
@@ -10,7 +11,7 @@ tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.usefixtures("quick_exports")
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_a_new_item_scored_by_the_served_model_is_scored_as_by_the_live_one(tmp_path):
     random = np.random.default_rng(0)
     vectors, item = random.normal(size=(40, 6)).astype(np.float32), np.arange(400) * 7 % 40

@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,7 +88,7 @@ def exported(tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_signatures_have_exact_names_and_dtypes(exported):
     assert sorted(exported["dlrm"]["signatures"]) == ["classify", "columns", "packed", "regress", "serving_default"]
     assert exported["dlrm"]["inputs"] == {"dense": ["float32", [None, 2]], "sparse": ["int64", [None, 3]]}
@@ -96,8 +97,8 @@ def test_signatures_have_exact_names_and_dtypes(exported):
         assert entry["outputs"] == {"probability": ["float32", [None, 1]]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dlrm", "dcn"])
+@suite_on("tensorflow")
 def test_probabilities_equal_predict_at_any_batch_size(exported, name):
     entry = exported[name]
     assert entry["rows"][0] == []
@@ -106,7 +107,7 @@ def test_probabilities_equal_predict_at_any_batch_size(exported, name):
         np.testing.assert_allclose(np.array(rows), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_ids_out_of_range_take_the_oov_row_or_contribute_nothing(exported):
     entry = exported["dlrm"]
     batch = dict(entry["batches"][3])
@@ -115,12 +116,12 @@ def test_ids_out_of_range_take_the_oov_row_or_contribute_nothing(exported):
     np.testing.assert_allclose(np.array(entry["rows"][3]), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_a_dense_feature_of_nan_gives_no_probability(exported):
     assert np.isnan(np.array(exported["dlrm"]["rows"][3])[:, 0]).tolist() == [False, True, False]
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_weights_are_stored_once(exported):
     entry = exported["dcn"]
     stored = sum(p.stat().st_size for p in (entry["path"] / "variables").iterdir())
@@ -129,7 +130,7 @@ def test_weights_are_stored_once(exported):
     assert whole <= stored + 200_000
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_the_schema_lies_beside_the_model(exported):
     assert Schema.load(exported["dlrm"]["path"] / "assets.extra" / "schema.json") == SCHEMA
 
@@ -209,7 +210,7 @@ def test_metrics_may_be_numpys_numbers(tmp_path, quick):
     assert json.loads((path / "assets.extra" / "manifest.json").read_text())["metrics"] == {"auc": 0.5}
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_weights_of_other_rows_than_the_ids_are_refused(exported):
     entry = exported["dcn"]
     loaded = tf.saved_model.load(str(entry["path"]))
@@ -320,7 +321,7 @@ def test_other_models_are_refused(tmp_path):
         savedmodel(keras.Sequential([keras.layers.Dense(1)]), tmp_path)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_a_mixed_precision_model_exports(tmp_path):
     """Backends round bfloat16 each in its own way: TensorFlow's export of it is not JAX's model to five digits."""
     model = DLRM(SCHEMA, 16, [64, 16], [64, 32, 1], seed=5, dtype="mixed_bfloat16")

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.runtimes import ask
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
@@ -70,7 +71,7 @@ def raw_request(frame):
     return as_inputs(request)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_raw_columns_go_through_the_preprocessor_inside_the_graph(published):
     model, preprocessor, path = published
     unseen = ROWS.with_columns(pl.lit("Lima").alias("city"), pl.lit("u9").alias("user id/é"))
@@ -80,7 +81,7 @@ def test_raw_columns_go_through_the_preprocessor_inside_the_graph(published):
             np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_rank_scores_candidates_for_one_user(published):
     model, preprocessor, path = published
     request = raw_request(ROWS)
@@ -90,7 +91,7 @@ def test_rank_scores_candidates_for_one_user(published):
     np.testing.assert_allclose(answer["probability"], model.predict(preprocessor.transform(same), verbose=0), atol=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_model_columns_and_packed_batches_answer_alike(published):
     model, preprocessor, path = published
     batch = preprocessor.transform(ROWS)
@@ -104,7 +105,7 @@ def test_model_columns_and_packed_batches_answer_alike(published):
         np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_the_manifest_says_what_was_published_and_verifies(published):
     model, _, path = published
     manifest = kd.export.verify(path)
@@ -267,7 +268,7 @@ def ask_examples(path, examples):
     return outputs["outputs"].numpy()
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_parts_of_times_are_made_inside_the_graph(tmp_path):
     made = [kd.Categorical("hour", of="at", part="hour"), kd.Categorical("weekday", of="at", part="weekday")]
     schema = kd.Schema([kd.Dense("age", "quantile", of="at", part="days"), "x"], made, label="click")
@@ -283,7 +284,7 @@ def test_parts_of_times_are_made_inside_the_graph(tmp_path):
         kd.export.savedmodel(model, tmp_path / "ranked", preprocessor, user_columns=["hour"])
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_crosses_are_made_inside_the_graph(tmp_path):
     own = [kd.Categorical("user"), kd.Categorical("ad", 9), kd.Categorical("hour", of="at", part="hour")]
     crosses = [kd.Crossed("user_hour", ["user", "hour"], 100), kd.Crossed("user_ad", ["user", "ad"], 100)]

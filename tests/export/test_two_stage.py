@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.export import savedmodel, verify
@@ -55,8 +56,8 @@ def asked(rows, exclude):
 @pytest.mark.parametrize(
     "options",
     [
-        {"dtype": "int8"},
-        pytest.param({"dtype": "int8", "lists": 4, "probes": 2}, marks=pytest.mark.slow),
+        pytest.param({"dtype": "int8"}, marks=suite_on("tensorflow")),
+        pytest.param({"dtype": "int8", "lists": 4, "probes": 2}, marks=suite_on("tensorflow")),
         *(pytest.param({"dtype": dtype}, marks=pytest.mark.soak) for dtype in ("float32", "bfloat16")),
     ],
     ids=str,
@@ -89,7 +90,7 @@ def test_retrieve_and_recommend_give_what_the_live_index_and_models_give(options
     served.close()
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_the_server_answers_and_its_page_knows_that_the_answer_is_a_list(tmp_path):
     pytest.importorskip("tensorflow_serving")
     from helpers.saved_models import Running

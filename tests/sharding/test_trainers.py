@@ -142,10 +142,10 @@ def test_a_process_that_hangs_is_named(tmp_path):
 
 
 @suite_on("torch")
-def test_a_plan_of_unknown_tables_is_one_sentence(tmp_path):
+def test_a_plan_of_unknown_tables_is_one_sentence(programs, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text('{"tables": {"nope": "row_wise"}}')
-    process = start("--processes", 1, "--steps", 1, "--plan", plan)
+    process = start("--processes", 1, "--steps", 1, "--plan", plan, python=programs / "python")
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 2
     assert "there is no table 'nope'" in errors and "Traceback" not in errors

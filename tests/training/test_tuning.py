@@ -132,8 +132,7 @@ def test_nothing_but_failures_end_it(log, tmp_path, untrained):
         kd.tune(log, experiment=TINY, output=tmp_path / "t", trials=9)
 
 
-@suite_on("torch")
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.soak), pytest.param(1, marks=suite_on("torch"))])
 def test_an_interrupted_trial_does_not_count_and_the_best_so_far_is_written(log, tmp_path, untrained, number):
     untrained.during = {number: raising(KeyboardInterrupt())}
     with pytest.raises(KeyboardInterrupt):
@@ -252,7 +251,7 @@ kd.tune({log!r}, experiment=Experiment.from_dict({experiment!r}), output={output
 
 
 # On the backend that starts soonest.
-@pytest.mark.parametrize("jobs", [pytest.param(1, marks=suite_on("torch")), pytest.param(2, marks=suite_on("torch"))])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.soak), pytest.param(2, marks=suite_on("torch"))])
 def test_a_killed_process_leaves_a_trial_that_counts_as_failed(log, tmp_path, programs, monkeypatch, jobs):
     output, experiment = tmp_path / "t", {**TINY.to_dict(), "epochs": 1}
     program = PROGRAM.format(path=sys.path, log=str(log.directory), experiment=experiment, output=str(output))
