@@ -127,8 +127,7 @@ def answer(connection):
             os.dup2(file, number)
             os.close(file)
         os.chdir(folder)
-        if Path(name).name == "python":
-            sys.executable = name  # a program that starts others starts them in the same way
+        sys.executable = str(Path(name).with_name("python"))  # a program that starts others starts them in the same way
         os.environ.clear()
         os.environ.update(environment)
         # Modules that the caller can import, found after those that are here already.
