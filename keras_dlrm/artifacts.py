@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keras_dlrm.files.checksums import KERAS, Done, check_archive, check_seal
+from keras_dlrm.files.deltas import FILE as DELTA
+from keras_dlrm.files.deltas import Delta, is_delta
 from keras_dlrm.files.documents import read
 from keras_dlrm.files.inventory import MANIFEST, check_version, files_below
 from keras_dlrm.files.marker import MARKER, check_marker
@@ -58,7 +60,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
 
     Args:
         path: A processed directory, a preprocessor's folder, an index, a run's folder, that of a tuning, a folder of checkpoints
-            or one of them, a published version or the folder of its versions, a folder of commits of `train_online`; a `.keras`,
+            or one of them, a published version, a delta, or the folder of them, a folder of commits of `train_online`; a `.keras`,
             `.npz`, `.onnx` or `.tflite` file; a schema, plan or experiment (`.json`, `.yaml`).
         progress: Called as `progress(bytes_done, bytes_total)`, from several threads.
 
@@ -200,7 +202,13 @@ def _versions(path: Path, done: Done) -> _Checks:
     for version in sorted(path.iterdir()):
         if version.name.isdecimal() and version.is_dir():
             checks |= _version(version, done)
+        elif is_delta(version):
+            checks |= _delta(version, done)
     return checks
+
+
+def _delta(path: Path, done: Done) -> _Checks:
+    return dict.fromkeys([*Delta(path, done).places.values(), path / DELTA], SHA)
 
 
 def _commits(path: Path, done: Done) -> _Checks:
@@ -258,6 +266,7 @@ def _description(path: Path, done: Done) -> _Checks:
 _FOLDERS: tuple[tuple[tuple[str, ...], str, Callable[[Path, Done], _Checks]], ...] = (
     (("saved_model.pb", "assets.extra/manifest.json"), "published version", _version),
     (("[0-9]*/saved_model.pb", "[0-9]*/assets.extra"), "published model", _versions),
+    ((DELTA, "table_*_rows"), "delta", _delta),
     (("experiment.yaml", "result.json", "data.json"), "run", _run),
     (("tune.json", run_files.DATABASE, run_files.STUDY), "tuning", _tuning),
     (("schema.json", "train/*.npy", "valid/*.npy", "test/*.npy"), "packed log", _log),

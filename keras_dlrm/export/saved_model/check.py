@@ -1,6 +1,6 @@
 """Self-check of a written SavedModel, in a process without Keras or this package.
 
-    python -P check.py MODEL REQUESTS.json
+    python -P check.py MODEL REQUESTS.json [CHANGES.npz]
 
 Exit code 1 and a sentence if it does not.
 """
@@ -20,14 +20,18 @@ import numpy as np
 import tensorflow as tf
 
 
-def check(path: Path, requests: Mapping[str, Any], allowed: float, loaded: int) -> None:
+def check(
+    path: Path, requests: Mapping[str, Any], allowed: float, loaded: int, changes: Mapping[str, np.ndarray] | None = None
+) -> None:
     """Ask each signature of a SavedModel, and compare; `RuntimeError` where it lacks one, or answers otherwise than `allowed`.
 
     A request has `inputs` by name as `{"dtype", "values"}`, `expected` probabilities (B, 1) or a mapping output → values, and
     `rows`, the row ids of each table that it looks up. Of variables of more bytes than `loaded` only these rows are loaded.
+    `changes` are values in place of the written ones, by variable: of tables for these rows, ascending.
     """
     size = sum(file.stat().st_size for file in (path / "variables").iterdir())
-    model = tf.saved_model.load(str(path)) if size <= loaded else _with_rows(path, requests)
+    whole = size <= loaded and changes is None
+    model = tf.saved_model.load(str(path)) if whole else _with_rows(path, requests, changes or {})
     for name, entry in requests.items():
         if name not in model.signatures:
             raise RuntimeError(f"savedmodel: the written model lacks the signature {name!r}.")
@@ -103,8 +107,8 @@ def examples(inputs: Mapping[str, Any]) -> Any:
     return tf.constant(messages, tf.string)
 
 
-def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
-    """The model, with those rows of its tables that requests look up."""
+def _with_rows(path: Path, requests: Mapping[str, Any], changes: Mapping[str, np.ndarray]) -> Any:
+    """The model, with those rows of its tables that requests look up, and changes."""
     model = tf.saved_model.load(str(path), options=tf.saved_model.LoadOptions(experimental_skip_checkpoint=True))
     prefix = str(path / "variables" / "variables")
     reader = tf.train.load_checkpoint(prefix)
@@ -114,12 +118,17 @@ def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
         if not key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
             continue
         if place[0] != "tables" or place[2] == "map":
-            _at(model, place[:-2]).assign(reader.get_tensor(key))
+            _at(model, place[:-2]).assign(_constant(changes[key], dtypes[key]) if key in changes else reader.get_tensor(key))
         else:
             variable, (rows, *rest) = _at(model, place[:-2]), shapes[key]
             # Memory that nothing is written to takes none.
             variable.assign(tf.raw_ops.Empty(shape=[rows, *rest], dtype=dtypes[key], init=False))
-            for row in sorted({row for entry in requests.values() for row in entry["rows"][int(place[1])]}):
+            looked_up = sorted({row for entry in requests.values() for row in entry["rows"][int(place[1])]})
+            if key in changes:
+                if looked_up:
+                    variable.scatter_update(tf.IndexedSlices(_constant(changes[key], dtypes[key]), looked_up))
+                continue
+            for row in looked_up:
                 spec = f"{' '.join(map(str, [rows, *rest]))} {row},1{':-' * len(rest)}"
                 (values,) = tf.raw_ops.RestoreV2(
                     prefix=prefix, tensor_names=[key], shape_and_slices=[spec], dtypes=[dtypes[key]]
@@ -128,18 +137,24 @@ def _with_rows(path: Path, requests: Mapping[str, Any]) -> Any:
     return model
 
 
+def _constant(array: np.ndarray, dtype: Any) -> Any:
+    # NumPy's files keep no bfloat16, but its bytes.
+    return tf.constant(array.view(dtype.as_numpy_dtype))
+
+
 def _at(model: Any, place: list[str]) -> Any:
     for name in place:
         model = model[int(name)] if name.isdigit() else model[name] if isinstance(model, Mapping) else getattr(model, name)
     return model
 
 
-def main(path: str, requests: str) -> None:
+def main(path: str, requests: str, changes: str | None = None) -> None:
     """Check, or exit with a sentence."""
     job = json.loads(Path(requests).read_text(encoding="utf-8"))
+    changed = None if changes is None else dict(np.load(changes))
     os.chdir(Path(path).parent)  # As `writing.main` does.
     try:
-        check(Path(Path(path).name), job["requests"], job["allowed"], job["loaded"])
+        check(Path(Path(path).name), job["requests"], job["allowed"], job["loaded"], changed)
     except RuntimeError as error:
         sys.exit(str(error))
 

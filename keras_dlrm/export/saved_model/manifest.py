@@ -9,18 +9,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_dlrm.files.checksums import sealed
+import keras
+
+from keras_dlrm.files.checksums import content_digest, sealed
+from keras_dlrm.files.deltas import SUFFIX
 from keras_dlrm.files.inventory import FORMAT, MANIFEST, VERSION, check_version, files_below, inventory
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest of a version whose other files are all there: files, checksums, time, versions and `content`."""
+    write_sealed(path, MANIFEST, {"format": FORMAT, "version": VERSION, **content})
+
+
+def write_sealed(path: Path, name: Path, content: Mapping[str, Any]) -> None:
+    """Write the manifest of a folder to a file of a name in it; see `write`."""
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    packages = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
-    files = inventory(path, [name for name in files_below(path) if name != MANIFEST.as_posix()])
+    packages = {each: importlib.metadata.version(each) for each in ("keras", "tensorflow")}
+    files = inventory(path, [file for file in files_below(path) if file != name.as_posix()])
     made = {"created": created, "git_revision": git_revision(), "packages": packages}
-    manifest = {"format": FORMAT, "version": VERSION, **made, **content, "files": files}
-    (path / MANIFEST).write_text(json.dumps(sealed(manifest), indent=2, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(sealed({**content, **made, "files": files}), indent=2, ensure_ascii=False)
+    (path / name).write_text(text, encoding="utf-8")
+
+
+def structure_of(model: Any) -> str:
+    """Checksum of all that a SavedModel's graph is made of, but for its values: a delta can only change these.
+
+    A model's name and the seed of its first weights are no part of it.
+    """
+    described = keras.saving.serialize_keras_object(model)
+    config = {key: value for key, value in described["config"].items() if key not in ("name", "seed")}
+    return content_digest({"class": described["registered_name"] or described["class_name"], "config": config})
 
 
 def verify(path: str | Path) -> dict[str, Any]:
@@ -61,8 +79,8 @@ def git_revision() -> str | None:
 
 
 def next_version(directory: Path) -> int:
-    """One more than the highest version of a folder; names that are not a number, or one beyond int64, do not count."""
-    names = (p.name for p in directory.iterdir())
+    """One more than the highest version or delta of a folder; other names, and numbers beyond int64, do not count."""
+    names = (p.name.removesuffix(SUFFIX) for p in directory.iterdir())
     numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20)
     return max((number for number in numbers if number < 2**63 - 1), default=0) + 1
 
@@ -82,4 +100,4 @@ def publish(written: Path, final: Path, any_version: bool) -> Path:
             if not any_version:
                 text = f"{final} appeared while this version was written; give another version, or none."
                 raise FileExistsError(f"savedmodel: {text}") from error
-            final = final.with_name(str(next_version(final.parent)))
+            final = final.with_name(f"{next_version(final.parent)}{final.suffix}")

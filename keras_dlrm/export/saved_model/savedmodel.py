@@ -18,7 +18,7 @@ from keras_dlrm.export import signatures
 from keras_dlrm.export.elsewhere import modules_of, run
 from keras_dlrm.export.requests import allowed_difference, expected_probabilities, requests
 from keras_dlrm.export.saved_model import manifest
-from keras_dlrm.export.tables.stored_tables import StoredTables
+from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
 from keras_dlrm.export.two_stage import TwoStages
 from keras_dlrm.files.durable import sync, workspace
 from keras_dlrm.models.not_finite import require_finite
@@ -30,7 +30,7 @@ from keras_dlrm.support.installs import require
 # Tables travel in parts of about so many bytes, and of at most so many files.
 _PART, _PARTS = 2**23, 512
 # The check loads variables of at most so many bytes a second time, alongside the live model.
-_LOADED = 2**27
+LOADED = 2**27
 # What the file format may add to tables and weights.
 _SHARE, _ROOM = 1.02, 2**17
 CHECK = Path(__file__).with_name("check.py")
@@ -192,11 +192,10 @@ def _write(
         for i, stack in enumerate(stacks):
             if stack.pruned is not None:
                 np.save(folder / f"map_{i}.npy", stack.row_map().astype(np.int32))
-            part = max(_PART // (4 * stack.stack.width), -(-stack.kept // _PARTS), 1)
-            tables.append([stack.kept, stack.stack.width, part, stack.kind, stack.pruned is not None])
+            tables.append([*described_rows(stack), stack.pruned is not None])
         rows = (part for stack in stacks for part in stack.kept_rows())
         job = {**job, "models": [keras.saving.serialize_keras_object(each) for each in models], "tables": tables}
-        _rebuild(models, path, folder, job, _requests(model, preprocessor, stored, stages, job), _LOADED, rows)
+        _rebuild(models, path, folder, job, checked_requests(model, preprocessor, stored, stages, job), LOADED, rows)
         index = sum(file.stat().st_size for file in (folder / "index").rglob("*")) if stages is not None else 0
     extra = path / "assets.extra"
     model.schema.save(extra / "schema.json")
@@ -209,6 +208,17 @@ def _write(
     needed = sum(each.nbytes for each in stored) + 8 * slots + sum(values.nbytes for values in weights.values()) + items
     if written > _SHARE * needed + _ROOM:
         raise RuntimeError(f"savedmodel: the variables take {written:,} bytes for weights of {needed:,}; that is a defect here.")
+
+
+def described_rows(stack: StoredStack) -> list[Any]:
+    """Kept rows of a table, their width, the rows of a part on the way to another process, and their kind."""
+    width = stack.stack.width
+    return [stack.kept, width, part_rows(stack.kept, width), stack.kind]
+
+
+def part_rows(rows: int, width: int) -> int:
+    """Rows of a part of a table."""
+    return max(_PART // (4 * width), -(-rows // _PARTS), 1)
 
 
 def _write_functional(model: Any, path: Path) -> None:
@@ -248,7 +258,7 @@ def _rebuild(
         raise RuntimeError(failed)
 
 
-def _requests(
+def checked_requests(
     model: Any, preprocessor: Any, stored: list[StoredTables], stages: TwoStages | None, job: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Requests to the written model, with the answers that it should give; see `check.check`."""
@@ -284,6 +294,7 @@ def _described(model: Any, stored: list[StoredTables], stages: TwoStages | None,
     names = signatures.signature_names(model.schema, job["preprocessor"], job["user_columns"], job["default"])
     return {
         **own.named(model),
+        "structure": manifest.structure_of(model),
         "tables": {n: {"rows": rows, "width": width, "stored_as": kinds[n]} for n, (rows, width) in shapes.items()},
         "pruned_rows": sum(each.pruned_rows for each in stored),
         "signatures": names if stages is None else {**names, **{name: name for name in stages.signatures}},

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,13 +28,13 @@ from keras_dlrm.export.signatures import (
     raw_columns,
     signature_names,
 )
-from keras_dlrm.export.tables.taped_tables import ServedTables, replace_rows
+from keras_dlrm.export.tables.taped_tables import ServedTables, parts, replace_rows
 from keras_dlrm.export.two_stage import EXCLUDE, user_inputs
 from keras_dlrm.retrieval.content import load
 
 _METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 # So TensorFlow calls a file that is too large, a disk that is full, and a folder that is not ours.
-_DISK = (tf.errors.OutOfRangeError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
+DISK = (tf.errors.OutOfRangeError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 Serve = Callable[[Mapping[str, Any]], Any]
 
 
@@ -106,7 +106,7 @@ def write(job: Mapping[str, Any], folder: Path, path: Path, rows: IO[bytes]) -> 
         if kind in _METHODS:
             updater.replace_method_name(signature_key=name, method_name=_METHODS[kind], tags="serve")
     updater.save()
-    replace_rows(path, _parts(rows, job["tables"]))
+    replace_rows(path, parts(rows, job["tables"]))
     asked = json.loads((folder / "requests.json").read_text(encoding="utf-8"))
     for entry in asked["requests"].values():
         entry["rows"] = _looked_up(models, stand_ins, entry["batches"], row_maps)
@@ -185,16 +185,6 @@ def _looked_up(
     return [sorted(rows) for rows in kept]
 
 
-def _parts(rows: IO[bytes], tables: Sequence[Sequence[Any]]) -> Iterator[tuple[int, str, int, int, np.ndarray]]:
-    for number, (count, width, part, kind, _) in enumerate(tables):
-        for start in range(0, count, part):
-            length = min(part, count - start)
-            data = rows.read(4 * length * width)
-            if len(data) != 4 * length * width:
-                raise RuntimeError("savedmodel: the tables ended early; the exporting process was stopped.")
-            yield number, kind, count, start, np.frombuffer(data, np.float32).reshape(length, width)
-
-
 def _columns(columns: ModelColumns, serve: Serve) -> Any:
     return _function(lambda inputs: serve(columns.pack(columns.named(inputs))), columns.specs())
 
@@ -259,6 +249,12 @@ def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Ma
     return tf.function(lambda **inputs: function(inputs), autograph=False).get_concrete_function(**specs)
 
 
+def not_written(error: Exception) -> str:
+    """What to say where a disk takes no more."""
+    reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
+    return f"not written ({reason}); see that the folder can be written to and has room."
+
+
 def main(folder: str, path: str) -> None:
     """Do the job of a folder."""
     work, job = Path(folder).absolute(), json.loads((Path(folder) / "job.json").read_text(encoding="utf-8"))
@@ -271,9 +267,8 @@ def main(folder: str, path: str) -> None:
             write(job, work, place, sys.stdin.buffer)
         else:
             write_functional(work, place)
-    except (OSError, *_DISK) as error:
-        reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
-        sys.exit(f"not written ({reason}); see that the folder can be written to and has room.")
+    except (OSError, *DISK) as error:
+        sys.exit(not_written(error))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +12,8 @@ from keras_dlrm.embeddings.quantized import layout, quantize
 from keras_dlrm.export.tables.stored_tables import StoredStack, StoredTables
 
 _DATA = "variables"
+# Behind the name of each variable in a checkpoint.
+VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 
 
 class _Tape:
@@ -118,31 +120,54 @@ class ServedTables(_Tape):
             self._stored[id(table)] = arrays, kind, width
 
 
-def replace_rows(model: Path, parts: Iterator[tuple[int, str, int, int, np.ndarray]]) -> None:
+Part = tuple[int, int, int, Mapping[str, np.ndarray]]
+
+
+def parts(rows: IO[bytes], tables: Sequence[Sequence[Any]]) -> Iterator[Part]:
+    """Float32 rows of tables as they come from another process → parts as of `replace_rows`.
+
+    Of each table there are the number of rows, the width, the rows of a part, the kind.
+    """
+    for number, (count, width, part, kind, *_) in enumerate(tables):
+        for start in range(0, count, part):
+            length = min(part, count - start)
+            data = rows.read(4 * length * width)
+            if len(data) != 4 * length * width:
+                raise RuntimeError("the tables ended early; the exporting process was stopped.")
+            values = np.frombuffer(data, np.float32).reshape(length, width)
+            yield number, count, start, quantize(values, kind).arrays
+
+
+def table_key(number: int, name: str) -> str:
+    """Name of a table's array in the variables of a SavedModel."""
+    return f"tables/{number}/{name}/{VALUE}"
+
+
+def replace_rows(model: Path, parts: Iterator[Part], others: Mapping[str, Any] | None = None) -> None:
     """Give the tables of a written SavedModel their rows.
 
     A tensor may stand in a checkpoint as slices, of files of its own; whoever restores it puts them together. The module in the
-    folder `model` has the `tables` of `ServedTables`; `parts` are number, kind, rows and start of each, and float32 rows.
+    folder `model` has the `tables` of `ServedTables`; `parts` are number, rows and start of each, and stored arrays by name.
+    `others` are the other variables, in place of those that are there.
     """
     folder = model / _DATA
+    folder.mkdir(exist_ok=True)
     prefix = str(folder / _DATA)
-    reader = tf.train.load_checkpoint(prefix)
-    dtypes = reader.get_variable_to_dtype_map()
-    others = [key for key in dtypes if not re.match(r"tables/\d+/(?!map/)", key)]
+    if others is None:
+        reader = tf.train.load_checkpoint(prefix)
+        dtypes = reader.get_variable_to_dtype_map()
+        keys = [key for key in dtypes if not re.match(r"tables/\d+/(?!map/)", key)]
+        others = {key: tf.constant(reader.get_tensor(key), dtypes[key]) for key in keys}
+        del reader
     prefixes = [f"{prefix}_others"]
     tf.raw_ops.SaveV2(
-        prefix=prefixes[0],
-        tensor_names=others,
-        shape_and_slices=[""] * len(others),
-        tensors=[tf.constant(reader.get_tensor(key), dtypes[key]) for key in others],
+        prefix=prefixes[0], tensor_names=list(others), shape_and_slices=[""] * len(others), tensors=list(others.values())
     )
-    del reader
-    for number, kind, rows, start, values in parts:
-        arrays: Mapping[str, np.ndarray] = quantize(values, kind).arrays
+    for number, rows, start, arrays in parts:
         prefixes.append(f"{prefix}_{len(prefixes)}")
         tf.raw_ops.SaveV2(
             prefix=prefixes[-1],
-            tensor_names=[f"tables/{number}/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in arrays],
+            tensor_names=[table_key(number, name) for name in arrays],
             shape_and_slices=[f"{rows} {array.shape[1]} {start},{len(array)}:-" for array in arrays.values()],
             tensors=[tf.constant(array) for array in arrays.values()],
         )
