@@ -17,10 +17,10 @@ from helpers.children import environment
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_dlrm"
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
-# The seam, the train steps and the exporters are per framework; nothing else is. One file of the server loads SavedModels.
+# The seam, the train steps and the exporters are per framework; nothing else is. The server loads SavedModels.
 MAY_NAME_A_FRAMEWORK = (
     "backend/", "data/packed/", "data/tables/records.py", "export/", "parameter_server/", "serving/versions/saved_model.py",
-    "sharding/collectives/", "step/",
+    "serving/versions/updates.py", "sharding/collectives/", "step/",
 )  # fmt: skip
 # Where private names of frameworks stand, each with its reason. The last is loaded with the package, before any framework.
 PRIVATE_NAMES = {f"backend/private_{of}.py" for of in ("keras", "keras_rs", "tensorflow", "tfrs")} | {"support/lazy.py"}

@@ -48,8 +48,8 @@ class Delta:
         done: Called with the bytes of each part that was read, from several threads.
 
     Attributes:
-        manifest: What `delta.json` says: `base` (the `state` that it changes), `structure`, `tables` (of each `rows`, `changed`, and
-            the bytes of a row of its `arrays`, by name), `files`.
+        manifest: What `delta.json` says: `base` (number and `state` of what it changes), `tables` (of each `rows`, `changed`, and
+            bytes of a row of the `arrays`, by name), `files`.
         state: Checksum of the model that it makes of its base.
 
     Raises:
@@ -65,6 +65,11 @@ class Delta:
             if name not in self.places and name != FILE:
                 raise ValueError(f"{path / name} is not listed in {FILE}; remove it, or write the folder again.")
         check_contents(self.places, self.manifest["files"], done)
+
+    @property
+    def base(self) -> str:
+        """State of the model that it changes."""
+        return str(self.manifest["base"]["state"])
 
     @property
     def tables(self) -> list[Mapping[str, Any]]:
@@ -111,7 +116,11 @@ def state_of(path: Path) -> str:
     """Checksum of the model that a version or a delta stands for: a version made of deltas has that of the last one."""
     if is_delta(path):
         return str(sealed(_manifest(path))[CHECKSUM])
-    manifest = version_manifest(path)
+    return state_in(version_manifest(path))
+
+
+def state_in(manifest: Mapping[str, Any]) -> str:
+    """Checksum of the model of a version, as its manifest tells it."""
     return str(manifest.get("state") or sealed(manifest)[CHECKSUM])
 
 

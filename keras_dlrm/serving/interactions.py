@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dlrm.serving.versions import operations
 from keras_dlrm.serving.versions.features import Feature, features_of
-from keras_dlrm.serving.versions.served_model import Version
+from keras_dlrm.serving.versions.version import Version
 from keras_dlrm.serving.wire.errors import ServingError, invalid, shown
 from keras_dlrm.serving.wire.json_tensors import inputs_from_json
 from keras_dlrm.serving.wire.tensors import Signature, nbytes

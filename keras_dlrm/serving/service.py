@@ -9,7 +9,8 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from keras_dlrm.serving.limits import Budget, Limits
 from keras_dlrm.serving.metrics import Measured, Metrics
 from keras_dlrm.serving.versions.known_values import UnseenValues
-from keras_dlrm.serving.versions.served_model import ServedModel, Version
+from keras_dlrm.serving.versions.served_model import ServedModel
+from keras_dlrm.serving.versions.version import Version
 from keras_dlrm.serving.wire.errors import ServingError, invalid
 from keras_dlrm.serving.wire.tensors import Signature
 

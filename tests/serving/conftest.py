@@ -64,6 +64,8 @@ def serve(caplog):
             models = [ModelConfig(options.pop("name", models.name), models)]
         server = Server(models, port=0, grpc_port=0, **{"poll_seconds": 0.05, **options})
         with server:
-            yield Running(f"127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}", lambda: caplog.text)
+            running = Running(f"127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}", lambda: caplog.text)
+            running.models = list(server.service.models.values())
+            yield running
 
     return start

@@ -66,7 +66,8 @@ def delta(model: Any, base: str | Path) -> Path:
     if own.is_functional("delta", model):
         raise ValueError("delta: a functional SparseModel has no deltas; write a full version (kd.export.savedmodel).")
     if not (is_delta(base) or base.name.isascii() and base.name.isdecimal()):
-        raise ValueError(f"delta: base={str(base)!r} is not called as a version is; give one that kd.export.savedmodel wrote, or a delta.")
+        fix = "give one that kd.export.savedmodel wrote, or a delta"
+        raise ValueError(f"delta: base={str(base)!r} is not called as a version is; {fix}.")
     require("delta", "tensorflow")  # in another process, whatever this one runs on
     require_finite("delta", model)
     version, *earlier = chain(base)

@@ -1,4 +1,4 @@
-"""Loading and running of a SavedModel, in a session of its own; the only file here that imports TensorFlow."""
+"""Loading and running of a SavedModel, in a session of its own."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
 from keras_dlrm.backend.private_tensorflow import callable_of
 from keras_dlrm.files.paths import plain_path
+from keras_dlrm.serving.versions.updates import Updates
 from keras_dlrm.serving.wire.errors import ServingError, invalid, without_paths
 from keras_dlrm.serving.wire.tensors import Signature
 
@@ -44,6 +45,7 @@ class SavedModel:
         names = [name for name in meta.signature_def if not name.startswith("__saved_model")]
         self.signatures = {name: Signature(name, meta.signature_def[name]) for name in sorted(names)}
         self._calls = {name: self._call_of(signature) for name, signature in self.signatures.items()}
+        self.updates = Updates(self._session, graph, meta)
 
     def _call_of(self, signature: Signature) -> Callable[..., list[np.ndarray]]:
         """The signature as a call that takes its inputs in order."""
