@@ -94,8 +94,8 @@ def write(job: Mapping[str, Any], work: Path, path: Path, rows: IO[bytes]) -> No
         _append(path / rows_file(table), np.flatnonzero(differs).astype(np.int64) + start)
         entries[table]["changed"] += int(differs.sum())
     (work / "tables.json").write_text(json.dumps(entries), encoding="utf-8")
-    values = {key: np.concatenate(arrays) for key, arrays in looked_up.items()}
-    np.savez(work / "changes.npz", **values, **{key: value.numpy() for key, value in version.weights(path).items()})
+    changes: dict[str, Any] = {key: np.concatenate(arrays) for key, arrays in looked_up.items()}
+    np.savez(work / "changes.npz", **changes, **{key: value.numpy() for key, value in version.weights(path).items()})
 
 
 def apply(job: Mapping[str, Any], path: Path) -> None:
