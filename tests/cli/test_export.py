@@ -63,6 +63,33 @@ def test_options_of_another_format_are_refused(tmp_path, args, words, capsys):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["m.keras"], "give --output"),
+        (["m.keras", "--delta-of", "served/1", "--output", "x"], "--delta-of goes without --output"),
+        (["m.keras", "--delta-of", "served/1", "--tables", "int8"], "--tables is not for --delta-of"),
+        (["served/2.delta", "--output", "x"], "a delta goes without --output"),
+        (["served/2.delta", "--version", "3"], "--version is not for a delta"),
+        (["served/2.delta", "--delta-of", "served/1"], "--delta-of with a saved MODEL"),
+        (["served/2.delta"], "served/2.delta/delta.json does not exist; give a delta that kd.export.delta wrote"),
+    ],
+)
+def test_deltas_take_no_options_of_a_version(args, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["export", *args])
+    assert stop.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_delta_of_another_model_is_refused(model, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(tmp_path / "m.keras"), "--delta-of", str(tmp_path / "1")])
+    assert stop.value.code == 2
+    assert "manifest.json does not exist; give a version" in capsys.readouterr().err
+
+
 def test_a_model_of_nan_is_refused_with_its_table_named(model, tmp_path, capsys):
     model.embeddings._write({"b": np.full((20, 16), np.nan, np.float32)})
     model.save(tmp_path / "m.keras")

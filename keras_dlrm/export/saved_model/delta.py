@@ -50,17 +50,9 @@ def delta(model: Any, base: str | Path) -> Path:
         ValueError: the base is of another schema, structure or quantization, has fewer rows, left some out (`prune`) or has an
             index: write a full version.
         NotFinite: a weight is NaN or infinite.
-        RuntimeError: a full disk; answers that differ from those of `model` by more than 1e-5 (0.02 in half precision).
+        OSError, RuntimeError: a full disk; answers that differ from those of `model` by more than 1e-5 (0.02 in half precision).
 
-    Example:
-
-    >>> schema = kd.Schema(categorical=[kd.Categorical("a", 1000)])
-    >>> model = kd.models.DLRM(schema, 4, top_mlp=[1], seed=0)
-    >>> path = kd.export.savedmodel(model, "served")
-    >>> model.embeddings.set_embedding_tables({"a": model.embedding_tables()["a"] + np.eye(1000, 4)})  # four rows are others
-    >>> path = kd.export.delta(model, path)
-    >>> path.name, kd.verify(path).kind
-    ('2.delta', 'delta')
+    Example: see docs/serving.md, Fresh models.
     """
     base = Path(base)
     if own.is_functional("delta", model):
@@ -120,7 +112,7 @@ def apply(path: str | Path) -> Path:
         FileExistsError: the version exists.
         FileNotFoundError: the delta, or what it builds on, does not exist.
         ValueError: `path` is no delta, a file is damaged, or the base is another one.
-        RuntimeError: a full disk.
+        OSError, RuntimeError: a full disk.
 
     Example:
 
