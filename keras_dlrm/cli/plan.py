@@ -18,6 +18,7 @@ _REPLACED: dict[str, tuple[str, Callable[[bytes], bool]]] = {
     "plot": ("scaling.png", is_png),
 }
 _NOT_SIMULATED = ("world_size", "existing", "output", "even_memory")
+_SAMPLED = 3_000_000  # lookups
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -26,6 +27,7 @@ Examples:
   keras-dlrm plan --data my-log --world-size 8 --embedding-dim 64 --output plan.json
   keras-dlrm plan --schema log.yaml --world-size 8 --constraint C3=row_wise --memory 16GiB --optimizer rowwise_adagrad
   keras-dlrm plan --schema log.yaml --plan plan.json                   what an existing plan costs
+  keras-dlrm plan --sample my-log --global-batch 2048                  caches of tables beyond memory, on that log
   keras-dlrm plan --schema log.yaml --simulate 1..4096 --machine h100 --plot scaling.png
 """)
 @click.option("--schema", type=shared.PathArgument, help="Schema file with vocabulary sizes, .yaml or .json.")
@@ -50,6 +52,8 @@ Examples:
 @click.option("--scaling", type=click.Choice(["weak", "strong"]), default="weak",
               help="With --simulate: the global batch grows with the devices, or does not.")  # fmt: skip
 @click.option("--plot", type=shared.PathArgument, help="With --simulate: PNG to draw.")
+@click.option("--sample", type=shared.PathArgument,
+              help="Processed directory: caches of host tables (kd.HostTables) of several sizes, tried on its training rows.")
 @shared.json_option
 def command(schema: Path | None, data: Any, as_json: bool, **options: Any) -> None:
     """Place embedding tables on devices, and predict what a training step moves and takes."""
@@ -61,10 +65,12 @@ def command(schema: Path | None, data: Any, as_json: bool, **options: Any) -> No
     from keras_dlrm.sharding.planner.planner import plan_for
     from keras_dlrm.sharding.planner.workload import Workload
 
+    sample = options.pop("sample")
+    data = sample if data is None and schema is None else data
     if (schema is None) == (data is None):
         raise ValueError("give the columns by --schema FILE or by --data DIRECTORY, one of them.")
     columns = data_package.open(data).schema if schema is None else Schema.load(schema)
-    _check(options)
+    _check(options, sample)
     machine = Machine.of(options["machine"])
     if options["link"] is not None:
         rate = _bytes("--link", options["link"])
@@ -75,6 +81,9 @@ def command(schema: Path | None, data: Any, as_json: bool, **options: Any) -> No
     memory = None if options["memory"] is None else _bytes("--memory", options["memory"])
     constraints = _constraints(options["constraints"])
     work = Workload.of(columns, options["embedding_dim"], **model)
+    if sample is not None:
+        _try_caches(work, data_package.open(sample).split("train"), machine, as_json)
+        return
     if options["simulate"] is not None:
         _simulate(work, machine, constraints, memory, options, as_json)
         return
@@ -98,8 +107,24 @@ def command(schema: Path | None, data: Any, as_json: bool, **options: Any) -> No
     shared.print_json(as_json, {"plan": plan.to_dict(), "estimate": estimate.to_dict()})
 
 
-def _check(options: dict[str, Any]) -> None:
+def _try_caches(work: Any, part: Any, machine: Any, as_json: bool) -> None:
+    from keras_dlrm.sharding.planner.host_caches import host_caches, table
+    from keras_dlrm.support.terminal import print_table
+
+    steps = max(2, _SAMPLED // (work.global_batch * part.schema.width))
+    sampled = (batch for batch, *_ in itertools.islice(part.batches(work.global_batch), steps))
+    caches = host_caches(work, sampled, machine=machine)
+    print_table(table(caches), "Caches of host tables")
+    shared.print_json(as_json, {"caches": [dataclasses.asdict(cache) for cache in caches]})
+
+
+def _check(options: dict[str, Any], sample: Path | None) -> None:
     simulate, existing = options["simulate"], options["existing"]
+    if sample is not None:
+        names = ("world_size", "existing", "output", "even_memory", "simulate", "plot", "memory")
+        others = {"plan" if name == "existing" else name: options[name] for name in names}
+        shared.refuse_unused(others, (), "{} is not for --sample")
+        return
     if simulate is None and existing is None and options["world_size"] is None:
         raise ValueError("--world-size is missing: for how many devices is the plan?")
     if simulate is None:

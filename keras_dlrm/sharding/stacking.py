@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.hashing import LARGEST, fold, mix
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.compression import QuotientRemainder
 from keras_dlrm.support.arguments import integer
@@ -163,3 +165,23 @@ def _stack(schema: Schema, tables: Mapping[str, tuple[Table, ...]], width: int, 
     per_position = {name: np.repeat(each, hotness) for name, each in zip(names, zip(*values, strict=True), strict=True)}
     same = np.array_equal(take, np.arange(schema.width))
     return Stack(width, tuple(stacked), tuple(blocks), None if same else take, per_position)
+
+
+def stack_rows(stack: Stack, ids: np.ndarray) -> np.ndarray:
+    """Rows of a stack for ids (B, W), int64 (B, positions), -1 where an id contributes nothing: as
+    `embeddings.table_rows`, on the host.
+
+    Example:
+
+    >>> layer = kd.layers.EmbeddingCollection(kd.Schema(categorical=[kd.Categorical("a", 3), kd.Categorical("b", 4)]), 2)
+    >>> stack_rows(layer.stacks[0], np.array([[2, 3], [-1, 9]])).tolist()
+    [[2, 6], [-1, 3]]
+    """
+    ids = np.asarray(ids, np.int64) if stack.take is None else np.asarray(ids, np.int64)[:, stack.take]
+    size, oov, hashed, start = (stack.per_position[name] for name in ("size", "oov", "hashed", "start"))
+    rows = np.where((ids >= 0) & (ids < size), ids, np.where(ids == PADDING, PADDING, oov))
+    if hashed.any():
+        unbounded = hashed & (ids >= 0)
+        mixed = (mix(fold(ids[unbounded]).astype(np.uint32)) & np.uint32(LARGEST)).astype(np.int64)
+        rows[unbounded] = mixed % np.broadcast_to(size, ids.shape)[unbounded]
+    return np.where(rows >= 0, rows + start, PADDING)

@@ -108,3 +108,15 @@ def test_planning_starts_no_framework(schema):
     imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "keras_dlrm.sharding.planner.planner" in imported
     assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib"}
+
+
+def test_caches_of_host_tables_are_tried_on_a_log(tmp_path):
+    columns = Schema(dense=["x"], categorical=[Categorical("a", 300), Categorical("b", 20, hotness=3)], label="click")
+    PlantedClickLog(columns, seed=0).write(tmp_path / "log", {"train": 400})
+    text = run("--sample", tmp_path / "log", "--global-batch", 40, "--embedding-dim", 8, "--json")
+    assert "rows moved a step" in text
+    caches = last(text)["caches"]
+    assert [cache["device_rows"] for cache in caches] == [3, 10, 32, 96, 320]
+    assert all(a["hits"] <= b["hits"] for a, b in zip(caches, caches[1:], strict=False))
+    with pytest.raises(ValueError, match="--world-size is not for --sample; leave it out"):
+        run("--sample", tmp_path / "log", "--world-size", 2)

@@ -18,9 +18,8 @@ from keras_dlrm.embeddings.row_access import RowAccess, prepared, row_code
 from keras_dlrm.embeddings.table_rows import table_rows
 from keras_dlrm.embeddings.whole_tables import WholeTables
 from keras_dlrm.schema.columns import PADDING
-from keras_dlrm.schema.hashing import LARGEST, fold, mix
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.sharding.stacking import Stack
+from keras_dlrm.sharding.stacking import Stack, stack_rows
 
 
 @dataclasses.dataclass
@@ -151,22 +150,3 @@ class CachedTables(WholeTables):
         ((shard, variable, start),) = self.parts(name)
         for first, last in parts_of(shard.rows):
             self.write_rows(variable, None, start + first, np.asarray(rows[first:last], np.float32))
-
-
-def stack_rows(stack: Stack, ids: np.ndarray) -> np.ndarray:
-    """Rows of a stack for ids (B, W), int64 (B, positions), -1 where an id contributes nothing: as `table_rows`, on the host.
-
-    Example:
-
-    >>> layer = kd.layers.EmbeddingCollection(kd.Schema(categorical=[kd.Categorical("a", 3), kd.Categorical("b", 4)]), 2)
-    >>> stack_rows(layer.stacks[0], np.array([[2, 3], [-1, 9]])).tolist()
-    [[2, 6], [-1, 3]]
-    """
-    ids = np.asarray(ids, np.int64) if stack.take is None else np.asarray(ids, np.int64)[:, stack.take]
-    size, oov, hashed, start = (stack.per_position[name] for name in ("size", "oov", "hashed", "start"))
-    rows = np.where((ids >= 0) & (ids < size), ids, np.where(ids == PADDING, PADDING, oov))
-    if hashed.any():
-        unbounded = hashed & (ids >= 0)
-        mixed = (mix(fold(ids[unbounded]).astype(np.uint32)) & np.uint32(LARGEST)).astype(np.int64)
-        rows[unbounded] = mixed % np.broadcast_to(size, ids.shape)[unbounded]
-    return np.where(rows >= 0, rows + start, PADDING)

@@ -29,6 +29,7 @@ class Machine:
         message_seconds: Seconds per peer that an all-to-all takes besides.
         row_seconds: Seconds per looked-up row that do not depend on its width: ids are sorted, repeated ones added up.
         step_seconds: Seconds of a step that depend on nothing: kernels are launched, the batch is fetched.
+        host_row_seconds: Seconds that a row of host tables takes from the file into the device's cache, and another one back.
         shared: Whether `flops`, `memory_bandwidth`, `link_bandwidth` and the rows are those of a whole node, whose processes
             share them: several processes on one computer.
         source: Where the values are from.
@@ -54,12 +55,14 @@ class Machine:
     message_seconds: float = 0.0
     row_seconds: float = 0.0
     step_seconds: float = 0.0
+    host_row_seconds: float = 1e-6
     shared: bool = False
     source: str = ""
 
     def __post_init__(self) -> None:
         above_zero = {"memory_bytes", "flops", "memory_bandwidth", "link_bandwidth", "network_bandwidth"}
-        for field in (*sorted(above_zero), "link_latency", "network_latency", "message_seconds", "row_seconds", "step_seconds"):
+        for field in (*sorted(above_zero), "link_latency", "network_latency", "message_seconds", "row_seconds", "step_seconds",
+                      "host_row_seconds"):  # fmt: skip
             value = getattr(self, field)
             if value is not None or field not in ("network_bandwidth", "network_latency"):
                 low = math.ulp(0.0) if field in above_zero else 0.0

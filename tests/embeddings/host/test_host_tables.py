@@ -8,9 +8,9 @@ import pytest
 from helpers.suite import suite_on
 
 import keras_dlrm as kd
-from keras_dlrm.embeddings.host.cached_tables import stack_rows
 from keras_dlrm.embeddings.table_rows import table_rows
 from keras_dlrm.export.tables.stored_tables import StoredTables, untrained_rows
+from keras_dlrm.sharding.stacking import stack_rows
 
 BATCH, STEPS = 32, 12
 SCHEMA = kd.Schema(
